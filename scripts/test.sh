@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Everything that a change must pass: lint, format, types and the tests, from a fresh clone with Python >= 3.11 and pip.
+#
+#   bash scripts/test.sh                     all of it
+#   bash scripts/test.sh -m "not slow"       arguments go to pytest
+#
+# The exit code is pytest's; if the tests pass but lint, format or types do not, it is 1.
+set -uo pipefail
+# shellcheck source=scripts/environment.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+tlm_environment dev || exit
+cd -- "$TLM_ROOT" || exit
+
+# Nothing in the tests may reach for the network, and a tokenizer must not start threads before a fork.
+export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
+
+failed=()
+check() {
+    printf '== %s\n' "$*"
+    "$VENV_PYTHON" -m "$@" || failed+=("$*")
+}
+check ruff check .
+check ruff format --check .
+check mypy
+
+printf '== pytest\n'
+"$VENV_PYTHON" -m pytest -q "$@"
+status=$?
+if [ "${#failed[@]}" -gt 0 ]; then
+    printf 'error: failed before the tests: %s\n' "$(IFS=';'; printf '%s' "${failed[*]}")" >&2
+    [ "$status" -ne 0 ] || status=1
+fi
+exit "$status"

@@ -1,0 +1,269 @@
+"""What users install and what lies in the repository: the wheel away from the checkout, lock files, forbidden content.
+
+Oracles: the files of the checkout, `packaging`'s reading of versions, and a second Python process that has only the
+wheel.
+"""
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+DATA_FOLDERS = ("model_cards", "spaces")
+MAX_LINES = 450
+# Written so that the patterns do not match themselves in this file.
+MACHINE_PATHS = re.compile(
+    r"(?<![\w.~$}/])/(?:work|root|farm|tmp/dev|tmp/bash_jobs)(?:/|\b)|(?<![\w.~$}/])/(?:home|Users)/\w+|file:/{2}"
+)
+
+
+def project_files(*patterns: str) -> list[Path]:
+    """The files git knows or would add (not the ignored ones), or a skip where git cannot tell."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("git or the repository is absent: which files belong to the project is not known")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in sorted(set(listing.split("\0"))) if name and (ROOT / name).is_file()]
+
+
+def locked(name: str) -> dict[str, str]:
+    """The pins of one lock file, canonical name to version; asserts the form of every line on the way."""
+    pins = {}
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") or line == "-r requirements.lock":
+            continue
+        match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.]+)", line)
+        assert match, f"{name}: not of the form name==version: {line!r}"
+        key = canonicalize_name(match[1])
+        assert key not in pins, f"{name}: {key} is pinned twice"
+        pins[key] = match[2]
+    return pins
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the checkout with the installed backend."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel unpacked by pip into a folder of its own, without its dependencies."""
+    target = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    result = subprocess.run([*pip, str(wheel)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return target
+
+
+def run_away(installed: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the installed wheel first on its path, in a folder that is not the checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_wheel_has_every_module_and_the_templates_and_nothing_else(wheel: Path):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
+    code = {path.relative_to(ROOT).as_posix() for path in project_files("tlm_hf/*.py")}
+    templates = {
+        f"tlm_hf/_package_data/{path.relative_to(ROOT).as_posix()}"
+        for folder in DATA_FOLDERS
+        for path in project_files(f"{folder}/*")
+    }
+    assert code
+    assert templates
+    assert (code | templates) - names == set()
+    elsewhere = {name for name in names if not name.startswith("tlm_hf/") and ".dist-info/" not in name}
+    assert elsewhere == set()
+    assert {name for name in names if name.endswith((".pyc", ".safetensors", ".bin"))} == set()
+
+
+def test_wheel_metadata_names_the_console_entry_and_the_licence(wheel: Path):
+    archive = zipfile.ZipFile(wheel)
+    info = f"tlm_hf-{PYPROJECT['project']['version']}.dist-info"
+    assert "tlm = tlm_hf.commands.main:main" in archive.read(f"{info}/entry_points.txt").decode()
+    metadata = archive.read(f"{info}/METADATA").decode()
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "Requires-Python: >=3.11" in metadata
+    assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
+
+
+def test_wheel_works_from_another_folder(installed: Path, tmp_path: Path):
+    program = """
+import importlib.resources, json, tlm_hf
+data = importlib.resources.files("tlm_hf") / "_package_data"
+folders = {folder: sorted(item.name for item in (data / folder).iterdir()) for folder in ("model_cards", "spaces")}
+print(json.dumps({"file": tlm_hf.__file__, "version": tlm_hf.__version__, "folders": folders}))
+"""
+    result = run_away(installed, tmp_path, "-c", program)
+    assert result.returncode == 0, result.stderr
+    seen = json.loads(result.stdout.splitlines()[-1])
+    assert Path(seen["file"]).is_relative_to(installed)
+    assert seen["version"] == PYPROJECT["project"]["version"]
+    for folder in DATA_FOLDERS:
+        here = {path.relative_to(ROOT / folder).parts[0] for path in project_files(f"{folder}/*")}
+        assert here <= set(seen["folders"][folder]), folder
+
+
+def test_every_template_in_the_wheel_parses(installed: Path):
+    jinja2 = pytest.importorskip("jinja2")
+    environment = jinja2.Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"], autoescape=False)
+    for path in (installed / "tlm_hf" / "_package_data").rglob("*.jinja*"):
+        environment.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def test_every_module_of_the_wheel_imports_from_another_folder(installed: Path, tmp_path: Path):
+    modules = [
+        ".".join(path.relative_to(installed).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted((installed / "tlm_hf").rglob("*.py"))
+        if "_package_data" not in path.parts and path.name != "__main__.py"
+    ]
+    program = f"import importlib\nfor name in {modules!r}:\n    importlib.import_module(name)\n"
+    result = run_away(installed, tmp_path, "-c", program)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["pretrain", "--help"]])
+def test_console_entry_of_the_wheel_answers(installed: Path, tmp_path: Path, arguments: list[str]):
+    result = run_away(installed, tmp_path, str(installed / "bin" / "tlm"), *arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("usage: tlm")
+    refused = run_away(installed, tmp_path, str(installed / "bin" / "tlm"), "no-such-command")
+    assert refused.returncode == 2
+
+
+def test_no_python_file_is_too_long():
+    long = {}
+    for path in project_files("*.py"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > MAX_LINES:
+            long[path.relative_to(ROOT).as_posix()] = lines
+    assert long == {}
+
+
+def test_no_script_shadows_an_importable_module():
+    # `python scripts/NAME.py` puts scripts/ first on sys.path: evaluate.py there would be what `import evaluate` finds.
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    assert scripts
+    taken = (set(packages_distributions()) | set(sys.stdlib_module_names)) - {"tlm_hf"}
+    assert "evaluate" in taken
+    assert scripts & taken == set()
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_file_has_exact_public_versions_only(name: str):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert locked(name)
+    for forbidden in ("+", "--hash", "://", "@"):
+        assert forbidden not in text, forbidden
+
+
+def test_core_lock_holds_every_core_dependency_within_its_range():
+    pins = locked("requirements.lock")
+    for text in [*PYPROJECT["project"]["dependencies"], *PYPROJECT["build-system"]["requires"]]:
+        requirement = Requirement(text)
+        key = canonicalize_name(requirement.name)
+        assert key in pins, f"{key} is not in requirements.lock: run scripts/lock.py"
+        assert requirement.specifier.contains(pins[key]), f"{key}=={pins[key]} is outside {requirement.specifier}"
+
+
+def test_dev_lock_adds_every_development_tool_and_repeats_nothing():
+    core, dev = locked("requirements.lock"), locked("requirements-dev.lock")
+    assert "-r requirements.lock" in (ROOT / "requirements-dev.lock").read_text(encoding="utf-8").splitlines()
+    assert set(core) & set(dev) == set()
+    for text in PYPROJECT["project"]["optional-dependencies"]["dev"]:
+        requirement = Requirement(text)
+        pinned = (core | dev).get(canonicalize_name(requirement.name))
+        assert pinned is not None, f"{requirement.name} is not in a lock file: run scripts/lock.py"
+        assert requirement.specifier.contains(pinned)
+
+
+def test_lock_files_are_what_the_script_writes_in_the_locked_environment():
+    pins = locked("requirements.lock") | locked("requirements-dev.lock")
+    for name, pinned in pins.items():
+        try:
+            found = Version(version(name)).public
+        except PackageNotFoundError:
+            found = "absent"
+        if found != pinned:
+            pytest.skip(f"this is not the locked environment: {name} is {found}, the lock says {pinned}")
+    tested = re.search(r"Python (\d+\.\d+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"))
+    assert tested
+    if tested[1] != f"{sys.version_info.major}.{sys.version_info.minor}" or sys.platform != "linux":
+        pytest.skip("the closure depends on the platform and the Python version: locked for another one")
+    spec = importlib.util.spec_from_file_location("lock_script", ROOT / "scripts" / "lock.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for name, text in script.render().items():
+        assert (ROOT / name).read_text(encoding="utf-8") == text, f"{name}: run scripts/lock.py"
+
+
+def test_module_level_imports_are_declared_dependencies():
+    declared = {canonicalize_name(Requirement(text).name) for text in PYPROJECT["project"]["dependencies"]}
+    owners = packages_distributions()
+    undeclared = {}
+    for path in (ROOT / "tlm_hf").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            else:
+                continue
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"tlm_hf"}:
+                if not declared & {canonicalize_name(owner) for owner in owners.get(top, [])}:
+                    undeclared[f"{path.relative_to(ROOT)}: {top}"] = owners.get(top, [])
+    assert undeclared == {}
+
+
+def test_no_path_of_a_machine_stands_in_a_project_file():
+    found = []
+    for path in project_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # a picture or a parquet file
+        found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in MACHINE_PATHS.finditer(text)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_machine_path"),
+    [
+        ("/".join(["", "work", "main", "x"]), True),
+        ("'" + "/".join(["", "root", ".cache"]), True),
+        ("/".join(["", "home", "ada", "x"]), True),
+        ("file:" + "//" + "/x", True),
+        ("../work/x", False),
+        ("$HOME/work", False),
+        ("the network/work balance", False),
+        ("~/.cache", False),
+    ],
+)
+def test_the_search_for_machine_paths_finds_them(text: str, is_machine_path: bool):
+    assert bool(MACHINE_PATHS.search(text)) is is_machine_path

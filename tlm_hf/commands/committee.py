@@ -1,0 +1,14 @@
+"""`tlm committee`: see `training.committee`."""
+
+from collections.abc import Sequence
+
+from ..training.committee import CommitteeArguments, join_committee
+from .common import parse, run_command
+
+SUMMARY = ("task", "members", "temperature", "validation", "test", "best_member_test_accuracy")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and run."""
+    arguments = parse(CommitteeArguments, "committee", join_committee.__doc__ or "", argv)
+    run_command(lambda: join_committee(arguments), SUMMARY)

@@ -1,0 +1,14 @@
+"""`tlm finetune`: see `training.finetune`."""
+
+from collections.abc import Sequence
+
+from ..training.finetune import FinetuneArguments, finetune
+from .common import parse, run_command
+
+SUMMARY = ("model", "task", "from_scratch", "validation", "test")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and run."""
+    arguments = parse(FinetuneArguments, "finetune", finetune.__doc__ or "", argv)
+    run_command(lambda: finetune(arguments), SUMMARY)

@@ -1,0 +1,38 @@
+"""The console entry `tlm`: `tlm NAME ...` runs the same function as `python scripts/NAME.py ...`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "quickstart": "the whole idea on embedded text: pre-train, fine-tune, committee, table, staged folders",
+    "pretrain": "pre-train an encoder on a corpus",
+    "finetune": "fine-tune an encoder on a task, or train it from scratch",
+    "committee": "join fine-tuned classifiers into a calibrated committee",
+    "score": "accuracy, loss, or fixed-mask loss and perplexity of a model on a task or text",
+    "predict": "labels and probabilities for texts or a table",
+    "train-committee": "your own data in one go: a committee from a table of texts and labels",
+}
+
+
+def usage() -> str:
+    """The list of commands."""
+    rows = [f"  {name:<17}{what}" for name, what in COMMANDS.items()]
+    return "\n".join(["usage: tlm COMMAND [options]   (tlm COMMAND --help lists its options)", "", *rows])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Dispatch to a command; exit code 2 for an unknown one."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if words[0] not in COMMANDS:
+        sys.stderr.write(f"error: there is no command {words[0]!r}; choose one of {', '.join(COMMANDS)}.\n")
+        raise SystemExit(2)
+    module = importlib.import_module(f".{words[0].replace('-', '_')}", __package__)
+    module.main(words[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""`tlm train-committee`: see `training.own_data`."""
+
+from collections.abc import Sequence
+
+from ..training.own_data import OwnDataArguments, train_committee
+from .common import parse, run_command
+
+SUMMARY = ("output_dir", "labels", "rows", "committee", "members", "tfidf", "next")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line (the data set may stand first, without `--data`) and run."""
+    import sys
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-"):
+        words = ["--data", *words]
+    arguments = parse(OwnDataArguments, "train-committee", train_committee.__doc__ or "", words)
+    run_command(lambda: train_committee(arguments), SUMMARY)

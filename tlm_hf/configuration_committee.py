@@ -1,0 +1,93 @@
+"""Configuration of a soft committee: the configurations of its members and how their votes are read.
+
+This file travels to the Hub as remote code together with its flat siblings.
+"""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .configuration_tlm import TLMConfig
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_committee.CommitteeConfig",
+    "AutoModel": "modeling_committee.CommitteeModel",
+    "AutoModelForMaskedLM": "modeling_committee.CommitteeForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_committee.CommitteeForSequenceClassification",
+}
+"""The first two exist to say in one sentence that a committee has no single hidden state."""
+
+MEMBER_ONLY_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "architectures", "id2label", "label2id")
+
+
+@strict
+class CommitteeConfig(PreTrainedConfig):
+    r"""Configuration of `CommitteeForSequenceClassification`.
+
+    Args:
+        member_configs: one plain dictionary of `TLMConfig` fields per member; members may differ in shape but share
+            the vocabulary, the tokenizer and the labels. (transformers' sub-configs cannot hold a list.)
+        temperature: softmax temperature applied after averaging, fitted on held-out data; 1 leaves the mean as it is.
+        pad_token_id: id of `[PAD]`, as in every member.
+
+    Raises:
+        StrictDataclassError: when there is no member, the members' vocabularies differ, the temperature is not
+            positive, or the problem is not single-label classification.
+    """
+
+    model_type = "tlm_committee"
+
+    member_configs: list[dict[str, Any]] | None = None
+    temperature: float | int = 1.0
+    pad_token_id: int | None = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Keep members as plain dictionaries, without labels and paths of their own."""
+        kept = [
+            {key: value for key, value in member.items() if key not in MEMBER_ONLY_FIELDS}
+            for member in self.member_configs or []
+        ]
+        self.member_configs = kept or None
+        super().__post_init__(**kwargs)
+
+    def validate_committee(self) -> None:
+        """Refuse contradictions; called by `@strict` at construction and before saving."""
+        # transformers builds an empty configuration to compare with, so no members yet is not an error here.
+        sizes = {member.get("vocab_size") for member in self.member_configs or []}
+        if len(sizes) > 1:
+            raise ValueError(f"The members' vocabulary sizes differ ({sorted(sizes)}): they must share one tokenizer.")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}: it must be positive.")
+        if self.problem_type not in (None, "single_label_classification"):
+            raise ValueError(
+                f"problem_type {self.problem_type!r} is not supported: a soft committee averages class probabilities, "
+                "so it takes single_label_classification only."
+            )
+
+    @property
+    def num_members(self) -> int:
+        """How many members vote."""
+        return len(self.member_configs or [])
+
+    def build_member_configs(self) -> list[TLMConfig]:
+        """The members' configurations as objects, carrying the committee's labels and attention backend."""
+        members = []
+        for fields in self.member_configs or []:
+            member = TLMConfig.from_dict(dict(fields))
+            member.id2label = dict(self.id2label)
+            member.label2id = dict(self.label2id)
+            member._attn_implementation = self._attn_implementation
+            members.append(member)
+        return members
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Dictionary behind `config.json`, with every class of ours named for remote code."""
+        saved = super().to_diff_dict()
+        saved["auto_map"] = dict(AUTO_MAP)
+        return saved
+
+
+CommitteeConfig.register_for_auto_class("AutoConfig")
+
+__all__ = ["CommitteeConfig"]

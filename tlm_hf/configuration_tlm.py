@@ -1,0 +1,143 @@
+"""Configuration of a tiny language model: a BERT of few layers, optionally behind a convolution front-end.
+
+This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
+Without a convolution front-end the encoder *is* a BERT, so `config.json` says `"model_type": "bert"` and stock
+transformers opens it with nothing else installed; `auto_map` names our classes for whoever trusts remote code.
+"""
+
+from typing import Any
+
+import transformers
+from packaging import version
+
+OLDEST_TRANSFORMERS = "5.6.0"
+"""Oldest transformers release on which these files run (checked by hand against releases, see CONTRIBUTING.md)."""
+
+if version.parse(transformers.__version__) < version.parse(OLDEST_TRANSFORMERS):
+    raise ImportError(
+        f"This model's code needs transformers >= {OLDEST_TRANSFORMERS}, but {transformers.__version__} is installed: "
+        "run `pip install --upgrade transformers`."
+    )
+
+from huggingface_hub.dataclasses import strict  # noqa: E402 - the version check must speak first
+from transformers import PreTrainedConfig  # noqa: E402
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_tlm.TLMConfig",
+    "AutoModel": "modeling_tlm.TLMModel",
+    "AutoModelForMaskedLM": "modeling_tlm.TLMForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_tlm.TLMForSequenceClassification",
+}
+"""Every class, not only the saved one: a masked-language-model folder must also open as a classifier to fine-tune."""
+
+STOCK_ARCHITECTURES = {
+    "TLMModel": "BertModel",
+    "TLMForMaskedLM": "BertForMaskedLM",
+    "TLMForSequenceClassification": "BertForSequenceClassification",
+}
+CONVOLUTION_FIELDS = ("conv_channels", "conv_kernel_sizes")
+
+
+@strict
+class TLMConfig(PreTrainedConfig):
+    r"""Configuration of `TLMModel` and its heads. Field names and meanings are stock BERT's.
+
+    The defaults are the paper's `bert-1` (arXiv 2507.14871): one layer, 12 heads of size 64, feed-forward 4 x hidden,
+    sequence length 128, the bert-base-uncased vocabulary.
+
+    Args:
+        vocab_size: number of tokens V.
+        hidden_size: width h; a multiple of `num_attention_heads`.
+        num_hidden_layers: transformer layers (the convolution front-end is not counted).
+        num_attention_heads: heads per layer; the paper keeps the head size at 64.
+        intermediate_size: feed-forward width; None (default) means 4 x `hidden_size`.
+        hidden_act: activation of the feed-forward block and of the language-model head.
+        hidden_dropout_prob: dropout of embeddings and of the two sub-layer outputs, as in BERT.
+        attention_probs_dropout_prob: dropout of attention weights.
+        max_position_embeddings: longest input in tokens.
+        type_vocab_size: number of token types.
+        initializer_range: standard deviation of new weights. Narrow models want about 1/sqrt(hidden_size): at 0.02 a
+            one-layer encoder of width 128 sits at the unigram plateau for thousands of steps (README, "Training").
+        layer_norm_eps: epsilon of the LayerNorms.
+        pad_token_id: id of `[PAD]`.
+        classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
+        tie_word_embeddings: whether the language-model decoder is the word embedding matrix.
+        conv_channels: channels of the convolution front-end; None for none.
+        conv_kernel_sizes: one [sequence, hidden] kernel size per convolution layer; None for no front-end.
+        use_fast_path: compute the last layer only where its output is read (equal to rounding; see `modeling_tlm`).
+
+    Raises:
+        StrictDataclassError: when a field has the wrong type or the fields contradict each other.
+    """
+
+    model_type = "tlm"
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 1
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 128
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    classifier_dropout: float | int | None = None
+    tie_word_embeddings: bool = True
+    conv_channels: int | None = None
+    conv_kernel_sizes: list[list[int]] | None = None
+    use_fast_path: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in the derived default of `intermediate_size`."""
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Refuse shapes that cannot be built; called by `@strict` at construction and before saving."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}: "
+                "choose a multiple of it."
+            )
+        if (self.conv_channels is None) != (not self.conv_kernel_sizes):
+            raise ValueError("conv_channels and conv_kernel_sizes go together: set both or neither.")
+        for pair in self.conv_kernel_sizes or []:
+            if len(pair) != 2 or min(pair) < 1:
+                raise ValueError(f"conv_kernel_sizes has {pair}: each layer takes one [sequence, hidden] pair >= 1.")
+        if getattr(self, "is_decoder", False) or getattr(self, "add_cross_attention", False):
+            raise ValueError("is_decoder and add_cross_attention are not supported: these models are encoders.")
+
+    @property
+    def has_convolution(self) -> bool:
+        """Whether a convolution front-end stands before the transformer layers."""
+        return bool(self.conv_kernel_sizes)
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read `config.json`; a stock BERT's is ours too, so its `model_type` calls for no warning."""
+        config_dict, unused = super().get_config_dict(*args, **kwargs)
+        if config_dict.get("model_type") == "bert":
+            config_dict["model_type"] = cls.model_type
+        return config_dict, unused
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Dictionary behind every saved `config.json`: stock BERT's where the encoder is one."""
+        saved = super().to_diff_dict()
+        saved["auto_map"] = dict(AUTO_MAP)
+        if not self.has_convolution:
+            saved["model_type"] = "bert"
+            for field in CONVOLUTION_FIELDS:
+                saved.pop(field, None)
+            names = saved.get("architectures") or []
+            saved["architectures"] = [STOCK_ARCHITECTURES.get(name, name) for name in names]
+        return saved
+
+
+TLMConfig.register_for_auto_class("AutoConfig")
+
+__all__ = ["TLMConfig"]

@@ -1,0 +1,1 @@
+"""Corpora, classification tasks, subsets, tokenization and masking."""

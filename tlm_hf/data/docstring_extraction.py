@@ -1,0 +1,442 @@
+r"""English paragraphs out of Python docstrings: reading, light cleaning, and dropping near-duplicates.
+
+Source files are parsed with `ast` and never imported or executed, so the text can be taken from any installed package.
+`docstrings.py` decides which packages to read, how to split the result and where to keep it; nothing here touches the
+environment, so every function can be tried on a string::
+
+    docstring_paragraphs('''Sort the rows.\n\nThe sort is stable, so rows that compare equal keep the order ...''')
+"""
+
+import ast
+import hashlib
+import inspect
+import re
+import string
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+MIN_WORDS = 20
+MAX_WORDS = 150
+MIN_STOP_WORD_SHARE = 0.2
+MIN_PLAIN_WORD_SHARE = 0.8
+SHINGLE_WORDS = 5  # for overlap with everything kept so far
+PAIR_SHINGLE_WORDS = 3  # for overlap of two texts
+
+# Folders of tests, and of other projects' code copied into a package (it would be counted as the wrong library's text).
+SKIPPED_FOLDERS = frozenset(
+    [
+        "tests",
+        "test",
+        "testing",
+        "_testing",
+        "_vendor",
+        "_vendored",
+        "vendored",
+        "vendor",
+        "third_party",
+        "externals",
+        "_external",
+        "extern",
+        "array_api_compat",
+        "array_api_extra",
+        "templates",
+        "__pycache__",
+    ]
+)
+
+STOP_WORDS = frozenset(
+    [
+        "a",
+        "about",
+        "after",
+        "all",
+        "also",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "because",
+        "been",
+        "before",
+        "being",
+        "between",
+        "both",
+        "but",
+        "by",
+        "can",
+        "cannot",
+        "could",
+        "did",
+        "do",
+        "does",
+        "each",
+        "either",
+        "else",
+        "even",
+        "every",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "how",
+        "however",
+        "i",
+        "if",
+        "in",
+        "instead",
+        "into",
+        "is",
+        "it",
+        "its",
+        "itself",
+        "may",
+        "might",
+        "more",
+        "most",
+        "must",
+        "no",
+        "not",
+        "of",
+        "on",
+        "once",
+        "one",
+        "only",
+        "or",
+        "other",
+        "otherwise",
+        "our",
+        "over",
+        "same",
+        "should",
+        "since",
+        "so",
+        "some",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "through",
+        "thus",
+        "to",
+        "under",
+        "unless",
+        "until",
+        "up",
+        "use",
+        "used",
+        "using",
+        "very",
+        "was",
+        "we",
+        "were",
+        "what",
+        "when",
+        "where",
+        "whether",
+        "which",
+        "while",
+        "who",
+        "will",
+        "with",
+        "within",
+        "without",
+        "would",
+        "you",
+        "your",
+    ]
+)
+
+_FENCE = re.compile(r"^\s*(```|~~~)")
+_UNDERLINE = re.compile(r"^\s*([=\-~^\"'#*+`_.:])\1{2,}\s*$")
+_TABLE_ROW = re.compile(r"\S {3,}\S|^\s*[|+]|\|\s*$|^[\s=\-]+$")
+_HEADING = re.compile(r"^\s*(#{1,6}\s.*|[A-Z][\w ]{0,30}:)$")
+_DROPPED_DIRECTIVE = re.compile(
+    r"^\s*\.\. *(?!(?:note|warning|tip|hint|important|caution|attention|seealso|admonition|topic|rubric)::)\S.*$"
+)
+_KEPT_DIRECTIVE = re.compile(r"^(\s*)\.\. *\w+::\s*")
+_LIST_ITEM = re.compile(r"^(?:[-*+•]|\(?(?:\d{1,2}|[a-z])[.)])\s+")
+_FIELD = re.compile(r"^(?::\w+[^:`]*:(?!`)|@\w+[^:]*:)\s*")
+# "name (type): text" and "name: text" of the Google style; "name : type" of the numpy style is dropped as a signature.
+_GOOGLE_ENTRY = re.compile(
+    r"^[`*]{0,3}[A-Za-z_][\w.\-, \[\]]{0,40}?[`*]{0,2}(?: ?\((?:[^()]|\([^()]*\))*\))?[`*]{0,2}:\s+"
+)
+_NUMPY_SIGNATURE = re.compile(r"^[`*]{0,3}\\?[\w.`*\[\]]+(?:, ?[`\\\w.*]+)* :(?: |$)")
+_SKIPPED_SECTIONS = frozenset({"references", "reference", "see also", "methods", "bibliography", "further reading"})
+
+_LOST = "\ufffd"  # stands where taking a reference away leaves a hole in the sentence; such a paragraph is dropped
+_FOOTNOTE = r"\[(?:\d+|[A-Z]\w*\d+\w*|#\w*)\]_+"
+_INLINE = [
+    (re.compile(rf"\b(?:in|of|from|see|to|and|or|by|per|with|than|and/or),?\s+{_FOOTNOTE}", re.IGNORECASE), _LOST),
+    (re.compile(rf"\s*,?\s*{_FOOTNOTE}"), ""),
+    (re.compile(r":(?:ref|doc|numref|eq|cite\w*):`[^`<]*`"), _LOST),
+    (re.compile(r"(?<=`)~[\w.]*?(\w+(?:\(\))?)(?=`)"), r"\1"),  # `~a.b.c` -> `c`
+    (re.compile(r":(?:\w+:)?[\w-]+:`([^`<]+?)\s*(?:<[^`>]*>)?`"), r"`\1`"),  # :ref:`some text <target>` -> `some text`
+    (re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}"), r"\1"),  # `text <address>`_ -> text
+    (re.compile(r"\[([^\[\]]+)\]\([^()\s]*\)"), r"\1"),  # [text](address) -> text
+    (re.compile(r"\[(`{1,2}[^`\[\]]+`{1,2})\]"), r"\1"),  # [`a.b`] -> `a.b`
+    (re.compile(r"`{1,3}[!.]?([^`]+)`{1,3}_{0,2}"), r"\1"),  # ``code`` -> code, `.Axes.plot` -> Axes.plot
+    (re.compile(r"(?<![\w*])\*{1,3}(?=\S)([^*]+?)(?<=\S)\*{1,3}(?![\w*])"), r"\1"),  # **strong** -> strong
+    (re.compile(r"\\([_*`|])"), r"\1"),  # \_ -> _
+]
+_NOT_PROSE = re.compile(
+    r"[\\{}|$^`~<>\ufffd]|\w{3,}://|www\.|::|:\w+:|\.\.\.\s*\w|==|--|__|\*\*|\s[=+*/]\s|\.\. "
+    r"|, optional [A-Z]|, default:? \S+ [A-Z]"  # a signature that ran into its description
+)
+_PLAIN_WORD = re.compile(r"^[A-Za-z]+(?:['’/-][A-Za-z]+)*$")
+_WORD_EDGES = string.punctuation + "“”‘’"
+
+
+def source_files(package: Path) -> list[Path]:
+    """List the Python files of a package that may hold its own documentation.
+
+    Args:
+        package: Folder of the package.
+
+    Returns:
+        The files in order of their POSIX path (the same on every machine), without tests and vendored copies.
+    """
+    files = []
+    for path in package.rglob("*.py"):
+        inner = path.relative_to(package)
+        if not SKIPPED_FOLDERS.isdisjoint(inner.parts[:-1]) or inner.name.startswith(("test_", "conftest")):
+            continue
+        files.append(path)
+    return sorted(files, key=lambda path: path.relative_to(package).as_posix())
+
+
+def source_docstrings(source: bytes) -> list[str]:
+    """Read the docstrings of a module and of every class and function in it, in the order of the file.
+
+    Args:
+        source: The module's source, as bytes, so that its encoding declaration counts.
+
+    Returns:
+        Docstrings cleaned by `inspect.cleandoc`.
+
+    Raises:
+        SyntaxError: The source does not parse (also raised for null bytes and for nesting that is too deep).
+    """
+    if b'"""' not in source and b"'''" not in source:  # a one-line '...' docstring is too short to be a paragraph
+        return []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            tree = ast.parse(source)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise SyntaxError(str(error)) from error
+    found = []
+    pending: list[ast.AST] = [tree]
+    while pending:  # `ast.walk` would also visit every expression, which takes longer than parsing
+        node = pending.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node, clean=False)
+            if text:
+                found.append((node.body[0].lineno, inspect.cleandoc(text)))
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            pending.extend(getattr(node, field, ()))
+    return [text for _, text in sorted(found, key=lambda item: item[0])]
+
+
+def _strip_blocks(lines: Sequence[str]) -> Iterator[str]:
+    """Blank out what is no prose as a whole: code, doctests, tables, directives, headings, lists of references."""
+    fenced = doctest = skipped_section = False
+    drop_deeper_than: int | None = None  # indentation of the line that opened a literal block or a dropped directive
+    for number, line in enumerate(lines):
+        stripped = line.strip()
+        indent = len(line) - len(line.lstrip())
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        if _FENCE.match(line):
+            fenced = not fenced
+            yield ""
+            continue
+        if not stripped:
+            doctest = False
+        elif drop_deeper_than is not None and indent <= drop_deeper_than:
+            drop_deeper_than = None
+        if stripped and _UNDERLINE.match(following) and not _UNDERLINE.match(line):
+            skipped_section = stripped.lower().rstrip(":") in _SKIPPED_SECTIONS
+            yield ""
+            continue
+        doctest = doctest or stripped.startswith((">>>", "In ["))
+        if fenced or doctest or skipped_section or not stripped or drop_deeper_than is not None:
+            yield ""
+        elif _DROPPED_DIRECTIVE.match(line):
+            drop_deeper_than = indent
+            yield ""
+        elif _UNDERLINE.match(line) or _TABLE_ROW.search(line) or _HEADING.match(line):
+            yield ""
+        else:
+            kept = _KEPT_DIRECTIVE.match(line)
+            if kept:
+                yield ""  # the text on the directive's own line starts a paragraph
+                line = " " * (indent + 3) + line[kept.end() :]
+            elif stripped.endswith("::"):
+                drop_deeper_than = indent
+                line = line.rstrip()[:-1]
+            yield line
+
+
+def _join_lines(lines: Sequence[str]) -> Iterator[str]:
+    """Join lines to paragraphs: they end at blank lines, list items, parameter entries and changes of indentation."""
+    current: list[str] = []
+    depth = 0
+    hanging = False  # the line before opened a list item or an entry, whose further lines stand deeper
+    for line in [*lines, ""]:
+        text = line.strip()
+        indent = len(line) - len(line.lstrip())
+        opener = None
+        signature = False
+        if text:
+            complete = not current or current[-1].endswith((".", ":", "!", "?", ")", "`"))
+            signature = _NUMPY_SIGNATURE.match(text) is not None
+            if not signature:
+                opener = (
+                    _LIST_ITEM.match(text) or _FIELD.match(text) or (complete and _GOOGLE_ENTRY.match(text)) or None
+                )
+        if current and (not text or opener or signature or (indent != depth and not (hanging and indent > depth))):
+            yield " ".join(current)
+            current = []
+        hanging = opener is not None
+        depth = indent
+        if text and opener:
+            rest = text[opener.end() :]
+            entry = _GOOGLE_ENTRY.match(rest)  # "- name (type): text"
+            text = rest[entry.end() :] if entry else rest
+        if text and not signature:
+            current.append(text)
+
+
+def _clean_inline(text: str) -> str:
+    """Take reStructuredText and Markdown marks off a paragraph and join its white space."""
+    for pattern, replacement in _INLINE:
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split())
+
+
+def is_prose(text: str) -> bool:
+    """Tell whether a cleaned paragraph reads as English prose.
+
+    Args:
+        text: One paragraph without markup.
+
+    Returns:
+        True for `MIN_WORDS` to `MAX_WORDS` words, most of them plain words and enough of them stop words, that open
+        with a capital letter and close like a sentence.
+    """
+    words = text.split()
+    if not MIN_WORDS <= len(words) <= MAX_WORDS or not text[0].isalpha() or not text[0].isupper():
+        return False
+    if not text.rstrip("\"')”").endswith((".", "!", "?")) or text.endswith("...") or _NOT_PROSE.search(text):
+        return False
+    if text.count("(") != text.count(")") or text.count("[") != text.count("]") or text.count('"') % 2:
+        return False
+    bare = [word.strip(_WORD_EDGES) for word in words]
+    plain = sum(1 for word in bare if _PLAIN_WORD.match(word))
+    stop = sum(1 for word in bare if word.lower() in STOP_WORDS)
+    return plain >= MIN_PLAIN_WORD_SHARE * len(words) and stop >= MIN_STOP_WORD_SHARE * len(words)
+
+
+def docstring_paragraphs(docstring: str) -> list[str]:
+    """Find the paragraphs of English prose in one docstring.
+
+    Args:
+        docstring: A docstring, indentation already removed by `inspect.cleandoc`; numpy, Google, Sphinx and plain styles.
+
+    Returns:
+        Paragraphs on one line each, in order; code, doctests, tables, headings, signatures of parameters and lists of
+        references are left out.
+    """
+    if len(docstring.split()) < MIN_WORDS:  # most are; cleaning never adds words
+        return []
+    lines = list(_strip_blocks(docstring.expandtabs().splitlines()))
+    cleaned = (_clean_inline(text) for text in _join_lines(lines) if len(text.split()) >= MIN_WORDS)
+    return [text for text in cleaned if is_prose(text)]
+
+
+def shingles(text: str, size: int) -> set[bytes]:
+    """Hash every run of `size` words of a text, spelling details aside.
+
+    Case, digits and punctuation do not count. A text shorter than one run is a single shingle.
+
+    Args:
+        text: Any text.
+        size: Words in a run.
+
+    Returns:
+        8-byte hashes, the same in every process (Python's own `hash` of a string is salted).
+    """
+    words = re.sub(r"[^\w\s]+", " ", re.sub(r"\d+", "0", text.lower())).split()
+    runs = [words[start : start + size] for start in range(max(1, len(words) - size + 1))]
+    return {hashlib.blake2b(" ".join(run).encode(), digest_size=8).digest() for run in runs}
+
+
+def unique_indices(texts: Sequence[str]) -> list[int]:
+    """Choose the texts to keep so that no two of them are near-duplicates.
+
+    First, in the given order, a text goes when more than half of its runs of `SHINGLE_WORDS` words stand in texts kept
+    before it, in one or in several: boilerplate is often put together from pieces. Then a text goes when more than half
+    of its runs of `PAIR_SHINGLE_WORDS` words stand in one text kept before it, or the other way round: a long text may
+    follow a short one that it contains, and siblings may differ in a word here and there. Hence, for any two kept
+    texts, at most half of the three-word runs of either stand in the other.
+
+    Args:
+        texts: Texts in an order that is the same on every machine.
+
+    Returns:
+        Indices of the kept texts, ascending.
+    """
+    seen: set[bytes] = set()
+    candidates = []
+    for index, text in enumerate(texts):
+        own = shingles(text, SHINGLE_WORDS)
+        if 2 * len(own & seen) <= len(own):
+            candidates.append(index)
+            seen |= own
+    kept = []
+    owners: dict[bytes, list[int]] = {}  # shingle -> kept texts that have it
+    sizes: dict[int, int] = {}
+    for index in candidates:
+        own = shingles(texts[index], PAIR_SHINGLE_WORDS)
+        shared = Counter(owner for shingle in own for owner in owners.get(shingle, ()))
+        if all(2 * count <= min(len(own), sizes[owner]) for owner, count in shared.items()):
+            kept.append(index)
+            sizes[index] = len(own)
+            for shingle in own:
+                owners.setdefault(shingle, []).append(index)
+    return kept
+
+
+def extract_files(files: Sequence[tuple[str, Path]]) -> tuple[list[tuple[str, int, str]], int]:
+    """Read the paragraphs of several source files: one unit of work for a worker process.
+
+    Args:
+        files: Pairs of a module's name in the corpus and its path.
+
+    Returns:
+        Triples of module, position in the module, text; and the number of files that could not be read or parsed.
+    """
+    rows: list[tuple[str, int, str]] = []
+    unreadable = 0
+    for module, path in files:
+        try:
+            docstrings = source_docstrings(path.read_bytes())
+        except (OSError, SyntaxError):
+            unreadable += 1
+            continue
+        texts = [text for docstring in docstrings for text in docstring_paragraphs(docstring)]
+        rows.extend((module, position, text) for position, text in enumerate(texts))
+    return rows, unreadable

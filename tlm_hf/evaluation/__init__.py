@@ -1,0 +1,1 @@
+"""Evaluation: metrics, fixed-mask loss, baselines, calibration, latency."""

@@ -1,0 +1,104 @@
+"""Score any model on any task or text."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.corpora import load_corpus
+from ..data.tasks import TaskArguments, load_task_from
+from ..data.tokenization import load_tokenizer, tokenize
+from ..errors import UserError
+from ..loading import load_classifier, load_masked_lm, load_matching_tokenizer, read_config
+from ..provenance import portable_path, provenance
+from ..runs import write_json
+from .calibration import expected_calibration_error
+from .metrics import classification_metrics
+from .scoring import masked_lm_score, predict_logits
+
+
+@dataclass
+class ScoreArguments(TaskArguments):
+    """Options of `tlm score`."""
+
+    task: str = field(default="", metadata={"help": "Task for a classifier or committee (its test split)."})
+    model: str = field(default="", metadata={"help": "Folder or Hub name."})
+    text: str | None = field(
+        default=None, metadata={"help": "Text for an encoder's fixed-mask loss, in place of --task."}
+    )
+    output: str | None = field(default=None, metadata={"help": "JSON file for the results."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
+
+
+def score(arguments: ScoreArguments) -> dict[str, Any]:
+    """Score a model: accuracy, macro F1 and loss of a classifier, or fixed-mask loss and perplexity of an encoder.
+
+    A classifier or committee takes `--task` and is scored on its test split. An encoder takes `--text` (the held-out
+    part of `docstrings` or `wikipedia`, or all of any other text), or `--task`, whose test texts are then the text.
+
+    Returns:
+        `metrics`, with loss in nats, the number of texts, and where they came from.
+
+    Raises:
+        UserError: bad input.
+    """
+    if not arguments.model:
+        raise UserError("score needs --model (a folder or Hub name).")
+    if bool(arguments.task) == bool(arguments.text):
+        raise UserError("score needs either --task or --text.")
+    if arguments.output is not None and not Path(arguments.output).expanduser().resolve().parent.is_dir():
+        raise UserError(f"The folder of --output {arguments.output} does not exist: make it first.")
+    fields = read_config(arguments.model)
+    classifies = any("SequenceClassification" in name for name in fields.get("architectures") or [])
+    if classifies and arguments.text:
+        raise UserError(f"The model {arguments.model!r} is a classifier: score it with --task.")
+    results: dict[str, Any] = {"model": portable_path(arguments.model)}
+    if classifies:
+        results |= _score_classifier(arguments)
+    else:
+        results |= _score_encoder(arguments, fields)
+    results |= provenance()
+    if arguments.output is not None:
+        write_json(Path(arguments.output).expanduser(), results)
+    return results
+
+
+def _score_classifier(arguments: ScoreArguments) -> dict[str, Any]:
+    model = load_classifier(arguments.model)
+    tokenizer = load_tokenizer(arguments.model)
+    task = load_task_from(arguments)
+    test = task["test"]
+    names = list(test.features["label"].names)
+    known = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if names != known:
+        raise UserError(
+            f"The model {arguments.model!r} knows the labels {known} but the task {arguments.task!r} has {names}: name "
+            "the task that it was fine-tuned on."
+        )
+    logits, truncated = predict_logits(model, tokenizer, test["text"][:], show_progress=not arguments.disable_tqdm)
+    labels = np.array(test["label"][:])
+    metrics = classification_metrics(logits, labels)
+    metrics["calibration_error"] = expected_calibration_error(logits, labels)
+    return {"task": arguments.task, "metrics": metrics, "texts": len(labels), "truncated": truncated}
+
+
+def _score_encoder(arguments: ScoreArguments, fields: dict[str, Any]) -> dict[str, Any]:
+    model = load_masked_lm(arguments.model)
+    tokenizer = load_matching_tokenizer(arguments.model, None, fields["vocab_size"])
+    if arguments.text is None:
+        dataset = load_task_from(arguments)["test"].select_columns(["text"])
+    else:
+        column = arguments.text_column or "text"
+        corpus = load_corpus(arguments.text, text_column=column, root=arguments.data_root)
+        known = arguments.text in ("docstrings", "wikipedia")
+        dataset = corpus["validation"]
+        if not known:
+            import datasets
+
+            dataset = datasets.concatenate_datasets([corpus["train"], corpus["validation"]])
+    length = min(tokenizer.model_max_length, fields["max_position_embeddings"])
+    ids = tokenize(dataset, tokenizer, length)["input_ids"][:]
+    metrics = masked_lm_score(model, tokenizer, ids, show_progress=not arguments.disable_tqdm)
+    name = "task" if arguments.text is None else "text"
+    return {name: portable_path(arguments.text or arguments.task), "metrics": metrics, "texts": len(ids)}

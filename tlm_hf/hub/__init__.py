@@ -1,0 +1,1 @@
+"""The Hub side: cards and staged folders."""

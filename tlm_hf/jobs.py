@@ -1,0 +1,113 @@
+"""Running several trainings side by side on one machine: one process and one core each, one progress bar for all."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+LOG_FILE = "train.log"
+PROGRESS_FILE = "progress.log"
+"""Share of a run that is done; ends in .log, so that an output folder that holds nothing else still counts as empty."""
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work.
+
+    Args:
+        name: unique; shown to the user.
+        function: a top-level function of one argument, such as `training.pretrain.pretrain`.
+        arguments: its argument, a dataclass with `output_dir`.
+        after: names of jobs that must be finished first.
+        weight: expected work in any unit, for the progress bar.
+    """
+
+    name: str
+    function: Callable[[Any], dict[str, Any]]
+    arguments: Any
+    after: tuple[str, ...] = ()
+    weight: float = 1.0
+
+
+def write_progress(folder: Path, share: float) -> None:
+    """Note how much of the run in `folder` is done, 0 to 1."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PROGRESS_FILE).write_text(f"{share:.4f}\n")
+
+
+def _progress(job: Job) -> float:
+    try:
+        return float((Path(job.arguments.output_dir) / PROGRESS_FILE).read_text())
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> dict[str, Any]:
+    """Body of a worker: everything that the training prints goes to `train.log` in its output folder."""
+    from .commands.common import quiet_libraries
+
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG_FILE).open("a") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        quiet_libraries()
+        return function(arguments)
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, dict[str, Any]]:
+    """Run jobs, as many at once as there are workers, and show one progress bar with the time left.
+
+    Args:
+        jobs: in order of preference; a job starts when those that it comes after are done.
+        workers: processes of one thread each; 1 runs everything in this process.
+        description: what the progress bar says.
+
+    Returns:
+        Results by job name. A job whose output folder is finished returns its results at once.
+
+    Raises:
+        UserError: what a job raises, after the others in flight have ended.
+        KeyboardInterrupt: interrupted; every training has saved a checkpoint.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    waiting = list(jobs)
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
+    with tqdm(total=sum(job.weight for job in jobs), desc=description, bar_format=layout, file=sys.stderr) as bar:
+        if workers == 1:
+            for job in jobs:
+                bar.set_postfix_str(job.name)
+                results[job.name] = job.function(job.arguments)
+                bar.update(job.weight)
+            return results
+        before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")}
+        os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        try:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                flying: dict[Future, Job] = {}
+                while waiting or flying:
+                    for job in list(waiting):
+                        if len(flying) < workers and all(name in results for name in job.after):
+                            flying[pool.submit(_work, job.function, job.arguments)] = job
+                            waiting.remove(job)
+                    done, _ = wait(flying, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        job = flying.pop(future)
+                        results[job.name] = future.result()
+                    finished = sum(job.weight for job in jobs if job.name in results)
+                    bar.n = finished + sum(job.weight * _progress(job) for job in flying.values())
+                    bar.set_postfix_str(", ".join(job.name for job in flying.values()))
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+    return results

@@ -1,0 +1,281 @@
+"""Building blocks of the encoder: embeddings, attention, feed-forward, pooler and language-model head.
+
+This file travels to the Hub as remote code; it needs torch and transformers only. Module and weight names are stock
+BERT's (transformers `models/bert/modeling_bert.py`), so that a checkpoint opens on either side.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_tlm import TLMConfig
+
+
+class TLMEmbeddings(nn.Module):
+    """Word + position + token-type embeddings, LayerNorm, dropout (stock BERT's, without its index buffers)."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Embed int64 ids (batch, sequence), or take `inputs_embeds`; returns (batch, sequence, hidden)."""
+        hidden_states = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        length, longest = hidden_states.shape[1], self.position_embeddings.num_embeddings
+        if position_ids is None:
+            if length > longest:
+                raise ValueError(
+                    f"The input has {length} tokens but max_position_embeddings is {longest}: "
+                    f"truncate it (tokenizer(..., truncation=True, max_length={longest}))."
+                )
+            # Made here, not kept as a buffer: non-persistent buffers come back as garbage from a meta-device load.
+            position_ids = torch.arange(length, device=hidden_states.device)[None]
+        if token_type_ids is None:
+            token_types = self.token_type_embeddings.weight[0]
+        else:
+            token_types = self.token_type_embeddings(token_type_ids)
+        hidden_states = hidden_states + token_types + self.position_embeddings(position_ids)
+        return self.dropout(self.LayerNorm(hidden_states))
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend over (batch, heads, sequence, head_size); returns (batch, sequence, heads, head_size) and weights."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.dropout(scores.softmax(dim=-1), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class TLMSelfAttention(nn.Module):
+    """Multi-head attention whose queries may come from fewer positions than its keys and values."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        if config.hidden_size % config.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {config.hidden_size} is not divisible by num_attention_heads "
+                f"{config.num_attention_heads}: choose a multiple of it."
+            )
+        self.config = config
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_size**-0.5
+        self.is_causal = False
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(batch, sequence, hidden) to (batch, heads, sequence, head_size)."""
+        return states.view(*states.shape[:-1], -1, self.head_size).transpose(1, 2)
+
+    def forward(
+        self,
+        query_states: torch.Tensor,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights."""
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        context, weights = attention(
+            self,
+            self.split_heads(self.query(query_states)),
+            self.split_heads(self.key(hidden_states)),
+            self.split_heads(self.value(hidden_states)),
+            attention_mask,
+            dropout=self.dropout.p if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return context.reshape(query_states.shape).contiguous(), weights
+
+
+class TLMResidualOutput(nn.Module):
+    """Projection, dropout, residual, LayerNorm: the end of both sub-layers (BERT's `output` modules)."""
+
+    def __init__(self, config: TLMConfig, input_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(input_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """(..., input_size) and residual (..., hidden) to (..., hidden)."""
+        return self.LayerNorm(self.dropout(self.dense(states)) + residual)
+
+
+class TLMAttention(nn.Module):
+    """Self-attention with its output projection."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        self.self = TLMSelfAttention(config)
+        self.output = TLMResidualOutput(config, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        query_positions: torch.Tensor | None = None,
+        is_query: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """See `TLMLayer.forward`."""
+        residual = hidden_states
+        if query_positions is not None:
+            index = query_positions[..., None].expand(-1, -1, hidden_states.shape[-1])
+            residual = hidden_states.gather(1, index)
+            # A padding mask is the same for every query, so one row of it serves them all.
+            attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
+        context, _ = self.self(residual, hidden_states, attention_mask, **kwargs)
+        if is_query is not None:
+            context, residual = context[is_query], residual[is_query]
+        return self.output(context, residual)
+
+
+class TLMIntermediate(nn.Module):
+    """First half of the feed-forward block: (..., hidden) to (..., intermediate_size)."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Project up and activate."""
+        return self.intermediate_act_fn(self.dense(hidden_states))
+
+
+class TLMLayer(GradientCheckpointingLayer):
+    """One transformer layer (stock BERT's, post-LayerNorm)."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        self.attention = TLMAttention(config)
+        self.intermediate = TLMIntermediate(config)
+        self.output = TLMResidualOutput(config, config.intermediate_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        query_positions: torch.Tensor | None = None,
+        is_query: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Transform (batch, sequence, hidden).
+
+        Args:
+            hidden_states: (batch, sequence, hidden).
+            attention_mask: what `create_bidirectional_mask` made, or None.
+            query_positions: int64 (batch, queries): compute the output at these positions only.
+            is_query: bool (batch, queries): drop the slots that are False and flatten.
+            **kwargs: options of the attention backend.
+
+        Returns:
+            (batch, sequence, hidden); (batch, queries, hidden) with `query_positions`; (is_query.sum(), hidden) with
+            both.
+        """
+        states = self.attention(hidden_states, attention_mask, query_positions, is_query, **kwargs)
+        return self.output(self.intermediate(states), states)
+
+
+class TLMEncoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([TLMLayer(config) for _ in range(config.num_hidden_layers)])
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        query_positions: torch.Tensor | None,
+        is_query: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Run every layer in full and the last one at the queries; shapes as in `TLMLayer.forward`."""
+        for layer in self.layer[:-1]:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)  # positional: output capture needs it
+        return self.layer[-1](hidden_states, attention_mask, query_positions, is_query, **kwargs)
+
+
+class TLMPooler(nn.Module):
+    """tanh(W x + b) of the first position: (batch, sequence, hidden) to (batch, hidden)."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Pool the first position."""
+        return torch.tanh(self.dense(hidden_states[:, 0]))
+
+
+class TLMPredictionHeadTransform(nn.Module):
+    """Dense, activation, LayerNorm before the decoder; (..., hidden) to (..., hidden)."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.transform_act_fn = ACT2FN[config.hidden_act]
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Transform each position alone."""
+        return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))
+
+
+class TLMLMPredictionHead(nn.Module):
+    """Scores over the vocabulary: (..., hidden) to (..., vocab_size)."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        self.transform = TLMPredictionHeadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Score each position alone."""
+        return self.decoder(self.transform(hidden_states))
+
+
+class TLMOnlyMLMHead(nn.Module):
+    """Wrapper that gives the stock weight names `cls.predictions...`."""
+
+    def __init__(self, config: TLMConfig) -> None:
+        super().__init__()
+        self.predictions = TLMLMPredictionHead(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(..., hidden) to (..., vocab_size)."""
+        return self.predictions(hidden_states)

@@ -1,0 +1,160 @@
+"""Opening checkpoints for our own commands: checked first, so that a broken folder gives one sentence."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .configuration_committee import CommitteeConfig
+from .configuration_tlm import TLMConfig
+from .data.tokenization import load_tokenizer
+from .errors import UserError
+from .modeling_committee import CommitteeForSequenceClassification
+from .modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+
+WEIGHTS = "model.safetensors"
+
+
+def read_config(source: str) -> dict[str, Any]:
+    """`config.json` of a folder or Hub name, after a check that the folder's weights are whole.
+
+    Raises:
+        UserError: no such folder, no or broken `config.json`, missing or truncated weights, or a model of a kind that
+            is not ours.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        check_folder(folder)
+    elif folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"The model {source!r} is neither a folder nor a Hub name (owner/name).")
+    try:
+        config, _ = TLMConfig.get_config_dict(source)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"The model {source!r} cannot be opened: {first}") from error
+    if config.get("model_type") not in ("bert", TLMConfig.model_type, CommitteeConfig.model_type):
+        raise UserError(
+            f"The model {source!r} is of type {config.get('model_type')!r}; BERT encoders, tlm and tlm_committee work."
+        )
+    return config
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError unless `folder` holds a readable config and whole safetensors weights."""
+    config_file, weights = folder / "config.json", folder / WEIGHTS
+    if not config_file.is_file():
+        unfinished = " (its training has not finished)" if (folder / "run.json").is_file() else ""
+        raise UserError(f"The model folder {folder} has no config.json{unfinished}: name a folder that holds a model.")
+    try:
+        json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{config_file} is not valid JSON: restore it from where the model came.") from error
+    shards = sorted(folder.glob("model-*.safetensors"))
+    if not weights.is_file() and not shards:
+        raise UserError(f"The model folder {folder} has no {WEIGHTS}: restore the weights from where the model came.")
+    for file in shards or [weights]:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"The weights {file} are truncated or damaged ({error}): restore them from where the model came."
+            ) from error
+
+
+def weights_hash(source: str) -> str:
+    """SHA-256 of a folder's weights, or the Hub name itself."""
+    digest = hashlib.sha256()
+    files = sorted(Path(source).expanduser().glob("*.safetensors"))
+    if not files:
+        return source
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwargs: Any) -> PreTrainedModel:
+    """`from_pretrained`, with missing or wrong-shaped weights as one sentence."""
+    try:
+        model, report = model_class.from_pretrained(source, output_loading_info=True, **kwargs)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"The model {source!r} cannot be loaded: {first}") from error
+    missing = [name for name in report["missing_keys"] if not name.startswith(allowed_missing)]
+    if missing:
+        raise UserError(
+            f"The model {source!r} lacks {len(missing)} weights, {sorted(missing)[0]} among them: restore the weights "
+            "from where the model came."
+        )
+    return model
+
+
+def load_masked_lm(source: str) -> PreTrainedModel:
+    """Masked language model of a folder or Hub name, in evaluation mode; see `read_config` for what is raised."""
+    config = read_config(source)
+    if config["model_type"] == CommitteeConfig.model_type:
+        raise UserError(f"The model {source!r} is a committee, which has no language-model head.")
+    return _load(TLMForMaskedLM, source, ("cls.predictions.decoder",)).eval()
+
+
+def load_classifier(source: str) -> PreTrainedModel:
+    """Fine-tuned classifier or committee, in evaluation mode.
+
+    Raises:
+        UserError: as `read_config`, and for an encoder whose classifier would be random.
+    """
+    config = read_config(source)
+    if config["model_type"] == CommitteeConfig.model_type:
+        return _load(CommitteeForSequenceClassification, source, ()).eval()
+    if not any("SequenceClassification" in name for name in config.get("architectures") or []):
+        raise UserError(f"The model {source!r} is an encoder without a classifier: fine-tune it first (tlm finetune).")
+    return _load(TLMForSequenceClassification, source, ()).eval()
+
+
+def load_for_finetuning(
+    source: str, labels: list[str], *, dropout: float, from_scratch: bool
+) -> TLMForSequenceClassification:
+    """Encoder with a new classifier for `labels`, or the same architecture with new weights.
+
+    Args:
+        source: folder or Hub name of a pre-trained encoder.
+        labels: class names in label order.
+        dropout: hidden, attention and classifier dropout while fine-tuning.
+        from_scratch: take the architecture alone.
+    """
+    fields = read_config(source)
+    if fields["model_type"] == CommitteeConfig.model_type:
+        raise UserError(f"The model {source!r} is a committee: fine-tune its members one by one.")
+    changes = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout,
+        "problem_type": "single_label_classification",
+    }
+    config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type}, **changes)
+    if from_scratch:
+        return TLMForSequenceClassification(config)
+    return _load(TLMForSequenceClassification, source, ("classifier.", "bert.pooler."), config=config)
+
+
+def load_matching_tokenizer(
+    model_source: str, tokenizer_source: str | None, vocab_size: int
+) -> PreTrainedTokenizerBase:
+    """The model's tokenizer (or another one given), checked against the model's vocabulary size.
+
+    Raises:
+        UserError: when the sizes differ.
+    """
+    tokenizer = load_tokenizer(tokenizer_source or model_source)
+    if len(tokenizer) != vocab_size:
+        raise UserError(
+            f"The tokenizer {tokenizer_source or model_source!r} has {len(tokenizer)} tokens but the model "
+            f"{model_source!r} has a vocabulary of {vocab_size}: use the tokenizer that it was trained with."
+        )
+    return tokenizer

@@ -1,0 +1,235 @@
+"""Soft committee: several independently trained encoders whose class probabilities are averaged.
+
+This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
+p(y|x) is the mean over the members k of softmax(z_k), computed by logsumexp; `logits` = log p / temperature, so
+softmax(logits) is the committee's calibrated probability and `pipeline("text-classification")` shows it
+(arXiv 2507.14871, "soft committee").
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
+from .modeling_tlm import TLMForSequenceClassification
+
+
+@dataclass
+class CommitteeOutput(ModelOutput):
+    """Output of a committee.
+
+    Args:
+        loss (`torch.Tensor` of shape `(1,)`, *optional*):
+            In training mode the sum of the members' own cross-entropies; in evaluation mode the cross-entropy of
+            `logits`. The two differ (Jensen's inequality).
+        logits (`torch.Tensor` of shape `(batch, num_labels)`):
+            Log of the members' mean probability, divided by the temperature.
+        member_logits (`torch.Tensor` of shape `(batch, members, num_labels)`):
+            Each member's own logits.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    member_logits: torch.Tensor | None = None
+
+
+class CommitteePreTrainedModel(PreTrainedModel):
+    """Base of the committee classes."""
+
+    config: CommitteeConfig
+    config_class = CommitteeConfig
+    base_model_prefix = "committee"
+    _no_split_modules = ["TLMEmbeddings", "TLMLayer"]
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+
+class CommitteeForSequenceClassification(CommitteePreTrainedModel):
+    """A committee of `TLMForSequenceClassification` members behind one tokenizer and one set of labels."""
+
+    # With num_items_in_batch unused, Trainer itself must divide by the gradient-accumulation steps.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: CommitteeConfig) -> None:
+        super().__init__(config)
+        if not config.member_configs:
+            raise ValueError("A committee needs at least one member: build it with `from_members([...])`.")
+        self.members = nn.ModuleList(TLMForSequenceClassification(member) for member in config.build_member_configs())
+        self.post_init()
+
+    @classmethod
+    def from_members(
+        cls,
+        members: list[Any],
+        temperature: float = 1.0,
+    ) -> "CommitteeForSequenceClassification":
+        """Join fine-tuned classifiers into a committee.
+
+        Args:
+            members: folders, Hub names or models (`TLMForSequenceClassification` or stock
+                `BertForSequenceClassification`), same vocabulary size and same labels in the same order.
+            temperature: see `CommitteeConfig`.
+
+        Returns:
+            The committee in evaluation mode; the members' weights are shared with models passed in, not copied.
+
+        Raises:
+            ValueError: no members, a member that is itself a committee, or labels or vocabularies that differ; the
+                sentence names the member.
+        """
+        if not members:
+            raise ValueError("A committee needs at least one member, but the list of members is empty.")
+        models = [cls._as_member(member, position) for position, member in enumerate(members)]
+        labels = models[0].config.id2label
+        for position, model in enumerate(models):
+            if model.config.id2label != labels:
+                raise ValueError(
+                    f"Member {position} has the labels {list(model.config.id2label.values())} but member 0 has "
+                    f"{list(labels.values())}: all members must be fine-tuned on one task."
+                )
+            if model.config.vocab_size != models[0].config.vocab_size:
+                raise ValueError(
+                    f"Member {position} has a vocabulary of {model.config.vocab_size} tokens but member 0 has "
+                    f"{models[0].config.vocab_size}: all members must share one tokenizer."
+                )
+        fields = [
+            {key: value for key, value in model.config.to_dict().items() if key not in MEMBER_ONLY_FIELDS}
+            for model in models
+        ]
+        config = cls.config_class(
+            member_configs=fields,
+            temperature=temperature,
+            id2label=dict(labels),
+            label2id=dict(models[0].config.label2id),
+            pad_token_id=models[0].config.pad_token_id,
+            problem_type="single_label_classification",
+        )
+        with torch.device("meta"):
+            committee = cls(config)
+        committee.members = nn.ModuleList(models)
+        return committee.eval()
+
+    @staticmethod
+    def _as_member(member: Any, position: int) -> TLMForSequenceClassification:
+        """Load a folder, or take a model over into our class (same weight names, so a stock BERT fits)."""
+        if not isinstance(member, nn.Module):
+            return TLMForSequenceClassification.from_pretrained(member)
+        if isinstance(member, CommitteePreTrainedModel):
+            raise ValueError(f"Member {position} is itself a committee: pass its members instead.")
+        if isinstance(member, TLMForSequenceClassification):
+            return member
+        config = TLMForSequenceClassification.config_class.from_dict(member.config.to_dict())
+        ours = TLMForSequenceClassification(config)
+        ours.load_state_dict(member.state_dict())
+        return ours
+
+    def __len__(self) -> int:
+        """Number of members."""
+        return len(self.members)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The first member's word embedding (transformers asks for one)."""
+        return self.members[0].get_input_embeddings()
+
+    def combine(self, member_logits: torch.Tensor) -> torch.Tensor:
+        """Average the members' probabilities.
+
+        Args:
+            member_logits: (batch, members, num_labels).
+
+        Returns:
+            (batch, num_labels): log of the mean probability, divided by the temperature.
+        """
+        log_probabilities = member_logits.float().log_softmax(dim=-1)
+        mean = log_probabilities.logsumexp(dim=1) - math.log(member_logits.shape[1])
+        return mean / self.config.temperature
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> CommitteeOutput:
+        """Let every member vote on the same tokens.
+
+        Args:
+            input_ids: int64 (batch, sequence).
+            attention_mask: (batch, sequence), 1 for tokens, 0 for padding.
+            token_type_ids: int64 (batch, sequence).
+            position_ids: int64 (batch or 1, sequence).
+            labels: int64 (batch,), class ids.
+            **kwargs: options of the attention backend.
+
+        Returns:
+            `CommitteeOutput`; see there for what `loss` means in training and in evaluation.
+
+        Raises:
+            ValueError: when `labels` are not class ids (regression and multi-label targets cannot be averaged).
+        """
+        if labels is not None and (labels.dim() != 1 or labels.is_floating_point()):
+            raise ValueError(
+                "A soft committee takes class ids (batch,) as labels: it has no regression or multi-label."
+            )
+        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
+        votes = [member(input_ids, **inputs, return_dict=True, **kwargs).logits for member in self.members]
+        member_logits = torch.stack(votes, dim=1)
+        logits = self.combine(member_logits)
+        loss = None
+        if labels is not None and self.training:
+            losses = [nn.functional.cross_entropy(vote.float(), labels) for vote in votes]
+            loss = torch.stack(losses).sum()
+        elif labels is not None:
+            loss = nn.functional.cross_entropy(logits, labels)
+        return CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
+
+
+class _NoHiddenState(CommitteePreTrainedModel):
+    """Base of the two classes that exist to refuse, in one sentence, what a committee cannot be."""
+
+    def __init__(self, config: CommitteeConfig) -> None:
+        raise ValueError(self.explain("This model"))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Refuse."""
+        raise ValueError(cls.explain(pretrained_model_name_or_path))
+
+    @staticmethod
+    def explain(name: object) -> str:
+        """The sentence."""
+        return (
+            f"{name} is a committee, which has no single hidden state and no language-model head: open it with "
+            "AutoModelForSequenceClassification."
+        )
+
+
+class CommitteeModel(_NoHiddenState):
+    """`AutoModel` of a committee: raises one clear sentence."""
+
+
+class CommitteeForMaskedLM(_NoHiddenState):
+    """`AutoModelForMaskedLM` of a committee: raises one clear sentence."""
+
+
+CommitteeForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+CommitteeForSequenceClassification.keys_to_ignore_at_inference = ["member_logits"]
+
+__all__ = [
+    "CommitteeForMaskedLM",
+    "CommitteeForSequenceClassification",
+    "CommitteeModel",
+    "CommitteeOutput",
+    "CommitteePreTrainedModel",
+]

@@ -1,0 +1,109 @@
+"""What made a result: command, commit, machine, versions; without paths of the machine."""
+
+import datetime
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "tlm-hf", "torch", "transformers", "datasets", "evaluate", "accelerate", "huggingface-hub", "tokenizers", "peft",
+    "scikit-learn", "numpy",
+)  # fmt: skip
+
+
+def portable_path(value: str) -> str:
+    """Write a path as other machines can read it: `$TLM_DATA/...`, relative to here, or its last part."""
+    root = os.environ.get("TLM_DATA")
+    path = Path(value)
+    if root and (path == Path(root) or Path(root) in path.parents):
+        return "/".join(["$TLM_DATA", *path.relative_to(root).parts])
+    if not path.is_absolute():
+        return value
+    here = Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else path.name
+
+
+def portable(value: Any) -> Any:
+    """Apply `portable_path` to every absolute path inside a JSON value."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if isinstance(value, str) and value.startswith("/"):
+        return portable_path(value)
+    return value
+
+
+def command_line(arguments: list[str] | None = None) -> str:
+    """The command that is running, as a user would type it elsewhere."""
+    program, *rest = sys.argv if arguments is None else arguments
+    name = Path(program).name
+    if name == "main.py" or name == "tlm":
+        name = "tlm"
+    elif Path(program).suffix == ".py":
+        name = f"python {portable_path(str(Path(program).resolve()))}"
+    return " ".join([name, *(word if word.startswith("$") else shlex.quote(word) for word in portable(rest))])
+
+
+def commit() -> str | None:
+    """Commit of the checkout that the package runs from, with `-dirty` when it was changed; None elsewhere."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        options: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True, "check": True}
+        head = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "tlm_hf", "scripts"], **options).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head}-dirty" if changed.strip() else head
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, threads in use, memory in GiB and accelerator of this machine."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model = re.search(r"model name\s*:\s*(.+)", text)
+    flags = re.search(r"flags\s*:\s*(.+)", text)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {
+        "processor": model.group(1).strip() if model else platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "avx512_bf16": bool(flags and "avx512_bf16" in flags.group(1).split()),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "memory_gib": round(memory / 2**30, 1),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that a result depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """Everything above, to stand in each results file."""
+    return {
+        "command": command_line(),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+    }

@@ -1,0 +1,117 @@
+"""Output folders of long work: each belongs to one run, says so in `run.json`, and lets the same command continue it.
+
+A finished run has `results.json`, written last; until then checkpoints lie in `checkpoint-N` folders, each renamed into
+place when whole (see `training.trainer`).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .provenance import portable, provenance
+
+RUN_FILE = "run.json"
+RESULTS_FILE = "results.json"
+PARTIAL = ".partial"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all: to a temporary name, flushed to disk, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class Run:
+    """The output folder of one run.
+
+    Args:
+        folder: the output folder; made when missing.
+        kind: what the run does (`pretrain`, `finetune`, ...).
+        settings: everything that decides the result, inputs' hashes included; JSON values.
+
+    Raises:
+        UserError: the folder holds something else, or a run with other settings; the sentence names the first three.
+    """
+
+    def __init__(self, folder: str | Path, kind: str, settings: dict[str, Any]) -> None:
+        self.folder = Path(folder).expanduser()
+        self.kind = kind
+        self.settings = json.loads(json.dumps(settings))
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"The output folder {folder} is a file: choose another --output-dir.")
+        record = self.folder / RUN_FILE
+        if record.is_file():
+            self._check_same(record)
+            return
+        if self.folder.is_dir() and any(not entry.name.endswith(".log") for entry in self.folder.iterdir()):
+            raise UserError(
+                f"The output folder {folder} holds other files and no {RUN_FILE}: choose an empty or new --output-dir."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"kind": kind, "settings": self.settings})
+
+    def _check_same(self, record: Path) -> None:
+        try:
+            there = json.loads(record.read_text(encoding="utf-8"))
+            kind, settings = there["kind"], there["settings"]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{record} is not readable as a run's record: choose another --output-dir.") from error
+        if kind != self.kind:
+            raise UserError(
+                f"The output folder {self.folder} belongs to another run (a {kind}, not a {self.kind}): choose another "
+                "--output-dir."
+            )
+        keys = sorted(set(settings) | set(self.settings))
+        differing = [key for key in keys if settings.get(key) != self.settings.get(key)]
+        if differing:
+            details = ", ".join(
+                f"{key} {settings.get(key)!r} there and {self.settings.get(key)!r} here" for key in differing[:3]
+            )
+            raise UserError(
+                f"The output folder {self.folder} belongs to another run ({details}): choose another --output-dir, or "
+                "delete that folder."
+            )
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """Results of the finished run, or None."""
+        path = self.folder / RESULTS_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def last_checkpoint(self) -> Path | None:
+        """Newest whole checkpoint, or None; what a crash left half-written was never renamed to `checkpoint-N`."""
+        found = [path for path in self.folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+        return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+    def finish(self, save: Callable[[Path], None] | None, results: dict[str, Any]) -> dict[str, Any]:
+        """Put the model files in place, then the results, then remove the checkpoints.
+
+        Args:
+            save: writes the model and its tokenizer into the folder that it is given; None for a run without a model.
+            results: metrics and what else the run found.
+
+        Returns:
+            The results with settings and provenance added, as written.
+        """
+        if save is not None:
+            partial = self.folder / PARTIAL
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            save(partial)
+            for file in partial.iterdir():
+                file.replace(self.folder / file.name)
+            partial.rmdir()
+        written = {"kind": self.kind, **results, "settings": portable(self.settings), **provenance()}
+        write_json(self.folder / RESULTS_FILE, written)
+        for checkpoint in self.folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+        return written

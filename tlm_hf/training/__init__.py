@@ -1,0 +1,1 @@
+"""Training: pre-training, fine-tuning and committees, thin layers over transformers.Trainer."""

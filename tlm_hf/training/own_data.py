@@ -1,0 +1,165 @@
+"""A committee from a user's own table of texts and labels, in one go."""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ..data.corpora import load_corpus
+from ..data.tasks import load_task, task_hash
+from ..data.tokenization import train_wordpiece
+from ..errors import UserError
+from ..evaluation.baselines import tfidf_baseline
+from ..jobs import Job, run_jobs
+from ..loading import read_config
+from ..provenance import portable_path
+from ..recipes import build_config
+from ..runs import RESULTS_FILE, RUN_FILE, Run
+from .committee import CommitteeArguments, join_committee
+from .finetune import FinetuneArguments, finetune
+from .pretrain import PretrainArguments, pretrain
+
+WORK = "work"
+SPLIT_FILES = ("train", "validation", "test")
+
+
+@dataclass
+class OwnDataArguments:
+    """Options of `tlm train-committee`."""
+
+    data: str = field(default="", metadata={"help": "CSV, JSON, parquet file or folder, or a Hub data set."})
+    output_dir: str = field(default="", metadata={"help": "Output folder (default: outputs/NAME-committee)."})
+    text_column: str = field(default="text", metadata={"help": "Column of the text."})
+    label_column: str = field(default="label", metadata={"help": "Column of the label."})
+    num_members: int = field(default=3, metadata={"help": "Members of the committee."})
+    encoder: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Pre-trained encoders to start from (reused in turn); default: pre-train one per member."},
+    )
+    corpus: str | None = field(
+        default=None,
+        metadata={"help": "Text to pre-train on besides the training texts: docstrings, wikipedia, a file."},
+    )
+    recipe: str = field(default="bert-1", metadata={"help": "Architecture of the members."})
+    size: str = field(default="quickstart", metadata={"help": "smoke, quickstart, laptop or paper."})
+    pretrain_steps: int = field(default=3000, metadata={"help": "Optimizer steps of pre-training, 32 texts each."})
+    num_train_epochs: float = field(default=8.0, metadata={"help": "Passes of fine-tuning."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of fine-tuning."})
+    workers: int = field(default=2, metadata={"help": "Members trained side by side, one core each."})
+    seed: int = field(default=0, metadata={"help": "Seed of the split and of the members."})
+
+
+def train_committee(arguments: OwnDataArguments) -> dict[str, Any]:
+    """Split a table, pre-train or take encoders, fine-tune K members, calibrate, and write one folder.
+
+    70% of each class train, 15% choose epochs and temperature, 15% are the test set; a source with splits of its own
+    keeps them. The folder opens with `pipeline("text-classification", model=FOLDER)`. Called again, it continues.
+
+    Returns:
+        Test metrics of the committee, of its members and of TF-IDF + logistic regression on the same split.
+
+    Raises:
+        UserError: bad input, before any training.
+        KeyboardInterrupt: interrupted; the same command continues.
+    """
+    if not arguments.data:
+        raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ... ")
+    if arguments.num_members < 1:
+        raise UserError(f"--num-members is {arguments.num_members}: give at least 1.")
+    task = load_task(
+        arguments.data, text_column=arguments.text_column, label_column=arguments.label_column, seed=arguments.seed
+    )
+    build_config(arguments.recipe, arguments.size)
+    for encoder in arguments.encoder:
+        read_config(encoder)
+    output = Path(arguments.output_dir or f"outputs/{Path(arguments.data).stem}-committee").expanduser()
+    names = ("num_members", "recipe", "size", "pretrain_steps", "num_train_epochs", "learning_rate", "corpus", "seed")
+    settings = {name: getattr(arguments, name) for name in names}
+    settings |= {"encoder": [portable_path(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
+    run = Run(output, "train-committee", settings)
+    if run.results is not None:
+        return run.results
+    work = output / WORK
+    for split in SPLIT_FILES:
+        (work / "data").mkdir(parents=True, exist_ok=True)
+        task[split].to_parquet(str(work / "data" / f"{split}.parquet"))
+    jobs, members = _plan(arguments, work, task)
+    results = run_jobs(jobs, arguments.workers, "Training the committee")
+    committee = join_committee(
+        CommitteeArguments(
+            task=str(work / "data"), members=members, output_dir=str(work / "committee"), disable_tqdm=True
+        )
+    )
+    fine_tuned = [results[f"fine-tune member {index}"] for index in range(arguments.num_members)]
+
+    def save(folder: Path) -> None:
+        for file in (work / "committee").iterdir():
+            if file.is_file() and file.name not in (RUN_FILE, RESULTS_FILE):
+                shutil.copy2(file, folder / file.name)
+
+    return run.finish(
+        save,
+        {
+            "output_dir": portable_path(str(output)),
+            "labels": committee["labels"],
+            "rows": {split: len(task[split]) for split in SPLIT_FILES},
+            "committee": committee["test"],
+            "temperature": committee["temperature"],
+            "members": [result["test"] for result in fine_tuned],
+            "tfidf": tfidf_baseline(task),
+            "next": f'pipeline("text-classification", model="{portable_path(str(output))}")  # after: import tlm_hf',
+        },
+    )
+
+
+def _plan(arguments: OwnDataArguments, work: Path, task: datasets.DatasetDict) -> tuple[list[Job], list[str]]:
+    """Jobs of pre-training (unless encoders are given) and fine-tuning; and the folders of the members."""
+    jobs: list[Job] = []
+    encoders = list(arguments.encoder)
+    if not encoders:
+        corpus, tokenizer = _own_corpus(arguments, work, task)
+        for index in range(arguments.num_members):
+            folder = str(work / f"encoder-{index}")
+            options = PretrainArguments(
+                output_dir=folder,
+                corpus=corpus,
+                tokenizer=tokenizer,
+                recipe=arguments.recipe,
+                size=arguments.size,
+                max_steps=arguments.pretrain_steps,
+                seed=arguments.seed + index,
+                num_threads=1 if arguments.workers > 1 else None,
+            )
+            jobs.append(Job(f"pre-train member {index}", pretrain, options, weight=5))
+            encoders.append(folder)
+    members = []
+    for index in range(arguments.num_members):
+        encoder = encoders[index % len(encoders)]
+        folder = str(work / f"member-{index}")
+        fine_tuning = FinetuneArguments(
+            model=encoder,
+            task=str(work / "data"),
+            output_dir=folder,
+            num_train_epochs=arguments.num_train_epochs,
+            learning_rate=arguments.learning_rate,
+            seed=arguments.seed + index,
+            num_threads=1 if arguments.workers > 1 else None,
+        )
+        after = () if arguments.encoder else (f"pre-train member {index}",)
+        jobs.append(Job(f"fine-tune member {index}", finetune, fine_tuning, after=after))
+        members.append(folder)
+    return jobs, members
+
+
+def _own_corpus(arguments: OwnDataArguments, work: Path, task: datasets.DatasetDict) -> tuple[str, str]:
+    """Write the pre-training text (training texts, and those of `--corpus`) and a tokenizer trained on it."""
+    texts = task["train"]["text"][:]
+    if arguments.corpus is not None:
+        texts += load_corpus(arguments.corpus)["train"]["text"][:]
+    corpus, tokenizer = work / "corpus.parquet", work / "tokenizer"
+    datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
+    config = build_config(arguments.recipe, arguments.size)
+    train_wordpiece(texts, config.vocab_size, config.max_position_embeddings).save_pretrained(tokenizer)
+    return str(corpus), str(tokenizer)

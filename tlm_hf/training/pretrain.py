@@ -1,0 +1,260 @@
+"""Masked-language-model pre-training of one encoder with transformers.Trainer (Accelerate underneath)."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
+
+from ..configuration_tlm import TLMConfig
+from ..data.corpora import corpus_hash, load_corpus
+from ..data.masking import MaskingCollator, PretrainingSchedule
+from ..data.tokenization import load_tokenizer, tokenize, tokenizer_hash, train_wordpiece
+from ..errors import UserError
+from ..evaluation.scoring import masked_lm_score
+from ..modeling_tlm import TLMForMaskedLM
+from ..recipes import build_config, find_size
+from ..runs import Run
+from .trainer import RunTrainer
+
+SHORTEST_TEXT = 8
+"""Texts of fewer tokens are left out: with 20% masked they would often have nothing to predict."""
+
+
+@dataclass
+class PretrainArguments:
+    """Options of `tlm pretrain`; names follow transformers' TrainingArguments where there is one."""
+
+    output_dir: str = field(metadata={"help": "Output folder; called again with the same one, the run continues."})
+    corpus: str = field(
+        default="wikipedia",
+        metadata={"help": "docstrings, wikipedia, a parquet/JSON/CSV/text file or folder, or a Hub data set."},
+    )
+    recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
+    size: str = field(default="laptop", metadata={"help": "smoke, quickstart, laptop or paper."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Width, in place of the size's."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers, in place of the recipe's."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads, in place of hidden size / 64."})
+    max_length: int | None = field(default=None, metadata={"help": "Tokens per text, in place of the size's."})
+    vocab_size: int | None = field(default=None, metadata={"help": "WordPiece vocabulary to train."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "vocab.txt, folder or Hub name; default: WordPiece trained on the corpus."}
+    )
+    num_texts: int | None = field(default=None, metadata={"help": "Texts to train on, in place of the size's."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
+    corpus_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    corpus_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
+    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+    validation_texts: int = field(default=1000, metadata={"help": "Texts held out for the fixed-mask loss."})
+    num_train_epochs: float = field(default=6.0, metadata={"help": "Passes over the corpus."})
+    max_steps: int = field(default=-1, metadata={"help": "Optimizer steps, in place of epochs."})
+    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step, over all processes."})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes that make up one step."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps with rising learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, on matrices alone."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta (the first is 0.9)."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient clipping."})
+    mlm_probability: float = field(default=0.2, metadata={"help": "Share of tokens to predict."})
+    dropout: float = field(default=0.0, metadata={"help": "Hidden and attention dropout."})
+    initializer_range: float | None = field(default=None, metadata={"help": "Default: 1/sqrt(hidden size)."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights, order and masks (not of the choice of texts)."})
+    subset_seed: int = field(default=0, metadata={"help": "Seed of the choice of texts."})
+    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast (GPU, or CPU with avx512_bf16)."})
+    save_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
+    eval_steps: int = field(default=500, metadata={"help": "Steps between fixed-mask losses."})
+    logging_steps: int = field(default=50, metadata={"help": "Steps between log lines."})
+    report_to: str = field(default="none", metadata={"help": "tensorboard, trackio or wandb."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is a GPU."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
+
+
+NOT_DECISIVE = ("output_dir", "report_to", "logging_steps", "save_steps", "disable_tqdm", "data_root")
+"""Options that leave the weights as they are, so that a run may continue with others."""
+
+
+def check_arguments(arguments: PretrainArguments) -> TLMConfig:
+    """Refuse impossible options before any work; returns the configuration that the recipe gives.
+
+    Raises:
+        UserError: one sentence that names the option.
+    """
+    for name in ("batch_size", "gradient_accumulation_steps", "save_steps", "eval_steps", "logging_steps"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}: give at least 1.")
+    if not 0 < arguments.mlm_probability < 1:
+        raise UserError(f"--mlm-probability is {arguments.mlm_probability}: give a share between 0 and 1.")
+    if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
+        raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
+    return build_config(
+        arguments.recipe,
+        arguments.size,
+        vocab_size=arguments.vocab_size,
+        max_length=arguments.max_length,
+        hidden_size=arguments.hidden_size,
+        num_hidden_layers=arguments.num_hidden_layers,
+        num_attention_heads=arguments.num_attention_heads,
+        initializer_range=arguments.initializer_range,
+        dropout=arguments.dropout,
+    )
+
+
+def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
+    """Pre-train an encoder, or continue where an interrupted run stood.
+
+    The finished folder holds the model (a stock BERT where there is no convolution), its tokenizer and `results.json`.
+
+    Args:
+        arguments: the options.
+
+    Returns:
+        The results as written: the loss on fixed masks (nats per masked token), texts, tokens and seconds.
+
+    Raises:
+        UserError: bad input, or an output folder that belongs to another run.
+        KeyboardInterrupt: interrupted, after a checkpoint was saved.
+    """
+    config = check_arguments(arguments)
+    if arguments.num_threads is not None:
+        torch.set_num_threads(arguments.num_threads)
+    tokenizer = None
+    if arguments.tokenizer is not None:
+        tokenizer = load_tokenizer(arguments.tokenizer, config.max_position_embeddings)
+        if arguments.vocab_size not in (None, len(tokenizer)):
+            raise UserError(
+                f"--vocab-size is {arguments.vocab_size} but the tokenizer {arguments.tokenizer!r} has "
+                f"{len(tokenizer)} tokens: leave --vocab-size out."
+            )
+    corpus = load_corpus(
+        arguments.corpus,
+        num_texts=_texts_wanted(arguments),
+        validation_texts=arguments.validation_texts,
+        text_column=arguments.text_column,
+        config=arguments.corpus_config,
+        revision=arguments.corpus_revision,
+        root=arguments.data_root,
+        seed=arguments.subset_seed,
+    )
+    settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
+    settings["corpus_sha256"] = corpus_hash(corpus)
+    settings["threads"] = torch.get_num_threads()
+    if tokenizer is not None:
+        settings["tokenizer_sha256"] = tokenizer_hash(tokenizer)
+    run = Run(arguments.output_dir, "pretrain", settings)
+    if run.results is not None:
+        return run.results
+    if tokenizer is None:
+        tokenizer = train_wordpiece(corpus["train"]["text"][:], config.vocab_size, config.max_position_embeddings)
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id = tokenizer.pad_token_id
+    length = config.max_position_embeddings
+    token_ids = {
+        split: [np.asarray(ids, dtype=np.int32) for ids in tokenize(corpus[split], tokenizer, length)["input_ids"]]
+        for split in ("train", "validation")
+    }
+    return _train(arguments, run, config, tokenizer, token_ids)
+
+
+def _texts_wanted(arguments: PretrainArguments) -> int | None:
+    """How many texts: as asked, or the size's for Wikipedia; any other corpus is taken whole."""
+    if arguments.num_texts is not None or arguments.corpus != "wikipedia":
+        return arguments.num_texts
+    # A tenth of the local paragraphs is enough held-out text, so "up to" 100,000 stays below what there is.
+    return min(find_size(arguments.size).num_texts, 90_000)
+
+
+def _train(
+    arguments: PretrainArguments,
+    run: Run,
+    config: TLMConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    token_ids: dict[str, list[np.ndarray]],
+) -> dict[str, Any]:
+    """Build model and Trainer, train from the last checkpoint, and finish the run."""
+    texts = [ids for ids in token_ids["train"] if len(ids) >= SHORTEST_TEXT]
+    if not texts:
+        raise UserError(f"The corpus {arguments.corpus!r} has no text of at least {SHORTEST_TEXT} tokens.")
+    steps = arguments.max_steps
+    if steps < 0:
+        steps = math.ceil(arguments.num_train_epochs * len(texts) / arguments.batch_size)
+    options = _training_arguments(arguments, steps)
+    schedule = PretrainingSchedule(texts, steps * arguments.batch_size, arguments.batch_size, arguments.seed)
+    set_seed(arguments.seed)
+    model = TLMForMaskedLM(config)
+    trainer = RunTrainer(
+        model=model,
+        args=options,
+        train_dataset=schedule,
+        eval_dataset=[],  # evaluation is the scorer's
+        data_collator=MaskingCollator(tokenizer, arguments.mlm_probability, arguments.seed),
+        processing_class=tokenizer,
+        scorer=lambda scored: masked_lm_score(scored, tokenizer, token_ids["validation"]),
+    )
+    checkpoint = run.last_checkpoint()
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.interrupt.interrupted:
+        raise KeyboardInterrupt
+    seconds = time.perf_counter() - start
+    held_out = masked_lm_score(trainer.model, tokenizer, token_ids["validation"])
+    results = {
+        "model": f"{arguments.recipe}@{arguments.size}",
+        "parameters": model.num_parameters(),
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "vocab_size": config.vocab_size,
+        "steps": steps,
+        "texts": len(texts),
+        "epochs": steps * arguments.batch_size / len(texts),
+        "tokens_per_epoch": int(sum(len(ids) for ids in texts)),
+        "held_out": held_out,
+        "seconds_since_start_or_continuation": seconds,
+        "continued_from_step": 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-")),
+        "history": trainer.state.log_history,
+    }
+
+    def save(folder: Path) -> None:
+        trainer.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return run.finish(save if options.should_save else None, results)
+
+
+def _training_arguments(arguments: PretrainArguments, steps: int) -> TrainingArguments:
+    """Trainer's options; the batch size is split over processes and accumulation."""
+    options = TrainingArguments(
+        output_dir=arguments.output_dir,
+        max_steps=steps,
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+        learning_rate=arguments.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=arguments.warmup_share,
+        weight_decay=arguments.weight_decay,
+        adam_beta2=arguments.adam_beta2,
+        max_grad_norm=arguments.max_grad_norm,
+        bf16=arguments.bf16,
+        use_cpu=arguments.use_cpu,
+        seed=arguments.seed,
+        logging_steps=arguments.logging_steps,
+        save_steps=arguments.save_steps,
+        eval_strategy="steps",
+        eval_steps=arguments.eval_steps,
+        report_to=arguments.report_to,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=arguments.disable_tqdm,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    parts = options.world_size * max(1, options.n_gpu) * arguments.gradient_accumulation_steps
+    if arguments.batch_size % parts:
+        raise UserError(
+            f"--batch-size {arguments.batch_size} cannot be split over {parts} parts (processes x accumulation steps): "
+            f"choose a multiple of {parts}."
+        )
+    options.per_device_train_batch_size = arguments.batch_size // parts
+    return options
