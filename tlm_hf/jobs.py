@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -84,7 +85,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, d
         if workers == 1:
             for job in jobs:
                 bar.set_postfix_str(job.name)
-                results[job.name] = job.function(job.arguments)
+                folder = Path(job.arguments.output_dir)
+                folder.mkdir(parents=True, exist_ok=True)
+                with (folder / LOG_FILE).open("a") as log, redirect_stdout(log), redirect_stderr(log):
+                    results[job.name] = job.function(job.arguments)
                 bar.update(job.weight)
             return results
         before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")}

@@ -292,14 +292,18 @@ class TLMForSequenceClassification(TLMPreTrainedModel):
         """
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
         inputs |= {"inputs_embeds": inputs_embeds, "return_dict": True}
-        if self.last_layer_is_reducible(attention_mask, kwargs):
-            batch = (input_ids if input_ids is not None else inputs_embeds).shape[0]  # type: ignore[union-attr]
-            inputs["query_positions"] = torch.zeros((batch, 1), dtype=torch.long, device=self.device)
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        if tokens is not None and self.last_layer_is_reducible(attention_mask, kwargs):
+            inputs["query_positions"] = torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=self.device)
         outputs = self.bert(input_ids, **inputs, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+            items = kwargs.get("num_items_in_batch")
+            if items is not None and self.config.problem_type != "single_label_classification":
+                # The stock losses of the other problem types ignore it: accumulated steps would be that much too large.
+                loss = loss * (labels.numel() / items)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

@@ -25,140 +25,21 @@ SHINGLE_WORDS = 5  # for overlap with everything kept so far
 PAIR_SHINGLE_WORDS = 3  # for overlap of two texts
 
 # Folders of tests, and of other projects' code copied into a package (it would be counted as the wrong library's text).
-SKIPPED_FOLDERS = frozenset(
-    [
-        "tests",
-        "test",
-        "testing",
-        "_testing",
-        "_vendor",
-        "_vendored",
-        "vendored",
-        "vendor",
-        "third_party",
-        "externals",
-        "_external",
-        "extern",
-        "array_api_compat",
-        "array_api_extra",
-        "templates",
-        "__pycache__",
-    ]
+_FOLDERS = (
+    "tests test testing _testing _vendor _vendored vendored vendor third_party externals _external extern "
+    "array_api_compat array_api_extra templates __pycache__"
 )
+SKIPPED_FOLDERS = frozenset(_FOLDERS.split())
 
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "about",
-        "after",
-        "all",
-        "also",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "because",
-        "been",
-        "before",
-        "being",
-        "between",
-        "both",
-        "but",
-        "by",
-        "can",
-        "cannot",
-        "could",
-        "did",
-        "do",
-        "does",
-        "each",
-        "either",
-        "else",
-        "even",
-        "every",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "how",
-        "however",
-        "i",
-        "if",
-        "in",
-        "instead",
-        "into",
-        "is",
-        "it",
-        "its",
-        "itself",
-        "may",
-        "might",
-        "more",
-        "most",
-        "must",
-        "no",
-        "not",
-        "of",
-        "on",
-        "once",
-        "one",
-        "only",
-        "or",
-        "other",
-        "otherwise",
-        "our",
-        "over",
-        "same",
-        "should",
-        "since",
-        "so",
-        "some",
-        "such",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "through",
-        "thus",
-        "to",
-        "under",
-        "unless",
-        "until",
-        "up",
-        "use",
-        "used",
-        "using",
-        "very",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "whether",
-        "which",
-        "while",
-        "who",
-        "will",
-        "with",
-        "within",
-        "without",
-        "would",
-        "you",
-        "your",
-    ]
+_STOP_WORDS = (
+    "a about after all also an and any are as at be because been before being between both but by can cannot "
+    "could did do does each either else even every for from had has have how however i if in instead into is it "
+    "its itself may might more most must no not of on once one only or other otherwise our over same should since "
+    "so some such than that the their them then there these they this those through thus to under unless until up "
+    "use used using very was we were what when where whether which while who will with within without would you "
+    "your"
 )
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _UNDERLINE = re.compile(r"^\s*([=\-~^\"'#*+`_.:])\1{2,}\s*$")
@@ -181,6 +62,7 @@ _LOST = "\ufffd"  # stands where taking a reference away leaves a hole in the se
 _FOOTNOTE = r"\[(?:\d+|[A-Z]\w*\d+\w*|#\w*)\]_+"
 _INLINE = [
     (re.compile(rf"\b(?:in|of|from|see|to|and|or|by|per|with|than|and/or),?\s+{_FOOTNOTE}", re.IGNORECASE), _LOST),
+    (re.compile(rf"(?:^|\.\s+|\(\s*){_FOOTNOTE}(?=\s*[a-z,;)])"), _LOST),  # "[1]_ proposed this.", "([1]_, section 2)"
     (re.compile(rf"\s*,?\s*{_FOOTNOTE}"), ""),
     (re.compile(r":(?:ref|doc|numref|eq|cite\w*):`[^`<]*`"), _LOST),
     (re.compile(r"(?<=`)~[\w.]*?(\w+(?:\(\))?)(?=`)"), r"\1"),  # `~a.b.c` -> `c`
@@ -354,7 +236,7 @@ def docstring_paragraphs(docstring: str) -> list[str]:
     """Find the paragraphs of English prose in one docstring.
 
     Args:
-        docstring: A docstring, indentation already removed by `inspect.cleandoc`; numpy, Google, Sphinx and plain styles.
+        docstring: A docstring in numpy, Google, Sphinx or plain style, cleaned by `inspect.cleandoc`.
 
     Returns:
         Paragraphs on one line each, in order; code, doctests, tables, headings, signatures of parameters and lists of
@@ -387,11 +269,14 @@ def shingles(text: str, size: int) -> set[bytes]:
 def unique_indices(texts: Sequence[str]) -> list[int]:
     """Choose the texts to keep so that no two of them are near-duplicates.
 
-    First, in the given order, a text goes when more than half of its runs of `SHINGLE_WORDS` words stand in texts kept
-    before it, in one or in several: boilerplate is often put together from pieces. Then a text goes when more than half
-    of its runs of `PAIR_SHINGLE_WORDS` words stand in one text kept before it, or the other way round: a long text may
-    follow a short one that it contains, and siblings may differ in a word here and there. Hence, for any two kept
-    texts, at most half of the three-word runs of either stand in the other.
+    In the given order, a text goes
+
+    - when more than half of its runs of `SHINGLE_WORDS` words stand in texts kept before it, in one or in several:
+      boilerplate is often put together from pieces;
+    - when more than half of its runs of `PAIR_SHINGLE_WORDS` words stand in one text kept before it, or the other way
+      round: a long text may follow a short one that it contains, and siblings may differ in a word here and there.
+
+    Hence, for any two kept texts, at most half of the three-word runs of either stand in the other.
 
     Args:
         texts: Texts in an order that is the same on every machine.
@@ -399,24 +284,23 @@ def unique_indices(texts: Sequence[str]) -> list[int]:
     Returns:
         Indices of the kept texts, ascending.
     """
-    seen: set[bytes] = set()
-    candidates = []
-    for index, text in enumerate(texts):
-        own = shingles(text, SHINGLE_WORDS)
-        if 2 * len(own & seen) <= len(own):
-            candidates.append(index)
-            seen |= own
     kept = []
-    owners: dict[bytes, list[int]] = {}  # shingle -> kept texts that have it
+    seen: set[bytes] = set()
+    owners: dict[bytes, list[int]] = {}  # short run -> kept texts that have it
     sizes: dict[int, int] = {}
-    for index in candidates:
-        own = shingles(texts[index], PAIR_SHINGLE_WORDS)
-        shared = Counter(owner for shingle in own for owner in owners.get(shingle, ()))
-        if all(2 * count <= min(len(own), sizes[owner]) for owner, count in shared.items()):
-            kept.append(index)
-            sizes[index] = len(own)
-            for shingle in own:
-                owners.setdefault(shingle, []).append(index)
+    for index, text in enumerate(texts):
+        long_runs = shingles(text, SHINGLE_WORDS)
+        if 2 * len(long_runs & seen) > len(long_runs):
+            continue
+        runs = shingles(text, PAIR_SHINGLE_WORDS)
+        shared = Counter(owner for run in runs for owner in owners.get(run, ()))
+        if any(2 * count > min(len(runs), sizes[owner]) for owner, count in shared.items()):
+            continue
+        kept.append(index)
+        seen |= long_runs
+        sizes[index] = len(runs)
+        for run in runs:
+            owners.setdefault(run, []).append(index)
     return kept
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from tlm_hf.data.docstring_extraction import extract_files, source_files, unique_indices
 from tlm_hf.errors import UserError
@@ -109,8 +109,8 @@ def load_docstrings(
 ) -> datasets.DatasetDict:
     """Load the corpus, reading it from the installed packages when it is not in the cache.
 
-    The first call takes up to a minute on two cores and leaves `docstrings-<fingerprint>/{train,validation,test}.parquet`
-    in the cache folder; later calls read that.
+    The first call takes up to a minute on two cores and leaves one parquet file a split in `docstrings-<fingerprint>`
+    in the cache folder; later calls read these.
 
     Args:
         cache_dir: Cache folder; by default the environment variable `TLM_CACHE`, or else `~/.cache/tlm_hf`.
@@ -281,7 +281,7 @@ def _extract(folders: dict[str, Path], num_proc: int, show_progress: bool) -> di
     ]
     rows: list[tuple[str, int, str]] = []
     unreadable = 0
-    with tqdm(total=len(files), desc="docstrings", unit="file", disable=not show_progress) as progress:
+    with tqdm(total=len(files), desc="docstrings", unit="file", mininterval=1.0, disable=not show_progress) as progress:
         chunks = [files[start : start + _FILES_PER_CHUNK] for start in range(0, len(files), _FILES_PER_CHUNK)]
         for chunk, (found, failed) in zip(chunks, _map_chunks(chunks, num_proc), strict=True):
             rows.extend(found)

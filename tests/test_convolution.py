@@ -1,0 +1,275 @@
+"""The convolution front-end against plain `torch.nn.functional`, written here from the paper's description.
+
+Oracle: the embedding output (batch, sequence, hidden) as a one-channel picture; n times [conv2d padding="same" ->
+batch norm -> GELU]; then a 1x1 convolution to one channel -> batch norm -> GELU (arXiv 2507.14871). For padded batches
+the oracle is the same text alone, and for the running statistics numpy over the token positions.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY, randomise
+from hypothesis import given
+from hypothesis import strategies as st
+from huggingface_hub.errors import StrictDataclassError
+from transformers import BertConfig, BertForMaskedLM
+
+from tlm_hf import TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
+from tlm_hf.convolution_tlm import TLMConvolutionFrontEnd
+
+KERNELS = {
+    "conv2": [[3, 3], [3, 3]],
+    "conv3": [[3, 3], [3, 3], [3, 3]],
+    "k16": [[16, 16], [3, 3]],
+    "rectangles": [[2, 5], [4, 1]],
+}
+BY_KERNELS = pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS.keys())
+BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.1, 1e-5  # torch's defaults, as in the authors' code
+IGNORED_WARNING = "ignore:Using padding='same' with even kernel lengths:UserWarning"
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def build_config(kernels, **fields):
+    return TLMConfig(**{**TINY, "conv_channels": 5, "conv_kernel_sizes": kernels, **fields})
+
+
+def build_model(model_class, kernels, seed=0, **fields):
+    """A model with every weight and running statistic drawn at random."""
+    model = model_class(build_config(kernels, **fields))
+    randomise(model, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.3, generator=generator)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0, generator=generator)
+    return model.eval()
+
+
+def plain_front_end(front_end, hidden_states, training=False):
+    """The description in torch.nn.functional, for texts without padding."""
+    states = hidden_states[:, None]
+    for block in [*front_end.layers, front_end.projection]:
+        states = F.conv2d(states, block.convolution.weight, block.convolution.bias, padding="same")
+        norm = block.batch_norm
+        mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+        states = F.batch_norm(
+            states, mean, variance, norm.weight, norm.bias, training, BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON
+        )
+        states = F.gelu(states)
+    return states[:, 0]
+
+
+def padded_batch(lengths, width, seed=0):
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(width) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = rng.integers(1, TINY["vocab_size"], mask.shape) * mask
+    labels = np.where((rng.random(mask.shape) < 0.3) & (mask == 1), ids, -100)
+    labels[:, 0] = ids[:, 0]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}, torch.tensor(labels)
+
+
+def widen(batch, labels, extra):
+    """The same batch with more padding at the end."""
+    wide = {name: F.pad(value, (0, extra)) for name, value in batch.items()}
+    return wide, F.pad(labels, (0, extra), value=-100)
+
+
+@BY_KERNELS
+@pytest.mark.filterwarnings(IGNORED_WARNING)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("mask", ["none", "ones"])
+def test_front_end_is_the_description(kernels, training, mask):
+    front_end = build_model(TLMForMaskedLM, kernels).bert.front_end.train(training)
+    states = torch.randn(3, 11, TINY["hidden_size"], generator=torch.Generator().manual_seed(2), requires_grad=True)
+    expected = plain_front_end(front_end, states, training)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3))
+    gradients = torch.autograd.grad((expected * weights).sum(), [states, *front_end.parameters()])
+    found = front_end(states, None if mask == "none" else torch.ones(3, 11, dtype=torch.long))
+    close(found, expected)
+    ours = torch.autograd.grad((found * weights).sum(), [states, *front_end.parameters()])
+    largest = max(float(gradient.abs().max()) for gradient in gradients)
+    for one, other in zip(ours, gradients, strict=True):
+        assert float((one - other).abs().max()) <= 1e-5 * largest
+
+
+@BY_KERNELS
+@pytest.mark.filterwarnings(IGNORED_WARNING)
+@given(lengths=st.lists(st.integers(1, 11), min_size=1, max_size=4), extra=st.integers(0, 5))
+def test_in_evaluation_a_text_is_alone(kernels, lengths, extra):
+    front_end = build_model(TLMForMaskedLM, kernels).bert.front_end
+    width = max(lengths) + extra
+    states = torch.randn(len(lengths), width, TINY["hidden_size"], generator=torch.Generator().manual_seed(4))
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    found = front_end(states, mask.long())
+    for row, length in enumerate(lengths):
+        close(found[row, :length], plain_front_end(front_end, states[row : row + 1, :length])[0])
+
+
+@BY_KERNELS
+@pytest.mark.parametrize("model_class", [TLMForMaskedLM, TLMForSequenceClassification])
+def test_logits_of_a_text_do_not_depend_on_padding_and_neighbours(kernels, model_class):
+    model = build_model(model_class, kernels, num_hidden_layers=2)
+    batch, _ = padded_batch([9, 4, 1], 9)
+    wide, _ = widen(batch, batch["input_ids"], 5)
+    together, padded = model(**batch).logits, model(**wide).logits
+    for row, length in enumerate([9, 4, 1]):
+        alone = model(input_ids=batch["input_ids"][row : row + 1, :length]).logits[0]
+        kept = slice(0, length) if model_class is TLMForMaskedLM else slice(None)
+        close(together[row][kept], alone)
+        close(padded[row][kept], alone)
+
+
+@BY_KERNELS
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("model_class", [TLMForMaskedLM, TLMForSequenceClassification])
+def test_training_does_not_depend_on_padding(kernels, fast, model_class):
+    batch, labels = padded_batch([9, 4, 6], 9)
+    if model_class is TLMForSequenceClassification:
+        labels = torch.tensor([0, 1, 1])
+        wide, wide_labels = widen(batch, batch["input_ids"], 5)[0], labels
+    else:
+        wide, wide_labels = widen(batch, labels, 5)
+    tight, loose = (build_model(model_class, kernels, use_fast_path=fast).train() for _ in range(2))
+    losses = tight(**batch, labels=labels).loss, loose(**wide, labels=wide_labels).loss
+    close(losses[1], losses[0])
+    for loss in losses:
+        loss.backward()
+    largest = max(float(parameter.grad.abs().max()) for parameter in tight.parameters())
+    for name, parameter in tight.named_parameters():
+        difference = float((loose.get_parameter(name).grad - parameter.grad).abs().max())
+        assert difference <= 1e-5 * largest, name
+    before = build_model(model_class, kernels)
+    for name, buffer in tight.named_buffers():
+        close(loose.get_buffer(name), buffer)
+        assert not torch.equal(buffer, before.get_buffer(name)), name
+
+
+@pytest.mark.filterwarnings(IGNORED_WARNING)
+@pytest.mark.parametrize("kernels", [KERNELS["conv2"], KERNELS["k16"]], ids=["conv2", "k16"])
+def test_running_statistics_are_those_of_the_tokens(kernels):
+    front_end = build_model(TLMForMaskedLM, kernels).bert.front_end.train()
+    first = front_end.layers[0]
+    before = first.batch_norm.running_mean.numpy().copy(), first.batch_norm.running_var.numpy().copy()
+    lengths, width = [7, 3, 5], 9
+    states = torch.randn(3, width, TINY["hidden_size"], generator=torch.Generator().manual_seed(6))
+    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        front_end(states, mask.long())
+        values = [
+            F.conv2d(states[row, :length][None, None], first.convolution.weight, first.convolution.bias, padding="same")
+            for row, length in enumerate(lengths)
+        ]
+    flat = np.concatenate([value[0].numpy().reshape(5, -1) for value in values], axis=1).astype(np.float64)
+    expected = [
+        (1 - BATCH_NORM_MOMENTUM) * old + BATCH_NORM_MOMENTUM * new
+        for old, new in zip(before, (flat.mean(axis=1), flat.var(axis=1, ddof=1)), strict=True)
+    ]
+    np.testing.assert_allclose(first.batch_norm.running_mean.numpy(), expected[0], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(first.batch_norm.running_var.numpy(), expected[1], atol=1e-5, rtol=1e-5)
+    assert int(first.batch_norm.num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("model_class", [TLMForMaskedLM, TLMForSequenceClassification])
+def test_weights_and_statistics_survive_saving(tmp_path, model_class):
+    model = build_model(model_class, KERNELS["k16"])
+    batch, labels = padded_batch([9, 4, 6], 9)
+    model.train()(**batch, labels=labels if model_class is TLMForMaskedLM else torch.tensor([0, 1, 0]))
+    model.eval().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["model_type"] == "tlm"
+    assert saved["conv_kernel_sizes"] == KERNELS["k16"]
+    assert saved["architectures"] == [model_class.__name__]
+    again = model_class.from_pretrained(tmp_path)
+    assert not again.training
+    state, loaded = model.state_dict(), again.state_dict()
+    assert state.keys() == loaded.keys()
+    assert sum(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in state) == 9
+    for name, value in state.items():
+        assert torch.equal(loaded[name], value), name
+    assert torch.equal(again(**batch).logits, model(**batch).logits)
+
+
+def test_encoder_of_a_saved_model_keeps_its_front_end(tmp_path):
+    """The fault of the authors' loader: convolution weights dropped in silence between pre-training and fine-tuning."""
+    model = build_model(TLMForMaskedLM, KERNELS["conv2"])
+    model.save_pretrained(tmp_path)
+    classifier = TLMForSequenceClassification.from_pretrained(tmp_path)
+    for name, value in model.bert.front_end.state_dict().items():
+        assert torch.equal(classifier.bert.front_end.state_dict()[name], value), name
+
+
+@BY_KERNELS
+@pytest.mark.filterwarnings(IGNORED_WARNING)
+@pytest.mark.parametrize("fast", [True, False])
+def test_whole_model_is_stock_bert_around_the_described_front_end(kernels, fast):
+    model = build_model(TLMForMaskedLM, kernels, num_hidden_layers=2, use_fast_path=fast)
+    stock = BertForMaskedLM(BertConfig(**{**TINY, "num_hidden_layers": 2})).eval()
+    state = {name: value for name, value in model.state_dict().items() if ".front_end." not in name}
+    stock.load_state_dict(state, strict=True)
+    batch, labels = padded_batch([9, 4, 6], 9)
+    with torch.no_grad():
+        scores = []
+        for row, length in enumerate([9, 4, 6]):
+            embedded = stock.bert.embeddings(batch["input_ids"][row : row + 1, :length])
+            encoded = stock.bert.encoder(plain_front_end(model.bert.front_end, embedded)).last_hidden_state
+            scores.append(stock.cls(encoded)[0])
+        evaluated = model(**batch, labels=labels)
+        model.train()
+        model.bert.front_end.eval()  # its statistics are another test's
+        trained = model(**batch, labels=labels)
+    for row, score in enumerate(scores):
+        close(evaluated.logits[row, : len(score)], score)
+    flat = torch.cat(scores)
+    targets = torch.cat([labels[row, :length] for row, length in enumerate([9, 4, 6])])
+    close(trained.logits, flat[targets != -100])
+    close(trained.loss, F.cross_entropy(flat, targets))
+    close(evaluated.loss, trained.loss)
+
+
+def test_training_under_bfloat16_autocast():
+    batch, labels = padded_batch([9, 4, 6], 9)
+    losses = []
+    for enabled in (False, True):
+        model = build_model(TLMForMaskedLM, KERNELS["conv2"]).train()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = model(**batch, labels=labels).loss
+        loss.backward()
+        assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+        losses.append(float(loss.detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=3e-2)
+
+
+def test_a_mask_that_is_not_2d_is_refused_in_one_sentence(one_sentence):
+    model = build_model(TLMForMaskedLM, KERNELS["conv2"])
+    with pytest.raises(ValueError, match="2-d attention_mask") as caught:
+        model(torch.ones((1, 4), dtype=torch.long), attention_mask=torch.zeros((1, 1, 4, 4)))
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"conv_channels": 4},
+        {"conv_kernel_sizes": [[3, 3]]},
+        {"conv_channels": 4, "conv_kernel_sizes": [[3]]},
+        {"conv_channels": 4, "conv_kernel_sizes": [[3, 0]]},
+        {"hidden_size": 25},
+        {"is_decoder": True},
+    ],
+)
+def test_contradicting_configuration_is_refused(fields):
+    with pytest.raises(StrictDataclassError, match=r"conv_kernel_sizes|not divisible|encoders"):
+        TLMConfig(**{**TINY, **fields})
+
+
+def test_front_end_alone_has_the_described_parameters():
+    front_end = TLMConvolutionFrontEnd(build_config(KERNELS["k16"]))
+    shapes = {tuple(parameter.shape) for name, parameter in front_end.named_parameters() if "convolution.weight" in name}
+    assert shapes == {(5, 1, 16, 16), (5, 5, 3, 3), (1, 5, 1, 1)}

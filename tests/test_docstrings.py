@@ -1,0 +1,372 @@
+"""The embedded corpus: its text against independent readings, splits, near-duplicates, task and cache."""
+
+import hashlib
+import inspect
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tokenize
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import networkx
+import pytest
+import scipy.signal
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from tlm_hf.data import docstrings
+from tlm_hf.data.docstring_extraction import extract_files, source_files
+from tlm_hf.errors import UserError
+
+PROSE = "The sort is stable, which means that rows with equal keys keep the order in which they stood before the call."
+OTHER = "When the queue is empty, the caller waits until another thread has put an item into it or the time is over."
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that holds the whole corpus after the first use (half a minute on two cores)."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def corpus(cache: Path) -> datasets.DatasetDict:
+    """The corpus of this environment."""
+    return docstrings.load_docstrings(cache, num_proc=2, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def task(corpus: datasets.DatasetDict, cache: Path) -> datasets.DatasetDict:
+    """The task at its default size."""
+    return docstrings.load_docstrings_task(cache_dir=cache)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package that must not be imported; it is the whole corpus."""
+    site = tmp_path / "site"
+    package = site / "fakepkg"
+    files = {
+        "__init__.py": f'"""{PROSE}"""\nfrom pathlib import Path\nPath(__file__).with_name("RAN").touch()\nraise SystemExit\n',
+        "sub/module.py": f'class A:\n    def f(self):\n        """Short.\n\n        {OTHER}\n        """\n        1/0\n',
+        "sub/latin.py": f'# -*- coding: latin-1 -*-\n"""{OTHER.replace("queue", "café")}"""\n'.encode("latin-1"),
+        "broken.py": f'"""{OTHER}"""\ndef (:\n',
+        "tests/test_it.py": f'"""{OTHER} It is a test."""\n',
+        "_vendor/copy.py": f'"""{OTHER} It is a copy."""\n',
+    }
+    for name, source in files.items():
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source if isinstance(source, bytes) else source.encode())
+    info = site / "fakepkg-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fakepkg\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr(docstrings, "CORPUS_LIBRARIES", ("fakepkg",))
+    return package
+
+
+def rows_of(corpus: datasets.DatasetDict) -> list[dict[str, str]]:
+    """All rows of a corpus."""
+    return [row for split in corpus.values() for row in split]
+
+
+def words_of(text: str) -> list[str]:
+    """Words without underscores, so that identifiers compare however they were quoted."""
+    return re.findall(r"[A-Za-z0-9]+", text)
+
+
+def stands_in(paragraph: str, docstring: str) -> bool:
+    """Whether the words stand in a docstring in order, and nearly always side by side."""
+    words, source = words_of(paragraph), words_of(docstring)
+    position = iter(source)
+    if not all(word in position for word in words):
+        return False
+    triples = set(zip(source, source[1:], source[2:], strict=False))
+    own = list(zip(words, words[1:], words[2:], strict=False))
+    return sum(triple in triples for triple in own) >= 0.7 * len(own)
+
+
+# --- corpus -----------------------------------------------------------------------------------------------------------
+
+
+def test_package_is_read_but_never_run(fake: Path, tmp_path: Path) -> None:
+    """No import, no side effect; tests, vendored copies and files that do not parse are left out."""
+    files = [(path.relative_to(fake).as_posix(), path) for path in source_files(fake)]
+    assert [name for name, _ in files] == ["__init__.py", "broken.py", "sub/latin.py", "sub/module.py"]
+    rows, unreadable = extract_files(files)
+    assert rows == [
+        ("__init__.py", 0, PROSE),
+        ("sub/latin.py", 0, OTHER.replace("queue", "café")),
+        ("sub/module.py", 0, OTHER),
+    ]
+    assert unreadable == 1
+    loaded = rows_of(docstrings.load_docstrings(tmp_path / "cache", num_proc=2, show_progress=False))
+    # The two versions of the same sentence differ in one word: the later one is a near-duplicate.
+    assert sorted(row["row_id"] for row in loaded) == ["fakepkg/__init__.py#0", "fakepkg/sub/latin.py#0"]
+    assert "fakepkg" not in sys.modules
+    assert not (fake / "RAN").exists()
+
+
+def test_size_and_columns(corpus: datasets.DatasetDict) -> None:
+    """15,000 to 30,000 paragraphs, 80/10/10 in every library, nothing twice."""
+    rows = rows_of(corpus)
+    assert list(corpus) == ["train", "validation", "test"]
+    assert all(split.column_names == ["text", "library", "module", "row_id"] for split in corpus.values())
+    assert 15_000 <= len(rows) <= 30_000
+    assert len({row["row_id"] for row in rows}) == len({row["text"] for row in rows}) == len(rows)
+    assert {row["library"] for row in rows} <= set(docstrings.CORPUS_LIBRARIES)
+    for library in docstrings.TASK_LIBRARIES:
+        counts = {split: corpus[split]["library"].count(library) for split in corpus}
+        for split in ("validation", "test"):
+            assert 0.08 <= counts[split] / sum(counts.values()) <= 0.1
+
+
+def test_words_really_stand_in_the_source(corpus: datasets.DatasetDict) -> None:
+    """`tokenize` finds every sampled paragraph in one string of the module that its row names."""
+    for row in random.Random(0).sample(rows_of(corpus), 200):
+        folder = docstrings._package_folder(row["library"])
+        source = (folder.parent / row["module"]).read_bytes()
+        tokens = tokenize.tokenize(io.BytesIO(source).readline)
+        strings = [token.string for token in tokens if token.type == tokenize.STRING and len(token.string) > 80]
+        assert any(stands_in(row["text"], string) for string in strings), row
+
+
+@pytest.mark.parametrize("thing", [networkx.DiGraph, networkx.read_gml, scipy.signal.find_peaks, scipy.signal.resample])
+def test_known_docstrings_are_in_the_corpus(corpus: datasets.DatasetDict, thing: object) -> None:
+    """What Python itself shows for an object is found under the object's module."""
+    module = inspect.getsourcefile(inspect.unwrap(thing))  # type: ignore[arg-type]
+    texts = [row["text"] for row in rows_of(corpus) if str(module).replace(os.sep, "/").endswith(row["module"])]
+    assert sum(stands_in(text, inspect.getdoc(thing) or "") for text in texts) >= 2
+
+
+def test_splits_share_no_module_and_no_near_duplicate(corpus: datasets.DatasetDict) -> None:
+    """Brute force over three-word runs of all texts; then cosine of character n-grams, which knows no word bounds."""
+    modules = {split: set(corpus[split]["module"]) for split in corpus}
+    assert not modules["train"] & (modules["validation"] | modules["test"])
+    assert not modules["validation"] & modules["test"]
+
+    def runs(text: str) -> set[tuple[str, ...]]:
+        words = re.findall(r"\w+", re.sub(r"\d+", "0", text.lower()))
+        return set(zip(words, words[1:], words[2:], strict=False))
+
+    train = [runs(text) for text in corpus["train"]["text"]]
+    owners: dict[tuple[str, ...], list[int]] = {}
+    for index, own in enumerate(train):
+        for run in own:
+            owners.setdefault(run, []).append(index)
+    for text in [*corpus["validation"]["text"], *corpus["test"]["text"]]:
+        own = runs(text)
+        shared = Counter(index for run in own for index in owners.get(run, ()))
+        for index, count in shared.most_common(1):
+            assert count <= 0.5 * len(own), (text, corpus["train"][index]["text"])
+        assert all(count <= 0.5 * len(train[index]) for index, count in shared.items())
+
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 4))
+    known = vectors.fit_transform(corpus["train"]["text"])
+    held_out = random.Random(0).sample(list(corpus["test"]["text"]), 400)
+    nearest = (vectors.transform(held_out) @ known.T).max(axis=1).toarray()
+    assert (nearest > 0.9).mean() <= 0.01
+
+
+def test_same_rows_whatever_the_processes(fake: Path, tmp_path: Path) -> None:
+    """Other salts of Python's hash, one or two workers: the same rows in the same order."""
+    code = """
+import hashlib, json, sys
+from pathlib import Path
+from tlm_hf.data import docstrings
+docstrings.CORPUS_LIBRARIES = ("networkx", "jinja2")
+corpus = docstrings.load_docstrings(Path(sys.argv[1]), num_proc=int(sys.argv[2]), show_progress=False)
+rows = [[split, *row.values()] for split in corpus for row in corpus[split]]
+assert len(rows) > 500
+sys.stdout.write(hashlib.sha256(json.dumps(rows).encode()).hexdigest())
+"""
+    digests = set()
+    for number, salt in ((1, "1"), (2, "2")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / salt), str(number)],
+            env={**os.environ, "PYTHONHASHSEED": salt},
+            cwd=Path(docstrings.__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "docstrings:" not in done.stderr  # no progress bar when none is asked for
+        digests.add(done.stdout)
+    assert len(digests) == 1
+    assert len(digests.pop()) == 64
+
+
+# --- task ------------------------------------------------------------------------------------------------------------
+
+
+def test_task_is_balanced_and_taken_from_the_same_splits(
+    task: datasets.DatasetDict, corpus: datasets.DatasetDict
+) -> None:
+    """Counts, label names, and every text's way back to its row."""
+    for split, count in (("train", 200), ("validation", 40), ("test", 60)):
+        names = (
+            *("torch", "numpy", "scipy", "pandas", "sympy", "networkx", "sklearn", "scikit", "matplotlib", "pyplot"),
+            *("transformers", "huggingface", "hugging face", "🤗"),
+        )
+    for name in names:
+        assert not [text for text in texts if name in text], name
+    for alias in ("np", "nx", "pd", "plt", "mpl", "hf"):
+        assert not [text for text in texts if re.search(rf"(?<![a-z0-9]){alias}(?![a-z0-9])", text)], alias
+    assert sum(docstrings.MASK_WORD in text for text in texts) > 500
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Use scipy.optimize.minimize. It is fast.", "Use library. It is fast."),
+        (
+            "Convert a NumPy array with torch.from_numpy(x), or np.asarray.",
+            "Convert a library array with library(x), or library.",
+        ),
+        ("🤗 Transformers by Hugging Face is not a transformer.", "library by library is not a transformer."),
+        ("A scikit-learn estimator, sklearn's.", "A library estimator, library's."),
+        ("Call plt.plot, mpl_toolkits, nx.Graph or pd.DataFrame.", "Call library, library, library or library."),
+        ("An nn.Module in torch/nn/modules.py is sympified.", "An library in library is library."),
+        ("The input, the pdf and the npy file stay.", "The input, the pdf and the npy file stay."),
+    ],
+)
+def test_masking(text: str, masked: str) -> None:
+    """Names, short names and paths go whole, other words and the full stop stay."""
+    assert docstrings.mask_names(text) == masked
+
+
+def test_choice_depends_on_seed_only_and_is_nested(task: datasets.DatasetDict, cache: Path) -> None:
+    """The same seed gives the same rows, a smaller number a part of them, another seed others."""
+    again = docstrings.load_docstrings_task(cache_dir=cache)
+    assert all(again[split].to_list() == task[split].to_list() for split in task)
+    fewer = docstrings.load_docstrings_task(20, 10, 10, cache_dir=cache)
+    assert set(fewer["train"]["text"]) < set(task["train"]["text"])
+    other = docstrings.load_docstrings_task(20, 10, 10, seed=1, cache_dir=cache)
+    assert len(set(other["train"]["text"]) & set(fewer["train"]["text"])) < 60
+
+
+def test_the_task_can_be_learnt_but_not_read_off(task: datasets.DatasetDict) -> None:
+    """Bag of words: far above chance (0.11), far below what names in the text would give."""
+    vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    model = LogisticRegression(C=10, max_iter=1000)
+    model.fit(vectors.fit_transform(task["train"]["text"]), task["train"]["label"])
+    accuracy = model.score(vectors.transform(task["test"]["text"]), task["test"]["label"])
+    assert 0.45 < accuracy < 0.9
+
+
+def test_more_texts_than_there_are(cache: Path, corpus: datasets.DatasetDict) -> None:
+    """The class and both counts are named; a number below 1 is refused before anything is read."""
+    have = min(corpus["test"]["library"].count(library) for library in docstrings.TASK_LIBRARIES)
+    with pytest.raises(UserError, match=rf"5000 test texts per label, but '\w+' has {have}"):
+        docstrings.load_docstrings_task(20, 10, 5000, cache_dir=cache)
+    with pytest.raises(UserError, match="validation_per_label"):
+        docstrings.load_docstrings_task(validation_per_label=0, cache_dir=Path("/dev/null/nowhere"))
+
+
+# --- cache -----------------------------------------------------------------------------------------------------------
+
+
+def no_extraction(*_: object) -> None:
+    """Stands in for the extraction where the cache must be enough."""
+    raise AssertionError("extracted again")
+
+
+def test_cache_is_used_and_follows_the_versions(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call reads; another version of a library makes another corpus; `TLM_CACHE` names the folder."""
+    monkeypatch.setenv("TLM_CACHE", str(tmp_path / "here"))
+    first = docstrings.load_docstrings(show_progress=False, num_proc=1)
+    key = {"extraction": docstrings.EXTRACTION_VERSION, "libraries": {"fakepkg": "1.0"}}
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    assert docstrings.fingerprint() == name
+    folder = tmp_path / "here" / f"docstrings-{name[:16]}"
+    assert sorted(path.name for path in folder.iterdir()) == ["test.parquet", "train.parquet", "validation.parquet"]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    with monkeypatch.context() as patch:
+        patch.setattr(docstrings, "extract_files", no_extraction)
+        second = docstrings.load_docstrings(show_progress=False, num_proc=1)
+        assert rows_of(second) == rows_of(first)
+        assert second["train"]._fingerprint == first["train"]._fingerprint
+        (fake.parent / "fakepkg-1.0.dist-info" / "METADATA").write_text("Name: fakepkg\nVersion: 2.0\n")
+        with pytest.raises(AssertionError, match="extracted again"):
+            docstrings.load_docstrings(show_progress=False, num_proc=1)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "draft"])
+def test_half_written_cache_is_not_used(fake: Path, tmp_path: Path, damage: str) -> None:
+    """Whatever is left of a broken cache, the rows are the right ones and the cache is whole afterwards."""
+    good = rows_of(docstrings.load_docstrings(tmp_path, num_proc=1, show_progress=False))
+    folder = tmp_path / f"docstrings-{docstrings.fingerprint()[:16]}"
+    broken = folder / "train.parquet"
+    content = broken.read_bytes()
+    if damage == "truncated":
+        broken.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":  # within the first data page: only its checksum can tell
+        place = content.index(b"sort")
+        broken.write_bytes(content[:place] + b"S" + content[place + 1 :])
+    elif damage == "missing":
+        broken.unlink()
+    else:
+        folder.rename(tmp_path / f".{folder.name}-left-by-a-killed-run")
+    assert rows_of(docstrings.load_docstrings(tmp_path, num_proc=1, show_progress=False)) == good
+    assert broken.read_bytes() == content
+
+
+def test_a_killed_extraction_leaves_no_cache(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error on the way leaves neither a corpus nor a draft."""
+    with monkeypatch.context() as patch:
+        patch.setattr(docstrings.pq, "write_table", no_extraction)
+        with pytest.raises(AssertionError):
+            docstrings.load_docstrings(tmp_path / "cache", num_proc=1, show_progress=False)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_missing_library(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence that names the package, whether its metadata or its folder is missing."""
+    with monkeypatch.context() as patch:
+        patch.setattr(docstrings, "CORPUS_LIBRARIES", ("fakepkg", "no_such_library"))
+        with pytest.raises(UserError, match=r"'no_such_library', which is not installed: reinstall tlm_hf"):
+            docstrings.load_docstrings(tmp_path, show_progress=False)
+    fake.rename(fake.with_name("elsewhere"))
+    with pytest.raises(UserError, match="'fakepkg', which is not installed"):
+        docstrings.load_docstrings(tmp_path, show_progress=False)
+
+
+def test_bad_arguments(fake: Path, tmp_path: Path) -> None:
+    """No workers; a cache folder that is a file."""
+    with pytest.raises(UserError, match="num_proc must be at least 1, not 0"):
+        docstrings.load_docstrings(tmp_path, num_proc=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        docstrings.load_docstrings(tmp_path / "file", num_proc=1)
+
+
+def test_libraries_are_core_dependencies() -> None:
+    """The lists hold only what the core dependencies bring without any extra."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    core = (
+        "torch transformers datasets evaluate accelerate huggingface-hub tokenizers peft scikit-learn matplotlib jinja2"
+    )
+    reached: set[tuple[str, str]] = set()
+    pending = [(name, "") for name in core.split()]
+    while pending:
+        name, extra = pending.pop()
+        if (name, extra) in reached:
+            continue
+        reached.add((name, extra))
+        for line in requires(name) or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                pending.extend((canonicalize_name(requirement.name), one) for one in {"", *requirement.extras})
+    distributions = {canonicalize_name(docstrings._DISTRIBUTIONS.get(one, one)) for one in docstrings.CORPUS_LIBRARIES}
+    assert distributions <= {name for name, _ in reached}
+    assert set(docstrings.TASK_LIBRARIES) <= set(docstrings.CORPUS_LIBRARIES)

@@ -1,0 +1,84 @@
+"""Model cards: a Jinja template of `model_cards/`, filled from a results file and nothing else."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+PAPER = "arxiv:2507.14871"
+KINDS = ("encoder", "classifier", "committee")
+PIPELINES = {"encoder": "fill-mask", "classifier": "text-classification", "committee": "text-classification"}
+
+
+def package_data(folder: str) -> Path:
+    """Folder of templates: in an installed wheel `tlm_hf/_package_data/`, in a checkout beside the package."""
+    installed = Path(str(files("tlm_hf"))) / "_package_data" / folder
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / folder
+
+
+def escape_markdown(text: object) -> str:
+    """Keep names from data from acting as Markdown or HTML in a card."""
+    flat = re.sub(r"\s+", " ", str(text))
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|#{}])", r"\\\1", flat)
+
+
+def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | None = None, **facts: Any) -> str:
+    """Render a model card.
+
+    Args:
+        kind: `encoder`, `classifier` or `committee`.
+        name: name of the repository's folder, such as `tlm-bert-1`.
+        results: the run's `results.json`; every number in the card comes from it.
+        plot: file name of a plot in the folder.
+        **facts: what else the template names: `corpus` and `task` in words, `baseline` accuracy, `base_models`.
+
+    Returns:
+        Markdown with YAML front matter.
+
+    Raises:
+        jinja2.UndefinedError: when the template names a field that is not there.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(package_data("model_cards")),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = escape_markdown
+    body = environment.get_template(f"{kind}.md.jinja").render(name=name, results=results, plot=plot, **facts)
+    return f"---\n{_metadata(kind, name, results, facts).to_yaml()}\n---\n\n{body.strip()}\n"
+
+
+def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, Any]) -> ModelCardData:
+    """Front matter for the Hub; huggingface_hub writes the YAML, so that names in it are quoted."""
+    details: dict[str, Any] = {}
+    if kind != "encoder":
+        details["model_name"] = name
+        details["eval_results"] = [
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=str(facts["task"]),
+                dataset_name=str(facts["task"]),
+                dataset_split="test",
+                metric_type="f1" if metric == "macro_f1" else metric,
+                metric_name=metric.replace("_", " "),
+                metric_value=round(results["test"][metric], 4),
+            )
+            for metric in ("accuracy", "macro_f1")
+            if metric in results["test"]
+        ]
+        if facts.get("base_models"):
+            details["base_model"] = facts["base_models"]
+    return ModelCardData(
+        language="en",
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag=PIPELINES[kind],
+        tags=["tlm", "tiny-language-model", PAPER],
+        **details,
+    )
