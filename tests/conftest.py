@@ -1,4 +1,4 @@
-"""What the tests share: a tiny tokenizer, pairs of (ours, stock BERT) on the same weights, a Python without the package.
+"""What the tests share: a tiny tokenizer, pairs of (ours, stock BERT) on the same weights, a Python without it.
 
 The oracle of most tests is stock transformers: a stock BERT is built with every weight drawn at random (biases and
 LayerNorms too, so that none of them can be forgotten unseen), and its state is loaded into our class.

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, randomise
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
-from huggingface_hub.errors import StrictDataclassError
 from transformers import BertConfig, BertForMaskedLM
 
 from tlm_hf import TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
@@ -271,5 +271,7 @@ def test_contradicting_configuration_is_refused(fields):
 
 def test_front_end_alone_has_the_described_parameters():
     front_end = TLMConvolutionFrontEnd(build_config(KERNELS["k16"]))
-    shapes = {tuple(parameter.shape) for name, parameter in front_end.named_parameters() if "convolution.weight" in name}
+    shapes = {
+        tuple(parameter.shape) for name, parameter in front_end.named_parameters() if "convolution.weight" in name
+    }
     assert shapes == {(5, 1, 16, 16), (5, 5, 3, 3), (1, 5, 1, 1)}

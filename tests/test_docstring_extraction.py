@@ -65,8 +65,8 @@ def test_google_and_sphinx_styles() -> None:
     docstring = f"""
     Args:
         input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
-            {PROSE[:60]}
-            {PROSE[60:].strip()}
+            {PROSE.split(", ")[0]},
+            {PROSE.split(", ")[1]}
         mask: {OTHER}
 
     - {PROSE.replace("sort", "first")}
@@ -80,13 +80,13 @@ def test_google_and_sphinx_styles() -> None:
     :rtype: int
     """
     expected = [
-        " ".join(PROSE.split()),
+        PROSE,
         OTHER,
         PROSE.replace("sort", "first"),
         PROSE.replace("sort", "second"),
         OTHER.replace("queue", "list"),
     ]
-    assert [" ".join(text.split()) for text in docstring_paragraphs(inspect.cleandoc(docstring))] == expected
+    assert docstring_paragraphs(inspect.cleandoc(docstring)) == expected
 
 
 @pytest.mark.parametrize(

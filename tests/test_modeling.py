@@ -120,7 +120,7 @@ def test_encoder_equals_stock(build_pair, layers, attention, fast, batch):
     close(found.last_hidden_state, expected.last_hidden_state)
     close(found.pooler_output, expected.pooler_output)
     weights = torch.randn(expected.last_hidden_state.shape, generator=torch.Generator().manual_seed(1))
-    for model, output in ((stock, expected), (ours, found)):
+    for output in (expected, found):
         ((output.last_hidden_state * weights).sum() + output.pooler_output.sum()).backward()
     compare_gradients(ours, stock)
 
@@ -158,7 +158,9 @@ def test_embeddings_as_input_and_4d_mask_are_stock(build_pair, kind, attention):
     if kind != "encoder":
         labels = labels if kind == "masked_lm" else torch.tensor([0, 1, 0])
     extra = {} if kind == "encoder" else {"labels": labels}
-    embeds = torch.randn(*inputs["input_ids"].shape, ours.config.hidden_size, generator=torch.Generator().manual_seed(3))
+    embeds = torch.randn(
+        *inputs["input_ids"].shape, ours.config.hidden_size, generator=torch.Generator().manual_seed(3)
+    )
     rng = np.random.default_rng(4)
     allowed = torch.tensor(rng.random((3, 1, 10, 10)) < 0.6) | torch.eye(10, dtype=torch.bool)
     additive = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
@@ -208,6 +210,28 @@ def test_resized_vocabulary_stays_tied(build_pair, tmp_path):
     stock = BertForMaskedLM.from_pretrained(tmp_path).eval()
     ids = torch.arange(VOCABULARY - 5, VOCABULARY + 5)[None]
     close(ours(ids).logits, stock(ids).logits)
+    replaced = torch.nn.Linear(ours.config.hidden_size, VOCABULARY + 5)
+    for model in (ours, stock):
+        model.set_output_embeddings(replaced)
+        assert model.get_output_embeddings() is replaced
+        assert model.cls.predictions.bias is replaced.bias
+    close(ours(ids).logits, stock(ids).logits)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_scored_positions_can_be_chosen(build_pair, fast, training):
+    inputs, labels = plain_batch()
+    ours, stock = build_pair("masked_lm", num_hidden_layers=2, fast=fast)
+    ours.train(training)
+    expected = stock(**inputs, labels=labels)
+    full = ours(**inputs, labels=labels, sparse_prediction=False)
+    sparse = ours(**inputs, labels=labels, sparse_prediction=True)
+    close(full.logits, expected.logits)
+    close(sparse.logits, expected.logits[labels != -100])
+    close(full.loss, expected.loss)
+    close(sparse.loss, expected.loss)
+    close(ours(**inputs, sparse_prediction=True).logits, expected.logits)  # without labels there is nothing to choose
 
 
 @pytest.mark.parametrize(
@@ -266,7 +290,9 @@ def test_accumulated_step_is_the_whole_batch_step(build_pair, tmp_path, kind, ac
         for name, parameter in ours.named_parameters():
             close(parameter.detach(), stepped[name])
             if name == "bert.encoder.layer.0.output.dense.weight":
-                assert float((stock.get_parameter(name) - parameter).detach().abs().max()) > 1e-4  # something was learnt
+                assert (
+                    float((stock.get_parameter(name) - parameter).detach().abs().max()) > 1e-4
+                )  # something was learnt
 
 
 def test_shortcut_computes_less_than_half_of_stock(build_pair):

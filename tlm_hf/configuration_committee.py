@@ -32,11 +32,12 @@ class CommitteeConfig(PreTrainedConfig):
         pad_token_id: id of `[PAD]`, as in every member.
 
     Raises:
-        StrictDataclassError: when there is no member, the members' vocabularies differ, the temperature is not
-            positive, or the problem is not single-label classification.
+        StrictDataclassError: when the members' vocabularies differ, the temperature is not positive, or the problem is
+            not single-label classification.
     """
 
     model_type = "tlm_committee"
+    keys_to_ignore_at_inference = ["member_logits"]  # Trainer looks for it here: its predictions stay one array
 
     member_configs: list[dict[str, Any]] | None = None
     temperature: float | int = 1.0
@@ -56,7 +57,9 @@ class CommitteeConfig(PreTrainedConfig):
         # transformers builds an empty configuration to compare with, so no members yet is not an error here.
         sizes = {member.get("vocab_size") for member in self.member_configs or []}
         if len(sizes) > 1:
-            raise ValueError(f"The members' vocabulary sizes differ ({sorted(sizes)}): they must share one tokenizer.")
+            raise ValueError(
+                f"The members' vocabulary sizes differ ({sorted(map(str, sizes))}): they must share one tokenizer."
+            )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}: it must be positive.")
         if self.problem_type not in (None, "single_label_classification"):

@@ -10,8 +10,8 @@ from typing import Any
 import transformers
 from packaging import version
 
-OLDEST_TRANSFORMERS = "5.6.0"
-"""Oldest transformers release on which these files run (checked by hand against releases, see CONTRIBUTING.md)."""
+OLDEST_TRANSFORMERS = "5.10.1"
+"""Oldest transformers release on which these files run: found with scripts/check_remote_code.py (CONTRIBUTING.md)."""
 
 if version.parse(transformers.__version__) < version.parse(OLDEST_TRANSFORMERS):
     raise ImportError(
@@ -111,6 +111,11 @@ class TLMConfig(PreTrainedConfig):
                 raise ValueError(f"conv_kernel_sizes has {pair}: each layer takes one [sequence, hidden] pair >= 1.")
         if getattr(self, "is_decoder", False) or getattr(self, "add_cross_attention", False):
             raise ValueError("is_decoder and add_cross_attention are not supported: these models are encoders.")
+
+    @property
+    def feed_forward_size(self) -> int:
+        """Width of the feed-forward block."""
+        return self.intermediate_size or 4 * self.hidden_size
 
     @property
     def has_convolution(self) -> bool:

@@ -14,6 +14,12 @@ from .configuration_tlm import TLMConfig
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics leave padding out; weights and buffers are `nn.BatchNorm2d`'s."""
 
+    # Never None with the defaults that are used here (affine, tracked); nn.BatchNorm2d's own types allow for it.
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
+
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Normalise (batch, channels, sequence, hidden); `mask` (batch, 1, sequence, 1) is 1 for tokens, 0 for padding.
 
@@ -41,9 +47,8 @@ class TLMConvolution(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel_size: tuple[int, int]) -> None:
         super().__init__()
         # "same" as torch means it (an even kernel gets its odd zero at the end), without torch's copy and its warning.
-        self.convolution = nn.Conv2d(
-            inputs, outputs, kernel_size, padding=tuple((size - 1) // 2 for size in kernel_size)
-        )
+        padding = ((kernel_size[0] - 1) // 2, (kernel_size[1] - 1) // 2)
+        self.convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=padding)
         self.odd_zeros = (0, (kernel_size[1] - 1) % 2, 0, (kernel_size[0] - 1) % 2)
         self.batch_norm = MaskedBatchNorm2d(outputs)
 
@@ -61,10 +66,11 @@ class TLMConvolutionFrontEnd(nn.Module):
 
     def __init__(self, config: TLMConfig) -> None:
         super().__init__()
-        channels = [1] + [config.conv_channels] * len(config.conv_kernel_sizes)
+        kernels = config.conv_kernel_sizes or []
+        channels = [1] + [config.conv_channels or 1] * len(kernels)
         self.layers = nn.ModuleList(
-            TLMConvolution(inputs, outputs, tuple(kernel))
-            for inputs, outputs, kernel in zip(channels[:-1], channels[1:], config.conv_kernel_sizes, strict=True)
+            TLMConvolution(inputs, outputs, (kernel[0], kernel[1]))
+            for inputs, outputs, kernel in zip(channels[:-1], channels[1:], kernels, strict=True)
         )
         self.projection = TLMConvolution(channels[-1], 1, (1, 1))
 

@@ -1,8 +1,27 @@
 """The one exception for bad input: commands turn it into one sentence on stderr and exit code 2."""
 
+from typing import Any
+
 
 class UserError(ValueError):
     """Bad input from the user: one sentence that names the culprit and the remedy.
 
     Library code raises it before any long work starts; the commands print it as ``error: ...`` and exit with code 2.
     """
+
+
+def check_range(arguments: Any, lowest: float, highest: float, *names: str) -> None:
+    """Raise UserError unless each named option lies in [lowest, highest]; None counts as not given.
+
+    Args:
+        arguments: a dataclass of options.
+        lowest: smallest value that works.
+        highest: largest value that works; infinity for no bound.
+        names: fields of `arguments`.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is None or lowest <= value <= highest:
+            continue
+        wanted = f"at least {lowest}" if highest == float("inf") else f"a value from {lowest} to {highest}"
+        raise UserError(f"--{name.replace('_', '-')} is {value}: give {wanted}.")

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import redirect_stderr, redirect_stdout
@@ -50,6 +52,18 @@ def _progress(job: Job) -> float:
         return 0.0
 
 
+def _end_with_parent() -> None:
+    """Start of a worker: if the command that started it is killed, end too, or two would write to one folder."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> dict[str, Any]:
     """Body of a worker: everything that the training prints goes to `train.log` in its output folder."""
     from .commands.common import quiet_libraries
@@ -61,6 +75,24 @@ def _work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> dict[str
             os.dup2(log.fileno(), stream)
         quiet_libraries()
         return function(arguments)
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs reordered as little as needed for each to stand behind those that it comes after.
+
+    Raises:
+        ValueError: a job that comes after one that is not there, or after itself.
+    """
+    ordered: list[Job] = []
+    waiting = list(jobs)
+    while waiting:
+        names = {job.name for job in ordered}
+        ready = next((job for job in waiting if names.issuperset(job.after)), None)
+        if ready is None:
+            raise ValueError(f"The job {waiting[0].name!r} waits for jobs that never end: {waiting[0].after}.")
+        ordered.append(ready)
+        waiting.remove(ready)
+    return ordered
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, dict[str, Any]]:
@@ -79,6 +111,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, d
         KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
     results: dict[str, dict[str, Any]] = {}
+    jobs = in_order(jobs)
     waiting = list(jobs)
     layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
     with tqdm(total=sum(job.weight for job in jobs), desc=description, bar_format=layout, file=sys.stderr) as bar:
@@ -94,7 +127,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, d
         before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")}
         os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         try:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
                 flying: dict[Future, Job] = {}
                 while waiting or flying:
                     for job in list(waiting):

@@ -166,7 +166,7 @@ class TLMIntermediate(nn.Module):
 
     def __init__(self, config: TLMConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense = nn.Linear(config.hidden_size, config.feed_forward_size)
         self.intermediate_act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -181,7 +181,7 @@ class TLMLayer(GradientCheckpointingLayer):
         super().__init__()
         self.attention = TLMAttention(config)
         self.intermediate = TLMIntermediate(config)
-        self.output = TLMResidualOutput(config, config.intermediate_size)
+        self.output = TLMResidualOutput(config, config.feed_forward_size)
 
     def forward(
         self,

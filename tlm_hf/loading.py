@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,6 +17,12 @@ from .modeling_committee import CommitteeForSequenceClassification
 from .modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 
 WEIGHTS = "model.safetensors"
+
+
+def _first_line(error: BaseException) -> str:
+    """First line of a library's message; of a refused configuration, the reason rather than the validator's name."""
+    reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ is not None else error
+    return str(reason).strip().splitlines()[0]
 
 
 def read_config(source: str) -> dict[str, Any]:
@@ -33,12 +40,30 @@ def read_config(source: str) -> dict[str, Any]:
     try:
         config, _ = TLMConfig.get_config_dict(source)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"The model {source!r} cannot be opened: {first}") from error
+        raise UserError(f"The model {source!r} cannot be opened: {_first_line(error)}") from error
     if config.get("model_type") not in ("bert", TLMConfig.model_type, CommitteeConfig.model_type):
         raise UserError(
             f"The model {source!r} is of type {config.get('model_type')!r}; BERT encoders, tlm and tlm_committee work."
         )
+    if config["model_type"] == CommitteeConfig.model_type:
+        return config
+    try:
+        checked = TLMConfig.from_dict({**config, "model_type": TLMConfig.model_type})
+    except StrictDataclassError as error:
+        raise UserError(f"The model {source!r} cannot be opened: {_first_line(error)}") from error
+    # A stock config.json need not name what equals BERT's defaults.
+    return {name: getattr(checked, name) for name in ("vocab_size", "max_position_embeddings")} | config
+
+
+def read_encoder_config(source: str) -> dict[str, Any]:
+    """`read_config` of something that can be fine-tuned.
+
+    Raises:
+        UserError: as `read_config`, and for a committee.
+    """
+    config = read_config(source)
+    if config["model_type"] == CommitteeConfig.model_type:
+        raise UserError(f"The model {source!r} is a committee: fine-tune its members one by one.")
     return config
 
 
@@ -49,7 +74,8 @@ def check_folder(folder: Path) -> None:
         unfinished = " (its training has not finished)" if (folder / "run.json").is_file() else ""
         raise UserError(f"The model folder {folder} has no config.json{unfinished}: name a folder that holds a model.")
     try:
-        json.loads(config_file.read_text(encoding="utf-8"))
+        if not isinstance(json.loads(config_file.read_text(encoding="utf-8")), dict):
+            raise ValueError
     except ValueError as error:
         raise UserError(f"{config_file} is not valid JSON: restore it from where the model came.") from error
     shards = sorted(folder.glob("model-*.safetensors"))
@@ -79,17 +105,25 @@ def weights_hash(source: str) -> str:
 
 
 def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwargs: Any) -> PreTrainedModel:
-    """`from_pretrained`, with missing or wrong-shaped weights as one sentence."""
+    """`from_pretrained`, with missing or wrong-shaped weights as one sentence (new ones where that is allowed)."""
     try:
-        model, report = model_class.from_pretrained(source, output_loading_info=True, **kwargs)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"The model {source!r} cannot be loaded: {first}") from error
+        # Shapes are compared below: transformers' own error refers to a report that our commands keep silent.
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = model_class.from_pretrained(source, **kwargs)
+    except (OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError) as error:
+        raise UserError(f"The model {source!r} cannot be loaded: {_first_line(error)}") from error
     missing = [name for name in report["missing_keys"] if not name.startswith(allowed_missing)]
     if missing:
         raise UserError(
             f"The model {source!r} lacks {len(missing)} weights, {sorted(missing)[0]} among them: restore the weights "
             "from where the model came."
+        )
+    differing = sorted(entry for entry in report["mismatched_keys"] if not entry[0].startswith(allowed_missing))
+    if differing:
+        name, found, expected = differing[0]
+        raise UserError(
+            f"The weights of the model {source!r} do not fit its config.json ({name} is {list(found)}, not "
+            f"{list(expected)}): restore both from where the model came."
         )
     return model
 
@@ -127,9 +161,7 @@ def load_for_finetuning(
         dropout: hidden, attention and classifier dropout while fine-tuning.
         from_scratch: take the architecture alone.
     """
-    fields = read_config(source)
-    if fields["model_type"] == CommitteeConfig.model_type:
-        raise UserError(f"The model {source!r} is a committee: fine-tune its members one by one.")
+    fields = read_encoder_config(source)
     changes = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},
@@ -137,7 +169,10 @@ def load_for_finetuning(
         "attention_probs_dropout_prob": dropout,
         "problem_type": "single_label_classification",
     }
-    config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type}, **changes)
+    try:
+        config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type}, **changes)
+    except StrictDataclassError as error:
+        raise UserError(f"The model {source!r} cannot be opened: {_first_line(error)}") from error
     if from_scratch:
         return TLMForSequenceClassification(config)
     return _load(TLMForSequenceClassification, source, ("classifier.", "bert.pooler."), config=config)
@@ -157,4 +192,22 @@ def load_matching_tokenizer(
             f"The tokenizer {tokenizer_source or model_source!r} has {len(tokenizer)} tokens but the model "
             f"{model_source!r} has a vocabulary of {vocab_size}: use the tokenizer that it was trained with."
         )
+    return tokenizer
+
+
+def load_classifier_tokenizer(source: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Tokenizer of a classifier or committee, which cuts texts where the model (its shortest member) ends.
+
+    Args:
+        source: folder or Hub name of the model.
+        model: what `load_classifier` made of it.
+
+    Raises:
+        UserError: no tokenizer, or one of another size than the model's vocabulary.
+    """
+    config = model.config
+    parts = config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
+    tokenizer = load_matching_tokenizer(source, None, parts[0].vocab_size)
+    longest = min(part.max_position_embeddings for part in parts)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     return tokenizer

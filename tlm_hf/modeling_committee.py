@@ -7,6 +7,8 @@ softmax(logits) is the committee's calibrated probability and `pipeline("text-cl
 """
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +70,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):
     @classmethod
     def from_members(
         cls,
-        members: list[Any],
+        members: Sequence[str | os.PathLike | PreTrainedModel],
         temperature: float = 1.0,
     ) -> "CommitteeForSequenceClassification":
         """Join fine-tuned classifiers into a committee.
@@ -82,14 +84,22 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):
             The committee in evaluation mode; the members' weights are shared with models passed in, not copied.
 
         Raises:
-            ValueError: no members, a member that is itself a committee, or labels or vocabularies that differ; the
-                sentence names the member.
+            ValueError: no members, a member that is itself a committee, no classifier of one label a text, or the same
+                object as another, or labels or vocabularies that differ; the sentence names the member.
         """
         if not members:
             raise ValueError("A committee needs at least one member, but the list of members is empty.")
         models = [cls._as_member(member, position) for position, member in enumerate(members)]
         labels = models[0].config.id2label
         for position, model in enumerate(models):
+            if any(model is other for other in models[:position]):
+                raise ValueError(f"Member {position} is the same object as an earlier member: pass each model once.")
+            problem = model.config.problem_type or ("regression" if model.config.num_labels == 1 else None)
+            if problem not in (None, "single_label_classification"):
+                raise ValueError(
+                    f"Member {position} was fine-tuned for {problem}: a soft committee averages class "
+                    "probabilities, so its members do single_label_classification."
+                )
             if model.config.id2label != labels:
                 raise ValueError(
                     f"Member {position} has the labels {list(model.config.id2label.values())} but member 0 has "
@@ -118,12 +128,19 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):
         return committee.eval()
 
     @staticmethod
-    def _as_member(member: Any, position: int) -> TLMForSequenceClassification:
+    def _as_member(member: str | os.PathLike | PreTrainedModel, position: int) -> TLMForSequenceClassification:
         """Load a folder, or take a model over into our class (same weight names, so a stock BERT fits)."""
-        if not isinstance(member, nn.Module):
-            return TLMForSequenceClassification.from_pretrained(member)
-        if isinstance(member, CommitteePreTrainedModel):
+        if isinstance(member, str | os.PathLike):
+            fields, _ = TLMForSequenceClassification.config_class.get_config_dict(member)
+            kind, classes = fields.get("model_type"), fields.get("architectures") or []
+        else:
+            kind, classes = member.config.model_type, [type(member).__name__]
+        if kind == CommitteeConfig.model_type:
             raise ValueError(f"Member {position} is itself a committee: pass its members instead.")
+        if not any(name.endswith("ForSequenceClassification") for name in classes):
+            raise ValueError(f"Member {position} is an encoder without a classifier: fine-tune it first.")
+        if isinstance(member, str | os.PathLike):
+            return TLMForSequenceClassification.from_pretrained(member)
         if isinstance(member, TLMForSequenceClassification):
             return member
         config = TLMForSequenceClassification.config_class.from_dict(member.config.to_dict())
@@ -137,7 +154,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The first member's word embedding (transformers asks for one)."""
-        return self.members[0].get_input_embeddings()
+        first: TLMForSequenceClassification = self.members[0]  # type: ignore[assignment]
+        return first.get_input_embeddings()
 
     def combine(self, member_logits: torch.Tensor) -> torch.Tensor:
         """Average the members' probabilities.
@@ -224,7 +242,6 @@ class CommitteeForMaskedLM(_NoHiddenState):
 
 
 CommitteeForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-CommitteeForSequenceClassification.keys_to_ignore_at_inference = ["member_logits"]
 
 __all__ = [
     "CommitteeForMaskedLM",

@@ -230,19 +230,26 @@ class TLMForMaskedLM(TLMPreTrainedModel):
             and `logits`: (batch, sequence, vocab_size), or (labelled positions, vocab_size) in row-major order when
             sparse.
         """
-        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
-        inputs |= {"inputs_embeds": inputs_embeds, "return_dict": True}
-        sparse = labels is not None and (self.training if sparse_prediction is None else sparse_prediction)
-        if sparse:
+        inputs: dict[str, Any] = {
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "return_dict": True,
+        }
+        selected = None
+        if labels is not None and (self.training if sparse_prediction is None else sparse_prediction):
             selected = labels != IGNORE_INDEX
             labels = labels[selected]
-        if sparse and self.last_layer_is_reducible(attention_mask, kwargs):
+        if selected is not None and self.last_layer_is_reducible(attention_mask, kwargs):
             positions, is_query = pack_positions(selected)
             outputs = self.bert(input_ids, query_positions=positions, is_query=is_query, **inputs, **kwargs)
             hidden_states = outputs.last_hidden_state
         else:
             outputs = self.bert(input_ids, **inputs, **kwargs)
-            hidden_states = outputs.last_hidden_state[selected] if sparse else outputs.last_hidden_state
+            hidden_states = outputs.last_hidden_state
+            if selected is not None:
+                hidden_states = hidden_states[selected]
         logits = self.cls(hidden_states)
         loss = None
         if labels is not None:
@@ -290,8 +297,13 @@ class TLMForSequenceClassification(TLMPreTrainedModel):
         Returns:
             `loss` (mean over the batch) and `logits` (batch, num_labels).
         """
-        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
-        inputs |= {"inputs_embeds": inputs_embeds, "return_dict": True}
+        inputs: dict[str, Any] = {
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "return_dict": True,
+        }
         tokens = input_ids if input_ids is not None else inputs_embeds
         if tokens is not None and self.last_layer_is_reducible(attention_mask, kwargs):
             inputs["query_positions"] = torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=self.device)

@@ -14,9 +14,19 @@ from typing import Any
 from .errors import UserError
 from .provenance import portable, provenance
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.json"
 PARTIAL = ".partial"
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes (rank 0 under torchrun and `accelerate launch`)."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,13 +61,32 @@ class Run:
         record = self.folder / RUN_FILE
         if record.is_file():
             self._check_same(record)
+            self._lock(record)
             return
-        if self.folder.is_dir() and any(not entry.name.endswith(".log") for entry in self.folder.iterdir()):
+        # A log, or the record that a process killed at its very start (or running beside this one) had not yet renamed.
+        harmless = (".log", ".tmp")
+        if self.folder.is_dir() and any(not entry.name.endswith(harmless) for entry in self.folder.iterdir()):
             raise UserError(
                 f"The output folder {folder} holds other files and no {RUN_FILE}: choose an empty or new --output-dir."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(record, {"kind": kind, "settings": self.settings})
+        if is_main_process():
+            write_json(record, {"kind": kind, "settings": self.settings})
+            self._lock(record)
+
+    def _lock(self, record: Path) -> None:
+        """Hold the folder until this process ends (where the system can), so that two commands never share it."""
+        if fcntl is None or not is_main_process():
+            return
+        held = record.open("rb")
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.close()
+            raise UserError(
+                f"Another process is working in {self.folder}: wait for it, or choose another --output-dir."
+            ) from None
+        self._held = held
 
     def _check_same(self, record: Path) -> None:
         try:
@@ -91,6 +120,13 @@ class Run:
         """Newest whole checkpoint, or None; what a crash left half-written was never renamed to `checkpoint-N`."""
         found = [path for path in self.folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
         return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+
+    def discard(self) -> None:
+        """Give the folder back: a run that was refused after it had taken the folder leaves no record there."""
+        if self.last_checkpoint() is None and self.results is None:
+            (self.folder / RUN_FILE).unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
     def finish(self, save: Callable[[Path], None] | None, results: dict[str, Any]) -> dict[str, Any]:
         """Put the model files in place, then the results, then remove the checkpoints.

@@ -4,20 +4,32 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ..errors import UserError
+from ..runs import is_main_process
 
 BAD_INPUT, INTERRUPTED = 2, 130
 Arguments = TypeVar("Arguments")
 
 
 def parse(arguments_class: type[Arguments], name: str, description: str, argv: Sequence[str] | None) -> Arguments:
-    """Parse a command line into a dataclass; `--long-name` and `--long_name` are the same option."""
+    """Parse a command line into a dataclass; `--long-name` and `--long_name` are the same option.
+
+    A wrong command line ends the process with exit code 2 and one sentence, without argparse's page of usage.
+    """
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(arguments_class, prog=f"tlm {name}", description=description)  # type: ignore[arg-type]
-    (parsed,) = parser.parse_args_into_dataclasses(args=list(argv) if argv is not None else None)
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            sys.stderr.write(f"error: {message} (tlm {name} --help lists the options).\n")
+            raise SystemExit(BAD_INPUT)
+
+    parser = Parser(arguments_class, prog=f"tlm {name}", description=description)  # type: ignore[arg-type]
+    words = list(argv) if argv is not None else None
+    parsed, unknown = parser.parse_args_into_dataclasses(args=words, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"there is no option {unknown[0]!r}")
     return parsed
 
 
@@ -32,7 +44,7 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; the same command continues from the last checkpoint.\n")
         raise SystemExit(INTERRUPTED) from None
-    if results is not None and summary and _is_main_process():
+    if results is not None and summary and is_main_process():
         print(json.dumps({key: results[key] for key in summary if key in results}, indent=2, ensure_ascii=False))
 
 
@@ -46,10 +58,5 @@ def quiet_libraries() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    datasets.logging.set_verbosity_error()
-
-
-def _is_main_process() -> bool:
-    import os
-
-    return int(os.environ.get("RANK", "0")) == 0
+    # What datasets logs as an error it also raises, and run_command says it once.
+    datasets.logging.set_verbosity(logging.CRITICAL)

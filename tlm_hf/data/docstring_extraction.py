@@ -8,8 +8,10 @@ environment, so every function can be tried on a string::
 """
 
 import ast
+import gc
 import hashlib
 import inspect
+import itertools
 import re
 import string
 import warnings
@@ -293,7 +295,7 @@ def unique_indices(texts: Sequence[str]) -> list[int]:
         if 2 * len(long_runs & seen) > len(long_runs):
             continue
         runs = shingles(text, PAIR_SHINGLE_WORDS)
-        shared = Counter(owner for run in runs for owner in owners.get(run, ()))
+        shared = Counter(itertools.chain.from_iterable(owners[run] for run in runs if run in owners))
         if any(2 * count > min(len(runs), sizes[owner]) for owner, count in shared.items()):
             continue
         kept.append(index)
@@ -315,12 +317,18 @@ def extract_files(files: Sequence[tuple[str, Path]]) -> tuple[list[tuple[str, in
     """
     rows: list[tuple[str, int, str]] = []
     unreadable = 0
-    for module, path in files:
-        try:
-            docstrings = source_docstrings(path.read_bytes())
-        except (OSError, SyntaxError):
-            unreadable += 1
-            continue
-        texts = [text for docstring in docstrings for text in docstring_paragraphs(docstring)]
-        rows.extend((module, position, text) for position, text in enumerate(texts))
+    collecting = gc.isenabled()
+    gc.disable()  # trees have no cycles, and searching the heap for some while they grow takes as long as parsing
+    try:
+        for module, path in files:
+            try:
+                docstrings = source_docstrings(path.read_bytes())
+            except (OSError, SyntaxError):
+                unreadable += 1
+                continue
+            texts = [text for docstring in docstrings for text in docstring_paragraphs(docstring)]
+            rows.extend((module, position, text) for position, text in enumerate(texts))
+    finally:
+        if collecting:
+            gc.enable()
     return rows, unreadable

@@ -38,7 +38,7 @@ from tlm_hf.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-EXTRACTION_VERSION = 1  # raise it with any change of the extraction, so that older caches are not taken for the same
+EXTRACTION_VERSION = 2  # raise it with any change of the extraction, so that older caches are not taken for the same
 
 # The order counts: of two near-duplicates the one from the earlier library stays (scipy repeats numpy's texts).
 TASK_LIBRARIES = ("numpy", "scipy", "pandas", "sympy", "networkx", "sklearn", "matplotlib", "torch", "transformers")
@@ -64,7 +64,7 @@ _NAMES = (
 )
 # ... and the customary short names, which only count as whole words.
 _ALIASES = r"np|pd|plt|mpl|nx|hf"
-_PATH = r"(?:\w+[-./])*"
+_PATH = r"(?<!\w)(?<!\w[-./])(?:\w+[-./])*"  # from the token's start only, or every letter would be tried as one
 _MASKED = re.compile(
     rf"🤗|{_PATH}\w*(?:{_NAMES}|(?<![^\W_])(?:{_ALIASES})(?![^\W_]))\w*(?:[-./]\w+)*"
     r"|(?-i:(?<![\w.])(?:nn|F)(?:\.\w+)+)",  # torch.nn.functional by its customary short names

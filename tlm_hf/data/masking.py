@@ -59,16 +59,16 @@ class PretrainingSchedule(Dataset):
             rng = generator(self.seed, ORDER_STREAM, epoch)
             order = rng.permutation(len(self.input_ids))[: self.epoch_size]
             if self.lengths is not None:
-                order = self._group(order, rng)
+                order = self._group(order, self.lengths, rng)
             self._orders = {epoch: order}
         return self._orders[epoch]
 
-    def _group(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _group(self, order: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         window = SORT_WINDOW * self.batch_size
         grouped = []
         for start in range(0, len(order), window):
             part = order[start : start + window]
-            part = part[np.argsort(self.lengths[part], kind="stable")]
+            part = part[np.argsort(lengths[part], kind="stable")]
             batches = [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
             grouped += [batches[index] for index in rng.permutation(len(batches))]
         return np.concatenate(grouped)

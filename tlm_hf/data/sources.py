@@ -57,7 +57,10 @@ def read_table(
     except UserError:
         raise
     except Exception as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0] if str(error) else type(error).__name__
+        said = f"{error.__cause__ or ''}\n{error}".strip()
+        if "corresponds to no data" in said:
+            raise UserError(f"{name!r} has no rows: give a file or folder with text in it.") from error
+        reason = said.splitlines()[0].rstrip(". ") if said else type(error).__name__
         raise UserError(f"{name!r} cannot be read: {reason} (give a parquet, JSON, CSV or text file).") from error
     if isinstance(loaded, datasets.Dataset):
         loaded = datasets.DatasetDict(train=loaded)
@@ -79,6 +82,9 @@ def _read_folder(path: Path) -> datasets.DatasetDict:
     files = [file for file in sorted(path.rglob("*")) if file.suffix in READERS and not file.name.startswith(".")]
     if not files:
         raise UserError(f"The folder {path} holds no {', '.join(READERS)} file: give a folder with text in it.")
+    files = [file for file in files if file.stat().st_size]
+    if not files:
+        raise UserError(f"The folder {path} holds empty files alone: give a folder with text in it.")
     if all(file.suffix == ".txt" for file in files):
         return datasets.load_dataset("text", data_files=[str(file) for file in files], sample_by="paragraph")
     return datasets.load_dataset(str(path))

@@ -89,13 +89,13 @@ def load_task(
         UserError: no such task or column, one class only, labels that are neither integers nor names, or fewer rows in
             a class than asked for.
     """
+    wanted = {"train": train_per_label, "validation": validation_per_label, "test": test_per_label}
+    for split, count in wanted.items():
+        if count is not None and count < 1:
+            raise UserError(f"--{split}-per-label is {count}: give at least 1.")
     if name == "docstrings":
-        given = {
-            "train_per_label": train_per_label,
-            "validation_per_label": validation_per_label,
-            "test_per_label": test_per_label,
-        }
-        return load_docstrings_task(seed=seed, **{key: value for key, value in given.items() if value is not None})
+        given: dict[str, Any] = {f"{split}_per_label": count for split, count in wanted.items() if count is not None}
+        return load_docstrings_task(seed=seed, **given)
     known = KNOWN.get(name)
     source = name
     if known is not None:
@@ -188,9 +188,12 @@ def _name_labels(values: list[Any], name: str, column: str) -> tuple[list[str], 
     if kinds == {int}:
         numbers = sorted(set(values))
         return [str(number) for number in numbers], {number: index for index, number in enumerate(numbers)}
-    culprit = next((value for value in values if not isinstance(value, str | int) or isinstance(value, bool)), None)
+    # A missing value turns a CSV's integers into floats, so it is the culprit before they are.
+    missing = [value for value in values if value is None or value != value]
+    odd = [value for value in values if not isinstance(value, str | int) or isinstance(value, bool)]
+    culprit = "an empty cell" if missing else repr(odd[0]) if odd else "both"
     raise UserError(
-        f"Labels must be integers or names, but column {column!r} of {name!r} holds {culprit!r}: clean it, or set "
+        f"Labels must be integers or names, but column {column!r} of {name!r} holds {culprit}: clean it, or set "
         "--label-column."
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,24 +13,40 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 from ..errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LARGEST_ALPHABET = 1000
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
-    """Train an uncased WordPiece vocabulary; the same texts give the same vocabulary.
+    """Train an uncased WordPiece vocabulary; the same texts give the same vocabulary and ids in every process.
 
     Args:
         texts: the corpus.
-        vocab_size: upper bound of tokens, special tokens included.
+        vocab_size: bound of tokens, special tokens included (special tokens and letters are there in any case).
         max_length: becomes the tokenizer's `model_max_length` (tokens).
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False, min_frequency=2
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return from_vocabulary(tokenizer.get_vocab(), max_length)
+    corpus = list(texts)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    counts: Counter[str] = Counter()
+    for text in corpus:
+        counts.update(normalizer.normalize_str(text))
+    by_frequency = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    alphabet = [letter for letter in by_frequency if not letter.isspace()][:LARGEST_ALPHABET]
+
+    def train(size: int, first_tokens: list[str]) -> dict[str, int]:
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizer
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=size, special_tokens=first_tokens, initial_alphabet=alphabet, limit_alphabet=len(alphabet),
+            min_frequency=2, show_progress=False,
+        )  # fmt: skip
+        tokenizer.train_from_iterator(corpus, trainer)
+        return tokenizer.get_vocab()
+
+    # The trainer numbers letters inside words ("##a") as a randomly seeded hash table yields them, and breaks ties
+    # between pairs by these numbers. So the letters alone are found first, and given in a fixed order then.
+    letters = sorted(set(train(0, list(SPECIAL_TOKENS))) - set(SPECIAL_TOKENS))
+    return from_vocabulary(train(vocab_size, [*SPECIAL_TOKENS, *letters]), max_length)
 
 
 def from_vocabulary(vocabulary: dict[str, int], max_length: int) -> PreTrainedTokenizerBase:
@@ -49,16 +66,25 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     """
     path = Path(source).expanduser()
     if path.is_file():
-        tokens = path.read_text(encoding="utf-8").splitlines()
+        try:
+            tokens = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"The vocabulary {source} is not UTF-8 text: give a vocab.txt or a folder.") from error
+        absent = [token for token in SPECIAL_TOKENS if token not in tokens]
+        if absent:
+            raise UserError(f"The vocabulary {source} lacks {', '.join(absent)}: give a BERT vocab.txt or a folder.")
         tokenizer = from_vocabulary({token: index for index, token in enumerate(tokens)}, max_length or 512)
     else:
         if path.is_dir() and not (path / "tokenizer.json").is_file() and not (path / "vocab.txt").is_file():
             raise UserError(f"The folder {source} holds no tokenizer (tokenizer.json): name one with --tokenizer.")
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise UserError(f"The tokenizer {source!r} cannot be loaded: {first}") from error
+        except Exception as error:  # on damaged files the libraries raise anything, down to a bare KeyError
+            reason = str(error).strip().splitlines()[0].rstrip(". ") if isinstance(error, OSError | ValueError) else ""
+            raise UserError(
+                f"The tokenizer {source!r} cannot be loaded: {reason or 'its files are damaged'} (restore it, or name "
+                "another)."
+            ) from error
         if max_length is not None:
             tokenizer.model_max_length = max_length
     missing = [name for name in ("mask", "cls", "sep", "pad") if getattr(tokenizer, f"{name}_token_id") is None]

@@ -1,5 +1,6 @@
 """Labels and probabilities for texts or for a table of texts."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,8 @@ import pandas as pd
 from scipy.special import softmax
 
 from ..data.sources import check_column, read_table
-from ..data.tokenization import load_tokenizer
-from ..errors import UserError
-from ..loading import load_classifier
+from ..errors import UserError, check_range
+from ..loading import load_classifier, load_classifier_tokenizer
 from .scoring import predict_logits
 
 WRITERS = (".csv", ".json", ".jsonl", ".parquet")
@@ -49,6 +49,7 @@ def predict(arguments: PredictArguments) -> dict[str, Any]:
         raise UserError("predict needs --model (a classifier or committee).")
     if bool(arguments.texts) == bool(arguments.input):
         raise UserError("predict needs either --texts or --input.")
+    check_range(arguments, 1, math.inf, "batch_size")
     target = None if arguments.output is None else Path(arguments.output).expanduser()
     if target is not None and target.suffix not in WRITERS:
         raise UserError(f"--output {target} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
@@ -62,7 +63,7 @@ def predict(arguments: PredictArguments) -> dict[str, Any]:
             f"Row {culprit} of {arguments.input!r} has no text in {arguments.text_column!r}: fill or drop it."
         )
     model = load_classifier(arguments.model)
-    tokenizer = load_tokenizer(arguments.model)
+    tokenizer = load_classifier_tokenizer(arguments.model, model)
     logits, truncated = predict_logits(model, tokenizer, texts, arguments.batch_size, not arguments.disable_tqdm)
     probabilities = softmax(logits.astype("float64"), axis=-1)
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]

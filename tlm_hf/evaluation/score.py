@@ -8,9 +8,15 @@ import numpy as np
 
 from ..data.corpora import load_corpus
 from ..data.tasks import TaskArguments, load_task_from
-from ..data.tokenization import load_tokenizer, tokenize
+from ..data.tokenization import tokenize
 from ..errors import UserError
-from ..loading import load_classifier, load_masked_lm, load_matching_tokenizer, read_config
+from ..loading import (
+    load_classifier,
+    load_classifier_tokenizer,
+    load_masked_lm,
+    load_matching_tokenizer,
+    read_config,
+)
 from ..provenance import portable_path, provenance
 from ..runs import write_json
 from .calibration import expected_calibration_error
@@ -66,7 +72,7 @@ def score(arguments: ScoreArguments) -> dict[str, Any]:
 
 def _score_classifier(arguments: ScoreArguments) -> dict[str, Any]:
     model = load_classifier(arguments.model)
-    tokenizer = load_tokenizer(arguments.model)
+    tokenizer = load_classifier_tokenizer(arguments.model, model)
     task = load_task_from(arguments)
     test = task["test"]
     names = list(test.features["label"].names)
@@ -100,5 +106,7 @@ def _score_encoder(arguments: ScoreArguments, fields: dict[str, Any]) -> dict[st
     length = min(tokenizer.model_max_length, fields["max_position_embeddings"])
     ids = tokenize(dataset, tokenizer, length)["input_ids"][:]
     metrics = masked_lm_score(model, tokenizer, ids, show_progress=not arguments.disable_tqdm)
+    if not metrics["masked_tokens"]:
+        raise UserError(f"{arguments.text or arguments.task!r} is too short to mask a token of it: give more text.")
     name = "task" if arguments.text is None else "text"
     return {name: portable_path(arguments.text or arguments.task), "metrics": metrics, "texts": len(ids)}

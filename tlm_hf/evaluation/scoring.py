@@ -24,7 +24,7 @@ def _batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list
 def masked_lm_score(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    input_ids: Sequence[Sequence[int]],
+    input_ids: Sequence[Sequence[int] | np.ndarray],
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> dict[str, float]:

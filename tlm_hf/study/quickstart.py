@@ -92,7 +92,7 @@ def quickstart(arguments: QuickstartArguments) -> dict[str, Any]:
     logger.info("Reading the docstrings of installed libraries (the first time takes up to a minute) ...")
     corpus = load_corpus("docstrings", num_texts=plan.num_texts)
     scale = find_size(plan.size)
-    per_label = {
+    per_label: dict[str, Any] = {
         "train_per_label": scale.train_per_label,
         "validation_per_label": scale.validation_per_label,
         "test_per_label": scale.test_per_label,
@@ -147,7 +147,7 @@ def _fine_tunings(plan: Plan) -> list[tuple[str, str, str, int]]:
     return runs
 
 
-def _jobs(plan: Plan, output: Path, per_label: dict[str, int], workers: int) -> list[Job]:
+def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> list[Job]:
     """Every training of the plan, weighted by its expected seconds."""
     threads = 1 if workers > 1 else None
     jobs = []
@@ -188,7 +188,7 @@ def _jobs(plan: Plan, output: Path, per_label: dict[str, int], workers: int) -> 
     return jobs
 
 
-def _committees(plan: Plan, output: Path, per_label: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
+def _committees(plan: Plan, output: Path, per_label: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """For each arm one committee per fine-tuning seed: member k is `bert-1` number k fine-tuned with that seed."""
     joined: dict[str, list[dict[str, Any]]] = {}
     for arm in ARMS:
@@ -279,7 +279,7 @@ def _stage(
         )
     for name in ("bert-1-0-pretrained-0", f"bert-{plan.deep_layers}-pretrained-0"):
         target = release / f"tlm-{name.removesuffix('-pretrained-0')}-docstrings"
-        facts = {"task": task, "baseline": baseline, "plot": plot}
+        facts: dict[str, Any] = {"task": task, "baseline": baseline, "plot": plot}
         folders.append(stage_model(output / "classifiers" / name, target, "classifier", results[name], **facts))
     folders.append(
         stage_model(

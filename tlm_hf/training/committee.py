@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..evaluation.calibration import expected_calibration_error, fit_temperature
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..loading import load_classifier, read_config, weights_hash
+from ..loading import load_classifier, load_classifier_tokenizer, read_config, weights_hash
 from ..modeling_committee import CommitteeForSequenceClassification
 from ..provenance import portable_path
 from ..runs import Run
@@ -49,9 +49,9 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
     for member in arguments.members:
         if read_config(member)["model_type"] == "tlm_committee":
             raise UserError(f"The member {member!r} is itself a committee: name its members instead.")
-    tokenizer = load_tokenizer(arguments.members[0])
+    shared = tokenizer_hash(load_tokenizer(arguments.members[0]))
     for member in arguments.members[1:]:
-        if tokenizer_hash(load_tokenizer(member)) != tokenizer_hash(tokenizer):
+        if tokenizer_hash(load_tokenizer(member)) != shared:
             raise UserError(
                 f"The member {member!r} has another tokenizer than {arguments.members[0]!r}: a committee reads its "
                 "text once, so all members must be trained with one tokenizer (pretrain --tokenizer)."
@@ -65,16 +65,22 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
                 f"The member {member!r} knows the labels {labels} but the task {arguments.task!r} has "
                 f"{class_names(task)}: name the task that the members were fine-tuned on."
             )
+    tokenizer = load_classifier_tokenizer(arguments.members[0], members[0])
+    try:
+        committee = CommitteeForSequenceClassification.from_members(members)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    longest = min(model.config.max_position_embeddings for model in members)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
     settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_hash(task)}
     run = Run(arguments.output_dir, "committee", settings)
     if run.results is not None:
         return run.results
-    committee = CommitteeForSequenceClassification.from_members(members)
     member_scores = []
     for model in members:
-        logits, _ = predict_logits(model, tokenizer, task["test"]["text"][:])
-        member_scores.append(classification_metrics(logits, np.array(task["test"]["label"][:])))
+        member_logits, _ = predict_logits(model, tokenizer, task["test"]["text"][:])
+        member_scores.append(classification_metrics(member_logits, np.array(task["test"]["label"][:])))
     logits_of = {}
     for split in SPLITS[1:]:
         logits_of[split], _ = predict_logits(
@@ -85,12 +91,12 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
     committee.config.temperature = temperature
     scores = {}
     for split in SPLITS[1:]:
-        logits, labels = logits_of[split], labels_of[split]
+        logits, targets = logits_of[split], labels_of[split]
         scores[split] = {
-            **classification_metrics(logits / temperature, labels),
-            "calibration_error": expected_calibration_error(logits / temperature, labels),
-            "calibration_error_before": expected_calibration_error(logits, labels),
-            "loss_before": classification_metrics(logits, labels)["loss"],
+            **classification_metrics(logits / temperature, targets),
+            "calibration_error": expected_calibration_error(logits / temperature, targets),
+            "calibration_error_before": expected_calibration_error(logits, targets),
+            "loss_before": classification_metrics(logits, targets)["loss"],
         }
     results = {
         "task": arguments.task,

@@ -1,5 +1,6 @@
 """Fine-tuning an encoder on a classification task, from its pre-trained weights or from scratch."""
 
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
     set_seed,
@@ -18,13 +20,13 @@ from transformers import (
 
 from ..data.tasks import TaskArguments, class_names, load_task_from, task_hash
 from ..data.tokenization import tokenize, tokenizer_hash
-from ..errors import UserError
+from ..errors import UserError, check_range
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..loading import load_for_finetuning, load_matching_tokenizer, read_config, weights_hash
+from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..provenance import portable_path
 from ..runs import Run
-from .trainer import RunTrainer
+from .trainer import LARGEST_SEED, RunTrainer, check_report_to
 
 
 @dataclass
@@ -51,6 +53,21 @@ class FinetuneArguments(TaskArguments):
 NOT_DECISIVE = ("output_dir", "model", "report_to", "logging_steps", "disable_tqdm", "data_root")
 
 
+def check_arguments(arguments: FinetuneArguments) -> None:
+    """Refuse impossible options before any work.
+
+    Raises:
+        UserError: one sentence that names the option.
+    """
+    if arguments.num_train_epochs <= 0:
+        raise UserError(f"--num-train-epochs is {arguments.num_train_epochs}: give more than 0.")
+    check_range(arguments, 1, math.inf, "batch_size", "logging_steps", "num_threads")
+    check_range(arguments, 0, 1, "warmup_share", "dropout")
+    check_range(arguments, 0, math.inf, "learning_rate", "weight_decay")
+    check_range(arguments, 0, LARGEST_SEED, "seed")
+    check_report_to(arguments.report_to)
+
+
 def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     """Fine-tune a classifier, choose the epoch on validation, score it once on test.
 
@@ -66,16 +83,20 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     """
     if not arguments.model or not arguments.output_dir:
         raise UserError("finetune needs --model (a pre-trained encoder) and --output-dir.")
-    if arguments.batch_size < 1 or arguments.num_train_epochs <= 0:
-        raise UserError("Nothing to train: give --num-train-epochs and --batch-size above 0.")
+    check_arguments(arguments)
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
-    fields = read_config(arguments.model)
+    fields = read_encoder_config(arguments.model)
     tokenizer = load_matching_tokenizer(arguments.model, None, fields["vocab_size"])
     limit = fields["max_position_embeddings"]
     if tokenizer.model_max_length > limit:
         tokenizer.model_max_length = limit
     task = load_task_from(arguments)
+    set_seed(arguments.seed)
+    # Before the output folder is taken, so that a broken model leaves nothing there.
+    model = load_for_finetuning(
+        arguments.model, class_names(task), dropout=arguments.dropout, from_scratch=arguments.from_scratch
+    )
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
     settings |= {
         "weights": "new" if arguments.from_scratch else weights_hash(arguments.model),
@@ -86,7 +107,7 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     run = Run(arguments.output_dir, "finetune", settings)
     if run.results is not None:
         return run.results
-    return _train(arguments, run, task, tokenizer)
+    return _train(arguments, run, model, task, tokenizer)
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
@@ -95,13 +116,13 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def _train(
-    arguments: FinetuneArguments, run: Run, task: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase
+    arguments: FinetuneArguments,
+    run: Run,
+    model: PreTrainedModel,
+    task: datasets.DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
-    """Build model and Trainer, train from the last checkpoint, and finish the run."""
-    set_seed(arguments.seed)
-    model = load_for_finetuning(
-        arguments.model, class_names(task), dropout=arguments.dropout, from_scratch=arguments.from_scratch
-    )
+    """Build the Trainer, train from the last checkpoint, and finish the run."""
     options = TrainingArguments(
         output_dir=arguments.output_dir,
         num_train_epochs=arguments.num_train_epochs,
@@ -163,4 +184,4 @@ def _train(
         trainer.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    return run.finish(save if options.should_save else None, results)
+    return run.finish(save, results) if options.should_save else results

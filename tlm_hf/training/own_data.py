@@ -1,5 +1,6 @@
 """A committee from a user's own table of texts and labels, in one go."""
 
+import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,17 +10,19 @@ import datasets
 
 from ..data.corpora import load_corpus
 from ..data.tasks import load_task, task_hash
-from ..data.tokenization import train_wordpiece
-from ..errors import UserError
+from ..data.tokenization import tokenizer_hash, train_wordpiece
+from ..errors import UserError, check_range
 from ..evaluation.baselines import tfidf_baseline
 from ..jobs import Job, run_jobs
-from ..loading import read_config
+from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..provenance import portable_path
 from ..recipes import build_config
 from ..runs import RESULTS_FILE, RUN_FILE, Run
 from .committee import CommitteeArguments, join_committee
 from .finetune import FinetuneArguments, finetune
+from .finetune import check_arguments as check_finetuning
 from .pretrain import PretrainArguments, pretrain
+from .trainer import LARGEST_SEED
 
 WORK = "work"
 SPLIT_FILES = ("train", "validation", "test")
@@ -66,26 +69,31 @@ def train_committee(arguments: OwnDataArguments) -> dict[str, Any]:
     """
     if not arguments.data:
         raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ... ")
-    if arguments.num_members < 1:
-        raise UserError(f"--num-members is {arguments.num_members}: give at least 1.")
+    check_range(arguments, 1, math.inf, "num_members", "pretrain_steps", "workers")
+    check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
+    check_finetuning(_fine_tuning(arguments, "", Path(), 0))
     task = load_task(
         arguments.data, text_column=arguments.text_column, label_column=arguments.label_column, seed=arguments.seed
     )
     build_config(arguments.recipe, arguments.size)
-    for encoder in arguments.encoder:
-        read_config(encoder)
+    _check_encoders(arguments.encoder)
     output = Path(arguments.output_dir or f"outputs/{Path(arguments.data).stem}-committee").expanduser()
     names = ("num_members", "recipe", "size", "pretrain_steps", "num_train_epochs", "learning_rate", "corpus", "seed")
     settings = {name: getattr(arguments, name) for name in names}
-    settings |= {"encoder": [portable_path(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
+    settings |= {"encoder": [weights_hash(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
     run = Run(output, "train-committee", settings)
     if run.results is not None:
         return run.results
+    try:
+        texts = _own_texts(arguments, task)
+    except UserError:
+        run.discard()
+        raise
     work = output / WORK
     for split in SPLIT_FILES:
         (work / "data").mkdir(parents=True, exist_ok=True)
         task[split].to_parquet(str(work / "data" / f"{split}.parquet"))
-    jobs, members = _plan(arguments, work, task)
+    jobs, members = _plan(arguments, work, texts)
     results = run_jobs(jobs, arguments.workers, "Training the committee")
     committee = join_committee(
         CommitteeArguments(
@@ -114,12 +122,26 @@ def train_committee(arguments: OwnDataArguments) -> dict[str, Any]:
     )
 
 
-def _plan(arguments: OwnDataArguments, work: Path, task: datasets.DatasetDict) -> tuple[list[Job], list[str]]:
+def _check_encoders(encoders: list[str]) -> None:
+    """Refuse before any training encoders that could not become members of one committee."""
+    hashes = [
+        tokenizer_hash(load_matching_tokenizer(name, None, read_encoder_config(name)["vocab_size"]))
+        for name in encoders
+    ]
+    for name, found in zip(encoders, hashes, strict=True):
+        if found != hashes[0]:
+            raise UserError(
+                f"The encoder {name!r} has another tokenizer than {encoders[0]!r}: give encoders that were trained "
+                "with one tokenizer."
+            )
+
+
+def _plan(arguments: OwnDataArguments, work: Path, texts: list[str]) -> tuple[list[Job], list[str]]:
     """Jobs of pre-training (unless encoders are given) and fine-tuning; and the folders of the members."""
     jobs: list[Job] = []
     encoders = list(arguments.encoder)
     if not encoders:
-        corpus, tokenizer = _own_corpus(arguments, work, task)
+        corpus, tokenizer = _own_corpus(arguments, work, texts)
         for index in range(arguments.num_members):
             folder = str(work / f"encoder-{index}")
             options = PretrainArguments(
@@ -137,27 +159,38 @@ def _plan(arguments: OwnDataArguments, work: Path, task: datasets.DatasetDict) -
     members = []
     for index in range(arguments.num_members):
         encoder = encoders[index % len(encoders)]
-        folder = str(work / f"member-{index}")
-        fine_tuning = FinetuneArguments(
-            model=encoder,
-            task=str(work / "data"),
-            output_dir=folder,
-            num_train_epochs=arguments.num_train_epochs,
-            learning_rate=arguments.learning_rate,
-            seed=arguments.seed + index,
-            num_threads=1 if arguments.workers > 1 else None,
-        )
+        fine_tuning = _fine_tuning(arguments, encoder, work, index)
         after = () if arguments.encoder else (f"pre-train member {index}",)
         jobs.append(Job(f"fine-tune member {index}", finetune, fine_tuning, after=after))
-        members.append(folder)
+        members.append(fine_tuning.output_dir)
     return jobs, members
 
 
-def _own_corpus(arguments: OwnDataArguments, work: Path, task: datasets.DatasetDict) -> tuple[str, str]:
-    """Write the pre-training text (training texts, and those of `--corpus`) and a tokenizer trained on it."""
+def _fine_tuning(arguments: OwnDataArguments, encoder: str, work: Path, index: int) -> FinetuneArguments:
+    """Options of member number `index`."""
+    return FinetuneArguments(
+        model=encoder,
+        task=str(work / "data"),
+        output_dir=str(work / f"member-{index}"),
+        num_train_epochs=arguments.num_train_epochs,
+        learning_rate=arguments.learning_rate,
+        seed=arguments.seed + index,
+        num_threads=1 if arguments.workers > 1 else None,
+    )
+
+
+def _own_texts(arguments: OwnDataArguments, task: datasets.DatasetDict) -> list[str]:
+    """The pre-training text: the task's training texts and those of `--corpus`; none where encoders are given."""
+    if arguments.encoder:
+        return []
     texts = task["train"]["text"][:]
     if arguments.corpus is not None:
         texts += load_corpus(arguments.corpus)["train"]["text"][:]
+    return texts
+
+
+def _own_corpus(arguments: OwnDataArguments, work: Path, texts: list[str]) -> tuple[str, str]:
+    """Write the pre-training text and a tokenizer trained on it."""
     corpus, tokenizer = work / "corpus.parquet", work / "tokenizer"
     datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
     config = build_config(arguments.recipe, arguments.size)

@@ -13,16 +13,16 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 from ..configuration_tlm import TLMConfig
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.masking import MaskingCollator, PretrainingSchedule
-from ..data.tokenization import load_tokenizer, tokenize, tokenizer_hash, train_wordpiece
-from ..errors import UserError
+from ..data.tokenization import SPECIAL_TOKENS, load_tokenizer, tokenize, tokenizer_hash, train_wordpiece
+from ..errors import UserError, check_range
 from ..evaluation.scoring import masked_lm_score
 from ..modeling_tlm import TLMForMaskedLM
 from ..recipes import build_config, find_size
 from ..runs import Run
-from .trainer import RunTrainer
+from .trainer import LARGEST_SEED, RunTrainer, check_report_to
 
 SHORTEST_TEXT = 8
-"""Texts of fewer tokens are left out: with 20% masked they would often have nothing to predict."""
+"""Texts of fewer tokens are left out: with a few tokens masked they would often have nothing to predict."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class PretrainArguments:
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, on matrices alone."})
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta (the first is 0.9)."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient clipping."})
-    mlm_probability: float = field(default=0.2, metadata={"help": "Share of tokens to predict."})
+    mlm_probability: float = field(default=0.3, metadata={"help": "Share of tokens to predict (the paper: 0.15)."})
     dropout: float = field(default=0.0, metadata={"help": "Hidden and attention dropout."})
     initializer_range: float | None = field(default=None, metadata={"help": "Default: 1/sqrt(hidden size)."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and masks (not of the choice of texts)."})
@@ -74,6 +74,11 @@ class PretrainArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
+COUNTS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_texts", "validation_texts", "batch_size",
+    "gradient_accumulation_steps", "save_steps", "eval_steps", "logging_steps", "num_threads",
+)  # fmt: skip
+"""Options of which there must be at least 1."""
 NOT_DECISIVE = ("output_dir", "report_to", "logging_steps", "save_steps", "disable_tqdm", "data_root")
 """Options that leave the weights as they are, so that a run may continue with others."""
 
@@ -84,9 +89,13 @@ def check_arguments(arguments: PretrainArguments) -> TLMConfig:
     Raises:
         UserError: one sentence that names the option.
     """
-    for name in ("batch_size", "gradient_accumulation_steps", "save_steps", "eval_steps", "logging_steps"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(arguments, name)}: give at least 1.")
+    check_range(arguments, 1, math.inf, *COUNTS)
+    check_range(arguments, SHORTEST_TEXT, math.inf, "max_length")
+    check_range(arguments, len(SPECIAL_TOKENS) + 1, math.inf, "vocab_size")
+    check_range(arguments, 0, 1, "warmup_share", "dropout", "adam_beta2")
+    check_range(arguments, 0, math.inf, "learning_rate", "weight_decay", "max_grad_norm", "initializer_range")
+    check_range(arguments, 0, LARGEST_SEED, "seed", "subset_seed")
+    check_report_to(arguments.report_to)
     if not 0 < arguments.mlm_probability < 1:
         raise UserError(f"--mlm-probability is {arguments.mlm_probability}: give a share between 0 and 1.")
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
@@ -120,6 +129,7 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         KeyboardInterrupt: interrupted, after a checkpoint was saved.
     """
     config = check_arguments(arguments)
+    options = _training_arguments(arguments)
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
     tokenizer = None
@@ -157,7 +167,7 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         split: [np.asarray(ids, dtype=np.int32) for ids in tokenize(corpus[split], tokenizer, length)["input_ids"]]
         for split in ("train", "validation")
     }
-    return _train(arguments, run, config, tokenizer, token_ids)
+    return _train(arguments, run, options, config, tokenizer, token_ids)
 
 
 def _texts_wanted(arguments: PretrainArguments) -> int | None:
@@ -171,6 +181,7 @@ def _texts_wanted(arguments: PretrainArguments) -> int | None:
 def _train(
     arguments: PretrainArguments,
     run: Run,
+    options: TrainingArguments,
     config: TLMConfig,
     tokenizer: PreTrainedTokenizerBase,
     token_ids: dict[str, list[np.ndarray]],
@@ -178,11 +189,14 @@ def _train(
     """Build model and Trainer, train from the last checkpoint, and finish the run."""
     texts = [ids for ids in token_ids["train"] if len(ids) >= SHORTEST_TEXT]
     if not texts:
-        raise UserError(f"The corpus {arguments.corpus!r} has no text of at least {SHORTEST_TEXT} tokens.")
+        run.discard()
+        raise UserError(
+            f"The corpus {arguments.corpus!r} has no text of at least {SHORTEST_TEXT} tokens: give longer texts."
+        )
     steps = arguments.max_steps
     if steps < 0:
         steps = math.ceil(arguments.num_train_epochs * len(texts) / arguments.batch_size)
-    options = _training_arguments(arguments, steps)
+    options.max_steps = steps
     schedule = PretrainingSchedule(texts, steps * arguments.batch_size, arguments.batch_size, arguments.seed)
     set_seed(arguments.seed)
     model = TLMForMaskedLM(config)
@@ -222,14 +236,13 @@ def _train(
         trainer.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    return run.finish(save if options.should_save else None, results)
+    return run.finish(save, results) if options.should_save else results
 
 
-def _training_arguments(arguments: PretrainArguments, steps: int) -> TrainingArguments:
-    """Trainer's options; the batch size is split over processes and accumulation."""
+def _training_arguments(arguments: PretrainArguments) -> TrainingArguments:
+    """Trainer's options but for the steps; the batch size is split over processes and accumulation."""
     options = TrainingArguments(
         output_dir=arguments.output_dir,
-        max_steps=steps,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
         learning_rate=arguments.learning_rate,
         lr_scheduler_type="linear",

@@ -1,5 +1,6 @@
 """What we add to transformers.Trainer: checkpoints that are whole or absent, SIGINT that saves, a fixed-mask loss."""
 
+import importlib.util
 import logging
 import os
 import shutil
@@ -16,10 +17,22 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.masking import PretrainingSchedule
+from ..errors import UserError
 from ..jobs import write_progress
 from ..runs import PARTIAL
 
 logger = logging.getLogger(__name__)
+LARGEST_SEED = 2**32 - 1
+"""What numpy's seeding takes."""
+TRACKERS = ("tensorboard", "trackio", "wandb")
+
+
+def check_report_to(name: str) -> None:
+    """Raise UserError unless `--report-to` is `none` or a known tracker that is installed."""
+    if name not in ("none", *TRACKERS):
+        raise UserError(f"--report-to is {name!r}: choose none, {', '.join(TRACKERS)}.")
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
 
 
 def flush_tree(folder: Path) -> None:
@@ -106,6 +119,20 @@ class RunTrainer(Trainer):
         self.add_callback(self.interrupt)
         self.add_callback(ProgressFileCallback())
 
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Trainer's training; a checkpoint may have been moved with its run's folder, or be named from another one."""
+        if resume_from_checkpoint is not None:
+            checkpoint = Path(resume_from_checkpoint)
+            state_file = checkpoint / "trainer_state.json"
+            state = TrainerState.load_from_json(str(state_file))
+            if state.best_model_checkpoint is not None:
+                # Where it is not found, Trainer would go on without a best checkpoint and end with the last weights.
+                state.best_model_checkpoint = str(checkpoint.parent / Path(state.best_model_checkpoint).name)
+                partial = state_file.with_suffix(".tmp")
+                state.save_to_json(str(partial))
+                partial.replace(state_file)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """A schedule is already in its order, and continuing at item i needs nothing but i."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -119,7 +146,7 @@ class RunTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
         metrics = {f"eval_{name}": value for name, value in self.scorer(self.model).items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:

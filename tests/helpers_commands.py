@@ -1,0 +1,161 @@
+"""What the tests of the commands share: small texts, calling a command as a user does, reading what it left behind."""
+
+import atexit
+import contextlib
+import csv
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from tlm_hf.commands.main import main
+
+ROOT = Path(__file__).resolve().parent.parent
+_CACHE = Path(tempfile.mkdtemp(prefix="tlm-tests-"))
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+# `datasets` converts every file that it reads: not into the home of whoever runs the tests.
+datasets.config.HF_DATASETS_CACHE = _CACHE / "datasets"
+os.environ["HF_DATASETS_CACHE"] = str(_CACHE / "datasets")
+datasets.disable_progress_bars()
+
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name not in ("TLM_DATA", "RANK", "WORLD_SIZE")},
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONPATH": str(ROOT),
+}
+
+VOCABULARY = {
+    "": "the a of and under behind near old new every small large quiet other",
+    "farm": "cow barn plough wheat miller goat hay orchard hen meadow tractor milk",
+    "sea": "boat harbour sail fish tide anchor wave captain net lighthouse gull storm",
+    "school": "teacher lesson pupil chalk book exam essay class library desk homework spelling",
+}
+WORDS = {topic: words.split() for topic, words in VOCABULARY.items()}
+CLASSES = ("farm", "sea", "school")
+
+
+def sentence(rng: random.Random, topic: str, words: int) -> str:
+    """Words of a topic and of no topic, drawn at random."""
+    return " ".join(rng.choice(WORDS[topic if rng.random() < 0.5 else ""]) for _ in range(words))
+
+
+def write_corpus(path: Path, texts: int = 120, seed: int = 0) -> Path:
+    """A text file of different sentences, one a line."""
+    rng = random.Random(seed)
+    lines = [f"{sentence(rng, rng.choice(CLASSES), rng.randint(12, 24))} number {index}" for index in range(texts)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def labelled_rows(per_class: int = 40, classes: Sequence[str] = ("farm", "sea"), seed: int = 1) -> list[dict[str, Any]]:
+    """Rows `text`, `label` whose words tell the class."""
+    rng = random.Random(seed)
+    return [
+        {"text": f"{sentence(rng, name, rng.randint(8, 16))} number {index}", "label": name}
+        for index in range(per_class)
+        for name in classes
+    ]
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]], delimiter: str = ",") -> Path:
+    """Write rows with the standard library, which quotes what must be quoted; None becomes an empty cell."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@contextlib.contextmanager
+def unchanged_process() -> Iterator[None]:
+    """Give back the log levels and the thread count that a command sets for its own process."""
+    levels = transformers.logging.get_verbosity(), datasets.logging.get_verbosity()
+    noisy = {name: logging.getLogger(name).level for name in ("httpx", "filelock", "matplotlib", "datasets", "fsspec")}
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(levels[0])
+        transformers.logging.enable_progress_bar()
+        datasets.logging.set_verbosity(levels[1])
+        for name, level in noisy.items():
+            logging.getLogger(name).setLevel(level)
+        torch.set_num_threads(threads)
+
+
+def succeed(*words: object) -> None:
+    """Run a command in this process; it must end without an exit code."""
+    with unchanged_process():
+        main([str(word) for word in words])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Run a command in this process that must refuse its input, and return what it says.
+
+    It must leave with exit code 2, nothing on stdout, and one line on stderr, which starts with `error: `, has the
+    form of a sentence and shows nothing of Python.
+    """
+    capsys.readouterr()
+    with unchanged_process(), pytest.raises(SystemExit) as leaving:
+        main([str(word) for word in words])
+    captured = capsys.readouterr()
+    assert leaving.value.code == 2, captured.err
+    assert captured.out == ""
+    return check_error(captured.err)
+
+
+def check_error(stderr: str) -> str:
+    """Assert that stderr holds one error sentence and nothing else; returns the sentence."""
+    lines = stderr.splitlines()
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("error: ")
+    assert lines[0].endswith((".", ")")), lines[0]
+    for trace in ("Traceback", "Error(", "Exception(", "<class ", "None "):
+        assert trace not in lines[0], lines[0]
+    return lines[0].removeprefix("error: ")
+
+
+def run(*words: object, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a Python command line in a process of its own, in `folder`."""
+    command = [sys.executable, *(str(word) for word in words)]
+    options: dict[str, Any] = {"cwd": folder, "env": ENVIRONMENT, "timeout": timeout, "stdin": subprocess.DEVNULL}
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under a folder by its path, hidden ones included; empty when there is no folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """The results of a finished run."""
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    """Every tensor of two model folders is equal to the last bit."""
+    ours, theirs = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name

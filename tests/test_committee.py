@@ -1,0 +1,240 @@
+"""The soft committee against numpy and against stock BERT members that vote and train apart.
+
+Oracles: numpy's mean of softmax; `transformers.BertForSequenceClassification` members on the same weights, whose own
+losses and gradients the committee's must be.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, randomise
+from huggingface_hub.errors import StrictDataclassError
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertForSequenceClassification, Trainer, TrainingArguments
+
+from tlm_hf import CommitteeConfig, CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification
+
+SHAPES = (
+    {},
+    {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2},
+    {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 20},
+)
+LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def members(build_pair):
+    """Three members of different shapes: (ours, stock) pairs, in evaluation mode."""
+    return [build_pair("classifier", seed=seed, **shape, **LABELS) for seed, shape in enumerate(SHAPES)]
+
+
+def convolution_member(seed=7, **fields):
+    model = TLMForSequenceClassification(
+        TLMConfig(**{**TINY, "conv_channels": 4, "conv_kernel_sizes": [[3, 3], [3, 3]], **LABELS, **fields})
+    )
+    randomise(model, seed)
+    return model.eval()
+
+
+def make_batch(seed=0, rows=4, length=9):
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(length) < rng.integers(2, length + 1, (rows, 1))).astype(np.int64)
+    ids = rng.integers(1, TINY["vocab_size"], (rows, length)) * mask
+    types = rng.integers(0, 2, (rows, length))
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": torch.tensor(mask),
+        "token_type_ids": torch.tensor(types),
+    }
+
+
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(2, 7)),
+    scale=st.sampled_from([0.1, 1.0, 30.0, 1000.0]),
+    temperature=st.sampled_from([1.0, 0.5, 3.0]),
+)
+def test_combine_is_the_mean_of_softmax(build_pair, shape, scale, temperature):
+    committee = CommitteeForSequenceClassification.from_members([build_pair("classifier")[0]], temperature=temperature)
+    votes = np.random.default_rng(0).normal(size=shape).astype(np.float32) * np.float32(scale)
+    logits = committee.combine(torch.tensor(votes)).numpy().astype(np.float64)
+    assert logits.shape == (shape[0], shape[2])
+    mean = softmax(votes.astype(np.float64)).mean(axis=1)
+    np.testing.assert_allclose(np.exp(logits * temperature), mean, atol=1e-6, rtol=1e-4)
+    # What `pipeline` shows: softmax of the logits is the mean probability sharpened or softened by the temperature.
+    shown = mean ** (1 / temperature)
+    np.testing.assert_allclose(softmax(logits), shown / shown.sum(axis=-1, keepdims=True), atol=1e-6, rtol=1e-4)
+
+
+def test_votes_are_the_stock_members_and_the_loss_is_that_of_the_mean(members):
+    batch, labels = make_batch(), torch.tensor([0, 2, 1, 1])
+    committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in members], temperature=1.7)
+    assert len(committee) == 3
+    assert not committee.training
+    with torch.no_grad():
+        output = committee(**batch, labels=labels)
+        votes = np.stack([stock(**batch).logits.numpy() for _, stock in members], axis=1).astype(np.float64)
+    np.testing.assert_allclose(output.member_logits.numpy(), votes, atol=1e-5, rtol=1e-5)
+    expected = np.log(softmax(votes).mean(axis=1)) / 1.7
+    np.testing.assert_allclose(output.logits.numpy(), expected, atol=1e-5, rtol=1e-5)
+    cross_entropy = -np.log(softmax(expected))[np.arange(4), labels.numpy()].mean()
+    assert float(output.loss) == pytest.approx(cross_entropy, abs=1e-5)
+    as_tuple = committee(**batch, labels=labels, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    close(as_tuple[0], output.loss)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_training_loss_and_gradients_are_those_of_members_apart(members, temperature):
+    batch, labels = make_batch(1), torch.tensor([2, 0, 1, 0])
+    committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in members], temperature=temperature)
+    loss = committee.train()(**batch, labels=labels).loss
+    loss.backward()
+    apart = [stock.train()(**batch, labels=labels).loss for _, stock in members]
+    close(loss, torch.stack(apart).sum())
+    for (ours, stock), member_loss in zip(members, apart, strict=True):
+        member_loss.backward()
+        largest = max(float(parameter.grad.abs().max()) for parameter in stock.parameters())
+        for name, parameter in stock.named_parameters():
+            difference = float((ours.get_parameter(name).grad - parameter.grad).abs().max())
+            assert difference <= 1e-5 * largest, name
+
+
+def test_mixed_shapes_survive_saving_bit_for_bit(members, tmp_path):
+    sources = []
+    for position, (ours, _) in enumerate(members):
+        ours.save_pretrained(tmp_path / f"member-{position}")
+        sources.append(str(tmp_path / f"member-{position}"))
+    committee = CommitteeForSequenceClassification.from_members([*sources, convolution_member()], temperature=0.8)
+    committee.save_pretrained(tmp_path / "committee")
+    again = CommitteeForSequenceClassification.from_pretrained(tmp_path / "committee")
+    assert again.config.temperature == 0.8
+    assert again.config.id2label == LABELS["id2label"]
+    assert [member.config.num_hidden_layers for member in again.members] == [1, 2, 1, 1]
+    batch = make_batch(2)
+    found, expected = again(**batch), committee(**batch)
+    assert torch.equal(found.member_logits, expected.member_logits)
+    assert torch.equal(found.logits, expected.logits)
+    for (_, stock), vote in zip(members, found.member_logits.unbind(dim=1), strict=False):
+        close(vote, stock(**batch).logits)
+    for file in (tmp_path / "committee").glob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert str(tmp_path) not in text
+        assert "member-0" not in text
+    config = json.loads((tmp_path / "committee" / "config.json").read_text(encoding="utf-8"))
+    assert config["model_type"] == "tlm_committee"
+    assert config["architectures"] == ["CommitteeForSequenceClassification"]
+    again.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8")) == config
+
+
+def test_a_member_can_be_split_off_as_stock_bert(members, tmp_path):
+    CommitteeForSequenceClassification.from_members([ours for ours, _ in members]).save_pretrained(tmp_path / "all")
+    committee = CommitteeForSequenceClassification.from_pretrained(tmp_path / "all")
+    batch = make_batch(3)
+    for position, (_, stock) in enumerate(members):
+        committee.members[position].save_pretrained(tmp_path / f"{position}")
+        alone, report = BertForSequenceClassification.from_pretrained(
+            tmp_path / f"{position}", output_loading_info=True
+        )
+        assert not report["missing_keys"]
+        assert not report["unexpected_keys"]
+        assert alone.config.id2label == LABELS["id2label"]
+        close(alone(**batch).logits, stock(**batch).logits)
+
+
+def test_stock_bert_models_are_members(members, tmp_path):
+    stock = [stock for _, stock in members]
+    committee = CommitteeForSequenceClassification.from_members([*stock, stock[0]])
+    batch = make_batch(4)
+    for vote, model in zip(committee(**batch).member_logits.unbind(dim=1), [*stock, stock[0]], strict=True):
+        close(vote, model(**batch).logits)
+    committee.save_pretrained(tmp_path)
+    again = CommitteeForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(**batch).member_logits, committee(**batch).member_logits)
+
+
+def test_trainer_predicts_one_array(members, tmp_path):
+    committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in members])
+    batch = make_batch(6)
+    rows = [{**{name: value[row] for name, value in batch.items()}, "labels": torch.tensor(1)} for row in range(4)]
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True, disable_tqdm=True)
+    predicted = Trainer(committee, arguments).predict(rows)
+    votes = np.stack([stock(**batch).logits.detach().numpy() for _, stock in members], axis=1).astype(np.float64)
+    expected = np.log(softmax(votes).mean(axis=1))
+    np.testing.assert_allclose(predicted.predictions, expected, atol=1e-5, rtol=1e-5)
+    assert predicted.metrics["test_loss"] == pytest.approx(-expected[:, 1].mean(), abs=1e-5)
+
+
+def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, members, tmp_path, one_sentence):
+    join = CommitteeForSequenceClassification.from_members
+    good = members[0][0]
+    other_names = {
+        "id2label": {0: "sport", 1: "world", 2: "science"},
+        "label2id": {"sport": 0, "world": 1, "science": 2},
+    }
+    committee = join([good])
+    committee.save_pretrained(tmp_path / "committee")
+    build_pair("masked_lm")[0].save_pretrained(tmp_path / "encoder")
+    refused = [
+        ([], "at least one member"),
+        ([good, build_pair("classifier", **other_names)[0]], "Member 1 has the labels"),
+        ([good, build_pair("classifier", num_labels=2)[0]], "Member 1 has the labels"),
+        ([good, build_pair("classifier", vocab_size=61, **LABELS)[0]], "Member 1 has a vocabulary of 61"),
+        ([good, good], "Member 1 is the same object"),
+        ([good, build_pair("masked_lm")[1]], "Member 1 .*without a classifier"),
+        ([good, committee], "Member 1 is itself a committee"),
+        ([good, str(tmp_path / "committee")], "Member 1 is itself a committee"),
+        ([good, str(tmp_path / "encoder")], "Member 1 .*without a classifier"),
+        ([build_pair("classifier", problem_type="regression", num_labels=1)[0]], "Member 0 .*regression"),
+        ([build_pair("classifier", num_labels=1)[0]], "Member 0 .*regression"),
+        (
+            [good, build_pair("classifier", problem_type="multi_label_classification", **LABELS)[0]],
+            "Member 1 .*multi_label_classification",
+        ),
+    ]
+    for candidates, sentence in refused:
+        with pytest.raises(ValueError, match=sentence) as caught:
+            join(candidates)
+        one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("labels", [torch.rand(4), torch.rand(4, 3), torch.zeros((4, 3), dtype=torch.long)])
+@pytest.mark.parametrize("training", [True, False])
+def test_labels_that_are_not_class_ids_are_refused_in_one_sentence(members, one_sentence, labels, training):
+    committee = CommitteeForSequenceClassification.from_members([members[0][0]]).train(training)
+    with pytest.raises(ValueError, match="no regression or multi-label") as caught:
+        committee(**make_batch(), labels=labels)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"problem_type": "regression"}, "single_label_classification only"),
+        ({"problem_type": "multi_label_classification"}, "single_label_classification only"),
+        ({"temperature": 0.0}, "must be positive"),
+        ({"temperature": float("nan")}, "must be positive"),
+        ({"member_configs": [{"vocab_size": 5}, {"vocab_size": 6}]}, "5.*6"),
+    ],
+)
+def test_contradicting_configuration_is_refused(fields, sentence):
+    with pytest.raises(StrictDataclassError, match=sentence):
+        CommitteeConfig(**fields)
+
+
+def test_a_committee_without_members_is_refused_in_one_sentence(one_sentence):
+    with pytest.raises(ValueError, match="at least one member") as caught:
+        CommitteeForSequenceClassification(CommitteeConfig())
+    one_sentence(caught.value)

@@ -1,0 +1,363 @@
+"""What `save_pretrained` writes opens wherever it was promised to: as stock BERT, as remote code, with the package.
+
+Oracles: stock transformers classes and pipelines on the original weights. The package-less checks run in one fresh
+Python in which `import tlm_hf` fails; each case is caught by itself and asserted by a test of its own.
+"""
+
+import copy
+import json
+import logging
+import warnings
+
+import pytest
+import torch
+import transformers
+from conftest import TINY, randomise
+
+from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification, TLMModel
+from tlm_hf.errors import UserError
+from tlm_hf.loading import load_classifier, load_for_finetuning, load_masked_lm, read_config
+from tlm_hf.training.trainer import RunTrainer
+
+TEXT, MASKED = "the small boat crosses the river", "the [MASK] boat crosses the river"
+LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
+STOCK = {"AutoModel": "BertModel", "AutoModelForMaskedLM": "BertForMaskedLM"}
+STOCK["AutoModelForSequenceClassification"] = "BertForSequenceClassification"
+OURS = {name: stock.replace("Bert", "TLM") for name, stock in STOCK.items()}
+AUTO_OF = {"encoder": "AutoModel", "masked_lm": "AutoModelForMaskedLM"}
+AUTO_OF |= {"classifier": "AutoModelForSequenceClassification", "committee": "AutoModelForSequenceClassification"}
+REFUSAL = "is a committee, which has no single hidden state and no language-model head"
+
+DRIVER = """
+import json
+import torch, transformers
+
+root, cases = sys.argv[1], json.loads(sys.argv[2])
+inputs = torch.load(root + "/inputs.pt")
+results = {}
+for name, kind, folder, trust in cases:
+    try:
+        if kind.startswith("AutoModel"):
+            model = getattr(transformers, kind).from_pretrained(root + "/" + folder, trust_remote_code=trust)
+            with torch.no_grad():
+                output = model(**inputs)
+            values = output.last_hidden_state if "last_hidden_state" in output else output.logits
+            results[name] = {"class": type(model).__name__, "values": values.tolist(), "training": model.training,
+                             "module": type(model).__module__.split(".")[0], "type": model.config.model_type}
+        else:
+            task, text = kind.split(":")
+            pipe = transformers.pipeline(task, model=root + "/" + folder, trust_remote_code=trust, top_k=3)
+            results[name] = {"class": type(pipe.model).__name__, "values": pipe(text)}
+    except Exception as error:
+        results[name] = {"error": str(error)}
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def shelf(build_pair, tokenizer, tmp_path_factory):
+    """Saved folders by name, and the stock (or, with convolution, original) model that each must equal."""
+    root = tmp_path_factory.mktemp("shelf")
+    size = {"vocab_size": len(tokenizer), "num_hidden_layers": 2}
+    models = {}
+    for kind in ("encoder", "masked_lm", "classifier"):
+        ours, stock = build_pair(kind, **size, **(LABELS if kind == "classifier" else {}))
+        models[kind] = (ours, stock)
+    for kind, model_class in (
+        ("encoder", TLMModel), ("masked_lm", TLMForMaskedLM), ("classifier", TLMForSequenceClassification),
+    ):  # fmt: skip
+        config = TLMConfig(**{**TINY, **size, **LABELS}, conv_channels=3, conv_kernel_sizes=[[4, 4], [3, 3]])
+        model = model_class(config)
+        randomise(model, seed=3)
+        models[f"conv_{kind}"] = (model.eval(), copy.deepcopy(model))
+    member = build_pair("classifier", seed=9, **TINY | {"vocab_size": len(tokenizer)}, **LABELS)[0]
+    joined = [models["classifier"][0], member, models["conv_classifier"][0]]
+    committee = CommitteeForSequenceClassification.from_members(joined, temperature=1.3)
+    models["committee"] = (committee, committee)
+    for name, (model, _) in models.items():
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    for kind in ("masked_lm", "classifier"):
+        models[f"checkpoint_{kind}"] = make_checkpoint(kind, models[kind][0], tokenizer, root)
+    inputs = tokenizer([TEXT, "bread is made of flour"], padding=True, return_tensors="pt")
+    torch.save(dict(inputs), root / "inputs.pt")
+    return root, {name: expected for name, (_, expected) in models.items()}, dict(inputs)
+
+
+def make_checkpoint(kind, model, tokenizer, root):
+    """One training step by our Trainer; the expected model is stock BERT on the weights that it left in memory."""
+    model = copy.deepcopy(model)
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"][0]
+    rows = [{"input_ids": ids, "labels": ids if kind == "masked_lm" else torch.tensor(1)}] * 2
+    arguments = transformers.TrainingArguments(
+        output_dir=str(root / f"run_{kind}"), max_steps=1, save_steps=1, report_to=[], use_cpu=True, disable_tqdm=True
+    )
+    RunTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer).train()
+    (root / f"run_{kind}" / "checkpoint-1").rename(root / f"checkpoint_{kind}")
+    stock_class = getattr(transformers, STOCK[AUTO_OF[kind]])
+    fields = {name: getattr(model.config, name) for name in TINY}
+    stock = stock_class(transformers.BertConfig(**fields, **(LABELS if kind == "classifier" else {})))
+    stock.load_state_dict(model.state_dict(), strict=True)
+    return model, stock.eval()
+
+
+def cases():
+    """[name, auto class or task:text, folder, trust_remote_code]; untrusted ones first, as trust registers classes."""
+    bert = ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoint_classifier"]
+    found = []
+    for trust in (False, True):
+        for folder in [*bert, "conv_encoder", "conv_masked_lm", "conv_classifier", "committee"]:
+            kind = folder.removeprefix("checkpoint_").removeprefix("conv_")
+            found.append([f"{folder}/{trust}", AUTO_OF[kind], folder, trust])
+            if kind == "masked_lm":
+                found.append([f"{folder}/fill-mask/{trust}", f"fill-mask:{MASKED}", folder, trust])
+            if kind in ("classifier", "committee"):
+                found.append([f"{folder}/text-classification/{trust}", f"text-classification:{TEXT}", folder, trust])
+        # A masked language model to fine-tune or embed with, a classifier to embed with.
+        found.append([f"masked_lm as classifier/{trust}", "AutoModelForSequenceClassification", "masked_lm", trust])
+        found.append([f"masked_lm as encoder/{trust}", "AutoModel", "masked_lm", trust])
+        found.append([f"classifier as encoder/{trust}", "AutoModel", "classifier", trust])
+    found.append(["committee as encoder", "AutoModel", "committee", True])
+    found.append(["committee as masked_lm", "AutoModelForMaskedLM", "committee", True])
+    found.append(["committee as fill-mask", f"fill-mask:{MASKED}", "committee", True])
+    found.append(["classifier as masked_lm", "AutoModelForMaskedLM", "classifier", True])
+    return found
+
+
+@pytest.fixture(scope="module")
+def away(shelf, run_without_package):
+    """Results of every case, from a fresh process that cannot import the package."""
+    return run_without_package(DRIVER, str(shelf[0]), json.dumps(cases()))
+
+
+def expect(result, model, inputs):
+    assert "error" not in result, result["error"]
+    with torch.no_grad():
+        output = model(**inputs)
+    values = output.last_hidden_state if "last_hidden_state" in output else output.logits
+    torch.testing.assert_close(torch.tensor(result["values"]), values, atol=1e-5, rtol=1e-5)
+
+
+def expect_pipeline(result, model, tokenizer, task):
+    """Recompute what the pipeline shows: top three words at the mask, or softmax of the logits."""
+    assert "error" not in result, result["error"]
+    encoded = tokenizer(MASKED if task == "fill-mask" else TEXT, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**encoded).logits
+    if task == "fill-mask":
+        logits = logits[encoded["input_ids"] == tokenizer.mask_token_id]
+    probabilities, places = logits[0].softmax(-1).topk(3)
+    shown = result["values"]
+    if task == "text-classification" and len(shown) == 1:  # one list for each text
+        shown = shown[0]
+    assert [row["score"] for row in shown] == pytest.approx(probabilities.tolist(), abs=1e-5)
+    if task == "fill-mask":
+        assert [row["token"] for row in shown] == places.tolist()
+    else:
+        assert [row["label"] for row in shown] == [LABELS["id2label"][place] for place in places.tolist()]
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoint_classifier"]
+)
+def test_saved_config_is_stock_bert_with_our_auto_map(shelf, name):
+    saved = json.loads((shelf[0] / name / "config.json").read_text(encoding="utf-8"))
+    auto = AUTO_OF[name.removeprefix("checkpoint_")]
+    assert saved["model_type"] == "bert"
+    assert saved["architectures"] == [STOCK[auto]]
+    assert saved["auto_map"] == {
+        "AutoConfig": "configuration_tlm.TLMConfig", **{key: f"modeling_tlm.{value}" for key, value in OURS.items()}
+    }  # fmt: skip
+    assert not {"conv_channels", "conv_kernel_sizes", "_name_or_path"} & saved.keys()
+    for module in ("configuration_tlm", "modeling_tlm", "layers_tlm", "convolution_tlm"):
+        assert (shelf[0] / name / f"{module}.py").is_file()
+    assert (shelf[0] / name / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoint_classifier"]
+)
+@pytest.mark.parametrize("trust", [False, True])
+def test_plain_encoders_open_without_the_package(shelf, away, tokenizer, name, trust):
+    _, expected, inputs = shelf
+    kind = name.removeprefix("checkpoint_")
+    result = away[f"{name}/{trust}"]
+    expect(result, expected[name], inputs)
+    assert result["class"] == (OURS if trust else STOCK)[AUTO_OF[kind]]
+    assert result["module"] == ("transformers_modules" if trust else "transformers")
+    assert result["training"] is False
+    task = {"masked_lm": "fill-mask", "classifier": "text-classification"}.get(kind)
+    if task:
+        shown = away[f"{name}/{task}/{trust}"]
+        expect_pipeline(shown, expected[name], tokenizer, task)
+        assert shown["class"] == result["class"]
+
+
+@pytest.mark.parametrize("name", ["conv_encoder", "conv_masked_lm", "conv_classifier", "committee"])
+def test_convolution_and_committee_open_as_remote_code(shelf, away, tokenizer, name):
+    _, expected, inputs = shelf
+    result = away[f"{name}/True"]
+    expect(result, expected[name], inputs)
+    assert result["class"] == type(expected[name]).__name__
+    assert result["module"] == "transformers_modules"
+    assert result["type"] == ("tlm_committee" if name == "committee" else "tlm")
+    kind = name.removeprefix("conv_")
+    if kind != "encoder":
+        task = "fill-mask" if kind == "masked_lm" else "text-classification"
+        expect_pipeline(away[f"{name}/{task}/True"], expected[name], tokenizer, task)
+    assert "trust_remote_code" in away[f"{name}/False"]["error"]
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_heads_may_be_exchanged_without_the_package(shelf, away, trust):
+    _, expected, inputs = shelf
+    classes = OURS if trust else STOCK
+    assert away[f"masked_lm as classifier/{trust}"]["class"] == classes["AutoModelForSequenceClassification"]
+    for source in ("masked_lm", "classifier"):
+        result = away[f"{source} as encoder/{trust}"]
+        assert result["class"] == classes["AutoModel"]
+        expect(result, expected[source].bert, inputs)
+
+
+def test_what_a_model_cannot_be_is_said_in_one_sentence_without_the_package(shelf, away):
+    for case in ("committee as encoder", "committee as masked_lm"):
+        assert REFUSAL in away[case]["error"]
+        assert "\n" not in away[case]["error"]
+    assert REFUSAL in away["committee as fill-mask"]["error"]  # pipeline puts a traceback around it
+    assert "holds a classifier, which has no masked-language-model head" in away["classifier as masked_lm"]["error"]
+    assert "\n" not in away["classifier as masked_lm"]["error"]
+
+
+def test_with_the_package_auto_classes_need_no_trust(shelf, tokenizer):
+    root, expected, inputs = shelf
+    for name in ("conv_encoder", "conv_masked_lm", "conv_classifier", "committee"):
+        auto = getattr(transformers, AUTO_OF[name.removeprefix("conv_")])
+        model = auto.from_pretrained(root / name)
+        assert type(model) is type(expected[name])
+        with torch.no_grad():
+            assert torch.equal(model(**inputs)[0], expected[name](**inputs)[0])
+    pipe = transformers.pipeline("text-classification", model=str(root / "committee"), top_k=3)
+    expect_pipeline({"values": pipe(TEXT)}, expected["committee"], tokenizer, "text-classification")
+    stock = transformers.AutoModelForMaskedLM.from_pretrained(root / "masked_lm")
+    assert type(stock) is transformers.BertForMaskedLM
+
+
+def test_with_the_package_a_committee_says_what_it_cannot_be(shelf, one_sentence):
+    for auto in (transformers.AutoModel, transformers.AutoModelForMaskedLM):
+        with pytest.raises(ValueError, match=REFUSAL) as caught:
+            auto.from_pretrained(shelf[0] / "committee")
+        one_sentence(caught.value)
+    with pytest.raises(ValueError, match=REFUSAL):
+        transformers.pipeline("fill-mask", model=str(shelf[0] / "committee"))
+    for name in ("classifier", "conv_classifier", "checkpoint_classifier"):
+        with pytest.raises(ValueError, match="holds a classifier, which has no masked-language-model head") as caught:
+            TLMForMaskedLM.from_pretrained(shelf[0] / name)
+        one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoint_classifier", "conv_encoder",
+     "conv_masked_lm", "conv_classifier", "committee"],
+)  # fmt: skip
+def test_loading_back_is_silent_and_whole(shelf, name):
+    root, expected, inputs = shelf
+    kind = name.removeprefix("checkpoint_").removeprefix("conv_")
+    model_class = {
+        "encoder": TLMModel, "masked_lm": TLMForMaskedLM, "classifier": TLMForSequenceClassification,
+        "committee": CommitteeForSequenceClassification,
+    }[kind]  # fmt: skip
+    heard = []
+    handler = logging.Handler(level=logging.WARNING)
+    handler.emit = heard.append
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model, report = model_class.from_pretrained(root / name, output_loading_info=True)
+            model.save_pretrained(root / f"{name}_again")
+            again = model_class.from_pretrained(root / f"{name}_again")
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    assert [record.getMessage() for record in heard] == []
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    configs = [json.loads((root / folder / "config.json").read_text()) for folder in (name, f"{name}_again")]
+    configs[0].pop("use_cache", None)  # Trainer's
+    assert configs[0] == configs[1]
+    for loaded in (model, again):
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(**inputs)[0], expected[name](**inputs)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_folder_saved_by_stock_bert_opens_in_our_class(build_pair, tmp_path):
+    _, stock = build_pair("masked_lm")
+    stock.save_pretrained(tmp_path)
+    model, report = TLMForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    ids = torch.arange(1, 10)[None]
+    torch.testing.assert_close(model(ids).logits, stock(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_our_commands_open_the_right_folders(shelf):
+    root, expected, inputs = shelf
+    for load, name in (
+        (load_masked_lm, "masked_lm"), (load_masked_lm, "conv_masked_lm"), (load_classifier, "classifier"),
+        (load_classifier, "committee"), (load_classifier, "checkpoint_classifier"),
+    ):  # fmt: skip
+        with torch.no_grad():
+            found = load(str(root / name))(**inputs).logits
+            torch.testing.assert_close(found, expected[name](**inputs).logits, atol=1e-5, rtol=1e-5)
+    tuned = load_for_finetuning(str(root / "masked_lm"), ["a", "b"], dropout=0.0, from_scratch=False)
+    fresh = load_for_finetuning(str(root / "masked_lm"), ["a", "b"], dropout=0.0, from_scratch=True)
+    weight = expected["masked_lm"].bert.embeddings.word_embeddings.weight
+    assert torch.equal(tuned.bert.embeddings.word_embeddings.weight, weight)
+    assert not torch.equal(fresh.bert.embeddings.word_embeddings.weight, weight)
+    assert tuned.config.id2label == fresh.config.id2label == {0: "a", 1: "b"}
+    other_task = load_for_finetuning(str(root / "classifier"), ["a", "b"], dropout=0.0, from_scratch=False)
+    assert other_task.classifier.weight.shape == (2, TINY["hidden_size"])
+    assert torch.equal(
+        other_task.bert.embeddings.word_embeddings.weight, expected["classifier"].bert.embeddings.word_embeddings.weight
+    )
+
+
+def test_broken_folders_are_refused_in_one_sentence(shelf, tmp_path, one_sentence):
+    root, _, _ = shelf
+    weights = (root / "masked_lm" / "model.safetensors").read_bytes()
+    config = json.loads((root / "masked_lm" / "config.json").read_text())
+    without = {"config.json": None}
+    halved, no_weights = {"model.safetensors": weights[: len(weights) // 2]}, {"model.safetensors": None}
+    cases = [
+        (load_masked_lm, without, "no config.json"),
+        (load_masked_lm, {"config.json": b"{"}, "not valid JSON"),
+        (load_masked_lm, no_weights, "no model.safetensors"),
+        (load_masked_lm, halved, "truncated or damaged"),
+        (load_masked_lm, {"config.json": json.dumps(config | {"model_type": "gpt2"}).encode()}, "gpt2"),
+        (load_masked_lm, {"config.json": json.dumps(config | {"hidden_size": 25}).encode()}, "not divisible"),
+        (load_masked_lm, {"config.json": json.dumps(config | {"vocab_size": 7}).encode()}, r"120, 24.*not .7, 24"),
+        (load_masked_lm, {"config.json": json.dumps(config | {"num_hidden_layers": 3}).encode()}, "lacks 16"),
+        (load_classifier, {}, "encoder without a classifier"),
+        (lambda source: load_for_finetuning(source, ["a", "b"], dropout=0.0, from_scratch=True),
+         {"config.json": json.dumps(config | {"hidden_size": 25}).encode()}, "not divisible"),
+    ]  # fmt: skip
+    for number, (load, changes, sentence) in enumerate(cases):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        files = {"config.json": json.dumps(config).encode(), "model.safetensors": weights} | changes
+        for name, content in files.items():
+            if content is not None:
+                (folder / name).write_bytes(content)
+        with pytest.raises(UserError, match=sentence) as caught:
+            load(str(folder))
+        one_sentence(caught.value)
+    for source in (str(tmp_path / "absent"), "no-such-name", str(tmp_path / "0" / "model.safetensors")):
+        with pytest.raises(UserError, match="neither a folder nor a Hub name") as caught:
+            read_config(source)
+        one_sentence(caught.value)
+    with pytest.raises(UserError, match="is a committee") as caught:
+        load_masked_lm(str(root / "committee"))
+    one_sentence(caught.value)

@@ -1,0 +1,269 @@
+"""Masks, the order of texts, and the numbers that are read off a model.
+
+Oracles: the shares 80/10/10 of BERT's paper counted on 100,000 tokens; a second Python process; stock
+`BertForMaskedLM` scoring one text at a time; numpy and scikit-learn; a brute-force grid; examples worked by hand.
+"""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+from tlm_hf.data.masking import HELD_OUT_STREAM, MASK_STREAM, MaskingCollator, PretrainingSchedule
+from tlm_hf.evaluation.calibration import expected_calibration_error, fit_temperature
+from tlm_hf.evaluation.metrics import classification_metrics
+from tlm_hf.evaluation.scoring import masked_lm_score, predict_logits
+
+SPECIAL = range(5)  # [PAD] [UNK] [CLS] [SEP] [MASK], the first entries of a vocabulary trained here
+
+
+def make_rows(tokenizer, count, seed=0, longest=30):
+    """Texts of random ordinary tokens between [CLS] and [SEP], with an [UNK] now and then."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for item in range(count):
+        ids = rng.integers(len(SPECIAL), len(tokenizer), rng.integers(1, longest))
+        ids[rng.random(len(ids)) < 0.05] = tokenizer.unk_token_id
+        rows.append({"input_ids": np.array([tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]), "item": item})
+    return rows
+
+
+def test_the_shares_are_80_10_10_on_100_000_tokens(tokenizer):
+    rng = np.random.default_rng(1)
+    ids = rng.integers(len(SPECIAL), len(tokenizer), (1600, 64))
+    rate = 0.2
+    batch = MaskingCollator(tokenizer, rate, seed=3)([{"input_ids": row, "item": i} for i, row in enumerate(ids)])
+    shown, labels = batch["input_ids"].numpy(), batch["labels"].numpy()
+    chosen = labels != -100
+    assert ids.size > 100_000
+    assert chosen.mean() == pytest.approx(rate, abs=0.01)
+    np.testing.assert_array_equal(labels[chosen], ids[chosen])
+    np.testing.assert_array_equal(shown[~chosen], ids[~chosen])
+    is_mask, is_same = shown == tokenizer.mask_token_id, shown == ids
+    accident = 0.1 / (len(tokenizer) - len(SPECIAL))  # a random token is the old one now and then
+    assert is_mask[chosen].mean() == pytest.approx(0.8, abs=0.01)
+    assert is_same[chosen].mean() == pytest.approx(0.1 + accident, abs=0.01)
+    assert (~is_mask & ~is_same)[chosen].mean() == pytest.approx(0.1 - accident, abs=0.01)
+    # Random tokens are drawn evenly from all ordinary ones; no position of a text is preferred.
+    drawn = np.bincount(shown[chosen & ~is_mask & ~is_same], minlength=len(tokenizer))
+    assert drawn[list(SPECIAL)].sum() == 0
+    assert chisquare(drawn[len(SPECIAL) :]).pvalue > 1e-4
+    assert chisquare(chosen.sum(axis=0)).pvalue > 1e-4
+
+
+@given(seed=st.integers(0, 1000), rate=st.sampled_from([0.15, 0.5, 1.0]))
+def test_special_tokens_and_padding_are_never_chosen_nor_drawn(tokenizer, seed, rate):
+    rows = make_rows(tokenizer, 12, seed)
+    batch = MaskingCollator(tokenizer, rate, seed)(rows)
+    for row, shown, attended, labels in zip(
+        rows, batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+    ):
+        ids = torch.tensor(row["input_ids"])
+        length = len(ids)
+        assert attended.tolist() == [1] * length + [0] * (len(attended) - length)
+        assert (shown[length:] == tokenizer.pad_token_id).all()
+        assert (labels[length:] == -100).all()
+        is_special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+        assert (labels[:length][is_special] == -100).all()
+        assert torch.equal(shown[:length][is_special], ids[is_special])
+        became_special = torch.isin(shown[:length][~is_special], torch.tensor([0, 1, 2, 3]))
+        assert not became_special.any()
+        if rate == 1.0:
+            assert torch.equal(labels[:length][~is_special], ids[~is_special])
+
+
+def test_masks_of_a_text_depend_on_seed_stream_and_item_alone(tokenizer):
+    rows = make_rows(tokenizer, 20)
+    collate = MaskingCollator(tokenizer, 0.3, seed=5)
+    alone = {row["item"]: {name: value[0] for name, value in collate([row]).items()} for row in rows}
+    for order in (range(20), reversed(range(20)), [7, 3, 19]):
+        picked = [rows[index] for index in order]
+        batch = collate(picked)
+        for place, row in enumerate(picked):
+            for name in ("input_ids", "labels"):
+                assert torch.equal(batch[name][place, : len(row["input_ids"])], alone[row["item"]][name])
+    same = MaskingCollator(tokenizer, 0.3, seed=5)(rows)
+    assert torch.equal(same["labels"], collate(rows)["labels"])
+    moved = [{**row, "item": row["item"] + 1000} for row in rows]
+    for other in (
+        MaskingCollator(tokenizer, 0.3, seed=6)(rows),
+        MaskingCollator(tokenizer, 0.3, seed=5, stream=HELD_OUT_STREAM)(rows),
+        MaskingCollator(tokenizer, 0.3, seed=5, stream=MASK_STREAM)(moved),
+    ):
+        changed = sum(not torch.equal(*pair) for pair in zip(other["labels"], same["labels"], strict=True))
+        assert changed >= 15  # a text of one token may well stay as it is
+
+
+def make_texts(count, seed=0, longest=40):
+    rng = np.random.default_rng(seed)
+    return [np.full(rng.integers(1, longest), index) for index in range(count)]
+
+
+@given(count=st.integers(1, 200), batch_size=st.sampled_from([1, 3, 8]), grouped=st.booleans(), seed=st.integers(0, 9))
+def test_an_epoch_shows_each_text_at_most_once(count, batch_size, grouped, seed):
+    texts = make_texts(count)
+    schedule = PretrainingSchedule(texts, 3 * count, batch_size, seed, group_by_length=grouped)
+    whole = count // batch_size * batch_size or count
+    assert len(schedule) == 3 * count
+    assert schedule.epoch_size == whole
+    seen = [schedule[index] for index in range(3 * whole)]
+    assert [row["item"] for row in seen] == list(range(3 * whole))
+    epochs = [[int(row["input_ids"][0]) for row in seen[e * whole : (e + 1) * whole]] for e in range(3)]
+    for epoch in epochs:
+        assert len(set(epoch)) == whole
+        assert set(epoch) <= set(range(count))
+    if whole > 12:
+        assert epochs[0] != epochs[1]
+        other = PretrainingSchedule(texts, count, batch_size, seed + 1, group_by_length=grouped)
+        assert [int(other[index]["input_ids"][0]) for index in range(whole)] != epochs[0]
+    # Reading backwards, as a continued run may, gives the same.
+    assert [int(schedule[index]["input_ids"][0]) for index in reversed(range(whole))] == epochs[0][::-1]
+
+
+def test_texts_left_out_of_one_epoch_are_seen_in_another():
+    schedule = PretrainingSchedule(make_texts(15), 1000, batch_size=8, seed=0)
+    assert set(np.concatenate([schedule.order(epoch) for epoch in range(20)])) == set(range(15))
+
+
+def test_grouping_by_length_saves_padding():
+    texts, size = make_texts(640, longest=64), 16
+    padding = {}
+    for grouped in (True, False):
+        order = PretrainingSchedule(texts, 640, size, seed=0, group_by_length=grouped).order(0)
+        lengths = np.array([len(texts[index]) for index in order]).reshape(-1, size)
+        padding[grouped] = int((lengths.max(axis=1, keepdims=True) - lengths).sum())
+        first, last = lengths.mean(axis=1)[:20].mean(), lengths.mean(axis=1)[20:].mean()
+        assert abs(first - last) < 12  # batches of short and of long texts alternate: no curriculum
+    assert padding[True] < 0.15 * padding[False]
+
+
+SECOND_PROCESS = """
+import hashlib, json, sys
+import numpy as np
+from transformers import AutoTokenizer
+from tlm_hf.data.masking import MaskingCollator, PretrainingSchedule
+
+texts = [np.array(ids) for ids in json.loads(sys.argv[2])]
+schedule = PretrainingSchedule(texts, 60, batch_size=8, seed=11)
+collate = MaskingCollator(AutoTokenizer.from_pretrained(sys.argv[1]), 0.2, seed=11)
+digest = hashlib.sha256()
+for start in range(40, 60, 5):
+    for value in collate([schedule[index] for index in range(start, start + 5)]).values():
+        digest.update(value.numpy().tobytes())
+print(json.dumps(digest.hexdigest()))
+"""
+
+
+def test_a_second_process_that_continues_sees_the_same(tokenizer, tmp_path, run_with_package):
+    """Items 40 to 59 in another process that never saw the first 40, against all 60 here."""
+    tokenizer.save_pretrained(tmp_path)
+    texts = [row["input_ids"] for row in make_rows(tokenizer, 20)]
+    schedule = PretrainingSchedule(texts, 60, batch_size=8, seed=11)
+    collate = MaskingCollator(tokenizer, 0.2, seed=11)
+    rows = [schedule[index] for index in range(60)]
+    digest = hashlib.sha256()
+    for start in range(40, 60, 5):
+        for value in collate(rows[start : start + 5]).values():
+            digest.update(value.numpy().tobytes())
+    sent = json.dumps([ids.tolist() for ids in texts])
+    assert run_with_package(SECOND_PROCESS, str(tmp_path), sent) == digest.hexdigest()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_masked_lm_score_is_stock_bert_text_by_text(build_pair, tokenizer, training):
+    ours, stock = build_pair("masked_lm", vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=32)
+    ours.train(training)
+    texts = [row["input_ids"].tolist() for row in make_rows(tokenizer, 30)]
+    texts[4] = [tokenizer.cls_token_id, tokenizer.sep_token_id]  # nothing to mask
+    collate = MaskingCollator(tokenizer, 0.15, 0, HELD_OUT_STREAM)
+    total, count = 0.0, 0
+    for item, ids in enumerate(texts):
+        batch = collate([{"input_ids": ids, "item": item}])
+        with torch.no_grad():
+            scores = stock(batch["input_ids"]).logits[0].double().log_softmax(-1).numpy()
+        for place, label in enumerate(batch["labels"][0].tolist()):
+            if label != -100:
+                total, count = total - scores[place, label], count + 1
+    assert count > 30
+    for batch_size in (1, 7, 64):
+        found = masked_lm_score(ours, tokenizer, texts, batch_size=batch_size)
+        assert found["masked_tokens"] == count
+        assert found["loss"] == pytest.approx(total / count, abs=1e-5)
+        assert found["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-4)
+    assert ours.training is training
+    nothing = masked_lm_score(ours, tokenizer, texts[4:5])
+    assert nothing["masked_tokens"] == 0
+    assert np.isnan(nothing["loss"])
+
+
+def test_predicted_logits_keep_the_order_of_the_texts(build_pair, tokenizer, sentences):
+    ours, stock = build_pair("classifier", vocab_size=len(tokenizer), num_labels=3)
+    texts = [*sentences, "boat " * 40, "", "salt"]
+    logits, truncated = predict_logits(ours, tokenizer, texts, batch_size=4)
+    longer = [len(tokenizer(text, verbose=False)["input_ids"]) > 16 for text in texts]
+    assert truncated == sum(longer) >= 1
+    assert logits.shape == (len(texts), 3)
+    assert logits.dtype == np.float32
+    for row, text in zip(logits, texts, strict=True):
+        encoded = tokenizer(text, truncation=True, max_length=16, return_tensors="pt")
+        with torch.no_grad():
+            expected = stock(encoded["input_ids"]).logits[0].numpy()
+        np.testing.assert_allclose(row, expected, atol=1e-5, rtol=1e-5)
+
+
+def make_predictions(seed, count=200, classes=4, scale=3.0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    return rng.normal(size=(count, classes)) * scale + 2.0 * np.eye(classes)[labels], labels
+
+
+@given(seed=st.integers(0, 1000), classes=st.integers(2, 6))
+def test_metrics_are_those_of_scikit_learn(seed, classes):
+    logits, labels = make_predictions(seed, 60, classes)
+    labels[labels == 1] = 0  # a class without texts
+    found = classification_metrics(logits, labels)
+    predictions = logits.argmax(axis=1)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
+    assert found["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro", zero_division=0))
+    assert found["loss"] == pytest.approx(log_loss(labels, probabilities, labels=np.arange(classes)), rel=1e-6)
+    f1 = []
+    for label in sorted(set(labels) | set(predictions)):
+        hits = np.sum((predictions == label) & (labels == label))
+        f1.append(2 * hits / (np.sum(predictions == label) + np.sum(labels == label)))
+    assert found["macro_f1"] == pytest.approx(np.mean(f1))
+
+
+@pytest.mark.parametrize(("seed", "scale"), [(0, 3.0), (1, 0.9), (2, 5.0)])
+def test_fitted_temperature_is_the_best_of_a_fine_grid(seed, scale):
+    logits, labels = make_predictions(seed, scale=scale)
+    grid = np.geomspace(0.05, 20.0, 4001)
+    losses = []
+    for temperature in grid:
+        scaled = logits / temperature
+        highest = scaled.max(axis=1)
+        partition = highest + np.log(np.exp(scaled - highest[:, None]).sum(axis=1))
+        losses.append((partition - scaled[np.arange(len(labels)), labels]).mean())
+    assert 0.06 < grid[np.argmin(losses)] < 19.0  # the optimum lies inside, so that it says something
+    assert fit_temperature(logits, labels) == pytest.approx(grid[np.argmin(losses)], rel=3e-3)
+
+
+def test_calibration_error_of_examples_worked_by_hand():
+    confidence, is_right = np.array([0.55, 0.65, 0.95, 0.85]), np.array([1, 0, 1, 0])
+    logits = np.log(np.stack([confidence, 1 - confidence], axis=1))
+    labels = 1 - is_right
+    # Ten bins, one text in each: |1-.55|, |0-.65|, |1-.95|, |0-.85|, a quarter of each.
+    assert expected_calibration_error(logits, labels, bins=10) == pytest.approx((0.45 + 0.65 + 0.05 + 0.85) / 4)
+    # Two bins, all texts in the upper one: mean confidence .75, half of them right.
+    assert expected_calibration_error(logits, labels, bins=2) == pytest.approx(0.25)
+    # Five bins: .55 alone; .65 alone; .95 and .85 together, mean .9, half right.
+    assert expected_calibration_error(logits, labels, bins=5) == pytest.approx(0.25 * 0.45 + 0.25 * 0.65 + 0.5 * 0.4)
+    sure = np.array([[1000.0, 0.0], [1000.0, 0.0]])  # confidence 1 belongs to the last bin
+    assert expected_calibration_error(sure, np.array([0, 1])) == pytest.approx(0.5)

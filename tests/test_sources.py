@@ -1,0 +1,309 @@
+"""Tables, corpora and tasks from files: what is read, who is in which split, and what is said about bad files.
+
+Oracles: the rows that the test wrote, by hand, with the standard library or pyarrow; plain Python sets and counters.
+"""
+
+import collections
+import json
+import os
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers_commands import labelled_rows, write_corpus, write_csv
+
+from tlm_hf.data.corpora import corpus_hash, load_corpus
+from tlm_hf.data.sources import read_table, seeded_order, text_hash
+from tlm_hf.data.tasks import class_names, load_task, task_hash
+from tlm_hf.errors import UserError
+
+DATA = os.environ.get("TLM_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="TLM_DATA is not set: no real text to read")
+SPLITS = ("train", "validation", "test")
+ROWS = [
+    {"text": 'a "quoted" text, with a comma', "label": "b"},
+    {"text": "naïve café ☕", "label": "a"},
+    {"text": "tab\tinside", "label": "b"},
+]
+
+
+def refusal(one_sentence, function, *arguments, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    return one_sentence(caught.value)
+
+
+def pairs(split: datasets.Dataset) -> set[tuple[str, int]]:
+    return {(row["text"], row["label"]) for row in split}
+
+
+@pytest.fixture(scope="module")
+def corpus_path(tmp_path_factory) -> str:
+    return str(write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt", texts=130))
+
+
+@pytest.fixture(scope="module")
+def task_path(tmp_path_factory) -> str:
+    rows = labelled_rows(40, classes=("sea", "farm", "school"))
+    return str(write_csv(tmp_path_factory.mktemp("task") / "task.csv", rows))
+
+
+def test_another_process_chooses_the_same_in_the_same_order(corpus_path, task_path, run_with_package):
+    code = """
+import json, sys, datasets
+from tlm_hf.data.corpora import load_corpus
+from tlm_hf.data.tasks import load_task, task_hash
+datasets.disable_progress_bars()
+texts = load_corpus(sys.argv[1], num_texts=40, seed=5)["train"]["text"][:]
+print(json.dumps([texts, task_hash(load_task(sys.argv[2], train_per_label=10, seed=3))]))
+"""
+    texts, task = run_with_package(code, corpus_path, task_path)
+    assert texts == load_corpus(corpus_path, num_texts=40, seed=5)["train"]["text"][:]
+    assert task == task_hash(load_task(task_path, train_per_label=10, seed=3))
+    assert task != task_hash(load_task(task_path, train_per_label=10, seed=4))
+
+
+class TestReadTable:
+    @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
+    def test_formats(self, tmp_path, ending):
+        path = tmp_path / f"table.{ending}"
+        if ending in ("csv", "tsv"):
+            write_csv(path, ROWS, delimiter="," if ending == "csv" else "\t")
+        elif ending == "json":
+            path.write_text(json.dumps(ROWS), encoding="utf-8")
+        elif ending == "jsonl":
+            path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS), encoding="utf-8")
+        else:
+            pq.write_table(pa.Table.from_pylist(ROWS), path)
+        table = read_table(str(path))
+        assert list(table) == ["train"]
+        assert table["train"].to_list() == ROWS
+
+    def test_text_file_is_one_text_a_line(self, tmp_path):
+        path = tmp_path / "lines.txt"
+        path.write_text("first line\nsecond, line\n", encoding="utf-8")
+        assert read_table(str(path))["train"]["text"][:] == ["first line", "second, line"]
+
+    def test_text_folder_is_one_text_a_paragraph(self, tmp_path):
+        (tmp_path / "inner").mkdir()
+        (tmp_path / "a.txt").write_text("one\nparagraph\n\nanother", encoding="utf-8")
+        (tmp_path / "inner" / "b.txt").write_text("third", encoding="utf-8")
+        (tmp_path / "empty.txt").touch()
+        assert read_table(str(tmp_path))["train"]["text"][:] == ["one\nparagraph", "another", "third"]
+
+    def test_folder_keeps_its_splits(self, tmp_path):
+        for split, rows in (("train", ROWS[:2]), ("test", ROWS[2:])):
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
+        table = read_table(str(tmp_path))
+        assert {split: table[split].to_list() for split in table} == {"train": ROWS[:2], "test": ROWS[2:]}
+
+    def test_bad_files_are_refused_in_one_sentence(self, tmp_path, one_sentence):
+        whole = tmp_path / "whole.parquet"
+        pq.write_table(pa.Table.from_pylist(ROWS * 50), whole)
+        bad = {
+            "empty.csv": b"",
+            "header.csv": b"text,label\n",
+            "truncated.parquet": whole.read_bytes()[:-50],
+            "start.parquet": whole.read_bytes()[:100],
+            "latin.csv": b"text,label\n" + "café,a\n".encode("latin-1") * 9,
+            "latin.txt": "café\n".encode("latin-1") * 9,
+            "broken.json": b'[{"text": ',
+            "empty.jsonl": b"[]",
+            "letter.docx": b"PK",
+        }
+        for name, content in bad.items():
+            (tmp_path / name).write_bytes(content)
+            assert name in refusal(one_sentence, read_table, str(tmp_path / name)), name
+        assert "has no rows" in refusal(one_sentence, read_table, str(tmp_path / "header.csv"))
+        assert ".docx" in refusal(one_sentence, read_table, str(tmp_path / "letter.docx"))
+
+    def test_folders_without_text_are_refused(self, tmp_path, one_sentence):
+        for name in ("nothing", "pictures", "hollow"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "pictures" / "a.png").write_bytes(b"x")
+        (tmp_path / "hollow" / "a.txt").touch()
+        for name in ("nothing", "pictures", "hollow"):
+            assert name in refusal(one_sentence, read_table, str(tmp_path / name))
+
+    @pytest.mark.parametrize("name", ["missing.csv", "/missing/folder", "./missing", "a/b/c", "~/missing-for-sure"])
+    def test_missing_names_are_refused(self, name, one_sentence):
+        assert repr(name) in refusal(one_sentence, read_table, name)
+
+
+def test_hash_depends_on_every_boundary():
+    assert len({text_hash(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["c", "ab"], ["ab", "c", ""])}) == 5
+
+
+class TestCorpus:
+    def test_subsets_are_nested_and_the_held_out_texts_are_the_same(self, corpus_path):
+        lines = set(Path(corpus_path).read_text(encoding="utf-8").splitlines())
+        subsets = {size: load_corpus(corpus_path, num_texts=size) for size in (20, 40, 90, None)}
+        texts = {size: corpus["train"]["text"][:] for size, corpus in subsets.items()}
+        assert {size: len(found) for size, found in texts.items()} == {20: 20, 40: 40, 90: 90, None: 117}
+        assert set(texts[20]) < set(texts[40]) < set(texts[90]) < set(texts[None])
+        held_out = {tuple(corpus["validation"]["text"][:]) for corpus in subsets.values()}
+        assert len(held_out) == 1
+        (held_out_texts,) = held_out
+        assert len(held_out_texts) == 13
+        assert set(held_out_texts) | set(texts[None]) == lines
+        assert not set(held_out_texts) & set(texts[None])
+
+    def test_another_seed_chooses_others_but_holds_out_the_same(self, corpus_path):
+        one, other = (load_corpus(corpus_path, num_texts=20, seed=seed) for seed in (0, 1))
+        assert set(one["train"]["text"]) != set(other["train"]["text"])
+        assert one["validation"]["text"][:] == other["validation"]["text"][:]
+        assert corpus_hash(one) != corpus_hash(other)
+
+    def test_duplicates_and_empty_texts_are_dropped(self, tmp_path):
+        rows = [{"text": text} for text in ("one", " one ", "", "  ", None, "two", "three", "two")]
+        path = tmp_path / "table.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+        corpus = load_corpus(str(path), validation_texts=1)
+        assert sorted(corpus["train"]["text"][:] + corpus["validation"]["text"][:]) == ["one", "three", "two"]
+
+    def test_bad_requests_are_refused(self, corpus_path, tmp_path, one_sentence):
+        numbers = write_csv(tmp_path / "numbers.csv", [{"text": index, "name": "x"} for index in range(20)])
+        assert "at most 117" in refusal(one_sentence, load_corpus, corpus_path, num_texts=118)
+        assert "'body'" in refusal(one_sentence, load_corpus, corpus_path, text_column="body")
+        assert "numbers.csv" in refusal(one_sentence, load_corpus, str(numbers))
+        blank = tmp_path / "blank.txt"
+        blank.write_text("\n \n\n", encoding="utf-8")
+        assert "blank.txt" in refusal(one_sentence, load_corpus, str(blank))
+        assert "--data-root" in refusal(one_sentence, load_corpus, "wikipedia", root=str(tmp_path))
+
+
+class TestTask:
+    def test_splits_are_disjoint_and_balanced(self, task_path):
+        written = {row["text"]: row["label"] for row in labelled_rows(40, classes=("sea", "farm", "school"))}
+        task = load_task(task_path)
+        assert class_names(task) == ["farm", "school", "sea"]
+        sizes = {split: collections.Counter(task[split]["label"]) for split in SPLITS}
+        assert sizes == {"train": dict.fromkeys(range(3), 28), **dict.fromkeys(SPLITS[1:], dict.fromkeys(range(3), 6))}
+        texts = [row["text"] for split in SPLITS for row in task[split]]
+        assert len(texts) == len(set(texts)) == 120
+        for split in SPLITS:
+            assert all(written[text] == class_names(task)[label] for text, label in pairs(task[split]))
+
+    def test_fewer_texts_are_a_subset_and_the_test_split_stays(self, task_path):
+        few, many = (load_task(task_path, train_per_label=size, test_per_label=6) for size in (5, 15))
+        assert pairs(few["train"]) < pairs(many["train"])
+        assert collections.Counter(few["train"]["label"]) == dict.fromkeys(range(3), 5)
+        assert few["test"].to_list() == many["test"].to_list()
+
+    def test_rows_order_in_the_file_does_not_matter(self, task_path, tmp_path):
+        rows = labelled_rows(40, classes=("sea", "farm", "school"))
+        reordered = write_csv(tmp_path / "reordered.csv", rows[::-1])
+        assert task_hash(load_task(str(reordered))) == task_hash(load_task(task_path))
+
+    def test_integers_and_class_labels(self, tmp_path):
+        rows = labelled_rows(20, classes=("sea", "farm"))
+        numbered = [{"text": row["text"], "label": {"sea": 7, "farm": 3}[row["label"]]} for row in rows]
+        task = load_task(str(write_csv(tmp_path / "numbers.csv", numbered)))
+        assert class_names(task) == ["3", "7"]
+        sevens = {row["text"] for row in numbered if row["label"] == 7}
+        assert all((text in sevens) == (label == 1) for text, label in pairs(task["train"]))
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])})
+        table = datasets.Dataset.from_list([{**row, "label": "za"["sf".index(row["label"][0])]} for row in rows])
+        table.cast(features).to_parquet(str(tmp_path / "named.parquet"))
+        task = load_task(str(tmp_path / "named.parquet"))
+        assert class_names(task) == ["z", "a"]
+        sea = {row["text"] for row in rows if row["label"] == "sea"}
+        assert all((text in sea) == (label == 0) for text, label in pairs(task["test"]))
+
+    def test_own_splits_are_kept_and_a_text_in_two_is_test_only(self, tmp_path):
+        rows = labelled_rows(30)
+        train, test = rows[:40], [*rows[40:], rows[0]]
+        for split, part in (("train", train), ("test", test)):
+            pq.write_table(pa.Table.from_pylist([{**row, "extra": 1} for row in part]), tmp_path / f"{split}.parquet")
+        task = load_task(str(tmp_path))
+        assert set(task["test"]["text"]) == {row["text"] for row in test}
+        assert set(task["train"]["text"]) | set(task["validation"]["text"]) == {row["text"] for row in train[1:]}
+        assert not set(task["train"]["text"]) & set(task["validation"]["text"])
+        assert len(task["validation"]) == 4
+
+    @pytest.mark.parametrize(
+        ("labels", "said"),
+        [
+            (["a"], "1 class"),
+            ([0.5, 1.5], "0.5"),
+            ([0, 1, None], "empty cell"),
+            (["a", "b", None], "empty cell"),
+            ([True, False], "True"),
+            ([None], "empty cell"),
+        ],
+    )
+    def test_bad_labels_in_a_csv_are_refused(self, tmp_path, one_sentence, labels, said):
+        rows = [{"text": f"text {index}", "label": labels[index % len(labels)]} for index in range(30)]
+        path = write_csv(tmp_path / "bad-labels.csv", rows)
+        sentence = refusal(one_sentence, load_task, str(path))
+        assert said in sentence
+        assert "bad-labels.csv" in sentence
+
+    @pytest.mark.parametrize(("labels", "said"), [([1, "a"], "both"), ([[0], [1]], "[0]"), ([{"a": 0}], "{'a': 0}")])
+    def test_bad_labels_in_json_are_refused(self, tmp_path, one_sentence, labels, said):
+        path = tmp_path / "bad-labels.json"
+        rows = [{"text": f"text {index}", "label": labels[index % len(labels)]} for index in range(30)]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        sentence = refusal(one_sentence, load_task, str(path))
+        assert said in sentence or "cannot be read" in sentence
+        assert "bad-labels.json" in sentence
+
+    def test_bad_requests_are_refused(self, task_path, tmp_path, one_sentence):
+        assert "'body'" in refusal(one_sentence, load_task, task_path, text_column="body")
+        assert "'kind'" in refusal(one_sentence, load_task, task_path, label_column="kind")
+        sentence = refusal(one_sentence, load_task, task_path, train_per_label=100)
+        assert "100 train texts" in sentence
+        assert "'farm'" in sentence
+        for size in (0, -1):
+            assert "--test-per-label" in refusal(one_sentence, load_task, task_path, test_per_label=size)
+        few = write_csv(tmp_path / "few.csv", labelled_rows(1))
+        assert "few.csv" in refusal(one_sentence, load_task, str(few))
+        hollow = write_csv(tmp_path / "hollow.csv", [{"text": " ", "label": label} for label in "ababab"])
+        assert "hollow.csv" in refusal(one_sentence, load_task, str(hollow))
+        assert "--data-root" in refusal(one_sentence, load_task, "ag_news", root=str(tmp_path))
+        assert "nowhere" in refusal(one_sentence, load_task, "nowhere")
+
+
+def test_seeded_order_is_a_permutation_and_known():
+    texts = ["a", "b", "c", "d"]
+    assert sorted(seeded_order(texts, 0)) == [0, 1, 2, 3]
+    # sha256sum of 0, NUL and the letter begins with 5f1a for a, a8d4 for b, 50f6 for c and 4aef for d.
+    assert seeded_order(texts, 0) == [3, 2, 0, 1]
+
+
+@needs_data
+class TestRealText:
+    @pytest.mark.parametrize(
+        ("name", "sizes", "text_column", "classes"),
+        [("ag_news", (1000, 200, 1000), "text", 4), ("dbpedia_14", (100, 50, 100), "content", 14)],
+    )
+    def test_tasks(self, name, sizes, text_column, classes):
+        task = load_task(name, **dict(zip((f"{split}_per_label" for split in SPLITS), sizes, strict=True)), root=DATA)
+        raw = {split: pq.read_table(Path(DATA) / name / f"{split}.parquet").to_pylist() for split in ("train", "test")}
+        known = {split: {(row[text_column].strip(), row["label"]) for row in rows} for split, rows in raw.items()}
+        seen = set()
+        for split, size in zip(SPLITS, sizes, strict=True):
+            assert collections.Counter(task[split]["label"]) == dict.fromkeys(range(classes), size)
+            assert pairs(task[split]) <= known["test" if split == "test" else "train"]
+            texts = set(task[split]["text"])
+            assert len(texts) == size * classes
+            assert not texts & seen
+            seen |= texts
+        assert not set(task["train"]["text"]) & {text for text, _ in known["test"]}
+        if name == "dbpedia_14":
+            assert class_names(task) == (Path(DATA) / name / "classes.txt").read_text().split()
+        else:
+            assert class_names(task) == ["World", "Sports", "Business", "Sci/Tech"]
+
+    def test_wikipedia(self):
+        corpus, smaller = (load_corpus("wikipedia", num_texts=size, root=DATA) for size in (2000, 500))
+        train, held_out = corpus["train"]["text"][:], corpus["validation"]["text"][:]
+        known = {text.strip() for text in pq.read_table(Path(DATA) / "wikipedia" / "train.parquet")["text"].to_pylist()}
+        assert len(set(train)) == len(train) == 2000
+        assert len(set(held_out)) == len(held_out) == 1000
+        assert set(train) | set(held_out) <= known
+        assert not set(train) & set(held_out)
+        assert set(smaller["train"]["text"]) < set(train)
+        assert smaller["validation"]["text"][:] == held_out

@@ -1,0 +1,149 @@
+"""Tokenizers: trained the same in every process, read from `vocab.txt` without loss, refused where they do not fit.
+
+Oracles: `tokenizers.BertWordPieceTokenizer` (the reference implementation of BERT's tokenizer) and `AutoTokenizer`.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import transformers
+from helpers_commands import write_corpus
+from tokenizers import BertWordPieceTokenizer
+
+from tlm_hf.data.sources import read_table
+from tlm_hf.data.tokenization import SPECIAL_TOKENS, load_tokenizer, tokenize, tokenizer_hash, train_wordpiece
+from tlm_hf.errors import UserError
+from tlm_hf.loading import load_matching_tokenizer
+
+DATA = os.environ.get("TLM_DATA")
+KNOWN = "The old miller counts every goat behind the lighthouse, and the captain reads a book."
+HARD = [
+    "Unaffable naïve café owners' co-operative, 1,234.56 € — 東京 (Tokyo) isn't far!",
+    "  tabs\tand\nnewlines  ",
+    "#39;s quot;raw\\artefacts &lt;b&gt; http://example.org/?q=1",
+    "supercalifragilisticexpialidocious" * 4,
+    "[MASK] and [SEP] in a text",
+    "ÀÉÎõü ﬁ ½ ²",
+    "🙂 emoji",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    path = write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt", texts=300)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{KNOWN}\n" * 3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(corpus) -> transformers.PreTrainedTokenizerBase:
+    return train_wordpiece(corpus.read_text(encoding="utf-8").splitlines(), vocab_size=250, max_length=24)
+
+
+def test_training_is_the_same_in_another_process(corpus, trained, run_with_package):
+    code = """
+import json, sys
+from tlm_hf.data.tokenization import tokenizer_hash, train_wordpiece
+tokenizer = train_wordpiece(open(sys.argv[1], encoding="utf-8").read().splitlines(), vocab_size=250, max_length=24)
+print(json.dumps([tokenizer.get_vocab(), tokenizer_hash(tokenizer)]))
+"""
+    assert run_with_package(code, str(corpus)) == [trained.get_vocab(), tokenizer_hash(trained)]
+
+
+def test_trained_vocabulary(trained):
+    assert len(trained) <= 250
+    assert [trained.convert_ids_to_tokens(index) for index in range(5)] == list(SPECIAL_TOKENS)
+    assert sorted(trained.get_vocab().values()) == list(range(len(trained)))
+    assert all(token == token.strip() != "" for token in trained.get_vocab())
+    assert trained.model_max_length == 24
+
+
+def test_known_sentence_has_no_unknown_token_and_comes_back(trained):
+    ids = trained(KNOWN)["input_ids"]
+    assert trained.unk_token_id not in ids
+    assert ids[0] == trained.cls_token_id
+    assert ids[-1] == trained.sep_token_id
+    decoded = trained.decode(ids, skip_special_tokens=True)
+    assert decoded.replace(" ", "") == KNOWN.lower().replace(" ", "")
+    assert len(ids) < len(KNOWN) / 2, "the vocabulary falls back to letters"
+
+
+def test_saved_tokenizer_opens_with_auto_tokenizer(trained, tmp_path):
+    trained.save_pretrained(tmp_path)
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = [KNOWN, *HARD]
+    assert opened(texts)["input_ids"] == trained(texts)["input_ids"]
+    assert type(opened).__name__ == "BertTokenizer"
+    assert opened.model_max_length == 24
+    ours = load_tokenizer(str(tmp_path), max_length=16)
+    assert ours(texts)["input_ids"] == trained(texts)["input_ids"]
+    assert ours.model_max_length == 16
+    assert tokenizer_hash(ours) == tokenizer_hash(trained)
+
+
+def test_hash_ignores_truncation_but_not_the_vocabulary(trained, corpus):
+    before = tokenizer_hash(trained)
+    trained([KNOWN, "short"], truncation=True, max_length=5, padding=True)
+    assert tokenizer_hash(trained) == before
+    texts = corpus.read_text(encoding="utf-8").splitlines()
+    assert tokenizer_hash(train_wordpiece(texts, vocab_size=240, max_length=24)) != before
+
+
+def test_tokenize_truncates_and_keeps_special_tokens(trained, corpus):
+    dataset = read_table(str(corpus))["train"].select(range(40))
+    rows = tokenize(dataset, trained, max_length=10)
+    assert rows.column_names == ["input_ids"]
+    for text, ids in zip(dataset["text"], rows["input_ids"], strict=True):
+        whole = trained(text)["input_ids"]
+        assert ids == (whole if len(whole) <= 10 else [*whole[:9], trained.sep_token_id])
+
+
+def test_vocab_file_equals_the_reference_tokenizer(trained, tmp_path):
+    tokens = sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    reference = BertWordPieceTokenizer(str(path), lowercase=True)
+    ours = load_tokenizer(str(path))
+    assert len(ours) == len(tokens)
+    for text in (KNOWN, *HARD):
+        assert ours(text)["input_ids"] == reference.encode(text).ids, text
+
+
+@pytest.mark.skipif(not DATA, reason="TLM_DATA is not set: no bert-base vocabulary to read")
+def test_bert_base_vocabulary_equals_the_reference_tokenizer():
+    path = str(Path(DATA) / "vocab" / "vocab.txt")
+    reference, ours = BertWordPieceTokenizer(path, lowercase=True), load_tokenizer(path, max_length=128)
+    assert len(ours) == 30522
+    assert ours.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [0, 100, 101, 102, 103]
+    for text in (KNOWN, *HARD):
+        assert ours(text)["input_ids"] == reference.encode(text).ids, text
+    assert ours.unk_token_id not in ours(KNOWN)["input_ids"]
+
+
+def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path, one_sentence):
+    def refusal(function, *arguments) -> str:
+        with pytest.raises(UserError) as caught:
+            function(*arguments)
+        return one_sentence(caught.value)
+
+    trained.save_pretrained(tmp_path / "tokenizer")
+    sentence = refusal(load_matching_tokenizer, str(tmp_path / "tokenizer"), None, len(trained) + 1)
+    assert str(len(trained)) in sentence
+    assert str(len(trained) + 1) in sentence
+    (tmp_path / "hollow").mkdir()
+    assert "hollow" in refusal(load_tokenizer, str(tmp_path / "hollow"))
+    lines = {"prose.txt": "just a text\n", "empty.txt": "", "maskless.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n"}
+    for name, content in lines.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        assert "[MASK]" in refusal(load_tokenizer, str(tmp_path / name))
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    assert "bytes.txt" in refusal(load_tokenizer, str(tmp_path / "bytes.txt"))
+    broken = tmp_path / "broken"
+    trained.save_pretrained(broken)
+    for content in ("{", json.dumps({"version": "1.0"})):
+        (broken / "tokenizer.json").write_text(content, encoding="utf-8")
+        assert "broken" in refusal(load_tokenizer, str(broken))
