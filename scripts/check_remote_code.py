@@ -1,7 +1,7 @@
 """Open model folders with trust_remote_code under whatever transformers is installed, and print what they compute.
 
-Needs torch and transformers alone, so that it runs in an environment with an old transformers; compare its lines between
-two versions to find the oldest on which the remote code works (`OLDEST_TRANSFORMERS` in configuration_tlm.py):
+Needs torch and transformers alone, so that it runs in an environment with an old transformers; compare its lines
+between two versions to find the oldest on which the remote code works (`OLDEST_TRANSFORMERS` in configuration_tlm.py):
 
     python scripts/check_remote_code.py outputs/quickstart/release/*
 """

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import csv
+import functools
 import hashlib
 import json
 import logging
@@ -130,6 +131,30 @@ def check_error(stderr: str) -> str:
     for trace in ("Traceback", "Error(", "Exception(", "<class ", "None "):
         assert trace not in lines[0], lines[0]
     return lines[0].removeprefix("error: ")
+
+
+TINY_PRETRAINING = ("--size", "smoke", "--max-steps", 6, "--eval-steps", 3, "--save-steps", 3, "--disable-tqdm")
+TINY_FINETUNING = ("--num-train-epochs", 2, "--disable-tqdm")
+
+
+@functools.cache
+def shelf() -> Path:
+    """Folder of finished runs, made once through the commands; read only, so copy what you change.
+
+    `corpus.txt` and `task.csv` (farm or sea); `encoder`; `member`, fine-tuned from it, and `scratch`; `committee` of
+    both.
+    """
+    folder = _CACHE / "shelf"
+    folder.mkdir()
+    corpus, task = write_corpus(folder / "corpus.txt"), write_csv(folder / "task.csv", labelled_rows())
+    encoder, member, scratch = (folder / name for name in ("encoder", "member", "scratch"))
+    succeed("pretrain", "--corpus", corpus, "--output-dir", encoder, *TINY_PRETRAINING)
+    succeed("finetune", "--model", encoder, "--task", task, "--output-dir", member, *TINY_FINETUNING)
+    words = ("--model", encoder, "--task", task, "--from-scratch", "--seed", 1, "--output-dir", scratch)
+    succeed("finetune", *words, *TINY_FINETUNING)
+    words = ("--task", task, "--output-dir", folder / "committee", "--disable-tqdm")
+    succeed("committee", "--members", member, scratch, *words)
+    return folder
 
 
 def run(*words: object, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -74,7 +74,7 @@ SIZES = {
     size.name: size
     for size in (
         Size("smoke", 1, 1000, 32, 500, 20, 10, 10, conv_channels=4),
-        Size("quickstart", 2, 8000, 64, 30_000, 200, 40, 60),
+        Size("quickstart", 2, 8000, 64, 30_000, 200, 100, 100),
         Size("laptop", 4, 8000, 64, 100_000, 1000, 200, 500),
         Size("paper", 12, 30522, 128, 40_000, 1000, 200, 1000),
     )
@@ -132,6 +132,11 @@ def build_config(
         UserError: unknown name, or heads that do not divide the hidden size.
     """
     architecture, scale = find_architecture(recipe), find_size(size)
+    given = {"vocab-size": vocab_size, "max-length": max_length, "hidden-size": hidden_size}
+    given |= {"num-hidden-layers": num_hidden_layers, "num-attention-heads": num_attention_heads}
+    for option, value in given.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{option} is {value}: give at least 1.")
     heads = num_attention_heads
     if heads is None and hidden_size is not None:
         heads = max(1, hidden_size // HEAD_SIZE)

@@ -26,6 +26,16 @@ def escape_markdown(text: object) -> str:
     return re.sub(r"([\\`*_\[\]|#{}])", r"\\\1", flat)
 
 
+def escape_code(text: object) -> str:
+    """Keep a text that stands between backquotes there, on one line."""
+    return re.sub(r"\s+", " ", str(text)).replace("`", "'")
+
+
+def thousands(number: int) -> str:
+    """An integer with commas; int() makes an undefined one raise, which formatting would print or refuse otherwise."""
+    return f"{int(number):,}"
+
+
 def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | None = None, **facts: Any) -> str:
     """Render a model card.
 
@@ -49,7 +59,7 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["md"] = escape_markdown
+    environment.filters |= {"md": escape_markdown, "code": escape_code, "thousands": thousands}
     body = environment.get_template(f"{kind}.md.jinja").render(name=name, results=results, plot=plot, **facts)
     return f"---\n{_metadata(kind, name, results, facts).to_yaml()}\n---\n\n{body.strip()}\n"
 

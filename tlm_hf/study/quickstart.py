@@ -64,8 +64,8 @@ RATES = {("shallow", "scratch"): 1e-3, ("shallow", "pretrained"): 1e-3} | {
     ("deep", "scratch"): 5e-4,
     ("deep", "pretrained"): 5e-4,
 }
-FULL = Plan("quickstart", 3, 3, 6.0, 3.0, 6, 8.0, None, {"shallow": 2e-3, "deep": 1e-3}, RATES)
-SMOKE = Plan("smoke", 3, 1, 1.0, 1.0, 2, 2.0, 500, {"shallow": 2e-3, "deep": 1e-3}, RATES)
+FULL = Plan("quickstart", 3, 3, 5.5, 2.0, 6, 10.0, None, {"shallow": 2e-3, "deep": 5e-4}, RATES)
+SMOKE = Plan("smoke", 3, 1, 1.0, 1.0, 2, 2.0, 500, {"shallow": 2e-3, "deep": 5e-4}, RATES)
 
 
 def quickstart(arguments: QuickstartArguments) -> dict[str, Any]:
@@ -166,6 +166,7 @@ def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> 
             learning_rate=plan.pretrain_rate[kind],
             seed=seed,
             num_threads=threads,
+            disable_tqdm=True,
         )
         weight = plan.deep_epochs * 3.4 if kind == "deep" else plan.shallow_epochs
         jobs.append(Job(f"pre-train {name}", pretrain, options, weight=weight))
@@ -182,6 +183,7 @@ def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> 
             # Seeds differ between members, so that scratch members differ too.
             seed=plan.seeds * member + seed,
             num_threads=threads,
+            disable_tqdm=True,
         )
         weight = 1.0 if kinds[encoder] == "deep" else 0.25
         jobs.append(Job(name, finetune, fine_tuning, after=(f"pre-train {encoder}",), weight=weight))

@@ -74,16 +74,18 @@ def report_text(summary: dict[str, Any], output: str) -> str:
     lines = ["", table(rows), ""]
     if summary["smoke"]:
         lines += ["This was a smoke run: it shows that every step works; its accuracies mean nothing.", ""]
+    test, train, texts = task["test"], task["train"], corpus["texts"]
+    mean = statistics.mean(committee.pretrained)
     lines += [
-        f"Accuracy on {task['test']} held-out paragraphs: which of {task['labels']} libraries a docstring paragraph documents",
-        f"({task['train']} training texts; pre-trained on {corpus['texts']:,} other paragraphs). ± is one standard deviation.",
-        f"Committee {statistics.mean(committee.pretrained):.3f} against its best member {committee.best_member:.3f} (means).",
+        f"Accuracy on {test} held-out paragraphs: which of {task['labels']} libraries does it document",
+        f"({train} training texts; pre-trained on {texts:,} other paragraphs); ± is one standard deviation.",
+        f"Committees: {mean:.3f}; their best members: {committee.best_member:.3f} (means).",
         f"Plot: {output}/accuracy.png    Release folders: {output}/release/",
         "",
-        "What to try next:",
-        f'  tlm predict --model {output}/release/tlm-committee-docstrings --texts "Returns the eigenvalues of a matrix."',
+        "What to try next (after `. .venv/bin/activate`):",
+        f'  tlm predict --model {output}/release/tlm-committee-docstrings --texts "Returns the eigenvalues."',
         "  tlm train-committee your.csv --text-column text --label-column label",
-        "  accelerate launch scripts/pretrain.py --corpus wikipedia --recipe bert-1 --size laptop --output-dir outputs/wiki",
+        "  accelerate launch scripts/pretrain.py --corpus wikipedia --size laptop --output-dir outputs/wikipedia",
     ]
     return "\n".join(lines)
 

@@ -52,6 +52,10 @@ class SearchArguments:
     trials: list[str] = field(default_factory=list, metadata={"help": "Names of trials (default: all of the stage)."})
     shallow_epochs: float = field(default=6.0, metadata={"help": "Passes of a shallow pre-training."})
     deep_epochs: float = field(default=3.0, metadata={"help": "Passes of a deep pre-training."})
+    rates: list[float] = field(
+        default_factory=lambda: list(FINETUNE_RATES), metadata={"help": "Learning rates, for the stage finetune."}
+    )
+    seeds: int = field(default=SEEDS, metadata={"help": "Seeds of each rate, for the stage finetune."})
     workers: int = field(default=2, metadata={"help": "Trainings side by side, one core each."})
 
 
@@ -127,10 +131,10 @@ def _finetune_trials(arguments: SearchArguments, work: Path) -> list[dict[str, A
     for encoder in arguments.encoder:
         for from_scratch in (True, False):
             for epochs in FINETUNE_EPOCHS:
-                for rate in FINETUNE_RATES:
+                for rate in arguments.rates:
                     cases.append((encoder, from_scratch, epochs, rate))
     for encoder, from_scratch, epochs, rate in cases:
-        for seed in range(SEEDS):
+        for seed in range(arguments.seeds):
             name = f"{Path(encoder).name}-{'scratch' if from_scratch else 'pretrained'}-{epochs:g}-{rate:g}-{seed}"
             options = FinetuneArguments(
                 task="docstrings",
@@ -150,7 +154,7 @@ def _finetune_trials(arguments: SearchArguments, work: Path) -> list[dict[str, A
     rows = []
     for encoder, from_scratch, epochs, rate in cases:
         prefix = f"{Path(encoder).name}-{'scratch' if from_scratch else 'pretrained'}-{epochs:g}-{rate:g}-"
-        runs = [results[f"{prefix}{seed}"] for seed in range(SEEDS)]
+        runs = [results[f"{prefix}{seed}"] for seed in range(arguments.seeds)]
         rows.append(
             {
                 "encoder": Path(encoder).name,

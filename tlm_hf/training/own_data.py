@@ -153,6 +153,7 @@ def _plan(arguments: OwnDataArguments, work: Path, texts: list[str]) -> tuple[li
                 max_steps=arguments.pretrain_steps,
                 seed=arguments.seed + index,
                 num_threads=1 if arguments.workers > 1 else None,
+                disable_tqdm=True,
             )
             jobs.append(Job(f"pre-train member {index}", pretrain, options, weight=5))
             encoders.append(folder)
@@ -176,6 +177,7 @@ def _fine_tuning(arguments: OwnDataArguments, encoder: str, work: Path, index: i
         learning_rate=arguments.learning_rate,
         seed=arguments.seed + index,
         num_threads=1 if arguments.workers > 1 else None,
+        disable_tqdm=True,
     )
 
 

@@ -222,6 +222,7 @@ def _train(
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "vocab_size": config.vocab_size,
+        "max_length": config.max_position_embeddings,
         "steps": steps,
         "texts": len(texts),
         "epochs": steps * arguments.batch_size / len(texts),

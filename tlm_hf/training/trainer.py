@@ -69,8 +69,20 @@ class InterruptCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a checkpoint and the end of training."""
         if self.interrupted and not control.should_training_stop:
-            control.should_save = True
+            # A whole epoch is saved at its end, after its evaluation, which a continued run would not make up for.
+            control.should_save = args.save_strategy != "epoch" or not self._epoch_is_whole(state)
             control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Within an epoch nothing is evaluated: the best epoch is chosen among whole ones, interrupted or not."""
+        if self.interrupted and not self._epoch_is_whole(state):
+            control.should_evaluate = control.should_save = False
+
+    @staticmethod
+    def _epoch_is_whole(state: TrainerState) -> bool:
+        return state.epoch is not None and abs(state.epoch - round(state.epoch)) < 1e-6
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,0 +1,260 @@
+"""The commands end to end at smoke size on a small text: each one's output is what the next one takes.
+
+Oracles: stock transformers classes and `pipeline` on the same folders, scikit-learn's metrics, the rows written here.
+"""
+
+import json
+import shutil
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from helpers_commands import (
+    TINY_FINETUNING,
+    TINY_PRETRAINING,
+    contents,
+    labelled_rows,
+    results_of,
+    shelf,
+    succeed,
+    write_csv,
+)
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+import tlm_hf
+from tlm_hf.data.corpora import load_corpus
+from tlm_hf.data.masking import HELD_OUT_STREAM, MaskingCollator
+from tlm_hf.data.tasks import load_task
+from tlm_hf.training.trainer import RunTrainer
+
+TEXTS = [
+    "the cow in the old barn",
+    "a boat and an anchor under the wave",
+    "",
+    "gull " * 100,
+    'naïve ☕ "quoted", with a comma',
+]
+
+
+@pytest.fixture(scope="module")
+def home():
+    return shelf()
+
+
+def stock_probabilities(folder, texts) -> tuple[list[str], np.ndarray]:
+    """Labels and probabilities (texts, classes) from transformers' pipeline on the folder."""
+    classify = transformers.pipeline("text-classification", model=str(folder), top_k=None, truncation=True)
+    names = [classify.model.config.id2label[index] for index in range(classify.model.config.num_labels)]
+    rows = [{entry["label"]: entry["score"] for entry in classify([text])[0]} for text in texts]
+    return names, np.array([[row[name] for name in names] for row in rows])
+
+
+def test_pretraining_leaves_a_stock_bert(home):
+    encoder, results = home / "encoder", results_of(home / "encoder")
+    model, report = transformers.BertForMaskedLM.from_pretrained(encoder, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
+    assert len(tokenizer) == model.config.vocab_size == results["vocab_size"]
+    assert results["parameters"] == model.num_parameters()
+    assert results["steps"] == results["history"][-1]["step"] == 6
+    assert results["texts"] == 108
+    assert results["held_out"]["perplexity"] == pytest.approx(np.exp(results["held_out"]["loss"]))
+    # A model that says nothing about the text pays log(vocabulary); 6 steps cannot have taught it much either.
+    assert results["held_out"]["loss"] == pytest.approx(np.log(len(tokenizer)), rel=0.3)
+    assert results["command"].split()
+    assert str(home) not in json.dumps(results), "a path of this machine stands in the results"
+    assert not list(encoder.glob("checkpoint-*"))
+    assert not (encoder / ".partial").exists()
+
+
+def test_finetuning_starts_from_the_checkpoint_or_from_new_weights(home):
+    encoder = load_file(home / "encoder" / "model.safetensors")
+    name = "bert.embeddings.word_embeddings.weight"
+    distance = {
+        arm: float((load_file(home / arm / "model.safetensors")[name] - encoder[name]).abs().mean())
+        for arm in ("member", "scratch")
+    }
+    scale = float(encoder[name].abs().mean())
+    assert distance["member"] < 0.2 * scale
+    assert distance["scratch"] > scale
+    assert [results_of(home / arm)["from_scratch"] for arm in ("member", "scratch")] == [False, True]
+
+
+def test_results_of_finetuning_are_those_of_the_pipeline(home):
+    task = load_task(str(home / "task.csv"))
+    for arm in ("member", "scratch"):
+        results = results_of(home / arm)
+        for split in ("validation", "test"):
+            names, probabilities = stock_probabilities(home / arm, task[split]["text"])
+            labels, chosen = task[split]["label"][:], probabilities.argmax(axis=1)
+            assert names == results["labels"] == ["farm", "sea"]
+            assert results[split]["accuracy"] == pytest.approx(accuracy_score(labels, chosen))
+            assert results[split]["macro_f1"] == pytest.approx(f1_score(labels, chosen, average="macro"))
+            assert results[split]["loss"] == pytest.approx(
+                log_loss(labels, probabilities / probabilities.sum(axis=1, keepdims=True)), abs=1e-5
+            )
+
+
+def test_chosen_epoch_is_the_best_on_validation(home):
+    results = results_of(home / "member")
+    scores = {row["step"]: row["eval_accuracy"] for row in results["history"] if "eval_accuracy" in row}
+    assert len(scores) == 2
+    assert scores[results["best_step"]] == max(scores.values())
+    assert results["validation"]["accuracy"] == pytest.approx(max(scores.values()))
+
+
+def test_committee_is_the_calibrated_mean_of_its_members(home):
+    results = results_of(home / "committee")
+    mean = np.mean([stock_probabilities(home / arm, TEXTS)[1] for arm in ("member", "scratch")], axis=0)
+    sharpened = mean ** (1 / results["temperature"])
+    expected = sharpened / sharpened.sum(axis=1, keepdims=True)
+    names, probabilities = stock_probabilities(home / "committee", TEXTS)
+    assert names == ["farm", "sea"]
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(home / "committee")
+    assert isinstance(model, tlm_hf.CommitteeForSequenceClassification)
+    assert results["parameters"] == model.num_parameters()
+    best = max(results_of(home / arm)["test"]["accuracy"] for arm in ("member", "scratch"))
+    assert results["best_member_test_accuracy"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("model", ["member", "committee"])
+def test_predict_a_table(home, tmp_path, capsys, model):
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    rows = [{"id": index, "body": text or " ", "label": "keep me"} for index, text in enumerate(TEXTS)]
+    write_csv(source, rows)
+    words = ("--input", source, "--text-column", "body", "--output", target, "--batch-size", 2, "--disable-tqdm")
+    succeed("predict", "--model", home / model, *words)
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"texts": 5, "truncated": 1, "output": str(target)}
+    table = pd.read_csv(target)
+    assert table[["id", "body", "label"]].to_dict("records") == rows
+    names, probabilities = stock_probabilities(home / model, [row["body"] for row in rows])
+    np.testing.assert_allclose(table[[f"p({name})" for name in names]], probabilities, atol=2e-6)
+    assert table["predicted_label"].to_list() == [names[index] for index in probabilities.argmax(axis=1)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
+def test_predict_writes_other_formats(home, tmp_path, ending):
+    target = tmp_path / f"out.{ending}"
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS[:2]), encoding="utf-8")
+    words = ("--input", tmp_path / "in.txt", "--output", target, "--disable-tqdm")
+    succeed("predict", "--model", home / "member", *words)
+    reader = {"json": pd.read_json, "jsonl": lambda path: pd.read_json(path, lines=True), "parquet": pd.read_parquet}
+    table = reader[ending](target)
+    assert table["text"].to_list() == TEXTS[:2]
+    _, probabilities = stock_probabilities(home / "member", TEXTS[:2])
+    np.testing.assert_allclose(table["p(sea)"], probabilities[:, 1], atol=2e-6)
+
+
+def test_predict_texts(home, capsys):
+    succeed("predict", "--model", home / "member", "--texts", *TEXTS, "--disable-tqdm")
+    said = json.loads(capsys.readouterr().out)
+    names, probabilities = stock_probabilities(home / "member", TEXTS)
+    assert [entry["text"] for entry in said["predictions"]] == TEXTS
+    for entry, row in zip(said["predictions"], probabilities, strict=True):
+        assert entry["label"] == names[row.argmax()]
+        assert entry["probability"] == pytest.approx(row.max(), abs=2e-6)
+        assert list(entry["probabilities"].values()) == pytest.approx(row.tolist(), abs=2e-6)
+
+
+def test_score_agrees_with_the_results(home, tmp_path, capsys):
+    for model in ("member", "committee"):
+        words = ("--task", home / "task.csv", "--output", tmp_path / f"{model}.json", "--disable-tqdm")
+        succeed("score", "--model", home / model, *words)
+        written = json.loads((tmp_path / f"{model}.json").read_text(encoding="utf-8"))
+        assert json.loads(capsys.readouterr().out)["metrics"] == written["metrics"]
+        test = results_of(home / model)["test"]
+        for name in ("accuracy", "macro_f1", "loss"):
+            assert written["metrics"][name] == pytest.approx(test[name], abs=1e-5)
+        assert written["texts"] == 12
+
+
+def test_score_of_an_encoder_is_the_stock_loss_on_the_same_masks(home, tmp_path, capsys):
+    path = write_csv(tmp_path / "text.csv", [{"text": row["text"]} for row in labelled_rows(20)])
+    succeed("score", "--model", home / "encoder", "--text", path, "--disable-tqdm")
+    said = json.loads(capsys.readouterr().out)
+    assert said["texts"] == 40
+    corpus = load_corpus(str(path))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(home / "encoder")
+    stock = transformers.BertForMaskedLM.from_pretrained(home / "encoder").eval()
+    collator = MaskingCollator(tokenizer, 0.15, 0, HELD_OUT_STREAM)
+    total, count, tokens = 0.0, 0, 0
+    for item, text in enumerate([*corpus["train"]["text"], *corpus["validation"]["text"]]):
+        batch = collator([{"input_ids": tokenizer(text, truncation=True)["input_ids"], "item": item}])
+        with torch.no_grad():
+            logits = stock(batch["input_ids"]).logits[0]
+        total += float(torch.nn.functional.cross_entropy(logits, batch["labels"][0], reduction="sum"))
+        count += int((batch["labels"] != -100).sum())
+        tokens += batch["input_ids"].shape[1] - 2
+    assert said["metrics"]["masked_tokens"] == count
+    assert said["metrics"]["loss"] == pytest.approx(total / count, abs=1e-5)
+    assert count / tokens == pytest.approx(0.15, abs=0.04)
+
+
+def test_finished_command_returns_at_once(home, capsys, monkeypatch):
+    before = contents(home)
+
+    def train(*arguments, **options):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(RunTrainer, "train", train)
+    succeed("pretrain", "--corpus", home / "corpus.txt", "--output-dir", home / "encoder", *TINY_PRETRAINING)
+    said = json.loads(capsys.readouterr().out)
+    assert said["held_out"] == results_of(home / "encoder")["held_out"]
+    words = ("--task", home / "task.csv", "--model", home / "encoder")
+    succeed("finetune", *words, "--output-dir", home / "member", *TINY_FINETUNING)
+    words = ("--task", home / "task.csv", "--members", home / "member", home / "scratch")
+    succeed("committee", *words, "--output-dir", home / "committee", "--disable-tqdm")
+    assert contents(home) == before
+
+
+def test_texts_beyond_the_model_are_cut(home, tmp_path, capsys):
+    """The tokenizer says 512 tokens, the model has 32 positions, the texts have 100 words."""
+    encoder = tmp_path / "encoder"
+    shutil.copytree(home / "encoder", encoder)
+    settings = json.loads((encoder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (encoder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 512}), encoding="utf-8")
+    rows = [{**row, "text": f"{row['text']} " * 10} for row in labelled_rows(20)]
+    task = write_csv(tmp_path / "long.csv", rows)
+    succeed("finetune", "--model", encoder, "--task", task, "--output-dir", tmp_path / "member", *TINY_FINETUNING)
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path / "member")
+    assert saved.model_max_length == 32
+    shutil.copy2(encoder / "tokenizer_config.json", tmp_path / "member" / "tokenizer_config.json")
+    capsys.readouterr()
+    succeed("predict", "--model", tmp_path / "member", "--texts", "gull " * 100, "--disable-tqdm")
+    said = json.loads(capsys.readouterr().out)
+    assert said["truncated"] == 1
+    words = ("--members", tmp_path / "member", "--task", task, "--output-dir", tmp_path / "committee")
+    succeed("committee", *words, "--disable-tqdm")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "committee").model_max_length == 32
+
+
+def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, monkeypatch):
+    rows = [{"body": row["text"], "kind": row["label"]} for row in labelled_rows(40, classes=("school", "sea"))]
+    data = write_csv(tmp_path / "own.csv", rows)
+    output = tmp_path / "out"
+    words = (data, "--text-column", "body", "--label-column", "kind", "--num-members", 2, "--size", "smoke")
+    words = (*words, "--pretrain-steps", 3, "--num-train-epochs", 2, "--workers", 1, "--output-dir", output)
+    succeed("train-committee", *words)
+    said = json.loads(capsys.readouterr().out)
+    assert said["labels"] == ["school", "sea"]
+    assert said["rows"] == {"train": 56, "validation": 12, "test": 12}
+    names, probabilities = stock_probabilities(output, TEXTS)
+    assert names == ["school", "sea"]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    test = datasets.load_dataset("parquet", data_files=str(output / "work" / "data" / "test.parquet"), split="train")
+    _, probabilities = stock_probabilities(output, test["text"][:])
+    assert said["committee"]["accuracy"] == pytest.approx(accuracy_score(test["label"], probabilities.argmax(axis=1)))
+    assert {row["body"] for row in rows} >= set(test["text"])
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(output)
+    assert len(model.members) == len(said["members"]) == 2
+    before = contents(output)
+    monkeypatch.setattr("tlm_hf.training.own_data.run_jobs", None)
+    succeed("train-committee", *words)
+    assert contents(output) == before

@@ -1,0 +1,227 @@
+"""Model cards and staged folders: every number from the results, names from data kept harmless, folders whole.
+
+Oracles: huggingface_hub's own reading of the card, the results given, a listing of the folder.
+"""
+
+import copy
+import re
+import shutil
+
+import jinja2
+import pytest
+import transformers
+from helpers_commands import contents, results_of, shelf
+from huggingface_hub import ModelCard, ModelCardData
+
+from tlm_hf.errors import UserError
+from tlm_hf.hub.cards import KINDS, render_card
+from tlm_hf.hub.staging import stage_model
+
+PROVENANCE = {
+    "command": "tlm finetune --task ag_news",
+    "date": "2025-01-02T03:04:05+00:00",
+    "versions": {"tlm-hf": "9.8.7", "transformers": "5.99.1", "torch": "2.88.2"},
+    "machine": {"processor": "Test Processor 3000", "torch_threads": 3},
+}
+TEST = {"accuracy": 0.87654, "macro_f1": 0.76543, "loss": 0.54321}
+RESULTS = {
+    "encoder": {
+        "parameters": 1234567, "num_hidden_layers": 1, "hidden_size": 192, "vocab_size": 7654, "max_length": 48,
+        "steps": 4321, "epochs": 5.678, "texts": 23456, "tokens_per_epoch": 3456789,
+        "held_out": {"loss": 3.45678, "perplexity": 31.714, "masked_tokens": 13579},
+        "settings": {"batch_size": 24, "learning_rate": 0.0019, "warmup_share": 0.07, "mlm_probability": 0.23},
+    },
+    "classifier": {
+        "parameters": 2345678, "labels": ["World", "Sports"], "rows": {"train": 1357, "validation": 246, "test": 468},
+        "validation": {"accuracy": 0.91919}, "test": TEST,
+    },
+    "committee": {
+        "parameters": 3456789, "labels": ["World", "Sports"], "members": ["a", "b", "c"], "temperature": 1.2345,
+        "test": {**TEST, "calibration_error": 0.01234, "calibration_error_before": 0.04567, "loss_before": 0.65432},
+        "best_member_test_accuracy": 0.81818,
+    },
+}  # fmt: skip
+FACTS = {
+    "encoder": {"corpus": "docstrings of libraries"},
+    "classifier": {"task": "news by section", "baseline": {"accuracy": 0.70707, "macro_f1": 0.60606}},
+    "committee": {"task": "news by section", "baseline": {"accuracy": 0.70707, "macro_f1": 0.60606}},
+}
+SHOWN = {
+    "encoder": [
+        *(
+            "1,234,567",
+            "1 layer,",
+            "192",
+            "7,654",
+            "48 tokens",
+            "4,321",
+            "24 texts",
+            "5.7 epochs",
+            "23,456",
+            "3,456,789",
+        ),
+        *("**3.457**", "31.7", "13,579", "0.0019", "7%", "0.23", "Test Processor 3000, 3 threads"),
+    ],
+    "classifier": ["2,345,678", "0.877", "0.765", "0.707", "0.606", "0.919", "1357", "246", "468", "World, Sports"],
+    "committee": [
+        *(
+            "3 shallow",
+            "3,456,789",
+            "0.877",
+            "0.765",
+            "0.707",
+            "0.606",
+            "0.818",
+            "1.23",
+            "0.012",
+            "0.046",
+            "0.543",
+            "0.654",
+        ),
+        "World, Sports",
+    ],
+}
+NASTY = [
+    "a|b",
+    "<script>alert(1)</script>",
+    "two\nlines",
+    "key: value",
+    "- item",
+    "---",
+    "[x](http://evil)",
+    "`*_#",
+    "'\"",
+]
+
+
+def render(kind: str, results: dict | None = None, **facts: object) -> str:
+    return render_card(kind, f"tlm-{kind}", (results or RESULTS[kind]) | PROVENANCE, **{**FACTS[kind], **facts})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestCard:
+    def test_numbers_are_those_of_the_results(self, kind):
+        card = render(kind)
+        for shown in (*SHOWN[kind], "tlm finetune --task ag_news", "9.8.7", "5.99.1", "2.88.2", "2025-01-02"):
+            assert shown in card, shown
+        # No other decimal number stands in the text: nothing in a template was measured by nobody.
+        body = card.split("---\n", 2)[2].replace("apache-2.0", "")
+        known = set(re.findall(r"\d+\.\d+", " ".join([*SHOWN[kind], *PROVENANCE["versions"].values(), "2507.14871"])))
+        assert set(re.findall(r"\d+\.\d+", body)) <= known
+
+    def test_front_matter_comes_back(self, kind):
+        card = ModelCard(render(kind))
+        data = card.data
+        assert data.license == "apache-2.0"
+        assert data.library_name == "transformers"
+        assert data.pipeline_tag == ("fill-mask" if kind == "encoder" else "text-classification")
+        assert "arxiv:2507.14871" in data.tags
+        if kind != "encoder":
+            found = {result.metric_type: result.metric_value for result in data.eval_results}
+            assert found == {"accuracy": 0.8765, "f1": 0.7654}
+            assert {result.dataset_name for result in data.eval_results} == {"news by section"}
+            assert data.model_name == f"tlm-{kind}"
+        again = ModelCard(f"---\n{data.to_yaml()}\n---\n{card.text}")
+        assert isinstance(again.data, ModelCardData)
+        assert again.data.to_dict() == data.to_dict()
+
+    def test_unknown_field_raises(self, kind):
+        for name in RESULTS[kind]:
+            results = copy.deepcopy(RESULTS[kind])
+            del results[name]
+            with pytest.raises(jinja2.UndefinedError, match=f"'{name}'"):
+                render(kind, results)
+        fact = next(iter(FACTS[kind]))
+        with pytest.raises(jinja2.UndefinedError, match=f"'{fact}'"):
+            render_card(kind, "x", RESULTS[kind] | PROVENANCE, **{k: v for k, v in FACTS[kind].items() if k != fact})
+
+    def test_plot(self, kind):
+        assert "![" not in render(kind)
+        if kind != "encoder":
+            assert "![accuracy](bars.png)" in render(kind, plot="bars.png")
+
+    def test_names_from_data_are_harmless(self, kind):
+        plain = render(kind)
+        for nasty in NASTY:
+            results = copy.deepcopy(RESULTS[kind]) | ({"labels": [nasty, *NASTY]} if kind != "encoder" else {})
+            where = {"corpus": nasty} if kind == "encoder" else {"task": nasty}
+            text = render_card(
+                kind, f"tlm-{kind}", results | PROVENANCE | {"command": f"x `{nasty}`"}, **{**FACTS[kind], **where}
+            )
+            card = ModelCard(text)
+            assert card.data.license == "apache-2.0"
+            if kind != "encoder":
+                assert {result.dataset_name for result in card.data.eval_results} == {nasty}
+            # As many lines, and as many cells in each line of a table, as with harmless names.
+            cells = [
+                [line.startswith("|") and len(re.findall(r"(?<!\\)\|", line)) for line in version.splitlines()]
+                for version in (card.text, ModelCard(plain).text)
+            ]
+            assert cells[0] == cells[1]
+            (command,) = re.findall(r"^- command: (.*)$", card.text, flags=re.MULTILINE)
+            assert re.fullmatch(r"`[^`]*`", command)
+            prose = re.sub(r"`[^`\n]*`", "", card.text.replace(r"\`", ""))
+            assert "<script" not in prose
+            assert not re.search(r"(?<!\\)\]\(http://evil", prose)
+
+
+@pytest.fixture(scope="module")
+def home():
+    return shelf()
+
+
+CODE = ["configuration_tlm.py", "convolution_tlm.py", "layers_tlm.py", "modeling_tlm.py"]
+MODEL = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+STAGED = {"encoder": ("encoder", CODE), "classifier": ("member", CODE)}
+STAGED["committee"] = ("committee", [*CODE, "configuration_committee.py", "modeling_committee.py"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_staged_folder_holds_the_model_and_its_card(home, tmp_path, kind):
+    source, code = STAGED[kind]
+    results = results_of(home / source)
+    (tmp_path / "plot.png").write_bytes(b"picture")
+    target = tmp_path / "release" / f"tlm-{kind}"
+    for plot in (None, tmp_path / "plot.png"):
+        done = stage_model(home / source, target, kind, results, plot=plot, **FACTS[kind])
+        assert done == target
+        extra = ["plot.png"] if plot else []
+        assert sorted(contents(target)) == sorted([*MODEL, *code, *extra])
+    original = contents(home / source)
+    copied = contents(target)
+    assert all(copied[name] == original[name] for name in [*MODEL[1:], *code])
+    card = ModelCard.load(target / "README.md")
+    assert f"{results['parameters']:,}" in card.text
+    assert str(home) not in card.content
+    pipe = transformers.pipeline(card.data.pipeline_tag, model=str(target))
+    assert pipe("the [MASK] in the barn" if kind == "encoder" else "the cow in the barn")
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_staging_replaces_a_folder_whole(home, tmp_path):
+    target = tmp_path / "tlm-encoder"
+    target.mkdir()
+    (target / "stale.bin").write_bytes(b"old")
+    (tmp_path / ".tlm-encoder.partial").mkdir()
+    (tmp_path / ".tlm-encoder.partial" / "half.bin").write_bytes(b"old")
+    stage_model(home / "encoder", target, "encoder", results_of(home / "encoder"), **FACTS["encoder"])
+    assert sorted(contents(target)) == sorted([*MODEL, *CODE])
+    assert [path.name for path in tmp_path.iterdir()] == ["tlm-encoder"]
+
+
+def test_failed_staging_leaves_the_old_folder(home, tmp_path, one_sentence):
+    target = tmp_path / "tlm-encoder"
+    stage_model(home / "encoder", target, "encoder", results_of(home / "encoder"), **FACTS["encoder"])
+    before = contents(target)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(home / "encoder", unfinished, ignore=shutil.ignore_patterns("results.json"))
+    with pytest.raises(UserError, match="has not finished") as caught:
+        stage_model(unfinished, target, "encoder", {}, **FACTS["encoder"])
+    one_sentence(caught.value)
+    lacking = tmp_path / "lacking"
+    shutil.copytree(home / "encoder", lacking, ignore=shutil.ignore_patterns("model.safetensors"))
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+        stage_model(lacking, target, "encoder", results_of(lacking), **FACTS["encoder"])
+    with pytest.raises(jinja2.UndefinedError):
+        stage_model(home / "encoder", target, "encoder", PROVENANCE, **FACTS["encoder"])
+    assert contents(target) == before

@@ -1,0 +1,157 @@
+"""Table, text and plot of the quickstart, and trainings side by side.
+
+Oracles: numbers worked out by hand, matplotlib's reading of the picture, the order in which jobs say that they ran.
+"""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest
+from matplotlib import pyplot as plt
+
+from tlm_hf.errors import UserError
+from tlm_hf.jobs import Job, run_jobs
+from tlm_hf.study.quickstart_report import Row, draw_plot, report_text, spread, table
+
+ROWS = [
+    Row("bert-1", 1234567, [0.50, 0.60, 0.70], [0.65, 0.75, 0.85], 1.234),
+    Row("bert-6", 7654321, [0.55], [0.525], 9.876),
+    Row("committee of 3 bert-1", 3703701, [0.66, 0.70], [0.80, 0.90], 2.5, best_member=0.7654),
+    Row("TF-IDF + logistic regression", None, [0.72], [], None),
+]
+SUMMARY = {
+    "smoke": False,
+    "rows": [asdict(row) for row in ROWS],
+    "corpus": {"texts": 20144, "held_out_texts": 1000},
+    "task": {"labels": 9, "train": 1800, "validation": 360, "test": 540},
+}
+
+
+def cells(markdown: str) -> list[list[str]]:
+    """Cells of a Markdown table without its rule."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|-")]
+
+
+def test_gap_is_the_difference_of_means():
+    assert ROWS[0].gap == pytest.approx(0.15)
+    assert ROWS[1].gap == pytest.approx(-0.025)
+    assert ROWS[2].gap == pytest.approx(0.17)
+    assert ROWS[3].gap is None
+
+
+def test_spread_is_the_sample_standard_deviation():
+    # Deviations -0.1, 0, 0.1: variance 0.02 / (3 - 1).
+    assert spread([0.5, 0.6, 0.7]) == "0.600 ± 0.100 (3 runs)"
+    assert spread([0.525]) == "0.525"
+    assert spread([]) == ""
+
+
+def test_table():
+    written = table(ROWS)
+    assert cells(written) == [
+        ["model", "parameters", "from scratch", "pre-trained", "gap", "latency"],
+        ["bert-1", "1,234,567", "0.600 ± 0.100 (3 runs)", "0.750 ± 0.100 (3 runs)", "+0.150", "1.23 ms"],
+        ["bert-6", "7,654,321", "0.550", "0.525", "-0.025", "9.88 ms"],
+        ["committee of 3 bert-1", "3,703,701", "0.680 ± 0.028 (2 runs)", "0.850 ± 0.071 (2 runs)", "+0.170", "2.50 ms"],
+        ["TF-IDF + logistic regression", "", "0.720", "", "", ""],
+    ]
+    assert len({len(line) for line in written.splitlines()}) == 1, "the columns are not aligned"
+    assert len(written.splitlines()) == len(ROWS) + 2
+
+
+def test_report_says_what_was_measured():
+    text = report_text(SUMMARY, "outputs/here")
+    assert table(ROWS) in text
+    for shown in (
+        "540 held-out",
+        "9 libraries",
+        "1800 training",
+        "20,144",
+        "0.850",
+        "0.765",
+        "outputs/here/accuracy.png",
+    ):
+        assert shown in text, shown
+    assert "smoke" not in text
+    assert text.count("\n  ") == 3, "three lines of what to try next"
+    assert "mean nothing" in report_text({**SUMMARY, "smoke": True}, "outputs/here")
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+def test_plot_is_a_picture(tmp_path, smoke):
+    path = draw_plot(ROWS, tmp_path / "accuracy.png", smoke=smoke)
+    picture = plt.imread(path)
+    assert picture.shape[0] > 300
+    assert picture.shape[1] > 500
+    colours = {
+        tuple((pixel[:3] * 255).round().astype(int)) for pixel in picture[::3, ::3].reshape(-1, picture.shape[2])
+    }
+    assert {(0x9A, 0xA5, 0xB1), (0x2F, 0x6D, 0xB5)} <= colours, "a bar of one of the arms is not there"
+    assert not plt.get_fignums()
+
+
+@dataclass
+class Work:
+    """Argument of the jobs below."""
+
+    output_dir: str
+    number: int
+    seconds: float = 0.0
+
+
+def add_line(work: Work) -> dict[str, int]:
+    """Note start and end in a file beside the output folder, and return the number and the process."""
+    with (Path(work.output_dir).parent / "order.txt").open("a") as file:
+        file.write(f"start {work.number}\n")
+        file.flush()
+        time.sleep(work.seconds)
+        file.write(f"end {work.number}\n")
+    return {"number": work.number, "process": os.getpid(), "threads": int(os.environ.get("OMP_NUM_THREADS", 0))}
+
+
+def refuse(work: Work) -> dict[str, int]:
+    raise UserError(f"Number {work.number} is bad: give another one.")
+
+
+def jobs(folder: Path) -> list[Job]:
+    """The first job in the list comes after the last one, which comes after the second."""
+    after = {1: ("job 3",), 2: (), 3: ("job 2",)}
+    return [
+        Job(f"job {number}", add_line, Work(str(folder / str(number)), number, 0.1), after=after[number])
+        for number in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_run_after_those_that_they_wait_for(tmp_path, workers):
+    before = os.environ.get("OMP_NUM_THREADS")
+    results = run_jobs(jobs(tmp_path), workers, "Testing")
+    assert {name: result["number"] for name, result in results.items()} == {f"job {n}": n for n in (1, 2, 3)}
+    lines = (tmp_path / "order.txt").read_text().splitlines()
+    assert lines == ["start 2", "end 2", "start 3", "end 3", "start 1", "end 1"]
+    processes = {result["process"] for result in results.values()}
+    assert (processes == {os.getpid()}) == (workers == 1)
+    if workers > 1:
+        assert os.getpid() not in processes
+        assert {result["threads"] for result in results.values()} == {1}
+    assert os.environ.get("OMP_NUM_THREADS") == before
+    assert all((tmp_path / str(number) / "train.log").exists() for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_user_error_of_a_job_comes_out(tmp_path, workers):
+    bad = Job("bad", refuse, Work(str(tmp_path / "bad"), 7))
+    follower = Job("follower", add_line, Work(str(tmp_path / "follower"), 8), after=("bad",))
+    with pytest.raises(UserError, match=r"^Number 7 is bad: give another one\.$"):
+        run_jobs([follower, bad], workers, "Testing")
+    assert not (tmp_path / "order.txt").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_that_could_never_start_are_refused(tmp_path, workers):
+    lonely = Job("lonely", add_line, Work(str(tmp_path / "lonely"), 1), after=("nobody",))
+    with pytest.raises(ValueError, match="lonely"):
+        run_jobs([lonely], workers, "Testing")
