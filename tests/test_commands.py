@@ -27,7 +27,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 import tlm_hf
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.masking import HELD_OUT_STREAM, MaskingCollator
+from tlm_hf.data.masking import HELD_OUT_STREAM, MASK_STREAM, MaskingCollator
 from tlm_hf.data.tasks import load_task
 from tlm_hf.training.trainer import RunTrainer
 
@@ -69,6 +69,21 @@ def test_pretraining_leaves_a_stock_bert(home):
     assert str(home) not in json.dumps(results), "a path of this machine stands in the results"
     assert not list(encoder.glob("checkpoint-*"))
     assert not (encoder / ".partial").exists()
+
+
+def test_pretraining_sees_the_schedule_in_its_order(home, tmp_path, monkeypatch):
+    seen = []
+    collate = MaskingCollator.__call__
+
+    def record(collator, rows):
+        if collator.stream == MASK_STREAM:
+            seen.extend(row["item"] for row in rows)
+        return collate(collator, rows)
+
+    monkeypatch.setattr(MaskingCollator, "__call__", record)
+    words = ("--output-dir", tmp_path / "run", "--gradient-accumulation-steps", 2, *TINY_PRETRAINING)
+    succeed("pretrain", "--corpus", home / "corpus.txt", *words)
+    assert seen == list(range(6 * 32))
 
 
 def test_finetuning_starts_from_the_checkpoint_or_from_new_weights(home):

@@ -53,19 +53,23 @@ class Plan:
     shallow_epochs: float
     deep_epochs: float
     deep_layers: int
-    finetune_epochs: float
+    finetune_epochs: dict[str, float]
     num_texts: int | None
     pretrain_rate: dict[str, float]
     finetune_rate: dict[tuple[str, str], float]
     """Peak learning rate by encoder (shallow, deep) and arm, each chosen on validation."""
 
 
-RATES = {("shallow", "scratch"): 1e-3, ("shallow", "pretrained"): 1e-3} | {
-    ("deep", "scratch"): 5e-4,
-    ("deep", "pretrained"): 5e-4,
+RATES = {
+    ("shallow", "scratch"): 1e-3,
+    ("shallow", "pretrained"): 1e-3,
+    ("deep", "scratch"): 3e-4,
+    ("deep", "pretrained"): 3e-4,
 }
-FULL = Plan("quickstart", 3, 3, 5.5, 2.0, 6, 10.0, None, {"shallow": 2e-3, "deep": 5e-4}, RATES)
-SMOKE = Plan("smoke", 3, 1, 1.0, 1.0, 2, 2.0, 500, {"shallow": 2e-3, "deep": 5e-4}, RATES)
+FULL = Plan(
+    "quickstart", 3, 3, 5.5, 2.0, 6, {"shallow": 10.0, "deep": 5.0}, None, {"shallow": 2e-3, "deep": 5e-4}, RATES
+)
+SMOKE = Plan("smoke", 3, 1, 1.0, 1.0, 2, {"shallow": 2.0, "deep": 2.0}, 500, {"shallow": 2e-3, "deep": 5e-4}, RATES)
 
 
 def quickstart(arguments: QuickstartArguments) -> dict[str, Any]:
@@ -120,6 +124,10 @@ def quickstart(arguments: QuickstartArguments) -> dict[str, Any]:
         "smoke": arguments.smoke,
         "rows": [vars(row) for row in rows],
         "corpus": {"texts": len(corpus["train"]), "held_out_texts": len(corpus["validation"])},
+        "epochs": {
+            "pretraining": {"shallow": plan.shallow_epochs, "deep": plan.deep_epochs},
+            "finetuning": plan.finetune_epochs,
+        },
         "task": {"labels": len(task["train"].features["label"].names), **{split: len(task[split]) for split in task}},
         "pretraining_loss": {
             name: result["held_out"]["loss"] for name, result in results.items() if "held_out" in result
@@ -178,14 +186,14 @@ def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> 
             model=str(output / "encoders" / encoder),
             output_dir=str(output / "classifiers" / name),
             from_scratch=arm == "scratch",
-            num_train_epochs=plan.finetune_epochs,
+            num_train_epochs=plan.finetune_epochs[kinds[encoder]],
             learning_rate=plan.finetune_rate[(kinds[encoder], arm)],
             # Seeds differ between members, so that scratch members differ too.
             seed=plan.seeds * member + seed,
             num_threads=threads,
             disable_tqdm=True,
         )
-        weight = 1.0 if kinds[encoder] == "deep" else 0.25
+        weight = 2.5 if kinds[encoder] == "deep" else 0.4
         jobs.append(Job(name, finetune, fine_tuning, after=(f"pre-train {encoder}",), weight=weight))
     return jobs
 

@@ -66,6 +66,15 @@ def table(rows: list[Row]) -> str:
     return "\n".join([padded[0], rule, *padded[1:]])
 
 
+def epochs(of: dict[str, dict[str, float]]) -> str:
+    """How long each kind of encoder was trained, in words."""
+    parts = [
+        f"{kind} {of['pretraining'][kind]:g} of pre-training and {of['finetuning'][kind]:g} of fine-tuning"
+        for kind in ("shallow", "deep")
+    ]
+    return ", ".join(parts)
+
+
 def report_text(summary: dict[str, Any], output: str) -> str:
     """What the command prints at its end, from the summary alone."""
     rows = [Row(**row) for row in summary["rows"]]
@@ -79,6 +88,7 @@ def report_text(summary: dict[str, Any], output: str) -> str:
     lines += [
         f"Accuracy on {test} held-out paragraphs: which of {task['labels']} libraries does it document",
         f"({train} training texts; pre-trained on {texts:,} other paragraphs); ± is one standard deviation.",
+        f"Epochs: {epochs(summary['epochs'])}.",
         f"Committees: {mean:.3f}; their best members: {committee.best_member:.3f} (means).",
         f"Plot: {output}/accuracy.png    Release folders: {output}/release/",
         "",
