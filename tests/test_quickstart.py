@@ -25,6 +25,7 @@ SUMMARY = {
     "smoke": False,
     "rows": [asdict(row) for row in ROWS],
     "corpus": {"texts": 20144, "held_out_texts": 1000},
+    "epochs": {"pretraining": {"shallow": 5.5, "deep": 2.0}, "finetuning": {"shallow": 11.0, "deep": 4.0}},
     "task": {"labels": 9, "train": 1800, "validation": 360, "test": 540},
 }
 
@@ -68,6 +69,7 @@ def test_report_says_what_was_measured():
     for shown in (
         "540 held-out",
         "9 libraries",
+        "shallow 5.5 of pre-training and 11 of",
         "1800 training",
         "20,144",
         "0.850",

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -153,7 +154,7 @@ def load_classifier(source: str) -> PreTrainedModel:
 def load_for_finetuning(
     source: str, labels: list[str], *, dropout: float, from_scratch: bool
 ) -> TLMForSequenceClassification:
-    """Encoder with a new classifier for `labels`, or the same architecture with new weights.
+    """Encoder with a classifier for `labels` (new, unless it has just these), or the architecture with new weights.
 
     Args:
         source: folder or Hub name of a pre-trained encoder.
@@ -175,7 +176,12 @@ def load_for_finetuning(
         raise UserError(f"The model {source!r} cannot be opened: {_first_line(error)}") from error
     if from_scratch:
         return TLMForSequenceClassification(config)
-    return _load(TLMForSequenceClassification, source, ("classifier.", "bert.pooler."), config=config)
+    model = _load(TLMForSequenceClassification, source, ("classifier.", "bert.pooler."), config=config)
+    if list((fields.get("id2label") or {}).values()) != labels:
+        # transformers keeps a classifier of as many labels; one that was trained on other labels is no start for these.
+        torch.nn.init.normal_(model.classifier.weight, std=config.initializer_range)
+        torch.nn.init.zeros_(model.classifier.bias)
+    return model
 
 
 def load_matching_tokenizer(
