@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .provenance import portable, provenance
+from .provenance import commit, portable, provenance
 
 try:
     import fcntl
@@ -55,6 +55,7 @@ class Run:
     def __init__(self, folder: str | Path, kind: str, settings: dict[str, Any]) -> None:
         self.folder = Path(folder).expanduser()
         self.kind = kind
+        self.commit = commit()  # at the start: the checkout may move on while the run goes on
         self.settings = json.loads(json.dumps(settings))
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"The output folder {folder} is a file: choose another --output-dir.")
@@ -146,7 +147,13 @@ class Run:
             for file in partial.iterdir():
                 file.replace(self.folder / file.name)
             partial.rmdir()
-        written = {"kind": self.kind, **results, "settings": portable(self.settings), **provenance()}
+        written = {
+            "kind": self.kind,
+            **results,
+            "settings": portable(self.settings),
+            **provenance(),
+            "commit": self.commit,
+        }
         write_json(self.folder / RESULTS_FILE, written)
         for checkpoint in self.folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
