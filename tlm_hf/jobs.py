@@ -18,6 +18,7 @@ LOG_FILE = "train.log"
 PROGRESS_FILE = "progress.log"
 """Share of a run that is done; ends in .log, so that an output folder that holds nothing else still counts as empty."""
 POLL_SECONDS = 0.5
+LOG_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, d
         os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         try:
             with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
+                next_line = 0.0
                 flying: dict[Future, Job] = {}
                 while waiting or flying:
                     for job in list(waiting):
@@ -140,7 +142,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, d
                         results[job.name] = future.result()
                     finished = sum(job.weight for job in jobs if job.name in results)
                     bar.n = finished + sum(job.weight * _progress(job) for job in flying.values())
-                    bar.set_postfix_str(", ".join(job.name for job in flying.values()))
+                    bar.set_postfix_str(", ".join(job.name for job in flying.values()), refresh=False)
+                    if time.monotonic() >= next_line:  # in a log file every line stays, so there are fewer of them
+                        bar.refresh()
+                        next_line = time.monotonic() + (POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS)
         finally:
             for name, value in before.items():
                 if value is None:

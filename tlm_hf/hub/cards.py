@@ -72,7 +72,7 @@ def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, An
         details["eval_results"] = [
             EvalResult(
                 task_type="text-classification",
-                dataset_type=str(facts["task"]),
+                dataset_type=str(facts["task"]).split(":")[0],
                 dataset_name=str(facts["task"]),
                 dataset_split="test",
                 metric_type="f1" if metric == "macro_f1" else metric,
