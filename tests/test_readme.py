@@ -17,7 +17,8 @@ def test_quickstart_output_is_that_of_the_results_file():
     rows = {row["model"]: Row(**row) for row in results["rows"]}
     committee = rows["committee of 3 bert-1"]
     # The claims of the text below the table.
-    assert rows["bert-1"].gap is not None and rows["bert-1"].gap > 0
+    assert rows["bert-1"].gap is not None
+    assert rows["bert-1"].gap > 0
     assert committee.best_member is not None
     assert sum(committee.pretrained) / len(committee.pretrained) > committee.best_member
 
