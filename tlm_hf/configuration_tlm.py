@@ -57,7 +57,7 @@ class TLMConfig(PreTrainedConfig):
         max_position_embeddings: longest input in tokens.
         type_vocab_size: number of token types.
         initializer_range: standard deviation of new weights. Narrow models want about 1/sqrt(hidden_size): at 0.02 a
-            one-layer encoder of width 128 sits at the unigram plateau for thousands of steps (README, "Training").
+            one-layer encoder of width 128 sits at the unigram plateau for thousands of steps (results/README.md).
         layer_norm_eps: epsilon of the LayerNorms.
         pad_token_id: id of `[PAD]`.
         classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.

@@ -1,6 +1,7 @@
 """Running several trainings side by side on one machine: one process and one core each, one progress bar for all."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,8 @@ PROGRESS_FILE = "progress.log"
 """Share of a run that is done; ends in .log, so that an output folder that holds nothing else still counts as empty."""
 POLL_SECONDS = 0.5
 LOG_SECONDS = 20
+STOP_SIGNAL: int | None = getattr(signal, "SIGUSR1", None)
+"""Asks a training to save and stop; unlike a second SIGINT it never ends it at once (`training.trainer`)."""
 
 
 @dataclass(frozen=True)
@@ -129,23 +132,33 @@ def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, d
         os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         try:
             with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
-                next_line = 0.0
-                flying: dict[Future, Job] = {}
-                while waiting or flying:
-                    for job in list(waiting):
-                        if len(flying) < workers and all(name in results for name in job.after):
-                            flying[pool.submit(_work, job.function, job.arguments)] = job
-                            waiting.remove(job)
-                    done, _ = wait(flying, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        job = flying.pop(future)
-                        results[job.name] = future.result()
-                    finished = sum(job.weight for job in jobs if job.name in results)
-                    bar.n = finished + sum(job.weight * _progress(job) for job in flying.values())
-                    bar.set_postfix_str(", ".join(job.name for job in flying.values()), refresh=False)
-                    if time.monotonic() >= next_line:  # in a log file every line stays, so there are fewer of them
-                        bar.refresh()
-                        next_line = time.monotonic() + (POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS)
+                try:
+                    next_line = 0.0
+                    flying: dict[Future, Job] = {}
+                    while waiting or flying:
+                        for job in list(waiting):
+                            if len(flying) < workers and all(name in results for name in job.after):
+                                flying[pool.submit(_work, job.function, job.arguments)] = job
+                                waiting.remove(job)
+                        done, _ = wait(flying, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                        for future in done:
+                            job = flying.pop(future)
+                            results[job.name] = future.result()
+                        finished = sum(job.weight for job in jobs if job.name in results)
+                        bar.n = finished + sum(job.weight * _progress(job) for job in flying.values())
+                        bar.set_postfix_str(", ".join(job.name for job in flying.values()), refresh=False)
+                        if time.monotonic() >= next_line:  # in a log file every line stays, so there are fewer of them
+                            bar.refresh()
+                            next_line = time.monotonic() + (POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS)
+                except KeyboardInterrupt:
+                    # A terminal tells every process, `kill` or a notebook this one alone.
+                    for process in list((pool._processes or {}).values()):
+                        if STOP_SIGNAL is not None and process.is_alive():
+                            os.kill(process.pid or 0, STOP_SIGNAL)
+                    raise
+        except KeyboardInterrupt:
+            sys.stderr.write("\nInterrupted: every training saves a checkpoint ...\n")
+            raise
         finally:
             for name, value in before.items():
                 if value is None:

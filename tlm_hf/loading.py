@@ -184,6 +184,18 @@ def load_for_finetuning(
     return model
 
 
+def trained_on_another_split(source: str, task_sha256: str) -> bool:
+    """Whether the folder's own results say that it was fine-tuned on other rows than the task with this hash."""
+    results = Path(source).expanduser() / "results.json"
+    if not results.is_file():
+        return False
+    try:
+        found = json.loads(results.read_text(encoding="utf-8"))["settings"].get("task_sha256")
+    except (ValueError, KeyError, AttributeError):
+        return False
+    return found is not None and found != task_sha256
+
+
 def load_matching_tokenizer(
     model_source: str, tokenizer_source: str | None, vocab_size: int
 ) -> PreTrainedTokenizerBase:

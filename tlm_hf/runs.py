@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import UserError
 from .provenance import commit, portable, provenance
@@ -22,6 +22,10 @@ except ImportError:  # not on Windows
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.json"
 PARTIAL = ".partial"
+
+
+_HELD: dict[str, BinaryIO] = {}
+"""Records that this process holds locked, until it ends."""
 
 
 def is_main_process() -> bool:
@@ -70,7 +74,12 @@ class Run:
             raise UserError(
                 f"The output folder {folder} holds other files and no {RUN_FILE}: choose an empty or new --output-dir."
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The output folder {folder} cannot be made ({error.strerror}): choose another --output-dir."
+            ) from error
         if is_main_process():
             write_json(record, {"kind": kind, "settings": self.settings})
             self._lock(record)
@@ -79,15 +88,20 @@ class Run:
         """Hold the folder until this process ends (where the system can), so that two commands never share it."""
         if fcntl is None or not is_main_process():
             return
+        name = str(record.resolve())
+        if name in _HELD:  # the same process again: a notebook cell after an interrupt
+            return
         held = record.open("rb")
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             held.close()
+            if not isinstance(error, BlockingIOError):  # a file system without locks
+                return
             raise UserError(
                 f"Another process is working in {self.folder}: wait for it, or choose another --output-dir."
             ) from None
-        self._held = held
+        _HELD[name] = held
 
     def _check_same(self, record: Path) -> None:
         try:
@@ -102,6 +116,14 @@ class Run:
             )
         keys = sorted(set(settings) | set(self.settings))
         differing = [key for key in keys if settings.get(key) != self.settings.get(key)]
+        if differing == ["threads"] and self.results is not None:
+            return  # a finished run is only read
+        if differing == ["threads"]:
+            there_were = settings["threads"]
+            raise UserError(
+                f"The run in {self.folder} began with {there_were} CPU threads and would go on with "
+                f"{self.settings['threads']}, which rounds otherwise: add --num-threads {there_were}."
+            )
         if differing:
             details = ", ".join(
                 f"{key} {settings.get(key)!r} there and {self.settings.get(key)!r} here" for key in differing[:3]
@@ -125,6 +147,9 @@ class Run:
     def discard(self) -> None:
         """Give the folder back: a run that was refused after it had taken the folder leaves no record there."""
         if self.last_checkpoint() is None and self.results is None:
+            held = _HELD.pop(str((self.folder / RUN_FILE).resolve()), None)
+            if held is not None:
+                held.close()
             (self.folder / RUN_FILE).unlink(missing_ok=True)
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()

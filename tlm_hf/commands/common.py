@@ -25,7 +25,7 @@ def parse(arguments_class: type[Arguments], name: str, description: str, argv: S
             sys.stderr.write(f"error: {message} (tlm {name} --help lists the options).\n")
             raise SystemExit(BAD_INPUT)
 
-    parser = Parser(arguments_class, prog=f"tlm {name}", description=description)  # type: ignore[arg-type]
+    parser = Parser(arguments_class, prog=f"tlm {name}", description=description.strip().split("\n\n")[0])  # type: ignore[arg-type]
     words = list(argv) if argv is not None else None
     parsed, unknown = parser.parse_args_into_dataclasses(args=words, return_remaining_strings=True)
     if unknown:

@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from .. import __version__
+
 COMMANDS = {
     "quickstart": "the whole idea on embedded text: pre-train, fine-tune, committee, table, staged folders",
     "pretrain": "pre-train an encoder on a corpus",
@@ -27,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return
+    if words[0] == "--version":
+        print(f"tlm-hf {__version__}")
+        return
+    words[0] = words[0].replace("_", "-")
     if words[0] not in COMMANDS:
         sys.stderr.write(f"error: there is no command {words[0]!r}; choose one of {', '.join(COMMANDS)}.\n")
         raise SystemExit(2)

@@ -24,7 +24,7 @@ def load_corpus(
     """Load a corpus as the splits `train` and `validation` with the column `text`.
 
     Subsets are seeded and nested: the first 20,000 texts of a seed are among its first 40,000. The held-out texts are
-    the same for every seed and size.
+    the same for every seed and size (but for a streamed Wikipedia, of which only what is asked for is read).
 
     Args:
         name: `docstrings`; `wikipedia` (the folder `wikipedia` under the data root where there is one, else streamed
@@ -91,9 +91,7 @@ def _read_texts(
             )
         else:
             wanted = (num_texts or 40_000) + validation_texts
-            stream = datasets.load_dataset(*WIKIPEDIA, split="train", streaming=True, revision=revision)
-            rows = stream.shuffle(seed=seed, buffer_size=STREAM_BUFFER).take(wanted)
-            return list(dict.fromkeys(row["text"].strip() for row in rows if row["text"].strip()))
+            return _stream_wikipedia(wanted, revision, seed)
     table = read_table(name, config=config, revision=revision)
     split = table["train"] if "train" in table else next(iter(table.values()))
     check_column(split, text_column, name, "--text-column")
@@ -102,6 +100,22 @@ def _read_texts(
         raise UserError(f"Column {text_column!r} of {name!r} holds no text: set --text-column.")
     stripped = (value.strip() for value in values if isinstance(value, str))
     return list(dict.fromkeys(text for text in stripped if text))
+
+
+def _stream_wikipedia(wanted: int, revision: str | None, seed: int) -> list[str]:
+    """The first `wanted` different articles of a seeded shuffle of the Hub's Wikipedia; the rest is not read."""
+    texts: dict[str, None] = {}
+    try:
+        stream = datasets.load_dataset(*WIKIPEDIA, split="train", streaming=True, revision=revision)
+        for row in stream.shuffle(seed=seed, buffer_size=STREAM_BUFFER):
+            if row["text"].strip():
+                texts[row["text"].strip()] = None
+            if len(texts) == wanted:
+                break
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"Wikipedia cannot be read from the Hub: {reason} (or set TLM_DATA to local text).") from error
+    return list(texts)
 
 
 def corpus_hash(corpus: datasets.DatasetDict) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -74,7 +75,9 @@ def _read_file(path: Path) -> datasets.DatasetDict:
         raise UserError(f"{path} has the ending {path.suffix!r}; known are {', '.join(READERS)}.")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty: give a file with text in it.")
-    options = {"delimiter": "\t"} if path.suffix == ".tsv" else {}
+    options: dict[str, Any] = {}
+    if READERS[path.suffix] == "csv":  # "NA" and "None" are words like others; only an empty cell is empty
+        options = {"keep_default_na": False, "na_values": [""], "delimiter": "\t" if path.suffix == ".tsv" else ","}
     return datasets.load_dataset(READERS[path.suffix], data_files=str(path), **options)
 
 

@@ -70,7 +70,8 @@ def load_task(
     """Load a task as train, validation and test splits with `text` (str) and `label` (ClassLabel with names).
 
     Validation rows come out of the training split, so the test split is never used for choosing. Where the source has
-    no test split, 15% of each class are held out as test and 15% as validation. The choice of rows depends on the
+    no test split, 15% of each class are held out as test and 15% as validation (where it has one, validation is a tenth
+    of each class, at most 200 texts). The choice of rows depends on the
     texts and the seed alone. Rows with an empty text are left out; a text that stands in two splits stays in test only.
 
     Args:
@@ -149,6 +150,8 @@ def _labelled_rows(
 ) -> tuple[dict[str, list[tuple[str, int]]], list[str]]:
     """(text, class id) rows of the source's own train/validation/test splits, and the class names."""
     wanted = {split: table[split] for split in SPLITS if split in table}
+    if "train" not in wanted and wanted:
+        raise UserError(f"{name!r} has the splits {', '.join(wanted)} but no train split: give a source with one.")
     if not wanted:
         wanted = {"train": next(iter(table.values()))}
     first = next(iter(wanted.values()))
@@ -219,11 +222,13 @@ def _choose(
             size = per_label[2] if per_label[2] is not None else round(0.15 * len(train))
             test, train = train[:size], train[size:]
         if "validation" in by_class:
-            validation = [text for text in by_class["validation"][label] if text not in test_texts]
+            taken = test_texts.union(test)
+            validation = [text for text in by_class["validation"][label] if text not in taken]
             validation = [validation[index] for index in seeded_order(validation, seed)]
+            train = [text for text in train if text not in set(validation)]
         else:
-            share = 0.1 if "test" in by_class else 0.15 / 0.85
-            size = per_label[1] if per_label[1] is not None else min(200, round(share * len(train)))
+            size = min(200, round(0.1 * len(train))) if "test" in by_class else round(0.15 / 0.85 * len(train))
+            size = size if per_label[1] is None else per_label[1]
             validation, train = train[:size], train[size:]
         for split, texts, wanted in zip(SPLITS, (train, validation, test), per_label, strict=True):
             if wanted is not None and len(texts) < wanted:

@@ -55,6 +55,8 @@ def predict(arguments: PredictArguments) -> dict[str, Any]:
         raise UserError(f"--output {target} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
     if target is not None and not target.resolve().parent.is_dir():
         raise UserError(f"The folder of --output {target} does not exist: make it first.")
+    if target is not None and arguments.input and target.resolve() == Path(arguments.input).expanduser().resolve():
+        raise UserError(f"--output {target} is the input itself: name another file, so that nothing is lost.")
     table = _read_input(arguments)
     texts = table[arguments.text_column].to_list()
     culprit = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
@@ -90,6 +92,19 @@ def predict(arguments: PredictArguments) -> dict[str, Any]:
 def _read_input(arguments: PredictArguments) -> pd.DataFrame:
     if arguments.input is None:
         return pd.DataFrame({arguments.text_column: arguments.texts})
+    path = Path(arguments.input).expanduser()
+    if path.is_file() and path.suffix in (".csv", ".tsv"):
+        read_table(arguments.input)  # says in one sentence what is wrong with it
+        # As text, cell by cell: what the user has in other columns (02134, NA, 3) comes back as it was.
+        separator = "\t" if path.suffix == ".tsv" else ","
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
+        check_column(
+            datasets.Dataset.from_pandas(table.head(1)), arguments.text_column, arguments.input, "--text-column"
+        )
+        empty = table[arguments.text_column] == ""
+        return table.astype({arguments.text_column: object}).mask(
+            pd.DataFrame({column: empty & (column == arguments.text_column) for column in table.columns}), None
+        )
     loaded: datasets.DatasetDict = read_table(arguments.input)
     split = next(iter(loaded.values()))
     check_column(split, arguments.text_column, arguments.input, "--text-column")

@@ -1,5 +1,6 @@
 """Score any model on any task or text."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data.corpora import load_corpus
-from ..data.tasks import TaskArguments, load_task_from
+from ..data.tasks import TaskArguments, load_task_from, task_hash
 from ..data.tokenization import tokenize
 from ..errors import UserError
 from ..loading import (
@@ -16,12 +17,15 @@ from ..loading import (
     load_masked_lm,
     load_matching_tokenizer,
     read_config,
+    trained_on_another_split,
 )
 from ..provenance import portable_path, provenance
 from ..runs import write_json
 from .calibration import expected_calibration_error
 from .metrics import classification_metrics
 from .scoring import masked_lm_score, predict_logits
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -82,11 +86,24 @@ def _score_classifier(arguments: ScoreArguments) -> dict[str, Any]:
             f"The model {arguments.model!r} knows the labels {known} but the task {arguments.task!r} has {names}: name "
             "the task that it was fine-tuned on."
         )
+    other_split = trained_on_another_split(arguments.model, task_hash(task))
+    if other_split:
+        logger.warning(
+            "Note: %s was fine-tuned on another split of this task; test texts may be among its training texts (give "
+            "the --task-seed and --*-per-label options of its fine-tuning).",
+            arguments.model,
+        )
     logits, truncated = predict_logits(model, tokenizer, test["text"][:], show_progress=not arguments.disable_tqdm)
     labels = np.array(test["label"][:])
     metrics = classification_metrics(logits, labels)
     metrics["calibration_error"] = expected_calibration_error(logits, labels)
-    return {"task": arguments.task, "metrics": metrics, "texts": len(labels), "truncated": truncated}
+    return {
+        "task": arguments.task,
+        "metrics": metrics,
+        "texts": len(labels),
+        "truncated": truncated,
+        "trained_on_another_split": other_split,
+    }
 
 
 def _score_encoder(arguments: ScoreArguments, fields: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..evaluation.calibration import expected_calibration_error, fit_temperature
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..loading import load_classifier, load_classifier_tokenizer, read_config, weights_hash
+from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
 from ..modeling_committee import CommitteeForSequenceClassification
 from ..provenance import portable_path
 from ..runs import Run
@@ -72,6 +72,13 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
         raise UserError(str(error)) from error
     longest = min(model.config.max_position_embeddings for model in members)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    for member in arguments.members:
+        if trained_on_another_split(member, task_hash(task)):
+            raise UserError(
+                f"The member {member!r} was fine-tuned on another split of its task, so test texts may be among its "
+                "training texts: give the --task-seed, --train-per-label, --validation-per-label and --test-per-label "
+                "that it was fine-tuned with."
+            )
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
     settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_hash(task)}
     run = Run(arguments.output_dir, "committee", settings)

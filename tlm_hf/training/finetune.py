@@ -50,7 +50,10 @@ class FinetuneArguments(TaskArguments):
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
-NOT_DECISIVE = ("output_dir", "model", "report_to", "logging_steps", "disable_tqdm", "data_root")
+NOT_DECISIVE = (
+    *("output_dir", "report_to", "logging_steps", "disable_tqdm", "data_root", "num_threads"),
+    *("model", "task"),  # they count by their weights and texts, wherever they lie
+)
 
 
 def check_arguments(arguments: FinetuneArguments) -> None:
@@ -126,7 +129,6 @@ def _train(
     options = TrainingArguments(
         output_dir=arguments.output_dir,
         num_train_epochs=arguments.num_train_epochs,
-        per_device_train_batch_size=arguments.batch_size,
         per_device_eval_batch_size=128,
         learning_rate=arguments.learning_rate,
         lr_scheduler_type="linear",
@@ -143,6 +145,12 @@ def _train(
         disable_tqdm=arguments.disable_tqdm,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    parts = options.world_size * max(1, options.n_gpu)
+    if arguments.batch_size % parts:
+        raise UserError(
+            f"--batch-size {arguments.batch_size} cannot be split over {parts} processes: choose a multiple of {parts}."
+        )
+    options.per_device_train_batch_size = arguments.batch_size // parts
     rows = {
         split: tokenize(task[split], tokenizer, tokenizer.model_max_length).rename_column("label", "labels")
         for split in ("train", "validation")
@@ -168,7 +176,7 @@ def _train(
         scores[split] = classification_metrics(logits, np.array(task[split]["label"][:]))
     results = {
         "model": portable_path(arguments.model),
-        "task": arguments.task,
+        "task": portable_path(arguments.task),
         "from_scratch": arguments.from_scratch,
         "parameters": trainer.model.num_parameters(),
         "labels": class_names(task),

@@ -34,7 +34,9 @@ class OwnDataArguments:
 
     data: str = field(default="", metadata={"help": "CSV, JSON, parquet file or folder, or a Hub data set."})
     output_dir: str = field(default="", metadata={"help": "Output folder (default: outputs/NAME-committee)."})
-    text_column: str = field(default="text", metadata={"help": "Column of the text."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the text (default: the task's, or text)."}
+    )
     label_column: str = field(default="label", metadata={"help": "Column of the label."})
     num_members: int = field(default=3, metadata={"help": "Members of the committee."})
     encoder: list[str] = field(
@@ -93,6 +95,7 @@ def train_committee(arguments: OwnDataArguments) -> dict[str, Any]:
     for split in SPLIT_FILES:
         (work / "data").mkdir(parents=True, exist_ok=True)
         task[split].to_parquet(str(work / "data" / f"{split}.parquet"))
+    baseline = tfidf_baseline(task)
     jobs, members = _plan(arguments, work, texts)
     results = run_jobs(jobs, arguments.workers, "Training the committee")
     committee = join_committee(
@@ -116,8 +119,8 @@ def train_committee(arguments: OwnDataArguments) -> dict[str, Any]:
             "committee": committee["test"],
             "temperature": committee["temperature"],
             "members": [result["test"] for result in fine_tuned],
-            "tfidf": tfidf_baseline(task),
-            "next": f'pipeline("text-classification", model="{portable_path(str(output))}")  # after: import tlm_hf',
+            "tfidf": baseline,
+            "next": f'import tlm_hf; pipeline("text-classification", "{portable_path(str(output))}", truncation=True)',
         },
     )
 
@@ -152,7 +155,7 @@ def _plan(arguments: OwnDataArguments, work: Path, texts: list[str]) -> tuple[li
                 size=arguments.size,
                 max_steps=arguments.pretrain_steps,
                 seed=arguments.seed + index,
-                num_threads=1 if arguments.workers > 1 else None,
+                num_threads=1,
                 disable_tqdm=True,
             )
             jobs.append(Job(f"pre-train member {index}", pretrain, options, weight=5))
@@ -176,7 +179,7 @@ def _fine_tuning(arguments: OwnDataArguments, encoder: str, work: Path, index: i
         num_train_epochs=arguments.num_train_epochs,
         learning_rate=arguments.learning_rate,
         seed=arguments.seed + index,
-        num_threads=1 if arguments.workers > 1 else None,
+        num_threads=1,
         disable_tqdm=True,
     )
 

@@ -17,6 +17,7 @@ from ..data.tokenization import SPECIAL_TOKENS, load_tokenizer, tokenize, tokeni
 from ..errors import UserError, check_range
 from ..evaluation.scoring import masked_lm_score
 from ..modeling_tlm import TLMForMaskedLM
+from ..provenance import portable_path
 from ..recipes import build_config, find_size
 from ..runs import Run
 from .trainer import LARGEST_SEED, RunTrainer, check_report_to
@@ -79,7 +80,10 @@ COUNTS = (
     "gradient_accumulation_steps", "save_steps", "eval_steps", "logging_steps", "num_threads",
 )  # fmt: skip
 """Options of which there must be at least 1."""
-NOT_DECISIVE = ("output_dir", "report_to", "logging_steps", "save_steps", "disable_tqdm", "data_root")
+NOT_DECISIVE = (
+    *("output_dir", "report_to", "logging_steps", "save_steps", "disable_tqdm", "data_root", "num_threads"),
+    *("corpus", "tokenizer"),  # they count by their texts and tokens, wherever they lie
+)
 """Options that leave the weights as they are, so that a run may continue with others."""
 
 
@@ -218,6 +222,7 @@ def _train(
     held_out = masked_lm_score(trainer.model, tokenizer, token_ids["validation"])
     results = {
         "model": f"{arguments.recipe}@{arguments.size}",
+        "corpus": portable_path(arguments.corpus),
         "parameters": model.num_parameters(),
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,

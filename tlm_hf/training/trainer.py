@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
-from ..jobs import write_progress
+from ..jobs import STOP_SIGNAL, write_progress
 from ..runs import PARTIAL
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,11 @@ class InterruptCallback(TrainerCallback):
         """Take SIGINT over (possible in the main thread only)."""
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._handle)
+            if STOP_SIGNAL is not None:
+                signal.signal(STOP_SIGNAL, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
@@ -140,9 +145,11 @@ class RunTrainer(Trainer):
             if state.best_model_checkpoint is not None:
                 # Where it is not found, Trainer would go on without a best checkpoint and end with the last weights.
                 state.best_model_checkpoint = str(checkpoint.parent / Path(state.best_model_checkpoint).name)
-                partial = state_file.with_suffix(".tmp")
-                state.save_to_json(str(partial))
-                partial.replace(state_file)
+                if self.args.should_save:
+                    partial = state_file.with_suffix(".tmp")
+                    state.save_to_json(str(partial))
+                    partial.replace(state_file)
+                self.accelerator.wait_for_everyone()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
