@@ -25,7 +25,7 @@ PARTIAL = ".partial"
 
 
 _HELD: dict[str, BinaryIO] = {}
-"""Records that this process holds locked, until it ends."""
+"""Records that this process holds locked, until their runs are finished or it ends."""
 
 
 def is_main_process() -> bool:
@@ -66,7 +66,8 @@ class Run:
         record = self.folder / RUN_FILE
         if record.is_file():
             self._check_same(record)
-            self._lock(record)
+            if self.results is None:
+                self._lock(record)
             return
         # A log, or the record that a process killed at its very start (or running beside this one) had not yet renamed.
         harmless = (".log", ".tmp")
@@ -85,7 +86,7 @@ class Run:
             self._lock(record)
 
     def _lock(self, record: Path) -> None:
-        """Hold the folder until this process ends (where the system can), so that two commands never share it."""
+        """Hold the folder until the run or this process ends (where the system can): two commands never share it."""
         if fcntl is None or not is_main_process():
             return
         name = str(record.resolve())
@@ -102,6 +103,12 @@ class Run:
                 f"Another process is working in {self.folder}: wait for it, or choose another --output-dir."
             ) from None
         _HELD[name] = held
+
+    def _release(self) -> None:
+        """Let the folder go: the work in it is over."""
+        held = _HELD.pop(str((self.folder / RUN_FILE).resolve()), None)
+        if held is not None:
+            held.close()
 
     def _check_same(self, record: Path) -> None:
         try:
@@ -147,9 +154,7 @@ class Run:
     def discard(self) -> None:
         """Give the folder back: a run that was refused after it had taken the folder leaves no record there."""
         if self.last_checkpoint() is None and self.results is None:
-            held = _HELD.pop(str((self.folder / RUN_FILE).resolve()), None)
-            if held is not None:
-                held.close()
+            self._release()
             (self.folder / RUN_FILE).unlink(missing_ok=True)
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()
@@ -182,4 +187,5 @@ class Run:
         write_json(self.folder / RESULTS_FILE, written)
         for checkpoint in self.folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
+        self._release()
         return written

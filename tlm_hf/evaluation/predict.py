@@ -92,23 +92,16 @@ def predict(arguments: PredictArguments) -> dict[str, Any]:
 def _read_input(arguments: PredictArguments) -> pd.DataFrame:
     if arguments.input is None:
         return pd.DataFrame({arguments.text_column: arguments.texts})
-    path = Path(arguments.input).expanduser()
-    if path.is_file() and path.suffix in (".csv", ".tsv"):
-        read_table(arguments.input)  # says in one sentence what is wrong with it
-        # As text, cell by cell: what the user has in other columns (02134, NA, 3) comes back as it was.
-        separator = "\t" if path.suffix == ".tsv" else ","
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator)
-        check_column(
-            datasets.Dataset.from_pandas(table.head(1)), arguments.text_column, arguments.input, "--text-column"
-        )
-        empty = table[arguments.text_column] == ""
-        return table.astype({arguments.text_column: object}).mask(
-            pd.DataFrame({column: empty & (column == arguments.text_column) for column in table.columns}), None
-        )
     loaded: datasets.DatasetDict = read_table(arguments.input)
     split = next(iter(loaded.values()))
     check_column(split, arguments.text_column, arguments.input, "--text-column")
-    return split.to_pandas()
+    path = Path(arguments.input).expanduser()
+    if path.suffix not in (".csv", ".tsv") or not path.is_file():
+        return split.to_pandas()
+    # As text, cell by cell: what the user has in other columns (02134, NA, 3) comes back as it was.
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t" if path.suffix == ".tsv" else ",")
+    table[arguments.text_column] = [text or None for text in table[arguments.text_column]]
+    return table
 
 
 def _write(table: pd.DataFrame, target: Path) -> None:

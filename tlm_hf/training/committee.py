@@ -65,22 +65,21 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
                 f"The member {member!r} knows the labels {labels} but the task {arguments.task!r} has "
                 f"{class_names(task)}: name the task that the members were fine-tuned on."
             )
-    tokenizer = load_classifier_tokenizer(arguments.members[0], members[0])
     try:
         committee = CommitteeForSequenceClassification.from_members(members)
     except ValueError as error:
         raise UserError(str(error)) from error
-    longest = min(model.config.max_position_embeddings for model in members)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    tokenizer = load_classifier_tokenizer(arguments.members[0], committee)
+    task_sha256 = task_hash(task)
     for member in arguments.members:
-        if trained_on_another_split(member, task_hash(task)):
+        if trained_on_another_split(member, task_sha256):
             raise UserError(
                 f"The member {member!r} was fine-tuned on another split of its task, so test texts may be among its "
                 "training texts: give the --task-seed, --train-per-label, --validation-per-label and --test-per-label "
                 "that it was fine-tuned with."
             )
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
-    settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_hash(task)}
+    settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_sha256}
     run = Run(arguments.output_dir, "committee", settings)
     if run.results is not None:
         return run.results
