@@ -9,7 +9,15 @@ import torch
 from transformers import BertConfig, BertModel
 
 from tlm_hf import TLMModel, UserError
-from tlm_hf.recipes import ARCHITECTURES, SIZES, build_config, describe_recipes, find_architecture, find_size
+from tlm_hf.recipes import (
+    ARCHITECTURES,
+    SIZES,
+    build_config,
+    describe_recipes,
+    find_architecture,
+    find_size,
+    shorten,
+)
 
 # recipe: layers, heads, convolution kernels, channels (paper shapes; hidden = 64 x heads)
 PAPER = {
@@ -140,13 +148,73 @@ def test_bad_names_and_heads_are_refused_in_one_sentence(call, sentence, one_sen
     one_sentence(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "size", "width", "channels"),
+    [
+        ("bert-1-conv2", "paper", 384, 32),
+        ("bert-1-conv2-h8", "paper", 1024, 128),  # 64 channels belong to its 512
+        ("bert-1-conv3", "paper", 384, 16),
+        ("bert-1-conv2", "laptop", 768, 64),
+        ("bert-1-conv2", "smoke", 128, 8),
+        ("bert-1-conv2", "smoke", 64, 4),
+    ],
+)
+def test_channels_follow_an_overridden_width(recipe, size, width, channels):
+    assert build_config(recipe, size, hidden_size=width).conv_channels == channels
+
+
+@pytest.mark.parametrize("recipe", ["bert-1-conv2", "bert-1-conv2-h8", "bert-1-conv3", "bert-1-conv2-k16"])
+def test_channels_scale_with_the_width_from_the_papers(recipe):
+    paper = PAPER[recipe]
+    for size in ("quickstart", "laptop"):
+        share = SIZES[size].heads / 12
+        assert build_config(recipe, size).conv_channels == round(paper[3] * share)
+        assert build_config(recipe, size).conv_kernel_sizes == paper[2]
+
+
+@pytest.mark.parametrize(
+    ("count", "short"),
+    [
+        (173_000, "173K"), (1_824_768, "1.82M"), (85_600_000, "85.6M"), (1_230_000_000, "1.23G"), (999_400, "999K"),
+        (999_600, "1.00M"), (99_960, "100K"), (9_996, "10.0K"), (12, "12.0"), (4_000_000_000_000, "4.00T"),
+    ],
+)  # fmt: skip
+def test_counts_are_shortened_to_three_digits(count, short):
+    assert shorten(count) == short
+
+
+def table_rows():
+    return {line.split()[0]: line.split()[1:] for line in describe_recipes().splitlines() if "@" in line}
+
+
 def test_the_printed_table_has_every_recipe_with_its_parameters():
-    table = describe_recipes()
-    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:]}
-    assert set(rows) == {f"{recipe}@{size}" for recipe in ARCHITECTURES for size in SIZES}
+    rows = table_rows()
+    assert list(rows) == [f"{recipe}@{size}" for size in SIZES for recipe in ARCHITECTURES]
     with torch.device("meta"):
         stock = BertModel(stock_config(build_config("bert-6", "paper")))
-    layers, hidden, heads, parameters, without = rows["bert-6@paper"]
+    layers, hidden, heads, parameters, without = rows["bert-6@paper"][:5]
     assert (layers, hidden, heads) == ("6", "768", "12")
     assert int(parameters.replace(",", "")) == count(stock)
     assert int(without.replace(",", "")) == count(stock) - count(stock.embeddings)
+    assert max(len(line) for line in describe_recipes().splitlines()) <= 120
+
+
+def test_the_printed_table_has_multiply_adds():
+    """Worked by hand at h = 768, T = 128, H = 12, V = 30522, 19 labels a text, 4 classes."""
+    square, rows = 768**2, table_rows()
+    full_layer = 12 * 128 * square + 2 * 128 * 128 * 768
+    last_layer = 2 * 19 * 12 * 128 * 768 + 12 * 19 * square
+    decoder = square + 768 * 30522
+    last_cls, constant = 2 * 12 * 128 * 768 + 12 * square, 2 * 12 * 128 * 768 + 10 * square
+    head = square + 4 * 768
+    for recipe, before, reading in (("bert-1", 0, constant), ("bert-6", 5 * full_layer, last_cls)):
+        assert rows[f"{recipe}@paper"][5:] == [
+            shorten(3 * (before + last_layer + 19 * decoder)),
+            shorten(3 * (before + full_layer + 128 * decoder)),
+            shorten(3 * (before + last_cls + head)),
+            shorten(before + reading + head),
+            shorten(before + full_layer + head),
+        ]
+    front_end = 128 * 512 * (9 * 64 + 9 * 64 * 64 + 64)
+    layer = 12 * 128 * 512**2 + 2 * 128 * 128 * 512
+    assert rows["bert-1-conv2-h8@paper"][9] == shorten(front_end + layer + 512**2 + 4 * 512)

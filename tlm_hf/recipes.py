@@ -1,16 +1,27 @@
 """The architectures and sizes by name: one registry; names are generated from it, never parsed back.
 
-Run `python -m tlm_hf.recipes` to print the table. Architectures are the paper's (arXiv 2507.14871, released encoders)
-and the plain `bert-1`; head size is 64 throughout, feed-forward 4 x hidden.
+Run `python -m tlm_hf.recipes` to print the table of parameters and multiply-adds. Architectures are the paper's
+(arXiv 2507.14871, released encoders) and the plain `bert-1`; head size is 64 throughout, feed-forward 4 x hidden.
 """
 
+import textwrap
 from dataclasses import dataclass
 
 from .configuration_tlm import TLMConfig
 from .errors import UserError
+from .operations import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
 
 HEAD_SIZE = 64
 PAPER_HEADS = 12
+MASKED_SHARE = 0.15
+"""Share of the positions that the table takes as labelled in pre-training: the paper's mask rate."""
+TABLE_NOTE = (
+    "Parameters are the encoder's, pooler included, with and without its embeddings. Multiply-adds (half as many as "
+    "FLOPs; K, M, G) are those of one text of full length in matrix products and convolutions; work on single elements "
+    "is not counted. Pre-training and fine-tuning: one step, forward and backward. fast: the last layer only at the "
+    f"positions that are read ({MASKED_SHARE:.0%} of them labelled, as in the paper; [CLS] of a 4-label classifier) "
+    "by the cheapest exact path. stock: every position in every layer and in the decoder, as in BERT."
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ def build_config(
         size: name in `SIZES`.
         vocab_size: the tokenizer's; None for the size's.
         max_length: longest text in tokens; None for the size's.
-        hidden_size: width; None for 64 x heads.
+        hidden_size: width; None for 64 x heads. The channels of a convolution follow it.
         num_hidden_layers: depth; None for the recipe's.
         num_attention_heads: heads; None for the recipe's scaled to the size, or hidden_size / 64.
         initializer_range: standard deviation of new weights; None for max(0.02, 1/sqrt(hidden_size)).
@@ -137,11 +148,11 @@ def build_config(
     for option, value in given.items():
         if value is not None and value < 1:
             raise UserError(f"--{option} is {value}: give at least 1.")
-    heads = num_attention_heads
+    heads, heads_of_size = num_attention_heads, architecture.num_attention_heads * scale.heads / PAPER_HEADS
     if heads is None and hidden_size is not None:
         heads = max(1, hidden_size // HEAD_SIZE)
     elif heads is None:
-        heads = max(1, round(architecture.num_attention_heads * scale.heads / PAPER_HEADS))
+        heads = max(1, round(heads_of_size))
     hidden = hidden_size or HEAD_SIZE * heads
     if hidden % heads:
         raise UserError(
@@ -150,9 +161,9 @@ def build_config(
         )
     channels = None
     if architecture.conv_channels is not None:
-        share = scale.heads / PAPER_HEADS
-        at_64 = scale.conv_channels if scale.conv_channels is not None else 64 * share
-        channels = max(1, round(architecture.conv_channels / 64 * at_64))
+        at_64 = scale.conv_channels if scale.conv_channels is not None else 64 * scale.heads / PAPER_HEADS
+        wider = hidden / (HEAD_SIZE * max(1, round(heads_of_size)))  # 1 unless the width was overridden
+        channels = max(1, round(architecture.conv_channels / 64 * at_64 * wider))
     return TLMConfig(
         vocab_size=vocab_size or scale.vocab_size,
         hidden_size=hidden,
@@ -168,23 +179,61 @@ def build_config(
     )
 
 
+def shorten(count: int) -> str:
+    """Three significant digits with K, M, G or T: 85,600,000 is 85.6M."""
+    units = ["", "K", "M", "G", "T"]
+    value = float(count)
+    while float(f"{value:.3g}") >= 1000 and len(units) > 1:  # as it will be shown: 999,600 is 1.00M
+        value, units = value / 1000, units[1:]
+    return f"{value:#.3g}".rstrip(".") + units[0]
+
+
 def describe_recipes() -> str:
-    """Table of every recipe at every size: layers, hidden size, heads, parameters with and without embeddings."""
+    """Table of every recipe at every size: shape, parameters, and multiply-adds per text.
+
+    Parameters are those of the encoder, `TLMModel` with its pooler, counted on the built model. Multiply-adds (matrix
+    products and convolutions; `operations` says what exactly is counted, and has the formulas) are those of one text
+    of the size's full length; for training, of forward and backward. The columns: a pre-training step with the last
+    layer and the decoder at the labelled positions only, and stock BERT's; a fine-tuning step and classification with
+    the last layer at [CLS] only, and stock BERT's classification.
+    """
     import torch
 
     from .modeling_tlm import TLMModel
 
-    rows = [f"{'recipe@size':<28}{'layers':>7}{'hidden':>8}{'heads':>7}{'parameters':>13}{'without embeddings':>20}"]
-    for size in SIZES:
+    shape = f"{'':<27}{'layers':>7}{'hidden':>7}{'heads':>6}{'parameters':>12}{'w/o embed.':>12}"
+    operations = f"{'fast':>9}{'stock':>8}{'fast':>12}{'fast':>11}{'stock':>8}"
+    titles = f"{'pre-training':>17}{'fine-tuning':>12}{'classification':>19}"
+    rows = [
+        textwrap.fill(TABLE_NOTE, 118),
+        "",
+        f"{'':<{len(shape)}}{titles}",
+        shape + operations,
+    ]
+    for size, scale in SIZES.items():
+        length, labelled = scale.max_length, round(MASKED_SHARE * scale.max_length)
+        rows += ["", f"{size}: {length} tokens, {labelled} of them labelled; vocabulary {scale.vocab_size:,}"]
         for recipe in ARCHITECTURES:
             config = build_config(recipe, size)
             with torch.device("meta"):
                 model = TLMModel(config)
             total = sum(parameter.numel() for parameter in model.parameters())
             inside = total - sum(parameter.numel() for parameter in model.embeddings.parameters())
+            masked = cheapest_path(config, length, labelled, training=True)
+            tuning, reading = (cheapest_path(config, length, 1, training=training) for training in (True, False))
+            counts = (
+                masked_lm_multiply_adds(config, length, labelled, path=masked),
+                masked_lm_multiply_adds(config, length, labelled),
+                classifier_multiply_adds(config, length, path=tuning, training=True),
+                classifier_multiply_adds(config, length, path=reading),
+                classifier_multiply_adds(config, length),
+            )
+            cells = "".join(
+                f"{shorten(count):>{width}}" for count, width in zip(counts, (9, 8, 12, 11, 8), strict=True)
+            )
             rows.append(
-                f"{recipe + '@' + size:<28}{config.num_hidden_layers:>7}{config.hidden_size:>8}"
-                f"{config.num_attention_heads:>7}{total:>13,}{inside:>20,}"
+                f"{recipe + '@' + size:<27}{config.num_hidden_layers:>7}{config.hidden_size:>7}"
+                f"{config.num_attention_heads:>6}{total:>12,}{inside:>12,}{cells}"
             )
     return "\n".join(rows)
 
