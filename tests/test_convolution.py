@@ -15,10 +15,10 @@ from conftest import TINY, randomise
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
 
 from tlm_hf import TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
-from tlm_hf.convolution_tlm import TLMConvolutionFrontEnd
+from tlm_hf.convolution_tlm import MaskedBatchNorm2d, TLMConvolutionFrontEnd
 
 KERNELS = {
     "conv2": [[3, 3], [3, 3]],
@@ -196,6 +196,32 @@ def test_weights_and_statistics_survive_saving(tmp_path, model_class):
     assert torch.equal(again(**batch).logits, model(**batch).logits)
 
 
+def test_statistics_survive_a_run_that_is_continued(tmp_path):
+    """Oracle: the same run uninterrupted, to the last bit; plain SGD without dropout."""
+    batch, labels = padded_batch([9, 4, 6, 7, 2, 9, 5, 8], 9)
+    rows = [{**{key: value[row] for key, value in batch.items()}, "labels": labels[row]} for row in range(8)]
+
+    def train(folder, checkpoint=None):
+        model = build_model(TLMForMaskedLM, KERNELS["conv2"])
+        arguments = TrainingArguments(
+            str(tmp_path / folder), use_cpu=True, per_device_train_batch_size=2, max_steps=4, save_steps=2, optim="sgd",
+            learning_rate=0.1, disable_tqdm=True, report_to="none",
+        )  # fmt: skip
+        Trainer(model, arguments, train_dataset=rows).train(resume_from_checkpoint=checkpoint)
+        return model
+
+    whole = train("whole")
+    halfway = TLMForMaskedLM.from_pretrained(tmp_path / "whole" / "checkpoint-2")
+    continued = train("continued", str(tmp_path / "whole" / "checkpoint-2"))
+    saved = TLMForMaskedLM.from_pretrained(tmp_path / "continued" / "checkpoint-4")
+    for name, buffer in whole.named_buffers():
+        assert torch.equal(continued.get_buffer(name), buffer), name
+        assert torch.equal(saved.get_buffer(name), buffer), name
+        assert not torch.equal(halfway.get_buffer(name), buffer), name
+        if name.endswith("num_batches_tracked"):
+            assert (int(halfway.get_buffer(name)), int(buffer)) == (2, 4)
+
+
 def test_encoder_of_a_saved_model_keeps_its_front_end(tmp_path):
     """The fault of the authors' loader: convolution weights dropped in silence between pre-training and fine-tuning."""
     model = build_model(TLMForMaskedLM, KERNELS["conv2"])
@@ -231,6 +257,58 @@ def test_whole_model_is_stock_bert_around_the_described_front_end(kernels, fast)
     close(trained.logits, flat[targets != -100])
     close(trained.loss, F.cross_entropy(flat, targets))
     close(evaluated.loss, trained.loss)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "parameters"),
+    [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16), (torch.bfloat16, torch.float32)],
+    ids=["bfloat16", "float16", "autocast"],
+)
+def test_statistics_of_half_precision_are_taken_in_float32(dtype, parameters, masked):
+    """Oracle: nn.BatchNorm2d in float32 on the tokens alone; 92,160 of them a channel, more than float16 can count."""
+    generator = torch.Generator().manual_seed(7)
+    states = (3 + torch.randn(2, 2, 70, 768, generator=generator)).to(dtype).requires_grad_()
+    mask = (torch.arange(70) < torch.tensor([70, 50])[:, None]) | (not masked)
+    ours, plain = MaskedBatchNorm2d(2), torch.nn.BatchNorm2d(2)
+    with torch.no_grad():
+        ours.weight.copy_(torch.tensor([0.75, 1.5]))
+        ours.bias.copy_(torch.tensor([-0.5, 2.0]))
+    plain.load_state_dict(ours.state_dict())
+    ours.to(parameters)
+    tokens = states.detach().float().transpose(0, 1)[:, mask][None].requires_grad_()  # (1, channels, tokens, hidden)
+    expected = plain(tokens)
+    weights = torch.randn(states.shape, generator=generator).to(dtype)
+    (expected * weights.float().transpose(0, 1)[:, mask][None]).sum().backward()
+
+    found = ours(states, mask[:, None, :, None].to(dtype) if masked else None)
+    (found * weights * mask[:, None, :, None]).sum().backward()
+    rounding = float(torch.finfo(dtype).eps)
+    assert found.dtype == states.grad.dtype == dtype
+    packed = [value.detach().float().transpose(0, 1)[:, mask][None] for value in (found, states.grad)]
+    for value, reference in zip(packed, (expected.detach(), tokens.grad), strict=True):
+        torch.testing.assert_close(value, reference, atol=2 * rounding, rtol=2 * rounding)
+    largest = max(float(parameter.grad.abs().max()) for parameter in plain.parameters())
+    for name, parameter in plain.named_parameters():
+        gradient = ours.get_parameter(name).grad
+        assert gradient.dtype == parameters
+        torch.testing.assert_close(gradient.float(), parameter.grad, atol=4 * rounding * largest, rtol=0)
+    for name in ("running_mean", "running_var"):
+        assert ours.get_buffer(name).dtype == parameters
+        torch.testing.assert_close(ours.get_buffer(name).float(), plain.get_buffer(name), atol=0, rtol=2 * rounding)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_trains(dtype):
+    batch, labels = padded_batch([9, 4, 6], 9)
+    losses = []
+    for each in (torch.float32, dtype):
+        model = build_model(TLMForMaskedLM, KERNELS["conv2"]).to(each).train()
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+        losses.append(float(loss.detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=3e-2)
 
 
 def test_training_under_bfloat16_autocast():

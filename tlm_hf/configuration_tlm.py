@@ -35,7 +35,7 @@ STOCK_ARCHITECTURES = {
     "TLMForMaskedLM": "BertForMaskedLM",
     "TLMForSequenceClassification": "BertForSequenceClassification",
 }
-CONVOLUTION_FIELDS = ("conv_channels", "conv_kernel_sizes")
+CONVOLUTION_FIELDS = ("conv_channels", "conv_kernel_sizes", "conv_sees_padding")
 
 
 @strict
@@ -64,6 +64,8 @@ class TLMConfig(PreTrainedConfig):
         tie_word_embeddings: whether the language-model decoder is the word embedding matrix.
         conv_channels: channels of the convolution front-end; None for none.
         conv_kernel_sizes: one [sequence, hidden] kernel size per convolution layer; None for no front-end.
+        conv_sees_padding: the front-end treats padding as text, as the authors' published code did: every input is
+            padded to `max_position_embeddings` inside the model, so that batching does not change an output.
         use_fast_path: compute the last layer only where its output is read (equal to rounding; see `modeling_tlm`).
 
     Raises:
@@ -89,6 +91,7 @@ class TLMConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     conv_channels: int | None = None
     conv_kernel_sizes: list[list[int]] | None = None
+    conv_sees_padding: bool = False
     use_fast_path: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -109,6 +112,8 @@ class TLMConfig(PreTrainedConfig):
         for pair in self.conv_kernel_sizes or []:
             if len(pair) != 2 or min(pair) < 1:
                 raise ValueError(f"conv_kernel_sizes has {pair}: each layer takes one [sequence, hidden] pair >= 1.")
+        if self.conv_sees_padding and (not self.conv_kernel_sizes or self.pad_token_id is None):
+            raise ValueError("conv_sees_padding needs a convolution front-end (conv_kernel_sizes) and a pad_token_id.")
         if getattr(self, "is_decoder", False) or getattr(self, "add_cross_attention", False):
             raise ValueError("is_decoder and add_cross_attention are not supported: these models are encoders.")
 

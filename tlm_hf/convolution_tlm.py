@@ -1,18 +1,105 @@
-"""Convolution front-end of the paper's variants, correct under padding.
+"""Convolution front-end of the paper's variants, correct under padding and in several processes.
 
 This file travels to the Hub as remote code; it needs torch only. The embedding output (batch, sequence, hidden) is
 treated as a one-channel picture (batch, 1, sequence, hidden): n times [Conv2d "same", BatchNorm2d, GELU], then a 1x1
 Conv2d back to one channel, BatchNorm2d, GELU (arXiv 2507.14871).
 """
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from .configuration_tlm import TLMConfig
 
 
+def pad_inputs(
+    config: TLMConfig,
+    word_embeddings: nn.Module,
+    input_ids: torch.Tensor | None,
+    token_type_ids: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Pad on the right to `config.max_position_embeddings`, for a front-end that sees padding (`conv_sees_padding`).
+
+    Args:
+        config: names the length and the pad token.
+        word_embeddings: gives the pad token's vector where `inputs_embeds` are padded.
+        input_ids: int64 (batch, sequence) or None; continued with the pad token.
+        token_type_ids: int64 (batch or 1, sequence) or None; continued with 0.
+        position_ids: int64 (batch or 1, sequence) or None; each added position bears its own number.
+        inputs_embeds: (batch, sequence, hidden) or None.
+
+    Returns:
+        The last four in their order, None where they were None.
+
+    Raises:
+        ValueError: when the text is longer than `config.max_position_embeddings`.
+    """
+    tokens = input_ids if inputs_embeds is None else inputs_embeds
+    assert tokens is not None
+    assert config.pad_token_id is not None
+    batch, length, longest = tokens.shape[0], tokens.shape[1], config.max_position_embeddings
+    if length > longest:
+        raise ValueError(
+            f"The input has {length} tokens but max_position_embeddings is {longest}: "
+            f"truncate it (tokenizer(..., truncation=True, max_length={longest}))."
+        )
+    # Always `longest` more, then cut: torch.export would hold on to how many (longest - length) there were.
+    pad_ids = torch.full((batch, longest), config.pad_token_id, dtype=torch.long, device=tokens.device)
+    if input_ids is not None:
+        input_ids = torch.cat([input_ids, pad_ids], dim=1)[:, :longest]
+    if inputs_embeds is not None:
+        added = word_embeddings(pad_ids).to(inputs_embeds.dtype)
+        inputs_embeds = torch.cat([inputs_embeds, added], dim=1)[:, :longest]
+    if token_type_ids is not None:
+        added = token_type_ids.new_zeros((token_type_ids.shape[0], longest))
+        token_type_ids = torch.cat([token_type_ids, added], dim=1)[:, :longest]
+    if position_ids is not None:
+        added = torch.arange(length, length + longest, device=position_ids.device).expand(position_ids.shape[0], -1)
+        position_ids = torch.cat([position_ids, added], dim=1)[:, :longest]
+    return input_ids, token_type_ids, position_ids, inputs_embeds
+
+
+def process_count() -> int:
+    """Processes that train together: 1 without torch.distributed (not built on some platforms) or outside a group."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes, on any backend; so its gradient is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        """Same shape in every process."""
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        """The sum enters every process's loss."""
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
+
+
 class MaskedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics leave padding out; weights and buffers are `nn.BatchNorm2d`'s."""
+    """BatchNorm2d whose training statistics leave padding out and cover the batches of all processes.
+
+    Weights and buffers are `nn.BatchNorm2d`'s. Mean and variance are taken in float32 at least, over the token
+    positions of the *whole* batch: where torch.distributed runs several processes (gloo on a CPU, nccl on GPUs; torch's
+    SyncBatchNorm is for GPUs only), count and sum, then the centred squares, are summed over the default process group,
+    and so are their gradients. After DistributedDataParallel has averaged the parameters' gradients, they are those of
+    one process with the whole batch. The running statistics come out equal in every process, so that the buffers which
+    DistributedDataParallel broadcasts from rank 0 change nothing.
+
+    Every process must run the same training passes, forward and backward. Where they do not (each trains a model of
+    its own), set `synchronise` to False: statistics are then each process's own, and rank 0's are the ones saved.
+    """
+
+    synchronise: bool = True
 
     # Never None with the defaults that are used here (affine, tracked); nn.BatchNorm2d's own types allow for it.
     running_mean: torch.Tensor
@@ -23,22 +110,34 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Normalise (batch, channels, sequence, hidden); `mask` (batch, 1, sequence, 1) is 1 for tokens, 0 for padding.
 
-        In training mean and variance are taken over token positions alone and folded into the running statistics; in
-        evaluation the running statistics are used, so no text depends on its neighbours.
+        In training mean and variance are taken over token positions alone (all positions when `mask` is None) and
+        folded into the running statistics; in evaluation the running statistics are used, so no text depends on its
+        neighbours. The result has the type of `states`.
         """
-        if mask is None or not self.training:
+        across = self.training and self.synchronise and process_count() > 1
+        if not self.training or (mask is None and not across):
             return super().forward(states)
-        count = mask.sum() * states.shape[-1]
-        mean = (states * mask).sum(dim=(0, 2, 3)) / count
-        centred = (states - mean[:, None, None]) * mask
-        variance = centred.square().sum(dim=(0, 2, 3)) / count
+        values = states.to(torch.promote_types(states.dtype, torch.float32))
+        if mask is None:
+            mask = values.new_ones((states.shape[0], 1, states.shape[2], 1))
+        mask = mask.to(values.dtype)
+        totals = torch.cat([(values * mask).sum(dim=(0, 2, 3)), mask.sum()[None]])
+        if across:
+            totals = SumOverProcesses.apply(totals)
+        count = (totals[-1] * states.shape[-1]).clamp(min=1)
+        mean = totals[:-1] / count
+        centred = (values - mean[:, None, None]) * mask
+        squares = centred.square().sum(dim=(0, 2, 3))
+        if across:
+            squares = SumOverProcesses.apply(squares)
+        variance = squares / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             unbiased = variance * (count / (count - 1).clamp(min=1))
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.copy_(running.to(new.dtype).lerp(new, self.momentum))
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(states.dtype)
 
 
 class TLMConvolution(nn.Module):
@@ -55,7 +154,7 @@ class TLMConvolution(nn.Module):
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(batch, inputs, sequence, hidden) to (batch, outputs, sequence, hidden)."""
         if mask is not None:
-            states = states * mask
+            states = states * mask.to(states.dtype)
         if any(self.odd_zeros):
             states = nn.functional.pad(states, self.odd_zeros)
         return nn.functional.gelu(self.batch_norm(self.convolution(states), mask))
@@ -66,6 +165,7 @@ class TLMConvolutionFrontEnd(nn.Module):
 
     def __init__(self, config: TLMConfig) -> None:
         super().__init__()
+        self.sees_padding = config.conv_sees_padding
         kernels = config.conv_kernel_sizes or []
         channels = [1] + [config.conv_channels or 1] * len(kernels)
         self.layers = nn.ModuleList(
@@ -75,13 +175,17 @@ class TLMConvolutionFrontEnd(nn.Module):
         self.projection = TLMConvolution(channels[-1], 1, (1, 1))
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """(batch, sequence, hidden) to the same shape; `attention_mask` None or (batch, sequence).
+        """(batch, sequence, hidden) to the same shape.
+
+        Args:
+            hidden_states: the embedding output; with `conv_sees_padding`, that of `pad_inputs`.
+            attention_mask: None or (batch, sequence); not read with `conv_sees_padding`.
 
         Raises:
             ValueError: when the mask is not 2-d, since padding could then not be told from text.
         """
         mask = None
-        if attention_mask is not None:
+        if attention_mask is not None and not self.sees_padding:
             if attention_mask.dim() != 2:
                 raise ValueError("A convolution front-end takes a 2-d attention_mask (batch, sequence).")
             mask = attention_mask[:, None, :, None].to(hidden_states.dtype)
