@@ -170,7 +170,7 @@ def home():
     return shelf()
 
 
-CODE = ["configuration_tlm.py", "convolution_tlm.py", "layers_tlm.py", "modeling_tlm.py"]
+CODE = ["configuration_tlm.py", "convolution_tlm.py", "fast_paths_tlm.py", "layers_tlm.py", "modeling_tlm.py"]
 MODEL = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 STAGED = {"encoder": ("encoder", CODE), "classifier": ("member", CODE)}
 STAGED["committee"] = ("committee", [*CODE, "configuration_committee.py", "modeling_committee.py"])

@@ -169,7 +169,7 @@ def test_saved_config_is_stock_bert_with_our_auto_map(shelf, name):
         "AutoConfig": "configuration_tlm.TLMConfig", **{key: f"modeling_tlm.{value}" for key, value in OURS.items()}
     }  # fmt: skip
     assert not {"conv_channels", "conv_kernel_sizes", "_name_or_path"} & saved.keys()
-    for module in ("configuration_tlm", "modeling_tlm", "layers_tlm", "convolution_tlm"):
+    for module in ("configuration_tlm", "modeling_tlm", "layers_tlm", "convolution_tlm", "fast_paths_tlm"):
         assert (shelf[0] / name / f"{module}.py").is_file()
     assert (shelf[0] / name / "model.safetensors").is_file()
 

@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_tlm import TLMConfig
+from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, is_absorbed
 
 
 class TLMEmbeddings(nn.Module):
@@ -25,7 +26,7 @@ class TLMEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = TLMDropout(config.hidden_dropout_prob, config)
 
     def forward(
         self,
@@ -33,9 +34,19 @@ class TLMEmbeddings(nn.Module):
         token_type_ids: torch.Tensor | None,
         position_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
+        sparse_gradient: bool = False,
     ) -> torch.Tensor:
-        """Embed int64 ids (batch, sequence), or take `inputs_embeds`; returns (batch, sequence, hidden)."""
-        hidden_states = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        """Embed int64 ids (batch, sequence), or take `inputs_embeds`; returns (batch, sequence, hidden).
+
+        `sparse_gradient` makes the word embedding's gradient its rows alone, see `fast_paths_tlm.adds_rows_in_place`.
+        """
+        words = self.word_embeddings
+        if inputs_embeds is not None:
+            hidden_states = inputs_embeds
+        elif sparse_gradient and input_ids is not None:
+            hidden_states = nn.functional.embedding(input_ids, words.weight, words.padding_idx, sparse=True)
+        else:
+            hidden_states = words(input_ids)
         length, longest = hidden_states.shape[1], self.position_embeddings.num_embeddings
         if position_ids is None:
             if length > longest:
@@ -54,7 +65,7 @@ class TLMEmbeddings(nn.Module):
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -64,10 +75,12 @@ def eager_attention_forward(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend over (batch, heads, sequence, head_size); returns (batch, sequence, heads, head_size) and weights."""
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
-    weights = nn.functional.dropout(scores.softmax(dim=-1), p=dropout, training=module.training)
+    weights = module.dropout(scores.softmax(dim=-1))
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
@@ -88,22 +101,38 @@ class TLMSelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = TLMDropout(config.attention_probs_dropout_prob, config)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """(batch, sequence, hidden) to (batch, heads, sequence, head_size)."""
         return states.view(*states.shape[:-1], -1, self.head_size).transpose(1, 2)
+
+    def implementation(self, hidden_states: torch.Tensor) -> str | None:
+        """The attention backend: sdpa has no kernel with dropout on a CPU and falls back to the slow dropout."""
+        chosen = self.config._attn_implementation
+        drops = self.training and self.dropout.p > 0 and self.config.use_fast_path
+        slow = chosen == "sdpa" and drops and hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
+        return "eager" if slow else chosen
 
     def forward(
         self,
         query_states: torch.Tensor,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        is_reduced: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights."""
+        """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights.
+
+        `is_reduced` says that the queries are some of the positions (then a batch of one serves every text), so that
+        keys and values may be absorbed; the weights are None then.
+        """
+        if is_reduced:
+            if is_absorbed(self, query_states.shape[1], hidden_states.shape[1]):
+                return absorbed_attention(self, query_states, hidden_states, attention_mask), None
+            query_states = query_states.expand(hidden_states.shape[0], -1, -1)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            self.implementation(hidden_states), eager_attention_forward
         )
         context, weights = attention(
             self,
@@ -125,7 +154,7 @@ class TLMResidualOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = TLMDropout(config.hidden_dropout_prob, config)
 
     def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """(..., input_size) and residual (..., hidden) to (..., hidden)."""
@@ -144,20 +173,21 @@ class TLMAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        query_positions: torch.Tensor | None = None,
-        is_query: torch.Tensor | None = None,
+        queries: Queries | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """See `TLMLayer.forward`."""
-        residual = hidden_states
-        if query_positions is not None:
-            index = query_positions[..., None].expand(-1, -1, hidden_states.shape[-1])
-            residual = hidden_states.gather(1, index)
-            # A padding mask is the same for every query, so one row of it serves them all.
-            attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
-        context, _ = self.self(residual, hidden_states, attention_mask, **kwargs)
-        if is_query is not None:
-            context, residual = context[is_query], residual[is_query]
+        if queries is None:
+            context, _ = self.self(hidden_states, hidden_states, attention_mask, **kwargs)
+            return self.output(context, hidden_states)
+        index = queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1])
+        residual = hidden_states.gather(1, index)
+        # A padding mask is the same for every query, so one row of it serves them all.
+        attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
+        asking = residual[:1] if queries.shared else residual
+        context, _ = self.self(asking, hidden_states, attention_mask, is_reduced=True, **kwargs)
+        if queries.is_query is not None:
+            context, residual = context[queries.is_query], residual[queries.is_query]
         return self.output(context, residual)
 
 
@@ -187,8 +217,7 @@ class TLMLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        query_positions: torch.Tensor | None = None,
-        is_query: torch.Tensor | None = None,
+        queries: Queries | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Transform (batch, sequence, hidden).
@@ -196,15 +225,14 @@ class TLMLayer(GradientCheckpointingLayer):
         Args:
             hidden_states: (batch, sequence, hidden).
             attention_mask: what `create_bidirectional_mask` made, or None.
-            query_positions: int64 (batch, queries): compute the output at these positions only.
-            is_query: bool (batch, queries): drop the slots that are False and flatten.
+            queries: compute the output at these positions only.
             **kwargs: options of the attention backend.
 
         Returns:
-            (batch, sequence, hidden); (batch, queries, hidden) with `query_positions`; (is_query.sum(), hidden) with
-            both.
+            (batch, sequence, hidden); (batch, n, hidden) with `queries`; (is_query.sum(), hidden) with
+            `queries.is_query`.
         """
-        states = self.attention(hidden_states, attention_mask, query_positions, is_query, **kwargs)
+        states = self.attention(hidden_states, attention_mask, queries, **kwargs)
         return self.output(self.intermediate(states), states)
 
 
@@ -219,14 +247,13 @@ class TLMEncoder(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        query_positions: torch.Tensor | None,
-        is_query: torch.Tensor | None,
+        queries: Queries | None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Run every layer in full and the last one at the queries; shapes as in `TLMLayer.forward`."""
         for layer in self.layer[:-1]:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)  # positional: output capture needs it
-        return self.layer[-1](hidden_states, attention_mask, query_positions, is_query, **kwargs)
+        return self.layer[-1](hidden_states, attention_mask, queries, **kwargs)
 
 
 class TLMPooler(nn.Module):

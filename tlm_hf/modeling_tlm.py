@@ -3,18 +3,17 @@
 This file travels to the Hub as remote code; it needs torch and transformers only. Weight names are stock BERT's
 (`bert.encoder.layer.N...`, `cls.predictions...`, `classifier`), so an encoder without convolution opens anywhere.
 
-Exact shortcut of the last layer (h hidden size, T sequence length). Keys and values are needed at all T positions,
-but the queries, the attention output, the feed-forward block and both LayerNorms act on each position alone, so they
-are computed only where the head reads: at the masked positions for masked language modelling (about 15% of T), at
-[CLS] for classification. For a one-layer model that is nearly the whole model. Loss, logits and gradients are the
-stock ones to rounding with dropout 0. It is taken when nothing that it skips was asked for, with eager or sdpa
-attention and a 2-d attention mask; `config.use_fast_path = False` switches it off.
+Loss, logits and gradients are stock BERT's to rounding with dropout 0, but the last layer is computed only where the
+head reads: at the masked positions for masked language modelling (about 15%), at [CLS] for classification. For a
+one-layer model that is nearly the whole model. `fast_paths_tlm` has the derivations and their conditions; the fast
+paths are taken when nothing that they skip was asked for, and `config.use_fast_path = False` switches them off.
 """
 
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -22,7 +21,17 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_tlm import TLMConfig
-from .convolution_tlm import TLMConvolutionFrontEnd
+from .convolution_tlm import TLMConvolutionFrontEnd, pad_inputs
+from .fast_paths_tlm import (
+    IGNORE_INDEX,
+    Queries,
+    TLMDropout,
+    adds_rows_in_place,
+    loss_is_fused,
+    pack_positions,
+    starts_are_equal,
+    sum_masked_lm_loss,
+)
 from .layers_tlm import (
     TLMEmbeddings,
     TLMEncoder,
@@ -32,26 +41,6 @@ from .layers_tlm import (
     TLMPooler,
     TLMSelfAttention,
 )
-
-IGNORE_INDEX = -100
-
-
-def pack_positions(selected: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gather the selected positions of each row at its front, in order.
-
-    Args:
-        selected: bool, (batch, sequence).
-
-    Returns:
-        positions: int64, (batch, queries), where `queries` is the largest count of a row (at least 1).
-        is_query: bool, (batch, queries), False at the slots that only fill up shorter rows; so
-            `values.gather(1, positions)[is_query]` equals `values[selected]`.
-    """
-    counts = selected.sum(dim=1)
-    queries = max(int(counts.max()), 1)
-    positions = torch.argsort(selected.to(torch.uint8), dim=1, descending=True, stable=True)[:, :queries]
-    is_query = torch.arange(queries, device=selected.device) < counts[:, None]
-    return positions, is_query
 
 
 class TLMPreTrainedModel(PreTrainedModel):
@@ -119,8 +108,8 @@ class TLMModel(TLMPreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        query_positions: torch.Tensor | None = None,
-        is_query: torch.Tensor | None = None,
+        queries: Queries | None = None,
+        sparse_gradient: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encode a batch of texts.
@@ -131,9 +120,9 @@ class TLMModel(TLMPreTrainedModel):
             token_type_ids: int64 (batch, sequence); zeros by default.
             position_ids: int64 (batch or 1, sequence); 0..sequence-1 by default.
             inputs_embeds: (batch, sequence, hidden) in place of `input_ids`.
-            query_positions: int64 (batch, queries): compute the last layer at these positions only, see
+            queries: compute the last layer at these positions only, see
                 `TLMPreTrainedModel.last_layer_is_reducible` for when that is allowed.
-            is_query: bool (batch, queries): with `query_positions`, which of them are real.
+            sparse_gradient: see `TLMEmbeddings.forward`.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, options of the attention backend.
 
         Returns:
@@ -142,16 +131,27 @@ class TLMModel(TLMPreTrainedModel):
 
         Raises:
             ValueError: when both or neither of `input_ids` and `inputs_embeds` are given, when the text is longer
-                than `max_position_embeddings`, or when a convolution front-end gets a mask that is not 2-d.
+                than `max_position_embeddings`, or when a convolution front-end gets a mask that is not 2-d (unless
+                `conv_sees_padding`).
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        if tokens is None or (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+        inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
+        if self.config.conv_sees_padding:
+            inputs = pad_inputs(self.config, self.embeddings.word_embeddings, *inputs)
+        hidden_states = self.embeddings(*inputs, sparse_gradient=sparse_gradient)
         if self.front_end is not None:
             hidden_states = self.front_end(hidden_states, attention_mask)
+        if self.config.conv_sees_padding:
+            # What `pad_inputs` added is for the convolution alone: attention would mask it, so it goes before the
+            # layers, and every output has the caller's length. (torch.export takes no slice here for any length.)
+            given = torch.arange(tokens.shape[1], device=hidden_states.device)
+            hidden_states = hidden_states.index_select(1, given)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
-        hidden_states = self.encoder(hidden_states, mask, query_positions, is_query, **kwargs)
-        pooled = self.pooler(hidden_states) if self.pooler is not None and is_query is None else None
+        hidden_states = self.encoder(hidden_states, mask, queries, **kwargs)
+        flat = hidden_states.dim() == 2
+        pooled = self.pooler(hidden_states) if self.pooler is not None and not flat else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
 
@@ -211,6 +211,7 @@ class TLMForMaskedLM(TLMPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         sparse_prediction: bool | None = None,
+        num_predictions: int | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Predict masked tokens; inputs as in `TLMModel.forward`.
@@ -223,12 +224,18 @@ class TLMForMaskedLM(TLMPreTrainedModel):
             inputs_embeds: as in `TLMModel.forward`.
             labels: int64 (batch, sequence), -100 where no loss is taken.
             sparse_prediction: with `labels`, score only the labelled positions; None (default) means in training.
+            num_predictions: at most so many labels stand in a row: score so many positions of each, whatever their
+                count (static shapes for torch.compile, torch.export and CUDA graphs). Without it a compiled model
+                scores every position.
             **kwargs: as in `TLMModel.forward`; `num_items_in_batch` divides the summed loss (Trainer's accumulation).
 
         Returns:
             `loss`, the mean cross-entropy over labelled positions in nats (NaN when there is none, as in stock BERT),
-            and `logits`: (batch, sequence, vocab_size), or (labelled positions, vocab_size) in row-major order when
-            sparse.
+            and `logits`: (batch, sequence, vocab_size); (labelled positions, vocab_size) in row-major order when
+            sparse; (batch, num_predictions, vocab_size), labelled positions first, with `num_predictions`.
+
+        Raises:
+            ValueError: when a row has more labels than `num_predictions` (a compiled model cannot tell).
         """
         inputs: dict[str, Any] = {
             "attention_mask": attention_mask,
@@ -237,26 +244,59 @@ class TLMForMaskedLM(TLMPreTrainedModel):
             "inputs_embeds": inputs_embeds,
             "return_dict": True,
         }
-        selected = None
+        queries = selected = None
         if labels is not None and (self.training if sparse_prediction is None else sparse_prediction):
-            selected = labels != IGNORE_INDEX
-            labels = labels[selected]
-        if selected is not None and self.last_layer_is_reducible(attention_mask, kwargs):
-            positions, is_query = pack_positions(selected)
-            outputs = self.bert(input_ids, query_positions=positions, is_query=is_query, **inputs, **kwargs)
-            hidden_states = outputs.last_hidden_state
-        else:
-            outputs = self.bert(input_ids, **inputs, **kwargs)
-            hidden_states = outputs.last_hidden_state
-            if selected is not None:
-                hidden_states = hidden_states[selected]
-        logits = self.cls(hidden_states)
+            queries, selected, labels = self.select_labelled(labels, num_predictions)
+        decoder = self.cls.predictions.decoder
+        fused = selected is not None and self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
+        if fused and torch.is_grad_enabled() and adds_rows_in_place(self.bert.embeddings.word_embeddings, decoder):
+            inputs["sparse_gradient"] = loss_is_fused(decoder)
+        is_reduced = queries is not None and self.last_layer_is_reducible(attention_mask, kwargs)
+        outputs = self.bert(input_ids, queries=queries if is_reduced else None, **inputs, **kwargs)
+        hidden_states = outputs.last_hidden_state
+        if selected is not None and not is_reduced:
+            hidden_states = hidden_states[selected]
+        elif queries is not None and not is_reduced:
+            hidden_states = hidden_states.gather(1, queries.positions[..., None].expand(-1, -1, hidden_states.shape[2]))
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        if fused and labels is not None and loss_is_fused(decoder):
+            total, logits = sum_masked_lm_loss(decoder, self.cls.predictions.transform(hidden_states), labels)
+            items = kwargs.get("num_items_in_batch")
+            loss = total / (len(logits) if items is None else items)
+        else:
+            logits = self.cls(hidden_states)
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    @staticmethod
+    def select_labelled(
+        labels: torch.Tensor, num_predictions: int | None
+    ) -> tuple[Queries | None, torch.Tensor | None, torch.Tensor]:
+        """Choose the positions to score.
+
+        Args:
+            labels: int64 (batch, sequence), -100 where no loss is taken.
+            num_predictions: see `forward`.
+
+        Returns:
+            The queries (None: score every position), the bool mask (batch, sequence) of labelled positions where their
+            count is free (else None), and the labels of what is scored, (count,) or (batch, num_predictions).
+        """
+        selected = labels != IGNORE_INDEX
+        compiling = torch.compiler.is_compiling()
+        if num_predictions is None:
+            if compiling:
+                return None, None, labels
+            return Queries(*pack_positions(selected)), selected, labels[selected]
+        if not compiling and int(selected.sum(dim=1).max()) > num_predictions:
+            raise ValueError(
+                f"A row has {int(selected.sum(dim=1).max())} labels but num_predictions is {num_predictions}: raise it."
+            )
+        positions, is_query = pack_positions(selected, num_predictions)
+        return Queries(positions), None, labels.gather(1, positions).masked_fill(~is_query, IGNORE_INDEX)
 
 
 class TLMForSequenceClassification(TLMPreTrainedModel):
@@ -267,9 +307,23 @@ class TLMForSequenceClassification(TLMPreTrainedModel):
         self.num_labels = config.num_labels
         self.bert = TLMModel(config)
         dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = TLMDropout(dropout, config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
+
+    def query_is_constant(
+        self, input_ids: torch.Tensor | None, token_type_ids: torch.Tensor | None, position_ids: torch.Tensor | None
+    ) -> bool:
+        """Whether every text asks with the same query (see `fast_paths_tlm`, section 3); shapes as in `forward`."""
+        dropout = self.bert.embeddings.dropout
+        return (
+            input_ids is not None
+            and input_ids.shape[0] > 1
+            and self.config.num_hidden_layers == 1
+            and not self.config.has_convolution
+            and not (dropout.training and dropout.p > 0)
+            and starts_are_equal(input_ids, token_type_ids, position_ids)
+        )
 
     @can_return_tuple
     def forward(
@@ -306,7 +360,9 @@ class TLMForSequenceClassification(TLMPreTrainedModel):
         }
         tokens = input_ids if input_ids is not None else inputs_embeds
         if tokens is not None and self.last_layer_is_reducible(attention_mask, kwargs):
-            inputs["query_positions"] = torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=self.device)
+            first = torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=tokens.device)
+            same = self.query_is_constant(input_ids, token_type_ids, position_ids)
+            inputs["queries"] = Queries(first, shared=same)
         outputs = self.bert(input_ids, **inputs, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None

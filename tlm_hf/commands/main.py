@@ -14,12 +14,14 @@ COMMANDS = {
     "score": "accuracy, loss, or fixed-mask loss and perplexity of a model on a task or text",
     "predict": "labels and probabilities for texts or a table",
     "train-committee": "your own data in one go: a committee from a table of texts and labels",
+    "benchmark": "one training step of ours against stock BERT's: time, loss, memory",
+    "import-paper-weights": "a checkpoint of the paper's authors into a folder of ours, after a parity check",
 }
 
 
 def usage() -> str:
     """The list of commands."""
-    rows = [f"  {name:<17}{what}" for name, what in COMMANDS.items()]
+    rows = [f"  {name:<22}{what}" for name, what in COMMANDS.items()]
     return "\n".join(["usage: tlm COMMAND [options]   (tlm COMMAND --help lists its options)", "", *rows])
 
 

@@ -1,0 +1,248 @@
+"""Training speed and memory against the authors' way, measured by turns within one run.
+
+The authors' way is stock BERT with labels at every position's logits, float32, `torch.optim.AdamW` with its defaults.
+Each side lives in a process of its own (so that its peak memory is its own) and takes a step when it is asked to;
+the sides step in turns, never two at a time, so that other load on the machine hits all alike.
+"""
+
+import gc
+import multiprocessing
+import re
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
+
+from ..allocator import keep_freed_memory
+from ..errors import UserError, check_range
+from ..modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+from ..provenance import machine, provenance
+from ..recipes import build_config
+from ..runs import write_json
+
+LABELS = 4
+WARMUP = 2
+BERT_FIELDS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
+    "initializer_range", "layer_norm_eps", "pad_token_id",
+)  # fmt: skip
+TASKS = {
+    "pretraining": (BertForMaskedLM, TLMForMaskedLM),
+    "finetuning": (BertForSequenceClassification, TLMForSequenceClassification),
+}
+
+
+@dataclass
+class BenchmarkArguments:
+    """Options of `tlm benchmark`."""
+
+    what: str = field(metadata={"help": "pretraining or finetuning."})
+    recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
+    size: str = field(default="paper", metadata={"help": "Its size."})
+    json: str | None = field(default=None, metadata={"help": "File for the results."})
+    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step."})
+    max_length: int | None = field(default=None, metadata={"help": "Tokens per text, in place of the size's."})
+    repeats: int = field(default=7, metadata={"help": "Timed steps of each side (medians are taken)."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout of both sides (the authors': 0.1)."})
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to predict (the authors': 0.15)."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of each side; default: the cores."})
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to take a step.
+
+    Args:
+        stock: stock BERT (else ours).
+        bf16: bfloat16 autocast.
+        fused: fused AdamW.
+        dropout: hidden and attention dropout.
+        keeps_memory: with the allocator's setting of our training commands.
+    """
+
+    stock: bool
+    bf16: bool = False
+    fused: bool = False
+    dropout: float = 0.0
+    keeps_memory: bool = False
+
+
+def resident_peak() -> int | None:
+    """Largest resident set of this process so far in bytes (Linux; None elsewhere)."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found.group(1)) * 1024 if found else None
+
+
+def build_model(arguments: BenchmarkArguments, side: Side) -> PreTrainedModel:
+    """The side's model with seeded weights, in training mode; equal weights on all sides."""
+    config = build_config(arguments.recipe, arguments.size, max_length=arguments.max_length, dropout=side.dropout)
+    config.id2label = {index: f"LABEL_{index}" for index in range(LABELS)}
+    stock_class, our_class = TASKS[arguments.what]
+    torch.manual_seed(0)
+    if not side.stock:
+        return our_class(config).train()
+    stock_fields = {name: getattr(config, name) for name in BERT_FIELDS}
+    return stock_class(BertConfig(**stock_fields, num_labels=LABELS)).train()
+
+
+def build_batch(arguments: BenchmarkArguments, vocab_size: int, length: int) -> dict[str, torch.Tensor]:
+    """Texts of full length with uniformly random tokens: `input_ids`, `attention_mask` (batch, length), `labels`."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (arguments.batch_size, length)
+    input_ids = torch.randint(5, vocab_size, shape, generator=generator)
+    if arguments.what == "finetuning":
+        labels = torch.randint(0, LABELS, (arguments.batch_size,), generator=generator)
+    else:
+        labels = torch.where(torch.rand(shape, generator=generator) < arguments.mlm_probability, input_ids, -100)
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
+
+
+def build_step(arguments: BenchmarkArguments, side: Side) -> Callable[[], float]:
+    """Function that takes one optimizer step and returns its loss."""
+    model = build_model(arguments, side)
+    batch = build_batch(arguments, model.config.vocab_size, model.config.max_position_embeddings)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=side.fused or None)
+
+    def step() -> float:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=side.bf16):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def serve(connection: Connection, arguments: BenchmarkArguments, side: Side, threads: int) -> None:
+    """Body of a side's process: a step for each message until None; answers with its seconds, last with its memory."""
+    torch.set_num_threads(threads)
+    after_imports = resident_peak()
+    if side.keeps_memory:
+        keep_freed_memory()
+    step = build_step(arguments, side)
+    gc.collect()
+    while connection.recv():
+        start = time.perf_counter()
+        step()
+        connection.send(time.perf_counter() - start)
+    peak = resident_peak()
+    connection.send(peak - after_imports if peak is not None and after_imports is not None else None)
+
+
+def time_by_turns(
+    arguments: BenchmarkArguments, sides: dict[str, Side], threads: int
+) -> tuple[dict[str, list[float]], dict[str, float | None]]:
+    """Seconds of each side's steps, taken by turns, and its peak memory in MiB above that after the imports."""
+    context = multiprocessing.get_context("spawn")
+    connections, processes = {}, []
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    memory: dict[str, float | None] = {}
+    try:
+        for name, side in sides.items():
+            connections[name], theirs = context.Pipe()
+            processes.append(context.Process(target=serve, args=(theirs, arguments, side, threads), daemon=True))
+            processes[-1].start()
+            theirs.close()  # so that the end of the process is the end of the pipe
+        for turn in tqdm(range(WARMUP + arguments.repeats), desc="rounds", unit="round"):
+            for name, connection in connections.items():
+                connection.send(True)
+                taken = connection.recv()
+                if turn >= WARMUP:
+                    seconds[name].append(taken)
+        for name, connection in connections.items():
+            connection.send(None)
+            peak = connection.recv()
+            memory[name] = None if peak is None else round(peak / 2**20, 1)
+    except EOFError as error:
+        raise UserError("A side of the benchmark ended early, most likely for want of memory: see above.") from error
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+    return seconds, memory
+
+
+def differences(arguments: BenchmarkArguments) -> dict[str, float]:
+    """Loss and gradients of ours against stock BERT: dropout 0, float32, the same weights, batch and masks.
+
+    Returns:
+        `loss_difference` in nats, `loss`, and `gradient_difference`, the largest entry of the gradients' difference as
+        a share of the largest entry of stock BERT's gradients.
+    """
+    stock, ours = (build_model(arguments, Side(stock=stock)) for stock in (True, False))
+    ours.load_state_dict(stock.state_dict())
+    batch = build_batch(arguments, stock.config.vocab_size, stock.config.max_position_embeddings)
+    losses = [model(**batch).loss for model in (stock, ours)]
+    for loss in losses:
+        loss.backward()
+    theirs = {name: parameter.grad for name, parameter in stock.named_parameters()}
+    largest = max(float(gradient.abs().max()) for gradient in theirs.values())
+    apart = max(float((parameter.grad - theirs[name]).abs().max()) for name, parameter in ours.named_parameters())
+    return {
+        "loss": losses[0].item(),
+        "loss_difference": abs(losses[0].item() - losses[1].item()),
+        "gradient_difference": apart / largest,
+    }
+
+
+def benchmark(arguments: BenchmarkArguments) -> dict[str, Any]:
+    """Time one optimizer step, forward, backward and AdamW, against stock BERT's, and compare losses and memory.
+
+    Raises:
+        UserError: unknown benchmark, recipe or size, a recipe that stock BERT does not have, or a bad number.
+    """
+    if arguments.what not in TASKS:
+        raise UserError(f"There is no benchmark {arguments.what!r}; choose one of {', '.join(TASKS)}.")
+    check_range(arguments, 1, 2**20, "batch_size", "max_length", "repeats", "num_threads")
+    check_range(arguments, 0, 0.99, "dropout")
+    check_range(arguments, 0.01, 0.99, "mlm_probability")
+    config = build_config(arguments.recipe, arguments.size, max_length=arguments.max_length)
+    if config.has_convolution:
+        raise UserError(f"The recipe {arguments.recipe} has a convolution front-end, which stock BERT has not.")
+    facts = machine()
+    threads = arguments.num_threads or facts["cores"] or 1
+    torch.set_num_threads(threads)
+    best = Side(stock=False, bf16=True, fused=True, keeps_memory=True)
+    sides = {
+        "stock": Side(stock=True, dropout=arguments.dropout),
+        "ours_same_precision": Side(stock=False, dropout=arguments.dropout),
+        "ours_best_same_dropout": replace(best, dropout=arguments.dropout),
+    }
+    if arguments.what == "pretraining":
+        # Our pre-training command's default is no dropout: its texts are seen a few times only.
+        sides["ours_best"] = best
+    compared = differences(arguments)
+    gc.collect()
+    seconds, memory = time_by_turns(arguments, sides, threads)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = {name: medians["stock"] / value for name, value in medians.items() if name != "stock"}
+    results = {
+        "benchmark": arguments.what,
+        "recipe": f"{arguments.recipe}@{arguments.size}",
+        "ratio_same_precision": ratios["ours_same_precision"],
+        "ratio_best": ratios.get("ours_best", ratios["ours_best_same_dropout"]),
+        "ratio_best_same_dropout": ratios["ours_best_same_dropout"],
+        **compared,
+        "sequences_per_second": {name: arguments.batch_size / value for name, value in medians.items()},
+        "median_seconds": medians,
+        "seconds": seconds,
+        "peak_memory_mib": memory,
+        "sides": {name: asdict(side) for name, side in sides.items()},
+        "settings": {key: value for key, value in asdict(arguments).items() if key != "json"},
+        "shape": {"batch_size": arguments.batch_size, "length": config.max_position_embeddings}
+        | {name: getattr(config, name) for name in ("vocab_size", "hidden_size", "num_hidden_layers")},
+        "provenance": provenance(),
+    }
+    if arguments.json is not None:
+        write_json(Path(arguments.json), results)
+    return results
