@@ -235,7 +235,8 @@ def test_with_the_package_auto_classes_need_no_trust(shelf, tokenizer):
         model = auto.from_pretrained(root / name)
         assert type(model) is type(expected[name])
         with torch.no_grad():
-            assert torch.equal(model(**inputs)[0], expected[name](**inputs)[0])
+            # Not bit for bit: weights read from a file lie at other addresses, where a product may round differently.
+            torch.testing.assert_close(model(**inputs)[0], expected[name](**inputs)[0], atol=1e-6, rtol=1e-5)
     pipe = transformers.pipeline("text-classification", model=str(root / "committee"), top_k=3)
     expect_pipeline({"values": pipe(TEXT)}, expected["committee"], tokenizer, "text-classification")
     stock = transformers.AutoModelForMaskedLM.from_pretrained(root / "masked_lm")

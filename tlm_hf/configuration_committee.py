@@ -1,3 +1,16 @@
+# Copyright 2026 The tlm_hf contributors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Configuration of a soft committee: the configurations of its members and how their votes are read.
 
 This file travels to the Hub as remote code together with its flat siblings.
@@ -22,7 +35,7 @@ MEMBER_ONLY_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "arch
 
 
 @strict
-class CommitteeConfig(PreTrainedConfig):
+class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     r"""Configuration of `CommitteeForSequenceClassification`.
 
     Args:

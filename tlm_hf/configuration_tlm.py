@@ -1,3 +1,16 @@
+# Copyright 2026 The tlm_hf contributors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Configuration of a tiny language model: a BERT of few layers, optionally behind a convolution front-end.
 
 This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
@@ -10,17 +23,15 @@ from typing import Any
 import transformers
 from packaging import version
 
-OLDEST_TRANSFORMERS = "5.10.1"
-"""Oldest transformers release on which these files run: found with scripts/check_remote_code.py (CONTRIBUTING.md)."""
-
-if version.parse(transformers.__version__) < version.parse(OLDEST_TRANSFORMERS):
+# Oldest transformers release on which these files run: found with scripts/check_remote_code.py (CONTRIBUTING.md).
+if version.parse(transformers.__version__) < version.parse(OLDEST_TRANSFORMERS := "5.10.1"):
     raise ImportError(
         f"This model's code needs transformers >= {OLDEST_TRANSFORMERS}, but {transformers.__version__} is installed: "
         "run `pip install --upgrade transformers`."
     )
 
-from huggingface_hub.dataclasses import strict  # noqa: E402 - the version check must speak first
-from transformers import PreTrainedConfig  # noqa: E402
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
 
 AUTO_MAP = {
     "AutoConfig": "configuration_tlm.TLMConfig",
@@ -39,7 +50,7 @@ CONVOLUTION_FIELDS = ("conv_channels", "conv_kernel_sizes", "conv_sees_padding")
 
 
 @strict
-class TLMConfig(PreTrainedConfig):
+class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
     r"""Configuration of `TLMModel` and its heads. Field names and meanings are stock BERT's.
 
     The defaults are the paper's `bert-1` (arXiv 2507.14871): one layer, 12 heads of size 64, feed-forward 4 x hidden,

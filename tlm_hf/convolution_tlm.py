@@ -1,3 +1,16 @@
+# Copyright 2026 The tlm_hf contributors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Convolution front-end of the paper's variants, correct under padding and in several processes.
 
 This file travels to the Hub as remote code; it needs torch only. The embedding output (batch, sequence, hidden) is
@@ -38,8 +51,8 @@ def pad_inputs(
         ValueError: when the text is longer than `config.max_position_embeddings`.
     """
     tokens = input_ids if inputs_embeds is None else inputs_embeds
-    assert tokens is not None
-    assert config.pad_token_id is not None
+    if tokens is None or config.pad_token_id is None:
+        raise ValueError("A front-end that sees padding needs input_ids or inputs_embeds, and a pad_token_id.")
     batch, length, longest = tokens.shape[0], tokens.shape[1], config.max_position_embeddings
     if length > longest:
         raise ValueError(

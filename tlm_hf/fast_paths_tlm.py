@@ -1,3 +1,16 @@
+# Copyright 2026 The tlm_hf contributors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Exact fast paths: the same function as stock BERT, to rounding, with less arithmetic and less memory traffic.
 
 This file travels to the Hub as remote code; it needs torch only. Notation: hidden size h, sequence length T, heads H,
@@ -113,24 +126,52 @@ def is_absorbed(attention: Any, queries: int, length: int) -> bool:
     return absorbed < projected and is_plain_linear(attention.key) and is_plain_linear(attention.value)
 
 
+def is_ragged(attention: Any, queries: Queries, hidden_states: torch.Tensor) -> bool:
+    """Whether keys and values are absorbed text by text: on a CPU, where a small product each costs no more."""
+    eager = hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
+    absorbed = is_absorbed(attention, queries.positions.shape[1], hidden_states.shape[1])
+    return eager and absorbed and queries.is_query is not None
+
+
+def read_rows(queries: Queries, hidden_states: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """The rows of (batch, sequence, hidden) at the real queries, text after text (rows, hidden), and their counts."""
+    is_query = torch.ones_like(queries.positions, dtype=torch.bool) if queries.is_query is None else queries.is_query
+    starts = torch.arange(hidden_states.shape[0])[:, None] * hidden_states.shape[1]
+    rows = hidden_states.flatten(0, 1).index_select(0, (queries.positions + starts)[is_query])
+    return rows, is_query.sum(dim=1).tolist()
+
+
 def absorbed_attention(
-    attention: Any, query_states: torch.Tensor, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
+    attention: Any,
+    query_states: torch.Tensor,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    counts: list[int] | None = None,
 ) -> torch.Tensor:
     """Attend without projecting keys and values (section 2 of this file's head).
 
     Args:
         attention: a `TLMSelfAttention` with plain `key` and `value`.
-        query_states: (batch, n, hidden), the layer's input where it is read; (1, n, hidden) for a constant query.
+        query_states: the layer's input where it is read: (batch, n, hidden); (1, n, hidden) for a constant query; or
+            (rows, hidden), text after text, with `counts`.
         hidden_states: (batch, sequence, hidden), the layer's input.
         attention_mask: None, or (batch, 1, 1, sequence): bool (True where attended) or added to the scores.
+        counts: rows that each text has in `query_states`.
 
     Returns:
-        (batch, n, hidden): the heads' contexts side by side, before the output projection.
+        The shape of `query_states` (a batch for a constant query): the heads' contexts side by side, before the output
+        projection.
     """
     key, value, head_size = attention.key, attention.value, attention.head_size
     query = (attention.query(query_states) * attention.scaling).unflatten(-1, (-1, head_size))
-    absorbed = torch.einsum("bnhd,hdc->bnhc", query, key.weight.unflatten(0, (-1, head_size)))
-    if absorbed.shape[0] < hidden_states.shape[0]:
+    absorbed = torch.einsum("...hd,hdc->...hc", query, key.weight.unflatten(0, (-1, head_size)))
+    if counts is not None:
+        sizes = [count * absorbed.shape[-2] for count in counts]
+        scores = _TextProduct.apply(absorbed.flatten(0, 1), hidden_states, sizes, True).unflatten(0, absorbed.shape[:2])
+        if attention_mask is not None:
+            rows = torch.tensor(counts, device=hidden_states.device)
+            attention_mask = attention_mask[:, 0].repeat_interleave(rows, dim=0)
+    elif absorbed.shape[0] < hidden_states.shape[0]:
         scores = torch.einsum("nhc,btc->bnht", absorbed[0], hidden_states)
     else:
         scores = torch.einsum("bnhc,btc->bnht", absorbed, hidden_states)
@@ -141,13 +182,53 @@ def absorbed_attention(
     elif attention_mask is not None:
         scores = scores + attention_mask
     weights = attention.dropout(scores.softmax(dim=-1))
-    pooled = torch.einsum("bnht,btc->bnhc", weights, hidden_states.to(weights.dtype))
-    context = torch.einsum("bnhc,hdc->bnhd", pooled, value.weight.unflatten(0, (-1, head_size)))
+    if counts is not None:
+        pooled = _TextProduct.apply(weights.flatten(0, 1), hidden_states, sizes, False).unflatten(0, absorbed.shape[:2])
+    else:
+        pooled = torch.einsum("bnht,btc->bnhc", weights, hidden_states.to(weights.dtype))
+    context = torch.einsum("...hc,hdc->...hd", pooled, value.weight.unflatten(0, (-1, head_size)))
     if value.bias is not None:
         bias = value.bias.unflatten(0, (-1, head_size))
         dropped = attention.training and attention.dropout.p > 0
         context = context + (weights.sum(dim=-1, keepdim=True) * bias if dropped else bias)
-    return context.flatten(2)
+    return context.flatten(-2)
+
+
+class _TextProduct(torch.autograd.Function):
+    """Each text's own rows times its matrix: texts with more and with fewer rows need no filling up.
+
+    rows (all, k), matrices (batch, sequence, hidden), sizes (rows of each text): rows_b @ matrix_b^T (all, sequence)
+    where `transposed` and k = hidden, else rows_b @ matrix_b (all, hidden) with k = sequence.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: torch.Tensor, matrices: torch.Tensor, sizes: list[int], transposed: bool
+    ) -> torch.Tensor:
+        """See the class."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
+        ctx.dtypes, ctx.sizes, ctx.transposed = (rows.dtype, matrices.dtype), sizes, transposed
+        rows, matrices = rows.to(dtype), matrices.to(dtype)
+        ctx.save_for_backward(rows, matrices)
+        product = rows.new_empty(rows.shape[0], matrices.shape[1 if transposed else 2])
+        for out, part, matrix in zip(product.split(sizes), rows.split(sizes), matrices, strict=True):
+            torch.mm(part, matrix.t() if transposed else matrix, out=out)
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        """Both factors' gradients, text by text."""
+        refuse_second_gradient()
+        rows, matrices = ctx.saved_tensors
+        of_rows, of_matrices = torch.empty_like(rows), torch.empty_like(matrices)
+        parts = zip(
+            gradient.to(rows.dtype).split(ctx.sizes), rows.split(ctx.sizes), matrices, of_rows.split(ctx.sizes),
+            of_matrices, strict=True,
+        )  # fmt: skip
+        for change, part, matrix, of_part, of_matrix in parts:
+            torch.mm(change, matrix if ctx.transposed else matrix.t(), out=of_part)
+            torch.mm(*((change.t(), part) if ctx.transposed else (part.t(), change)), out=of_matrix)
+        return of_rows.to(ctx.dtypes[0]), of_matrices.to(ctx.dtypes[1]), None, None
 
 
 def dropout(states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
@@ -162,22 +243,8 @@ def sixteen_bit_dropout(states: torch.Tensor, probability: float) -> torch.Tenso
     dropped = round(probability * 65536)
     words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64, device=states.device)
     bits = words.random_(-(2**63), None).view(torch.int16)[: states.numel()].view(states.shape)
-    return _MaskAndScale.apply(states, bits >= dropped - 32768, 65536 / (65536 - dropped))
-
-
-class _MaskAndScale(torch.autograd.Function):
-    """states * mask * scale, keeping the mask as bool (a quarter of what autograd would keep)."""
-
-    @staticmethod
-    def forward(ctx: Any, states: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.save_for_backward(mask)
-        ctx.scale = scale
-        return (states * mask).mul_(scale)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
-        (mask,) = ctx.saved_tensors
-        return gradient * mask * ctx.scale, None, None
+    # The mask in the states' own type: a product with bool would convert it in both passes.
+    return states * (bits >= dropped - 32768).to(states.dtype).mul_(65536 / (65536 - dropped))
 
 
 class TLMDropout(nn.Dropout):
@@ -189,7 +256,16 @@ class TLMDropout(nn.Dropout):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Any shape to the same shape."""
+        # CODEPATH: a user's switch, on in every checkpoint of ours; both sides are equal to rounding.
         return dropout(states, self.p, self.training) if self.config.use_fast_path else super().forward(states)
+
+
+def refuse_second_gradient() -> None:
+    """Raise NotImplementedError in a backward pass that is itself to be differentiated (`create_graph=True`)."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "The fast paths of masked-language-model training have no second gradient: set config.use_fast_path = False."
+        )
 
 
 def loss_is_fused(decoder: nn.Module) -> bool:
@@ -231,34 +307,38 @@ class MaskedLMLoss(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # the logits seldom get a gradient, and zeros would be as large as they are
         hidden_states, weight = hidden_states.to(dtype), weight.to(dtype)
         logits = torch.addmm(bias.to(dtype), hidden_states, weight.t())
-        log_total = torch.cat([part.float().logsumexp(dim=1) for part in _parts(logits)])
-        loss = (log_total - logits.gather(1, labels[:, None])[:, 0].float()).sum()
-        ctx.save_for_backward(hidden_states, weight, labels, logits, log_total)
-        return loss, logits
+        probability = torch.empty_like(logits)
+        losses, rows = [], 0
+        for part, out in zip(_parts(logits), _parts(probability), strict=True):
+            here = labels[rows : (rows := rows + len(part)), None]
+            exact = part.float()
+            softmax = exact.softmax(dim=1)
+            # log-sum-exp from the largest logit and its probability, which cannot underflow.
+            log_total = exact.amax(dim=1, keepdim=True) - softmax.amax(dim=1, keepdim=True).log()
+            losses.append(log_total - exact.gather(1, here))
+            out.copy_(softmax.scatter_add_(1, here, torch.full_like(log_total, -1.0)))
+        ctx.save_for_backward(hidden_states, weight, probability)
+        return torch.cat(losses).sum(), logits
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of hidden states, weight and bias: (softmax - one-hot) through the decoder."""
-        hidden_states, weight, labels, logits, log_total = ctx.saved_tensors
+        """Gradients of hidden states, weight and bias: (softmax - one-hot) through the decoder.
+
+        The gradient of the loss, one number, is multiplied into the small factors and not into the (positions,
+        vocab_size) matrix.
+        """
+        refuse_second_gradient()
+        hidden_states, weight, change = ctx.saved_tensors
         of_loss, of_logits = gradients
-        change = torch.empty_like(logits)
-        bias_gradient = torch.zeros(logits.shape[1])
-        rows = 0
-        for part, out in zip(_parts(logits), _parts(change), strict=True):
-            here = slice(rows, rows := rows + len(part))
-            probability = part.float().sub_(log_total[here, None]).exp_()
-            probability[torch.arange(len(part)), labels[here]] -= 1
-            probability *= 0.0 if of_loss is None else of_loss
-            if of_logits is not None:
-                probability += of_logits[here]
-            bias_gradient += probability.sum(dim=0)
-            out.copy_(probability)
+        scale = torch.zeros(()) if of_loss is None else of_loss
+        if of_logits is not None:
+            change, scale = change * scale + of_logits, torch.ones(())
         hidden_dtype, weight_dtype = ctx.dtypes
+        ones = torch.ones(len(change), dtype=change.dtype)
         return (
-            torch.mm(change, weight).to(hidden_dtype) if ctx.needs_input_grad[0] else None,
-            torch.mm(change.t(), hidden_states).to(weight_dtype) if ctx.needs_input_grad[1] else None,
-            bias_gradient.to(weight_dtype) if ctx.needs_input_grad[2] else None,
+            (torch.mm(change, weight) * scale).to(hidden_dtype) if ctx.needs_input_grad[0] else None,
+            torch.mm(change.t(), hidden_states * scale).to(weight_dtype) if ctx.needs_input_grad[1] else None,
+            (torch.mv(change.t(), ones) * scale).to(weight_dtype) if ctx.needs_input_grad[2] else None,
             None,
         )
 
@@ -266,6 +346,17 @@ class MaskedLMLoss(torch.autograd.Function):
 def _parts(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Views of a few rows each, `LOGITS_AT_ONCE` elements at most (one row at least)."""
     return logits.split(max(1, LOGITS_AT_ONCE // logits.shape[1]))
+
+
+def narrowed(states: torch.Tensor, config: Any, training: bool) -> torch.Tensor:
+    """The states in autocast's dtype, in training under autocast on a CPU: the residual stream costs half the traffic.
+
+    Not exact beyond that dtype, which the products around it have anyway; float32 training is untouched.
+    """
+    # CODEPATH: a user's switch, on in every checkpoint of ours.
+    if config.use_fast_path and training and states.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        return states.to(torch.get_autocast_dtype("cpu"))
+    return states
 
 
 def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Module | None) -> bool:

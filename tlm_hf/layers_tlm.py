@@ -1,3 +1,16 @@
+# Copyright 2026 The tlm_hf contributors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Building blocks of the encoder: embeddings, attention, feed-forward, pooler and language-model head.
 
 This file travels to the Hub as remote code; it needs torch and transformers only. Module and weight names are stock
@@ -14,7 +27,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_tlm import TLMConfig
-from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, is_absorbed
+from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, is_absorbed, is_ragged, read_rows
+
+LONGEST_EAGER = 512
+"""Beyond so many positions the matrix of attention weights costs more memory than it saves time."""
 
 
 class TLMEmbeddings(nn.Module):
@@ -108,11 +124,18 @@ class TLMSelfAttention(nn.Module):
         return states.view(*states.shape[:-1], -1, self.head_size).transpose(1, 2)
 
     def implementation(self, hidden_states: torch.Tensor) -> str | None:
-        """The attention backend: sdpa has no kernel with dropout on a CPU and falls back to the slow dropout."""
+        """The attention backend, with eager in place of sdpa where that is slower: in training on a CPU.
+
+        There sdpa has no kernel with dropout, and its kernel without took 3 times eager's time in bfloat16 (sequence
+        128, forward and backward), as long in float32.
+        """
         chosen = self.config._attn_implementation
-        drops = self.training and self.dropout.p > 0 and self.config.use_fast_path
-        slow = chosen == "sdpa" and drops and hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
-        return "eager" if slow else chosen
+        trains = self.training and torch.is_grad_enabled() and hidden_states.device.type == "cpu"
+        short = hidden_states.shape[1] <= LONGEST_EAGER and not torch.compiler.is_compiling()
+        # CODEPATH: a user's switch, on in every checkpoint of ours.
+        if chosen == "sdpa" and self.config.use_fast_path and trains and short:
+            return "eager"
+        return chosen
 
     def forward(
         self,
@@ -180,10 +203,14 @@ class TLMAttention(nn.Module):
         if queries is None:
             context, _ = self.self(hidden_states, hidden_states, attention_mask, **kwargs)
             return self.output(context, hidden_states)
-        index = queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1])
-        residual = hidden_states.gather(1, index)
         # A padding mask is the same for every query, so one row of it serves them all.
         attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
+        if is_ragged(self.self, queries, hidden_states):
+            residual, counts = read_rows(queries, hidden_states)
+            context = absorbed_attention(self.self, residual, hidden_states, attention_mask, counts)
+            return self.output(context, residual)
+        index = queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1])
+        residual = hidden_states.gather(1, index)
         asking = residual[:1] if queries.shared else residual
         context, _ = self.self(asking, hidden_states, attention_mask, is_reduced=True, **kwargs)
         if queries.is_query is not None:
@@ -296,7 +323,7 @@ class TLMLMPredictionHead(nn.Module):
         return self.decoder(self.transform(hidden_states))
 
 
-class TLMOnlyMLMHead(nn.Module):
+class TLMOnlyMLMHead(nn.Module):  # trf-ignore: TRF026
     """Wrapper that gives the stock weight names `cls.predictions...`."""
 
     def __init__(self, config: TLMConfig) -> None:

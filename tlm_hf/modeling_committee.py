@@ -1,3 +1,16 @@
+# Copyright 2026 The tlm_hf contributors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Soft committee: several independently trained encoders whose class probabilities are averaged.
 
 This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
@@ -23,7 +36,7 @@ from .modeling_tlm import TLMForSequenceClassification
 
 
 @dataclass
-class CommitteeOutput(ModelOutput):
+class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
     """Output of a committee.
 
     Args:
@@ -41,7 +54,7 @@ class CommitteeOutput(ModelOutput):
     member_logits: torch.Tensor | None = None
 
 
-class CommitteePreTrainedModel(PreTrainedModel):
+class CommitteePreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     """Base of the committee classes."""
 
     config: CommitteeConfig
@@ -54,7 +67,7 @@ class CommitteePreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
 
-class CommitteeForSequenceClassification(CommitteePreTrainedModel):
+class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignore: TRF057
     """A committee of `TLMForSequenceClassification` members behind one tokenizer and one set of labels."""
 
     # With num_items_in_batch unused, Trainer itself must divide by the gradient-accumulation steps.
@@ -171,7 +184,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):
         return mean / self.config.temperature
 
     @can_return_tuple
-    def forward(
+    def forward(  # trf-ignore: TRF057
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -216,8 +229,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):
 class _NoHiddenState(CommitteePreTrainedModel):
     """Base of the two classes that exist to refuse, in one sentence, what a committee cannot be."""
 
-    def __init__(self, config: CommitteeConfig) -> None:
-        raise ValueError(self.explain("This model"))
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuse."""
+        raise ValueError(cls.explain("This model"))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -233,11 +247,11 @@ class _NoHiddenState(CommitteePreTrainedModel):
         )
 
 
-class CommitteeModel(_NoHiddenState):
+class CommitteeModel(_NoHiddenState):  # trf-ignore: TRF057
     """`AutoModel` of a committee: raises one clear sentence."""
 
 
-class CommitteeForMaskedLM(_NoHiddenState):
+class CommitteeForMaskedLM(_NoHiddenState):  # trf-ignore: TRF057
     """`AutoModelForMaskedLM` of a committee: raises one clear sentence."""
 
 

@@ -1,3 +1,16 @@
+# Copyright 2026 The tlm_hf contributors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Tiny language models: stock BERT's weights and names, with a last layer that computes only what is read.
 
 This file travels to the Hub as remote code; it needs torch and transformers only. Weight names are stock BERT's
@@ -13,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
@@ -28,6 +42,7 @@ from .fast_paths_tlm import (
     TLMDropout,
     adds_rows_in_place,
     loss_is_fused,
+    narrowed,
     pack_positions,
     starts_are_equal,
     sum_masked_lm_loss,
@@ -43,7 +58,7 @@ from .layers_tlm import (
 )
 
 
-class TLMPreTrainedModel(PreTrainedModel):
+class TLMPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     """Base of all encoders: initialisation, loading and the conditions of the fast path."""
 
     config: TLMConfig
@@ -61,8 +76,8 @@ class TLMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Stock BERT's: normal(0, initializer_range), LayerNorms 1 and 0, biases 0 (there is no buffer of ours)."""
         super()._init_weights(module)
-        if isinstance(module, TLMLMPredictionHead) and not getattr(module.bias, "_is_hf_initialized", False):
-            module.bias.zero_()
+        if isinstance(module, TLMLMPredictionHead):
+            init.zeros_(module.bias)  # leaves a loaded bias alone
 
     def last_layer_is_reducible(self, attention_mask: torch.Tensor | None, options: dict[str, Any]) -> bool:
         """Whether the last layer may be computed only at the positions that the head reads.
@@ -76,16 +91,18 @@ class TLMPreTrainedModel(PreTrainedModel):
             for name in ("output_hidden_states", "output_attentions")
         )
         plain_mask = attention_mask is None or attention_mask.dim() == 2
-        known_backend = self.config._attn_implementation in (None, "eager", "sdpa")
+        # Other backends take other masks.
+        known_backend = self.config._attn_implementation in (None, "eager", "sdpa")  # trf-ignore: TRF051
         return self.config.use_fast_path and not wants_more and plain_mask and known_backend
 
 
-class TLMModel(TLMPreTrainedModel):
+class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
     """The encoder: stock `BertModel` with an optional convolution front-end."""
 
     def __init__(self, config: TLMConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embeddings = TLMEmbeddings(config)
+        # CODEPATH: bert-1-conv* have a front-end; bert-6, bert-1 and bert-1-wide have none.
         self.front_end = TLMConvolutionFrontEnd(config) if config.has_convolution else None
         self.encoder = TLMEncoder(config)
         self.pooler = TLMPooler(config) if add_pooling_layer else None
@@ -101,7 +118,7 @@ class TLMModel(TLMPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(
+    def forward(  # trf-ignore: TRF057
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -138,16 +155,19 @@ class TLMModel(TLMPreTrainedModel):
         if tokens is None or (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
+        # CODEPATH: the authors' own convolution checkpoints see padding, ours do not.
         if self.config.conv_sees_padding:
             inputs = pad_inputs(self.config, self.embeddings.word_embeddings, *inputs)
         hidden_states = self.embeddings(*inputs, sparse_gradient=sparse_gradient)
         if self.front_end is not None:
             hidden_states = self.front_end(hidden_states, attention_mask)
+        # CODEPATH: the authors' own convolution checkpoints see padding, ours do not.
         if self.config.conv_sees_padding:
             # What `pad_inputs` added is for the convolution alone: attention would mask it, so it goes before the
             # layers, and every output has the caller's length. (torch.export takes no slice here for any length.)
             given = torch.arange(tokens.shape[1], device=hidden_states.device)
             hidden_states = hidden_states.index_select(1, given)
+        hidden_states = narrowed(hidden_states, self.config, self.training)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
         hidden_states = self.encoder(hidden_states, mask, queries, **kwargs)
         flat = hidden_states.dim() == 2
@@ -155,7 +175,7 @@ class TLMModel(TLMPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
 
-class TLMForMaskedLM(TLMPreTrainedModel):
+class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
     """Masked language model with stock BERT's head; in training it computes nothing that the loss does not read."""
 
     _tied_weights_keys = {
@@ -202,7 +222,7 @@ class TLMForMaskedLM(TLMPreTrainedModel):
         self.cls.predictions.bias = new_embeddings.bias
 
     @can_return_tuple
-    def forward(
+    def forward(  # trf-ignore: TRF057
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -299,7 +319,7 @@ class TLMForMaskedLM(TLMPreTrainedModel):
         return Queries(positions), None, labels.gather(1, positions).masked_fill(~is_query, IGNORE_INDEX)
 
 
-class TLMForSequenceClassification(TLMPreTrainedModel):
+class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
     """Text classifier with stock BERT's head (pooler, dropout, linear layer)."""
 
     def __init__(self, config: TLMConfig) -> None:
@@ -326,7 +346,7 @@ class TLMForSequenceClassification(TLMPreTrainedModel):
         )
 
     @can_return_tuple
-    def forward(
+    def forward(  # trf-ignore: TRF057
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,

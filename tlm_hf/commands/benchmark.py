@@ -7,7 +7,8 @@ from ..evaluation.speed import BenchmarkArguments, benchmark
 from .common import parse, run_command
 
 SUMMARY = (
-    "recipe", "ratio_same_precision", "ratio_best", "ratio_best_same_dropout", "loss_difference", "gradient_difference",
+    "recipe", "ratio_same_precision", "ratio_best", "ratio_best_same_dropout",
+    "ratio_same_precision_and_allocator", "loss_difference", "gradient_difference",
     "median_seconds", "sequences_per_second", "peak_memory_mib",
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..allocator import keep_freed_memory
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
 from ..jobs import STOP_SIGNAL, write_progress
@@ -138,6 +139,7 @@ class RunTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Trainer's training; a checkpoint may have been moved with its run's folder, or be named from another one."""
+        keep_freed_memory()
         if resume_from_checkpoint is not None:
             checkpoint = Path(resume_from_checkpoint)
             state_file = checkpoint / "trainer_state.json"

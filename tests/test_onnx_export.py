@@ -1,0 +1,138 @@
+"""ONNX exports of what opens from our folders, run by onnxruntime: logits equal to torch's on every batch and length.
+
+Oracle: stock BERT in torch on the same weights (with convolution, and for a committee, our models by the plain path).
+Export and run happen in one fresh Python that cannot import the package: the stock model is opened as anybody would,
+ours as remote code, with their fast paths on.
+"""
+
+import json
+
+import pytest
+import torch
+from conftest import TINY, randomise
+
+from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+SHAPES = [(1, 1), (1, 2), (2, 8), (5, 3), (3, 16)]
+EXAMPLE = (2, 8)
+CONVOLUTION = {"conv_channels": 3, "conv_kernel_sizes": [[4, 4], [3, 3]]}
+EXPORTS = {
+    "stock classifier": ("AutoModelForSequenceClassification", "classifier", False),
+    "stock masked_lm": ("AutoModelForMaskedLM", "masked_lm", False),
+    "classifier": ("AutoModelForSequenceClassification", "classifier", True),
+    "deep classifier": ("AutoModelForSequenceClassification", "deep_classifier", True),
+    "masked_lm": ("AutoModelForMaskedLM", "masked_lm", True),
+    "conv_classifier": ("AutoModelForSequenceClassification", "conv_classifier", True),
+    "seeing padding": ("AutoModelForSequenceClassification", "seeing_classifier", True),
+    "committee": ("AutoModelForSequenceClassification", "committee", True),
+}
+CLASSES = {
+    "stock classifier": "BertForSequenceClassification", "stock masked_lm": "BertForMaskedLM",
+    "masked_lm": "TLMForMaskedLM", "committee": "CommitteeForSequenceClassification",
+}  # fmt: skip
+
+EXPORT = """
+import json, logging, warnings
+import onnx, onnxruntime, torch, transformers
+
+warnings.simplefilter("ignore")
+logging.disable(logging.WARNING)
+root, exports, example = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+batches = torch.load(root + "/batches.pt")
+results = {}
+for name, (auto, folder, trust) in exports.items():
+    try:
+        model = getattr(transformers, auto).from_pretrained(root + "/" + folder, trust_remote_code=trust)
+        inputs = batches[example]
+        program = torch.onnx.export(
+            model, (), "model.onnx", kwargs=inputs, dynamo=True, external_data=False, verbose=False,
+            input_names=list(inputs), output_names=["logits"],
+            dynamic_shapes={key: {0: "batch", 1: "sequence"} for key in inputs},
+        )
+        session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+        run = lambda batch: session.run(["logits"], {key: value.numpy() for key, value in batch.items()})[0].tolist()
+        graph = onnx.shape_inference.infer_shapes(onnx.load("model.onnx")).graph
+        shapes = [[size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+                  for value in graph.value_info]
+        logits = {shape: run(batch) for shape, batch in batches.items()}
+        results[name] = {"class": type(model).__name__, "logits": logits, "shapes": shapes,
+                         "inputs": [value.name for value in session.get_inputs()]}
+    except Exception as error:
+        while error.__cause__ is not None:
+            error = error.__cause__
+        results[name] = {"error": f"{type(error).__name__}: {error}"}
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def models(build_pair, tmp_path_factory):
+    """Folder of saved models, by folder name what each must compute, and batches by "batch x length"."""
+    root = tmp_path_factory.mktemp("onnx")
+    expected = {}
+    for folder, kind, layers in (
+        ("classifier", "classifier", 1), ("deep_classifier", "classifier", 2), ("masked_lm", "masked_lm", 1),
+    ):  # fmt: skip
+        labels = {} if kind == "masked_lm" else {"num_labels": 3}
+        ours, expected[folder] = build_pair(kind, num_hidden_layers=layers, **labels)
+        ours.save_pretrained(root / folder)
+    conv, seeing, first, second = (
+        TLMForSequenceClassification(TLMConfig(**TINY, **fields, num_labels=3)).eval()
+        for fields in (CONVOLUTION, {**CONVOLUTION, "conv_sees_padding": True}, {}, {})
+    )
+    for seed, member in enumerate((conv, seeing, first, second)):
+        randomise(member, seed=20 + seed)
+        for module in member.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):  # as after training
+                module.running_mean.normal_(0.0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    committee = CommitteeForSequenceClassification.from_members([first, conv, second], temperature=1.3)
+    for folder, model in (("conv_classifier", conv), ("seeing_classifier", seeing), ("committee", committee)):
+        model.save_pretrained(root / folder)
+        expected[folder] = model
+    for member in (*committee.members, seeing):
+        member.config.use_fast_path = False
+    generator = torch.Generator().manual_seed(4)
+    batches = {}
+    for batch, length in SHAPES:
+        lengths = torch.randint(1, length + 1, (batch,), generator=generator)
+        lengths[0] = length
+        # Random tokens under the padding too: it is the mask that must hide them.
+        ids = torch.randint(1, TINY["vocab_size"], (batch, length), generator=generator)
+        mask = (torch.arange(length) < lengths[:, None]).long()
+        batches[f"{batch}x{length}"] = {"input_ids": ids, "attention_mask": mask}
+    torch.save(batches, root / "batches.pt")
+    return root, expected, batches
+
+
+@pytest.fixture(scope="module")
+def exported(models, run_without_package):
+    return run_without_package(EXPORT, str(models[0]), json.dumps(EXPORTS), "x".join(map(str, EXAMPLE)))
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_onnxruntime_gives_the_logits_of_torch(models, exported, name):
+    _, expected, batches = models
+    result = exported[name]
+    assert "error" not in result, result["error"]
+    assert result["class"] == CLASSES.get(name, "TLMForSequenceClassification")
+    assert result["inputs"] == ["input_ids", "attention_mask"]
+    model = expected[EXPORTS[name][1]]
+    for shape, batch in batches.items():
+        with torch.no_grad():
+            logits = model(**batch).logits
+        found = torch.tensor(result["logits"][shape])
+        keep = batch["attention_mask"].bool() if logits.dim() == 3 else slice(None)  # padding has no promised logits
+        torch.testing.assert_close(found[keep], logits[keep], atol=1e-5, rtol=1e-5)
+
+
+def test_an_exported_classifier_keeps_the_fast_path(exported):
+    """The feed-forward block of a one-layer classifier is computed at [CLS] alone: no such tensor has a length."""
+    wide = TINY["intermediate_size"]
+    for name, whole in (("stock classifier", True), ("classifier", False)):
+        shapes = [shape for shape in exported[name]["shapes"] if shape and shape[-1] == wide]
+        assert shapes
+        assert any("sequence" in shape for shape in shapes) is whole, shapes
