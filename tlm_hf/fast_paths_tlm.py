@@ -119,11 +119,13 @@ def is_absorbed(attention: Any, queries: int, length: int) -> bool:
         queries: n, positions read of each text.
         length: T, positions of each text.
     """
-    hidden = attention.key.in_features if isinstance(attention.key, nn.Linear) else 0
+    if not (is_plain_linear(attention.key) and is_plain_linear(attention.value)):
+        return False
+    hidden = attention.key.in_features
     heads = hidden // attention.head_size
     absorbed = 2 * queries * hidden * hidden + 2 * queries * heads * length * hidden
     projected = 2 * length * hidden * hidden + 2 * queries * length * hidden
-    return absorbed < projected and is_plain_linear(attention.key) and is_plain_linear(attention.value)
+    return absorbed < projected
 
 
 def is_ragged(attention: Any, queries: Queries, hidden_states: torch.Tensor) -> bool:
@@ -264,7 +266,7 @@ def refuse_second_gradient() -> None:
     """Raise NotImplementedError in a backward pass that is itself to be differentiated (`create_graph=True`)."""
     if torch.is_grad_enabled():
         raise NotImplementedError(
-            "The fast paths of masked-language-model training have no second gradient: set config.use_fast_path = False."
+            "The fast paths of masked-language-model training have no second gradient: set config.use_fast_path=False."
         )
 
 
