@@ -26,7 +26,7 @@ from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..provenance import portable_path
 from ..runs import Run
-from .trainer import LARGEST_SEED, RunTrainer, check_report_to
+from .trainer import LARGEST_SEED, RunTrainer, check_report_to, stays_on_cpu
 
 
 @dataclass
@@ -46,6 +46,7 @@ class FinetuneArguments(TaskArguments):
     logging_steps: int = field(default=50, metadata={"help": "Steps between log lines."})
     report_to: str = field(default="none", metadata={"help": "tensorboard, trackio or wandb."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
+    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast (GPU, or CPU with avx512_bf16)."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is a GPU."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
@@ -135,7 +136,8 @@ def _train(
         warmup_steps=arguments.warmup_share,
         weight_decay=arguments.weight_decay,
         seed=arguments.seed,
-        use_cpu=arguments.use_cpu,
+        bf16=arguments.bf16,
+        use_cpu=stays_on_cpu(arguments.use_cpu, arguments.bf16),
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,

@@ -20,7 +20,7 @@ from ..modeling_tlm import TLMForMaskedLM
 from ..provenance import portable_path
 from ..recipes import build_config, find_size
 from ..runs import Run
-from .trainer import LARGEST_SEED, RunTrainer, check_report_to
+from .trainer import LARGEST_SEED, RunTrainer, check_report_to, stays_on_cpu
 
 SHORTEST_TEXT = 8
 """Texts of fewer tokens are left out: with a few tokens masked they would often have nothing to predict."""
@@ -257,7 +257,7 @@ def _training_arguments(arguments: PretrainArguments) -> TrainingArguments:
         adam_beta2=arguments.adam_beta2,
         max_grad_norm=arguments.max_grad_norm,
         bf16=arguments.bf16,
-        use_cpu=arguments.use_cpu,
+        use_cpu=stays_on_cpu(arguments.use_cpu, arguments.bf16),
         seed=arguments.seed,
         logging_steps=arguments.logging_steps,
         save_steps=arguments.save_steps,

@@ -36,6 +36,11 @@ def check_report_to(name: str) -> None:
         raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
 
 
+def stays_on_cpu(use_cpu: bool, bf16: bool) -> bool:
+    """Trainer's `use_cpu`: asked for, or bfloat16 without an accelerator (which Trainer takes only when told so)."""
+    return use_cpu or (bf16 and not torch.accelerator.is_available())
+
+
 def flush_tree(folder: Path) -> None:
     """Flush every file of a folder to disk, so that a rename after it is never seen before its content."""
     for path in folder.rglob("*"):
