@@ -32,7 +32,8 @@ head size d = h/H, vocabulary V, n positions of a text that are read ("queries")
    same for all t and drops out of the softmax; it is kept where gradients are taken, since the stock bias has one (0 to
    rounding). sum_t a_t is 1 only without attention dropout. Multiply-adds of a text: 2 n h^2 + 2 n H T h in place of
    2 T h^2 + 2 n T h for keys, values and what is done with them; taken when that is less (`is_absorbed`). Conditions: a
-   reduced last layer, and `key` and `value` plain `nn.Linear` (not a LoRA or quantised layer, no hooks on them).
+   reduced last layer, and `key` and `value` plain `nn.Linear` (not a LoRA or quantised layer, no hooks on them). On a
+   CPU texts with different n are multiplied one by one, so that none is filled up (`is_ragged`).
 
 3. Constant query. In a one-layer encoder without convolution the input at [CLS] is LayerNorm(word[CLS] + position[0] +
    type[0]): the same row for every text that starts alike, unless embedding dropout differs by text. Then one query,
@@ -40,12 +41,16 @@ head size d = h/H, vocabulary V, n positions of a text that are read ("queries")
    dropout (evaluation, or probability 0), ids, positions and types of the first column all equal
    (`starts_are_equal`), CPU. It reads the data, so it is left out under torch.compile and torch.export.
 
-4. `sixteen_bit_dropout`. torch draws one 32-bit number and a float per element on a CPU, which took longer than the
-   matrix products around it; here 16 bits decide, four elements a draw. The probability is rounded to 1/65536 and the
-   scale is the rounded probability's, so the expectation is exact.
+4. `sixteen_bit_dropout`. On a CPU torch draws a number for each element (`aten::bernoulli_`), one after the other;
+   here 16 random bits decide, four elements a draw. The probability is rounded to 1/65536 and the scale is the rounded
+   probability's, so the expectation is exact. Another stream of random numbers than torch's, the same distribution.
 
-5. `MaskedLMLoss`. Decoder and cross-entropy as one function that keeps the logits once, and the gradient of the tied
-   word embedding as decoder part plus the rows that were read, without a second (V, h) matrix.
+5. `MaskedLMLoss`. Decoder and cross-entropy as one function that takes softmax and its gradient in one pass, and the
+   gradient of the tied word embedding as decoder part plus the rows that were read, without a second (V, h) matrix.
+   CPU, tied or not, `nn.Linear` decoder; there is no second gradient (`create_graph=True`).
+
+6. `narrowed`. In training under autocast on a CPU the states between the layers are in autocast's dtype too. This one
+   is not exact beyond that dtype; float32 training is untouched.
 """
 
 from typing import Any, NamedTuple
@@ -351,10 +356,7 @@ def _parts(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def narrowed(states: torch.Tensor, config: Any, training: bool) -> torch.Tensor:
-    """The states in autocast's dtype, in training under autocast on a CPU: the residual stream costs half the traffic.
-
-    Not exact beyond that dtype, which the products around it have anyway; float32 training is untouched.
-    """
+    """The states in autocast's dtype, in training under autocast on a CPU (section 6); any shape."""
     # CODEPATH: a user's switch, on in every checkpoint of ours.
     if config.use_fast_path and training and states.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return states.to(torch.get_autocast_dtype("cpu"))

@@ -143,13 +143,16 @@ class TLMSelfAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         is_reduced: bool = False,
+        counts: list[int] | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights.
 
         `is_reduced` says that the queries are some of the positions (then a batch of one serves every text), so that
-        keys and values may be absorbed; the weights are None then.
+        keys and values may be absorbed; the weights are None then. `counts`: see `absorbed_attention`.
         """
+        if counts is not None:
+            return absorbed_attention(self, query_states, hidden_states, attention_mask, counts), None
         if is_reduced:
             if is_absorbed(self, query_states.shape[1], hidden_states.shape[1]):
                 return absorbed_attention(self, query_states, hidden_states, attention_mask), None
@@ -207,7 +210,7 @@ class TLMAttention(nn.Module):
         attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
         if is_ragged(self.self, queries, hidden_states):
             residual, counts = read_rows(queries, hidden_states)
-            context = absorbed_attention(self.self, residual, hidden_states, attention_mask, counts)
+            context, _ = self.self(residual, hidden_states, attention_mask, is_reduced=True, counts=counts)
             return self.output(context, residual)
         index = queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1])
         residual = hidden_states.gather(1, index)
