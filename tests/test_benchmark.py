@@ -28,6 +28,7 @@ def test_every_side_is_timed_and_compared(tmp_path):
     for name, ratio in (("ours_same_precision", "ratio_same_precision"), ("ours_best", "ratio_best")):
         assert results[ratio] == results["median_seconds"]["stock"] / results["median_seconds"][name]
         assert results["sequences_per_second"][name] == 4 / results["median_seconds"][name]
+        assert 0 < results["matrix_product_seconds"][name] < 60
     assert results["loss_difference"] < 1e-5
     assert results["gradient_difference"] < 1e-4
     assert results["loss"] == pytest.approx(math.log(1000), rel=0.1)  # nothing is learnt: nearly uniform guesses

@@ -9,7 +9,7 @@ from .common import parse, run_command
 SUMMARY = (
     "recipe", "ratio_same_precision", "ratio_best", "ratio_best_same_dropout",
     "ratio_same_precision_and_allocator", "loss_difference", "gradient_difference",
-    "median_seconds", "sequences_per_second", "peak_memory_mib",
+    "median_seconds", "matrix_product_seconds", "sequences_per_second", "peak_memory_mib",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
 
@@ -31,6 +32,7 @@ from ..runs import write_json
 
 LABELS = 4
 WARMUP = 2
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 BERT_FIELDS = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
     "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
@@ -125,8 +127,19 @@ def build_step(arguments: BenchmarkArguments, side: Side) -> Callable[[], float]
     return step
 
 
+def matrix_product_seconds(step: Callable[[], float]) -> float:
+    """Seconds of one step that torch's profiler books to matrix products (`PRODUCTS`)."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        step()
+    return sum(event.self_cpu_time_total for event in found.key_averages() if event.key in PRODUCTS) / 1e6
+
+
 def serve(connection: Connection, arguments: BenchmarkArguments, side: Side, threads: int) -> None:
-    """Body of a side's process: a step for each message until None; answers with its seconds, last with its memory."""
+    """Body of a side's process: a step for each message until None, answered with its seconds.
+
+    After None it answers with its peak memory in bytes above that after the imports, and with the seconds of a further
+    step's matrix products.
+    """
     torch.set_num_threads(threads)
     after_imports = resident_peak()
     if side.keeps_memory:
@@ -138,17 +151,19 @@ def serve(connection: Connection, arguments: BenchmarkArguments, side: Side, thr
         step()
         connection.send(time.perf_counter() - start)
     peak = resident_peak()
-    connection.send(peak - after_imports if peak is not None and after_imports is not None else None)
+    memory = peak - after_imports if peak is not None and after_imports is not None else None
+    connection.send((memory, matrix_product_seconds(step)))
 
 
 def time_by_turns(
     arguments: BenchmarkArguments, sides: dict[str, Side], threads: int
-) -> tuple[dict[str, list[float]], dict[str, float | None]]:
-    """Seconds of each side's steps, taken by turns, and its peak memory in MiB above that after the imports."""
+) -> tuple[dict[str, list[float]], dict[str, float | None], dict[str, float]]:
+    """Seconds of each side's steps, taken by turns, its peak memory in MiB, and the seconds of its matrix products."""
     context = multiprocessing.get_context("spawn")
     connections, processes = {}, []
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     memory: dict[str, float | None] = {}
+    products: dict[str, float] = {}
     try:
         for name, side in sides.items():
             connections[name], theirs = context.Pipe()
@@ -163,7 +178,7 @@ def time_by_turns(
                     seconds[name].append(taken)
         for name, connection in connections.items():
             connection.send(None)
-            peak = connection.recv()
+            peak, products[name] = connection.recv()
             memory[name] = None if peak is None else round(peak / 2**20, 1)
     except EOFError as error:
         raise UserError("A side of the benchmark ended early, most likely for want of memory: see above.") from error
@@ -171,7 +186,7 @@ def time_by_turns(
         for process in processes:
             process.terminate()
             process.join()
-    return seconds, memory
+    return seconds, memory, products
 
 
 def differences(arguments: BenchmarkArguments) -> dict[str, float]:
@@ -226,7 +241,7 @@ def benchmark(arguments: BenchmarkArguments) -> dict[str, Any]:
         sides["ours_best"] = best
     compared = differences(arguments)
     gc.collect()
-    seconds, memory = time_by_turns(arguments, sides, threads)
+    seconds, memory, products = time_by_turns(arguments, sides, threads)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = {name: medians["stock"] / value for name, value in medians.items()}
     results = {
@@ -239,6 +254,7 @@ def benchmark(arguments: BenchmarkArguments) -> dict[str, Any]:
         **compared,
         "sequences_per_second": {name: arguments.batch_size / value for name, value in medians.items()},
         "median_seconds": medians,
+        "matrix_product_seconds": products,
         "seconds": seconds,
         "peak_memory_mib": memory,
         "sides": {name: asdict(side) for name, side in sides.items()},
