@@ -92,7 +92,7 @@ def pack_positions(selected: torch.Tensor, num_predictions: int | None = None) -
     counts = selected.sum(dim=1)
     queries = max(int(counts.max()), 1) if num_predictions is None else num_predictions
     positions = torch.argsort(selected.to(torch.uint8), dim=1, descending=True, stable=True)[:, :queries]
-    is_query = torch.arange(queries, device=selected.device) < counts[:, None]
+    is_query = torch.arange(positions.shape[1], device=selected.device) < counts[:, None]
     return positions, is_query
 
 
@@ -107,13 +107,14 @@ def starts_are_equal(*inputs: torch.Tensor | None) -> bool:
     return all(bool((column == column[0]).all()) for column in given)
 
 
-def is_plain_linear(module: nn.Module) -> bool:
-    """Whether the module is exactly `nn.Linear` on plain weights, so that reading its weight is calling it."""
-    return (
-        type(module) is nn.Linear
-        and type(module.weight) in (nn.Parameter, torch.Tensor)
-        and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-    )
+def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
+    """Whether the module is exactly of this kind on plain weights, so that reading its weight is calling it.
+
+    Not one with hooks, an adapter or quantised weights, nor one whose `forward` was replaced (Accelerate's offloading).
+    """
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    plain_weight = type(module) is kind and type(module.weight) in (nn.Parameter, torch.Tensor)
+    return plain_weight and "forward" not in module.__dict__ and not any(hooks)
 
 
 def is_absorbed(attention: Any, queries: int, length: int) -> bool:
@@ -124,7 +125,7 @@ def is_absorbed(attention: Any, queries: int, length: int) -> bool:
         queries: n, positions read of each text.
         length: T, positions of each text.
     """
-    if not (is_plain_linear(attention.key) and is_plain_linear(attention.value)):
+    if not (is_plain(attention.key) and is_plain(attention.value)):
         return False
     hidden = attention.key.in_features
     heads = hidden // attention.head_size
@@ -198,6 +199,8 @@ def absorbed_attention(
         bias = value.bias.unflatten(0, (-1, head_size))
         dropped = attention.training and attention.dropout.p > 0
         context = context + (weights.sum(dim=-1, keepdim=True) * bias if dropped else bias)
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        context = context * attention_mask.any(dim=-1, keepdim=True)  # of a text that is all padding sdpa makes 0
     return context.flatten(-2)
 
 
@@ -240,7 +243,8 @@ class _TextProduct(torch.autograd.Function):
 
 def dropout(states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
     """Zero elements with `probability` in training and scale the rest up; on a CPU by `sixteen_bit_dropout`."""
-    if training and 0 < probability < 1 and states.device.type == "cpu" and not torch.compiler.is_compiling():
+    is_drawn = training and 0 < round(probability * 65536) < 65536
+    if is_drawn and states.device.type == "cpu" and not torch.compiler.is_compiling():
         return sixteen_bit_dropout(states, probability)
     return nn.functional.dropout(states, probability, training)
 
@@ -278,7 +282,7 @@ def refuse_second_gradient() -> None:
 def loss_is_fused(decoder: nn.Module) -> bool:
     """Whether `MaskedLMLoss` may stand in for decoder and cross-entropy: CPU, plain decoder, gradients wanted."""
     return (
-        is_plain_linear(decoder)
+        is_plain(decoder)
         and decoder.weight.device.type == "cpu"
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
@@ -371,7 +375,6 @@ def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Module | None) -> bo
     return (
         decoder is not None
         and decoder.weight is embedding.weight
-        and type(embedding) is nn.Embedding
+        and is_plain(embedding, nn.Embedding)
         and embedding.weight.device.type == "cpu"
-        and not (embedding._forward_hooks or embedding._forward_pre_hooks)
     )

@@ -27,7 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_tlm import TLMConfig
-from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, is_absorbed, is_ragged, read_rows
+from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, is_absorbed, is_plain, is_ragged, read_rows
 
 LONGEST_EAGER = 512
 """Beyond so many positions the matrix of attention weights costs more memory than it saves time."""
@@ -63,7 +63,7 @@ class TLMEmbeddings(nn.Module):
             hidden_states = nn.functional.embedding(input_ids, words.weight, words.padding_idx, sparse=True)
         else:
             hidden_states = words(input_ids)
-        length, longest = hidden_states.shape[1], self.position_embeddings.num_embeddings
+        length, longest = hidden_states.shape[1], self.position_embeddings.weight.shape[0]
         if position_ids is None:
             if length > longest:
                 raise ValueError(
@@ -72,12 +72,18 @@ class TLMEmbeddings(nn.Module):
                 )
             # Made here, not kept as a buffer: non-persistent buffers come back as garbage from a meta-device load.
             position_ids = torch.arange(length, device=hidden_states.device)[None]
-        if token_type_ids is None:
+        if token_type_ids is None and is_plain(self.token_type_embeddings, nn.Embedding):
             token_types = self.token_type_embeddings.weight[0]
         else:
-            token_types = self.token_type_embeddings(token_type_ids)
+            types = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
+            token_types = self.token_type_embeddings(types)
         hidden_states = hidden_states + token_types + self.position_embeddings(position_ids)
         return self.dropout(self.LayerNorm(hidden_states))
+
+
+def all_attend(attention_mask: torch.Tensor | None) -> bool:
+    """Whether each query of a bool mask (..., queries, sequence) may attend somewhere."""
+    return attention_mask is None or bool(attention_mask.any(dim=-1).all())
 
 
 def eager_attention_forward(
@@ -123,19 +129,22 @@ class TLMSelfAttention(nn.Module):
         """(batch, sequence, hidden) to (batch, heads, sequence, head_size)."""
         return states.view(*states.shape[:-1], -1, self.head_size).transpose(1, 2)
 
-    def implementation(self, hidden_states: torch.Tensor) -> str | None:
+    def implementation(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> str | None:
         """The attention backend, with eager in place of sdpa where that is slower: in training on a CPU.
 
         There sdpa has no kernel with dropout, and its kernel without took 3 times eager's time in bfloat16 (sequence
         128, forward and backward), as long in float32.
         """
         chosen = self.config._attn_implementation
-        trains = self.training and torch.is_grad_enabled() and hidden_states.device.type == "cpu"
-        short = hidden_states.shape[1] <= LONGEST_EAGER and not torch.compiler.is_compiling()
+        # Without asking for gradients: reentrant activation checkpointing takes none in its first pass.
+        trains = self.training and hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
+        short = hidden_states.shape[1] <= LONGEST_EAGER
         # CODEPATH: a user's switch, on in every checkpoint of ours.
-        if chosen == "sdpa" and self.config.use_fast_path and trains and short:
-            return "eager"
-        return chosen
+        if not (chosen == "sdpa" and trains and short) or not self.config.use_fast_path:
+            return chosen
+        # Of a text that is all padding sdpa makes 0, eager the mean.
+        is_mask = attention_mask is not None and attention_mask.dtype == torch.bool
+        return chosen if is_mask and not all_attend(attention_mask) else "eager"
 
     def forward(
         self,
@@ -158,7 +167,7 @@ class TLMSelfAttention(nn.Module):
                 return absorbed_attention(self, query_states, hidden_states, attention_mask), None
             query_states = query_states.expand(hidden_states.shape[0], -1, -1)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.implementation(hidden_states), eager_attention_forward
+            self.implementation(hidden_states, attention_mask), eager_attention_forward
         )
         context, weights = attention(
             self,
@@ -214,7 +223,8 @@ class TLMAttention(nn.Module):
             return self.output(context, residual)
         index = queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1])
         residual = hidden_states.gather(1, index)
-        asking = residual[:1] if queries.shared else residual
+        # An adapter may draw its dropout for each text, or be another one for each text.
+        asking = residual[:1] if queries.shared and is_plain(self.self.query) else residual
         context, _ = self.self(asking, hidden_states, attention_mask, is_reduced=True, **kwargs)
         if queries.is_query is not None:
             context, residual = context[queries.is_query], residual[queries.is_query]

@@ -22,6 +22,7 @@ one-layer model that is nearly the whole model. `fast_paths_tlm` has the derivat
 paths are taken when nothing that they skip was asked for, and `config.use_fast_path = False` switches them off.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -94,6 +95,16 @@ class TLMPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
         # Other backends take other masks.
         known_backend = self.config._attn_implementation in (None, "eager", "sdpa")  # trf-ignore: TRF051
         return self.config.use_fast_path and not wants_more and plain_mask and known_backend
+
+
+def warn_of_tied_adapter(words: nn.Module, decoder: nn.Module) -> None:
+    """Warn of an adapter on the word embeddings or on the decoder while they are one matrix; PEFT knows other names."""
+    adapted = words is not getattr(words, "base_layer", words) or decoder is not getattr(decoder, "base_layer", decoder)
+    if adapted and words.weight is decoder.weight and not torch.compiler.is_compiling():
+        warnings.warn(
+            "An adapter stands on the word embeddings or the decoder, which are tied (one matrix): merging it would "
+            "change both, so leave `word_embeddings` and `decoder` out of target_modules, or do not merge."
+        )
 
 
 class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
@@ -267,11 +278,13 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         queries = selected = None
         if labels is not None and (self.training if sparse_prediction is None else sparse_prediction):
             queries, selected, labels = self.select_labelled(labels, num_predictions)
-        decoder = self.cls.predictions.decoder
+        words, decoder = self.bert.embeddings.word_embeddings, self.cls.predictions.decoder
+        warn_of_tied_adapter(words, decoder)
         fused = selected is not None and self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
-        if fused and torch.is_grad_enabled() and adds_rows_in_place(self.bert.embeddings.word_embeddings, decoder):
-            inputs["sparse_gradient"] = loss_is_fused(decoder)
         is_reduced = queries is not None and self.last_layer_is_reducible(attention_mask, kwargs)
+        # Only where nothing leaves the model that has not gone through the decoder: the rows alone would be sparse.
+        if fused and is_reduced and adds_rows_in_place(words, decoder):
+            inputs["sparse_gradient"] = loss_is_fused(decoder)
         outputs = self.bert(input_ids, queries=queries if is_reduced else None, **inputs, **kwargs)
         hidden_states = outputs.last_hidden_state
         if selected is not None and not is_reduced:

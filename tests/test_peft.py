@@ -1,0 +1,367 @@
+"""Layers that are not what they look like: PEFT adapters on every head, hooks, replaced weights, offloading.
+
+Oracle: the same adapter with the same weights (or the same hook) on stock BERT with the same weights. The fast paths
+read weights instead of calling layers, so they must step aside for whatever has been put around a layer.
+"""
+
+import copy
+import json
+import warnings
+
+import accelerate
+import pytest
+import torch
+from conftest import CLASSES
+from peft import (
+    AutoPeftModelForSequenceClassification,
+    IA3Config,
+    LoraConfig,
+    PeftModel,
+    PromptTuningConfig,
+    get_peft_model,
+)
+from test_modeling import close, compare_gradients, plain_batch
+from test_portability import BY_HEAD, BY_KIND, BY_TRAINING, CLASS_IDS, check_equal, labels_for, scalar, watched
+from torch import nn
+from torch.nn.utils import prune
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+
+from tlm_hf import CommitteeForSequenceClassification, TLMForSequenceClassification
+
+TASKS = {"encoder": "FEATURE_EXTRACTION", "masked_lm": None, "classifier": "SEQ_CLS"}
+TARGETS = [["query"], ["query", "value"], ["query", "key", "value"], "all-linear"]
+BY_TARGETS = pytest.mark.parametrize("targets", TARGETS, ids=str)
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+
+
+def draw_adapters(model, seed=5):
+    """Every adapter weight at random (a new adapter changes nothing: its second factor is 0)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_" in name or "ia3_" in name or "prompt_encoder" in name:
+                parameter.normal_(0, 0.2, generator=generator)
+            elif "modules_to_save" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+
+
+def adapt(model, kind, targets, seed=5, **fields):
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets, task_type=TASKS[kind], **fields))
+    draw_adapters(adapted, seed)
+    return adapted.eval()
+
+
+def adapt_pair(pair, kind, targets, **fields):
+    adapted = [adapt(model, kind, targets, **fields) for model in pair]
+    names = [[name for name, parameter in model.named_parameters() if parameter.requires_grad] for model in adapted]
+    assert names[0] == names[1] != []
+    return adapted
+
+
+def output_of(model, **inputs):
+    output = model(**inputs)
+    return (output["last_hidden_state"] if "last_hidden_state" in output else output["logits"]).detach()
+
+
+# ---- adapters on every head
+
+
+@BY_KIND
+@BY_TRAINING
+@BY_TARGETS
+@pytest.mark.parametrize("layers", [1, 2])
+def test_adapters_equal_those_on_stock_bert(build_pair, kind, training, targets, layers):
+    inputs, labels = plain_batch()
+    inputs["input_ids"][:, 0] = 3
+    pair = adapt_pair(build_pair(kind, num_hidden_layers=layers), kind, targets)
+    with watched() as absorbed:
+        check_equal(kind, pair, inputs, labels, training)
+    reduced = kind == "classifier" or (kind == "masked_lm" and training)
+    assert len(absorbed) == (reduced and targets == ["query"])  # with an adapter on keys or values they are projected
+    if training:
+        trained = {name for name, parameter in pair[0].named_parameters() if parameter.requires_grad}
+        last = f"encoder.layer.{layers - 1}.attention.self"
+        for name in targets if isinstance(targets, list) else ["query", "key", "value"]:
+            (factor,) = [name_ for name_ in trained if f"{last}.{name}.lora_B" in name_]
+            assert float(pair[0].get_parameter(factor).grad.abs().max()) > 1e-6, factor
+
+
+@BY_KIND
+@BY_TARGETS
+def test_a_merged_adapter_is_the_adapted_model(build_pair, tmp_path, kind, targets):
+    inputs, labels = plain_batch()
+    ours, stock = adapt_pair(build_pair(kind, num_hidden_layers=1), kind, targets)
+    expected = output_of(stock, **inputs)
+    merged = ours.merge_and_unload()
+    assert type(merged) is CLASSES[kind][0]
+    assert type(merged.base_model.encoder.layer[0].attention.self.query) is nn.Linear
+    merged.save_pretrained(tmp_path)
+    for model in (merged, CLASSES[kind][0].from_pretrained(tmp_path), CLASSES[kind][1].from_pretrained(tmp_path)):
+        close(output_of(model, **inputs), expected)
+    with watched() as absorbed:  # plain layers again
+        pair = [model.requires_grad_() for model in (merged, stock.merge_and_unload())]
+        check_equal(kind, pair, inputs, labels)
+    assert len(absorbed) == (kind != "encoder")
+
+
+@BY_TRAINING
+@pytest.mark.parametrize("targets", [["query", "key", "value"], "all-linear"], ids=str)
+def test_adapters_on_a_committee_are_those_on_its_members(build_pair, tmp_path, training, targets):
+    inputs, _ = plain_batch()
+    pairs = [build_pair("classifier", seed=seed, num_hidden_layers=1 + seed, num_labels=3) for seed in range(2)]
+    committee = CommitteeForSequenceClassification.from_members([copy.deepcopy(ours) for ours, _ in pairs])
+    committee.save_pretrained(tmp_path / "base")
+    adapted = adapt(committee, "classifier", targets)
+    stocks = [adapt(stock, "classifier", targets, seed=9) for _, stock in pairs]
+    state = adapted.state_dict()
+    for position, stock in enumerate(stocks):
+        for name, value in stock.state_dict().items():
+            state[name.replace("base_model.model.", f"base_model.model.members.{position}.", 1)].copy_(value)
+    outputs = [stock.train(training)(**inputs, labels=CLASS_IDS[:3]) for stock in stocks]
+    votes = torch.stack([output.logits for output in outputs], dim=1)
+    found = adapted.train(training)(**inputs, labels=CLASS_IDS[:3])
+    close(found.member_logits, votes)
+    if training:
+        sum(output.loss for output in outputs).backward()
+        found.loss.backward()
+        for position, stock in enumerate(stocks):
+            compare_gradients(adapted.base_model.model.members[position], stock.base_model.model)
+        return
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(
+        CommitteeForSequenceClassification.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
+    )
+    merged = adapted.merge_and_unload()
+    assert type(merged) is CommitteeForSequenceClassification
+    for model in (again, merged):
+        close(model(**inputs).member_logits, votes)
+
+
+# ---- saving: what an adapter holds and what it does not
+
+
+def test_a_classifier_from_a_masked_lm_needs_its_pooler_saved(build_pair, tmp_path):
+    """The base file has no pooler, so it is new at each load: `modules_to_save=["pooler"]` puts it into the adapter."""
+    inputs, _ = plain_batch()
+    base, _ = build_pair("masked_lm")
+    base.save_pretrained(tmp_path / "base")
+    found = {}
+    for saved in (None, ["pooler"]):
+        torch.manual_seed(1)
+        model = TLMForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+        adapted = adapt(model, "classifier", ["query", "key", "value"], modules_to_save=saved)
+        adapted.save_pretrained(folder := tmp_path / ("kept" if saved else "lost"))
+        expected = output_of(adapted, **inputs)
+        torch.manual_seed(2)
+        loaded = [
+            PeftModel.from_pretrained(
+                TLMForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3), folder
+            ),
+            AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3),  # stock BERT's class
+            AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3, trust_remote_code=True),
+            AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3),
+        ]
+        classes = [type(model.base_model.model).__name__ for model in loaded[:3]]
+        ours = TLMForSequenceClassification.__name__
+        assert classes == [ours, BertForSequenceClassification.__name__, ours]
+        found[saved is not None] = [output_of(model.eval(), **inputs) for model in loaded]
+        if saved:
+            merged = adapted.merge_and_unload()
+            merged.save_pretrained(tmp_path / "merged")
+            found[True] += [output_of(merged, **inputs)]
+            for auto in (BertForSequenceClassification, TLMForSequenceClassification):
+                found[True] += [output_of(auto.from_pretrained(tmp_path / "merged"), **inputs)]
+            for logits in found[True]:
+                close(logits, expected)
+        else:
+            assert all(float((logits - expected).abs().max()) > 1e-2 for logits in found[False])
+
+
+def test_the_number_of_labels_is_not_in_the_adapter(build_pair, tmp_path):
+    build_pair("masked_lm")[0].save_pretrained(tmp_path / "base")
+    model = TLMForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+    adapt(model, "classifier", ["query", "value"]).save_pretrained(tmp_path / "adapter")
+    assert "num_labels" not in json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    for options in ({}, {"trust_remote_code": True}):
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", **options)
+
+
+def test_an_adapter_on_tied_embeddings_warns_that_it_cannot_be_merged(build_pair):
+    """Merging writes it into the decoder as well, which is the same matrix; PEFT knows other names than BERT's."""
+    inputs, labels = plain_batch()
+    pair = adapt_pair(build_pair("masked_lm"), "masked_lm", ["word_embeddings"])
+    with pytest.warns(UserWarning, match="tied"):
+        before = output_of(pair[0], **inputs)
+    with warnings.catch_warnings(action="ignore"):
+        check_equal("masked_lm", pair, inputs, labels)
+    assert float((output_of(pair[0].merge_and_unload().eval(), **inputs) - before).abs().max()) > 0.1
+
+
+# ---- adapters of other kinds and places
+
+
+@BY_KIND
+@pytest.mark.parametrize("name", ["token_type_embeddings", "position_embeddings"])
+@pytest.mark.parametrize("given_types", [False, True])
+def test_adapters_on_the_other_embeddings(build_pair, kind, name, given_types):
+    inputs, labels = plain_batch()
+    if given_types:
+        inputs["token_type_ids"] = torch.arange(10).expand(3, -1) % 2
+    check_equal(kind, adapt_pair(build_pair(kind), kind, [name]), inputs, labels)
+
+
+@BY_HEAD
+@pytest.mark.parametrize("case", ["dora", "ia3", "saved layers", "saved head", "saved embeddings", "prompt"])
+def test_adapters_of_other_kinds(build_pair, kind, case):
+    inputs, labels = plain_batch()
+    if case.startswith("saved"):
+        saved = {"layers": ["key", "LayerNorm"], "head": ["cls", "pooler", "classifier"], "embeddings": ["embeddings"]}
+        pair = adapt_pair(build_pair(kind), kind, ["query"], modules_to_save=saved[case.removeprefix("saved ")])
+    elif case == "dora":
+        pair = adapt_pair(build_pair(kind), kind, ["query", "value"], use_dora=True)
+    elif case == "prompt" and kind == "masked_lm":
+        pytest.skip("PEFT has no prompt tuning for masked language modelling")
+    else:
+        config = {
+            "ia3": IA3Config(
+                target_modules=["key", "value", "intermediate.dense"],
+                feedforward_modules=["intermediate.dense"],
+                task_type=TASKS[kind],
+            ),
+            "prompt": PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3),
+        }[case]
+        pair = [get_peft_model(model, config) for model in build_pair(kind)]
+        for model in pair:
+            draw_adapters(model)
+    check_equal(kind, pair, inputs, labels)
+
+
+@pytest.mark.parametrize("targets", [["query"], ["query", "value"]], ids=str)
+def test_an_adapter_for_each_text(build_pair, targets):
+    """PEFT's mixed batches, of texts that start alike: one constant query would give all of them one adapter."""
+    inputs, _ = plain_batch()
+    inputs["input_ids"][:, 0] = 3
+    outputs = []
+    for model in build_pair("classifier"):
+        adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets), adapter_name="one")
+        adapted.add_adapter("two", LoraConfig(r=2, target_modules=targets))
+        draw_adapters(adapted)
+        outputs.append(adapted.eval()(**inputs, adapter_names=["two", "__base__", "one"]).logits)
+    close(*outputs)
+
+
+def test_adapter_dropout_is_drawn_for_each_text(build_pair):
+    ours, _ = build_pair("classifier")
+    adapted = adapt(ours, "classifier", ["query"], lora_dropout=0.5).train()
+    torch.manual_seed(0)
+    ids = plain_batch()[0]["input_ids"][:1].expand(50, -1)
+    assert len(adapted(ids).logits.unique(dim=0)) > 10
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@BY_HEAD
+@pytest.mark.filterwarnings("ignore:.*use_reentrant.*")
+def test_adapters_train_under_activation_checkpointing(build_pair, kind, reentrant):
+    inputs, labels = plain_batch()
+    pair = adapt_pair(build_pair(kind, num_hidden_layers=2), kind, ["query", "key", "value"])
+    pair[0].enable_input_require_grads()
+    pair[0].base_model.model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    assert pair[0].base_model.model.is_activation_checkpointing
+    check_equal(kind, pair, inputs, labels)
+
+
+# ---- hooks, replaced weights, offloading
+
+
+def scale_output(module, *arguments):
+    return 1.5 * arguments[-1]
+
+
+def scale_input(module, arguments):
+    return (1.5 * arguments[0],)
+
+
+def scale_gradient(module, *gradients):
+    return tuple(1.5 * gradient for gradient in gradients[0])
+
+
+def replace_forward(module):
+    plain = module.forward
+    module.forward = lambda states: plain(1.5 * states)
+
+
+def double_weight(module):
+    class Doubled(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    nn.utils.parametrize.register_parametrization(module, "weight", Doubled())
+
+
+WRAPPINGS = {
+    "forward hook": lambda module: module.register_forward_hook(scale_output),
+    "forward pre-hook": lambda module: module.register_forward_pre_hook(scale_input),
+    "backward hook": lambda module: module.register_full_backward_hook(scale_gradient),
+    "backward pre-hook": lambda module: module.register_full_backward_pre_hook(scale_gradient),
+    "replaced forward": replace_forward,
+    "parametrised": double_weight,
+    "pruned": lambda module: prune.l1_unstructured(module, "weight", 0.5),
+    "no bias": lambda module: module.register_parameter("bias", None),
+}
+
+
+@BY_HEAD
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_what_is_put_around_a_projection_is_honoured(build_pair, kind, name, wrapping):
+    inputs, labels = plain_batch()
+    inputs["input_ids"][:, 0] = 3
+    pair = build_pair(kind)
+    for model in pair:
+        WRAPPINGS[wrapping](model.get_submodule(f"bert.encoder.layer.0.attention.self.{name}"))
+    with watched() as absorbed:
+        check_equal(kind, pair, inputs, labels)
+    assert len(absorbed) == (name == "query" or wrapping == "no bias")
+
+
+@pytest.mark.parametrize(
+    "name", ["bert.embeddings.word_embeddings", "bert.embeddings.token_type_embeddings", "decoder"]
+)
+@pytest.mark.parametrize("wrapping", ["forward hook", "backward pre-hook", "replaced forward"])
+def test_what_is_put_around_an_embedding_or_the_decoder_is_honoured(build_pair, name, wrapping):
+    inputs, labels = plain_batch()
+    pair = build_pair("masked_lm")
+    for model in pair:
+        module = model.get_submodule("cls.predictions.decoder" if name == "decoder" else name)
+        if wrapping == "replaced forward":
+            plain = module.forward
+            module.forward = lambda states, plain=plain: 1.5 * plain(states)
+        else:
+            WRAPPINGS[wrapping](module)
+    check_equal("masked_lm", pair, inputs, labels)
+
+
+@BY_KIND
+def test_offloaded_weights(build_pair, kind):
+    """Accelerate brings a layer's weights in for its call alone: between calls there is nothing to read."""
+    inputs, labels = plain_batch()
+    ours, stock = build_pair(kind, num_hidden_layers=2)
+    accelerate.cpu_offload(ours, execution_device=torch.device("cpu"))
+    with torch.no_grad():
+        close(output_of(ours, **inputs), output_of(stock, **inputs))
+        if kind != "encoder":
+            found, expected = (scalar(m.train()(**inputs, **labels_for(kind, labels))) for m in (ours, stock))
+            close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantization.*")
+@BY_HEAD
+def test_quantised_weights(build_pair, kind):
+    """Inputs of a quantised layer are rounded by the whole batch's range, so fewer rows are rounded otherwise."""
+    inputs, _ = plain_batch()
+    ours, stock = (torch.ao.quantization.quantize_dynamic(model, {nn.Linear}) for model in build_pair(kind))
+    expected = output_of(stock, **inputs)
+    torch.testing.assert_close(output_of(ours, **inputs), expected, atol=0.05, rtol=0)
+    ours.config.use_fast_path = False
+    close(output_of(ours, **inputs), expected)

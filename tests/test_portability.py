@@ -1,0 +1,407 @@
+"""Attention backends, dropout, and the conditions of every fast path; oracle: stock BERT, or plain torch.
+
+What a fast path saves shows in no output, so `watched` tells whether `absorbed_attention` ran and on which queries.
+"""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import CLASSES, TINY
+from hypothesis import given
+from hypothesis import strategies as st
+from test_convolution import build_model
+from test_modeling import LONGEST, VOCABULARY, close, compare_gradients, plain_batch
+from torch import nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tlm_hf import TLMModel, fast_paths_tlm, layers_tlm
+from tlm_hf.fast_paths_tlm import TLMDropout, dropout, sixteen_bit_dropout
+
+HIDDEN, HEADS, CLASS_IDS = TINY["hidden_size"], TINY["num_attention_heads"], torch.tensor([0, 1, 0, 1])
+BY_KIND = pytest.mark.parametrize("kind", list(CLASSES))
+BY_HEAD = pytest.mark.parametrize("kind", ["masked_lm", "classifier"])
+BY_TRAINING = pytest.mark.parametrize("training", [False, True])
+BY_BACKEND = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+
+
+@contextmanager
+def watched():
+    """Shapes of the query states of every call of `absorbed_attention`."""
+    shapes, real = [], layers_tlm.absorbed_attention
+
+    def watch(attention, query_states, *rest, **options):
+        shapes.append(tuple(query_states.shape))
+        return real(attention, query_states, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers_tlm, "absorbed_attention", watch)
+        yield shapes
+
+
+def labels_for(kind, labels):
+    return {"encoder": {}, "masked_lm": {"labels": labels}, "classifier": {"labels": CLASS_IDS[: len(labels)]}}[kind]
+
+
+def scalar(output):
+    """The loss; for an encoder, some number that depends on all of its outputs."""
+    if "loss" in output:
+        return output.loss
+    states = output.last_hidden_state
+    weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(1)).to(states.dtype)
+    return (states * weights).sum() + output.pooler_output.sum()
+
+
+def check_equal(kind, pair, inputs, labels, training=True, **options):
+    """Outputs and gradients of ours are stock's; `options` go to ours alone. Returns our output."""
+    ours, stock = (model.train(training) for model in pair)
+    expected, found = (
+        stock(**inputs, **labels_for(kind, labels)),
+        ours(**inputs, **labels_for(kind, labels), **options),
+    )
+    close(scalar(found), scalar(expected))
+    if kind != "encoder" and "num_predictions" not in options:
+        close(found.logits, expected.logits[labels != -100] if kind == "masked_lm" and training else expected.logits)
+    for model, output in ((stock, expected), (ours, found)):
+        model.zero_grad()
+        scalar(output).backward()
+    compare_gradients(ours, stock)
+    return found
+
+
+# ---- attention backends
+
+
+@pytest.mark.parametrize("way", ["from_pretrained", "set_attn_implementation", "config"])
+@BY_BACKEND
+def test_a_backend_is_set_in_three_ways(build_pair, monkeypatch, tmp_path, way, attention):
+    calls, real = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(0) or real(*a, **k))
+    ours, stock = build_pair("encoder", num_hidden_layers=2, attention=attention)
+    if way == "from_pretrained":
+        stock.save_pretrained(tmp_path)
+        ours = TLMModel.from_pretrained(tmp_path, attn_implementation=attention)
+    elif way == "set_attn_implementation":
+        ours, _ = build_pair("encoder", num_hidden_layers=2, attention={"eager": "sdpa", "sdpa": "eager"}[attention])
+        ours.set_attn_implementation(attention)
+    inputs, _ = plain_batch()
+    found = ours(**inputs)
+    assert len(calls) == (2 if attention == "sdpa" else 0)
+    close(found.last_hidden_state, stock(**inputs).last_hidden_state)
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "nonsense"])
+def test_a_backend_that_is_not_there_is_refused_as_stock_does(build_pair, tmp_path, name):
+    ours, stock = build_pair("classifier")
+    ours.save_pretrained(tmp_path)
+    with pytest.raises((ImportError, ValueError)) as expected:
+        stock.set_attn_implementation(name)
+    for refused in (
+        lambda: ours.set_attn_implementation(name),
+        lambda: type(ours).from_pretrained(tmp_path, attn_implementation=name),
+    ):
+        with pytest.raises(type(expected.value)) as caught:
+            refused()
+        assert str(caught.value)[:60] == str(expected.value)[:60]
+
+
+@BY_KIND
+@BY_TRAINING
+def test_another_backend_gets_every_layer_in_full(build_pair, monkeypatch, kind, training):
+    shapes = []
+
+    def sharper(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+        shapes.append((query.shape[2], key.shape[2], value.shape[2]))
+        scores = (2 * scaling * query @ key.transpose(2, 3)).masked_fill(~attention_mask, -1e9)
+        return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sharper", sharper)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "sharper", sdpa_mask)
+    pair, (inputs, labels) = build_pair(kind, num_hidden_layers=2, attention="sharper"), plain_batch()
+    with watched() as absorbed:
+        check_equal(kind, pair, inputs, labels, training)
+    assert shapes == [(10, 10, 10)] * 4  # two layers of either model
+    assert not absorbed
+
+
+# ---- constant query, absorbed keys and values
+
+
+@given(
+    rows=st.integers(1, 4), length=st.integers(3, LONGEST), seed=st.integers(0, 999), training=st.booleans(),
+    changed=st.sampled_from([None, None, "input_ids", "token_type_ids", "position_ids"]), left=st.booleans(),
+    added=st.sets(st.sampled_from(["token_type_ids", "position_ids"])), attention=st.sampled_from(["eager", "sdpa"]),
+)  # fmt: skip
+def test_one_query_serves_the_texts_that_start_alike(
+    build_pair, rows, length, seed, training, changed, left, added, attention
+):
+    rng = np.random.default_rng(seed)
+    kept = np.sort(rng.integers(1, length + 1, rows))[::-1, None]
+    mask = np.arange(length) >= length - kept if left else np.arange(length) < kept
+    ids = rng.integers(1, VOCABULARY, (rows, length)) * mask
+    ids[mask[:, 0], 0] = 3
+    inputs = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
+    for name in added | ({changed} - {None, "input_ids"}):
+        inputs[name] = rng.integers(0, 2, (rows, length)) if name == "token_type_ids" else np.roll(
+            np.tile(np.arange(length), (rows, 1)), seed % 3, axis=1
+        )  # fmt: skip
+        inputs[name][:, 0] = inputs[name][0, 0]
+    if changed:
+        inputs[changed][-1, 0] = 1 - inputs[changed][-1, 0] if changed == "token_type_ids" else 2
+    columns = np.stack([inputs[name][:, 0] for name in inputs if name != "attention_mask"])
+    alike = rows > 1 and bool((columns == columns[:, :1]).all())
+    inputs = {name: torch.tensor(np.ascontiguousarray(array)) for name, array in inputs.items()}
+    with watched() as shapes:
+        pair = build_pair("classifier", attention=attention)
+        check_equal("classifier", pair, inputs, CLASS_IDS[:rows], training)
+    assert shapes == [(1 if alike else rows, 1, HIDDEN)]
+
+
+@pytest.mark.parametrize("case", ["two layers", "embedding dropout", "convolution", "inputs_embeds"])
+def test_texts_that_may_differ_ask_each_for_themselves(build_pair, case):
+    ids = plain_batch()[0]["input_ids"].clone()
+    ids[:, 0] = 3
+    fields = {"two layers": {"num_hidden_layers": 2}, "embedding dropout": {"hidden_dropout_prob": 0.1}}.get(case, {})
+    model, _ = build_pair("classifier", **fields)
+    if case == "convolution":
+        model = build_model(type(model), [[3, 3]])
+    inputs = {"input_ids": ids}
+    if case == "inputs_embeds":
+        inputs = {"inputs_embeds": model.bert.embeddings.word_embeddings(ids)}
+    with watched() as shapes:
+        model.train(case == "embedding dropout")(**inputs)
+        assert shapes == [(3, 1, HIDDEN)]
+        if case == "embedding dropout":
+            model.eval()(**inputs)
+            assert shapes[1:] == [(1, 1, HIDDEN)]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize(("count", "taken"), [(1, True), (5, True), (6, False), (10, False)])
+@BY_BACKEND
+def test_absorbed_where_it_is_less_work(build_pair, layers, fixed, count, taken, attention):
+    """Multiply-adds for n of 10 positions, width 24, 3 heads: 2,592 n against 11,520 + 480 n, equal at n = 5.45."""
+    inputs, labels = plain_batch()
+    labels = torch.full_like(labels, -100)
+    labels[0, :count], labels[2, 4] = torch.arange(7, 7 + count), 9  # a text without labels between them
+    pair = build_pair("masked_lm", num_hidden_layers=layers, attention=attention)
+    with watched() as shapes:
+        check_equal("masked_lm", pair, inputs, labels, **({"num_predictions": count} if fixed else {}))
+    assert len(shapes) == (1 if taken else 0)
+
+
+@BY_HEAD
+@BY_TRAINING
+@pytest.mark.parametrize("case", ["taken", "use_fast_path", "output_attentions", "output_hidden_states", "4-d mask"])
+def test_nothing_is_absorbed_where_more_is_asked_for(build_pair, kind, training, case):
+    inputs, labels = plain_batch()
+    pair = build_pair(kind, num_hidden_layers=2, attention="eager", fast=case != "use_fast_path")
+    if case == "4-d mask":
+        allowed = torch.tensor(np.random.default_rng(4).random((3, 1, 10, 10)) < 0.6) | torch.eye(10, dtype=torch.bool)
+        inputs["attention_mask"] = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    with watched() as shapes:
+        found = check_equal(kind, pair, inputs, labels, training, **({case: True} if case.startswith("output") else {}))
+        assert len(shapes) == (case == "taken" and (training or kind == "classifier"))
+        if case.startswith("output"):
+            assert found[case.removeprefix("output_")][0].shape[-2] == 10
+            for model in pair:
+                setattr(model.config, case, True)
+            check_equal(kind, pair, inputs, labels, training)
+            assert not shapes
+
+
+@BY_KIND
+@BY_TRAINING
+@BY_BACKEND
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_text_of_nothing_but_padding_is_stock(build_pair, kind, training, attention, layers):
+    inputs, labels = plain_batch()
+    inputs["attention_mask"][1] = 0
+    labels[1, 2] = 8
+    check_equal(kind, build_pair(kind, num_hidden_layers=layers, attention=attention), inputs, labels, training)
+
+
+# ---- dropout
+
+
+@pytest.mark.parametrize("case", ["one query", "a query each", "labels", "fixed count"])
+def test_attention_dropout_scales_the_value_bias(build_pair, monkeypatch, case):
+    """Dropped weights do not sum to 1: the same weights dropped in stock BERT (by head and key) give its gradients."""
+    kind = "classifier" if "query" in case else "masked_lm"
+    inputs, labels = plain_batch()
+    inputs["input_ids"][:, 0] = 3 if case == "one query" else torch.tensor([3, 4, 5])
+    fields = {"attention_probs_dropout_prob": 0.4, "attention": "eager"}
+    pair = build_pair(kind, **fields)
+    kept = (torch.rand(HEADS, 10, generator=torch.Generator().manual_seed(0)) > 0.4) / 0.6
+    assert 0 < int((kept == 0).sum()) < kept.numel()
+
+    def drop_ours(states, probability, training):  # (..., heads, sequence)
+        return states * kept if probability else states
+
+    def drop_stock(states, p=0.5, training=True, inplace=False):  # (batch, heads, sequence, sequence)
+        return states * kept[:, None] if p else states
+
+    monkeypatch.setattr(fast_paths_tlm, "dropout", drop_ours)
+    monkeypatch.setattr(F, "dropout", drop_stock)
+    for model in pair:
+        model.dropout = nn.Identity()  # the classifier's own
+    with watched() as shapes:
+        check_equal(kind, pair, inputs, labels, **({"num_predictions": 5} if case == "fixed count" else {}))
+    assert len(shapes) == 1
+    assert (shapes[0][0] == 1) == (case == "one query")
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sixteen_bit_dropout_is_dropout(probability, dtype):
+    count = 400_003  # not divisible by 4
+    torch.manual_seed(7)
+    states = torch.full((count,), 3.0, dtype=dtype, requires_grad=True)
+    dropped = dropout(states, probability, True)
+    assert dropped.dtype == dtype
+    zero = (dropped == 0).double().numpy()
+    deviation = (probability * (1 - probability) / count) ** 0.5
+    assert abs(zero.mean() - probability) < 5 * deviation + 2**-17
+    # The expectation is exact: scale times the share that the rounded probability keeps.
+    scale = torch.tensor(65536 / (65536 - round(probability * 65536)), dtype=dtype)
+    assert set(dropped.unique().tolist()) == {0.0, float(scale * 3)}
+    centred = (zero - zero.mean()) / zero.std()
+    for lag in range(1, 9):
+        assert abs((centred[lag:] * centred[:-lag]).mean()) < 5 / count**0.5, lag
+    dropped.sum().backward()
+    assert torch.equal(states.grad, (dropped != 0) * scale)
+    for seed, same in ((7, True), (8, False)):
+        torch.manual_seed(seed)
+        assert torch.equal(dropout(states, probability, True), dropped) is same
+    assert torch.equal(dropout(states, probability, False), states)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2,), (3, 5, 7), (4, 0, 3), (2, 3, 8)])
+def test_sixteen_bit_dropout_of_any_shape(shape):
+    states = torch.ones(shape, requires_grad=True)
+    dropped = sixteen_bit_dropout(states, 0.5)
+    assert dropped.shape == shape
+    assert set(dropped.flatten().tolist()) <= {0.0, 2.0}
+    dropped.sum().backward()
+    assert torch.equal(states.grad, dropped.detach())
+
+
+@pytest.mark.parametrize("probability", [0.0, 1e-9, 0.3, 1 - 1e-9, 1.0])
+@BY_TRAINING
+def test_dropout_at_its_ends_and_switched_off_is_torchs(build_pair, probability, training):
+    config, states = build_pair("encoder", fast=False)[0].config, torch.ones(50, 7)
+    torch.manual_seed(3)
+    expected = F.dropout(states, probability, training)
+    torch.manual_seed(3)
+    assert torch.equal(TLMDropout(probability, config).train(training)(states), expected)
+    config.use_fast_path = True
+    found = TLMDropout(probability, config).train(training)(states)
+    assert torch.equal(found, expected) == (not training or probability != 0.3)
+
+
+# ---- the loss of masked language modelling
+
+
+def smoothed(logits, labels, vocab_size, **kwargs):
+    return F.cross_entropy(logits.view(-1, vocab_size), labels.view(-1), label_smoothing=0.3)
+
+
+@pytest.mark.parametrize(
+    "case", ["smoothed", "tripled", "with logits", "logits alone", "twice", "untied", "autograd.grad"]
+)
+def test_the_loss_may_be_used_as_stock_bert_s(build_pair, case):
+    inputs, labels = plain_batch()
+    ours, stock = build_pair("masked_lm", tie_word_embeddings=case != "untied")
+    gradients = []
+    for model in (ours.train(), stock.train()):
+        if case == "smoothed" and model is ours:
+            model.loss_function = smoothed
+        for _ in range(2 if case == "twice" else 1):
+            output = model(**inputs, labels=labels)
+            logits = output.logits[labels != -100] if model is stock else output.logits
+            logit_loss = logits.square().mean() + logits[:, 3].sum()
+            loss = {"with logits": output.loss + logit_loss, "logits alone": logit_loss}.get(case, output.loss)
+            if case == "smoothed" and model is stock:  # whose own loss cannot be replaced
+                loss = smoothed(output.logits, labels, VOCABULARY)
+            words = model.bert.embeddings.word_embeddings.weight
+            if case == "autograd.grad":
+                gradients.append(torch.autograd.grad(loss, [words, model.cls.predictions.bias], retain_graph=True)[0])
+            (loss * 3 if case == "tripled" else loss).backward()
+        assert words.grad.layout == torch.strided
+    compare_gradients(ours, stock)
+    if gradients:
+        assert gradients[0].layout == torch.strided
+        close(*gradients)
+
+
+@pytest.mark.parametrize(
+    "frozen",
+    ["bert", "bert.embeddings", "bert.embeddings.word_embeddings", "bert.encoder", "cls.predictions.transform"],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_frozen_parts_get_no_gradient_and_the_rest_stock_s(build_pair, frozen, tied):
+    pair = build_pair("masked_lm", num_hidden_layers=2, tie_word_embeddings=tied)
+    for model in pair:
+        model.get_submodule(frozen).requires_grad_(False)
+    check_equal("masked_lm", pair, *plain_batch())
+
+
+def test_a_loss_of_hidden_states_leaves_a_dense_gradient(build_pair):
+    """A sparse one is refused by fused AdamW and by gradient clipping."""
+    inputs, labels = plain_batch()
+    pair = build_pair("masked_lm")
+    for model in pair:
+        output = model.train()(**inputs, labels=labels, output_hidden_states=True)
+        output.hidden_states[-1].square().sum().backward()
+    assert pair[0].bert.embeddings.word_embeddings.weight.grad.layout == torch.strided
+    compare_gradients(*pair)
+
+
+@pytest.mark.parametrize("case", ["masked_lm", "replaced loss", "classifier"])
+def test_second_derivatives_are_stock_s_or_refused(build_pair, one_sentence, case):
+    """As a gradient penalty or a Hessian-based optimizer takes them."""
+    inputs, labels = plain_batch()
+    kind = "classifier" if case == "classifier" else "masked_lm"
+    ours, stock = (model.train() for model in build_pair(kind, attention="eager"))  # sdpa has no second ones
+    if case == "replaced loss":
+        ours.loss_function = smoothed
+
+    def penalty(model):
+        output = model(**inputs, **labels_for(kind, labels))
+        loss = smoothed(output.logits, labels, VOCABULARY) if (case, model) == ("replaced loss", stock) else output.loss
+        weight = model.bert.encoder.layer[0].attention.self.query.weight
+        (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), weight)[0]
+
+    try:
+        found = penalty(ours)
+    except NotImplementedError as caught:
+        refusal = one_sentence(caught)
+        ours.config.use_fast_path = "use_fast_path" not in refusal
+        found = penalty(ours)
+    close(found, penalty(stock))
+
+
+# ---- vocabulary size
+
+
+@BY_KIND
+@pytest.mark.parametrize("size", [VOCABULARY - 9, VOCABULARY + 5])
+def test_a_resized_vocabulary_is_stock(build_pair, tmp_path, kind, size):
+    inputs, labels = plain_batch()
+    common = min(size, VOCABULARY)
+    inputs["input_ids"], labels = inputs["input_ids"].clamp(max=common - 1), labels.clamp(max=common - 1)
+    ours, original = build_pair(kind, num_hidden_layers=2)
+    ours.resize_token_embeddings(size)
+    assert ours.config.vocab_size == ours.get_input_embeddings().num_embeddings == size
+    name = "last_hidden_state" if kind == "encoder" else "logits"
+    found, expected = ours(**inputs)[name], original(**inputs)[name]
+    close(*((found[..., :common], expected[..., :common]) if kind == "masked_lm" else (found, expected)))
+    ours.save_pretrained(tmp_path)
+    stock = CLASSES[kind][1].from_pretrained(tmp_path)
+    inputs["input_ids"][0, 2] = size - 1  # a new token
+    check_equal(kind, (ours, stock), inputs, labels)
