@@ -135,10 +135,10 @@ def matrix_product_seconds(step: Callable[[], float]) -> float:
 
 
 def serve(connection: Connection, arguments: BenchmarkArguments, side: Side, threads: int) -> None:
-    """Body of a side's process: a step for each message until None, answered with its seconds.
+    """Body of a side's process, which answers messages until None, and with its memory before it ends.
 
-    After None it answers with its peak memory in bytes above that after the imports, and with the seconds of a further
-    step's matrix products.
+    "step" is answered with the seconds of a step, "profile" with those of its matrix products, None with the peak
+    memory in bytes above that after the imports (None where it cannot be read).
     """
     torch.set_num_threads(threads)
     after_imports = resident_peak()
@@ -146,13 +146,12 @@ def serve(connection: Connection, arguments: BenchmarkArguments, side: Side, thr
         keep_freed_memory()
     step = build_step(arguments, side)
     gc.collect()
-    while connection.recv():
+    while message := connection.recv():
         start = time.perf_counter()
-        step()
-        connection.send(time.perf_counter() - start)
+        products = matrix_product_seconds(step) if message == "profile" else step()
+        connection.send(products if message == "profile" else time.perf_counter() - start)
     peak = resident_peak()
-    memory = peak - after_imports if peak is not None and after_imports is not None else None
-    connection.send((memory, matrix_product_seconds(step)))
+    connection.send(peak - after_imports if peak is not None and after_imports is not None else None)
 
 
 def time_by_turns(
@@ -172,13 +171,16 @@ def time_by_turns(
             theirs.close()  # so that the end of the process is the end of the pipe
         for turn in tqdm(range(WARMUP + arguments.repeats), desc="rounds", unit="round"):
             for name, connection in connections.items():
-                connection.send(True)
+                connection.send("step")
                 taken = connection.recv()
                 if turn >= WARMUP:
                     seconds[name].append(taken)
         for name, connection in connections.items():
+            connection.send("profile")
+            products[name] = connection.recv()
+        for name, connection in connections.items():  # in a loop of its own: a process that ends needs the cores
             connection.send(None)
-            peak, products[name] = connection.recv()
+            peak = connection.recv()
             memory[name] = None if peak is None else round(peak / 2**20, 1)
     except EOFError as error:
         raise UserError("A side of the benchmark ended early, most likely for want of memory: see above.") from error
