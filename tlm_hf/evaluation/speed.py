@@ -182,7 +182,7 @@ def time_by_turns(
             connection.send(None)
             peak = connection.recv()
             memory[name] = None if peak is None else round(peak / 2**20, 1)
-    except EOFError as error:
+    except (EOFError, ConnectionError) as error:
         raise UserError("A side of the benchmark ended early, most likely for want of memory: see above.") from error
     finally:
         for process in processes:
