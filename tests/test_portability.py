@@ -405,3 +405,13 @@ def test_a_resized_vocabulary_is_stock(build_pair, tmp_path, kind, size):
     stock = CLASSES[kind][1].from_pretrained(tmp_path)
     inputs["input_ids"][0, 2] = size - 1  # a new token
     check_equal(kind, (ours, stock), inputs, labels)
+
+
+@pytest.mark.parametrize("place", ["cls", "cls.predictions"])
+def test_a_hook_on_the_head_is_called(build_pair, place):
+    inputs, labels = plain_batch()
+    losses = []
+    for model in build_pair("masked_lm"):
+        model.get_submodule(place).register_forward_hook(lambda module, arguments, output: output * 2)
+        losses.append(model.train()(**inputs, labels=labels).loss)
+    close(*losses)

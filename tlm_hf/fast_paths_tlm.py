@@ -107,14 +107,24 @@ def starts_are_equal(*inputs: torch.Tensor | None) -> bool:
     return all(bool((column == column[0]).all()) for column in given)
 
 
+def is_bare(*modules: nn.Module) -> bool:
+    """Whether nothing stands around the modules: no hook, no `forward` of their own (Accelerate's offloading)."""
+    return not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        for module in modules
+    )
+
+
 def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
     """Whether the module is exactly of this kind on plain weights, so that reading its weight is calling it.
 
-    Not one with hooks, an adapter or quantised weights, nor one whose `forward` was replaced (Accelerate's offloading).
+    Not one with hooks, an adapter or quantised weights, nor one whose `forward` was replaced.
     """
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    plain_weight = type(module) is kind and type(module.weight) in (nn.Parameter, torch.Tensor)
-    return plain_weight and "forward" not in module.__dict__ and not any(hooks)
+    return type(module) is kind and type(module.weight) in (nn.Parameter, torch.Tensor) and is_bare(module)
 
 
 def is_absorbed(attention: Any, queries: int, length: int) -> bool:

@@ -42,6 +42,7 @@ from .fast_paths_tlm import (
     Queries,
     TLMDropout,
     adds_rows_in_place,
+    is_bare,
     loss_is_fused,
     narrowed,
     pack_positions,
@@ -281,6 +282,7 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         words, decoder = self.bert.embeddings.word_embeddings, self.cls.predictions.decoder
         warn_of_tied_adapter(words, decoder)
         fused = selected is not None and self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
+        fused = fused and is_bare(self.cls, self.cls.predictions)  # which are passed by
         is_reduced = queries is not None and self.last_layer_is_reducible(attention_mask, kwargs)
         # Only where nothing leaves the model that has not gone through the decoder: the rows alone would be sparse.
         if fused and is_reduced and adds_rows_in_place(words, decoder):
@@ -328,8 +330,8 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
             raise ValueError(
                 f"A row has {int(selected.sum(dim=1).max())} labels but num_predictions is {num_predictions}: raise it."
             )
-        positions, is_query = pack_positions(selected, num_predictions)
-        return Queries(positions), None, labels.gather(1, positions).masked_fill(~is_query, IGNORE_INDEX)
+        positions, _ = pack_positions(selected, num_predictions)
+        return Queries(positions), None, labels.gather(1, positions)
 
 
 class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
