@@ -1,7 +1,7 @@
 """The training benchmark at `smoke` size: what it reports, what it refuses; and the allocator's setting.
 
-Nothing here asserts a time. Oracles: numpy for the loss of stock BERT's untrained uniform guess, the kernel's own count
-of resident pages for the allocator.
+Nothing here asserts a time. Oracles: the logarithm for the loss of an untrained, nearly uniform guess, the kernel's own
+count of resident pages for the allocator.
 """
 
 import json

@@ -138,6 +138,8 @@ class TestRefusals:
             *(("vocab_size", 41), ("hidden_size", 25), ("intermediate_size", 96), ("max_position_embeddings", 128)),
             *(("type_vocab_size", 1), ("hidden_act", "gelu_new"), ("position_embedding_type", "relative_key")),
             *(("is_decoder", True), ("tie_word_embeddings", False), ("hidden_dropout_prob", "much")),
+            *(("hidden_dropout_prob", 1.5), ("layer_norm_eps", -1.0), ("initializer_range", -1)),
+            ("problem_type", "foo"),
         ],
     )
     def test_configuration(self, say, tmp_path, field, value):

@@ -165,8 +165,9 @@ def test_what_the_command_says(tmp_path, capsys):
     assert said["parity"]["texts"] >= 4
     assert 0 <= said["parity"]["largest_difference"] <= said["parity"]["allowed"]
     assert "101" in said["notes"][0]
-    assert "No tokenizer was found" in said["notes"][1]
-    assert "--tokenizer" in said["notes"][1]
+    assert "3 attention heads for hidden size 24" in said["notes"][1]
+    assert "No tokenizer was found" in said["notes"][2]
+    assert "--tokenizer" in said["notes"][2]
     model = open_imported(tmp_path / "new" / "imported")
     assert model.config.id2label == dict(enumerate("abcd"))
     assert model.config.label2id == {name: index for index, name in enumerate("abcd")}

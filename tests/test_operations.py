@@ -88,7 +88,7 @@ def count_ours(model_class, config, length, training, labelled=None, first=(5, 6
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in model.parameters():
-            value.uniform_(-0.1, 0.1, generator=generator)
+            value.uniform_(-0.5, 0.5, generator=generator)  # not so small that texts come to equal each other
         for value in model.buffers():
             value.fill_(1)
     inputs = {"input_ids": torch.randint(5, config.vocab_size, (BATCH, length), generator=generator)}

@@ -156,12 +156,14 @@ def test_one_query_serves_the_texts_that_start_alike(
     inputs = {name: torch.tensor(np.ascontiguousarray(array)) for name, array in inputs.items()}
     with watched() as shapes:
         pair = build_pair("classifier", attention=attention)
-        check_equal("classifier", pair, inputs, CLASS_IDS[:rows], training)
-    assert shapes == [(1 if alike else rows, 1, HIDDEN)]
+        check_equal("classifier", pair, inputs, CLASS_IDS[:rows], training)  # with gradients, each text's own
+        with torch.no_grad():
+            close(*(model.train(training)(**inputs).logits for model in pair))
+    assert shapes == [(rows, 1, HIDDEN), (1 if alike else rows, 1, HIDDEN)]
 
 
 @pytest.mark.parametrize("case", ["two layers", "embedding dropout", "convolution", "inputs_embeds"])
-def test_texts_that_may_differ_ask_each_for_themselves(build_pair, case):
+def test_texts_that_start_alike_may_come_to_differ(build_pair, case):
     ids = plain_batch()[0]["input_ids"].clone()
     ids[:, 0] = 3
     fields = {"two layers": {"num_hidden_layers": 2}, "embedding dropout": {"hidden_dropout_prob": 0.1}}.get(case, {})
@@ -171,12 +173,11 @@ def test_texts_that_may_differ_ask_each_for_themselves(build_pair, case):
     inputs = {"input_ids": ids}
     if case == "inputs_embeds":
         inputs = {"inputs_embeds": model.bert.embeddings.word_embeddings(ids)}
-    with watched() as shapes:
+    with watched() as shapes, torch.no_grad():
         model.train(case == "embedding dropout")(**inputs)
-        assert shapes == [(3, 1, HIDDEN)]
-        if case == "embedding dropout":
-            model.eval()(**inputs)
-            assert shapes[1:] == [(1, 1, HIDDEN)]
+        model.eval()(**inputs)
+    after = 1 if case in ("embedding dropout", "inputs_embeds") else 3  # embeddings can be as equal as ids
+    assert shapes == [(1 if case == "inputs_embeds" else 3, 1, HIDDEN), (after, 1, HIDDEN)]
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -228,12 +229,11 @@ def test_a_text_of_nothing_but_padding_is_stock(build_pair, kind, training, atte
 # ---- dropout
 
 
-@pytest.mark.parametrize("case", ["one query", "a query each", "labels", "fixed count"])
+@pytest.mark.parametrize("case", ["a query each", "labels", "fixed count"])
 def test_attention_dropout_scales_the_value_bias(build_pair, monkeypatch, case):
     """Dropped weights do not sum to 1: the same weights dropped in stock BERT (by head and key) give its gradients."""
-    kind = "classifier" if "query" in case else "masked_lm"
+    kind = "classifier" if case == "a query each" else "masked_lm"
     inputs, labels = plain_batch()
-    inputs["input_ids"][:, 0] = 3 if case == "one query" else torch.tensor([3, 4, 5])
     fields = {"attention_probs_dropout_prob": 0.4, "attention": "eager"}
     pair = build_pair(kind, **fields)
     kept = (torch.rand(HEADS, 10, generator=torch.Generator().manual_seed(0)) > 0.4) / 0.6
@@ -252,7 +252,6 @@ def test_attention_dropout_scales_the_value_bias(build_pair, monkeypatch, case):
     with watched() as shapes:
         check_equal(kind, pair, inputs, labels, **({"num_predictions": 5} if case == "fixed count" else {}))
     assert len(shapes) == 1
-    assert (shapes[0][0] == 1) == (case == "one query")
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
@@ -405,13 +404,3 @@ def test_a_resized_vocabulary_is_stock(build_pair, tmp_path, kind, size):
     stock = CLASSES[kind][1].from_pretrained(tmp_path)
     inputs["input_ids"][0, 2] = size - 1  # a new token
     check_equal(kind, (ours, stock), inputs, labels)
-
-
-@pytest.mark.parametrize("place", ["cls", "cls.predictions"])
-def test_a_hook_on_the_head_is_called(build_pair, place):
-    inputs, labels = plain_batch()
-    losses = []
-    for model in build_pair("masked_lm"):
-        model.get_submodule(place).register_forward_hook(lambda module, arguments, output: output * 2)
-        losses.append(model.train()(**inputs, labels=labels).loss)
-    close(*losses)

@@ -36,14 +36,15 @@ head size d = h/H, vocabulary V, n positions of a text that are read ("queries")
    CPU texts with different n are multiplied one by one, so that none is filled up (`is_ragged`).
 
 3. Constant query. In a one-layer encoder without convolution the input at [CLS] is LayerNorm(word[CLS] + position[0] +
-   type[0]): the same row for every text that starts alike, unless embedding dropout differs by text. Then one query,
-   and one u_h, serve the batch. Conditions: reduced to the first position, one layer, no convolution, no embedding
-   dropout (evaluation, or probability 0), ids, positions and types of the first column all equal
-   (`starts_are_equal`), CPU. It reads the data, so it is left out under torch.compile and torch.export.
+   type[0]): the same row for every text that starts alike. Then one query, and one u_h, serve the batch. Conditions:
+   one position read of each text, the rows found equal (whatever made them so: `rows_are_equal` compares them), `query`
+   plain, a CPU, and no gradient wanted (each text's row must get its own). Reading the data would break a graph, so
+   torch.compile and torch.export take a query for each text.
 
 4. `sixteen_bit_dropout`. On a CPU torch draws a number for each element (`aten::bernoulli_`), one after the other;
    here 16 random bits decide, four elements a draw. The probability is rounded to 1/65536 and the scale is the rounded
-   probability's, so the expectation is exact. Another stream of random numbers than torch's, the same distribution.
+   probability's, so the expectation is exact in float32 (in half precision the scale is rounded, as torch's is).
+   Another stream of random numbers than torch's, the same distribution.
 
 5. `MaskedLMLoss`. Decoder and cross-entropy as one function that takes softmax and its gradient in one pass, and the
    gradient of the tied word embedding as decoder part plus the rows that were read, without a second (V, h) matrix.
@@ -69,12 +70,10 @@ class Queries(NamedTuple):
     Args:
         positions: int64 (batch, n).
         is_query: bool (batch, n): keep these slots alone and flatten; None keeps all as (batch, n).
-        shared: the layer's input at `positions` is the same row for every text (constant query, n = 1).
     """
 
     positions: torch.Tensor
     is_query: torch.Tensor | None = None
-    shared: bool = False
 
 
 def pack_positions(selected: torch.Tensor, num_predictions: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,15 +95,15 @@ def pack_positions(selected: torch.Tensor, num_predictions: int | None = None) -
     return positions, is_query
 
 
-def starts_are_equal(*inputs: torch.Tensor | None) -> bool:
-    """Whether ids, positions and types, each (batch or 1, sequence) or None, are equal for all texts at position 0.
+def rows_are_equal(states: torch.Tensor) -> bool:
+    """Whether every text of (batch, n, hidden) has the same rows, so that one query serves all (n = 1, no gradient).
 
     False where reading them would cost a transfer (an accelerator) or a branch in a graph (compile, export, trace).
     """
-    given = [values[:, 0] for values in inputs if values is not None]
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or any(column.device.type != "cpu" for column in given):
+    read = states.shape[0] > 1 and states.shape[1] == 1 and states.device.type == "cpu"
+    if not read or states.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    return all(bool((column == column[0]).all()) for column in given)
+    return bool((states == states[:1]).all())
 
 
 def is_bare(*modules: nn.Module) -> bool:
@@ -151,12 +150,11 @@ def is_ragged(attention: Any, queries: Queries, hidden_states: torch.Tensor) -> 
     return eager and absorbed and queries.is_query is not None
 
 
-def read_rows(queries: Queries, hidden_states: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+def read_rows(queries: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
     """The rows of (batch, sequence, hidden) at the real queries, text after text (rows, hidden), and their counts."""
-    is_query = torch.ones_like(queries.positions, dtype=torch.bool) if queries.is_query is None else queries.is_query
     starts = torch.arange(hidden_states.shape[0])[:, None] * hidden_states.shape[1]
-    rows = hidden_states.flatten(0, 1).index_select(0, (queries.positions + starts)[is_query])
-    return rows, is_query.sum(dim=1).tolist()
+    rows = hidden_states.flatten(0, 1).index_select(0, (queries.positions + starts)[queries.is_query])
+    return rows, queries.is_query.sum(dim=1).tolist()
 
 
 def absorbed_attention(
@@ -293,6 +291,7 @@ def loss_is_fused(decoder: nn.Module) -> bool:
     """Whether `MaskedLMLoss` may stand in for decoder and cross-entropy: CPU, plain decoder, gradients wanted."""
     return (
         is_plain(decoder)
+        and decoder.bias is not None
         and decoder.weight.device.type == "cpu"
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
@@ -351,7 +350,8 @@ class MaskedLMLoss(torch.autograd.Function):
         refuse_second_gradient()
         hidden_states, weight, change = ctx.saved_tensors
         of_loss, of_logits = gradients
-        scale = torch.zeros(()) if of_loss is None else of_loss
+        # Without labels the mean divides by 0; stock BERT's loss is NaN then, and its gradients are 0.
+        scale = torch.zeros(()) if of_loss is None or not len(change) else of_loss
         if of_logits is not None:
             change, scale = change * scale + of_logits, torch.ones(())
         hidden_dtype, weight_dtype = ctx.dtypes

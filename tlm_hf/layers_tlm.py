@@ -27,7 +27,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_tlm import TLMConfig
-from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, is_absorbed, is_plain, is_ragged, read_rows
+from .fast_paths_tlm import (
+    Queries,
+    TLMDropout,
+    absorbed_attention,
+    is_absorbed,
+    is_plain,
+    is_ragged,
+    read_rows,
+    rows_are_equal,
+)
 
 LONGEST_EAGER = 512
 """Beyond so many positions the matrix of attention weights costs more memory than it saves time."""
@@ -223,8 +232,8 @@ class TLMAttention(nn.Module):
             return self.output(context, residual)
         index = queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1])
         residual = hidden_states.gather(1, index)
-        # An adapter may draw its dropout for each text, or be another one for each text.
-        asking = residual[:1] if queries.shared and is_plain(self.self.query) else residual
+        # An adapter on the query may draw its dropout for each text, or be another one for each text.
+        asking = residual[:1] if is_plain(self.self.query) and rows_are_equal(residual) else residual
         context, _ = self.self(asking, hidden_states, attention_mask, is_reduced=True, **kwargs)
         if queries.is_query is not None:
             context, residual = context[queries.is_query], residual[queries.is_query]

@@ -46,7 +46,6 @@ from .fast_paths_tlm import (
     loss_is_fused,
     narrowed,
     pack_positions,
-    starts_are_equal,
     sum_masked_lm_loss,
 )
 from .layers_tlm import (
@@ -256,15 +255,16 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
             inputs_embeds: as in `TLMModel.forward`.
             labels: int64 (batch, sequence), -100 where no loss is taken.
             sparse_prediction: with `labels`, score only the labelled positions; None (default) means in training.
-            num_predictions: at most so many labels stand in a row: score so many positions of each, whatever their
-                count (static shapes for torch.compile, torch.export and CUDA graphs). Without it a compiled model
-                scores every position.
+            num_predictions: at most so many labels stand in a row: where only labelled positions are scored, score so
+                many of each row (static shapes for torch.compile, torch.export and CUDA graphs). Without it a compiled
+                model scores every position.
             **kwargs: as in `TLMModel.forward`; `num_items_in_batch` divides the summed loss (Trainer's accumulation).
 
         Returns:
             `loss`, the mean cross-entropy over labelled positions in nats (NaN when there is none, as in stock BERT),
             and `logits`: (batch, sequence, vocab_size); (labelled positions, vocab_size) in row-major order when
-            sparse; (batch, num_predictions, vocab_size), labelled positions first, with `num_predictions`.
+            sparse; (batch, num_predictions or fewer, vocab_size), labelled positions first,
+            when sparse with `num_predictions`.
 
         Raises:
             ValueError: when a row has more labels than `num_predictions` (a compiled model cannot tell).
@@ -346,20 +346,6 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def query_is_constant(
-        self, input_ids: torch.Tensor | None, token_type_ids: torch.Tensor | None, position_ids: torch.Tensor | None
-    ) -> bool:
-        """Whether every text asks with the same query (see `fast_paths_tlm`, section 3); shapes as in `forward`."""
-        dropout = self.bert.embeddings.dropout
-        return (
-            input_ids is not None
-            and input_ids.shape[0] > 1
-            and self.config.num_hidden_layers == 1
-            and not self.config.has_convolution
-            and not (dropout.training and dropout.p > 0)
-            and starts_are_equal(input_ids, token_type_ids, position_ids)
-        )
-
     @can_return_tuple
     def forward(  # trf-ignore: TRF057
         self,
@@ -396,8 +382,7 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
         tokens = input_ids if input_ids is not None else inputs_embeds
         if tokens is not None and self.last_layer_is_reducible(attention_mask, kwargs):
             first = torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=tokens.device)
-            same = self.query_is_constant(input_ids, token_type_ids, position_ids)
-            inputs["queries"] = Queries(first, shared=same)
+            inputs["queries"] = Queries(first)
         outputs = self.bert(input_ids, **inputs, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None

@@ -18,5 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("-"):
         words.insert(0, "--what")
+    elif not words:
+        words = ["--what", ""]  # refused with the names of those that there are
     arguments = parse(BenchmarkArguments, "benchmark", benchmark.__doc__ or "", words)
     run_command(lambda: benchmark(arguments), SUMMARY)

@@ -107,6 +107,7 @@ def build_batch(arguments: BenchmarkArguments, vocab_size: int, length: int) -> 
         labels = torch.randint(0, LABELS, (arguments.batch_size,), generator=generator)
     else:
         labels = torch.where(torch.rand(shape, generator=generator) < arguments.mlm_probability, input_ids, -100)
+        labels[0, 0] = input_ids[0, 0]  # at least one
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
 
 
@@ -228,6 +229,8 @@ def benchmark(arguments: BenchmarkArguments) -> dict[str, Any]:
     config = build_config(arguments.recipe, arguments.size, max_length=arguments.max_length)
     if config.has_convolution:
         raise UserError(f"The recipe {arguments.recipe} has a convolution front-end, which stock BERT has not.")
+    if arguments.json is not None:
+        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)  # before the work rather than after it
     facts = machine()
     threads = arguments.num_threads or facts["cores"] or 1
     torch.set_num_threads(threads)

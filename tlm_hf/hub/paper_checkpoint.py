@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from ..configuration_tlm import TLMConfig
 from ..errors import UserError
 from ..loading import WEIGHTS, check_folder
+from ..recipes import HEAD_SIZE
 
 AUTHORS_LENGTH = 128
 """Tokens to which the authors pad every text, and their convolutions see the padding."""
@@ -46,6 +47,29 @@ FIXED_FIELDS |= {"is_decoder": False, "add_cross_attention": False}
 """What the authors' models have in common; another value would be another model."""
 NAMED = 3
 """Tensors that a sentence names before it only counts."""
+
+
+KEPT_RANGES = {
+    "hidden_dropout_prob": (0.0, 1.0), "attention_probs_dropout_prob": (0.0, 1.0), "classifier_dropout": (0.0, 1.0),
+    "initializer_range": (0.0, 10.0), "layer_norm_eps": (0.0, 0.1),
+}  # fmt: skip
+PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
+
+
+def _check_kept_fields(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Raise UserError for a kept field with a value that no model can have (types are the configuration's to check)."""
+    for name, (lowest, highest) in KEPT_RANGES.items():
+        value = fields.get(name)
+        if isinstance(value, int | float) and not lowest <= value <= highest:
+            raise UserError(
+                f"The config.json of {folder} says {name} {value}, which is not within {lowest} and {highest}: restore "
+                "it from where it came."
+            )
+    if fields.get("problem_type") not in PROBLEM_TYPES:
+        raise UserError(
+            f"The config.json of {folder} says problem_type {json.dumps(fields['problem_type'])}: choose one of "
+            f"{', '.join(str(known) for known in PROBLEM_TYPES[1:])}, or leave it out."
+        )
 
 
 @dataclass(frozen=True)
@@ -329,6 +353,7 @@ def check_checkpoint(
     architecture = infer_architecture(tensors, fields)
     check_tensors(folder, tensors, architecture)
     check_config(folder, fields, architecture)
+    _check_kept_fields(folder, fields)
     notes = []
     tensors = dict(tensors)
     positions = architecture.positions
@@ -346,6 +371,12 @@ def check_checkpoint(
     if fields.get("pad_token_id", pad_token_id) != pad_token_id:
         given = json.dumps(fields["pad_token_id"])
         notes.append(f"The pad_token_id {given} of config.json became {pad_token_id}, the vocabulary's [PAD].")
+    heads = fields["num_attention_heads"]
+    if architecture.hidden_size != HEAD_SIZE * heads:
+        notes.append(
+            f"config.json says {heads} attention heads for hidden size {architecture.hidden_size}, but the paper's "
+            f"heads have size {HEAD_SIZE}: the tensors cannot tell, so check it."
+        )
     shape = {
         "vocab_size": architecture.vocab_size, "hidden_size": architecture.hidden_size,
         "num_hidden_layers": architecture.num_hidden_layers, "num_attention_heads": fields["num_attention_heads"],
