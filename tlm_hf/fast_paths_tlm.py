@@ -48,7 +48,7 @@ head size d = h/H, vocabulary V, n positions of a text that are read ("queries")
 
 5. `MaskedLMLoss`. Decoder and cross-entropy as one function that takes softmax and its gradient in one pass, and the
    gradient of the tied word embedding as decoder part plus the rows that were read, without a second (V, h) matrix.
-   CPU, tied or not, `nn.Linear` decoder; there is no second gradient (`create_graph=True`).
+   CPU, tied or not, `nn.Linear` decoder with a bias; there is no second gradient (`create_graph=True`, `torch.func`).
 
 6. `narrowed`. In training under autocast on a CPU the states between the layers are in autocast's dtype too. This one
    is not exact beyond that dtype; float32 training is untouched.

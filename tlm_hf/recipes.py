@@ -20,7 +20,8 @@ TABLE_NOTE = (
     "FLOPs; K, M, G) are those of one text of full length in matrix products and convolutions; work on single elements "
     "is not counted. Pre-training and fine-tuning: one step, forward and backward. fast: the last layer only at the "
     f"positions that are read ({MASKED_SHARE:.0%} of them labelled, as in the paper; [CLS] of a 4-label classifier) "
-    "by the cheapest exact path. stock: every position in every layer and in the decoder, as in BERT."
+    "by the cheapest exact path. stock: every position in every layer and in the decoder, as in BERT. Below paper size "
+    "heads are rounded to at least one, so two recipes of a small size can be the same."
 )
 
 
