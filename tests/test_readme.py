@@ -35,13 +35,14 @@ def test_speed_table_is_that_of_the_results_files():
     readme = (ROOT / "README.md").read_text()
     section = readme.split("<!-- speed -->")[1].split("<!-- /speed -->")[0]
     files = sorted((ROOT / "results" / "benchmark").glob("*.json"))
-    assert len(files) == 3
+    assert len(files) == 4
     for file in files:
         results = json.loads(file.read_text())
         seconds, memory = results["median_seconds"], results["peak_memory_mib"]
         best = "ours_best" if "ours_best" in seconds else "ours_best_same_dropout"
         assert results["ratio_best"] == seconds["stock"] / seconds[best]
-        row = [f"{results['recipe']}, {results['benchmark']}"]
+        rate = results["settings"]["mlm_probability"]
+        row = [f"{results['recipe']}, {results['benchmark']}" + (f", mask rate {rate}" if rate != 0.15 else "")]
         row += [f"{seconds[name]:.3g} s" for name in ("stock", "ours_same_precision", best)]
         row += [f"{results[name]:.1f}" for name in ("ratio_same_precision", "ratio_best", "ratio_best_same_dropout")]
         row += [f"{results['ratio_same_precision_and_allocator']:.1f}"]
