@@ -230,7 +230,6 @@ class TestTask:
             ([0.5, 1.5], "0.5"),
             ([0, 1, None], "empty cell"),
             (["a", "b", None], "empty cell"),
-            ([True, False], "True"),
             ([None], "empty cell"),
         ],
     )

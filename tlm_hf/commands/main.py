@@ -14,7 +14,9 @@ COMMANDS = {
     "score": "accuracy, loss, or fixed-mask loss and perplexity of a model on a task or text",
     "predict": "labels and probabilities for texts or a table",
     "train-committee": "your own data in one go: a committee from a table of texts and labels",
-    "benchmark": "one training step of ours against stock BERT's: time, loss, memory",
+    "prepare-data": "corpus subsets and tasks as data set folders, checked for leakage, ready to push",
+    "overlap": "token overlap of a corpus with tasks, and subsets with high, random and low overlap",
+    "benchmark": "one training step of ours against stock BERT's, or tokenising against bare tokenizers",
     "import-paper-weights": "a checkpoint of the paper's authors into a folder of ours, after a parity check",
 }
 

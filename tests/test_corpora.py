@@ -1,0 +1,340 @@
+"""Corpora from files: which texts are chosen, what is kept with them, at what cost in memory, and what is refused.
+
+Oracles: the rows that the test wrote; the choice as plain Python lists, dictionaries and `hashlib` make it.
+"""
+
+import errno
+import hashlib
+import json
+import resource
+import tracemalloc
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers_commands import write_corpus, write_csv
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlm_hf.data.corpora import corpus_hash, load_corpus
+from tlm_hf.data.docstrings import fingerprint, load_docstrings
+from tlm_hf.data.sources import read_table, seeded_order, text_hash
+from tlm_hf.data.streaming import PARAGRAPHS_PER_ARTICLE, paragraphs
+from tlm_hf.data.subsets import facts_of
+from tlm_hf.errors import UserError
+
+RAW = [
+    *(f"text number {index % 70}" for index in range(90)),
+    *("  text number 3 ", "", " \n", None, "\u00a0number 80\u2003", "naïve ☕"),
+]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def write(path: Path, texts, column="text") -> str:
+    pq.write_table(pa.table({"other": list(range(len(texts))), column: texts}), path, row_group_size=40)
+    return str(path)
+
+
+def plain_choice(raw, seed, wanted, validation_texts) -> tuple[list[str], list[str]]:
+    """Training and held-out texts of a corpus, as lists make them."""
+
+    def by_hash(texts, key):
+        return sorted(texts, key=lambda text: hashlib.sha256(f"{key}\0{text}".encode()).digest())
+
+    texts = list(dict.fromkeys(text.strip() for text in raw if text is not None and text.strip()))
+    held_out = by_hash(texts, "validation")[: max(1, min(validation_texts, len(texts) // 10))]
+    return by_hash([text for text in texts if text not in held_out], seed)[:wanted], held_out
+
+
+def refusal(one_sentence, function, *arguments, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    return one_sentence(caught.value)
+
+
+class TestChoice:
+    def test_a_corpus_with_repeated_and_empty_rows(self, tmp_path, cache):
+        path = write(tmp_path / "corpus.parquet", RAW)
+        corpus = load_corpus(path, num_texts=40, seed=2, validation_texts=5)
+        train, held_out = plain_choice(RAW, 2, 40, 5)
+        assert corpus["train"]["text"][:] == train
+        assert corpus["validation"]["text"][:] == held_out
+        assert corpus["train"].column_names == ["text", "id"]
+        for split in corpus.values():
+            for row in split:
+                place, number = row["id"].split("/")
+                assert place == "train"
+                assert RAW[int(number)].strip() == row["text"]
+                assert row["text"] not in [(text or "").strip() for text in RAW[: int(number)]]
+            facts = facts_of(split)
+            # 90 rows of 70 texts and one with spaces around it; two blank ones and one without a value
+            assert (facts["empty"], facts["duplicates"]) == (3, 21)
+            assert (facts["source"], facts["revision"], facts["unit"]) == ("corpus.parquet", None, "row")
+            assert facts["sha256"] == text_hash(split["text"][:])
+        assert facts_of(corpus["train"])["seed"] == 2
+        assert corpus_hash(corpus) == text_hash(train + held_out)
+
+    def test_any_texts_any_size(self, tmp_path, cache):
+        count = iter(range(10**6))
+
+        @given(st.lists(st.one_of(st.none(), st.text("ab \n\u3000é", max_size=4)), max_size=60), st.data())
+        def check(raw, data):
+            usable = {text.strip() for text in raw if text is not None and text.strip()}
+            path = write(tmp_path / f"{next(count)}.parquet", pa.array(raw, pa.string()))
+            if len(usable) < 2:
+                with pytest.raises(UserError):
+                    load_corpus(path)
+                return
+            held_out, seed = data.draw(st.integers(1, 9)), data.draw(st.integers(0, 3))
+            most = len(usable) - max(1, min(held_out, len(usable) // 10))
+            sizes = sorted(data.draw(st.tuples(*[st.integers(1, most)] * 2)))
+            few, many = (load_corpus(path, num_texts=size, seed=seed, validation_texts=held_out) for size in sizes)
+            for corpus, size in zip((few, many), sizes, strict=True):
+                assert (corpus["train"]["text"][:], corpus["validation"]["text"][:]) == plain_choice(
+                    raw, seed, size, held_out
+                )
+            assert few["train"]["id"][:] == many["train"]["id"][: sizes[0]]
+            with pytest.raises(UserError, match=f"at most {most}[.]"):
+                load_corpus(path, num_texts=most + 1, seed=seed, validation_texts=held_out)
+
+        check()
+
+    def test_another_process_chooses_the_same(self, tmp_path, cache, run_with_package):
+        path = write(tmp_path / "corpus.parquet", RAW)
+        code = """
+import json, pathlib, sys, datasets
+datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[2])
+from tlm_hf.data.corpora import load_corpus
+datasets.disable_progress_bars()
+print(json.dumps([[split["id"][:], split["text"][:]] for split in load_corpus(sys.argv[1], num_texts=30).values()]))
+"""
+        here = load_corpus(path, num_texts=30)
+        there = run_with_package(code, path, str(tmp_path / "elsewhere"))
+        assert there == [[here[split]["id"][:], here[split]["text"][:]] for split in ("train", "validation")]
+
+    def test_docstrings(self):
+        corpus = load_corpus("docstrings", num_texts=50, validation_texts=20, seed=4)
+        whole = load_docstrings(show_progress=False)
+        for split, key, size in (("train", 4, 50), ("validation", "validation", 20)):
+            known = dict(zip(whole[split]["row_id"], whole[split]["text"], strict=True))
+            ordered = sorted(known.values(), key=lambda text: hashlib.sha256(f"{key}\0{text}".encode()).digest())
+            assert corpus[split]["text"][:] == ordered[:size]
+            assert [known[place] for place in corpus[split]["id"]] == ordered[:size]
+            assert facts_of(corpus[split])["revision"] == fingerprint()
+        with pytest.raises(UserError, match=f"at most {len(whole['train'])}[.]"):
+            load_corpus("docstrings", num_texts=10**7)
+
+    def test_a_changed_file_is_another_corpus(self, tmp_path, cache):
+        path = tmp_path / "corpus.txt"
+        write_corpus(path, texts=50)
+        before = load_corpus(str(path))["train"]["text"][:]
+        write_corpus(path, texts=60, seed=1)
+        after = load_corpus(str(path))["train"]["text"][:]
+        assert set(after) <= set(path.read_text(encoding="utf-8").splitlines())
+        assert set(after) != set(before)
+
+
+def test_seeded_order_is_that_of_plain_sorting():
+    texts = [f"t{index % 300}" for index in range(1000)]
+    keys = [hashlib.sha256(f"seed\0{text}".encode()).digest() for text in texts]
+    assert seeded_order(texts, "seed") == sorted(range(1000), key=keys.__getitem__)
+    assert seeded_order(iter(texts), "seed") == seeded_order(texts, "seed")
+    assert seeded_order([], 0) == []
+
+
+def test_texts_do_not_pile_up_in_memory(tmp_path, cache):
+    """20 MB of text are chosen with a small part of it held by Python, and stay in a file."""
+    raw = [f"{index} " + "word " * 400 for index in range(10_000)]
+    size = sum(map(len, raw))
+    path = write(tmp_path / "corpus.parquet", raw)
+    del raw
+    tracemalloc.start()
+    corpus = load_corpus(path)
+    digest = corpus_hash(corpus)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(digest) == 64
+    assert peak < 0.45 * size
+    assert all(split.cache_files for split in corpus.values())
+
+
+class TestRefusals:
+    def test_damaged_files(self, tmp_path, cache, one_sentence):
+        whole = Path(write(tmp_path / "whole.parquet", RAW))
+        bad = {
+            "truncated.parquet": whole.read_bytes()[:-50],
+            "half.parquet": whole.read_bytes()[:200],
+            "latin.txt": "café\n".encode("latin-1") * 9,
+            "latin.csv": b"text,label\n" + "café,a\n".encode("latin-1") * 9,
+            "latin.json": json.dumps([{"text": "café"}], ensure_ascii=False).encode("latin-1"),
+            "latin.jsonl": json.dumps({"text": "café"}, ensure_ascii=False).encode("latin-1") * 3,
+        }
+        for name, content in bad.items():
+            (tmp_path / name).write_bytes(content)
+            sentence = refusal(one_sentence, load_corpus, str(tmp_path / name))
+            assert name in sentence
+            assert name.startswith("latin") == ("UTF-8" in sentence), sentence
+            folder = tmp_path / name.replace(".", "_")
+            folder.mkdir()
+            (folder / f"a{Path(name).suffix}").write_bytes(
+                whole.read_bytes() if name.endswith("parquet") else b'{"text": "b"}\n{"text": "c"}\n'
+            )
+            (folder / name).write_bytes(content)
+            assert name in refusal(one_sentence, load_corpus, str(folder)), name
+        assert not [file for file in cache.rglob("*") if file.suffix == ".arrow" or "incomplete" in file.name]
+
+    def test_a_table_whose_strings_are_no_utf8(self, tmp_path, cache, one_sentence):
+        strings = pa.Array.from_buffers(pa.string(), 3, pa.array([b"caf\xe9", b"b", b"c"]).buffers())
+        path = write(tmp_path / "table.parquet", strings)
+        sentence = refusal(one_sentence, load_corpus, path)
+        assert "UTF-8" in sentence
+        assert "table.parquet" in sentence
+
+    def test_columns_and_numbers_of_texts(self, tmp_path, cache, one_sentence):
+        path = write(tmp_path / "corpus.parquet", RAW)
+        assert "'body'" in refusal(one_sentence, load_corpus, path, text_column="body")
+        assert "--text-column" in refusal(one_sentence, load_corpus, path, text_column="other")
+        assert "at least 1" in refusal(one_sentence, load_corpus, path, num_texts=0)
+        assert "at most 65" in refusal(one_sentence, load_corpus, path, num_texts=66)
+        for name, texts in (("blank", ["", " \n", None]), ("none", [None, None]), ("one", ["a", "a", " a"])):
+            blank = write(tmp_path / f"{name}.parquet", pa.array(texts, pa.string()))
+            assert f"{name}.parquet" in refusal(one_sentence, load_corpus, blank)
+        nulls = write(tmp_path / "nulls.parquet", pa.nulls(5))
+        assert "nulls.parquet" in refusal(one_sentence, load_corpus, nulls)
+        lists = write(tmp_path / "lists.parquet", [["a"], ["b"]] * 5)
+        assert "lists.parquet" in refusal(one_sentence, load_corpus, lists)
+
+    @pytest.mark.parametrize(
+        ("names", "formats"),
+        [
+            (("a.csv", "b.parquet"), ".csv, .parquet"),
+            (("a.txt", "b.parquet"), ".parquet, .txt"),
+            (("train.csv", "test.parquet"), ".csv, .parquet"),
+            (("a.csv", "b.tsv", "c.csv"), ".csv, .tsv"),
+            (("inner/a.jsonl", "b.csv", "c.csv"), ".csv, .jsonl"),
+        ],
+    )
+    def test_folders_of_mixed_formats(self, tmp_path, cache, one_sentence, names, formats):
+        self.fill(tmp_path / "folder", names)
+        sentence = refusal(one_sentence, load_corpus, str(tmp_path / "folder"))
+        assert formats in sentence
+        assert "folder" in sentence
+
+    @pytest.mark.parametrize(
+        ("names", "rows"),
+        [
+            (("train.csv", "test.csv", "classes.txt"), 4),
+            (("a.json", "b.jsonl"), 8),
+            (("a.csv", "picture.png"), 4),
+        ],
+    )
+    def test_folders_that_only_look_mixed(self, tmp_path, cache, names, rows):
+        self.fill(tmp_path / "folder", names)
+        assert len(read_table(str(tmp_path / "folder"))["train"]) == rows
+
+    def test_a_card_says_which_files_are_meant(self, tmp_path, cache):
+        self.fill(tmp_path / "folder", ("a.csv", "b.parquet"))
+        card = "---\nconfigs:\n- config_name: default\n  data_files: a.csv\n---\n"
+        (tmp_path / "folder" / "README.md").write_text(card, encoding="utf-8")
+        assert read_table(str(tmp_path / "folder"))["train"]["text"][:] == [f"a.csv {index}" for index in range(4)]
+
+    @staticmethod
+    def fill(folder, names):
+        for name in names:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = [{"text": f"{name} {index}"} for index in range(4)]
+            if path.suffix in (".csv", ".tsv"):
+                write_csv(path, found)
+            elif path.suffix == ".parquet":
+                pq.write_table(pa.Table.from_pylist(found), path)
+            elif path.suffix in (".json", ".jsonl"):
+                path.write_text("\n".join(map(json.dumps, found)), encoding="utf-8")
+            else:
+                path.write_text("note\n", encoding="utf-8")
+
+
+class TestDisk:
+    def test_a_disk_that_fills_up_is_one_sentence_and_leaves_nothing(self, tmp_path, cache, one_sentence):
+        """RLIMIT_FSIZE stands for the full disk; the same command works when there is room."""
+        path = write_corpus(tmp_path / "corpus.txt", texts=2000)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            sentence = refusal(one_sentence, load_corpus, str(path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert str(cache) in sentence
+        assert "HF_DATASETS_CACHE" in sentence
+        left = [file for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock"]
+        assert not left
+        assert len(load_corpus(str(path))["train"]) == 1800
+
+    def test_a_cache_folder_that_cannot_be_made(self, tmp_path, one_sentence, monkeypatch):
+        (tmp_path / "file").touch()
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file" / "cache")
+        path = write_corpus(tmp_path / "corpus.txt", texts=20)
+        assert "HF_DATASETS_CACHE" in refusal(one_sentence, load_corpus, str(path))
+
+    def test_a_disk_that_is_full_after_reading_costs_memory_alone(self, tmp_path, cache, monkeypatch):
+        path = write_corpus(tmp_path / "corpus.txt", texts=200)
+        before = load_corpus(str(path), num_texts=50)
+        files = {file: file.stat().st_mtime_ns for file in cache.rglob("*") if file.is_file()}
+        write_table = datasets.Dataset.map
+
+        def full(self, *arguments, keep_in_memory=False, **options):
+            if not keep_in_memory:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write_table(self, *arguments, keep_in_memory=True, **options)
+
+        monkeypatch.setattr(datasets.Dataset, "map", full)
+        after = load_corpus(str(path), num_texts=50)
+        assert after["train"].to_list() == before["train"].to_list()
+        assert facts_of(after["validation"]) == facts_of(before["validation"])
+        assert {file: file.stat().st_mtime_ns for file in cache.rglob("*") if file.is_file()} == files
+
+
+def test_a_unit_fits_wikipedia_alone(tmp_path, one_sentence):
+    path = tmp_path / "corpus.txt"
+    path.write_text("one\ntwo\nthree\n", encoding="utf-8")
+    for name, unit in (("wikipedia", "chapter"), (str(path), "paragraph"), ("docstrings", "article")):
+        with pytest.raises(UserError, match=unit) as caught:
+            load_corpus(name, unit=unit, root=str(Path(tmp_path)))
+        one_sentence(caught.value)
+
+
+class TestParagraphs:
+    WORDS = " ".join(f"word{index}" for index in range(39))
+
+    @pytest.mark.parametrize(
+        ("line", "kept"),
+        [
+            (f"{WORDS} last.", True),
+            (f"{WORDS}.", False),  # 39 words
+            (f"{WORDS} last", False),  # as a heading or a list item ends
+            (f"{WORDS} last:", False),
+            (f'{WORDS} "last!")', True),
+            (f"{WORDS} last?”", True),
+            (f"{WORDS} {{{{cite}}}} last.", False),
+            (f"{WORDS} <ref name='a'> last.", False),
+            (f"{WORDS} if 3 < 4 and 5 > 4, last.", True),
+            (" ".join(["word"] * 599) + " last.", True),
+            (" ".join(["word"] * 600) + " last.", False),
+        ],
+    )
+    def test_rules(self, line, kept):
+        found = paragraphs(f"Title\n\n{line}\n== End ==")
+        assert found == ([(2, line)] if kept else [])
+
+    def test_white_space_and_number(self):
+        line = f"\t{self.WORDS}  last. "
+        text = "\n".join([line] * 40)
+        found = paragraphs(text)
+        assert found == [(index, f"{self.WORDS} last.") for index in range(PARAGRAPHS_PER_ARTICLE)]
