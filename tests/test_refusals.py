@@ -127,12 +127,13 @@ class TestFinetune:
         bad = {
             "one-class.csv": [{**row, "label": "farm"} for row in rows],
             "halves.csv": [{**row, "label": 0.5 + (row["label"] == "sea")} for row in rows],
-            "gaps.csv": [{**row, "label": row["label"] if index else None} for index, row in enumerate(rows)],
+            "gaps.csv": [{**row, "label": row["label"] if index > 4 else None} for index, row in enumerate(rows)],
             "no-text.csv": [{**row, "text": " "} for row in rows],
             "pair.csv": rows[:2],
         }
         for name, table in bad.items():
             assert name in say(*words, write_csv(tmp_path / name, table)), name
+        assert "5 of 40 rows" in say(*words, tmp_path / "gaps.csv")
         assert "1 class" in say(*words, tmp_path / "one-class.csv")
         assert "integers or names" in say(*words, tmp_path / "halves.csv")
         assert "missing.csv" in say(*words, tmp_path / "missing.csv")

@@ -1,37 +1,32 @@
-"""Classification tasks: `docstrings` (embedded), AG News, DBpedia-14, any table with a text and a label column."""
+"""Classification tasks: `docstrings` (embedded), AG News, DBpedia-14, FewRel, any table with a text and a label column.
 
+Each is a `DatasetDict` of train, validation and test, whose rows hang on the source and the seed alone; what reproduces
+a split travels with it (`subsets.facts_of`)::
+
+    task = load_task("fewrel", root="data", train_per_label=150, test_per_label=30)
+    facts_of(task["train"])     # source, revision, seed, counts by class, rows left out by reason
+"""
+
+import hashlib
+import logging
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import datasets
 
 from ..errors import UserError
-from .docstrings import load_docstrings_task
-from .sources import check_column, data_root, read_table, seeded_order, text_hash
+from ..provenance import portable_path
+from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings, load_docstrings_task, mask_names
+from .fewrel import MARKINGS, read_fewrel
+from .known_tasks import KNOWN, SPLITS, KnownTask, Row, TaskSource, files_hash, read_rows
+from .sources import data_root, read_table, seeded_order, text_hash
+from .subsets import ID, describe_split
 
-SPLITS = ("train", "validation", "test")
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class KnownTask:
-    """A public task: where it lies, its columns and the names of its classes (arXiv 2507.14871 uses all of them)."""
-
-    hub: str
-    text_column: str
-    labels: tuple[str, ...]
-
-
-KNOWN = {
-    "ag_news": KnownTask("fancyzhx/ag_news", "text", ("World", "Sports", "Business", "Sci/Tech")),
-    "dbpedia_14": KnownTask(
-        "fancyzhx/dbpedia_14",
-        "content",
-        (
-            "Company", "EducationalInstitution", "Artist", "Athlete", "OfficeHolder", "MeanOfTransportation",
-            "Building", "NaturalPlace", "Village", "Animal", "Plant", "Album", "Film", "WrittenWork",
-        ),
-    ),
-}  # fmt: skip
+SHORTFALLS = ("error", "take")
 
 
 @dataclass
@@ -39,19 +34,48 @@ class TaskArguments:
     """Options that choose a task; shared by every command that takes one."""
 
     task: str = field(
-        default="docstrings", metadata={"help": "docstrings, ag_news, dbpedia_14, a file or folder, or a Hub data set."}
+        default="docstrings",
+        metadata={"help": "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set."},
     )
     text_column: str | None = field(
         default=None, metadata={"help": "Column of the text (default: the task's, or text)."}
     )
     label_column: str = field(default="label", metadata={"help": "Column of the label."})
-    task_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    title_column: str | None = field(
+        default=None, metadata={"help": "Column put before the text, such as title for dbpedia_14 (default: none)."}
+    )
+    entity_markers: str = field(
+        default="none", metadata={"help": "For fewrel: none, text ([E1] ... as ordinary text) or added (as tokens)."}
+    )
+    task_path: str | None = field(
+        default=None, metadata={"help": "Where ag_news, dbpedia_14 or fewrel lies (default: data root, then the Hub)."}
+    )
+    task_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set; for fewrel train_wiki or val_wiki."}
+    )
     task_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
-    train_per_label: int | None = field(default=None, metadata={"help": "Training texts of each class (default: all)."})
+    train_per_label: int | None = field(
+        default=None, metadata={"help": "Training texts of each class (default: the paper's for its tasks, or all)."}
+    )
     validation_per_label: int | None = field(default=None, metadata={"help": "Validation texts of each class."})
-    test_per_label: int | None = field(default=None, metadata={"help": "Test texts of each class."})
+    test_per_label: int | None = field(default=None, metadata={"help": "Test texts of each class (default: likewise)."})
+    all_rows: bool = field(
+        default=False, metadata={"help": "Where no number is given, all there is instead of the paper's numbers."}
+    )
+    shortfall: str = field(
+        default="error", metadata={"help": "When a class has fewer texts than asked for: error, or take all it has."}
+    )
     task_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+
+
+class Sizes(NamedTuple):
+    """Texts of each class; None for no limit (validation: for its share). `pool`: of training and validation in all."""
+
+    train: int | None
+    validation: int | None
+    test: int | None
+    pool: int | None = None
 
 
 def load_task(
@@ -62,64 +86,104 @@ def load_task(
     test_per_label: int | None = None,
     text_column: str | None = None,
     label_column: str = "label",
+    title_column: str | None = None,
+    entity_markers: str = "none",
+    path: str | None = None,
     config: str | None = None,
     revision: str | None = None,
     root: str | None = None,
     seed: int = 0,
+    all_rows: bool = False,
+    shortfall: str = "error",
 ) -> datasets.DatasetDict:
-    """Load a task as train, validation and test splits with `text` (str) and `label` (ClassLabel with names).
+    """Load a task as train, validation and test splits with `text`, `label` (ClassLabel with names) and `id`.
 
     Validation rows come out of the training split, so the test split is never used for choosing. Where the source has
     no test split, 15% of each class are held out as test and 15% as validation (where it has one, validation is a tenth
-    of each class, at most 200 texts). The choice of rows depends on the
-    texts and the seed alone. Rows with an empty text are left out; a text that stands in two splits stays in test only.
+    of each class, at most 200 texts). The choice of rows depends on the texts and the seed alone; a smaller number of
+    training rows with the same seed is a subset of a larger one. Rows without a text or a label are left out, as are
+    rows whose text stands in another split, where it stays in test before validation before train. A text that stands
+    under two labels is left out of FewRel; in a table it is kept and counted.
+
+    AG News and DBpedia-14 have by default the paper's 1000 and 100 texts of each class, train and test alike. FewRel
+    has 630 and 70; these are all of the official file, so a tenth of the 630 are the validation split.
+
+    The facts of each split (`subsets.facts_of`): `task`, `split_name`, `source`, `revision` (of the Hub, or the SHA-256
+    of a local file or of a folder's `sha256sum` lines), `seed`, `columns`, `asked_per_label`, `per_label` (what each
+    class got), `dropped` (rows of the source by reason), `texts_with_two_labels` (kept), and FewRel's options.
 
     Args:
-        name: `docstrings`, `ag_news`, `dbpedia_14`, a file, a folder, or `owner/name` on the Hub.
-        train_per_label: texts of each class for training; None for all (the docstrings' default is 200).
+        name: `docstrings`, `ag_news`, `dbpedia_14`, `fewrel`, a file, a folder, or `owner/name` on the Hub.
+        train_per_label: texts of each class for training; None for the paper's number, or all (docstrings: 200).
         validation_per_label: likewise for validation; None for a tenth of the class's training rows, at most 200.
-        test_per_label: likewise for test.
+        test_per_label: likewise for test; None for the paper's number, or all.
         text_column: column of the text; None for the known task's, or `text`.
-        label_column: column of the label: class names, or integers.
-        config: configuration of a Hub data set.
-        revision: revision of a Hub data set.
+        label_column: column of the label: class names, integers, whole floats or booleans.
+        title_column: column put before the text, with a space between; None for the text alone.
+        entity_markers: for `fewrel`, see `fewrel.read_fewrel`.
+        path: where a known task lies; None for the folder of its name under the data root, or else the Hub.
+        config: configuration of a Hub data set; for `fewrel` the part, `train_wiki` (default) or `val_wiki`.
+        revision: revision of a Hub data set; None for the pinned one of a known task.
         root: data root; None for the variable TLM_DATA.
         seed: chooses the rows.
+        all_rows: where no number is given, take all there is, for known tasks too.
+        shortfall: what happens where a class has fewer rows than asked for: `error`, or `take` all that it has.
 
     Raises:
-        UserError: no such task or column, one class only, labels that are neither integers nor names, or fewer rows in
-            a class than asked for.
+        UserError: no such task or column, one class only, labels that are neither integers nor names, too many rows
+            without a label or title, or fewer rows in a class than asked for.
     """
     wanted = {"train": train_per_label, "validation": validation_per_label, "test": test_per_label}
     for split, count in wanted.items():
         if count is not None and count < 1:
             raise UserError(f"--{split}-per-label is {count}: give at least 1.")
-    if name == "docstrings":
-        given: dict[str, Any] = {f"{split}_per_label": count for split, count in wanted.items() if count is not None}
-        return load_docstrings_task(seed=seed, **given)
+    if shortfall not in SHORTFALLS:
+        raise UserError(f"--shortfall is {shortfall!r}: give error or take.")
+    if entity_markers not in MARKINGS:
+        raise UserError(f"--entity-markers is {entity_markers!r}: give one of {', '.join(MARKINGS)}.")
     known = KNOWN.get(name)
-    source = name
-    if known is not None:
-        folder = data_root(root)
-        source = str(folder / name) if folder is not None and (folder / name).is_dir() else known.hub
-        if source == known.hub and datasets.config.HF_HUB_OFFLINE:
-            raise UserError(
-                f"The task {name!r} is not under the data root and HF_HUB_OFFLINE is set: set TLM_DATA or --data-root "
-                f"to a folder that holds {name}/*.parquet, or allow the Hub."
-            )
-    table = read_table(source, config=config, revision=revision)
-    column = text_column or (known.text_column if known else "text")
-    split_rows, names = _labelled_rows(table, name, column, label_column, known)
-    chosen = _choose(split_rows, names, name, (train_per_label, validation_per_label, test_per_label), seed)
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
-    return datasets.DatasetDict(
-        {
-            split: datasets.Dataset.from_dict(
-                {"text": [text for text, _ in rows], "label": [label for _, label in rows]}, features=features
-            )
-            for split, rows in chosen.items()
+    if known is None and path is not None:
+        raise UserError(f"--task-path is where {', '.join(KNOWN)} lies: for {name!r} give the path itself as the task.")
+    if name != "fewrel" and entity_markers != "none":
+        raise UserError(f"--entity-markers belongs to the task fewrel, not to {name!r}: leave it out.")
+    if name in ("docstrings", "fewrel") and title_column is not None:
+        raise UserError(f"The task {name!r} has no titles: leave --title-column out.")
+    if name == "docstrings":
+        if all_rows:
+            raise UserError("The task 'docstrings' is balanced by number: give --train-per-label, not --all-rows.")
+        return _load_docstrings(wanted, seed)
+    place, fixed_revision = _find(name, known, path, revision, root)
+    if name == "fewrel":
+        source = read_fewrel(place, config, entity_markers)
+    else:
+        table = read_table(place, config=config, revision=fixed_revision)
+        columns = (text_column or (known.text_column if known else "text"), label_column, title_column)
+        source = read_rows(table, name, columns, known)
+        local = Path(place).expanduser()
+        source.facts |= {
+            "source": portable_path(place),
+            "revision": f"sha256:{files_hash(local)}" if local.exists() else fixed_revision,
+            "config": config,
+            "columns": dict(zip(("text", "label", "title"), columns, strict=True)),
         }
-    )
+    sizes = _sizes(known, wanted, all_rows)
+    chosen, notes = _choose(source, name, sizes, seed, shortfall, tenth=known is not None)
+    dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
+    if dropped:
+        notes.insert(0, f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}")
+    if notes:
+        logger.warning("Note: %s: %s.", name, "; ".join(notes))
+    asked = {**sizes._asdict(), "train": sizes.pool or sizes.train}
+    facts = {
+        **source.facts,
+        "task": portable_path(name),
+        "seed": seed,
+        "asked_per_label": {split: asked[split] for split in SPLITS},
+        "validation_within_train": sizes.pool is not None,
+        "dropped": dropped,
+        "texts_with_two_labels": source.two_labels,
+    }
+    return _describe(chosen, source.names, facts)
 
 
 def load_task_from(arguments: TaskArguments) -> datasets.DatasetDict:
@@ -131,10 +195,15 @@ def load_task_from(arguments: TaskArguments) -> datasets.DatasetDict:
         test_per_label=arguments.test_per_label,
         text_column=arguments.text_column,
         label_column=arguments.label_column,
+        title_column=arguments.title_column,
+        entity_markers=arguments.entity_markers,
+        path=arguments.task_path,
         config=arguments.task_config,
         revision=arguments.task_revision,
         root=arguments.data_root,
         seed=arguments.task_seed,
+        all_rows=arguments.all_rows,
+        shortfall=arguments.shortfall,
     )
 
 
@@ -145,114 +214,190 @@ def task_hash(task: datasets.DatasetDict) -> str:
     )
 
 
-def _labelled_rows(
-    table: datasets.DatasetDict, name: str, text_column: str, label_column: str, known: KnownTask | None
-) -> tuple[dict[str, list[tuple[str, int]]], list[str]]:
-    """(text, class id) rows of the source's own train/validation/test splits, and the class names."""
-    wanted = {split: table[split] for split in SPLITS if split in table}
-    if "train" not in wanted and wanted:
-        raise UserError(f"{name!r} has the splits {', '.join(wanted)} but no train split: give a source with one.")
-    if not wanted:
-        wanted = {"train": next(iter(table.values()))}
-    first = next(iter(wanted.values()))
-    check_column(first, text_column, name, "--text-column")
-    check_column(first, label_column, name, "--label-column")
-    raw = {split: (rows[text_column][:], rows[label_column][:]) for split, rows in wanted.items()}
-    values = [value for _, labels in raw.values() for value in labels]
-    feature = first.features[label_column]
-    if known is not None:
-        names: list[str] = list(known.labels)
-        ids: dict[Any, int] = {index: index for index in range(len(names))}
-    elif isinstance(feature, datasets.ClassLabel):
-        names = list(feature.names)
-        ids = {index: index for index in range(len(names))}
-    else:
-        names, ids = _name_labels(values, name, label_column)
-    present = {value for value in values if value in ids}
-    if len(present) < 2:
-        raise UserError(f"The task {name!r} has {len(present)} class in {label_column!r}: give at least two classes.")
-    rows = {
-        split: [
-            (text.strip(), ids[label])
-            for text, label in zip(texts, labels, strict=True)
-            if isinstance(text, str) and text.strip() and label in ids
-        ]
-        for split, (texts, labels) in raw.items()
-    }
-    return rows, names
-
-
-def _name_labels(values: list[Any], name: str, column: str) -> tuple[list[str], dict[Any, int]]:
-    """Class names in sorted order for strings, or the integers themselves."""
-    kinds = {type(value) for value in values}
-    if kinds == {str}:
-        names = sorted(set(values))
-        return names, {label: index for index, label in enumerate(names)}
-    if kinds == {int}:
-        numbers = sorted(set(values))
-        return [str(number) for number in numbers], {number: index for index, number in enumerate(numbers)}
-    # A missing value turns a CSV's integers into floats, so it is the culprit before they are.
-    missing = [value for value in values if value is None or value != value]
-    odd = [value for value in values if not isinstance(value, str | int) or isinstance(value, bool)]
-    culprit = "an empty cell" if missing else repr(odd[0]) if odd else "both"
-    raise UserError(
-        f"Labels must be integers or names, but column {column!r} of {name!r} holds {culprit}: clean it, or set "
-        "--label-column."
-    )
-
-
-def _choose(
-    rows: dict[str, list[tuple[str, int]]],
-    names: list[str],
-    name: str,
-    per_label: tuple[int | None, int | None, int | None],
-    seed: int,
-) -> dict[str, list[tuple[str, int]]]:
-    """Balanced, seeded rows of each split, from seeded orders per class."""
-    by_class = {split: _by_class(split_rows, len(names)) for split, split_rows in rows.items()}
-    test_texts = {text for text, _ in rows.get("test", [])}
-    chosen: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
-    for label, label_name in enumerate(names):
-        train = [text for text in by_class["train"][label] if text not in test_texts]
-        train = [train[index] for index in seeded_order(train, seed)]
-        if "test" in by_class:
-            test = by_class["test"][label]
-            test = [test[index] for index in seeded_order(test, seed)]
-        else:
-            size = per_label[2] if per_label[2] is not None else round(0.15 * len(train))
-            test, train = train[:size], train[size:]
-        if "validation" in by_class:
-            taken = test_texts.union(test)
-            validation = [text for text in by_class["validation"][label] if text not in taken]
-            validation = [validation[index] for index in seeded_order(validation, seed)]
-            train = [text for text in train if text not in set(validation)]
-        else:
-            size = min(200, round(0.1 * len(train))) if "test" in by_class else round(0.15 / 0.85 * len(train))
-            size = size if per_label[1] is None else per_label[1]
-            validation, train = train[:size], train[size:]
-        for split, texts, wanted in zip(SPLITS, (train, validation, test), per_label, strict=True):
-            if wanted is not None and len(texts) < wanted:
-                raise UserError(
-                    f"{wanted} {split} texts per label were asked for, but the class {label_name!r} of {name!r} has "
-                    f"{len(texts)} left: ask for at most that many."
-                )
-            if not texts:
-                raise UserError(f"The class {label_name!r} of {name!r} has no {split} text: give more rows of it.")
-            chosen[split].extend((text, label) for text in texts[:wanted])
-    for split, split_rows in chosen.items():
-        order = seeded_order([f"{label}\0{text}" for text, label in split_rows], f"{seed}-{split}")
-        chosen[split] = [split_rows[index] for index in order]
-    return chosen
-
-
-def _by_class(rows: list[tuple[str, int]], classes: int) -> list[list[str]]:
-    """Texts of each class, exact duplicates dropped."""
-    grouped: list[dict[str, None]] = [{} for _ in range(classes)]
-    for text, label in rows:
-        grouped[label][text] = None
-    return [list(texts) for texts in grouped]
-
-
 def class_names(task: datasets.DatasetDict) -> list[str]:
     """Names of the classes, in label order."""
     return list(task["train"].features["label"].names)
+
+
+def _find(
+    name: str, known: KnownTask | None, path: str | None, revision: str | None, root: str | None
+) -> tuple[str, str | None]:
+    """Path or Hub name of a task, and the revision to read there."""
+    if known is None:
+        return name, revision
+    if path is not None:
+        if not Path(path).expanduser().exists():
+            raise UserError(f"--task-path {path} does not exist: give the file or folder of {name}.")
+        return path, None
+    folder = data_root(root)
+    if folder is not None and (folder / name).is_dir():
+        return str(folder / name), None
+    if known.hub is None:
+        raise UserError(
+            f"The task {name!r} is not under the data root, and its official files are not on the Hub: give "
+            f"--task-path, or set TLM_DATA or --data-root to a folder that holds {name}/."
+        )
+    if datasets.config.HF_HUB_OFFLINE:
+        raise UserError(
+            f"The task {name!r} is not under the data root and HF_HUB_OFFLINE is set: set TLM_DATA or --data-root "
+            f"to a folder that holds {name}/*.parquet, or allow the Hub."
+        )
+    return known.hub, revision or known.revision
+
+
+def _sizes(known: KnownTask | None, wanted: dict[str, int | None], all_rows: bool) -> Sizes:
+    """What was asked for, with the paper's numbers where none was given."""
+    train, validation, test = (wanted[split] for split in SPLITS)
+    if known is None or all_rows:
+        return Sizes(train, validation, test)
+    if test is None:
+        test = known.test_per_label
+    if train is not None:
+        return Sizes(train, validation, test)
+    if known.validation_within_train:
+        return Sizes(None, validation, test, known.train_per_label)
+    return Sizes(known.train_per_label, validation, test)
+
+
+def _choose(
+    source: TaskSource, name: str, sizes: Sizes, seed: int, shortfall: str, tenth: bool
+) -> tuple[dict[str, list[Row]], list[str]]:
+    """Seeded rows of each split, from seeded orders by class, and what is to be said about classes that lack some.
+
+    `tenth`: validation is a tenth of the training rows even where the source has no test split. Counts what it leaves
+    out in `source.dropped`.
+    """
+    classes = range(len(source.names))
+    found = {split: _by_class(source, split) for split in source.rows}
+    own_test, own_validation = "test" in found, "validation" in found
+    rest = [_ordered(rows, seed) for rows in found["train"]]
+    if own_test:
+        test = [_ordered(rows, seed) for rows in found["test"]]
+        rest = _without(rest, test, source)
+    else:
+        cuts = [round(0.15 * len(rows)) if sizes.test is None else sizes.test for rows in rest]
+        test = [rows[:cut] for rows, cut in zip(rest, cuts, strict=True)]
+        rest = _without([rows[cut:] for rows, cut in zip(rest, cuts, strict=True)], test, source)
+    short = [("train", sizes.pool, label, len(rest[label])) for label in classes if sizes.pool is not None]
+    rest = [rows[: sizes.pool] for rows in rest]
+    if own_validation:
+        validation = _without([_ordered(rows, seed) for rows in found["validation"]], test, source)
+        train = _without(rest, validation, source)
+    else:
+        shares = [
+            min(200, round(0.1 * len(rows))) if own_test or tenth else round(0.15 / 0.85 * len(rows)) for rows in rest
+        ]
+        cuts = shares if sizes.validation is None else [sizes.validation for _ in rest]
+        validation = [rows[:cut] for rows, cut in zip(rest, cuts, strict=True)]
+        train = _without([rows[cut:] for rows, cut in zip(rest, cuts, strict=True)], validation, source)
+    chosen: dict[str, list[Row]] = {}
+    for split, groups, count in zip(SPLITS, (train, validation, test), sizes[:3], strict=True):
+        short += [(split, count, label, len(groups[label])) for label in classes if count is not None]
+        rows = [row for group in groups for row in group[:count]]
+        order = seeded_order([f"{row.label}\0{row.key}" for row in rows], f"{seed}-{split}")
+        chosen[split] = [rows[index] for index in order]
+    notes = _shortages([entry for entry in short if entry[3] < entry[1]], source, name, shortfall, sizes)
+    for split, rows in chosen.items():
+        lacking = set(classes) - {row.label for row in rows}
+        if lacking:
+            raise UserError(
+                f"The class {source.names[min(lacking)]!r} of {name!r} has no {split} text: give more rows of it."
+            )
+    return chosen, notes
+
+
+def _shortages(
+    short: list[tuple[str, int, int, int]], source: TaskSource, name: str, shortfall: str, sizes: Sizes
+) -> list[str]:
+    """Refuse classes with fewer rows than asked for, or say in a note by split which has the fewest."""
+    notes = []
+    for split in reversed(
+        SPLITS
+    ):  # in the order in which they take their rows, so that the first to lack some is named
+        lacking = [entry for entry in short if entry[0] == split]
+        if not lacking:
+            continue
+        _, count, label, left = min(lacking, key=lambda entry: entry[3])
+        within = " (validation included)" if split == "train" and sizes.pool is not None else ""
+        if shortfall == "error":
+            others = f" ({len(lacking)} of {len(source.names)} classes have fewer)" if len(lacking) > 1 else ""
+            raise UserError(
+                f"{count} {split} texts per label{within} were asked for, but the class {source.names[label]!r} of "
+                f"{name!r} has {left} left{others}: ask for at most that many, or --shortfall take."
+            )
+        notes.append(
+            f"{len(lacking)} of {len(source.names)} classes have fewer than {count} {split} texts{within}, the fewest "
+            f"{source.names[label]!r} with {left}"
+        )
+    return notes
+
+
+def _by_class(source: TaskSource, split: str) -> list[list[Row]]:
+    """Rows of each class, of equal ones the first."""
+    grouped: list[dict[str, Row]] = [{} for _ in source.names]
+    for row in source.rows[split]:
+        grouped[row.label].setdefault(row.key, row)
+    groups = [list(rows.values()) for rows in grouped]
+    source.dropped["duplicates"] += len(source.rows[split]) - sum(map(len, groups))
+    return groups
+
+
+def _ordered(rows: list[Row], seed: int) -> list[Row]:
+    return [rows[index] for index in seeded_order([row.key for row in rows], seed)]
+
+
+def _without(groups: list[list[Row]], others: list[list[Row]], source: TaskSource) -> list[list[Row]]:
+    """Rows of each class whose text stands in no class of another split."""
+    taken = {row.key for rows in others for row in rows}
+    left = [[row for row in rows if row.key not in taken] for rows in groups]
+    source.dropped["in another split"] += sum(map(len, groups)) - sum(map(len, left))
+    return left
+
+
+def _load_docstrings(wanted: dict[str, int | None], seed: int) -> datasets.DatasetDict:
+    """The embedded task with the ids of its paragraphs, which are found again by their masked text."""
+    given: dict[str, Any] = {f"{split}_per_label": count for split, count in wanted.items() if count is not None}
+    task, corpus = load_docstrings_task(seed=seed, **given), load_docstrings()
+    chosen = {}
+    for split in SPLITS:
+        rows = [Row(row["text"], row["label"], "", row["text"]) for row in task[split]]
+        wanting = {(TASK_LIBRARIES[row.label], row.text): number for number, row in enumerate(rows)}
+        missing = Counter(library for library, _ in wanting)
+        columns = (corpus[split][column][:] for column in ("text", "library", "row_id"))
+        known = [(*row, hashlib.sha256(f"{seed}\n{row[0]}".encode()).digest()) for row in zip(*columns, strict=True)]
+        # Texts may be equal once masked: the task took the first in this order, and few beyond those it took.
+        for text, library, row_id, _ in sorted(known, key=lambda row: row[-1]):
+            number = wanting.pop((library, mask_names(text)), None) if missing[library] else None
+            if number is not None:
+                rows[number] = rows[number]._replace(id=row_id)
+                missing[library] -= 1
+        chosen[split] = rows
+    facts = {
+        "task": "docstrings",
+        "source": "docstrings",
+        "revision": f"sha256:{fingerprint()}",
+        "seed": seed,
+        "asked_per_label": {split: len(task[split]) // len(TASK_LIBRARIES) for split in SPLITS},
+        "dropped": {},
+        "texts_with_two_labels": 0,
+    }
+    return _describe(chosen, list(TASK_LIBRARIES), facts)
+
+
+def _describe(chosen: dict[str, list[Row]], names: list[str], facts: dict[str, Any]) -> datasets.DatasetDict:
+    """The chosen rows as splits that carry their facts."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names), ID: datasets.Value("string")}
+    )
+    splits = {}
+    for split, rows in chosen.items():
+        columns = {
+            "text": [row.text for row in rows],
+            "label": [row.label for row in rows],
+            ID: [row.id for row in rows],
+        }
+        counts = Counter(row.label for row in rows)
+        per_label = {label: counts[index] for index, label in enumerate(names)}
+        table = datasets.Dataset.from_dict(columns, features=features)
+        splits[split] = describe_split(table, **facts, split_name=split, per_label=per_label)
+    return datasets.DatasetDict(splits)

@@ -90,7 +90,8 @@ def _score_classifier(arguments: ScoreArguments) -> dict[str, Any]:
     if other_split:
         logger.warning(
             "Note: %s was fine-tuned on another split of this task; test texts may be among its training texts (give "
-            "the --task-seed and --*-per-label options of its fine-tuning).",
+            "the options of its fine-tuning: --task-seed, --*-per-label, --all-rows, --shortfall, --entity-markers, "
+            "--title-column).",
             arguments.model,
         )
     logits, truncated = predict_logits(model, tokenizer, test["text"][:], show_progress=not arguments.disable_tqdm)

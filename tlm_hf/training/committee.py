@@ -27,8 +27,11 @@ class CommitteeArguments(TaskArguments):
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
-NOT_DECISIVE = ("output_dir", "members", "data_root", "disable_tqdm")
-"""Members count by their weights, wherever they lie."""
+NOT_DECISIVE = (
+    *("output_dir", "members", "data_root", "disable_tqdm"),
+    *("task_path", "title_column", "entity_markers", "all_rows", "shortfall"),
+)
+"""Members count by their weights, wherever they lie, and options of the task by the texts that they choose."""
 
 
 def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
@@ -75,8 +78,8 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
         if trained_on_another_split(member, task_sha256):
             raise UserError(
                 f"The member {member!r} was fine-tuned on another split of its task, so test texts may be among its "
-                "training texts: give the --task-seed, --train-per-label, --validation-per-label and --test-per-label "
-                "that it was fine-tuned with."
+                "training texts: give the options of the task (--task-seed, --*-per-label, --all-rows, --shortfall, "
+                "--entity-markers, --title-column) that it was fine-tuned with."
             )
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
     settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_sha256}

@@ -18,6 +18,8 @@ from transformers import (
     set_seed,
 )
 
+from ..data.fewrel import apply_entity_markers
+from ..data.subsets import facts_of
 from ..data.tasks import TaskArguments, class_names, load_task_from, task_hash
 from ..data.tokenization import tokenize, tokenizer_hash
 from ..errors import UserError, check_range
@@ -54,6 +56,7 @@ class FinetuneArguments(TaskArguments):
 NOT_DECISIVE = (
     *("output_dir", "report_to", "logging_steps", "disable_tqdm", "data_root", "num_threads"),
     *("model", "task"),  # they count by their weights and texts, wherever they lie
+    *("task_path", "title_column", "entity_markers", "all_rows", "shortfall"),  # by the texts that they choose
 )
 
 
@@ -101,8 +104,11 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     model = load_for_finetuning(
         arguments.model, class_names(task), dropout=arguments.dropout, from_scratch=arguments.from_scratch
     )
+    facts = facts_of(task["train"])
+    apply_entity_markers(facts, tokenizer, model)
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
     settings |= {
+        "added_tokens": facts.get("added_tokens"),  # ordinary and added markers make the same texts
         "weights": "new" if arguments.from_scratch else weights_hash(arguments.model),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "task_sha256": task_hash(task),

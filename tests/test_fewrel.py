@@ -1,0 +1,389 @@
+"""FewRel: official files read as they are, sentences under two relations, markers around the entities, bad files.
+
+Oracles: the files read with the standard library alone, sets and counters; sentences written out by hand.
+"""
+
+import collections
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlm_hf.data.fewrel import ENTITY_MARKERS, read_fewrel
+from tlm_hf.data.subsets import facts_of
+from tlm_hf.data.tasks import SPLITS, class_names, load_task
+from tlm_hf.errors import UserError
+
+DATA = os.environ.get("TLM_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="TLM_DATA is not set: no real text to read")
+PLACES = ("Aland", "Borin", "Cesta", "Dorum", "Eskil", "Fjern", "Gatta")
+
+
+def sentence(number: int, verb: str) -> dict:
+    """A sentence of the official shape; head is token 0, tail the two tokens before the full stop."""
+    tokens = [PLACES[number % len(PLACES)], verb, "near", "Lake", f"{number}", "."]
+    return {"tokens": tokens, "h": [tokens[0].lower(), "", [[0]]], "t": [f"lake {number}", "Q1", [[3, 4]]]}
+
+
+def write(folder: Path, relations: dict, names: dict | None = None, part: str = "train_wiki") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{part}.json").write_text(json.dumps(relations), encoding="utf-8")
+    names = names or {pid: [f"name of {pid}", "what it is"] for pid in (*relations, "P999")}
+    (folder / "pid2name.json").write_text(json.dumps(names), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    relations = {"P20": ("lies", 40), "P3": ("stands", 50), "P100": ("sleeps", 44)}
+    return write(
+        tmp_path_factory.mktemp("data") / "fewrel",
+        {pid: [sentence(number, verb) for number in range(count)] for pid, (verb, count) in relations.items()},
+    )
+
+
+def load(folder: Path, train: int | None = 20, test: int | None = 5, **options):
+    return load_task("fewrel", path=str(folder), train_per_label=train, test_per_label=test, **options)
+
+
+def rows_of(task) -> list[tuple]:
+    return [(split, row["id"], row["label"], row["text"]) for split in SPLITS for row in task[split]]
+
+
+def oracle(path: Path) -> tuple[dict[str, dict[str, str]], int, int]:
+    """Texts by id and relation, and how many rows stand under two relations: exactly, and but for case and spaces."""
+    relations = json.loads(path.read_text(encoding="utf-8"))
+    joined = {
+        (pid, number): " ".join(" ".join(item["tokens"]).split())
+        for pid, items in relations.items()
+        for number, item in enumerate(items)
+    }
+    exact, alike = collections.defaultdict(set), collections.defaultdict(set)
+    for (pid, _), text in joined.items():
+        exact[text].add(pid)
+        alike[text.lower()].add(pid)
+    kept: dict[str, dict[str, str]] = {pid: {} for pid in relations}
+    for (pid, number), text in joined.items():
+        if len(alike[text.lower()]) == 1 and text.lower() not in {other.lower() for other in kept[pid].values()}:
+            kept[pid][f"{pid}/{number}"] = text
+    twice = sum(len(exact[text]) > 1 for text in joined.values())
+    return kept, twice, sum(len(alike[text.lower()]) > 1 for text in joined.values()) - twice
+
+
+class TestRows:
+    def test_splits_are_balanced_disjoint_and_named(self, folder):
+        task = load(folder)
+        assert class_names(task) == ["name of P3", "name of P20", "name of P100"]
+        sizes = {split: collections.Counter(task[split]["label"]) for split in SPLITS}
+        assert sizes["train"] == {0: 20, 1: 20, 2: 20}
+        assert sizes["test"] == {0: 5, 1: 5, 2: 5}
+        assert sizes["validation"] == {0: 4, 1: 4, 2: 4}  # a tenth of 45, 35 and 39, halves to the even number
+        known, _, _ = oracle(folder / "train_wiki.json")
+        rows = rows_of(task)
+        assert len({text for *_, text in rows}) == len({row_id for _, row_id, *_ in rows}) == len(rows) == 87
+        for _, row_id, label, text in rows:
+            pid = row_id.split("/")[0]
+            assert known[pid][row_id] == text
+            assert class_names(task)[label] == f"name of {pid}"
+
+    def test_facts_reproduce_a_split(self, folder):
+        found = facts_of(load(folder, seed=3)["test"])
+        content = (folder / "train_wiki.json").read_bytes()
+        assert found["revision"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+        assert (found["task"], found["split_name"], found["seed"], found["part"]) == ("fewrel", "test", 3, "train_wiki")
+        assert found["asked_per_label"] == {"train": 20, "validation": None, "test": 5}
+        assert found["per_label"] == {"name of P3": 5, "name of P20": 5, "name of P100": 5}
+        assert found["entity_markers"] == "none"
+        assert "added_tokens" not in found
+
+    def test_sentence_under_two_relations_is_dropped_from_both_and_counted(self, tmp_path):
+        def shouted(item):
+            return {**item, "tokens": [*(token.upper() for token in item["tokens"]), " "]}
+
+        first = [sentence(number, "lies") for number in range(20)]
+        second = [sentence(number, "stands") for number in range(20)]
+        second += [first[4], shouted(first[5]), second[7], shouted(second[8])]
+        folder = write(tmp_path / "twice", {"P1": first, "P2": second})
+        source = read_fewrel(folder)
+        assert source.dropped == {"two labels": 2, "two labels but for case and spaces": 2, "duplicates": 2}
+        gone = {"P1/4", "P2/20", "P1/5", "P2/21", "P2/22", "P2/23"}
+        written = {*(f"P1/{number}" for number in range(20)), *(f"P2/{number}" for number in range(24))}
+        assert {row.id for row in source.rows["train"]} == written - gone
+        found = facts_of(load(folder, 5, 5)["train"])
+        assert found["dropped"] == {"duplicates": 2, "two labels": 2, "two labels but for case and spaces": 2}
+
+    def test_blank_tokens_and_empty_sentences(self, tmp_path):
+        rows = [sentence(number, "lies") for number in range(4)]
+        rows[0]["tokens"] = ["Aland", "\n\n", "lies", "\xa0", "here"]
+        rows[1]["tokens"] = [" ", ""]
+        source = read_fewrel(write(tmp_path, {"P1": rows, "P2": [sentence(9, "stands")]}))
+        assert source.rows["train"][0].text == "Aland lies here"
+        assert source.dropped == {"empty text": 1}
+
+    def test_relations_of_one_name_stay_apart(self, tmp_path):
+        names = {"P1": ["part of", ""], "P2": ["part of", ""], "P3": ["owner", ""]}
+        folder = write(tmp_path, {pid: [sentence(1, pid)] for pid in names}, names)
+        assert read_fewrel(folder).names == ["part of (P1)", "part of (P2)", "owner"]
+
+    def test_places_of_the_files(self, folder, tmp_path, monkeypatch):
+        expected = rows_of(load(folder))
+        assert rows_of(load_task("fewrel", root=str(folder.parent), train_per_label=20, test_per_label=5)) == expected
+        monkeypatch.setenv("TLM_DATA", str(folder.parent))
+        assert rows_of(load_task("fewrel", train_per_label=20, test_per_label=5)) == expected
+        assert rows_of(load(folder / "train_wiki.json")) == expected
+        write(folder, {pid: [sentence(n, pid) for n in range(30)] for pid in ("P3", "P999")}, None, part="val_wiki")
+        write(folder, json.loads((folder / "train_wiki.json").read_text()))  # pid2name.json as it was
+        other = load(folder, config="val_wiki")
+        assert class_names(other) == ["name of P3", "name of P999"]
+        assert facts_of(other["train"])["part"] == "val_wiki"
+
+
+class TestSizes:
+    def test_the_papers_numbers_are_the_default(self, tmp_path):
+        folder = write(
+            tmp_path, {pid: [sentence(n, pid) for n in range(size)] for pid, size in (("P1", 700), ("P2", 790))}
+        )
+        task = load_task("fewrel", path=str(folder))
+        sizes = {split: collections.Counter(task[split]["label"]) for split in SPLITS}
+        assert sizes == {
+            "train": {0: 567, 1: 567},
+            "validation": {0: 63, 1: 63},
+            "test": {0: 70, 1: 70},
+        }  # 630 and 70
+        assert facts_of(task["train"])["asked_per_label"] == {"train": 630, "validation": None, "test": 70}
+        assert facts_of(task["train"])["validation_within_train"] is True
+        assert len(load_task("fewrel", path=str(folder), validation_per_label=30)["train"]) == 1200
+
+    def test_fewer_are_refused_or_taken(self, folder, one_sentence, caplog):
+        with pytest.raises(UserError) as caught:
+            load(folder, None, None)
+        said = one_sentence(caught.value)
+        for part in ("70 test texts", "'name of P20'", "has 40 left", "3 of 3", "--shortfall take"):
+            assert part in said
+        with pytest.raises(UserError, match=r"630 train texts per label .validation included.*has 35 left"):
+            load(folder, None, 5)
+        task = load(folder, None, 5, shortfall="take")
+        assert facts_of(task["train"])["per_label"] == {"name of P3": 41, "name of P20": 31, "name of P100": 35}
+        assert len([record for record in caplog.records if "fewer than 630" in record.getMessage()]) == 1
+        every = load(folder, None, None, all_rows=True)
+        assert sum(len(every[split]) for split in SPLITS) == 134
+        assert not [record for record in caplog.records[1:] if "fewer" in record.getMessage()]
+
+    @given(train=st.integers(1, 20), test=st.integers(1, 8), seed=st.integers(0, 5))
+    def test_fewer_training_rows_are_a_subset_and_test_stays(self, folder, train, test, seed):
+        few, many = (load(folder, size, test, seed=seed) for size in (train, 25))
+        ids = {split: set(few[split]["id"]) for split in SPLITS}
+        assert ids["train"] <= set(many["train"]["id"])
+        assert few["test"].to_list() == many["test"].to_list()
+        assert not ids["train"] & ids["test"] | ids["train"] & ids["validation"] | ids["validation"] & ids["test"]
+        assert collections.Counter(few["train"]["label"]) == dict.fromkeys(range(3), train)
+        assert collections.Counter(few["test"]["label"]) == dict.fromkeys(range(3), test)
+
+    def test_order_in_the_file_does_not_matter(self, folder, tmp_path):
+        relations = json.loads((folder / "train_wiki.json").read_text())
+        turned = write(tmp_path, {pid: relations[pid][::-1] for pid in list(relations)[::-1]})
+        ours, theirs = rows_of(load(folder)), rows_of(load(turned))
+        assert [(split, label, text) for split, _, label, text in ours] == [
+            (split, label, text) for split, _, label, text in theirs
+        ]
+
+    def test_another_process_chooses_the_same(self, folder, run_with_package):
+        code = """
+import json, sys
+from tlm_hf.data.tasks import load_task
+task = load_task("fewrel", path=sys.argv[1], train_per_label=20, test_per_label=5, seed=2)
+print(json.dumps([[split, row["id"], row["label"], row["text"]] for split in task for row in task[split]]))
+"""
+        assert [tuple(row) for row in run_with_package(code, str(folder))] == rows_of(load(folder, seed=2))
+        assert rows_of(load(folder, seed=2)) != rows_of(load(folder, seed=3))
+
+
+class TestMarkers:
+    @pytest.mark.parametrize(
+        ("head", "tail", "expected"),
+        [
+            ([[0]], [[3, 4]], "[E1] a [/E1] b c [E2] d e [/E2] f"),
+            ([[3, 4]], [[0]], "[E2] a [/E2] b c [E1] d e [/E1] f"),
+            ([[1, 2]], [[3]], "a [E1] b c [/E1] [E2] d [/E2] e f"),
+            ([[3]], [[1, 2]], "a [E2] b c [/E2] [E1] d [/E1] e f"),
+            ([[0]], [[5]], "[E1] a [/E1] b c d e [E2] f [/E2]"),
+            ([[1], [4]], [[2], [5]], "a [E1] b [/E1] [E2] c [/E2] d e f"),
+        ],
+    )
+    def test_places(self, tmp_path, head, tail, expected):
+        item = {"tokens": list("abcdef"), "h": ["x", "", head], "t": ["y", "", tail]}
+        folder = write(tmp_path, {"P1": [item], "P2": [sentence(1, "lies")]})
+        for kind in ("text", "added"):
+            assert read_fewrel(folder, entity_markers=kind).rows["train"][0].text == expected
+        assert read_fewrel(folder).rows["train"][0].text == "a b c d e f"
+
+    def test_blank_tokens_count_in_the_numbers(self, tmp_path):
+        item = {"tokens": ["a", "\n", "b", " ", "c"], "h": ["b", "", [[2]]], "t": ["c", "", [[4]]]}
+        folder = write(tmp_path, {"P1": [item], "P2": [sentence(1, "lies")]})
+        assert read_fewrel(folder, entity_markers="text").rows["train"][0].text == "a [E1] b [/E1] [E2] c [/E2]"
+
+    def test_markers_do_not_change_the_choice_and_are_said_in_the_facts(self, folder):
+        plain, text, added = (load(folder, entity_markers=kind) for kind in ("none", "text", "added"))
+        assert rows_of(text) == rows_of(added)
+        for row, marked in zip(rows_of(plain), rows_of(text), strict=True):
+            assert row[:3] == marked[:3]
+            assert row[3] == " ".join(word for word in marked[3].split() if word not in ENTITY_MARKERS)
+            assert all(marked[3].count(marker) == 1 for marker in ENTITY_MARKERS)
+        said = [facts_of(task["validation"]) for task in (plain, text, added)]
+        assert [facts["entity_markers"] for facts in said] == ["none", "text", "added"]
+        assert [facts.get("added_tokens") for facts in said] == [None, None, list(ENTITY_MARKERS)]
+
+
+class TestRefusals:
+    @pytest.fixture
+    def say(self, tmp_path, one_sentence):
+        """Function `(content of train_wiki.json, ...)` that asserts a refusal and returns the sentence."""
+
+        def refuse(content, names=None, **options) -> str:
+            write(tmp_path, {})
+            text = content if isinstance(content, bytes) else json.dumps(content).encode()
+            (tmp_path / "train_wiki.json").write_bytes(text)
+            if names is not None:
+                (tmp_path / "pid2name.json").write_bytes(
+                    names if isinstance(names, bytes) else json.dumps(names).encode()
+                )
+            with pytest.raises(UserError) as caught:
+                load_task("fewrel", path=str(tmp_path), train_per_label=1, test_per_label=1, **options)
+            return one_sentence(caught.value)
+
+        return refuse
+
+    NAMES = {"P1": ["one", ""], "P2": ["two", ""]}
+
+    def test_files(self, say, tmp_path, one_sentence):
+        whole = json.dumps({pid: [sentence(n, pid) for n in range(9)] for pid in ("P1", "P2")}).encode()
+        for content in (whole[:-30], b"", b"\xff\xfe{}", whole.replace(b"near", b"n\xe9ar")):
+            said = say(content, self.NAMES)
+            assert "train_wiki.json" in said
+            assert "not whole JSON" in said
+        assert "P2" in say(whole, {"P1": ["one", ""]})
+        assert "not whole JSON" in say(whole, b'{"P1": ["on')
+        for entry in ("one", [], [3], {}):
+            assert "[name, description]" in say(whole, {**self.NAMES, "P2": entry})
+        (tmp_path / "pid2name.json").unlink()
+        missing = str(tmp_path / "nowhere")
+        cases = [({"path": str(tmp_path)}, "pid2name.json"), ({"path": missing}, "--task-path")]
+        cases += [({"root": missing}, "--task-path"), ({"path": __file__}, "not whole JSON")]
+        for options, part in cases:
+            with pytest.raises(UserError) as caught:
+                load_task("fewrel", **options)
+            assert part in one_sentence(caught.value)
+        (tmp_path / "train_wiki.json").unlink()
+        with pytest.raises(UserError, match="cannot be read"):
+            load_task("fewrel", path=str(tmp_path))
+        with pytest.raises(UserError, match="val_wiki"):
+            load_task("fewrel", path=str(tmp_path), config="val_wiki")
+
+    def test_shapes(self, say):
+        good = [sentence(n, "lies") for n in range(3)]
+        assert "JSON object" in say([good], self.NAMES)
+        assert "1 relation" in say({"P1": good}, self.NAMES)
+        assert "'P2' is not a list" in say({"P1": good, "P2": {"tokens": []}}, self.NAMES)
+        rows = [
+            ["a", "b"],
+            "a b",
+            {"tokens": "a b", "h": good[0]["h"], "t": good[0]["t"]},
+            {"tokens": ["a", 1], "h": good[0]["h"], "t": good[0]["t"]},
+            {"tokens": ["a"], "h": good[0]["h"]},
+            {"tokens": ["a"], "h": {"pos": [0, 1]}, "t": good[0]["t"]},
+            {"tokens": ["a"], "h": ["a", ""], "t": good[0]["t"]},
+            {"tokens": ["a\ud800"], "h": good[0]["h"], "t": good[0]["t"]},
+        ]
+        for row in rows:
+            said = say({"P1": good, "P2": [*good[:2], row]}, self.NAMES)
+            assert "row 2 of 'P2'" in said
+
+    @pytest.mark.parametrize(
+        ("head", "said"),
+        [
+            ([[3]], "overlap"),
+            ([[4, 5]], "overlap"),
+            ([[0, 1, 2, 3]], "overlap"),
+            ([[6]], "6 to 6"),
+            ([[5, 6]], "5 to 6"),
+            ([[-1]], "-1 to -1"),
+            ([[0, 2]], "unbroken"),
+            ([[1, 0]], "unbroken"),
+            ([[]], "unbroken"),
+            ([], "unbroken"),
+            ([["0"]], "unbroken"),
+            ([[True]], "unbroken"),
+            ([0], "unbroken"),
+        ],
+    )
+    def test_spans(self, say, head, said):
+        broken = {**sentence(8, "lies"), "h": ["x", "", head]}
+        relations = {
+            "P1": [sentence(n, "lies") for n in range(8)],
+            "P2": [*(sentence(n, "stands") for n in range(8)), broken],
+        }
+        for kind in ("text", "added"):
+            found = say(relations, self.NAMES, entity_markers=kind)
+            assert said in found
+            assert "row 8 of 'P2'" in found
+
+    def test_spans_do_not_matter_without_markers(self, tmp_path):
+        broken = {**sentence(8, "lies"), "h": ["x", "", [[99]]]}
+        folder = write(tmp_path, {"P1": [sentence(n, "lies") for n in range(8)], "P2": [broken]})
+        assert len(read_fewrel(folder).rows["train"]) == 9
+
+    def test_options(self, folder, one_sentence):
+        for options, said in (
+            ({"entity_markers": "maybe"}, "maybe"),
+            ({"shortfall": "ignore"}, "ignore"),
+            ({"title_column": "title"}, "--title-column"),
+            ({"config": "test_wiki"}, "test_wiki"),
+        ):
+            with pytest.raises(UserError) as caught:
+                load(folder, **options)
+            assert said in one_sentence(caught.value)
+        with pytest.raises(UserError, match="one file"):
+            load(folder / "train_wiki.json", config="val_wiki")
+        with pytest.raises(UserError, match="--entity-markers"):
+            load_task("docstrings", entity_markers="text")
+
+
+@needs_data
+class TestRealText:
+    @pytest.mark.parametrize(("part", "relations"), [("train_wiki", 64), ("val_wiki", 16)])
+    def test_against_a_plain_reading(self, part, relations):
+        path = Path(DATA) / "fewrel" / f"{part}.json"
+        known, exact, alike = oracle(path)
+        names = {pid: entry[0] for pid, entry in json.loads((path.parent / "pid2name.json").read_text()).items()}
+        task = load_task("fewrel", root=DATA, config=part, train_per_label=100, test_per_label=30)
+        assert sorted(class_names(task)) == sorted(names[pid] for pid in known)
+        assert len(class_names(task)) == relations
+        for split, size in (("train", 100), ("test", 30)):
+            assert collections.Counter(task[split]["label"]) == dict.fromkeys(range(relations), size)
+        rows = rows_of(task)
+        for _, row_id, label, text in rows:
+            pid = row_id.split("/")[0]
+            assert known[pid][row_id] == text
+            assert class_names(task)[label] == names[pid]
+        assert len({text.lower() for *_, text in rows}) == len(rows)
+        dropped = facts_of(task["train"])["dropped"]
+        assert dropped["two labels"] == exact
+        assert dropped.get("two labels but for case and spaces", 0) == alike
+        total = sum(map(len, json.loads(path.read_text()).values()))
+        assert total - sum(dropped.values()) == sum(map(len, known.values()))
+
+    def test_every_row_bears_the_markers_and_all_rows_are_taken(self):
+        task = load_task("fewrel", root=DATA, entity_markers="text", all_rows=True)
+        known, _, _ = oracle(Path(DATA) / "fewrel" / "train_wiki.json")
+        rows = rows_of(task)
+        assert len(rows) == sum(map(len, known.values()))
+        for _, row_id, _, text in rows:
+            words = text.split()
+            assert sorted(word for word in words if word in ENTITY_MARKERS) == sorted(ENTITY_MARKERS)
+            assert " ".join(word for word in words if word not in ENTITY_MARKERS) == known[row_id.split("/")[0]][row_id]
+            assert words.index("[E1]") < words.index("[/E1]") - 1
+            assert words.index("[E2]") < words.index("[/E2]") - 1
