@@ -1,0 +1,278 @@
+"""Overlap-controlled subsets: equal sizes, ordered divergences, one choice in all processes, by training text alone.
+
+Oracles: the best subset of a tiny corpus by trying all of them, scipy's Jensen-Shannon distance, finite differences,
+plain Python counters, a second process.
+"""
+
+import itertools
+import json
+import os
+from collections import Counter
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+
+from tlm_hf.data import overlap_subsets as module
+from tlm_hf.data.overlap import TokenTexts
+from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
+from tlm_hf.data.sources import seeded_order, text_hash
+from tlm_hf.data.subsets import facts_of
+from tlm_hf.data.tokenization import load_tokenizer
+from tlm_hf.errors import UserError
+
+DATA = os.environ.get("TLM_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="TLM_DATA is not set: no real text to read")
+VOCABULARY = 50
+
+
+def random_corpus(seed: int, texts: int, longest: int = 60, topics: int = 5) -> tuple[TokenTexts, list[str]]:
+    """Texts that draw their tokens from topics, with lengths from 0 upwards, and a string that stands for each."""
+    rng = np.random.default_rng(seed)
+    of_topics = rng.dirichlet(np.full(VOCABULARY, 0.3), size=topics)
+    rows = [rng.choice(VOCABULARY, rng.integers(0, longest), p=of_topics[rng.integers(topics)]) for _ in range(texts)]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    tokens = TokenTexts(np.concatenate(rows).astype(np.int32), offsets, VOCABULARY)
+    return tokens, [f"{index}: {' '.join(map(str, row))}" for index, row in enumerate(rows)]
+
+
+def counts_by_hand(tokens: TokenTexts, chosen) -> np.ndarray:
+    """Token counts of the chosen texts, text by text."""
+    found: Counter[int] = Counter()
+    for index in chosen:
+        found.update(tokens.ids[tokens.offsets[index] : tokens.offsets[index + 1]].tolist())
+    return np.array([found[token] for token in range(tokens.vocab_size)])
+
+
+def bits(one: np.ndarray, other: np.ndarray) -> float:
+    return float(jensenshannon(one, other, base=2) ** 2)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> tuple[TokenTexts, list[str]]:
+    return random_corpus(0, 1500)
+
+
+@pytest.fixture(scope="module")
+def task_counts() -> np.ndarray:
+    return np.random.default_rng(7).multinomial(3000, np.random.default_rng(8).dirichlet(np.full(VOCABULARY, 0.3)))
+
+
+@given(seed=st.integers(0, 10**6), texts=st.integers(400, 900), share=st.floats(0.1, 0.4))
+def test_sizes_are_equal_and_divergences_ordered(seed, texts, share):
+    tokens, names = random_corpus(seed, texts)
+    task = np.random.default_rng(seed + 1).multinomial(2000, np.random.default_rng(seed).dirichlet(np.ones(VOCABULARY)))
+    wanted = int(share * texts)
+    chosen, facts = select_subsets(tokens, names, task, wanted, seed=seed)
+    assert set(chosen) == set(facts) == set(KINDS)
+    for kind in KINDS:
+        assert len(chosen[kind]) == len(set(chosen[kind].tolist())) == wanted
+        assert (tokens.lengths[chosen[kind]] > 0).all()
+        counts = counts_by_hand(tokens, chosen[kind])
+        assert facts[kind]["tokens"] == counts.sum()
+        assert facts[kind]["jensen_shannon_bits"] == pytest.approx(bits(counts, task), abs=1e-9)
+    sums = [facts[kind]["tokens"] for kind in KINDS]
+    assert max(sums) <= 1.01 * min(sums)
+    divergences = [facts[kind]["jensen_shannon_bits"] for kind in KINDS]
+    assert divergences == sorted(divergences)
+    assert divergences[0] < divergences[2]
+
+
+def test_close_to_the_best_and_worst_of_all_subsets():
+    rng = np.random.default_rng(3)
+    rows = rng.integers(0, 8, (14, 6))  # equal lengths: one stratum, so that every subset is allowed
+    tokens = TokenTexts(rows.ravel().astype(np.int32), np.arange(15) * 6, 8)
+    task = np.array([30, 20, 10, 5, 0, 1, 0, 9])
+    chosen, _ = select_subsets(tokens, [str(index) for index in range(14)], task, 5)
+    every = [
+        bits(np.bincount(rows[list(some)].ravel(), minlength=8), task) for some in itertools.combinations(range(14), 5)
+    ]
+    every.sort()
+    assert bits(counts_by_hand(tokens, chosen["high"]), task) <= every[len(every) // 100]
+    assert bits(counts_by_hand(tokens, chosen["low"]), task) >= every[-len(every) // 100]
+
+
+def test_gradient_by_finite_differences():
+    rng = np.random.default_rng(0)
+    P, Q = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
+    gradient = divergence_gradient(P, Q)
+    for token in range(1, 6):  # along the simplex: what token gains, token 0 loses
+        step = np.zeros(6)
+        step[token], step[0] = 1e-5, -1e-5
+        slope = (jensenshannon(P + step, Q, 2) ** 2 - jensenshannon(P - step, Q, 2) ** 2) / 2e-5
+        assert slope == pytest.approx(gradient[token] - gradient[0], rel=1e-4, abs=1e-6)
+    assert divergence_gradient(np.array([0.5, 0.0, 0.5]), np.array([0.0, 1.0, 0.0])).tolist() == [0.5, 0.0, 0.5]
+
+
+def test_refining_never_ends_worse_than_the_first_round(corpus, task_counts):
+    _, once = select_subsets(*corpus, task_counts, 300, rounds=1)
+    _, often = select_subsets(*corpus, task_counts, 300)
+    assert often["high"]["jensen_shannon_bits"] < once["high"]["jensen_shannon_bits"]
+    assert often["low"]["jensen_shannon_bits"] >= once["low"]["jensen_shannon_bits"]
+    for kind, best in (("high", min), ("low", max)):
+        rounds = often[kind]["divergence_by_round"]
+        assert len(rounds) == module.ROUNDS
+        assert often[kind]["jensen_shannon_bits"] == pytest.approx(best(rounds))
+
+
+def test_order_and_random_choice_are_seeded_and_of_no_task(corpus, task_counts):
+    tokens, texts = corpus
+    chosen, _ = select_subsets(tokens, texts, task_counts, 200, seed=5)
+    other_task, _ = select_subsets(tokens, texts, task_counts[::-1], 200, seed=5)
+    assert chosen["random"].tolist() == other_task["random"].tolist()
+    assert set(chosen["high"].tolist()) != set(other_task["high"].tolist())
+    other_seed, _ = select_subsets(tokens, texts, task_counts, 200, seed=6)
+    assert set(chosen["random"].tolist()) != set(other_seed["random"].tolist())
+    # Another seed cuts other texts of equal lengths into the strata, no more.
+    assert (
+        len(np.intersect1d(chosen["high"], other_seed["high"]))
+        > 150
+        > len(np.intersect1d(chosen["random"], other_seed["random"]))
+    )
+    place = {index: rank for rank, index in enumerate(seeded_order(texts, 5))}
+    for indices in chosen.values():
+        assert [place[index] for index in indices.tolist()] == sorted(place[index] for index in indices.tolist())
+
+
+def test_blocks_change_nothing(corpus, task_counts, monkeypatch):
+    whole, _ = select_subsets(*corpus, task_counts, 200)
+    monkeypatch.setattr(module, "BLOCK", 37)
+    parts, _ = select_subsets(*corpus, task_counts, 200)
+    assert all(np.array_equal(whole[kind], parts[kind]) for kind in KINDS)
+
+
+def test_all_the_corpus_is_one_subset(corpus, task_counts):
+    tokens, texts = corpus
+    usable = int((tokens.lengths > 0).sum())
+    chosen, facts = select_subsets(tokens, texts, task_counts, usable)
+    assert len({tuple(sorted(indices)) for indices in chosen.values()}) == 1
+    assert facts["low"]["tokens"] == len(tokens.ids)
+
+
+def test_bad_requests_are_refused(corpus, task_counts, one_sentence):
+    tokens, texts = corpus
+    usable = int((tokens.lengths > 0).sum())
+    # Two of four texts: in seeded order those in the middle, 1100 tokens, but the task has only the first one's token.
+    # Then the longest is as good as the third, and 101, 1001, 5001 and so on are what can be had.
+    lengths = [1, 100, 1000, 5000]
+    uneven = TokenTexts(np.repeat([40, 1, 2, 2], lengths), np.array([0, *np.cumsum(lengths)]), VOCABULARY)
+    names = ["a", "b", "c", "d"]
+    first, second, third, fourth = (names[index] for index in seeded_order(names, 0))
+    names = [third, first, second, fourth]
+    for arguments, culprit in (
+        ((tokens, texts, task_counts, usable + 1), str(usable)),
+        ((tokens, texts, task_counts, 0), "0 texts"),
+        ((tokens, texts[:-1], task_counts, 10), "same texts"),
+        ((tokens, texts, np.zeros(VOCABULARY, dtype=int), 10), "task"),
+        ((uneven, names, np.eye(VOCABULARY, dtype=int)[40], 2), "max_length"),
+    ):
+        with pytest.raises(UserError) as caught:
+            select_subsets(*arguments)
+        assert culprit in one_sentence(caught.value)
+
+
+def documents(sentences: list[str]) -> datasets.Dataset:
+    texts = [f"{one} {other}" for one, other in itertools.permutations(sentences, 2)]
+    return datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
+
+
+class TestSplits:
+    def test_described_and_with_the_rows_of_the_corpus(self, tokenizer, sentences):
+        corpus = documents(sentences)
+        task = datasets.Dataset.from_dict({"text": ["the baker makes bread of flour", "salt, flour and bread"]})
+        subsets = overlap_subsets(corpus, task, tokenizer, 40, source="ours", task="baking")
+        assert list(subsets) == list(KINDS)
+        text_of = dict(zip(corpus["id"], corpus["text"], strict=True))
+        for kind, split in subsets.items():
+            assert split.column_names == ["text", "id"]
+            assert [text_of[key] for key in split["id"]] == split["text"][:]
+            facts = facts_of(split)
+            assert {"source": "ours", "task": "baking", "overlap": kind, "rows": 40}.items() <= facts.items()
+            assert facts["sha256"] == text_hash(split["text"])
+        about_bread = {kind: sum("bread" in text for text in split["text"]) for kind, split in subsets.items()}
+        assert about_bread["high"] > about_bread["random"] > about_bread["low"]
+
+    def test_the_test_split_is_not_taken(self, tokenizer, sentences, one_sentence):
+        split = datasets.Dataset.from_dict({"text": sentences})
+        with pytest.raises(UserError) as caught:
+            overlap_subsets(documents(sentences), datasets.DatasetDict(train=split, test=split), tokenizer, 10)
+        assert "training split" in one_sentence(caught.value)
+
+    def test_another_process_chooses_the_same(self, tokenizer, sentences, tmp_path, run_with_package):
+        tokenizer.save_pretrained(tmp_path / "tokenizer")
+        corpus = documents(sentences)
+        (tmp_path / "texts.json").write_text(json.dumps(corpus["text"][:]), encoding="utf-8")
+        code = """
+import json, sys, datasets
+from pathlib import Path
+from tlm_hf.data.overlap_subsets import overlap_subsets
+from tlm_hf.data.subsets import facts_of
+from tlm_hf.data.tokenization import load_tokenizer
+texts = json.loads(Path(sys.argv[1], "texts.json").read_text(encoding="utf-8"))
+corpus = datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
+task = datasets.Dataset.from_dict({"text": ["a boat on the river", "the river and the bridge"]})
+subsets = overlap_subsets(corpus, task, load_tokenizer(sys.argv[1] + "/tokenizer"), 30, seed=3)
+print(json.dumps([[kind, split["id"][:], facts_of(split)] for kind, split in subsets.items()]))
+"""
+        task = datasets.Dataset.from_dict({"text": ["a boat on the river", "the river and the bridge"]})
+        ours = overlap_subsets(corpus, task, tokenizer, 30, seed=3)
+        theirs = run_with_package(code, str(tmp_path))
+        assert theirs == [[kind, split["id"][:], facts_of(split)] for kind, split in ours.items()]
+
+
+def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sentences):
+    from tlm_hf.commands import overlap as command
+
+    corpus = documents(sentences)
+    (tmp_path / "corpus.txt").write_text("\n".join(corpus["text"]), encoding="utf-8")
+    train = datasets.Dataset.from_dict({"text": ["bread and flour", "flour and salt"], "label": [0, 1]})
+    tables = []
+    for name, test in (("one", ["a boat on the river"]), ("other", ["bread, flour, salt", "salt and bread"])):
+        split = datasets.Dataset.from_dict({"text": test, "label": [0] * len(test)})
+        task = datasets.DatasetDict(train=train, validation=train, test=split)
+        monkeypatch.setattr(command, "load_task", lambda *_, task=task, **__: task)
+        tables.append(
+            command.overlap(
+                command.OverlapArguments(
+                    corpus=str(tmp_path / "corpus.txt"), tasks=["task"], num_texts=30, vocab_size=120,
+                    output_dir=str(tmp_path / name),
+                )
+            )
+        )  # fmt: skip
+    ours, theirs = (
+        {kind: row["sha256"] for kind, row in table["tasks"]["task"]["subsets"].items()} for table in tables
+    )
+    assert ours == theirs
+    assert len(set(ours.values())) == 3
+    assert tables[0]["table"]["task"]["high"]["test"] != tables[1]["table"]["task"]["high"]["test"]
+
+
+@needs_data
+def test_subsets_of_real_text_by_counter():
+    tokenizer = load_tokenizer(f"{DATA}/vocab/vocab.txt")
+    rows = datasets.Dataset.from_parquet(f"{DATA}/wikipedia/train.parquet").select(range(1500))
+    corpus = rows.select_columns(["text"]).add_column("id", [f"train/{index}" for index in range(len(rows))])
+    news = datasets.Dataset.from_parquet(f"{DATA}/ag_news/train.parquet").select(range(400))
+    subsets = overlap_subsets(corpus, news, tokenizer, 300, max_length=128)
+
+    def count(texts) -> Counter[str]:
+        cut = (tokenizer.tokenize(text)[:126] for text in texts)
+        return Counter(token for tokens in cut for token in tokens if token != "[UNK]")
+
+    task = count(news["text"])
+    found = {kind: count(split["text"]) for kind, split in subsets.items()}
+    sums = {kind: sum(counter.values()) for kind, counter in found.items()}
+    assert max(sums.values()) <= 1.01 * min(sums.values())
+    assert sums == {kind: facts_of(split)["tokens"] for kind, split in subsets.items()}
+    tokens = sorted(set(task).union(*found.values()))
+    divergences = {
+        kind: bits(np.array([counter[token] for token in tokens]), np.array([task[token] for token in tokens]))
+        for kind, counter in found.items()
+    }
+    assert divergences == pytest.approx({kind: facts_of(subsets[kind])["jensen_shannon_bits"] for kind in KINDS})
+    assert divergences["high"] < 0.9 * divergences["random"] < 0.9 * divergences["low"]
+    covered = {kind: sum(counter[token] >= 10 for token in task) for kind, counter in found.items()}
+    assert covered["high"] > covered["low"]
