@@ -1,0 +1,243 @@
+"""Exact and near duplicates between training and held-out texts.
+
+Oracle: the definitions of `data.leakage` in slow plain Python, every pair of texts compared as sets of tuples.
+"""
+
+import json
+import random
+import tracemalloc
+import unicodedata
+from collections.abc import Sequence
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlm_hf.data import leakage
+from tlm_hf.data.leakage import check_splits, drop_leaking, find_leakage, normalise
+from tlm_hf.data.subsets import describe_split, facts_of
+
+WORDS = ["boat", "Mill", "river", "flour", "bridge", "SALT", "ü2", "ﬁsh", "and", "the"]
+
+
+def slow_words(text: str) -> list[str]:
+    """Letter by letter."""
+    words = [""]
+    for letter in unicodedata.normalize("NFKC", text).casefold():
+        if letter.isalnum():
+            words[-1] += letter
+        elif words[-1]:
+            words.append("")
+    return [word for word in words if word]
+
+
+def slow_pairs(training: Sequence[str], held_out: Sequence[str]) -> dict[tuple[int, int], tuple[bool, float]]:
+    """Every pair of duplicates: whether exact, and the share."""
+    found = {}
+    for one, text in enumerate(training):
+        for other, held in enumerate(held_out):
+            words, others = slow_words(text), slow_words(held)
+            if not words and not others and text.split() == held.split():
+                found[one, other] = (True, 1.0)
+                continue
+            if words and words == others:
+                found[one, other] = (True, 1.0)
+                continue
+            mine = {tuple(words[start : start + 5]) for start in range(len(words) - 4)}
+            theirs = {tuple(others[start : start + 5]) for start in range(len(others) - 4)}
+            if mine and theirs:
+                share = len(mine & theirs) / min(len(mine), len(theirs))
+                if share >= 0.8:
+                    found[one, other] = (False, share)
+    return found
+
+
+def expect(training: Sequence[str], held_out: Sequence[str]) -> int:
+    """Hold `find_leakage` against the oracle; returns the number of pairs."""
+    pairs = slow_pairs(training, held_out)
+    found = find_leakage(training, held_out)
+    assert found.exact_pairs == sum(exact for exact, _ in pairs.values())
+    assert found.near_pairs == len(pairs) - found.exact_pairs
+    for side, rows, mine, other in ((found.training, training, 0, 1), (found.held_out, held_out, 1, 0)):
+        for row in range(len(rows)):
+            partners = [(-exact, -share, pair[other]) for pair, (exact, share) in pairs.items() if pair[mine] == row]
+            exact, share, partner = min(partners, default=(0, 0.0, -1))
+            assert bool(side.leaks[row]) is bool(partners)
+            assert (bool(side.exact[row]), float(side.share[row]), int(side.partner[row])) == (
+                bool(exact),
+                -share,
+                partner,
+            )
+    return len(pairs)
+
+
+@st.composite
+def sides(draw: st.DrawFn) -> tuple[list[str], list[str]]:
+    """Texts of which many are copies of each other with a word changed, put in or left out."""
+    base = draw(st.lists(st.lists(st.sampled_from(WORDS), max_size=14), min_size=1, max_size=5))
+    rng = random.Random(draw(st.integers(0, 10**6)))
+    result = []
+    for _ in range(2):
+        texts = []
+        for _ in range(draw(st.integers(0, 9))):
+            words = list(rng.choice(base))
+            for _ in range(rng.choice([0, 0, 1, 1, 2])):
+                place = rng.randrange(len(words) + 1)
+                words[place : place + rng.randrange(2)] = rng.choice([[], [rng.choice(WORDS)], rng.choice(base)])
+            joined = rng.choice([" ", ", ", "_", " - ", "\n"]).join(words)
+            texts.append(rng.choice([str, str.upper, str.title])(joined) + rng.choice(["", ".", " !", "—"]))
+        result.append(texts)
+    return result[0], result[1]
+
+
+@pytest.mark.parametrize(("characters", "matches"), [(4_000_000, 4_000_000), (40, 3)])
+def test_every_pair_is_that_of_the_definition(characters, matches, monkeypatch):
+    monkeypatch.setattr(leakage, "BATCH_CHARACTERS", characters)
+    monkeypatch.setattr(leakage, "MATCHES_AT_ONCE", matches)
+    seen = []
+
+    @given(sides())
+    @settings(max_examples=60)
+    def check(texts):
+        seen.append(expect(*texts))
+
+    check()
+    assert sum(seen) > 100
+
+
+def test_longer_texts_too():
+    rng = random.Random(5)
+    vocabulary = [f"word{number}" for number in range(40)]
+    held_out = [" ".join(rng.choices(vocabulary, k=rng.randint(5, 60))) for _ in range(40)]
+    training = []
+    for _ in range(120):
+        words = rng.choice(held_out).split()
+        for _ in range(rng.randint(0, 3)):
+            words[rng.randrange(len(words))] = rng.choice([*vocabulary, "new", "unseen"])
+        training.append(" ".join([*rng.choices(vocabulary, k=rng.choice([0, 0, 30])), *words]))
+    assert expect(training, held_out) > 60
+    assert expect(held_out, training) > 60
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The  Mill -- by the RIVER!", "the mill by the river"),
+        ("snake_case's x2", "snake case s x2"),
+        ("ﬁsh Ⅳ Straße １２", "fish iv strasse 12"),
+        ("#39;quot;<br />", "39 quot br"),
+        (" -- \n --", "-- --"),
+        ("", ""),
+    ],
+)
+def test_normalised_text(text, expected):
+    assert normalise(text) == expected
+
+
+def test_four_of_five_shingles_are_near_and_three_of_four_are_not():
+    nine, eight = list("abcdefghi"), list("abcdefgh")
+    near = [" ".join([*nine[:-1], "x"]), " ".join([*eight[:-1], "x"])]
+    found = find_leakage(near, [" ".join(nine), " ".join(eight)])
+    # The first keeps 4 of 5 shingles of the nine words, and all 4 of the eight; the second 3 of 4 of either.
+    assert found.training.leaks.tolist() == [True, False]
+    assert find_leakage(near[:1], [" ".join(nine)]).training.share.tolist() == [0.8]
+    assert not find_leakage(near[1:], [" ".join(eight)]).training.leaks.any()
+
+
+def test_a_sentence_in_a_paragraph_is_near_and_a_short_text_compares_whole():
+    sentence = "The miller counts the bags of flour in the mill."
+    paragraph = f"It is early. {sentence.upper()} Then he goes home."
+    found = find_leakage([paragraph, "Bread and salt", "bread and salt, water"], [sentence, "bread, and salt!"])
+    assert found.training.share.tolist() == [1.0, 1.0, 0.0]
+    assert found.training.exact.tolist() == [False, True, False]
+    assert found.held_out.partner.tolist() == [0, 1]
+    assert (found.exact_pairs, found.near_pairs) == (1, 1)
+
+
+def test_nothing_on_a_side():
+    for training, held_out in (([], []), (["a b c d e f"], []), ([], ["a b c d e f"]), (["", "-"], ["", "--"])):
+        expect(training, held_out)
+
+
+def described(texts: list[str], labels: list[int], name: str) -> datasets.Dataset:
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "id": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["a", "b"]),
+        }
+    )
+    columns = {"text": texts, "id": [f"{name}/{row}" for row in range(len(texts))], "label": labels}
+    counts = {label: labels.count(index) for index, label in enumerate(["a", "b"])}
+    return describe_split(datasets.Dataset.from_dict(columns, features=features), seed=3, per_label=counts)
+
+
+TRAINING = [
+    "a small boat crosses the river in the morning",
+    "the teacher reads a story about a small boat to the children",
+    "A small boat crosses the river, in the evening",
+    "The old baker reads in the evening; the children play",
+]
+HELD_OUT = [
+    "children play by the bridge until the evening",
+    "a small boat crosses the river in the evening",
+    "the old baker reads in the evening the children play",
+]
+
+
+def test_report_has_counts_and_ids_and_no_text():
+    found, report = check_splits(described(TRAINING, [0, 0, 1, 1], "train"), described(HELD_OUT, [0, 1, 1], "test"))
+    assert found.training.leaks.tolist() == [True, False, True, True]
+    assert report["training"] == {"rows": 4, "exact": 2, "near": 1, "share": 0.75}
+    assert report["held_out"] == {"rows": 3, "exact": 2, "near": 0, "share": 0.666667}
+    assert report["pairs"] == {"exact": 2, "near": 1}
+    assert report["examples"] == [
+        {"training": "train/2", "held_out": "test/1", "share": 1.0, "exact": True},
+        {"training": "train/3", "held_out": "test/2", "share": 1.0, "exact": True},
+    ]
+    written = json.dumps(report)
+    assert not any(word in written for word in ("boat", "baker", "children"))
+    assert len(found.report(["x"] * 4, ["y"] * 3, examples=1)["examples"]) == 1
+    assert found.report(["x"] * 4, ["y"] * 3, examples=0)["examples"] == []
+
+
+def test_dropped_rows_are_counted_and_the_rest_keeps_its_facts():
+    training = described(TRAINING, [0, 0, 1, 1], "train")
+    left = drop_leaking(training, np.array([False, False, True, True]))
+    assert left["id"][:] == ["train/0", "train/1"]
+    facts = facts_of(left)
+    assert (facts["rows"], facts["seed"], facts["leaking_rows_dropped"]) == (2, 3, 2)
+    assert facts["per_label"] == {"a": 2, "b": 0}
+    assert facts["sha256"] != facts_of(training)["sha256"]
+    assert facts_of(drop_leaking(left, np.array([True, False])))["leaking_rows_dropped"] == 3
+    assert left.features == training.features
+
+
+class Lazy(Sequence):
+    """Texts that are made when they are read."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, rows):
+        made = range(self.rows)[rows]
+        return [" ".join(f"w{(row * 31 + word * word) % 997}" for word in range(60)) for row in made]
+
+
+def test_memory_does_not_grow_with_the_larger_side(monkeypatch):
+    monkeypatch.setattr(leakage, "BATCH_CHARACTERS", 50_000)
+    held_out = Lazy(50)[:]
+    peaks = []
+    for rows in (1000, 4000):
+        tracemalloc.start()
+        found = find_leakage(Lazy(rows), held_out)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.training.exact[:50].all()
+    per_row = 40  # share, partner, score and flag of a row
+    assert peaks[1] - peaks[0] < 3000 * per_row + 0.2 * peaks[0]

@@ -1,0 +1,447 @@
+"""Data set folders: rows, leaks found and dropped, a card that agrees with the files, folders whole or not there.
+
+Oracles: the rows that the test wrote; `datasets` in a fresh process without the package; pyarrow, PyYAML and hashlib on
+the files; a listing of the folder.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from helpers_commands import (
+    CLASSES,
+    check_error,
+    contents,
+    labelled_rows,
+    sentence,
+    unchanged_process,
+    write_csv,
+)
+from huggingface_hub import DatasetCard
+
+from tlm_hf.commands import prepare_data
+from tlm_hf.data.corpora import load_corpus
+from tlm_hf.data.sources import text_hash
+from tlm_hf.data.tasks import load_task
+
+LABELS = ["farm", "sea"]
+EXACT, NEAR = 3, 2
+"""Training texts that the task's source repeats from its test split, exactly (but for case) and nearly."""
+
+
+def succeed(*words: object) -> None:
+    with unchanged_process():
+        prepare_data.main([str(word) for word in words])
+
+
+def refused(capsys, *words: object) -> str:
+    capsys.readouterr()
+    with unchanged_process(), pytest.raises(SystemExit) as leaving:
+        prepare_data.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    assert leaving.value.code == 2, captured.err
+    assert captured.out == ""
+    return check_error(captured.err)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """`task/{train,test}.csv`, and `corpus.txt`, into which texts of the test split are planted."""
+    folder = tmp_path_factory.mktemp("sources")
+    rows = labelled_rows(40, classes=LABELS)
+    test = rows[60:]
+    planted = [{"text": row["text"].upper() + "!", "label": row["label"]} for row in test[:EXACT]]
+    planted += [{"text": f"{row['text']} and so it goes on", "label": row["label"]} for row in test[-NEAR:]]
+    (folder / "task").mkdir()
+    write_csv(folder / "task" / "train.csv", [*planted, *rows[:60]])
+    write_csv(folder / "task" / "test.csv", test)
+    rng = random.Random(4)
+    texts = [f"{sentence(rng, rng.choice(CLASSES), 30)} number {index}" for index in range(200)]
+    texts += [f"before it {row['text']}, after it" for row in test[5:15]] + [test[15]["text"].title()]
+    rng.shuffle(texts)
+    (folder / "corpus.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return folder
+
+
+CORPUS = ("--num-texts", 40, 80, 160, "--validation-texts", 10, "--seed", 3)
+
+
+@pytest.fixture(scope="module")
+def corpus_folder(home) -> Path:
+    words = ("--check-against", home / "task", "--output-dir", home / "tiny-corpus", "--json", home / "facts.json")
+    succeed("--corpus", home / "corpus.txt", *CORPUS, *words)
+    return home / "tiny-corpus"
+
+
+@pytest.fixture(scope="module")
+def task_folder(home, corpus_folder) -> Path:
+    succeed("--task", home / "task", "--output-dir", home / "tiny-task", "--json", home / "facts.json")
+    return home / "tiny-task"
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "subset.json").read_text(encoding="utf-8"))
+
+
+def rows_of(folder: Path, config: str, split: str) -> list[dict]:
+    return pq.read_table(folder / config / f"{split}-00000-of-00001.parquet").to_pylist()
+
+
+def check_of(folder: Path, config: str, training: str, held_out: str) -> dict:
+    (found,) = [
+        check
+        for check in record(folder)["leakage"][config]
+        if check["between"][0] == training and check["between"][1].startswith(held_out)
+    ]
+    return found
+
+
+LOAD = """
+import json, sys, datasets
+datasets.disable_progress_bars()
+found = {}
+for config in sys.argv[2:]:
+    splits = datasets.load_dataset(sys.argv[1], None if config == "-" else config)
+    found[config] = {
+        name: [len(rows), rows.column_names, rows[0], getattr(rows.features.get("label"), "names", None)]
+        for name, rows in splits.items()
+    }
+print(json.dumps(found))
+"""
+
+
+def test_opens_anywhere_with_its_features(corpus_folder, task_folder, run_without_package):
+    found = run_without_package(LOAD, str(corpus_folder), "40", "80", "160", "-")
+    for config, size in (("40", 40), ("80", 80), ("160", 160), ("-", 160)):
+        assert found[config]["train"][:2] == [size, ["text", "id"]]
+        assert found[config]["validation"][:2] == [10, ["text", "id"]]
+        assert found[config]["train"][2] == rows_of(corpus_folder, config.replace("-", "160"), "train")[0]
+    (splits,) = run_without_package(LOAD, str(task_folder), "default").values()
+    assert list(splits) == ["train", "validation", "test"]
+    for name, (rows, columns, first, names) in splits.items():
+        assert columns == ["text", "id", "label"]
+        assert names == LABELS
+        assert first == rows_of(task_folder, "default", name)[0]
+        assert rows == len(rows_of(task_folder, "default", name))
+
+
+def test_rows_are_those_of_the_loaders_and_sizes_are_nested(home, corpus_folder, task_folder):
+    largest = rows_of(corpus_folder, "160", "train")
+    for size in (40, 80, 160):
+        rows = rows_of(corpus_folder, str(size), "train")
+        assert rows == largest[:size]
+        corpus = load_corpus(str(home / "corpus.txt"), num_texts=size, validation_texts=10, seed=3)
+        assert [row["text"] for row in rows] == corpus["train"]["text"][:]
+        held_out = rows_of(corpus_folder, str(size), "validation")
+        assert [row["text"] for row in held_out] == corpus["validation"]["text"][:]
+        assert not {row["text"] for row in held_out} & {row["text"] for row in largest}
+    assert len({row["id"] for row in largest}) == 160
+    task = load_task(str(home / "task"))
+    for split, rows in task.items():
+        assert rows_of(task_folder, "default", split) == [
+            {"text": row["text"], "id": row["id"], "label": row["label"]} for row in rows
+        ]
+    source = {row["text"] for row in labelled_rows(40, classes=LABELS)[60:]}
+    assert {row["text"] for row in rows_of(task_folder, "default", "test")} == source
+
+
+def test_our_loaders_read_the_folders(corpus_folder, task_folder):
+    task = load_task(str(task_folder))
+    for split in ("train", "validation", "test"):
+        written = {(row["text"], row["label"]) for row in rows_of(task_folder, "default", split)}
+        assert {(row["text"], row["label"]) for row in task[split]} == written
+        assert task[split].features["label"].names == LABELS
+    for place, config in ((corpus_folder, None), (corpus_folder, "40"), (corpus_folder / "40", None)):
+        corpus = load_corpus(str(place), config=config, seed=3)  # the seed of the folder, hence its order too
+        size = "40" if config or place.name == "40" else "160"
+        for split in ("train", "validation"):
+            assert corpus[split].to_list() == rows_of(corpus_folder, size, split)
+
+
+def test_facts_are_those_of_the_files(home, corpus_folder, task_folder):
+    for folder in (corpus_folder, task_folder):
+        facts = record(folder)
+        for config, splits in facts["configs"].items():
+            for split, found in splits.items():
+                rows = rows_of(folder, config, split)
+                assert found["rows"] == len(rows)
+                assert found["sha256"] == text_hash(row["text"] for row in rows)
+                if "label" in rows[0]:
+                    counts = Counter(LABELS[row["label"]] for row in rows)
+                    assert found["per_label"] == {label: counts[label] for label in LABELS}
+        hashes = contents(folder)
+        del hashes["subset.json"]
+        assert facts["files"] == hashes
+        assert "transformers" in facts["versions"]
+    assert json.loads((home / "facts.json").read_text()) == {
+        "tiny-corpus": record(corpus_folder),
+        "tiny-task": record(task_folder),
+    }
+
+
+def test_card_agrees_with_the_files(corpus_folder, task_folder):
+    for folder, configs in ((corpus_folder, ["40", "80", "160"]), (task_folder, ["default"])):
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        data = yaml.safe_load(text.split("---\n")[1])
+        assert DatasetCard(text).data.to_dict() == data
+        assert [entry["config_name"] for entry in data["configs"]] == configs
+        assert [entry["config_name"] for entry in data["configs"] if entry.get("default")] == configs[-1:]
+        infos = data["dataset_info"] if isinstance(data["dataset_info"], list) else [data["dataset_info"]]
+        by_name = {info.get("config_name", "default"): info for info in infos}
+        assert set(by_name) == set(configs)
+        named = []
+        for entry in data["configs"]:
+            info = by_name[entry["config_name"]]
+            for place in entry["data_files"]:
+                named.append(place["path"])
+                assert pq.read_metadata(folder / place["path"]).num_rows == next(
+                    split["num_examples"] for split in info["splits"] if split["name"] == place["split"]
+                )
+            sizes = [(folder / place["path"]).stat().st_size for place in entry["data_files"]]
+            assert info["download_size"] == sum(sizes)
+        assert sorted([*named, "README.md", "subset.json"]) == sorted(contents(folder))
+        assert data["size_categories"] == ["n<1K"]
+        assert data["license"] == "unknown"
+    names = data["dataset_info"]["features"][2]["dtype"]["class_label"]["names"]
+    assert names == {"0": "farm", "1": "sea"}
+    assert data["task_categories"] == ["text-classification"]
+
+
+def test_planted_leaks_are_found_and_said(home, corpus_folder, task_folder):
+    train, held_out = (check_of(task_folder, "default", "train", split) for split in ("test", "validation"))
+    validation = check_of(task_folder, "default", "validation", "test")
+    assert train["training"]["exact"] + validation["training"]["exact"] == EXACT
+    assert train["training"]["near"] + validation["training"]["near"] == NEAR
+    assert held_out["training"]["exact"] == 0
+    card = (task_folder / "README.md").read_text(encoding="utf-8")
+    assert "**Warning: training texts stand" in card
+    cells = [len(rows_of(task_folder, "default", "train")), train["training"]["exact"], train["training"]["near"]]
+    assert f"| {cells[0]} of train | {cells[1]} | {cells[2]} | 20 of test |" in card
+    # In the corpus: 10 test texts inside longer ones and one exactly, as far as they were chosen.
+    planted = [row["text"] for row in labelled_rows(40, classes=LABELS)[60:]][5:16]
+    for size in ("40", "80", "160"):
+        texts = [row["text"].lower() for row in rows_of(corpus_folder, size, "train")]
+        check = check_of(corpus_folder, size, "train", "task test")
+        hits = [sum(text.lower() in other for other in texts) for text in planted]
+        assert check["training"]["exact"] + check["training"]["near"] == sum(hits)
+        assert check["training"]["exact"] == hits[-1]
+        ids = {(row["id"], row["text"].lower()) for row in rows_of(corpus_folder, size, "train")}
+        for example in check["examples"]:
+            assert any(known == example["training"] and any(t in text for t in planted) for known, text in ids)
+    assert sum(hits) >= 6
+    # No text of the data stands in the facts.
+    written = (home / "facts.json").read_text() + (corpus_folder / "README.md").read_text() + card
+    for row in [*rows_of(corpus_folder, "160", "train"), *rows_of(task_folder, "default", "test")]:
+        assert row["text"] not in written
+
+
+def test_leaks_are_dropped_from_the_training_side_alone(home, task_folder, tmp_path):
+    succeed("--task", home / "task", "--drop-leakage", "--output-dir", tmp_path / "clean")
+    leaking = {row["text"] for row in labelled_rows(40, classes=LABELS)[60:]}
+    gone = 0
+    for split in ("train", "validation", "test"):
+        before, after = rows_of(task_folder, "default", split), rows_of(tmp_path / "clean", "default", split)
+        if split == "test":
+            assert after == before
+            continue
+        clean = [
+            row
+            for row in before
+            if not any(text in row["text"].lower() or row["text"][:-1].lower() == text for text in leaking)
+        ]
+        assert after == clean
+        facts = record(tmp_path / "clean")["configs"]["default"][split]
+        assert facts["leaking_rows_dropped"] == len(before) - len(after)
+        gone += len(before) - len(after)
+    assert gone == EXACT + NEAR
+    for check in record(tmp_path / "clean")["leakage"]["default"]:
+        assert check["pairs"] == {"exact": 0, "near": 0}
+    card = (tmp_path / "clean" / "README.md").read_text(encoding="utf-8")
+    assert "Warning" not in card
+    assert f"{gone} leaking training texts were left out beforehand" in card
+
+
+def test_a_clean_corpus_keeps_its_sizes_and_stays_nested(home, corpus_folder, tmp_path, capsys):
+    against = ("--check-against", home / "task", "--drop-leakage", "--output-dir", tmp_path / "clean")
+    succeed("--corpus", home / "corpus.txt", *CORPUS, *against)
+    planted = [row["text"] for row in labelled_rows(40, classes=LABELS)[60:]]
+    everything = load_corpus(str(home / "corpus.txt"), validation_texts=10, seed=3)["train"]["text"][:]
+    clean = [text for text in everything if not any(leak in text.lower() for leak in planted)]
+    assert len(clean) < len(everything)
+    for size in (40, 80, 160):
+        assert [row["text"] for row in rows_of(tmp_path / "clean", str(size), "train")] == clean[:size]
+        facts = record(tmp_path / "clean")["configs"][str(size)]["train"]
+        assert facts["leaking_rows_dropped"] == everything.index(clean[size - 1]) + 1 - size
+    for checks in record(tmp_path / "clean")["leakage"].values():
+        assert {check["training"]["exact"] + check["training"]["near"] for check in checks} == {0}
+    too_many = ("--num-texts", len(clean) + 1, "--validation-texts", 10, "--seed", 3, *against[:-1], tmp_path / "more")
+    message = refused(capsys, "--corpus", home / "corpus.txt", *too_many)
+    assert f"ask for at most {len(clean)}" in message
+    assert not (tmp_path / "more").exists()
+    succeed("--corpus", home / "corpus.txt", "--validation-texts", 10, "--seed", 3, *against[:-1], tmp_path / "all")
+    assert [row["text"] for row in rows_of(tmp_path / "all", "all", "train")] == clean
+
+
+def test_same_command_again_gives_the_same_bytes(home, task_folder, tmp_path, capsys):
+    before = contents(task_folder)
+    words = ("--task", home / "task", "--output-dir", task_folder, "--json", home / "facts.json")
+    succeed(*words)
+    assert contents(task_folder).keys() == before.keys()
+    for name, digest in before.items():
+        if name.endswith(".parquet"):
+            assert contents(task_folder)[name] == digest
+    succeed("--task", home / "task", "--output-dir", tmp_path / "other-name")
+    for name, digest in contents(tmp_path / "other-name").items():
+        if name.endswith(".parquet"):
+            assert before[name] == digest
+    before = contents(task_folder)
+    message = refused(capsys, *words, "--task-seed", 1)
+    assert "task_seed 0 there and 1 here" in message
+    changed = tmp_path / "changed"
+    shutil.copytree(task_folder, changed)
+    (changed / "README.md").write_text((changed / "README.md").read_text() + "\nMy own words.\n")
+    assert "README.md" in refused(capsys, "--task", home / "task", "--output-dir", changed)
+    shutil.copy(task_folder / "README.md", changed / "README.md")
+    (changed / ".git").mkdir()
+    (changed / ".git" / "HEAD").write_text("ref")
+    assert ".git/HEAD" in refused(capsys, "--task", home / "task", "--output-dir", changed)
+    assert (changed / ".git" / "HEAD").is_file()
+    assert contents(task_folder) == before
+
+
+def test_a_changed_source_does_not_replace_what_is_there(home, tmp_path, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(home / "task", source)
+    succeed("--task", source, "--output-dir", tmp_path / "data")
+    before = contents(tmp_path / "data")
+    write_csv(source / "train.csv", labelled_rows(30, classes=LABELS, seed=9))
+    message = refused(capsys, "--task", source, "--output-dir", tmp_path / "data")
+    assert "default/train" in message
+    assert contents(tmp_path / "data") == before
+
+
+def test_a_stale_file_is_never_read(corpus_folder, tmp_path, run_without_package):
+    folder = tmp_path / "tiny-corpus"
+    shutil.copytree(corpus_folder, folder)
+    other = datasets.Dataset.from_dict({"words": ["left over"]})
+    for stale in ("40/train-00000-of-00002.parquet", "40/train-00001-of-00002.parquet", "data/train-0.parquet"):
+        (folder / stale).parent.mkdir(exist_ok=True)
+        other.to_parquet(str(folder / stale))
+    found = run_without_package(LOAD, str(folder), "40", "80")
+    assert found["40"]["train"][:2] == [40, ["text", "id"]]
+    assert found["80"]["train"][:2] == [80, ["text", "id"]]
+
+
+def test_nothing_of_this_machine_is_written(home, corpus_folder, task_folder):
+    for path in [*corpus_folder.rglob("*"), *task_folder.rglob("*"), home / "facts.json"]:
+        if path.is_file():
+            content = path.read_bytes()
+            assert str(home).encode() not in content
+            assert str(Path.home()).encode() + b"/" not in content
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize("when", ["second table", "card", "facts"])
+def test_interrupted_writing_leaves_nothing(home, task_folder, tmp_path, monkeypatch, capsys, failure, when):
+    target = tmp_path / "data"
+    shutil.copytree(task_folder, tmp_path / "there")
+    before = contents(tmp_path / "there")
+    calls = []
+    original = datasets.Dataset.to_parquet
+
+    def failing(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2 or when != "second table":
+            raise failure
+        return original(*arguments, **options)
+
+    where, name = {
+        "second table": (datasets.Dataset, "to_parquet"),
+        "card": (Path, "write_text"),
+        "facts": (__import__("tlm_hf.hub.dataset_folder", fromlist=["x"]), "write_json"),
+    }[when]
+    for folder in (target, tmp_path / "there"):
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, failing)
+            words = ("--task", home / "task", "--output-dir", folder)
+            if isinstance(failure, OSError):
+                assert "No space left on device" in refused(capsys, *words)
+            else:
+                with pytest.raises(SystemExit) as leaving, unchanged_process():
+                    prepare_data.main([str(word) for word in words])
+                assert leaving.value.code == 130
+        assert calls
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
+    assert contents(tmp_path / "there") == before
+    with contextlib.suppress(FileNotFoundError):
+        capsys.readouterr()
+
+
+def test_left_overs_of_a_killed_command_do_no_harm(home, task_folder, tmp_path, capsys):
+    (tmp_path / ".data.partial" / "default").mkdir(parents=True)
+    (tmp_path / ".data.partial" / "half.parquet").write_bytes(b"half")
+    succeed("--task", home / "task", "--output-dir", tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    whole = contents(tmp_path / "data")
+    assert whole.keys() == contents(task_folder).keys()
+    (tmp_path / "data").rename(tmp_path / ".data.old")
+    (tmp_path / ".data.partial").mkdir()
+    refused(capsys, "--task", home / "task", "--task-seed", 5, "--output-dir", tmp_path / "data")
+    assert contents(tmp_path / "data") == whole
+
+
+BAD = {
+    "nothing chosen": (["--output-dir", "OUT"], "one of --corpus and --task"),
+    "both": (["--corpus", "CORPUS", "--task", "TASK", "--output-dir", "OUT"], "one of --corpus and --task"),
+    "no folder": (["--task", "TASK"], "--output-dir"),
+    "unknown task": (["--task", "no_such_task", "--output-dir", "OUT"], "no_such_task"),
+    "unknown corpus": (["--corpus", "no_such_corpus", "--output-dir", "OUT"], "no_such_corpus"),
+    "unknown task to check": (
+        ["--corpus", "CORPUS", "--check-against", "no_such_task", "--output-dir", "OUT"],
+        "no_such_task",
+    ),
+    "descending": (["--corpus", "CORPUS", "--num-texts", "80", "40", "--output-dir", "OUT"], "ascending"),
+    "twice": (["--corpus", "CORPUS", "--num-texts", "40", "40", "--output-dir", "OUT"], "ascending"),
+    "no text": (["--corpus", "CORPUS", "--num-texts", "0", "--output-dir", "OUT"], "ascending"),
+    "too many": (["--corpus", "CORPUS", "--num-texts", "40", "4000", "--output-dir", "OUT"], "4000 texts"),
+    "sizes of a task": (["--task", "TASK", "--num-texts", "40", "--output-dir", "OUT"], "--train-per-label"),
+    "no name": (["--task", "TASK", "--output-dir", "/"], "no name"),
+    "a file": (["--task", "TASK", "--output-dir", "FILE"], "is a file"),
+    "other files": (["--task", "TASK", "--output-dir", "SOURCES"], "no data subset of ours"),
+    "facts under a file": (["--task", "TASK", "--output-dir", "OUT", "--json", "UNDER"], "choose another --json"),
+    "other facts": (["--task", "TASK", "--output-dir", "OUT", "--json", "OTHER"], "choose another --json"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence(case, home, tmp_path, capsys):
+    words, part = BAD[case]
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    places = {
+        "OUT": tmp_path / "out",
+        "CORPUS": home / "corpus.txt",
+        "TASK": home / "task",
+        "FILE": home / "corpus.txt",
+        "SOURCES": home / "task",
+        "OTHER": tmp_path / "other.json",
+        "UNDER": tmp_path / "other.json" / "facts.json",
+    }
+    before = contents(home)
+    assert part in refused(capsys, *(places.get(word, word) for word in words))
+    assert contents(home) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
+
+
+def test_hashes_are_those_of_the_files(task_folder):
+    for name, digest in record(task_folder)["files"].items():
+        assert hashlib.sha256((task_folder / name).read_bytes()).hexdigest() == digest
