@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from sklearn.metrics import accuracy_score, f1_score, log_loss
+from torch.utils.data import DataLoader, SequentialSampler
 
 from tlm_hf.data.masking import HELD_OUT_STREAM, MASK_STREAM, MaskingCollator, PretrainingSchedule
 from tlm_hf.evaluation.calibration import expected_calibration_error, fit_temperature
@@ -98,6 +99,123 @@ def test_masks_of_a_text_depend_on_seed_stream_and_item_alone(tokenizer):
     ):
         changed = sum(not torch.equal(*pair) for pair in zip(other["labels"], same["labels"], strict=True))
         assert changed >= 15  # a text of one token may well stay as it is
+
+
+def words_of(tokenizer, ids):
+    """Places of each word's tokens: a WordPiece and the ## pieces behind it; special tokens stand alone."""
+    words = []
+    for place, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
+        is_special = token in tokenizer.all_special_tokens
+        if words and token.startswith("##") and not words[-1][1]:
+            words[-1][0].append(place)
+        else:
+            words.append(([place], is_special))
+    return [places for places, is_special in words if not is_special]
+
+
+def test_whole_words_are_masked_together(tokenizer):
+    rate = 0.25
+    rows = make_rows(tokenizer, 3000, seed=4, longest=60)
+    batch = MaskingCollator(tokenizer, rate, seed=2, whole_word=True)(rows)
+    chosen = batch["labels"].numpy() != -100
+    masked = tokens = words = longer = chosen_words = 0
+    for row, here in zip(rows, chosen, strict=True):
+        places = words_of(tokenizer, row["input_ids"].tolist())
+        assert not here[len(row["input_ids"]) :].any()
+        assert here.sum() == sum(here[word].sum() for word in places)  # never a special token
+        for word in places:
+            assert here[word].all() or not here[word].any()
+            longer += len(word) > 1
+            chosen_words += here[word[0]]
+        masked, tokens, words = masked + here.sum(), tokens + sum(map(len, places)), words + len(places)
+    assert tokens > 80_000
+    assert longer > 5_000
+    assert masked / tokens == pytest.approx(rate, abs=0.01)
+    assert chosen_words / words == pytest.approx(rate, abs=0.01)
+    ids, shown = batch["labels"].numpy()[chosen], batch["input_ids"].numpy()[chosen]
+    is_mask, is_same = shown == tokenizer.mask_token_id, shown == ids
+    accident = 0.1 / (len(tokenizer) - len(SPECIAL))
+    assert is_mask.mean() == pytest.approx(0.8, abs=0.01)
+    assert is_same.mean() == pytest.approx(0.1 + accident, abs=0.01)
+    assert not np.isin(shown, [0, 1, 2, 3]).any()
+
+
+def test_pieces_after_a_special_token_are_a_word_of_their_own(tokenizer):
+    piece = next(index for index in range(len(tokenizer)) if tokenizer.convert_ids_to_tokens(index).startswith("##"))
+    start = next(
+        index for index in range(5, len(tokenizer)) if not tokenizer.convert_ids_to_tokens(index).startswith("##")
+    )
+    ids = np.array([2, piece, piece, tokenizer.unk_token_id, piece, start, piece, piece, 3])
+    words = [[1, 2], [4], [5, 6, 7]]
+    assert words_of(tokenizer, ids.tolist()) == words
+    collate = MaskingCollator(tokenizer, 0.5, seed=0, whole_word=True)
+    chosen = np.stack([collate([{"input_ids": ids, "item": item}])["labels"][0] != -100 for item in range(400)])
+    assert not chosen[:, [0, 3, 8]].any()
+    firsts = chosen[:, [word[0] for word in words]]
+    for word, first in zip(words, firsts.T, strict=True):
+        assert (chosen[:, word] == first[:, None]).all()
+    assert len({tuple(row) for row in firsts.tolist()}) == 8  # the three words are chosen independently
+    assert firsts.mean() == pytest.approx(0.5, abs=0.06)
+
+
+@given(seed=st.integers(0, 100), most=st.sampled_from([1, 3, 8]))
+def test_a_fixed_count_of_masks_in_rows_of_a_fixed_length(tokenizer, seed, most):
+    rows = make_rows(tokenizer, 40, seed)
+    batch = MaskingCollator(tokenizer, 0.3, seed, num_predictions=most, length=32)(rows)
+    assert all(value.shape == (40, 32) for value in batch.values())
+    for row, labels, attended in zip(rows, batch["labels"], batch["attention_mask"], strict=True):
+        ids = torch.tensor(row["input_ids"])
+        ordinary = ~torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+        chosen = labels[: len(ids)] != -100
+        wanted = min(most, max(1, round(0.3 * int(ordinary.sum()))))
+        assert int(chosen.sum()) == int((labels != -100).sum()) == min(wanted, int(ordinary.sum()))
+        assert not (chosen & ~ordinary).any()
+        assert int(attended.sum()) == len(ids)
+
+
+def test_every_token_is_as_likely_under_a_fixed_count(tokenizer):
+    ids = np.array([2, *range(5, 15), 3])
+    collate = MaskingCollator(tokenizer, 0.3, seed=1, num_predictions=20)
+    labels = collate([{"input_ids": ids, "item": item} for item in range(4000)])["labels"]
+    counts = (labels != -100).sum(dim=0).numpy()
+    assert counts.sum() == 3 * 4000
+    assert chisquare(counts[1:-1]).pvalue > 1e-4
+
+
+def test_a_model_with_a_fixed_count_is_stock_bert_on_these_masks(build_pair, tokenizer):
+    ours, stock = build_pair("masked_lm", vocab_size=len(tokenizer), max_position_embeddings=32)
+    batch = MaskingCollator(tokenizer, 0.3, 0, num_predictions=4, length=32)(make_rows(tokenizer, 9))
+    ours.train()
+    loss = ours(**batch, num_predictions=4).loss
+    torch.testing.assert_close(loss, stock(**batch).loss, atol=1e-5, rtol=1e-5)
+
+
+def test_masking_options_that_do_not_fit(tokenizer):
+    with pytest.raises(ValueError, match="whole_word or num_predictions"):
+        MaskingCollator(tokenizer, 0.3, 0, whole_word=True, num_predictions=4)
+    with pytest.raises(ValueError, match="A row has 9 tokens but length is 8"):
+        MaskingCollator(tokenizer, 0.3, 0, length=8)([{"input_ids": np.arange(9), "item": 0}])
+
+
+@pytest.mark.parametrize("options", [{}, {"whole_word": True}, {"num_predictions": 5}])
+def test_workers_and_batches_change_no_mask(tokenizer, options):
+    texts = [row["input_ids"] for row in make_rows(tokenizer, 30)]
+    schedule = PretrainingSchedule(texts, 48, batch_size=8, seed=3)
+    collate = MaskingCollator(tokenizer, 0.3, seed=3, **options)
+    rows = [schedule[index] for index in range(48)]
+    alone = [{name: value[0] for name, value in collate([row]).items()} for row in rows]
+    for workers, size in ((0, 8), (2, 8), (1, 5)):
+        at = 0
+        loader = DataLoader(
+            schedule, size, sampler=SequentialSampler(schedule), num_workers=workers, collate_fn=collate
+        )
+        for batch in loader:
+            for place in range(len(batch["labels"])):
+                length = len(rows[at]["input_ids"])
+                for name in ("input_ids", "labels"):
+                    assert torch.equal(batch[name][place, :length], alone[at][name])
+                at += 1
+        assert at == 48
 
 
 def make_texts(count, seed=0, longest=40):

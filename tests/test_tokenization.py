@@ -7,13 +7,21 @@ import json
 import os
 from pathlib import Path
 
+import datasets
 import pytest
 import transformers
 from helpers_commands import write_corpus
 from tokenizers import BertWordPieceTokenizer
 
 from tlm_hf.data.sources import read_table
-from tlm_hf.data.tokenization import SPECIAL_TOKENS, load_tokenizer, tokenize, tokenizer_hash, train_wordpiece
+from tlm_hf.data.tokenization import (
+    SPECIAL_TOKENS,
+    TextColumn,
+    load_tokenizer,
+    tokenize,
+    tokenizer_hash,
+    train_wordpiece,
+)
 from tlm_hf.errors import UserError
 from tlm_hf.loading import load_matching_tokenizer
 
@@ -85,6 +93,44 @@ def test_saved_tokenizer_opens_with_auto_tokenizer(trained, tmp_path):
     assert tokenizer_hash(ours) == tokenizer_hash(trained)
 
 
+def test_saved_tokenizer_opens_without_the_package(trained, tmp_path, run_without_package):
+    trained.save_pretrained(tmp_path)
+    code = """
+import json, sys
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+print(json.dumps([tokenizer(json.loads(sys.argv[2]))["input_ids"], type(tokenizer).__module__.split(".")[0]]))
+"""
+    texts = [KNOWN, *HARD]
+    assert run_without_package(code, str(tmp_path), json.dumps(texts)) == [trained(texts)["input_ids"], "transformers"]
+    saved = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert "auto_map" not in saved
+
+
+def test_training_reads_the_texts_where_they_lie(corpus, trained):
+    """A column of a table, read batch by batch, and an iterator, which ends: the vocabulary of the list."""
+    texts = corpus.read_text(encoding="utf-8").splitlines()
+    passes, held = [], []
+
+    class Column(TextColumn):
+        def batches(self, size=64):
+            passes.append(0)
+            for batch in super().batches(size):
+                passes[-1] += len(batch)
+                held.append(len(batch))
+                yield batch
+
+    column = Column(datasets.Dataset.from_dict({"text": texts}).select(range(len(texts))))
+    for given in (column, iter(texts)):
+        again = train_wordpiece(given, vocab_size=250, max_length=24)
+        assert again.get_vocab() == trained.get_vocab()
+        assert tokenizer_hash(again) == tokenizer_hash(trained)
+    assert passes == [len(texts)] * 3
+    assert max(held) == 64 < len(texts)
+    assert list(column) == texts
+    assert len(column) == len(texts)
+
+
 def test_hash_ignores_truncation_but_not_the_vocabulary(trained, corpus):
     before = tokenizer_hash(trained)
     trained([KNOWN, "short"], truncation=True, max_length=5, padding=True)
@@ -124,6 +170,16 @@ def test_bert_base_vocabulary_equals_the_reference_tokenizer():
     assert ours.unk_token_id not in ours(KNOWN)["input_ids"]
 
 
+def test_a_vocabulary_with_windows_line_ends_and_strange_tokens(tmp_path):
+    tokens = [*SPECIAL_TOKENS, "\u2028", "\x85", "a", "##b"]
+    (tmp_path / "unix.txt").write_bytes("\n".join(tokens).encode())
+    (tmp_path / "windows.txt").write_bytes(b"\xef\xbb\xbf" + "".join(f"{token}\r\n" for token in tokens).encode())
+    for name in ("unix.txt", "windows.txt"):
+        tokenizer = load_tokenizer(str(tmp_path / name))
+        assert tokenizer.get_vocab() == {token: index for index, token in enumerate(tokens)}
+        assert tokenizer("ab")["input_ids"] == [2, 7, 8, 3]
+
+
 def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path, one_sentence):
     def refusal(function, *arguments) -> str:
         with pytest.raises(UserError) as caught:
@@ -140,6 +196,16 @@ def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path, one_sentence)
     for name, content in lines.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert "[MASK]" in refusal(load_tokenizer, str(tmp_path / name))
+    special = "\n".join(SPECIAL_TOKENS)
+    lines = {
+        "twice.txt": (f"{special}\na\nb\na\n", "'a' on line 6 and again on line 8"),
+        "gap.txt": (f"{special}\n\na\n", "Line 6"),
+    }
+    for name, (content, said) in lines.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        sentence = refusal(load_tokenizer, str(tmp_path / name))
+        assert said in sentence
+        assert name in sentence
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     assert "bytes.txt" in refusal(load_tokenizer, str(tmp_path / "bytes.txt"))
     broken = tmp_path / "broken"

@@ -1,15 +1,20 @@
-"""`tlm benchmark pretraining|finetuning`: see `evaluation.speed`."""
+"""`tlm benchmark pretraining|finetuning|tokenizing`: see `evaluation.speed` and `evaluation.tokenizing_speed`."""
 
 import sys
 from collections.abc import Sequence
 
 from ..evaluation.speed import BenchmarkArguments, benchmark
+from ..evaluation.tokenizing_speed import TokenizingArguments, benchmark_tokenizing
 from .common import parse, run_command
 
 SUMMARY = (
     "recipe", "ratio_same_precision", "ratio_best", "ratio_best_same_dropout",
     "ratio_same_precision_and_allocator", "loss_difference", "gradient_difference",
     "median_seconds", "matrix_product_seconds", "sequences_per_second", "peak_memory_mib",
+)  # fmt: skip
+TOKENIZING_SUMMARY = (
+    "skipped", "ratio", "ratio_of_processor_time", "ratio_from_the_cache", "median_seconds", "texts_per_second",
+    "tokens_per_second", "memory_by_texts",
 )  # fmt: skip
 
 
@@ -20,5 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         words.insert(0, "--what")
     elif not words:
         words = ["--what", ""]  # refused with the names of those that there are
+    if words[:2] == ["--what", "tokenizing"]:
+        options = parse(TokenizingArguments, "benchmark", benchmark_tokenizing.__doc__ or "", words)
+        run_command(lambda: benchmark_tokenizing(options), TOKENIZING_SUMMARY)
+        return
     arguments = parse(BenchmarkArguments, "benchmark", benchmark.__doc__ or "", words)
     run_command(lambda: benchmark(arguments), SUMMARY)

@@ -1,12 +1,15 @@
 """Tokenizers: WordPiece trained on a corpus, a `vocab.txt`, a folder or a Hub name; always a stock `BertTokenizer`."""
 
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
@@ -14,17 +17,49 @@ from ..errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LARGEST_ALPHABET = 1000
+TEXTS_AT_ONCE = 2000
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """The texts of a table's column, read some at a time from where they lie; can be gone through again and again.
+
+    Args:
+        dataset: the table.
+        column: its column of texts.
+    """
+
+    dataset: datasets.Dataset
+    column: str = "text"
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(self.batches())
+
+    def batches(self, size: int = TEXTS_AT_ONCE) -> Iterator[list[str]]:
+        """Lists of `size` texts, the last one shorter.
+
+        Raises:
+            UserError: a row without text.
+        """
+        for part in self.dataset.select_columns([self.column]).with_format("arrow").iter(size):
+            texts = part.column(self.column)
+            if texts.null_count:
+                raise UserError(f"The column {self.column!r} has {texts.null_count} rows without text: drop them.")
+            yield texts.to_pylist()
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
     """Train an uncased WordPiece vocabulary; the same texts give the same vocabulary and ids in every process.
 
     Args:
-        texts: the corpus.
+        texts: the corpus; gone through three times, and held in memory only where it is an iterator, which ends.
         vocab_size: bound of tokens, special tokens included (special tokens and letters are there in any case).
         max_length: becomes the tokenizer's `model_max_length` (tokens).
     """
-    corpus = list(texts)
+    corpus = list(texts) if isinstance(texts, Iterator) else texts
     normalizer = normalizers.BertNormalizer(lowercase=True)
     counts: Counter[str] = Counter()
     for text in corpus:
@@ -54,6 +89,33 @@ def from_vocabulary(vocabulary: dict[str, int], max_length: int) -> PreTrainedTo
     return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=max_length)
 
 
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Token to id of a `vocab.txt`: one token a line, its id is the line's number from 0.
+
+    Raises:
+        UserError: not UTF-8, special tokens missing, an empty line, or a token that stands there twice.
+    """
+    try:
+        # A token may be a line break of Unicode, so lines end at "\n" alone ("\r\n" is read as "\n").
+        tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"The vocabulary {path} is not UTF-8 text: give a vocab.txt or a folder.") from error
+    vocabulary: dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        if vocabulary.setdefault(token, index) != index:
+            first = vocabulary[token] + 1
+            raise UserError(
+                f"The vocabulary {path} has {token!r} on line {first} and again on line {index + 1}: every token needs "
+                "one id, so restore the file."
+            )
+    absent = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+    if absent:
+        raise UserError(f"The vocabulary {path} lacks {', '.join(absent)}: give a BERT vocab.txt or a folder.")
+    if "" in vocabulary:
+        raise UserError(f"Line {vocabulary[''] + 1} of the vocabulary {path} is empty: restore the file.")
+    return vocabulary
+
+
 def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer.
 
@@ -66,14 +128,7 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     """
     path = Path(source).expanduser()
     if path.is_file():
-        try:
-            tokens = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"The vocabulary {source} is not UTF-8 text: give a vocab.txt or a folder.") from error
-        absent = [token for token in SPECIAL_TOKENS if token not in tokens]
-        if absent:
-            raise UserError(f"The vocabulary {source} lacks {', '.join(absent)}: give a BERT vocab.txt or a folder.")
-        tokenizer = from_vocabulary({token: index for index, token in enumerate(tokens)}, max_length or 512)
+        tokenizer = from_vocabulary(read_vocabulary(path), max_length or 512)
     else:
         if path.is_dir() and not (path / "tokenizer.json").is_file() and not (path / "vocab.txt").is_file():
             raise UserError(f"The folder {source} holds no tokenizer (tokenizer.json): name one with --tokenizer.")
@@ -99,6 +154,33 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     state.pop("truncation", None)
     state.pop("padding", None)
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def encoder_of(
+    tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Callable[[list[str]], tuple[np.ndarray, np.ndarray]]:
+    """Function from texts to token ids, at the speed of the `tokenizers` library.
+
+    Args:
+        tokenizer: a fast tokenizer; it is copied, so its own truncation and padding stay as they are.
+        max_length: tokens of a text at most, special tokens included.
+
+    Returns:
+        Function of n texts that returns their ids one after the other, int32 (all tokens,), and their lengths, int32
+        (n,); the same ids as `tokenizer(texts, truncation=True, max_length=max_length)`.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    backend.no_padding()
+    backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+
+    def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        encodings = backend.encode_batch_fast(texts)
+        lengths = np.fromiter(map(len, encodings), dtype=np.int32, count=len(encodings))
+        every = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
+        return np.fromiter(every, dtype=np.int32, count=int(lengths.sum(dtype=np.int64))), lengths
+
+    return encode
 
 
 def tokenize(

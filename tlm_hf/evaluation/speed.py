@@ -49,7 +49,7 @@ TASKS = {
 class BenchmarkArguments:
     """Options of `tlm benchmark`."""
 
-    what: str = field(metadata={"help": "pretraining or finetuning."})
+    what: str = field(metadata={"help": "pretraining or finetuning (tokenizing has options of its own)."})
     recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
     size: str = field(default="paper", metadata={"help": "Its size."})
     json: str | None = field(default=None, metadata={"help": "File for the results."})
@@ -227,7 +227,8 @@ def benchmark(arguments: BenchmarkArguments) -> dict[str, Any]:
         UserError: unknown benchmark, recipe or size, a recipe that stock BERT does not have, or a bad number.
     """
     if arguments.what not in TASKS:
-        raise UserError(f"There is no benchmark {arguments.what!r}; choose one of {', '.join(TASKS)}.")
+        known = ", ".join((*TASKS, "tokenizing"))
+        raise UserError(f"There is no benchmark {arguments.what!r}; choose one of {known}.")
     check_range(arguments, 1, 2**20, "batch_size", "max_length", "repeats", "num_threads")
     check_range(arguments, 0, 0.99, "dropout")
     check_range(arguments, 0.01, 0.99, "mlm_probability")

@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 from ..configuration_tlm import TLMConfig
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.masking import MaskingCollator, PretrainingSchedule
-from ..data.tokenization import SPECIAL_TOKENS, load_tokenizer, tokenize, tokenizer_hash, train_wordpiece
+from ..data.packing import PackedMaskingCollator, PackedSchedule, PackedTexts
+from ..data.token_cache import TokenTable, tokenize_once
+from ..data.tokenization import SPECIAL_TOKENS, TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..evaluation.scoring import masked_lm_score
 from ..modeling_tlm import TLMForMaskedLM
@@ -53,7 +55,9 @@ class PretrainArguments:
     validation_texts: int = field(default=1000, metadata={"help": "Texts held out for the fixed-mask loss."})
     num_train_epochs: float = field(default=6.0, metadata={"help": "Passes over the corpus."})
     max_steps: int = field(default=-1, metadata={"help": "Optimizer steps, in place of epochs."})
-    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step, over all processes."})
+    batch_size: int = field(
+        default=32, metadata={"help": "Texts (with --packing: rows) per optimizer step, over all processes."}
+    )
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes that make up one step."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps with rising learning rate."})
@@ -61,6 +65,10 @@ class PretrainArguments:
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta (the first is 0.9)."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient clipping."})
     mlm_probability: float = field(default=0.3, metadata={"help": "Share of tokens to predict (the paper: 0.15)."})
+    whole_word_masking: bool = field(default=False, metadata={"help": "Mask whole words in place of single tokens."})
+    packing: bool = field(
+        default=False, metadata={"help": "Several texts in a row in place of batches of equal lengths."}
+    )
     dropout: float = field(default=0.0, metadata={"help": "Hidden and attention dropout."})
     initializer_range: float | None = field(default=None, metadata={"help": "Default: 1/sqrt(hidden size)."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and masks (not of the choice of texts)."})
@@ -85,6 +93,8 @@ NOT_DECISIVE = (
     *("corpus", "tokenizer"),  # they count by their texts and tokens, wherever they lie
 )
 """Options that leave the weights as they are, so that a run may continue with others."""
+ADDED_LATER = ("whole_word_masking", "packing")
+"""Options that older runs do not name: where they are off they are not recorded, so that those runs go on."""
 
 
 def check_arguments(arguments: PretrainArguments) -> TLMConfig:
@@ -104,7 +114,7 @@ def check_arguments(arguments: PretrainArguments) -> TLMConfig:
         raise UserError(f"--mlm-probability is {arguments.mlm_probability}: give a share between 0 and 1.")
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
         raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
-    return build_config(
+    config = build_config(
         arguments.recipe,
         arguments.size,
         vocab_size=arguments.vocab_size,
@@ -115,6 +125,11 @@ def check_arguments(arguments: PretrainArguments) -> TLMConfig:
         initializer_range=arguments.initializer_range,
         dropout=arguments.dropout,
     )
+    if arguments.packing and config.has_convolution:
+        raise UserError(
+            f"The convolution of {arguments.recipe} would mix the texts of a packed row: leave --packing out."
+        )
+    return config
 
 
 def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
@@ -126,7 +141,8 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         arguments: the options.
 
     Returns:
-        The results as written: the loss on fixed masks (nats per masked token), texts, tokens and seconds.
+        The results as written: the loss on fixed masks (nats per masked token), texts, tokens, seconds, and
+        `padding_share`, the share of the positions of all training batches that is padding.
 
     Raises:
         UserError: bad input, or an output folder that belongs to another run.
@@ -154,7 +170,10 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         root=arguments.data_root,
         seed=arguments.subset_seed,
     )
-    settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
+    options_given = asdict(arguments).items()
+    settings = {
+        key: value for key, value in options_given if key not in NOT_DECISIVE and (value or key not in ADDED_LATER)
+    }
     settings["corpus_sha256"] = corpus_hash(corpus)
     settings["threads"] = torch.get_num_threads()
     if tokenizer is not None:
@@ -163,14 +182,11 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
     if run.results is not None:
         return run.results
     if tokenizer is None:
-        tokenizer = train_wordpiece(corpus["train"]["text"][:], config.vocab_size, config.max_position_embeddings)
+        tokenizer = train_wordpiece(TextColumn(corpus["train"]), config.vocab_size, config.max_position_embeddings)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
     length = config.max_position_embeddings
-    token_ids = {
-        split: [np.asarray(ids, dtype=np.int32) for ids in tokenize(corpus[split], tokenizer, length)["input_ids"]]
-        for split in ("train", "validation")
-    }
+    token_ids = {split: tokenize_once(corpus[split], tokenizer, length) for split in ("train", "validation")}
     return _train(arguments, run, options, config, tokenizer, token_ids)
 
 
@@ -188,28 +204,33 @@ def _train(
     options: TrainingArguments,
     config: TLMConfig,
     tokenizer: PreTrainedTokenizerBase,
-    token_ids: dict[str, list[np.ndarray]],
+    token_ids: dict[str, TokenTable],
 ) -> dict[str, Any]:
     """Build model and Trainer, train from the last checkpoint, and finish the run."""
-    texts = [ids for ids in token_ids["train"] if len(ids) >= SHORTEST_TEXT]
-    if not texts:
+    texts = token_ids["train"].select(np.flatnonzero(token_ids["train"].lengths >= SHORTEST_TEXT))
+    if not len(texts):
         run.discard()
         raise UserError(
             f"The corpus {arguments.corpus!r} has no text of at least {SHORTEST_TEXT} tokens: give longer texts."
         )
+    rows = PackedTexts(texts, config.max_position_embeddings, arguments.seed) if arguments.packing else texts
     steps = arguments.max_steps
     if steps < 0:
-        steps = math.ceil(arguments.num_train_epochs * len(texts) / arguments.batch_size)
+        steps = math.ceil(arguments.num_train_epochs * len(rows) / arguments.batch_size)
     options.max_steps = steps
-    schedule = PretrainingSchedule(texts, steps * arguments.batch_size, arguments.batch_size, arguments.seed)
+    order = (steps * arguments.batch_size, arguments.batch_size, arguments.seed)
+    schedule = PackedSchedule(rows, *order) if isinstance(rows, PackedTexts) else PretrainingSchedule(rows, *order)
+    collator = PackedMaskingCollator if arguments.packing else MaskingCollator
     set_seed(arguments.seed)
     model = TLMForMaskedLM(config)
-    trainer = RunTrainer(
+    trainer = _PretrainTrainer(
         model=model,
         args=options,
         train_dataset=schedule,
         eval_dataset=[],  # evaluation is the scorer's
-        data_collator=MaskingCollator(tokenizer, arguments.mlm_probability, arguments.seed),
+        data_collator=collator(
+            tokenizer, arguments.mlm_probability, arguments.seed, whole_word=arguments.whole_word_masking
+        ),
         processing_class=tokenizer,
         scorer=lambda scored: masked_lm_score(scored, tokenizer, token_ids["validation"]),
     )
@@ -230,8 +251,9 @@ def _train(
         "max_length": config.max_position_embeddings,
         "steps": steps,
         "texts": len(texts),
-        "epochs": steps * arguments.batch_size / len(texts),
-        "tokens_per_epoch": int(sum(len(ids) for ids in texts)),
+        "epochs": steps * arguments.batch_size / len(rows),
+        "tokens_per_epoch": int(texts.lengths.sum(dtype=np.int64)),
+        "padding_share": schedule.padding_share(options.train_batch_size),
         "held_out": held_out,
         "seconds_since_start_or_continuation": seconds,
         "continued_from_step": 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-")),
@@ -243,6 +265,17 @@ def _train(
         tokenizer.save_pretrained(folder)
 
     return run.finish(save, results) if options.should_save else results
+
+
+class _PretrainTrainer(RunTrainer):
+    """RunTrainer that logs with each training loss the share of padding in the batches since the last one."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and isinstance(self.train_dataset, PretrainingSchedule):
+            before = max((row["step"] for row in self.state.log_history if "padding_share" in row), default=0)
+            items = (step * self.train_dataset.batch_size for step in (before, self.state.global_step))
+            logs["padding_share"] = self.train_dataset.padding_share(self.args.train_batch_size, *items)
+        super().log(logs, start_time)
 
 
 def _training_arguments(arguments: PretrainArguments) -> TrainingArguments:
