@@ -30,7 +30,7 @@ class PrepareDataArguments(TaskArguments):
     )
     validation_texts: int = field(default=1000, metadata={"help": "Held-out texts of the corpus."})
     seed: int = field(default=0, metadata={"help": "Seed of the choice of a corpus' texts (a task's: --task-seed)."})
-    unit: str | None = field(
+    corpus_unit: str | None = field(
         default=None, metadata={"help": "Of a streamed Wikipedia: article (default) or paragraph."}
     )
     corpus_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub corpus."})
@@ -162,7 +162,7 @@ def _load_corpus(arguments: PrepareDataArguments, size: int | None) -> datasets.
         revision=arguments.corpus_revision,
         root=arguments.data_root,
         seed=arguments.seed,
-        unit=arguments.unit,
+        unit=arguments.corpus_unit,
     )
     return _columns(corpus, arguments.corpus)
 

@@ -51,6 +51,9 @@ class PretrainArguments:
     text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
     corpus_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     corpus_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
+    corpus_unit: str | None = field(
+        default=None, metadata={"help": "Of a Wikipedia streamed from the Hub: article (default) or paragraph."}
+    )
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
     validation_texts: int = field(default=1000, metadata={"help": "Texts held out for the fixed-mask loss."})
     num_train_epochs: float = field(default=6.0, metadata={"help": "Passes over the corpus."})
@@ -90,7 +93,7 @@ COUNTS = (
 """Options of which there must be at least 1."""
 NOT_DECISIVE = (
     *("output_dir", "report_to", "logging_steps", "save_steps", "disable_tqdm", "data_root", "num_threads"),
-    *("corpus", "tokenizer"),  # they count by their texts and tokens, wherever they lie
+    *("corpus", "corpus_unit", "tokenizer"),  # they count by their texts and tokens, wherever they lie
 )
 """Options that leave the weights as they are, so that a run may continue with others."""
 ADDED_LATER = ("whole_word_masking", "packing")
