@@ -48,3 +48,14 @@ def test_speed_table_is_that_of_the_results_files():
         row += [f"{results['ratio_same_precision_and_allocator']:.1f}"]
         row += [f"{memory[name]:,.0f}" for name in ("stock", best)]
         assert f"| {' | '.join(row)} |" in section, row
+
+
+def test_overlap_table_is_that_of_the_results_file():
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("<!-- overlap -->")[1].split("<!-- /overlap -->")[0]
+    table = json.loads((ROOT / "results" / "data" / "overlap.json").read_text())["table"]
+    assert set(table) == {"ag_news", "dbpedia_14", "fewrel"}
+    for task, subsets in table.items():
+        found = (subsets[kind]["test"] for kind in ("high", "random", "low"))
+        cells = [f"{values['jensen_shannon_bits']:.3f}, {values['occurrence_coverage']:.3f}" for values in found]
+        assert f"| `{task}` | {' | '.join(cells)} |" in section
