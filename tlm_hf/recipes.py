@@ -69,6 +69,63 @@ class Size:
     conv_channels: int | None = None
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How an encoder is pre-trained: AdamW (first beta 0.9, epsilon 1e-8) and what goes with it.
+
+    The rate rises from 0 over `warmup_share` of the steps and falls to 0 at the last one, both linearly. With `parts`
+    it is set once for each of so many equal parts of the run, 0 in the first and (parts - e) / (parts - 1) of the
+    peak in part e = 1, 2, ...: the authors step `get_linear_schedule_with_warmup(max(epochs // 100, 1), epochs)` once
+    an epoch (their `main.py`, 50 epochs), so the first of their epochs trains nothing.
+
+    Args:
+        name: what users type.
+        learning_rate: at the peak.
+        warmup_share: of the steps, with rising rate.
+        weight_decay: AdamW's.
+        decays_everything: also biases, LayerNorms and embeddings alike; else matrices alone, as in Trainer.
+        adam_beta2: AdamW's second beta.
+        max_grad_norm: of the clipped gradient; 0 does not clip.
+        mlm_probability: share of tokens to predict.
+        dropout: hidden and attention dropout.
+        initializer_range: of new weights; None for max(0.02, 1/sqrt(hidden_size)).
+        parts: see above; None for a rate that changes at every step.
+        final_mlm_probability: share at the last step, to which it moves linearly; None to keep it.
+        group_by_length: batches of texts of similar length (see `data.masking.PretrainingSchedule`).
+    """
+
+    name: str
+    learning_rate: float
+    warmup_share: float
+    weight_decay: float
+    decays_everything: bool
+    adam_beta2: float
+    max_grad_norm: float
+    mlm_probability: float
+    dropout: float
+    initializer_range: float | None
+    parts: int | None = None
+    final_mlm_probability: float | None = None
+    group_by_length: bool = True
+
+    def factor(self, step: int, steps: int) -> float:
+        """Share of the peak rate at step `step` = 0, 1, ... of `steps`, for a schedule with `parts`."""
+        if self.parts is None:
+            raise ValueError(f"The schedule {self.name} changes at every step.")
+        part = min(step * self.parts // steps, self.parts)
+        return max(0.0, (self.parts - part) / (self.parts - 1)) if part else 0.0
+
+
+SCHEDULES = {
+    schedule.name: schedule
+    for schedule in (
+        Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None),
+        Schedule("paper", 5e-5, 0.0, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, parts=50, group_by_length=False),
+        Schedule("paper-repaired", 5e-5, 0.02, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, group_by_length=False),
+    )
+}
+
+
 ARCHITECTURES = {
     architecture.name: architecture
     for architecture in (
@@ -113,6 +170,17 @@ def find_size(name: str) -> Size:
     if name not in SIZES:
         raise UserError(f"There is no size {name!r}; choose one of {', '.join(SIZES)}.")
     return SIZES[name]
+
+
+def find_schedule(name: str) -> Schedule:
+    """Look a schedule up.
+
+    Raises:
+        UserError: unknown name; the sentence lists the known ones.
+    """
+    if name not in SCHEDULES:
+        raise UserError(f"There is no schedule {name!r}; choose one of {', '.join(SCHEDULES)}.")
+    return SCHEDULES[name]
 
 
 def build_config(

@@ -134,6 +134,8 @@ class MaskingCollator:
             ordinary tokens), but at least 1) tokens of each row, all sets equally likely: the fixed count that
             `TLMForMaskedLM.forward(num_predictions=)` needs for static shapes (BERT's `max_predictions_per_seq`).
         length: pad every row to so many positions, again for static shapes; None pads to the longest of the batch.
+        final_mlm_probability: with `num_items`, the share of the last item; it changes linearly with `item`.
+        num_items: items of the whole training.
 
     Raises:
         ValueError: `whole_word` with `num_predictions`; a row longer than `length`.
@@ -149,10 +151,17 @@ class MaskingCollator:
         whole_word: bool = False,
         num_predictions: int | None = None,
         length: int | None = None,
+        final_mlm_probability: float | None = None,
+        num_items: int | None = None,
     ) -> None:
         if whole_word and num_predictions is not None:
             raise ValueError("Whole words have no fixed count of tokens: give whole_word or num_predictions.")
+        if final_mlm_probability is not None and not num_items:
+            raise ValueError("A changing mlm_probability needs the number of items: give num_items.")
         self.mlm_probability = mlm_probability
+        self.slope = (
+            0.0 if final_mlm_probability is None else (final_mlm_probability - mlm_probability) / (num_items or 1)
+        )
         self.seed = seed
         self.stream = stream
         self.whole_word, self.num_predictions, self.length = whole_word, num_predictions, length
@@ -182,7 +191,8 @@ class MaskingCollator:
             input_ids[index, :length] = row["input_ids"]
             attention_mask[index, :length] = 1
             draws[:, index, :length] = generator(self.seed, self.stream, row["item"]).random((3, length))
-        chosen = self._choose(input_ids, draws[0])
+        rates = np.array([self.mlm_probability + self.slope * row["item"] for row in rows])[:, None]
+        chosen = self._choose(input_ids, draws[0], rates)
         labels = np.where(chosen, input_ids, IGNORE_INDEX)
         random_tokens = self.ordinary[(draws[2] * len(self.ordinary)).astype(np.int64).clip(max=len(self.ordinary) - 1)]
         input_ids = np.where(chosen & (draws[1] < 0.8), self.mask_id, input_ids)
@@ -190,15 +200,15 @@ class MaskingCollator:
         arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def _choose(self, input_ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """The tokens to predict, bool (batch, length), from uniform `draws` of that shape."""
+    def _choose(self, input_ids: np.ndarray, draws: np.ndarray, rates: np.ndarray) -> np.ndarray:
+        """The tokens to predict, bool (batch, length), from uniform `draws` of that shape and `rates` (batch, 1)."""
         ordinary = ~self.is_special[input_ids]
         if self.num_predictions is not None:
-            wanted = np.rint(self.mlm_probability * ordinary.sum(axis=1)).clip(1, self.num_predictions)
+            wanted = np.rint(rates[:, 0] * ordinary.sum(axis=1)).clip(1, self.num_predictions)
             ranks = np.where(ordinary, draws, 2.0).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
             return (ranks < wanted[:, None]) & ordinary
         if self.whole_word:
             # A token's draw is that of the last place before it (or its own) where no piece continues a word.
             places = np.where(self.continues[input_ids], 0, np.arange(input_ids.shape[1]))
             draws = np.take_along_axis(draws, np.maximum.accumulate(places, axis=1), axis=1)
-        return (draws < self.mlm_probability) & ordinary
+        return (draws < rates) & ordinary

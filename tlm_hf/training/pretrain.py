@@ -2,12 +2,13 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from ..configuration_tlm import TLMConfig
@@ -20,7 +21,7 @@ from ..errors import UserError, check_range
 from ..evaluation.scoring import masked_lm_score
 from ..modeling_tlm import TLMForMaskedLM
 from ..provenance import portable_path
-from ..recipes import build_config, find_size
+from ..recipes import Schedule, build_config, find_schedule, find_size
 from ..runs import Run
 from .trainer import LARGEST_SEED, RunTrainer, check_report_to, stays_on_cpu
 
@@ -62,17 +63,26 @@ class PretrainArguments:
         default=32, metadata={"help": "Texts (with --packing: rows) per optimizer step, over all processes."}
     )
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes that make up one step."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
-    warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps with rising learning rate."})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's, on matrices alone."})
-    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta (the first is 0.9)."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient clipping."})
-    mlm_probability: float = field(default=0.3, metadata={"help": "Share of tokens to predict (the paper: 0.15)."})
+    schedule: str = field(
+        default="tlm",
+        metadata={"help": "tlm, paper (the authors', faults kept) or paper-repaired."},
+    )
+    learning_rate: float | None = field(default=None, metadata={"help": "At the peak (default: the schedule's)."})
+    warmup_share: float | None = field(
+        default=None, metadata={"help": "Share of the steps with rising rate (likewise)."}
+    )
+    weight_decay: float | None = field(default=None, metadata={"help": "AdamW's (likewise)."})
+    adam_beta2: float | None = field(default=None, metadata={"help": "AdamW's second beta (likewise)."})
+    max_grad_norm: float | None = field(default=None, metadata={"help": "Gradient clipping, 0 for none (likewise)."})
+    mlm_probability: float | None = field(default=None, metadata={"help": "Share of tokens to predict (likewise)."})
+    final_mlm_probability: float | None = field(
+        default=None, metadata={"help": "That share at the last step, to which it moves linearly."}
+    )
     whole_word_masking: bool = field(default=False, metadata={"help": "Mask whole words in place of single tokens."})
     packing: bool = field(
         default=False, metadata={"help": "Several texts in a row in place of batches of equal lengths."}
     )
-    dropout: float = field(default=0.0, metadata={"help": "Hidden and attention dropout."})
+    dropout: float | None = field(default=None, metadata={"help": "Hidden and attention dropout (likewise)."})
     initializer_range: float | None = field(default=None, metadata={"help": "Default: 1/sqrt(hidden size)."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and masks (not of the choice of texts)."})
     subset_seed: int = field(default=0, metadata={"help": "Seed of the choice of texts."})
@@ -96,11 +106,31 @@ NOT_DECISIVE = (
     *("corpus", "corpus_unit", "tokenizer"),  # they count by their texts and tokens, wherever they lie
 )
 """Options that leave the weights as they are, so that a run may continue with others."""
-ADDED_LATER = ("whole_word_masking", "packing")
+ADDED_LATER = ("whole_word_masking", "packing", "final_mlm_probability", "schedule")
 """Options that older runs do not name: where they are off they are not recorded, so that those runs go on."""
 
 
-def check_arguments(arguments: PretrainArguments) -> TLMConfig:
+FROM_SCHEDULE = (
+    "learning_rate", "warmup_share", "weight_decay", "adam_beta2", "max_grad_norm", "mlm_probability",
+    "final_mlm_probability", "dropout", "initializer_range",
+)  # fmt: skip
+"""Options whose default is the schedule's."""
+
+
+def choose_schedule(arguments: PretrainArguments) -> Schedule:
+    """The named schedule with the values that were given in place of its own.
+
+    Raises:
+        UserError: unknown schedule, or a warm-up for a rate that is set by parts.
+    """
+    schedule = find_schedule(arguments.schedule)
+    if schedule.parts is not None and arguments.warmup_share is not None:
+        raise UserError(f"The schedule {schedule.name} has its own warm-up: leave --warmup-share out.")
+    given = {name: getattr(arguments, name) for name in FROM_SCHEDULE}
+    return replace(schedule, **{name: value for name, value in given.items() if value is not None})
+
+
+def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConfig:
     """Refuse impossible options before any work; returns the configuration that the recipe gives.
 
     Raises:
@@ -113,8 +143,10 @@ def check_arguments(arguments: PretrainArguments) -> TLMConfig:
     check_range(arguments, 0, math.inf, "learning_rate", "weight_decay", "max_grad_norm", "initializer_range")
     check_range(arguments, 0, LARGEST_SEED, "seed", "subset_seed")
     check_report_to(arguments.report_to)
-    if not 0 < arguments.mlm_probability < 1:
-        raise UserError(f"--mlm-probability is {arguments.mlm_probability}: give a share between 0 and 1.")
+    for name in ("mlm_probability", "final_mlm_probability"):
+        share = getattr(arguments, name)
+        if share is not None and not 0 < share < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {share}: give a share between 0 and 1.")
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
         raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
     config = build_config(
@@ -125,8 +157,8 @@ def check_arguments(arguments: PretrainArguments) -> TLMConfig:
         hidden_size=arguments.hidden_size,
         num_hidden_layers=arguments.num_hidden_layers,
         num_attention_heads=arguments.num_attention_heads,
-        initializer_range=arguments.initializer_range,
-        dropout=arguments.dropout,
+        initializer_range=schedule.initializer_range,
+        dropout=schedule.dropout,
     )
     if arguments.packing and config.has_convolution:
         raise UserError(
@@ -151,8 +183,9 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         UserError: bad input, or an output folder that belongs to another run.
         KeyboardInterrupt: interrupted, after a checkpoint was saved.
     """
-    config = check_arguments(arguments)
-    options = _training_arguments(arguments)
+    schedule = choose_schedule(arguments)
+    config = check_arguments(arguments, schedule)
+    options = _training_arguments(arguments, schedule)
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
     tokenizer = None
@@ -173,9 +206,11 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         root=arguments.data_root,
         seed=arguments.subset_seed,
     )
-    options_given = asdict(arguments).items()
+    chosen = asdict(arguments) | {name: getattr(schedule, name) for name in FROM_SCHEDULE}
     settings = {
-        key: value for key, value in options_given if key not in NOT_DECISIVE and (value or key not in ADDED_LATER)
+        key: value
+        for key, value in chosen.items()
+        if key not in NOT_DECISIVE and (value not in (None, False, "tlm") or key not in ADDED_LATER)
     }
     settings["corpus_sha256"] = corpus_hash(corpus)
     settings["threads"] = torch.get_num_threads()
@@ -190,7 +225,7 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
     config.pad_token_id = tokenizer.pad_token_id
     length = config.max_position_embeddings
     token_ids = {split: tokenize_once(corpus[split], tokenizer, length) for split in ("train", "validation")}
-    return _train(arguments, run, options, config, tokenizer, token_ids)
+    return _train(arguments, schedule, run, options, config, tokenizer, token_ids)
 
 
 def _texts_wanted(arguments: PretrainArguments) -> int | None:
@@ -203,6 +238,7 @@ def _texts_wanted(arguments: PretrainArguments) -> int | None:
 
 def _train(
     arguments: PretrainArguments,
+    schedule: Schedule,
     run: Run,
     options: TrainingArguments,
     config: TLMConfig,
@@ -221,18 +257,29 @@ def _train(
     if steps < 0:
         steps = math.ceil(arguments.num_train_epochs * len(rows) / arguments.batch_size)
     options.max_steps = steps
-    order = (steps * arguments.batch_size, arguments.batch_size, arguments.seed)
-    schedule = PackedSchedule(rows, *order) if isinstance(rows, PackedTexts) else PretrainingSchedule(rows, *order)
+    items = steps * arguments.batch_size
+    order = (items, arguments.batch_size, arguments.seed)
+    sequence = (
+        PackedSchedule(rows, *order)
+        if isinstance(rows, PackedTexts)
+        else PretrainingSchedule(rows, *order, group_by_length=schedule.group_by_length)
+    )
     collator = PackedMaskingCollator if arguments.packing else MaskingCollator
     set_seed(arguments.seed)
     model = TLMForMaskedLM(config)
     trainer = _PretrainTrainer(
+        schedule=schedule,
         model=model,
         args=options,
-        train_dataset=schedule,
+        train_dataset=sequence,
         eval_dataset=[],  # evaluation is the scorer's
         data_collator=collator(
-            tokenizer, arguments.mlm_probability, arguments.seed, whole_word=arguments.whole_word_masking
+            tokenizer,
+            schedule.mlm_probability,
+            arguments.seed,
+            whole_word=arguments.whole_word_masking,
+            final_mlm_probability=schedule.final_mlm_probability,
+            num_items=items,
         ),
         processing_class=tokenizer,
         scorer=lambda scored: masked_lm_score(scored, tokenizer, token_ids["validation"]),
@@ -256,7 +303,7 @@ def _train(
         "texts": len(texts),
         "epochs": steps * arguments.batch_size / len(rows),
         "tokens_per_epoch": int(texts.lengths.sum(dtype=np.int64)),
-        "padding_share": schedule.padding_share(options.train_batch_size),
+        "padding_share": sequence.padding_share(options.train_batch_size),
         "held_out": held_out,
         "seconds_since_start_or_continuation": seconds,
         "continued_from_step": 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-")),
@@ -271,7 +318,25 @@ def _train(
 
 
 class _PretrainTrainer(RunTrainer):
-    """RunTrainer that logs with each training loss the share of padding in the batches since the last one."""
+    """RunTrainer with a `Schedule`; it logs with each training loss the share of padding in the batches since then."""
+
+    def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
+        self.schedule = schedule
+        super().__init__(*args, **kwargs)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Trainer's, or the rate by parts of the run."""
+        if self.schedule.parts is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        wanted = self.optimizer if optimizer is None else optimizer
+        self.lr_scheduler = LambdaLR(wanted, lambda step: self.schedule.factor(step, num_training_steps))
+        return self.lr_scheduler
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Trainer's choice (no biases, no LayerNorms), or every parameter."""
+        if self.schedule.decays_everything:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and isinstance(self.train_dataset, PretrainingSchedule):
@@ -281,17 +346,17 @@ class _PretrainTrainer(RunTrainer):
         super().log(logs, start_time)
 
 
-def _training_arguments(arguments: PretrainArguments) -> TrainingArguments:
+def _training_arguments(arguments: PretrainArguments, schedule: Schedule) -> TrainingArguments:
     """Trainer's options but for the steps; the batch size is split over processes and accumulation."""
     options = TrainingArguments(
         output_dir=arguments.output_dir,
         gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-        learning_rate=arguments.learning_rate,
+        learning_rate=schedule.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=arguments.warmup_share,
-        weight_decay=arguments.weight_decay,
-        adam_beta2=arguments.adam_beta2,
-        max_grad_norm=arguments.max_grad_norm,
+        warmup_steps=schedule.warmup_share,
+        weight_decay=schedule.weight_decay,
+        adam_beta2=schedule.adam_beta2,
+        max_grad_norm=schedule.max_grad_norm,
         bf16=arguments.bf16,
         use_cpu=stays_on_cpu(arguments.use_cpu, arguments.bf16),
         seed=arguments.seed,

@@ -1,0 +1,103 @@
+"""The schedules of pre-training: rates against transformers' own schedulers, mask rates, what is decayed and clipped."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers_commands import refused, results_of, succeed, write_corpus
+from transformers import get_linear_schedule_with_warmup
+
+from tlm_hf.data.masking import MaskingCollator
+from tlm_hf.recipes import SCHEDULES
+from tlm_hf.training import pretrain as pretraining
+
+WORDS = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--batch-size", "8", "--logging-steps", "1")
+WORDS = (*WORDS, "--disable-tqdm")
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "corpus.txt")
+
+
+def rates(folder):
+    return [row["learning_rate"] for row in results_of(folder)["history"] if "loss" in row]
+
+
+def test_the_papers_rate_is_that_of_its_code(corpus, tmp_path):
+    """The authors' main.py: get_linear_schedule_with_warmup(max(epochs // 100, 1), epochs), one step an epoch."""
+    succeed(*WORDS, "--schedule", "paper", "--max-steps", "100", "--output-dir", "out")
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=5e-5)
+    theirs = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=max(50 // 100, 1), num_training_steps=50)
+    expected = []
+    for _ in range(50):
+        expected += 2 * [optimizer.param_groups[0]["lr"]]  # two steps an epoch
+        optimizer.step()
+        theirs.step()
+    assert expected[:2] == [0, 0]
+    assert np.allclose(rates(tmp_path / "out"), expected, rtol=1e-12, atol=0)
+
+
+def test_the_repaired_rate_changes_at_every_step(corpus, tmp_path):
+    succeed(*WORDS, "--schedule", "paper-repaired", "--max-steps", "50", "--output-dir", "out")
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=5e-5)
+    theirs = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=1, num_training_steps=50)
+    expected = []
+    for _ in range(50):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert np.allclose(rates(tmp_path / "out"), expected, rtol=1e-12, atol=0)
+
+
+def test_what_the_paper_decays_clips_and_drops(corpus, tmp_path, monkeypatch):
+    seen = {}
+    train = pretraining._PretrainTrainer.train
+
+    def watch(trainer, *arguments, **options):
+        found = train(trainer, *arguments, **options)
+        seen.update(args=trainer.args, groups=trainer.optimizer.param_groups, config=trainer.model.config)
+        return found
+
+    monkeypatch.setattr(pretraining._PretrainTrainer, "train", watch)
+    succeed(*WORDS, "--schedule", "paper", "--max-steps", "1", "--output-dir", "out")
+    decayed = [len(group["params"]) for group in seen["groups"] if group["weight_decay"] == 0.01]
+    assert decayed == [sum(len(group["params"]) for group in seen["groups"])]
+    assert {group["betas"] for group in seen["groups"]} == {(0.9, 0.999)}
+    assert seen["args"].max_grad_norm == 0
+    assert seen["config"].hidden_dropout_prob == seen["config"].attention_probs_dropout_prob == 0.1
+    assert seen["config"].initializer_range == 0.02
+    assert results_of(tmp_path / "out")["settings"]["mlm_probability"] == 0.15
+
+
+def test_given_values_win_over_the_schedules(corpus, tmp_path):
+    words = ("--schedule", "paper", "--learning-rate", "0.001", "--dropout", "0", "--max-steps", "100")
+    succeed(*WORDS, *words, "--output-dir", "out")
+    assert max(rates(tmp_path / "out")) == 0.001
+    settings = results_of(tmp_path / "out")["settings"]
+    assert (settings["schedule"], settings["dropout"], settings["weight_decay"]) == ("paper", 0, 0.01)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_dropout_prob"] == 0
+
+
+def test_the_share_of_masks_falls_linearly(tokenizer):
+    collator = MaskingCollator(tokenizer, 0.6, 0, final_mlm_probability=0.1, num_items=1000)
+    ids = np.full(200, collator.ordinary[0])
+    for first, expected in ((0, 0.6), (480, 0.36), (980, 0.11)):
+        rows = [{"input_ids": ids, "item": item} for item in range(first, first + 20)]
+        share = (collator(rows)["labels"] != -100).float().mean().item()
+        assert abs(share - expected) < 4 * 0.5 / np.sqrt(200 * 20) + 0.006
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--schedule", "papers"), f"no schedule 'papers'; choose one of {', '.join(SCHEDULES)}"),
+        (("--schedule", "paper", "--warmup-share", "0.1"), "leave --warmup-share out"),
+        (("--final-mlm-probability", "0"), "--final-mlm-probability is 0.0: give a share between 0 and 1"),
+    ],
+)
+def test_bad_schedules_are_refused(corpus, tmp_path, capsys, words, said):
+    assert said in refused(capsys, *WORDS, *words, "--output-dir", "out")
+    assert not (tmp_path / "out").exists()
