@@ -1,4 +1,4 @@
-"""The schedules of pre-training: rates against transformers' own schedulers, mask rates, what is decayed and clipped."""
+"""The schedules of pre-training: rates against transformers' own schedulers, masks, decay and clipping."""
 
 import json
 
