@@ -32,7 +32,10 @@ def describe_split(split: datasets.Dataset, **facts: Any) -> datasets.Dataset:
 
 
 def facts_of(split: datasets.Dataset) -> dict[str, Any]:
-    """The facts that `describe_split` kept; empty where there are none, or other rows since (they came by `select`)."""
+    """The facts that `describe_split` kept; empty where there are none, or another number of rows since.
+
+    Only the number is compared: after a `shuffle`, or a `map` over the texts, the facts are those of the split before.
+    """
     try:
         found = json.loads(split.info.description or "{}")
     except ValueError:

@@ -205,6 +205,7 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         revision=arguments.corpus_revision,
         root=arguments.data_root,
         seed=arguments.subset_seed,
+        unit=arguments.corpus_unit,
     )
     chosen = asdict(arguments) | {name: getattr(schedule, name) for name in FROM_SCHEDULE}
     settings = {
