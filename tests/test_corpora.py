@@ -76,7 +76,8 @@ class TestChoice:
             facts = facts_of(split)
             # 90 rows of 70 texts and one with spaces around it; two blank ones and one without a value
             assert (facts["empty"], facts["duplicates"]) == (3, 21)
-            assert (facts["source"], facts["revision"], facts["unit"]) == ("corpus.parquet", None, "row")
+            revision = f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
+            assert (facts["source"], facts["revision"], facts["unit"]) == ("corpus.parquet", revision, "row")
             assert facts["sha256"] == text_hash(split["text"][:])
         assert facts_of(corpus["train"])["seed"] == 2
         assert corpus_hash(corpus) == text_hash(train + held_out)
@@ -130,6 +131,45 @@ print(json.dumps([[split["id"][:], split["text"][:]] for split in load_corpus(sy
             assert facts_of(corpus[split])["revision"] == fingerprint()
         with pytest.raises(UserError, match=f"at most {len(whole['train'])}[.]"):
             load_corpus("docstrings", num_texts=10**7)
+
+    @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+    def test_ids_of_the_source_are_kept(self, tmp_path, cache, kind):
+        texts, ids = [f"text {index}" for index in range(50)], [f"book/{index}" for index in range(50)]
+        path = tmp_path / "corpus.parquet"
+        pq.write_table(pa.table({"text": texts, "id": pa.array(ids, kind)}), path)
+        for split in load_corpus(str(path)).values():
+            assert split["id"][:] == [f"book/{text.split()[1]}" for text in split["text"]]
+            assert str(split.features["id"].dtype) == "string"
+
+    @pytest.mark.parametrize("ids", [["same"] * 50, [None, *(f"b{index}" for index in range(49))], list(range(50))])
+    def test_ids_that_tell_no_rows_apart_are_not(self, tmp_path, cache, ids):
+        path = tmp_path / "corpus.parquet"
+        pq.write_table(pa.table({"text": [f"text {index}" for index in range(50)], "id": ids}), path)
+        for split in load_corpus(str(path)).values():
+            assert split["id"][:] == [f"train/{text.split()[1]}" for text in split["text"]]
+
+    def test_ids_that_two_splits_share_are_not_kept(self, tmp_path, cache):
+        for split in ("train", "validation"):
+            rows = {"text": [f"{split} {index}" for index in range(20)], "id": [str(index) for index in range(20)]}
+            pq.write_table(pa.table(rows), tmp_path / f"{split}.parquet")
+        for name, split in load_corpus(str(tmp_path)).items():
+            assert split["id"][:] == [text.replace(" ", "/") for text in split["text"]]
+            assert {text.split()[0] for text in split["text"]} == {name}
+
+    def test_places_in_a_split_of_another_name(self, tmp_path, cache):
+        pq.write_table(pa.table({"text": [f"text {index}" for index in range(30)]}), tmp_path / "test.parquet")
+        for split in load_corpus(str(tmp_path)).values():
+            assert split["id"][:] == [f"test/{text.split()[1]}" for text in split["text"]]
+
+    def test_a_configuration_of_a_folder_is_said(self, tmp_path, cache):
+        (tmp_path / "small").mkdir()
+        write(tmp_path / "small" / "train.parquet", RAW)
+        card = "---\nconfigs:\n- config_name: small\n  data_files: small/*.parquet\n---\n"
+        (tmp_path / "README.md").write_text(card, encoding="utf-8")
+        facts = facts_of(load_corpus(str(tmp_path), config="small")["train"])
+        digest = hashlib.sha256((tmp_path / "small" / "train.parquet").read_bytes()).hexdigest()
+        folder = hashlib.sha256(f"{digest}  small/train.parquet\n".encode()).hexdigest()
+        assert (facts["config"], facts["revision"]) == ("small", f"sha256:{folder}")
 
     def test_a_changed_file_is_another_corpus(self, tmp_path, cache):
         path = tmp_path / "corpus.txt"
@@ -308,6 +348,19 @@ def test_a_unit_fits_wikipedia_alone(tmp_path, one_sentence):
         with pytest.raises(UserError, match=unit) as caught:
             load_corpus(name, unit=unit, root=str(Path(tmp_path)))
         one_sentence(caught.value)
+
+
+def test_options_without_a_use_are_refused(tmp_path, cache, one_sentence):
+    (tmp_path / "wikipedia").mkdir()
+    path = write(tmp_path / "wikipedia" / "train.parquet", RAW)
+    assert len(load_corpus("wikipedia", root=str(tmp_path))["train"]) == 65
+    for options in ({"revision": "deadbeef"}, {"unit": "article"}, {"unit": "paragraph"}):
+        said = refusal(one_sentence, load_corpus, "wikipedia", root=str(tmp_path), **options)
+        assert next(iter(options.values())) in said
+        assert "wikimedia/wikipedia" in said
+    for options in ({"revision": "v1"}, {"config": "small"}, {"text_column": "body"}):
+        assert "leave" in refusal(one_sentence, load_corpus, "docstrings", **options)
+    assert "'v1'" in refusal(one_sentence, load_corpus, path, revision="v1")
 
 
 class TestParagraphs:

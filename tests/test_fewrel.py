@@ -162,10 +162,13 @@ class TestSizes:
         with pytest.raises(UserError) as caught:
             load(folder, None, None)
         said = one_sentence(caught.value)
-        for part in ("70 test texts", "'name of P20'", "has 40 left", "3 of 3", "--shortfall take"):
+        for part in ("70 test texts", "'name of P20'", "has 40 left", "3 of 3", "fewer of every", "--shortfall take"):
             assert part in said
-        with pytest.raises(UserError, match=r"630 train texts per label .validation included.*has 35 left"):
+        with pytest.raises(UserError, match=r"630 train texts per label .validation included.*has 35 left.*at most 31"):
             load(folder, None, 5)
+        assert facts_of(load(folder, 31, 5)["train"])["per_label"]["name of P20"] == 31
+        with pytest.raises(UserError, match=r"32 train texts per label .*has 31 left.*at most 31"):
+            load(folder, 32, 5)
         task = load(folder, None, 5, shortfall="take")
         assert facts_of(task["train"])["per_label"] == {"name of P3": 41, "name of P20": 31, "name of P100": 35}
         assert len([record for record in caplog.records if "fewer than 630" in record.getMessage()]) == 1
@@ -350,6 +353,10 @@ class TestRefusals:
             load(folder / "train_wiki.json", config="val_wiki")
         with pytest.raises(UserError, match="--entity-markers"):
             load_task("docstrings", entity_markers="text")
+        for name, option in (("fewrel", "text_column"), ("fewrel", "revision"), ("docstrings", "config")):
+            with pytest.raises(UserError, match="leave it out") as caught:
+                load_task(name, **{option: "v1"})
+            assert f"{option.rsplit('_', maxsplit=1)[-1]} v1" in one_sentence(caught.value)
 
 
 @needs_data

@@ -197,27 +197,41 @@ class TestCommand:
         for name in ("land", "water"):
             bits = {kind: row["train"]["jensen_shannon_bits"] for kind, row in table["table"][f"{name}.csv"].items()}
             assert bits["high"] < bits["random"] < bits["low"]
-            files = {kind: str(tmp_path / "kept" / name / f"{kind}.parquet") for kind in ("high", "random", "low")}
-            kept = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
             facts = table["tasks"][f"{name}.csv"]["subsets"]
-            for kind, split in kept.items():
+            for kind in ("high", "random", "low"):
+                file = tmp_path / "kept" / f"{name}-{kind}" / "train-00000-of-00001.parquet"
+                split = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
                 assert split.column_names == ["text", "id"]
                 assert len(set(split["text"])) == len(set(split["id"])) == facts[kind]["rows"] == 60
                 assert set(split["text"]) <= corpus
-        assert not list(tmp_path.glob("*.partial"))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "kept", "table.json", "table.png"]
         assert set(table["selection"]["seconds"]) == {"land.csv", "water.csv"}
         capsys.readouterr()
 
-    def test_bad_options_are_refused(self, folder, tmp_path, capsys):
+    def test_bad_options_are_refused_before_any_work(self, folder, tmp_path, capsys, monkeypatch):
         (tmp_path / "kept").mkdir()
         (tmp_path / "kept" / "mine.txt").touch()
+        (tmp_path / "table.png").mkdir()
+        for work in ("train_wordpiece", "encode_texts"):
+            monkeypatch.setattr(command, work, lambda *_, work=work: pytest.fail(f"{work} was called"))
         good = ["--corpus", folder / "corpus.txt", "--tasks", folder / "land.csv", "--vocab-size", 300]
         for more, culprit in (
             (["--num-texts", 10_000], "10000"),
             (["--num-texts", 0], "--num-texts"),
             (["--train-per-label", 1, 2], "--train-per-label"),
             (["--max-length", 2], "--max-length"),
-            (["--output-dir", tmp_path / "kept"], "not empty"),
+            (["--corpus", "no_such_corpus", "--corpus-texts", 50], "at most 50 (--num-texts)"),
+            (["--num-texts", 271], "at most 270 (--num-texts)"),  # 30 of 300 are held out
+            (["--output-dir", tmp_path / "kept"], "no data subset of ours"),
+            (["--output-dir", folder / "land.csv" / "kept"], "--output-dir"),
+            (["--output-dir", ""], "--output-dir"),
+            (["--tasks", folder / "land.csv", folder / "land,.csv"], "--tasks"),
+            (["--json", tmp_path / "kept"], "it is a folder"),
+            (["--json", tmp_path / "table.json"], "plot beside it is a folder"),
+            (["--json", tmp_path / "other.png"], ".json"),
+            (["--json", ""], "--json"),
+            (["--json", tmp_path / ("x" * 300)], "--json"),
+            (["--json", tmp_path / "new" / "table.json", "--output-dir", tmp_path / "new"], "elsewhere"),
             (["--tasks", folder / "land.csv", folder / "land.csv"], "--tasks"),
             (["--json", folder / "land.csv" / "table.json"], "--json"),
         ):
@@ -227,6 +241,7 @@ class TestCommand:
             said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
             assert len(said) == 1
             assert culprit in said[0]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "table.png"]
 
 
 @needs_data

@@ -228,10 +228,13 @@ def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sent
 
     corpus = documents(sentences)
     (tmp_path / "corpus.txt").write_text("\n".join(corpus["text"]), encoding="utf-8")
-    train = datasets.Dataset.from_dict({"text": ["bread and flour", "flour and salt"], "label": [0, 1]})
+    train = datasets.Dataset.from_dict(
+        {"text": ["bread and flour", "flour and salt"], "id": ["0", "1"], "label": [0, 1]}
+    )
     tables = []
     for name, test in (("one", ["a boat on the river"]), ("other", ["bread, flour, salt", "salt and bread"])):
-        split = datasets.Dataset.from_dict({"text": test, "label": [0] * len(test)})
+        ids = [f"test/{index}" for index in range(len(test))]
+        split = datasets.Dataset.from_dict({"text": test, "id": ids, "label": [0] * len(test)})
         task = datasets.DatasetDict(train=train, validation=train, test=split)
         monkeypatch.setattr(command, "load_task", lambda *_, task=task, **__: task)
         tables.append(

@@ -4,6 +4,7 @@ Oracles: the rows that the test wrote, by hand, with the standard library or pya
 """
 
 import collections
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from helpers_commands import labelled_rows, write_corpus, write_csv
 
 from tlm_hf.data.corpora import corpus_hash, load_corpus
-from tlm_hf.data.sources import read_table, seeded_order, text_hash
+from tlm_hf.data.sources import read_source, read_table, seeded_order, tells_rows_apart, text_hash
 from tlm_hf.data.tasks import class_names, load_task, task_hash
 from tlm_hf.errors import UserError
 
@@ -127,9 +128,78 @@ class TestReadTable:
         for name in ("nothing", "pictures", "hollow"):
             assert name in refusal(one_sentence, read_table, str(tmp_path / name))
 
+    @pytest.mark.parametrize("ending", ["csv", "txt", "parquet"])
+    @pytest.mark.parametrize("in_folder", [False, True])
+    def test_a_file_replaced_by_one_of_the_same_time_and_size(self, tmp_path, ending, in_folder):
+        """`datasets` tells files by path and time alone."""
+        path = tmp_path / "set" / f"train.{ending}"
+        path.parent.mkdir()
+        name = str(path.parent if in_folder else path)
+        for word in ("old", "new"):
+            texts = [f"{word} text {index}" for index in range(30)]
+            if ending == "parquet":
+                pq.write_table(pa.table({"text": texts}), path)
+            else:
+                path.write_text("\n".join(["text", *texts] if ending == "csv" else texts) + "\n", encoding="utf-8")
+            os.utime(path, ns=(10**18, 10**18))
+            table, revision = read_source(name)
+            found = table["train"]["text"][:]
+            assert found == (["\n".join(texts) + "\n"] if ending == "txt" and in_folder else texts)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            if in_folder:
+                digest = hashlib.sha256(f"{digest}  {path.name}\n".encode()).hexdigest()
+            assert revision == f"sha256:{digest}"
+
+    def test_a_replaced_file_is_another_corpus_and_another_task(self, tmp_path):
+        path = tmp_path / "table.csv"
+        for word in ("old", "new"):
+            write_csv(path, [{"text": f"{word} text {index}", "label": index % 2} for index in range(40)])
+            os.utime(path, ns=(10**18, 10**18))
+            for splits in (load_corpus(str(path)), load_task(str(path))):
+                assert {text.split()[0] for split in splits.values() for text in split["text"]} == {word}
+
+    def test_what_local_files_do_not_have_is_refused(self, tmp_path, one_sentence):
+        (tmp_path / "a.txt").write_text("one\ntwo\n", encoding="utf-8")
+        for name in (tmp_path, tmp_path / "a.txt"):
+            for option, value in (("revision", "v1"), ("config", "40k")):
+                assert value in refusal(one_sentence, read_table, str(name), **{option: value})
+
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder in which nothing can be made")
+    def test_a_cache_that_cannot_be_made_is_not_blamed_on_the_file(self, tmp_path, one_sentence, monkeypatch):
+        path = write_csv(tmp_path / "table.csv", ROWS)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path("/proc/nowhere/datasets"))
+        for name in (path, path.parent):
+            said = refusal(one_sentence, read_table, str(name))
+            assert "/proc/nowhere/datasets" in said
+            assert "HF_DATASETS_CACHE" in said
+
     @pytest.mark.parametrize("name", ["missing.csv", "/missing/folder", "./missing", "a/b/c", "~/missing-for-sure"])
     def test_missing_names_are_refused(self, name, one_sentence):
         assert repr(name) in refusal(one_sentence, read_table, name)
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind", "expected"),
+    [
+        ([["a", "b"], ["c"]], pa.string(), True),
+        ([["a", "b"], ["c"]], pa.large_string(), True),
+        ([[f"{index}" for index in range(2500)]], pa.string(), True),
+        ([[f"{index % 2499}" for index in range(2500)]], pa.string(), False),
+        ([["a", "b"], ["b"]], pa.string(), False),
+        ([["a", None]], pa.string(), False),
+        ([[1, 2]], pa.int64(), False),
+        ([[["a"], ["b"]]], pa.list_(pa.string()), False),
+    ],
+)
+def test_which_columns_tell_rows_apart(ids, kind, expected):
+    tables = [datasets.Dataset(pa.table({"id": pa.array(part, kind)})) for part in ids]
+    assert tells_rows_apart(tables, "id") is expected
+    assert not tells_rows_apart(tables, "other")
+
+
+def test_ids_that_are_no_utf8_do_not_count():
+    strings = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"b"]).buffers())
+    assert not tells_rows_apart([datasets.Dataset(pa.table({"id": strings}))], "id")
 
 
 def test_hash_depends_on_every_boundary():

@@ -401,10 +401,12 @@ class TestRefusals:
 
 
 def test_load_corpus_from_the_hub_in_another_process(hub, written, run_with_package, tmp_path):
-    """From the Hub's address alone, as a user: Wikipedia at its pinned commit, and another set, read whole."""
+    """From the Hub's address alone, as a user: Wikipedia at its pinned commit, and other sets, read whole."""
     hub.fault = lambda request: None
     files = {name.replace(CONFIG, WIKIPEDIA[1], 1): parquet(texts) for name, texts in written.items()}
     hub.add(WIKIPEDIA[0], files, commit=WIKIPEDIA_REVISION)
+    task = hub.add("someone/task", {"train.parquet": parquet([f"{i} word" for i in range(60)], label=["a", "b"] * 30)})
+    (tmp_path / "data" / "wikipedia").mkdir(parents=True)
     code = """
 import json, os, sys
 os.environ.update(HF_ENDPOINT=sys.argv[1], HF_DATASETS_CACHE=sys.argv[2], HF_HOME=sys.argv[2], HF_HUB_OFFLINE="0")
@@ -412,14 +414,26 @@ os.environ.pop("TLM_DATA", None)
 import datasets
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.subsets import facts_of
+from tlm_hf.data.tasks import load_task
 datasets.disable_progress_bars()
 results = []
 for name, options in (("wikipedia", {"validation_texts": 10}), ("someone/articles", {"revision": "main"})):
     train = load_corpus(name, num_texts=60, seed=3, **options)["train"]
     results.append([train["id"][:], train["text"][:], facts_of(train)])
+# By its full name it is streamed even where a local copy of `wikipedia` lies.
+for options in ({}, {"unit": "paragraph"}):
+    train = load_corpus("wikimedia/wikipedia", num_texts=60, seed=3, validation_texts=10, root=sys.argv[3], **options)
+    results.append([train["train"]["id"][:], facts_of(train["train"])])
+for revision in (None, "main"):
+    results.append(facts_of(load_task("someone/task", revision=revision)["test"]))
 print(json.dumps(results))
 """
-    (ids, texts, facts), (other_ids, other_texts, other_facts) = run_with_package(code, hub.url, str(tmp_path))
+    (ids, texts, facts), (other_ids, other_texts, other_facts), full, cut, *tasks = run_with_package(
+        code, hub.url, str(tmp_path), str(tmp_path / "data")
+    )
+    assert full == [ids, facts]
+    assert (cut[1]["unit"], cut[1]["revision"]) == ("paragraph", WIKIPEDIA_REVISION)
+    assert [(found["source"], found["revision"]) for found in tasks] == [("someone/task", task)] * 2
     renamed = {name.replace(CONFIG, WIKIPEDIA[1], 1): texts for name, texts in written.items()}
     assert list(zip(ids, texts, strict=True)) == expected(renamed, 3, 60)[0]
     assert (facts["source"], facts["config"], facts["revision"]) == (*WIKIPEDIA, WIKIPEDIA_REVISION)

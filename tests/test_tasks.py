@@ -1,4 +1,4 @@
-"""Tasks: labels of any table, what is left out and counted, ids and facts, titles, the paper's sizes.
+"""Tasks: labels of any table, what is left out and counted, ids and facts, titles.
 
 Oracles: the rows that the test wrote, with plain Python sets and counters; a plain reading of the docstring corpus.
 """
@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers_commands import labelled_rows, write_csv
 from hypothesis import given
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from tlm_hf.data.docstrings import TASK_LIBRARIES, load_docstrings, mask_names
 from tlm_hf.data.known_tasks import KNOWN
 from tlm_hf.data.subsets import facts_of
-from tlm_hf.data.tasks import SPLITS, TaskArguments, class_names, load_task, load_task_from, task_hash
+from tlm_hf.data.tasks import SPLITS, class_names, load_task, task_hash
 from tlm_hf.errors import UserError
 
 DATA = os.environ.get("TLM_DATA")
@@ -144,6 +146,56 @@ class TestRows:
                 assert source == ("test" if split == "test" else "train")
                 found = written[source][int(number)]
                 assert (row["text"], class_names(task)[row["label"]]) == (found["text"], found["label"])
+
+    @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+    def test_ids_of_the_source_are_kept_through_a_second_reading(self, tmp_path, kind):
+        labels = ["ab"[index % 2] for index in range(60)]
+        first = load_task(table(tmp_path / "first.parquet", labels), train_per_label=5)
+        folder = tmp_path / "second"
+        folder.mkdir()
+        for split in SPLITS:
+            rows = pa.Table.from_pylist(first[split].to_list())
+            pq.write_table(rows.set_column(2, "id", rows["id"].cast(kind)), folder / f"{split}.parquet")
+        second = load_task(str(folder))
+        for split in SPLITS:
+            assert dict(zip(second[split]["text"], second[split]["id"], strict=True)) == {
+                row["text"]: f"train/{row['text'].split()[0]}" for row in first[split]
+            }
+
+    @pytest.mark.parametrize("ids", [["same"] * 40, [None, *(f"b{index}" for index in range(39))], list(range(40))])
+    def test_ids_that_tell_no_rows_apart_are_not(self, tmp_path, ids):
+        rows = {"text": [f"{index} word" for index in range(40)], "label": ["a", "b"] * 20, "id": ids}
+        pq.write_table(pa.table(rows), tmp_path / "task.parquet")
+        for split in load_task(str(tmp_path / "task.parquet")).values():
+            assert split["id"][:] == [f"train/{text.split()[0]}" for text in split["text"]]
+
+    def test_ids_that_two_splits_share_are_not_kept(self, tmp_path):
+        for split in ("train", "test"):
+            rows = {"text": [f"{index} {split}" for index in range(40)], "label": ["a", "b"] * 20}
+            pq.write_table(pa.table({**rows, "id": [str(i) for i in range(40)]}), tmp_path / f"{split}.parquet")
+        task = load_task(str(tmp_path))
+        assert {place.split("/")[0] for place in task["test"]["id"]} == {"test"}
+        assert {place.split("/")[0] for place in task["train"]["id"]} == {"train"}
+
+    @pytest.mark.parametrize("column", ["text", "label", "title"])
+    def test_a_column_that_is_no_utf8(self, tmp_path, one_sentence, column):
+        rows = {name: [f"{name} {index % 2} {index}" for index in range(40)] for name in ("text", "title")}
+        rows["label"] = ["a", "b"] * 20
+        strings = [value.encode() for value in rows[column]]
+        strings[3] = b"caf\xe9"
+        rows[column] = pa.Array.from_buffers(pa.string(), 40, pa.array(strings).buffers())
+        pq.write_table(pa.table(rows), tmp_path / "task.parquet")
+        said = refusal(one_sentence, str(tmp_path / "task.parquet"), title_column="title")
+        for part in (f"{column!r}", "task.parquet", "UTF-8"):
+            assert part in said
+
+    def test_texts_under_two_labels_are_kept_and_said(self, tmp_path, caplog):
+        rows = [{"text": f"text {index // 2 if index < 6 else index}", "label": "ab"[index % 2]} for index in range(60)]
+        task = load_task(str(write_csv(tmp_path / "twice.csv", rows)))
+        assert facts_of(task["test"])["texts_with_two_labels"] == 3
+        (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("tlm_hf")]
+        assert "twice.csv" in said
+        assert "3 texts of the source stand under more than one label" in said
 
     def test_facts_reproduce_a_split(self, tmp_path):
         path = write_csv(tmp_path / "task.csv", labelled_rows(40))
@@ -287,88 +339,3 @@ class TestTitles:
     def test_the_local_copy_has_titles_in_one_split_alone(self, one_sentence):
         said = refusal(one_sentence, "dbpedia_14", root=DATA, title_column="title")
         assert "10151 of 10151 rows of train" in said
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> str:
-    """A data root whose AG News has 1,300 training and 1,000 test texts a class, of the last class 40 fewer."""
-    folder = tmp_path_factory.mktemp("root")
-    (folder / "ag_news").mkdir()
-    for split, size in (("train", 1300), ("test", 1000)):
-        rows = [
-            {"text": f"{split} {label} {index}", "label": label}
-            for label in range(4)
-            for index in range(size - 40 * (label == 3))
-        ]
-        datasets.Dataset.from_list(rows).to_parquet(str(folder / "ag_news" / f"{split}.parquet"))
-    return str(folder)
-
-
-class TestSizes:
-    def test_the_papers_numbers_are_the_default_and_fewer_are_refused(self, root, one_sentence):
-        said = refusal(one_sentence, "ag_news", root=root)
-        for part in ("1000 test texts per label", "'Sci/Tech'", "960 left", "--shortfall take"):
-            assert part in said
-
-    def test_all_that_there_is_can_be_asked_for(self, root, caplog):
-        task = load_task("ag_news", root=root, shortfall="take")
-        names = class_names(task)
-        sizes = {split: [facts_of(task[split])["per_label"][label] for label in names] for split in SPLITS}
-        assert sizes["train"] == [1000] * 4
-        assert sizes["validation"] == [130, 130, 130, 126]
-        assert sizes["test"] == [1000, 1000, 1000, 960]
-        (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("tlm_hf")]
-        assert "'Sci/Tech' with 960" in said
-        task = load_task("ag_news", root=root, all_rows=True)
-        assert [facts_of(task["train"])["per_label"][label] for label in names] == [1170, 1170, 1170, 1134]
-        assert facts_of(task["train"])["asked_per_label"] == dict.fromkeys(SPLITS)
-
-    def test_numbers_that_are_given_count_and_nest(self, root):
-        few = load_task("ag_news", root=root, train_per_label=50, test_per_label=10)
-        many = load_task("ag_news", root=root, test_per_label=10)
-        assert facts_of(many["train"])["asked_per_label"] == {"train": 1000, "validation": None, "test": 10}
-        assert set(few["train"]["id"]) < set(many["train"]["id"])
-        assert few["test"].to_list() == many["test"].to_list()
-        assert set(facts_of(few["train"])["per_label"].values()) == {50}
-
-    def test_other_tables_are_taken_whole(self, tmp_path):
-        path = write_csv(tmp_path / "task.csv", labelled_rows(40))
-        assert task_hash(load_task(str(path))) == task_hash(load_task(str(path), all_rows=True))
-
-    @pytest.mark.parametrize("name", ["ag_news", "dbpedia_14"])
-    @pytest.mark.parametrize("revision", [None, "other"])
-    def test_the_hub_is_read_at_a_pinned_revision(self, name, revision, monkeypatch, tmp_path):
-        known, asked = KNOWN[name], []
-        rows = [{known.text_column: f"{i} word", "label": i % len(known.labels)} for i in range(1000)]
-
-        def load_dataset(*arguments, **options):
-            asked.append((arguments, options))
-            halves = {"train": rows[:700], "test": rows[700:]}
-            return datasets.DatasetDict({split: datasets.Dataset.from_list(part) for split, part in halves.items()})
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-        monkeypatch.delenv("TLM_DATA", raising=False)
-        task = load_task(name, root=str(tmp_path), revision=revision, train_per_label=5, test_per_label=5)
-        expected = revision or known.revision
-        assert asked == [((known.hub, None), {"revision": expected})]
-        assert len(known.revision) == 40
-        facts = facts_of(task["validation"])
-        assert (facts["source"], facts["revision"]) == (known.hub, expected)
-
-    def test_options_reach_the_task(self, root, tmp_path):
-        arguments = TaskArguments(task="ag_news", data_root=root, train_per_label=9, test_per_label=4, task_seed=3)
-        expected = load_task("ag_news", root=root, train_per_label=9, test_per_label=4, seed=3)
-        assert task_hash(load_task_from(arguments)) == task_hash(expected)
-        arguments = TaskArguments(task="ag_news", task_path=f"{root}/ag_news", all_rows=True)
-        assert len(load_task_from(arguments)["test"]) == 3960
-        arguments = TaskArguments(task="ag_news", data_root=root, shortfall="take")
-        assert len(load_task_from(arguments)["test"]) == 3960
-        with pytest.raises(UserError, match="fewrel, not to"):
-            load_task_from(TaskArguments(task="ag_news", data_root=root, entity_markers="added"))
-        with pytest.raises(UserError, match="--task-path"):
-            load_task_from(TaskArguments(task=str(tmp_path), task_path=root))
-        with pytest.raises(UserError, match="does not exist"):
-            load_task_from(TaskArguments(task="ag_news", task_path="no/where"))
-        with pytest.raises(UserError, match="--all-rows"):
-            load_task_from(TaskArguments(all_rows=True))

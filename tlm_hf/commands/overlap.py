@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,15 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
 from ..data.overlap import MIN_COUNT, TokenTexts, count_tokens, encode_texts, measure_overlap
+from ..data.overlap_configs import KIND, overlap_configs, task_stem
 from ..data.overlap_subsets import KINDS, ROUNDS, select_subsets, subset_splits
+from ..data.prepare import Prepared
 from ..data.sources import text_hash
 from ..data.subsets import facts_of
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
+from ..hub.dataset_folder import open_destination, write_dataset_folder
 from ..provenance import portable_path, provenance
 from ..runs import write_json
 from .common import parse, run_command
@@ -71,7 +74,8 @@ class OverlapArguments:
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
     json: str | None = field(default=None, metadata={"help": "File for the results; the plot lies beside it (.png)."})
     output_dir: str | None = field(
-        default=None, metadata={"help": "New folder for the subsets: TASK/{high,random,low}.parquet and subsets.json."}
+        default=None,
+        metadata={"help": "Data set folder to make of the subsets: configurations TASK-high, TASK-random, TASK-low."},
     )
 
 
@@ -105,6 +109,9 @@ def overlap(arguments: OverlapArguments) -> dict[str, Any]:
     The subsets are chosen by the tasks' training splits (see `data.overlap_subsets`) and measured on both training and
     test splits (see `data.overlap`).
 
+    With an `output_dir` the subsets become a data set folder with a card (see `data.overlap_configs` and
+    `hub.dataset_folder`): the same command again gives the same parquet files, a folder of anything else is refused.
+
     Returns:
         `table`: by task, by subset (`high`, `random`, `low`, and the whole `corpus`), by split (`train`, `test`) the
         three measures; the sizes and SHA-256 of everything, and the seconds of the selections.
@@ -115,12 +122,9 @@ def overlap(arguments: OverlapArguments) -> dict[str, Any]:
     check_range(arguments, 1, math.inf, "num_texts", "min_count", "corpus_texts", "vocab_size")
     check_range(arguments, 3, math.inf, "max_length")
     per_label = {name: _by_task(arguments, name) for name in ("train_per_label", "test_per_label")}
-    folder = None if arguments.output_dir is None else _new_folder(arguments.output_dir)
-    if arguments.json is not None:  # before the work rather than after it
-        try:
-            Path(arguments.json).expanduser().parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"The folder of --json {arguments.json} cannot be made ({error.strerror}).") from error
+    _check_number(arguments, arguments.corpus_texts)
+    _check_targets(arguments)  # before the work rather than after it
+    folder_and_settings = None if arguments.output_dir is None else open_destination(arguments)
     made_by = provenance()  # at the start: the checkout may move on
     tasks = {
         name: load_task(
@@ -129,9 +133,11 @@ def overlap(arguments: OverlapArguments) -> dict[str, Any]:
         )
         for name in arguments.tasks
     }  # fmt: skip
-    corpus = load_corpus(
+    corpus_splits = load_corpus(
         arguments.corpus, num_texts=arguments.corpus_texts, text_column=arguments.text_column, root=arguments.data_root,
-    )["train"]  # fmt: skip
+    )  # fmt: skip
+    corpus = corpus_splits["train"]
+    _check_number(arguments, len(corpus))
     texts = list(corpus["text"])
     tokenizer = _tokenizer(arguments, texts)
     logger.info("Tokenizing %s texts", f"{len(texts):,}")
@@ -157,6 +163,8 @@ def overlap(arguments: OverlapArguments) -> dict[str, Any]:
         "tasks": {},
         "table": {},
     }  # fmt: skip
+    configs: dict[str, datasets.DatasetDict] = {}
+    leakage: dict[str, list[dict[str, Any]]] = {}
     for name, task in tasks.items():
         shown = portable_path(name)
         # Only counts of the training split go into the selection.
@@ -170,13 +178,17 @@ def overlap(arguments: OverlapArguments) -> dict[str, Any]:
         )  # fmt: skip
         results["tasks"][shown] = _describe(task, splits, chosen)
         results["table"][shown] = _measure(tokens, chosen, corpus_counts, task, tokenizer, arguments)
-        if folder is not None:
-            _keep(splits, folder, Path(name).stem)
-    if folder is not None:
-        write_json(folder / "subsets.json", {**results, "provenance": made_by})
-        folder.replace(folder.with_name(folder.name.removesuffix(".partial")))
+        if folder_and_settings is not None:
+            found = overlap_configs(
+                name, splits, corpus_splits, task["test"], results["table"][shown], tokenizer=results["tokenizer"],
+            )  # fmt: skip
+            configs |= found[0]
+            leakage |= found[1]
+    if folder_and_settings is not None:
+        write_dataset_folder(Prepared(KIND, arguments.corpus, configs, leakage), *folder_and_settings)
     if arguments.json is not None:
         target = Path(arguments.json).expanduser()
+        target.parent.mkdir(parents=True, exist_ok=True)
         draw_plot(results["table"], arguments.min_count, arguments.num_texts, target.with_suffix(".png"))
         write_json(target, {**results, "provenance": made_by})
     return results
@@ -185,7 +197,8 @@ def overlap(arguments: OverlapArguments) -> dict[str, Any]:
 def _by_task(arguments: OverlapArguments, option: str) -> dict[str, int | None]:
     """One number for each task, or None where none is given."""
     given: list[int] = getattr(arguments, option)
-    if not arguments.tasks or len({Path(name).stem for name in arguments.tasks}) < len(arguments.tasks):
+    stems = {task_stem(name).casefold() for name in arguments.tasks}
+    if not stems or "" in stems or len(stems) < len(arguments.tasks):
         raise UserError("--tasks names no task, or two by one name: name each task once, with file names that differ.")
     if not given:
         return dict.fromkeys(arguments.tasks)
@@ -197,18 +210,44 @@ def _by_task(arguments: OverlapArguments, option: str) -> dict[str, int | None]:
     return dict(zip(arguments.tasks, given * len(arguments.tasks) if len(given) == 1 else given, strict=False))
 
 
-def _new_folder(name: str) -> Path:
-    """The folder to write into until it is whole: NAME.partial, emptied."""
-    target = Path(name).expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"The output folder {name} is not empty: choose a new --output-dir.")
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+def _check_number(arguments: OverlapArguments, there_are: int | None) -> None:
+    """Refuse subsets larger than the corpus, before a vocabulary is trained on it."""
+    if there_are is not None and arguments.num_texts > there_are:
+        raise UserError(
+            f"{arguments.num_texts} texts per subset were asked for, but there are {there_are} of the corpus to choose "
+            f"from: ask for at most {there_are} (--num-texts)."
+        )
+
+
+def _check_targets(arguments: OverlapArguments) -> None:
+    """Refuse names that cannot be written to; nothing is made yet."""
+    folder = Path(arguments.output_dir).expanduser() if arguments.output_dir else None
+    if folder is not None:
+        _check_writable(folder, f"The output folder {arguments.output_dir}", "--output-dir")
+    if arguments.json is None:
+        return
+    target = Path(arguments.json).expanduser()
+    if target.suffix == ".png":
+        raise UserError(f"--json {arguments.json} has the ending of the plot beside it: end it in .json.")
+    if folder is not None and folder.resolve() in (target.resolve(), *target.resolve().parents):
+        raise UserError(f"--json {arguments.json} lies in the data set folder --output-dir: name a file elsewhere.")
+    _check_writable(target, f"The file {arguments.json}", "--json")
+    if target.is_dir() or target.with_suffix(".png").is_dir():
+        which = "it" if target.is_dir() else "the plot beside it"
+        raise UserError(f"--json {arguments.json} cannot be written ({which} is a folder): choose another --json.")
+
+
+def _check_writable(path: Path, name: str, option: str) -> None:
+    """Raise UserError unless `path` can be a file's name, and the nearest folder above it that exists takes a file."""
     try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"The output folder {name} cannot be made ({error.strerror}): choose another one.") from error
-    return partial
+        path.exists()  # raises for a name that no file can have
+        above = path.resolve().parent
+        while not above.exists():
+            above = above.parent
+        tempfile.TemporaryFile(dir=above).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{name} cannot be written ({reason}): choose another {option}.") from error
 
 
 def _tokenizer(arguments: OverlapArguments, texts: list[str]) -> PreTrainedTokenizerBase:
@@ -246,12 +285,6 @@ def _measure(
         kind: {split: measure_overlap(counts, of_task[split], arguments.min_count) for split in SHOWN}
         for kind, counts in counted.items()
     }
-
-
-def _keep(splits: datasets.DatasetDict, folder: Path, name: str) -> None:
-    (folder / name).mkdir()
-    for kind, split in splits.items():
-        split.to_parquet(folder / name / f"{kind}.parquet")
 
 
 def draw_plot(table: dict[str, Any], min_count: int, num_texts: int, path: Path) -> Path:

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,12 @@ from .sources import (
     check_column,
     data_root,
     each_text,
+    first_of_equal,
     key_order,
-    read_table,
+    read_source,
+    reading,
     seeded_order,
+    tells_rows_apart,
     text_hash,
     text_keys,
 )
@@ -55,15 +57,17 @@ def load_corpus(
     Texts are stripped; empty ones and exact duplicates are dropped and counted. Subsets are seeded and nested: the
     first 20,000 texts of a seed are the first half of its first 40,000. The held-out texts are the same for every seed
     and size. Each split keeps its facts (see `subsets.facts_of`): source, config, revision (the commit, where it comes
-    from the Hub), unit, seed and the counts of what was dropped.
+    from the Hub, else `sha256:` and `sources.files_hash`), unit, seed and the counts of what was dropped. A column `id`
+    of the source is kept where it tells the rows apart (strings, none missing, all different); else the id says where
+    the row stands.
 
     The texts are never in memory all at once, but for those chosen of a streamed Wikipedia; choosing takes 64 bytes a
     text of the whole corpus.
 
     Args:
-        name: `docstrings`; `wikipedia` (the folder `wikipedia` under the data root where there is one, else streamed
-            from the Hub's `wikimedia/wikipedia`, see `streaming.stream_corpus`); a file or folder; or `owner/name` on
-            the Hub.
+        name: `docstrings`; `wikipedia` (the folder `wikipedia` under the data root where there is one, else streamed);
+            `wikimedia/wikipedia`, streamed from the Hub (see `streaming.stream_corpus`); a file or folder; or
+            `owner/name` on the Hub.
         num_texts: texts to train on; None for all (40,000 for a streamed Wikipedia).
         validation_texts: texts held out for the fixed-mask loss (at most a tenth of the corpus; of a streamed one as
             many as asked for); from the source's own validation split where it has one.
@@ -77,15 +81,22 @@ def load_corpus(
             `wikipedia` are taken as they are.
 
     Raises:
-        UserError: no such corpus, no such column, no text in it, more texts asked for than there are, or a unit for a
-            corpus whose rows are its texts.
+        UserError: no such corpus, no such column, no text in it, more texts asked for than there are, or an option that
+            the corpus has no use for (a unit where rows are texts, a revision of local files, whatever else for
+            `docstrings`).
     """
     if num_texts is not None and num_texts < 1:
         raise UserError(f"{num_texts} texts were asked for: ask for at least 1.")
-    if unit is not None and (unit not in UNITS or name != "wikipedia"):
-        known = f"choose {' or '.join(UNITS)}" if name == "wikipedia" else f"{name!r} has one text a row"
+    is_wikipedia = name == "wikipedia" or (name == WIKIPEDIA[0] and not Path(name).exists())
+    if unit is not None and (unit not in UNITS or not is_wikipedia):
+        known = f"choose {' or '.join(UNITS)}" if is_wikipedia else f"{name!r} has one text a row"
         raise UserError(f"The unit {unit!r} does not fit the corpus {name!r}: {known}.")
     if name == "docstrings":
+        if config is not None or revision is not None or text_column != "text":
+            raise UserError(
+                "The corpus 'docstrings' is part of the package, with one configuration, revision and text column: "
+                "leave these out."
+            )
         splits = load_docstrings()
         facts = {"source": name, "config": None, "revision": fingerprint(), "unit": "row"}
         validation = splits["validation"]
@@ -98,9 +109,9 @@ def load_corpus(
             validation=describe_split(_take(validation, "text", held_out, ids="row_id"), **facts, seed=None),
         )
     source = name
-    if name == "wikipedia":
+    if is_wikipedia:
         folder = data_root(root)
-        if folder is None or not (folder / "wikipedia").is_dir():
+        if folder is None or name != "wikipedia" or not (folder / "wikipedia").is_dir():
             return stream_corpus(
                 WIKIPEDIA[0],
                 config=config or WIKIPEDIA[1],
@@ -112,13 +123,19 @@ def load_corpus(
                 seed=seed,
             )
         source = str(folder / "wikipedia")
-    table = read_table(source, config=config, revision=revision)
+        if unit is not None or revision is not None:
+            option = f"unit {unit!r}" if unit is not None else f"revision {revision!r}"
+            raise UserError(
+                f"The {option} does not fit the local folder {source!r}, whose rows are taken as they are: leave it "
+                f"out, or give {WIKIPEDIA[0]} for the one on the Hub."
+            )
+    table, revision = read_source(source, config=config, revision=revision)
     split = "train" if "train" in table else next(iter(table))
     is_local = Path(source).expanduser().exists()
     facts = {
         "source": portable_path(str(Path(source).expanduser())) if is_local else source,
-        "config": None if is_local else config,
-        "revision": None if is_local else _commit(table[split]) or revision,
+        "config": config,
+        "revision": revision,
         "unit": "row",
     }
     given = table.get("validation") if split == "train" else None
@@ -141,35 +158,30 @@ def _choose(
     `given` is the source's own validation split, from which held-out texts come then.
     """
     rows, held_out_keys, train_keys = _keys(table, column, seed, name)
-    order = _different(held_out_keys)
+    # A subset that was published says where its rows came from.
+    ids = ID if column != ID and tells_rows_apart([table] if given is None else [table, given], ID) else None
+    order = first_of_equal(held_out_keys)
     if len(order) < 2:
         raise UserError(f"{name!r} has {len(order)} usable texts in column {column!r}: give a corpus with text.")
     dropped = {"empty": len(table) - len(rows), "duplicates": len(rows) - len(order)}
     if given is None:
         held_out = order[: max(1, min(validation_texts, len(order) // 10))]
         order = order[len(held_out) :]
-        validation = _take(table, column, rows[held_out], place=split)
+        validation = _take(table, column, rows[held_out], place=split, ids=ids)
     else:
         own_rows, own_keys, _ = _keys(given, column, seed, name)
-        held_out = _different(own_keys)[:validation_texts]
+        held_out = first_of_equal(own_keys)[:validation_texts]
         if not len(held_out):
             raise UserError(f"The validation split of {name!r} has no text in column {column!r}: give it text.")
         known = {key.tobytes() for key in own_keys}
         order = order[[key.tobytes() not in known for key in held_out_keys[order]]]
-        validation = _take(given, column, own_rows[held_out], place="validation")
+        validation = _take(given, column, own_rows[held_out], place="validation", ids=ids)
     rest = np.sort(order)
     chosen = _prefix(rest[key_order(train_keys[rest])], num_texts, name, len(held_out))
     return datasets.DatasetDict(
-        train=describe_split(_take(table, column, rows[chosen], place=split), **facts, **dropped, seed=seed),
+        train=describe_split(_take(table, column, rows[chosen], place=split, ids=ids), **facts, **dropped, seed=seed),
         validation=describe_split(validation, **facts, **dropped, seed=None),
     )
-
-
-def _different(keys: np.ndarray) -> np.ndarray:
-    """Indices of different keys (texts, 4) in their order; of equal ones the first in the source."""
-    order = key_order(keys)
-    ordered = keys[order]  # equal texts stand together, in the source's order
-    return order[np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])] if len(order) else order
 
 
 def _keys(table: datasets.Dataset, column: str, seed: int, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -177,10 +189,8 @@ def _keys(table: datasets.Dataset, column: str, seed: int, name: str) -> tuple[n
     check_column(table, column, name, "--text-column")
     if getattr(table.features[column], "dtype", None) not in ("string", "large_string"):
         raise UserError(f"Column {column!r} of {name!r} holds no text: set --text-column.")
-    try:
+    with reading(column, name):
         return _read_keys(table, column, seed)
-    except UnicodeDecodeError as error:
-        raise UserError(f"Column {column!r} of {name!r} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
 
 
 def _read_keys(table: datasets.Dataset, column: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -207,13 +217,11 @@ def _prefix(order: Sequence[int] | np.ndarray, wanted: int | None, name: str, he
 def _take(
     table: datasets.Dataset, column: str, rows: Sequence[int] | np.ndarray, *, place: str = "", ids: str | None = None
 ) -> datasets.Dataset:
-    """Rows of a table, in the given order, as `text` (stripped) and `id` (`place/row`, or the column `ids`, or `id`).
+    """Rows of a table, in the given order, as `text` (stripped) and `id` (`place/row`, or the column `ids`).
 
     The result is a file in the cache of `datasets`, memory-mapped; where the disk is full it stays in memory.
     """
     numbers = np.asarray(rows, dtype=np.int64)
-    if ids is None and column != ID and getattr(table.features.get(ID), "dtype", None) == "string":
-        ids = ID  # a subset that was published says where its rows came from
     selected = table.select_columns([column] if ids is None else [column, ids]).select(numbers)
 
     def finish(batch: dict[str, list[str]], indices: list[int]) -> dict[str, list[str]]:
@@ -234,13 +242,6 @@ def _take(
     except OSError as error:
         logger.warning("The chosen texts cannot be kept on disk (%s) and stay in memory.", error)
         return selected.map(finish, **options, keep_in_memory=True, load_from_cache_file=False)
-
-
-def _commit(split: datasets.Dataset) -> str | None:
-    """The commit of a table from the Hub: `datasets` names the folder of its cache files after it."""
-    folders = [Path(file["filename"]).parent.name for file in split.cache_files]
-    commits = [folder for folder in folders if re.fullmatch(r"[0-9a-f]{40}", folder)]
-    return commits[0] if commits else None
 
 
 def corpus_hash(corpus: datasets.DatasetDict) -> str:

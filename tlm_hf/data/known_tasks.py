@@ -1,15 +1,14 @@
 """Where a task's rows come from: the tasks of arXiv 2507.14871 with their pinned sources, and any labelled table."""
 
-import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 
 from ..errors import UserError
-from .sources import READERS, check_column
+from .sources import check_column, reading, tells_rows_apart
+from .subsets import ID
 
 SPLITS = ("train", "validation", "test")
 MOST_MISSING = 0.1
@@ -109,7 +108,8 @@ def read_rows(
 
     Rows without a text or with an empty label (None, NaN, blank, or -1 of a ClassLabel) are left out and counted.
     Labels become names: strings, integers and whole floats as they are written, booleans as False and True, in sorted
-    order; a ClassLabel and a known task keep theirs.
+    order; a ClassLabel and a known task keep theirs. The id of a row is what its own column `id` says where that tells
+    the rows of all splits apart, else where the row stands, such as `train/17`.
 
     Args:
         table: the splits.
@@ -118,8 +118,8 @@ def read_rows(
         known: the known task that it is.
 
     Raises:
-        UserError: no train split or no such column, a column without text, one class alone, labels that are no names,
-            or more than `MOST_MISSING` of a split's labels or titles missing.
+        UserError: no train split or no such column, a column without text or one that is no UTF-8, one class alone,
+            labels that are no names, or more than `MOST_MISSING` of a split's labels or titles missing.
     """
     text_column, label_column, title_column = columns
     splits = {split: table[split] for split in SPLITS if split in table}
@@ -135,7 +135,7 @@ def read_rows(
     feature = splits["train"].features[label_column]
     names = list(known.labels) if known else list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     labels = {
-        split: [_label(value, unlabelled=-1 if names else None) for value in rows[label_column][:]]
+        split: [_label(value, unlabelled=-1 if names else None) for value in _cells(rows, label_column, name)]
         for split, rows in splits.items()
     }
     for split, values in labels.items():
@@ -144,16 +144,19 @@ def read_rows(
         names, ids = _name_labels([value for values in labels.values() for value in values], name, label_column)
     else:
         ids = {index: index for index in range(len(names))}
+    has_ids = ID not in columns and tells_rows_apart(list(splits.values()), ID)
     source = TaskSource({split: [] for split in splits}, names)
     for split, rows in splits.items():
         titles: list[str | None] = [None] * len(rows)
         if title_column is not None:
-            titles = [_text(value) or None for value in rows[title_column][:]]
+            titles = [_text(value) or None for value in _cells(rows, title_column, name)]
             where = f"Column {title_column!r} of {name!r}"
             _check_missing(
                 titles, where, split, "leave --title-column out, or give a source with titles in every split"
             )
-        for number, (value, label, title) in enumerate(zip(rows[text_column][:], labels[split], titles, strict=True)):
+        texts = _cells(rows, text_column, name)
+        row_ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
+        for number, (value, label, title) in enumerate(zip(texts, labels[split], titles, strict=True)):
             text = _text(value)
             if label is None:
                 source.dropped["empty label"] += 1
@@ -166,7 +169,7 @@ def read_rows(
                 source.dropped["empty text"] += 1
             else:
                 shown = text if title is None else f"{title} {text}"
-                source.rows[split].append(Row(shown, ids[label], f"{split}/{number}", text))
+                source.rows[split].append(Row(shown, ids[label], row_ids[number], text))
     usable = [row for rows in source.rows.values() for row in rows]
     if not usable:
         raise UserError(f"Column {text_column!r} of {name!r} holds no text: set --text-column.")
@@ -180,14 +183,10 @@ def read_rows(
     return source
 
 
-def files_hash(path: Path) -> str:
-    """SHA-256 of a file; of a folder, over the lines that `sha256sum` prints for its tables in sorted order (hex)."""
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    files = [file for file in sorted(path.rglob("*")) if file.suffix in READERS and not file.name.startswith(".")]
-    lines = "".join(f"{files_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in files if file.is_file())
-    return hashlib.sha256(lines.encode()).hexdigest()
+def _cells(rows: datasets.Dataset, column: str, name: str) -> list[Any]:
+    """The values of a column; raises UserError where they are no UTF-8."""
+    with reading(column, name):
+        return list(rows[column][:])
 
 
 def _text(value: Any) -> str:

@@ -21,8 +21,10 @@ number of texts from each. Where its tokens still differ by more than 0.4% from 
 found by bisection, is added to the scores of `high` or `low`; where one text more or less is too much for that (small
 subsets), the strata become finer. So texts are equal, and tokens within 1%.
 
-`random` takes texts in seeded order, the same for every task. Ties go by that order too. Scores are sums of integers
-(g in units of 2^-20 bits), so that they do not depend on the order of summation, hence not on the processor.
+`random` takes texts in seeded order, the same for every task that needs the same strata. Ties go by that order too.
+Scores are sums of integers (g in units of 2^-20 bits), so that they do not depend on the order of summation. The same
+inputs give the same subsets on one machine and its libraries; a logarithm that is rounded otherwise elsewhere, or the
+floating-point prices, may exchange a few texts of nearly equal score there, so compare the SHA-256 of the facts.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 
@@ -20,9 +20,10 @@ from ..errors import UserError
 from ..provenance import portable_path
 from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings, load_docstrings_task, mask_names
 from .fewrel import MARKINGS, read_fewrel
-from .known_tasks import KNOWN, SPLITS, KnownTask, Row, TaskSource, files_hash, read_rows
-from .sources import data_root, read_table, seeded_order, text_hash
+from .known_tasks import KNOWN, SPLITS, KnownTask, Row, read_rows
+from .sources import data_root, read_source, text_hash
 from .subsets import ID, describe_split
+from .task_splits import Sizes, choose_rows
 
 logger = logging.getLogger(__name__)
 
@@ -69,15 +70,6 @@ class TaskArguments:
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
 
 
-class Sizes(NamedTuple):
-    """Texts of each class; None for no limit (validation: for its share). `pool`: of training and validation in all."""
-
-    train: int | None
-    validation: int | None
-    test: int | None
-    pool: int | None = None
-
-
 def load_task(
     name: str,
     *,
@@ -103,10 +95,13 @@ def load_task(
     of each class, at most 200 texts). The choice of rows depends on the texts and the seed alone; a smaller number of
     training rows with the same seed is a subset of a larger one. Rows without a text or a label are left out, as are
     rows whose text stands in another split, where it stays in test before validation before train. A text that stands
-    under two labels is left out of FewRel; in a table it is kept and counted.
+    under two labels is left out of FewRel; in a table it is kept and counted. A column `id` of a table is kept where it
+    tells the rows apart (strings, none missing, all different); else the id says where the row stands.
 
     AG News and DBpedia-14 have by default the paper's 1000 and 100 texts of each class, train and test alike. FewRel
-    has 630 and 70; these are all of the official file, so a tenth of the 630 are the validation split.
+    has 630 and 70. The official files have 700 sentences of each relation, so a tenth of the 630 are the validation
+    split; and since those that stand under two relations are left out, many relations have somewhat fewer, and the
+    numbers are refused unless `shortfall` is `take`.
 
     The facts of each split (`subsets.facts_of`): `task`, `split_name`, `source`, `revision` (of the Hub, or the SHA-256
     of a local file or of a folder's `sha256sum` lines), `seed`, `columns`, `asked_per_label`, `per_label` (what each
@@ -123,7 +118,7 @@ def load_task(
         entity_markers: for `fewrel`, see `fewrel.read_fewrel`.
         path: where a known task lies; None for the folder of its name under the data root, or else the Hub.
         config: configuration of a Hub data set; for `fewrel` the part, `train_wiki` (default) or `val_wiki`.
-        revision: revision of a Hub data set; None for the pinned one of a known task.
+        revision: revision of a Hub data set; None for the pinned one of a known task. The facts have its commit.
         root: data root; None for the variable TLM_DATA.
         seed: chooses the rows.
         all_rows: where no number is given, take all there is, for known tasks too.
@@ -131,7 +126,7 @@ def load_task(
 
     Raises:
         UserError: no such task or column, one class only, labels that are neither integers nor names, too many rows
-            without a label or title, or fewer rows in a class than asked for.
+            without a label or title, fewer rows in a class than asked for, or an option that the task has no use for.
     """
     wanted = {"train": train_per_label, "validation": validation_per_label, "test": test_per_label}
     for split, count in wanted.items():
@@ -148,6 +143,12 @@ def load_task(
         raise UserError(f"--entity-markers belongs to the task fewrel, not to {name!r}: leave it out.")
     if name in ("docstrings", "fewrel") and title_column is not None:
         raise UserError(f"The task {name!r} has no titles: leave --title-column out.")
+    unused = {"text-column": text_column, "task-revision": revision, "task-config": config}
+    if name == "fewrel":
+        del unused["task-config"]
+    for option, value in unused.items():
+        if name in ("docstrings", "fewrel") and value is not None:
+            raise UserError(f"The task {name!r} has no use for --{option} {value}: leave it out.")
     if name == "docstrings":
         if all_rows:
             raise UserError("The task 'docstrings' is balanced by number: give --train-per-label, not --all-rows.")
@@ -156,21 +157,22 @@ def load_task(
     if name == "fewrel":
         source = read_fewrel(place, config, entity_markers)
     else:
-        table = read_table(place, config=config, revision=fixed_revision)
+        table, found_revision = read_source(place, config=config, revision=fixed_revision)
         columns = (text_column or (known.text_column if known else "text"), label_column, title_column)
         source = read_rows(table, name, columns, known)
-        local = Path(place).expanduser()
         source.facts |= {
             "source": portable_path(place),
-            "revision": f"sha256:{files_hash(local)}" if local.exists() else fixed_revision,
+            "revision": found_revision,
             "config": config,
             "columns": dict(zip(("text", "label", "title"), columns, strict=True)),
         }
     sizes = _sizes(known, wanted, all_rows)
-    chosen, notes = _choose(source, name, sizes, seed, shortfall, tenth=known is not None)
+    chosen, notes = choose_rows(source, name, sizes, seed, shortfall, tenth=known is not None)
     dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
     if dropped:
         notes.insert(0, f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}")
+    if source.two_labels:
+        notes.append(f"{source.two_labels} texts of the source stand under more than one label and were not left out")
     if notes:
         logger.warning("Note: %s: %s.", name, "; ".join(notes))
     asked = {**sizes._asdict(), "train": sizes.pool or sizes.train}
@@ -228,10 +230,10 @@ def _find(
     if path is not None:
         if not Path(path).expanduser().exists():
             raise UserError(f"--task-path {path} does not exist: give the file or folder of {name}.")
-        return path, None
+        return path, revision
     folder = data_root(root)
     if folder is not None and (folder / name).is_dir():
-        return str(folder / name), None
+        return str(folder / name), revision
     if known.hub is None:
         raise UserError(
             f"The task {name!r} is not under the data root, and its official files are not on the Hub: give "
@@ -257,101 +259,6 @@ def _sizes(known: KnownTask | None, wanted: dict[str, int | None], all_rows: boo
     if known.validation_within_train:
         return Sizes(None, validation, test, known.train_per_label)
     return Sizes(known.train_per_label, validation, test)
-
-
-def _choose(
-    source: TaskSource, name: str, sizes: Sizes, seed: int, shortfall: str, tenth: bool
-) -> tuple[dict[str, list[Row]], list[str]]:
-    """Seeded rows of each split, from seeded orders by class, and what is to be said about classes that lack some.
-
-    `tenth`: validation is a tenth of the training rows even where the source has no test split. Counts what it leaves
-    out in `source.dropped`.
-    """
-    classes = range(len(source.names))
-    found = {split: _by_class(source, split) for split in source.rows}
-    own_test, own_validation = "test" in found, "validation" in found
-    rest = [_ordered(rows, seed) for rows in found["train"]]
-    if own_test:
-        test = [_ordered(rows, seed) for rows in found["test"]]
-        rest = _without(rest, test, source)
-    else:
-        cuts = [round(0.15 * len(rows)) if sizes.test is None else sizes.test for rows in rest]
-        test = [rows[:cut] for rows, cut in zip(rest, cuts, strict=True)]
-        rest = _without([rows[cut:] for rows, cut in zip(rest, cuts, strict=True)], test, source)
-    short = [("train", sizes.pool, label, len(rest[label])) for label in classes if sizes.pool is not None]
-    rest = [rows[: sizes.pool] for rows in rest]
-    if own_validation:
-        validation = _without([_ordered(rows, seed) for rows in found["validation"]], test, source)
-        train = _without(rest, validation, source)
-    else:
-        shares = [
-            min(200, round(0.1 * len(rows))) if own_test or tenth else round(0.15 / 0.85 * len(rows)) for rows in rest
-        ]
-        cuts = shares if sizes.validation is None else [sizes.validation for _ in rest]
-        validation = [rows[:cut] for rows, cut in zip(rest, cuts, strict=True)]
-        train = _without([rows[cut:] for rows, cut in zip(rest, cuts, strict=True)], validation, source)
-    chosen: dict[str, list[Row]] = {}
-    for split, groups, count in zip(SPLITS, (train, validation, test), sizes[:3], strict=True):
-        short += [(split, count, label, len(groups[label])) for label in classes if count is not None]
-        rows = [row for group in groups for row in group[:count]]
-        order = seeded_order([f"{row.label}\0{row.key}" for row in rows], f"{seed}-{split}")
-        chosen[split] = [rows[index] for index in order]
-    notes = _shortages([entry for entry in short if entry[3] < entry[1]], source, name, shortfall, sizes)
-    for split, rows in chosen.items():
-        lacking = set(classes) - {row.label for row in rows}
-        if lacking:
-            raise UserError(
-                f"The class {source.names[min(lacking)]!r} of {name!r} has no {split} text: give more rows of it."
-            )
-    return chosen, notes
-
-
-def _shortages(
-    short: list[tuple[str, int, int, int]], source: TaskSource, name: str, shortfall: str, sizes: Sizes
-) -> list[str]:
-    """Refuse classes with fewer rows than asked for, or say in a note by split which has the fewest."""
-    notes = []
-    for split in reversed(
-        SPLITS
-    ):  # in the order in which they take their rows, so that the first to lack some is named
-        lacking = [entry for entry in short if entry[0] == split]
-        if not lacking:
-            continue
-        _, count, label, left = min(lacking, key=lambda entry: entry[3])
-        within = " (validation included)" if split == "train" and sizes.pool is not None else ""
-        if shortfall == "error":
-            others = f" ({len(lacking)} of {len(source.names)} classes have fewer)" if len(lacking) > 1 else ""
-            raise UserError(
-                f"{count} {split} texts per label{within} were asked for, but the class {source.names[label]!r} of "
-                f"{name!r} has {left} left{others}: ask for at most that many, or --shortfall take."
-            )
-        notes.append(
-            f"{len(lacking)} of {len(source.names)} classes have fewer than {count} {split} texts{within}, the fewest "
-            f"{source.names[label]!r} with {left}"
-        )
-    return notes
-
-
-def _by_class(source: TaskSource, split: str) -> list[list[Row]]:
-    """Rows of each class, of equal ones the first."""
-    grouped: list[dict[str, Row]] = [{} for _ in source.names]
-    for row in source.rows[split]:
-        grouped[row.label].setdefault(row.key, row)
-    groups = [list(rows.values()) for rows in grouped]
-    source.dropped["duplicates"] += len(source.rows[split]) - sum(map(len, groups))
-    return groups
-
-
-def _ordered(rows: list[Row], seed: int) -> list[Row]:
-    return [rows[index] for index in seeded_order([row.key for row in rows], seed)]
-
-
-def _without(groups: list[list[Row]], others: list[list[Row]], source: TaskSource) -> list[list[Row]]:
-    """Rows of each class whose text stands in no class of another split."""
-    taken = {row.key for rows in others for row in rows}
-    left = [[row for row in rows if row.key not in taken] for rows in groups]
-    source.dropped["in another split"] += sum(map(len, groups)) - sum(map(len, left))
-    return left
 
 
 def _load_docstrings(wanted: dict[str, int | None], seed: int) -> datasets.DatasetDict:

@@ -1,0 +1,206 @@
+"""Folders that `tlm overlap` writes: one configuration a task and kind, a card, facts, one validation split for all.
+
+Oracles: the corpus file that the test wrote and its loader, `datasets` in a process without the package, the results
+file of the same command, pyarrow and PyYAML on the files, string comparison for duplicates.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from helpers_commands import contents, labelled_rows, refused, succeed, write_corpus, write_csv
+from huggingface_hub import DatasetCard
+
+from tlm_hf.data.corpora import load_corpus
+from tlm_hf.data.overlap_configs import task_stem
+from tlm_hf.data.sources import seeded_order, text_hash
+from tlm_hf.errors import UserError
+from tlm_hf.hub import dataset_folder
+
+KINDS = ("high", "random", "low")
+CONFIGS = [f"{task}-{kind}" for task in ("land", "water") for kind in KINDS]
+TEXTS, SUBSET, SEED = 200, 50, 2
+MEASURES = ("jensen_shannon_bits", "type_coverage", "occurrence_coverage")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """`corpus.txt`, and `land` and `water`, two tasks; the corpus repeats a few test texts of `land`."""
+    folder = tmp_path_factory.mktemp("overlap-folder")
+    for name, classes in (("land", ("farm", "school")), ("water", ("sea", "school"))):
+        rows = labelled_rows(30, classes=classes, seed=len(name))
+        (folder / name).mkdir()
+        write_csv(folder / name / "train.csv", rows[:40])
+        write_csv(folder / name / "test.csv", rows[40:])
+        if name == "land":
+            planted = [row["text"] for row in rows[40:]]
+    write_corpus(folder / "corpus.txt", texts=TEXTS - len(planted))
+    with (folder / "corpus.txt").open("a", encoding="utf-8") as file:
+        file.writelines(f"{text}\n" for text in planted)
+    return folder
+
+
+def words(home: Path, folder: Path) -> list[object]:
+    return [
+        "overlap", "--corpus", home / "corpus.txt", "--tasks", home / "land", home / "water", "--vocab-size", 200,
+        "--num-texts", SUBSET, "--min-count", 3, "--seed", SEED, "--output-dir", folder,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(home) -> Path:
+    succeed(*words(home, home / "made"), "--json", home / "table.json")
+    return home / "made"
+
+
+def rows_of(folder: Path, config: str, split: str) -> list[dict]:
+    return pq.read_table(folder / config / f"{split}-00000-of-00001.parquet").to_pylist()
+
+
+def test_pretraining_gets_exactly_the_subset_and_one_validation_split(home, made):
+    source = load_corpus(str(home / "corpus.txt"))
+    known = {(row["text"], row["id"]) for row in source["train"]}
+    chosen = {}
+    for config in CONFIGS:
+        rows = rows_of(made, config, "train")
+        chosen[config] = [row["text"] for row in rows]
+        assert len(set(chosen[config])) == SUBSET
+        assert {(row["text"], row["id"]) for row in rows} <= known
+        assert seeded_order(chosen[config], SEED) == list(range(SUBSET))  # it stands in seeded order
+        for seed in (0, 7):
+            corpus = load_corpus(str(made), config=config, seed=seed)
+            assert sorted(corpus["train"]["text"]) == sorted(chosen[config])
+            assert {(row["text"], row["id"]) for row in corpus["train"]} <= known
+            assert corpus["validation"].to_list() == source["validation"].to_list()
+        assert rows_of(made, config, "validation") == source["validation"].to_list()
+    for task in ("land", "water"):
+        assert len({frozenset(chosen[f"{task}-{kind}"]) for kind in KINDS}) == 3
+    assert set(chosen["land-high"]) != set(chosen["water-high"])
+
+
+def test_subsets_are_never_mixed(made):
+    with pytest.raises(UserError):
+        load_corpus(str(made))  # no configuration is the default
+    alone = load_corpus(str(made / "water-high"))
+    assert sorted(alone["train"]["text"]) == sorted(row["text"] for row in rows_of(made, "water-high", "train"))
+
+
+LOAD = """
+import json, sys, datasets
+datasets.disable_progress_bars()
+found = {}
+for config in sys.argv[2:]:
+    splits = datasets.load_dataset(sys.argv[1], config)
+    found[config] = {name: [rows.column_names, rows["text"][:]] for name, rows in splits.items()}
+print(json.dumps(found))
+"""
+
+
+def test_opens_anywhere(made, run_without_package):
+    found = run_without_package(LOAD, str(made), *CONFIGS)
+    for config, splits in found.items():
+        assert list(splits) == ["train", "validation"]
+        for split, (columns, texts) in splits.items():
+            assert columns == ["text", "id"]
+            assert texts == [row["text"] for row in rows_of(made, config, split)]
+
+
+def test_facts_and_card_agree_with_files_and_results(home, made):
+    facts = json.loads((made / "subset.json").read_text(encoding="utf-8"))
+    results = json.loads((home / "table.json").read_text(encoding="utf-8"))
+    text = (made / "README.md").read_text(encoding="utf-8")
+    card = yaml.safe_load(text.split("---\n")[1])
+    assert DatasetCard(text).data.to_dict() == card
+    assert list(facts["configs"]) == [entry["config_name"] for entry in card["configs"]] == CONFIGS
+    assert not any(entry.get("default") for entry in card["configs"])
+    assert card["task_categories"] == ["fill-mask", "text-generation"]
+    infos = {info["config_name"]: info for info in card["dataset_info"]}
+    for config, splits in facts["configs"].items():
+        task, kind = config.split("-")
+        of_results = results["tasks"][task]["subsets"][kind]
+        train = splits["train"]
+        assert (
+            train["sha256"] == of_results["sha256"] == text_hash(row["text"] for row in rows_of(made, config, "train"))
+        )
+        assert train["measures"] == results["table"][task][kind]
+        assert train["tokenizer"] == results["tokenizer"]
+        assert (train["overlap"], train["task"], train["tokens"]) == (kind, task, of_results["tokens"])
+        assert (train["source"], train["corpus"]) == ("corpus.txt", of_results["source"])
+        assert [split["num_examples"] for split in infos[config]["splits"]] == [SUBSET, TEXTS // 10]
+        cells = [", ".join(f"{train['measures'][split][name]:.4f}" for split in ("train", "test")) for name in MEASURES]
+        assert f"| {config} | {task} | {train['tokens']:,} | {' | '.join(cells)} |\n" in text
+        assert f'load_dataset("made", "{config}")\n' in text
+    hashes = contents(made)
+    del hashes["subset.json"]
+    assert facts["files"] == hashes
+    assert "at least 3 times" in text
+    assert "nested" not in text
+    for path in made.rglob("*"):
+        if path.is_file():
+            assert str(home).encode() not in path.read_bytes()
+
+
+def test_test_texts_in_a_subset_are_found_and_said(home, made):
+    facts = json.loads((made / "subset.json").read_text(encoding="utf-8"))
+    card = (made / "README.md").read_text(encoding="utf-8")
+    test = set(datasets.Dataset.from_csv(str(home / "land" / "test.csv"))["text"])
+    found = {}
+    for kind in KINDS:
+        validation, of_task = facts["leakage"][f"land-{kind}"]
+        assert (validation["between"], of_task["between"]) == (["train", "validation"], ["train", "land test"])
+        found[kind] = of_task["training"]["exact"]
+        assert found[kind] == len(test & {row["text"] for row in rows_of(made, f"land-{kind}", "train")})
+        assert f"| land-{kind} | {SUBSET} of train | {found[kind]} |" in card
+    assert any(found.values())
+    assert "**Warning: training texts stand" in card
+
+
+def test_again_gives_the_same_bytes_and_other_folders_are_refused(home, made, tmp_path, capsys):
+    before = contents(made)
+    succeed(*words(home, made))
+    again = contents(made)
+    assert again.keys() == before.keys()
+    parquet = [name for name in before if name.endswith(".parquet")]
+    assert len(parquet) == 2 * len(CONFIGS)
+    assert all(again[name] == before[name] for name in parquet)
+    before = again
+    capsys.readouterr()
+    assert "num_texts 50 there and 40 here" in refused(capsys, *words(home, made), "--num-texts", 40)
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    (copy / "water-low" / "mine.txt").touch()
+    message = refused(capsys, "prepare-data", "--corpus", home / "corpus.txt", "--output-dir", copy)
+    assert "all_rows nothing there and False here" in message
+    assert "water-low/mine.txt" in refused(capsys, *words(home, copy))
+    (copy / "subset.json").unlink()
+    assert "no data subset of ours" in refused(capsys, *words(home, copy))
+    assert contents(made) == before
+
+
+def test_interrupted_writing_leaves_nothing(home, tmp_path, monkeypatch):
+    def failing(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset_folder, "write_json", failing)
+    with pytest.raises(SystemExit) as leaving:
+        succeed(*words(home, tmp_path / "made"), "--json", tmp_path / "table.json")
+    assert leaving.value.code == 130
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("fewrel", "fewrel"),
+        ("a/my tasks/news|old.csv", "news-old"),
+        ("owner/name", "name"),
+        ("..", ""),
+        ("a/?.csv", ""),
+    ],
+)
+def test_names_of_configurations(name, stem):
+    assert task_stem(name) == stem
