@@ -232,7 +232,7 @@ def test_an_interrupted_packed_run_continues_to_the_same_end(short_texts, tmp_pa
         patch.setattr(ProgressFileCallback, "on_step_end", strike)
         with pytest.raises(SystemExit):
             succeed(*words, "--output-dir", tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-12"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-6"]
     succeed(*words, "--output-dir", tmp_path / "run")
     assert_equal_weights(tmp_path / "run", tmp_path / "whole")
     ours, theirs = results_of(tmp_path / "run"), results_of(tmp_path / "whole")

@@ -1,8 +1,9 @@
 """A run that is killed or interrupted anywhere continues with the same command and ends as if nothing had happened.
 
-Oracle: the same command uninterrupted; weights must be equal to the last bit and scores equal. One process imports the
-package and forks a child for each case; a child sends itself the signal at an exact point of the code, so no case
-depends on timing. One more case interrupts an ordinary process from outside.
+Oracle: the same command uninterrupted; weights, the optimizer's state in the last checkpoint and everything that was
+logged but times must be equal to the last bit. One process imports the package and forks a child for each case; a child
+sends itself the signal (or loses its disk space) at an exact point of the code, so no case depends on timing. One more
+case interrupts an ordinary process from outside. `tests/stress/kill_training.py` kills at random moments.
 """
 
 import json
@@ -14,11 +15,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
 import pytest
+import torch
 from helpers_commands import (
     ENVIRONMENT,
     ROOT,
     assert_equal_weights,
+    check_error,
     contents,
     labelled_rows,
     results_of,
@@ -26,11 +30,16 @@ from helpers_commands import (
     write_corpus,
     write_csv,
 )
+from transformers.trainer_pt_utils import safe_globals
+
+from tlm_hf.runs import Run
+from tlm_hf.training.checkpoints import list_checkpoints
 
 LAUNCHER = """
-import json, os, signal, sys, types
+import json, os, resource, signal, sys, traceback, types
 from pathlib import Path
 import tlm_hf.runs as runs
+import tlm_hf.training.checkpoints as checkpoints
 import tlm_hf.training.finetune, tlm_hf.training.pretrain as pretraining, tlm_hf.training.trainer as training
 from tlm_hf.commands.main import main
 
@@ -52,12 +61,16 @@ def arm(moment, step):
         due = lambda trainer, *rest: trainer.state.global_step == step
         before(training.RunTrainer, "_save_optimizer_and_scheduler", due)
     elif moment == "kill before a checkpoint is renamed":
-        before(training, "flush_tree", lambda folder: folder.name == f"checkpoint-{step}")
+        before(checkpoints, "flush_tree", lambda folder: folder.name == f"checkpoint-{step}")
+    elif moment == "kill after a checkpoint is renamed":
+        before(checkpoints, "flush", lambda path: (path / f"checkpoint-{step}").exists())
     elif moment == "kill before an old checkpoint is removed":
-        training.shutil = types.SimpleNamespace(rmtree=training.shutil.rmtree)
-        def due(path, **options):
-            return Path(path).name == f"checkpoint-{step}" and len(list(Path(path).parent.glob("checkpoint-*"))) > 1
-        before(training.shutil, "rmtree", due)
+        checkpoints.shutil = types.SimpleNamespace(rmtree=checkpoints.shutil.rmtree)
+        before(checkpoints.shutil, "rmtree", lambda path: (path.parent / f"checkpoint-{step}").exists())
+    elif moment.startswith("no space"):
+        def strike():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(moment.split()[-1]), resource.RLIM_INFINITY))
+        before(training.RunTrainer, "_save_checkpoint", lambda trainer, *rest: trainer.state.global_step == step)
     elif moment == "kill before the results are written":
         before(runs, "write_json", lambda path, value: path.name == "results.json")
     elif moment == "interrupt after the last step":
@@ -79,6 +92,9 @@ for name, moment, step, words in json.loads(sys.argv[1]):
             main(words)
         except SystemExit as leaving:
             code = leaving.code
+        except BaseException:
+            code = 1
+            traceback.print_exc()
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -89,24 +105,39 @@ print(json.dumps(ends))
 
 PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-steps", "20", "--save-steps", "5")
 PRETRAIN = (*PRETRAIN, "--eval-steps", "10", "--batch-size", "8", "--dropout", "0.1", "--disable-tqdm")
+PRETRAIN = (*PRETRAIN, "--logging-steps", "4")  # a checkpoint falls between two log lines
 FINETUNE = ("finetune", "--model", "encoder", "--task", "task", "--num-train-epochs", "4", "--batch-size", "8")
-FINETUNE = (*FINETUNE, "--learning-rate", "0.003", "--dropout", "0.1", "--disable-tqdm")
+FINETUNE = (*FINETUNE, "--learning-rate", "0.003", "--dropout", "0.1", "--disable-tqdm", "--logging-steps", "4")
 # name: (moment, step, the command, exit code, checkpoints that are left)
 CASES = {
     "early": ("kill in a step", 3, PRETRAIN, -9, []),
-    "step": ("kill in a step", 13, PRETRAIN, -9, ["checkpoint-10"]),
+    "step": ("kill in a step", 13, PRETRAIN, -9, ["checkpoint-10", "checkpoint-5"]),
     "half": ("kill in the middle of a checkpoint", 10, PRETRAIN, -9, ["checkpoint-5"]),
     "first": ("kill in the middle of a checkpoint", 5, PRETRAIN, -9, []),
     "rename": ("kill before a checkpoint is renamed", 10, PRETRAIN, -9, ["checkpoint-5"]),
-    "remove": ("kill before an old checkpoint is removed", 5, PRETRAIN, -9, ["checkpoint-10", "checkpoint-5"]),
-    "results": ("kill before the results are written", 20, PRETRAIN, -9, ["checkpoint-20"]),
-    "interrupt": ("interrupt in a step", 12, PRETRAIN, 130, ["checkpoint-13"]),
-    "late": ("interrupt after the last step", 20, PRETRAIN, 130, ["checkpoint-20"]),
+    "again": (
+        "kill after a checkpoint is renamed",
+        15,
+        PRETRAIN,
+        -9,
+        ["checkpoint-10", "checkpoint-15", "checkpoint-5"],
+    ),
+    "remove": ("kill before an old checkpoint is removed", 15, PRETRAIN, -9, ["checkpoint-10", "checkpoint-15"]),
+    "results": ("kill before the results are written", 20, PRETRAIN, -9, ["checkpoint-15", "checkpoint-20"]),
+    "interrupt": ("interrupt in a step", 12, PRETRAIN, 130, ["checkpoint-10", "checkpoint-13"]),
+    "late": ("interrupt after the last step", 20, PRETRAIN, 130, ["checkpoint-15", "checkpoint-20"]),
+    # What is too large: a file that Python copies, the weights (safetensors), the optimizer's state (torch.save).
+    "full": ("no space for a file above 15000", 15, PRETRAIN, 2, ["checkpoint-10", "checkpoint-5"]),
+    "full2": ("no space for a file above 100000", 15, PRETRAIN, 2, ["checkpoint-10", "checkpoint-5"]),
+    "full3": ("no space for a file above 400000", 15, PRETRAIN, 2, ["checkpoint-10", "checkpoint-5"]),
+    "full4": ("no space for a file above 400000", 5, PRETRAIN, 2, []),
     # 7 steps an epoch, the first of which is the best; its checkpoint is kept beside the last one.
     "epoch": ("kill in a step", 17, FINETUNE, -9, ["checkpoint-14", "checkpoint-7"]),
-    "moved": ("kill in a step", 24, FINETUNE, -9, ["checkpoint-21", "checkpoint-7"]),
-    "within": ("interrupt in a step", 16, FINETUNE, 130, ["checkpoint-17", "checkpoint-7"]),
-    "boundary": ("interrupt in a step", 20, FINETUNE, 130, ["checkpoint-21", "checkpoint-7"]),
+    "moved": ("kill in a step", 24, FINETUNE, -9, ["checkpoint-14", "checkpoint-21", "checkpoint-7"]),
+    "within": ("interrupt in a step", 16, FINETUNE, 130, ["checkpoint-14", "checkpoint-17", "checkpoint-7"]),
+    "boundary": ("interrupt in a step", 20, FINETUNE, 130, ["checkpoint-14", "checkpoint-21", "checkpoint-7"]),
+    "writing": ("kill before a checkpoint is renamed", 21, FINETUNE, -9, ["checkpoint-14", "checkpoint-7"]),
+    "space": ("no space for a file above 400000", 21, FINETUNE, 2, ["checkpoint-14", "checkpoint-7"]),
 }
 
 
@@ -127,6 +158,8 @@ def home(tmp_path_factory) -> Path:
     write_task(folder / "task")
     here = os.getcwd()
     os.chdir(folder)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Run, "_remove_checkpoints", set_last_checkpoint_aside)
     try:
         for name, words in (("pretrain", PRETRAIN), ("encoder", (*PRETRAIN, "--seed", 4)), ("finetune", FINETUNE)):
             succeed(*words, "--output-dir", name)
@@ -138,7 +171,19 @@ def home(tmp_path_factory) -> Path:
         assert done.returncode == 0, done.stderr
         yield folder, json.loads(done.stdout.strip().splitlines()[-1])
     finally:
+        patch.undo()
         os.chdir(here)
+
+
+def set_last_checkpoint_aside(run: Run) -> None:
+    """What a finished run does with its checkpoints, but the last one goes to `NAME-last`."""
+    for number, checkpoint in enumerate(list_checkpoints(run.folder)):
+        if number == 0:
+            aside = run.folder.with_name(f"{run.folder.name}-last")
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
+        else:
+            shutil.rmtree(checkpoint)
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
@@ -147,14 +192,38 @@ def assert_same_run(folder: Path, reference: Path) -> None:
     ours, theirs = results_of(folder), results_of(reference)
     for name in ("held_out", "test", "validation", "steps", "texts", "rows", "best_step", "settings", "parameters"):
         assert ours.get(name) == theirs.get(name), name
-    scores = [
-        [(row["step"], row["eval_loss"]) for row in results["history"] if "eval_loss" in row]
-        for results in (ours, theirs)
-    ]
-    assert scores[0] == scores[1]
-    assert scores[0]
+    curves = [curve(results["history"]) for results in (ours, theirs)]
+    assert curves[0] == curves[1]
+    for key in ("loss", "grad_norm", "eval_loss", "train_loss"):
+        assert any(key in row for row in curves[0]), key
+    assert_same_state(*(path.with_name(f"{path.name}-last") for path in (folder, reference)))
     left = {path.name for path in folder.iterdir()} - {path.name for path in reference.iterdir()}
     assert not left, "something of the interrupted run was left over"
+
+
+def curve(history: list[dict]) -> list[dict]:
+    """All that was logged, without times and rates."""
+    timed = ("_runtime", "_per_second")
+    return [{key: value for key, value in row.items() if not key.endswith(timed)} for row in history]
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """Two checkpoints hold the same optimizer, schedule and random numbers to the last bit."""
+    assert one.is_dir()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        with safe_globals():
+            ours, theirs = (torch.load(folder / name, weights_only=True) for folder in (one, other))
+        torch.utils._pytree.tree_map(assert_same_leaf, ours, theirs)
+
+
+def assert_same_leaf(one: object, other: object) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, numpy.ndarray):
+        assert numpy.array_equal(one, other)
+    else:
+        assert one == other
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -168,6 +237,9 @@ def test_run_continues_to_the_same_end(home, name):
         said = (folder / f"{name}.err").read_text(encoding="utf-8")
         assert "the same command continues" in said
         assert "Traceback" not in said
+    if code == 2:
+        check_space_sentence((folder / f"{name}.err").read_text(encoding="utf-8"), CASES[name])
+        assert not (folder / name / ".partial").exists()
     if words is FINETUNE:
         assert results_of(folder / "finetune")["best_step"] == 7
     if name == "moved":
@@ -179,6 +251,17 @@ def test_run_continues_to_the_same_end(home, name):
     if words is PRETRAIN:
         continued = results_of(folder / name)["continued_from_step"]
         assert continued == max((int(checkpoint.split("-")[1]) for checkpoint in checkpoints), default=0)
+
+
+def check_space_sentence(said: str, case: tuple) -> None:
+    """The last line names the step, the checkpoint that stays, the folder and what to do."""
+    _, step, _, _, checkpoints = case
+    last = max(checkpoints, key=lambda name: int(name.split("-")[1]), default=None)
+    line = check_error(said.splitlines()[-1])
+    assert line.startswith(f"The checkpoint of step {step} could not be written: no space is left")
+    assert ("there is no earlier one" if last is None else f"the last good one is {last}:") in line
+    assert line.endswith("and run the same command again.")
+    assert "Traceback" not in said
 
 
 def test_half_written_checkpoint_is_ignored(home, tmp_path):
@@ -241,7 +324,8 @@ def test_interrupt_from_outside(home):
     assert process.returncode == 130, said
     assert "saving a checkpoint" in said
     assert "the same command continues" in said
-    (checkpoint,) = (folder / "outside").glob("checkpoint-*")
+    checkpoint, *older = list_checkpoints(folder / "outside")
+    assert len(older) <= 1
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     assert checkpoint.name == f"checkpoint-{state['global_step']}"
     assert not (folder / "outside" / ".partial").exists()

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from .errors import UserError
 from .provenance import commit, portable, provenance
+from .training.checkpoints import cannot_write, flush, flush_tree, last_whole, list_checkpoints
 
 try:
     import fcntl
@@ -36,12 +37,17 @@ def is_main_process() -> bool:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all: to a temporary name, flushed to disk, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
 
 
 class Run:
@@ -68,10 +74,14 @@ class Run:
             self._check_same(record)
             if self.results is None:
                 self._lock(record)
+            elif is_main_process():
+                self._remove_checkpoints()  # killed between its results and this
             return
         # A log, or the record that a process killed at its very start (or running beside this one) had not yet renamed.
         harmless = (".log", ".tmp")
-        if self.folder.is_dir() and any(not entry.name.endswith(harmless) for entry in self.folder.iterdir()):
+        others = [entry.name for entry in self.folder.iterdir()] if self.folder.is_dir() else []
+        others = [name for name in others if not name.endswith(harmless)]
+        if others and (is_main_process() or others != [RUN_FILE]):  # process 0 of this very run may have been faster
             raise UserError(
                 f"The output folder {folder} holds other files and no {RUN_FILE}: choose an empty or new --output-dir."
             )
@@ -147,13 +157,15 @@ class Run:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def last_checkpoint(self) -> Path | None:
-        """Newest whole checkpoint, or None; what a crash left half-written was never renamed to `checkpoint-N`."""
-        found = [path for path in self.folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-        return max(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+        """Newest whole checkpoint, or None; a damaged one is passed over with a sentence (`training.checkpoints`).
+
+        Under several processes all of them must call this, after the Trainer was made.
+        """
+        return last_whole(self.folder)
 
     def discard(self) -> None:
         """Give the folder back: a run that was refused after it had taken the folder leaves no record there."""
-        if self.last_checkpoint() is None and self.results is None:
+        if not list_checkpoints(self.folder) and self.results is None:
             self._release()
             (self.folder / RUN_FILE).unlink(missing_ok=True)
             if not any(self.folder.iterdir()):
@@ -168,15 +180,10 @@ class Run:
 
         Returns:
             The results with settings and provenance added, as written.
+
+        Raises:
+            UserError: no space for the files; the last checkpoint stays.
         """
-        if save is not None:
-            partial = self.folder / PARTIAL
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            save(partial)
-            for file in partial.iterdir():
-                file.replace(self.folder / file.name)
-            partial.rmdir()
         written = {
             "kind": self.kind,
             **results,
@@ -184,8 +191,32 @@ class Run:
             **provenance(),
             "commit": self.commit,
         }
-        write_json(self.folder / RESULTS_FILE, written)
-        for checkpoint in self.folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+        try:
+            if save is not None:
+                self._put_in_place(save)
+            write_json(self.folder / RESULTS_FILE, written)
+        except Exception as error:
+            shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
+            sentence = cannot_write(error, "The results", self.folder)
+            if sentence is None:
+                raise
+            raise sentence from error
+        self._remove_checkpoints()
         self._release()
         return written
+
+    def _put_in_place(self, save: Callable[[Path], None]) -> None:
+        """Write the model's files under a temporary name, flush them, and move them into the folder."""
+        partial = self.folder / PARTIAL
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        save(partial)
+        flush_tree(partial)
+        for file in partial.iterdir():
+            file.replace(self.folder / file.name)
+        partial.rmdir()
+
+    def _remove_checkpoints(self) -> None:
+        """Of a finished run no checkpoint is needed."""
+        for path in (*self.folder.glob("checkpoint-*"), self.folder / PARTIAL):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,399 @@
+"""Damaged and malicious checkpoints, and runs that continue on another number of processes.
+
+Oracle: an uninterrupted run of the same command. Malice is real: a pickle that writes a file when it is run, which is
+first shown to work with a plain `torch.load`.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_commands import (
+    ENVIRONMENT,
+    ROOT,
+    assert_equal_weights,
+    check_error,
+    labelled_rows,
+    results_of,
+    succeed,
+    write_corpus,
+    write_csv,
+)
+from safetensors.torch import load_file
+
+from tlm_hf.errors import UserError
+from tlm_hf.runs import Run
+from tlm_hf.training.checkpoints import best_beside, find_damage, last_whole, list_checkpoints, publish, seal
+from tlm_hf.training.trainer import ProgressFileCallback
+
+WORDS = ("--size", "smoke", "--max-steps", "20", "--save-steps", "5", "--eval-steps", "10", "--batch-size", "8")
+WORDS = ("pretrain", "--corpus", "corpus.txt", *WORDS, "--dropout", "0.1", "--logging-steps", "4", "--num-threads", "1")
+WORDS = (*WORDS, "--use-cpu", "--disable-tqdm")
+FINETUNE = ("finetune", "--model", "whole", "--task", "task", "--num-train-epochs", "4", "--batch-size", "8")
+FINETUNE = (*FINETUNE, "--learning-rate", "0.003", "--disable-tqdm")
+
+
+@contextlib.contextmanager
+def killed_after(step: int):
+    """The training ends at once after a step, as if killed."""
+    step_end = ProgressFileCallback.on_step_end
+
+    def strike(self, args, state, control, **options):
+        if state.global_step == step:
+            raise KeyboardInterrupt
+        return step_end(self, args, state, control, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProgressFileCallback, "on_step_end", strike)
+        with pytest.raises(SystemExit):
+            yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A finished run `whole`, and `killed`, which ended after step 13 with the checkpoints of steps 5 and 10."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write_corpus(folder / "corpus.txt", texts=90)
+    rows = labelled_rows(46)
+    (folder / "task").mkdir()
+    write_csv(folder / "task" / "train.csv", rows[:56])
+    # Validation texts under both labels: accuracy is 1/2 whatever the weights, so the first epoch stays the best one.
+    both = [{**row, "label": label} for row in rows[56:62] for label in ("farm", "sea")]
+    write_csv(folder / "task" / "validation.csv", both)
+    write_csv(folder / "task" / "test.csv", rows[62:])
+    with contextlib.chdir(folder):
+        succeed(*WORDS, "--output-dir", "whole")
+        with killed_after(13):
+            succeed(*WORDS, "--output-dir", "killed")
+        yield folder
+
+
+@pytest.fixture
+def killed(home, tmp_path) -> Path:
+    """A copy of the killed run."""
+    shutil.copytree(home / "killed", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("tlm_hf")]
+
+
+def flip(path: Path, place: float = 0.5) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {
+    "truncated weights": (lambda folder: cut(folder / "model.safetensors"), "model.safetensors has"),
+    "empty optimizer": (lambda folder: (folder / "optimizer.pt").write_bytes(b""), "optimizer.pt has 0 bytes"),
+    "missing schedule": (lambda folder: (folder / "scheduler.pt").unlink(), "scheduler.pt is missing"),
+    "flipped bit in the weights": (lambda folder: flip(folder / "model.safetensors"), "content of model.safetensors"),
+    "flipped bit in the optimizer": (lambda folder: flip(folder / "optimizer.pt", 0.9), "content of optimizer.pt"),
+    "flipped bit in the loss": (lambda folder: flip(folder / "running_loss.json"), "content of running_loss.json"),
+    "flipped bit in the manifest": (lambda folder: flip(folder / "manifest.json"), "manifest.json is not as it was"),
+    "truncated manifest": (lambda folder: cut(folder / "manifest.json"), "manifest.json is not as it was written"),
+    "missing manifest": (lambda folder: (folder / "manifest.json").unlink(), "it has no manifest.json"),
+    "invalid state": (lambda folder: cut(folder / "trainer_state.json"), "trainer_state.json has"),
+    "invalid state, sealed": (
+        lambda folder: (cut(folder / "trainer_state.json"), seal(folder, 10, 1)),
+        "trainer_state.json is not JSON",
+    ),
+    "added weights": (lambda folder: torch.save({}, folder / "pytorch_model.bin"), "pytorch_model.bin was added"),
+    "added folder": (lambda folder: shutil.copytree(folder, folder / "a"), "a/config.json was added"),
+    "another step's": (
+        lambda folder: (shutil.rmtree(folder), shutil.copytree(folder.with_name("checkpoint-5"), folder)),
+        "manifest.json is not as it was written",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_checkpoint_is_passed_over(killed, caplog, one_sentence, name):
+    assert last_whole(killed) == killed / "checkpoint-10"
+    assert not warnings_of(caplog)
+    damage, told = DAMAGES[name]
+    damage(killed / "checkpoint-10")
+    assert last_whole(killed) == killed / "checkpoint-5"
+    (said,) = warnings_of(caplog)
+    one_sentence(said)
+    assert "checkpoint-10 (" in said
+    assert told in said
+    assert said.endswith("going on from checkpoint-5 instead.")
+    assert (killed / "checkpoint-10").is_dir()
+    caplog.clear()
+    (killed / "checkpoint-5" / "model.safetensors").unlink()
+    assert last_whole(killed) is None
+    (said,) = warnings_of(caplog)
+    one_sentence(said)
+    assert told in said
+    assert "checkpoint-5 (model.safetensors is missing)" in said
+    assert said.endswith("so training starts anew.")
+    assert len(list_checkpoints(killed)) == 2
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_run_with_damaged_checkpoints_ends_as_if_nothing_had_happened(home, killed, caplog, both):
+    for step in (10, 5)[: 1 + both]:
+        flip(killed / f"checkpoint-{step}" / "optimizer.pt")
+    words = (*WORDS, "--output-dir", str(killed))
+    with killed_after(9):
+        succeed(*words, "--save-steps", "4")
+    # It is kept until a checkpoint as new as it is whole; those that count are the last two beside it.
+    names = [path.name for path in list_checkpoints(killed)]
+    assert names == (
+        ["checkpoint-10", "checkpoint-8", "checkpoint-4"] if both else ["checkpoint-10", "checkpoint-8", "checkpoint-5"]
+    )
+    assert not any("damaged checkpoint-10" in said for said in warnings_of(caplog))
+    assert ("The damaged checkpoint-5 was removed, since checkpoint-8 is whole." in warnings_of(caplog)) == both
+    caplog.clear()
+    succeed(*words)
+    said = warnings_of(caplog)
+    assert any("checkpoint-10 (" in line and "going on from checkpoint-8" in line for line in said)
+    assert "The damaged checkpoint-10 was written anew." in said
+    assert_equal_weights(killed, home / "whole")
+    assert results_of(killed)["continued_from_step"] == 8
+
+
+def test_damaged_best_checkpoint_starts_the_fine_tuning_anew(home, tmp_path, caplog):
+    words = (*FINETUNE, "--output-dir", str(tmp_path / "run"))
+    reference = (*FINETUNE, "--output-dir", str(tmp_path / "reference"))
+    succeed(*reference)
+    with killed_after(17):
+        succeed(*words)
+    newest = list_checkpoints(tmp_path / "run")[0]
+    best = best_beside(newest)
+    assert (newest.name, best.name) == ("checkpoint-14", "checkpoint-7")
+    flip(best / "model.safetensors")
+    caplog.clear()
+    succeed(*words)
+    (said, *_) = warnings_of(caplog)
+    assert "checkpoint-14 (checkpoint-7, the best so far, is damaged: the content of model.safetensors" in said
+    assert said.endswith("so training starts anew.")
+    assert_equal_weights(tmp_path / "run", tmp_path / "reference")
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "scaler.pt", "training_args.bin"),
+        *("pytorch_model.bin", "model.safetensors", "adapter_model.bin", "optimizer_0/.metadata", "running_loss.json"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_pickle_of_a_checkpoint_is_run(home, killed, caplog, file, zipped):
+    """The manifest is written anew too, as whoever wants to harm would do."""
+    target = killed / "checkpoint-10" / file
+    target.parent.mkdir(exist_ok=True)
+    marker = killed.parent / "harmed"
+    torch.save({"state": Bomb(marker)}, killed.parent / "bomb.pt", _use_new_zipfile_serialization=zipped)
+    torch.load(killed.parent / "bomb.pt", weights_only=False)
+    marker.rmdir()  # so the pickle works
+    (killed.parent / "bomb.pt").replace(target)
+    seal(target.parent if target.parent.name == "checkpoint-10" else target.parent.parent, 10, 1)
+    assert last_whole(killed) == killed / "checkpoint-5"
+    assert not marker.exists()
+    assert f"checkpoint-10 ({file} " in warnings_of(caplog)[0]
+
+
+def test_weights_as_a_pickle_are_not_loaded(home, killed):
+    """Beside the safetensors file or in its place, honest content, and sealed."""
+    checkpoint = killed / "checkpoint-10"
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+    seal(checkpoint, 10, 1)
+    assert find_damage(checkpoint) == "pytorch_model.bin holds weights as a pickle"
+    (checkpoint / "model.safetensors").unlink()
+    seal(checkpoint, 10, 1)
+    assert find_damage(checkpoint) == "it has no weights as safetensors"
+
+
+def test_continuing_loads_with_weights_only(home, killed, monkeypatch):
+    """What Trainer itself loads, whatever the check before it did."""
+    load, seen = torch.load, []
+
+    def spy(file, *arguments, **options):
+        seen.append((Path(file).name, options.get("weights_only"), options.get("mmap", False)))
+        return load(file, *arguments, **options)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a pickle was loaded")
+
+    monkeypatch.setattr(torch, "load", spy)
+    for name in ("load", "loads"):
+        monkeypatch.setattr(f"pickle.{name}", refuse)
+    assert not (killed / "checkpoint-10" / "training_args.bin").exists()
+    succeed(*WORDS, "--output-dir", killed)
+    assert {name for name, _, mapped in seen if not mapped} == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    assert all(weights_only is True for _, weights_only, _ in seen)
+    assert_equal_weights(killed, home / "whole")
+
+
+def test_results_on_a_full_disk(home, killed, capsys, monkeypatch):
+    """The last checkpoint stays, and the same command ends the run once there is space."""
+    import tlm_hf.runs as runs
+
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_json", full)
+        with pytest.raises(SystemExit):
+            succeed(*WORDS, "--output-dir", killed)
+    said = check_error(capsys.readouterr().err.splitlines()[-1])
+    assert said.startswith("The results could not be written: no space is left")
+    assert "the last good one is checkpoint-20" in said
+    assert not (killed / ".partial").exists()
+    succeed(*WORDS, "--output-dir", killed)
+    assert_equal_weights(killed, home / "whole")
+
+
+def test_checkpoints_of_a_finished_run_go_with_its_next_start(home, killed):
+    """As a kill between the results and the removal leaves them."""
+    shutil.copy2(home / "whole" / "results.json", killed)
+    record = json.loads((killed / "run.json").read_text(encoding="utf-8"))
+    assert Run(killed, record["kind"], record["settings"]).results is not None
+    assert not list_checkpoints(killed)
+
+
+def test_best_checkpoint_survives_the_rotation(tmp_path):
+    for step in (1, 2, 3, 4):
+        written = tmp_path / ".partial" / f"checkpoint-{step}"
+        written.mkdir(parents=True)
+        (written / "a").write_text("a")
+        seal(written, step, 1)
+        publish(written, tmp_path, tmp_path / "checkpoint-1", set())
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-3", "checkpoint-1"]
+    assert not (tmp_path / ".partial").exists()
+
+
+# Several processes.
+
+LAUNCHED = """
+import os, resource, signal, sys
+import tlm_hf.training.trainer as training
+from tlm_hf.commands.main import main
+
+kind, rank, step = sys.argv[1].split(":")
+if kind != "nothing" and os.environ["RANK"] == rank:
+    name = "_save_rng_state" if kind == "kill" else "_save_checkpoint"
+    original = getattr(training.RunTrainer, name)
+    def strike(trainer, *arguments):
+        if trainer.state.global_step == int(step):
+            if kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        return original(trainer, *arguments)
+    setattr(training.RunTrainer, name, strike)
+main(sys.argv[2:])
+"""
+
+
+def launch(fault: str, folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """The command under torchrun on the CPU; `fault` is `nothing::`, or `kill` or `full`, a rank and a step."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = folder.parent / "launched.py"
+    script.write_text(LAUNCHED)
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+    command += [str(script), fault, *WORDS, "--output-dir", str(folder)]
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in results_of(folder)["history"] if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def pair(home):
+    """An uninterrupted run of two processes."""
+    done = launch("nothing::", home / "pair")
+    assert done.returncode == 0, done.stderr
+    return home / "pair"
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_one_of_two_processes_is_killed_while_a_checkpoint_is_written(home, pair, tmp_path, rank):
+    folder = tmp_path / "run"
+    done = launch(f"kill:{rank}:10", folder)
+    assert done.returncode != 0
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-5"]
+    done = launch("nothing::", folder)
+    assert done.returncode == 0, done.stderr
+    assert "The run began with" not in done.stderr
+    assert_equal_weights(folder, pair)
+    assert losses(folder) == losses(pair)
+    assert results_of(folder)["continued_from_step"] == 5
+
+
+def test_continues_on_another_number_of_processes(home, killed, pair, caplog):
+    """1 to 2, out of space there, then 2 to 1; the losses stay near those of an uninterrupted run."""
+    done = launch("full:0:20", killed)
+    assert done.returncode != 0
+    assert done.stderr.count("The run began with 1 process and goes on with 2: ") == 1
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1, done.stderr
+    assert "The checkpoint of step 20 could not be written: no space is left" in sentences[0]
+    assert "the last good one is checkpoint-15" in sentences[0]
+    assert [path.name for path in list_checkpoints(killed)] == ["checkpoint-15", "checkpoint-10"]
+    assert not (killed / ".partial").exists()
+    succeed(*WORDS, "--output-dir", killed)
+    assert any(said.startswith("The run began with 2 processes and goes on with 1: ") for said in warnings_of(caplog))
+    ours, theirs = losses(killed), losses(home / "whole")
+    assert [step for step, _ in ours] == [step for step, _ in theirs]
+    assert ours[:2] == theirs[:2]
+    for (_, one), (_, other) in zip(ours, theirs, strict=True):
+        assert one == pytest.approx(other, abs=0.1)
+
+
+def test_folder_that_not_every_machine_sees_is_refused(tmp_path, monkeypatch, one_sentence):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+
+    def answer(box, src):
+        box[0] = "checkpoint-10"
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", answer)
+    with pytest.raises(UserError, match="on every machine") as refused:
+        last_whole(tmp_path)
+    one_sentence(refused.value)
+
+
+def test_random_kills(tmp_path):
+    """The stress script at a small size; run it by hand with --kills 20."""
+    command = [sys.executable, str(ROOT / "tests" / "stress" / "kill_training.py"), "--fork", "--kills", "3"]
+    command += ["--steps", "120", "--json", str(tmp_path / "stress.json")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "stress.json").read_text(encoding="utf-8"))
+    assert summary["kills"] == 3
+    assert summary["equal_to_the_last_bit"] is True
+    assert [entry["moment"] for entry in summary["log"]] == [
+        "anywhere",
+        "writing a checkpoint",
+        "removing a checkpoint",
+    ]
