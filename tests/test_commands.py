@@ -278,9 +278,10 @@ def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, mo
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="without an accelerator Trainer must be told to stay")
 def test_bfloat16_trains_on_a_cpu(home, tmp_path):
     """Same seed, masks and order: the loss moves with float32's, at bfloat16's precision, and weights stay float32."""
-    words = ("pretrain", "--corpus", home / "corpus.txt", *TINY_PRETRAINING, "--bf16", "--output-dir", tmp_path / "a")
-    succeed(*words)
-    exact, rounded = results_of(home / "encoder"), results_of(tmp_path / "a")
+    words = ("pretrain", "--corpus", home / "corpus.txt", *TINY_PRETRAINING)
+    succeed(*words, "--bf16", "--output-dir", tmp_path / "a")
+    succeed(*words, "--bf16", "false", "--output-dir", tmp_path / "exact")
+    exact, rounded = results_of(tmp_path / "exact"), results_of(tmp_path / "a")
     assert rounded["held_out"]["loss"] == pytest.approx(exact["held_out"]["loss"], rel=2e-2)
     assert rounded["held_out"]["loss"] != exact["held_out"]["loss"]
     task = ("--task", home / "task.csv", "--output-dir", tmp_path / "b")

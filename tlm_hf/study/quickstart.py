@@ -163,6 +163,7 @@ def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> 
     for name, kind, seed in _encoder_names(plan):
         kinds[name] = kind
         options = PretrainArguments(
+            bf16="false",  # the published numbers are of float32
             output_dir=str(output / "encoders" / name),
             corpus="docstrings",
             num_texts=plan.num_texts,

@@ -88,6 +88,7 @@ def _pretrain_trials(arguments: SearchArguments, work: Path, *, deep: bool) -> l
         texts = load_corpus("docstrings")["train"]["text"][:]
         train_wordpiece(texts, scale.vocab_size, scale.max_length).save_pretrained(tokenizer)
     base = PretrainArguments(
+        bf16="false",  # the published numbers are of float32
         output_dir="",
         corpus="docstrings",
         tokenizer=str(tokenizer),

@@ -94,7 +94,7 @@ def search_training(arguments: TrainingSearchArguments) -> dict[str, Any]:
         num_texts=arguments.num_texts,
         tokenizer=_find_tokenizer(arguments, work),
         data_root=arguments.data_root,
-        bf16=arguments.bf16,
+        bf16=str(arguments.bf16).lower(),
         num_threads=1 if arguments.workers > 1 else None,
     )
     jobs = {}

@@ -148,6 +148,7 @@ def _plan(arguments: OwnDataArguments, work: Path, texts: list[str]) -> tuple[li
         for index in range(arguments.num_members):
             folder = str(work / f"encoder-{index}")
             options = PretrainArguments(
+                bf16="false",  # float32 for fine-tuning too
                 output_dir=folder,
                 corpus=corpus,
                 tokenizer=tokenizer,

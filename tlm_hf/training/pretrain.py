@@ -1,5 +1,6 @@
 """Masked-language-model pre-training of one encoder with transformers.Trainer (Accelerate underneath)."""
 
+import copy
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +24,9 @@ from ..modeling_tlm import TLMForMaskedLM
 from ..provenance import portable_path
 from ..recipes import Schedule, build_config, find_schedule, find_size
 from ..runs import Run
+from .callbacks import EarlyLook
+from .processes import choose_precision, report_processes
+from .time_budget import decide_steps, parse_duration
 from .trainer import LARGEST_SEED, RunTrainer, check_report_to, stays_on_cpu
 
 SHORTEST_TEXT = 8
@@ -59,6 +63,9 @@ class PretrainArguments:
     validation_texts: int = field(default=1000, metadata={"help": "Texts held out for the fixed-mask loss."})
     num_train_epochs: float = field(default=6.0, metadata={"help": "Passes over the corpus."})
     max_steps: int = field(default=-1, metadata={"help": "Optimizer steps, in place of epochs."})
+    time_budget: str | None = field(
+        default=None, metadata={"help": "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs."}
+    )
     batch_size: int = field(
         default=32, metadata={"help": "Texts (with --packing: rows) per optimizer step, over all processes."}
     )
@@ -86,7 +93,10 @@ class PretrainArguments:
     initializer_range: float | None = field(default=None, metadata={"help": "Default: 1/sqrt(hidden size)."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and masks (not of the choice of texts)."})
     subset_seed: int = field(default=0, metadata={"help": "Seed of the choice of texts."})
-    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast (GPU, or CPU with avx512_bf16)."})
+    bf16: str = field(
+        default="auto",
+        metadata={"nargs": "?", "const": "true", "help": "bfloat16 autocast: true, false, or auto (where it is fast)."},
+    )
     save_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
     eval_steps: int = field(default=500, metadata={"help": "Steps between fixed-mask losses."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between log lines."})
@@ -106,7 +116,7 @@ NOT_DECISIVE = (
     *("corpus", "corpus_unit", "tokenizer"),  # they count by their texts and tokens, wherever they lie
 )
 """Options that leave the weights as they are, so that a run may continue with others."""
-ADDED_LATER = ("whole_word_masking", "packing", "final_mlm_probability", "schedule")
+ADDED_LATER = ("whole_word_masking", "packing", "final_mlm_probability", "schedule", "time_budget")
 """Options that older runs do not name: where they are off they are not recorded, so that those runs go on."""
 
 
@@ -147,6 +157,10 @@ def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConf
         share = getattr(arguments, name)
         if share is not None and not 0 < share < 1:
             raise UserError(f"--{name.replace('_', '-')} is {share}: give a share between 0 and 1.")
+    if arguments.time_budget is not None:
+        parse_duration(arguments.time_budget)
+        if arguments.max_steps > 0:
+            raise UserError("--time-budget and --max-steps both say when to stop: leave one of them out.")
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
         raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
     config = build_config(
@@ -183,11 +197,14 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         UserError: bad input, or an output folder that belongs to another run.
         KeyboardInterrupt: interrupted, after a checkpoint was saved.
     """
+    started = time.perf_counter()
+    bf16 = choose_precision(arguments.bf16, arguments.use_cpu)
     schedule = choose_schedule(arguments)
     config = check_arguments(arguments, schedule)
-    options = _training_arguments(arguments, schedule)
+    options = _training_arguments(arguments, schedule, bf16)
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
+    report_processes(options)
     tokenizer = None
     if arguments.tokenizer is not None:
         tokenizer = load_tokenizer(arguments.tokenizer, config.max_position_embeddings)
@@ -207,7 +224,7 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
         seed=arguments.subset_seed,
         unit=arguments.corpus_unit,
     )
-    chosen = asdict(arguments) | {name: getattr(schedule, name) for name in FROM_SCHEDULE}
+    chosen = asdict(arguments) | {"bf16": bf16} | {name: getattr(schedule, name) for name in FROM_SCHEDULE}
     settings = {
         key: value
         for key, value in chosen.items()
@@ -226,7 +243,7 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
     config.pad_token_id = tokenizer.pad_token_id
     length = config.max_position_embeddings
     token_ids = {split: tokenize_once(corpus[split], tokenizer, length) for split in ("train", "validation")}
-    return _train(arguments, schedule, run, options, config, tokenizer, token_ids)
+    return _train(arguments, schedule, run, options, config, tokenizer, token_ids, started)
 
 
 def _texts_wanted(arguments: PretrainArguments) -> int | None:
@@ -245,6 +262,7 @@ def _train(
     config: TLMConfig,
     tokenizer: PreTrainedTokenizerBase,
     token_ids: dict[str, TokenTable],
+    started: float,
 ) -> dict[str, Any]:
     """Build model and Trainer, train from the last checkpoint, and finish the run."""
     texts = token_ids["train"].select(np.flatnonzero(token_ids["train"].lengths >= SHORTEST_TEXT))
@@ -257,34 +275,52 @@ def _train(
     steps = arguments.max_steps
     if steps < 0:
         steps = math.ceil(arguments.num_train_epochs * len(rows) / arguments.batch_size)
-    options.max_steps = steps
-    items = steps * arguments.batch_size
-    order = (items, arguments.batch_size, arguments.seed)
-    sequence = (
-        PackedSchedule(rows, *order)
-        if isinstance(rows, PackedTexts)
-        else PretrainingSchedule(rows, *order, group_by_length=schedule.group_by_length)
-    )
-    collator = PackedMaskingCollator if arguments.packing else MaskingCollator
-    set_seed(arguments.seed)
-    model = TLMForMaskedLM(config)
-    trainer = _PretrainTrainer(
-        schedule=schedule,
-        model=model,
-        args=options,
-        train_dataset=sequence,
-        eval_dataset=[],  # evaluation is the scorer's
-        data_collator=collator(
-            tokenizer,
-            schedule.mlm_probability,
-            arguments.seed,
-            whole_word=arguments.whole_word_masking,
-            final_mlm_probability=schedule.final_mlm_probability,
-            num_items=items,
-        ),
-        processing_class=tokenizer,
-        scorer=lambda scored: masked_lm_score(scored, tokenizer, token_ids["validation"]),
-    )
+
+    def build_trainer(steps: int, output_dir: str, *, trial: bool) -> _PretrainTrainer:
+        """The run's trainer, or one of the same work for the trial of a time budget."""
+        items = steps * arguments.batch_size
+        order = (items, arguments.batch_size, arguments.seed)
+        sequence = (
+            PackedSchedule(rows, *order)
+            if isinstance(rows, PackedTexts)
+            else PretrainingSchedule(rows, *order, group_by_length=schedule.group_by_length)
+        )
+        collator = PackedMaskingCollator if arguments.packing else MaskingCollator
+        own = copy.copy(options)
+        own.max_steps, own.output_dir = steps, output_dir
+        if trial:
+            own.report_to, own.disable_tqdm = [], True
+        set_seed(arguments.seed)
+        return _PretrainTrainer(
+            schedule=schedule,
+            model=TLMForMaskedLM(copy.deepcopy(config)),
+            args=own,
+            train_dataset=sequence,
+            eval_dataset=[],  # evaluation is the scorer's
+            data_collator=collator(
+                tokenizer,
+                schedule.mlm_probability,
+                arguments.seed,
+                whole_word=arguments.whole_word_masking,
+                final_mlm_probability=schedule.final_mlm_probability,
+                num_items=items,
+            ),
+            processing_class=tokenizer,
+            scorer=lambda scored: masked_lm_score(scored, tokenizer, token_ids["validation"]),
+            callbacks=[] if trial else [EarlyLook(tokenizer, token_ids["validation"])],
+        )
+
+    if arguments.time_budget is not None:
+        steps = decide_steps(
+            run.folder,
+            parse_duration(arguments.time_budget),
+            lambda trial_steps, folder: build_trainer(trial_steps, folder, trial=True),
+            eval_steps=arguments.eval_steps,
+            save_steps=arguments.save_steps,
+            started=started,
+        )
+    trainer = build_trainer(steps, arguments.output_dir, trial=False)
+    model, sequence = trainer.model, trainer.train_dataset
     checkpoint = run.last_checkpoint()
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -311,8 +347,10 @@ def _train(
         "history": trainer.state.log_history,
     }
 
+    state = trainer.accelerator.get_state_dict(trainer.model)  # every process: shards are gathered
+
     def save(folder: Path) -> None:
-        trainer.model.save_pretrained(folder)
+        trainer.model.save_pretrained(folder, state_dict=state)
         tokenizer.save_pretrained(folder)
 
     return run.finish(save, results) if options.should_save else results
@@ -347,7 +385,7 @@ class _PretrainTrainer(RunTrainer):
         super().log(logs, start_time)
 
 
-def _training_arguments(arguments: PretrainArguments, schedule: Schedule) -> TrainingArguments:
+def _training_arguments(arguments: PretrainArguments, schedule: Schedule, bf16: bool) -> TrainingArguments:
     """Trainer's options but for the steps; the batch size is split over processes and accumulation."""
     options = TrainingArguments(
         output_dir=arguments.output_dir,
@@ -358,8 +396,8 @@ def _training_arguments(arguments: PretrainArguments, schedule: Schedule) -> Tra
         weight_decay=schedule.weight_decay,
         adam_beta2=schedule.adam_beta2,
         max_grad_norm=schedule.max_grad_norm,
-        bf16=arguments.bf16,
-        use_cpu=stays_on_cpu(arguments.use_cpu, arguments.bf16),
+        bf16=bf16,
+        use_cpu=stays_on_cpu(arguments.use_cpu),
         seed=arguments.seed,
         logging_steps=arguments.logging_steps,
         save_steps=arguments.save_steps,
@@ -368,6 +406,8 @@ def _training_arguments(arguments: PretrainArguments, schedule: Schedule) -> Tra
         report_to=arguments.report_to,
         remove_unused_columns=False,
         label_names=["labels"],
+        logging_nan_inf_filter=False,  # the watch on the loss must see it
+        ddp_find_unused_parameters=False,  # every weight has a gradient, and looking for others costs
         disable_tqdm=arguments.disable_tqdm,
         dataloader_pin_memory=torch.cuda.is_available(),
     )

@@ -1,0 +1,318 @@
+"""Training in several processes is the same run as in one.
+
+Oracles: the same command in one process; stock BERT on the same weights; Philox masks drawn here from numpy. torchrun
+starts two processes (gloo, CPU) once, which run the real commands under an audit of what each of them writes, and then
+a few cases by hand. No GPU is needed: what only GPUs could show is not tested here.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, randomise
+from helpers_commands import ENVIRONMENT, labelled_rows, results_of, succeed, write_corpus, write_csv
+from safetensors.torch import load_file
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+from tlm_hf import TLMConfig, TLMForMaskedLM
+from tlm_hf.evaluation.scoring import masked_lm_score
+
+STEPS, BATCH = 12, 8
+PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-steps", STEPS, "--save-steps", 6)
+PRETRAIN = (*PRETRAIN, "--eval-steps", 4, "--logging-steps", 1, "--batch-size", BATCH, "--mlm-probability", 0.3)
+PRETRAIN = (*PRETRAIN, "--dropout", 0, "--bf16", "false", "--use-cpu", "--disable-tqdm")
+FINETUNE = ("finetune", "--model", "one", "--task", "task.csv", "--num-train-epochs", 2, "--batch-size", BATCH)
+FINETUNE = (*FINETUNE, "--logging-steps", 1, "--dropout", 0, "--bf16", "false", "--use-cpu", "--disable-tqdm")
+
+WORKER = """
+import json, os, sys
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.nn.parallel import DistributedDataParallel
+from transformers import BertTokenizer, TrainingArguments
+from tlm_hf import TLMConfig, TLMForMaskedLM
+from tlm_hf.commands.main import main
+from tlm_hf.data.masking import MaskingCollator
+from tlm_hf.errors import UserError
+from tlm_hf.evaluation.scoring import masked_lm_score
+from tlm_hf.layers_tlm import TLMLayer
+from tlm_hf.training.callbacks import WatchedTrainer
+from tlm_hf.training.processes import report_processes
+from tlm_hf.training.trainer import RunTrainer
+
+torch.set_num_threads(1)
+rank, home = int(os.environ["RANK"]), os.getcwd()
+written, batches, found = [], [], {}
+
+def audit(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and arguments[1] and set(arguments[1]) & set("wax+"):
+        written.append(os.path.relpath(arguments[0], home))
+    elif event in ("os.rename", "os.remove", "os.rmdir", "shutil.rmtree"):
+        written.append(os.path.relpath(os.fspath(arguments[0]), home))
+
+call = MaskingCollator.__call__
+
+def recorded(collator, rows):
+    batch = call(collator, rows)
+    if collator.stream == 2:
+        batches.append({"items": [row["item"] for row in rows], "rows": [row["input_ids"].tolist() for row in rows],
+                        "input_ids": batch["input_ids"].tolist(), "labels": batch["labels"].tolist()})
+    return batch
+
+MaskingCollator.__call__ = recorded
+sys.addaudithook(audit)
+given = torch.load("given.pt", weights_only=True)
+for words in given["commands"]:
+    main(words)
+MaskingCollator.__call__ = call
+
+# One process without a single label: its gradients are zeros, not absent.
+def model_with(layers):
+    model = TLMForMaskedLM(TLMConfig(**given["fields"], num_hidden_layers=layers))
+    model.load_state_dict(given["states"][layers])
+    return model.train()
+
+ids, labels = given["ids"], given["labels"]
+half = slice(rank * len(ids) // 2, (rank + 1) * len(ids) // 2)
+batch = {"input_ids": ids[half], "attention_mask": (ids[half] != 0).long(), "labels": labels[half]}
+items = (labels != -100).sum()
+
+def gradients(model, full=lambda gradient: gradient):
+    return {name: full(parameter.grad) for name, parameter in model.named_parameters()}
+
+def step(model, wrapped):
+    loss = 2 * wrapped(**batch, num_items_in_batch=items).loss
+    loss.backward()
+    total = loss.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / 2
+
+for layers in (1, 2):
+    model = model_with(layers)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=False)
+    found[f"ddp {layers}"] = {"loss": step(model, wrapped), "gradients": gradients(model)}
+    model = model_with(layers)
+    mesh = init_device_mesh("cpu", (2,))
+    for module in model.modules():
+        if isinstance(module, TLMLayer):
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    loss = step(model, model)
+    full = gradients(model, lambda gradient: gradient.full_tensor())
+    score = masked_lm_score(model, BertTokenizer.from_pretrained("one"), [row[row != 0].tolist() for row in ids])
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=True)
+    state = get_model_state_dict(model, options=options)  # what Accelerate's get_state_dict calls
+    if rank == 0:
+        model.save_pretrained(f"sharded {layers}", state_dict=state)
+    found[f"fsdp {layers}"] = {"loss": loss, "gradients": full, "score": score["loss"]}
+
+# The loss of one process is no number: both stop, at the same step, with the same sentence.
+class Poisoned(RunTrainer, WatchedTrainer):
+    def compute_loss(self, *arguments, **options):
+        loss = super().compute_loss(*arguments, **options)
+        return loss * float("nan") if rank == 1 and self.state.global_step == 4 else loss
+
+rows = [{"input_ids": row, "attention_mask": (row != 0).long(), "labels": label} for row, label in zip(ids, labels)]
+arguments = TrainingArguments(
+    "watched", use_cpu=True, per_device_train_batch_size=2, max_steps=12, save_steps=3, logging_steps=50,
+    disable_tqdm=True, report_to="none",
+)
+found["said"] = report_processes(arguments)
+try:
+    Poisoned(model=model_with(1), args=arguments, train_dataset=rows * 6).train()
+except UserError as error:
+    found["stopped"] = str(error)
+json.dump({"written": written, "batches": batches}, open(f"found{rank}.json", "w"))
+torch.save(found, f"found{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+FIELDS = {name: value for name, value in TINY.items() if name != "num_hidden_layers"}
+
+
+def start(command: list, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a launcher; its own default configuration is one that does not exist."""
+    given = {**ENVIRONMENT, "HF_HOME": str(folder / "hf_home"), **environment}
+    given["HF_DATASETS_CACHE"] = str(folder / "cache")
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)], cwd=folder, env=given, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+
+
+def hand_made():
+    """Eight texts of the shelf's tokens, all labels in the first half: ids and labels, int64 (8, 9)."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(5, TINY["vocab_size"], (8, 9), generator=generator)
+    ids[:, 0], ids[:, -1] = 2, 3
+    ids[3, 6:] = ids[5, 4:] = 0
+    labels = torch.full_like(ids, -100)
+    labels[0, 3], labels[1, 2], labels[3, 4], labels[2, 7] = ids[0, 3], ids[1, 2], ids[3, 4], ids[2, 7]
+    return ids, labels
+
+
+def stock(layers):
+    model = BertForMaskedLM(BertConfig(**FIELDS, num_hidden_layers=layers))
+    randomise(model, layers)
+    return model
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Folder of the runs `one`, `accumulated`, `two` and their fine-tunings; what torchrun's two processes said."""
+    folder = tmp_path_factory.mktemp("processes")
+    write_corpus(folder / "corpus.txt", texts=160)
+    write_csv(folder / "task.csv", labelled_rows())
+    ids, labels = hand_made()
+    two = [[*PRETRAIN, "--output-dir", "two"], [*FINETUNE, "--output-dir", "tuned two"]]
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        succeed(*PRETRAIN, "--output-dir", "one")
+        succeed(*PRETRAIN, "--gradient-accumulation-steps", 2, "--output-dir", "accumulated")
+        succeed(*FINETUNE, "--output-dir", "tuned one")
+    finally:
+        os.chdir(here)
+    given = {"commands": [[str(word) for word in words] for words in two], "ids": ids, "labels": labels}
+    given |= {"fields": FIELDS, "states": {layers: stock(layers).state_dict() for layers in (1, 2)}}
+    torch.save(given, folder / "given.pt")
+    (folder / "worker.py").write_text(WORKER)
+    done = start(["torch.distributed.run", "--standalone", "--nproc_per_node", 2, "worker.py"], folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done
+
+
+def found(home, rank=0):
+    folder, _ = home
+    records = json.loads((folder / f"found{rank}.json").read_text())
+    return torch.load(folder / f"found{rank}.pt", weights_only=True), records
+
+
+def losses(folder, name="loss"):
+    return [row[name] for row in results_of(folder)["history"] if name in row]
+
+
+def assert_close_weights(one, other):
+    ours, theirs = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        # No output depends on the key's bias, which moves all scores of a query alike: its gradient is rounding, which
+        # AdamW blows up to its full rate.
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(tensor, theirs[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
+# --- one run, however it is split
+
+
+@pytest.mark.parametrize("name", ["two", "accumulated"])
+def test_pretraining_split_over_processes_or_passes_is_the_same(home, name):
+    folder, _ = home
+    one, other = folder / "one", folder / name
+    assert len(losses(one)) == STEPS
+    assert losses(other) == pytest.approx(losses(one), abs=1e-4)
+    assert losses(other, "grad_norm") == pytest.approx(losses(one, "grad_norm"), rel=1e-4)
+    assert len(losses(one, "eval_loss")) == 3
+    assert losses(other, "eval_loss") == pytest.approx(losses(one, "eval_loss"), abs=1e-4)
+    assert results_of(other)["held_out"] == pytest.approx(results_of(one)["held_out"], rel=1e-4)
+    assert results_of(other)["held_out"]["masked_tokens"] == results_of(one)["held_out"]["masked_tokens"]
+    assert_close_weights(one, other)
+
+
+def test_finetuning_in_two_processes_is_the_same(home):
+    folder, _ = home
+    one, two = folder / "tuned one", folder / "tuned two"
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert losses(two, "eval_accuracy") == losses(one, "eval_accuracy")
+    assert results_of(two)["test"] == pytest.approx(results_of(one)["test"], rel=1e-4)
+    assert_close_weights(one, two)
+
+
+def test_each_process_has_its_own_texts_and_masks(home):
+    """Oracle: which items make which batch is counted here, and their masks are drawn by numpy's Philox."""
+    labelled = []
+    for rank in range(2):
+        batches = found(home, rank)[1]["batches"]
+        assert len(batches) == STEPS
+        counts = []
+        for step, batch in enumerate(batches):
+            first = step * BATCH + rank * BATCH // 2
+            assert batch["items"] == list(range(first, first + BATCH // 2))
+            for item, row, shown, labels in zip(*(batch[name] for name in batch), strict=True):
+                draws = np.random.Generator(np.random.Philox(key=[2, item])).random((3, len(row)))  # seed 0, stream 2
+                special = np.array([token < 5 for token in row])
+                chosen = (draws[0] < 0.3) & ~special
+                assert labels == [t if c else -100 for t, c in zip(row, chosen, strict=True)] + [-100] * (
+                    len(labels) - len(row)
+                )
+                masked = chosen & (draws[1] < 0.8)
+                assert [token == 4 for token in shown[: len(row)]] == masked.tolist()  # [MASK]
+            counts.append(sum(label != -100 for row in batch["labels"] for label in row))
+        labelled.append(counts)
+    # Else a mean of the processes' means would have been right as well.
+    assert sum(ours != theirs for ours, theirs in zip(*labelled, strict=True)) > STEPS // 2
+
+
+def test_one_process_writes_and_speaks(home):
+    folder, done = home
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{'loss'")]
+    assert len([line for line in lines if "padding_share" in line]) == STEPS
+    assert len([line for line in lines if "padding_share" not in line]) == len(losses(folder / "tuned one"))
+    assert done.stdout.count('"model": "bert-1@smoke"') == 1
+    ours, theirs = (found(home, rank)[1]["written"] for rank in range(2))
+    in_run = re.compile(r"^(two|tuned two)/")
+    assert {path for path in ours if in_run.match(path)} >= {"two/.partial/checkpoint-6/trainer_state.json"}
+    strangers = [path for path in theirs if in_run.match(path) and "rng_state_1" not in path]
+    assert not strangers, strangers
+
+
+# --- by hand: a process without labels, shards, and a loss that is no number
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_loss_and_gradients_are_those_of_the_whole_batch(home, kind, layers):
+    """All labels are in one half of the batch; shards are FSDP version 2's, with our layers as its units."""
+    folder, _ = home
+    ids, labels = hand_made()
+    reference = stock(layers)
+    loss = reference(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
+    loss.backward()
+    expected = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for rank in range(2):
+        ours = found(home, rank)[0][f"{kind} {layers}"]
+        torch.testing.assert_close(ours["loss"], loss.detach(), atol=1e-5, rtol=1e-5)
+        assert ours["gradients"].keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert float((ours["gradients"][name] - gradient).abs().max()) <= 1e-5 * largest, name
+    if kind == "fsdp":
+        saved = load_file(folder / f"sharded {layers}" / "model.safetensors")
+        for name, tensor in saved.items():
+            assert torch.equal(tensor, reference.state_dict()[name]), name
+        model = TLMForMaskedLM(TLMConfig(**FIELDS, num_hidden_layers=layers))
+        model.load_state_dict(reference.state_dict())
+        tokenizer = BertTokenizer.from_pretrained(folder / "one")
+        score = masked_lm_score(model, tokenizer, [row[row != 0].tolist() for row in ids])["loss"]
+        assert all(found(home, rank)[0][f"fsdp {layers}"]["score"] == pytest.approx(score, 1e-5) for rank in range(2))
+
+
+def test_both_processes_stop_when_the_loss_of_one_is_no_number(home):
+    folder, _ = home
+    one, other = (found(home, rank)[0]["stopped"] for rank in range(2))
+    assert one == other
+    assert "at step 5 (" in one
+    assert "watched/checkpoint-3;" in one
+    assert not (folder / "watched" / "checkpoint-6").exists()
+
+
+def test_two_processes_say_so(home):
+    assert found(home)[0]["said"] == "Training in 2 processes (gloo) on cpu, 1 CPU thread each, float32."
