@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that a change must pass: lint, format, types and the tests, from a fresh clone with Python >= 3.11 and pip.
 #
-#   bash scripts/test.sh                     all of it
-#   bash scripts/test.sh -m "not slow"       arguments go to pytest
+#   bash scripts/test.sh                                all but the slow tests
+#   bash scripts/test.sh -m "slow or not slow"          those too; arguments go to pytest
 #
 # The exit code is pytest's; if the tests pass but lint, format or types do not, it is 1.
 set -uo pipefail

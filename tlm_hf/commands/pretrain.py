@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
+from ..training.members import pretrain_members
 from ..training.pretrain import PretrainArguments, pretrain
 from .common import parse, run_command
 
-SUMMARY = ("model", "steps", "held_out")
+SUMMARY = ("model", "steps", "held_out", "members")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run."""
     arguments = parse(PretrainArguments, "pretrain", pretrain.__doc__ or "", argv)
-    run_command(lambda: pretrain(arguments), SUMMARY)
+    if arguments.members is None:
+        run_command(lambda: pretrain(arguments), SUMMARY)
+        return
+    members = arguments.members
+    run_command(lambda: pretrain_members(arguments, members, arguments.workers), SUMMARY)

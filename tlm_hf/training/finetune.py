@@ -1,14 +1,17 @@
 """Fine-tuning an encoder on a classification task, from its pre-trained weights or from scratch."""
 
 import math
+import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+from peft import PeftModel
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
@@ -28,7 +31,21 @@ from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..provenance import portable_path
 from ..runs import Run
+from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter, trainable_parameters
 from .trainer import LARGEST_SEED, RunTrainer, check_report_to, stays_on_cpu
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "tlm": {
+        **{"num_train_epochs": 8.0, "batch_size": 32, "learning_rate": 1e-3, "warmup_share": 0.1},
+        **{"weight_decay": 0.01, "max_grad_norm": 1.0, "dropout": 0.1},
+    },
+    "paper": {
+        **{"num_train_epochs": 50.0, "batch_size": 32, "learning_rate": 5e-5, "warmup_share": 0.0},
+        **{"weight_decay": 0.01, "max_grad_norm": 0.0, "dropout": 0.1},
+    },
+}
+"""What options are where they are not given. `paper` (the authors' settings) also decays every weight, biases and
+LayerNorms included, and lowers the learning rate once an epoch; `tlm` decays matrices alone and lowers it each step."""
 
 
 @dataclass
@@ -36,43 +53,94 @@ class FinetuneArguments(TaskArguments):
     """Options of `tlm finetune`."""
 
     model: str = field(default="", metadata={"help": "Pre-trained encoder: folder or Hub name."})
+    models: list[str] = field(
+        default_factory=list, metadata={"help": "Several encoders in place of --model: OUTPUT/member-k from each."}
+    )
     output_dir: str = field(default="", metadata={"help": "Output folder; with the same one the run continues."})
     from_scratch: bool = field(default=False, metadata={"help": "Same architecture and tokenizer, new weights."})
-    num_train_epochs: float = field(default=8.0, metadata={"help": "Passes over the training split."})
-    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (tune it for deep encoders)."})
-    warmup_share: float = field(default=0.1, metadata={"help": "Share of the steps with rising learning rate."})
-    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's."})
-    dropout: float = field(default=0.1, metadata={"help": "Hidden, attention and classifier dropout."})
+    schedule: str = field(
+        default="tlm", metadata={"help": "Settings of what is not given: tlm (ours) or paper (the authors')."}
+    )
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Passes over the training split (8 or 50)."})
+    batch_size: int | None = field(default=None, metadata={"help": "Texts per optimizer step (32)."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate (1e-3 or 5e-5; tune it for deep encoders)."}
+    )
+    warmup_share: float | None = field(
+        default=None, metadata={"help": "Share of the steps with rising learning rate (0.1 or 0)."}
+    )
+    weight_decay: float | None = field(default=None, metadata={"help": "AdamW's (0.01)."})
+    max_grad_norm: float | None = field(default=None, metadata={"help": "Gradient clipping (1, or 0 for none)."})
+    dropout: float | None = field(default=None, metadata={"help": "Hidden, attention and classifier dropout (0.1)."})
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "Train adapters of this rank, pooler and classifier alone (LoRA)."}
+    )
+    lora_alpha: float | None = field(default=None, metadata={"help": "Adapters' scale times rank; default: 2 x rank."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["query", "value"], metadata={"help": "Layers with adapters, or all-linear."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the new weights, order and dropout."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between log lines."})
     report_to: str = field(default="none", metadata={"help": "tensorboard, trackio or wandb."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
+    workers: int | None = field(
+        default=None, metadata={"help": "With --models: members side by side; default: one for each CPU thread."}
+    )
     bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast (GPU, or CPU with avx512_bf16)."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is a GPU."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
 NOT_DECISIVE = (
-    *("output_dir", "report_to", "logging_steps", "disable_tqdm", "data_root", "num_threads"),
-    *("model", "task"),  # they count by their weights and texts, wherever they lie
+    *("output_dir", "report_to", "logging_steps", "disable_tqdm", "data_root", "num_threads", "workers"),
+    *("model", "models", "task"),  # they count by their weights and texts, wherever they lie
     *("task_path", "title_column", "entity_markers", "all_rows", "shortfall"),  # by the texts that they choose
 )
 
+ADDED_LATER = {"schedule": "tlm", "max_grad_norm": 1.0}
+"""Options that older runs do not name, and what they are there: at these values they are not recorded."""
 
-def check_arguments(arguments: FinetuneArguments) -> None:
-    """Refuse impossible options before any work.
+
+def check_arguments(arguments: FinetuneArguments) -> FinetuneArguments:
+    """Refuse impossible options before any work; returns them with the schedule's values where none was given.
 
     Raises:
         UserError: one sentence that names the option.
     """
-    if arguments.num_train_epochs <= 0:
+    if arguments.schedule not in SCHEDULES:
+        raise UserError(f"--schedule is {arguments.schedule!r}: choose {' or '.join(SCHEDULES)}.")
+    values = SCHEDULES[arguments.schedule]
+    arguments = replace(
+        arguments, **{name: value for name, value in values.items() if getattr(arguments, name) is None}
+    )
+    if arguments.num_train_epochs is None or arguments.num_train_epochs <= 0:
         raise UserError(f"--num-train-epochs is {arguments.num_train_epochs}: give more than 0.")
-    check_range(arguments, 1, math.inf, "batch_size", "logging_steps", "num_threads")
+    check_range(arguments, 1, math.inf, "batch_size", "logging_steps", "num_threads", "lora_rank", "workers")
     check_range(arguments, 0, 1, "warmup_share", "dropout")
-    check_range(arguments, 0, math.inf, "learning_rate", "weight_decay")
+    check_range(arguments, 0, math.inf, "learning_rate", "weight_decay", "max_grad_norm", "lora_alpha")
     check_range(arguments, 0, LARGEST_SEED, "seed")
     check_report_to(arguments.report_to)
+    if arguments.lora_rank is None:
+        if arguments.lora_alpha is not None:
+            raise UserError("--lora-alpha scales the adapters of --lora-rank: give that as well, or neither.")
+        return arguments
+    if arguments.from_scratch:
+        raise UserError("--lora-rank adapts pre-trained weights, and --from-scratch has none: leave one of them out.")
+    if arguments.entity_markers == "added":
+        raise UserError(
+            "--lora-rank leaves the embeddings as they are, those of added markers untrained: take "
+            "--entity-markers text."
+        )
+    return replace(arguments, lora_alpha=arguments.lora_alpha or 2.0 * arguments.lora_rank)
+
+
+def decisive_options(arguments: FinetuneArguments) -> dict[str, Any]:
+    """The options, as `check_arguments` returns them, that decide the weights."""
+    left_out = {name for name, value in ADDED_LATER.items() if getattr(arguments, name) == value}
+    if arguments.lora_rank is None:
+        left_out |= {"lora_rank", "lora_alpha", "lora_targets"}
+    options = asdict(arguments).items()
+    return {key: value for key, value in options if key not in NOT_DECISIVE and key not in left_out}
 
 
 def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
@@ -90,7 +158,7 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     """
     if not arguments.model or not arguments.output_dir:
         raise UserError("finetune needs --model (a pre-trained encoder) and --output-dir.")
-    check_arguments(arguments)
+    arguments = check_arguments(arguments)
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
     fields = read_encoder_config(arguments.model)
@@ -101,12 +169,17 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     task = load_task_from(arguments)
     set_seed(arguments.seed)
     # Before the output folder is taken, so that a broken model leaves nothing there.
-    model = load_for_finetuning(
-        arguments.model, class_names(task), dropout=arguments.dropout, from_scratch=arguments.from_scratch
+    model: PreTrainedModel | PeftModel = load_for_finetuning(
+        arguments.model,
+        class_names(task),
+        dropout=arguments.dropout or 0.0,
+        from_scratch=arguments.from_scratch,
     )
     facts = facts_of(task["train"])
     apply_entity_markers(facts, tokenizer, model)
-    settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
+    if arguments.lora_rank is not None:
+        model = add_adapter(model, arguments.lora_rank, arguments.lora_alpha or 1.0, arguments.lora_targets)
+    settings = decisive_options(arguments)
     settings |= {
         "added_tokens": facts.get("added_tokens"),  # ordinary and added markers make the same texts
         "weights": "new" if arguments.from_scratch else weights_hash(arguments.model),
@@ -128,7 +201,7 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 def _train(
     arguments: FinetuneArguments,
     run: Run,
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     task: datasets.DatasetDict,
     tokenizer: PreTrainedTokenizerBase,
 ) -> dict[str, Any]:
@@ -141,9 +214,10 @@ def _train(
         lr_scheduler_type="linear",
         warmup_steps=arguments.warmup_share,
         weight_decay=arguments.weight_decay,
+        max_grad_norm=arguments.max_grad_norm,
         seed=arguments.seed,
         bf16=arguments.bf16,
-        use_cpu=stays_on_cpu(arguments.use_cpu, arguments.bf16),
+        use_cpu=stays_on_cpu(arguments.use_cpu),
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,
@@ -163,7 +237,7 @@ def _train(
         split: tokenize(task[split], tokenizer, tokenizer.model_max_length).rename_column("label", "labels")
         for split in ("train", "validation")
     }
-    trainer = RunTrainer(
+    trainer = (_PaperTrainer if arguments.schedule == "paper" else RunTrainer)(
         model=model,
         args=options,
         train_dataset=rows["train"],
@@ -172,21 +246,26 @@ def _train(
         processing_class=tokenizer,
         compute_metrics=_accuracy,
     )
+    trained = trainable_parameters(model)
     checkpoint = run.last_checkpoint()
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.interrupt.interrupted:
         raise KeyboardInterrupt
     seconds = time.perf_counter() - start
+    adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
+    final = trainer.model if adapted is None else merged_copy(adapted)
     scores = {}
     for split in ("validation", "test"):
-        logits, _ = predict_logits(trainer.model, tokenizer, task[split]["text"][:])
+        logits, _ = predict_logits(final, tokenizer, task[split]["text"][:])
         scores[split] = classification_metrics(logits, np.array(task[split]["label"][:]))
     results = {
         "model": portable_path(arguments.model),
         "task": portable_path(arguments.task),
         "from_scratch": arguments.from_scratch,
-        "parameters": trainer.model.num_parameters(),
+        "schedule": arguments.schedule,
+        "parameters": final.num_parameters(),
+        "trainable_parameters": trained,
         "labels": class_names(task),
         "rows": {split: len(task[split]) for split in task},
         **scores,
@@ -197,7 +276,34 @@ def _train(
     }
 
     def save(folder: Path) -> None:
-        trainer.model.save_pretrained(folder)
+        final.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        if adapted is not None:
+            # Of a run that was killed between its model and its results, which are written now.
+            shutil.rmtree(run.folder / ADAPTER, ignore_errors=True)
+            save_adapter(adapted, folder / ADAPTER, arguments.model, class_names(task))
 
     return run.finish(save, results) if options.should_save else results
+
+
+class _PaperTrainer(RunTrainer):
+    """RunTrainer with the authors' optimization: every weight decays, and the rate falls at the end of each epoch."""
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        return [name for name, _ in model.named_parameters()]
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """In epoch e of E (from 0) the rate is its peak's share 1 - e/E, after a warm-up where one was asked for."""
+        if self.lr_scheduler is None:  # type: ignore[has-type]
+            texts_per_step = self.args.train_batch_size * self.args.world_size
+            steps_per_epoch = math.ceil(len(self.train_dataset) / texts_per_step)
+            epochs, warmup = self.args.num_train_epochs, self.args.get_warmup_steps(num_training_steps)
+
+            def share(step: int) -> float:
+                return min(1.0, step / max(1, warmup)) if step < warmup else 1 - step // steps_per_epoch / epochs
+
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler

@@ -97,6 +97,10 @@ class PretrainArguments:
         default="auto",
         metadata={"nargs": "?", "const": "true", "help": "bfloat16 autocast: true, false, or auto (where it is fast)."},
     )
+    members: int | None = field(default=None, metadata={"help": "Independent members, each in OUTPUT/member-k."})
+    workers: int | None = field(
+        default=None, metadata={"help": "With --members: side by side; default: one for each CPU thread."}
+    )
     save_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
     eval_steps: int = field(default=500, metadata={"help": "Steps between fixed-mask losses."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between log lines."})
@@ -113,6 +117,7 @@ COUNTS = (
 """Options of which there must be at least 1."""
 NOT_DECISIVE = (
     *("output_dir", "report_to", "logging_steps", "save_steps", "disable_tqdm", "data_root", "num_threads"),
+    *("members", "workers"),
     *("corpus", "corpus_unit", "tokenizer"),  # they count by their texts and tokens, wherever they lie
 )
 """Options that leave the weights as they are, so that a run may continue with others."""
@@ -159,6 +164,8 @@ def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConf
             raise UserError(f"--{name.replace('_', '-')} is {share}: give a share between 0 and 1.")
     if arguments.time_budget is not None:
         parse_duration(arguments.time_budget)
+        if arguments.members is not None:
+            raise UserError("--time-budget is for one run, not for --members: give --max-steps or --num-train-epochs.")
         if arguments.max_steps > 0:
             raise UserError("--time-budget and --max-steps both say when to stop: leave one of them out.")
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):

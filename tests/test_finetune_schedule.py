@@ -1,0 +1,153 @@
+"""`finetune --schedule`: the authors' optimization and ours, and which options win.
+
+Oracle: a plain loop over the same batches with torch's AdamW on stock BERT, the learning rate written out.
+"""
+
+import json
+
+import pytest
+import torch
+from helpers_commands import labelled_rows, results_of, shelf, succeed, write_csv
+from safetensors.torch import load_file
+from transformers import BertForSequenceClassification, DataCollatorWithPadding
+
+from tlm_hf.training import finetune as module
+from tlm_hf.training.finetune import FinetuneArguments, check_arguments, decisive_options
+
+BATCH, EPOCHS, PEAK = 16, 3, 0.004
+
+
+@pytest.mark.parametrize("schedule", ["paper", "tlm"])
+def test_fine_tuning_is_the_plain_loop(tmp_path, monkeypatch, schedule):
+    encoder, start, batches = shelf() / "encoder", tmp_path / "start", []
+
+    class Recorded(DataCollatorWithPadding):
+        def __call__(self, features):
+            batch = super().__call__(features)
+            batches.append({name: value.clone() for name, value in batch.items()})
+            return batch
+
+    def load_and_keep(*words, **options):
+        model = load(*words, **options)
+        model.save_pretrained(start)
+        return model
+
+    load = module.load_for_finetuning
+    monkeypatch.setattr(module, "load_for_finetuning", load_and_keep)
+    monkeypatch.setattr(module, "DataCollatorWithPadding", Recorded)
+    rows = labelled_rows(40)
+    for split, part in (("train", rows[:40]), ("validation", rows[40:60]), ("test", rows[60:])):
+        write_csv(tmp_path / f"{split}.csv", part)
+    (tmp_path / "task").mkdir()
+    for file in tmp_path.glob("*.csv"):
+        file.rename(tmp_path / "task" / file.name)
+    words = ("--model", encoder, "--task", tmp_path / "task", "--output-dir", tmp_path / "run")
+    words += ("--num-train-epochs", EPOCHS, "--batch-size", BATCH, "--learning-rate", PEAK, "--disable-tqdm")
+    succeed("finetune", *words, "--schedule", schedule, "--dropout", 0, "--logging-steps", 1)
+    results = results_of(tmp_path / "run")
+    steps_per_epoch = 3  # 40 texts, the last batch half full
+    # Behind each epoch stands the validation split in one batch.
+    training = [batch for index, batch in enumerate(batches) if index % (steps_per_epoch + 1) < steps_per_epoch]
+    assert [len(batch["labels"]) for batch in training] == [16, 16, 8] * EPOCHS
+
+    model = BertForSequenceClassification.from_pretrained(start).train()
+    everything = list(model.named_parameters())
+    plain = [name.endswith("bias") or "LayerNorm" in name for name, _ in everything]
+    decays = [schedule == "paper" or not bare for bare in plain]
+    groups = [
+        {
+            "params": [value for (_, value), kept in zip(everything, decays, strict=True) if kept is part],
+            "weight_decay": w,
+        }
+        for part, w in ((True, 0.01), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.999), eps=1e-8)
+    rates = []
+    for step, batch in enumerate(training[: results["best_step"]]):
+        if schedule == "paper":
+            rate = PEAK * (1 - (step // steps_per_epoch) / EPOCHS)
+        else:  # a tenth of 9 steps, rounded up, is the warm-up
+            rate = PEAK * (step if step < 1 else (9 - step) / 8)
+        rates.append(rate)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        model(**batch).loss.backward()
+        if schedule == "tlm":
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    logged = [row["learning_rate"] for row in results["history"] if "learning_rate" in row]
+    assert logged[: len(rates)] == pytest.approx(rates)
+    found = load_file(tmp_path / "run" / "model.safetensors")
+    before = load_file(start / "model.safetensors")
+    assert (found["classifier.weight"] - before["classifier.weight"]).abs().max() > 1e-3
+    for name, value in model.named_parameters():
+        if name.endswith("key.bias"):  # shifts all scores of a query alike: its gradient is rounding alone
+            continue
+        torch.testing.assert_close(
+            found[name], value.detach(), atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert results["schedule"] == schedule
+
+
+def test_given_options_win_over_the_schedule():
+    ours = check_arguments(FinetuneArguments())
+    names = (
+        "num_train_epochs",
+        "batch_size",
+        "learning_rate",
+        "warmup_share",
+        "weight_decay",
+        "max_grad_norm",
+        "dropout",
+    )
+    assert [getattr(ours, name) for name in names] == [8.0, 32, 1e-3, 0.1, 0.01, 1.0, 0.1]
+    theirs = check_arguments(FinetuneArguments(schedule="paper"))
+    assert [getattr(theirs, name) for name in names] == [50.0, 32, 5e-5, 0.0, 0.01, 0.0, 0.1]
+    given = {"num_train_epochs": 3.0, "learning_rate": 1e-4, "dropout": 0.0, "warmup_share": 0.0, "max_grad_norm": 1.0}
+    mixed = check_arguments(FinetuneArguments(schedule="paper", **given))
+    assert {name: getattr(mixed, name) for name in given} == given
+    assert mixed.weight_decay == 0.01
+
+
+def test_older_runs_go_on():
+    """Ours is recorded as before there were schedules; the other one is another run even with the same values."""
+    recorded = decisive_options(check_arguments(FinetuneArguments()))
+    assert not recorded.keys() & {
+        "schedule",
+        "max_grad_norm",
+        "lora_rank",
+        "lora_alpha",
+        "lora_targets",
+        "models",
+        "workers",
+    }
+    assert recorded["learning_rate"] == 1e-3
+    same = {name: recorded[name] for name in ("num_train_epochs", "learning_rate", "warmup_share")} | {
+        "max_grad_norm": 1.0
+    }
+    other = decisive_options(check_arguments(FinetuneArguments(schedule="paper", **same)))
+    assert other == recorded | {"schedule": "paper"}
+
+
+def test_class_names_stand_in_the_configuration():
+    config = json.loads((shelf() / "member" / "config.json").read_text(encoding="utf-8"))
+    assert config["id2label"] == {"0": "farm", "1": "sea"}
+    assert config["label2id"] == {"farm": 0, "sea": 1}
+
+
+def test_the_test_split_chooses_nothing(tmp_path):
+    """Other test labels, other test scores, and the same weights."""
+    rows = labelled_rows(40)
+    other = [{**row, "label": "farm"} for row in rows[60:70]] + [{**row, "label": "sea"} for row in rows[70:]]
+    weights = []
+    for name, test in (("one", rows[60:]), ("other", other)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for split, part in (("train", rows[:40]), ("validation", rows[40:60]), ("test", test)):
+            write_csv(folder / f"{split}.csv", part)
+        words = ("--model", shelf() / "encoder", "--task", folder, "--output-dir", tmp_path / f"run-{name}")
+        succeed("finetune", *words, "--num-train-epochs", 3, "--learning-rate", 0.01, "--disable-tqdm")
+        weights.append(load_file(tmp_path / f"run-{name}" / "model.safetensors"))
+    assert results_of(tmp_path / "run-one")["test"] != results_of(tmp_path / "run-other")["test"]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -1,0 +1,194 @@
+"""`finetune --lora-rank`: adapters and their merged weights.
+
+Oracle: PEFT's own loading and merging on stock BERT, the encoder's file, and an uninterrupted run.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_commands import assert_equal_weights, refused, results_of, run, shelf, succeed
+from peft import PeftModel
+from safetensors.torch import load_file
+from test_resume import write_task
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from tlm_hf.training.adapters import add_adapter, merged_copy
+
+RANK = 3
+OPTIONS = ("--num-train-epochs", 4, "--batch-size", 8, "--learning-rate", 0.01, "--disable-tqdm", "--lora-rank", RANK)
+KILLED = """
+import os, signal, sys
+import tlm_hf.training.trainer as training
+from tlm_hf.commands.main import main
+def strike(callback, args, state, control, **rest):
+    if state.global_step == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+training.ProgressFileCallback.on_step_end = strike
+main(sys.argv[2:])
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """`encoder` (a language model without pooler), `task`, and `tuned`, fine-tuned with adapters."""
+    folder = tmp_path_factory.mktemp("lora")
+    (folder / "encoder").symlink_to(shelf() / "encoder")
+    write_task(folder / "task")
+    before = os.getcwd()
+    os.chdir(folder)
+    succeed("finetune", "--model", folder / "encoder", "--task", "task", "--output-dir", "tuned", *OPTIONS)
+    yield folder
+    os.chdir(before)
+
+
+def logits_of(model, folder) -> torch.Tensor:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(["the cow and the barn", "a boat"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model.eval()(**batch).logits
+
+
+def test_merged_folder_opens_with_stock_classes_and_is_the_adapter_on_its_base(home):
+    tuned = home / "tuned"
+    merged = AutoModelForSequenceClassification.from_pretrained(tuned)
+    assert type(merged) is BertForSequenceClassification
+    assert merged.config.id2label == {0: "farm", 1: "sea"}
+    assert merged.config.label2id == {"farm": 0, "sea": 1}
+    found = logits_of(merged, tuned)
+    base = BertForSequenceClassification.from_pretrained(home / "encoder", num_labels=2)
+    adapted = PeftModel.from_pretrained(base, tuned / "adapter")
+    torch.testing.assert_close(logits_of(adapted, tuned), found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(adapted.merge_and_unload(), tuned), found, atol=1e-5, rtol=0)
+
+
+def test_adapters_and_head_alone_were_trained(home):
+    before = load_file(home / "encoder" / "model.safetensors")
+    after = load_file(home / "tuned" / "model.safetensors")
+    shared = before.keys() & after.keys()
+    assert {"bert.pooler.dense.weight", "classifier.weight"} <= after.keys() - shared
+    changed = {name for name in shared if not torch.equal(before[name], after[name])}
+    layers = BertConfig.from_pretrained(home / "encoder").num_hidden_layers
+    names = [f"bert.encoder.layer.{i}.attention.self.{n}.weight" for i in range(layers) for n in ("query", "value")]
+    assert changed == set(names)
+    for name in names:
+        assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) == RANK
+
+
+def test_parameters_are_counted(home):
+    config = BertConfig.from_pretrained(home / "encoder")
+    width = config.hidden_size
+    head = width * width + width + 2 * width + 2
+    results = results_of(home / "tuned")
+    assert results["trainable_parameters"] == 2 * config.num_hidden_layers * RANK * 2 * width + head
+    stock = BertForSequenceClassification.from_pretrained(home / "tuned")
+    assert results["parameters"] == sum(parameter.numel() for parameter in stock.parameters())
+    assert results["settings"]["lora_rank"] == RANK
+    assert results["settings"]["lora_alpha"] == 2 * RANK
+    assert "lora_rank" not in results_of(shelf() / "member")["settings"], "older runs could not go on"
+
+
+def test_nothing_of_the_machine_is_in_the_adapter(home):
+    adapter = home / "tuned" / "adapter"
+    for file in adapter.iterdir():
+        for secret in (str(home), str(shelf()), str(shelf().parent)):
+            assert secret.encode() not in file.read_bytes(), file
+    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] is None
+    assert "num_labels=2" in (adapter / "README.md").read_text()
+
+
+@pytest.mark.parametrize("step", [17, 24])
+def test_killed_run_continues_to_the_same_end(home, step):
+    """The best epoch is the first (all have the same accuracy), so its adapter must be found after the kill."""
+    words = ("finetune", "--model", home / "encoder", "--task", "task", "--output-dir", f"kill-{step}", *OPTIONS)
+    done = run("-c", KILLED, step, *words, folder=home)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (home / f"kill-{step}" / "checkpoint-7" / "adapter_model.safetensors").is_file()
+    succeed(*words)
+    found, expected = home / f"kill-{step}", home / "tuned"
+    assert_equal_weights(found, expected)
+    ours, theirs = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (found, expected))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert results_of(found)["best_step"] == results_of(expected)["best_step"] == 7
+    assert results_of(found)["trainable_parameters"] == results_of(expected)["trainable_parameters"]
+    assert {path.name for path in found.iterdir()} == {path.name for path in expected.iterdir()}
+
+
+def test_a_run_killed_before_its_results_puts_the_adapter_in_place_again(home, tmp_path):
+    words = ("finetune", "--model", home / "encoder", "--task", "task", "--output-dir", tmp_path / "run", *OPTIONS)
+    patch = KILLED.replace("training.ProgressFileCallback.on_step_end = strike", "").replace(
+        "main(sys", "import tlm_hf.runs as runs\nkeep = runs.write_json\n"
+        "def write(path, value):\n    if path.name == 'results.json':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    keep(path, value)\nruns.write_json = write\nmain(sys"
+    )  # fmt: skip
+    assert run("-c", patch, 0, *words, folder=home).returncode == -signal.SIGKILL
+    assert (tmp_path / "run" / "adapter").is_dir()
+    succeed(*words)
+    assert_equal_weights(tmp_path / "run", home / "tuned")
+
+
+@pytest.mark.parametrize("targets", [["all-linear"], ["key", "intermediate.dense"], ["dense"]], ids=str)
+def test_targets(targets):
+    config = BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3
+    )
+    torch.manual_seed(0)
+    adapted = add_adapter(BertForSequenceClassification(config).eval(), 2, 4.0, targets)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(len(name)))
+    having = {name.split(".lora_A")[0].partition("layer.0.")[2] for name, _ in adapted.named_parameters()} - {""}
+    having = {
+        name.split(".lora_A")[0].partition("layer.0.")[2]
+        for name, _ in adapted.named_parameters()
+        if "lora_A" in name and "layer.0." in name
+    }
+    linear = {f"attention.self.{name}" for name in ("query", "key", "value")}
+    dense = {"attention.output.dense", "intermediate.dense", "output.dense"}
+    expected = {"all-linear": linear | dense, "dense": dense}.get(
+        targets[0], {"attention.self.key", "intermediate.dense"}
+    )
+    assert having == expected
+    assert not any("lora" in name for name, _ in adapted.named_parameters() if "pooler" in name or "classifier" in name)
+    ids = torch.randint(5, 30, (3, 7), generator=torch.Generator().manual_seed(1))
+    plain = merged_copy(adapted)
+    assert type(plain) is BertForSequenceClassification
+    torch.testing.assert_close(plain(ids).logits, adapted(ids).logits, atol=1e-5, rtol=0)
+    with adapted.disable_adapter():
+        assert (adapted(ids).logits - plain(ids).logits).abs().max() > 1e-3
+
+
+def test_a_base_on_the_hub_is_named(tmp_path):
+    from tlm_hf.training.adapters import save_adapter
+
+    config = BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, num_labels=2
+    )
+    adapted = add_adapter(BertForSequenceClassification(config), 2, 4.0, ["query"])
+    save_adapter(adapted, tmp_path / "adapter", "owner/name", ["a", "b"])
+    record = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert record["base_model_name_or_path"] == "owner/name"
+    assert "base_model: owner/name" in (tmp_path / "adapter" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--lora-rank", 2, "--lora-targets", "query", "decoder"), "--lora-targets names 'decoder'"),
+        (("--lora-rank", 2, "--lora-targets", "pooler"), "--lora-targets names 'pooler'"),
+        (("--lora-rank", 2, "--from-scratch"), "--lora-rank adapts pre-trained weights"),
+        (("--lora-rank", 0), "--lora-rank is 0"),
+        (("--lora-alpha", 2), "--lora-alpha scales the adapters"),
+        (("--schedule", "theirs"), "--schedule is 'theirs'"),
+    ],
+)
+def test_refusals(home, tmp_path, capsys, words, said):
+    output = tmp_path / "run"
+    options = ("--model", home / "encoder", "--task", home / "task", "--output-dir", output, "--disable-tqdm")
+    assert said in refused(capsys, "finetune", *options, *words)
+    assert not output.exists()

@@ -1,0 +1,281 @@
+"""Several members at once: each is the one that a run for it alone gives, whatever trained it.
+
+Oracle: the ordinary commands `pretrain` and `finetune`, one after the other in the process of the tests.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_commands import ENVIRONMENT, assert_equal_weights, results_of, shelf, succeed, write_corpus
+from safetensors.torch import load_file
+
+from tlm_hf.errors import UserError
+from tlm_hf.training.finetune import FinetuneArguments
+from tlm_hf.training.members import (
+    Place,
+    _environment_of_children,
+    _share_out,
+    finetune_members,
+    pretrain_members,
+)
+from tlm_hf.training.pretrain import PretrainArguments
+
+SEED = 5
+OPTIONS = {"size": "smoke", "max_steps": 6, "save_steps": 3, "eval_steps": 3, "batch_size": 8, "dropout": 0.1}
+OPTIONS |= {"seed": SEED, "num_threads": 1, "disable_tqdm": True}
+LAUNCHED = """
+import json, sys
+from tlm_hf.training.members import pretrain_members
+from tlm_hf.training.pretrain import PretrainArguments
+if __name__ == "__main__":
+    members, options = json.loads(sys.argv[1])
+    results = pretrain_members(PretrainArguments(**options), members, 1)
+    print("trained", [member["folder"] for member in results["members"]])
+"""
+
+
+def words_of(options: dict) -> list[str]:
+    """The command line of these options."""
+    words = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        words += [option] if value is True else [option, str(value)]
+    return words
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """`corpus.txt`; `together`, two members side by side; `alone-K`, the three that runs for them alone give."""
+    folder = tmp_path_factory.mktemp("members")
+    write_corpus(folder / "corpus.txt", texts=90)
+    before = os.getcwd()
+    os.chdir(folder)
+    pretrain_members(PretrainArguments(output_dir="together", corpus="corpus.txt", **OPTIONS), 2, 2)
+    for index in range(3):
+        options = OPTIONS | {"seed": SEED + index, "tokenizer": "together/tokenizer", "output_dir": f"alone-{index}"}
+        succeed("pretrain", "--corpus", "corpus.txt", *words_of(options))
+    yield folder
+    os.chdir(before)
+
+
+def assert_same_member(found: Path, alone: Path) -> None:
+    assert_equal_weights(found, alone)
+    ours, theirs = results_of(found), results_of(alone)
+    for name in ("held_out", "steps", "texts", "settings", "parameters"):
+        assert ours[name] == theirs[name], name
+    for name in ("config.json", "tokenizer.json"):
+        assert (found / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_members_side_by_side_are_those_trained_alone(home):
+    for index in range(2):
+        assert_same_member(home / "together" / f"member-{index}", home / f"alone-{index}")
+    one, other = (load_file(home / "together" / f"member-{index}" / "model.safetensors") for index in range(2))
+    name = "bert.embeddings.word_embeddings.weight"
+    assert not torch.equal(one[name], other[name])
+    results = results_of(home / "together")
+    losses = [results_of(home / f"alone-{index}")["held_out"]["loss"] for index in range(2)]
+    assert [member["held_out"]["loss"] for member in results["members"]] == losses
+    assert [member["seed"] for member in results["members"]] == [SEED, SEED + 1]
+    assert results["held_out"]["loss"] == {
+        "mean": pytest.approx(sum(losses) / 2),
+        "lowest": min(losses),
+        "highest": max(losses),
+    }
+
+
+def test_the_tokenizer_is_the_one_that_a_run_alone_trains(home, tmp_path):
+    succeed("pretrain", "--corpus", "corpus.txt", *words_of(OPTIONS | {"output_dir": tmp_path / "run"}))
+    assert_equal_weights(tmp_path / "run", home / "together" / "member-0")
+
+
+def test_finished_members_are_read_and_others_trained(home, tmp_path):
+    """In turn in a folder that has moved; a finished member is not touched, and the same call again trains nothing."""
+    shutil.copytree("together", tmp_path / "run")
+    arguments = PretrainArguments(output_dir=str(tmp_path / "run"), corpus="corpus.txt", **OPTIONS)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "member-0").iterdir()}
+    (tmp_path / "run" / "results.json").unlink()
+    (tmp_path / "run" / "member-1" / "results.json").unlink()
+    (tmp_path / "run" / "member-1" / "model.safetensors").unlink()
+    results = pretrain_members(arguments, 2, 1)
+    assert results["members"][0] == results_of(home / "together")["members"][0]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "member-0").iterdir()} == files
+    assert_same_member(tmp_path / "run" / "member-1", home / "alone-1")
+    assert pretrain_members(arguments, 2, 1) == results
+
+
+def test_members_spread_over_processes(home, tmp_path):
+    """Three members on two processes of torchrun, in two rounds; nothing is synchronised, so each is as if alone."""
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED, encoding="utf-8")
+    options = OPTIONS | {"output_dir": str(tmp_path / "run"), "corpus": "corpus.txt", "use_cpu": True}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    done = subprocess.run(
+        [*command, str(script), json.dumps([3, options])],
+        cwd=home,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [
+        "trained ['member-0', 'member-1', 'member-2']",
+        "trained ['member-1']",
+    ]
+    for index in range(3):
+        found = results_of(tmp_path / "run" / f"member-{index}")
+        alone = results_of(home / f"alone-{index}")
+        assert_equal_weights(tmp_path / "run" / f"member-{index}", home / f"alone-{index}")
+        assert found["held_out"] == alone["held_out"]
+        assert found["settings"] == alone["settings"] | {"use_cpu": True}
+    assert results_of(tmp_path / "run")["processes"] == 2
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_members_continue(home, tmp_path):
+    """`kill -9` in member 0, SIGINT in member 1, and the same command again: as if nothing had happened."""
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED, encoding="utf-8")
+    options = OPTIONS | {"max_steps": 400, "save_steps": 20, "eval_steps": 200, "tokenizer": "together/tokenizer"}
+    here = {"output_dir": str(tmp_path / "run"), "corpus": "corpus.txt"}
+    command = [sys.executable, str(script), json.dumps([2, options | here])]
+    ends = []
+    for index, number in enumerate((signal.SIGKILL, signal.SIGINT)):
+        process = subprocess.Popen(command, cwd=home, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        folder = tmp_path / "run" / f"member-{index}"
+        deadline = time.monotonic() + 300
+        while not list(folder.glob("checkpoint-*")):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, "no checkpoint appeared"
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=300)
+        ends.append(said)
+        assert not (folder / "results.json").exists()
+        assert list(folder.glob("checkpoint-*"))
+    assert "every member in training saves a checkpoint" in ends[1]
+    first = (tmp_path / "run" / "member-0" / "results.json").read_bytes()
+    subprocess.run(command, cwd=home, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "run" / "member-0" / "results.json").read_bytes() == first
+    for index in range(2):
+        assert results_of(tmp_path / "run" / f"member-{index}")["continued_from_step"] > 0
+        alone = tmp_path / f"alone-{index}"
+        words = words_of(options | {"seed": SEED + index, "output_dir": alone})
+        succeed("pretrain", "--corpus", "corpus.txt", *words)
+        assert_same_member(tmp_path / "run" / f"member-{index}", alone)
+
+
+def test_fine_tuned_members(home, tmp_path):
+    encoders = [str(home / "together" / f"member-{index}") for index in range(2)]
+    arguments = FinetuneArguments(
+        models=encoders,
+        task=str(shelf() / "task.csv"),
+        output_dir=str(tmp_path / "run"),
+        seed=SEED,
+        num_train_epochs=2.0,
+        num_threads=1,
+        disable_tqdm=True,
+    )
+    results = finetune_members(arguments, 2)
+    for index, encoder in enumerate(encoders):
+        words = ("--task", shelf() / "task.csv", "--num-train-epochs", 2, "--disable-tqdm", "--num-threads", 1)
+        alone = tmp_path / f"alone-{index}"
+        succeed("finetune", "--model", encoder, "--seed", SEED + index, "--output-dir", alone, *words)
+        assert_equal_weights(tmp_path / "run" / f"member-{index}", alone)
+        ours, theirs = results_of(tmp_path / "run" / f"member-{index}"), results_of(alone)
+        assert ours["settings"] == theirs["settings"]
+        for split in ("validation", "test"):
+            assert results["members"][index][split] == ours[split] == theirs[split]
+    accuracies = [member["test"]["accuracy"] for member in results["members"]]
+    assert results["test"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert results["labels"] == ["farm", "sea"]
+    with pytest.raises(UserError, match="belongs to another run"):
+        finetune_members(replace(arguments, models=encoders[::-1]))
+    with pytest.raises(UserError, match="--model and --models"):
+        finetune_members(replace(arguments, model=encoders[0]))
+
+
+def test_what_a_member_raises_names_it(tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n".join(f"word{index}" for index in range(40)), encoding="utf-8")
+    options = OPTIONS | {"tokenizer": str(shelf() / "encoder"), "validation_texts": 4}
+    arguments = PretrainArguments(output_dir=str(tmp_path / "run"), corpus=str(tmp_path / "corpus.txt"), **options)
+    with pytest.raises(UserError, match=r"^member-0: .* has no text of at least 8 tokens"):
+        pretrain_members(arguments, 2, 1)
+
+
+def test_refusals(home, tmp_path):
+    arguments = PretrainArguments(output_dir="together", corpus="corpus.txt", **OPTIONS)
+    for members, workers, said in ((0, 1, "--members is 0"), (2, 0, "--workers is 0"), (3, 2, "members 2 there and 3")):
+        with pytest.raises(UserError, match=said):
+            pretrain_members(arguments, members, workers)
+    with pytest.raises(UserError, match="--seed is"):
+        pretrain_members(replace(arguments, seed=2**32 - 2), 3)
+    shutil.copytree("together", tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    shutil.copy2("alone-2/results.json", tmp_path / "run" / "member-1" / "results.json")
+    with pytest.raises(UserError, match=r"member-1 holds another run \(seed is 7 there and 6 here\)"):
+        pretrain_members(replace(arguments, output_dir=str(tmp_path / "run")), 2)
+
+
+def test_environment_of_children(monkeypatch):
+    launch = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "TORCHELASTIC_RUN_ID": "b"}
+    launch |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_MIXED_PRECISION": "bf16"}
+    kept = {"ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "4,7"}
+    for name, value in (launch | kept).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    before = dict(os.environ)
+    assert Place.here() == Place(3, 4, 1)
+    with _environment_of_children(Place.here(), 2, use_cpu=False):
+        assert not os.environ.keys() & launch.keys()
+        assert os.environ["ACCELERATE_USE_CPU"] == "true"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert dict(os.environ) == before
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for local_rank, device in ((0, "0"), (1, "1"), (2, "0")):  # more processes than devices share them
+        with _environment_of_children(Place(0, 4, local_rank), 1, use_cpu=False):
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == device
+    with _environment_of_children(Place(0, 1, 0), 1, use_cpu=True):
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("members", "threads", "world", "workers", "expected"),
+    [
+        (3, None, 1, None, (3, 2)),
+        (12, None, 1, None, (8, 1)),
+        (3, 4, 1, None, (2, 4)),
+        (3, 16, 1, None, (1, 16)),
+        (3, None, 2, None, (2, 4)),
+        (3, None, 1, 1, (1, 8)),
+        (3, 1, 1, 2, (2, 1)),
+    ],
+)
+def test_threads_are_shared_out(monkeypatch, members, threads, world, workers, expected):
+    """Of 8 threads on a CPU."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    arguments = PretrainArguments(output_dir="", num_threads=threads, use_cpu=True)
+    assert _share_out(arguments, members, workers) == expected
+
+
+def test_one_member_at_a_time_on_a_device(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    assert _share_out(PretrainArguments(output_dir=""), 4, None)[0] == 1

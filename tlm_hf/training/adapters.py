@@ -1,0 +1,95 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685) for fine-tuning, through PEFT."""
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from ..errors import UserError
+
+ADAPTER = "adapter"
+"""Folder of the adapter inside the output folder."""
+HEAD = ("pooler", "classifier")
+"""Trained whole and saved with the adapter: a language model's checkpoint has neither, so they would be new, and other,
+at each load."""
+
+
+def add_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[str]) -> PeftModel:
+    """Freeze a classifier's encoder and add trainable low-rank factors to some of its matrices.
+
+    Args:
+        model: a classifier with a BERT encoder; changed in place.
+        rank: R of the factors, (R, in) and (out, R).
+        alpha: what the factors add is scaled by `alpha / rank`.
+        targets: last parts of the names of linear layers, such as `query`; `all-linear` for every one of the encoder.
+
+    Returns:
+        The model to train. Pooler and classifier are trained as well, in place of being adapted.
+
+    Raises:
+        UserError: a target that is no linear layer of the encoder.
+    """
+    # `intermediate.dense` and `output.dense` (of attention and feed-forward) rather than `dense` for both.
+    linear = {
+        ".".join(name.split(".")[-2:]) if name.endswith(".dense") else name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not any(part in HEAD for part in name.split("."))
+    }
+    for target in targets or [""]:
+        if target not in linear | {"dense", "all-linear"}:
+            raise UserError(
+                f"--lora-targets names {target!r}, which is no linear layer of the encoder: choose among "
+                f"{', '.join(sorted(linear))}, or all-linear."
+            )
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        target_modules=sorted(linear) if "all-linear" in targets else list(targets),
+        exclude_modules=rf".*\b({'|'.join(HEAD)})\b.*",
+        modules_to_save=list(HEAD),
+    )
+    return get_peft_model(model, config)
+
+
+def trainable_parameters(model: torch.nn.Module) -> int:
+    """How many weights the optimizer changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def merged_copy(model: PeftModel) -> PreTrainedModel:
+    """The plain classifier that computes what the adapted one does; `model` stays as it is."""
+    return copy.deepcopy(model).merge_and_unload()
+
+
+def save_adapter(model: PeftModel, folder: Path, base: str, labels: list[str]) -> None:
+    """Write the adapter with a README that says how to load it.
+
+    A base that is a local folder is not named: its path means nothing elsewhere, or somebody else's model on the Hub.
+
+    Args:
+        model: the trained model.
+        folder: where to; made when missing.
+        base: folder or Hub name of the encoder that was adapted.
+        labels: class names in label order (an adapter does not keep them).
+    """
+    model.save_pretrained(str(folder))
+    name = None if Path(base).expanduser().exists() else base
+    record = folder / "adapter_config.json"
+    config = json.loads(record.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = name
+    record.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    named = [f"base_model: {name}"] if name else []
+    source = f'"{name}"' if name else "ENCODER  # the folder of the encoder that was fine-tuned"
+    card = [
+        *("---", "library_name: peft", *named, "tags: [lora, text-classification]", "---", "# LoRA adapter", ""),
+        f"Classes: {', '.join(labels)}. The folder above holds the same model with the adapter merged.",
+        *("", "```python", "from peft import PeftModel"),
+        *("from transformers import AutoModelForSequenceClassification", "", f"base = {source}"),
+        f"model = AutoModelForSequenceClassification.from_pretrained(base, num_labels={len(labels)})",
+        *('model = PeftModel.from_pretrained(model, "adapter").eval()', "```", ""),
+    ]
+    (folder / "README.md").write_text("\n".join(card), encoding="utf-8")
