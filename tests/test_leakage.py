@@ -10,14 +10,12 @@ import unicodedata
 from collections.abc import Sequence
 
 import datasets
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlm_hf.data import leakage
-from tlm_hf.data.leakage import check_splits, drop_leaking, find_leakage, normalise
-from tlm_hf.data.subsets import describe_split, facts_of
+from tlm_hf.data.leakage import check_splits, find_leakage, normalise
 
 WORDS = ["boat", "Mill", "river", "flour", "bridge", "SALT", "ü2", "ﬁsh", "and", "the"]
 
@@ -161,17 +159,8 @@ def test_nothing_on_a_side():
         expect(training, held_out)
 
 
-def described(texts: list[str], labels: list[int], name: str) -> datasets.Dataset:
-    features = datasets.Features(
-        {
-            "text": datasets.Value("string"),
-            "id": datasets.Value("string"),
-            "label": datasets.ClassLabel(names=["a", "b"]),
-        }
-    )
-    columns = {"text": texts, "id": [f"{name}/{row}" for row in range(len(texts))], "label": labels}
-    counts = {label: labels.count(index) for index, label in enumerate(["a", "b"])}
-    return describe_split(datasets.Dataset.from_dict(columns, features=features), seed=3, per_label=counts)
+def with_ids(texts: list[str], name: str) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"text": texts, "id": [f"{name}/{row}" for row in range(len(texts))]})
 
 
 TRAINING = [
@@ -188,7 +177,7 @@ HELD_OUT = [
 
 
 def test_report_has_counts_and_ids_and_no_text():
-    found, report = check_splits(described(TRAINING, [0, 0, 1, 1], "train"), described(HELD_OUT, [0, 1, 1], "test"))
+    found, report = check_splits(with_ids(TRAINING, "train"), with_ids(HELD_OUT, "test"))
     assert found.training.leaks.tolist() == [True, False, True, True]
     assert report["training"] == {"rows": 4, "exact": 2, "near": 1, "share": 0.75}
     assert report["held_out"] == {"rows": 3, "exact": 2, "near": 0, "share": 0.666667}
@@ -201,18 +190,6 @@ def test_report_has_counts_and_ids_and_no_text():
     assert not any(word in written for word in ("boat", "baker", "children"))
     assert len(found.report(["x"] * 4, ["y"] * 3, examples=1)["examples"]) == 1
     assert found.report(["x"] * 4, ["y"] * 3, examples=0)["examples"] == []
-
-
-def test_dropped_rows_are_counted_and_the_rest_keeps_its_facts():
-    training = described(TRAINING, [0, 0, 1, 1], "train")
-    left = drop_leaking(training, np.array([False, False, True, True]))
-    assert left["id"][:] == ["train/0", "train/1"]
-    facts = facts_of(left)
-    assert (facts["rows"], facts["seed"], facts["leaking_rows_dropped"]) == (2, 3, 2)
-    assert facts["per_label"] == {"a": 2, "b": 0}
-    assert facts["sha256"] != facts_of(training)["sha256"]
-    assert facts_of(drop_leaking(left, np.array([True, False])))["leaking_rows_dropped"] == 3
-    assert left.features == training.features
 
 
 class Lazy(Sequence):

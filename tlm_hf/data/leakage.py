@@ -17,7 +17,6 @@ documents"; Lee et al. 2022, arXiv 2107.06499, for training text).
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .subsets import ID, describe_split, facts_of
+from .subsets import ID
 
 SHINGLE_WORDS = 5
 NEAR_SHARE = 0.8
@@ -143,27 +142,6 @@ def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> Leakage:
             here.update(rows + start, shares + exact, index.first[groups])
             there.update(groups, shares + exact, rows + start)
     return Leakage(here.side(), there.side(index.group), exact_pairs=pairs[True], near_pairs=pairs[False])
-
-
-def drop_leaking(split: datasets.Dataset, leaks: np.ndarray, **facts: Any) -> datasets.Dataset:
-    """The split without the rows that leak, described anew.
-
-    Args:
-        split: with the columns `text` and `id`.
-        leaks: (rows,) bool, such as `Leakage.training.leaks`.
-        **facts: more to keep with the split, see `subsets.describe_split`.
-
-    Returns:
-        What is left, with `leaking_rows_dropped` among its facts (added to what was dropped before), and its texts of
-        each class counted again where they were.
-    """
-    known = facts_of(split)
-    dropped = int(leaks.sum()) + int(known.get("leaking_rows_dropped", 0))
-    kept = split.select(np.flatnonzero(~leaks))
-    if "per_label" in known:
-        names, labels = split.features["label"].names, Counter(kept["label"][:])
-        facts["per_label"] = {name: labels[index] for index, name in enumerate(names)}
-    return describe_split(kept, **{**known, **facts, "leaking_rows_dropped": dropped})
 
 
 def check_splits(training: datasets.Dataset, held_out: datasets.Dataset) -> tuple[Leakage, dict[str, Any]]:

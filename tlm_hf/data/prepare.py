@@ -14,8 +14,11 @@ import numpy as np
 from ..errors import UserError, check_range
 from .corpora import load_corpus
 from .known_tasks import KNOWN
-from .leakage import Leakage, check_splits, drop_leaking, find_leakage
+from .leakage import check_splits
+from .lineage import find_lineage
+from .sources import data_root
 from .subsets import ID, describe_split, facts_of
+from .task_leakage import leaking_rows, replace_leaking, task_place
 from .tasks import TaskArguments, load_task_from
 
 
@@ -39,7 +42,7 @@ class PrepareDataArguments(TaskArguments):
         default_factory=list, metadata={"help": "Tasks whose (whole) test splits the training texts are held against."}
     )
     drop_leakage: bool = field(
-        default=False, metadata={"help": "Leave out training texts with a duplicate among held-out ones."}
+        default=False, metadata={"help": "Put others in the place of training texts that stand among held-out ones."}
     )
     output_dir: str = field(default="", metadata={"help": "The folder to make; its name is the data set's."})
     json: str | None = field(
@@ -57,12 +60,14 @@ class Prepared:
         configs: by configuration the splits, with the columns `text`, `id` and for a task `label`.
         leakage: by configuration one report for each check, see `leakage.Leakage.report`, with `between` (the split
             that is trained on, and the held-out texts).
+        made_from: what `lineage.find_lineage` says of the source; None where it is no folder of ours.
     """
 
     kind: str
     source: str
     configs: dict[str, datasets.DatasetDict]
     leakage: dict[str, list[dict[str, Any]]]
+    made_from: dict[str, Any] | None = None
 
 
 def prepare(arguments: PrepareDataArguments) -> Prepared:
@@ -70,7 +75,8 @@ def prepare(arguments: PrepareDataArguments) -> Prepared:
 
     Raises:
         UserError: both or neither of a corpus and a task, sizes that do not ascend, more texts than there are (after
-            what leaks is left out, where that was asked), and whatever `load_corpus` and `load_task` refuse.
+            what leaks is left out, where that was asked), and whatever `load_corpus`, `load_task` and
+            `task_leakage.replace_leaking` refuse.
     """
     if bool(arguments.corpus) == bool(arguments.task):
         raise UserError("Give one of --corpus and --task: a data set is made of one of them.")
@@ -116,6 +122,19 @@ def _test_split(arguments: PrepareDataArguments, name: str) -> datasets.Dataset:
     return _columns(load_task_from(own), name)["test"]
 
 
+def _lineage(arguments: PrepareDataArguments) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Where the text of a source comes from that is a folder of ours, and as a fact which configuration is read."""
+    place, config = arguments.corpus, arguments.corpus_config
+    root = data_root(arguments.data_root)
+    if arguments.task:
+        place, config = task_place(arguments), arguments.task_config
+    elif place == "wikipedia" and root is not None:
+        place = str(root / place)
+    made_from = find_lineage(place, config)
+    config = made_from["config"] if made_from else config
+    return made_from, {} if config is None else {"config": config}
+
+
 def _columns(splits: datasets.DatasetDict, name: str) -> datasets.DatasetDict:
     """The columns that are published, in their order, with the facts kept."""
     wanted = [column for column in ("text", ID, "label") if column in splits["train"].column_names]
@@ -135,8 +154,9 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
     """Every size is a prefix of the largest one, so each is in the next; all have the same held-out texts."""
     name = arguments.corpus
     sizes: Sequence[int | None] = arguments.num_texts or [None]
+    made_from, known = _lineage(arguments)
     corpus = _load_corpus(arguments, sizes[-1])
-    train, validation = corpus["train"], corpus["validation"]
+    train, validation = corpus["train"], _described(corpus["validation"], corpus["validation"], **known)
     leaks = np.zeros(len(train), dtype=bool)
     if arguments.drop_leakage:
         train, leaks = _enough_texts(arguments, train, {"validation": validation, **tests}, sizes[-1])
@@ -146,10 +166,10 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
         rows = kept[:size]
         passed_over = int(rows[-1]) + 1 - len(rows) if size is not None else int(leaks.sum())
         facts = {"leaking_rows_dropped": passed_over} if arguments.drop_leakage else {}
-        part = _described(train.select(rows), train, **facts)
+        part = _described(train.select(rows), train, **known, **facts)
         configs[config_name(size)] = datasets.DatasetDict(train=part, validation=validation)
         leakage[config_name(size)] = _reports({"train": part}, {"validation": validation, **tests})
-    return Prepared("corpus", name, configs, leakage)
+    return Prepared("corpus", name, configs, leakage, made_from)
 
 
 def _load_corpus(arguments: PrepareDataArguments, size: int | None) -> datasets.DatasetDict:
@@ -172,7 +192,7 @@ def _enough_texts(
 ) -> tuple[datasets.Dataset, np.ndarray]:
     """Training texts of which `size` do not leak (all that there are for None), and which of them do."""
     while True:
-        leaks = _leaks(train, held_out.values())
+        leaks = leaking_rows(train["text"], held_out.values())
         missing = 0 if size is None else size - int((~leaks).sum())
         if missing <= 0:
             return train, leaks
@@ -186,35 +206,17 @@ def _enough_texts(
 
 
 def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
-    """What leaks is dropped from validation first and then from train; the test split is never touched."""
+    """The task as `load_task` gives it; where that was asked, other texts stand in the place of those that leak."""
     name = arguments.task
+    made_from, known = _lineage(arguments)
     task = _columns(load_task_from(arguments), name)
-    if arguments.drop_leakage:
-        foreign = [test for label, test in tests.items() if label != f"{name} test"]
-        validation = drop_leaking(task["validation"], _leaks(task["validation"], [task["test"], *foreign]))
-        train = drop_leaking(task["train"], _leaks(task["train"], [task["test"], validation, *foreign]))
-        task = datasets.DatasetDict(train=train, validation=validation, test=task["test"])
-        for split in ("train", "validation"):
-            feature = task[split].features["label"]
-            gone = [feature.names[label] for label in set(range(len(feature.names))) - set(task[split]["label"])]
-            if gone:
-                raise UserError(
-                    f"Every {split} text of the class {gone[0]!r} of {name!r} leaks into held-out texts, so "
-                    "--drop-leakage leaves none: give more texts of it."
-                )
     others = {label: test for label, test in tests.items() if label != f"{name} test"}
+    if arguments.drop_leakage:
+        task = replace_leaking(arguments, task, list(others.values()))
+    task = datasets.DatasetDict({split: _described(rows, rows, **known) for split, rows in task.items()})
     reports = _reports({"train": task["train"]}, {"test": task["test"], "validation": task["validation"], **others})
     reports += _reports({"validation": task["validation"]}, {"test": task["test"], **others})
-    return Prepared("task", name, {"default": task}, {"default": reports})
-
-
-def _leaks(training: datasets.Dataset, held_out: Any) -> np.ndarray:
-    """(rows,) bool: the training text has a duplicate in one of the held-out splits."""
-    leaks = np.zeros(len(training), dtype=bool)
-    for split in held_out:
-        found: Leakage = find_leakage(training["text"], split["text"])
-        leaks |= found.training.leaks
-    return leaks
+    return Prepared("task", name, {"default": task}, {"default": reports}, made_from)
 
 
 def _reports(training: dict[str, datasets.Dataset], held_out: dict[str, datasets.Dataset]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..data.leakage import NEAR_SHARE, SHINGLE_WORDS
+from ..data.lineage import lineage_chain
 from .cards import PAPER, escape_code, escape_markdown, package_data, thousands
 
 
@@ -81,8 +82,8 @@ def render_dataset_card(
 
     Args:
         record: what `subset.json` will hold; every number in the card comes from it.
-        kind: `corpus` or `task`.
-        source_name: the corpus or task, free of paths of this machine.
+        kind: `corpus`, `task` or `overlap`; of the last no configuration is the default, since none holds the others.
+        source_name: the corpus or task that the text first came from, free of paths of this machine.
         tables: the splits as written, by configuration.
         folder: where their parquet files lie.
 
@@ -108,10 +109,12 @@ def render_dataset_card(
         name=record["name"],
         kind=kind,
         source=source,
+        settings=record["settings"],
         configs=record["configs"],
         labels=list(splits["train"].get("per_label", {})),
         counts={split: facts.get("per_label", {}) for split, facts in splits.items()},
-        chosen={key: value for key, value in splits["train"].items() if key in SHOWN_FACTS and value is not None},
+        chosen=_shown(splits["train"]),
+        parents=[{**parent, "facts": _shown(parent["facts"])} for parent in lineage_chain(record["made_from"])],
         leakage=record["leakage"],
         leaking=any(check["training"]["exact"] + check["training"]["near"] for check in checks),
         dropped=sum(facts.get("leaking_rows_dropped", 0) for facts in splits.values()),
@@ -155,11 +158,16 @@ def _metadata(
             "config_name": config,
             # Named one by one: a pattern would take up what an older version of the data set left on the Hub.
             "data_files": [{"split": split, "path": file_name(config, split)} for split in splits],
-            **({"default": True} if config == largest else {}),
+            **({"default": True} if config == largest and kind != "overlap" else {}),
         }
         for config, splits in tables.items()
     ]
     return data
+
+
+def _shown(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a training split that stand on the card."""
+    return {key: facts[key] for key in SHOWN_FACTS if facts.get(key) is not None}
 
 
 def size_category(rows: int) -> str:

@@ -2,10 +2,9 @@
 
 <folder>/<configuration>/<split>-00000-of-00001.parquet
 <folder>/README.md      the card: its YAML names each file, so that a stale one beside it is never read
-<folder>/subset.json    facts of every split, the leakage report, hashes of the files, and what made them
+<folder>/subset.json    facts of every split, the leakage report, hashes of the files, what they were made from, and how
 """
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Any
 
 import datasets
 
+from ..data.lineage import SUBSET_FILE, SUBSET_KIND, file_hash
 from ..data.prepare import Prepared, PrepareDataArguments, prepare
 from ..data.sources import text_hash
 from ..data.subsets import facts_of
@@ -22,9 +22,7 @@ from ..provenance import portable, portable_path, provenance
 from ..runs import write_json
 from .dataset_cards import file_name, render_dataset_card
 
-SUBSET_FILE = "subset.json"
 CARD_FILE = "README.md"
-KIND = "tlm_hf data subset"
 NOT_SETTINGS = ("output_dir", "json", "data_root")
 
 
@@ -36,17 +34,7 @@ def prepare_data(arguments: PrepareDataArguments) -> dict[str, Any]:
     Raises:
         UserError: see `data.prepare.prepare` and `write_dataset_folder`.
     """
-    if not arguments.output_dir:
-        raise UserError("--output-dir is missing: name the folder to make.")
-    destination = Path(arguments.output_dir).expanduser()
-    if not destination.resolve().name:
-        raise UserError(f"{destination} is no name for a data set folder: choose another --output-dir.")
-    settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
-    settings = portable(json.loads(json.dumps(settings)))
-    _, old = _beside(destination)
-    if old.is_dir() and not destination.exists():  # a command that was killed between its two renames
-        old.rename(destination)
-    check_destination(destination, settings)
+    destination, settings = open_destination(arguments)
     others = _read_facts_file(arguments.json)
     record = write_dataset_folder(prepare(arguments), destination, settings)
     if arguments.json is not None:
@@ -65,6 +53,29 @@ def prepare_data(arguments: PrepareDataArguments) -> dict[str, Any]:
             for config, checks in record["leakage"].items()
         },
     }
+
+
+def open_destination(arguments: Any) -> tuple[Path, dict[str, Any]]:
+    """The folder that a command is to make and the settings that choose its rows, before any work.
+
+    Args:
+        arguments: the command's options, a dataclass with `output_dir`.
+
+    Raises:
+        UserError: no such name, or see `check_destination`.
+    """
+    if not arguments.output_dir:
+        raise UserError("--output-dir is missing: name the folder to make.")
+    destination = Path(arguments.output_dir).expanduser()
+    if not destination.resolve().name:
+        raise UserError(f"{destination} is no name for a data set folder: choose another --output-dir.")
+    settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
+    settings = portable(json.loads(json.dumps(settings)))
+    _, old = _beside(destination)
+    if old.is_dir() and not destination.exists():  # a command that was killed between its two renames
+        old.rename(destination)
+    check_destination(destination, settings)
+    return destination, settings
 
 
 def check_destination(destination: Path, settings: dict[str, Any], hashes: dict[str, str] | None = None) -> None:
@@ -87,11 +98,14 @@ def check_destination(destination: Path, settings: dict[str, Any], hashes: dict[
                for split, facts in splits.items()}  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         kind = None
-    if kind != KIND:
+    if kind != SUBSET_KIND:
         raise UserError(f"The output folder {destination} holds other files and no data subset of ours: {remedy}.")
     differing = [key for key in sorted({*known, *settings}) if known.get(key) != settings.get(key)]
     if differing:
-        details = ", ".join(f"{key} {known.get(key)!r} there and {settings.get(key)!r} here" for key in differing[:3])
+        shown = [[repr(side[key]) if key in side else "nothing" for side in (known, settings)] for key in differing[:3]]
+        details = ", ".join(
+            f"{key} {there} there and {here} here" for key, (there, here) in zip(differing[:3], shown, strict=True)
+        )
         raise UserError(f"The output folder {destination} holds another subset ({details}): {remedy}.")
     if hashes is not None and hashes != old:
         which = next(key for key in sorted({*hashes, *old}) if hashes.get(key) != old.get(key))
@@ -100,7 +114,7 @@ def check_destination(destination: Path, settings: dict[str, Any], hashes: dict[
         path.relative_to(destination).as_posix(): path for path in sorted(destination.rglob("*")) if path.is_file()
     }
     for name, path in present.items():
-        if name != SUBSET_FILE and files.get(name) != _file_hash(path):
+        if name != SUBSET_FILE and files.get(name) != file_hash(path):
             raise UserError(f"{name} in the output folder {destination} was added or changed by others: {remedy}.")
 
 
@@ -142,18 +156,20 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: dict[s
             for split, table in splits.items():
                 table.to_parquet(str(partial / file_name(config, split)))
         record: dict[str, Any] = {
-            "kind": KIND,
+            "kind": SUBSET_KIND,
             "name": destination.name,
             "settings": settings,
+            "made_from": prepared.made_from,
             "configs": facts,
             "leakage": prepared.leakage,
             **provenance(),
         }
         record = portable(record)
-        card = render_dataset_card(record, prepared.kind, portable_path(prepared.source), tables, partial)
+        origin = prepared.made_from["origin"] if prepared.made_from else portable_path(prepared.source)
+        card = render_dataset_card(record, prepared.kind, origin, tables, partial)
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
         record["files"] = {
-            path.relative_to(partial).as_posix(): _file_hash(path)
+            path.relative_to(partial).as_posix(): file_hash(path)
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         }
@@ -205,15 +221,10 @@ def _read_facts_file(path: str | None) -> dict[str, Any]:
         if not Path(path).exists():
             return {}
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-        if all(entry["kind"] == KIND for entry in found.values()):
+        if all(entry["kind"] == SUBSET_KIND for entry in found.values()):
             return found
     except OSError as error:
         raise UserError(f"{path} cannot be used ({error.strerror}): choose another --json.") from error
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{path} is there and holds something else than facts of data subsets: choose another --json.")
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
