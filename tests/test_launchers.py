@@ -56,6 +56,7 @@ def test_our_configuration_for_two_cpu_processes_starts_two(tmp_path):
     assert "WARNING" not in done.stderr
 
 
+@pytest.mark.slow
 def test_accelerate_launch_cpu_is_told_that_it_got_one(tmp_path):
     done = reporting(tmp_path, "accelerate.commands.launch", "--cpu", "--num_processes", 2)
     assert done.returncode == 0, done.stdout + done.stderr

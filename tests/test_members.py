@@ -114,6 +114,7 @@ def test_finished_members_are_read_and_others_trained(home, tmp_path):
     assert pretrain_members(arguments, 2, 1) == results
 
 
+@pytest.mark.slow
 def test_members_spread_over_processes(home, tmp_path):
     """Three members on two processes of torchrun, in two rounds; nothing is synchronised, so each is as if alone."""
     script = tmp_path / "launched.py"
