@@ -164,6 +164,16 @@ def run(*words: object, folder: Path, timeout: float = 300) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+def start_launcher(command: list, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a launcher; its own default configuration is one that does not exist."""
+    given = {**ENVIRONMENT, "HF_HOME": str(folder / "hf_home"), **environment}
+    given["HF_DATASETS_CACHE"] = str(folder / "cache")
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)], cwd=folder, env=given, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+
+
 def contents(folder: Path) -> dict[str, str]:
     """SHA-256 of every file under a folder by its path, hidden ones included; empty when there is no folder."""
     return {

@@ -5,14 +5,12 @@ processor can do.
 """
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY
-from helpers_commands import ENVIRONMENT, ROOT
+from helpers_commands import ROOT, start_launcher
 from transformers import TrainingArguments
 
 from tlm_hf import TLMConfig, TLMForMaskedLM
@@ -31,22 +29,12 @@ run_command(lambda: report_processes(TrainingArguments("unused", use_cpu="--use-
 """
 
 
-def start(command: list, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run a launcher; its own default configuration is one that does not exist."""
-    given = {**ENVIRONMENT, "HF_HOME": str(folder / "hf_home"), **environment}
-    given["HF_DATASETS_CACHE"] = str(folder / "cache")
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, command)], cwd=folder, env=given, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-
-
 # --- what launchers really start
 
 
 def reporting(folder, *words, **environment):
     (folder / "reporter.py").write_text(REPORTER)
-    return start([*words, "reporter.py", "--use-cpu"], folder, **environment)
+    return start_launcher([*words, "reporter.py", "--use-cpu"], folder, **environment)
 
 
 def test_our_configuration_for_two_cpu_processes_starts_two(tmp_path):
@@ -68,7 +56,7 @@ def test_accelerate_launch_cpu_is_told_that_it_got_one(tmp_path):
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="processes join through the accelerator")
 def test_processes_that_do_not_know_each_other_are_refused(tmp_path):
     (tmp_path / "reporter.py").write_text(REPORTER)
-    done = start(["torch.distributed.run", "--standalone", "--nproc_per_node", 2, "reporter.py"], tmp_path)
+    done = start_launcher(["torch.distributed.run", "--standalone", "--nproc_per_node", 2, "reporter.py"], tmp_path)
     assert done.returncode != 0
     assert "error: The launcher started 2 processes, each of which would train by itself: add --use-cpu" in done.stderr
 

@@ -8,15 +8,12 @@ a few cases by hand. No GPU is needed: what only GPUs could show is not tested h
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, randomise
-from helpers_commands import ENVIRONMENT, labelled_rows, results_of, succeed, write_corpus, write_csv
+from helpers_commands import labelled_rows, results_of, start_launcher, succeed, write_corpus, write_csv
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
@@ -138,16 +135,6 @@ torch.distributed.destroy_process_group()
 FIELDS = {name: value for name, value in TINY.items() if name != "num_hidden_layers"}
 
 
-def start(command: list, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run a launcher; its own default configuration is one that does not exist."""
-    given = {**ENVIRONMENT, "HF_HOME": str(folder / "hf_home"), **environment}
-    given["HF_DATASETS_CACHE"] = str(folder / "cache")
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, command)], cwd=folder, env=given, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-
-
 def hand_made():
     """Eight texts of the shelf's tokens, all labels in the first half: ids and labels, int64 (8, 9)."""
     generator = torch.Generator().manual_seed(5)
@@ -185,7 +172,7 @@ def home(tmp_path_factory):
     given |= {"fields": FIELDS, "states": {layers: stock(layers).state_dict() for layers in (1, 2)}}
     torch.save(given, folder / "given.pt")
     (folder / "worker.py").write_text(WORKER)
-    done = start(["torch.distributed.run", "--standalone", "--nproc_per_node", 2, "worker.py"], folder)
+    done = start_launcher(["torch.distributed.run", "--standalone", "--nproc_per_node", 2, "worker.py"], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done
 

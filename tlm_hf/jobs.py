@@ -49,14 +49,15 @@ def write_progress(folder: Path, share: float) -> None:
     (folder / PROGRESS_FILE).write_text(f"{share:.4f}\n")
 
 
-def _progress(job: Job) -> float:
+def read_progress(folder: Path) -> float:
+    """What `write_progress` noted last; 0 where it noted nothing."""
     try:
-        return float((Path(job.arguments.output_dir) / PROGRESS_FILE).read_text())
+        return float((folder / PROGRESS_FILE).read_text())
     except (OSError, ValueError):
         return 0.0
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Start of a worker: if the command that started it is killed, end too, or two would write to one folder."""
     parent = os.getppid()
 
@@ -68,7 +69,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> dict[str, Any]:
+def work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> dict[str, Any]:
     """Body of a worker: everything that the training prints goes to `train.log` in its output folder."""
     from .commands.common import quiet_libraries
 
@@ -79,6 +80,13 @@ def _work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> dict[str
             os.dup2(log.fileno(), stream)
         quiet_libraries()
         return function(arguments)
+
+
+def ask_to_stop(pool: ProcessPoolExecutor) -> None:
+    """Tell every worker to save and stop: of an interrupt a terminal tells all, `kill` or a notebook the parent."""
+    for process in list((pool._processes or {}).values()):
+        if STOP_SIGNAL is not None and process.is_alive():
+            os.kill(process.pid or 0, STOP_SIGNAL)
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
@@ -131,30 +139,29 @@ def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, d
         before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")}
         os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         try:
-            with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
+            with ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) as pool:
                 try:
                     next_line = 0.0
                     flying: dict[Future, Job] = {}
                     while waiting or flying:
                         for job in list(waiting):
                             if len(flying) < workers and all(name in results for name in job.after):
-                                flying[pool.submit(_work, job.function, job.arguments)] = job
+                                flying[pool.submit(work, job.function, job.arguments)] = job
                                 waiting.remove(job)
                         done, _ = wait(flying, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                         for future in done:
                             job = flying.pop(future)
                             results[job.name] = future.result()
                         finished = sum(job.weight for job in jobs if job.name in results)
-                        bar.n = finished + sum(job.weight * _progress(job) for job in flying.values())
+                        bar.n = finished + sum(
+                            job.weight * read_progress(Path(job.arguments.output_dir)) for job in flying.values()
+                        )
                         bar.set_postfix_str(", ".join(job.name for job in flying.values()), refresh=False)
                         if time.monotonic() >= next_line:  # in a log file every line stays, so there are fewer of them
                             bar.refresh()
                             next_line = time.monotonic() + (POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS)
                 except KeyboardInterrupt:
-                    # A terminal tells every process, `kill` or a notebook this one alone.
-                    for process in list((pool._processes or {}).values()):
-                        if STOP_SIGNAL is not None and process.is_alive():
-                            os.kill(process.pid or 0, STOP_SIGNAL)
+                    ask_to_stop(pool)
                     raise
         except KeyboardInterrupt:
             sys.stderr.write("\nInterrupted: every training saves a checkpoint ...\n")

@@ -5,12 +5,15 @@ Run `python -m tlm_hf.recipes` to print the table of parameters and multiply-add
 """
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .configuration_tlm import TLMConfig
 from .errors import UserError
 from .operations import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
 
+Entry = TypeVar("Entry")
 HEAD_SIZE = 64
 PAPER_HEADS = 12
 MASKED_SHARE = 0.15
@@ -150,15 +153,19 @@ SIZES = {
 }
 
 
+def _find(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
+    if name not in registry:
+        raise UserError(f"There is no {kind} {name!r}; choose one of {', '.join(registry)}.")
+    return registry[name]
+
+
 def find_architecture(name: str) -> Architecture:
     """Look an architecture up.
 
     Raises:
         UserError: unknown name; the sentence lists the known ones.
     """
-    if name not in ARCHITECTURES:
-        raise UserError(f"There is no recipe {name!r}; choose one of {', '.join(ARCHITECTURES)}.")
-    return ARCHITECTURES[name]
+    return _find(ARCHITECTURES, "recipe", name)
 
 
 def find_size(name: str) -> Size:
@@ -167,9 +174,7 @@ def find_size(name: str) -> Size:
     Raises:
         UserError: unknown name; the sentence lists the known ones.
     """
-    if name not in SIZES:
-        raise UserError(f"There is no size {name!r}; choose one of {', '.join(SIZES)}.")
-    return SIZES[name]
+    return _find(SIZES, "size", name)
 
 
 def find_schedule(name: str) -> Schedule:
@@ -178,9 +183,7 @@ def find_schedule(name: str) -> Schedule:
     Raises:
         UserError: unknown name; the sentence lists the known ones.
     """
-    if name not in SCHEDULES:
-        raise UserError(f"There is no schedule {name!r}; choose one of {', '.join(SCHEDULES)}.")
-    return SCHEDULES[name]
+    return _find(SCHEDULES, "schedule", name)
 
 
 def build_config(

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import UserError
+from .files import flush, flush_tree
 from .provenance import commit, portable, provenance
-from .training.checkpoints import cannot_write, flush, flush_tree, last_whole, list_checkpoints
+from .training.checkpoints import cannot_write, last_whole, list_checkpoints
 
 try:
     import fcntl

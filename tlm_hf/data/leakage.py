@@ -112,7 +112,12 @@ def split_words(text: str) -> list[str]:
 
 def normalise(text: str) -> str:
     """The text that exact duplicates share: its words with one space between them, see the module."""
-    return " ".join(split_words(text)) or " ".join(text.split())
+    return _joined(split_words(text), text)
+
+
+def _joined(words: list[str], text: str) -> str:
+    """`normalise` of a text whose words are known already."""
+    return " ".join(words) or " ".join(text.split())
 
 
 def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> Leakage:
@@ -136,7 +141,7 @@ def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> Leakage:
     pairs = {True: 0, False: 0}
     for start, texts in _batches(training):
         words = [split_words(text) for text in texts]
-        keys = [" ".join(found) or " ".join(text.split()) for found, text in zip(words, texts, strict=True)]
+        keys = [_joined(found, text) for found, text in zip(words, texts, strict=True)]
         for exact, (rows, groups, shares) in index.duplicates(keys, words):
             pairs[exact] += int(index.sizes[groups].sum())
             here.update(rows + start, shares + exact, index.first[groups])
@@ -205,7 +210,7 @@ class _Index:
         for start, batch in _batches(texts):
             for row, text in enumerate(batch, start=start):
                 found = split_words(text)
-                key = " ".join(found) or " ".join(text.split())
+                key = _joined(found, text)
                 self.group[row] = self.keys.setdefault(key, len(self.keys))
                 if len(self.keys) > len(words):
                     words.append([self.vocabulary.setdefault(word, len(self.vocabulary)) for word in found])

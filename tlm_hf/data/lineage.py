@@ -4,11 +4,12 @@
 still knows the text's own source, revision and configuration, and the licence that goes with them.
 """
 
-import hashlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
+
+from ..files import file_hash
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +89,3 @@ def _checked(made_from: Any) -> Any:
         "facts": {key: made_from["facts"][key] for key in CARRIED if made_from["facts"].get(key) is not None},
         "made_from": _checked(made_from["made_from"]),
     }
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file (hex)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

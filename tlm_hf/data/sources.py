@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from datasets.data_files import DataFilesDict, get_data_patterns
 
 from ..errors import UserError
+from ..files import file_hash
 
 READERS = {
     ".parquet": "parquet",
@@ -110,9 +111,8 @@ def read_source(name: str, *, config: str | None = None, revision: str | None = 
 def files_hash(path: Path) -> str:
     """SHA-256 of a file; of a folder, over the lines that `sha256sum` prints for its tables in sorted order (hex)."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    lines = "".join(f"{files_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in _tables(path))
+        return file_hash(path)
+    lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in _tables(path))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

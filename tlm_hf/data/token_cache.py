@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from ..files import file_hash, flush
 from ..runs import write_json
 from .sources import text_hash
 from .tokenization import TextColumn, encoder_of, tokenizer_hash
@@ -181,7 +182,7 @@ def _write(folder: Path, facts: dict[str, Any], batches: Iterator[pa.RecordBatch
                     rows, tokens = rows + len(batch), tokens + len(batch.column(0).values)
             file.flush()
             os.fsync(file.fileno())
-        found = {"rows": rows, "tokens": tokens, "sha256": _file_hash(partial / TOKENS_FILE)}
+        found = {"rows": rows, "tokens": tokens, "sha256": file_hash(partial / TOKENS_FILE)}
         write_json(partial / FACTS_FILE, facts | found)
         try:
             partial.rename(folder)
@@ -191,12 +192,7 @@ def _write(folder: Path, facts: dict[str, Any], batches: Iterator[pa.RecordBatch
             # A damaged one lies there: out of the way under a name of its own, so that nobody opens half of it.
             shutil.rmtree(folder.rename(partial.with_suffix(".damaged.partial")), ignore_errors=True)
             partial.rename(folder)
-        if hasattr(os, "O_DIRECTORY"):  # the new name itself
-            descriptor = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        flush(folder.parent)  # the new name itself
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -206,7 +202,7 @@ def _open(folder: Path) -> TokenTable | None:
     path = folder / TOKENS_FILE
     try:
         facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        if facts["format"] != FORMAT or _file_hash(path) != facts["sha256"]:
+        if facts["format"] != FORMAT or file_hash(path) != facts["sha256"]:
             raise ValueError("another content")
         table = _open_view(path, None)
         if len(table) != facts["rows"]:
@@ -217,11 +213,6 @@ def _open(folder: Path) -> TokenTable | None:
         logger.warning("The token cache %s is damaged and is made again.", folder)
         return None
     return table
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 PAPER = "arxiv:2507.14871"
 KINDS = ("encoder", "classifier", "committee")
@@ -36,6 +36,19 @@ def thousands(number: int) -> str:
     return f"{int(number):,}"
 
 
+def card_template(kind: str) -> Template:
+    """The template of a card, `KIND.md.jinja`; a name that it is not given raises."""
+    environment = Environment(
+        loader=FileSystemLoader(package_data("model_cards")),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"md": escape_markdown, "code": escape_code, "thousands": thousands}
+    return environment.get_template(f"{kind}.md.jinja")
+
+
 def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | None = None, **facts: Any) -> str:
     """Render a model card.
 
@@ -52,15 +65,7 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
     Raises:
         jinja2.UndefinedError: when the template names a field that is not there.
     """
-    environment = Environment(
-        loader=FileSystemLoader(package_data("model_cards")),
-        undefined=StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"md": escape_markdown, "code": escape_code, "thousands": thousands}
-    body = environment.get_template(f"{kind}.md.jinja").render(name=name, results=results, plot=plot, **facts)
+    body = card_template(kind).render(name=name, results=results, plot=plot, **facts)
     return f"---\n{_metadata(kind, name, results, facts).to_yaml()}\n---\n\n{body.strip()}\n"
 
 

@@ -8,11 +8,10 @@ import datasets
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..data.leakage import NEAR_SHARE, SHINGLE_WORDS
 from ..data.lineage import lineage_chain
-from .cards import PAPER, escape_code, escape_markdown, package_data, thousands
+from .cards import PAPER, card_template, escape_code
 
 
 @dataclass(frozen=True)
@@ -93,19 +92,11 @@ def render_dataset_card(
     Raises:
         jinja2.UndefinedError: when the template names a field that is not there.
     """
-    environment = Environment(
-        loader=FileSystemLoader(package_data("model_cards")),
-        undefined=StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"md": escape_markdown, "code": escape_code, "thousands": thousands}
     source = _source(source_name)
     largest = list(record["configs"])[-1]
     splits = record["configs"][largest]
     checks = [check for found in record["leakage"].values() for check in found]
-    body = environment.get_template("dataset.md.jinja").render(
+    body = card_template("dataset").render(
         name=record["name"],
         kind=kind,
         source=source,

@@ -13,11 +13,12 @@ from typing import Any
 
 import datasets
 
-from ..data.lineage import SUBSET_FILE, SUBSET_KIND, file_hash
+from ..data.lineage import SUBSET_FILE, SUBSET_KIND
 from ..data.prepare import Prepared, PrepareDataArguments, prepare
 from ..data.sources import text_hash
 from ..data.subsets import facts_of
 from ..errors import UserError
+from ..files import file_hash
 from ..provenance import portable, portable_path, provenance
 from ..runs import write_json
 from .dataset_cards import file_name, render_dataset_card

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
+from ..files import file_hash, flush, flush_tree
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -48,38 +49,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in found if path.is_dir()), key=step_of, reverse=True)
 
 
-def flush_tree(folder: Path) -> None:
-    """Flush all files of a folder and then the folders to disk, so that a rename is never seen before its content."""
-    folders = [folder]
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            folders.append(path)
-        elif path.is_file():
-            flush(path)
-    for path in reversed(folders):
-        flush(path)
-
-
-def flush(path: Path) -> None:
-    """Flush one file, or the names in one folder, to disk."""
-    if path.is_dir() and os.name == "nt":  # Windows flushes names by itself and opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _content(folder: Path) -> list[str]:
     """Names of the files under a folder but for the manifest, with `/`; a link counts as a file."""
     paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) != MANIFEST)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(manifest: dict[str, Any]) -> str:
@@ -97,7 +70,7 @@ def seal(folder: Path, step: int, processes: int) -> None:
         processes: how many processes train.
     """
     files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _content(folder)
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)} for name in _content(folder)
     }
     manifest: dict[str, Any] = {"step": step, "processes": processes, "files": files}
     manifest["sha256"] = _digest(manifest)
@@ -141,7 +114,7 @@ def find_damage(folder: Path) -> str | None:
         if added:
             return f"{added[0]} was added to it"
         for name in files:
-            if _sha256(folder / name) != files[name]["sha256"]:
+            if file_hash(folder / name) != files[name]["sha256"]:
                 return f"the content of {name} has changed"
         return _unsafe_or_unreadable(folder, sorted(files))
     except ValueError as error:

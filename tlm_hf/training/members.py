@@ -25,17 +25,17 @@ from typing import Any, TypeVar
 import torch
 from tqdm.auto import tqdm
 
-from ..data.corpora import corpus_hash, load_corpus
+from ..data.corpora import corpus_hash
 from ..data.tasks import class_names, load_task_from, task_hash
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
-from ..jobs import LOG_FILE, LOG_SECONDS, POLL_SECONDS, PROGRESS_FILE, STOP_SIGNAL, _end_with_parent, _work
+from ..files import flush_tree
+from ..jobs import LOG_FILE, LOG_SECONDS, POLL_SECONDS, ask_to_stop, end_with_parent, read_progress, work
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs import RESULTS_FILE, Run
-from .checkpoints import flush_tree
 from .finetune import FinetuneArguments, decisive_options, finetune
 from .finetune import check_arguments as check_finetuning
-from .pretrain import NOT_DECISIVE, PretrainArguments, _texts_wanted, choose_schedule, pretrain
+from .pretrain import NOT_DECISIVE, PretrainArguments, choose_schedule, load_pretraining_corpus, pretrain
 from .pretrain import check_arguments as check_pretraining
 from .trainer import LARGEST_SEED
 
@@ -150,17 +150,7 @@ def _prepare_pretraining(arguments: PretrainArguments, members: int, workers: in
     tokenizer = None
     if arguments.tokenizer is not None:
         tokenizer = load_tokenizer(arguments.tokenizer, config.max_position_embeddings)
-    corpus = load_corpus(
-        arguments.corpus,
-        num_texts=_texts_wanted(arguments),
-        validation_texts=arguments.validation_texts,
-        text_column=arguments.text_column,
-        config=arguments.corpus_config,
-        revision=arguments.corpus_revision,
-        root=arguments.data_root,
-        seed=arguments.subset_seed,
-        unit=arguments.corpus_unit,
-    )
+    corpus = load_pretraining_corpus(arguments)
     shared = {"corpus_sha256": corpus_hash(corpus), "threads": threads}
     given = {} if tokenizer is None else {"tokenizer_sha256": tokenizer_hash(tokenizer)}
     chosen = asdict(arguments).items()
@@ -302,12 +292,7 @@ def _finished(member: Any, expected: dict[str, Any]) -> dict[str, Any] | None:
 def _share_done(member: Any) -> float:
     """Share of a member's steps that is done."""
     folder = Path(member.output_dir)
-    if (folder / RESULTS_FILE).is_file():
-        return 1.0
-    try:
-        return min(0.999, float((folder / PROGRESS_FILE).read_text()))
-    except (OSError, ValueError):
-        return 0.0
+    return 1.0 if (folder / RESULTS_FILE).is_file() else min(0.999, read_progress(folder))
 
 
 @contextlib.contextmanager
@@ -348,14 +333,14 @@ def _train_mine(
     with (
         bar,
         _environment_of_children(place, first.num_threads, use_cpu=first.use_cpu),
-        ProcessPoolExecutor(plan.workers, get_context("spawn"), initializer=_end_with_parent) as pool,
+        ProcessPoolExecutor(plan.workers, get_context("spawn"), initializer=end_with_parent) as pool,
     ):
         next_line = 0.0
         try:
             while waiting or flying or (place.rank == 0 and any(_share_done(member) < 1 for member in members)):
                 while waiting and len(flying) < plan.workers:
                     member = waiting.pop(0)
-                    flying[pool.submit(_work, function, member)] = member
+                    flying[pool.submit(work, function, member)] = member
                 if flying:
                     done, _ = wait(flying, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 else:  # members of other processes
@@ -370,10 +355,7 @@ def _train_mine(
                     bar.refresh()
                     next_line = time.monotonic() + (POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS)
         except KeyboardInterrupt:
-            # A terminal tells every process, `kill` or a notebook this one alone.
-            for process in list((pool._processes or {}).values()):
-                if STOP_SIGNAL is not None and process.is_alive():
-                    os.kill(process.pid or 0, STOP_SIGNAL)
+            ask_to_stop(pool)
             sys.stderr.write("\nInterrupted: every member in training saves a checkpoint ...\n")
             raise
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -220,17 +221,7 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
                 f"--vocab-size is {arguments.vocab_size} but the tokenizer {arguments.tokenizer!r} has "
                 f"{len(tokenizer)} tokens: leave --vocab-size out."
             )
-    corpus = load_corpus(
-        arguments.corpus,
-        num_texts=_texts_wanted(arguments),
-        validation_texts=arguments.validation_texts,
-        text_column=arguments.text_column,
-        config=arguments.corpus_config,
-        revision=arguments.corpus_revision,
-        root=arguments.data_root,
-        seed=arguments.subset_seed,
-        unit=arguments.corpus_unit,
-    )
+    corpus = load_pretraining_corpus(arguments)
     chosen = asdict(arguments) | {"bf16": bf16} | {name: getattr(schedule, name) for name in FROM_SCHEDULE}
     settings = {
         key: value
@@ -251,6 +242,21 @@ def pretrain(arguments: PretrainArguments) -> dict[str, Any]:
     length = config.max_position_embeddings
     token_ids = {split: tokenize_once(corpus[split], tokenizer, length) for split in ("train", "validation")}
     return _train(arguments, schedule, run, options, config, tokenizer, token_ids, started)
+
+
+def load_pretraining_corpus(arguments: PretrainArguments) -> datasets.DatasetDict:
+    """The corpus that the options choose; raises UserError as `load_corpus`."""
+    return load_corpus(
+        arguments.corpus,
+        num_texts=_texts_wanted(arguments),
+        validation_texts=arguments.validation_texts,
+        text_column=arguments.text_column,
+        config=arguments.corpus_config,
+        revision=arguments.corpus_revision,
+        root=arguments.data_root,
+        seed=arguments.subset_seed,
+        unit=arguments.corpus_unit,
+    )
 
 
 def _texts_wanted(arguments: PretrainArguments) -> int | None:
