@@ -28,7 +28,7 @@ from tlm_hf.training.members import (
     finetune_members,
     pretrain_members,
 )
-from tlm_hf.training.pretrain import PretrainArguments
+from tlm_hf.training.pretrain_options import PretrainArguments
 
 SEED = 5
 OPTIONS = {"size": "smoke", "max_steps": 6, "save_steps": 3, "eval_steps": 3, "batch_size": 8, "dropout": 0.1}
@@ -36,7 +36,7 @@ OPTIONS |= {"seed": SEED, "num_threads": 1, "disable_tqdm": True}
 LAUNCHED = """
 import json, sys
 from tlm_hf.training.members import pretrain_members
-from tlm_hf.training.pretrain import PretrainArguments
+from tlm_hf.training.pretrain_options import PretrainArguments
 if __name__ == "__main__":
     members, options = json.loads(sys.argv[1])
     results = pretrain_members(PretrainArguments(**options), members, 1)

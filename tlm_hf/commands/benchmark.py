@@ -1,10 +1,11 @@
-"""`tlm benchmark pretraining|finetuning|tokenizing`: see `evaluation.speed` and `evaluation.tokenizing_speed`."""
+"""`tlm benchmark WHAT`: a step of pretraining or finetuning, the training command, tokenizing (`evaluation.*speed`)."""
 
 import sys
 from collections.abc import Sequence
 
 from ..evaluation.speed import BenchmarkArguments, benchmark
 from ..evaluation.tokenizing_speed import TokenizingArguments, benchmark_tokenizing
+from ..evaluation.training_speed import TrainingBenchmarkArguments, benchmark_training
 from .common import parse, run_command
 
 SUMMARY = (
@@ -15,6 +16,10 @@ SUMMARY = (
 TOKENIZING_SUMMARY = (
     "skipped", "ratio", "ratio_of_processor_time", "ratio_from_the_cache", "median_seconds", "texts_per_second",
     "tokens_per_second", "memory_by_texts",
+)  # fmt: skip
+TRAINING_SUMMARY = (
+    "recipe", "schedule", "precision", "steps", "tokens_per_second", "share_outside", "share_of_peak", "step_seconds",
+    "stock_step_seconds", "ratio", "hours", "stock_hours",
 )  # fmt: skip
 
 
@@ -28,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words[:2] == ["--what", "tokenizing"]:
         options = parse(TokenizingArguments, "benchmark", benchmark_tokenizing.__doc__ or "", words)
         run_command(lambda: benchmark_tokenizing(options), TOKENIZING_SUMMARY)
+        return
+    if words[:2] == ["--what", "training"]:
+        training = parse(TrainingBenchmarkArguments, "benchmark", benchmark_training.__doc__ or "", words)
+        run_command(lambda: benchmark_training(training), TRAINING_SUMMARY)
         return
     arguments = parse(BenchmarkArguments, "benchmark", benchmark.__doc__ or "", words)
     run_command(lambda: benchmark(arguments), SUMMARY)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from ..training.members import pretrain_members
-from ..training.pretrain import PretrainArguments, pretrain
+from ..training.pretrain import pretrain
+from ..training.pretrain_options import PretrainArguments
 from .common import parse, run_command
 
 SUMMARY = ("model", "steps", "held_out", "members")

@@ -13,7 +13,8 @@ import multiprocessing
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,7 +50,9 @@ TASKS = {
 class BenchmarkArguments:
     """Options of `tlm benchmark`."""
 
-    what: str = field(metadata={"help": "pretraining or finetuning (tokenizing has options of its own)."})
+    what: str = field(
+        metadata={"help": "pretraining or finetuning (tokenizing and training have options of their own)."}
+    )
     recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
     size: str = field(default="paper", metadata={"help": "Its size."})
     json: str | None = field(default=None, metadata={"help": "File for the results."})
@@ -164,37 +167,51 @@ def time_by_turns(
     arguments: BenchmarkArguments, sides: dict[str, Side], threads: int
 ) -> tuple[dict[str, list[float]], dict[str, float | None], dict[str, float]]:
     """Seconds of each side's steps, taken by turns, its peak memory in MiB, and the seconds of its matrix products."""
-    context = multiprocessing.get_context("spawn")
-    connections, processes = {}, []
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     memory: dict[str, float | None] = {}
     products: dict[str, float] = {}
-    try:
-        for name, side in sides.items():
-            connections[name], theirs = context.Pipe()
-            processes.append(context.Process(target=serve, args=(theirs, arguments, side, threads), daemon=True))
-            processes[-1].start()
-            theirs.close()  # so that the end of the process is the end of the pipe
+    with ExitStack() as stack:
+        ask = {name: stack.enter_context(running_side(arguments, side, threads)) for name, side in sides.items()}
         for turn in tqdm(range(WARMUP + arguments.repeats), desc="rounds", unit="round"):
-            for name, connection in connections.items():
-                connection.send("step")
-                taken = connection.recv()
+            for name in sides:
+                taken = ask[name]("step")
                 if turn >= WARMUP:
                     seconds[name].append(taken)
-        for name, connection in connections.items():
-            connection.send("profile")
-            products[name] = connection.recv()
-        for name, connection in connections.items():  # in a loop of its own: a process that ends needs the cores
-            connection.send(None)
-            peak = connection.recv()
+        for name in sides:
+            products[name] = ask[name]("profile")
+        for name in sides:  # in a loop of its own: a process that ends needs the cores
+            peak = ask[name](None)
             memory[name] = None if peak is None else round(peak / 2**20, 1)
-    except (EOFError, ConnectionError) as error:
-        raise UserError("A side of the benchmark ended early, most likely for want of memory: see above.") from error
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
     return seconds, memory, products
+
+
+@contextmanager
+def running_side(arguments: BenchmarkArguments, side: Side, threads: int) -> Iterator[Callable[[str | None], Any]]:
+    """A side's process; the function that it gives sends it a message and returns the answer (see `serve`).
+
+    Raises:
+        UserError: the process ended early.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, arguments, side, threads), daemon=True)
+    process.start()
+    theirs.close()  # so that the end of the process is the end of the pipe
+
+    def ask(message: str | None) -> Any:
+        try:
+            ours.send(message)
+            return ours.recv()
+        except (EOFError, ConnectionError) as error:
+            raise UserError(
+                "A side of the benchmark ended early, most likely for want of memory: see above."
+            ) from error
+
+    try:
+        yield ask
+    finally:
+        process.terminate()
+        process.join()
 
 
 def differences(arguments: BenchmarkArguments) -> dict[str, float]:
@@ -227,7 +244,7 @@ def benchmark(arguments: BenchmarkArguments) -> dict[str, Any]:
         UserError: unknown benchmark, recipe or size, a recipe that stock BERT does not have, or a bad number.
     """
     if arguments.what not in TASKS:
-        known = ", ".join((*TASKS, "tokenizing"))
+        known = ", ".join((*TASKS, "training", "tokenizing"))
         raise UserError(f"There is no benchmark {arguments.what!r}; choose one of {known}.")
     check_range(arguments, 1, 2**20, "batch_size", "max_length", "repeats", "num_threads")
     check_range(arguments, 0, 0.99, "dropout")

@@ -24,7 +24,8 @@ from ..recipes import find_size
 from ..runs import Run
 from ..training.committee import CommitteeArguments, join_committee
 from ..training.finetune import FinetuneArguments, finetune
-from ..training.pretrain import PretrainArguments, pretrain
+from ..training.pretrain import pretrain
+from ..training.pretrain_options import PretrainArguments
 from .quickstart_report import Row, draw_plot, report_text
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from ..provenance import portable, provenance
 from ..recipes import find_size
 from ..runs import write_json
 from ..training.finetune import FinetuneArguments, finetune
-from ..training.pretrain import PretrainArguments, pretrain
+from ..training.pretrain import pretrain
+from ..training.pretrain_options import PretrainArguments
 
 SHALLOW: dict[str, dict[str, Any]] = {
     "base": {},

@@ -17,7 +17,8 @@ from ..jobs import Job, run_jobs
 from ..provenance import portable, provenance
 from ..recipes import find_size
 from ..runs import write_json
-from ..training.pretrain import PretrainArguments, pretrain
+from ..training.pretrain import pretrain
+from ..training.pretrain_options import PretrainArguments
 
 THEIRS: dict[str, dict[str, Any]] = {
     "paper": {"schedule": "paper"},

@@ -24,6 +24,7 @@ from transformers import (
 
 from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, generator
 from ..errors import UserError
+from .step_clock import StepClock
 
 logger = logging.getLogger(__name__)
 LOOK_SEED = 1
@@ -244,9 +245,14 @@ def _all_finite(model: torch.nn.Module) -> bool:
 
 
 class WatchedTrainer(Trainer):
-    """Trainer that tells a `LossWatch` the loss of every pass; takes Trainer's arguments."""
+    """Trainer that tells a `LossWatch` the loss of every pass and a `StepClock` its time; takes Trainer's arguments."""
 
     loss_watch: LossWatch | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clock = StepClock()
+        self.add_callback(self.clock)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Trainer's; the watch is the last callback, so it sees every checkpoint that another one asks for."""
@@ -255,9 +261,10 @@ class WatchedTrainer(Trainer):
             self.add_callback(self.loss_watch)
         return super().train(*args, **kwargs)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Trainer's, observed."""
-        loss = super().training_step(*args, **kwargs)
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trainer's, timed and observed."""
+        with self.clock.one_pass(inputs):
+            loss = super().training_step(model, inputs, *args, **kwargs)
         if self.loss_watch is not None:
             self.loss_watch.observe(loss, self.state.global_step + 1)
         return loss

@@ -35,8 +35,9 @@ from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs import RESULTS_FILE, Run
 from .finetune import FinetuneArguments, decisive_options, finetune
 from .finetune import check_arguments as check_finetuning
-from .pretrain import NOT_DECISIVE, PretrainArguments, choose_schedule, load_pretraining_corpus, pretrain
-from .pretrain import check_arguments as check_pretraining
+from .pretrain import load_pretraining_corpus, pretrain
+from .pretrain_options import NOT_DECISIVE, PretrainArguments, choose_schedule
+from .pretrain_options import check_arguments as check_pretraining
 from .trainer import LARGEST_SEED
 
 TOKENIZER = "tokenizer"

@@ -21,7 +21,8 @@ from ..runs import RESULTS_FILE, RUN_FILE, Run
 from .committee import CommitteeArguments, join_committee
 from .finetune import FinetuneArguments, finetune
 from .finetune import check_arguments as check_finetuning
-from .pretrain import PretrainArguments, pretrain
+from .pretrain import pretrain
+from .pretrain_options import PretrainArguments
 from .trainer import LARGEST_SEED
 
 WORK = "work"

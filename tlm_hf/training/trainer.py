@@ -34,6 +34,7 @@ from .checkpoints import (
     seal,
     step_of,
 )
+from .step_clock import CHECKPOINT, EVALUATION
 
 logger = logging.getLogger(__name__)
 LARGEST_SEED = 2**32 - 1
@@ -240,6 +241,10 @@ class RunTrainer(WatchedTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trainer's evaluation, or the fixed-mask scorer's where one was given."""
+        with self.clock.apart(EVALUATION):
+            return self._evaluate(*args, **kwargs)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         if self.scorer is None:
             return super().evaluate(*args, **kwargs)
         metrics = {f"eval_{name}": value for name, value in self.scorer(self.model).items()}
@@ -254,6 +259,10 @@ class RunTrainer(WatchedTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Write, seal and publish a checkpoint; on a full disk leave nothing of it and stop with one sentence."""
+        with self.clock.apart(CHECKPOINT):
+            self._write_checkpoint(model, trial)
+
+    def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         final_root = Path(self.args.output_dir)
         partial_root = final_root / PARTIAL
         running = {

@@ -1,0 +1,205 @@
+"""Speed of the real training command: tokens a second, time outside its steps, share of the machine's peak.
+
+`training.pretrain.pretrain` itself runs, as `tlm pretrain` runs it, on real text: loading, masking, logging, evaluation
+and checkpoints included. Every so many steps it waits while a process beside it takes one step the authors' way (stock
+BERT with labels, float32, `torch.optim.AdamW` with its defaults, dropout 0.1, texts of full length), so that both meet
+the same state of the machine.
+"""
+
+import statistics
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..errors import UserError, check_range
+from ..operations import cheapest_path, masked_lm_multiply_adds
+from ..provenance import machine, portable, provenance
+from ..recipes import build_config, find_size
+from ..runs import RESULTS_FILE, write_json
+from ..training.pretrain import pretrain
+from ..training.pretrain_options import PretrainArguments
+from ..training.step_clock import OTHER, StepClock
+from ..training.trainer import RunTrainer
+from .speed import WARMUP, BenchmarkArguments, Side, running_side
+
+PEAK_SIZE, PEAK_REPEATS = 2048, 10
+THEIR_DROPOUT, THEIR_EPOCHS = 0.1, 50
+DEFAULT_BUDGET = "30m"
+
+
+@dataclass
+class TrainingBenchmarkArguments(PretrainArguments):
+    """Options of `tlm benchmark training`: those of `tlm pretrain`, and some of its own."""
+
+    output_dir: str = field(
+        default="outputs/benchmark-training", metadata={"help": "Folder of the training; must be a new one."}
+    )
+    size: str = field(default="paper", metadata={"help": "smoke, quickstart, laptop or paper."})
+    what: str = field(default="training", metadata={"help": "training."})
+    json: str | None = field(default=None, metadata={"help": "File for the results."})
+    stock_steps: int = field(default=15, metadata={"help": "Timed steps the authors' way; 0 for none."})
+    epochs_to_estimate: int = field(default=THEIR_EPOCHS, metadata={"help": "Passes of the training to estimate."})
+
+
+def measure_peak(bf16: bool) -> float:
+    """FLOP/s of a product of two square matrices of size 2048: median of ten, after two that are not counted."""
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(PEAK_SIZE, PEAK_SIZE, generator=generator).to(dtype) for _ in range(2))
+    seconds = []
+    for turn in range(WARMUP + PEAK_REPEATS):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        if turn >= WARMUP:
+            seconds.append(time.perf_counter() - start)
+    return 2 * PEAK_SIZE**3 / statistics.median(seconds)
+
+
+def product_flop(clock: StepClock, trainer: RunTrainer) -> float:
+    """FLOP in matrix products of the counted passes, forward and backward, padding included (`operations`).
+
+    The labelled tokens are spread evenly over the texts, and the last layer takes the path of fewest multiply-adds.
+    """
+    config, labelled = trainer.model.config, clock.summary()["labelled_tokens_per_text"]
+    total = 0.0
+    for rows, length in clock.passes:
+        path = cheapest_path(config, length, round(labelled), training=True)
+        total += 2 * rows * masked_lm_multiply_adds(config, length, round(labelled), path=path)
+    return total
+
+
+class StockBetween(TrainerCallback):
+    """Let a process beside the training take a step every so often, while the training waits.
+
+    Args:
+        ask: sends the process a message, from `speed.running_side`.
+        clock: the training's, which leaves the wait out.
+        turns: steps to take in the whole training, those that are not counted included.
+    """
+
+    def __init__(self, ask: Any, clock: StepClock, turns: int) -> None:
+        self.ask, self.clock, self.turns = ask, clock, turns
+        self.seconds: list[float] = []
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Wait for a step at equal distances."""
+        if len(self.seconds) < self.turns and state.global_step * self.turns >= state.max_steps * len(self.seconds):
+            with self.clock.apart(OTHER):
+                self.seconds.append(self.ask("step"))
+
+
+def benchmark_training(arguments: TrainingBenchmarkArguments) -> dict[str, Any]:
+    """Measure the real pre-training command beside steps the authors' way, and estimate the paper's whole training.
+
+    Without `--max-steps` or `--time-budget` the training takes 30 minutes (steps the authors' way come on top).
+
+    Returns:
+        The results: `tokens_per_second`, `share_outside` (of the time, evaluation and checkpoints apart, that is
+        neither forward, backward nor optimizer), `product_rate` (FLOP/s of the training in matrix products),
+        `peak_rate` (FLOP/s of a 2048 x 2048 x 2048 product before and after), `share_of_peak`, `step_seconds` and
+        `stock_step_seconds` (medians), `hours` and `stock_hours` for the paper's number of epochs.
+
+    Raises:
+        UserError: bad options, or an output folder that is not new.
+    """
+    check_range(arguments, 0, 10**6, "stock_steps")
+    check_range(arguments, 1, 10**6, "epochs_to_estimate")
+    config = build_config(arguments.recipe, arguments.size, max_length=arguments.max_length)
+    if config.has_convolution and arguments.stock_steps:
+        raise UserError(
+            f"The recipe {arguments.recipe} has a convolution front-end, which stock BERT has not: add --stock-steps 0."
+        )
+    if arguments.packing:
+        raise UserError("Packed rows are computed by another path, which is not counted here: leave --packing out.")
+    if (Path(arguments.output_dir) / RESULTS_FILE).exists():
+        raise UserError(f"The training in {arguments.output_dir} is over: choose a new --output-dir to measure one.")
+    if arguments.json is not None:
+        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
+    options = PretrainArguments(**{entry.name: getattr(arguments, entry.name) for entry in fields(PretrainArguments)})
+    if options.max_steps < 0 and options.time_budget is None:
+        options.time_budget = DEFAULT_BUDGET
+    threads = options.num_threads or machine()["cores"] or 1
+    options.num_threads = threads
+    torch.set_num_threads(threads)
+    trainers: list[RunTrainer] = []
+    between: list[StockBetween] = []
+    peaks: list[float] = []
+
+    def run() -> dict[str, Any]:
+        return pretrain(options, observe)
+
+    def observe(trainer: RunTrainer) -> None:
+        trainers.append(trainer)
+        peaks.append(measure_peak(trainer.args.bf16))
+        if ask is not None:
+            between.append(StockBetween(ask, trainer.clock, WARMUP + arguments.stock_steps))
+            trainer.add_callback(between[0])
+
+    ask = None
+    if arguments.stock_steps:
+        stock = BenchmarkArguments(
+            what="pretraining",
+            recipe=arguments.recipe,
+            size=arguments.size,
+            batch_size=arguments.batch_size,
+            max_length=arguments.max_length,
+        )
+        with running_side(stock, Side(stock=True, dropout=THEIR_DROPOUT), threads) as ask:
+            found = run()
+    else:
+        found = run()
+    (trainer,) = trainers
+    peaks.append(measure_peak(trainer.args.bf16))
+    results = _sum_up(arguments, found, trainer, between[0].seconds[WARMUP:] if between else [], peaks)
+    if arguments.json is not None:
+        write_json(Path(arguments.json), results)
+    return results
+
+
+def _sum_up(
+    arguments: TrainingBenchmarkArguments,
+    found: dict[str, Any],
+    trainer: RunTrainer,
+    stock: list[float],
+    peaks: list[float],
+) -> dict[str, Any]:
+    speed = trainer.clock.summary()
+    if not speed:
+        raise UserError("The training was too short to measure: give --max-steps of 10 or more.")
+    rate, peak = product_flop(trainer.clock, trainer) / speed["seconds"], statistics.mean(peaks)
+    begun = found["continued_from_step"]
+    training = found["seconds_since_start_or_continuation"] - speed["seconds_apart"][OTHER]
+    texts = arguments.num_texts or find_size(arguments.size).num_texts
+    steps = arguments.epochs_to_estimate * texts / arguments.batch_size
+    stock_step = statistics.median(stock) if stock else None
+    return {
+        "benchmark": "training",
+        "recipe": f"{arguments.recipe}@{arguments.size}",
+        "schedule": arguments.schedule,
+        "tokens_per_second": speed["tokens_per_second"],
+        "share_outside": speed["share_outside"],
+        "share_of_peak": rate / peak,
+        "product_rate": rate,
+        "peak_rate": peak,
+        "peak_rates_before_and_after": peaks,
+        "precision": "bfloat16" if trainer.args.bf16 else "float32",
+        "step_seconds": speed["median_step_seconds"],
+        "stock_step_seconds": stock_step,
+        "ratio": stock_step / speed["median_step_seconds"] if stock_step else None,
+        "stock_seconds": stock,
+        "estimate": {"texts": texts, "epochs": arguments.epochs_to_estimate, "steps": steps},
+        "hours": steps * training / (found["steps"] - begun) / 3600,
+        "stock_hours": steps * stock_step / 3600 if stock_step else None,
+        "training_seconds": training,
+        "steps": found["steps"],
+        "continued_from_step": begun,
+        "padding_share": found["padding_share"],
+        "held_out": found["held_out"],
+        "speed": speed,
+        "settings": portable({key: value for key, value in asdict(arguments).items() if key != "json"}),
+        "provenance": provenance(),
+    }
