@@ -4,6 +4,8 @@
 #   bash scripts/test.sh                                all but the slow tests
 #   bash scripts/test.sh -m "slow or not slow"          those too; arguments go to pytest
 #
+#   TLM_TEST_PROCESSES=0 bash scripts/test.sh           in one process (the default is two)
+#
 # The exit code is pytest's; if the tests pass but lint, format or types do not, it is 1.
 set -uo pipefail
 # shellcheck source=scripts/environment.sh
@@ -23,8 +25,9 @@ check ruff check .
 check ruff format --check .
 check mypy
 
+# Two files of tests at a time, one thread each: most of a test's time is imports and small tensors, which fill one core.
 printf '== pytest\n'
-"$VENV_PYTHON" -m pytest -q "$@"
+OMP_NUM_THREADS=1 "$VENV_PYTHON" -m pytest -q --numprocesses "${TLM_TEST_PROCESSES:-2}" --dist loadfile "$@"
 status=$?
 if [ "${#failed[@]}" -gt 0 ]; then
     printf 'error: failed before the tests: %s\n' "$(IFS=';'; printf '%s' "${failed[*]}")" >&2

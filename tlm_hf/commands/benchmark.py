@@ -1,8 +1,10 @@
 """`tlm benchmark WHAT`: a step of pretraining or finetuning, the training command, tokenizing (`evaluation.*speed`)."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from ..evaluation.members_speed import MembersArguments, benchmark_members
 from ..evaluation.speed import BenchmarkArguments, benchmark
 from ..evaluation.tokenizing_speed import TokenizingArguments, benchmark_tokenizing
 from ..evaluation.training_speed import TrainingBenchmarkArguments, benchmark_training
@@ -21,6 +23,15 @@ TRAINING_SUMMARY = (
     "recipe", "schedule", "precision", "steps", "tokens_per_second", "share_outside", "share_of_peak", "step_seconds",
     "stock_step_seconds", "ratio", "hours", "stock_hours",
 )  # fmt: skip
+MEMBERS_SUMMARY = (
+    "recipe", "members", "precision", "ratio_steps", "ratio_whole", "seconds_of_a_step_of_all", "products",
+)  # fmt: skip
+OTHERS: dict[str, tuple[type, Callable[[Any], dict[str, Any]], tuple[str, ...]]] = {
+    "members": (MembersArguments, benchmark_members, MEMBERS_SUMMARY),
+    "tokenizing": (TokenizingArguments, benchmark_tokenizing, TOKENIZING_SUMMARY),
+    "training": (TrainingBenchmarkArguments, benchmark_training, TRAINING_SUMMARY),
+}
+"""Benchmarks that have options of their own, by name."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,13 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         words.insert(0, "--what")
     elif not words:
         words = ["--what", ""]  # refused with the names of those that there are
-    if words[:2] == ["--what", "tokenizing"]:
-        options = parse(TokenizingArguments, "benchmark", benchmark_tokenizing.__doc__ or "", words)
-        run_command(lambda: benchmark_tokenizing(options), TOKENIZING_SUMMARY)
-        return
-    if words[:2] == ["--what", "training"]:
-        training = parse(TrainingBenchmarkArguments, "benchmark", benchmark_training.__doc__ or "", words)
-        run_command(lambda: benchmark_training(training), TRAINING_SUMMARY)
-        return
-    arguments = parse(BenchmarkArguments, "benchmark", benchmark.__doc__ or "", words)
-    run_command(lambda: benchmark(arguments), SUMMARY)
+    wanted = words[1] if words[0] == "--what" else ""
+    arguments_class, function, summary = OTHERS.get(wanted, (BenchmarkArguments, benchmark, SUMMARY))
+    arguments = parse(arguments_class, "benchmark", function.__doc__ or "", words)
+    run_command(lambda: function(arguments), summary)

@@ -183,6 +183,7 @@ def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> 
     for name, encoder, arm, seed in _fine_tunings(plan):
         member = 0 if kinds[encoder] == "deep" else int(encoder.rsplit("-", 1)[1])
         fine_tuning = FinetuneArguments(
+            bf16="false",  # as the encoder was trained
             task="docstrings",
             **per_label,
             model=str(output / "encoders" / encoder),

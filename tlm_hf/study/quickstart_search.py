@@ -139,6 +139,7 @@ def _finetune_trials(arguments: SearchArguments, work: Path) -> list[dict[str, A
         for seed in range(arguments.seeds):
             name = f"{Path(encoder).name}-{'scratch' if from_scratch else 'pretrained'}-{epochs:g}-{rate:g}-{seed}"
             options = FinetuneArguments(
+                bf16="false",  # as the encoder was trained
                 task="docstrings",
                 train_per_label=scale.train_per_label,
                 validation_per_label=scale.validation_per_label,

@@ -32,6 +32,7 @@ from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder
 from ..provenance import portable_path
 from ..runs import Run
 from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter, trainable_parameters
+from .processes import choose_precision, report_processes
 from .trainer import LARGEST_SEED, RunTrainer, check_report_to, stays_on_cpu
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -86,7 +87,10 @@ class FinetuneArguments(TaskArguments):
     workers: int | None = field(
         default=None, metadata={"help": "With --models: members side by side; default: one for each CPU thread."}
     )
-    bf16: bool = field(default=False, metadata={"help": "bfloat16 autocast (GPU, or CPU with avx512_bf16)."})
+    bf16: str = field(
+        default="auto",
+        metadata={"nargs": "?", "const": "true", "help": "bfloat16 autocast: true, false, or auto (where it is fast)."},
+    )
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is a GPU."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
@@ -120,6 +124,7 @@ def check_arguments(arguments: FinetuneArguments) -> FinetuneArguments:
     check_range(arguments, 0, math.inf, "learning_rate", "weight_decay", "max_grad_norm", "lora_alpha")
     check_range(arguments, 0, LARGEST_SEED, "seed")
     check_report_to(arguments.report_to)
+    choose_precision(arguments.bf16, arguments.use_cpu)
     if arguments.lora_rank is None:
         if arguments.lora_alpha is not None:
             raise UserError("--lora-alpha scales the adapters of --lora-rank: give that as well, or neither.")
@@ -140,7 +145,8 @@ def decisive_options(arguments: FinetuneArguments) -> dict[str, Any]:
     if arguments.lora_rank is None:
         left_out |= {"lora_rank", "lora_alpha", "lora_targets"}
     options = asdict(arguments).items()
-    return {key: value for key, value in options if key not in NOT_DECISIVE and key not in left_out}
+    chosen = {key: value for key, value in options if key not in NOT_DECISIVE and key not in left_out}
+    return chosen | {"bf16": choose_precision(arguments.bf16, arguments.use_cpu)}
 
 
 def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
@@ -216,7 +222,7 @@ def _train(
         weight_decay=arguments.weight_decay,
         max_grad_norm=arguments.max_grad_norm,
         seed=arguments.seed,
-        bf16=arguments.bf16,
+        bf16=choose_precision(arguments.bf16, arguments.use_cpu),
         use_cpu=stays_on_cpu(arguments.use_cpu),
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -233,6 +239,7 @@ def _train(
             f"--batch-size {arguments.batch_size} cannot be split over {parts} processes: choose a multiple of {parts}."
         )
     options.per_device_train_batch_size = arguments.batch_size // parts
+    report_processes(options)
     rows = {
         split: tokenize(task[split], tokenizer, tokenizer.model_max_length).rename_column("label", "labels")
         for split in ("train", "validation")

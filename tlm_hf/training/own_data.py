@@ -175,6 +175,7 @@ def _plan(arguments: OwnDataArguments, work: Path, texts: list[str]) -> tuple[li
 def _fine_tuning(arguments: OwnDataArguments, encoder: str, work: Path, index: int) -> FinetuneArguments:
     """Options of member number `index`."""
     return FinetuneArguments(
+        bf16="false",  # as the encoder was trained
         model=encoder,
         task=str(work / "data"),
         output_dir=str(work / f"member-{index}"),
