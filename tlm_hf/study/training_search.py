@@ -26,11 +26,13 @@ THEIRS: dict[str, dict[str, Any]] = {
 }
 OURS: dict[str, dict[str, Any]] = {
     "tlm": {},
+    "lr 5e-4": {"learning_rate": 5e-4},
     "lr 1e-3": {"learning_rate": 1e-3},
     "lr 4e-3": {"learning_rate": 4e-3},
     "lr 8e-3": {"learning_rate": 8e-3},
     "mask 0.15": {"mlm_probability": 0.15},
     "mask 0.4": {"mlm_probability": 0.4},
+    "mask 0.5": {"mlm_probability": 0.5},
     "mask 0.4 to 0.15": {"mlm_probability": 0.4, "final_mlm_probability": 0.15},
     "mask 0.3 to 0.15": {"mlm_probability": 0.3, "final_mlm_probability": 0.15},
     "warm-up 0.03": {"warmup_share": 0.03},
@@ -61,7 +63,9 @@ class TrainingSearchArguments:
     num_texts: int = field(default=40_000, metadata={"help": "Wikipedia texts to train on."})
     tokenizer: str | None = field(default=None, metadata={"help": "Default: WordPiece trained on the texts, kept."})
     steps: int = field(default=10_000, metadata={"help": "Steps of the authors' recipe, of 32 texts each."})
-    share: float = field(default=0.1, metadata={"help": "Share of their texts that ours see."})
+    shares: list[float] = field(
+        default_factory=lambda: [0.1], metadata={"help": "Shares of their texts that ours see, a training each."}
+    )
     trials: list[str] = field(default_factory=list, metadata={"help": "Names of trials (default: all)."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of each trial."})
     work_dir: str = field(default="outputs/training-search", metadata={"help": "Folder for the runs (continued)."})
@@ -76,13 +80,15 @@ def search_training(arguments: TrainingSearchArguments) -> dict[str, Any]:
     Returns:
         `trials`: one row for each trial and seed with its curve of (texts seen, held-out loss in nats), and, where the
         authors' recipe of the same seed is among them, `share_to_match`: the share of its texts after which the trial's
-        loss was first at the final loss of `paper` (None where it never was).
+        loss was first at the final loss of `paper` (None where it never was), and likewise `share_to_match_repaired`.
+        The curves are drawn into a PNG beside the file.
 
     Raises:
         UserError: unknown trial, or a number out of range.
     """
     check_range(arguments, 1, 10**9, "num_texts", "steps", "workers")
-    check_range(arguments, 1e-6, 1, "share")
+    if not arguments.shares or not all(0 < share <= 1 for share in arguments.shares):
+        raise UserError(f"--shares is {arguments.shares}: give shares above 0 and up to 1.")
     known = THEIRS | OURS
     if unknown := set(arguments.trials) - set(known):
         raise UserError(f"There is no trial {sorted(unknown)[0]!r}; choose among {', '.join(known)}.")
@@ -100,16 +106,21 @@ def search_training(arguments: TrainingSearchArguments) -> dict[str, Any]:
     )
     jobs = {}
     for name in arguments.trials or known:
-        for seed in arguments.seeds:
-            options = _options(base, arguments, name)
-            folder = work / f"{name.replace(' ', '_').replace(',', '').replace('/', '_')}-{options.max_steps}-{seed}"
-            jobs[name, seed] = Job(f"{name}-{seed}", pretrain, replace(options, seed=seed, output_dir=str(folder)))
+        for share in [1.0] if name in THEIRS else arguments.shares:
+            for seed in arguments.seeds:
+                options = _options(base, arguments, name, share)
+                folder = (
+                    work / f"{name.replace(' ', '_').replace(',', '').replace('/', '_')}-{options.max_steps}-{seed}"
+                )
+                options = replace(options, seed=seed, output_dir=str(folder))
+                jobs[name, share, seed] = Job(f"{name}-{share:g}-{seed}", pretrain, options, weight=options.max_steps)
     found = run_jobs(list(jobs.values()), arguments.workers, "Search")
-    rows = [_row(name, seed, job.arguments, found[job.name]) for (name, seed), job in jobs.items()]
+    rows = [_row(*key, job.arguments, found[job.name]) for key, job in jobs.items()]
     _compare(rows, arguments)
     results = {"arguments": portable(asdict(arguments)), "trials": rows, **provenance()}
     Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(arguments.output), results)
+    draw_curves(results, Path(arguments.output).with_suffix(".png"))
     return results
 
 
@@ -124,41 +135,76 @@ def _find_tokenizer(arguments: TrainingSearchArguments, work: Path) -> str:
     return str(folder)
 
 
-def _options(base: PretrainArguments, arguments: TrainingSearchArguments, name: str) -> PretrainArguments:
+def _options(base: PretrainArguments, arguments: TrainingSearchArguments, name: str, share: float) -> PretrainArguments:
     """The trial's options: theirs for all steps, ours for a share of the texts, evaluated 20 times."""
     changes = dict((THEIRS | OURS)[name])
     if isinstance(changes.get("initializer_range"), str):
         hidden = 64 * find_size(arguments.size).heads
         changes["initializer_range"] = float(changes["initializer_range"].split("/")[0]) * hidden**-0.5
     options = replace(base, **changes)
-    texts = 32 * arguments.steps * (1 if name in THEIRS else arguments.share)
+    texts = 32 * arguments.steps * share
     steps = max(1, round(texts / options.batch_size))
     every = max(1, steps // 20)
     return replace(options, max_steps=steps, eval_steps=every, save_steps=max(every, 500), logging_steps=every)
 
 
-def _row(name: str, seed: int, options: PretrainArguments, result: dict[str, Any]) -> dict[str, Any]:
+def _row(name: str, share: float, seed: int, options: PretrainArguments, result: dict[str, Any]) -> dict[str, Any]:
     curve = [
         [line["step"] * options.batch_size, line["eval_loss"]] for line in result["history"] if "eval_loss" in line
     ]
     final = [options.max_steps * options.batch_size, result["held_out"]["loss"]]
     return {
         "trial": name,
+        "share": share,
         "seed": seed,
         **(THEIRS | OURS)[name],
         "held_out_loss": result["held_out"]["loss"],
         "steps": result["steps"],
         "batch_size": options.batch_size,
         "seconds": result["seconds_since_start_or_continuation"],
+        "commit": result["commit"],
         "curve": curve if curve and curve[-1][0] == final[0] else [*curve, final],
     }
 
 
 def _compare(rows: list[dict[str, Any]], arguments: TrainingSearchArguments) -> None:
-    """Add `share_to_match` to every row whose seed has the authors' recipe."""
+    """Add `share_to_match` (`..._repaired`) to every row whose seed has the authors' recipe (repaired)."""
     for row in rows:
-        theirs = [other for other in rows if other["trial"] == "paper" and other["seed"] == row["seed"]]
-        if not theirs:
-            continue
-        reached = [texts for texts, loss in row["curve"] if loss <= theirs[0]["held_out_loss"]]
-        row["share_to_match"] = reached[0] / (32 * arguments.steps) if reached else None
+        for name, key in zip(THEIRS, ("share_to_match", "share_to_match_repaired"), strict=True):
+            theirs = [other for other in rows if other["trial"] == name and other["seed"] == row["seed"]]
+            if theirs:
+                reached = [texts for texts, loss in row["curve"] if loss <= theirs[0]["held_out_loss"]]
+                row[key] = reached[0] / (32 * arguments.steps) if reached else None
+
+
+def draw_curves(results: dict[str, Any], path: Path) -> Path:
+    """Held-out loss against texts seen, the authors' recipes, ours and the other trials; returns `path` (PNG)."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    styles = {
+        "paper": ("#b5532f", "-", 2.0, "the authors' recipe"),
+        "paper, repaired": ("#e0a080", "--", 2.0, "the authors', schedule repaired"),
+        "tlm": ("#2f6db5", "-", 2.0, "ours (tlm)"),
+    }
+    shown: set[str] = set()
+    for row in sorted(results["trials"], key=lambda row: row["trial"] in styles):
+        colour, line, width, label = styles.get(row["trial"], ("#c3cad2", "-", 0.9, "other trials of the search"))
+        texts, losses = zip(*row["curve"], strict=True)
+        axes.plot(texts, losses, line, color=colour, linewidth=width, label=None if label in shown else label)
+        shown.add(label)
+        if row["trial"] == "paper":
+            axes.axhline(row["held_out_loss"], color=colour, linewidth=0.8, linestyle=":")
+    axes.set_xscale("log")
+    axes.set_xlabel("texts seen")
+    axes.set_ylabel("loss on held-out texts, fixed masks (nats)")
+    arguments = results["arguments"]
+    axes.set_title(f"Pre-training {arguments['recipe']}@{arguments['size']}, {arguments['num_texts']:,} paragraphs")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
