@@ -1,13 +1,16 @@
 """The schedules of pre-training: rates against transformers' own schedulers, masks, decay and clipping."""
 
 import json
+import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from helpers_commands import refused, results_of, succeed, write_corpus
-from transformers import get_linear_schedule_with_warmup
+from transformers import BertForMaskedLM, BertTokenizer, get_linear_schedule_with_warmup
 
+from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.masking import MaskingCollator
 from tlm_hf.recipes import SCHEDULES
 from tlm_hf.training import pretrain as pretraining
@@ -88,6 +91,24 @@ def test_the_share_of_masks_falls_linearly(tokenizer):
         rows = [{"input_ids": ids, "item": item} for item in range(first, first + 20)]
         share = (collator(rows)["labels"] != -100).float().mean().item()
         assert abs(share - expected) < 4 * 0.5 / np.sqrt(200 * 20) + 0.006
+
+
+def test_the_first_guess_is_the_share_of_each_token(corpus, tmp_path):
+    """Weights that start at 0 and do not train: what is left of the decoder is its bias."""
+    words = ("--unigram-bias", "true", "--initializer-range", "0", "--learning-rate", "0", "--max-steps", "1")
+    succeed(*WORDS, *words, "--output-dir", "out")
+    texts = load_corpus("corpus.txt")["train"]["text"][:]
+    tokenizer = BertTokenizer.from_pretrained(tmp_path / "out")
+    counts = Counter(token for text in texts for token in tokenizer(text, truncation=True)["input_ids"])
+    counts = {token: n for token, n in counts.items() if token not in tokenizer.all_special_ids}
+    total = sum(counts.values()) + len(tokenizer)
+    expected = [math.log((counts.get(token, 0) + 1) / total) for token in range(len(tokenizer))]
+    model = BertForMaskedLM.from_pretrained(tmp_path / "out")
+    assert np.allclose(model.cls.predictions.bias.detach(), expected, atol=1e-6)
+    shares = model(torch.tensor([tokenizer("the cow")["input_ids"]])).logits.softmax(-1)
+    assert np.allclose(shares.detach()[0, 1], np.exp(expected), rtol=1e-4)
+    stock = BertForMaskedLM(model.config)
+    assert not stock.cls.predictions.bias.any()  # what the option changes
 
 
 @pytest.mark.parametrize(

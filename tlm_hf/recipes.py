@@ -95,6 +95,8 @@ class Schedule:
         parts: see above; None for a rate that changes at every step.
         final_mlm_probability: share at the last step, to which it moves linearly; None to keep it.
         group_by_length: batches of texts of similar length (see `data.masking.PretrainingSchedule`).
+        unigram_bias: start the decoder's bias at the log of each token's share of the training texts, where stock BERT
+            starts it at 0: the first steps need not learn the frequencies.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Schedule:
     parts: int | None = None
     final_mlm_probability: float | None = None
     group_by_length: bool = True
+    unigram_bias: bool = False
 
     def factor(self, step: int, steps: int) -> float:
         """Share of the peak rate at step `step` = 0, 1, ... of `steps`, for a schedule with `parts`."""

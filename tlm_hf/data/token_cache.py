@@ -28,6 +28,8 @@ from .sources import text_hash
 from .tokenization import TextColumn, encoder_of, tokenizer_hash
 
 logger = logging.getLogger(__name__)
+COUNTED_AT_ONCE = 1000
+"""Texts whose tokens are joined for counting."""
 FORMAT = 1
 """Raise it when the same texts, tokenizer and length would give other tokens or another layout."""
 TOKENS_FILE, FACTS_FILE = "tokens.arrow", "facts.json"
@@ -72,6 +74,14 @@ class TokenTable(Sequence[np.ndarray]):
         """View of the texts `indices` (int64) in that order; nothing is copied."""
         rows = np.asarray(indices, dtype=np.int64)
         return TokenTable(self.table, self.path, rows if self.rows is None else self.rows[rows])
+
+    def counts(self, vocab_size: int) -> np.ndarray:
+        """How often each token stands in the texts: int64 (vocab_size,)."""
+        total = np.zeros(vocab_size, dtype=np.int64)
+        for start in range(0, len(self), COUNTED_AT_ONCE):
+            rows = [self[index] for index in range(start, min(start + COUNTED_AT_ONCE, len(self)))]
+            total += np.bincount(np.concatenate(rows), minlength=vocab_size)
+        return total
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A worker process maps the file itself instead of being sent the tokens."""

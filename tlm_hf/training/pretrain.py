@@ -160,9 +160,12 @@ def _train(
         if trial:
             own.report_to, own.disable_tqdm = [], True
         set_seed(arguments.seed)
+        model = TLMForMaskedLM(copy.deepcopy(config))
+        if schedule.unigram_bias:
+            start_at_unigrams(model, texts, tokenizer)
         return _PretrainTrainer(
             schedule=schedule,
-            model=TLMForMaskedLM(copy.deepcopy(config)),
+            model=model,
             args=own,
             train_dataset=sequence,
             eval_dataset=[],  # evaluation is the scorer's
@@ -226,6 +229,19 @@ def _train(
         tokenizer.save_pretrained(folder)
 
     return run.finish(save, results) if options.should_save else results
+
+
+@torch.no_grad()
+def start_at_unigrams(model: TLMForMaskedLM, texts: TokenTable, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set the decoder's bias, (vocab_size,), to log((n + 1) / (N + vocab_size)), n of N being how often a token stands.
+
+    Special tokens count as never seen: they are never to be predicted. With small initial weights the first guess is
+    then the share of each token, whose loss is the entropy of the tokens.
+    """
+    counts = texts.counts(model.config.vocab_size)
+    counts[tokenizer.all_special_ids] = 0
+    shares = (counts + 1) / (counts.sum() + len(counts))
+    model.cls.predictions.bias.copy_(torch.from_numpy(np.log(shares)))
 
 
 class _PretrainTrainer(RunTrainer):

@@ -75,6 +75,9 @@ class PretrainArguments:
     )
     dropout: float | None = field(default=None, metadata={"help": "Hidden and attention dropout (likewise)."})
     initializer_range: float | None = field(default=None, metadata={"help": "Default: 1/sqrt(hidden size)."})
+    unigram_bias: bool | None = field(
+        default=None, metadata={"help": "Start the decoder's bias at the tokens' log frequencies (the schedule's)."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and masks (not of the choice of texts)."})
     subset_seed: int = field(default=0, metadata={"help": "Seed of the choice of texts."})
     bf16: str = field(
@@ -105,13 +108,16 @@ NOT_DECISIVE = (
     *("corpus", "corpus_unit", "tokenizer"),  # they count by their texts and tokens, wherever they lie
 )
 """Options that leave the weights as they are, so that a run may continue with others."""
-ADDED_LATER = ("whole_word_masking", "packing", "final_mlm_probability", "schedule", "time_budget")
+ADDED_LATER = (
+    *("whole_word_masking", "packing", "final_mlm_probability", "schedule", "time_budget"),
+    "unigram_bias",
+)
 """Options that older runs do not name: where they are off they are not recorded, so that those runs go on."""
 
 
 FROM_SCHEDULE = (
     "learning_rate", "warmup_share", "weight_decay", "adam_beta2", "max_grad_norm", "mlm_probability",
-    "final_mlm_probability", "dropout", "initializer_range",
+    "final_mlm_probability", "dropout", "initializer_range", "unigram_bias",
 )  # fmt: skip
 """Options whose default is the schedule's."""
 
