@@ -165,6 +165,7 @@ def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> 
         kinds[name] = kind
         options = PretrainArguments(
             bf16="false",  # the published numbers are of float32
+            unigram_bias=False,
             output_dir=str(output / "encoders" / name),
             corpus="docstrings",
             num_texts=plan.num_texts,

@@ -90,6 +90,7 @@ def _pretrain_trials(arguments: SearchArguments, work: Path, *, deep: bool) -> l
         train_wordpiece(texts, scale.vocab_size, scale.max_length).save_pretrained(tokenizer)
     base = PretrainArguments(
         bf16="false",  # the published numbers are of float32
+        unigram_bias=False,
         output_dir="",
         corpus="docstrings",
         tokenizer=str(tokenizer),

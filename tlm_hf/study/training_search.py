@@ -50,7 +50,7 @@ OURS: dict[str, dict[str, Any]] = {
     "batch 16": {"batch_size": 16},
     "batch 64": {"batch_size": 64},
     "whole words": {"whole_word_masking": True},
-    "unigram bias": {"unigram_bias": True},
+    "no unigram bias": {"unigram_bias": False},
 }
 
 
