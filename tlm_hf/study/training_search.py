@@ -48,6 +48,7 @@ OURS: dict[str, dict[str, Any]] = {
     "weight decay 0.1": {"weight_decay": 0.1},
     "weight decay 0": {"weight_decay": 0.0},
     "batch 16": {"batch_size": 16},
+    "batch 16, lr 1e-3": {"batch_size": 16, "learning_rate": 1e-3},
     "batch 64": {"batch_size": 64},
     "whole words": {"whole_word_masking": True},
     "no unigram bias": {"unigram_bias": False},
