@@ -242,9 +242,9 @@ class RunTrainer(WatchedTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Trainer's evaluation, or the fixed-mask scorer's where one was given."""
         with self.clock.apart(EVALUATION):
-            return self._evaluate(*args, **kwargs)
+            return self._evaluate_or_score(*args, **kwargs)
 
-    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def _evaluate_or_score(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         if self.scorer is None:
             return super().evaluate(*args, **kwargs)
         metrics = {f"eval_{name}": value for name, value in self.scorer(self.model).items()}
