@@ -7,6 +7,7 @@ from helpers_commands import write_corpus
 
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.members_speed import MembersArguments, _seconds_of_a_step, benchmark_members
+from tlm_hf.provenance import portable
 from tlm_hf.study import compare_encoders as comparison
 from tlm_hf.study.compare_encoders import CompareArguments, compare_encoders
 from tlm_hf.study.training_search import TrainingSearchArguments, _compare, draw_curves, search_training
@@ -62,6 +63,8 @@ def test_validation_chooses_the_rate_of_each_encoder(encoders, tmp_path, monkeyp
     [
         ({"encoders": ["a"]}, "write NAME=FOLDER"),
         ({"encoders": ["a=nowhere"]}, "nowhere is no folder of a pre-trained encoder"),
+        ({"seeds": [0, 1, 1]}, "--seeds has the same value twice"),
+        ({"learning_rates": [-1.0]}, "--learning-rate is -1"),
         ({"seeds": []}, "each need at least one value"),
         ({"workers": 0}, "--workers is 0"),
     ],
@@ -123,3 +126,9 @@ def test_members_are_timed_both_ways(tmp_path):
     seconds = found["seconds_of_a_step_of_all"]
     assert found["ratio_steps"] == seconds["in_turn"] / seconds["side_by_side"]
     assert {row["product"] for row in found["products"]} == {"keys or values", "feed-forward", "decoder"}
+
+
+def test_paths_of_this_machine_stay_out_of_results(monkeypatch):
+    monkeypatch.setenv("TLM_DATA", "/data/texts")
+    there = ["/data/texts/wikipedia", "a=/data/texts/b", "new=scratch:/elsewhere/x", "https://host/y", "a=b", "/z/w"]
+    assert portable(there) == ["$TLM_DATA/wikipedia", "a=$TLM_DATA/b", "new=scratch:x", "https://host/y", "a=b", "w"]

@@ -93,22 +93,33 @@ def test_the_share_of_masks_falls_linearly(tokenizer):
         assert abs(share - expected) < 4 * 0.5 / np.sqrt(200 * 20) + 0.006
 
 
-def test_the_first_guess_is_the_share_of_each_token(corpus, tmp_path):
-    """Weights that start at 0 and do not train: what is left of the decoder is its bias."""
-    words = ("--unigram-bias", "true", "--initializer-range", "0", "--learning-rate", "0", "--max-steps", "1")
-    succeed(*WORDS, *words, "--output-dir", "out")
+@pytest.mark.parametrize(
+    ("words", "starts_at_unigrams"),
+    [((), True), (("--unigram-bias", "false"), False), (("--schedule", "paper"), False)],
+)
+def test_where_the_decoders_bias_starts(corpus, tmp_path, words, starts_at_unigrams):
+    succeed(*WORDS, *words, "--learning-rate", "0", "--max-steps", "1", "--output-dir", "out")
+    bias = BertForMaskedLM.from_pretrained(tmp_path / "out").cls.predictions.bias.detach()
+    if not starts_at_unigrams:
+        assert not bias.any()  # as in stock BERT
+        return
     texts = load_corpus("corpus.txt")["train"]["text"][:]
     tokenizer = BertTokenizer.from_pretrained(tmp_path / "out")
     counts = Counter(token for text in texts for token in tokenizer(text, truncation=True)["input_ids"])
     counts = {token: n for token, n in counts.items() if token not in tokenizer.all_special_ids}
     total = sum(counts.values()) + len(tokenizer)
-    expected = [math.log((counts.get(token, 0) + 1) / total) for token in range(len(tokenizer))]
-    model = BertForMaskedLM.from_pretrained(tmp_path / "out")
-    assert np.allclose(model.cls.predictions.bias.detach(), expected, atol=1e-6)
-    shares = model(torch.tensor([tokenizer("the cow")["input_ids"]])).logits.softmax(-1)
-    assert np.allclose(shares.detach()[0, 1], np.exp(expected), rtol=1e-4)
-    stock = BertForMaskedLM(model.config)
-    assert not stock.cls.predictions.bias.any()  # what the option changes
+    assert np.allclose(
+        bias, [math.log((counts.get(token, 0) + 1) / total) for token in range(len(tokenizer))], atol=1e-6
+    )
+
+
+def test_a_run_from_before_the_option_goes_on_without_it(corpus, tmp_path):
+    words = (*WORDS, "--max-steps", "2", "--output-dir", "out")
+    succeed(*words, "--unigram-bias", "false")
+    assert "unigram_bias" not in results_of(tmp_path / "out")["settings"]  # as such a run recorded it
+    (tmp_path / "out" / "results.json").unlink()
+    succeed(*words)
+    assert "unigram_bias" not in results_of(tmp_path / "out")["settings"]
 
 
 @pytest.mark.parametrize(

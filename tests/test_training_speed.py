@@ -28,7 +28,8 @@ def test_time_is_booked_where_it_was_spent(monkeypatch, tmp_path):
     monkeypatch.setattr(step_clock.time, "perf_counter", lambda: now[0])
     clock = StepClock()
     events = (TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerState(), TrainerControl())
-    batch = {"attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]]), "labels": torch.tensor([[-100, 7, -100]] * 2)}
+    batch = {"input_ids": torch.ones(2, 3), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
+    batch["labels"] = torch.tensor([[-100, 7, -100]] * 2)
     clock.on_train_begin(*events)
     for step in range(WARM_STEPS + 2):
         now[0] += 1  # loading the first pass
@@ -101,7 +102,7 @@ def test_products_are_those_that_torch_counts(measured):
     _, trainer, home = measured
     tokenizer = load_tokenizer(str(home / "run"), 32)
     model = TLMForMaskedLM.from_pretrained(home / "run", attn_implementation="eager").train()
-    length = trainer.clock.passes[0][1]
+    length = max(length for _, length in trainer.clock.passes)
     ids = [5 + item % 50 for item in range(length)]
     counted = 0
     for batch in range(20):  # the number of labels differs from draw to draw
@@ -111,7 +112,7 @@ def test_products_are_those_that_torch_counts(measured):
             model(**inputs).loss.backward()
         counted += counter.get_total_flops() / 20
     clock = StepClock()
-    clock.passes, clock.steps, clock.whole, clock.inside = [(BATCH, length)], 1, 1.0, 1.0
+    clock.passes[BATCH, length], clock.steps, clock.whole, clock.inside = 1, 1, 1.0, 1.0
     clock._seconds, clock._labelled = [1.0], BATCH * round(0.3 * (length - 2))
     assert product_flop(clock, trainer) == pytest.approx(counted, rel=0.25)  # our packing pads texts of fewer labels
     assert product_flop(clock, trainer) <= counted * 1.02
@@ -124,9 +125,14 @@ def test_products_are_those_that_torch_counts(measured):
         ({"packing": True}, "leave --packing out"),
         ({"stock_steps": -1}, "--stock-steps is -1"),
         ({"time_budget": "soon"}, "--time-budget is 'soon'"),
+        ({"members": 2}, "leave --members out"),
+        ({"hidden_size": 64}, "add --stock-steps 0"),
+        ({"max_steps": 10}, "--max-steps 10 is too short to measure: give at least 17"),
+        ({"learning_rate": -1.0}, "--learning-rate is -1"),
     ],
 )
-def test_bad_options_are_refused_before_any_work(fields, sentence, one_sentence, tmp_path):
+def test_bad_options_are_refused_before_any_work(fields, sentence, one_sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_speed, "running_side", lambda *arguments: pytest.fail("a process was started"))
     with pytest.raises(UserError, match=sentence) as caught:
         benchmark_training(TrainingBenchmarkArguments(output_dir=str(tmp_path / "run"), **fields))
     one_sentence(caught.value)

@@ -37,8 +37,8 @@ def portable(value: Any) -> Any:
         return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
-    if isinstance(value, str) and value.startswith("/"):
-        return portable_path(value)
+    if isinstance(value, str) and (found := re.fullmatch(r"((?:[\w.-]+=)?(?:[\w-]+:)?)(/(?!/).*)", value)):
+        return found.group(1) + portable_path(found.group(2))  # also NAME=/path and NAME=word:/path
     return value
 
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         words.insert(0, "--what")
     elif not words:
         words = ["--what", ""]  # refused with the names of those that there are
-    wanted = words[1] if words[0] == "--what" else ""
+    wanted = words[1] if words[0] == "--what" and len(words) > 1 else ""
     arguments_class, function, summary = OTHERS.get(wanted, (BenchmarkArguments, benchmark, SUMMARY))
     arguments = parse(arguments_class, "benchmark", function.__doc__ or "", words)
     run_command(lambda: function(arguments), summary)

@@ -37,7 +37,7 @@ class MembersArguments:
     recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
     size: str = field(default="laptop", metadata={"help": "Its size."})
     members: int | None = field(default=None, metadata={"help": "Default: as many as there are CPU threads."})
-    steps: int = field(default=60, metadata={"help": "Optimizer steps of each member."})
+    steps: int = field(default=200, metadata={"help": "Optimizer steps of each member."})
     repeats: int = field(default=3, metadata={"help": "Trainings each way (medians are taken)."})
     corpus: str = field(default="wikipedia", metadata={"help": "As in tlm pretrain."})
     num_texts: int = field(default=4000, metadata={"help": "Texts to train on."})
@@ -88,9 +88,9 @@ def benchmark_members(arguments: MembersArguments) -> dict[str, Any]:
     """Time the members of a committee in turn and side by side.
 
     Returns:
-        `ratio_steps`: seconds for a step of all members in turn over those side by side (medians of steps, start and
-        end of a training left out); `ratio_whole`: the same of whole trainings, process starts included; and
-        `products`, see `stacked_products`.
+        `ratio_steps`: seconds for a step of all members in turn over those side by side (medians of steps);
+        `ratio_whole`: the same of whole commands, process starts and tokenizer included; and `products`, see
+        `stacked_products`.
 
     Raises:
         UserError: bad options.

@@ -11,6 +11,7 @@ side with it shows what that alone is worth.
 import gc
 import multiprocessing
 import re
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -144,17 +145,21 @@ def matrix_product_seconds(step: Callable[[], float]) -> float:
 
 
 def serve(connection: Connection, arguments: BenchmarkArguments, side: Side, threads: int) -> None:
-    """Body of a side's process, which answers messages until None, and with its memory before it ends.
+    """Body of a side's process, which says that it is ready, answers messages until None, and then with its memory.
+
+    An interrupt from the terminal reaches it too, and is left to the process that started it.
 
     "step" is answered with the seconds of a step, "profile" with those of its matrix products, None with the peak
     memory in bytes above that after the imports (None where it cannot be read).
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     after_imports = resident_peak()
     if side.keeps_memory:
         keep_freed_memory()
     step = build_step(arguments, side)
     gc.collect()
+    connection.send(None)
     while message := connection.recv():
         start = time.perf_counter()
         products = matrix_product_seconds(step) if message == "profile" else step()
@@ -198,9 +203,10 @@ def running_side(arguments: BenchmarkArguments, side: Side, threads: int) -> Ite
     process.start()
     theirs.close()  # so that the end of the process is the end of the pipe
 
-    def ask(message: str | None) -> Any:
+    def ask(message: str | None, say: bool = True) -> Any:
         try:
-            ours.send(message)
+            if say:
+                ours.send(message)
             return ours.recv()
         except (EOFError, ConnectionError) as error:
             raise UserError(
@@ -208,6 +214,7 @@ def running_side(arguments: BenchmarkArguments, side: Side, threads: int) -> Ite
             ) from error
 
     try:
+        ask(None, say=False)  # its imports and its model would take the cores of whoever measures here
         yield ask
     finally:
         process.terminate()

@@ -6,6 +6,7 @@ BERT with labels, float32, `torch.optim.AdamW` with its defaults, dropout 0.1, t
 the same state of the machine.
 """
 
+import os
 import statistics
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -17,13 +18,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..errors import UserError, check_range
 from ..operations import cheapest_path, masked_lm_multiply_adds
-from ..provenance import machine, portable, provenance
-from ..recipes import build_config, find_size
-from ..runs import RESULTS_FILE, write_json
+from ..provenance import portable, provenance
+from ..recipes import build_config
+from ..runs import RUN_FILE, write_json
 from ..training.pretrain import pretrain
-from ..training.pretrain_options import PretrainArguments
-from ..training.step_clock import OTHER, StepClock
-from ..training.trainer import RunTrainer
+from ..training.pretrain_options import PretrainArguments, check_arguments, choose_schedule
+from ..training.step_clock import OTHER, WARM_STEPS, StepClock
+from ..training.trainer import RunTrainer, stays_on_cpu
 from .speed import WARMUP, BenchmarkArguments, Side, running_side
 
 PEAK_SIZE, PEAK_REPEATS = 2048, 10
@@ -66,9 +67,9 @@ def product_flop(clock: StepClock, trainer: RunTrainer) -> float:
     """
     config, labelled = trainer.model.config, clock.summary()["labelled_tokens_per_text"]
     total = 0.0
-    for rows, length in clock.passes:
+    for (rows, length), count in clock.passes.items():
         path = cheapest_path(config, length, round(labelled), training=True)
-        total += 2 * rows * masked_lm_multiply_adds(config, length, round(labelled), path=path)
+        total += 2 * count * rows * masked_lm_multiply_adds(config, length, round(labelled), path=path)
     return total
 
 
@@ -87,9 +88,33 @@ class StockBetween(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Wait for a step at equal distances."""
+        if control.should_training_stop and state.global_step < state.max_steps:
+            return  # interrupted: the checkpoint comes first
         if len(self.seconds) < self.turns and state.global_step * self.turns >= state.max_steps * len(self.seconds):
             with self.clock.apart(OTHER):
                 self.seconds.append(self.ask("step"))
+
+
+def _refuse(arguments: TrainingBenchmarkArguments) -> None:
+    """Refuse what cannot be measured before any work.
+
+    Raises:
+        UserError: one sentence that names the option.
+    """
+    if arguments.packing:
+        raise UserError("Packed rows are computed by another path, which is not counted here: leave --packing out.")
+    if arguments.members is not None:
+        raise UserError("One training is measured at a time: leave --members out, or take `tlm benchmark members`.")
+    shape = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    if arguments.stock_steps and any(getattr(arguments, name) is not None for name in shape):
+        raise UserError("The steps beside the training have the recipe's own shape: add --stock-steps 0 for another.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or not stays_on_cpu(arguments.use_cpu):
+        raise UserError("The benchmark measures one process on a CPU: start it without a launcher, with --use-cpu.")
+    fewest = max(2 * WARM_STEPS, WARMUP + arguments.stock_steps)
+    if 0 <= arguments.max_steps < fewest:
+        raise UserError(f"--max-steps {arguments.max_steps} is too short to measure: give at least {fewest}.")
+    if (Path(arguments.output_dir) / RUN_FILE).exists():
+        raise UserError(f"There is a training in {arguments.output_dir}: choose a new --output-dir to measure one.")
 
 
 def benchmark_training(arguments: TrainingBenchmarkArguments) -> dict[str, Any]:
@@ -100,8 +125,9 @@ def benchmark_training(arguments: TrainingBenchmarkArguments) -> dict[str, Any]:
     Returns:
         The results: `tokens_per_second`, `share_outside` (of the time, evaluation and checkpoints apart, that is
         neither forward, backward nor optimizer), `product_rate` (FLOP/s of the training in matrix products),
-        `peak_rate` (FLOP/s of a 2048 x 2048 x 2048 product before and after), `share_of_peak`, `step_seconds` and
-        `stock_step_seconds` (medians), `hours` and `stock_hours` for the paper's number of epochs.
+        `peak_rate` (FLOP/s of a product of two matrices of size 2048, the better of one before and one after),
+        `share_of_peak`, `step_seconds` and `stock_step_seconds` (medians), `hours` and `stock_hours` for the paper's
+        number of epochs.
 
     Raises:
         UserError: bad options, or an output folder that is not new.
@@ -113,18 +139,16 @@ def benchmark_training(arguments: TrainingBenchmarkArguments) -> dict[str, Any]:
         raise UserError(
             f"The recipe {arguments.recipe} has a convolution front-end, which stock BERT has not: add --stock-steps 0."
         )
-    if arguments.packing:
-        raise UserError("Packed rows are computed by another path, which is not counted here: leave --packing out.")
-    if (Path(arguments.output_dir) / RESULTS_FILE).exists():
-        raise UserError(f"The training in {arguments.output_dir} is over: choose a new --output-dir to measure one.")
     if arguments.json is not None:
         Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
+    _refuse(arguments)
     options = PretrainArguments(**{entry.name: getattr(arguments, entry.name) for entry in fields(PretrainArguments)})
     if options.max_steps < 0 and options.time_budget is None:
         options.time_budget = DEFAULT_BUDGET
-    threads = options.num_threads or machine()["cores"] or 1
-    options.num_threads = threads
-    torch.set_num_threads(threads)
+    check_arguments(options, choose_schedule(options))
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    threads = torch.get_num_threads()
     trainers: list[RunTrainer] = []
     between: list[StockBetween] = []
     peaks: list[float] = []
@@ -168,12 +192,9 @@ def _sum_up(
     peaks: list[float],
 ) -> dict[str, Any]:
     speed = trainer.clock.summary()
-    if not speed:
-        raise UserError("The training was too short to measure: give --max-steps of 10 or more.")
-    rate, peak = product_flop(trainer.clock, trainer) / speed["seconds"], statistics.mean(peaks)
-    begun = found["continued_from_step"]
+    rate, peak = product_flop(trainer.clock, trainer) / speed["seconds"], max(peaks)
     training = found["seconds_since_start_or_continuation"] - speed["seconds_apart"][OTHER]
-    texts = arguments.num_texts or find_size(arguments.size).num_texts
+    texts = found["texts"]
     steps = arguments.epochs_to_estimate * texts / arguments.batch_size
     stock_step = statistics.median(stock) if stock else None
     return {
@@ -192,11 +213,10 @@ def _sum_up(
         "ratio": stock_step / speed["median_step_seconds"] if stock_step else None,
         "stock_seconds": stock,
         "estimate": {"texts": texts, "epochs": arguments.epochs_to_estimate, "steps": steps},
-        "hours": steps * training / (found["steps"] - begun) / 3600,
+        "hours": steps * training / found["steps"] / 3600,
         "stock_hours": steps * stock_step / 3600 if stock_step else None,
         "training_seconds": training,
         "steps": found["steps"],
-        "continued_from_step": begun,
         "padding_share": found["padding_share"],
         "held_out": found["held_out"],
         "speed": speed,

@@ -14,7 +14,7 @@ from ..errors import UserError, check_range
 from ..jobs import Job, run_jobs
 from ..provenance import portable, provenance
 from ..runs import RESULTS_FILE, write_json
-from ..training.finetune import FinetuneArguments, finetune
+from ..training.finetune import FinetuneArguments, check_arguments, finetune
 
 SCRATCH = "scratch"
 FACTS = ("steps", "epochs", "held_out", "speed", "seconds_since_start_or_continuation")
@@ -55,12 +55,17 @@ def compare_encoders(arguments: CompareArguments) -> dict[str, Any]:
         raise UserError("--encoders has two of the same name: give each one its own.")
     if not arguments.learning_rates or not arguments.seeds:
         raise UserError("--learning-rates and --seeds each need at least one value.")
+    for option, values in (("--learning-rates", arguments.learning_rates), ("--seeds", arguments.seeds)):
+        if len(set(values)) < len(values):
+            raise UserError(f"{option} has the same value twice: leave one of them out.")
     first, *others = arguments.seeds
     tried = {
         (name, rate, first): _job(arguments, name, encoders[name], rate, first)
         for name in encoders
         for rate in arguments.learning_rates
     }
+    for job in tried.values():
+        check_arguments(job.arguments)
     found = run_jobs(list(tried.values()), arguments.workers, "Choosing rates")
     validation = {
         name: {

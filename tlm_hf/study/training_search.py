@@ -89,6 +89,8 @@ def search_training(arguments: TrainingSearchArguments) -> dict[str, Any]:
         UserError: unknown trial, or a number out of range.
     """
     check_range(arguments, 1, 10**9, "num_texts", "steps", "workers")
+    if len(set(arguments.shares)) < len(arguments.shares) or len(set(arguments.seeds)) < len(arguments.seeds):
+        raise UserError("--shares or --seeds has the same value twice: leave one of them out.")
     if not arguments.shares or not all(0 < share <= 1 for share in arguments.shares):
         raise UserError(f"--shares is {arguments.shares}: give shares above 0 and up to 1.")
     known = THEIRS | OURS

@@ -278,6 +278,7 @@ def _train(
         **scores,
         "best_step": trainer.state.best_global_step,
         "steps": trainer.state.global_step,
+        "speed": trainer.clock.summary(),
         "seconds_since_start_or_continuation": seconds,
         "history": trainer.state.log_history,
     }

@@ -33,6 +33,7 @@ from .pretrain_options import (
     NOT_DECISIVE,
     SHORTEST_TEXT,
     PretrainArguments,
+    as_begun,
     check_arguments,
     choose_schedule,
     training_arguments,
@@ -62,7 +63,7 @@ def pretrain(arguments: PretrainArguments, observe: Callable[[RunTrainer], None]
     """
     started = time.perf_counter()
     bf16 = choose_precision(arguments.bf16, arguments.use_cpu)
-    schedule = choose_schedule(arguments)
+    schedule = as_begun(arguments, choose_schedule(arguments))
     config = check_arguments(arguments, schedule)
     options = training_arguments(arguments, schedule, bf16)
     if arguments.num_threads is not None:
@@ -145,6 +146,8 @@ def _train(
     if steps < 0:
         steps = math.ceil(arguments.num_train_epochs * len(rows) / arguments.batch_size)
 
+    bias = unigram_bias(texts, config.vocab_size, tokenizer) if schedule.unigram_bias else None
+
     def build_trainer(steps: int, output_dir: str, *, trial: bool) -> _PretrainTrainer:
         """The run's trainer, or one of the same work for the trial of a time budget."""
         items = steps * arguments.batch_size
@@ -161,8 +164,8 @@ def _train(
             own.report_to, own.disable_tqdm = [], True
         set_seed(arguments.seed)
         model = TLMForMaskedLM(copy.deepcopy(config))
-        if schedule.unigram_bias:
-            start_at_unigrams(model, texts, tokenizer)
+        if bias is not None:
+            model.cls.predictions.bias.data.copy_(bias)
         return _PretrainTrainer(
             schedule=schedule,
             model=model,
@@ -231,17 +234,15 @@ def _train(
     return run.finish(save, results) if options.should_save else results
 
 
-@torch.no_grad()
-def start_at_unigrams(model: TLMForMaskedLM, texts: TokenTable, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Set the decoder's bias, (vocab_size,), to log((n + 1) / (N + vocab_size)), n of N being how often a token stands.
+def unigram_bias(texts: TokenTable, vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """log((n + 1) / (N + vocab_size)), n of N being how often a token stands in the texts: float32 (vocab_size,).
 
-    Special tokens count as never seen: they are never to be predicted. With small initial weights the first guess is
-    then the share of each token, whose loss is the entropy of the tokens.
+    Special tokens count as never seen: they are never to be predicted. With small initial weights a model with this
+    bias guesses the share of each token, whose loss is the entropy of the tokens.
     """
-    counts = texts.counts(model.config.vocab_size)
+    counts = texts.counts(vocab_size)
     counts[tokenizer.all_special_ids] = 0
-    shares = (counts + 1) / (counts.sum() + len(counts))
-    model.cls.predictions.bias.copy_(torch.from_numpy(np.log(shares)))
+    return torch.from_numpy(np.log((counts + 1) / (counts.sum() + vocab_size))).float()
 
 
 class _PretrainTrainer(RunTrainer):

@@ -1,7 +1,10 @@
 """Options of pre-training: what there is, what is refused, and what of it Trainer is told."""
 
+import contextlib
+import json
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
@@ -10,6 +13,7 @@ from ..configuration_tlm import TLMConfig
 from ..data.tokenization import SPECIAL_TOKENS
 from ..errors import UserError, check_range
 from ..recipes import Schedule, build_config, find_schedule
+from ..runs import RUN_FILE
 from .time_budget import parse_duration
 from .trainer import LARGEST_SEED, check_report_to, stays_on_cpu
 
@@ -133,6 +137,16 @@ def choose_schedule(arguments: PretrainArguments) -> Schedule:
         raise UserError(f"The schedule {schedule.name} has its own warm-up: leave --warmup-share out.")
     given = {name: getattr(arguments, name) for name in FROM_SCHEDULE}
     return replace(schedule, **{name: value for name, value in given.items() if value is not None})
+
+
+def as_begun(arguments: PretrainArguments, schedule: Schedule) -> Schedule:
+    """The schedule, without what it did not have when the run in `--output-dir` began, so that such a run goes on."""
+    record = Path(arguments.output_dir) / RUN_FILE
+    if arguments.unigram_bias is None and schedule.unigram_bias and record.is_file():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # `Run` says what is wrong with the record
+            if "unigram_bias" not in json.loads(record.read_text(encoding="utf-8"))["settings"]:
+                return replace(schedule, unigram_bias=False)
+    return schedule
 
 
 def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConfig:

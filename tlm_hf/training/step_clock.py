@@ -1,17 +1,20 @@
 """Where the time of a training goes: in its steps (forward, backward, clipping, optimizer), outside them, or apart.
 
-Every training has this clock; it costs a few reads of the system's clock a step and changes nothing. On an accelerator
-kernels run on behind the processor's back, so only the whole is meaningful there, not its division.
+Every training has this clock; it costs a few reads of the system's clock and two small sums a step and changes nothing.
+On an accelerator kernels run on behind the processor's back, so only the whole is meaningful there, not its division.
 """
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..data.masking import IGNORE_INDEX
 
 WARM_STEPS = 3
 """First steps of a process, which are not counted: memory is taken and kernels are chosen then."""
@@ -23,16 +26,16 @@ class StepClock(TrainerCallback):
 
     A step's own time is from the start of each forward pass to the end of its backward pass, and in the last pass of a
     step to the end of the optimizer's step, clipping included. What is left of the time from one step's end to the
-    next is *outside*: loading and masking texts, the schedule, logging, the watch on the loss, progress. Evaluation,
-    checkpoints, and what else is announced by `apart`, count as neither.
+    next is *outside*: loading and masking texts, the schedule, logging, progress. Evaluation, checkpoints, and what
+    else is announced by `apart`, count as neither.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self.whole = self.inside = 0.0
         self.apart_seconds = {EVALUATION: 0.0, CHECKPOINT: 0.0, OTHER: 0.0}
-        self.passes: list[tuple[int, int]] = []
-        """Shape (rows, length) of the batch of each counted pass."""
+        self.passes: Counter[tuple[int, int]] = Counter()
+        """How many of the counted passes had a batch of so many (rows, tokens of a row)."""
         self._tokens: torch.Tensor | int = 0
         self._labelled: torch.Tensor | int = 0
         self._seconds: list[float] = []
@@ -47,13 +50,15 @@ class StepClock(TrainerCallback):
         yield
         self._inside += time.perf_counter() - self._pass_start
         self._pass_start = time.perf_counter()
-        if self._seen >= WARM_STEPS and torch.is_tensor(inputs.get("attention_mask")):
-            mask, labels = inputs["attention_mask"], inputs.get("labels")
-            self.passes.append((mask.shape[0], mask.shape[1]))
-            if mask.dim() == 2:
-                self._tokens = self._tokens + mask.detach().sum()
-            if torch.is_tensor(labels) and labels.dim() == 2:
-                self._labelled = self._labelled + (labels.detach() != -100).sum()
+        ids, mask, labels = (inputs.get(name) for name in ("input_ids", "attention_mask", "labels"))
+        if self._seen >= WARM_STEPS and ids is not None and ids.dim() == 2:
+            self.passes[ids.shape[0], ids.shape[1]] += 1
+            if mask is not None and mask.dim() == 2:  # of packed rows it is not, and they have next to no padding
+                self._tokens = self._tokens + mask.sum()
+            else:
+                self._tokens = self._tokens + ids.numel()
+            if labels is not None and labels.dim() == 2:
+                self._labelled = self._labelled + (labels != IGNORE_INDEX).sum()
 
     @contextmanager
     def apart(self, kind: str) -> Iterator[None]:
@@ -101,7 +106,8 @@ class StepClock(TrainerCallback):
         """
         if not self.steps:
             return {}
-        positions = sum(rows * length for rows, length in self.passes)
+        positions = sum(rows * length * count for (rows, length), count in self.passes.items())
+        texts = sum(rows * count for (rows, _), count in self.passes.items())
         return {
             "steps": self.steps,
             "seconds": self.whole,
@@ -109,6 +115,6 @@ class StepClock(TrainerCallback):
             "share_outside": max(0.0, 1 - self.inside / self.whole),
             "tokens_per_second": int(self._tokens) / self.whole,
             "positions_per_second": positions / self.whole,
-            "labelled_tokens_per_text": int(self._labelled) / max(1, sum(rows for rows, _ in self.passes)),
+            "labelled_tokens_per_text": int(self._labelled) / max(1, texts),
             "seconds_apart": dict(self.apart_seconds),
         }
