@@ -84,6 +84,16 @@ def test_given_values_win_over_the_schedules(corpus, tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_dropout_prob"] == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "peak"),
+    [(("--hidden-size", "64"), 2e-3), (("--hidden-size", "768"), 1e-3), (("--schedule", "paper"), 5e-5)],
+)
+def test_wide_encoders_take_a_lower_rate(corpus, tmp_path, words, peak):
+    succeed(*WORDS, *words, "--max-steps", "10", "--num-threads", "1", "--output-dir", "out")
+    assert results_of(tmp_path / "out")["settings"]["learning_rate"] == pytest.approx(peak)
+    assert max(rates(tmp_path / "out")) == pytest.approx(peak)
+
+
 def test_the_share_of_masks_falls_linearly(tokenizer):
     collator = MaskingCollator(tokenizer, 0.6, 0, final_mlm_probability=0.1, num_items=1000)
     ids = np.full(200, collator.ordinary[0])

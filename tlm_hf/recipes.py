@@ -95,6 +95,8 @@ class Schedule:
         parts: see above; None for a rate that changes at every step.
         final_mlm_probability: share at the last step, to which it moves linearly; None to keep it.
         group_by_length: batches of texts of similar length (see `data.masking.PretrainingSchedule`).
+        full_rate_up_to: hidden size up to which `learning_rate` is the peak; wider encoders take it times this over
+            their width (None: all take it whole).
         unigram_bias: start the decoder's bias at the log of each token's share of the training texts, where stock BERT
             starts it at 0: the first steps need not learn the frequencies.
     """
@@ -113,6 +115,13 @@ class Schedule:
     final_mlm_probability: float | None = None
     group_by_length: bool = True
     unigram_bias: bool = False
+    full_rate_up_to: int | None = None
+
+    def rate_at(self, hidden_size: int) -> float:
+        """Peak rate of an encoder of this width."""
+        if self.full_rate_up_to is None:
+            return self.learning_rate
+        return self.learning_rate * min(1.0, self.full_rate_up_to / hidden_size)
 
     def factor(self, step: int, steps: int) -> float:
         """Share of the peak rate at step `step` = 0, 1, ... of `steps`, for a schedule with `parts`."""
@@ -125,7 +134,7 @@ class Schedule:
 SCHEDULES = {
     schedule.name: schedule
     for schedule in (
-        Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None, unigram_bias=True),
+        Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None, unigram_bias=True, full_rate_up_to=384),
         Schedule("paper", 5e-5, 0.0, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, parts=50, group_by_length=False),
         Schedule("paper-repaired", 5e-5, 0.02, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, group_by_length=False),
     )

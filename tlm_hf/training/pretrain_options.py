@@ -135,6 +135,14 @@ def choose_schedule(arguments: PretrainArguments) -> Schedule:
     schedule = find_schedule(arguments.schedule)
     if schedule.parts is not None and arguments.warmup_share is not None:
         raise UserError(f"The schedule {schedule.name} has its own warm-up: leave --warmup-share out.")
+    if arguments.learning_rate is None and schedule.full_rate_up_to is not None:
+        width = build_config(
+            arguments.recipe,
+            arguments.size,
+            hidden_size=arguments.hidden_size,
+            num_attention_heads=arguments.num_attention_heads,
+        ).hidden_size
+        schedule = replace(schedule, learning_rate=schedule.rate_at(width))
     given = {name: getattr(arguments, name) for name in FROM_SCHEDULE}
     return replace(schedule, **{name: value for name, value in given.items() if value is not None})
 
