@@ -28,6 +28,7 @@ OURS: dict[str, dict[str, Any]] = {
     "tlm": {},
     "lr 5e-4": {"learning_rate": 5e-4},
     "lr 1e-3": {"learning_rate": 1e-3},
+    "lr 2e-3": {"learning_rate": 2e-3},
     "lr 4e-3": {"learning_rate": 4e-3},
     "lr 8e-3": {"learning_rate": 8e-3},
     "mask 0.15": {"mlm_probability": 0.15},
