@@ -91,7 +91,8 @@ def test_given_values_win_over_the_schedules(corpus, tmp_path):
 def test_wide_encoders_take_a_lower_rate(corpus, tmp_path, words, peak):
     succeed(*WORDS, *words, "--max-steps", "10", "--num-threads", "1", "--output-dir", "out")
     assert results_of(tmp_path / "out")["settings"]["learning_rate"] == pytest.approx(peak)
-    assert max(rates(tmp_path / "out")) == pytest.approx(peak)
+    reached = 45 / 49 if "paper" in words else 1.0  # in ten steps the 1st, 6th, 11th, ... of the authors' 50 rates
+    assert max(rates(tmp_path / "out")) == pytest.approx(peak * reached)
 
 
 def test_the_share_of_masks_falls_linearly(tokenizer):

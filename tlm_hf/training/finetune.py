@@ -261,6 +261,8 @@ def _train(
         raise KeyboardInterrupt
     seconds = time.perf_counter() - start
     adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
+    # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     final = trainer.model if adapted is None else merged_copy(adapted)
     scores = {}
     for split in ("validation", "test"):
