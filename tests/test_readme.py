@@ -59,3 +59,28 @@ def test_overlap_table_is_that_of_the_results_file():
         found = (subsets[kind]["test"] for kind in ("high", "random", "low"))
         cells = [f"{values['jensen_shannon_bits']:.3f}, {values['occurrence_coverage']:.3f}" for values in found]
         assert f"| `{task}` | {' | '.join(cells)} |" in section
+
+
+def test_training_table_is_that_of_the_results_files():
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("<!-- training -->")[1].split("<!-- /training -->")[0]
+    folder = ROOT / "results" / "training"
+    files = sorted(folder.glob("benchmark-*.json"))
+    assert files
+    for file in files:
+        found = json.loads(file.read_text())
+        row = [f"{found['recipe']}, `{found['schedule']}`, {found['steps']:,} steps"]
+        row += [f"{found['tokens_per_second']:,.0f}", f"{found['step_seconds']:.3f} s"]
+        row += [f"{found['stock_step_seconds']:.2f} s", f"{found['stock_step_seconds'] / found['step_seconds']:.1f}"]
+        row += [f"{found['share_outside']:.1%}"]
+        row += [f"{found['product_rate'] / max(found['peak_rates_before_and_after']):.0%}"]
+        row += [f"{found['hours']:.1f}", f"{found['stock_hours']:.0f}"]
+        assert f"| {' | '.join(row)} |" in section, row
+    for name, trial in (("paper-fifth", "tlm"), ("paper-tenth", "lr 2e-3"), ("laptop-float32", "tlm")):
+        trials = {
+            row["trial"]: row for row in json.loads((folder / f"search-bert-1-{name}.json").read_text())["trials"]
+        }
+        losses = (trials[name]["held_out_loss"] for name in ("paper", "paper, repaired", trial))
+        assert " | ".join(f"{loss:.3f}" for loss in losses) in section, name
+        share = trials[trial]["share_to_match"]
+        assert (f"{100 * share:g}%" if share else "not reached") in section
