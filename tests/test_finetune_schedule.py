@@ -43,7 +43,7 @@ def test_fine_tuning_is_the_plain_loop(tmp_path, monkeypatch, schedule):
         file.rename(tmp_path / "task" / file.name)
     words = ("--model", encoder, "--task", tmp_path / "task", "--output-dir", tmp_path / "run")
     words += ("--num-train-epochs", EPOCHS, "--batch-size", BATCH, "--learning-rate", PEAK, "--disable-tqdm")
-    succeed("finetune", *words, "--schedule", schedule, "--dropout", 0, "--logging-steps", 1)
+    succeed("finetune", *words, "--schedule", schedule, "--dropout", 0, "--bf16", "false", "--logging-steps", 1)
     results = results_of(tmp_path / "run")
     steps_per_epoch = 3  # 40 texts, the last batch half full
     # Behind each epoch stands the validation split in one batch.
