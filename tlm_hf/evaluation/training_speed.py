@@ -9,6 +9,7 @@ the same state of the machine.
 import os
 import statistics
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,11 @@ def _refuse(arguments: TrainingBenchmarkArguments) -> None:
     Raises:
         UserError: one sentence that names the option.
     """
+    config = build_config(arguments.recipe, arguments.size, max_length=arguments.max_length)
+    if config.has_convolution and arguments.stock_steps:
+        raise UserError(
+            f"The recipe {arguments.recipe} has a convolution front-end, which stock BERT has not: add --stock-steps 0."
+        )
     if arguments.packing:
         raise UserError("Packed rows are computed by another path, which is not counted here: leave --packing out.")
     if arguments.members is not None:
@@ -134,27 +140,19 @@ def benchmark_training(arguments: TrainingBenchmarkArguments) -> dict[str, Any]:
     """
     check_range(arguments, 0, 10**6, "stock_steps")
     check_range(arguments, 1, 10**6, "epochs_to_estimate")
-    config = build_config(arguments.recipe, arguments.size, max_length=arguments.max_length)
-    if config.has_convolution and arguments.stock_steps:
-        raise UserError(
-            f"The recipe {arguments.recipe} has a convolution front-end, which stock BERT has not: add --stock-steps 0."
-        )
-    if arguments.json is not None:
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
     _refuse(arguments)
     options = PretrainArguments(**{entry.name: getattr(arguments, entry.name) for entry in fields(PretrainArguments)})
     if options.max_steps < 0 and options.time_budget is None:
         options.time_budget = DEFAULT_BUDGET
     check_arguments(options, choose_schedule(options))
+    if arguments.json is not None:
+        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)  # after the refusals, before the work
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     threads = torch.get_num_threads()
     trainers: list[RunTrainer] = []
     between: list[StockBetween] = []
     peaks: list[float] = []
-
-    def run() -> dict[str, Any]:
-        return pretrain(options, observe)
 
     def observe(trainer: RunTrainer) -> None:
         trainers.append(trainer)
@@ -163,19 +161,16 @@ def benchmark_training(arguments: TrainingBenchmarkArguments) -> dict[str, Any]:
             between.append(StockBetween(ask, trainer.clock, WARMUP + arguments.stock_steps))
             trainer.add_callback(between[0])
 
-    ask = None
-    if arguments.stock_steps:
-        stock = BenchmarkArguments(
-            what="pretraining",
-            recipe=arguments.recipe,
-            size=arguments.size,
-            batch_size=arguments.batch_size,
-            max_length=arguments.max_length,
-        )
-        with running_side(stock, Side(stock=True, dropout=THEIR_DROPOUT), threads) as ask:
-            found = run()
-    else:
-        found = run()
+    stock = BenchmarkArguments(
+        what="pretraining",
+        recipe=arguments.recipe,
+        size=arguments.size,
+        batch_size=arguments.batch_size,
+        max_length=arguments.max_length,
+    )
+    beside = running_side(stock, Side(stock=True, dropout=THEIR_DROPOUT), threads)
+    with beside if arguments.stock_steps else nullcontext() as ask:
+        found = pretrain(options, observe)
     (trainer,) = trainers
     peaks.append(measure_peak(trainer.args.bf16))
     results = _sum_up(arguments, found, trainer, between[0].seconds[WARMUP:] if between else [], peaks)
@@ -194,8 +189,7 @@ def _sum_up(
     speed = trainer.clock.summary()
     rate, peak = product_flop(trainer.clock, trainer) / speed["seconds"], max(peaks)
     training = found["seconds_since_start_or_continuation"] - speed["seconds_apart"][OTHER]
-    texts = found["texts"]
-    steps = arguments.epochs_to_estimate * texts / arguments.batch_size
+    steps = arguments.epochs_to_estimate * found["texts"] / arguments.batch_size
     stock_step = statistics.median(stock) if stock else None
     return {
         "benchmark": "training",
@@ -212,7 +206,7 @@ def _sum_up(
         "stock_step_seconds": stock_step,
         "ratio": stock_step / speed["median_step_seconds"] if stock_step else None,
         "stock_seconds": stock,
-        "estimate": {"texts": texts, "epochs": arguments.epochs_to_estimate, "steps": steps},
+        "estimate": {"texts": found["texts"], "epochs": arguments.epochs_to_estimate, "steps": steps},
         "hours": steps * training / found["steps"] / 3600,
         "stock_hours": steps * stock_step / 3600 if stock_step else None,
         "training_seconds": training,
