@@ -32,6 +32,7 @@ OURS: dict[str, dict[str, Any]] = {
     "lr 4e-3": {"learning_rate": 4e-3},
     "lr 8e-3": {"learning_rate": 8e-3},
     "mask 0.15": {"mlm_probability": 0.15},
+    "mask 0.2": {"mlm_probability": 0.2},
     "mask 0.4": {"mlm_probability": 0.4},
     "mask 0.5": {"mlm_probability": 0.5},
     "mask 0.4 to 0.15": {"mlm_probability": 0.4, "final_mlm_probability": 0.15},
