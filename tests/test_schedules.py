@@ -133,6 +133,16 @@ def test_a_run_from_before_the_option_goes_on_without_it(corpus, tmp_path):
     assert "unigram_bias" not in results_of(tmp_path / "out")["settings"]
 
 
+def test_a_run_from_before_another_default_keeps_its_rate(corpus, tmp_path, capsys):
+    words = (*WORDS, "--max-steps", "2", "--output-dir", "out")
+    succeed(*words, "--learning-rate", "0.0007")
+    (tmp_path / "out" / "results.json").unlink()
+    succeed(*words)
+    assert results_of(tmp_path / "out")["settings"]["learning_rate"] == 0.0007
+    assert max(rates(tmp_path / "out")) <= 0.0007
+    assert "learning_rate 0.0007 there and 0.001 here" in refused(capsys, *words, "--learning-rate", "0.001")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

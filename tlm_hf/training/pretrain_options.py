@@ -148,12 +148,21 @@ def choose_schedule(arguments: PretrainArguments) -> Schedule:
 
 
 def as_begun(arguments: PretrainArguments, schedule: Schedule) -> Schedule:
-    """The schedule, without what it did not have when the run in `--output-dir` began, so that such a run goes on."""
+    """The schedule with the values that the run in `--output-dir` began with, where none is given now.
+
+    Defaults may have been others then: an older run goes on with its own.
+    """
     record = Path(arguments.output_dir) / RUN_FILE
-    if arguments.unigram_bias is None and schedule.unigram_bias and record.is_file():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # `Run` says what is wrong with the record
-            if "unigram_bias" not in json.loads(record.read_text(encoding="utf-8"))["settings"]:
-                return replace(schedule, unigram_bias=False)
+    if not record.is_file():
+        return schedule
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # `Run` says what is wrong with it
+        settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
+        if settings.get("schedule", "tlm") != schedule.name:
+            return schedule
+        begun = {name: settings[name] for name in FROM_SCHEDULE if name in settings}
+        if "unigram_bias" not in settings:
+            begun["unigram_bias"] = False  # as in runs that are older than the option
+        return replace(schedule, **{key: value for key, value in begun.items() if getattr(arguments, key) is None})
     return schedule
 
 
