@@ -180,16 +180,12 @@ def test_trainer_predicts_one_array(members, tmp_path):
 def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, members, tmp_path, one_sentence):
     join = CommitteeForSequenceClassification.from_members
     good = members[0][0]
-    other_names = {
-        "id2label": {0: "sport", 1: "world", 2: "science"},
-        "label2id": {"sport": 0, "world": 1, "science": 2},
-    }
     committee = join([good])
     committee.save_pretrained(tmp_path / "committee")
     build_pair("masked_lm")[0].save_pretrained(tmp_path / "encoder")
     refused = [
         ([], "at least one member"),
-        ([good, build_pair("classifier", **other_names)[0]], "Member 1 has the labels"),
+        ([good, build_pair("classifier", id2label={**LABELS["id2label"], 1: "art"})[0]], "Member 1 has the labels"),
         ([good, build_pair("classifier", num_labels=2)[0]], "Member 1 has the labels"),
         ([good, build_pair("classifier", vocab_size=61, **LABELS)[0]], "Member 1 has a vocabulary of 61"),
         ([good, good], "Member 1 is the same object"),

@@ -173,7 +173,8 @@ def home():
 CODE = ["configuration_tlm.py", "convolution_tlm.py", "fast_paths_tlm.py", "layers_tlm.py", "modeling_tlm.py"]
 MODEL = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 STAGED = {"encoder": ("encoder", CODE), "classifier": ("member", CODE)}
-STAGED["committee"] = ("committee", [*CODE, "configuration_committee.py", "modeling_committee.py"])
+COMMITTEE_CODE = ("combination", "configuration", "joining", "modeling", "stacking")
+STAGED["committee"] = ("committee", [*CODE, *(f"{name}_committee.py" for name in COMMITTEE_CODE)])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,11 +16,12 @@
 This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
 p(y|x) is the mean over the members k of softmax(z_k), computed by logsumexp; `logits` = log p / temperature, so
 softmax(logits) is the committee's calibrated probability and `pipeline("text-classification")` shows it
-(arXiv 2507.14871, "soft committee").
+(arXiv 2507.14871, "soft committee"). Other ways to combine are in `combination_committee`; members of one shape are
+answered together by `stacking_committee`.
 """
 
-import math
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,20 +32,27 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
+from .combination_committee import combine, uncertainty
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
+from .joining_committee import check_member, check_memory, check_tokenizers, in_label_order, open_member
 from .modeling_tlm import TLMForSequenceClassification
+from .stacking_committee import MemberStack, stack_members
+
+STACKING = threading.Lock()
+"""Two threads that answer with one committee stack it once."""
 
 
 @dataclass
 class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
-    """Output of a committee.
+    """Output of a committee; what its members disagree about is worked out when it is asked for.
 
     Args:
         loss (`torch.Tensor` of shape `(1,)`, *optional*):
             In training mode the sum of the members' own cross-entropies; in evaluation mode the cross-entropy of
             `logits`. The two differ (Jensen's inequality).
         logits (`torch.Tensor` of shape `(batch, num_labels)`):
-            Log of the members' mean probability, divided by the temperature.
+            The committee's: their softmax is its probability. By default the log of the members' mean probability,
+            divided by the temperature.
         member_logits (`torch.Tensor` of shape `(batch, members, num_labels)`):
             Each member's own logits.
     """
@@ -52,6 +60,31 @@ class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     member_logits: torch.Tensor | None = None
+
+    @property
+    def uncertainty(self) -> dict[str, torch.Tensor]:
+        """See `combination_committee.uncertainty`: four tensors (batch,)."""
+        return uncertainty(self.member_logits, getattr(self, "_member_weights", None))
+
+    @property
+    def entropy(self) -> torch.Tensor:
+        """Entropy of the members' mean probability in nats, (batch,)."""
+        return self.uncertainty["entropy"]
+
+    @property
+    def expected_entropy(self) -> torch.Tensor:
+        """Mean of the members' entropies in nats, (batch,): doubt in the text itself."""
+        return self.uncertainty["expected_entropy"]
+
+    @property
+    def mutual_information(self) -> torch.Tensor:
+        """`entropy` minus `expected_entropy` in nats, (batch,): doubt among the members."""
+        return self.uncertainty["mutual_information"]
+
+    @property
+    def agreement(self) -> torch.Tensor:
+        """Share of the members that vote for the class with the most votes, (batch,)."""
+        return self.uncertainty["agreement"]
 
 
 class CommitteePreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
@@ -78,6 +111,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         if not config.member_configs:
             raise ValueError("A committee needs at least one member: build it with `from_members([...])`.")
         self.members = nn.ModuleList(TLMForSequenceClassification(member) for member in config.build_member_configs())
+        self._stacks: list[MemberStack] | None = None
+        self._stacked: tuple[nn.Module, ...] = ()
         self.post_init()
 
     @classmethod
@@ -85,85 +120,140 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         cls,
         members: Sequence[str | os.PathLike | PreTrainedModel],
         temperature: float = 1.0,
+        combination: str = "probabilities",
+        member_weights: Sequence[float] | None = None,
     ) -> "CommitteeForSequenceClassification":
         """Join fine-tuned classifiers into a committee.
 
         Args:
             members: folders, Hub names or models (`TLMForSequenceClassification` or stock
-                `BertForSequenceClassification`), same vocabulary size and same labels in the same order.
+                `BertForSequenceClassification`) with one tokenizer and the same labels, matched by name: where their
+                order differs from member 0's, the member's classifier is permuted.
             temperature: see `CommitteeConfig`.
+            combination: see `CommitteeConfig`.
+            member_weights: see `CommitteeConfig`.
 
         Returns:
-            The committee in evaluation mode; the members' weights are shared with models passed in, not copied.
+            The committee in evaluation mode; the weights of models passed in are shared, not copied (but for a
+            permuted classifier's).
 
         Raises:
-            ValueError: no members, a member that is itself a committee, no classifier of one label a text, or the same
-                object as another, or labels or vocabularies that differ; the sentence names the member.
+            ValueError: no members, more than fit into memory, a folder that is broken, a member that is itself a
+                committee, no classifier of one label a text, or the same object as another, labels or tokenizers that
+                differ, weights that are negative or do not sum to 1; the sentence names the member.
         """
+        if isinstance(members, str | os.PathLike) or not isinstance(members, Sequence):
+            raise ValueError("from_members takes a list of members: put the member into brackets.")
         if not members:
             raise ValueError("A committee needs at least one member, but the list of members is empty.")
-        models = [cls._as_member(member, position) for position, member in enumerate(members)]
-        labels = models[0].config.id2label
+        check_memory(members)
+        check_tokenizers(members)
+        models = [open_member(member, position) for position, member in enumerate(members)]
         for position, model in enumerate(models):
             if any(model is other for other in models[:position]):
                 raise ValueError(f"Member {position} is the same object as an earlier member: pass each model once.")
-            problem = model.config.problem_type or ("regression" if model.config.num_labels == 1 else None)
-            if problem not in (None, "single_label_classification"):
-                raise ValueError(
-                    f"Member {position} was fine-tuned for {problem}: a soft committee averages class "
-                    "probabilities, so its members do single_label_classification."
-                )
-            if model.config.id2label != labels:
-                raise ValueError(
-                    f"Member {position} has the labels {list(model.config.id2label.values())} but member 0 has "
-                    f"{list(labels.values())}: all members must be fine-tuned on one task."
-                )
-            if model.config.vocab_size != models[0].config.vocab_size:
-                raise ValueError(
-                    f"Member {position} has a vocabulary of {model.config.vocab_size} tokens but member 0 has "
-                    f"{models[0].config.vocab_size}: all members must share one tokenizer."
-                )
+            check_member(model, position, models[0])
+        labels = dict(models[0].config.id2label)
+        weights = None if member_weights is None else [float(weight) for weight in member_weights]
+        return cls._join([in_label_order(model, labels) for model in models], temperature, combination, weights)
+
+    @classmethod
+    def _join(
+        cls, models: list[Any], temperature: float, combination: str, member_weights: list[float] | None
+    ) -> "CommitteeForSequenceClassification":
+        """The committee of checked members."""
         fields = [
             {key: value for key, value in model.config.to_dict().items() if key not in MEMBER_ONLY_FIELDS}
             for model in models
         ]
-        config = cls.config_class(
-            member_configs=fields,
-            temperature=temperature,
-            id2label=dict(labels),
-            label2id=dict(models[0].config.label2id),
-            pad_token_id=models[0].config.pad_token_id,
-            problem_type="single_label_classification",
-        )
+        try:
+            config = cls.config_class(
+                member_configs=fields,
+                temperature=temperature,
+                combination=combination,
+                member_weights=member_weights,
+                id2label=dict(models[0].config.id2label),
+                label2id=dict(models[0].config.label2id),
+                pad_token_id=models[0].config.pad_token_id,
+                problem_type="single_label_classification",
+            )
+        except Exception as error:  # the validator's, whose cause is the sentence
+            raise ValueError(str(error.__cause__ or error)) from error
         with torch.device("meta"):
             committee = cls(config)
         committee.members = nn.ModuleList(models)
         return committee.eval()
 
-    @staticmethod
-    def _as_member(member: str | os.PathLike | PreTrainedModel, position: int) -> TLMForSequenceClassification:
-        """Load a folder, or take a model over into our class (same weight names, so a stock BERT fits)."""
-        if isinstance(member, str | os.PathLike):
-            fields, _ = TLMForSequenceClassification.config_class.get_config_dict(member)
-            kind, classes = fields.get("model_type"), fields.get("architectures") or []
-        else:
-            kind, classes = member.config.model_type, [type(member).__name__]
-        if kind == CommitteeConfig.model_type:
-            raise ValueError(f"Member {position} is itself a committee: pass its members instead.")
-        if not any(name.endswith("ForSequenceClassification") for name in classes):
-            raise ValueError(f"Member {position} is an encoder without a classifier: fine-tune it first.")
-        if isinstance(member, str | os.PathLike):
-            return TLMForSequenceClassification.from_pretrained(member)
-        if isinstance(member, TLMForSequenceClassification):
-            return member
-        config = TLMForSequenceClassification.config_class.from_dict(member.config.to_dict())
-        ours = TLMForSequenceClassification(config)
-        ours.load_state_dict(member.state_dict())
-        return ours
+    def add_member(
+        self, member: str | os.PathLike | PreTrainedModel, weight: float | None = None
+    ) -> "CommitteeForSequenceClassification":
+        """A committee with one member more, sharing all weights with this one.
+
+        Args:
+            member: as in `from_members`.
+            weight: its weight, those of the others being scaled to sum to the rest; None for equal weights, which a
+                committee with fitted weights refuses.
+
+        Returns:
+            The new committee in evaluation mode; its temperature is this one's, to be fitted again.
+
+        Raises:
+            ValueError: as `from_members`, or no `weight` where the others have fitted ones.
+        """
+        weights = self.config.member_weights
+        if weights is None and weight is not None:
+            weights = [1 / len(self)] * len(self)
+        elif weights is not None and weight is None:
+            raise ValueError("The committee has member_weights: give the new member's weight too, from 0 to 1.")
+        if weights is not None and weight is not None:
+            weights = [(1 - weight) * other for other in weights] + [weight]
+        settings = (self.config.temperature, self.config.combination, weights)
+        return type(self).from_members([*self.members, member], *settings)
+
+    def drop_member(self, position: int) -> "CommitteeForSequenceClassification":
+        """A committee without the member at `position`; see `subset`."""
+        dropped = range(len(self))[position]
+        return self.subset([index for index in range(len(self)) if index != dropped])
+
+    def subset(self, positions: Sequence[int]) -> "CommitteeForSequenceClassification":
+        """A committee of some of the members, sharing their weights; fitted member weights are scaled to sum to 1.
+
+        Args:
+            positions: places of the members, each once.
+
+        Returns:
+            The new committee in evaluation mode; its temperature is this one's, to be fitted again.
+
+        Raises:
+            IndexError: no member at a position.
+            ValueError: no positions, one twice, or members of weight 0 only.
+        """
+        weights = self.config.member_weights
+        if weights is not None:
+            weights = [weights[position] for position in positions]
+            if positions and not sum(weights):
+                raise ValueError("The chosen members have the weight 0: choose others, or set member_weights to None.")
+            weights = [weight / sum(weights) for weight in weights]
+        members = [self.members[position] for position in positions]
+        return type(self).from_members(members, self.config.temperature, self.config.combination, weights)
 
     def __len__(self) -> int:
         """Number of members."""
         return len(self.members)
+
+    def __bool__(self) -> bool:
+        """True, as every module."""
+        return True
+
+    def __getitem__(self, position: int | slice) -> Any:
+        """The member at a position, or with a slice the committee of those members (`subset`)."""
+        if isinstance(position, slice):
+            return self.subset(range(len(self))[position])
+        return self.members[position]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles stack their own weights."""
+        return {**self.__dict__, "_stacks": None, "_stacked": ()}
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The first member's word embedding (transformers asks for one)."""
@@ -171,17 +261,59 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         return first.get_input_embeddings()
 
     def combine(self, member_logits: torch.Tensor) -> torch.Tensor:
-        """Average the members' probabilities.
+        """Join the members' logits as the configuration says.
 
         Args:
             member_logits: (batch, members, num_labels).
 
         Returns:
-            (batch, num_labels): log of the mean probability, divided by the temperature.
+            float32 (batch, num_labels), whose softmax is the committee's probability; see `combination_committee`.
         """
-        log_probabilities = member_logits.float().log_softmax(dim=-1)
-        mean = log_probabilities.logsumexp(dim=1) - math.log(member_logits.shape[1])
-        return mean / self.config.temperature
+        config = self.config
+        return combine(member_logits, config.combination, config.member_weights, config.temperature)
+
+    def vote(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        options: dict[str, Any],
+    ) -> list[torch.Tensor]:
+        """Each member's logits (batch, num_labels): stacked members together, the others one by one."""
+        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
+        votes: dict[int, torch.Tensor] = {}
+        if input_ids is not None and self._may_stack(input_ids, attention_mask, options):
+            for stack in self._current_stacks():
+                if stack.is_answerable():
+                    votes |= zip(stack.positions, stack.answer(input_ids, **inputs), strict=True)
+        return [
+            votes[position] if position in votes else member(input_ids, **inputs, return_dict=True, **options).logits
+            for position, member in enumerate(self.members)
+        ]
+
+    def _may_stack(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, options: dict[str, Any]
+    ) -> bool:
+        """Whether the call is one that stacked members can answer (`stacking_committee` has the conditions)."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        if input_ids.device.type != "cpu" or input_ids.dim() != 2 or not input_ids.numel():
+            return False
+        if any(value not in (None, False) for name, value in options.items() if name != "num_items_in_batch"):
+            return False
+        if attention_mask is None:
+            return True
+        return attention_mask.shape == input_ids.shape and bool((attention_mask != 0).any(dim=1).all())
+
+    def _current_stacks(self) -> list[MemberStack]:
+        """The stacks, made anew where a member or a weight was replaced."""
+        members = tuple(self.members)
+        with STACKING:
+            if self._stacks is None or self._stacked != members or not all(map(MemberStack.is_current, self._stacks)):
+                self._stacks = None  # gives each old stack free as soon as no weight is a view of it
+                self._stacks, self._stacked = stack_members(members), members
+            return self._stacks
 
     @can_return_tuple
     def forward(  # trf-ignore: TRF057
@@ -213,8 +345,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             raise ValueError(
                 "A soft committee takes class ids (batch,) as labels: it has no regression or multi-label."
             )
-        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
-        votes = [member(input_ids, **inputs, return_dict=True, **kwargs).logits for member in self.members]
+        votes = self.vote(input_ids, attention_mask, token_type_ids, position_ids, kwargs)
         member_logits = torch.stack(votes, dim=1)
         logits = self.combine(member_logits)
         loss = None
@@ -223,7 +354,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             loss = torch.stack(losses).sum()
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
-        return CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
+        output = CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
+        output._member_weights = self.config.member_weights  # type: ignore[attr-defined]  # for its uncertainty
+        return output
 
 
 class _NoHiddenState(CommitteePreTrainedModel):
