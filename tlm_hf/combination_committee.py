@@ -13,13 +13,13 @@
 # limitations under the License.
 """How the members' votes become the committee's, and what their disagreement says.
 
-This file travels to the Hub as remote code; it needs torch only. z_k are the logits of member k, p_k = softmax(z_k), w_k
-its weight (1/K each by default, non-negative, of sum 1), T the temperature. `combine` returns logits whose softmax is
-the committee's probability:
+This file travels to the Hub as remote code; it needs torch only. z_k are the logits of member k, p_k = softmax(z_k),
+w_k its weight (1/K each by default, non-negative, of sum 1), T the temperature. `combine` returns logits whose softmax
+is the committee's probability:
 
     probabilities   log(sum_k w_k p_k) / T, the soft committee of arXiv 2507.14871, by logsumexp
     logits          (sum_k w_k z_k) / T, the normalised geometric mean of the p_k
-    vote            log(share of the weight that votes for a class) / T, clamped at log(LEAST_SHARE), so that it is finite
+    vote            log(share of the weight that votes for a class) / T, at least log(LEAST_SHARE), hence finite
 
 The uncertainty is that of the mixture sum_k w_k p_k, whatever the combination (Depeweg et al., ICML 2018, section 2):
 its entropy is the members' mean entropy (doubt in the text) plus the mutual information (doubt among the members).
@@ -35,7 +35,7 @@ LEAST_SHARE = 1e-6
 
 
 def log_weights(member_logits: torch.Tensor, member_weights: list[float] | None) -> torch.Tensor | float:
-    """log w_k, (members, 1) in float32; a number for equal weights."""
+    """Log w_k, (members, 1) in float32; a number for equal weights."""
     members = member_logits.shape[1]
     if member_weights is None:
         return -math.log(members)
@@ -91,9 +91,9 @@ def uncertainty(member_logits: torch.Tensor, member_weights: list[float] | None 
         member_weights: as in `combine`.
 
     Returns:
-        Each float32 (batch,): `entropy` of the members' mean probability, in nats; `expected_entropy`, the members' mean
-        entropy; `mutual_information`, the former minus the latter (0 where all agree); `agreement`, the share of the
-        weight that votes for the class with the most, 1 where all agree.
+        Each float32 (batch,): `entropy` of the members' mean probability, in nats; `expected_entropy`, the members'
+        mean entropy; `mutual_information`, the former minus the latter (0 where all agree); `agreement`, the share of
+        the weight that votes for the class with the most, 1 where all agree.
     """
     logs, weights = member_logits.float().log_softmax(dim=-1), log_weights(member_logits, member_weights)
     shares = torch.full((logs.shape[1], 1), math.exp(weights)) if isinstance(weights, float) else weights.exp()

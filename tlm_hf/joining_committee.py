@@ -154,8 +154,8 @@ def check_member(model: Any, position: int, first: Any) -> None:
     names, wanted = (list(config.id2label.values()) for config in (model.config, first.config))
     if sorted(names) != sorted(wanted) or len(set(names)) < len(names):
         raise ValueError(
-            f"Member {position} has the labels {names} but member 0 has {wanted}: all members must be fine-tuned on one "
-            "task."
+            f"Member {position} has the labels {names} but member 0 has {wanted}: all members must be fine-tuned on "
+            "one task."
         )
     if model.config.vocab_size != first.config.vocab_size:
         raise ValueError(
@@ -165,7 +165,7 @@ def check_member(model: Any, position: int, first: Any) -> None:
 
 
 def in_label_order(model: Any, wanted: dict[int, str]) -> Any:
-    """The member with its classes in the order of `wanted`: itself, or one that shares all weights but the classifier's."""
+    """The member with its classes in the order of `wanted`: itself, or one that shares all but the classifier."""
     names = dict(model.config.id2label)
     if names == wanted:
         return model

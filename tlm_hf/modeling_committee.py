@@ -64,6 +64,7 @@ class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
     @property
     def uncertainty(self) -> dict[str, torch.Tensor]:
         """See `combination_committee.uncertainty`: four tensors (batch,)."""
+        assert self.member_logits is not None
         return uncertainty(self.member_logits, getattr(self, "_member_weights", None))
 
     @property
@@ -292,9 +293,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             for position, member in enumerate(self.members)
         ]
 
-    def _may_stack(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, options: dict[str, Any]
-    ) -> bool:
+    def _may_stack(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, options: dict[str, Any]) -> bool:
         """Whether the call is one that stacked members can answer (`stacking_committee` has the conditions)."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False

@@ -16,9 +16,9 @@
 This file travels to the Hub as remote code; it needs torch and transformers only. Notation as in `fast_paths_tlm`: K
 members, B texts, T positions, hidden size h, heads H, head size d.
 
-A member with one layer and no convolution is, for its class logits, an attention-weighted pooling of its embeddings (the
-keys and values are absorbed, the queries constant: sections 1 to 3 of `fast_paths_tlm`), followed by matrix products on
-one row a text. Here both parts run for all members at once:
+A member with one layer and no convolution is, for its class logits, an attention-weighted pooling of its embeddings
+(the keys and values are absorbed, the queries constant: sections 1 to 3 of `fast_paths_tlm`), followed by matrix
+products on one row a text. Here both parts run for all members at once:
 
 1. Pooling. For each member and text x_t = LayerNorm(word + position + type), a_h = softmax(u_h . x_t), and sum_t a_h,t
    x_t; (K, B, H, h). It is done in pieces that stay in the cache (`TOKENS_AT_ONCE` rows of x), texts of like length
@@ -27,8 +27,10 @@ one row a text. Here both parts run for all members at once:
    weights, (K, B, in) x (K, in, out).
 
 Stacking holds no second copy: a stacked weight is one tensor (K, ...), and the members' parameters become views of it
-(`MemberStack`), one weight after the other. Saving, training and splitting members off work as before. Nothing that
-depends on the values of weights outlives a call, so an edit of a weight, however it is made, counts at once.
+(`MemberStack`), one weight after the other. The word embeddings, three quarters of all weights at h = 768, stay where
+they are: transformers maps them from the file, and only the rows that texts need are ever read. Saving, training and
+splitting members off work as before. Nothing that depends on the values of weights outlives a call, so an edit of a
+weight, however it is made, counts at once.
 
 Conditions (`stack_members` and `MemberStack.is_current`): evaluation, no gradients, no torch.compile or export, a CPU,
 members of one layer without convolution that nothing was put around (no hooks, adapters, quantised layers or
@@ -49,8 +51,9 @@ TOKENS_AT_ONCE = 512
 """Rows of embeddings in a piece: at h = 768 they take 1.5 MB."""
 
 FEW_TEXTS = 4
-"""Up to so many rows W x^T is two to three times as fast as x W^T on a CPU (MKL, float32, h = 768), from 8 on slower."""
+"""Up to so many rows W x^T is two to three times as fast as x W^T (MKL, float32, h = 768); from 8 on it is slower."""
 
+WORDS = "bert.embeddings.word_embeddings.weight"
 EMBEDDINGS = "bert.embeddings."
 ATTENTION = "bert.encoder.layer.0.attention."
 FEED_FORWARD = "bert.encoder.layer.0."
@@ -96,6 +99,8 @@ class MemberStack:
         with torch.inference_mode(False), torch.no_grad():
             for entries in zip(*found, strict=True):
                 name, first = entries[0]
+                if name == WORDS:
+                    continue
                 stacked = torch.empty((len(entries), *first.shape), dtype=first.dtype)
                 for place, (_, weight) in zip(stacked, entries, strict=True):
                     place.copy_(weight)
@@ -111,15 +116,13 @@ class MemberStack:
         ]
         self._dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
         self._members = list(members)
+        self._words = [member.get_parameter(WORDS) for member in members]
 
     def is_current(self) -> bool:
         """Whether the members are made of the modules that were stacked, with weights that are views of the stack."""
-        return (
-            all(tuple(module._modules.values()) == children for module, children in self._parents)
-            and all(
-                module._parameters.get(name) is weight and weight.data_ptr() == place
-                for module, name, weight, place in self._held
-            )
+        return all(tuple(module._modules.values()) == children for module, children in self._parents) and all(
+            module._parameters.get(name) is weight and weight.data_ptr() == place
+            for module, name, weight, place in self._held
         )
 
     def is_answerable(self) -> bool:
@@ -188,10 +191,12 @@ class MemberStack:
             added: what `_added` gives.
             members: which of them.
         """
-        words = self.weights[f"{EMBEDDINGS}word_embeddings.weight"][members]
-        vocabulary, hidden = words.shape[1:]
-        rows = (input_ids + vocabulary * torch.arange(len(words))[:, None, None]).flatten()
-        states = words.flatten(0, 1).index_select(0, rows).view(len(words), *input_ids.shape, hidden)
+        words, rows = self._words[members], input_ids.flatten()
+        hidden = words[0].shape[1]
+        states = torch.empty((len(words), len(rows), hidden), dtype=words[0].dtype)
+        for place, table in zip(states, words, strict=True):
+            torch.index_select(table, 0, rows, out=place)
+        states = states.view(len(words), *input_ids.shape, hidden)
         if positions is None:
             states += added[members, None, : input_ids.shape[1]]
         else:
@@ -217,8 +222,8 @@ class MemberStack:
                 f"The input has {input_ids.shape[1]} tokens but max_position_embeddings is {table.shape[1]}: "
                 f"truncate it (tokenizer(..., truncation=True, max_length={table.shape[1]}))."
             )
-        at = [None if tensor is None else tensor[:, :1] for tensor in (positions, types)]
-        states = self._embed(input_ids[:, :1], *at, self._added(types is not None))[:, :, 0]
+        place, kind = (None if tensor is None else tensor[:, :1] for tensor in (positions, types))
+        states = self._embed(input_ids[:, :1], place, kind, self._added(types is not None))[:, :, 0]
         return self._scaled(states, f"{EMBEDDINGS}LayerNorm")
 
     def _scaled(self, states: torch.Tensor, name: str) -> torch.Tensor:
@@ -240,7 +245,7 @@ class MemberStack:
         self,
         first: torch.Tensor,
         input_ids: torch.Tensor,
-        positions: torch.Tensor,
+        positions: torch.Tensor | None,
         types: torch.Tensor | None,
         lengths: torch.Tensor,
     ) -> torch.Tensor:
@@ -249,7 +254,7 @@ class MemberStack:
         Args:
             first: the layer's input there, (members, batch, hidden), or (members, 1, hidden) where all are equal.
             input_ids: int64 (batch, sequence), tokens in front and what fills up behind.
-            positions: likewise.
+            positions: likewise, or None for 0 .. sequence - 1.
             types: likewise, or None for zeros.
             lengths: int64 (batch,), tokens of each text.
 
@@ -275,9 +280,8 @@ class MemberStack:
             while stop < batch and (stop + 1 - start) * sizes[stop] <= TOKENS_AT_ONCE:
                 stop += 1
             rows, longest = order[start:stop], sizes[stop - 1]
-            ids, places, kinds = (
-                None if tensor is None else tensor[rows, :longest] for tensor in (input_ids, positions, types)
-            )
+            ids = input_ids[rows, :longest]
+            places, kinds = (None if tensor is None else tensor[rows, :longest] for tensor in (positions, types))
             padding = None
             if sizes[start] < longest:
                 padding = torch.arange(longest) >= lengths[rows][:, None, None]
@@ -324,7 +328,7 @@ def stack_members(members: Sequence[Any]) -> list[MemberStack]:
     seen: set[int] = set()
     for position, member in enumerate(members):
         shape = shape_of(member)
-        own = {id(weight) for weight in member.parameters()}
+        own = {id(weight) for name, weight in member.named_parameters() if name != WORDS}
         if shape is not None and not own & seen:  # members that share a weight cannot both be views of their own
             groups.setdefault(shape, []).append(position)
         seen |= own

@@ -1,9 +1,10 @@
-"""`tlm benchmark WHAT`: a step of pretraining or finetuning, the training command, tokenizing (`evaluation.*speed`)."""
+"""`tlm benchmark WHAT`: training steps and commands, inference, members, tokenizing (`evaluation.*speed`)."""
 
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..evaluation.inference_speed import InferenceBenchmarkArguments, benchmark_inference
 from ..evaluation.members_speed import MembersArguments, benchmark_members
 from ..evaluation.speed import BenchmarkArguments, benchmark
 from ..evaluation.tokenizing_speed import TokenizingArguments, benchmark_tokenizing
@@ -26,7 +27,9 @@ TRAINING_SUMMARY = (
 MEMBERS_SUMMARY = (
     "recipe", "members", "precision", "ratio_steps", "ratio_whole", "seconds_of_a_step_of_all", "products",
 )  # fmt: skip
+INFERENCE_SUMMARY = ("ratio", "max_abs_diff", "committee_ms", "reference_ms", "limit_ms", "rows")
 OTHERS: dict[str, tuple[type, Callable[[Any], dict[str, Any]], tuple[str, ...]]] = {
+    "inference": (InferenceBenchmarkArguments, benchmark_inference, INFERENCE_SUMMARY),
     "members": (MembersArguments, benchmark_members, MEMBERS_SUMMARY),
     "tokenizing": (TokenizingArguments, benchmark_tokenizing, TOKENIZING_SUMMARY),
     "training": (TrainingBenchmarkArguments, benchmark_training, TRAINING_SUMMARY),

@@ -11,12 +11,13 @@ COMMANDS = {
     "pretrain": "pre-train an encoder on a corpus",
     "finetune": "fine-tune an encoder on a task, or train it from scratch",
     "committee": "join fine-tuned classifiers into a calibrated committee",
+    "export": "a classifier or committee as ONNX, in float32 and int8",
     "score": "accuracy, loss, or fixed-mask loss and perplexity of a model on a task or text",
     "predict": "labels and probabilities for texts or a table",
     "train-committee": "your own data in one go: a committee from a table of texts and labels",
     "prepare-data": "corpus subsets and tasks as data set folders, checked for leakage, ready to push",
     "overlap": "token overlap of a corpus with tasks, and subsets with high, random and low overlap",
-    "benchmark": "one training step of ours against stock BERT's, or tokenising against bare tokenizers",
+    "benchmark": "training and inference against stock BERT, tokenising against bare tokenizers",
     "import-paper-weights": "a checkpoint of the paper's authors into a folder of ours, after a parity check",
 }
 

@@ -67,6 +67,7 @@ def predict_logits(
     texts: Sequence[str],
     batch_size: int = 64,
     show_progress: bool = False,
+    member_logits: bool = False,
 ) -> tuple[np.ndarray, int]:
     """Logits of a classifier or committee over texts.
 
@@ -76,9 +77,11 @@ def predict_logits(
         texts: n texts.
         batch_size: texts per pass.
         show_progress: whether to show a progress bar with rate and time left.
+        member_logits: of a committee, the members' own logits.
 
     Returns:
-        Logits float32 (n, classes) in the order of the texts, and how many texts were truncated.
+        Logits float32 (n, classes) in the order of the texts, or (n, members, classes), and how many texts were
+        truncated.
     """
     model.eval()
     encoded = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)
@@ -90,13 +93,14 @@ def predict_logits(
             list(texts), truncation=True, max_length=limit, return_attention_mask=False, return_token_type_ids=False
         )
     ids = encoded["input_ids"]
-    logits = np.zeros((len(texts), model.config.num_labels), dtype=np.float32)
+    members = (model.config.num_members,) if member_logits else ()
+    logits = np.zeros((len(texts), *members, model.config.num_labels), dtype=np.float32)
     with tqdm(total=len(texts), desc="Classifying", unit="text", disable=not show_progress) as progress:
         for indices in _batches_by_length([len(row) for row in ids], batch_size):
             batch = tokenizer.pad({"input_ids": [ids[index] for index in indices]}, return_tensors="pt")
             output = model(
                 input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device)
             )
-            logits[indices] = output.logits.float().cpu().numpy()
+            logits[indices] = (output.member_logits if member_logits else output.logits).float().cpu().numpy()
             progress.update(len(indices))
     return logits, truncated

@@ -6,10 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from ..combination_committee import COMBINATIONS
 from ..data.tasks import SPLITS, TaskArguments, class_names, load_task_from, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash
-from ..errors import UserError
-from ..evaluation.calibration import expected_calibration_error, fit_temperature
+from ..errors import UserError, check_range
+from ..evaluation.calibration import (
+    brier_score,
+    draw_reliability,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
+from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, fit_weights, greedy_order
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
@@ -24,6 +32,14 @@ class CommitteeArguments(TaskArguments):
 
     members: list[str] = field(default_factory=list, metadata={"help": "Folders of the fine-tuned classifiers."})
     output_dir: str = field(default="", metadata={"help": "Output folder."})
+    combination: str = field(
+        default="probabilities", metadata={"help": "What is averaged: probabilities, logits, vote."}
+    )
+    weights: str = field(default="equal", metadata={"help": "equal, or fitted on the validation split."})
+    choose: bool = field(
+        default=False, metadata={"help": "Keep the members that greedy selection on validation takes."}
+    )
+    max_members: int | None = field(default=None, metadata={"help": "With --choose: at most so many."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
@@ -32,23 +48,36 @@ NOT_DECISIVE = (
     *("task_path", "title_column", "entity_markers", "all_rows", "shortfall"),
 )
 """Members count by their weights, wherever they lie, and options of the task by the texts that they choose."""
+ADDED_LATER = {"combination": "probabilities", "weights": "equal", "choose": False, "max_members": None}
+"""Options that older committees do not name: at these values they are not recorded."""
 
 
 def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
     """Join members, fit the temperature on the task's validation split, score committee and members on test.
 
+    Members, their number, weights and temperature are chosen on the validation split alone.
+
     Args:
         arguments: the options.
 
     Returns:
-        The results as written: `test` and `validation` metrics of the committee with expected calibration error before
-        and after, and each member's test metrics.
+        The results as written: `test` and `validation` metrics of the committee with loss, expected calibration error
+        and Brier score before and after the temperature, each member's test metrics, `member_weights` (None for equal
+        ones), `chosen` (places of the members that are kept), and where there are several members the `curve` of test
+        accuracy against their number. The folder also has `reliability.png` and `members.png`.
 
     Raises:
         UserError: no members, members of another task or tokenizer, a broken folder, or bad task options.
     """
     if not arguments.members or not arguments.output_dir:
         raise UserError("committee needs --members (folders of fine-tuned classifiers) and --output-dir.")
+    if arguments.combination not in COMBINATIONS:
+        raise UserError(f"--combination is {arguments.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
+    if arguments.weights not in ("equal", "fitted"):
+        raise UserError(f"--weights is {arguments.weights!r}: choose equal or fitted.")
+    if arguments.max_members is not None and not arguments.choose:
+        raise UserError("--max-members bounds what --choose takes: add --choose, or name fewer --members.")
+    check_range(arguments, 1, len(arguments.members), "max_members")
     for member in arguments.members:
         if read_config(member)["model_type"] == "tlm_committee":
             raise UserError(f"The member {member!r} is itself a committee: name its members instead.")
@@ -81,45 +110,84 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
                 "training texts: give the options of the task (--task-seed, --*-per-label, --all-rows, --shortfall, "
                 "--entity-markers, --title-column) that it was fine-tuned with."
             )
-    settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE}
+    settings = {
+        key: value
+        for key, value in asdict(arguments).items()
+        if key not in NOT_DECISIVE and (key not in ADDED_LATER or value != ADDED_LATER[key])
+    }
+    if "weights" in settings:
+        settings["member_weights"] = settings.pop("weights")
     settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_sha256}
     run = Run(arguments.output_dir, "committee", settings)
     if run.results is not None:
         return run.results
-    member_scores = []
-    for model in members:
-        member_logits, _ = predict_logits(model, tokenizer, task["test"]["text"][:])
-        member_scores.append(classification_metrics(member_logits, np.array(task["test"]["label"][:])))
-    logits_of = {}
+    votes, labels_of = {}, {}
     for split in SPLITS[1:]:
-        logits_of[split], _ = predict_logits(
-            committee, tokenizer, task[split]["text"][:], show_progress=not arguments.disable_tqdm
+        votes[split], _ = predict_logits(
+            committee,
+            tokenizer,
+            task[split]["text"][:],
+            show_progress=not arguments.disable_tqdm,
+            member_logits=True,
         )
-    labels_of = {split: np.array(task[split]["label"][:]) for split in SPLITS[1:]}
-    temperature = fit_temperature(logits_of["validation"], labels_of["validation"])
+        labels_of[split] = np.array(task[split]["label"][:])
+    member_scores = [
+        classification_metrics(votes["test"][:, place], labels_of["test"]) for place in range(len(members))
+    ]
+    order = greedy_order(votes["validation"], labels_of["validation"], arguments.combination)
+    curve = accuracy_curve(votes["test"], labels_of["test"], order, arguments.combination)
+    chosen = list(range(len(members)))
+    if arguments.choose:
+        by_count = accuracy_by_count(votes["validation"], labels_of["validation"], order, arguments.combination)
+        count = 1 + int(np.argmax(by_count[: arguments.max_members]))
+        chosen = order[:count]
+        committee = committee.subset(chosen)
+    weights = None
+    if arguments.weights == "fitted":
+        weights = fit_weights(votes["validation"][:, chosen], labels_of["validation"])
+    joined = {split: combined(votes[split], chosen, arguments.combination, weights) for split in votes}
+    temperature = fit_temperature(joined["validation"], labels_of["validation"])
+    committee.config.combination = arguments.combination
+    committee.config.member_weights = weights
     committee.config.temperature = temperature
-    scores = {}
-    for split in SPLITS[1:]:
-        logits, targets = logits_of[split], labels_of[split]
-        scores[split] = {
-            **classification_metrics(logits / temperature, targets),
-            "calibration_error": expected_calibration_error(logits / temperature, targets),
-            "calibration_error_before": expected_calibration_error(logits, targets),
-            "loss_before": classification_metrics(logits, targets)["loss"],
-        }
+    scores = {split: _score(joined[split], temperature, labels_of[split]) for split in SPLITS[1:]}
+    diagrams = {
+        "before": reliability(joined["test"], labels_of["test"]),
+        f"after (temperature {temperature:.2f})": reliability(joined["test"] / temperature, labels_of["test"]),
+    }
     results = {
         "task": arguments.task,
-        "members": [portable_path(member) for member in arguments.members],
+        "members": [portable_path(arguments.members[place]) for place in chosen],
         "parameters": committee.num_parameters(),
         "labels": class_names(task),
         "temperature": temperature,
+        "member_weights": weights,
+        "chosen": chosen,
         **scores,
         "member_test": member_scores,
         "best_member_test_accuracy": max(score["accuracy"] for score in member_scores),
+        "greedy_order": order,
+        "curve": curve,
+        "reliability": diagrams,
     }
 
     def save(folder: Path) -> None:
         committee.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        draw_reliability(diagrams, folder / "reliability.png", f"{arguments.task}: {len(chosen)} members, test split")
+        if len(curve) > 1:
+            draw_curve(curve, folder / "members.png", f"{arguments.task}: test accuracy by number of members")
 
     return run.finish(save, results)
+
+
+def _score(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[str, float]:
+    """Metrics with the temperature, and those that it changes without it."""
+    return {
+        **classification_metrics(logits / temperature, labels),
+        "calibration_error": expected_calibration_error(logits / temperature, labels),
+        "calibration_error_before": expected_calibration_error(logits, labels),
+        "loss_before": classification_metrics(logits, labels)["loss"],
+        "brier_score": brier_score(logits / temperature, labels),
+        "brier_score_before": brier_score(logits, labels),
+    }

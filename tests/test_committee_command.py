@@ -1,0 +1,137 @@
+"""`tlm committee`: choosing, weighting, combining and calibrating, against numpy on stock BERT members' logits."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from helpers_commands import CLASSES, WORDS, refused, results_of, sentence, succeed, write_csv
+from scipy.special import log_softmax, softmax
+from sklearn.metrics import accuracy_score, log_loss
+from transformers import BertTokenizer, pipeline
+
+from tlm_hf.data.tasks import load_task
+from tlm_hf.evaluation.choosing import fit_weights
+
+LABELS = {"id2label": dict(enumerate(CLASSES[:2])), "label2id": {name: place for place, name in enumerate(CLASSES[:2])}}
+MEMBERS = 4
+
+
+@pytest.fixture
+def home(build_pair, tmp_path, monkeypatch):
+    """Four classifiers in folders `0` to `3` and a task of two classes; the stock models and their tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *sorted({word for topic in WORDS.values() for word in topic}),
+    ]
+    tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(words)}, model_max_length=16)
+    stock = []
+    for seed in range(MEMBERS):
+        ours, theirs = build_pair("classifier", seed=seed, vocab_size=len(words), **LABELS)
+        ours.save_pretrained(tmp_path / str(seed))
+        tokenizer.save_pretrained(tmp_path / str(seed))
+        stock.append(theirs)
+    rng = random.Random(0)
+    rows = [{"text": sentence(rng, topic, 8), "label": topic} for topic in CLASSES[:2] for _ in range(120)]
+    write_csv(tmp_path / "task.csv", rows)
+    return tmp_path, stock, tokenizer
+
+
+def join(*words):
+    members = map(str, range(MEMBERS))
+    succeed("committee", "--task", "task.csv", "--members", *members, "--output-dir", "out", "--disable-tqdm", *words)
+
+
+@torch.no_grad()
+def votes_of(stock, tokenizer, split):
+    batch = tokenizer(load_task("task.csv")[split]["text"][:], padding=True, truncation=True, return_tensors="pt")
+    votes = np.stack([model(**batch).logits.numpy() for model in stock], axis=1).astype(np.float64)
+    return votes, np.array(load_task("task.csv")[split]["label"][:])
+
+
+def mean_probability(votes, members, weights=None):
+    return np.average(softmax(votes[:, members], axis=-1), axis=1, weights=weights)
+
+
+def test_members_weights_and_temperature_are_chosen_on_validation(home):
+    root, stock, tokenizer = home
+    join("--choose", "--max-members", "3", "--weights", "fitted")
+    results = results_of(root / "out")
+    votes, labels = votes_of(stock, tokenizer, "validation")
+    accuracy = [
+        accuracy_score(labels, mean_probability(votes, results["greedy_order"][:count]).argmax(-1))
+        for count in (1, 2, 3)
+    ]
+    assert results["chosen"] == results["greedy_order"][: 1 + int(np.argmax(accuracy))]
+    assert results["members"] == [str(place) for place in results["chosen"]]
+    chosen, weights = results["chosen"], results["member_weights"]
+    assert weights == pytest.approx(fit_weights(votes[:, chosen], labels))
+    # The temperature is the best of a grid, on validation.
+    mean = np.log(mean_probability(votes, chosen, weights))
+    losses = {grid: log_loss(labels, softmax(mean / grid, axis=-1)) for grid in np.geomspace(0.1, 10, 400)}
+    best = min(losses.values())
+    assert log_loss(labels, softmax(mean / results["temperature"], axis=-1)) <= best + 1e-4
+    # What is reported of the test split, and what the folder answers, are that committee.
+    votes, labels = votes_of(stock, tokenizer, "test")
+    expected = softmax(np.log(mean_probability(votes, chosen, weights)) / results["temperature"], axis=-1)
+    assert results["test"]["accuracy"] == pytest.approx(accuracy_score(labels, expected.argmax(-1)))
+    assert results["test"]["loss"] == pytest.approx(log_loss(labels, expected), abs=1e-5)
+    assert results["test"]["brier_score"] == pytest.approx(
+        ((expected - np.eye(2)[labels]) ** 2).sum(-1).mean(), abs=1e-5
+    )
+    before = mean_probability(votes, chosen, weights)
+    assert results["test"]["loss_before"] == pytest.approx(log_loss(labels, before), abs=1e-5)
+    assert results["test"]["brier_score_before"] == pytest.approx(((before - np.eye(2)[labels]) ** 2).sum(-1).mean())
+    for member, score in enumerate(results["member_test"]):
+        assert score["accuracy"] == pytest.approx(accuracy_score(labels, votes[:, member].argmax(-1)))
+    classify = pipeline("text-classification", model=str(root / "out"), device="cpu")
+    texts = load_task("task.csv")["test"]["text"][:8]
+    for text, row in zip(texts, expected, strict=False):
+        shown = {entry["label"]: entry["score"] for entry in classify([text], top_k=None)[0]}
+        assert [shown[name] for name in CLASSES[:2]] == pytest.approx(list(row), abs=1e-5)
+    assert len(results["curve"]) == MEMBERS
+    for name in ("reliability.png", "members.png"):
+        assert (root / "out" / name).stat().st_size > 5000
+
+
+def test_logits_are_averaged_when_asked(home):
+    root, stock, tokenizer = home
+    join("--combination", "logits")
+    results = results_of(root / "out")
+    votes, labels = votes_of(stock, tokenizer, "test")
+    expected = log_softmax(votes.mean(axis=1) / results["temperature"], axis=-1)
+    assert results["test"]["loss"] == pytest.approx(-expected[np.arange(len(labels)), labels].mean(), abs=1e-5)
+    assert results["chosen"] == list(range(MEMBERS))
+    assert results["member_weights"] is None
+    assert results["settings"]["combination"] == "logits"
+
+
+def test_a_committee_from_before_the_options_is_only_read(home):
+    root, *_ = home
+    join()
+    settings = results_of(root / "out")["settings"]
+    assert not {"combination", "member_weights", "choose", "max_members"} & set(settings)
+    written = (root / "out" / "results.json").stat().st_mtime_ns
+    join()
+    assert (root / "out" / "results.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--combination", "median"), "--combination is 'median': choose one of probabilities, logits, vote"),
+        (("--weights", "mine"), "--weights is 'mine': choose equal or fitted"),
+        (("--max-members", "2"), "--max-members bounds what --choose takes: add --choose"),
+        (("--max-members", "9", "--choose"), "--max-members is 9"),
+    ],
+)
+def test_bad_options_are_refused(home, capsys, words, said):
+    members = map(str, range(MEMBERS))
+    words = ("committee", "--task", "task.csv", "--members", *members, "--output-dir", "out", *words)
+    assert said in refused(capsys, *words)
+    assert not (home[0] / "out").exists()

@@ -1,0 +1,60 @@
+"""`tlm export`: the written files, run by onnxruntime, against stock BERT members in torch."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import TINY
+from helpers_commands import refused, succeed
+from scipy.special import log_softmax, logsumexp
+from transformers import AutoTokenizer, BertTokenizer
+
+from tlm_hf import CommitteeForSequenceClassification
+
+pytest.importorskip("onnxscript")
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{place}" for place in range(TINY["vocab_size"] - 5))]
+
+
+@pytest.fixture
+def folder(build_pair, tmp_path):
+    """A saved committee; its stock members."""
+    pairs = [build_pair("classifier", seed=seed, num_labels=3) for seed in range(3)]
+    CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs]).save_pretrained(tmp_path / "committee")
+    tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(WORDS)}, model_max_length=16)
+    tokenizer.save_pretrained(tmp_path / "committee")
+    return tmp_path, [stock for _, stock in pairs]
+
+
+def test_both_files_answer_as_the_members_do(folder):
+    root, stock = folder
+    succeed("export", "--model", str(root / "committee"), "--output-dir", str(root / "out"), "--int8")
+    tokenizer = AutoTokenizer.from_pretrained(root / "out")
+    batch = tokenizer(["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        votes = np.stack([model(**batch).logits.numpy() for model in stock], axis=1)
+    expected = logsumexp(log_softmax(votes, axis=-1), axis=1) - np.log(3)
+    inputs = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    for file, tolerance in (("model.onnx", 1e-5), ("model_int8.onnx", 0.15)):
+        session = onnxruntime.InferenceSession(root / "out" / file, providers=["CPUExecutionProvider"])
+        logits, member_logits = session.run(["logits", "member_logits"], inputs)
+        np.testing.assert_allclose(logits, expected, atol=tolerance)
+        np.testing.assert_allclose(member_logits, votes, atol=3 * tolerance)
+    results = json.loads((root / "out" / "results.json").read_text())
+    assert results["max_abs_diff"]["model.onnx"] < 1e-5
+    assert results["files"]["model_int8.onnx"] == (root / "out" / "model_int8.onnx").stat().st_size
+    config = json.loads((root / "out" / "config.json").read_text())
+    assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(3)}
+
+
+def test_bad_input_is_refused(folder, capsys, monkeypatch):
+    root, _ = folder
+    assert "export needs --model" in refused(capsys, "export", "--output-dir", "out")
+    assert "neither a folder" in refused(capsys, "export", "--model", "missing", "--output-dir", str(root / "out"))
+    from tlm_hf import onnx_export
+
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else name)
+    said = refused(capsys, "export", "--model", str(root / "committee"), "--output-dir", str(root / "out"))
+    assert "needs onnxscript: pip install 'tlm-hf[onnx]'" in said
+    assert not (root / "out").exists()

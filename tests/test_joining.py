@@ -1,0 +1,162 @@
+"""Joining members: labels by name, tokenizers, broken folders, memory, and committees made of committees' members."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import TINY
+from tokenizers import Tokenizer, models
+from transformers import BertTokenizer
+
+from tlm_hf import CommitteeForSequenceClassification, joining_committee
+
+LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
+join = CommitteeForSequenceClassification.from_members
+
+
+@pytest.fixture
+def pairs(build_pair):
+    return [build_pair("classifier", seed=seed, **LABELS) for seed in range(3)]
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(1, TINY["vocab_size"], (4, 8), generator=torch.Generator().manual_seed(0))
+
+
+def save(model, folder, words="a b c"):
+    model.save_pretrained(folder)
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words.split()]
+    BertTokenizer(vocab={word: place for place, word in enumerate(vocab)}).save_pretrained(folder)
+    return str(folder)
+
+
+@torch.no_grad()
+def test_labels_are_matched_by_name(build_pair, pairs, ids, tmp_path):
+    turned = {0: "world", 1: "sport", 2: "science"}
+    other, stock = build_pair("classifier", seed=9, id2label=turned, label2id={v: k for k, v in turned.items()})
+    before = {name: weight.clone() for name, weight in other.state_dict().items()}
+    for member in (other, stock, save(stock, tmp_path / "other")):
+        committee = join([pairs[0][0], member])
+        found = committee(ids)
+        votes = torch.stack([pairs[0][1](ids).logits, stock(ids).logits[:, [1, 2, 0]]], dim=1)
+        torch.testing.assert_close(found.member_logits, votes, atol=1e-5, rtol=1e-5)
+        assert committee[1].config.id2label == LABELS["id2label"]
+        assert committee[1].config.label2id == LABELS["label2id"]
+    # The model that was passed in is as it was.
+    assert other.config.id2label == turned
+    for name, weight in other.state_dict().items():
+        assert torch.equal(weight, before[name])
+    committee.save_pretrained(tmp_path / "all")
+    again = CommitteeForSequenceClassification.from_pretrained(tmp_path / "all")
+    assert torch.equal(again(ids).logits, found.logits)
+
+
+@torch.no_grad()
+def test_adding_dropping_and_choosing_members(pairs, ids):
+    stock = [theirs(ids).logits for _, theirs in pairs]
+
+    def check(committee, places, weights=None):
+        assert len(committee) == len(places)
+        torch.testing.assert_close(
+            committee(ids).member_logits, torch.stack([stock[place] for place in places], 1), atol=1e-5, rtol=1e-5
+        )
+        assert committee.config.member_weights == (None if weights is None else pytest.approx(weights))
+        assert committee.config.num_members == len(places)
+
+    committee = join([ours for ours, _ in pairs[:2]], temperature=1.5)
+    larger = committee.add_member(pairs[2][0])
+    check(larger, [0, 1, 2])
+    check(committee, [0, 1])
+    assert larger.config.temperature == 1.5
+    check(larger.drop_member(-1), [0, 1])
+    check(larger.drop_member(0), [1, 2])
+    check(larger.subset([2, 0]), [2, 0])
+    check(larger[1:], [1, 2])
+    assert larger[2] is larger.members[2]
+    assert [member is other for member, other in zip(larger, larger.members, strict=True)] == [True] * 3
+    check(larger, [0, 1, 2])
+    check(larger.add_member(pairs[0][1], weight=0.4), [0, 1, 2, 0], [0.2, 0.2, 0.2, 0.4])
+    weighted = join([ours for ours, _ in pairs], member_weights=[0.2, 0.2, 0.6])
+    check(weighted.drop_member(1), [0, 2], [0.25, 0.75])
+
+
+def test_impossible_choices_are_refused(pairs, one_sentence):
+    committee = join([ours for ours, _ in pairs], member_weights=[0.5, 0.5, 0.0])
+    with pytest.raises(ValueError, match="give the new member's weight too") as caught:
+        committee.add_member(pairs[0][1])
+    one_sentence(caught.value)
+    for choose in (lambda: committee.drop_member(3), lambda: committee.subset([7]), lambda: committee[3]):
+        with pytest.raises(IndexError):
+            choose()
+    for choose, sentence in (
+        (lambda: committee.subset([]), "at least one member"),
+        (lambda: committee.subset([1, 1]), "same object"),
+        (lambda: committee.subset([2]), "have the weight 0"),
+        (lambda: join(committee), "takes a list of members"),
+        (lambda: join("folder"), "takes a list of members"),
+        (lambda: join([3]), "Member 0 is a int"),
+    ):
+        with pytest.raises(ValueError, match=sentence) as caught:
+            choose()
+        one_sentence(caught.value)
+
+
+def test_tokenizers_must_be_the_same(pairs, tmp_path, one_sentence):
+    same = [save(pairs[place][0], tmp_path / f"same{place}") for place in range(2)]
+    assert len(join(same)) == 2
+    other = save(pairs[2][0], tmp_path / "other", "a b d")
+    with pytest.raises(ValueError, match="Member 2 has another tokenizer than member 0") as caught:
+        join([*same, other])
+    one_sentence(caught.value)
+    # Settings that decide no tokens, and a folder without a tokenizer, are no difference.
+    file = tmp_path / "same1" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    assert isinstance(tokenizer.model, models.WordPiece)
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding()
+    tokenizer.save(str(file))
+    pairs[2][0].save_pretrained(tmp_path / "bare")
+    assert len(join([*same, str(tmp_path / "bare")])) == 3
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (lambda folder: shutil.rmtree(folder), "cannot be opened"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be opened"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be opened"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"1234567890" * 9), "cannot be opened"),
+        (lambda folder: shutil.copy(folder.parent / "encoder.safetensors", folder / "model.safetensors"), "lacks"),
+        (lambda folder: change_config(folder, model_type="gpt2"), "is of type 'gpt2'"),
+    ],
+)
+def test_a_broken_folder_is_named(pairs, tmp_path, one_sentence, break_it, reason):
+    good, bad = save(pairs[0][0], tmp_path / "good"), tmp_path / "bad"
+    save(pairs[1][0], bad)
+    pairs[2][0].bert.save_pretrained(tmp_path / "encoder")
+    shutil.copy(tmp_path / "encoder" / "model.safetensors", tmp_path / "encoder.safetensors")
+    break_it(bad)
+    with pytest.raises(ValueError, match=f"Member 1.*{reason}") as caught:
+        join([good, str(bad)])
+    one_sentence(caught.value)
+
+
+def change_config(folder, **fields):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+def test_more_than_fits_into_memory_is_refused_before_loading(pairs, tmp_path, monkeypatch, one_sentence):
+    folders = [save(ours, tmp_path / f"{place}") for place, (ours, _) in enumerate(pairs)]
+    size = sum((tmp_path / f"{place}" / "model.safetensors").stat().st_size for place in range(3))
+    monkeypatch.setattr(joining_committee, "available_memory", lambda: int(1.1 * size))
+    monkeypatch.setattr(joining_committee, "open_member", None)  # nothing may be opened
+    with pytest.raises(ValueError, match=r"The 3 members take about .*take fewer members") as caught:
+        join(folders)
+    one_sentence(caught.value)
+    monkeypatch.undo()
+    available = joining_committee.available_memory()
+    assert available is None or available > 2**20
+    assert len(join(folders)) == 3
