@@ -82,7 +82,8 @@ def test_the_output_tells_it_with_the_committees_weights(build_pair):
         torch.testing.assert_close(output.uncertainty[name], values)
     ballots = torch.nn.functional.one_hot(output.member_logits[:, :2].argmax(-1), output.logits.shape[-1]).float()
     torch.testing.assert_close(output.logits.exp(), ballots.mean(1).clamp(min=LEAST_SHARE))
-    assert set(output) == {"logits", "member_logits"}  # what Trainer gathers is as before
+    assert output.member_weights.tolist() == weights
+    assert set(output) - set(committee.config.keys_to_ignore_at_inference) == {"logits"}  # what Trainer gathers
 
 
 @pytest.mark.parametrize(

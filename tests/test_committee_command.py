@@ -111,6 +111,20 @@ def test_logits_are_averaged_when_asked(home):
     assert results["settings"]["combination"] == "logits"
 
 
+def test_labels_in_another_order_are_matched_by_name(home, build_pair):
+    root, stock, tokenizer = home
+    turned = {"id2label": {0: "sea", 1: "farm"}, "label2id": {"sea": 0, "farm": 1}}
+    stock[0] = build_pair("classifier", seed=7, vocab_size=len(tokenizer), **turned)[1]
+    stock[0].save_pretrained(root / "0")
+    join()
+    votes, labels = votes_of(stock, tokenizer, "test")
+    votes[:, 0] = votes[:, 0, ::-1]
+    expected = mean_probability(votes, list(range(MEMBERS))).argmax(-1)
+    results = results_of(root / "out")
+    assert results["test"]["accuracy"] == pytest.approx(accuracy_score(labels, expected))
+    assert results["member_test"][0]["accuracy"] == pytest.approx(accuracy_score(labels, votes[:, 0].argmax(-1)))
+
+
 def test_a_committee_from_before_the_options_is_only_read(home):
     root, *_ = home
     join()
@@ -125,6 +139,7 @@ def test_a_committee_from_before_the_options_is_only_read(home):
     ("words", "said"),
     [
         (("--combination", "median"), "--combination is 'median': choose one of probabilities, logits, vote"),
+        (("--weights", "fitted", "--combination", "vote"), "leave --combination out"),
         (("--weights", "mine"), "--weights is 'mine': choose equal or fitted"),
         (("--max-members", "2"), "--max-members bounds what --choose takes: add --choose"),
         (("--max-members", "9", "--choose"), "--max-members is 9"),

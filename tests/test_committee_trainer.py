@@ -61,10 +61,12 @@ def test_it_equals_training_the_members_apart(build_pair, tmp_path, accumulation
         gradient_accumulation_steps=accumulation,
     )
     trainer = CommitteeTrainer(committee, options, train_dataset=data)
-    trainer.train()
+    output = trainer.train()
     for member, (_, stock) in zip(committee, pairs, strict=True):
         for name, weight in stock.named_parameters():
             torch.testing.assert_close(member.get_parameter(name), weight, atol=2e-5, rtol=1e-4)
+    assert output.training_loss == pytest.approx(np.mean(apart), rel=1e-3)
+    assert output.metrics["train_loss"] == pytest.approx(output.training_loss)
     logs = [row for row in trainer.state.log_history if "grad_norm" in row]
     np.testing.assert_allclose([row["loss"] for row in logs], np.mean(apart, axis=0), rtol=1e-3)
     np.testing.assert_allclose([row["grad_norm"] for row in logs], np.linalg.norm(norms, axis=0), rtol=1e-3)
@@ -84,4 +86,11 @@ def test_trainers_own_clipping_would_not(build_pair, tmp_path):
 def test_other_models_are_refused_in_one_sentence(build_pair, one_sentence):
     with pytest.raises(TypeError, match="trains a CommitteeForSequenceClassification, not a Bert") as caught:
         CommitteeTrainer(build_pair("classifier")[1])
+    one_sentence(caught.value)
+
+
+def test_a_loss_of_the_committees_logits_is_refused(build_pair, tmp_path, one_sentence):
+    committee = CommitteeForSequenceClassification.from_members([build_pair("classifier")[0]])
+    with pytest.raises(ValueError, match="leave label_smoothing_factor and compute_loss_func out") as caught:
+        CommitteeTrainer(committee, arguments(tmp_path, label_smoothing_factor=0.1), train_dataset=rows())
     one_sentence(caught.value)

@@ -3,17 +3,18 @@
 import json
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from conftest import TINY
-from helpers_commands import refused, succeed
+from helpers_commands import refused, succeed, write_csv
 from scipy.special import log_softmax, logsumexp
 from transformers import AutoTokenizer, BertTokenizer
 
 from tlm_hf import CommitteeForSequenceClassification
+from tlm_hf.data.tasks import load_task
 
 pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{place}" for place in range(TINY["vocab_size"] - 5))]
 
 
@@ -48,6 +49,15 @@ def test_both_files_answer_as_the_members_do(folder):
     assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(3)}
 
 
+def test_half_precision_is_exported_in_float32(folder):
+    root, _ = folder
+    committee = CommitteeForSequenceClassification.from_pretrained(root / "committee").bfloat16()
+    committee.save_pretrained(root / "half")
+    BertTokenizer.from_pretrained(root / "committee").save_pretrained(root / "half")
+    succeed("export", "--model", str(root / "half"), "--output-dir", str(root / "out"))
+    assert json.loads((root / "out" / "results.json").read_text())["max_abs_diff"]["model.onnx"] < 1e-5
+
+
 def test_bad_input_is_refused(folder, capsys, monkeypatch):
     root, _ = folder
     assert "export needs --model" in refused(capsys, "export", "--output-dir", "out")
@@ -58,3 +68,35 @@ def test_bad_input_is_refused(folder, capsys, monkeypatch):
     said = refused(capsys, "export", "--model", str(root / "committee"), "--output-dir", str(root / "out"))
     assert "needs onnxscript: pip install 'tlm-hf[onnx]'" in said
     assert not (root / "out").exists()
+
+
+def test_precisions_are_compared_on_the_task(folder, capsys):
+    root, stock = folder
+    rows = [{"text": f"w{place} w{place % 7} w3", "label": f"LABEL_{place % 3}"} for place in range(60)]
+    write_csv(root / "task.csv", rows)
+    words = ("benchmark", "precision", "--model", root / "committee", "--task", root / "task.csv")
+    succeed(*words, "--json", root / "results" / "precision.json")
+    capsys.readouterr()
+    found = {
+        (row["runtime"], row["precision"]): row
+        for row in json.loads((root / "results" / "precision.json").read_text())["rows"]
+    }
+    test = load_task(str(root / "task.csv"))["test"]
+    tokenizer = AutoTokenizer.from_pretrained(root / "committee")
+    with torch.no_grad():
+        batch = tokenizer(test["text"][:], padding=True, return_tensors="pt")
+        votes = np.stack([model(**batch).logits.numpy() for model in stock], axis=1)
+    expected = logsumexp(log_softmax(votes, axis=-1), axis=1) - np.log(3)
+    accuracy = (expected.argmax(-1) == np.array(test["label"][:])).mean()
+    assert set(found) == {("torch", "fp32"), ("torch", "bf16"), ("onnx", "fp32"), ("onnx", "int8")}
+    for kind in (("torch", "fp32"), ("onnx", "fp32")):
+        assert found[kind]["accuracy"] == pytest.approx(accuracy)
+        assert found[kind]["max_abs_diff"] < 1e-5
+    assert 1e-4 < found["onnx", "int8"]["max_abs_diff"] < 0.2
+    assert 1e-4 < found["torch", "bf16"]["max_abs_diff"] < 0.2
+    assert "has ['LABEL_0'" in refused(capsys, *words[:3], words[3], "--task", other_task(root))
+
+
+def other_task(root):
+    rows = [{"text": f"w{place}", "label": f"LABEL_{place % 2}"} for place in range(40)]
+    return write_csv(root / "other.csv", rows) or root / "other.csv"

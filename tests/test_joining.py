@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from transformers import BertTokenizer
 
@@ -95,12 +97,52 @@ def test_impossible_choices_are_refused(pairs, one_sentence):
         (lambda: committee.subset([1, 1]), "same object"),
         (lambda: committee.subset([2]), "have the weight 0"),
         (lambda: join(committee), "takes a list of members"),
+        (lambda: committee.add_member(pairs[0][1], weight=1.5), "weight is 1.5: give the new member's share"),
+        (lambda: join([pairs[0][0], pairs[1][0].bfloat16()]), "Member 1 is in torch.bfloat16 but member 0"),
+        (lambda: join([pairs[0][1], pairs[0][1]]), "Member 1 is the same object"),
+        (lambda: join([adapted(pairs[2][1])]), "Member 0 has other weights than a BERT classifier: merge its adapters"),
+        (lambda: join([pairs[0][0]], member_weights=["x"]), "give one number for each member"),
+        (lambda: committee.resize_token_embeddings(99), "cannot resize its embeddings"),
         (lambda: join("folder"), "takes a list of members"),
         (lambda: join([3]), "Member 0 is a int"),
     ):
         with pytest.raises(ValueError, match=sentence) as caught:
             choose()
         one_sentence(caught.value)
+
+
+def adapted(model):
+    model.add_adapter(LoraConfig(target_modules=["query"]))
+    return model
+
+
+def test_stock_weights_are_shared_and_renamed_labels_stay(pairs, ids):
+    stock = pairs[0][1]
+    committee = join((model for model in [stock, pairs[1][0]]), temperature=np.float32(2))
+    for name, weight in stock.named_parameters():
+        assert committee[0].get_parameter(name) is weight
+    committee.config.id2label = {0: "x", 1: "y", 2: "z"}
+    committee.config.label2id = {"x": 0, "y": 1, "z": 2}
+    for other in (committee.subset(iter([1])), committee.add_member(pairs[2][0])):
+        assert other.config.id2label == {0: "x", 1: "y", 2: "z"}
+    with torch.no_grad():
+        expected = stock(ids).logits
+        torch.testing.assert_close(committee(ids).member_logits[:, 0], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(stock(ids).logits, expected)  # stacked now, and still the same model
+
+
+@torch.no_grad()
+def test_a_member_with_its_labels_in_another_order_stays_one_model(build_pair, pairs, ids):
+    turned = {0: "world", 1: "sport", 2: "science"}
+    other = build_pair("classifier", seed=9, id2label=turned, label2id={v: k for k, v in turned.items()})[0]
+    other.classifier.requires_grad_(False)
+    committee = join([pairs[0][0], other])
+    mine = committee[1]
+    assert not mine.classifier.weight.requires_grad
+    assert mine.bert.config is mine.config
+    assert mine.bert.pooler.dense.weight is other.bert.pooler.dense.weight
+    mine.bert.pooler.register_forward_hook(lambda module, inputs, output: output * 0)
+    torch.testing.assert_close(other(ids).logits[:, [1, 2, 0]], join([pairs[0][0], other])(ids).member_logits[:, 1])
 
 
 def test_tokenizers_must_be_the_same(pairs, tmp_path, one_sentence):
@@ -110,6 +152,14 @@ def test_tokenizers_must_be_the_same(pairs, tmp_path, one_sentence):
     with pytest.raises(ValueError, match="Member 2 has another tokenizer than member 0") as caught:
         join([*same, other])
     one_sentence(caught.value)
+    with pytest.raises(ValueError, match="Member 2 has another tokenizer"):  # of models, by where they came from
+        join(same).add_member(other)
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "b", "a", "c"]
+    (tmp_path / "old").mkdir()
+    pairs[2][0].save_pretrained(tmp_path / "old")
+    (tmp_path / "old" / "vocab.txt").write_text("\n".join(vocab))
+    with pytest.raises(ValueError, match="Member 2 has another tokenizer"):
+        join([*same, str(tmp_path / "old")])
     # Settings that decide no tokens, and a folder without a tokenizer, are no difference.
     file = tmp_path / "same1" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(file))
@@ -124,12 +174,16 @@ def test_tokenizers_must_be_the_same(pairs, tmp_path, one_sentence):
 @pytest.mark.parametrize(
     ("break_it", "reason"),
     [
-        (lambda folder: shutil.rmtree(folder), "cannot be opened"),
+        (lambda folder: shutil.rmtree(folder), "is neither a folder nor a Hub name"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be opened"),
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be opened"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"1234567890" * 9), "cannot be opened"),
         (lambda folder: shutil.copy(folder.parent / "encoder.safetensors", folder / "model.safetensors"), "lacks"),
         (lambda folder: change_config(folder, model_type="gpt2"), "is of type 'gpt2'"),
+        (lambda folder: change_config(folder, intermediate_size=8), "by its config.json it would be"),
+        (lambda folder: change_config(folder, hidden_size=25), "cannot be opened"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "cannot be opened"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "its tokenizer.json is damaged"),
     ],
 )
 def test_a_broken_folder_is_named(pairs, tmp_path, one_sentence, break_it, reason):

@@ -293,3 +293,25 @@ def test_a_stack_is_made_of_members_that_own_their_weights(build_pair):
         close(found[:, 0], stock(ids).logits)
         stock.classifier.load_state_dict(other.classifier.state_dict())
         close(found[:, 1], stock(ids).logits)
+
+
+def test_members_of_two_committees_are_stacked_once(committee, pairs, answered):
+    ids = torch.randint(1, TINY["vocab_size"], (3, 8))
+    expected = votes_apart(pairs, ids)
+    with torch.no_grad():
+        part = committee.subset([0, 1])
+        for _ in range(2):
+            close(committee(ids).member_logits, expected)
+            close(part(ids).member_logits, expected[:, :2])
+        assert answered == [3, 1, 3, 1]  # `part` answers one by one
+        answered.clear()
+        del committee._stacks, committee._stacked  # as if it were gone
+        close(part(ids).member_logits, expected[:, :2])
+        assert answered == [2]
+
+
+def test_unknown_tensors_among_the_options_are_passed_by(committee, pairs):
+    ids = torch.randint(1, TINY["vocab_size"], (3, 8))
+    with torch.no_grad():
+        found = committee(ids, special_tokens_mask=torch.zeros_like(ids)).member_logits
+    close(found, votes_apart(pairs, ids))

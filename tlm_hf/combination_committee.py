@@ -13,9 +13,9 @@
 # limitations under the License.
 """How the members' votes become the committee's, and what their disagreement says.
 
-This file travels to the Hub as remote code; it needs torch only. z_k are the logits of member k, p_k = softmax(z_k),
-w_k its weight (1/K each by default, non-negative, of sum 1), T the temperature. `combine` returns logits whose softmax
-is the committee's probability:
+This file travels to the Hub as remote code; it needs torch and transformers only. z_k are the logits of member k,
+p_k = softmax(z_k), w_k its weight (1/K each by default, non-negative, of sum 1), T the temperature. `combine` returns
+logits whose softmax is the committee's probability:
 
     probabilities   log(sum_k w_k p_k) / T, the soft committee of arXiv 2507.14871, by logsumexp
     logits          (sum_k w_k z_k) / T, the normalised geometric mean of the p_k
@@ -26,22 +26,24 @@ its entropy is the members' mean entropy (doubt in the text) plus the mutual inf
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
+from transformers.modeling_outputs import ModelOutput
 
 COMBINATIONS = ("probabilities", "logits", "vote")
 LEAST_SHARE = 1e-6
 """A class without a vote is taken for this probability."""
 
 
-def log_weights(member_logits: torch.Tensor, member_weights: list[float] | None) -> torch.Tensor | float:
+def log_weights(member_logits: torch.Tensor, member_weights: list[float] | torch.Tensor | None) -> torch.Tensor | float:
     """Log w_k, (members, 1) in float32; a number for equal weights."""
     members = member_logits.shape[1]
     if member_weights is None:
         return -math.log(members)
     if len(member_weights) != members:
         raise ValueError(f"There are {len(member_weights)} member weights for {members} members: give one for each.")
-    return torch.tensor(member_weights, dtype=torch.float32, device=member_logits.device).log()[:, None]
+    return torch.as_tensor(member_weights, dtype=torch.float32, device=member_logits.device).log()[:, None]
 
 
 def combine(
@@ -83,7 +85,9 @@ def entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
     return -(log_probabilities.exp() * log_probabilities.clamp(min=-1e4)).sum(dim=-1)
 
 
-def uncertainty(member_logits: torch.Tensor, member_weights: list[float] | None = None) -> dict[str, torch.Tensor]:
+def uncertainty(
+    member_logits: torch.Tensor, member_weights: list[float] | torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
     """How unsure the committee is of each text, and why.
 
     Args:
@@ -109,4 +113,54 @@ def uncertainty(member_logits: torch.Tensor, member_weights: list[float] | None 
     }
 
 
-__all__ = ["COMBINATIONS", "LEAST_SHARE", "combine", "uncertainty"]
+@dataclass
+class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
+    """Output of a committee; what its members disagree about is worked out when it is asked for.
+
+    Args:
+        loss (`torch.Tensor` of shape `(1,)`, *optional*):
+            In training mode the sum of the members' own cross-entropies; in evaluation mode the cross-entropy of
+            `logits`. The two differ (Jensen's inequality).
+        logits (`torch.Tensor` of shape `(batch, num_labels)`):
+            The committee's: their softmax is its probability. By default the log of the members' mean probability,
+            divided by the temperature.
+        member_logits (`torch.Tensor` of shape `(batch, members, num_labels)`):
+            Each member's own logits.
+        member_weights (`torch.Tensor` of shape `(members,)`, *optional*):
+            The members' weights where they are not equal.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    member_logits: torch.Tensor | None = None
+    member_weights: torch.Tensor | None = None
+
+    @property
+    def uncertainty(self) -> dict[str, torch.Tensor]:
+        """See `uncertainty` above: four tensors (batch,)."""
+        if self.member_logits is None:
+            raise ValueError("This output has no member_logits, so it cannot tell how unsure the members are.")
+        return uncertainty(self.member_logits, self.member_weights)
+
+    @property
+    def entropy(self) -> torch.Tensor:
+        """Entropy of the members' mean probability in nats, (batch,)."""
+        return self.uncertainty["entropy"]
+
+    @property
+    def expected_entropy(self) -> torch.Tensor:
+        """Mean of the members' entropies in nats, (batch,): doubt in the text itself."""
+        return self.uncertainty["expected_entropy"]
+
+    @property
+    def mutual_information(self) -> torch.Tensor:
+        """`entropy` minus `expected_entropy` in nats, (batch,): doubt among the members."""
+        return self.uncertainty["mutual_information"]
+
+    @property
+    def agreement(self) -> torch.Tensor:
+        """Share of the members that vote for the class with the most votes, (batch,)."""
+        return self.uncertainty["agreement"]
+
+
+__all__ = ["COMBINATIONS", "LEAST_SHARE", "CommitteeOutput", "combine", "uncertainty"]

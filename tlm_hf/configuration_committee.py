@@ -54,7 +54,10 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     """
 
     model_type = "tlm_committee"
-    keys_to_ignore_at_inference = ["member_logits"]  # Trainer looks for it here: its predictions stay one array
+    keys_to_ignore_at_inference = [
+        "member_logits",
+        "member_weights",
+    ]  # Trainer looks for it here: its predictions stay one array
 
     member_configs: list[dict[str, Any]] | None = None
     temperature: float | int = 1.0

@@ -22,17 +22,15 @@ answered together by `stacking_committee`.
 
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
-from .combination_committee import combine, uncertainty
+from .combination_committee import CommitteeOutput, combine
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
 from .joining_committee import check_member, check_memory, check_tokenizers, in_label_order, open_member
 from .modeling_tlm import TLMForSequenceClassification
@@ -40,52 +38,6 @@ from .stacking_committee import MemberStack, stack_members
 
 STACKING = threading.Lock()
 """Two threads that answer with one committee stack it once."""
-
-
-@dataclass
-class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
-    """Output of a committee; what its members disagree about is worked out when it is asked for.
-
-    Args:
-        loss (`torch.Tensor` of shape `(1,)`, *optional*):
-            In training mode the sum of the members' own cross-entropies; in evaluation mode the cross-entropy of
-            `logits`. The two differ (Jensen's inequality).
-        logits (`torch.Tensor` of shape `(batch, num_labels)`):
-            The committee's: their softmax is its probability. By default the log of the members' mean probability,
-            divided by the temperature.
-        member_logits (`torch.Tensor` of shape `(batch, members, num_labels)`):
-            Each member's own logits.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    member_logits: torch.Tensor | None = None
-
-    @property
-    def uncertainty(self) -> dict[str, torch.Tensor]:
-        """See `combination_committee.uncertainty`: four tensors (batch,)."""
-        assert self.member_logits is not None
-        return uncertainty(self.member_logits, getattr(self, "_member_weights", None))
-
-    @property
-    def entropy(self) -> torch.Tensor:
-        """Entropy of the members' mean probability in nats, (batch,)."""
-        return self.uncertainty["entropy"]
-
-    @property
-    def expected_entropy(self) -> torch.Tensor:
-        """Mean of the members' entropies in nats, (batch,): doubt in the text itself."""
-        return self.uncertainty["expected_entropy"]
-
-    @property
-    def mutual_information(self) -> torch.Tensor:
-        """`entropy` minus `expected_entropy` in nats, (batch,): doubt among the members."""
-        return self.uncertainty["mutual_information"]
-
-    @property
-    def agreement(self) -> torch.Tensor:
-        """Share of the members that vote for the class with the most votes, (batch,)."""
-        return self.uncertainty["agreement"]
 
 
 class CommitteePreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
@@ -114,6 +66,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         self.members = nn.ModuleList(TLMForSequenceClassification(member) for member in config.build_member_configs())
         self._stacks: list[MemberStack] | None = None
         self._stacked: tuple[nn.Module, ...] = ()
+        self._stacked_elsewhere: list[Any] = []
         self.post_init()
 
     @classmethod
@@ -128,8 +81,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
         Args:
             members: folders, Hub names or models (`TLMForSequenceClassification` or stock
-                `BertForSequenceClassification`) with one tokenizer and the same labels, matched by name: where their
-                order differs from member 0's, the member's classifier is permuted.
+                `BertForSequenceClassification`) of one precision, with one tokenizer and the same labels, matched by
+                name: where their order differs from member 0's, the member's classifier is permuted.
             temperature: see `CommitteeConfig`.
             combination: see `CommitteeConfig`.
             member_weights: see `CommitteeConfig`.
@@ -140,27 +93,30 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
         Raises:
             ValueError: no members, more than fit into memory, a folder that is broken, a member that is itself a
-                committee, no classifier of one label a text, or the same object as another, labels or tokenizers that
-                differ, weights that are negative or do not sum to 1; the sentence names the member.
+                committee, no classifier of one label a text, or the same object as another, labels, tokenizers or
+                precisions that differ, weights that are negative or do not sum to 1; the sentence names the member.
         """
-        if isinstance(members, str | os.PathLike) or not isinstance(members, Sequence):
-            raise ValueError("from_members takes a list of members: put the member into brackets.")
+        if isinstance(members, str | os.PathLike | PreTrainedModel | dict) or not isinstance(members, Iterable):
+            raise ValueError("from_members takes a list of members: put folders, names or models into brackets.")
+        members = list(members)
         if not members:
             raise ValueError("A committee needs at least one member, but the list of members is empty.")
         check_memory(members)
         check_tokenizers(members)
         models = [open_member(member, position) for position, member in enumerate(members)]
         for position, model in enumerate(models):
-            if any(model is other for other in models[:position]):
+            if any(model is other for other in models[:position]) or any(
+                members[position] is other for other in members[:position] if isinstance(other, nn.Module)
+            ):
                 raise ValueError(f"Member {position} is the same object as an earlier member: pass each model once.")
             check_member(model, position, models[0])
         labels = dict(models[0].config.id2label)
-        weights = None if member_weights is None else [float(weight) for weight in member_weights]
-        return cls._join([in_label_order(model, labels) for model in models], temperature, combination, weights)
+        models = [in_label_order(model, labels) for model in models]
+        return cls._join(models, temperature, combination, member_weights)
 
     @classmethod
     def _join(
-        cls, models: list[Any], temperature: float, combination: str, member_weights: list[float] | None
+        cls, models: list[Any], temperature: float, combination: str, member_weights: Sequence[float] | None
     ) -> "CommitteeForSequenceClassification":
         """The committee of checked members."""
         fields = [
@@ -168,11 +124,15 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             for model in models
         ]
         try:
+            weights = None if member_weights is None else [float(weight) for weight in member_weights]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"member_weights is {member_weights}: give one number for each member.") from error
+        try:
             config = cls.config_class(
                 member_configs=fields,
-                temperature=temperature,
+                temperature=float(temperature),
                 combination=combination,
-                member_weights=member_weights,
+                member_weights=weights,
                 id2label=dict(models[0].config.id2label),
                 label2id=dict(models[0].config.label2id),
                 pad_token_id=models[0].config.pad_token_id,
@@ -202,14 +162,15 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             ValueError: as `from_members`, or no `weight` where the others have fitted ones.
         """
         weights = self.config.member_weights
+        if weight is not None and not 0 <= weight <= 1:
+            raise ValueError(f"weight is {weight}: give the new member's share, from 0 to 1.")
         if weights is None and weight is not None:
             weights = [1 / len(self)] * len(self)
         elif weights is not None and weight is None:
             raise ValueError("The committee has member_weights: give the new member's weight too, from 0 to 1.")
         if weights is not None and weight is not None:
             weights = [(1 - weight) * other for other in weights] + [weight]
-        settings = (self.config.temperature, self.config.combination, weights)
-        return type(self).from_members([*self.members, member], *settings)
+        return self._with_members([*self.members, member], weights)
 
     def drop_member(self, position: int) -> "CommitteeForSequenceClassification":
         """A committee without the member at `position`; see `subset`."""
@@ -229,14 +190,24 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             IndexError: no member at a position.
             ValueError: no positions, one twice, or members of weight 0 only.
         """
-        weights = self.config.member_weights
+        positions, weights = list(positions), self.config.member_weights
         if weights is not None:
             weights = [weights[position] for position in positions]
             if positions and not sum(weights):
                 raise ValueError("The chosen members have the weight 0: choose others, or set member_weights to None.")
             weights = [weight / sum(weights) for weight in weights]
-        members = [self.members[position] for position in positions]
-        return type(self).from_members(members, self.config.temperature, self.config.combination, weights)
+        return self._with_members([self.members[position] for position in positions], weights)
+
+    def _with_members(self, members: list[Any], weights: list[float] | None) -> "CommitteeForSequenceClassification":
+        """A committee of these with the settings and the names of the labels of this one."""
+        settings = (self.config.temperature, self.config.combination, weights)
+        committee = type(self).from_members(members, *settings)
+        committee.config.id2label, committee.config.label2id = dict(self.config.id2label), dict(self.config.label2id)
+        return committee
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Refuse."""
+        raise ValueError("A committee cannot resize its embeddings: resize each member's and join them again.")
 
     def __len__(self) -> int:
         """Number of members."""
@@ -254,7 +225,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles stack their own weights."""
-        return {**self.__dict__, "_stacks": None, "_stacked": ()}
+        return {**self.__dict__, "_stacks": None, "_stacked": (), "_stacked_elsewhere": []}
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The first member's word embedding (transformers asks for one)."""
@@ -299,7 +270,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             return False
         if input_ids.device.type != "cpu" or input_ids.dim() != 2 or not input_ids.numel():
             return False
-        if any(value not in (None, False) for name, value in options.items() if name != "num_items_in_batch"):
+        asked = (value for name, value in options.items() if name != "num_items_in_batch")
+        if any(value is not None and value is not False for value in asked):
             return False
         if attention_mask is None:
             return True
@@ -309,10 +281,16 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         """The stacks, made anew where a member or a weight was replaced."""
         members = tuple(self.members)
         with STACKING:
-            if self._stacks is None or self._stacked != members or not all(map(MemberStack.is_current, self._stacks)):
+            stale = (
+                self._stacks is None
+                or self._stacked != members
+                or any(not owner() for owner in self._stacked_elsewhere)
+            )
+            if stale or not all(map(MemberStack.is_current, self._stacks or [])):
                 self._stacks = None  # gives each old stack free as soon as no weight is a view of it
-                self._stacks, self._stacked = stack_members(members), members
-            return self._stacks
+                self._stacks, self._stacked_elsewhere = stack_members(members)
+                self._stacked = members
+            return self._stacks or []
 
     @can_return_tuple
     def forward(  # trf-ignore: TRF057
@@ -353,9 +331,13 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             loss = torch.stack(losses).sum()
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
-        output = CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
-        output._member_weights = self.config.member_weights  # type: ignore[attr-defined]  # for its uncertainty
-        return output
+        weights = self.config.member_weights
+        return CommitteeOutput(
+            loss=loss,
+            logits=logits,
+            member_logits=member_logits,
+            member_weights=None if weights is None else torch.tensor(weights, device=logits.device),
+        )
 
 
 class _NoHiddenState(CommitteePreTrainedModel):

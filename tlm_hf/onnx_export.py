@@ -4,6 +4,7 @@ Batch and length of the file's inputs are free. Its outputs are `logits` and, fo
 """
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -53,7 +54,7 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     if not arguments.model or not arguments.output_dir:
         raise UserError("export needs --model (a classifier or committee) and --output-dir.")
     check_packages()
-    model = load_classifier(arguments.model)
+    model = load_classifier(arguments.model).float()
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     run = Run(arguments.output_dir, "export", {"model": arguments.model, "int8": arguments.int8})
     if run.results is not None:
@@ -110,6 +111,8 @@ def export_onnx(model: PreTrainedModel, path: Path) -> Path:
         mask may be all 0.
     """
     outputs = ["logits", "member_logits"] if isinstance(model, CommitteeForSequenceClassification) else ["logits"]
+    if any(weight.dtype != torch.float32 for weight in model.parameters()):
+        model = copy.deepcopy(model).float()
     example = {name: torch.ones((2, 8), dtype=torch.long) for name in ("input_ids", "attention_mask")}
     size = sum(weight.nbytes for weight in model.parameters())
     with quiet(), torch.no_grad():

@@ -29,8 +29,10 @@ products on one row a text. Here both parts run for all members at once:
 Stacking holds no second copy: a stacked weight is one tensor (K, ...), and the members' parameters become views of it
 (`MemberStack`), one weight after the other. The word embeddings, three quarters of all weights at h = 768, stay where
 they are: transformers maps them from the file, and only the rows that texts need are ever read. Saving, training and
-splitting members off work as before. Nothing that depends on the values of weights outlives a call, so an edit of a
-weight, however it is made, counts at once.
+splitting members off work as before; only a pickle (`torch.save`) of a single member's weights then holds the whole
+stack, so keep members with `save_pretrained`. A member of two committees is stacked by the one that answers first, for
+as long as that one lives; in the other it answers on its own. Nothing that depends on the values of weights outlives a
+call, so an edit of a weight, however it is made, counts at once.
 
 Conditions (`stack_members` and `MemberStack.is_current`): evaluation, no gradients, no torch.compile or export, a CPU,
 members of one layer without convolution that nothing was put around (no hooks, adapters, quantised layers or
@@ -38,6 +40,7 @@ replaced `forward`) and with `use_fast_path`; a 2-d mask, or none, with a token 
 answers on its own.
 """
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +50,8 @@ from torch import nn
 from .fast_paths_tlm import is_bare, pack_positions
 from .modeling_tlm import TLMForSequenceClassification
 
+OWNERS: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[MemberStack]]" = weakref.WeakKeyDictionary()
+"""The stack whose views a member's weights are."""
 TOKENS_AT_ONCE = 512
 """Rows of embeddings in a piece: at h = 768 they take 1.5 MB."""
 
@@ -116,6 +121,8 @@ class MemberStack:
         ]
         self._dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
         self._members = list(members)
+        for member in members:
+            OWNERS[member] = weakref.ref(self)
         self._words = [member.get_parameter(WORDS) for member in members]
 
     def is_current(self) -> bool:
@@ -322,17 +329,27 @@ def times_transposed(states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
     return torch.bmm(states, weight.transpose(1, 2))
 
 
-def stack_members(members: Sequence[Any]) -> list[MemberStack]:
-    """Stacks of the members that can be stacked, those of one shape together."""
+def stack_members(members: Sequence[Any]) -> tuple[list[MemberStack], list[Any]]:
+    """Stacks of the members that can be stacked, those of one shape together.
+
+    Returns:
+        The stacks, and weak references to those of other committees, in which some of the members lie already: while
+        they live, those members are not stacked here.
+    """
     groups: dict[tuple[Any, ...], list[int]] = {}
     seen: set[int] = set()
+    elsewhere = []
     for position, member in enumerate(members):
+        owner = OWNERS.get(member)
+        if owner is not None and (stack := owner()) is not None and stack.is_current():
+            elsewhere.append(owner)
+            continue
         shape = shape_of(member)
         own = {id(weight) for name, weight in member.named_parameters() if name != WORDS}
         if shape is not None and not own & seen:  # members that share a weight cannot both be views of their own
             groups.setdefault(shape, []).append(position)
         seen |= own
-    return [MemberStack([members[place] for place in places], places) for places in groups.values()]
+    return [MemberStack([members[place] for place in places], places) for places in groups.values()], elsewhere
 
 
 __all__ = ["MemberStack", "stack_members"]

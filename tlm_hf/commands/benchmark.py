@@ -6,6 +6,7 @@ from typing import Any
 
 from ..evaluation.inference_speed import InferenceBenchmarkArguments, benchmark_inference
 from ..evaluation.members_speed import MembersArguments, benchmark_members
+from ..evaluation.precision_loss import PrecisionArguments, compare_precisions
 from ..evaluation.speed import BenchmarkArguments, benchmark
 from ..evaluation.tokenizing_speed import TokenizingArguments, benchmark_tokenizing
 from ..evaluation.training_speed import TrainingBenchmarkArguments, benchmark_training
@@ -31,6 +32,7 @@ INFERENCE_SUMMARY = ("ratio", "max_abs_diff", "committee_ms", "reference_ms", "l
 OTHERS: dict[str, tuple[type, Callable[[Any], dict[str, Any]], tuple[str, ...]]] = {
     "inference": (InferenceBenchmarkArguments, benchmark_inference, INFERENCE_SUMMARY),
     "members": (MembersArguments, benchmark_members, MEMBERS_SUMMARY),
+    "precision": (PrecisionArguments, compare_precisions, ("model", "task", "texts", "rows")),
     "tokenizing": (TokenizingArguments, benchmark_tokenizing, TOKENIZING_SUMMARY),
     "training": (TrainingBenchmarkArguments, benchmark_training, TRAINING_SUMMARY),
 }

@@ -53,7 +53,7 @@ class BenchmarkArguments:
 
     what: str = field(
         metadata={
-            "help": "pretraining or finetuning (inference, members, tokenizing, training have options of their own)."
+            "help": "pretraining or finetuning (inference, members, precision, tokenizing, training have own options)."
         }
     )
     recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
@@ -253,7 +253,7 @@ def benchmark(arguments: BenchmarkArguments) -> dict[str, Any]:
         UserError: unknown benchmark, recipe or size, a recipe that stock BERT does not have, or a bad number.
     """
     if arguments.what not in TASKS:
-        known = ", ".join((*TASKS, "inference", "members", "tokenizing", "training"))
+        known = ", ".join((*TASKS, "inference", "members", "precision", "tokenizing", "training"))
         raise UserError(f"There is no benchmark {arguments.what!r}; choose one of {known}.")
     check_range(arguments, 1, 2**20, "batch_size", "max_length", "repeats", "num_threads")
     check_range(arguments, 0, 0.99, "dropout")

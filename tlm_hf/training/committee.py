@@ -20,6 +20,7 @@ from ..evaluation.calibration import (
 from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, fit_weights, greedy_order
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
+from ..joining_committee import check_memory, in_label_order
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
 from ..modeling_committee import CommitteeForSequenceClassification
 from ..provenance import portable_path
@@ -35,7 +36,9 @@ class CommitteeArguments(TaskArguments):
     combination: str = field(
         default="probabilities", metadata={"help": "What is averaged: probabilities, logits, vote."}
     )
-    weights: str = field(default="equal", metadata={"help": "equal, or fitted on the validation split."})
+    weights: str = field(
+        default="equal", metadata={"help": "equal, or fitted on the validation split (of averaged probabilities)."}
+    )
     choose: bool = field(
         default=False, metadata={"help": "Keep the members that greedy selection on validation takes."}
     )
@@ -75,6 +78,8 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
         raise UserError(f"--combination is {arguments.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
     if arguments.weights not in ("equal", "fitted"):
         raise UserError(f"--weights is {arguments.weights!r}: choose equal or fitted.")
+    if arguments.weights == "fitted" and arguments.combination != "probabilities":
+        raise UserError("--weights fitted are those of averaged probabilities: leave --combination out.")
     if arguments.max_members is not None and not arguments.choose:
         raise UserError("--max-members bounds what --choose takes: add --choose, or name fewer --members.")
     check_range(arguments, 1, len(arguments.members), "max_members")
@@ -88,16 +93,22 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
                 f"The member {member!r} has another tokenizer than {arguments.members[0]!r}: a committee reads its "
                 "text once, so all members must be trained with one tokenizer (pretrain --tokenizer)."
             )
+    try:
+        check_memory(arguments.members)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     task = load_task_from(arguments)
     members = [load_classifier(member) for member in arguments.members]
     for member, model in zip(arguments.members, members, strict=True):
         labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        if labels != class_names(task):
+        if sorted(labels) != sorted(class_names(task)):
             raise UserError(
                 f"The member {member!r} knows the labels {labels} but the task {arguments.task!r} has "
                 f"{class_names(task)}: name the task that the members were fine-tuned on."
             )
     try:
+        # In the order of the task's labels, matched by name.
+        members = [in_label_order(member, dict(enumerate(class_names(task)))) for member in members]
         committee = CommitteeForSequenceClassification.from_members(members)
     except ValueError as error:
         raise UserError(str(error)) from error

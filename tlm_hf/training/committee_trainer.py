@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from transformers import Trainer
+from transformers.trainer_utils import TrainOutput
 
 from ..modeling_committee import CommitteeForSequenceClassification
 
@@ -18,6 +19,8 @@ class CommitteeTrainer(Trainer):
 
     Raises:
         TypeError: the model is no committee.
+        ValueError: label smoothing, or a loss of the user's own, which would be taken of the committee's logits; FSDP
+            or DeepSpeed, under which no process has a member's whole gradient.
     """
 
     def __init__(self, model: Any = None, *args: Any, **kwargs: Any) -> None:
@@ -27,15 +30,25 @@ class CommitteeTrainer(Trainer):
                 "one with from_members."
             )
         super().__init__(model, *args, **kwargs)
+        if self.label_smoother is not None or self.compute_loss_func is not None:
+            raise ValueError(
+                "CommitteeTrainer sums the members' own losses: leave label_smoothing_factor and compute_loss_func out."
+            )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError("CommitteeTrainer clips member by member, which FSDP and DeepSpeed cannot: train by DDP.")
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
         """Clip each member; returns the norm of all gradients before it."""
         committee = self.accelerator.unwrap_model(model)
-        norms = [
-            self.accelerator.clip_grad_norm_(member.parameters(), self.args.max_grad_norm)
-            for member in committee.members
-        ]
-        return torch.linalg.vector_norm(torch.stack([torch.as_tensor(norm) for norm in norms]))
+        self.accelerator.unscale_gradients()  # once, which clipping by Accelerate would do for each member
+        limit = self.args.max_grad_norm
+        norms = [torch.nn.utils.clip_grad_norm_(member.parameters(), limit) for member in committee.members]
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Trainer's; `training_loss` is that of the mean member, as everywhere."""
+        output = super().train(*args, **kwargs)
+        return output._replace(training_loss=output.training_loss / len(self.accelerator.unwrap_model(self.model)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's, with the training loss of the mean member."""

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Five bert-1 at laptop size on AG News: committee, calibration, and what bfloat16 and int8 cost.
+# TLM_DATA=... bash scripts/real_committee.sh; continues where it was interrupted; results in results/committee/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${TLM_DATA:?set TLM_DATA to the folder of real text}"
+out=outputs/real-committee
+members=()
+for k in 0 1 2 3 4; do members+=("$out/classifiers/member-$k"); done
+encoders=()
+for k in 0 1 2 3 4; do encoders+=("$out/encoders/member-$k"); done
+task=(--task ag_news --train-per-label 1000 --validation-per-label 200 --test-per-label 500)
+mkdir -p results/committee
+python scripts/pretrain.py --corpus wikipedia --num-texts 40000 --recipe bert-1 --size laptop --members 5 --max-steps 1000 \
+    --output-dir "$out/encoders"
+python scripts/finetune.py --models "${encoders[@]}" "${task[@]}" --learning-rate 1e-3 --num-train-epochs 4 --output-dir "$out/classifiers"
+python scripts/committee.py --members "${members[@]}" "${task[@]}" --output-dir "$out/committee"
+python scripts/committee.py --members "${members[@]}" "${task[@]}" --weights fitted --output-dir "$out/committee-fitted"
+python scripts/committee.py --members "${members[@]}" "${task[@]}" --combination logits --output-dir "$out/committee-logits"
+python scripts/committee.py --members "${members[@]}" "${task[@]}" --combination vote --output-dir "$out/committee-vote"
+python scripts/committee.py --members "${members[@]}" "${task[@]}" --choose --output-dir "$out/committee-chosen"
+for name in committee committee-fitted committee-logits committee-vote committee-chosen; do
+    cp "$out/$name/results.json" "results/committee/$name.json"
+done
+cp "$out/committee/reliability.png" "$out/committee/members.png" results/committee/
+python scripts/benchmark.py precision --model "$out/committee" "${task[@]}" --json results/committee/precision.json
