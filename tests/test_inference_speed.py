@@ -1,6 +1,7 @@
 """The inference benchmark: what it compares, what it refuses; its limits against numbers counted by hand."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from helpers_commands import refused, succeed
 from transformers import BertForSequenceClassification
 
 from tlm_hf.evaluation import inference_limits as limits
+from tlm_hf.evaluation.inference_memory import measure_memory
 from tlm_hf.evaluation.inference_speed import InferenceBenchmarkArguments, build_batch, member_config, stock_classifier
+from tlm_hf.recipes import build_config
 
 WORDS = ("benchmark", "inference", "--size", "smoke", "--repeats", "1", "--num-threads", "1")
 
@@ -25,6 +28,7 @@ def test_one_row_stands_at_the_top(tmp_path):
     assert 0 < row["max_abs_diff"] < 1e-5
     assert row["ratio"] == pytest.approx(row["reference_ms"] / row["committee_ms"])
     assert row["profile_ms"]
+    assert found["memory"] is None
     assert found["machine"]["cores"]
 
 
@@ -41,6 +45,27 @@ def test_every_combination_is_a_row(tmp_path):
     assert len(rows) == 32
     assert max(row["max_abs_diff"] for row in rows if row["precision"] == "fp32") < 1e-5
     assert max(row["max_abs_diff"] for row in rows) < 0.1
+    assert file.with_suffix(".png").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_memory_is_that_of_a_fresh_process():
+    config = build_config("bert-1", "laptop", vocab_size=30_000)
+    found = measure_memory(config, 4, 1)
+    with torch.device("meta"):
+        model = stock_classifier(config)
+    size = 4 * sum(weight.nbytes for weight in model.parameters()) / 2**20
+    assert found["weights_mib"] == pytest.approx(size, rel=0.01)
+    for how in ("from_members", "from_pretrained"):
+        # A second copy would make it 2; what torch takes for itself counts for more here than at the paper's width.
+        assert 0.1 < found[f"{how}_peak_share"] < 1.6
+
+
+def test_the_other_models_are_timed(tmp_path):
+    file = tmp_path / "f.json"
+    succeed(*WORDS, "--batch-size", "2", "--sequence-length", "8", "--members", "1", "--others", "--json", str(file))
+    row = json.loads(file.read_text())["rows"][0]
+    assert min(row[f"{name}_ms"] for name in ("bert-mini", "bert-small", "tfidf")) > 0
 
 
 def test_members_with_a_convolution_answer_too(tmp_path):

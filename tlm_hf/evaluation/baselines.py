@@ -11,6 +11,14 @@ from .metrics import classification_metrics
 INVERSE_REGULARISATION = (1.0, 10.0, 100.0)
 
 
+def linear_model(strength: float = 10.0, seed: int = 0) -> Pipeline:
+    """The model that is to be fitted: TF-IDF of words and pairs of words, logistic regression with `C=strength`."""
+    return make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2),
+        LogisticRegression(C=strength, max_iter=2000, random_state=seed),
+    )
+
+
 def tfidf_baseline(task: datasets.DatasetDict, seed: int = 0) -> dict[str, float]:
     """Fit on the training split, choose the regularisation on validation, score on test.
 
@@ -23,10 +31,7 @@ def tfidf_baseline(task: datasets.DatasetDict, seed: int = 0) -> dict[str, float
     """
     best: tuple[float, float, Pipeline] | None = None
     for strength in INVERSE_REGULARISATION:
-        model = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2),
-            LogisticRegression(C=strength, max_iter=2000, random_state=seed),
-        )
+        model = linear_model(strength, seed)
         try:
             model.fit(task["train"]["text"][:], task["train"]["label"][:])
         except ValueError:  # a small table in which no two texts share a word: keep the words that stand in one

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, BertForSequenceClassification
 
 from ..configuration_tlm import TLMConfig
+from ..data.tasks import load_task
 from ..errors import UserError, check_range
 from ..modeling_committee import CommitteeForSequenceClassification
 from ..modeling_tlm import TLMForSequenceClassification
@@ -31,7 +32,10 @@ from ..onnx_export import OnnxClassifier, check_packages, export_onnx, quantize
 from ..provenance import machine, provenance
 from ..recipes import build_config
 from ..runs import write_json
+from .baselines import linear_model
 from .inference_limits import Machine, limit_seconds, measure_bandwidth
+from .inference_memory import measure_memory
+from .inference_plots import draw_latency
 from .speed import BERT_FIELDS
 from .training_speed import measure_peak
 
@@ -41,6 +45,7 @@ PRECISIONS = ("fp32", "bf16", "int8")
 RUNTIMES = ("torch", "onnx")
 SIDES = {"bert-mini": (4, 256), "bert-small": (4, 512)}
 """Other small encoders beside the reference: layers and hidden size (Turc et al., arXiv 1908.08962)."""
+LINEAR = "tfidf"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -57,10 +62,11 @@ class InferenceBenchmarkArguments:
     sequence_length: list[int] = field(default_factory=lambda: [128], metadata={"help": "Tokens of the longest text."})
     precisions: list[str] = field(default_factory=lambda: ["fp32"], metadata={"help": "fp32, bf16, int8 (onnx only)."})
     runtimes: list[str] = field(default_factory=lambda: ["torch"], metadata={"help": "torch, onnx."})
-    others: bool = field(default=False, metadata={"help": "Also time BERT-Mini and BERT-Small in torch."})
+    others: bool = field(default=False, metadata={"help": "Also BERT-Mini, BERT-Small, TF-IDF + logistic regression."})
+    memory: bool = field(default=False, metadata={"help": "Also the memory that the largest committee takes."})
     repeats: int = field(default=15, metadata={"help": "Timed passes of each side (5 where one takes over 5 s)."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of each side; default: the cores."})
-    json: str | None = field(default=None, metadata={"help": "File for the results; the plots lie beside it."})
+    json: str | None = field(default=None, metadata={"help": "File for the results; a plot lies beside it."})
 
 
 def benchmark_inference(arguments: InferenceBenchmarkArguments) -> dict[str, Any]:
@@ -70,7 +76,7 @@ def benchmark_inference(arguments: InferenceBenchmarkArguments) -> dict[str, Any
         `rows`, one for each number of members, batch size, length, runtime and precision: `committee_ms`,
         `reference_ms`, `ratio`, `max_abs_diff` (the row's committee against stock BERT members in float32), `limit_ms`
         (`inference_limits`), milliseconds by kind of operation, `profile_ms` (torch only). Where there is one row, its
-        entries stand at the top too.
+        entries stand at the top too. `memory`: see `inference_memory`.
 
     Raises:
         UserError: unknown recipe, size, runtime or precision, a number out of range, or packages that are missing.
@@ -81,14 +87,21 @@ def benchmark_inference(arguments: InferenceBenchmarkArguments) -> dict[str, Any
     if arguments.json is not None:
         Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
     limits = {name: Machine(measure_bandwidth(), measure_peak(bf16=name == "bf16")) for name in ("fp32", "bf16")}
-    rows = []
+    rows: list[dict[str, Any]] = []
+    shapes = list(itertools.product(arguments.batch_size, arguments.sequence_length))
     with TemporaryDirectory() as folder, torch.inference_mode():
         reference = _reference(arguments, threads, Path(folder))
-        for members in arguments.members:
-            rows += _rows(arguments, members, reference, limits, threads, Path(folder))
+        committees = {members: _committee(arguments, members, threads, Path(folder)) for members in arguments.members}
+        for texts, length in tqdm(shapes, desc="Shapes", unit="shape"):
+            rows += _rows(arguments, texts, length, committees, reference, limits)
+        del committees, reference
+    memory = None
+    if arguments.memory:
+        memory = measure_memory(member_config(arguments, arguments.recipe), max(arguments.members), threads)
     results = {
         **(rows[0] if len(rows) == 1 else {}),
         "rows": rows,
+        "memory": memory,
         "limits": {name: asdict(found) for name, found in limits.items()},
         "settings": {key: value for key, value in asdict(arguments).items() if key != "json"},
         "threads": threads,
@@ -97,6 +110,7 @@ def benchmark_inference(arguments: InferenceBenchmarkArguments) -> dict[str, Any
     }
     if arguments.json is not None:
         write_json(Path(arguments.json), results)
+        draw_latency(rows, Path(arguments.json).with_suffix(".png"))
     return results
 
 
@@ -193,42 +207,61 @@ def _reference(arguments: InferenceBenchmarkArguments, threads: int, folder: Pat
                 "intermediate_size": 4 * hidden,
             }
             found[name] = _answers(stock_classifier(config, **shape))
+        found[LINEAR] = _linear()
     return found
+
+
+def _linear() -> Callable[[dict[str, torch.Tensor]], Any]:
+    """TF-IDF and logistic regression, fitted on the embedded texts; answers as many of them as the batch has texts.
+
+    It starts from text, cut to as many words as the batch has tokens, where the others start from token ids.
+    """
+    task = load_task("docstrings", train_per_label=200, test_per_label=100)
+    model = linear_model().fit(task["train"]["text"][:], task["train"]["label"][:])
+    words = [text.split() for text in task["test"]["text"][:]]
+
+    def answer(batch: dict[str, torch.Tensor]) -> Any:
+        lengths = batch["attention_mask"].sum(dim=1).tolist()
+        return model.predict([" ".join(words[row % len(words)][:length]) for row, length in enumerate(lengths)])
+
+    return answer
+
+
+def _committee(arguments: InferenceBenchmarkArguments, members: int, threads: int, folder: Path) -> Any:
+    """The members of a committee, and the committee in every kind."""
+    config = member_config(arguments, arguments.recipe)
+    torch.manual_seed(members)
+    with torch.inference_mode(False):
+        models = [TLMForSequenceClassification(config) for _ in range(members)]
+        committee = CommitteeForSequenceClassification.from_members(models)
+    return models, _variants(arguments, committee, threads, folder / f"committee-{members}.onnx")
 
 
 def _rows(
     arguments: InferenceBenchmarkArguments,
-    members: int,
+    texts: int,
+    length: int,
+    committees: dict[int, Any],
     reference: dict[Any, Any],
     limits: dict[str, Machine],
-    threads: int,
-    folder: Path,
 ) -> list[dict[str, Any]]:
-    """All rows of one number of members."""
+    """All rows of one shape, everything timed by turns."""
     config = member_config(arguments, arguments.recipe)
-    torch.manual_seed(0)
-    with torch.inference_mode(False):
-        models = [TLMForSequenceClassification(config) for _ in range(members)]
-        committee = CommitteeForSequenceClassification.from_members(models)
-    ours = _variants(arguments, committee, threads, folder / "committee.onnx")
+    batch = build_batch(config.vocab_size, texts, length)
+    functions: dict[Any, Callable[[dict[str, torch.Tensor]], Any]] = {
+        (members, *kind): answer for members, (_, ours) in committees.items() for kind, answer in ours.items()
+    }
+    functions |= reference
+    seconds = _by_turns(functions, batch, arguments.repeats)
+    distinct, lengths = int(batch["input_ids"].unique().numel()), batch["attention_mask"].sum(dim=1).tolist()
     rows = []
-    shapes = list(itertools.product(arguments.batch_size, arguments.sequence_length))
-    for texts, length in tqdm(shapes, desc=f"{members} members", unit="shape"):
-        batch = build_batch(config.vocab_size, texts, length)
-        functions: dict[Any, Callable[[dict[str, torch.Tensor]], Any]] = {
-            ("committee", *kind): answer for kind, answer in ours.items()
-        }
-        functions |= {
-            ("reference", *kind) if isinstance(kind, tuple) else (kind,): answer for kind, answer in reference.items()
-        }
-        seconds = _by_turns(functions, batch, arguments.repeats)
+    for members, (models, ours) in committees.items():
         expected = _members_apart(models, batch)
-        distinct, lengths = int(batch["input_ids"].unique().numel()), batch["attention_mask"].sum(dim=1).tolist()
-        for runtime, precision in ours:
+        for (runtime, precision), answer in ours.items():
             there = limits["bf16" if precision == "bf16" else "fp32"]
-            logits = ours[runtime, precision](batch)
+            logits = answer(batch)
             logits = logits if isinstance(logits, np.ndarray) else logits.logits.float().numpy()
-            committee_s, reference_s = (seconds[side, runtime, precision] for side in ("committee", "reference"))
+            committee_s, reference_s = seconds[members, runtime, precision], seconds[runtime, precision]
             row: dict[str, Any] = {
                 "recipe": f"{arguments.recipe}@{arguments.size}",
                 "members": members,
@@ -245,8 +278,8 @@ def _rows(
                 element = DTYPES[precision].itemsize
                 row["limit_ms"] = 1000 * limit_seconds(config, members, lengths, distinct, element, there)
             if runtime == "torch":
-                row["profile_ms"] = _profile(ours[runtime, precision], batch)
-            row |= {f"{name}_ms": 1000 * seconds[name,] for name in SIDES if (name,) in seconds}
+                row["profile_ms"] = _profile(answer, batch)
+            row |= {f"{name}_ms": 1000 * seconds[name] for name in (*SIDES, LINEAR) if name in seconds}
             rows.append(row)
     return rows
 
