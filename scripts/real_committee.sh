@@ -23,4 +23,12 @@ for name in committee committee-fitted committee-logits committee-vote committee
     cp "$out/$name/results.json" "results/committee/$name.json"
 done
 cp "$out/committee/reliability.png" "$out/committee/members.png" results/committee/
+adapters=()
+for k in 0 1 2 3 4; do
+    adapters+=("$out/adapter-$k")
+    python scripts/finetune.py --model "$out/encoders/member-0" "${task[@]}" --lora-rank 16 --seed "$k" --learning-rate 2e-3 \
+        --num-train-epochs 4 --output-dir "$out/adapter-$k"
+done
+python scripts/benchmark.py adapters --encoder "$out/encoders/member-0" --adapters "${adapters[@]}" --model "$out/committee" \
+    "${task[@]}" --json results/committee/adapters.json
 python scripts/benchmark.py precision --model "$out/committee" "${task[@]}" --json results/committee/precision.json

@@ -76,7 +76,14 @@ def test_training_table_is_that_of_the_results_files():
         row += [f"{found['product_rate'] / max(found['peak_rates_before_and_after']):.0%}"]
         row += [f"{found['hours']:.1f}", f"{found['stock_hours']:.0f}"]
         assert f"| {' | '.join(row)} |" in section, row
-    for name, trial in (("paper-fifth", "tlm"), ("paper-tenth", "lr 2e-3"), ("laptop-float32", "tlm")):
+    for name, trial in (
+        ("paper-fifth", "tlm"),
+        ("paper-fifth", "mask 0.2"),
+        ("paper-tenth", "tlm"),
+        ("paper-tenth", "lr 5e-4"),
+        ("paper-eighth", "lr 5e-4"),
+        ("laptop-float32", "tlm"),
+    ):
         trials = {
             row["trial"]: row for row in json.loads((folder / f"search-bert-1-{name}.json").read_text())["trials"]
         }

@@ -125,12 +125,27 @@ def test_stacked_weights_are_held_once_and_saved_as_they_were(committee, pairs, 
 
 
 @pytest.mark.parametrize("edit", ["in place", "through .data", "another tensor", "load_state_dict", "dtype and back"])
-def test_an_edit_of_a_weight_counts_at_once(committee, pairs, edit):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.layer.0.attention.self.key.weight",
+        "encoder.layer.0.attention.self.query.weight",
+        "encoder.layer.0.attention.self.query.bias",
+        "encoder.layer.0.output.dense.weight",
+        "embeddings.word_embeddings.weight",
+        "embeddings.position_embeddings.weight",
+        "embeddings.LayerNorm.weight",
+    ],
+)
+def test_an_edit_of_a_weight_counts_at_once(committee, pairs, edit, name):
     ids = torch.randint(1, TINY["vocab_size"], (3, 8))
+    ids[:, 0] = 2  # the same start, whose constants are kept
+    name = f"bert.{name}"
     with torch.no_grad():
-        committee(ids)
+        for _ in range(2):
+            close(committee(ids).member_logits, votes_apart(pairs, ids))
+        assert committee._stacks[0]._kept is not None
         stock = pairs[1][1]
-        name = "bert.encoder.layer.0.attention.self.key.weight"
         new = torch.randn_like(stock.get_parameter(name))
         stock.get_parameter(name).copy_(new)
         weight = committee[1].get_parameter(name)
@@ -145,6 +160,18 @@ def test_an_edit_of_a_weight_counts_at_once(committee, pairs, edit):
         else:
             weight.copy_(new)
             committee.double().float()
+        close(committee(ids).member_logits, votes_apart(pairs, ids))
+
+
+def test_one_entry_in_place_counts_too(committee, pairs):
+    """Of a matrix of which only a sample is compared: the version counter tells."""
+    ids = torch.randint(1, TINY["vocab_size"], (3, 8))
+    ids[:, 0] = 2
+    with torch.inference_mode():
+        committee(ids)
+    with torch.no_grad():
+        for model in (committee[1], pairs[1][1]):
+            model.bert.encoder.layer[0].attention.self.key.weight[1, 1] += 50
         close(committee(ids).member_logits, votes_apart(pairs, ids))
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..evaluation.adapter_comparison import AdapterComparisonArguments, compare_adapters
 from ..evaluation.inference_speed import InferenceBenchmarkArguments, benchmark_inference
 from ..evaluation.members_speed import MembersArguments, benchmark_members
 from ..evaluation.precision_loss import PrecisionArguments, compare_precisions
@@ -30,6 +31,7 @@ MEMBERS_SUMMARY = (
 )  # fmt: skip
 INFERENCE_SUMMARY = ("ratio", "max_abs_diff", "committee_ms", "reference_ms", "limit_ms", "rows")
 OTHERS: dict[str, tuple[type, Callable[[Any], dict[str, Any]], tuple[str, ...]]] = {
+    "adapters": (AdapterComparisonArguments, compare_adapters, ("task", "rows")),
     "inference": (InferenceBenchmarkArguments, benchmark_inference, INFERENCE_SUMMARY),
     "members": (MembersArguments, benchmark_members, MEMBERS_SUMMARY),
     "precision": (PrecisionArguments, compare_precisions, ("model", "task", "texts", "rows")),

@@ -51,11 +51,7 @@ TASKS = {
 class BenchmarkArguments:
     """Options of `tlm benchmark`."""
 
-    what: str = field(
-        metadata={
-            "help": "pretraining or finetuning (inference, members, precision, tokenizing, training have own options)."
-        }
-    )
+    what: str = field(metadata={"help": "pretraining or finetuning (the other benchmarks have options of their own)."})
     recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
     size: str = field(default="paper", metadata={"help": "Its size."})
     json: str | None = field(default=None, metadata={"help": "File for the results."})
@@ -253,7 +249,7 @@ def benchmark(arguments: BenchmarkArguments) -> dict[str, Any]:
         UserError: unknown benchmark, recipe or size, a recipe that stock BERT does not have, or a bad number.
     """
     if arguments.what not in TASKS:
-        known = ", ".join((*TASKS, "inference", "members", "precision", "tokenizing", "training"))
+        known = ", ".join((*TASKS, "adapters", "inference", "members", "precision", "tokenizing", "training"))
         raise UserError(f"There is no benchmark {arguments.what!r}; choose one of {known}.")
     check_range(arguments, 1, 2**20, "batch_size", "max_length", "repeats", "num_threads")
     check_range(arguments, 0, 0.99, "dropout")
