@@ -91,3 +91,77 @@ def test_training_table_is_that_of_the_results_files():
         assert " | ".join(f"{loss:.3f}" for loss in losses) in section, name
         share = trials[trial]["share_to_match"]
         assert (f"{100 * share:g}%" if share else "not reached") in section
+
+
+def test_shares_and_downstream_tables_are_those_of_the_results_files():
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("<!-- training -->")[1].split("<!-- /training -->")[0]
+    for line in (*deep_rows(), *downstream_rows()):
+        assert line in section, line
+
+
+def deep_rows():
+    """bert-6@laptop over the seeds: the authors' final losses, ours, the shares of texts after which ours was there."""
+    trials = json.loads((ROOT / "results" / "training" / "search-bert-6-laptop.json").read_text())["trials"]
+    theirs = sorted(row["held_out_loss"] for row in trials if row["trial"] == "paper")
+    for share, name in ((0.1, "a tenth"), (0.2, "a fifth")):
+        ours = [row for row in trials if row["trial"] == "tlm" and row["share"] == share]
+        losses = sorted(row["held_out_loss"] for row in ours)
+        reached = [f"{100 * row['share_to_match']:.0f}%" if row["share_to_match"] else "not reached" for row in ours]
+        cells = [f"{values[0]:.3f} to {values[-1]:.3f}" for values in (theirs, losses)]
+        yield f"| bert-6@laptop, {len(ours)} seeds | {cells[0]} | {cells[1]} | {name} | {', '.join(reached)} |"
+
+
+def downstream_rows():
+    """AG News accuracy of fine-tuned encoders by how they were pre-trained."""
+    rows = json.loads((ROOT / "results" / "training" / "downstream-bert-1-paper.json").read_text())["rows"]
+    for row in rows:
+        yield f"| {row['encoder']} | {row['learning_rate']:g} | {100 * row['mean']:.1f} ± {100 * row['sd']:.1f} |"
+
+
+def test_committee_tables_are_those_of_the_results_files():
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("<!-- inference -->")[1].split("<!-- /inference -->")[0]
+    for line in (*inference_rows(), *variant_rows(), *precision_rows(), *adapter_rows()):
+        assert line in section, line
+
+
+def inference_rows():
+    """Ten members in every runtime and precision, and other numbers of members in torch's float32, at 128 tokens."""
+    folder = ROOT / "results" / "committee"
+    for file in sorted(folder.glob("inference-*.json")):
+        for row in json.loads(file.read_text())["rows"]:
+            kind = f"{row['runtime']} {row['precision']}"
+            if row["sequence_length"] != 128 or (row["members"] != 10 and kind != "torch fp32"):
+                continue
+            cells = [row["recipe"], row["members"], f"{row['batch_size']} x {row['sequence_length']}", kind]
+            cells += [f"{row['committee_ms']:.3g}", f"{row['reference_ms']:.3g}", f"{row['ratio']:.1f}"]
+            cells += [f"{row['limit_ms']:.3g}" if "limit_ms" in row else "", f"{row['max_abs_diff']:.0e}"]
+            yield f"| {' | '.join(map(str, cells))} |"
+
+
+def variant_rows():
+    """Committees of the same five members, by how they vote."""
+    for name in ("committee", "committee-fitted", "committee-logits", "committee-vote", "committee-chosen"):
+        found = json.loads((ROOT / "results" / "committee" / f"{name}.json").read_text())
+        test = found["test"]
+        pairs = (("calibration_error", 3), ("loss", 3), ("brier_score", 3))
+        cells = [f"{test[f'{key}_before']:.{digits}f} / {test[key]:.{digits}f}" for key, digits in pairs]
+        yield f"| {name} | {len(found['members'])} | {test['accuracy']:.3f} | {' | '.join(cells)} |"
+
+
+def precision_rows():
+    """The committee in other runtimes and precisions."""
+    found = json.loads((ROOT / "results" / "committee" / "precision.json").read_text())
+    for row in found["rows"]:
+        cells = [f"{row['accuracy']:.4f}", f"{row['agreement']:.2%}", f"{row['max_abs_diff']:.1e}"]
+        yield f"| {row['runtime']} {row['precision']} | {' | '.join(cells)} |"
+
+
+def adapter_rows():
+    """A committee of adapters beside one of whole members."""
+    for row in json.loads((ROOT / "results" / "committee" / "adapters.json").read_text())["rows"]:
+        cells = [row["side"], row["members"], f"{row['accuracy']:.3f}", f"{row['mean_member_accuracy']:.3f}"]
+        cells += [f"{row['agreement']:.3f}", f"{row['weights_mib']:.1f}"]
+        cells += [f"{row['ms_batch_1']:.2f}", f"{row['ms_batch_32']:.1f}"]
+        yield f"| {' | '.join(map(str, cells))} |"
