@@ -56,8 +56,8 @@ from .modeling_tlm import TLMForSequenceClassification
 
 OWNERS: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[MemberStack]]" = weakref.WeakKeyDictionary()
 """The stack whose views a member's weights are."""
-TOKENS_AT_ONCE = 512
-"""Rows of embeddings in a piece: at h = 768 they take 1.5 MB."""
+TOKENS_AT_ONCE = 1024
+"""Rows of embeddings in a piece: at h = 768 they take 3 MB."""
 
 SAMPLED = 16
 """Rows and columns of a matrix whose entries are compared to see whether it was changed."""
