@@ -46,8 +46,10 @@ def available_memory() -> int | None:
     try:
         group = Path("/sys/fs/cgroup")
         limit, taken = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
-        found.append(int(limit) - int(taken))
-    except (OSError, ValueError):  # no control group, or "max"
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = next(int(line.split()[1]) for line in lines if line.startswith("file "))  # can be taken back
+        found.append(int(limit) - int(taken) + cached)
+    except (OSError, StopIteration, ValueError):  # no control group, or "max"
         pass
     return min(found, default=None)
 

@@ -65,7 +65,9 @@ def measure_memory(config: TLMConfig, members: int, threads: int) -> dict[str, A
         del models
         for how in ("from_members", "from_pretrained"):
             words = [how, folder, *map(str, (members, threads, TEXTS, config.max_position_embeddings))]
-            done = subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE, text=True, check=True
+            )
             found = json.loads(done.stdout.strip().splitlines()[-1])
             results["weights_mib"] = found["weights"] / 2**20
             results[f"{how}_peak_share"] = found["peak"] / found["weights"]

@@ -87,6 +87,9 @@ def benchmark_inference(arguments: InferenceBenchmarkArguments) -> dict[str, Any
     if arguments.json is not None:
         Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
     limits = {name: Machine(measure_bandwidth(), measure_peak(bf16=name == "bf16")) for name in ("fp32", "bf16")}
+    memory = None
+    if arguments.memory:
+        memory = measure_memory(member_config(arguments, arguments.recipe), max(arguments.members), threads)
     rows: list[dict[str, Any]] = []
     shapes = list(itertools.product(arguments.batch_size, arguments.sequence_length))
     with TemporaryDirectory() as folder, torch.inference_mode():
@@ -95,9 +98,6 @@ def benchmark_inference(arguments: InferenceBenchmarkArguments) -> dict[str, Any
         for texts, length in tqdm(shapes, desc="Shapes", unit="shape"):
             rows += _rows(arguments, texts, length, committees, reference, limits)
         del committees, reference
-    memory = None
-    if arguments.memory:
-        memory = measure_memory(member_config(arguments, arguments.recipe), max(arguments.members), threads)
     results = {
         **(rows[0] if len(rows) == 1 else {}),
         "rows": rows,
