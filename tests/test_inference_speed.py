@@ -11,7 +11,6 @@ from transformers import BertForSequenceClassification
 from tlm_hf.evaluation import inference_limits as limits
 from tlm_hf.evaluation.inference_memory import measure_memory
 from tlm_hf.evaluation.inference_speed import InferenceBenchmarkArguments, build_batch, member_config, stock_classifier
-from tlm_hf.recipes import build_config
 
 WORDS = ("benchmark", "inference", "--size", "smoke", "--repeats", "1", "--num-threads", "1")
 
@@ -50,7 +49,8 @@ def test_every_combination_is_a_row(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
 def test_memory_is_that_of_a_fresh_process():
-    config = build_config("bert-1", "laptop", vocab_size=30_000)
+    config = member_config(InferenceBenchmarkArguments(size="laptop", sequence_length=[32]), "bert-1")
+    config.vocab_size = 30_000
     found = measure_memory(config, 4, 1)
     with torch.device("meta"):
         model = stock_classifier(config)

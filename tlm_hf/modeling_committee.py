@@ -134,7 +134,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
                 combination=combination,
                 member_weights=weights,
                 id2label=dict(models[0].config.id2label),
-                label2id=dict(models[0].config.label2id),
+                label2id={name: index for index, name in models[0].config.id2label.items()},
                 pad_token_id=models[0].config.pad_token_id,
                 problem_type="single_label_classification",
             )
