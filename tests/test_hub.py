@@ -173,7 +173,7 @@ def home():
 CODE = ["configuration_tlm.py", "convolution_tlm.py", "fast_paths_tlm.py", "layers_tlm.py", "modeling_tlm.py"]
 MODEL = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 STAGED = {"encoder": ("encoder", CODE), "classifier": ("member", CODE)}
-COMMITTEE_CODE = ("combination", "configuration", "joining", "modeling", "stacking")
+COMMITTEE_CODE = ("combination", "configuration", "joining", "memory", "modeling", "stacking")
 STAGED["committee"] = ("committee", [*CODE, *(f"{name}_committee.py" for name in COMMITTEE_CODE)])
 
 

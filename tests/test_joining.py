@@ -11,7 +11,7 @@ from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from transformers import BertTokenizer
 
-from tlm_hf import CommitteeForSequenceClassification, joining_committee
+from tlm_hf import CommitteeForSequenceClassification, memory_committee, modeling_committee
 
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
 join = CommitteeForSequenceClassification.from_members
@@ -205,12 +205,12 @@ def change_config(folder, **fields):
 def test_more_than_fits_into_memory_is_refused_before_loading(pairs, tmp_path, monkeypatch, one_sentence):
     folders = [save(ours, tmp_path / f"{place}") for place, (ours, _) in enumerate(pairs)]
     size = sum((tmp_path / f"{place}" / "model.safetensors").stat().st_size for place in range(3))
-    monkeypatch.setattr(joining_committee, "available_memory", lambda: int(1.1 * size))
-    monkeypatch.setattr(joining_committee, "open_member", None)  # nothing may be opened
+    monkeypatch.setattr(memory_committee, "available_memory", lambda: int(1.1 * size))
+    monkeypatch.setattr(modeling_committee, "open_member", None)  # nothing may be opened
     with pytest.raises(ValueError, match=r"The 3 members take about .*take fewer members") as caught:
         join(folders)
     one_sentence(caught.value)
     monkeypatch.undo()
-    available = joining_committee.available_memory()
+    available = memory_committee.available_memory()
     assert available is None or available > 2**20
     assert len(join(folders)) == 3

@@ -9,10 +9,12 @@ from conftest import TINY, randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, pipeline
 
 from tlm_hf import CommitteeForSequenceClassification, TLMForSequenceClassification
 from tlm_hf import stacking_committee as stacking
+from tlm_hf.memory_committee import page_out
 
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
 SHAPES = ({}, {}, {"num_hidden_layers": 2}, {"hidden_size": 16, "num_attention_heads": 2}, {})
@@ -124,6 +126,19 @@ def test_stacked_weights_are_held_once_and_saved_as_they_were(committee, pairs, 
     assert answered == [3, 1]
 
 
+def test_pages_that_are_taken_out_keep_their_content(tmp_path):
+    """Of a mapped file and of plain memory, changed or not, and of another tensor on the same pages."""
+    save_file({"a": torch.arange(50_000.0), "b": torch.arange(50_000.0)}, tmp_path / "w.safetensors")
+    mapped = load_file(tmp_path / "w.safetensors")
+    plain = torch.arange(50_000.0)
+    for tensor in (*mapped.values(), plain):
+        tensor[7] = -1.0
+        expected = tensor.clone()
+        page_out(tensor)
+        page_out(tensor[:3])
+        assert torch.equal(tensor, expected)
+
+
 @pytest.mark.parametrize("edit", ["in place", "through .data", "another tensor", "load_state_dict", "dtype and back"])
 @pytest.mark.parametrize(
     "name",
@@ -161,6 +176,18 @@ def test_an_edit_of_a_weight_counts_at_once(committee, pairs, edit, name):
             weight.copy_(new)
             committee.double().float()
         close(committee(ids).member_logits, votes_apart(pairs, ids))
+
+
+def test_weights_made_in_inference_mode_answer_too(committee, pairs):
+    ids = torch.randint(1, TINY["vocab_size"], (3, 8))
+    ids[:, 0] = 2
+    with torch.inference_mode():
+        made = copy.deepcopy(committee).double()
+        for _ in range(2):
+            close(made(ids).member_logits.float(), votes_apart(pairs, ids))
+        made[1].bert.encoder.layer[0].attention.self.key.weight[1, 1] += 50
+        pairs[1][1].bert.encoder.layer[0].attention.self.key.weight.data[1, 1] += 50
+        close(made(ids).member_logits.float(), votes_apart(pairs, ids))
 
 
 def test_one_entry_in_place_counts_too(committee, pairs):

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What must hold for classifiers to vote together: opening them, comparing tokenizers and labels, room in memory.
+"""What must hold for classifiers to vote together: opening them, comparing tokenizers and labels.
 
 This file travels to the Hub as remote code; it needs torch and transformers only.
 """
@@ -30,44 +30,6 @@ from transformers.utils.hub import cached_file
 
 from .configuration_committee import CommitteeConfig
 from .modeling_tlm import TLMForSequenceClassification
-
-ROOM = 1.15
-"""Times the weights' size that loading a committee and answering takes at its peak."""
-
-
-def available_memory() -> int | None:
-    """Bytes that can still be taken without swapping (Linux, its control group's limit included); None if unknown."""
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
-    except (OSError, StopIteration, ValueError, IndexError):
-        pass
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit, taken = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
-        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        cached = next(int(line.split()[1]) for line in lines if line.startswith("file "))  # can be taken back
-        found.append(int(limit) - int(taken) + cached)
-    except (OSError, StopIteration, ValueError):  # no control group, or "max"
-        pass
-    return min(found, default=None)
-
-
-def check_memory(sources: Sequence[Any]) -> None:
-    """Refuse folders whose weights would not fit, before any of them is loaded.
-
-    Raises:
-        ValueError: `ROOM` times their size is more than the memory that is available.
-    """
-    folders = [Path(source).expanduser() for source in sources if isinstance(source, str | os.PathLike)]
-    wanted = ROOM * sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors"))
-    there = available_memory()
-    if there is not None and wanted > there:
-        raise ValueError(
-            f"The {len(folders)} members take about {wanted / 2**30:.1f} GiB but {there / 2**30:.1f} GiB of memory are "
-            "available: take fewer members, or free memory."
-        )
 
 
 def open_member(member: str | os.PathLike | PreTrainedModel, position: int) -> TLMForSequenceClassification:
@@ -257,4 +219,4 @@ def in_label_order(model: Any, wanted: dict[int, str]) -> Any:
     return permuted
 
 
-__all__ = ["check_member", "check_memory", "check_tokenizers", "in_label_order", "open_member"]
+__all__ = ["check_member", "check_tokenizers", "in_label_order", "open_member"]

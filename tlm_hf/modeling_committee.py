@@ -32,7 +32,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .combination_committee import CommitteeOutput, combine
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
-from .joining_committee import check_member, check_memory, check_tokenizers, in_label_order, open_member
+from .joining_committee import check_member, check_tokenizers, in_label_order, open_member
+from .memory_committee import check_memory
 from .modeling_tlm import TLMForSequenceClassification
 from .stacking_committee import MemberStack, stack_members
 

@@ -52,6 +52,7 @@ import torch
 from torch import nn
 
 from .fast_paths_tlm import is_bare, pack_positions
+from .memory_committee import page_out
 from .modeling_tlm import TLMForSequenceClassification
 
 OWNERS: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[MemberStack]]" = weakref.WeakKeyDictionary()
@@ -115,7 +116,8 @@ class MemberStack:
                 stacked = torch.empty((len(entries), *first.shape), dtype=first.dtype)
                 for place, (_, weight) in zip(stacked, entries, strict=True):
                     place.copy_(weight)
-                    weight.data = place  # what it held before is free now
+                    before, weight.data = weight.data, place  # what it held before is free now
+                    page_out(before)
                 self.weights[name] = stacked
         modules = [module for member in members for module in member.modules()]
         self._parents = [(module, tuple(module._modules.values())) for module in modules]
@@ -328,9 +330,10 @@ class MemberStack:
 
     def _state(self) -> tuple[Any, ...] | None:
         """Version counters of the weights behind the u_h, and autocast; None where there are no counters."""
-        if any(weight.is_inference() for weight in self._asked_of):
+        try:
+            return (torch.is_autocast_enabled("cpu"), *(weight._version for weight in self._asked_of))
+        except RuntimeError:  # weights that were made in inference mode
             return None
-        return (torch.is_autocast_enabled("cpu"), *(weight._version for weight in self._asked_of))
 
     def _sample(self) -> torch.Tensor:
         """Entries of the query and key matrices, all over them, and the whole query bias: (members, entries)."""

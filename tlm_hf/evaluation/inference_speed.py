@@ -190,7 +190,8 @@ def _variants(
     if ("torch", "fp32") in kinds:
         found["torch", "fp32"] = _answers(model)
     if ("torch", "bf16") in kinds:
-        found["torch", "bf16"] = _answers(copy.deepcopy(model).to(torch.bfloat16))
+        with torch.inference_mode(False):
+            found["torch", "bf16"] = _answers(copy.deepcopy(model).to(torch.bfloat16))
     return found
 
 

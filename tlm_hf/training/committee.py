@@ -20,8 +20,9 @@ from ..evaluation.calibration import (
 from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, fit_weights, greedy_order
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..joining_committee import check_memory, in_label_order
+from ..joining_committee import in_label_order
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
+from ..memory_committee import check_memory
 from ..modeling_committee import CommitteeForSequenceClassification
 from ..provenance import portable_path
 from ..runs import Run
