@@ -185,9 +185,6 @@ def test_weights_made_in_inference_mode_answer_too(committee, pairs):
         made = copy.deepcopy(committee).double()
         for _ in range(2):
             close(made(ids).member_logits.float(), votes_apart(pairs, ids))
-        made[1].bert.encoder.layer[0].attention.self.key.weight[1, 1] += 50
-        pairs[1][1].bert.encoder.layer[0].attention.self.key.weight.data[1, 1] += 50
-        close(made(ids).member_logits.float(), votes_apart(pairs, ids))
 
 
 def test_one_entry_in_place_counts_too(committee, pairs):
