@@ -161,8 +161,8 @@ class OnnxClassifier:
     Args:
         path: the .onnx file.
         num_threads: CPU threads; None for onnxruntime's choice.
-        spins: let its threads wait busily for the next call, as is onnxruntime's default, which is faster for calls that
-            follow one another but takes the cores from whatever runs beside or between them.
+        spins: let its threads wait busily for the next call, as is onnxruntime's default: faster for calls that follow
+            one another, but it takes the cores from whatever runs beside or between them.
     """
 
     def __init__(self, path: Path, num_threads: int | None = None, spins: bool = True) -> None:
