@@ -184,6 +184,26 @@ def load_for_finetuning(
     return model
 
 
+def check_task_labels(model: PreTrainedModel, source: str, task: str, names: list[str]) -> None:
+    """Refuse a classifier of other classes than a task's, or in another order.
+
+    Args:
+        model: what `load_classifier` made of it.
+        source: folder or Hub name of the model, for the message.
+        task: the task's name, for the message.
+        names: class names of the task in label order.
+
+    Raises:
+        UserError: the sentence names both lists.
+    """
+    known = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    if names != known:
+        raise UserError(
+            f"The model {source!r} knows the labels {known} but the task {task!r} has {names}: name "
+            "the task that it was fine-tuned on."
+        )
+
+
 def trained_on_another_split(source: str, task_sha256: str) -> bool:
     """Whether the folder's own results say that it was fine-tuned on other rows than the task with this hash."""
     results = Path(source).expanduser() / "results.json"

@@ -51,6 +51,12 @@ def write_json(path: Path, value: Any) -> None:
     flush(path.parent)
 
 
+def write_results(path: str | Path, results: dict[str, Any]) -> None:
+    """Write a results file, its folder made when missing; as `write_json`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_json(Path(path), results)
+
+
 class Run:
     """The output folder of one run.
 

@@ -178,8 +178,9 @@ class MemberStack:
         types = None if token_type_ids is None else token_type_ids.expand(batch, -1)
         positions = None if position_ids is None else position_ids.expand(batch, -1)
         lengths = torch.full((batch,), length)
+        added = self._added(types is not None)
         # The first position is read, whether or not it is masked.
-        first = self._first_row(input_ids, positions, types)
+        first = self._first_row(input_ids, positions, types, added)
         kept = None if attention_mask is None else attention_mask != 0
         if kept is not None and not bool(kept.all()):
             lengths = kept.sum(dim=1)
@@ -189,7 +190,7 @@ class MemberStack:
                 positions = places if positions is None else positions.gather(1, places)
                 types = None if types is None else types.gather(1, places)
         same = bool((first == first[:, :1]).all())
-        pooled = self._pool(first[:, :1] if same else first, input_ids, positions, types, lengths)
+        pooled = self._pool(first[:, :1] if same else first, input_ids, positions, types, lengths, added)
         return self._classify(first, pooled)
 
     def _embed(
@@ -231,17 +232,17 @@ class MemberStack:
         return table + self.weights[f"{EMBEDDINGS}token_type_embeddings.weight"][:, :1]
 
     def _first_row(
-        self, input_ids: torch.Tensor, positions: torch.Tensor | None, types: torch.Tensor | None
+        self, input_ids: torch.Tensor, positions: torch.Tensor | None, types: torch.Tensor | None, added: torch.Tensor
     ) -> torch.Tensor:
-        """The layer's input at the first position, (members, batch, hidden)."""
-        table = self.weights[f"{EMBEDDINGS}position_embeddings.weight"]
-        if input_ids.shape[1] > table.shape[1]:
+        """The layer's input at the first position, (members, batch, hidden); `added` is what `_added` gives."""
+        longest = added.shape[1]
+        if input_ids.shape[1] > longest:
             raise ValueError(
-                f"The input has {input_ids.shape[1]} tokens but max_position_embeddings is {table.shape[1]}: "
-                f"truncate it (tokenizer(..., truncation=True, max_length={table.shape[1]}))."
+                f"The input has {input_ids.shape[1]} tokens but max_position_embeddings is {longest}: "
+                f"truncate it (tokenizer(..., truncation=True, max_length={longest}))."
             )
         place, kind = (None if tensor is None else tensor[:, :1] for tensor in (positions, types))
-        states = self._embed(input_ids[:, :1], place, kind, self._added(types is not None))[:, :, 0]
+        states = self._embed(input_ids[:, :1], place, kind, added)[:, :, 0]
         return self._scaled(states, f"{EMBEDDINGS}LayerNorm")
 
     def _scaled(self, states: torch.Tensor, name: str) -> torch.Tensor:
@@ -266,6 +267,7 @@ class MemberStack:
         positions: torch.Tensor | None,
         types: torch.Tensor | None,
         lengths: torch.Tensor,
+        added: torch.Tensor,
     ) -> torch.Tensor:
         """Attend from the first row of each text, keys absorbed.
 
@@ -275,13 +277,13 @@ class MemberStack:
             positions: likewise, or None for 0 .. sequence - 1.
             types: likewise, or None for zeros.
             lengths: int64 (batch,), tokens of each text.
+            added: what `_added` gives.
 
         Returns:
             (members, batch, heads, hidden): the sum of the layer's inputs, weighted by each head's attention.
         """
         members, _, hidden = first.shape
         heads = self.config.num_attention_heads
-        added = self._added(types is not None)
         asked = self._asking(first)
         # The LayerNorm's weight goes into the vectors that ask, and its bias adds the same to all scores of a text.
         asked = asked * self.weights[f"{EMBEDDINGS}LayerNorm.weight"][:, None, None]

@@ -2,20 +2,21 @@
 
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..combination_committee import uncertainty
 from ..data.tasks import TaskArguments, class_names, load_task_from
 from ..errors import UserError, check_range
-from ..loading import load_classifier, load_classifier_tokenizer
+from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
 from ..modeling_committee import CommitteeForSequenceClassification
 from ..provenance import portable, provenance
-from ..runs import write_json
+from ..runs import write_results
 from ..training.adapter_committee import AdapterCommittee
 from .calibration import expected_calibration_error
+from .choosing import combined
 from .latency import alternating_medians
 from .metrics import classification_metrics
 from .scoring import predict_logits
@@ -54,10 +55,7 @@ def compare_adapters(arguments: AdapterComparisonArguments) -> dict[str, Any]:
         raise UserError(f"The model {arguments.model!r} is no committee: name one that tlm committee wrote.")
     task = load_task_from(arguments)
     names = class_names(task)
-    if [whole.config.id2label[index] for index in range(whole.config.num_labels)] != names:
-        raise UserError(
-            f"The committee {arguments.model!r} has other labels than {arguments.task!r}: name its own task."
-        )
+    check_task_labels(whole, arguments.model, arguments.task, names)
     whole.config.temperature = 1.0  # neither side is calibrated here
     adapted = AdapterCommittee(arguments.encoder, arguments.adapters, names)
     tokenizer = load_classifier_tokenizer(arguments.model, whole)
@@ -76,18 +74,16 @@ def compare_adapters(arguments: AdapterComparisonArguments) -> dict[str, Any]:
         }
     rows = []
     for name, model in sides.items():
-        votes = _votes(model, tokenizer, texts)
-        probabilities = np.exp(votes - np.logaddexp.reduce(votes, axis=-1, keepdims=True)).mean(axis=1)
-        ballots = votes.argmax(axis=-1)
-        most = [np.bincount(row).max() / len(row) for row in ballots]
+        votes, _ = predict_logits(model, tokenizer, texts, member_logits=True)
+        mean = combined(votes, range(len(model)), "probabilities")
         rows.append(
             {
                 "side": name,
                 "members": len(model),
-                **classification_metrics(np.log(probabilities), labels),
-                "calibration_error": expected_calibration_error(np.log(probabilities), labels),
-                "mean_member_accuracy": float((ballots == labels[:, None]).mean()),
-                "agreement": float(np.mean(most)),
+                **classification_metrics(mean, labels),
+                "calibration_error": expected_calibration_error(mean, labels),
+                "mean_member_accuracy": float((votes.argmax(axis=-1) == labels[:, None]).mean()),
+                "agreement": float(uncertainty(torch.from_numpy(votes))["agreement"].mean()),
                 "weights_mib": _bytes_held(model) / 2**20,
                 **{f"ms_batch_{size}": 1000 * found[name] for size, found in seconds.items()},
             }
@@ -99,20 +95,8 @@ def compare_adapters(arguments: AdapterComparisonArguments) -> dict[str, Any]:
         **provenance(),
     }
     if arguments.json is not None:
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(arguments.json), results)
+        write_results(arguments.json, results)
     return results
-
-
-def _votes(model: Any, tokenizer: Any, texts: list[str]) -> np.ndarray:
-    """Each member's logits, (texts, members, classes)."""
-    if isinstance(model, CommitteeForSequenceClassification):
-        return predict_logits(model, tokenizer, texts, member_logits=True)[0]
-    votes = []
-    for name in model.names:
-        model.model.set_adapter(name)
-        votes.append(predict_logits(model.model, tokenizer, texts)[0])
-    return np.stack(votes, axis=1)
 
 
 def _bytes_held(model: torch.nn.Module) -> int:

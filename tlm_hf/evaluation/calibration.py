@@ -31,14 +31,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Mean gap between confidence and accuracy over equal-width confidence bins, weighted by their size, in [0, 1]."""
-    probabilities = np.exp(log_softmax(logits, axis=-1))
-    confidence, correct = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
-    places = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        (places == place).mean() * abs(confidence[places == place].mean() - correct[places == place].mean())
-        for place in np.unique(places)
-    ]
-    return float(np.sum(gaps))
+    rows = reliability(logits, labels, bins)
+    return float(sum(row["share"] * abs(row["confidence"] - row["accuracy"]) for row in rows))
 
 
 def brier_score(logits: np.ndarray, labels: np.ndarray) -> float:

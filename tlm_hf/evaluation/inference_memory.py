@@ -1,7 +1,6 @@
 """Memory that a committee takes to load and to answer its first batch, in a fresh process."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +12,18 @@ import torch
 from ..configuration_tlm import TLMConfig
 from ..modeling_committee import CommitteeForSequenceClassification
 from ..modeling_tlm import TLMForSequenceClassification
+from .process_memory import process_memory
 
 TEXTS = 32
 PROGRAM = """
-import json, re, sys
+import json, sys
 import torch
 from tlm_hf import CommitteeForSequenceClassification
-from tlm_hf.evaluation.inference_memory import resident
+from tlm_hf.evaluation.process_memory import process_memory
 
 how, folder, members, threads, texts, length = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 torch.set_num_threads(threads)
-before = resident("VmRSS")
+before = process_memory("VmRSS")
 if how == "from_members":
     committee = CommitteeForSequenceClassification.from_members([f"{folder}/{k}" for k in range(members)])
 else:
@@ -32,14 +32,8 @@ with torch.inference_mode():
     generator = torch.Generator().manual_seed(0)
     committee(torch.randint(1, committee[0].config.vocab_size, (texts, length), generator=generator))
 weights = sum(weight.nbytes for weight in committee.parameters())
-print(json.dumps({"weights": weights, "peak": resident("VmHWM") - before}))
+print(json.dumps({"weights": weights, "peak": process_memory("VmHWM") - before}))
 """
-
-
-def resident(name: str) -> int:
-    """Bytes of `VmRSS`, resident now, or `VmHWM`, the most so far (Linux)."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return 1024 * int(found.group(1)) if found else 0
 
 
 def measure_memory(config: TLMConfig, members: int, threads: int) -> dict[str, Any] | None:
@@ -54,7 +48,7 @@ def measure_memory(config: TLMConfig, members: int, threads: int) -> dict[str, A
         `weights_mib`, and for `from_members` and `from_pretrained` the `..._peak_share`: the largest resident set less
         that after the imports, over the size of the weights. None where the system does not tell.
     """
-    if not Path("/proc/self/status").exists():
+    if process_memory("VmHWM") is None:
         return None
     results: dict[str, Any] = {}
     with TemporaryDirectory() as folder, torch.inference_mode(False):

@@ -13,10 +13,10 @@ import torch
 
 from ..data.tasks import TaskArguments, class_names, load_task_from
 from ..errors import UserError
-from ..loading import load_classifier, load_classifier_tokenizer
+from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
 from ..onnx_export import FLOAT_FILE, INT8_FILE, OnnxClassifier, check_packages, export_onnx, quantize
 from ..provenance import portable, portable_path, provenance
-from ..runs import write_json
+from ..runs import write_results
 from .calibration import brier_score, expected_calibration_error
 from .metrics import classification_metrics
 from .scoring import predict_logits
@@ -61,12 +61,7 @@ def compare_precisions(arguments: PrecisionArguments) -> dict[str, Any]:
     model = load_classifier(arguments.model)
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     task = load_task_from(arguments)
-    known = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if known != class_names(task):
-        raise UserError(
-            f"The model {arguments.model!r} knows the labels {known} but the task {arguments.task!r} has "
-            f"{class_names(task)}: name the task that it was fine-tuned on."
-        )
+    check_task_labels(model, arguments.model, arguments.task, class_names(task))
     texts, labels = task["test"]["text"][:], np.array(task["test"]["label"][:])
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
@@ -102,6 +97,5 @@ def compare_precisions(arguments: PrecisionArguments) -> dict[str, Any]:
         **provenance(),
     }
     if arguments.json is not None:
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(arguments.json), results)
+        write_results(arguments.json, results)
     return results

@@ -12,6 +12,7 @@ from ..data.tasks import TaskArguments, load_task_from, task_hash
 from ..data.tokenization import tokenize
 from ..errors import UserError
 from ..loading import (
+    check_task_labels,
     load_classifier,
     load_classifier_tokenizer,
     load_masked_lm,
@@ -80,12 +81,7 @@ def _score_classifier(arguments: ScoreArguments) -> dict[str, Any]:
     task = load_task_from(arguments)
     test = task["test"]
     names = list(test.features["label"].names)
-    known = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if names != known:
-        raise UserError(
-            f"The model {arguments.model!r} knows the labels {known} but the task {arguments.task!r} has {names}: name "
-            "the task that it was fine-tuned on."
-        )
+    check_task_labels(model, arguments.model, arguments.task, names)
     other_split = trained_on_another_split(arguments.model, task_hash(task))
     if other_split:
         logger.warning(

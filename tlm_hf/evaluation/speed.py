@@ -10,7 +10,6 @@ side with it shows what that alone is worth.
 
 import gc
 import multiprocessing
-import re
 import signal
 import statistics
 import time
@@ -32,6 +31,7 @@ from ..modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..provenance import machine, provenance
 from ..recipes import build_config
 from ..runs import write_json
+from .process_memory import process_memory
 
 LABELS = 4
 WARMUP = 2
@@ -82,13 +82,6 @@ class Side:
     dropout: float = 0.0
     keeps_memory: bool = False
     clips: bool = False
-
-
-def resident_peak() -> int | None:
-    """Largest resident set of this process so far in bytes (Linux; None elsewhere)."""
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found.group(1)) * 1024 if found else None
 
 
 def build_model(arguments: BenchmarkArguments, side: Side) -> PreTrainedModel:
@@ -152,7 +145,7 @@ def serve(connection: Connection, arguments: BenchmarkArguments, side: Side, thr
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    after_imports = resident_peak()
+    after_imports = process_memory("VmHWM")
     if side.keeps_memory:
         keep_freed_memory()
     step = build_step(arguments, side)
@@ -162,7 +155,7 @@ def serve(connection: Connection, arguments: BenchmarkArguments, side: Side, thr
         start = time.perf_counter()
         products = matrix_product_seconds(step) if message == "profile" else step()
         connection.send(products if message == "profile" else time.perf_counter() - start)
-    peak = resident_peak()
+    peak = process_memory("VmHWM")
     connection.send(peak - after_imports if peak is not None and after_imports is not None else None)
 
 

@@ -8,7 +8,6 @@ table and ends with the cache on disk, opened: fingerprint, tokens, writing, flu
 
 import multiprocessing
 import os
-import re
 import statistics
 import tempfile
 import threading
@@ -29,9 +28,9 @@ from ..data.tokenization import TEXTS_AT_ONCE, TextColumn, load_tokenizer
 from ..errors import UserError, check_range
 from ..provenance import provenance
 from ..runs import write_json
+from .process_memory import process_memory
 
 SIDES = ("bare_at_once", "bare_in_parts", "ours", "ours_again")
-STATUS = Path("/proc/self/status")
 SAMPLING_SECONDS = 0.005
 
 
@@ -66,11 +65,11 @@ class PeakMemory:
     def __exit__(self, *reason: object) -> None:
         self._over.set()
         self._watcher.join()
-        self.resident = _status("VmHWM")
+        self.resident = _mib("VmHWM")
 
     def _watch(self) -> None:
         while True:
-            now = _status("RssAnon")
+            now = _mib("RssAnon")
             if now is None:
                 return
             self.anonymous = max(now, self.anonymous or 0.0)
@@ -78,10 +77,10 @@ class PeakMemory:
                 return
 
 
-def _status(name: str) -> float | None:
-    """A figure of /proc/self/status in MiB."""
-    found = re.search(rf"{name}:\s+(\d+) kB", STATUS.read_text()) if STATUS.exists() else None
-    return int(found.group(1)) / 1024 if found else None
+def _mib(name: str) -> float | None:
+    """A figure of this process' memory in MiB."""
+    found = process_memory(name)
+    return None if found is None else found / 2**20
 
 
 def _measure(connection: Connection, side: str, folder: str, max_length: int, num_texts: int, cache: str) -> None:
@@ -106,7 +105,7 @@ def _measure(connection: Connection, side: str, folder: str, max_length: int, nu
         def work() -> Any:
             return tokenize_once(dataset, tokenizer, max_length, cache_dir=cache)
 
-    before = _status("RssAnon")
+    before = _mib("RssAnon")
     with PeakMemory() as memory:
         start, start_of_all_threads = time.perf_counter(), time.process_time()
         table = work()

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import UserError, check_range
 from ..jobs import Job, run_jobs
 from ..provenance import portable, provenance
-from ..runs import RESULTS_FILE, write_json
+from ..runs import RESULTS_FILE, write_results
 from ..training.finetune import FinetuneArguments, check_arguments, finetune
 
 SCRATCH = "scratch"
@@ -93,8 +93,7 @@ def compare_encoders(arguments: CompareArguments) -> dict[str, Any]:
             }
         )
     results = {"arguments": portable(asdict(arguments)), "rows": rows, **provenance()}
-    Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(arguments.output), results)
+    write_results(arguments.output, results)
     return results
 
 

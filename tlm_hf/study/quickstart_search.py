@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..jobs import Job, run_jobs
 from ..provenance import portable, provenance
 from ..recipes import find_size
-from ..runs import write_json
+from ..runs import write_results
 from ..training.finetune import FinetuneArguments, finetune
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments
@@ -77,8 +77,7 @@ def search(arguments: SearchArguments) -> dict[str, Any]:
     else:
         raise UserError(f"There is no stage {arguments.stage!r}; choose pretrain-shallow, pretrain-deep or finetune.")
     results = {"stage": arguments.stage, "arguments": portable(asdict(arguments)), "trials": trials, **provenance()}
-    Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(arguments.output), results)
+    write_results(arguments.output, results)
     return results
 
 

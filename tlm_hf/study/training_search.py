@@ -16,7 +16,7 @@ from ..errors import UserError, check_range
 from ..jobs import Job, run_jobs
 from ..provenance import portable, provenance
 from ..recipes import find_size
-from ..runs import write_json
+from ..runs import write_results
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments
 
@@ -124,8 +124,7 @@ def search_training(arguments: TrainingSearchArguments) -> dict[str, Any]:
     rows = [_row(*key, job.arguments, found[job.name]) for key, job in jobs.items()]
     _compare(rows, arguments)
     results = {"arguments": portable(asdict(arguments)), "trials": rows, **provenance()}
-    Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(arguments.output), results)
+    write_results(arguments.output, results)
     draw_curves(results, Path(arguments.output).with_suffix(".png"))
     return results
 

@@ -7,6 +7,7 @@ the members share they also get wrong together, so the committee gains less than
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -43,7 +44,13 @@ class AdapterCommittee(nn.Module):
         self.model = PeftModel.from_pretrained(base, str(folders[0]), adapter_name=self.names[0])
         for name, folder in zip(self.names[1:], folders[1:], strict=True):
             self.model.load_adapter(str(folder), adapter_name=name)
+        self.config = SimpleNamespace(num_members=len(self.names), num_labels=len(labels))
         self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     @staticmethod
     def _find(folder: Path) -> Path:
