@@ -107,13 +107,17 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
     return ordered
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, dict[str, Any]]:
+def run_jobs(
+    jobs: Sequence[Job], workers: int, description: str, wanted: Callable[[], Sequence[Job]] | None = None
+) -> dict[str, dict[str, Any]]:
     """Run jobs, as many at once as there are workers, and show one progress bar with the time left.
 
     Args:
         jobs: in order of preference; a job starts when those that it comes after are done.
         workers: processes of one thread each; 1 runs everything in this process.
         description: what the progress bar says.
+        wanted: called whenever a job has ended, gives the jobs that are to be done from there on, in order of preference
+            (those that are done or running may be among them); None for `jobs` alone.
 
     Returns:
         Results by job name. A job whose output folder is finished returns its results at once.
@@ -124,17 +128,30 @@ def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, d
     """
     results: dict[str, dict[str, Any]] = {}
     jobs = in_order(jobs)
-    waiting = list(jobs)
+    waiting, weights = list(jobs), {job.name: job.weight for job in jobs}
     layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-    with tqdm(total=sum(job.weight for job in jobs), desc=description, bar_format=layout, file=sys.stderr) as bar:
+
+    def look_again(bar: tqdm, running: Sequence[str]) -> list[Job]:
+        """The jobs that wait now, after one has ended."""
+        if wanted is None:
+            return waiting
+        again = [job for job in in_order(wanted()) if job.name not in results and job.name not in running]
+        weights.update({job.name: job.weight for job in again})
+        there = {*results, *running, *(job.name for job in again)}
+        bar.total = sum(weight for name, weight in weights.items() if name in there)
+        return again
+
+    with tqdm(total=sum(weights.values()), desc=description, bar_format=layout, file=sys.stderr) as bar:
         if workers == 1:
-            for job in jobs:
+            while waiting:
+                job = waiting.pop(0)
                 bar.set_postfix_str(job.name)
                 folder = Path(job.arguments.output_dir)
                 folder.mkdir(parents=True, exist_ok=True)
                 with (folder / LOG_FILE).open("a") as log, redirect_stdout(log), redirect_stderr(log):
                     results[job.name] = job.function(job.arguments)
                 bar.update(job.weight)
+                waiting = look_again(bar, ())
             return results
         before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")}
         os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -152,7 +169,9 @@ def run_jobs(jobs: Sequence[Job], workers: int, description: str) -> dict[str, d
                         for future in done:
                             job = flying.pop(future)
                             results[job.name] = future.result()
-                        finished = sum(job.weight for job in jobs if job.name in results)
+                        if done:
+                            waiting = look_again(bar, [job.name for job in flying.values()])
+                        finished = sum(weights[name] for name in results)
                         bar.n = finished + sum(
                             job.weight * read_progress(Path(job.arguments.output_dir)) for job in flying.values()
                         )

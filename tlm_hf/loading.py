@@ -26,8 +26,12 @@ def _first_line(error: BaseException) -> str:
     return str(reason).strip().splitlines()[0]
 
 
-def read_config(source: str) -> dict[str, Any]:
+def read_config(source: str, needs_weights: bool = True) -> dict[str, Any]:
     """`config.json` of a folder or Hub name, after a check that the folder's weights are whole.
+
+    Args:
+        source: folder or Hub name.
+        needs_weights: False where the architecture alone is wanted: a folder without weights will do.
 
     Raises:
         UserError: no such folder, no or broken `config.json`, missing or truncated weights, or a model of a kind that
@@ -35,7 +39,7 @@ def read_config(source: str) -> dict[str, Any]:
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        check_folder(folder)
+        check_folder(folder, needs_weights)
     elif folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise UserError(f"The model {source!r} is neither a folder nor a Hub name (owner/name).")
     try:
@@ -56,20 +60,20 @@ def read_config(source: str) -> dict[str, Any]:
     return {name: getattr(checked, name) for name in ("vocab_size", "max_position_embeddings")} | config
 
 
-def read_encoder_config(source: str) -> dict[str, Any]:
+def read_encoder_config(source: str, needs_weights: bool = True) -> dict[str, Any]:
     """`read_config` of something that can be fine-tuned.
 
     Raises:
         UserError: as `read_config`, and for a committee.
     """
-    config = read_config(source)
+    config = read_config(source, needs_weights)
     if config["model_type"] == CommitteeConfig.model_type:
         raise UserError(f"The model {source!r} is a committee: fine-tune its members one by one.")
     return config
 
 
-def check_folder(folder: Path) -> None:
-    """Raise UserError unless `folder` holds a readable config and whole safetensors weights."""
+def check_folder(folder: Path, needs_weights: bool = True) -> None:
+    """Raise UserError unless `folder` holds a readable config and, where they are needed, whole safetensors weights."""
     config_file, weights = folder / "config.json", folder / WEIGHTS
     if not config_file.is_file():
         unfinished = " (its training has not finished)" if (folder / "run.json").is_file() else ""
@@ -79,6 +83,8 @@ def check_folder(folder: Path) -> None:
             raise ValueError
     except ValueError as error:
         raise UserError(f"{config_file} is not valid JSON: restore it from where the model came.") from error
+    if not needs_weights:
+        return
     shards = sorted(folder.glob("model-*.safetensors"))
     if not weights.is_file() and not shards:
         raise UserError(f"The model folder {folder} has no {WEIGHTS}: restore the weights from where the model came.")
@@ -152,7 +158,7 @@ def load_classifier(source: str) -> PreTrainedModel:
 
 
 def load_for_finetuning(
-    source: str, labels: list[str], *, dropout: float, from_scratch: bool
+    source: str, labels: list[str], *, dropout: float, from_scratch: bool, initializer_range: float | None = None
 ) -> TLMForSequenceClassification:
     """Encoder with a classifier for `labels` (new, unless it has just these), or the architecture with new weights.
 
@@ -161,8 +167,11 @@ def load_for_finetuning(
         labels: class names in label order.
         dropout: hidden, attention and classifier dropout while fine-tuning.
         from_scratch: take the architecture alone.
+        initializer_range: standard deviation of new weights; None for the encoder's.
     """
-    fields = read_encoder_config(source)
+    fields = read_encoder_config(source, needs_weights=not from_scratch)
+    if initializer_range is not None:
+        fields = {**fields, "initializer_range": initializer_range}
     changes = {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},

@@ -17,6 +17,7 @@ COMMANDS = {
     "train-committee": "your own data in one go: a committee from a table of texts and labels",
     "prepare-data": "corpus subsets and tasks as data set folders, checked for leakage, ready to push",
     "overlap": "token overlap of a corpus with tasks, and subsets with high, random and low overlap",
+    "study": "the four findings of the paper: plan, run, report",
     "benchmark": "training and inference against stock BERT, tokenising against bare tokenizers",
     "import-paper-weights": "a checkpoint of the paper's authors into a folder of ours, after a parity check",
 }

@@ -80,6 +80,12 @@ class FinetuneArguments(TaskArguments):
     lora_targets: list[str] = field(
         default_factory=lambda: ["query", "value"], metadata={"help": "Layers with adapters, or all-linear."}
     )
+    initializer_range: float | None = field(
+        default=None, metadata={"help": "With --from-scratch: standard deviation of new weights (the encoder's)."}
+    )
+    save_logits: bool = field(
+        default=False, metadata={"help": "Also logits.npz: validation and test logits with their labels."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the new weights, order and dropout."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between log lines."})
     report_to: str = field(default="none", metadata={"help": "tensorboard, trackio or wandb."})
@@ -95,13 +101,15 @@ class FinetuneArguments(TaskArguments):
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
+LOGITS_FILE = "logits.npz"
+"""`validation` and `test`, float32 (texts, classes), and `validation_labels`, `test_labels`, int (texts,)."""
 NOT_DECISIVE = (
-    *("output_dir", "report_to", "logging_steps", "disable_tqdm", "data_root", "num_threads", "workers"),
+    *("output_dir", "report_to", "logging_steps", "disable_tqdm", "data_root", "num_threads", "workers", "save_logits"),
     *("model", "models", "task"),  # they count by their weights and texts, wherever they lie
     *("task_path", "title_column", "entity_markers", "all_rows", "shortfall"),  # by the texts that they choose
 )
 
-ADDED_LATER = {"schedule": "tlm", "max_grad_norm": 1.0}
+ADDED_LATER = {"schedule": "tlm", "max_grad_norm": 1.0, "initializer_range": None}
 """Options that older runs do not name, and what they are there: at these values they are not recorded."""
 
 
@@ -122,6 +130,9 @@ def check_arguments(arguments: FinetuneArguments) -> FinetuneArguments:
     check_range(arguments, 1, math.inf, "batch_size", "logging_steps", "num_threads", "lora_rank", "workers")
     check_range(arguments, 0, 1, "warmup_share", "dropout")
     check_range(arguments, 0, math.inf, "learning_rate", "weight_decay", "max_grad_norm", "lora_alpha")
+    check_range(arguments, 0, math.inf, "initializer_range")
+    if arguments.initializer_range is not None and not arguments.from_scratch:
+        raise UserError("--initializer-range is that of new weights: add --from-scratch, or leave it out.")
     check_range(arguments, 0, LARGEST_SEED, "seed")
     check_report_to(arguments.report_to)
     choose_precision(arguments.bf16, arguments.use_cpu)
@@ -167,7 +178,7 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     arguments = check_arguments(arguments)
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
-    fields = read_encoder_config(arguments.model)
+    fields = read_encoder_config(arguments.model, needs_weights=not arguments.from_scratch)
     tokenizer = load_matching_tokenizer(arguments.model, None, fields["vocab_size"])
     limit = fields["max_position_embeddings"]
     if tokenizer.model_max_length > limit:
@@ -180,6 +191,7 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
         class_names(task),
         dropout=arguments.dropout or 0.0,
         from_scratch=arguments.from_scratch,
+        initializer_range=arguments.initializer_range,
     )
     facts = facts_of(task["train"])
     apply_entity_markers(facts, tokenizer, model)
@@ -264,10 +276,11 @@ def _train(
     # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     final = trainer.model if adapted is None else merged_copy(adapted)
-    scores = {}
+    scores, answers = {}, {}
     for split in ("validation", "test"):
         logits, _ = predict_logits(final, tokenizer, task[split]["text"][:])
-        scores[split] = classification_metrics(logits, np.array(task[split]["label"][:]))
+        answers |= {split: logits, f"{split}_labels": np.array(task[split]["label"][:])}
+        scores[split] = classification_metrics(logits, answers[f"{split}_labels"])
     results = {
         "model": portable_path(arguments.model),
         "task": portable_path(arguments.task),
@@ -288,6 +301,8 @@ def _train(
     def save(folder: Path) -> None:
         final.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        if arguments.save_logits:
+            np.savez_compressed(folder / LOGITS_FILE, **answers)
         if adapted is not None:
             # Of a run that was killed between its model and its results, which are written now.
             shutil.rmtree(run.folder / ADAPTER, ignore_errors=True)

@@ -1,0 +1,37 @@
+"""A study of a few seconds, for tests: one-layer encoders on embedded text, every finding with two points."""
+
+import yaml
+
+TINY = {
+    "recipe_size": "smoke",
+    "corpus": "docstrings",
+    "tokenizer": {"num_texts": 300},
+    "pretraining": {"bert-1": {"num_texts": 128, "max_steps": 4}},
+    "tasks": {"docstrings": {"train_per_label": 8, "validation_per_label": 4, "test_per_label": 6}},
+    "finetuning": {
+        "bert-1": {
+            "num_train_epochs": 1,
+            "pretrained": [{"learning_rate": 1e-3}, {"learning_rate": 3e-3}],
+            "scratch": [{"learning_rate": 1e-3}],
+        }
+    },
+    "gap": {"recipes": ["bert-1"], "pretraining_seeds": 2, "finetuning_seeds": 1},
+    "corpus_size": {"recipe": "bert-1", "num_texts": [64, 128], "max_steps": 4, "pretraining_seeds": 1},
+    "overlap": {"recipe": "bert-1", "num_texts": 100, "corpus_texts": 1000, "max_steps": 4, "pretraining_seeds": 1},
+    "committee": {"members": {"bert-1": 3}, "reference": "bert-1", "counts": [1, 3], "batch_size": [1]},
+}
+
+
+def write_plan(folder, **changes):
+    """The plan as a file, with whole sections replaced."""
+    file = folder / "plan.yaml"
+    file.write_text(yaml.safe_dump({"smoke": {**TINY, **changes}}))
+    return file
+
+
+def words(folder, what, *more):
+    """Command line of the study in a folder."""
+    return [
+        *("tlm_hf.commands.main", "study", what, "--size", "smoke", "--plan", str(folder / "plan.yaml")),
+        *("--results-dir", str(folder / "results"), "--work-dir", str(folder / "work"), *more),
+    ]

@@ -1,0 +1,101 @@
+"""Intervals of the study against scipy's bootstrap and t-test, and against known answers."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tlm_hf.combination_committee import combine
+from tlm_hf.study.estimates import accuracy, committee_correct, committee_curve, difference, first_not_worse, slope
+
+
+@pytest.fixture
+def answers():
+    generator = np.random.default_rng(7)
+    return (generator.random((4, 900)) < 0.8).astype(float), (generator.random((4, 900)) < 0.7).astype(float)
+
+
+def test_one_seed_is_scipys_bootstrap_over_items(answers):
+    ours = answers[0][:1]
+    found = accuracy(ours)
+    theirs = stats.bootstrap(
+        (ours[0],), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert found.value == pytest.approx(ours.mean())
+    assert found.low == pytest.approx(theirs.low, abs=0.004)
+    assert found.high == pytest.approx(theirs.high, abs=0.004)
+    assert (found.t_low, found.t_high, found.seeds) == (None, None, 1)
+
+
+def test_the_t_interval_of_paired_seeds_is_scipys(answers):
+    ours, theirs = answers
+    found = difference(ours, theirs)
+    expected = stats.ttest_rel(ours.mean(axis=1), theirs.mean(axis=1)).confidence_interval(0.95)
+    assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
+    assert found.value == pytest.approx(ours.mean() - theirs.mean())
+
+
+def test_pairing_on_items_narrows_the_interval():
+    generator = np.random.default_rng(3)
+    hard = generator.random(2000) < 0.5
+    ours, theirs = hard.astype(float)[None], (hard & (generator.random(2000) < 0.95)).astype(float)[None]
+    found = difference(ours, theirs)
+    apart = np.hypot(accuracy(ours).high - accuracy(ours).value, accuracy(theirs).high - accuracy(theirs).value)
+    assert found.low > 0
+    assert found.high - found.value < apart / 2
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(150):
+        ours, theirs = generator.random((1, 400)) < 0.75, generator.random((1, 400)) < 0.65
+        found = difference(ours.astype(float), theirs.astype(float))
+        covered += found.low <= 0.1 <= found.high
+    assert 0.89 <= covered / 150 <= 0.99
+
+
+def test_the_slope_is_that_of_numpys_polyfit(answers):
+    generator = np.random.default_rng(5)
+    scratch = answers[1]
+    gaps = [((generator.random((4, 900)) < 0.6 + 0.03 * place).astype(float), scratch) for place in range(4)]
+    points = [3.0, 4.0, 5.5, 6.0]
+    expected = np.polyfit(points, [ours.mean() - theirs.mean() for ours, theirs in gaps], 1)[0]
+    found = slope(points, gaps)
+    assert found.value == pytest.approx(expected)
+    by_seed = [
+        np.polyfit(points, [ours[seed].mean() - theirs[seed].mean() for ours, theirs in gaps], 1)[0]
+        for seed in range(4)
+    ]
+    expected_t = stats.t.interval(0.95, 3, np.mean(by_seed), stats.sem(by_seed))
+    assert (found.t_low, found.t_high) == pytest.approx(expected_t)
+
+
+def test_a_committee_decides_as_the_model_that_is_released():
+    import torch
+
+    generator = np.random.default_rng(2)
+    logits = generator.normal(size=(300, 5, 6)) * 2
+    labels = generator.integers(6, size=300)
+    order = [3, 0, 4]
+    released = combine(torch.from_numpy(logits[:, order]), "probabilities", None).numpy().argmax(axis=-1)
+    assert (committee_correct(logits, labels, order)[-1] == (released == labels)).all()
+
+
+def test_the_curve_ends_at_all_members_and_starts_at_their_mean():
+    generator = np.random.default_rng(4)
+    labels = generator.integers(4, size=500)
+    logits = generator.normal(size=(500, 6, 4)) + 1.2 * np.eye(4)[labels][:, None]
+    curve = committee_curve(logits, labels, orders=400)
+    singles = (logits.argmax(axis=-1) == labels[:, None]).mean()
+    assert curve[0].value == pytest.approx(singles, abs=0.005)
+    assert curve[-1].value == pytest.approx((committee_correct(logits, labels, range(6))[-1]).mean())
+    against = (logits[:, :1].argmax(axis=-1) == labels[:, None]).T.astype(float)
+    compared = committee_curve(logits, labels, against, orders=400)
+    assert compared[-1].value == pytest.approx(curve[-1].value - against.mean())
+    assert first_not_worse(compared, 0.0) is not None
+    assert first_not_worse(compared, -1.0) is None
+
+
+def test_sides_of_other_items_are_refused(answers):
+    with pytest.raises(ValueError, match="same test items"):
+        difference(answers[0], answers[1][:, :5])

@@ -1,0 +1,128 @@
+"""The plan of the study: what it names, what a change of it renames, what it refuses."""
+
+import copy
+
+import pytest
+import yaml
+
+from tlm_hf.errors import UserError
+from tlm_hf.study.plan import PLAN_FILE, Planner, SizePlan, read_plan
+
+FULL = yaml.safe_load(PLAN_FILE.read_text())
+
+
+def expand(size="smoke", validation=None, **changes):
+    fields = copy.deepcopy(FULL[size])
+    for name, value in changes.items():
+        fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
+    return Planner(SizePlan(**fields), validation or {}).expand()
+
+
+def tuned(expansion):
+    """Validation accuracies that prefer the last candidate, by name."""
+    runs = [run for run in expansion.runs.values() if run.kind == "finetune"]
+    return {run.name: 0.5 + index / 1000 for index, run in enumerate(runs)}
+
+
+@pytest.mark.parametrize("size", list(FULL))
+def test_every_need_of_a_run_is_named_before_it(size):
+    seen = set()
+    for name, run in expand(size).runs.items():
+        assert name == run.name
+        assert seen.issuperset(run.needs)
+        seen.add(name)
+
+
+def test_fine_tunings_wait_until_every_candidate_was_tried():
+    first = expand()
+    assert first.waiting > 0
+    later = expand(validation=tuned(first))
+    assert later.waiting == 0
+    assert set(first.runs) <= set(later.runs)
+    assert len(later.runs) >= len(first.runs)
+
+
+def test_the_candidate_of_the_best_validation_accuracy_is_used():
+    first = expand()
+    candidates = [
+        run for run in first.runs.values()
+        if run.kind == "finetune" and run.settings["recipe"] == "bert-1" and run.settings["encoder"] is not None
+    ]  # fmt: skip
+    rates = {run.settings["learning_rate"]: run.name for run in candidates if run.settings["seed"] == 0}
+    assert len(rates) == 2
+    for best in rates:
+        validation = dict.fromkeys(tuned(first), 0.5) | {rates[best]: 0.9}
+        later = expand(validation=validation)
+        others = [
+            run.settings["learning_rate"] for run in later.runs.values()
+            if run.kind == "finetune" and run.settings["recipe"] == "bert-1" and run.settings["encoder"] is not None
+            and run.settings["seed"] > 0
+        ]  # fmt: skip
+        assert others and set(others) == {best}
+
+
+def test_a_changed_setting_renames_what_hangs_on_it_and_nothing_else():
+    before = expand()
+    after = expand(finetuning={"bert-1": {**FULL["smoke"]["finetuning"]["bert-1"], "num_train_epochs": 3}})
+    changed = set(after.runs) - set(before.runs)
+    assert changed
+    assert {(run.kind, run.settings["recipe"]) for name, run in after.runs.items() if name in changed} == {
+        ("finetune", "bert-1")
+    }
+    vocabulary = expand(tokenizer={"num_texts": 400})
+    kept = {vocabulary.runs[name].kind for name in set(vocabulary.runs) & set(before.runs)}
+    assert kept == {"tfidf", "latency"}
+
+
+def test_findings_share_an_encoder_of_the_same_settings():
+    runs = expand().runs.values()
+    shared = [
+        run for run in runs if run.kind == "pretrain" and {"gap", "committee", "corpus_size"} <= set(run.findings)
+    ]
+    assert len(shared) == 2  # seeds 0 and 1 of bert-1 on the whole corpus
+
+
+def test_scratch_needs_no_encoder():
+    for run in expand().runs.values():
+        if run.kind == "finetune" and run.settings["encoder"] is None:
+            assert all(need.startswith("tokenizer") for need in run.needs)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("smoke:\n  recipe_sice: smoke\n", "'recipe_sice' in line 2"),
+        ("smoke:\n  tasks: 3\n", "no field|no mapping"),
+        ("a: [1", "no YAML"),
+        ("other: {}\n", "no size 'smoke'"),
+    ],
+)
+def test_a_wrong_plan_is_refused_in_one_sentence(tmp_path, text, words):
+    file = tmp_path / "plan.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        read_plan("smoke", file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"gap": {"recipes": ["bert-9"]}}, "'bert-9'"),
+        ({"corpus_size": {"num_texts": [128, 64]}}, "rising order"),
+        ({"finetuning": {"bert-1": {"num_train_epochs": 2, "pretrained": [{"lr": 1}], "scratch": [{}]}}}, "'lr' among"),
+    ],
+)
+def test_what_a_plan_names_must_be_there(tmp_path, change, words):
+    fields = copy.deepcopy(FULL)
+    for name, value in change.items():
+        fields["smoke"][name] |= value
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(fields))
+    with pytest.raises(UserError, match=words):
+        read_plan("smoke", file)
+
+
+def test_a_plan_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_plan("smoke", tmp_path / "none.yaml")

@@ -1,0 +1,165 @@
+"""The study end to end at its smallest: what it leaves, what survives a kill, what a deleted record comes back as."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers_study import words, write_plan
+from sklearn.metrics import accuracy_score
+
+from tlm_hf.errors import UserError
+from tlm_hf.study.execute import LOGIT_STEP, pack_logits, read_record, unpack_logits
+from tlm_hf.study.report import write_report
+from tlm_hf.study.study import StudyArguments, run_study, show_plan
+
+
+def arguments(folder, **more):
+    return StudyArguments(
+        size="smoke", plan=str(folder / "plan.yaml"), results_dir=str(folder / "results"),
+        work_dir=str(folder / "work"), workers=1, **more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    write_plan(folder)
+    found = run_study(arguments(folder))
+    assert (found["missing"], found["waiting"]) == (0, 0)
+    assert found["done"] == len(list((folder / "results" / "runs").iterdir()))
+    return folder
+
+
+def records(folder):
+    return {path.name: read_record(path) for path in sorted((folder / "results" / "runs").iterdir())}
+
+
+def test_an_accuracy_is_that_of_the_committed_logits(study):
+    tested = 0
+    for name, record in records(study).items():
+        if record["kind"] == "finetune":
+            stored = np.load(study / "results" / "runs" / name / "logits.npz", allow_pickle=False)
+            for split in ("validation", "test"):
+                ours = accuracy_score(stored[f"{split}_labels"], unpack_logits(stored[split]).argmax(axis=-1))
+                assert ours == pytest.approx(record[split]["accuracy"])
+                tested += 1
+    assert tested >= 10
+
+
+def test_stored_logits_keep_the_probabilities():
+    logits = np.random.default_rng(0).normal(size=(500, 7)) * 3
+    found = unpack_logits(pack_logits(logits))
+    exact = logits - logits.max(axis=-1, keepdims=True)
+    assert (found.argmax(axis=-1) == logits.argmax(axis=-1)).all()
+    assert np.abs(found - exact).max() <= LOGIT_STEP
+
+
+def test_a_record_has_no_path_of_this_machine(study):
+    for path in (study / "results" / "runs").rglob("*"):
+        if path.is_file() and path.suffix != ".npz":
+            assert str(study) not in path.read_text(), path
+
+
+def test_the_report_is_equal_the_second_time(study):
+    write_report(arguments(study))
+    files = ("REPORT.md", "rows.json", "gap.png", "corpus_size.png", "overlap.png", "committee.png", "latency.png")
+    before = {name: (study / "results" / name).read_bytes() for name in files}
+    write_report(arguments(study, json=str(study / "all.json")))
+    assert before == {name: (study / "results" / name).read_bytes() for name in files}
+    rows = json.loads((study / "all.json").read_text())["rows"]
+    assert {row["finding"] for row in rows} == {"gap", "corpus_size", "overlap", "committee", "baselines"}
+    for row in rows:
+        assert row["low"] <= row["estimate"] + 1e-9 and row["estimate"] - 1e-9 <= row["high"], row
+
+
+def test_the_gap_is_the_difference_of_the_mean_accuracies(study):
+    rows = write_report(arguments(study))["rows"]
+    found = records(study).values()
+    by_arm = {
+        arm: [
+            record["test"]["accuracy"] for record in found
+            if record["kind"] == "finetune" and (record["settings"]["encoder"] is None) == (arm == "scratch")
+            and record["settings"]["learning_rate"] == 1e-3
+        ] for arm in ("scratch", "pretrained")
+    }  # fmt: skip
+    assert len(by_arm["scratch"]) == 2
+    scratch = next(row for row in rows if (row["finding"], row["x"]) == ("gap", "scratch"))
+    assert scratch["estimate"] == pytest.approx(np.mean(by_arm["scratch"]))
+    gap, pretrained = (next(r for r in rows if (r["finding"], r["x"]) == ("gap", x)) for x in ("gap", "pretrained"))
+    assert gap["estimate"] == pytest.approx(pretrained["estimate"] - scratch["estimate"])
+
+
+def test_a_deleted_record_comes_back_and_nothing_else_is_done_again(study):
+    for kind in ("finetune", "pretrain", "tfidf", "tokenizer"):
+        name = next(name for name, record in records(study).items() if record["kind"] == kind)
+        folder = study / "results" / "runs" / name
+        before, others = read_record(folder), {p: p.stat().st_mtime_ns for p in folder.parent.iterdir() if p != folder}
+        shutil.rmtree(folder)
+        shutil.rmtree(study / "work" / name)  # as on another machine: weights are not committed
+        assert run_study(arguments(study))["done"] == 1
+        after = read_record(folder)
+        for measured in ("test", "validation", "held_out", "accuracy", "sha256"):
+            assert after.get(measured) == before.get(measured)
+        assert others == {p: p.stat().st_mtime_ns for p in folder.parent.iterdir() if p != folder}
+
+
+def test_a_killed_study_loses_no_finished_run(tmp_path):
+    write_plan(tmp_path)
+    command = [sys.executable, "-m", *words(tmp_path, "run", "--workers", "2")]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    runs = tmp_path / "results" / "runs"
+    end = time.monotonic() + 240
+    while time.monotonic() < end and len([p for p in runs.glob("*") if p.name[0] != "."] if runs.is_dir() else []) < 4:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    there = {path.name: path.stat().st_mtime_ns for path in runs.iterdir() if not path.name.startswith(".")}
+    assert len(there) >= 4
+    assert all(read_record(runs / name) for name in there)
+    found = run_study(arguments(tmp_path))
+    assert found["missing"] == 0
+    assert {name: (runs / name).stat().st_mtime_ns for name in there} == there
+
+
+def test_the_plan_counts_what_is_missing(study, tmp_path, capsys):
+    assert show_plan(arguments(study))["core_hours"] == 0
+    write_plan(tmp_path)
+    found = show_plan(arguments(tmp_path))
+    assert found["done"] == 0 and found["core_hours"] > 0 and found["waiting"] > 0
+    assert "core-hours" in capsys.readouterr().out
+
+
+def test_a_damaged_record_is_named(study, tmp_path):
+    shutil.copytree(study / "results", tmp_path / "results")
+    write_plan(tmp_path)
+    broken = next((tmp_path / "results" / "runs").iterdir())
+    (broken / "results.json").write_text("{")
+    with pytest.raises(UserError, match="delete it"):
+        show_plan(arguments(tmp_path))
+
+
+def test_no_run_yet_is_said(tmp_path):
+    write_plan(tmp_path)
+    with pytest.raises(UserError, match="no finished run"):
+        write_report(arguments(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"findings": ["gaps"]}, "'gaps'"),
+        ({"executor": "slurm"}, "'slurm'"),
+        ({"ray_address": "a:1"}, "--executor ray"),
+        ({"stop_after": "soon"}, "soon"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, more, said):
+    write_plan(tmp_path)
+    with pytest.raises(UserError, match=said):
+        run_study(arguments(tmp_path, **more))

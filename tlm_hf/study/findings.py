@@ -1,0 +1,269 @@
+"""From the records of the study to the rows of its four findings; nothing runs here and nothing is looked up elsewhere.
+
+A row is `finding`, `task`, `model`, `x`, `measure`, `estimate`, `low`, `high`, `seeds`, `t_low`, `t_high` (see
+`estimates`). Accuracies are shares of the test texts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..training.finetune import LOGITS_FILE
+from .estimates import Estimate, accuracy, committee_correct, committee_curve, difference, first_not_worse, slope
+from .execute import unpack_logits
+from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan
+
+Row = dict[str, Any]
+NOT_WORSE = 0.01
+"""A committee counts as not worse than the deep encoder when the interval of the difference lies above minus this."""
+BASELINE_NAMES = {"tfidf": "TF-IDF + logistic regression", "sentence": "frozen MiniLM-L6 + logistic regression"}
+
+
+@dataclass
+class Records:
+    """Reads test answers of finished runs.
+
+    Args:
+        folder: of the records.
+        found: `results.json` of each by name.
+    """
+
+    folder: Path
+    found: dict[str, dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        self._cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def test(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Test logits (items, classes) and labels (items,) of a run; None where it is not there."""
+        if name not in self.found:
+            return None
+        if name not in self._cache:
+            with np.load(self.folder / name / LOGITS_FILE, allow_pickle=False) as stored:
+                self._cache[name] = unpack_logits(stored["test"]), stored["test_labels"].astype(int)
+        return self._cache[name]
+
+    def correct(self, name: str) -> np.ndarray | None:
+        """Which test items a run has right, float (items,)."""
+        found = self.test(name)
+        return None if found is None else (found[0].argmax(axis=-1) == found[1]).astype(float)
+
+
+class Findings:
+    """The rows of a study, as far as its records go.
+
+    Args:
+        plan: of one size.
+        records: the records.
+        folder: where they lie.
+    """
+
+    def __init__(self, plan: SizePlan, records: dict[str, dict[str, Any]], folder: Path) -> None:
+        self.plan = plan
+        self.records = Records(folder, records)
+        validation = {
+            name: record["validation"]["accuracy"] for name, record in records.items() if record["kind"] == "finetune"
+        }
+        self.planner = Planner(plan, validation)
+
+    def rows(self) -> list[Row]:
+        """Rows of all findings, in order."""
+        return [
+            row for part in (self.gap, self.corpus_size, self.overlap, self.committee, self.baselines) for row in part()
+        ]
+
+    def _seeds(self, recipe: str, task: str, arm: str, runs: list[tuple[str | None, list[int]]]) -> np.ndarray | None:
+        """Share of each pre-training seed's runs that are right, float (seeds, items); seeds without runs left out."""
+        candidate = self.planner.chosen(recipe, task, arm)
+        if candidate is None:
+            return None
+        rows = []
+        for encoder, tuned in runs:
+            names = [self.planner.finetuning(recipe, task, encoder, seed, [], 0, candidate) for seed in tuned]
+            there = [found for name in names if (found := self.records.correct(name)) is not None]
+            if there:
+                rows.append(np.mean(there, axis=0))
+        return np.stack(rows) if rows else None
+
+    def arms(self, recipe: str, task: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Pre-trained and scratch of the gap, float (seeds, items) each."""
+        seeds = list(self.planner.gap_seeds())
+        encoders = [(self.planner.pretraining(recipe, seed, [], 0), tuned) for seed, tuned in seeds]
+        return (
+            self._seeds(recipe, task, "pretrained", encoders),
+            self._seeds(recipe, task, "scratch", [(None, tuned) for _, tuned in seeds]),
+        )
+
+    def gap(self) -> Iterator[Row]:
+        """Finding a."""
+        for recipe in self.plan.gap["recipes"]:
+            for task in self.plan.tasks:
+                pretrained, scratch = self.arms(recipe, task)
+                for arm, correct in (("pretrained", pretrained), ("scratch", scratch)):
+                    if correct is not None:
+                        yield _row(GAP, task, recipe, arm, "accuracy", accuracy(correct))
+                if pretrained is not None and scratch is not None:
+                    yield _row(GAP, task, recipe, "gap", "gap", difference(pretrained, scratch))
+
+    def _gap_of(self, recipe: str, task: str, encoders: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Both arms of encoders of other corpora, one fine-tuning seed each."""
+        tuned = [[seed * self.plan.gap["finetuning_seeds"]] for seed in range(len(encoders))]
+        ours = self._seeds(recipe, task, "pretrained", list(zip(encoders, tuned, strict=True)))
+        theirs = self._seeds(recipe, task, "scratch", [(None, seeds) for seeds in tuned])
+        return None if ours is None or theirs is None else (ours, theirs)
+
+    def corpus_size(self) -> Iterator[Row]:
+        """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""
+        recipe, seeds = self.plan.corpus_size["recipe"], range(self.plan.corpus_size["pretraining_seeds"])
+        for task in self.plan.tasks:
+            for equal in ("steps", "epochs"):
+                points = []
+                for texts, kind, steps in self.planner.corpus_steps():
+                    if kind != equal:
+                        continue
+                    changes = {"num_texts": texts, "max_steps": steps}
+                    found = self._gap_of(
+                        recipe, task, [self.planner.pretraining(recipe, seed, [], 0, **changes) for seed in seeds]
+                    )
+                    if found is None:
+                        continue
+                    points.append((texts, found))
+                    yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "gap", difference(*found))
+                    yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "accuracy", accuracy(found[0]))
+                if len(points) > 1:
+                    found_slope = slope([np.log2(texts) for texts, _ in points], [found for _, found in points])
+                    yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", "slope", "gap per doubling", found_slope)
+
+    def overlap(self) -> Iterator[Row]:
+        """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less low."""
+        recipe, options = self.plan.overlap["recipe"], self.plan.overlap
+        record = self.records.found.get(self.planner.subsets())
+        if record is None:
+            return
+        for task in self.plan.tasks:
+            gaps = {}
+            for kind in KINDS:
+                encoders = [
+                    self.planner.overlap_encoder(task, kind, seed) for seed in range(options["pretraining_seeds"])
+                ]
+                found = self._gap_of(recipe, task, encoders)
+                if found is None:
+                    continue
+                gaps[kind] = found
+                divergence = record["measures"][task][kind]["train"]["jensen_shannon_bits"]
+                row = _row(OVERLAP, task, f"{recipe}, {kind} overlap", divergence, "gap", difference(*found))
+                yield row | {"measures": record["measures"][task][kind]["train"]}
+            if "high" in gaps and "low" in gaps:
+                found_difference = difference(gaps["high"][0], gaps["low"][0])
+                yield _row(OVERLAP, task, recipe, "high - low", "difference", found_difference)
+
+    def members(self, task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By recipe the members' test logits (items, members, classes) and the labels (items,)."""
+        found = {}
+        for recipe in self.plan.committee["members"]:
+            candidate = self.planner.chosen(recipe, task, "pretrained")
+            if candidate is None:
+                continue
+            there = []
+            for seed, tuned in self.planner.member_seeds(recipe):
+                encoder = self.planner.pretraining(recipe, seed, [], 0)
+                name = self.planner.finetuning(recipe, task, encoder, tuned, [], 0, candidate)
+                answers = self.records.test(name)
+                if answers is not None:
+                    there.append(answers)
+            if there:
+                found[recipe] = np.stack([logits for logits, _ in there], axis=1), there[0][1]
+        return found
+
+    def committee(self) -> Iterator[Row]:
+        """Finding d: accuracy against the number of members, against the deep encoder and the baselines."""
+        first = next(iter(self.plan.committee["members"]))
+        reference = self.plan.committee["reference"]
+        for task in self.plan.tasks:
+            members = self.members(task)
+            deep = self.arms(reference, task)[0]
+            if deep is not None:
+                yield _row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep))
+            if first not in members:
+                continue
+            logits, labels = members[first]
+            name = f"committee of {first}"
+            for place, found in enumerate(committee_curve(logits, labels)):
+                yield _row(COMMITTEE, task, name, place + 1, "accuracy", found)
+            if deep is not None:
+                curve = committee_curve(logits, labels, deep)
+                for place, found in enumerate(curve):
+                    yield _row(COMMITTEE, task, name, place + 1, f"difference from {reference}", found)
+                smallest = {"not worse": first_not_worse(curve, NOT_WORSE), "better": first_not_worse(curve, 0.0)}
+                for words, count in smallest.items():
+                    if count is not None:
+                        yield _row(COMMITTEE, task, name, count, f"smallest that is {words}", curve[count - 1])
+            joined = {name: [logits]}
+            if len(members) > 1:
+                joined["all members"] = [found for found, _ in members.values()]
+                others = [recipe for recipe in members if recipe != first]
+                singles = [logits[:, :1], *(members[recipe][0][:, :1] for recipe in others)]
+                joined[f"mixed: one each of {', '.join(members)}"] = singles
+                for recipe in others:
+                    alone = (members[recipe][0].argmax(axis=-1) == labels[:, None]).T.astype(float)
+                    yield _row(COMMITTEE, task, recipe, 1, "accuracy", accuracy(alone))
+            for words, parts in joined.items():
+                together = np.concatenate(parts, axis=1)
+                count = together.shape[1]
+                right = committee_correct(together, labels, range(count))[-1:].astype(float)
+                if words != name:
+                    yield _row(COMMITTEE, task, words, count, "accuracy", accuracy(right))
+                for kind, other in self._baselines(task).items():
+                    yield _row(
+                        COMMITTEE,
+                        task,
+                        words,
+                        count,
+                        f"difference from {BASELINE_NAMES[kind]}",
+                        difference(right, other),
+                    )
+                if deep is not None and words != name:
+                    yield _row(
+                        COMMITTEE, task, words, count, f"difference from {reference}",
+                        difference(right, deep, paired_seeds=False),
+                    )  # fmt: skip
+
+    def _baselines(self, task: str) -> dict[str, np.ndarray]:
+        """Right or wrong of the baselines that are there, (1, items) each."""
+        found = {}
+        for run in self.planner.baselines(task):
+            correct = self.records.correct(run.name)
+            if correct is not None:
+                found[run.kind] = correct[None]
+        return found
+
+    def baselines(self) -> Iterator[Row]:
+        """The rows that stand in every table."""
+        for task in self.plan.tasks:
+            for kind, correct in self._baselines(task).items():
+                yield _row(BASELINES, task, BASELINE_NAMES[kind], None, "accuracy", accuracy(correct))
+
+    def latency(self) -> dict[tuple[str, int, int], float]:
+        """Milliseconds by (model, members, texts in a batch); empty before the latency was measured."""
+        record = next((found for found in self.records.found.values() if found["kind"] == "latency"), None)
+        rows = [] if record is None else record["rows"]
+        return {(row["model"], row["members"], row["batch_size"]): row["milliseconds"] for row in rows}
+
+
+def _row(finding: str, task: str, model: str, x: Any, measure: str, found: Estimate) -> Row:
+    return {
+        "finding": finding,
+        "task": task,
+        "model": model,
+        "x": x,
+        "measure": measure,
+        "estimate": found.value,
+        "low": found.low,
+        "high": found.high,
+        "seeds": found.seeds,
+        "t_low": found.t_low,
+        "t_high": found.t_high,
+    }

@@ -1,0 +1,368 @@
+"""The study's plan: from one declarative file (`plan.yaml`) to the runs of all four findings.
+
+A run is a dictionary of settings; its name ends in the SHA-256 of them, those of the runs that it needs included. So a
+changed setting makes a new run, and findings that need the same encoder share it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+from ..recipes import find_architecture, find_size
+
+PLAN_FILE = Path(__file__).with_name("plan.yaml")
+ARMS = ("pretrained", "scratch")
+GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES = "gap", "corpus_size", "overlap", "committee", "baselines"
+FINDINGS = (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
+CANDIDATE_FIELDS = ("learning_rate", "initializer_range")
+KINDS = ("high", "random", "low")
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One piece of work.
+
+    Args:
+        kind: tokenizer, subsets, pretrain, finetune, tfidf, sentence or latency.
+        label: what people read; the folder's name is `label-hash`.
+        settings: all that decides the result, JSON values; ids of needed runs included.
+        needs: names of the runs that must be there first.
+        findings: which findings use it.
+        priority: lower runs first, so that a study that is stopped early has something of every finding.
+    """
+
+    kind: str
+    label: str
+    settings: dict[str, Any]
+    needs: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+    priority: int = 0
+
+    @property
+    def name(self) -> str:
+        """Content address: the label and the first 10 digits of the SHA-256 of kind and settings."""
+        text = json.dumps({"kind": self.kind, **self.settings}, sort_keys=True)
+        return f"{self.label}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True)
+class SizePlan:
+    """One size of the study, as `plan.yaml` has it (the fields are explained there)."""
+
+    recipe_size: str
+    corpus: str
+    tokenizer: dict[str, Any]
+    pretraining: dict[str, dict[str, Any]]
+    tasks: dict[str, dict[str, Any]]
+    finetuning: dict[str, dict[str, Any]]
+    gap: dict[str, Any]
+    corpus_size: dict[str, Any]
+    overlap: dict[str, Any]
+    committee: dict[str, Any]
+    sentence_encoder: bool = False
+    core_multiply_adds_per_second: float = 5e10
+
+
+@dataclass
+class Expansion:
+    """The runs that can be named now, and how many fine-tunings wait for the choice of their rates."""
+
+    runs: dict[str, StudyRun] = field(default_factory=dict)
+    waiting: int = 0
+
+    def add(self, run: StudyRun) -> str:
+        """Add a run, or a finding to the run that is there already; returns its name."""
+        there = self.runs.get(run.name)
+        if there is not None:
+            findings = (*there.findings, *(name for name in run.findings if name not in there.findings))
+            priority = min(there.priority, run.priority)
+            run = StudyRun(run.kind, run.label, run.settings, run.needs, findings, priority)
+        self.runs[run.name] = run
+        for need in run.needs:  # what a run needs is wanted by its findings, and no later than it
+            self.add(_lent(self.runs[need], run))
+        return run.name
+
+
+def _lent(needed: StudyRun, by: StudyRun) -> StudyRun:
+    return StudyRun(needed.kind, needed.label, needed.settings, needed.needs, by.findings, by.priority)
+
+
+def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
+    """The plan of one size.
+
+    Raises:
+        UserError: no such file or size, or a field that is unknown, missing or of the wrong type (named with its line).
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"The plan {file} cannot be read ({error.strerror}): name another --plan.") from error
+    try:
+        sizes = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"The plan {file} is no YAML ({' '.join(str(error).split())}): mend that line.") from error
+    if not isinstance(sizes, dict) or size not in sizes:
+        known = ", ".join(sizes) if isinstance(sizes, dict) else "none"
+        raise UserError(f"The plan {file} has no size {size!r}: choose one of {known}.")
+    found = sizes[size]
+    fields = SizePlan.__dataclass_fields__
+    where = _lines(text, size)
+    for name in found:
+        if name not in fields:
+            raise UserError(
+                f"The plan {file} has an unknown field {name!r} in line {where[name]}: see {PLAN_FILE.name}."
+            )
+    for name, wanted in fields.items():
+        if name not in found and name not in ("sentence_encoder", "core_multiply_adds_per_second"):
+            raise UserError(f"The plan {file} has no field {name!r} for the size {size!r}: add it.")
+        is_mapping = "dict" in str(wanted.type)
+        if name in found and is_mapping and not isinstance(found[name], dict):
+            raise UserError(f"The plan {file} has no mapping for {name!r} in line {where[name]}: see {PLAN_FILE.name}.")
+    plan = SizePlan(**found)
+    _check(plan, file)
+    return plan
+
+
+def _lines(text: str, size: str) -> dict[str, int]:
+    """Line of each field of a size, from 1."""
+    node = yaml.compose(text)
+    for key, value in node.value:
+        if key.value == size:
+            return {name.value: name.start_mark.line + 1 for name, _ in value.value}
+    return {}
+
+
+def _check(plan: SizePlan, file: str | Path) -> None:
+    find_size(plan.recipe_size)
+    for recipe in plan.pretraining:
+        find_architecture(recipe)
+    wanted = [*plan.gap["recipes"], plan.corpus_size["recipe"], plan.overlap["recipe"], *plan.committee["members"]]
+    for recipe in wanted:
+        for section, entries in (("pretraining", plan.pretraining), ("finetuning", plan.finetuning)):
+            if recipe not in entries:
+                raise UserError(f"The plan {file} uses {recipe!r}, which has no entry under {section!r}: add one.")
+    for recipe, options in plan.finetuning.items():
+        for arm in ARMS:
+            for candidate in options.get(arm, []):
+                if unknown := [name for name in candidate if name not in CANDIDATE_FIELDS]:
+                    raise UserError(
+                        f"The plan {file} has {unknown[0]!r} among the candidates of {recipe} ({arm}): choose among "
+                        f"{', '.join(CANDIDATE_FIELDS)}."
+                    )
+    sizes = plan.corpus_size["num_texts"]
+    if sorted(sizes) != sizes or len(set(sizes)) < len(sizes):
+        raise UserError(f"The plan {file} has corpus sizes {sizes}: write them in rising order, each once.")
+
+
+class Planner:
+    """Names the runs of a plan.
+
+    Args:
+        plan: of one size.
+        validation: by run name, the validation accuracy of finished fine-tunings: rates are chosen with it.
+    """
+
+    def __init__(self, plan: SizePlan, validation: Mapping[str, float]) -> None:
+        self.plan = plan
+        self.validation = validation
+        self.found = Expansion()
+        others = list(plan.committee["members"])[1:]
+        self.priorities = {recipe: 60 for recipe in others if recipe not in plan.gap["recipes"]}
+        scale = find_size(plan.recipe_size)
+        self.tokenizer = self.found.add(
+            StudyRun(
+                "tokenizer",
+                "tokenizer",
+                {
+                    "corpus": plan.corpus,
+                    "num_texts": plan.tokenizer["num_texts"],
+                    "vocab_size": plan.tokenizer.get("vocab_size", scale.vocab_size),
+                    "max_length": scale.max_length,
+                },
+            )
+        )
+
+    def expand(self) -> Expansion:
+        """All runs that can be named: rates that are not chosen yet leave their fine-tunings waiting."""
+        for finding in (self._gap, self._committee, self._corpus_size, self._overlap, self._baselines):
+            finding()
+        return self.found
+
+    def pretraining(
+        self, recipe: str, seed: int, findings: Sequence[str], priority: int, subset: str = "", **changes: Any
+    ) -> str:
+        """The run that pre-trains an encoder; `subset` is a configuration of the overlap subsets."""
+        options = {**self.plan.pretraining[recipe], **changes}
+        needs = [self.tokenizer]
+        settings = {
+            "recipe": recipe,
+            "size": self.plan.recipe_size,
+            "seed": seed,
+            "tokenizer": self.tokenizer,
+            **options,
+        }
+        if subset:
+            needs.append(self.subsets())
+            settings |= {"corpus": self.subsets(), "corpus_config": subset}
+            settings.pop("num_texts", None)
+        else:
+            settings["corpus"] = self.plan.corpus
+        texts = subset or f"{settings['num_texts']}-texts"
+        label = f"pretrain-{recipe}-{texts}-{settings['max_steps']}-steps-{seed}"
+        return self.found.add(StudyRun("pretrain", label, settings, tuple(needs), tuple(findings), priority))
+
+    def subsets(self) -> str:
+        """The run that chooses subsets of high, random and low overlap with each task."""
+        options = self.plan.overlap
+        settings = {
+            "corpus": self.plan.corpus,
+            "corpus_texts": options["corpus_texts"],
+            "num_texts": options["num_texts"],
+            "tasks": self.plan.tasks,
+            "tokenizer": self.tokenizer,
+            "max_length": find_size(self.plan.recipe_size).max_length,
+        }
+        return self.found.add(StudyRun("subsets", "subsets", settings, (self.tokenizer,), (OVERLAP,), 20))
+
+    def finetuning(
+        self, recipe: str, task: str, encoder: str | None, seed: int, findings: Sequence[str], priority: int,
+        candidate: dict[str, Any],
+    ) -> str:  # fmt: skip
+        """The run that fine-tunes an encoder (None: new weights) with the settings of a candidate."""
+        options = self.plan.finetuning[recipe]
+        settings = {
+            "recipe": recipe,
+            "size": self.plan.recipe_size,
+            "task": task,
+            "task_options": self.plan.tasks[task],
+            "tokenizer": self.tokenizer,
+            "encoder": encoder,
+            "seed": seed,
+            "num_train_epochs": options["num_train_epochs"],
+            **candidate,
+        }
+        arm = "scratch" if encoder is None else "pretrained"
+        needs = (self.tokenizer,) if encoder is None else (self.tokenizer, encoder)
+        label = f"{task}-{recipe}-{arm}-{seed}"
+        return self.found.add(StudyRun("finetune", label, settings, needs, tuple(findings), priority))
+
+    def chosen(self, recipe: str, task: str, arm: str, findings: Sequence[str] = ()) -> dict[str, Any] | None:
+        """The candidate of the best validation accuracy with the first seeds; None until all were tried.
+
+        Each arm chooses for itself, and scratch its initial weights too. Among equals the first in the plan's order.
+        """
+        candidates: list[dict[str, Any]] = self.plan.finetuning[recipe][arm]
+        if len(candidates) == 1:
+            return candidates[0]
+        # As soon as its first encoder is there: further runs wait for the choice.
+        first = self.priorities.get(recipe, 10)
+        encoder = self.pretraining(recipe, 0, findings, first) if arm == "pretrained" else None
+        names = [self.finetuning(recipe, task, encoder, 0, findings, first, candidate) for candidate in candidates]
+        if any(name not in self.validation for name in names):
+            return None
+        best = max(range(len(names)), key=lambda place: (self.validation[names[place]], -place))
+        return candidates[best]
+
+    def runs_of(
+        self, recipe: str, arm: str, encoder: str | None, seeds: Sequence[int], findings: Sequence[str], priority: int,
+        tasks: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
+        """Fine-tunings of an encoder on tasks (all of them by default) over seeds, with the chosen settings."""
+        for task in self.plan.tasks if tasks is None else tasks:
+            candidate = self.chosen(recipe, task, arm, findings)
+            if candidate is None:
+                self.found.waiting += len(seeds)
+                continue
+            for seed in seeds:
+                self.finetuning(recipe, task, encoder, seed, findings, priority, candidate)
+
+    def gap_seeds(self) -> Iterator[tuple[int, list[int]]]:
+        """Pre-training seeds, each with the fine-tuning seeds of its runs: no two runs have the same one."""
+        tuned = self.plan.gap["finetuning_seeds"]
+        for seed in range(self.plan.gap["pretraining_seeds"]):
+            yield seed, [seed * tuned + place for place in range(tuned)]
+
+    def _gap(self) -> None:
+        """Pre-trained against scratch; pre-training seed p has the fine-tuning seeds p n ... p n + n - 1."""
+        for recipe in self.plan.gap["recipes"]:
+            for seed, seeds in self.gap_seeds():
+                first = 10 + (30 if recipe == self.plan.committee["reference"] else 10) * seed  # the deep one is dear
+                encoder = self.pretraining(recipe, seed, [GAP], first)
+                for place, tuned in enumerate(seeds):
+                    priority = first + 2 + 20 * place
+                    self.runs_of(recipe, "pretrained", encoder, [tuned], [GAP], priority)
+                    self.runs_of(recipe, "scratch", None, [tuned], [GAP], priority)
+
+    def member_seeds(self, recipe: str) -> list[tuple[int, int]]:
+        """(pre-training seed, fine-tuning seed) of each member: the first ones are runs of the gap."""
+        tuned = self.plan.gap["finetuning_seeds"]
+        return [(seed, seed * tuned) for seed in range(self.plan.committee["members"][recipe])]
+
+    def _committee(self) -> None:
+        for number, recipe in enumerate(self.plan.committee["members"]):
+            for place, (seed, tuned) in enumerate(self.member_seeds(recipe)):
+                priority = 15 + 4 * place + 45 * min(number, 1)
+                encoder = self.pretraining(recipe, seed, [COMMITTEE], priority)
+                self.runs_of(recipe, "pretrained", encoder, [tuned], [COMMITTEE], priority + 1)
+        settings = {
+            "size": self.plan.recipe_size,
+            "members": {recipe: count for recipe, count in self.plan.committee["members"].items()},
+            "reference": self.plan.committee["reference"],
+            "counts": self.plan.committee["counts"],
+            "batch_size": self.plan.committee["batch_size"],
+        }
+        self.found.add(StudyRun("latency", "latency", settings, (), (COMMITTEE,), 10_000))
+
+    def corpus_steps(self) -> Iterator[tuple[int, str, int]]:
+        """(texts, what is equal, steps) of each point of the finding on the corpus size."""
+        options, largest = self.plan.corpus_size, self.plan.corpus_size["num_texts"][-1]
+        for texts in options["num_texts"]:
+            yield texts, "steps", options["max_steps"]
+            yield texts, "epochs", round(options["max_steps"] * texts / largest)
+
+    def _corpus_size(self) -> None:
+        recipe = self.plan.corpus_size["recipe"]
+        for seed in range(self.plan.corpus_size["pretraining_seeds"]):
+            for texts, _, steps in self.corpus_steps():
+                priority = 20 + 15 * seed
+                changes = {"num_texts": texts, "max_steps": steps}
+                encoder = self.pretraining(recipe, seed, [CORPUS_SIZE], priority, **changes)
+                tuned = [seed * self.plan.gap["finetuning_seeds"]]
+                self.runs_of(recipe, "pretrained", encoder, tuned, [CORPUS_SIZE], priority + 1)
+                self.runs_of(recipe, "scratch", None, tuned, [CORPUS_SIZE], priority + 1)
+
+    def overlap_encoder(self, task: str, kind: str, seed: int, findings: Sequence[str] = (), priority: int = 0) -> str:
+        """The run that pre-trains on a subset; the random one is the same for all tasks (`execute` checks that)."""
+        config = f"{next(iter(self.plan.tasks)) if kind == 'random' else task}-{kind}"
+        options = self.plan.overlap
+        return self.pretraining(
+            options["recipe"], seed, findings, priority, subset=config, max_steps=options["max_steps"]
+        )
+
+    def _overlap(self) -> None:
+        recipe, options = self.plan.overlap["recipe"], self.plan.overlap
+        for seed in range(options["pretraining_seeds"]):
+            for task in self.plan.tasks:
+                for kind in KINDS:
+                    priority = 22 + 15 * seed
+                    encoder = self.overlap_encoder(task, kind, seed, [OVERLAP], priority)
+                    tuned = [seed * self.plan.gap["finetuning_seeds"]]
+                    self.runs_of(recipe, "pretrained", encoder, tuned, [OVERLAP], priority + 1, [task])
+                    self.runs_of(recipe, "scratch", None, tuned, [OVERLAP], priority + 1, [task])
+
+    def baselines(self, task: str) -> list[StudyRun]:
+        """The rows that stand in every table."""
+        settings = {"task": task, "task_options": self.plan.tasks[task]}
+        kinds = ["tfidf", "sentence"] if self.plan.sentence_encoder else ["tfidf"]
+        return [StudyRun(kind, f"{task}-{kind}", settings, (), (BASELINES,), 5) for kind in kinds]
+
+    def _baselines(self) -> None:
+        for task in self.plan.tasks:
+            for run in self.baselines(task):
+                self.found.add(run)

@@ -1,0 +1,306 @@
+"""`tlm study report`: tables, sentences and plots of the findings from the records alone; twice gives equal bytes."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ..errors import UserError
+from ..runs import write_json
+from .findings import BASELINE_NAMES, NOT_WORSE, Findings, Row
+from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, SizePlan
+from .plots import draw_plots
+from .study import RECORDS, StudyArguments, check_arguments, read_state
+
+REPORT_FILE, ROWS_FILE = "REPORT.md", "rows.json"
+TEMPLATE = Path(__file__).with_name("report.md.jinja")
+Table = dict[str, Any]
+
+
+def write_report(arguments: StudyArguments) -> dict[str, Any]:
+    """Write `REPORT.md`, `rows.json` and the plots into the results folder, and the rows to `--json` too.
+
+    Returns:
+        `report`: the page; `findings`: the sentences; `rows`.
+
+    Raises:
+        UserError: bad options or plan, or no record yet.
+    """
+    plan = check_arguments(arguments)
+    state = read_state(arguments, plan)
+    if not state.records:
+        raise UserError(
+            f"{arguments.results_folder()} has no finished run: start with `tlm study run --size {arguments.size}`."
+        )
+    folder = arguments.results_folder()
+    findings = Findings(plan, state.records, folder / RECORDS)
+    rows = findings.rows()
+    latency = [
+        {"model": model, "members": members, "batch_size": texts, "milliseconds": value}
+        for (model, members, texts), value in findings.latency().items()
+    ]
+    draw_plots(rows, latency, plan, folder)
+    view = Report(rows, latency, plan)
+    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["table"] = markdown
+    records = state.records.values()
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        size=arguments.size,
+        plan=plan,
+        view=view,
+        runs=len(state.records),
+        missing=len(state.missing),
+        waiting=state.expansion.waiting,
+        hours=sum(record.get("seconds", 0.0) for record in records) / 3600,
+        machines=sorted({_machine(record["machine"]) for record in records}),
+        commits=sorted({str(record["commit"])[:12] for record in records}),
+        margin=NOT_WORSE,
+    )
+    (folder / REPORT_FILE).write_text(page, encoding="utf-8")
+    found = {"size": arguments.size, "rows": rows, "latency": latency, "sentences": view.sentences()}
+    write_json(folder / ROWS_FILE, found)
+    if arguments.json is not None:
+        write_json(Path(arguments.json).expanduser(), found)
+    return {"report": str(folder / REPORT_FILE), "findings": view.sentences(), "rows": rows}
+
+
+def _machine(found: dict[str, Any]) -> str:
+    accelerator = found.get("accelerator") or "no GPU"
+    return f"{found['processor']}, {found['cores']} cores, {accelerator}"
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table of `head` and `rows`."""
+    lines = [f"| {' | '.join(table['head'])} |", f"|{'---|' * len(table['head'])}"]
+    lines += [f"| {' | '.join(row)} |" for row in table["rows"]]
+    return "\n".join(lines)
+
+
+def percent(row: Row | None) -> str:
+    """`85.6 [84.1, 87.0]`, in percent of the test texts."""
+    if row is None:
+        return ""
+    return f"{100 * row['estimate']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def points(row: Row | None) -> str:
+    """`+3.1 [+1.0, +5.2]`, in percentage points."""
+    if row is None:
+        return ""
+    return f"{100 * row['estimate']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+def t_points(row: Row | None) -> str:
+    """The t-interval over seeds, in percentage points."""
+    if row is None or row["t_low"] is None:
+        return "one seed"
+    return f"[{100 * row['t_low']:+.1f}, {100 * row['t_high']:+.1f}]"
+
+
+class Report:
+    """Tables and sentences of the rows (see `findings`).
+
+    Args:
+        rows: of all findings.
+        latency: milliseconds of models.
+        plan: of the size.
+    """
+
+    def __init__(self, rows: list[Row], latency: list[dict[str, Any]], plan: SizePlan) -> None:
+        self.rows, self.latency, self.plan = rows, latency, plan
+        self.tasks = list(plan.tasks)
+
+    def find(self, **wanted: Any) -> Row | None:
+        """The one row with these values."""
+        return next((row for row in self.rows if all(row[key] == value for key, value in wanted.items())), None)
+
+    def all(self, **wanted: Any) -> list[Row]:
+        """All rows with these values."""
+        return [row for row in self.rows if all(row[key] == value for key, value in wanted.items())]
+
+    def _baseline_rows(self, columns: int, place: int) -> list[list[str]]:
+        """A line for each baseline and task: its accuracy in column `place`."""
+        lines = []
+        for task in self.tasks:
+            for row in self.all(finding=BASELINES, task=task):
+                cells = [task, row["model"], *[""] * (columns - 2)]
+                cells[place] = percent(row)
+                lines.append(cells)
+        return lines
+
+    def gap_table(self) -> Table:
+        """Finding a."""
+        head = ["task", "model", "from scratch", "pre-trained", "gap", "t-interval of the gap", "pre-training seeds"]
+        lines = []
+        for task in self.tasks:
+            for recipe in self.plan.gap["recipes"]:
+                gap = self.find(finding=GAP, task=task, model=recipe, x="gap")
+                if gap is not None:
+                    arms = [self.find(finding=GAP, task=task, model=recipe, x=arm) for arm in ("scratch", "pretrained")]
+                    lines.append([task, recipe, *map(percent, arms), points(gap), t_points(gap), str(gap["seeds"])])
+        return {"head": head, "rows": lines + self._baseline_rows(len(head), 3)}
+
+    def corpus_table(self) -> Table:
+        """Finding b."""
+        sizes = self.plan.corpus_size["num_texts"]
+        head = ["task", "at equal", *[f"{size:,} texts" for size in sizes], "gap per doubling", "seeds"]
+        lines = []
+        recipe = self.plan.corpus_size["recipe"]
+        for task in self.tasks:
+            for equal in ("steps", "epochs"):
+                model = f"{recipe}, equal {equal}"
+                found = [
+                    self.find(finding=CORPUS_SIZE, task=task, model=model, x=size, measure="gap") for size in sizes
+                ]
+                rise = self.find(finding=CORPUS_SIZE, task=task, model=model, x="slope")
+                if any(found):
+                    seeds = str(max(row["seeds"] for row in found if row is not None))
+                    lines.append([task, equal, *map(points, found), points(rise), seeds])
+        return {"head": head, "rows": lines}
+
+    def overlap_table(self) -> Table:
+        """Finding c."""
+        head = [
+            "task", "subset", "divergence, bits", "types covered", "occurrences covered", "gap", "t-interval", "seeds",
+        ]  # fmt: skip
+        lines = []
+        for task in self.tasks:
+            for row in self.all(finding=OVERLAP, task=task, measure="gap"):
+                measured = row["measures"]
+                lines.append(
+                    [task, row["model"].split(", ")[1], f"{row['x']:.3f}", f"{measured['type_coverage']:.3f}",
+                     f"{measured['occurrence_coverage']:.4f}", points(row), t_points(row), str(row["seeds"])]
+                )  # fmt: skip
+            found = self.find(finding=OVERLAP, task=task, x="high - low")
+            if found is not None:
+                lines.append([task, "high - low", "", "", "", points(found), t_points(found), str(found["seeds"])])
+        return {"head": head, "rows": lines}
+
+    def committee_table(self) -> Table:
+        """Finding d: accuracy of committees, the deep encoder and the baselines."""
+        reference = self.plan.committee["reference"]
+        comparisons = [f"difference from {name}" for name in (reference, *BASELINE_NAMES.values())]
+        comparisons = [measure for measure in comparisons if self.all(measure=measure)]
+        head = ["task", "model", "members", "accuracy", *comparisons]
+        lines = []
+        for task in self.tasks:
+            rows = self.all(finding=COMMITTEE, task=task, measure="accuracy")
+            for row in rows:
+                others = [
+                    self.find(finding=COMMITTEE, task=task, model=row["model"], x=row["x"], measure=measure)
+                    for measure in comparisons
+                ]
+                lines.append([task, row["model"], str(row["x"]), percent(row), *map(points, others)])
+        return {"head": head, "rows": lines + self._baseline_rows(len(head), 3)}
+
+    def latency_table(self) -> Table:
+        """Milliseconds of the models of finding d."""
+        batches = sorted({row["batch_size"] for row in self.latency})
+        head = ["model", "members", *[f"batch of {texts}, ms" for texts in batches]]
+        lines = []
+        for model, members in dict.fromkeys((row["model"], row["members"]) for row in self.latency):
+            times = {
+                row["batch_size"]: row["milliseconds"]
+                for row in self.latency
+                if (row["model"], row["members"]) == (model, members)
+            }
+            lines.append([model, str(members), *[f"{times[texts]:.2f}" for texts in batches]])
+        return {"head": head, "rows": lines}
+
+    def sentences(self) -> dict[str, list[str]]:
+        """By finding what it shows, one plain sentence each."""
+        makers: dict[str, Callable[[str], Sequence[str]]] = {
+            GAP: self._gap_sentences,
+            CORPUS_SIZE: self._corpus_sentences,
+            OVERLAP: self._overlap_sentences,
+            COMMITTEE: self._committee_sentences,
+        }
+        return {name: [words for task in self.tasks for words in make(task)] for name, make in makers.items()}
+
+    def _gap_sentences(self, task: str) -> list[str]:
+        found = []
+        for recipe in self.plan.gap["recipes"]:
+            row = self.find(finding=GAP, task=task, model=recipe, x="gap")
+            if row is not None:
+                found.append(
+                    f"On {task}, pre-training changes the accuracy of {recipe} by {points(row)} points "
+                    f"({_verdict(row, 'it pays', 'it costs')})."
+                )
+        return found
+
+    def _corpus_sentences(self, task: str) -> list[str]:
+        found = []
+        for equal in ("steps", "epochs"):
+            model = f"{self.plan.corpus_size['recipe']}, equal {equal}"
+            row = self.find(finding=CORPUS_SIZE, task=task, model=model, x="slope")
+            if row is not None:
+                found.append(
+                    f"On {task}, at equal {equal}, each doubling of the corpus changes the gap by {points(row)} points "
+                    f"({_verdict(row, 'it rises', 'it falls')})."
+                )
+        return found
+
+    def _overlap_sentences(self, task: str) -> list[str]:
+        row = self.find(finding=OVERLAP, task=task, x="high - low")
+        if row is None:
+            return []
+        return [
+            f"On {task}, text of high overlap instead of low changes the accuracy by {points(row)} points "
+            f"({_verdict(row, 'overlap pays', 'overlap costs')})."
+        ]
+
+    def _committee_sentences(self, task: str) -> list[str]:
+        reference, first = self.plan.committee["reference"], next(iter(self.plan.committee["members"]))
+        name = f"committee of {first}"
+        curve = self.all(finding=COMMITTEE, task=task, model=name, measure=f"difference from {reference}")
+        if not curve:
+            return []
+        row = self.find(finding=COMMITTEE, task=task, model=name, measure="smallest that is not worse")
+        if row is None:
+            last = curve[-1]
+            return [
+                f"On {task}, no committee of up to {last['x']} members is shown not to be worse than {reference} "
+                f"({points(last)} points at {last['x']})."
+            ]
+        words = (
+            f"On {task}, {row['x']} {_members(row['x'])} of {first} not worse than {reference} ({points(row)} points)"
+        )
+        times = {(r["model"], r["members"]): r["milliseconds"] for r in self.latency if r["batch_size"] == 1}
+        ours, theirs = times.get((first, row["x"])), times.get((reference, 1))
+        if ours is not None and theirs is not None:
+            words += f", {theirs / ours:.1f} times as fast for a single text"
+        return [words + "."]
+
+
+def _members(count: int) -> str:
+    return "member is" if count == 1 else "members are"
+
+
+def _verdict(row: Row, positive: str, negative: str) -> str:
+    """What the interval says, and what the t-interval over seeds says where it says otherwise."""
+    if row["low"] > 0:
+        words = positive
+    elif row["high"] < 0:
+        words = negative
+    else:
+        return "no difference is shown"
+    if row["t_low"] is None:
+        return f"{words}; one seed"
+    if row["t_low"] <= 0 <= row["t_high"]:
+        return f"{words}; the t-interval over {row['seeds']} seeds, {t_points(row)}, includes 0"
+    return words
+
+
+def read_rows(folder: Path) -> dict[str, Any]:
+    """What the last report wrote: `rows`, `latency`, `sentences`.
+
+    Raises:
+        UserError: there is no report.
+    """
+    file = folder / ROWS_FILE
+    if not file.is_file():
+        raise UserError(f"{folder} has no {ROWS_FILE}: write it with `tlm study report`.")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,280 @@
+"""The study: `plan` shows its runs and what they cost, `run` does those that are missing, `report` reads the records."""
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, check_range
+from ..jobs import Job, run_jobs
+from ..operations import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
+from ..provenance import command_line
+from ..recipes import build_config, find_schedule, find_size
+from ..training.time_budget import parse_duration
+from .execute import RunArguments, execute, is_ready, read_record
+from .plan import FINDINGS, PLAN_FILE, Expansion, Planner, SizePlan, StudyRun, read_plan
+
+logger = logging.getLogger(__name__)
+RECORDS = "runs"
+EXECUTORS = ("local", "ray")
+OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "tfidf": 20.0, "sentence": 240.0, "latency": 60.0}
+"""Guesses for what is no training; a finished run of the same kind replaces its guess."""
+START_SECONDS = 10.0
+"""Of a training: reading texts, scoring."""
+HOUR = 3600.0
+ALONE = "latency"
+"""Kind of run that must have the machine to itself."""
+
+
+@dataclass
+class StudyArguments:
+    """Options of `tlm study`."""
+
+    what: str = field(default="", metadata={"help": "plan, run or report."})
+    size: str = field(default="smoke", metadata={"help": "smoke, laptop or paper."})
+    plan: str = field(default=str(PLAN_FILE), metadata={"help": "YAML file of the plan."})
+    findings: list[str] = field(
+        default_factory=list, metadata={"help": "Only these: gap, corpus_size, overlap, committee, baselines."}
+    )
+    results_dir: str | None = field(
+        default=None, metadata={"help": "Folder of records, tables and plots (default: results/study/SIZE)."}
+    )
+    work_dir: str | None = field(
+        default=None, metadata={"help": "Folder of weights and checkpoints (default: outputs/study/SIZE)."}
+    )
+    workers: int | None = field(default=None, metadata={"help": "Runs at once (default: one for each core)."})
+    stop_after: str | None = field(default=None, metadata={"help": "Start no further run after so long, such as 2h."})
+    executor: str = field(default="local", metadata={"help": "local, or ray for a cluster (extra `cluster`)."})
+    ray_address: str | None = field(
+        default=None,
+        metadata={"help": "With --executor ray: the cluster's address (default: RAY_ADDRESS, or a new one)."},
+    )
+    gpus_per_run: float = field(default=0.0, metadata={"help": "With --executor ray: GPUs that a training takes."})
+    json: str | None = field(default=None, metadata={"help": "With report: file for every estimate as a row."})
+    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+
+    def results_folder(self) -> Path:
+        """Where records, tables and plots lie."""
+        return Path(self.results_dir or f"results/study/{self.size}").expanduser()
+
+    def work_folder(self) -> Path:
+        """Where weights and checkpoints lie."""
+        return Path(self.work_dir or f"outputs/study/{self.size}").expanduser()
+
+
+def check_arguments(arguments: StudyArguments) -> SizePlan:
+    """Refuse impossible options before any work; returns the plan.
+
+    Raises:
+        UserError: one sentence that names the option.
+    """
+    check_range(arguments, 1, 4096, "workers")
+    check_range(arguments, 0, 64, "gpus_per_run")
+    for name in arguments.findings:
+        if name not in FINDINGS:
+            raise UserError(f"--findings has {name!r}: choose among {', '.join(FINDINGS)}.")
+    if arguments.executor not in EXECUTORS:
+        raise UserError(f"--executor is {arguments.executor!r}: choose {' or '.join(EXECUTORS)}.")
+    if arguments.ray_address is not None and arguments.executor != "ray":
+        raise UserError("--ray-address is that of a Ray cluster: add --executor ray, or leave it out.")
+    return read_plan(arguments.size, arguments.plan)
+
+
+@dataclass(frozen=True)
+class State:
+    """The runs of a plan and the records that are there, both by name."""
+
+    expansion: Expansion
+    records: dict[str, dict[str, Any]]
+
+    @property
+    def missing(self) -> list[StudyRun]:
+        """Runs without a record, in the order in which they are to be done."""
+        left = [run for run in self.expansion.runs.values() if run.name not in self.records]
+        return sorted(left, key=lambda run: run.priority)
+
+
+def read_records(arguments: StudyArguments) -> dict[str, dict[str, Any]]:
+    """All whole records of the results folder, by name."""
+    folder = arguments.results_folder() / RECORDS
+    found = {}
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        record = None if entry.name.startswith(".") or not entry.is_dir() else read_record(entry)
+        if record is not None:
+            found[entry.name] = record
+    return found
+
+
+def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
+    """The plan's runs as far as they can be named, those of `--findings` alone where given, and the records."""
+    records = read_records(arguments)
+    validation = {
+        name: record["validation"]["accuracy"] for name, record in records.items() if record["kind"] == "finetune"
+    }
+    expansion = Planner(plan, validation).expand()
+    if arguments.findings:
+        wanted = set(arguments.findings)
+        expansion.runs = {name: run for name, run in expansion.runs.items() if wanted & set(run.findings)}
+    return State(expansion, {name: records[name] for name in expansion.runs if name in records})
+
+
+class Costs:
+    """Seconds of runs on one core: of a record with the same work where there is one, else of its multiply-adds."""
+
+    def __init__(self, plan: SizePlan, records: dict[str, dict[str, Any]]) -> None:
+        self.plan = plan
+        self.measured: dict[tuple[Any, ...], list[float]] = {}
+        for record in records.values():
+            if "seconds" in record:
+                steps = record["steps"]
+                key = self._key(record["kind"], record["settings"])
+                self.measured.setdefault(key, []).append(record["seconds"] / steps)
+
+    @staticmethod
+    def _key(kind: str, settings: dict[str, Any]) -> tuple[Any, ...]:
+        return kind, settings.get("recipe"), settings.get("task")
+
+    def seconds(self, run: StudyRun) -> float:
+        """Expected seconds on one core."""
+        if run.kind in OTHER_SECONDS:
+            return OTHER_SECONDS[run.kind]
+        steps = self.steps(run)
+        times = self.measured.get(self._key(run.kind, run.settings))
+        step = sorted(times)[len(times) // 2] if times else self._step_seconds(run)
+        return START_SECONDS + steps * step
+
+    def steps(self, run: StudyRun) -> int:
+        """Optimizer steps of a training."""
+        if run.kind == "pretrain":
+            return int(run.settings["max_steps"])
+        options = run.settings["task_options"]
+        labels = {"ag_news": 4, "dbpedia_14": 14, "fewrel": 64, "docstrings": 9}.get(run.settings["task"], 10)
+        texts = labels * int(options.get("train_per_label") or find_size(self.plan.recipe_size).train_per_label)
+        return max(1, round(run.settings["num_train_epochs"] * texts / 32))
+
+    def _step_seconds(self, run: StudyRun) -> float:
+        config = build_config(run.settings["recipe"], run.settings["size"])
+        length = config.max_position_embeddings
+        if run.kind == "pretrain":
+            share = run.settings.get("mlm_probability", find_schedule("tlm").mlm_probability)
+            labelled = round(share * length)
+            path = cheapest_path(config, length, labelled, training=True)
+            text = masked_lm_multiply_adds(config, length, labelled, path=path)
+        else:
+            path = cheapest_path(config, length, 1, training=True)
+            text = classifier_multiply_adds(config, length, path=path, training=True)
+        # Work that is not multiply-adds (optimizer, norms, Python) takes some milliseconds a step in any case.
+        return 0.008 + 32 * text / self.plan.core_multiply_adds_per_second
+
+
+def show_plan(arguments: StudyArguments) -> dict[str, Any]:
+    """Print the runs by kind and finding, those that are there, and what the others cost.
+
+    Returns:
+        `runs`, `done`, `waiting` (fine-tunings whose rates are not chosen yet), `core_hours` of all that is missing and
+        can be named, and `rows` by kind and finding.
+
+    Raises:
+        UserError: bad options or plan.
+    """
+    plan = check_arguments(arguments)
+    state = read_state(arguments, plan)
+    costs = Costs(plan, state.records)
+    runs = state.expansion.runs.values()
+    missing = {run.name for run in state.missing}
+    rows = []
+    for finding, kind in sorted(Counter((run.findings[0] if run.findings else "all", run.kind) for run in runs)):
+        there = [run for run in runs if (run.findings[0] if run.findings else "all", run.kind) == (finding, kind)]
+        left = [run for run in there if run.name in missing]
+        longest = max((costs.seconds(run) for run in there), default=0.0)
+        hours = sum(costs.seconds(run) for run in left) / HOUR
+        rows.append(
+            {"finding": finding, "kind": kind, "runs": len(there), "missing": len(left), "core_hours": hours,
+             "longest_minutes": longest / 60}
+        )  # fmt: skip
+        if longest > HOUR:
+            logger.warning(
+                "A %s of %s takes %.1f hours, more than one: lower its steps.", kind, finding, longest / HOUR
+            )
+    head = ("finding (first)", "kind", "runs", "missing", "core-hours left", "longest, min")
+    lines = [f"{head[0]:<16}{head[1]:<11}{head[2]:>6}{head[3]:>9}{head[4]:>17}{head[5]:>14}"]
+    lines += [
+        f"{row['finding']:<16}{row['kind']:<11}{row['runs']:>6}{row['missing']:>9}{row['core_hours']:>17.2f}"
+        f"{row['longest_minutes']:>14.1f}"
+        for row in rows
+    ]
+    hours = sum(row["core_hours"] for row in rows)
+    lines.append(
+        f"{len(runs)} runs, {len(missing)} missing: {hours:.2f} core-hours; {state.expansion.waiting} fine-tunings more "
+        "once their rates are chosen. A run stands under the first finding that uses it."
+    )
+    print("\n".join(lines))
+    return {"runs": len(runs), "done": len(runs) - len(missing), "waiting": state.expansion.waiting,
+            "core_hours": hours, "rows": rows}  # fmt: skip
+
+
+def jobs_for(arguments: StudyArguments, plan: SizePlan, state: State, wanted: Sequence[StudyRun]) -> list[Job]:
+    """The wanted runs as jobs, with those whose weights they need and that are no longer there."""
+    costs = Costs(plan, state.records)
+    jobs: dict[str, Job] = {}
+    # The same command for all records of a study, however it was started.
+    command = command_line(["tlm", "study", "run", "--size", arguments.size])
+
+    def add(run: StudyRun) -> None:
+        if run.name in jobs:
+            return
+        after = []
+        for name in run.needs:
+            needed = state.expansion.runs[name]
+            if name not in state.records or not is_ready(needed.kind, arguments.work_folder() / name):
+                add(needed)
+                after.append(name)
+        options = RunArguments(
+            run.kind, run.name, run.settings, str(arguments.work_folder() / run.name),
+            str(arguments.results_folder() / RECORDS), arguments.data_root, command,
+        )  # fmt: skip
+        jobs[run.name] = Job(run.name, execute, options, tuple(after), weight=costs.seconds(run))
+
+    for run in wanted:
+        add(run)
+    return list(jobs.values())
+
+
+def run_study(arguments: StudyArguments) -> dict[str, Any]:
+    """Do every run that has no record, as many at once as there are cores.
+
+    Runs are done in the order of their priorities; rates are chosen as soon as all their candidates are there, which
+    names further runs. The latency is measured last, alone. Interrupted or killed, the same command goes on; at most
+    the steps since the last checkpoint of the runs in hand are lost.
+
+    Returns:
+        `done`: runs of this call; `missing`: what `--stop-after` left.
+
+    Raises:
+        UserError: bad options or plan, or what a run raises.
+        KeyboardInterrupt: interrupted; every training has saved a checkpoint.
+    """
+    plan = check_arguments(arguments)
+    workers = arguments.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ends = None if arguments.stop_after is None else time.monotonic() + parse_duration(arguments.stop_after)
+    before = len(read_state(arguments, plan).records)
+
+    def wanted() -> list[Job]:
+        if ends is not None and time.monotonic() > ends:
+            return []
+        state = read_state(arguments, plan)
+        together = [run for run in state.missing if run.kind != ALONE]
+        return jobs_for(arguments, plan, state, together or state.missing)
+
+    if arguments.executor == "ray":
+        from .ray_executor import run_on_ray
+
+        run_on_ray(wanted, address=arguments.ray_address, gpus=arguments.gpus_per_run)
+    else:
+        run_jobs(wanted(), workers or 1, "Study", wanted)
+    state = read_state(arguments, plan)
+    return {"done": len(state.records) - before, "missing": len(state.missing), "waiting": state.expansion.waiting}
