@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     def run() -> dict[str, Any]:
         if arguments.what not in WHAT:
             raise UserError(f"study {arguments.what}: say what to do, one of {', '.join(WHAT)}.")
-        return WHAT[arguments.what][0](arguments)
+        found = WHAT[arguments.what][0](arguments)
+        if "table" in found:
+            print(found["table"])
+        return found
 
     run_command(run, WHAT.get(arguments.what, (None, ()))[1])

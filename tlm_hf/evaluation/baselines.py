@@ -89,7 +89,7 @@ def load_sentence_encoder() -> Any:
 
 
 def _choose_strength(fit: Any, inputs: dict[str, Any], task: datasets.DatasetDict, with_logits: bool) -> dict[str, Any]:
-    """Fit with each regularisation, keep the one of the best validation accuracy (the first of equals), score on test."""
+    """Fit with each regularisation, score that of the best validation accuracy (the first of equals) on test."""
     labels = {split: np.array(task[split]["label"][:]) for split in task}
     models = {strength: fit(strength) for strength in INVERSE_REGULARISATION}
     accuracy = {

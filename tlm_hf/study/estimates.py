@@ -127,7 +127,7 @@ def committee_curve(
     """Accuracy, or its difference from other models, of committees of 1, 2, ... members.
 
     The value is the mean over random orders of the members; the bootstrap draws an order, test items, and seeds of the
-    other models. (At the full number all orders are the same committee, so there only items and the others' seeds move.)
+    other models. (All members together are one committee: there only items and seeds move.)
 
     Args:
         member_logits: float (items, members, classes).
@@ -139,7 +139,7 @@ def committee_curve(
     generator = np.random.default_rng(seed)
     members = member_logits.shape[1]
     correct = np.stack(
-        [committee_correct(member_logits, labels, generator.permutation(members)) for _ in range(orders)]
+        [committee_correct(member_logits, labels, generator.permutation(members).tolist()) for _ in range(orders)]
     ).astype(np.float32)  # (orders, members, items)
     items = _weights(generator, DRAWS, len(labels))
     drawn_orders = generator.integers(orders, size=DRAWS)

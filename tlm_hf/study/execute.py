@@ -202,7 +202,7 @@ def _pretrain(arguments: RunArguments) -> dict[str, Any]:
 
 
 def _seconds(found: dict[str, Any]) -> float:
-    """Seconds of all steps of a training, also where it was continued: those of a step as last measured, times steps."""
+    """Seconds of all steps of a training, also where it was continued: a step's as last measured, times the steps."""
     speed = found["speed"]
     if not speed:  # fewer steps than the clock takes to warm up
         return float(found["seconds_since_start_or_continuation"])

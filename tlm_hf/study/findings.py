@@ -4,7 +4,7 @@ A row is `finding`, `task`, `model`, `x`, `measure`, `estimate`, `low`, `high`, 
 `estimates`). Accuracies are shares of the test texts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,9 @@ class Findings:
             row for part in (self.gap, self.corpus_size, self.overlap, self.committee, self.baselines) for row in part()
         ]
 
-    def _seeds(self, recipe: str, task: str, arm: str, runs: list[tuple[str | None, list[int]]]) -> np.ndarray | None:
+    def _seeds(
+        self, recipe: str, task: str, arm: str, runs: Sequence[tuple[str | None, list[int]]]
+    ) -> np.ndarray | None:
         """Share of each pre-training seed's runs that are right, float (seeds, items); seeds without runs left out."""
         candidate = self.planner.chosen(recipe, task, arm)
         if candidate is None:
@@ -124,7 +126,7 @@ class Findings:
                 for texts, kind, steps in self.planner.corpus_steps():
                     if kind != equal:
                         continue
-                    changes = {"num_texts": texts, "max_steps": steps}
+                    changes: dict[str, Any] = {"num_texts": texts, "max_steps": steps}
                     found = self._gap_of(
                         recipe, task, [self.planner.pretraining(recipe, seed, [], 0, **changes) for seed in seeds]
                     )

@@ -312,7 +312,7 @@ class Planner:
                 self.runs_of(recipe, "pretrained", encoder, [tuned], [COMMITTEE], priority + 1)
         settings = {
             "size": self.plan.recipe_size,
-            "members": {recipe: count for recipe, count in self.plan.committee["members"].items()},
+            "members": dict(self.plan.committee["members"]),
             "reference": self.plan.committee["reference"],
             "counts": self.plan.committee["counts"],
             "batch_size": self.plan.committee["batch_size"],
@@ -331,7 +331,7 @@ class Planner:
         for seed in range(self.plan.corpus_size["pretraining_seeds"]):
             for texts, _, steps in self.corpus_steps():
                 priority = 20 + 15 * seed
-                changes = {"num_texts": texts, "max_steps": steps}
+                changes: dict[str, Any] = {"num_texts": texts, "max_steps": steps}
                 encoder = self.pretraining(recipe, seed, [CORPUS_SIZE], priority, **changes)
                 tuned = [seed * self.plan.gap["finetuning_seeds"]]
                 self.runs_of(recipe, "pretrained", encoder, tuned, [CORPUS_SIZE], priority + 1)

@@ -1,6 +1,6 @@
 """Plots of the four findings from their rows (see `findings`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def draw_plots(rows: list[Row], latency: list[dict[str, Any]], plan: SizePlan, f
 
 
 @contextmanager
-def _panels(tasks: Sequence[str], path: Path, ylabel: str):  # noqa: ANN202
+def _panels(tasks: Sequence[str], path: Path, ylabel: str) -> Iterator[Any]:
     """One panel a task, saved at the end with a shared legend."""
     import matplotlib as mpl
 

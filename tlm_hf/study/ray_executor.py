@@ -40,7 +40,7 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
     mine = not ray.is_initialized()
     if mine:
         try:
-            fresh = {} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+            fresh: dict[str, Any] = {} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
             ray.init(address=address, log_to_driver=False, **fresh)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"No Ray cluster answers at {address} ({error}): give another --ray-address.") from error
@@ -48,7 +48,7 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
         raise UserError(
             f"--gpus-per-run is {gpus:g} but the cluster has {ray.cluster_resources().get('GPU', 0):g} GPUs: give less."
         )
-    options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
+    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
     remote = ray.remote(**options)(_work)
     flying: dict[Any, Job] = {}
     finished: set[str] = set()
@@ -97,6 +97,6 @@ def _result(ray: Any, reference: Any, job: Job) -> None:
         raise
     except ray.exceptions.RayError as error:
         raise UserError(
-            f"The run {job.name} ended {RETRIES + 1} times with its node ({type(error).__name__}): start the same command "
-            "again, it continues."
+            f"The run {job.name} ended {RETRIES + 1} times with its node ({type(error).__name__}): start the same "
+            "command again, it continues."
         ) from error

@@ -1,4 +1,4 @@
-"""The study: `plan` shows its runs and what they cost, `run` does those that are missing, `report` reads the records."""
+"""The study: `plan` shows its runs and what they cost, `run` does those that are missing (`report` reads them)."""
 
 import logging
 import os
@@ -172,10 +172,11 @@ class Costs:
 
 
 def show_plan(arguments: StudyArguments) -> dict[str, Any]:
-    """Print the runs by kind and finding, those that are there, and what the others cost.
+    """The runs by kind and finding, those that are there, and what the others cost.
 
     Returns:
-        `runs`, `done`, `waiting` (fine-tunings whose rates are not chosen yet), `core_hours` of all that is missing and
+        `table`, for people; `runs`, `done`, `waiting` (fine-tunings whose rates are not chosen yet), `core_hours` of
+        all that is missing and
         can be named, and `rows` by kind and finding.
 
     Raises:
@@ -186,7 +187,7 @@ def show_plan(arguments: StudyArguments) -> dict[str, Any]:
     costs = Costs(plan, state.records)
     runs = state.expansion.runs.values()
     missing = {run.name for run in state.missing}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for finding, kind in sorted(Counter((run.findings[0] if run.findings else "all", run.kind) for run in runs)):
         there = [run for run in runs if (run.findings[0] if run.findings else "all", run.kind) == (finding, kind)]
         left = [run for run in there if run.name in missing]
@@ -209,12 +210,17 @@ def show_plan(arguments: StudyArguments) -> dict[str, Any]:
     ]
     hours = sum(row["core_hours"] for row in rows)
     lines.append(
-        f"{len(runs)} runs, {len(missing)} missing: {hours:.2f} core-hours; {state.expansion.waiting} fine-tunings more "
-        "once their rates are chosen. A run stands under the first finding that uses it."
+        f"{len(runs)} runs, {len(missing)} missing: {hours:.2f} core-hours; {state.expansion.waiting} fine-tunings "
+        "more once their rates are chosen. A run stands under the first finding that uses it."
     )
-    print("\n".join(lines))
-    return {"runs": len(runs), "done": len(runs) - len(missing), "waiting": state.expansion.waiting,
-            "core_hours": hours, "rows": rows}  # fmt: skip
+    return {
+        "table": "\n".join(lines),
+        "runs": len(runs),
+        "done": len(runs) - len(missing),
+        "waiting": state.expansion.waiting,
+        "core_hours": hours,
+        "rows": rows,
+    }
 
 
 def jobs_for(arguments: StudyArguments, plan: SizePlan, state: State, wanted: Sequence[StudyRun]) -> list[Job]:

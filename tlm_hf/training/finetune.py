@@ -276,7 +276,8 @@ def _train(
     # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     final = trainer.model if adapted is None else merged_copy(adapted)
-    scores, answers = {}, {}
+    scores: dict[str, dict[str, float]] = {}
+    answers: dict[str, np.ndarray] = {}
     for split in ("validation", "test"):
         logits, _ = predict_logits(final, tokenizer, task[split]["text"][:])
         answers |= {split: logits, f"{split}_labels": np.array(task[split]["label"][:])}
@@ -302,7 +303,7 @@ def _train(
         final.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         if arguments.save_logits:
-            np.savez_compressed(folder / LOGITS_FILE, **answers)
+            np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **answers)
         if adapted is not None:
             # Of a run that was killed between its model and its results, which are written now.
             shutil.rmtree(run.folder / ADAPTER, ignore_errors=True)
