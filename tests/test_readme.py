@@ -122,7 +122,7 @@ def downstream_rows():
 def test_committee_tables_are_those_of_the_results_files():
     readme = (ROOT / "README.md").read_text()
     section = readme.split("<!-- inference -->")[1].split("<!-- /inference -->")[0]
-    for line in (*inference_rows(), *variant_rows(), *precision_rows(), *adapter_rows()):
+    for line in (*inference_rows(), *grid_rows(), *variant_rows(), *precision_rows(), *adapter_rows()):
         assert line in section, line
 
 
@@ -138,6 +138,21 @@ def inference_rows():
             cells += [f"{row['committee_ms']:.3g}", f"{row['reference_ms']:.3g}", f"{row['ratio']:.1f}"]
             cells += [f"{row['limit_ms']:.3g}" if "limit_ms" in row else "", f"{row['max_abs_diff']:.0e}"]
             yield f"| {' | '.join(map(str, cells))} |"
+
+
+def grid_rows():
+    """How many times as fast as the deep encoder, by members and precision, over all shapes."""
+    found = {
+        (row["precision"], row["members"], row["batch_size"], row["sequence_length"]): row["ratio"]
+        for name in ("grid-1-8", "grid-32-128")
+        for row in json.loads((ROOT / "results" / "committee" / f"{name}.json").read_text())["rows"]
+    }
+    shapes = sorted({key[2:] for key in found})
+    assert len(shapes) == 12
+    for precision in ("fp32", "bf16"):
+        for members in sorted({key[1] for key in found}):
+            cells = [f"{found[precision, members, *shape]:.1f}" for shape in shapes]
+            yield f"| {members} | {precision} | {' | '.join(cells)} |"
 
 
 def variant_rows():
