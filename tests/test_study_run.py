@@ -14,7 +14,8 @@ from helpers_study import words, write_plan
 from sklearn.metrics import accuracy_score
 
 from tlm_hf.errors import UserError
-from tlm_hf.study.execute import LOGIT_STEP, pack_logits, read_record, unpack_logits
+from tlm_hf.evaluation.packed_logits import LOGIT_STEP, pack_logits, unpack_logits
+from tlm_hf.study.execute import read_record
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
 

@@ -1,4 +1,4 @@
-"""`tlm study plan|run|report`: the paper's four findings (`study.study`, `study.report`)."""
+"""`tlm study plan|run|report|demo`: the paper's four findings (`study.study`, `study.report`, `study.study_demo`)."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,12 +7,14 @@ from typing import Any
 from ..errors import UserError
 from ..study.report import write_report
 from ..study.study import StudyArguments, run_study, show_plan
+from ..study.study_demo import stage_study_demo
 from .common import parse, run_command
 
 WHAT: dict[str, tuple[Callable[[StudyArguments], dict[str, Any]], tuple[str, ...]]] = {
     "plan": (show_plan, ()),
     "run": (run_study, ("done", "missing", "waiting")),
     "report": (write_report, ("report", "findings")),
+    "demo": (stage_study_demo, ("demo", "tasks")),
 }
 
 

@@ -49,8 +49,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
         `accuracy` and `macro_f1` in [0, 1], `loss` in nats per text.
     """
     predictions = logits.argmax(axis=-1)
-    found: dict[str, float] = {}
-    for metric in (Accuracy(keep_in_memory=True), MacroF1(keep_in_memory=True)):
-        found |= metric.compute(predictions=predictions, references=labels)
+    metrics = evaluate.combine([Accuracy(keep_in_memory=True), MacroF1(keep_in_memory=True)])
+    found: dict[str, float] = metrics.compute(predictions=predictions, references=labels)
     found["loss"] = float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean())
     return found

@@ -24,6 +24,7 @@ from ..data.tasks import load_task
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import sentence_baseline, tfidf_baseline
+from ..evaluation.packed_logits import pack_logits
 from ..files import flush_tree
 from ..jobs import LOG_FILE
 from ..provenance import portable, provenance
@@ -35,8 +36,6 @@ from ..training.pretrain_options import PretrainArguments
 from .study_latency import measure_latency
 
 CONFIG_FILE, RECORD_LOG = "config.json", "run.log"
-LOGIT_STEP = 1 / 128
-"""Logits are kept as multiples of this: differences of a hundredth decide next to nothing, and files stay small."""
 BAR_ENDS = ("it/s]", "s/it]", "examples/s]")
 """Ends of progress bars, which logs go without."""
 
@@ -242,21 +241,6 @@ def _finetune(arguments: RunArguments) -> dict[str, Any]:
         }
     kept = ("parameters", "rows", "validation", "test", "best_step", "steps", "speed")
     return {key: found[key] for key in kept} | {"seconds": _seconds(found), "logits": logits}
-
-
-def pack_logits(logits: np.ndarray) -> np.ndarray:
-    """Distances below each row's largest logit, in units of `LOGIT_STEP`: uint16 (texts, classes); softmax is kept.
-
-    Only the largest one (the first of equals) is at 0, so that rounding changes no decision.
-    """
-    below = np.rint((logits.max(axis=-1, keepdims=True) - logits) / LOGIT_STEP)
-    first = np.arange(logits.shape[-1]) == logits.argmax(axis=-1)[:, None]
-    return np.clip(below, np.where(first, 0, 1), np.iinfo(np.uint16).max).astype(np.uint16)
-
-
-def unpack_logits(packed: np.ndarray) -> np.ndarray:
-    """Logits (texts, classes), float64, the largest of each row 0."""
-    return -packed.astype(np.float64) * LOGIT_STEP
 
 
 def _baseline(measure: Callable[[datasets.DatasetDict], dict[str, Any]]) -> Callable[[RunArguments], dict[str, Any]]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluation.packed_logits import unpack_logits
 from ..training.finetune import LOGITS_FILE
 from .estimates import Estimate, accuracy, committee_correct, committee_curve, difference, first_not_worse, slope
-from .execute import unpack_logits
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan
 
 Row = dict[str, Any]

@@ -16,6 +16,7 @@ from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import tfidf_baseline
 from ..evaluation.latency import classifier_latency
+from ..hub.demo import DemoTask, stage_demo
 from ..hub.staging import stage_model
 from ..jobs import Job, run_jobs
 from ..loading import load_classifier
@@ -120,6 +121,21 @@ def quickstart(arguments: QuickstartArguments) -> dict[str, Any]:
     rows = _rows(plan, results, committees, baseline, latency)
     plot = draw_plot(rows, output / "accuracy.png", smoke=arguments.smoke)
     staged = _stage(plan, output, results, committees, baseline, plot)
+    demo = stage_demo(
+        output / "release" / "demo",
+        [
+            DemoTask(
+                "docstrings",
+                "Which library does a paragraph document?",
+                output / "release" / "tlm-committee-docstrings",
+                output / "release" / f"tlm-bert-{plan.deep_layers}-docstrings",
+                task,
+            )
+        ],
+        {name: output / "release" / f"tlm-{name}" for name in ("bert-1-0", f"bert-{plan.deep_layers}")},
+        "docstrings of installed Python libraries",
+        corpus["train"]["text"][:],
+    )
     seconds = time.perf_counter() - start
     summary = {
         "smoke": arguments.smoke,
@@ -134,6 +150,7 @@ def quickstart(arguments: QuickstartArguments) -> dict[str, Any]:
             name: result["held_out"]["loss"] for name, result in results.items() if "held_out" in result
         },
         "staged": [portable_path(str(folder)) for folder in staged],
+        "demo": portable_path(str(demo)),
         "seconds_since_start_or_continuation": seconds,
     }
     summary["report"] = report_text(summary, portable_path(str(output)))

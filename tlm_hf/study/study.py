@@ -34,7 +34,7 @@ ALONE = "latency"
 class StudyArguments:
     """Options of `tlm study`."""
 
-    what: str = field(default="", metadata={"help": "plan, run or report."})
+    what: str = field(default="", metadata={"help": "plan, run, report, or demo (a folder for the Space)."})
     size: str = field(default="smoke", metadata={"help": "smoke, laptop or paper."})
     plan: str = field(default=str(PLAN_FILE), metadata={"help": "YAML file of the plan."})
     findings: list[str] = field(

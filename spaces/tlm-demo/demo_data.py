@@ -1,0 +1,262 @@
+"""What the Space reads beside its models: the folder with `demo.json`, members' answers, token counts, the study."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from demo_models import (
+    CONTROL,
+    Classifier,
+    DemoError,
+    MaskFiller,
+    escape,
+    from_scratch,
+    load_classifier,
+    load_filler,
+    named,
+)
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, logsumexp, rel_entr
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parent.parent
+MIN_COUNT = 10
+"""A token counts as seen when it stands at least so often in the pre-training text."""
+SHOWN_TOKENS = 400
+LARGEST_FILE = 2_000_000
+LOGIT_STEP = 1 / 128
+"""Members' logits lie in the files as distances below the largest one, in units of this."""
+BINS = 15
+HOW_TO_MAKE = (
+    "Make one with `bash scripts/quickstart.sh` (15 minutes; `--smoke` for two), or name a folder with `demo.json` in "
+    "the environment variable `TLM_DEMO`."
+)
+
+
+@dataclass
+class Task:
+    """One task: its models, or why they are not there, and the members' answers on validation and test texts."""
+
+    name: str
+    title: str
+    examples: list[str]
+    committee: Classifier | None = None
+    deep: Classifier | None = None
+    members: list[str] = field(default_factory=list)
+    answers: dict[str, np.ndarray] | None = None
+    trouble: str = ""
+
+
+@dataclass
+class Demo:
+    """All that the tabs show; `trouble` says in Markdown what is missing, for the page to show."""
+
+    tasks: dict[str, Task] = field(default_factory=dict)
+    fillers: dict[str, MaskFiller] = field(default_factory=dict)
+    corpus: dict[str, Any] = field(default_factory=dict)
+    counts: np.ndarray | None = None
+    study: dict[str, Any] | None = None
+    trouble: list[str] = field(default_factory=list)
+
+
+def find_folder() -> Path | None:
+    """The folder with `demo.json`: the one that is named, the one beside the app, or what the quickstart left."""
+    if os.environ.get("TLM_DEMO"):
+        return Path(os.environ["TLM_DEMO"]).expanduser()
+    places = [
+        HERE / "demo",
+        CHECKOUT / "outputs/quickstart/release/demo",
+        CHECKOUT / "outputs/quickstart-smoke/release/demo",
+    ]
+    return next((place for place in places if (place / "demo.json").is_file()), None)
+
+
+def load_demo() -> Demo:
+    """Load everything; what cannot be loaded is said in `trouble`, and the rest of the page works."""
+    demo = Demo(study=_study(None))
+    folder = find_folder()
+    if folder is None or not (folder / "demo.json").is_file():
+        where = "" if folder is None else f" in `{folder.name}`, which `TLM_DEMO` names"
+        demo.trouble.append(f"There is no `demo.json`{where}. {HOW_TO_MAKE}")
+        return demo
+    try:
+        found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+        tasks, encoders, demo.corpus = found["tasks"], found["encoders"], found["corpus"]
+        committees, deep, own = (named(f"TLM_DEMO_{name}") for name in ("COMMITTEES", "DEEP", "ENCODERS"))
+    except (ValueError, KeyError, OSError) as error:
+        demo.trouble.append(f"`{folder.name}/demo.json` cannot be read ({escape(error)}). {HOW_TO_MAKE}")
+        return demo
+    except DemoError as error:
+        demo.trouble.append(escape(error))
+        return demo
+    for entry in tasks:
+        task = _load_task(folder, entry, committees.get(entry["name"]), deep.get(entry["name"]))
+        demo.tasks[task.name] = task
+        if task.trouble:
+            demo.trouble.append(escape(task.trouble))
+    for name, source in (own or encoders).items():
+        try:
+            demo.fillers[name] = load_filler(name, *_source(folder, source, bool(own)))
+        except DemoError as error:
+            demo.trouble.append(escape(error))
+    if demo.fillers:
+        scratch = from_scratch(next(iter(demo.fillers.values())))
+        demo.fillers[scratch.name] = scratch
+    try:
+        with np.load(folder / demo.corpus["counts"], allow_pickle=False) as stored:
+            demo.counts = stored["counts"]
+    except (OSError, ValueError, KeyError):
+        demo.trouble.append("The token counts of the pre-training text are missing, so the tab Overlap is empty.")
+    if found.get("study"):
+        demo.study = _study(folder / found["study"])
+    return demo
+
+
+def _source(folder: Path, source: str, is_hub: bool) -> tuple[str, bool]:
+    """Where a model lies, and whether its code may run: that of folders on this machine may."""
+    if is_hub:
+        return source, os.environ.get("TLM_DEMO_TRUST") == "1"
+    return str((folder / source).resolve()), True
+
+
+def _study(file: Path | None) -> dict[str, Any] | None:
+    """What the study's report wrote: the demo's copy, or that of the checkout."""
+    places = [file] if file is not None else [HERE / "study.json", CHECKOUT / "results/study/laptop/rows.json"]
+    for place in places:
+        if place.is_file():
+            found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+            return found
+    return None
+
+
+def _load_task(folder: Path, entry: dict[str, Any], committee: str | None, deep: str | None) -> Task:
+    task = Task(entry["name"], entry["title"], entry["examples"], members=list(entry["members"]))
+    try:
+        task.committee = load_classifier(*_source(folder, committee or entry["committee"], committee is not None))
+        task.deep = load_classifier(*_source(folder, deep or entry["deep"], deep is not None))
+    except DemoError as error:
+        task.trouble = f"{error} {HOW_TO_MAKE}"
+    try:
+        with np.load(folder / entry["answers"], allow_pickle=False) as stored:
+            task.answers = {key: stored[key] for key in stored}
+    except (OSError, ValueError):
+        task.trouble += f" The members' answers for {task.name} are missing, so no committee of them can be built."
+    return task
+
+
+def logits_of(packed: np.ndarray) -> np.ndarray:
+    """Logits, the largest of each row 0."""
+    return -packed.astype(np.float64) * LOGIT_STEP
+
+
+def build_committee(task: Task, chosen: list[int]) -> list[dict[str, Any]]:
+    """Accuracy and calibration on test texts of a committee of chosen members, of each member, of the deep encoder.
+
+    The committee averages probabilities; its temperature is fitted on the validation texts.
+
+    Raises:
+        DemoError: no members were chosen, or the task has no answers.
+    """
+    if task.answers is None:
+        raise DemoError(f"The members' answers for {task.name} are not here.")
+    if not chosen:
+        raise DemoError("No member is chosen: tick at least one.")
+    together = {}
+    for split in ("validation", "test"):
+        logs = log_softmax(logits_of(task.answers[split][:, chosen]), axis=-1)
+        together[split] = logsumexp(logs, axis=1) - np.log(len(chosen))
+    labels = {split: task.answers[f"{split}_labels"].astype(int) for split in together}
+
+    def loss(log_temperature: float) -> float:
+        scaled = log_softmax(together["validation"] / np.exp(log_temperature), axis=-1)
+        return float(-scaled[np.arange(len(scaled)), labels["validation"]].mean())
+
+    temperature = float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
+    rows = [
+        {"model": f"committee of {len(chosen)}", **_scores(together["test"] / temperature, labels["test"]),
+         "temperature": temperature}
+    ]  # fmt: skip
+    rows += [
+        {"model": task.members[place], **_scores(logits_of(task.answers["test"][:, place]), labels["test"])}
+        for place in chosen
+    ]
+    rows.append({"model": "the deep encoder", **_scores(logits_of(task.answers["test_deep"]), labels["test"])})
+    return rows
+
+
+def _scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, expected calibration error (15 bins) and negative log-likelihood (nats)."""
+    logs = log_softmax(logits, axis=-1)
+    probabilities, predicted = np.exp(logs), logs.argmax(axis=-1)
+    confidence, correct = probabilities.max(axis=-1), predicted == labels
+    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    error = sum(
+        (places == place).mean() * abs(confidence[places == place].mean() - correct[places == place].mean())
+        for place in np.unique(places)
+    )
+    likelihood = -logs[np.arange(len(labels)), labels].mean()
+    return {"accuracy": float(correct.mean()), "calibration_error": float(error), "loss": float(likelihood)}
+
+
+def read_upload(path: str | None) -> str:
+    """The text of an uploaded file.
+
+    Raises:
+        DemoError: too large, or not text.
+    """
+    if path is None:
+        return ""
+    file = Path(path)
+    if file.stat().st_size > LARGEST_FILE:
+        raise DemoError(f"The file has {file.stat().st_size:,} bytes: give one of at most {LARGEST_FILE:,}.")
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DemoError("The file is no text in UTF-8: save it as plain text.") from error
+
+
+def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, str]:
+    """Token overlap of a text with the pre-training corpus.
+
+    Returns:
+        `tokens`, `types`, `types_seen`, `occurrences_seen` (shares of what stands at least `MIN_COUNT` times in the
+        corpus) and `divergence` (Jensen-Shannon, bits); HTML with unseen tokens marked; a note or "".
+
+    Raises:
+        DemoError: an empty text, or one without tokens.
+    """
+    if demo.counts is None or not demo.fillers:
+        raise DemoError("The token counts of the pre-training text are not here.")
+    tokenizer = next(iter(demo.fillers.values())).tokenizer
+    words = CONTROL.sub(" ", str(text or "")[:LARGEST_FILE]).strip()
+    if not words:
+        raise DemoError("The text is empty: write or upload one.")
+    ids = np.array(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"], dtype=int)
+    special = set(tokenizer.all_special_ids)
+    kept = ids[[token not in special for token in ids]] if len(ids) else ids
+    if not len(kept):
+        raise DemoError("The text has no token that the encoders know: write English words.")
+    task = np.bincount(kept, minlength=len(demo.counts))
+    seen = demo.counts >= MIN_COUNT
+    present = task > 0
+    P, Q = demo.counts / demo.counts.sum(), task / task.sum()
+    middle = (P + Q) / 2
+    found = {
+        "tokens": int(task.sum()),
+        "types": int(present.sum()),
+        "types_seen": float((present & seen).sum() / present.sum()),
+        "occurrences_seen": float(task[seen].sum() / task.sum()),
+        "divergence": float((rel_entr(P, middle).sum() + rel_entr(Q, middle).sum()) / 2 / np.log(2)),
+    }
+    shown = ids[:SHOWN_TOKENS]
+    marks = []
+    for token, word in zip(shown, tokenizer.convert_ids_to_tokens(shown.tolist()), strict=True):
+        unknown = token in special or not seen[token]
+        what = "an unknown sign" if token in special else f"{demo.counts[token]:,} times in the pre-training text"
+        inner = escape(word)
+        marks.append(f'<mark title="{what}">{inner}</mark>' if unknown else f'<span title="{what}">{inner}</span>')
+    note = f"Shown are the first {SHOWN_TOKENS} of {len(ids):,} tokens." if len(ids) > SHOWN_TOKENS else ""
+    return found, " ".join(marks), note

@@ -1,0 +1,75 @@
+"""The study's rows as tables for the plots of the tab Findings."""
+
+from typing import Any
+
+import pandas as pd
+
+FINDINGS = {
+    "gap": "a. Pre-training pays",
+    "corpus_size": "b. More pre-training text",
+    "overlap": "c. Token overlap",
+    "committee": "d. Committees",
+}
+EXPLANATIONS = {
+    "gap": "Accuracy of the same encoder, fine-tuned from its pre-trained weights and from scratch.",
+    "corpus_size": "The gap between the two against the number of pre-training texts.",
+    "overlap": "The gap against the divergence of the pre-training text from the task's (smaller is more overlap).",
+    "committee": "Accuracy of committees against the number of members, beside the deep encoder.",
+}
+
+
+def sentences(study: dict[str, Any], finding: str, task: str) -> list[str]:
+    """What the study says of a finding on a task, with its intervals."""
+    return [words for words in study["sentences"].get(finding, []) if f"On {task}," in words]
+
+
+def tasks_of(study: dict[str, Any]) -> list[str]:
+    """Tasks of the study, in its order."""
+    return list(dict.fromkeys(row["task"] for row in study["rows"]))
+
+
+def table(study: dict[str, Any], finding: str, task: str) -> pd.DataFrame:
+    """The rows of a finding on a task as `model`, `x`, `measure`, `estimate`, `low`, `high` (percent), `seeds`."""
+    rows = [row for row in study["rows"] if row["finding"] == finding and row["task"] == task]
+    columns = ("model", "x", "measure", "estimate", "low", "high", "seeds")
+    frame = pd.DataFrame([{key: row[key] for key in columns} for row in rows], columns=list(columns))
+    for key in ("estimate", "low", "high"):
+        frame[key] = (100 * frame[key].astype(float)).round(2)
+    frame["x"] = frame["x"].map(lambda value: round(value, 4) if isinstance(value, float) else value).astype(str)
+    return frame
+
+
+def plotted(study: dict[str, Any], finding: str, task: str) -> tuple[pd.DataFrame, str, str]:
+    """Points to plot as `x`, `value` (percent), `model`; the x axis' title; `bar` or `line`."""
+    rows = [row for row in study["rows"] if row["finding"] == finding and row["task"] == task]
+    if finding == "gap":
+        points = [(row["model"], row["estimate"], row["x"]) for row in rows if row["measure"] == "accuracy"]
+        title, kind = "encoder", "bar"
+    elif finding == "corpus_size":
+        points = [(row["x"], row["estimate"], row["model"]) for row in rows if row["measure"] == "gap"]
+        title, kind = "pre-training texts", "line"
+    elif finding == "overlap":
+        points = [(row["x"], row["estimate"], row["model"].split(", ")[0]) for row in rows if row["measure"] == "gap"]
+        title, kind = "divergence from the task (bits)", "line"
+    else:
+        points = [(row["x"], row["estimate"], row["model"]) for row in rows if row["measure"] == "accuracy"]
+        counts = [x for x, _, model in points if model.startswith("committee of")] or [1]
+        # The deep encoder as a line over all numbers of members.
+        points += [(max(counts), value, model) for x, value, model in points if x == 1 and not model.startswith("comm")]
+        title, kind = "members", "line"
+    frame = pd.DataFrame(points, columns=["x", "value", "model"])
+    frame["value"] = (100 * frame["value"].astype(float)).round(2)
+    return frame, title, kind
+
+
+def latency(study: dict[str, Any], task: str) -> pd.DataFrame:
+    """Accuracy (percent) against milliseconds for one text: `milliseconds`, `accuracy`, `model`, `members`."""
+    times = {(row["model"], row["members"]): row["milliseconds"] for row in study["latency"] if row["batch_size"] == 1}
+    points = []
+    for row in study["rows"]:
+        if row["finding"] != "committee" or row["task"] != task or row["measure"] != "accuracy":
+            continue
+        model = row["model"].removeprefix("committee of ")
+        if (model, row["x"]) in times:
+            points.append((round(times[model, row["x"]], 3), round(100 * row["estimate"], 2), row["model"], row["x"]))
+    return pd.DataFrame(points, columns=["milliseconds", "accuracy", "model", "members"])

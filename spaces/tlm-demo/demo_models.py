@@ -1,0 +1,281 @@
+"""The models behind the Space: loading them, classifying, attention, filling masks. Nothing of Gradio here."""
+
+import html
+import os
+import re
+import statistics
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+LONGEST_TEXT = 20_000
+"""Characters of a text that are looked at; no encoder here reads more tokens than a fraction of them holds."""
+MOST_MASKS = 10
+TIMED_RUNS = 5
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+class DemoError(Exception):
+    """What a visitor reads when something is not as it must be."""
+
+
+def clean_text(text: Any, what: str = "text") -> tuple[str, str]:
+    """The text without control characters, cut to `LONGEST_TEXT`, and what was done to it in words.
+
+    Raises:
+        DemoError: nothing is left.
+    """
+    words = CONTROL.sub(" ", str(text or "")).strip()
+    if not words:
+        raise DemoError(f"The {what} is empty: write a sentence.")
+    if len(words) > LONGEST_TEXT:
+        return words[:LONGEST_TEXT], f"Only the first {LONGEST_TEXT:,} of {len(words):,} characters were looked at."
+    return words, ""
+
+
+@dataclass
+class Classifier:
+    """A model with its tokenizer, ready to answer.
+
+    Args:
+        model, tokenizer: loaded.
+        labels: class names in the model's order.
+        encoder: for members of one layer, copies of their encoders that give attention weights.
+    """
+
+    model: Any
+    tokenizer: Any
+    labels: list[str]
+    attentive: list[Any] = field(default_factory=list)
+
+    @property
+    def limit(self) -> int:
+        """Tokens that the model reads."""
+        return min(int(self.tokenizer.model_max_length), 512)
+
+
+def load_classifier(source: str, trust: bool) -> Classifier:
+    """Open a folder or Hub name as a classifier.
+
+    Raises:
+        DemoError: it cannot be opened; the sentence says why.
+    """
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(source, trust_remote_code=trust).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
+    except Exception as error:
+        raise DemoError(f"The model {Path(source).name} cannot be opened: {_first_line(error)}") from error
+    labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+    return Classifier(model, tokenizer, labels, _attentive(model))
+
+
+def _first_line(error: BaseException) -> str:
+    words = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"(/[\w.@-]+){2,}", lambda found: Path(found.group(0)).name, words)[:300]
+
+
+def _attentive(model: Any) -> list[Any]:
+    """Stock BERT encoders with the weights of a committee's one-layer members (a convolution has no such weights)."""
+    from transformers import BertConfig, BertModel
+
+    found = []
+    for member in getattr(model, "members", []):
+        config = member.config
+        if getattr(config, "num_hidden_layers", 0) != 1 or getattr(config, "conv_kernel_sizes", None):
+            continue
+        fields = {name: getattr(config, name) for name in BertConfig().to_dict() if hasattr(config, name)}
+        fields = {name: value for name, value in fields.items() if not name.startswith("_")}
+        stock = BertModel(BertConfig(**{**fields, "model_type": "bert"}, attn_implementation="eager"))
+        stock.load_state_dict(member.bert.state_dict(), strict=False)
+        found.append(stock.eval())
+    return found
+
+
+@dataclass
+class Answer:
+    """What one text gets.
+
+    Args:
+        labels: class names.
+        probabilities: the committee's, (labels,).
+        members: the members', (members, labels).
+        deep: the deep encoder's in the same order of labels, or None.
+        agreement: share of the members that name the committee's class.
+        entropy, mutual_information: nats.
+        milliseconds: median by model, tokenisation included.
+        notes: sentences for the visitor, such as that the text was cut.
+        tokens, attention: the tokens read and the members' mean weights, (members, heads, tokens).
+    """
+
+    labels: list[str]
+    probabilities: np.ndarray
+    members: np.ndarray
+    deep: np.ndarray | None
+    agreement: float
+    entropy: float
+    mutual_information: float
+    milliseconds: dict[str, float]
+    notes: list[str]
+    tokens: list[str]
+    attention: np.ndarray | None
+
+
+LOCK = threading.Lock()
+"""Timed runs are not measured while another visitor's text is being timed."""
+
+
+@torch.inference_mode()
+def classify(text: str, committee: Classifier, deep: Classifier | None) -> Answer:
+    """Classify a text by a committee, and by a deep encoder beside it.
+
+    Raises:
+        DemoError: an empty text.
+    """
+    words, note = clean_text(text)
+    notes = [note] if note else []
+    batch = _encode(committee, words)
+    total = len(committee.tokenizer(words, verbose=False)["input_ids"])
+    read = batch["input_ids"].shape[1]
+    if total > read:
+        notes.append(f"The text has {total:,} tokens; the models read the first {read}.")
+    output = committee.model(**batch)
+    member_logits = getattr(output, "member_logits", None)
+    members = (output.logits[:, None] if member_logits is None else member_logits)[0].softmax(-1).numpy()
+    probabilities = output.logits[0].softmax(-1).numpy()
+    mean = members.mean(axis=0)
+    entropies = -(members * np.log(members + 1e-12)).sum(axis=-1)
+    entropy = float(-(mean * np.log(mean + 1e-12)).sum())
+    deep_probabilities = None
+    sides = {"committee": committee}
+    if deep is not None:
+        found = deep.model(**_encode(deep, words)).logits[0].softmax(-1).numpy()
+        if sorted(deep.labels) == sorted(committee.labels):  # by name: the order may be another one
+            deep_probabilities = found[[deep.labels.index(label) for label in committee.labels]]
+            sides["deep"] = deep
+        else:
+            notes.append("The deep encoder knows other classes, so it is left out.")
+    return Answer(
+        labels=committee.labels,
+        probabilities=probabilities,
+        members=members,
+        deep=deep_probabilities,
+        agreement=float((members.argmax(axis=-1) == probabilities.argmax()).mean()),
+        entropy=entropy,
+        mutual_information=max(0.0, entropy - float(entropies.mean())),
+        milliseconds=_time(sides, words),
+        notes=notes,
+        tokens=committee.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()),
+        attention=_attention(committee, batch),
+    )
+
+
+def _encode(side: Classifier, words: str) -> Any:
+    return side.tokenizer(
+        words, truncation=True, max_length=side.limit, return_tensors="pt", return_token_type_ids=False
+    )
+
+
+def _time(sides: dict[str, Classifier], words: str) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    with LOCK:
+        for _ in range(TIMED_RUNS):
+            for name, side in sides.items():
+                start = time.perf_counter()
+                _ = side.model(**_encode(side, words)).logits
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _attention(committee: Classifier, batch: Any) -> np.ndarray | None:
+    """Weights with which [CLS] reads each token, (members, heads, tokens); None without one-layer members."""
+    if not committee.attentive:
+        return None
+    found = [encoder(**batch, output_attentions=True).attentions[0][0, :, 0] for encoder in committee.attentive]
+    if len({weights.shape[0] for weights in found}) > 1:  # members of different widths: the mean of each
+        found = [weights.mean(dim=0, keepdim=True) for weights in found]
+    return torch.stack(found).numpy()
+
+
+@dataclass
+class MaskFiller:
+    """An encoder with its language-model head.
+
+    Args:
+        name: what visitors read.
+        model, tokenizer: loaded.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+
+def load_filler(name: str, source: str, trust: bool) -> MaskFiller:
+    """Open a folder or Hub name as a masked language model.
+
+    Raises:
+        DemoError: it cannot be opened.
+    """
+    try:
+        model = AutoModelForMaskedLM.from_pretrained(source, trust_remote_code=trust).eval()
+        return MaskFiller(name, model, AutoTokenizer.from_pretrained(source, trust_remote_code=trust))
+    except Exception as error:
+        raise DemoError(f"The encoder {Path(source).name} cannot be opened: {_first_line(error)}") from error
+
+
+def from_scratch(other: MaskFiller) -> MaskFiller:
+    """The same architecture with new weights: what an encoder knows before pre-training."""
+    torch.manual_seed(0)
+    model = type(other.model)(other.model.config).eval()
+    return MaskFiller(f"{other.name}, not pre-trained", model, other.tokenizer)
+
+
+@torch.inference_mode()
+def fill_masks(text: str, filler: MaskFiller, top: int = 5) -> tuple[list[list[tuple[str, float]]], str]:
+    """The most likely tokens of each [MASK], and a note where some were not looked at.
+
+    Raises:
+        DemoError: an empty text, one without a mask, or with more than `MOST_MASKS`.
+    """
+    words, note = clean_text(text)
+    words = re.sub(r"\[mask\]", filler.tokenizer.mask_token, words, flags=re.IGNORECASE)
+    masks = words.count(filler.tokenizer.mask_token)
+    if not masks:
+        raise DemoError("There is no [MASK] in the text: write [MASK] where a word is to be filled in.")
+    if masks > MOST_MASKS:
+        raise DemoError(f"There are {masks} masks in the text: leave at most {MOST_MASKS}.")
+    limit = min(int(filler.tokenizer.model_max_length), 512)
+    batch = filler.tokenizer(words, truncation=True, max_length=limit, return_tensors="pt", return_token_type_ids=False)
+    places = (batch["input_ids"][0] == filler.tokenizer.mask_token_id).nonzero().flatten().tolist()
+    if not places:
+        raise DemoError(f"No [MASK] stands in the first {limit} tokens, which are all that is read: shorten the text.")
+    if len(places) < masks:
+        note = f"Only {len(places)} of {masks} masks stand in the first {limit} tokens, which are all that is read."
+    probabilities = filler.model(**batch).logits[0, places].softmax(-1)
+    values, tokens = probabilities.topk(top)
+    return [
+        list(zip(filler.tokenizer.convert_ids_to_tokens(ids.tolist()), chances.tolist(), strict=True))
+        for ids, chances in zip(tokens, values, strict=True)
+    ], note
+
+
+def escape(text: Any) -> str:
+    """Text as it is to be shown in HTML: never run, whatever it holds."""
+    return html.escape(str(text), quote=True)
+
+
+def named(variable: str) -> dict[str, str]:
+    """`NAME=value,NAME=value` of an environment variable."""
+    found = {}
+    for part in filter(None, os.environ.get(variable, "").split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip() or not value.strip():
+            raise DemoError(f"{variable} has {part!r}: write NAME=owner/name, separated by commas.")
+        found[name.strip()] = value.strip()
+    return found

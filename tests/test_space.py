@@ -1,0 +1,211 @@
+"""The Space through its API and its modules, against the models called directly and against our own measures."""
+
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers_space import LABELS, SPACE, Server, make_demo
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from tlm_hf.data.overlap import count_tokens, encode_texts, measure_overlap
+from tlm_hf.evaluation.calibration import expected_calibration_error
+from tlm_hf.evaluation.metrics import classification_metrics
+from tlm_hf.evaluation.packed_logits import unpack_logits
+
+gradio_client = pytest.importorskip("gradio_client", reason="needs the extra demo")
+TEXT = "the old boat crosses the river"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, tokenizer, sentences):
+    return make_demo(tmp_path_factory.mktemp("space"), tokenizer, sentences)
+
+
+@pytest.fixture(scope="module")
+def space():
+    """The modules of the Space."""
+    sys.path.insert(0, str(SPACE))
+    import demo_data
+    import demo_models
+
+    yield demo_data, demo_models
+    sys.path.remove(str(SPACE))
+
+
+@pytest.fixture(scope="module")
+def server(demo, tmp_path_factory):
+    found = Server(demo, tmp_path_factory.mktemp("home"))
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return gradio_client.Client(server.url, verbose=False)
+
+
+def percentages(html):
+    return [float(found) for found in re.findall(r"([\d.]+)%</td>", html)]
+
+
+def test_classify_answers_as_the_model(client, demo):
+    verdict, votes, speed, attention = client.predict(
+        text=TEXT, task="streams", member="mean", head="mean", api_name="/classify"
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(demo.parent / "committee").eval()
+    tokenizer = AutoTokenizer.from_pretrained(demo.parent / "committee")
+    with torch.no_grad():
+        output = model(**tokenizer(TEXT, return_tensors="pt"))
+        deep = AutoModelForSequenceClassification.from_pretrained(demo.parent / "deep").eval()
+        other = deep(**tokenizer(TEXT, return_tensors="pt")).logits[0].softmax(-1)
+    probabilities = 100 * output.logits[0].softmax(-1)
+    order = probabilities.argsort(descending=True).tolist()
+    shown = percentages(verdict)
+    assert shown[::2] == pytest.approx(probabilities[order].tolist(), abs=0.051)
+    by_name = [100 * float(other[deep.config.label2id[LABELS[place]]]) for place in order]
+    assert shown[1::2] == pytest.approx(by_name, abs=0.051)  # its classes stand in another order
+    members = 100 * output.member_logits[0].softmax(-1)[:, order]
+    cells = [float(found) for found in re.findall(r"(\d+)%", votes.split("<tbody>")[1])]
+    assert cells == pytest.approx(members.flatten().tolist(), abs=0.51)
+    assert len(re.findall(r"[\d.]+ ms", speed)) == 2
+    assert attention.count("<span") == len(tokenizer(TEXT)["input_ids"])
+
+
+def test_labels_and_text_are_shown_and_never_run(client):
+    found = client.predict(text="<script>window.hacked = 2</script> river", task="streams", api_name="/classify")
+    for html in found:
+        assert "<script" not in html
+    assert "&lt;script&gt;" in found[0]
+    assert "mill &amp; &lt;b&gt;bridge" in found[0]
+
+
+def test_attention_is_that_of_the_models(space, demo):
+    demo_data, demo_models = space
+    committee = demo_models.load_classifier(str(demo.parent / "committee"), True)
+    answer = demo_models.classify(TEXT, committee, None)
+    members = AutoModelForSequenceClassification.from_pretrained(demo.parent / "committee").members
+    batch = committee.tokenizer(TEXT, return_tensors="pt", return_token_type_ids=False)
+    for place, member in enumerate(members):
+        member.set_attn_implementation("eager")
+        with torch.no_grad():
+            weights = member.eval()(**batch, output_attentions=True).attentions[0][0, :, 0]
+        assert answer.attention[place] == pytest.approx(weights.numpy(), abs=1e-6)
+    assert answer.attention.sum(axis=-1) == pytest.approx(1.0)
+
+
+def test_masks_are_filled_as_by_the_pipeline(client, demo):
+    shown = client.predict(text="the old [MASK] crosses the [mask]", api_name="/fill_mask")
+    fill = pipeline("fill-mask", model=str(demo.parent / "encoder-1"))
+    for place, mask in enumerate(fill("the old [MASK] crosses the [MASK]")):
+        for found in mask:
+            cell = f"{found['token_str']} {100 * found['score']:.1f}%"
+            assert cell in shown, (place, cell)
+    assert shown.count("<table") == 3  # both encoders, and one without pre-training
+
+
+def test_overlap_is_measured_as_by_the_package(client, demo, tokenizer, sentences):
+    text = "the baker reads a zebra to the river"
+    shown = client.predict(text=text, api_name="/overlap")
+    corpus = count_tokens(encode_texts(sentences * 3, tokenizer, 16))
+    expected = measure_overlap(corpus, count_tokens(encode_texts([text], tokenizer)))
+    assert f"{100 * expected['type_coverage']:.1f}%" in shown
+    assert f"{100 * expected['occurrence_coverage']:.1f}%" in shown
+    assert f"{expected['jensen_shannon_bits']:.3f} bits" in shown
+    assert "<mark" in shown
+
+
+def test_an_uploaded_file_is_read_and_one_that_is_no_text_refused(client, tmp_path):
+    good, bad = tmp_path / "a.txt", tmp_path / "b.txt"
+    good.write_text("the river runs past the mill", encoding="utf-8")
+    bad.write_bytes(bytes(range(128, 256)))
+    handle = gradio_client.handle_file
+    assert "divergence" in client.predict(text="", file=handle(str(good)), api_name="/overlap")
+    with pytest.raises(Exception, match="no text in UTF-8"):
+        client.predict(text="", file=handle(str(bad)), api_name="/overlap")
+
+
+def test_a_committee_of_two_has_the_accuracy_of_the_package(client, demo, sentences):
+    shown = client.predict(task="streams", members=["member 0", "member 2"], api_name="/build_committee")
+    with np.load(demo / "streams.npz", allow_pickle=False) as stored:
+        logits = {split: unpack_logits(stored[split])[:, [0, 2]] for split in ("validation", "test")}
+        labels = stored["test_labels"].astype(int)
+        deep = classification_metrics(unpack_logits(stored["test_deep"]), labels)
+    mean = np.exp(logits["test"] - logits["test"].max(-1, keepdims=True))
+    mean = np.log((mean / mean.sum(-1, keepdims=True)).mean(axis=1))
+    accuracy = classification_metrics(mean, labels)["accuracy"]
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", shown)
+    assert [name for name, _ in rows] == ["committee of 2", "member 0", "member 2", "the deep encoder"]
+    assert f"{100 * accuracy:.1f}%" in rows[0][1]
+    assert f"{100 * deep['accuracy']:.1f}%" in rows[3][1]
+    single = unpack_logits(np.load(demo / "streams.npz")["test"])[:, 0]
+    assert f"{expected_calibration_error(single, labels):.3f}" in rows[1][1]
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 1_000_000, "\x00\x01river\x1b", "🚣" * 50, "نهر קדימה", "river " * 500, "[CLS] [SEP]"]
+)
+def test_strange_texts_are_answered(client, text):
+    verdict = client.predict(text=text, task="streams", api_name="/classify")[0]
+    assert "The committee says" in verdict
+    assert ("Note:" in verdict) == (len(text) > 100)  # what was left out is said
+
+
+@pytest.mark.parametrize(
+    ("words", "endpoint", "said"),
+    [
+        ({"text": "", "task": "streams"}, "/classify", "text is empty"),
+        ({"text": " \x00 \n", "task": "streams"}, "/classify", "text is empty"),
+        ({"text": "river", "task": "rivers"}, "/classify", "no task 'rivers'|not in the list of choices"),
+        ({"text": "no mask here"}, "/fill_mask", r"no \[MASK\]"),
+        ({"text": "[MASK] " * 50}, "/fill_mask", "50 masks"),
+        ({"text": "river " * 30 + "[MASK]"}, "/fill_mask", "first 16 tokens"),
+        ({"text": ""}, "/overlap", "text is empty"),
+        ({"text": "日本"}, "/overlap", "no token"),
+        ({"task": "streams", "members": []}, "/build_committee", "tick at least one"),
+    ],
+)
+def test_bad_input_is_said_and_the_server_goes_on(client, words, endpoint, said):
+    with pytest.raises(Exception, match=said):
+        client.predict(**words, api_name=endpoint)
+    assert "The committee says" in client.predict(text=TEXT, task="streams", api_name="/classify")[0]
+
+
+def test_every_endpoint_is_described(client):
+    found = client.view_api(return_format="dict")["named_endpoints"]
+    assert {"/classify", "/fill_mask", "/overlap", "/build_committee"} <= set(found)
+    assert all(parameter["label"] for endpoint in found.values() for parameter in endpoint["parameters"])
+
+
+def test_without_a_folder_the_page_says_how_to_make_one(space, monkeypatch, tmp_path):
+    demo_data, _ = space
+    monkeypatch.setenv("TLM_DEMO", str(tmp_path / "nothing"))
+    found = demo_data.load_demo()
+    assert "bash scripts/quickstart.sh" in found.trouble[0]
+    assert str(tmp_path) not in found.trouble[0]
+
+
+def test_a_broken_model_is_named_and_the_rest_works(space, monkeypatch, tmp_path, demo):
+    demo_data, demo_models = space
+    shutil.copytree(demo.parent, tmp_path / "space")
+    (tmp_path / "space" / "committee" / "model.safetensors").write_bytes(b"broken")
+    monkeypatch.setenv("TLM_DEMO", str(tmp_path / "space" / "demo"))
+    found = demo_data.load_demo()
+    assert len(found.trouble) == 1
+    assert "committee cannot be opened" in found.trouble[0]
+    assert str(tmp_path) not in found.trouble[0]
+    assert demo_models.fill_masks("the [MASK] runs", found.fillers["one layer"])[0]
+
+
+def test_models_may_vanish_while_the_page_is_up(tokenizer, sentences, tmp_path):
+    demo = make_demo(tmp_path / "models", tokenizer, sentences)
+    server = Server(demo, tmp_path / "home")
+    try:
+        client = gradio_client.Client(server.url, verbose=False)
+        before = client.predict(text=TEXT, task="streams", api_name="/classify")[0]
+        shutil.rmtree(tmp_path / "models")
+        assert client.predict(text=TEXT, task="streams", api_name="/classify")[0] == before
+    finally:
+        server.stop()

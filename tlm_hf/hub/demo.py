@@ -1,0 +1,149 @@
+"""What the Space shows: a folder with `demo.json` and, for each task, the answers of the committee's members.
+
+The Space (`spaces/tlm-demo`) needs nothing of this package but these files and the models that they name.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from ..data.overlap import count_tokens, encode_texts
+from ..data.tasks import class_names
+from ..data.tokenization import load_tokenizer
+from ..evaluation.packed_logits import pack_logits
+from ..evaluation.scoring import predict_logits
+from ..loading import load_classifier
+from ..provenance import provenance
+from ..runs import write_json
+
+DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"
+SPLITS = ("validation", "test")
+EXAMPLES = {
+    "docstrings": [
+        "Returns the eigenvalues and right eigenvectors of a square array.",
+        "Draw a histogram of the values, with the given number of bins, on these axes.",
+        "Fit the classifier to the training samples and return the estimator itself.",
+        "Download the model from the hub, or take it from the cache.",
+    ],
+    "ag_news": [
+        "The central bank left its interest rate unchanged and said that inflation would fall next year.",
+        "The striker scored twice in the last ten minutes and took his team to the final.",
+        "Astronomers have found a planet the size of Earth around a nearby star.",
+        "Voters went to the polls on Sunday after weeks of talks between the two parties had failed.",
+    ],
+    "dbpedia_14": [
+        "The church was built of red brick in 1887 and stands by the market square.",
+        "A small freshwater fish that lives in slow rivers and feeds on insects.",
+        "He played as a goalkeeper for two clubs before he became a coach.",
+        "The novel tells of three sisters who inherit a lighthouse.",
+    ],
+    "fewrel": [
+        "The bridge crosses the river some miles below the old town.",
+        "Her younger brother became king after the war.",
+        "The opera was composed in Vienna and first played in 1791.",
+        "The company makes engines for small aircraft.",
+    ],
+}
+"""Sentences of our own: texts of the data sets are not published again."""
+
+
+@dataclass(frozen=True)
+class DemoTask:
+    """One task of the demonstration.
+
+    Args:
+        name: as in `load_task`.
+        title: what people read.
+        committee: folder of the committee.
+        deep: folder of the deep classifier beside it.
+        splits: the task, with `validation` and `test`.
+    """
+
+    name: str
+    title: str
+    committee: Path
+    deep: Path
+    splits: datasets.DatasetDict
+
+
+def stage_demo(
+    destination: Path,
+    tasks: Sequence[DemoTask],
+    encoders: dict[str, Path],
+    corpus_name: str,
+    corpus: Iterable[str],
+    study: Path | None = None,
+) -> Path:
+    """Make the folder, whole or not at all; an older one of the same name is replaced.
+
+    Args:
+        destination: the folder.
+        tasks: what can be classified, at least one.
+        encoders: pre-trained encoders by what people read, for filling masks; the first one's tokenizer counts tokens.
+        corpus_name: what the encoders were pre-trained on, in words.
+        corpus: its texts.
+        study: `rows.json` of a study's report, for the findings; None for none.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        UserError: a model folder that is missing or broken.
+    """
+    partial = destination.with_name(f".{destination.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    described = [_describe(task, partial, destination) for task in tasks]
+    tokenizer = load_tokenizer(str(next(iter(encoders.values()))))
+    texts = list(corpus)
+    counts = count_tokens(encode_texts(texts, tokenizer, tokenizer.model_max_length))
+    np.savez_compressed(partial / COUNTS_FILE, counts=counts)
+    if study is not None:
+        shutil.copyfile(study, partial / STUDY_FILE)
+    write_json(
+        partial / DEMO_FILE,
+        {
+            "tasks": described,
+            "encoders": {name: _relative(folder, destination) for name, folder in encoders.items()},
+            "corpus": {"name": corpus_name, "texts": len(texts), "counts": COUNTS_FILE},
+            "study": None if study is None else STUDY_FILE,
+            "made_by": provenance(),
+        },
+    )
+    shutil.rmtree(destination, ignore_errors=True)
+    partial.rename(destination)
+    return destination
+
+
+def _relative(folder: Path, destination: Path) -> str:
+    return Path(os.path.relpath(folder.resolve(), destination.resolve())).as_posix()
+
+
+def _describe(task: DemoTask, partial: Path, destination: Path) -> dict[str, Any]:
+    """The task's entry, after the answers of its models were written beside it."""
+    committee, deep = load_classifier(str(task.committee)), load_classifier(str(task.deep))
+    tokenizers = [load_tokenizer(str(folder)) for folder in (task.committee, task.deep)]
+    answers: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        texts = task.splits[split]["text"][:]
+        answers[split] = pack_logits(predict_logits(committee, tokenizers[0], texts, member_logits=True)[0])
+        answers[f"{split}_deep"] = pack_logits(predict_logits(deep, tokenizers[1], texts)[0])
+        answers[f"{split}_labels"] = np.array(task.splits[split]["label"][:], dtype=np.uint16)
+    file = f"{task.name}.npz"
+    np.savez_compressed(partial / file, allow_pickle=False, **answers)
+    return {
+        "name": task.name,
+        "title": task.title,
+        "labels": class_names(task.splits),
+        "committee": _relative(task.committee, destination),
+        "deep": _relative(task.deep, destination),
+        "members": [f"member {place}" for place in range(committee.config.num_members)],
+        "answers": file,
+        "examples": EXAMPLES.get(task.name, []),
+    }
