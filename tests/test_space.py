@@ -83,7 +83,7 @@ def test_labels_and_text_are_shown_and_never_run(client):
 
 
 def test_attention_is_that_of_the_models(space, demo):
-    demo_data, demo_models = space
+    _, demo_models = space
     committee = demo_models.load_classifier(str(demo.parent / "committee"), True)
     answer = demo_models.classify(TEXT, committee, None)
     members = AutoModelForSequenceClassification.from_pretrained(demo.parent / "committee").members

@@ -156,8 +156,8 @@ def test_the_dark_theme_can_be_read(browser, server):
     classify(page, TEXT)
     colours = page.evaluate(
         """() => { const number = text => text.match(/[0-9.]+/g).slice(0, 3).map(Number);
-            const words = getComputedStyle(document.querySelector('#verdict .tlm')).color;
-            return [number(words), number(getComputedStyle(document.querySelector(".gradio-container")).backgroundColor)]; }"""
+            const style = name => getComputedStyle(document.querySelector(name));
+            return [number(style('#verdict .tlm').color), number(style('.gradio-container').backgroundColor)]; }"""
     )
     page.close()
     words, ground = (sum(colour) / 3 for colour in colours)

@@ -131,7 +131,8 @@ def masks_tab(demo: Demo) -> None:
 
     gr.on(
         [button.click, text.submit], fill, [text], [shown], api_name="fill_mask",
-        api_description="The five likeliest tokens of every [MASK] by each encoder, as HTML.", concurrency_limit=CONCURRENT,
+        api_description="The five likeliest tokens of every [MASK] by each encoder, as HTML.",
+        concurrency_limit=CONCURRENT,
     )  # fmt: skip
 
 
@@ -280,7 +281,7 @@ def build_app(demo: Demo) -> gr.Blocks:
     with gr.Blocks(title="Tiny language models", fill_width=False) as app:
         gr.Markdown(
             "# Tiny language models: see a committee think\n"
-            "Several one-layer encoders vote; a six-layer one stands beside them. Everything here was trained on a laptop."
+            "Several one-layer encoders vote; a six-layer one stands beside them. All of them were trained on a laptop."
         )
         for trouble in demo.trouble:
             gr.Markdown(f"⚠️ {trouble}", elem_classes="trouble")

@@ -75,7 +75,8 @@ def heat_map(answer: Answer) -> str:
             for place in order
         )
         rows += f'<tr><th scope="row">member {number}</th>{cells}</tr>'
-    return f'<div class="tlm"><table><thead><tr><th scope="col">votes</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    head = f'<thead><tr><th scope="col">votes</th>{head}</tr></thead>'
+    return f'<div class="tlm"><table>{head}<tbody>{rows}</tbody></table></div>'
 
 
 def latency(answer: Answer) -> str:
