@@ -174,6 +174,7 @@ class Planner:
         self.found = Expansion()
         others = list(plan.committee["members"])[1:]
         self.priorities = {recipe: 60 for recipe in others if recipe not in plan.gap["recipes"]}
+        self.priorities.setdefault(plan.committee["reference"], 26)
         scale = find_size(plan.recipe_size)
         self.tokenizer = self.found.add(
             StudyRun(
@@ -292,10 +293,10 @@ class Planner:
         """Pre-trained against scratch; pre-training seed p has the fine-tuning seeds p n ... p n + n - 1."""
         for recipe in self.plan.gap["recipes"]:
             for seed, seeds in self.gap_seeds():
-                first = 10 + (30 if recipe == self.plan.committee["reference"] else 10) * seed  # the deep one is dear
+                first = 10 + (30 if recipe == self.plan.committee["reference"] else 2) * seed  # the deep one is dear
                 encoder = self.pretraining(recipe, seed, [GAP], first)
                 for place, tuned in enumerate(seeds):
-                    priority = first + 2 + 20 * place
+                    priority = first + 1 + 40 * place
                     self.runs_of(recipe, "pretrained", encoder, [tuned], [GAP], priority)
                     self.runs_of(recipe, "scratch", None, [tuned], [GAP], priority)
 
@@ -330,7 +331,7 @@ class Planner:
         recipe = self.plan.corpus_size["recipe"]
         for seed in range(self.plan.corpus_size["pretraining_seeds"]):
             for texts, _, steps in self.corpus_steps():
-                priority = 20 + 15 * seed
+                priority = 24 + 15 * seed
                 changes: dict[str, Any] = {"num_texts": texts, "max_steps": steps}
                 encoder = self.pretraining(recipe, seed, [CORPUS_SIZE], priority, **changes)
                 tuned = [seed * self.plan.gap["finetuning_seeds"]]
