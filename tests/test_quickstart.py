@@ -157,3 +157,24 @@ def test_jobs_that_could_never_start_are_refused(tmp_path, workers):
     lonely = Job("lonely", add_line, Work(str(tmp_path / "lonely"), 1), after=("nobody",))
     with pytest.raises(ValueError, match="lonely"):
         run_jobs([lonely], workers, "Testing")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_that_are_wanted_only_later_are_done_too(tmp_path, workers):
+    second = Job("job 2", add_line, Work(str(tmp_path / "2"), 2))
+
+    def wanted() -> list[Job]:
+        """What comes next hangs on what is there."""
+        lines = (tmp_path / "order.txt").read_text()
+        return [second] if "end 2" in lines and "end 3" not in lines else []
+
+    results = run_jobs([second], workers, "Testing", wanted)
+    assert set(results) == {"job 2"}  # done already, though it is still wanted
+    later = Job("job 3", add_line, Work(str(tmp_path / "3"), 3))
+    results = run_jobs([second], workers, "Testing", lambda: [] if "end 3" in order(tmp_path) else [second, later])
+    assert set(results) == {"job 2", "job 3"}
+    assert order(tmp_path).splitlines().count("start 2") == 2  # once in each call
+
+
+def order(folder: Path) -> str:
+    return (folder / "order.txt").read_text()

@@ -69,7 +69,8 @@ def together(url: str, task: str, texts: list[str], visitors: int, seconds: floa
         thread.join()
     return {
         "visitors": visitors, "seconds": time.perf_counter() - start, "requests": len(times), "errors": len(errors),
-        "first_errors": errors[:3], "median_ms": 1000 * statistics.median(times), "p95_ms": 1000 * percentile(times, 0.95),
+        "first_errors": errors[:3], "median_ms": 1000 * statistics.median(times),
+        "p95_ms": 1000 * percentile(times, 0.95),
     }  # fmt: skip
 
 

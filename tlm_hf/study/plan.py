@@ -132,7 +132,7 @@ def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
 def _lines(text: str, size: str) -> dict[str, int]:
     """Line of each field of a size, from 1."""
     node = yaml.compose(text)
-    for key, value in node.value:
+    for key, value in node.value if node is not None else ():
         if key.value == size:
             return {name.value: name.start_mark.line + 1 for name, _ in value.value}
     return {}

