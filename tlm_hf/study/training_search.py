@@ -42,6 +42,8 @@ OURS: dict[str, dict[str, Any]] = {
     "beta2 0.95": {"adam_beta2": 0.95},
     "beta2 0.999": {"adam_beta2": 0.999},
     "initializer 0.02": {"initializer_range": 0.02},
+    "initializer 0.02, lr 1e-3": {"initializer_range": 0.02, "learning_rate": 1e-3},
+    "initializer 0.02, lr 5e-4": {"initializer_range": 0.02, "learning_rate": 5e-4},
     "initializer 2/sqrt": {"initializer_range": "2/sqrt"},
     "initializer 0.5/sqrt": {"initializer_range": "0.5/sqrt"},
     "dropout 0.1": {"dropout": 0.1},
