@@ -15,7 +15,7 @@ from ..data.tokenization import TextColumn, train_wordpiece
 from ..errors import UserError, check_range
 from ..jobs import Job, run_jobs
 from ..provenance import portable, provenance
-from ..recipes import find_size
+from ..recipes import find_architecture, find_size
 from ..runs import write_results
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments
@@ -44,6 +44,7 @@ OURS: dict[str, dict[str, Any]] = {
     "initializer 0.02": {"initializer_range": 0.02},
     "initializer 0.02, lr 1e-3": {"initializer_range": 0.02, "learning_rate": 1e-3},
     "initializer 0.02, lr 5e-4": {"initializer_range": 0.02, "learning_rate": 5e-4},
+    "initializer by depth": {"initializer_range": "by depth"},
     "initializer 2/sqrt": {"initializer_range": "2/sqrt"},
     "initializer 0.5/sqrt": {"initializer_range": "0.5/sqrt"},
     "dropout 0.1": {"dropout": 0.1},
@@ -145,7 +146,10 @@ def _find_tokenizer(arguments: TrainingSearchArguments, work: Path) -> str:
 def _options(base: PretrainArguments, arguments: TrainingSearchArguments, name: str, share: float) -> PretrainArguments:
     """The trial's options: theirs for all steps, ours for a share of the texts, evaluated 20 times."""
     changes = dict((THEIRS | OURS)[name])
-    if isinstance(changes.get("initializer_range"), str):
+    if changes.get("initializer_range") == "by depth":
+        layers = find_architecture(arguments.recipe).num_hidden_layers
+        changes["initializer_range"] = (64 * find_size(arguments.size).heads * layers) ** -0.5
+    elif isinstance(changes.get("initializer_range"), str):
         hidden = 64 * find_size(arguments.size).heads
         changes["initializer_range"] = float(changes["initializer_range"].split("/")[0]) * hidden**-0.5
     options = replace(base, **changes)
