@@ -91,7 +91,7 @@ class Schedule:
         max_grad_norm: of the clipped gradient; 0 does not clip.
         mlm_probability: share of tokens to predict.
         dropout: hidden and attention dropout.
-        initializer_range: of new weights; None for max(0.02, 1/sqrt(hidden_size)).
+        initializer_range: of new weights; None for `default_initializer_range`.
         parts: see above; None for a rate that changes at every step.
         final_mlm_probability: share at the last step, to which it moves linearly; None to keep it.
         group_by_length: batches of texts of similar length (see `data.masking.PretrainingSchedule`).
@@ -198,6 +198,15 @@ def find_schedule(name: str) -> Schedule:
     return _find(SCHEDULES, "schedule", name)
 
 
+def default_initializer_range(hidden_size: int, num_hidden_layers: int) -> float:
+    """Standard deviation of new weights: max(0.02, 1/sqrt(hidden_size)) for one layer, BERT's 0.02 for more.
+
+    Measured at hidden size 256 (results/training/LOG.md, sections 2 and 9): one layer learns slower from 0.02, and six
+    layers hardly learn at all from 1/sqrt(hidden_size).
+    """
+    return max(0.02, hidden_size**-0.5) if num_hidden_layers == 1 else 0.02
+
+
 def build_config(
     recipe: str,
     size: str,
@@ -220,7 +229,7 @@ def build_config(
         hidden_size: width; None for 64 x heads. The channels of a convolution follow it.
         num_hidden_layers: depth; None for the recipe's.
         num_attention_heads: heads; None for the recipe's scaled to the size, or hidden_size / 64.
-        initializer_range: standard deviation of new weights; None for max(0.02, 1/sqrt(hidden_size)).
+        initializer_range: standard deviation of new weights; None for `default_initializer_range`.
         dropout: hidden and attention dropout.
 
     Raises:
@@ -248,16 +257,19 @@ def build_config(
         at_64 = scale.conv_channels if scale.conv_channels is not None else 64 * scale.heads / PAPER_HEADS
         wider = hidden / (HEAD_SIZE * max(1, round(heads_of_size)))  # 1 unless the width was overridden
         channels = max(1, round(architecture.conv_channels / 64 * at_64 * wider))
+    layers = num_hidden_layers or architecture.num_hidden_layers
+    if initializer_range is None:
+        initializer_range = default_initializer_range(hidden, layers)
     return TLMConfig(
         vocab_size=vocab_size or scale.vocab_size,
         hidden_size=hidden,
-        num_hidden_layers=num_hidden_layers or architecture.num_hidden_layers,
+        num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=4 * hidden,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
         max_position_embeddings=max_length or scale.max_length,
-        initializer_range=max(0.02, hidden**-0.5) if initializer_range is None else initializer_range,
+        initializer_range=initializer_range,
         conv_channels=channels,
         conv_kernel_sizes=[list(pair) for pair in architecture.conv_kernel_sizes] or None,
     )

@@ -178,6 +178,7 @@ def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> 
     threads = 1 if workers > 1 else None
     jobs = []
     kinds = {}
+    scale = find_size(plan.size)
     for name, kind, seed in _encoder_names(plan):
         kinds[name] = kind
         options = PretrainArguments(
@@ -192,6 +193,8 @@ def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> 
             num_hidden_layers=plan.deep_layers if kind == "deep" else None,
             num_train_epochs=plan.deep_epochs if kind == "deep" else plan.shallow_epochs,
             learning_rate=plan.pretrain_rate[kind],
+            # Also for the deep one, as in the published numbers; the recipe takes 0.02 for several layers since.
+            initializer_range=(64 * scale.heads) ** -0.5,
             seed=seed,
             num_threads=threads,
             disable_tqdm=True,

@@ -78,7 +78,9 @@ class PretrainArguments:
         default=False, metadata={"help": "Several texts in a row in place of batches of equal lengths."}
     )
     dropout: float | None = field(default=None, metadata={"help": "Hidden and attention dropout (likewise)."})
-    initializer_range: float | None = field(default=None, metadata={"help": "Default: 1/sqrt(hidden size)."})
+    initializer_range: float | None = field(
+        default=None, metadata={"help": "Default: 1/sqrt(hidden size), or 0.02 for several layers."}
+    )
     unigram_bias: bool | None = field(
         default=None, metadata={"help": "Start the decoder's bias at the tokens' log frequencies (the schedule's)."}
     )
