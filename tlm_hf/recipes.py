@@ -201,7 +201,7 @@ def find_schedule(name: str) -> Schedule:
 def default_initializer_range(hidden_size: int, num_hidden_layers: int) -> float:
     """Standard deviation of new weights: max(0.02, 1/sqrt(hidden_size)) for one layer, BERT's 0.02 for more.
 
-    Measured at hidden size 256 (results/training/LOG.md, sections 2 and 9): one layer learns slower from 0.02, and six
+    Measured at hidden size 256 (results/training/LOG.md, sections 2 and 8): one layer learns slower from 0.02, and six
     layers hardly learn at all from 1/sqrt(hidden_size).
     """
     return max(0.02, hidden_size**-0.5) if num_hidden_layers == 1 else 0.02
