@@ -293,7 +293,8 @@ class Planner:
         """Pre-trained against scratch; pre-training seed p has the fine-tuning seeds p n ... p n + n - 1."""
         for recipe in self.plan.gap["recipes"]:
             for seed, seeds in self.gap_seeds():
-                first = 10 + (30 if recipe == self.plan.committee["reference"] else 2) * seed  # the deep one is dear
+                is_dear = recipe == self.plan.committee["reference"]
+                first = 26 + 30 * seed if is_dear else 10 + 2 * seed
                 encoder = self.pretraining(recipe, seed, [GAP], first)
                 for place, tuned in enumerate(seeds):
                     priority = first + 1 + 40 * place
