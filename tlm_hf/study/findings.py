@@ -14,7 +14,7 @@ import numpy as np
 from ..evaluation.packed_logits import unpack_logits
 from ..training.finetune import LOGITS_FILE
 from .estimates import Estimate, accuracy, committee_correct, committee_curve, difference, first_not_worse, slope
-from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan
+from .plan import ARMS, BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan
 
 Row = dict[str, Any]
 NOT_WORSE = 0.01
@@ -77,24 +77,24 @@ class Findings:
 
     def _seeds(
         self, recipe: str, task: str, arm: str, runs: Sequence[tuple[str | None, list[int]]]
-    ) -> np.ndarray | None:
-        """Share of each pre-training seed's runs that are right, float (seeds, items); seeds without runs left out."""
+    ) -> dict[int, np.ndarray]:
+        """By place in `runs` the share of its fine-tunings that are right, (items,); places without any left out."""
         candidate = self.planner.chosen(recipe, task, arm)
         if candidate is None:
-            return None
-        rows = []
-        for encoder, tuned in runs:
+            return {}
+        rows: dict[int, np.ndarray] = {}
+        for place, (encoder, tuned) in enumerate(runs):
             names = [self.planner.finetuning(recipe, task, encoder, seed, [], 0, candidate) for seed in tuned]
             there = [found for name in names if (found := self.records.correct(name)) is not None]
             if there:
-                rows.append(np.mean(there, axis=0))
-        return np.stack(rows) if rows else None
+                rows[place] = np.mean(there, axis=0)
+        return rows
 
-    def arms(self, recipe: str, task: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Pre-trained and scratch of the gap, float (seeds, items) each."""
+    def arms(self, recipe: str, task: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Pre-trained and scratch of the gap over the seeds that both have, float (seeds, items) each."""
         seeds = list(self.planner.gap_seeds())
         encoders = [(self.planner.pretraining(recipe, seed, [], 0), tuned) for seed, tuned in seeds]
-        return (
+        return _paired(
             self._seeds(recipe, task, "pretrained", encoders),
             self._seeds(recipe, task, "scratch", [(None, tuned) for _, tuned in seeds]),
         )
@@ -103,19 +103,18 @@ class Findings:
         """Finding a."""
         for recipe in self.plan.gap["recipes"]:
             for task in self.plan.tasks:
-                pretrained, scratch = self.arms(recipe, task)
-                for arm, correct in (("pretrained", pretrained), ("scratch", scratch)):
-                    if correct is not None:
+                arms = self.arms(recipe, task)
+                if arms is not None:
+                    for arm, correct in zip(ARMS, arms, strict=True):
                         yield _row(GAP, task, recipe, arm, "accuracy", accuracy(correct))
-                if pretrained is not None and scratch is not None:
-                    yield _row(GAP, task, recipe, "gap", "gap", difference(pretrained, scratch))
+                    yield _row(GAP, task, recipe, "gap", "gap", difference(*arms))
 
     def _gap_of(self, recipe: str, task: str, encoders: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
         """Both arms of encoders of other corpora, one fine-tuning seed each."""
         tuned = [[seed * self.plan.gap["finetuning_seeds"]] for seed in range(len(encoders))]
         ours = self._seeds(recipe, task, "pretrained", list(zip(encoders, tuned, strict=True)))
         theirs = self._seeds(recipe, task, "scratch", [(None, seeds) for seeds in tuned])
-        return None if ours is None or theirs is None else (ours, theirs)
+        return _paired(ours, theirs)
 
     def corpus_size(self) -> Iterator[Row]:
         """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""
@@ -186,7 +185,8 @@ class Findings:
         reference = self.plan.committee["reference"]
         for task in self.plan.tasks:
             members = self.members(task)
-            deep = self.arms(reference, task)[0]
+            arms = self.arms(reference, task)
+            deep = None if arms is None else arms[0]
             if deep is not None:
                 yield _row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep))
             if first not in members:
@@ -253,6 +253,14 @@ class Findings:
         record = next((found for found in self.records.found.values() if found["kind"] == "latency"), None)
         rows = [] if record is None else record["rows"]
         return {(row["model"], row["members"], row["batch_size"]): row["milliseconds"] for row in rows}
+
+
+def _paired(ours: dict[int, np.ndarray], theirs: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both sides at the places that both have, (seeds, items) each; None where there is none."""
+    common = sorted(set(ours) & set(theirs))
+    return (
+        (np.stack([ours[place] for place in common]), np.stack([theirs[place] for place in common])) if common else None
+    )
 
 
 def _row(finding: str, task: str, model: str, x: Any, measure: str, found: Estimate) -> Row:
