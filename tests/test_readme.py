@@ -82,6 +82,7 @@ def test_training_table_is_that_of_the_results_files():
         ("paper-tenth", "tlm"),
         ("paper-tenth", "lr 5e-4"),
         ("paper-eighth", "lr 5e-4"),
+        ("paper-init", "initializer 0.02, lr 5e-4"),
         ("laptop-float32", "tlm"),
     ):
         trials = {

@@ -86,7 +86,7 @@ def test_given_values_win_over_the_schedules(corpus, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "peak"),
-    [(("--hidden-size", "64"), 2e-3), (("--hidden-size", "768"), 1e-3), (("--schedule", "paper"), 5e-5)],
+    [(("--hidden-size", "64"), 2e-3), (("--hidden-size", "768"), 5e-4), (("--schedule", "paper"), 5e-5)],
 )
 def test_wide_encoders_take_a_lower_rate(corpus, tmp_path, words, peak):
     succeed(*WORDS, *words, "--max-steps", "10", "--num-threads", "1", "--output-dir", "out")

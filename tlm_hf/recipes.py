@@ -16,6 +16,8 @@ from .operations import cheapest_path, classifier_multiply_adds, masked_lm_multi
 Entry = TypeVar("Entry")
 HEAD_SIZE = 64
 PAPER_HEADS = 12
+NARROW = 384
+"""Largest hidden size at which one layer starts from weights of 1/sqrt(hidden_size) and at the schedule's full rate."""
 MASKED_SHARE = 0.15
 """Share of the positions that the table takes as labelled in pre-training: the paper's mask rate."""
 TABLE_NOTE = (
@@ -95,8 +97,8 @@ class Schedule:
         parts: see above; None for a rate that changes at every step.
         final_mlm_probability: share at the last step, to which it moves linearly; None to keep it.
         group_by_length: batches of texts of similar length (see `data.masking.PretrainingSchedule`).
-        full_rate_up_to: hidden size up to which `learning_rate` is the peak; wider encoders take it times this over
-            their width (None: all take it whole).
+        full_rate_up_to: hidden size up to which `learning_rate` is the peak; wider encoders take it times the square of
+            this over their width (None: all take it whole).
         unigram_bias: start the decoder's bias at the log of each token's share of the training texts, where stock BERT
             starts it at 0: the first steps need not learn the frequencies.
     """
@@ -121,7 +123,7 @@ class Schedule:
         """Peak rate of an encoder of this width."""
         if self.full_rate_up_to is None:
             return self.learning_rate
-        return self.learning_rate * min(1.0, self.full_rate_up_to / hidden_size)
+        return self.learning_rate * min(1.0, self.full_rate_up_to / hidden_size) ** 2
 
     def factor(self, step: int, steps: int) -> float:
         """Share of the peak rate at step `step` = 0, 1, ... of `steps`, for a schedule with `parts`."""
@@ -134,7 +136,7 @@ class Schedule:
 SCHEDULES = {
     schedule.name: schedule
     for schedule in (
-        Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None, unigram_bias=True, full_rate_up_to=384),
+        Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None, unigram_bias=True, full_rate_up_to=NARROW),
         Schedule("paper", 5e-5, 0.0, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, parts=50, group_by_length=False),
         Schedule("paper-repaired", 5e-5, 0.02, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, group_by_length=False),
     )
@@ -199,12 +201,12 @@ def find_schedule(name: str) -> Schedule:
 
 
 def default_initializer_range(hidden_size: int, num_hidden_layers: int) -> float:
-    """Standard deviation of new weights: max(0.02, 1/sqrt(hidden_size)) for one layer, BERT's 0.02 for more.
+    """Standard deviation of new weights: 1/sqrt(hidden_size) for one narrow layer, else BERT's 0.02.
 
-    Measured at hidden size 256 (results/training/LOG.md, sections 2 and 8): one layer learns slower from 0.02, and six
-    layers hardly learn at all from 1/sqrt(hidden_size).
+    Measured (results/training/LOG.md, sections 2 and 8): at hidden size 256 one layer learns slower from 0.02, and six
+    layers hardly learn at all from 1/sqrt(hidden_size); at 768 one layer learns faster from 0.02. `NARROW` lies between.
     """
-    return max(0.02, hidden_size**-0.5) if num_hidden_layers == 1 else 0.02
+    return max(0.02, hidden_size**-0.5) if num_hidden_layers == 1 and hidden_size <= NARROW else 0.02
 
 
 def build_config(

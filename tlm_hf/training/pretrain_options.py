@@ -79,7 +79,7 @@ class PretrainArguments:
     )
     dropout: float | None = field(default=None, metadata={"help": "Hidden and attention dropout (likewise)."})
     initializer_range: float | None = field(
-        default=None, metadata={"help": "Default: 1/sqrt(hidden size), or 0.02 for several layers."}
+        default=None, metadata={"help": "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02."}
     )
     unigram_bias: bool | None = field(
         default=None, metadata={"help": "Start the decoder's bias at the tokens' log frequencies (the schedule's)."}
