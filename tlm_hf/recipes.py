@@ -204,7 +204,7 @@ def default_initializer_range(hidden_size: int, num_hidden_layers: int) -> float
     """Standard deviation of new weights: 1/sqrt(hidden_size) for one narrow layer, else BERT's 0.02.
 
     Measured (results/training/LOG.md, sections 2 and 8): at hidden size 256 one layer learns slower from 0.02, and six
-    layers hardly learn at all from 1/sqrt(hidden_size); at 768 one layer learns faster from 0.02. `NARROW` lies between.
+    hardly learn at all from 1/sqrt(hidden_size); at 768 one layer learns faster from 0.02. `NARROW` lies between.
     """
     return max(0.02, hidden_size**-0.5) if num_hidden_layers == 1 and hidden_size <= NARROW else 0.02
 
