@@ -136,7 +136,8 @@ def _load_task(folder: Path, entry: dict[str, Any], committee: str | None, deep:
     task = Task(entry["name"], entry["title"], entry["examples"], members=list(entry["members"]))
     try:
         task.committee = load_classifier(*_source(folder, committee or entry["committee"], committee is not None))
-        task.deep = load_classifier(*_source(folder, deep or entry["deep"], deep is not None))
+        if deep or entry["deep"]:
+            task.deep = load_classifier(*_source(folder, deep or entry["deep"], deep is not None))
     except DemoError as error:
         task.trouble = f"{error} {HOW_TO_MAKE}"
     try:
@@ -183,7 +184,8 @@ def build_committee(task: Task, chosen: list[int]) -> list[dict[str, Any]]:
         {"model": task.members[place], **_scores(logits_of(task.answers["test"][:, place]), labels["test"])}
         for place in chosen
     ]
-    rows.append({"model": "the deep encoder", **_scores(logits_of(task.answers["test_deep"]), labels["test"])})
+    if "test_deep" in task.answers:
+        rows.append({"model": "the deep encoder", **_scores(logits_of(task.answers["test_deep"]), labels["test"])})
     return rows
 
 

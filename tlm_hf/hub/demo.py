@@ -61,14 +61,14 @@ class DemoTask:
         name: as in `load_task`.
         title: what people read.
         committee: folder of the committee.
-        deep: folder of the deep classifier beside it.
+        deep: folder of the deep classifier beside it; None for none.
         splits: the task, with `validation` and `test`.
     """
 
     name: str
     title: str
     committee: Path
-    deep: Path
+    deep: Path | None
     splits: datasets.DatasetDict
 
 
@@ -127,13 +127,14 @@ def _relative(folder: Path, destination: Path) -> str:
 
 def _describe(task: DemoTask, partial: Path, destination: Path) -> dict[str, Any]:
     """The task's entry, after the answers of its models were written beside it."""
-    committee, deep = load_classifier(str(task.committee)), load_classifier(str(task.deep))
-    tokenizers = [load_tokenizer(str(folder)) for folder in (task.committee, task.deep)]
+    committee, tokenizer = load_classifier(str(task.committee)), load_tokenizer(str(task.committee))
     answers: dict[str, np.ndarray] = {}
     for split in SPLITS:
         texts = task.splits[split]["text"][:]
-        answers[split] = pack_logits(predict_logits(committee, tokenizers[0], texts, member_logits=True)[0])
-        answers[f"{split}_deep"] = pack_logits(predict_logits(deep, tokenizers[1], texts)[0])
+        answers[split] = pack_logits(predict_logits(committee, tokenizer, texts, member_logits=True)[0])
+        if task.deep is not None:
+            deep = load_classifier(str(task.deep)), load_tokenizer(str(task.deep))
+            answers[f"{split}_deep"] = pack_logits(predict_logits(*deep, texts)[0])
         answers[f"{split}_labels"] = np.array(task.splits[split]["label"][:], dtype=np.uint16)
     file = f"{task.name}.npz"
     np.savez_compressed(partial / file, allow_pickle=False, **answers)
@@ -142,7 +143,7 @@ def _describe(task: DemoTask, partial: Path, destination: Path) -> dict[str, Any
         "title": task.title,
         "labels": class_names(task.splits),
         "committee": _relative(task.committee, destination),
-        "deep": _relative(task.deep, destination),
+        "deep": None if task.deep is None else _relative(task.deep, destination),
         "members": [f"member {place}" for place in range(committee.config.num_members)],
         "answers": file,
         "examples": EXAMPLES.get(task.name, []),

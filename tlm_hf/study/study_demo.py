@@ -24,13 +24,13 @@ TITLES = {
 
 
 def stage_study_demo(arguments: StudyArguments) -> dict[str, Any]:
-    """Join the members that are there into committees of up to five, and stage them with the deep encoder.
+    """Join the members that are there into committees of up to five, and stage them, with a deep encoder if there is one.
 
     Returns:
         `demo`: the folder, `WORK_DIR/demo`; `tasks` that it has.
 
     Raises:
-        UserError: no task has two members and a deep classifier whose weights are there.
+        UserError: no task has two members whose weights are there.
     """
     plan = check_arguments(arguments)
     records = read_state(arguments, plan).records
@@ -40,10 +40,11 @@ def stage_study_demo(arguments: StudyArguments) -> dict[str, Any]:
     tasks = [task for name in plan.tasks if (task := _task(arguments, planner, plan, name, work)) is not None]
     if not tasks:
         raise UserError(
-            f"{work} has no task with two members and a {reference} whose weights are there: run `tlm study run --size "
-            f"{arguments.size}` first."
+            f"{work} has no task with two members whose weights are there: run `tlm study run --size {arguments.size}` "
+            "first."
         )
     encoders = {recipe: work / planner.pretraining(recipe, 0, [], 0) for recipe in (first, reference)}
+    encoders = {recipe: folder for recipe, folder in encoders.items() if is_ready("pretrain", folder)}
     corpus = load_corpus(plan.corpus, num_texts=plan.pretraining[first]["num_texts"], root=arguments.data_root)["train"]
     rows = arguments.results_folder() / ROWS_FILE
     words = f"{plan.corpus}, {len(corpus):,} texts"
@@ -64,7 +65,7 @@ def _task(arguments: StudyArguments, planner: Planner, plan: SizePlan, name: str
 
     members = [found for seed, tuned in planner.member_seeds(first) if (found := classifier(first, seed, tuned))]
     deep = classifier(reference, 0, 0)
-    if len(members) < 2 or deep is None:
+    if len(members) < 2:
         return None
     members = members[:MOST_MEMBERS]
     output = work / f"committee-{name}-{len(members)}"
