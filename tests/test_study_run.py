@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from helpers_study import words, write_plan
 from sklearn.metrics import accuracy_score
+from transformers import AutoModelForSequenceClassification
 
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.packed_logits import LOGIT_STEP, pack_logits, unpack_logits
 from tlm_hf.study.execute import read_record
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
+from tlm_hf.study.study_demo import stage_study_demo
 
 
 def arguments(folder, **more):
@@ -94,6 +96,29 @@ def test_the_gap_is_the_difference_of_the_mean_accuracies(study):
     assert scratch["estimate"] == pytest.approx(np.mean(by_arm["scratch"]))
     gap, pretrained = (next(r for r in rows if (r["finding"], r["x"]) == ("gap", x)) for x in ("gap", "pretrained"))
     assert gap["estimate"] == pytest.approx(pretrained["estimate"] - scratch["estimate"])
+
+
+def test_the_demo_shows_the_members_of_the_study(study):
+    found = stage_study_demo(arguments(study))
+    assert found["tasks"] == ["docstrings"]
+    folder = study / "work" / "demo"
+    task = json.loads((folder / "demo.json").read_text())["tasks"][0]
+    with np.load(folder / task["answers"], allow_pickle=False) as stored:
+        right = unpack_logits(stored["test"]).argmax(axis=-1) == stored["test_labels"][:, None].astype(int)
+    accuracies = [
+        record["test"]["accuracy"] for record in records(study).values()
+        if record["kind"] == "finetune" and record["settings"]["encoder"] in set(encoders(study))
+    ]  # fmt: skip
+    assert len(task["members"]) == 3
+    for accuracy in right.mean(axis=0):
+        assert min(abs(accuracy - other) for other in accuracies) < 1e-6
+    model = AutoModelForSequenceClassification.from_pretrained((folder / task["committee"]).resolve())
+    assert model.config.num_members == 3
+
+
+def encoders(folder):
+    """The encoders on the whole corpus."""
+    return [name for name in records(folder) if name.startswith("pretrain-bert-1-128-texts-4-steps")]
 
 
 def test_a_deleted_record_comes_back_and_nothing_else_is_done_again(study):

@@ -24,7 +24,7 @@ TITLES = {
 
 
 def stage_study_demo(arguments: StudyArguments) -> dict[str, Any]:
-    """Join the members that are there into committees of up to five, and stage them, with a deep encoder if there is one.
+    """Join the members that are there into committees of up to five; stage them, with a deep encoder if there is one.
 
     Returns:
         `demo`: the folder, `WORK_DIR/demo`; `tasks` that it has.
