@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from tlm_hf.study.report import write_report
+from tlm_hf.study.study import StudyArguments
+
 from tlm_hf.study.quickstart_report import Row, report_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,3 +184,21 @@ def adapter_rows():
         cells += [f"{row['agreement']:.3f}", f"{row['weights_mib']:.1f}"]
         cells += [f"{row['ms_batch_1']:.2f}", f"{row['ms_batch_32']:.1f}"]
         yield f"| {' | '.join(map(str, cells))} |"
+
+
+def test_study_tables_are_those_of_its_report():
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("<!-- study -->")[1].split("<!-- /study -->")[0]
+    report = (ROOT / "results" / "study" / "laptop" / "REPORT.md").read_text().splitlines()
+    shown = [line for line in section.splitlines() if line.startswith(("| ", "- On "))]
+    assert len(shown) > 5
+    for line in shown:
+        assert line in report, line
+
+
+def test_the_studys_report_is_that_of_its_records(tmp_path):
+    results = ROOT / "results" / "study" / "laptop"
+    (tmp_path / "runs").symlink_to(results / "runs")
+    write_report(StudyArguments(size="laptop", results_dir=str(tmp_path)))
+    for name in ("REPORT.md", "rows.json"):
+        assert (tmp_path / name).read_text() == (results / name).read_text()

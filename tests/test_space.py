@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers_space import LABELS, SPACE, Server, make_demo
+from helpers_space import LABELS, SPACE, STUDY, Server, make_demo
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from tlm_hf.data.overlap import count_tokens, encode_texts, measure_overlap
@@ -132,14 +132,15 @@ def test_a_committee_of_two_has_the_accuracy_of_the_package(client, demo, senten
     with np.load(demo / "streams.npz", allow_pickle=False) as stored:
         logits = {split: unpack_logits(stored[split])[:, [0, 2]] for split in ("validation", "test")}
         labels = stored["test_labels"].astype(int)
-        deep = classification_metrics(unpack_logits(stored["test_deep"]), labels)
+    names = pipeline("text-classification", model=str(demo.parent / "deep"))(sentences, truncation=True)
+    deep = np.mean([LABELS.index(found["label"]) == label for found, label in zip(names, labels, strict=True)])
     mean = np.exp(logits["test"] - logits["test"].max(-1, keepdims=True))
     mean = np.log((mean / mean.sum(-1, keepdims=True)).mean(axis=1))
     accuracy = classification_metrics(mean, labels)["accuracy"]
     rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", shown)
     assert [name for name, _ in rows] == ["committee of 2", "member 0", "member 2", "the deep encoder"]
     assert f"{100 * accuracy:.1f}%" in rows[0][1]
-    assert f"{100 * deep['accuracy']:.1f}%" in rows[3][1]
+    assert f"{100 * deep:.1f}%" in rows[3][1]
     single = unpack_logits(np.load(demo / "streams.npz")["test"])[:, 0]
     assert f"{expected_calibration_error(single, labels):.3f}" in rows[1][1]
 
@@ -173,9 +174,34 @@ def test_bad_input_is_said_and_the_server_goes_on(client, words, endpoint, said)
     assert "The committee says" in client.predict(text=TEXT, task="streams", api_name="/classify")[0]
 
 
+def test_findings_are_those_of_the_rows(client):
+    bars, _, says, _, _, file = client.predict(finding="gap", task="news", api_name="/findings")
+    assert "it pays" in says
+    assert all(value in str(bars) for value in ("84", "79"))
+    with open(file, encoding="utf-8") as written:
+        assert "bert-1,gap,gap,5.0,3.0,7.0,3" in written.read()
+    for finding in ("corpus_size", "overlap", "committee"):
+        found = client.predict(finding=finding, task="news", api_name="/findings")
+        assert len(found[3]["data"]) == sum(row["finding"] == finding for row in STUDY["rows"])
+    assert all(value in str(found[1]) for value in ("85.0", "82.0"))  # baseline and deep encoder beside the committees
+    assert all(value in str(found[4]) for value in ("1.5", "9.0"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"no numbers"])
+def test_answers_that_are_cut_short_are_said(space, monkeypatch, tmp_path, demo, damage):
+    demo_data, _ = space
+    shutil.copytree(demo.parent, tmp_path / "space")
+    for name in ("streams.npz", "corpus_counts.npz"):
+        (tmp_path / "space" / "demo" / name).write_bytes(damage)
+    monkeypatch.setenv("TLM_DEMO", str(tmp_path / "space" / "demo"))
+    found = demo_data.load_demo()
+    assert len(found.trouble) == 2
+    assert found.tasks["streams"].committee is not None
+
+
 def test_every_endpoint_is_described(client):
     found = client.view_api(return_format="dict")["named_endpoints"]
-    assert {"/classify", "/fill_mask", "/overlap", "/build_committee"} <= set(found)
+    assert {"/classify", "/fill_mask", "/findings", "/overlap", "/build_committee"} <= set(found)
     assert all(parameter["label"] for endpoint in found.values() for parameter in endpoint["parameters"])
 
 

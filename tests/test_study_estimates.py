@@ -5,7 +5,15 @@ import pytest
 from scipy import stats
 
 from tlm_hf.combination_committee import combine
-from tlm_hf.study.estimates import accuracy, committee_correct, committee_curve, difference, first_not_worse, slope
+from tlm_hf.study.estimates import (
+    Estimate,
+    accuracy,
+    committee_correct,
+    committee_curve,
+    difference,
+    first_not_worse,
+    slope,
+)
 
 
 @pytest.fixture
@@ -92,8 +100,14 @@ def test_the_curve_ends_at_all_members_and_starts_at_their_mean():
     against = (logits[:, :1].argmax(axis=-1) == labels[:, None]).T.astype(float)
     compared = committee_curve(logits, labels, against, orders=400)
     assert compared[-1].value == pytest.approx(curve[-1].value - against.mean())
-    assert first_not_worse(compared, 0.0) is not None
-    assert first_not_worse(compared, -1.0) is None
+
+
+def test_not_worse_holds_from_a_number_on():
+    lows = [-0.02, 0.005, -0.03, -0.005, 0.001]
+    curve = [Estimate(low + 0.01, low, low + 0.02, 3) for low in lows]
+    assert first_not_worse(curve, 0.01) == 4
+    assert first_not_worse(curve, 0.0) == 5
+    assert first_not_worse(curve[:3], 0.0) is None
 
 
 def test_sides_of_other_items_are_refused(answers):

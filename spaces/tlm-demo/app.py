@@ -1,7 +1,9 @@
 """The Space of tlm_hf: see a committee of one-layer encoders think. `python app.py` runs it; README.md has the rest."""
 
+import atexit
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -77,7 +79,7 @@ def classify_tab(demo: Demo) -> None:
         chosen = tasks.get(task)
         try:
             if chosen is None or chosen.committee is None:
-                raise DemoError(f"There is no task {task!r}: choose one of {', '.join(demo.tasks)}.")
+                raise DemoError(f"There is no task {task!r}: choose one of {', '.join(tasks)}.")
             found = classify(text, chosen.committee, chosen.deep)
         except DemoError as error:
             raise refuse(error) from error
@@ -148,6 +150,9 @@ def findings_tab(demo: Demo) -> None:
         finding = gr.Dropdown([(title, name) for name, title in FINDINGS.items()], value="gap", label="Finding")
         task = gr.Dropdown(tasks_of(study), value=tasks_of(study)[0], label="Task of the study")
 
+    tables = Path(tempfile.mkdtemp(prefix="tlm-demo-"))
+    atexit.register(shutil.rmtree, tables, ignore_errors=True)
+
     def show(finding: str, task: str) -> tuple[Any, Any, str, Any, Any, str]:
         """One finding of the study on one task.
 
@@ -167,8 +172,9 @@ def findings_tab(demo: Demo) -> None:
         )
         words = [EXPLANATIONS[finding], *(f"- {sentence}" for sentence in sentences(study, finding, task))]
         shown = table(study, finding, task)
-        file = Path(tempfile.mkdtemp()) / f"{finding}-{task}.csv"
-        shown.to_csv(file, index=False)
+        file = tables / f"{finding}-{task}.csv"  # the same file for every visitor
+        if not file.is_file():
+            shown.to_csv(file, index=False)
         points = latency(study, task)
         pareto = gr.ScatterPlot(
             points, x="milliseconds", y="accuracy", color="model", x_title="ms for one text", y_title="accuracy (%)",
@@ -229,7 +235,8 @@ def committee_tab(demo: Demo) -> None:
     first = next(iter(tasks.values()))
     titles = [(task.title, name) for name, task in tasks.items()]
     task = gr.Dropdown(titles, value=first.name, label="Task of the members")
-    members = gr.CheckboxGroup(first.members, value=first.members, label="Members")
+    names = list(dict.fromkeys(name for each in tasks.values() for name in each.members))
+    members = gr.CheckboxGroup(names, value=first.members, label="Members")
     shown = gr.HTML(WAITING, elem_id="committee")
 
     def build(task: str, members: list[str]) -> str:
@@ -242,7 +249,8 @@ def committee_tab(demo: Demo) -> None:
         chosen = tasks.get(task)
         try:
             if chosen is None:
-                raise DemoError(f"There is no task {task!r}: choose one of {', '.join(demo.tasks)}.")
+                raise DemoError(f"There is no task {task!r}: choose one of {', '.join(tasks)}.")
+            members = list(dict.fromkeys(members or []))
             unknown = [name for name in members if name not in chosen.members]
             if unknown:
                 raise DemoError(f"There is no member {unknown[0]!r}: choose among {', '.join(chosen.members)}.")
@@ -255,7 +263,10 @@ def committee_tab(demo: Demo) -> None:
     def change_task(name: str) -> Any:
         return gr.CheckboxGroup(choices=tasks[name].members, value=tasks[name].members)
 
-    task.change(change_task, [task], [members], api_visibility="private")
+    # Members of two tasks may bear the same names, so that their box does not change: show the other task's anyway.
+    task.change(change_task, [task], [members], api_visibility="private").then(
+        build, [task, members], [shown], api_visibility="private"
+    )
     gr.on(
         [members.change], build, [task, members], [shown], api_name="build_committee",
         api_description="Accuracy, calibration and latency of a committee of chosen members, as HTML.",
@@ -268,6 +279,8 @@ def _milliseconds(task: Any, places: list[int]) -> dict[str, float]:
     """Latency of the committee of these members and of the deep encoder, where the models are here."""
     if task.committee is None or not task.examples:
         return {}
+    if getattr(task.committee.model.config, "num_members", 1) != len(task.members):  # another committee was named
+        return {}
     side = task.committee
     if hasattr(side.model, "subset") and len(places) < len(task.members):
         side = type(side)(side.model.subset(places).eval(), side.tokenizer, side.labels)
@@ -278,7 +291,8 @@ def _milliseconds(task: Any, places: list[int]) -> dict[str, float]:
 
 def build_app(demo: Demo) -> gr.Blocks:
     """The page."""
-    with gr.Blocks(title="Tiny language models", fill_width=False) as app:
+    # What visitors upload, and copies of tables, are deleted after an hour.
+    with gr.Blocks(title="Tiny language models", fill_width=False, delete_cache=(3600, 3600)) as app:
         gr.Markdown(
             "# Tiny language models: see a committee think\n"
             "Several one-layer encoders vote; a six-layer one stands beside them. All of them were trained on a laptop."

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ LARGEST_FILE = 2_000_000
 LOGIT_STEP = 1 / 128
 """Members' logits lie in the files as distances below the largest one, in units of this."""
 BINS = 15
+ENTRY = ("name", "title", "examples", "members", "committee", "deep", "answers")
+BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""What numpy raises for a file that is missing, empty, cut short or none of its own."""
 HOW_TO_MAKE = (
     "Make one with `bash scripts/quickstart.sh` (15 minutes; `--smoke` for two), or name a folder with `demo.json` in "
     "the environment variable `TLM_DEMO`."
@@ -85,14 +89,15 @@ def load_demo() -> Demo:
     try:
         found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
         tasks, encoders, demo.corpus = found["tasks"], found["encoders"], found["corpus"]
+        entries = [{key: entry[key] for key in ENTRY} for entry in tasks]
         committees, deep, own = (named(f"TLM_DEMO_{name}") for name in ("COMMITTEES", "DEEP", "ENCODERS"))
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         demo.trouble.append(f"`{folder.name}/demo.json` cannot be read ({escape(error)}). {HOW_TO_MAKE}")
         return demo
     except DemoError as error:
         demo.trouble.append(escape(error))
         return demo
-    for entry in tasks:
+    for entry in entries:
         task = _load_task(folder, entry, committees.get(entry["name"]), deep.get(entry["name"]))
         demo.tasks[task.name] = task
         if task.trouble:
@@ -108,7 +113,7 @@ def load_demo() -> Demo:
     try:
         with np.load(folder / demo.corpus["counts"], allow_pickle=False) as stored:
             demo.counts = stored["counts"]
-    except (OSError, ValueError, KeyError):
+    except BROKEN:
         demo.trouble.append("The token counts of the pre-training text are missing, so the tab Overlap is empty.")
     if found.get("study"):
         demo.study = _study(folder / found["study"])
@@ -127,8 +132,11 @@ def _study(file: Path | None) -> dict[str, Any] | None:
     places = [file] if file is not None else [HERE / "study.json", CHECKOUT / "results/study/laptop/rows.json"]
     for place in places:
         if place.is_file():
-            found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-            return found
+            try:
+                found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return None
+            return found if {"rows", "sentences", "latency"} <= set(found) else None
     return None
 
 
@@ -143,7 +151,7 @@ def _load_task(folder: Path, entry: dict[str, Any], committee: str | None, deep:
     try:
         with np.load(folder / entry["answers"], allow_pickle=False) as stored:
             task.answers = {key: stored[key] for key in stored}
-    except (OSError, ValueError):
+    except BROKEN:
         task.trouble += f" The members' answers for {task.name} are missing, so no committee of them can be built."
     return task
 

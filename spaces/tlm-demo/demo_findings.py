@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 FINDINGS = {
-    "gap": "a. Pre-training pays",
+    "gap": "a. Pre-trained against scratch",
     "corpus_size": "b. More pre-training text",
     "overlap": "c. Token overlap",
     "committee": "d. Committees",
@@ -54,8 +54,16 @@ def plotted(study: dict[str, Any], finding: str, task: str) -> tuple[pd.DataFram
     else:
         points = [(row["x"], row["estimate"], row["model"]) for row in rows if row["measure"] == "accuracy"]
         counts = [x for x, _, model in points if model.startswith("committee of")] or [1]
-        # The deep encoder as a line over all numbers of members.
-        points += [(max(counts), value, model) for x, value, model in points if x == 1 and not model.startswith("comm")]
+        # The deep encoder and the baselines as lines over all numbers of members.
+        deep = study.get("reference")
+        flat = [(value, model) for x, value, model in points if model == deep]
+        flat += [
+            (row["estimate"], row["model"])
+            for row in study["rows"]
+            if (row["finding"], row["task"]) == ("baselines", task)
+        ]
+        points = [point for point in points if point[2] != deep]
+        points += [(count, value, model) for value, model in flat for count in (1, max(counts))]
         title, kind = "members", "line"
     frame = pd.DataFrame(points, columns=["x", "value", "model"])
     frame["value"] = (100 * frame["value"].astype(float)).round(2)
@@ -69,7 +77,7 @@ def latency(study: dict[str, Any], task: str) -> pd.DataFrame:
     for row in study["rows"]:
         if row["finding"] != "committee" or row["task"] != task or row["measure"] != "accuracy":
             continue
-        model = row["model"].removeprefix("committee of ")
+        model = "mixed" if row["model"].startswith("mixed") else row["model"].removeprefix("committee of ")
         if (model, row["x"]) in times:
             points.append((round(times[model, row["x"]], 3), round(100 * row["estimate"], 2), row["model"], row["x"]))
     return pd.DataFrame(points, columns=["milliseconds", "accuracy", "model", "members"])

@@ -69,10 +69,10 @@ def load_classifier(source: str, trust: bool) -> Classifier:
     try:
         model = AutoModelForSequenceClassification.from_pretrained(source, trust_remote_code=trust).eval()
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
+        labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+        return Classifier(model, tokenizer, labels, _attentive(model))
     except Exception as error:
         raise DemoError(f"The model {Path(source).name} cannot be opened: {_first_line(error)}") from error
-    labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-    return Classifier(model, tokenizer, labels, _attentive(model))
 
 
 def _first_line(error: BaseException) -> str:

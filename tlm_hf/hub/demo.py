@@ -18,6 +18,7 @@ from ..data.tasks import class_names
 from ..data.tokenization import load_tokenizer
 from ..evaluation.packed_logits import pack_logits
 from ..evaluation.scoring import predict_logits
+from ..joining_committee import in_label_order
 from ..loading import load_classifier
 from ..provenance import provenance
 from ..runs import write_json
@@ -128,12 +129,15 @@ def _relative(folder: Path, destination: Path) -> str:
 def _describe(task: DemoTask, partial: Path, destination: Path) -> dict[str, Any]:
     """The task's entry, after the answers of its models were written beside it."""
     committee, tokenizer = load_classifier(str(task.committee)), load_tokenizer(str(task.committee))
+    deep = None
+    if task.deep is not None:  # in the order of the task's labels, matched by name
+        own = in_label_order(load_classifier(str(task.deep)), dict(enumerate(class_names(task.splits))))
+        deep = own, load_tokenizer(str(task.deep))
     answers: dict[str, np.ndarray] = {}
     for split in SPLITS:
         texts = task.splits[split]["text"][:]
         answers[split] = pack_logits(predict_logits(committee, tokenizer, texts, member_logits=True)[0])
-        if task.deep is not None:
-            deep = load_classifier(str(task.deep)), load_tokenizer(str(task.deep))
+        if deep is not None:
             answers[f"{split}_deep"] = pack_logits(predict_logits(*deep, texts)[0])
         answers[f"{split}_labels"] = np.array(task.splits[split]["label"][:], dtype=np.uint16)
     file = f"{task.name}.npz"

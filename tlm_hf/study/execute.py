@@ -50,6 +50,7 @@ class RunArguments:
         record_dir: folder of the records.
         data_root: folder of real text; None for the variable TLM_DATA.
         command: the command that the record names.
+        keep_record: there is a record already, and only the weights are needed again: leave it as it is.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class RunArguments:
     record_dir: str
     data_root: str | None
     command: str
+    keep_record: bool = False
 
     def beside(self, name: str) -> Path:
         """Work folder of another run."""
@@ -79,6 +81,8 @@ def execute(arguments: RunArguments) -> dict[str, Any]:
     record = Path(arguments.record_dir) / arguments.name
     found = EXECUTORS[arguments.kind](arguments)
     logits = found.pop("logits", None)
+    if arguments.keep_record:
+        return found
     results = {
         "name": arguments.name,
         "kind": arguments.kind,
@@ -98,7 +102,8 @@ def execute(arguments: RunArguments) -> dict[str, Any]:
         if logits is not None:
             np.savez_compressed(partial / LOGITS_FILE, **logits)
         flush_tree(partial)
-        shutil.rmtree(record, ignore_errors=True)
+        if record.exists():  # one that was not whole
+            shutil.rmtree(record)
         partial.rename(record)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -271,6 +276,9 @@ EXECUTORS: dict[str, Callable[[RunArguments], dict[str, Any]]] = {
 }
 
 
+HAS_LOGITS = ("finetune", "tfidf", "sentence")
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record in a folder: its `results.json` with `settings`; None where it is not whole.
 
@@ -284,4 +292,6 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise UserError(f"The record {folder} is damaged ({error}): delete it, and the study makes it anew.") from error
+    if results["kind"] in HAS_LOGITS and not (folder / LOGITS_FILE).is_file():
+        return None
     return {**results, "settings": settings}

@@ -134,7 +134,7 @@ class Findings:
                     points.append((texts, found))
                     yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "gap", difference(*found))
                     yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "accuracy", accuracy(found[0]))
-                if len(points) > 1:
+                if len(points) > 1 and len({len(found[0]) for _, found in points}) == 1:  # the same seeds at all points
                     found_slope = slope([np.log2(texts) for texts, _ in points], [found for _, found in points])
                     yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", "slope", "gap per doubling", found_slope)
 
@@ -157,7 +157,7 @@ class Findings:
                 divergence = record["measures"][task][kind]["train"]["jensen_shannon_bits"]
                 row = _row(OVERLAP, task, f"{recipe}, {kind} overlap", divergence, "gap", difference(*found))
                 yield row | {"measures": record["measures"][task][kind]["train"]}
-            if "high" in gaps and "low" in gaps:
+            if "high" in gaps and "low" in gaps and len(gaps["high"][0]) == len(gaps["low"][0]):
                 found_difference = difference(gaps["high"][0], gaps["low"][0])
                 yield _row(OVERLAP, task, recipe, "high - low", "difference", found_difference)
 
@@ -185,8 +185,11 @@ class Findings:
         reference = self.plan.committee["reference"]
         for task in self.plan.tasks:
             members = self.members(task)
-            arms = self.arms(reference, task)
-            deep = None if arms is None else arms[0]
+            seeds = [
+                (self.planner.pretraining(reference, seed, [], 0), runs) for seed, runs in self.planner.gap_seeds()
+            ]
+            rows = self._seeds(reference, task, "pretrained", seeds)
+            deep = np.stack(list(rows.values())) if rows else None
             if deep is not None:
                 yield _row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep))
             if first not in members:

@@ -143,6 +143,7 @@ def _check(plan: SizePlan, file: str | Path) -> None:
     for recipe in plan.pretraining:
         find_architecture(recipe)
     wanted = [*plan.gap["recipes"], plan.corpus_size["recipe"], plan.overlap["recipe"], *plan.committee["members"]]
+    wanted.append(plan.committee["reference"])
     for recipe in wanted:
         for section, entries in (("pretraining", plan.pretraining), ("finetuning", plan.finetuning)):
             if recipe not in entries:
@@ -312,6 +313,11 @@ class Planner:
                 priority = 15 + 4 * place + 45 * min(number, 1)
                 encoder = self.pretraining(recipe, seed, [COMMITTEE], priority)
                 self.runs_of(recipe, "pretrained", encoder, [tuned], [COMMITTEE], priority + 1)
+        reference = self.plan.committee["reference"]
+        for seed, seeds in self.gap_seeds():  # what the committees are compared with
+            encoder = self.pretraining(reference, seed, [COMMITTEE], 26 + 30 * seed)
+            for place, tuned in enumerate(seeds):
+                self.runs_of(reference, "pretrained", encoder, [tuned], [COMMITTEE], 27 + 30 * seed + 40 * place)
         settings = {
             "size": self.plan.recipe_size,
             "members": dict(self.plan.committee["members"]),

@@ -55,15 +55,22 @@ def write_report(arguments: StudyArguments) -> dict[str, Any]:
         waiting=state.expansion.waiting,
         hours=sum(record.get("seconds", 0.0) for record in records) / 3600,
         machines=sorted({_machine(record["machine"]) for record in records}),
-        commits=sorted({str(record["commit"])[:12] for record in records}),
+        commits=sorted({_commit(record["commit"]) for record in records}),
         margin=NOT_WORSE,
     )
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
     found = {"size": arguments.size, "rows": rows, "latency": latency, "sentences": view.sentences()}
+    found["reference"] = plan.committee["reference"]
     write_json(folder / ROWS_FILE, found)
     if arguments.json is not None:
         write_json(Path(arguments.json).expanduser(), found)
     return {"report": str(folder / REPORT_FILE), "findings": view.sentences(), "rows": rows}
+
+
+def _commit(commit: str | None) -> str:
+    if commit is None:
+        return "none"
+    return commit[:12] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def _machine(found: dict[str, Any]) -> str:
@@ -94,7 +101,9 @@ def points(row: Row | None) -> str:
 
 def t_points(row: Row | None) -> str:
     """The t-interval over seeds, in percentage points."""
-    if row is None or row["t_low"] is None:
+    if row is None:
+        return ""
+    if row["t_low"] is None:
         return "one seed"
     return f"[{100 * row['t_low']:+.1f}, {100 * row['t_high']:+.1f}]"
 
@@ -145,7 +154,7 @@ class Report:
     def corpus_table(self) -> Table:
         """Finding b."""
         sizes = self.plan.corpus_size["num_texts"]
-        head = ["task", "at equal", *[f"{size:,} texts" for size in sizes], "gap per doubling", "seeds"]
+        head = ["task", "at equal", *[f"{size:,} texts" for size in sizes], "gap per doubling", "t-interval", "seeds"]
         lines = []
         recipe = self.plan.corpus_size["recipe"]
         for task in self.tasks:
@@ -156,8 +165,8 @@ class Report:
                 ]
                 rise = self.find(finding=CORPUS_SIZE, task=task, model=model, x="slope")
                 if any(found):
-                    seeds = str(max(row["seeds"] for row in found if row is not None))
-                    lines.append([task, equal, *map(points, found), points(rise), seeds])
+                    seeds = str(min(row["seeds"] for row in found if row is not None))
+                    lines.append([task, equal, *map(points, found), points(rise), t_points(rise), seeds])
         return {"head": head, "rows": lines}
 
     def overlap_table(self) -> Table:
@@ -279,18 +288,17 @@ def _members(count: int) -> str:
 
 
 def _verdict(row: Row, positive: str, negative: str) -> str:
-    """What the interval says, and what the t-interval over seeds says where it says otherwise."""
-    if row["low"] > 0:
-        words = positive
-    elif row["high"] < 0:
-        words = negative
-    else:
+    """What both intervals say together."""
+    intervals = [(row["low"], row["high"])]
+    if row["t_low"] is not None:
+        intervals.append((row["t_low"], row["t_high"]))
+    signs = {1 if low > 0 else -1 if high < 0 else 0 for low, high in intervals}
+    if signs == {0}:
         return "no difference is shown"
-    if row["t_low"] is None:
-        return f"{words}; one seed"
-    if row["t_low"] <= 0 <= row["t_high"]:
-        return f"{words}; the t-interval over {row['seeds']} seeds, {t_points(row)}, includes 0"
-    return words
+    if len(signs) > 1:
+        return f"the t-interval over {row['seeds']} seeds, {t_points(row)}, says otherwise, so no difference is shown"
+    words = positive if signs == {1} else negative
+    return words if row["t_low"] is not None else f"{words}, for the one seed there is"
 
 
 def read_rows(folder: Path) -> dict[str, Any]:

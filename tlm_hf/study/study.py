@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, check_range
+from ..evaluation.baselines import check_sentence_encoder
 from ..jobs import Job, run_jobs
 from ..operations import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
 from ..provenance import command_line
@@ -81,7 +83,12 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
         raise UserError(f"--executor is {arguments.executor!r}: choose {' or '.join(EXECUTORS)}.")
     if arguments.ray_address is not None and arguments.executor != "ray":
         raise UserError("--ray-address is that of a Ray cluster: add --executor ray, or leave it out.")
-    return read_plan(arguments.size, arguments.plan)
+    if arguments.findings and arguments.what == "report":
+        raise UserError("A report has all findings: leave --findings out.")
+    plan = read_plan(arguments.size, arguments.plan)
+    if plan.sentence_encoder and arguments.what == "run":
+        check_sentence_encoder()
+    return plan
 
 
 @dataclass(frozen=True)
@@ -241,7 +248,7 @@ def jobs_for(arguments: StudyArguments, plan: SizePlan, state: State, wanted: Se
                 after.append(name)
         options = RunArguments(
             run.kind, run.name, run.settings, str(arguments.work_folder() / run.name),
-            str(arguments.results_folder() / RECORDS), arguments.data_root, command,
+            str(arguments.results_folder() / RECORDS), arguments.data_root, command, run.name in state.records,
         )  # fmt: skip
         jobs[run.name] = Job(run.name, execute, options, tuple(after), weight=costs.seconds(run))
 
@@ -265,7 +272,8 @@ def run_study(arguments: StudyArguments) -> dict[str, Any]:
         KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
     plan = check_arguments(arguments)
-    workers = arguments.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = arguments.workers or cores
     ends = None if arguments.stop_after is None else time.monotonic() + parse_duration(arguments.stop_after)
     before = len(read_state(arguments, plan).records)
 
@@ -276,8 +284,16 @@ def run_study(arguments: StudyArguments) -> dict[str, Any]:
         together = [run for run in state.missing if run.kind != ALONE]
         return jobs_for(arguments, plan, state, together or state.missing)
 
+    for left in (arguments.results_folder() / RECORDS).glob(".partial-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     if arguments.executor == "ray":
         from .ray_executor import run_on_ray
+
+        # Workers of a cluster stand in other folders and do not have this shell's variables.
+        arguments.results_dir = str(arguments.results_folder().resolve())
+        arguments.work_dir = str(arguments.work_folder().resolve())
+        root = arguments.data_root or os.environ.get("TLM_DATA")
+        arguments.data_root = None if root is None else str(Path(root).expanduser().resolve())
 
         run_on_ray(wanted, address=arguments.ray_address, gpus=arguments.gpus_per_run)
     else:

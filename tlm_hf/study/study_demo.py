@@ -1,5 +1,6 @@
 """`tlm study demo`: the study's models as a folder for the Space (`hub.demo`)."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def _task(arguments: StudyArguments, planner: Planner, plan: SizePlan, name: str
     if len(members) < 2:
         return None
     members = members[:MOST_MEMBERS]
-    output = work / f"committee-{name}-{len(members)}"
+    digest = hashlib.sha256("\n".join(member.parent.name for member in members).encode()).hexdigest()[:10]
+    output = work / f"committee-{name}-{digest}"
     options = plan.tasks[name]
     join_committee(
         CommitteeArguments(
