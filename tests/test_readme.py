@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
+from tlm_hf.study.quickstart_report import Row, report_text
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments
-
-from tlm_hf.study.quickstart_report import Row, report_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
