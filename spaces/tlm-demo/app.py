@@ -102,9 +102,7 @@ def masks_tab(demo: Demo) -> None:
     if not demo.fillers:
         gr.Markdown("No encoder could be loaded, so no mask can be filled here.")
         return
-    text = gr.Textbox(
-        label="Text with [MASK]", lines=2, value="Returns the [MASK] of the array along the given [MASK]."
-    )
+    text = gr.Textbox(label="Text with [MASK]", lines=2, value="The [MASK] crosses the river by the old [MASK].")
     button = gr.Button("Fill the masks", variant="primary")
     gr.Examples(
         [

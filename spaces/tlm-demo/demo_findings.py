@@ -43,7 +43,10 @@ def plotted(study: dict[str, Any], finding: str, task: str) -> tuple[pd.DataFram
     """Points to plot as `x`, `value` (percent), `model`; the x axis' title; `bar` or `line`."""
     rows = [row for row in study["rows"] if row["finding"] == finding and row["task"] == task]
     if finding == "gap":
-        points = [(row["model"], row["estimate"], row["x"]) for row in rows if row["measure"] == "accuracy"]
+        # A bar of its own for each arm: bars of one x would be stacked.
+        points = [
+            (f"{row['model']}, {row['x']}", row["estimate"], row["x"]) for row in rows if row["measure"] == "accuracy"
+        ]
         title, kind = "encoder", "bar"
     elif finding == "corpus_size":
         points = [(row["x"], row["estimate"], row["model"]) for row in rows if row["measure"] == "gap"]

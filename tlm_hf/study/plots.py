@@ -22,7 +22,9 @@ def draw_plots(rows: list[Row], latency: list[dict[str, Any]], plan: SizePlan, f
     of = {name: [row for row in rows if row["finding"] == name] for name in {row["finding"] for row in rows}}
     tasks, baselines = list(plan.tasks), of.get(BASELINES, [])
     if any(row["measure"] == "gap" for row in of.get(GAP, [])):
-        _gap(of[GAP], baselines, tasks, plan.gap["recipes"], folder / "gap.png")
+        there = {row["model"] for row in of[GAP]}
+        recipes = [recipe for recipe in plan.gap["recipes"] if recipe in there]
+        _gap(of[GAP], baselines, tasks, recipes, folder / "gap.png")
     if CORPUS_SIZE in of:
         _corpus(of[CORPUS_SIZE], tasks, folder / "corpus_size.png")
     if OVERLAP in of:
@@ -163,6 +165,7 @@ def _committee(rows: list[Row], baselines: list[Row], tasks: list[str], plan: Si
                     marker = "D" if row["model"] == "all members" else "s"
                     axes.plot([row["x"]], [100 * row["estimate"]], marker, color=GREEN, label=label)
             _lines(axes, baselines, task)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_xlabel("members")
 
 
