@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.packed_logits import LOGIT_STEP, pack_logits, unpack_logits
-from tlm_hf.study.execute import read_record
+from tlm_hf.study.execute import RunArguments, _without_paths, read_record
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
 from tlm_hf.study.study_demo import stage_study_demo
@@ -199,3 +199,11 @@ def test_wrong_options_are_refused(tmp_path, more, said):
     write_plan(tmp_path)
     with pytest.raises(UserError, match=said):
         run_study(arguments(tmp_path, **more))
+
+
+def test_logs_go_without_bars_and_folders_of_the_machine(tmp_path):
+    run = RunArguments("finetune", "a", {}, str(tmp_path / "work" / "a"), str(tmp_path), None, "tlm study run")
+    text = (
+        f"Loading /opt/here/lib/model. Half 3/4, {tmp_path}/work/a/model\n 5%|#  | 1/20 [00:01<00:19, 1.0it/s]\nDone.\n"
+    )
+    assert _without_paths(text, run) == "Loading model. Half 3/4, WORK/a/model\nDone.\n"

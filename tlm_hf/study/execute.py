@@ -6,6 +6,7 @@ from its last checkpoint, and one whose record was deleted is made anew from the
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from ..training.pretrain_options import PretrainArguments
 from .study_latency import measure_latency
 
 CONFIG_FILE, RECORD_LOG = "config.json", "run.log"
+ABSOLUTE = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}")
 BAR_ENDS = ("it/s]", "s/it]", "examples/s]")
 """Ends of progress bars, which logs go without."""
 
@@ -112,9 +114,9 @@ def execute(arguments: RunArguments) -> dict[str, Any]:
 
 def _without_paths(text: str, arguments: RunArguments) -> str:
     """A log as other machines can read it: progress bars and folders of this one left out."""
-    lines = [line.rsplit("\r", 1)[-1] for line in text.splitlines()]
     here = str(Path(arguments.output_dir).resolve().parent)
-    return "\n".join(line.replace(here, "WORK") for line in lines if not line.endswith(BAR_ENDS)) + "\n"
+    kept = [line.replace(here, "WORK") for line in text.splitlines() if not line.endswith(BAR_ENDS)]
+    return ABSOLUTE.sub(lambda found: Path(found.group(0)).name, "\n".join(kept)) + "\n"
 
 
 def is_ready(kind: str, folder: Path) -> bool:
