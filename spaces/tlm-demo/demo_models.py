@@ -39,6 +39,11 @@ def clean_text(text: Any, what: str = "text") -> tuple[str, str]:
     return words, ""
 
 
+def read_tokens(tokenizer: Any) -> int:
+    """Tokens of a text that the models of a tokenizer read, at most."""
+    return min(int(tokenizer.model_max_length), 512)
+
+
 @dataclass
 class Classifier:
     """A model with its tokenizer, ready to answer.
@@ -46,7 +51,7 @@ class Classifier:
     Args:
         model, tokenizer: loaded.
         labels: class names in the model's order.
-        encoder: for members of one layer, copies of their encoders that give attention weights.
+        attentive: for members of one layer, copies of their encoders that give attention weights.
     """
 
     model: Any
@@ -57,7 +62,7 @@ class Classifier:
     @property
     def limit(self) -> int:
         """Tokens that the model reads."""
-        return min(int(self.tokenizer.model_max_length), 512)
+        return read_tokens(self.tokenizer)
 
 
 def load_classifier(source: str, trust: bool) -> Classifier:
@@ -250,7 +255,7 @@ def fill_masks(text: str, filler: MaskFiller, top: int = 5) -> tuple[list[list[t
         raise DemoError("There is no [MASK] in the text: write [MASK] where a word is to be filled in.")
     if masks > MOST_MASKS:
         raise DemoError(f"There are {masks} masks in the text: leave at most {MOST_MASKS}.")
-    limit = min(int(filler.tokenizer.model_max_length), 512)
+    limit = read_tokens(filler.tokenizer)
     batch = filler.tokenizer(words, truncation=True, max_length=limit, return_tensors="pt", return_token_type_ids=False)
     places = (batch["input_ids"][0] == filler.tokenizer.mask_token_id).nonzero().flatten().tolist()
     if not places:

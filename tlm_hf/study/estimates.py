@@ -103,8 +103,7 @@ def slope(points: Sequence[float], gaps: Sequence[tuple[np.ndarray, np.ndarray]]
         raise ValueError("A slope needs at least two points.")
     centred = np.asarray(points, dtype=float) - np.mean(points)
     weights = centred / (centred**2).sum()
-    seeds = min(len(ours) for ours, _ in gaps)
-    lever = sum(weight * (ours[:seeds] - theirs[:seeds]) for weight, (ours, theirs) in zip(weights, gaps, strict=True))
+    lever = sum(weight * (ours - theirs) for weight, (ours, theirs) in zip(weights, gaps, strict=True))
     return difference(np.asarray(lever), None, seed)
 
 

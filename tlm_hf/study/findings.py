@@ -14,7 +14,7 @@ import numpy as np
 from ..evaluation.packed_logits import unpack_logits
 from ..training.finetune import LOGITS_FILE
 from .estimates import Estimate, accuracy, committee_correct, committee_curve, difference, first_not_worse, slope
-from .plan import ARMS, BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan
+from .plan import ARMS, BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan, validation_accuracies
 
 Row = dict[str, Any]
 NOT_WORSE = 0.01
@@ -64,10 +64,7 @@ class Findings:
     def __init__(self, plan: SizePlan, records: dict[str, dict[str, Any]], folder: Path) -> None:
         self.plan = plan
         self.records = Records(folder, records)
-        validation = {
-            name: record["validation"]["accuracy"] for name, record in records.items() if record["kind"] == "finetune"
-        }
-        self.planner = Planner(plan, validation)
+        self.planner = Planner(plan, validation_accuracies(records))
 
     def rows(self) -> list[Row]:
         """Rows of all findings, in order."""
@@ -251,11 +248,10 @@ class Findings:
             for kind, correct in self._baselines(task).items():
                 yield _row(BASELINES, task, BASELINE_NAMES[kind], None, "accuracy", accuracy(correct))
 
-    def latency(self) -> dict[tuple[str, int, int], float]:
-        """Milliseconds by (model, members, texts in a batch); empty before the latency was measured."""
+    def latency(self) -> list[Row]:
+        """`model`, `members`, `batch_size`, `milliseconds` of each; empty before the latency was measured."""
         record = next((found for found in self.records.found.values() if found["kind"] == "latency"), None)
-        rows = [] if record is None else record["rows"]
-        return {(row["model"], row["members"], row["batch_size"]): row["milliseconds"] for row in rows}
+        return [] if record is None else record["rows"]
 
 
 def _paired(ours: dict[int, np.ndarray], theirs: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -7,12 +7,13 @@ changed setting makes a new run, and findings that need the same encoder share i
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..data.overlap_subsets import KINDS
 from ..errors import UserError
 from ..recipes import find_architecture, find_size
 
@@ -21,7 +22,6 @@ ARMS = ("pretrained", "scratch")
 GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES = "gap", "corpus_size", "overlap", "committee", "baselines"
 FINDINGS = (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
 CANDIDATE_FIELDS = ("learning_rate", "initializer_range")
-KINDS = ("high", "random", "low")
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,11 @@ class Expansion:
         there = self.runs.get(run.name)
         if there is not None:
             findings = (*there.findings, *(name for name in run.findings if name not in there.findings))
-            priority = min(there.priority, run.priority)
-            run = StudyRun(run.kind, run.label, run.settings, run.needs, findings, priority)
+            run = replace(run, findings=findings, priority=min(there.priority, run.priority))
         self.runs[run.name] = run
         for need in run.needs:  # what a run needs is wanted by its findings, and no later than it
-            self.add(_lent(self.runs[need], run))
+            self.add(replace(self.runs[need], findings=run.findings, priority=run.priority))
         return run.name
-
-
-def _lent(needed: StudyRun, by: StudyRun) -> StudyRun:
-    return StudyRun(needed.kind, needed.label, needed.settings, needed.needs, by.findings, by.priority)
 
 
 def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
@@ -142,8 +137,8 @@ def _check(plan: SizePlan, file: str | Path) -> None:
     find_size(plan.recipe_size)
     for recipe in plan.pretraining:
         find_architecture(recipe)
-    wanted = [*plan.gap["recipes"], plan.corpus_size["recipe"], plan.overlap["recipe"], *plan.committee["members"]]
-    wanted.append(plan.committee["reference"])
+    single = (plan.corpus_size["recipe"], plan.overlap["recipe"], plan.committee["reference"])
+    wanted = [*plan.gap["recipes"], *single, *plan.committee["members"]]
     for recipe in wanted:
         for section, entries in (("pretraining", plan.pretraining), ("finetuning", plan.finetuning)):
             if recipe not in entries:
@@ -161,6 +156,11 @@ def _check(plan: SizePlan, file: str | Path) -> None:
         raise UserError(f"The plan {file} has corpus sizes {sizes}: write them in rising order, each once.")
 
 
+def validation_accuracies(records: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """By name what the finished fine-tunings among the records reached on validation."""
+    return {name: found["validation"]["accuracy"] for name, found in records.items() if found["kind"] == "finetune"}
+
+
 class Planner:
     """Names the runs of a plan.
 
@@ -175,7 +175,7 @@ class Planner:
         self.found = Expansion()
         others = list(plan.committee["members"])[1:]
         self.priorities = {recipe: 60 for recipe in others if recipe not in plan.gap["recipes"]}
-        self.priorities.setdefault(plan.committee["reference"], 26)
+        self.priorities.setdefault(plan.committee["reference"], self._dear(0))
         scale = find_size(plan.recipe_size)
         self.tokenizer = self.found.add(
             StudyRun(
@@ -290,12 +290,17 @@ class Planner:
         for seed in range(self.plan.gap["pretraining_seeds"]):
             yield seed, [seed * tuned + place for place in range(tuned)]
 
+    @staticmethod
+    def _dear(seed: int) -> int:
+        """Priority of the deep encoder: after the shallow ones' first seeds."""
+        return 26 + 30 * seed
+
     def _gap(self) -> None:
         """Pre-trained against scratch; pre-training seed p has the fine-tuning seeds p n ... p n + n - 1."""
         for recipe in self.plan.gap["recipes"]:
             for seed, seeds in self.gap_seeds():
                 is_dear = recipe == self.plan.committee["reference"]
-                first = 26 + 30 * seed if is_dear else 10 + 2 * seed
+                first = self._dear(seed) if is_dear else 10 + 2 * seed
                 encoder = self.pretraining(recipe, seed, [GAP], first)
                 for place, tuned in enumerate(seeds):
                     priority = first + 1 + 40 * place
@@ -315,9 +320,10 @@ class Planner:
                 self.runs_of(recipe, "pretrained", encoder, [tuned], [COMMITTEE], priority + 1)
         reference = self.plan.committee["reference"]
         for seed, seeds in self.gap_seeds():  # what the committees are compared with
-            encoder = self.pretraining(reference, seed, [COMMITTEE], 26 + 30 * seed)
+            encoder = self.pretraining(reference, seed, [COMMITTEE], self._dear(seed))
             for place, tuned in enumerate(seeds):
-                self.runs_of(reference, "pretrained", encoder, [tuned], [COMMITTEE], 27 + 30 * seed + 40 * place)
+                priority = self._dear(seed) + 1 + 40 * place
+                self.runs_of(reference, "pretrained", encoder, [tuned], [COMMITTEE], priority)
         settings = {
             "size": self.plan.recipe_size,
             "members": dict(self.plan.committee["members"]),

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .findings import Row
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, SizePlan
 
-Row = dict[str, Any]
 BLUE, RED, GREY, GREEN, VIOLET = "#2f6db5", "#b5532f", "#9aa5b1", "#3d8b5a", "#7d5ba6"
 BASELINE_COLOURS = (GREY, VIOLET)
 METADATA = {"Software": None}

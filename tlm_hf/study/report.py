@@ -1,6 +1,5 @@
 """`tlm study report`: tables, sentences and plots of the findings from the records alone; twice gives equal bytes."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,13 +35,10 @@ def write_report(arguments: StudyArguments) -> dict[str, Any]:
         )
     folder = arguments.results_folder()
     findings = Findings(plan, state.records, folder / RECORDS)
-    rows = findings.rows()
-    latency = [
-        {"model": model, "members": members, "batch_size": texts, "milliseconds": value}
-        for (model, members, texts), value in findings.latency().items()
-    ]
+    rows, latency = findings.rows(), findings.latency()
     draw_plots(rows, latency, plan, folder)
     view = Report(rows, latency, plan)
+    sentences = view.sentences()
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["table"] = markdown
     records = state.records.values()
@@ -50,6 +46,7 @@ def write_report(arguments: StudyArguments) -> dict[str, Any]:
         size=arguments.size,
         plan=plan,
         view=view,
+        sentences=sentences,
         runs=len(state.records),
         missing=len(state.missing),
         waiting=state.expansion.waiting,
@@ -59,12 +56,12 @@ def write_report(arguments: StudyArguments) -> dict[str, Any]:
         margin=NOT_WORSE,
     )
     (folder / REPORT_FILE).write_text(page, encoding="utf-8")
-    found = {"size": arguments.size, "rows": rows, "latency": latency, "sentences": view.sentences()}
+    found = {"size": arguments.size, "rows": rows, "latency": latency, "sentences": sentences}
     found["reference"] = plan.committee["reference"]
     write_json(folder / ROWS_FILE, found)
     if arguments.json is not None:
         write_json(Path(arguments.json).expanduser(), found)
-    return {"report": str(folder / REPORT_FILE), "findings": view.sentences(), "rows": rows}
+    return {"report": str(folder / REPORT_FILE), "findings": sentences, "rows": rows}
 
 
 def _commit(commit: str | None) -> str:
@@ -229,36 +226,31 @@ class Report:
         return {name: [words for task in self.tasks for words in make(task)] for name, make in makers.items()}
 
     def _gap_sentences(self, task: str) -> list[str]:
-        found = []
-        for recipe in self.plan.gap["recipes"]:
-            row = self.find(finding=GAP, task=task, model=recipe, x="gap")
-            if row is not None:
-                found.append(
-                    f"On {task}, pre-training changes the accuracy of {recipe} by {points(row)} points "
-                    f"({_verdict(row, 'it pays', 'it costs')})."
-                )
-        return found
+        rows = {recipe: self.find(finding=GAP, task=task, model=recipe, x="gap") for recipe in self.plan.gap["recipes"]}
+        return [
+            sentence
+            for recipe, row in rows.items()
+            for sentence in _changes(task, row, f"pre-training changes the accuracy of {recipe}", "it pays", "it costs")
+        ]
 
     def _corpus_sentences(self, task: str) -> list[str]:
-        found = []
-        for equal in ("steps", "epochs"):
-            model = f"{self.plan.corpus_size['recipe']}, equal {equal}"
-            row = self.find(finding=CORPUS_SIZE, task=task, model=model, x="slope")
-            if row is not None:
-                found.append(
-                    f"On {task}, at equal {equal}, each doubling of the corpus changes the gap by {points(row)} points "
-                    f"({_verdict(row, 'it rises', 'it falls')})."
-                )
-        return found
+        recipe = self.plan.corpus_size["recipe"]
+        rows = {
+            equal: self.find(finding=CORPUS_SIZE, task=task, model=f"{recipe}, equal {equal}", x="slope")
+            for equal in ("steps", "epochs")
+        }
+        return [
+            sentence
+            for equal, row in rows.items()
+            for sentence in _changes(
+                task, row, f"at equal {equal}, each doubling of the corpus changes the gap", "it rises", "it falls"
+            )
+        ]
 
     def _overlap_sentences(self, task: str) -> list[str]:
         row = self.find(finding=OVERLAP, task=task, x="high - low")
-        if row is None:
-            return []
-        return [
-            f"On {task}, text of high overlap instead of low changes the accuracy by {points(row)} points "
-            f"({_verdict(row, 'overlap pays', 'overlap costs')})."
-        ]
+        words = "text of high overlap instead of low changes the accuracy"
+        return _changes(task, row, words, "overlap pays", "overlap costs")
 
     def _committee_sentences(self, task: str) -> list[str]:
         reference, first = self.plan.committee["reference"], next(iter(self.plan.committee["members"]))
@@ -283,6 +275,13 @@ class Report:
         return [words + "."]
 
 
+def _changes(task: str, row: Row | None, words: str, positive: str, negative: str) -> list[str]:
+    """The sentence of one difference, or none where it was not measured."""
+    if row is None:
+        return []
+    return [f"On {task}, {words} by {points(row)} points ({_verdict(row, positive, negative)})."]
+
+
 def _members(count: int) -> str:
     return "member is" if count == 1 else "members are"
 
@@ -299,16 +298,3 @@ def _verdict(row: Row, positive: str, negative: str) -> str:
         return f"the t-interval over {row['seeds']} seeds, {t_points(row)}, says otherwise, so no difference is shown"
     words = positive if signs == {1} else negative
     return words if row["t_low"] is not None else f"{words}, for the one seed there is"
-
-
-def read_rows(folder: Path) -> dict[str, Any]:
-    """What the last report wrote: `rows`, `latency`, `sentences`.
-
-    Raises:
-        UserError: there is no report.
-    """
-    file = folder / ROWS_FILE
-    if not file.is_file():
-        raise UserError(f"{folder} has no {ROWS_FILE}: write it with `tlm study report`.")
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found

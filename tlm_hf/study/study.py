@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +17,22 @@ from ..provenance import command_line
 from ..recipes import build_config, find_schedule, find_size
 from ..training.time_budget import parse_duration
 from .execute import RunArguments, execute, is_ready, read_record
-from .plan import FINDINGS, PLAN_FILE, Expansion, Planner, SizePlan, StudyRun, read_plan
+from .plan import (
+    FINDINGS,
+    PLAN_FILE,
+    Expansion,
+    Planner,
+    SizePlan,
+    StudyRun,
+    read_plan,
+    validation_accuracies,
+)
 
 logger = logging.getLogger(__name__)
 RECORDS = "runs"
 EXECUTORS = ("local", "ray")
 OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "tfidf": 20.0, "sentence": 240.0, "latency": 60.0}
-"""Guesses for what is no training; a finished run of the same kind replaces its guess."""
+"""Guesses for what is no training."""
 START_SECONDS = 10.0
 """Of a training: reading texts, scoring."""
 HOUR = 3600.0
@@ -119,10 +127,7 @@ def read_records(arguments: StudyArguments) -> dict[str, dict[str, Any]]:
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     """The plan's runs as far as they can be named, those of `--findings` alone where given, and the records."""
     records = read_records(arguments)
-    validation = {
-        name: record["validation"]["accuracy"] for name, record in records.items() if record["kind"] == "finetune"
-    }
-    expansion = Planner(plan, validation).expand()
+    expansion = Planner(plan, validation_accuracies(records)).expand()
     if arguments.findings:
         wanted = set(arguments.findings)
         expansion.runs = {name: run for name, run in expansion.runs.items() if wanted & set(run.findings)}
@@ -183,8 +188,7 @@ def show_plan(arguments: StudyArguments) -> dict[str, Any]:
 
     Returns:
         `table`, for people; `runs`, `done`, `waiting` (fine-tunings whose rates are not chosen yet), `core_hours` of
-        all that is missing and
-        can be named, and `rows` by kind and finding.
+        all that is missing and can be named, and `rows` by kind and finding.
 
     Raises:
         UserError: bad options or plan.
@@ -194,11 +198,14 @@ def show_plan(arguments: StudyArguments) -> dict[str, Any]:
     costs = Costs(plan, state.records)
     runs = state.expansion.runs.values()
     missing = {run.name for run in state.missing}
+    groups: dict[tuple[str, str], list[StudyRun]] = {}
+    for run in runs:
+        groups.setdefault((run.findings[0] if run.findings else "all", run.kind), []).append(run)
     rows: list[dict[str, Any]] = []
-    for finding, kind in sorted(Counter((run.findings[0] if run.findings else "all", run.kind) for run in runs)):
-        there = [run for run in runs if (run.findings[0] if run.findings else "all", run.kind) == (finding, kind)]
+    for finding, kind in sorted(groups):
+        there = groups[finding, kind]
         left = [run for run in there if run.name in missing]
-        longest = max((costs.seconds(run) for run in there), default=0.0)
+        longest = max(costs.seconds(run) for run in there)
         hours = sum(costs.seconds(run) for run in left) / HOUR
         rows.append(
             {"finding": finding, "kind": kind, "runs": len(there), "missing": len(left), "core_hours": hours,

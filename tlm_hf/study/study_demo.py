@@ -11,7 +11,7 @@ from ..hub.demo import DEMO_FILE, DemoTask, stage_demo
 from ..provenance import portable_path
 from ..training.committee import CommitteeArguments, join_committee
 from .execute import is_ready
-from .plan import Planner, SizePlan
+from .plan import Planner, SizePlan, validation_accuracies
 from .report import ROWS_FILE
 from .study import StudyArguments, check_arguments, read_state
 
@@ -35,8 +35,7 @@ def stage_study_demo(arguments: StudyArguments) -> dict[str, Any]:
     """
     plan = check_arguments(arguments)
     records = read_state(arguments, plan).records
-    validation = {name: found["validation"]["accuracy"] for name, found in records.items() if "validation" in found}
-    planner, work = Planner(plan, validation), arguments.work_folder()
+    planner, work = Planner(plan, validation_accuracies(records)), arguments.work_folder()
     first, reference = next(iter(plan.committee["members"])), plan.committee["reference"]
     tasks = [task for name in plan.tasks if (task := _task(arguments, planner, plan, name, work)) is not None]
     if not tasks:
