@@ -3,6 +3,7 @@
 Oracles: huggingface_hub's own reading of the card, the results given, a listing of the folder.
 """
 
+import ast
 import copy
 import re
 import shutil
@@ -41,11 +42,13 @@ RESULTS = {
         "best_member_test_accuracy": 0.81818,
     },
 }  # fmt: skip
+RESULTS["adapter"] = RESULTS["classifier"] | {"trainable_parameters": 3579, "settings": {"lora_rank": 6}}
 FACTS = {
     "encoder": {"corpus": "docstrings of libraries"},
     "classifier": {"task": "news by section", "baseline": {"accuracy": 0.70707, "macro_f1": 0.60606}},
     "committee": {"task": "news by section", "baseline": {"accuracy": 0.70707, "macro_f1": 0.60606}},
 }
+FACTS["adapter"] = FACTS["classifier"] | {"base_models": ["maker/tlm-bert1"]}
 SHOWN = {
     "encoder": [
         *(
@@ -81,6 +84,7 @@ SHOWN = {
         "World, Sports",
     ],
 }
+SHOWN["adapter"] = ["3,579", "rank 6", "maker/tlm-bert1", *(shown for shown in SHOWN["classifier"][1:])]
 NASTY = [
     "a|b",
     "<script>alert(1)</script>",
@@ -113,7 +117,7 @@ class TestCard:
         card = ModelCard(render(kind))
         data = card.data
         assert data.license == "apache-2.0"
-        assert data.library_name == "transformers"
+        assert data.library_name == ("peft" if kind == "adapter" else "transformers")
         assert data.pipeline_tag == ("fill-mask" if kind == "encoder" else "text-classification")
         assert "arxiv:2507.14871" in data.tags
         if kind != "encoder":
@@ -127,6 +131,8 @@ class TestCard:
 
     def test_unknown_field_raises(self, kind):
         for name in RESULTS[kind]:
+            if kind == "adapter" and name == "parameters":
+                continue  # those of its base
             results = copy.deepcopy(RESULTS[kind])
             del results[name]
             with pytest.raises(jinja2.UndefinedError, match=f"'{name}'"):
@@ -160,7 +166,11 @@ class TestCard:
             assert cells[0] == cells[1]
             (command,) = re.findall(r"^- command: (.*)$", card.text, flags=re.MULTILINE)
             assert re.fullmatch(r"`[^`]*`", command)
-            prose = re.sub(r"`[^`\n]*`", "", card.text.replace(r"\`", ""))
+            text = re.sub(r"^```python\n.*?^```$", "", card.text, flags=re.MULTILINE | re.DOTALL)
+            prose = re.sub(r"`[^`\n]*`", "", text.replace(r"\`", ""))
+            if kind == "adapter":  # as Python they are what they were
+                (literal,) = re.findall(r"^labels = (.*)$", card.text, flags=re.MULTILINE)
+                assert ast.literal_eval(literal) == results["labels"]
             assert "<script" not in prose
             assert not re.search(r"(?<!\\)\]\(http://evil", prose)
 
@@ -177,7 +187,7 @@ COMMITTEE_CODE = ("combination", "configuration", "joining", "memory", "modeling
 STAGED["committee"] = ("committee", [*CODE, *(f"{name}_committee.py" for name in COMMITTEE_CODE)])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted(STAGED))
 def test_staged_folder_holds_the_model_and_its_card(home, tmp_path, kind):
     source, code = STAGED[kind]
     results = results_of(home / source)

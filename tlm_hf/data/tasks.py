@@ -209,6 +209,17 @@ def load_task_from(arguments: TaskArguments) -> datasets.DatasetDict:
     )
 
 
+TEXT_OPTIONS = ("title_column", "entity_markers", "all_rows", "shortfall")
+"""Options that are not among a run's settings, since they count by the texts that they choose."""
+
+
+def text_options(arguments: TaskArguments) -> dict[str, Any]:
+    """Those of `TEXT_OPTIONS` that differ from their default: with the settings they make the same task again."""
+    defaults = TaskArguments()
+    values = {name: getattr(arguments, name) for name in TEXT_OPTIONS}
+    return {name: value for name, value in values.items() if value != getattr(defaults, name)}
+
+
 def task_hash(task: datasets.DatasetDict) -> str:
     """SHA-256 over every split's labels and texts in order."""
     return text_hash(

@@ -9,8 +9,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 PAPER = "arxiv:2507.14871"
-KINDS = ("encoder", "classifier", "committee")
-PIPELINES = {"encoder": "fill-mask", "classifier": "text-classification", "committee": "text-classification"}
+KINDS = ("encoder", "classifier", "committee", "adapter")
+PIPELINES = {kind: "fill-mask" if kind == "encoder" else "text-classification" for kind in KINDS}
+MASKED_EXAMPLE = "returns the [MASK] of the array."
+EXAMPLE = "Returns the eigenvalues of a symmetric matrix."
 
 
 def package_data(folder: str) -> Path:
@@ -31,6 +33,18 @@ def escape_code(text: object) -> str:
     return re.sub(r"\s+", " ", str(text)).replace("`", "'")
 
 
+def python_literal(value: object) -> str:
+    """A text, or a list of them, as Python: one line that nothing in it can end."""
+    return repr(value).replace("`", "\\x60")
+
+
+def duration(seconds: float) -> str:
+    """Wall-clock time in words, such as `12.3 minutes`."""
+    if seconds < 60:
+        return f"{seconds:.1f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
+
+
 def thousands(number: int) -> str:
     """An integer with commas; int() makes an undefined one raise, which formatting would print or refuse otherwise."""
     return f"{int(number):,}"
@@ -45,7 +59,13 @@ def card_template(kind: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": escape_markdown, "code": escape_code, "thousands": thousands}
+    environment.filters |= {
+        "md": escape_markdown,
+        "code": escape_code,
+        "thousands": thousands,
+        "python": python_literal,
+        "duration": duration,
+    }
     return environment.get_template(f"{kind}.md.jinja")
 
 
@@ -53,11 +73,14 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
     """Render a model card.
 
     Args:
-        kind: `encoder`, `classifier` or `committee`.
-        name: name of the repository's folder, such as `tlm-bert-1`.
-        results: the run's `results.json`; every number in the card comes from it.
-        plot: file name of a plot in the folder.
-        **facts: what else the template names: `corpus` and `task` in words, `baseline` accuracy, `base_models`.
+        kind: `encoder`, `classifier`, `committee` or `adapter`.
+        name: the repository, `owner/name`, or a folder's name; snippets load it by this name.
+        results: the run's `results.json`; every number in the card comes from it or from `evaluation`.
+        plot: file name of a plot of accuracies in the folder.
+        **facts: what else the template names: `corpus` or `task` in words and `baseline` (accuracy, macro F1); where
+            they are known `base_models` and `datasets` (Hub ids), `evaluation` (see `release_facts`), `plots` (captions
+            by file name), `revisions` (branches and what they hold), `remote_code` (whether the folder opens with
+            trusted code alone), `example` (text of the snippet), `licence`, `language`, `wall_clock` (seconds).
 
     Returns:
         Markdown with YAML front matter.
@@ -65,6 +88,20 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
     Raises:
         jinja2.UndefinedError: when the template names a field that is not there.
     """
+    facts = {
+        "base_models": [],
+        "datasets": [],
+        "evaluation": None,
+        "plots": {},
+        "revisions": {},
+        "remote_code": kind == "committee",
+        "example": None,
+        "licence": "apache-2.0",
+        "language": "en",
+        "wall_clock": None,
+        **facts,
+    }
+    facts["example"] = facts["example"] or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
     body = card_template(kind).render(name=name, results=results, plot=plot, **facts)
     return f"---\n{_metadata(kind, name, results, facts).to_yaml()}\n---\n\n{body.strip()}\n"
 
@@ -73,7 +110,7 @@ def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, An
     """Front matter for the Hub; huggingface_hub writes the YAML, so that names in it are quoted."""
     details: dict[str, Any] = {}
     if kind != "encoder":
-        details["model_name"] = name
+        details["model_name"] = name.rpartition("/")[2]
         details["eval_results"] = [
             EvalResult(
                 task_type="text-classification",
@@ -87,13 +124,18 @@ def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, An
             for metric in ("accuracy", "macro_f1")
             if metric in results["test"]
         ]
-        if facts.get("base_models"):
-            details["base_model"] = facts["base_models"]
+    if facts["base_models"]:
+        details["base_model"] = facts["base_models"]
+    if kind == "committee" and facts["base_models"]:
+        details["base_model_relation"] = "merge"
+    if facts["datasets"]:
+        details["datasets"] = facts["datasets"]
     return ModelCardData(
-        language="en",
-        license="apache-2.0",
-        library_name="transformers",
+        language=facts["language"],
+        license=facts["licence"],
+        library_name="peft" if kind == "adapter" else "transformers",
         pipeline_tag=PIPELINES[kind],
-        tags=["tlm", "tiny-language-model", PAPER],
+        tags=["tlm", "tiny-language-model", *(["lora"] if kind == "adapter" else []), PAPER],
+        widget=[{"text": facts["example"]}],
         **details,
     )

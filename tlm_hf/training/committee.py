@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from ..combination_committee import COMBINATIONS
-from ..data.tasks import SPLITS, TaskArguments, class_names, load_task_from, task_hash
+from ..data.tasks import (
+    SPLITS,
+    TEXT_OPTIONS,
+    TaskArguments,
+    class_names,
+    load_task_from,
+    task_hash,
+    text_options,
+)
 from ..data.tokenization import load_tokenizer, tokenizer_hash
 from ..errors import UserError, check_range
 from ..evaluation.calibration import (
@@ -49,7 +57,7 @@ class CommitteeArguments(TaskArguments):
 
 NOT_DECISIVE = (
     *("output_dir", "members", "data_root", "disable_tqdm"),
-    *("task_path", "title_column", "entity_markers", "all_rows", "shortfall"),
+    *("task_path", *TEXT_OPTIONS),
 )
 """Members count by their weights, wherever they lie, and options of the task by the texts that they choose."""
 ADDED_LATER = {"combination": "probabilities", "weights": "equal", "choose": False, "max_members": None}
@@ -169,6 +177,7 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
     }
     results = {
         "task": arguments.task,
+        "task_options": text_options(arguments),
         "members": [portable_path(arguments.members[place]) for place in chosen],
         "parameters": committee.num_parameters(),
         "labels": class_names(task),

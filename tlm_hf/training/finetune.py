@@ -23,7 +23,7 @@ from transformers import (
 
 from ..data.fewrel import apply_entity_markers
 from ..data.subsets import facts_of
-from ..data.tasks import TaskArguments, class_names, load_task_from, task_hash
+from ..data.tasks import TEXT_OPTIONS, TaskArguments, class_names, load_task_from, task_hash, text_options
 from ..data.tokenization import tokenize, tokenizer_hash
 from ..errors import UserError, check_range
 from ..evaluation.metrics import classification_metrics
@@ -106,7 +106,7 @@ LOGITS_FILE = "logits.npz"
 NOT_DECISIVE = (
     *("output_dir", "report_to", "logging_steps", "disable_tqdm", "data_root", "num_threads", "workers", "save_logits"),
     *("model", "models", "task"),  # they count by their weights and texts, wherever they lie
-    *("task_path", "title_column", "entity_markers", "all_rows", "shortfall"),  # by the texts that they choose
+    *("task_path", *TEXT_OPTIONS),  # by the texts that they choose
 )
 
 ADDED_LATER = {"schedule": "tlm", "max_grad_norm": 1.0, "initializer_range": None}
@@ -285,6 +285,7 @@ def _train(
     results = {
         "model": portable_path(arguments.model),
         "task": portable_path(arguments.task),
+        "task_options": text_options(arguments),
         "from_scratch": arguments.from_scratch,
         "schedule": arguments.schedule,
         "parameters": final.num_parameters(),

@@ -1,0 +1,371 @@
+"""The release file: one YAML that names every repository of a release, read with the line of each mistake.
+
+    version: 0.1.0
+    namespace: tiny-lab            # user or organization on the Hub
+    visibility: private            # or public; private where it is left out
+    licence: apache-2.0            # of the models and the Space; data sets state that of their source
+    data:
+      tlm-wikipedia: {folder: outputs/tlm-wikipedia}                       # made by `tlm prepare-data` or `tlm overlap`
+    encoders:
+      tlm-bert1: {run: outputs/bert-1, corpus: English Wikipedia, data: [tlm-wikipedia], revisions: {seed-1: outputs/b}}
+    classifiers:
+      tlm-bert1-news: {run: outputs/news, base: tlm-bert1, task: news by section}
+    committees:
+      tlm-committee-news: {run: outputs/committee, members: [tlm-bert1-news], task: news by section}
+    adapters:
+      tlm-bert1-news-lora: {run: outputs/news-lora, base: tlm-bert1, task: news by section}
+    spaces:
+      tlm-demo: {demo: outputs/demo, committees: {ag_news: tlm-committee-news}, encoders: {bert-1: tlm-bert1}}
+    collection: {title: Tiny language models, description: Encoders of one to six layers., papers: ["2507.14871"]}
+
+Paths are relative to the folder that the command is started in, as in every command.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+import yaml
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from ..errors import UserError
+from .hub_names import known
+
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RepoType = Literal["dataset", "model", "space"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One repository of the release file.
+
+    Args:
+        name: the repository's, without namespace.
+    """
+
+    kind: ClassVar[str] = ""
+    repo_type: ClassVar[RepoType] = "model"
+    name: str
+
+    @property
+    def linked(self) -> list[str]:
+        """Names of repositories, of this release or `owner/name`, that it is made from or shows."""
+        return []
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """What it is made from, by the key that names it in the release file."""
+        return {}
+
+
+@dataclass(frozen=True)
+class DataEntry(Entry):
+    """A data set folder of `tlm prepare-data` or `tlm overlap`."""
+
+    kind: ClassVar[str] = "data"
+    repo_type: ClassVar[RepoType] = "dataset"
+    folder: Path
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """See `Entry`."""
+        return {"folder": self.folder}
+
+
+@dataclass(frozen=True)
+class ModelEntry(Entry):
+    """A run folder; `revisions` are further runs of the same kind, as branches of the same repository.
+
+    Args:
+        run: output folder of a finished run.
+        revisions: run folders by the name of the branch, such as `seed-1` or `step-500`.
+        example: text of the card's snippet and widget.
+    """
+
+    run: Path
+    revisions: dict[str, Path] = field(default_factory=dict)
+    example: str | None = None
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """See `Entry`."""
+        return {"run": self.run, **{f"revisions: {name}": run for name, run in self.revisions.items()}}
+
+
+@dataclass(frozen=True)
+class EncoderEntry(ModelEntry):
+    """A pre-trained encoder; `corpus` in words, `data` the data sets that it was trained on."""
+
+    kind: ClassVar[str] = "encoder"
+    corpus: str | None = None
+    data: list[str] = field(default_factory=list)
+
+    @property
+    def linked(self) -> list[str]:
+        """See `Entry`."""
+        return list(self.data)
+
+
+@dataclass(frozen=True)
+class ClassifierEntry(ModelEntry):
+    """A fine-tuned classifier; `base` the encoder that it was fine-tuned from, `task` in words."""
+
+    kind: ClassVar[str] = "classifier"
+    base: str | None = None
+    task: str | None = None
+    data: list[str] = field(default_factory=list)
+
+    @property
+    def linked(self) -> list[str]:
+        """See `Entry`."""
+        return [*([self.base] if self.base else []), *self.data]
+
+
+@dataclass(frozen=True)
+class AdapterEntry(ClassifierEntry):
+    """The LoRA adapter of a fine-tuning with `--lora-rank`; it loads on its `base`, which it therefore needs."""
+
+    kind: ClassVar[str] = "adapter"
+
+
+@dataclass(frozen=True)
+class CommitteeEntry(ModelEntry):
+    """A committee; `members` those of its classifiers that have a repository."""
+
+    kind: ClassVar[str] = "committee"
+    members: list[str] = field(default_factory=list)
+    task: str | None = None
+    data: list[str] = field(default_factory=list)
+
+    @property
+    def linked(self) -> list[str]:
+        """See `Entry`."""
+        return [*self.members, *self.data]
+
+
+@dataclass(frozen=True)
+class SpaceEntry(Entry):
+    """The Space; `demo` the folder with `demo.json`, and the repositories that stand for its models, by task or name."""
+
+    kind: ClassVar[str] = "space"
+    repo_type: ClassVar[RepoType] = "space"
+    demo: Path
+    committees: dict[str, str] = field(default_factory=dict)
+    deep: dict[str, str] = field(default_factory=dict)
+    encoders: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def linked(self) -> list[str]:
+        """See `Entry`."""
+        return [*self.committees.values(), *self.deep.values(), *self.encoders.values()]
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """See `Entry`."""
+        return {"demo": self.demo}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The collection that holds all of it, together with the papers (arXiv numbers)."""
+
+    title: str
+    description: str = ""
+    papers: list[str] = field(default_factory=list)
+
+
+SECTIONS: dict[str, type[Entry]] = {
+    "data": DataEntry,
+    "encoders": EncoderEntry,
+    "adapters": AdapterEntry,
+    "classifiers": ClassifierEntry,
+    "committees": CommitteeEntry,
+    "spaces": SpaceEntry,
+}
+"""In the order in which they are made, verified and pushed: what is linked to stands before what links to it."""
+OTHER_KEYS = ("version", "namespace", "visibility", "licence", "language", "collection")
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a release file says, checked.
+
+    Args:
+        version: `X.Y.Z`; its tag is `vX.Y.Z`.
+        namespace: user or organization.
+        visibility: private or public.
+        licence: the Hub's identifier.
+        language: the Hub's identifier of the models' language.
+        entries: the repositories, in the order of `SECTIONS`.
+        collection: None for none.
+    """
+
+    version: str
+    namespace: str
+    entries: tuple[Entry, ...]
+    visibility: Literal["private", "public"] = "private"
+    licence: str = "apache-2.0"
+    language: str = "en"
+    collection: Collection | None = None
+
+    def repo_id(self, name: str) -> str:
+        """`owner/name` of a repository of this release; another one's id as it is."""
+        return name if "/" in name else f"{self.namespace}/{name}"
+
+
+class _Reader:
+    """YAML with the line of every key, so that each refusal can name it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[tuple[Any, ...], int] = {}
+        try:
+            node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise UserError(f"The release file {path} cannot be read ({reason}): name one that exists.") from error
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise UserError(f"The release file {path}, line {line}, is no YAML: {error.problem}.") from error
+        self.value = None if node is None else self._build(node, ())
+
+    def _build(self, node: yaml.Node, where: tuple[Any, ...]) -> Any:
+        self.lines.setdefault(where, node.start_mark.line + 1)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._build(item, (*where, place)) for place, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            return yaml.SafeLoader("").construct_object(node)
+        found: dict[Any, Any] = {}
+        for key_node, item in node.value:
+            key = self._build(key_node, (*where, "key"))
+            self.lines[(*where, key)] = key_node.start_mark.line + 1
+            if key in found:
+                raise self.refusal((*where, key), f"{key!r} stands there twice: leave one of them out")
+            found[key] = self._build(item, (*where, key))
+        return found
+
+    def refusal(self, where: tuple[Any, ...], sentence: str) -> UserError:
+        while where not in self.lines and where:
+            where = where[:-1]
+        return UserError(f"The release file {self.path}, line {self.lines.get(where, 1)}: {sentence}.")
+
+
+def read_release(path: str | Path) -> Release:
+    """Read and check a release file; the folders that it names are looked for, not opened.
+
+    Raises:
+        UserError: one sentence with the line: no YAML, an unknown or doubled key, a value of the wrong type, a name
+            that the Hub does not take, a link to nothing, or a folder that is missing.
+    """
+    reader = _Reader(Path(path).expanduser())
+    top = reader.value
+    if not isinstance(top, dict):
+        raise reader.refusal((), "it must be a mapping with version, namespace and sections of repositories")
+    for key in top:
+        _check_key(reader, (key,), [*OTHER_KEYS, *SECTIONS])
+    for key in ("version", "namespace"):
+        if key not in top:
+            raise reader.refusal((), f"{key!r} is missing")
+    values = {key: _value(reader, (key,), str, top[key]) for key in OTHER_KEYS if key in top and key != "collection"}
+    if not VERSION.fullmatch(values["version"]):
+        raise reader.refusal(("version",), f"version is {values['version']!r}: write it as X.Y.Z")
+    if values.get("visibility", "private") not in ("private", "public"):
+        raise reader.refusal(("visibility",), f"visibility is {values['visibility']!r}: choose private or public")
+    for key in ("licence", "language"):
+        if key in values and values[key] not in known(key):
+            raise reader.refusal((key,), f"{values[key]!r} is no {key} that the Hub knows{_meant(values[key], known(key))}")
+    entries = tuple(_entries(reader, top))
+    if not entries:
+        raise reader.refusal((), "it names no repository: add a section such as encoders")
+    _check_names(reader, values["namespace"], entries)
+    collection = None
+    if "collection" in top:
+        collection = _build(reader, ("collection",), Collection, top["collection"], {})
+    return Release(entries=entries, collection=collection, **values)
+
+
+def _entries(reader: _Reader, top: dict[str, Any]) -> Iterator[Entry]:
+    for section, entry_class in SECTIONS.items():
+        there = top.get(section) or {}
+        if not isinstance(there, dict):
+            raise reader.refusal((section,), f"{section} must be a mapping of names to what they are made from")
+        for name, value in there.items():
+            entry = _build(reader, (section, name), entry_class, value, {"name": _value(reader, (section,), str, name)})
+            for key, folder in entry.folders.items():
+                if not folder.is_dir():
+                    raise reader.refusal(
+                        (section, name, *key.split(": ")), f"{key} of {name} is {folder}, which is no folder here"
+                    )
+            if isinstance(entry, AdapterEntry) and entry.base is None:
+                raise reader.refusal((section, name), f"the adapter {name} loads on an encoder: name it as base")
+            for revision in getattr(entry, "revisions", {}):
+                if not REVISION.fullmatch(str(revision)) or revision == "main":
+                    raise reader.refusal((section, name, "revisions", revision), f"{revision!r} is no name of a branch")
+            yield entry
+
+
+def _build(reader: _Reader, where: tuple[Any, ...], wanted: type, value: Any, given: dict[str, Any]) -> Any:
+    """A dataclass from a mapping: unknown and missing keys and wrong types are refused."""
+    if not isinstance(value, dict):
+        raise reader.refusal(where, f"{where[-1]} must be a mapping")
+    known_fields = {entry.name: entry for entry in fields(wanted) if entry.name not in given}
+    for key in value:
+        _check_key(reader, (*where, key), list(known_fields))
+    for name, entry in known_fields.items():
+        if name not in value and entry.default is MISSING and entry.default_factory is MISSING:
+            raise reader.refusal(where, f"{where[-1]} has no {name!r}")
+    found = {key: _value(reader, (*where, key), known_fields[key].type, item) for key, item in value.items()}
+    return wanted(**given, **found)
+
+
+def _value(reader: _Reader, where: tuple[Any, ...], wanted: Any, value: Any) -> Any:
+    if get_origin(wanted) is dict:
+        if isinstance(value, dict):
+            inner = get_args(wanted)[1]
+            return {str(key): _value(reader, (*where, key), inner, item) for key, item in value.items()}
+        raise reader.refusal(where, f"{where[-1]} must be a mapping")
+    if get_origin(wanted) is list:
+        if isinstance(value, list):
+            return [_value(reader, (*where, place), str, item) for place, item in enumerate(value)]
+        raise reader.refusal(where, f"{where[-1]} must be a list, such as [{value}]")
+    if not isinstance(value, str) or not value.strip():
+        hint = f': quote it ("{value}")' if isinstance(value, int | float) and not isinstance(value, bool) else ""
+        raise reader.refusal(where, f"{where[-1]} must be text and is {value!r}{hint}")
+    return Path(value).expanduser() if wanted is Path else value
+
+
+def _check_key(reader: _Reader, where: tuple[Any, ...], choices: list[str]) -> None:
+    if where[-1] not in choices:
+        raise reader.refusal(where, f"{where[-1]!r} is no key there{_meant(str(where[-1]), choices)}")
+
+
+def _meant(word: str, choices: Any) -> str:
+    close = difflib.get_close_matches(word, list(choices), 1)
+    listed = list(choices)
+    return f" (did you mean {close[0]!r}?)" if close else f": choose among {', '.join(listed[:12])}"
+
+
+def _check_names(reader: _Reader, namespace: str, entries: tuple[Entry, ...]) -> None:
+    """Names that the Hub takes, each once, and links that lead somewhere."""
+    sections = {entry_class.kind: section for section, entry_class in SECTIONS.items()}
+    names = {entry.name for entry in entries}
+    seen: set[str] = set()
+    for entry in entries:
+        where = (sections[entry.kind], entry.name)
+        try:
+            validate_repo_id(f"{namespace}/{entry.name}")
+        except HFValidationError as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise reader.refusal(where, f"{namespace}/{entry.name} is no name for a repository ({reason})") from error
+        if entry.name in seen:
+            raise reader.refusal(where, f"{entry.name} names two repositories: choose another name")
+        seen.add(entry.name)
+        for link in entry.linked:
+            if "/" not in link and link not in names:
+                raise reader.refusal(
+                    where, f"{entry.name} points to {link!r}, which is no repository of this release{_meant(link, names)}"
+                )

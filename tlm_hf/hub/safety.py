@@ -1,0 +1,155 @@
+"""What must never go up: secrets, paths and names of this machine, pickles, code that is not ours."""
+
+import getpass
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from ..errors import UserError
+from ..files import file_hash
+
+SECRETS = {
+    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
+    "a GitHub token": re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40,})"),
+    "an AWS key": re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    "a private key": re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"),
+    "a Slack token": re.compile(r"\bxox[abposr]-[A-Za-z0-9-]{10,}"),
+    "an API key": re.compile(r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}"),
+    "a Google key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}\b"),
+    "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/:@]{3,}@[\w.-]+"),
+}
+ALLOWED = frozenset(
+    {".json", ".safetensors", ".md", ".py", ".png", ".svg", ".parquet", ".npz", ".txt", ".yaml", ".css", ".csv", ""}
+)
+"""Kinds of files that a repository may hold; no pickle is among them (arrays in .npz are read without)."""
+WITHOUT_SUFFIX = ("LICENSE",)
+TEXT = frozenset({".json", ".md", ".py", ".txt", ".yaml", ".css", ".csv", ".svg", ""})
+NO_NAMES = frozenset({"root", "user", "admin", "runner", "ubuntu", "home", "work", "jovyan", "app", "nobody", "python"})
+"""User names that say nothing of anybody, and that stand in many texts as common words."""
+SHORTEST_NAME = 4
+
+
+def check_folder(folder: Path, code: dict[str, str]) -> None:
+    """Refuse a staged folder that must not be published.
+
+    Args:
+        folder: the staged folder.
+        code: SHA-256 by name of the Python files that may be in it.
+
+    Raises:
+        UserError: one sentence that names the file: a secret (not shown), a path of this machine, a user name or
+            e-mail address of this machine, a kind of file that does not belong there, or foreign code.
+    """
+    private = list(_private())
+    for path in sorted(folder.rglob("*")):
+        name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
+        if path.is_symlink():
+            raise UserError(f"{name} is a link: put the file itself there.")
+        if path.is_dir():
+            continue
+        suffix = path.suffix.lower()
+        if suffix not in ALLOWED or (not suffix and path.name not in WITHOUT_SUFFIX):
+            raise UserError(
+                f"{name} is no file of a release (weights as safetensors, data as parquet): take it out of what is "
+                "released."
+            )
+        if suffix == ".py" and code.get(path.relative_to(folder).as_posix()) != file_hash(path):
+            raise UserError(f"{name} is code that is not of this package: restore it from there, or take it out.")
+        if suffix == ".npz":
+            check_arrays(path, name)
+        for text in _texts(path):
+            _check_text(name, text, private if suffix != ".parquet" else [])
+
+
+def check_arrays(path: Path, name: str) -> None:
+    """Refuse an .npz that needs pickle to be read, since that runs code.
+
+    Raises:
+        UserError: one sentence that names the file.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            for key in stored:
+                stored[key]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} is no plain array file: make it again without objects in it.") from error
+
+
+def _texts(path: Path) -> Iterator[str]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        table = pq.read_table(path)
+        for column in table.columns:
+            if str(column.type) in ("string", "large_string"):
+                yield "\n".join(value for value in column.to_pylist() if value is not None)
+    elif suffix in TEXT:
+        try:
+            yield path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path.name} is not UTF-8 text: save it as such, or take it out.") from error
+
+
+def _private() -> Iterator[tuple[str, re.Pattern[str]]]:
+    """What tells of this machine and its user, as far as it can be told from common words."""
+    places = {str(Path.home()), str(Path.cwd().resolve())} - {"/"}
+    yield "a path of this machine", re.compile("|".join(re.escape(place) + r"(?![\w-])" for place in sorted(places)))
+    yield "a path of a home folder", re.compile(r"(?<![\w.])(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+")
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = ""
+    if len(user) >= SHORTEST_NAME and user.lower() not in NO_NAMES:
+        yield "the name of this machine's user", re.compile(rf"(?<![\w.-]){re.escape(user)}(?![\w.-])")
+    try:
+        found = subprocess.run(["git", "config", "user.email"], capture_output=True, text=True, check=False)
+        email = found.stdout.strip()
+    except OSError:
+        email = ""
+    if "@" in email:
+        yield "the e-mail address of this shell", re.compile(re.escape(email), re.IGNORECASE)
+
+
+def _check_text(name: str, text: str, private: list[tuple[str, re.Pattern[str]]]) -> None:
+    for what, pattern in SECRETS.items():
+        found = pattern.search(text)
+        if found:
+            line = text.count("\n", 0, found.start()) + 1
+            raise UserError(
+                f"{name}, line {line}, holds what looks like {what}: take it out (and withdraw it) before a release."
+            )
+    for what, pattern in private:
+        found = pattern.search(text)
+        if found:
+            raise UserError(f"{name} holds {what} ({found.group(0)!r}): take it out of what is released.")
+
+
+def redact(text: object, *secrets: str | None) -> str:
+    """A message without secrets: those that are given, and all that look like one."""
+    shown = str(text)
+    for secret in filter(None, secrets):
+        shown = shown.replace(secret, "***")
+    for pattern in SECRETS.values():
+        shown = pattern.sub("***", shown)
+    return shown
+
+
+def without_paths(value: Any) -> Any:
+    """JSON values in which absolute paths are cut to their last part; everything else is left as it is."""
+    text = json.dumps(value)
+    private = [pattern for what, pattern in _private() if "path" in what]
+    if not any(pattern.search(text) for pattern in private):
+        return value
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(?<![\w.$])(?:/[\w.@+-]+){2,}", lambda found: Path(found.group(0)).name, value)
+    return value
