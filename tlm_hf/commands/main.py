@@ -18,6 +18,7 @@ COMMANDS = {
     "prepare-data": "corpus subsets and tasks as data set folders, checked for leakage, ready to push",
     "overlap": "token overlap of a corpus with tasks, and subsets with high, random and low overlap",
     "study": "the four findings of the paper: plan, run, report",
+    "release": "models, data sets, cards and the Space to the Hub: stage, verify, push, status, reproduce",
     "benchmark": "training and inference against stock BERT, tokenising against bare tokenizers",
     "import-paper-weights": "a checkpoint of the paper's authors into a folder of ours, after a parity check",
 }

@@ -79,8 +79,9 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
         plot: file name of a plot of accuracies in the folder.
         **facts: what else the template names: `corpus` or `task` in words and `baseline` (accuracy, macro F1); where
             they are known `base_models` and `datasets` (Hub ids), `evaluation` (see `release_facts`), `plots` (captions
-            by file name), `revisions` (branches and what they hold), `remote_code` (whether the folder opens with
-            trusted code alone), `example` (text of the snippet), `licence`, `language`, `wall_clock` (seconds).
+            by file name), `revisions` (branches and what they hold), `branch` (the one that this card is for),
+            `remote_code` (whether the folder opens with trusted code alone), `example` (text of the snippet),
+            `licence`, `language`, `wall_clock` (seconds).
 
     Returns:
         Markdown with YAML front matter.
@@ -94,6 +95,7 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
         "evaluation": None,
         "plots": {},
         "revisions": {},
+        "branch": None,
         "remote_code": kind == "committee",
         "example": None,
         "licence": "apache-2.0",
@@ -114,7 +116,7 @@ def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, An
         details["eval_results"] = [
             EvalResult(
                 task_type="text-classification",
-                dataset_type=str(facts["task"]).split(":")[0],
+                dataset_type=(facts["datasets"] or [str(facts["task"]).split(":")[0]])[0],
                 dataset_name=str(facts["task"]),
                 dataset_split="test",
                 metric_type="f1" if metric == "macro_f1" else metric,

@@ -76,10 +76,14 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
     for key in ("corpus", "task"):
         if key in results:
             settings[key] = results[key]
+    if name == "pretrain":  # off it is not recorded, and left out it would be the schedule's
+        settings.setdefault("unigram_bias", False)
     known = {entry.name: entry.default for entry in fields(arguments_class)}
     words = ["tlm", name]
     for key, value in settings.items():
-        if key not in known or value is None or value == known[key] or value == []:
+        if key not in known or value is None or value == []:
+            continue
+        if value == known[key] and key not in ("corpus", "task"):
             continue
         words.append(f"--{key.replace('_', '-')}")
         words += [str(item) for item in value] if isinstance(value, list) else [_word(value)]

@@ -1,4 +1,4 @@
-"""What a card says beyond a run's results: intervals, calibration, the TF-IDF row, latency; measured once, then kept."""
+"""What a card says beyond a run's results: intervals, calibration, the TF-IDF row, latency; measured once."""
 
 import json
 from pathlib import Path

@@ -149,7 +149,7 @@ class CommitteeEntry(ModelEntry):
 
 @dataclass(frozen=True)
 class SpaceEntry(Entry):
-    """The Space; `demo` the folder with `demo.json`, and the repositories that stand for its models, by task or name."""
+    """The Space; `demo` the folder with `demo.json`, and the repositories of its models, by task or name."""
 
     kind: ClassVar[str] = "space"
     repo_type: ClassVar[RepoType] = "space"
@@ -277,7 +277,9 @@ def read_release(path: str | Path) -> Release:
         raise reader.refusal(("visibility",), f"visibility is {values['visibility']!r}: choose private or public")
     for key in ("licence", "language"):
         if key in values and values[key] not in known(key):
-            raise reader.refusal((key,), f"{values[key]!r} is no {key} that the Hub knows{_meant(values[key], known(key))}")
+            raise reader.refusal(
+                (key,), f"{values[key]!r} is no {key} that the Hub knows{_meant(values[key], known(key))}"
+            )
     entries = tuple(_entries(reader, top))
     if not entries:
         raise reader.refusal((), "it names no repository: add a section such as encoders")
@@ -367,5 +369,6 @@ def _check_names(reader: _Reader, namespace: str, entries: tuple[Entry, ...]) ->
         for link in entry.linked:
             if "/" not in link and link not in names:
                 raise reader.refusal(
-                    where, f"{entry.name} points to {link!r}, which is no repository of this release{_meant(link, names)}"
+                    where,
+                    f"{entry.name} points to {link!r}, which is no repository of this release{_meant(link, names)}",
                 )

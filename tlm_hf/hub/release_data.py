@@ -1,0 +1,84 @@
+"""Data set repositories of a release: a folder of `tlm prepare-data` or `tlm overlap` under its name on the Hub."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard
+
+from ..data.lineage import SUBSET_FILE, SUBSET_KIND
+from ..errors import UserError
+from ..files import file_hash
+from ..runs import write_json
+from .release_file import DataEntry
+
+CARD = "README.md"
+NEEDS_CHECK = {
+    "ag-corpus-research-non-commercial": "AG News is given for research and other non-commercial use, and its articles "
+    "belong to their publishers",
+    "licences-of-the-libraries": "docstrings come under the licences of the libraries that they document",
+}
+"""Licences, by `license_name`, under which rows are published again only by somebody who has looked."""
+
+
+def dataset_facts(entry: DataEntry, licence_checked: bool) -> dict[str, Any]:
+    """`subset.json` of the folder, after its licence was looked at.
+
+    Raises:
+        UserError: no data set folder of ours, files changed since, or a licence that is unknown or was not checked.
+    """
+    folder = entry.folder
+    try:
+        facts: dict[str, Any] = json.loads((folder / SUBSET_FILE).read_text(encoding="utf-8"))
+        kind, files = facts["kind"], facts["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kind = None
+    if kind != SUBSET_KIND:
+        raise UserError(f"{folder} is no data set folder: make one with `tlm prepare-data` or `tlm overlap`.")
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file() or (name != CARD and file_hash(path) != expected):  # a card is there to be edited
+            raise UserError(f"{path} is missing or was changed since the folder was made: make it again.")
+    data = DatasetCard.load(folder / CARD).data
+    licence = data.license
+    if licence in (None, "unknown") or licence == ["unknown"]:
+        raise UserError(
+            f"The licence of {entry.name}'s source is not known: say it in {folder / CARD}, in the field `license` and "
+            "in the text, and stage again."
+        )
+    name = data.to_dict().get("license_name")
+    if name in NEEDS_CHECK and not licence_checked:
+        raise UserError(
+            f"{entry.name} would publish its rows again, and {NEEDS_CHECK[name]}: look whether you may, then add "
+            "--i-have-checked-the-licence."
+        )
+    return facts
+
+
+def stage_dataset(entry: DataEntry, repo_id: str, folder: Path) -> dict[str, Any]:
+    """Copy a data set folder; its card then says the repository's name.
+
+    Args:
+        entry: the repository.
+        repo_id: `owner/name`.
+        folder: where to.
+
+    Returns:
+        What its `subset.json` holds.
+    """
+    facts = dataset_facts(entry, licence_checked=True)  # asked before
+    for name in facts["files"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(entry.folder / name, folder / name)
+    card = DatasetCard.load(folder / CARD)
+    old = facts["name"]
+    body = card.text.replace(f'load_dataset("{old}"', f'load_dataset("{repo_id}"')
+    body = body.replace(f"# {old}\n", f"# {entry.name}\n", 1)
+    if f'load_dataset("{repo_id}"' not in body:
+        raise UserError(f"The card {entry.folder / CARD} does not say how to load {old}: make the folder again.")
+    card.data["pretty_name"] = entry.name
+    (folder / CARD).write_text(f"---\n{card.data.to_yaml()}\n---\n{body}", encoding="utf-8")
+    facts = {**facts, "name": entry.name, "files": {**facts["files"], CARD: file_hash(folder / CARD)}}
+    write_json(folder / SUBSET_FILE, facts)
+    return facts

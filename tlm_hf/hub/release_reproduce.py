@@ -1,0 +1,199 @@
+"""`tlm release reproduce REPO`: a manifest turned back into the command line; run again, hashes compared."""
+
+import json
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from ..errors import UserError
+from ..files import file_hash
+from ..loading import weights_hash
+from ..provenance import machine, versions
+from .manifest import BASE, MANIFEST_FILE, MEMBERS, OUTPUT, REPOSITORY
+
+logger = logging.getLogger(__name__)
+DECISIVE_VERSIONS = ("tlm-hf", "torch", "transformers", "tokenizers", "datasets", "peft", "accelerate", "numpy")
+SMOKE_WIDTH = 64
+"""Runs of encoders up to this hidden size take seconds, and are done without being asked."""
+WEIGHTS = {"adapter": ("adapter/adapter_model.safetensors", "adapter_model.safetensors")}
+"""Where a run leaves what a repository holds, and what that is called there; otherwise `model.safetensors`."""
+
+
+def reproduce(repo: str, *, run: bool = False, output_dir: str | None = None) -> dict[str, Any]:
+    """Show the command that made a repository; at smoke size, or when asked, run it again and compare.
+
+    Args:
+        repo: folder of a staged or downloaded repository, or `owner/name` on the Hub.
+        run: also where it takes long.
+        output_dir: where the new run goes; None for a temporary folder that is removed.
+
+    Returns:
+        `command`, and where it was run: `files` with `expected` and `found` SHA-256, `identical`, and `differences` of
+        versions, processor kind and threads, under which equal hashes are not promised.
+
+    Raises:
+        UserError: no manifest, a repository that cannot be made again, or one of whose inputs is missing or another.
+    """
+    folder = find_repository(repo, None)
+    manifest = read_manifest(folder)
+    words = manifest["reproduce"]["command"]
+    if not words:
+        raise UserError(
+            f"{manifest['repository']} is a {manifest['kind']}, which no training makes: nothing to reproduce."
+        )
+    shown = shlex.join(words)
+    small = _is_small(folder, manifest)
+    if not (run or small):
+        return {"command": shown, "table": f"{shown}\n(larger than smoke size: add --run to run it again)"}
+    inputs = _find_inputs(folder, manifest)
+    with tempfile.TemporaryDirectory(prefix="tlm-reproduce-") as scratch:
+        # A data set is named after its folder.
+        target = Path(output_dir).expanduser() if output_dir else Path(scratch) / manifest["repository"].split("/")[-1]
+        if target.exists() and any(target.iterdir()):
+            raise UserError(f"The output folder {target} is not empty: choose another --output-dir.")
+        line = _fill(words, {REPOSITORY: [str(folder)], OUTPUT: [str(target)], **inputs})
+        logger.info("Running %s ...", shlex.join(["tlm", *line[1:]]))
+        _run(line)
+        files = _compare(manifest, folder, target)
+    differences = environment_differences(manifest)
+    identical = all(each["expected"] == each["found"] for each in files.values())
+    verdict = "The same to the last byte." if identical else "NOT the same."
+    lines = [
+        shown,
+        *(f"{name}: {'same' if each['expected'] == each['found'] else 'differs'}" for name, each in files.items()),
+    ]
+    lines += [f"here {key} is {here}, there it was {there}" for key, (there, here) in differences.items()]
+    return {
+        "table": "\n".join([*lines, verdict]),
+        "command": shown,
+        "files": files,
+        "identical": identical,
+        "differences": differences,
+    }
+
+
+def find_repository(repo: str, near: Path | None) -> Path:
+    """A repository's folder: a path, one beside `near` (as in a staged release), or a copy from the Hub.
+
+    Raises:
+        UserError: it is nowhere.
+    """
+    places = [Path(repo).expanduser(), *([near.parent.parent / repo] if near is not None else [])]
+    for place in places:
+        if (place / MANIFEST_FILE).is_file():
+            return place.resolve()
+    if places[0].is_dir():
+        raise UserError(f"{repo} has no {MANIFEST_FILE}, so it is no repository of a release: name another.")
+    for repo_type in ("model", "dataset"):
+        try:
+            return Path(snapshot_download(repo, repo_type=repo_type))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError):
+            continue
+    raise UserError(
+        f"{repo} is neither a folder with {MANIFEST_FILE} nor a repository that the Hub shows: check its name."
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """`manifest.json` of a repository.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        found["reproduce"]["command"], found["files"], found["kind"], found["repository"]
+    except OSError as error:
+        raise UserError(f"{folder} has no {MANIFEST_FILE}: name a repository of a release.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / MANIFEST_FILE} is damaged ({error}): get it again.") from error
+    return found
+
+
+def environment_differences(manifest: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs here from where the run was made, as (there, here)."""
+    run = manifest["run"]
+    here, computer = versions(), machine()
+    found = {
+        name: (run["versions"].get(name), here.get(name))
+        for name in DECISIVE_VERSIONS
+        if run["versions"].get(name) != here.get(name)
+    }
+    there = run.get("machine") or {}
+    for key in ("processor", "architecture", "avx512_bf16", "accelerator"):
+        if there.get(key) != computer.get(key):
+            found[key] = (there.get(key), computer.get(key))
+    return found
+
+
+def _is_small(folder: Path, manifest: dict[str, Any]) -> bool:
+    if manifest["kind"] == "data":
+        return True
+    if manifest["kind"] == "adapter":
+        return bool(manifest["run"]["settings"].get("lora_rank")) and _width_of_base(folder, manifest) <= SMOKE_WIDTH
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int((config.get("member_configs") or [config])[0].get("hidden_size", SMOKE_WIDTH + 1)) <= SMOKE_WIDTH
+
+
+def _width_of_base(folder: Path, manifest: dict[str, Any]) -> int:
+    base = find_repository(manifest["reproduce"]["inputs"][BASE]["repository"], folder)
+    return int(json.loads((base / "config.json").read_text(encoding="utf-8"))["hidden_size"])
+
+
+def _find_inputs(folder: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
+    """Folders of what the command reads, each with the weights that the run had read."""
+    found: dict[str, list[str]] = {}
+    for placeholder, needed in manifest["reproduce"]["inputs"].items():
+        places = []
+        for place, each in enumerate(needed if isinstance(needed, list) else [needed]):
+            what = f"member {place}" if placeholder == MEMBERS else "base model"
+            if each["repository"] is None:
+                raise UserError(
+                    f"The {what} of {manifest['repository']} has no repository: release it as well to make this again."
+                )
+            there = find_repository(each["repository"], folder)
+            if each["weights"] != "new" and weights_hash(str(there)) != each["weights"]:
+                raise UserError(
+                    f"{each['repository']} has other weights than the {what} that {manifest['repository']} was made "
+                    "from: get the version of the same release."
+                )
+            places.append(str(there))
+        found[placeholder] = places
+    return found
+
+
+def _fill(words: list[str], values: dict[str, list[str]]) -> list[str]:
+    line: list[str] = []
+    for word in words:
+        line += values.get(word, [os.path.expandvars(word) if word.startswith("$TLM_DATA") else word])
+    return line
+
+
+def _run(words: list[str]) -> None:
+    command = [sys.executable, "-m", "tlm_hf.commands.main", *words[1:]]
+    done = subprocess.run(command, check=False, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
+    if done.returncode:
+        raise UserError(f"The command ended with code {done.returncode}: see above what it said.")
+
+
+def _compare(manifest: dict[str, Any], folder: Path, target: Path) -> dict[str, dict[str, Any]]:
+    if manifest["kind"] == "data":
+        names = {name: name for name in manifest["files"] if name.endswith(".parquet")}
+    else:
+        made, released = WEIGHTS.get(manifest["kind"], ("model.safetensors", "model.safetensors"))
+        names = {released: made}
+    return {
+        released: {
+            "expected": manifest["files"][released]["sha256"],
+            "found": file_hash(target / made) if (target / made).is_file() else None,
+        }
+        for released, made in names.items()
+    }

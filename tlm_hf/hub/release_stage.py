@@ -1,0 +1,292 @@
+"""`tlm release stage`: every repository of a release file as a folder `OUTPUT/owner/name`, all of them or none.
+
+OUTPUT/owner/name/            what goes up, loadable by path from OUTPUT as `owner/name`
+OUTPUT/owner/name@branch/     further revisions
+OUTPUT/release.json           what there is, written last
+OUTPUT/measured/              evaluations, kept so that the same release staged again is the same to the last byte
+"""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ..errors import UserError
+from ..files import flush_tree
+from ..loading import weights_hash
+from ..provenance import provenance
+from ..runs import RESULTS_FILE, write_json
+from .manifest import (
+    BASE,
+    MANIFEST_FILE,
+    MEMBERS,
+    build_manifest,
+    dataset_command,
+    describe_files,
+    run_command,
+    training_seconds,
+    tree_hash,
+)
+from .release_data import dataset_facts, stage_dataset
+from .release_facts import measure_classifier
+from .release_file import (
+    ClassifierEntry,
+    CommitteeEntry,
+    DataEntry,
+    EncoderEntry,
+    Entry,
+    ModelEntry,
+    Release,
+    SpaceEntry,
+    read_release,
+)
+from .release_models import code_files, stage_model_files, write_card
+from .release_space import space_code, space_variables, stage_space
+from .safety import check_folder, without_paths
+
+logger = logging.getLogger(__name__)
+RELEASE_FILE, VERIFIED_FILE, MEASURED = "release.json", "verified.json", "measured"
+PARTIAL = ".partial"
+
+
+def read_results(folder: Path, kind: str) -> dict[str, Any]:
+    """The results of a finished run of the right kind.
+
+    Raises:
+        UserError: the run has not finished, is of another kind, or its results are damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The run {folder} has no {RESULTS_FILE}, so it has not finished: finish it first.") from error
+    except ValueError as error:
+        raise UserError(f"The results of the run {folder} are damaged ({error}): run it again.") from error
+    wanted = {"encoder": "pretrain", "classifier": "finetune", "adapter": "finetune", "committee": "committee"}[kind]
+    if found.get("kind") != wanted:
+        raise UserError(f"The run {folder} is a {found.get('kind')}, and {kind}s come from a {wanted}: name another.")
+    if kind == "adapter" and not (folder / "adapter" / "adapter_model.safetensors").is_file():
+        raise UserError(f"The run {folder} has no adapter: fine-tune with --lora-rank.")
+    return found
+
+
+def stage(
+    release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False
+) -> dict[str, Any]:
+    """Build every repository of a release; an older staged release in the same folder is replaced whole.
+
+    Args:
+        release_file: YAML, see `release_file`.
+        output_dir: where to.
+        data_root: folder of real text, for the evaluations; None for the variable TLM_DATA.
+        licence_checked: that rows may be re-published whose source gives them for some uses only (AG News).
+
+    Returns:
+        What `release.json` holds.
+
+    Raises:
+        UserError: a mistake in the release file, a run that has not finished, a licence that is unknown or was not
+            checked, or content that must not go up; nothing is changed then.
+    """
+    release = read_release(release_file)
+    output = Path(output_dir).expanduser()
+    _check_output(output)
+    runs: dict[str, dict[str, Any]] = {}
+    for entry in release.entries:  # all that can be refused, before any long work
+        if isinstance(entry, ModelEntry):
+            runs[entry.name] = read_results(entry.run, entry.kind)
+            for folder in entry.revisions.values():
+                read_results(folder, entry.kind)
+        elif isinstance(entry, DataEntry):
+            dataset_facts(entry, licence_checked)
+    stager = _Stager(release, output, runs, data_root)
+    shutil.rmtree(output / PARTIAL, ignore_errors=True)
+    try:
+        repositories = [
+            stager.stage(entry) for entry in tqdm(release.entries, desc="Staging", unit="repository", mininterval=1)
+        ]
+        flush_tree(output / PARTIAL)
+    except BaseException:
+        shutil.rmtree(output / PARTIAL, ignore_errors=True)
+        raise
+    record = {
+        "version": release.version,
+        "namespace": release.namespace,
+        "visibility": release.visibility,
+        "collection": None if release.collection is None else vars(release.collection),
+        "repositories": repositories,
+        "made_by": provenance(),
+    }
+    for name in (RELEASE_FILE, VERIFIED_FILE):  # until all is in place there is no release
+        (output / name).unlink(missing_ok=True)
+    for old in (path for path in output.iterdir() if path.is_dir() and path.name not in (PARTIAL, MEASURED)):
+        shutil.rmtree(old)
+    for folder in (output / PARTIAL).iterdir():
+        folder.rename(output / folder.name)
+    (output / PARTIAL).rmdir()
+    write_json(output / RELEASE_FILE, record)
+    return record
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a folder that holds something else than a staged release."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"The output folder {output} is a file: choose another --output-dir.")
+    if output.is_dir():
+        there = {path.name for path in output.iterdir()} - {PARTIAL, MEASURED}
+        if there and RELEASE_FILE not in there:
+            raise UserError(f"The output folder {output} holds other files ({sorted(there)[0]}): choose another one.")
+    output.mkdir(parents=True, exist_ok=True)
+
+
+class _Stager:
+    """Stages one entry after the other; later ones refer to earlier ones."""
+
+    def __init__(self, release: Release, output: Path, runs: dict[str, dict[str, Any]], data_root: str | None) -> None:
+        self.release, self.output, self.runs, self.data_root = release, output, runs, data_root
+        self.entries = {entry.name: entry for entry in release.entries}
+        self.weights = {
+            name: weights_hash(str(entry.run)) for name, entry in self.entries.items() if isinstance(entry, ModelEntry)
+        }
+
+    def folder(self, entry: Entry, revision: str | None = None) -> Path:
+        name = self.release.repo_id(entry.name) + (f"@{revision}" if revision else "")
+        return self.output / PARTIAL / name
+
+    def stage(self, entry: Entry) -> dict[str, Any]:
+        """Build the entry's folders; returns its part of `release.json`."""
+        folder = self.folder(entry)
+        folder.mkdir(parents=True)
+        revisions: dict[str, str] = {}
+        variables: dict[str, str] = {}
+        if isinstance(entry, DataEntry):
+            facts = stage_dataset(entry, self.release.repo_id(entry.name), folder)
+            sources = {"configs": {config: {split: found["sha256"] for split, found in splits.items()}
+                                   for config, splits in facts["configs"].items()}}  # fmt: skip
+            self._finish(entry, folder, facts, dataset_command(facts), {}, {}, sources)
+        elif isinstance(entry, SpaceEntry):
+            variables = space_variables(entry, self.release)
+            stage_space(entry, self.release, folder, self.output / PARTIAL)
+            self._finish(entry, folder, None, [], {}, space_code(), {})
+        elif isinstance(entry, ModelEntry):
+            self._stage_model(entry, entry.run, folder, None)
+            for revision, run in entry.revisions.items():
+                target = self.folder(entry, revision)
+                target.mkdir(parents=True)
+                self._stage_model(entry, run, target, revision)
+                revisions[revision] = target.relative_to(self.output / PARTIAL).as_posix()
+        return {
+            "name": entry.name,
+            "kind": entry.kind,
+            "repo_type": entry.repo_type,
+            "repo_id": self.release.repo_id(entry.name),
+            "folder": folder.relative_to(self.output / PARTIAL).as_posix(),
+            "revisions": revisions,
+            "linked": [self.release.repo_id(link) for link in entry.linked],
+            "variables": variables,
+            "files": sum(1 for path in folder.rglob("*") if path.is_file()),
+            "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+            "tree": {
+                name: tree_hash(self.output / PARTIAL / name)
+                for name in (folder.relative_to(self.output / PARTIAL).as_posix(), *revisions.values())
+            },
+        }
+
+    def _stage_model(self, entry: ModelEntry, run: Path, folder: Path, branch: str | None) -> None:
+        results = without_paths(read_results(run, entry.kind))
+        stage_model_files(entry, run, folder, self.release)
+        evaluation = None
+        if not isinstance(entry, EncoderEntry):
+            evaluation = measure_classifier(
+                run,
+                read_results(run, entry.kind),
+                weights_hash(str(run)),
+                self.output / MEASURED / f"{folder.name}.json",
+                self.data_root,
+            )
+            evaluation = {key: value for key, value in evaluation.items() if key != "of"}
+        write_json(folder / RESULTS_FILE, {**results, "evaluation": evaluation})
+        write_card(
+            entry, self.release, folder, results, evaluation, training_seconds(results),
+            {} if branch else entry.revisions, branch,
+        )  # fmt: skip
+        settings = results["settings"]
+        data = {key: settings[key] for key in settings if key.endswith("sha256") or key.endswith("revision")}
+        data |= {key: results[key] for key in ("corpus", "task") if key in results}
+        inputs = self._inputs(entry, results)
+        self._finish(entry, folder, results, run_command(results), inputs, code_files(folder), data)
+
+    def _inputs(self, entry: ModelEntry, results: dict[str, Any]) -> dict[str, Any]:
+        """Which repositories a run read, by their weights' hashes: that a name fits is not enough."""
+        by_weights = {weights: name for name, weights in self.weights.items()}
+        settings = results["settings"]
+        if isinstance(entry, CommitteeEntry):
+            members = [by_weights.get(weights) for weights in settings["weights"]]
+            for name in entry.members:
+                if "/" not in name and name not in members:
+                    raise UserError(f"{entry.name} is not made of {name} (other weights): correct its members.")
+            return {
+                MEMBERS: [
+                    {"repository": None if name is None else self.release.repo_id(name), "weights": weights}
+                    for name, weights in zip(members, settings["weights"], strict=True)
+                ]
+            }
+        if not isinstance(entry, ClassifierEntry):
+            return {}
+        weights = settings["weights"]
+        if (
+            entry.base is not None
+            and "/" not in entry.base
+            and weights != "new"
+            and weights != self.weights[entry.base]
+        ):
+            raise UserError(f"{entry.name} was not fine-tuned from {entry.base} (other weights): correct its base.")
+        return {
+            BASE: {"repository": None if entry.base is None else self.release.repo_id(entry.base), "weights": weights}
+        }
+
+    def _finish(
+        self, entry: Entry, folder: Path, results: Any, command: list[str], inputs: Any, code: Any, data: Any
+    ) -> None:
+        """The manifest, and a look at everything."""
+        made = build_manifest(
+            self.release.repo_id(entry.name), entry.kind, self.release.version, folder, results,
+            command=command, inputs=inputs, code=code, data=data,
+        )  # fmt: skip
+        write_json(folder / MANIFEST_FILE, without_paths(made))
+        check_folder(folder, code)
+
+
+def read_staged(output_dir: str) -> tuple[Path, dict[str, Any]]:
+    """The folder and `release.json` of a staged release.
+
+    Raises:
+        UserError: nothing is staged there, or it is damaged.
+    """
+    output = Path(output_dir).expanduser()
+    try:
+        found: dict[str, Any] = json.loads((output / RELEASE_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"There is no staged release in {output}: make one with `tlm release stage`.") from error
+    except ValueError as error:
+        raise UserError(f"{output / RELEASE_FILE} is damaged ({error}): stage again.") from error
+    return output, found
+
+
+def check_files(folder: Path) -> None:
+    """Hold a staged folder against its manifest.
+
+    Raises:
+        UserError: one sentence that names the file that was changed, added or removed.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder.name} has no whole {MANIFEST_FILE}: stage again.") from error
+    there = describe_files(folder)
+    for name in sorted({*manifest, *there}):
+        if manifest.get(name) != there.get(name):
+            what = "was added" if name not in manifest else "is missing" if name not in there else "was changed"
+            raise UserError(f"{folder.name}/{name} {what} after the release was staged: stage and verify again.")

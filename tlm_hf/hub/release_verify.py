@@ -1,0 +1,210 @@
+"""`tlm release verify`: each staged repository is opened by a program without this package, and its card is checked."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import DatasetCard, ModelCard, RepoCard
+from tqdm.auto import tqdm
+
+from ..data.lineage import SUBSET_FILE
+from ..errors import UserError
+from ..runs import RESULTS_FILE, write_json
+from .hub_names import known
+from .manifest import MANIFEST_FILE, tree_hash
+from .release_space import space_code
+from .release_stage import VERIFIED_FILE, check_files, read_staged
+from .safety import check_folder, redact
+
+DRIVER = Path(__file__).with_name("verify_driver.py")
+TIMEOUT_SECONDS = 600
+IMAGE = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def verify(output_dir: str) -> dict[str, Any]:
+    """Check every repository of a staged release; only what passed can be pushed.
+
+    Models are opened through the Auto classes and `pipeline()`, with and without trust as promised; data sets through
+    `load_dataset`; the Space's app is built and asked a question; the snippets of every card are executed as they
+    stand. All that in fresh processes in which `tlm_hf` cannot be imported, offline, with an empty cache.
+
+    Args:
+        output_dir: folder of the staged release.
+
+    Returns:
+        `verified`: hashes of the folders by name; `checks`: what was passed, by repository.
+
+    Raises:
+        UserError: nothing staged, or the first repository that failed, with what failed.
+    """
+    output, release = read_staged(output_dir)
+    jobs = [
+        (entry, folder, revision)
+        for entry in release["repositories"]
+        for revision, folder in [(None, entry["folder"]), *entry["revisions"].items()]
+    ]
+    for entry, folder, _ in jobs:
+        check_files(output / folder)
+        check_folder(output / folder, _code_of(entry, output / folder))
+        check_card(output / folder, entry["repo_type"], {each["repo_id"] for each in release["repositories"]})
+    workers = max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 4))
+    checks: dict[str, list[str]] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        done = pool.map(lambda job: _open(output, job[0], job[1]), jobs)
+        for (_, folder, _), found in zip(
+            jobs, tqdm(done, total=len(jobs), desc="Verifying", unit="folder"), strict=True
+        ):
+            checks[folder] = found
+    verified = {folder: tree_hash(output / folder) for _, folder, _ in jobs}
+    write_json(output / VERIFIED_FILE, {"verified": verified, "checks": checks})
+    return {"verified": verified, "checks": checks}
+
+
+def check_verified(output: Path, release: dict[str, Any]) -> None:
+    """Refuse a release that was not verified, or that was changed since.
+
+    Raises:
+        UserError: one sentence that names the folder.
+    """
+    try:
+        verified = json.loads((output / VERIFIED_FILE).read_text(encoding="utf-8"))["verified"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"The release in {output} is not verified: run `tlm release verify` first.") from error
+    for entry in release["repositories"]:
+        for folder in (entry["folder"], *entry["revisions"].values()):
+            if verified.get(folder) != tree_hash(output / folder):
+                check_files(output / folder)  # names the file where it can
+                raise UserError(f"{folder} was changed after it was verified: verify again.")
+
+
+def _code_of(entry: dict[str, Any], folder: Path) -> dict[str, str]:
+    if entry["kind"] == "space":
+        return space_code()
+    from .release_models import code_files
+
+    return code_files(folder)
+
+
+def _open(output: Path, entry: dict[str, Any], folder: str) -> list[str]:
+    """Run the driver on one folder."""
+    job: dict[str, Any] = {"kind": entry["kind"], "repo_id": folder}
+    if entry["kind"] == "data":
+        configs = json.loads((output / folder / SUBSET_FILE).read_text(encoding="utf-8"))["configs"]
+        job["configs"] = {
+            config: {split: facts["rows"] for split, facts in splits.items()} for config, splits in configs.items()
+        }
+    elif entry["kind"] != "space":
+        job["labels"] = json.loads((output / folder / RESULTS_FILE).read_text(encoding="utf-8")).get("labels")
+    with tempfile.TemporaryDirectory(prefix="tlm-verify-") as home:
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HF_", "TLM_", "PYTHON", "HUGGING", "TRANSFORMERS_", "SPACE_"))
+        }
+        environment |= {
+            "HF_HOME": home,
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // 2)),
+            "MPLBACKEND": "Agg",
+        }
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", str(DRIVER), json.dumps(job)], cwd=output, env=environment, text=True,
+                stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_SECONDS, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise UserError(
+                f"{folder} did not open within {TIMEOUT_SECONDS} seconds: open it by hand to see why."
+            ) from error
+    lines = done.stdout.strip().splitlines()
+    try:
+        report = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        report = {"error": f"the process ended with code {done.returncode} ({last})"}
+    if "error" in report:
+        hint = ' (the Space needs the extra "demo": pip install "tlm-hf[demo]")' if "gradio" in report["error"] else ""
+        raise UserError(f"{folder} does not open as promised: {redact(report['error']).rstrip('.')}{hint}.")
+    passed: list[str] = report["checks"]
+    return passed
+
+
+def check_card(folder: Path, repo_type: str, own: set[str]) -> None:
+    """Hold a card's front matter against what the Hub knows, against its results, and against the release.
+
+    Args:
+        folder: the staged folder.
+        repo_type: `model`, `dataset` or `space`.
+        own: repositories of the release.
+
+    Raises:
+        UserError: one sentence that names the field.
+    """
+
+    def need(condition: object, sentence: str) -> None:
+        if not condition:
+            raise UserError(f"The card of {folder.name}: {sentence}.")
+
+    card_class = {"model": ModelCard, "dataset": DatasetCard}.get(repo_type, RepoCard)
+    try:
+        content = (folder / "README.md").read_text(encoding="utf-8")
+        card = card_class(content, ignore_metadata_errors=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The card of {folder.name} cannot be read ({str(error).splitlines()[0]}): stage again."
+        ) from error
+    data = card.data.to_dict()
+    again = card_class(f"---\n{card.data.to_yaml()}\n---\n{card.text}").data.to_dict()
+    need(again == data, "its front matter does not come back as it was written")
+    licences = data.get("license")
+    for licence in licences if isinstance(licences, list) else [licences]:
+        need(licence in known("licence"), f"license {licence!r} is none that the Hub knows")
+    if licences == "other":
+        need(data.get("license_name"), "license is other, and license_name is missing")
+    need(data.get("library_name", "transformers") in known("library"), f"library_name {data.get('library_name')!r}")
+    for task in [data.get("pipeline_tag"), *(data.get("task_categories") or [])]:
+        need(task is None or task in known("task"), f"the task {task!r} is none that the Hub knows")
+    languages = data.get("language") or []
+    for language in languages if isinstance(languages, list) else [languages]:
+        need(language in known("language"), f"language {language!r} is none that the Hub knows")
+    for field in ("base_model", "datasets", "models"):
+        values = data.get(field) or []
+        for value in values if isinstance(values, list) else [values]:
+            need(HUB_ID.fullmatch(str(value)), f"{field} names {value!r}, which is no repository")
+            need(
+                value in own or value.split("/")[0] != folder.parent.name,
+                f"{field} names {value!r}, which is not released",
+            )
+    for image in IMAGE.findall(card.text):
+        need("://" in image or (folder / image).is_file(), f"the picture {image} is missing")
+    need("{{" not in content and "{%" not in content, "a placeholder of its template was not filled")
+    if repo_type == "model":
+        _check_results(folder, data, need)
+    if repo_type == "space":
+        for field in ("title", "sdk", "sdk_version", "python_version", "app_file"):
+            need(data.get(field), f"{field} is missing")
+        need((folder / data["app_file"]).is_file(), f"app_file {data['app_file']} is missing")
+
+
+def _check_results(folder: Path, data: dict[str, Any], need: Any) -> None:
+    """The numbers of the model index are those of the results file."""
+    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    for model in data.get("model-index") or []:
+        for result in model["results"]:
+            for metric in result["metrics"]:
+                key = "macro_f1" if metric["type"] == "f1" else metric["type"]
+                there = results["test"].get(key)
+                need(
+                    there is not None and round(there, 4) == metric["value"], f"its {key} is not that of {RESULTS_FILE}"
+                )
+    need((folder / MANIFEST_FILE).is_file(), f"{MANIFEST_FILE} is missing")
