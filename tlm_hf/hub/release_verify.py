@@ -63,6 +63,8 @@ def verify(output_dir: str) -> dict[str, Any]:
             jobs, tqdm(done, total=len(jobs), desc="Verifying", unit="folder"), strict=True
         ):
             checks[folder] = found
+    for _, folder, _ in jobs:
+        check_files(output / folder)  # what was opened is what was staged
     verified = {folder: tree_hash(output / folder) for _, folder, _ in jobs}
     write_json(output / VERIFIED_FILE, {"verified": verified, "checks": checks})
     return {"verified": verified, "checks": checks}
@@ -116,6 +118,7 @@ def _open(output: Path, entry: dict[str, Any], folder: str) -> list[str]:
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // 2)),
             "MPLBACKEND": "Agg",
+            "PYTHONDONTWRITEBYTECODE": "1",  # nothing is left in the folders
         }
         try:
             done = subprocess.run(

@@ -1,0 +1,163 @@
+"""The local Hub: a FastAPI application served by uvicorn in a thread, with its control interface."""
+
+import json
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+
+from .faults import Fault, disturb
+from .routes import find_route
+from .state import Error, File, State, User
+
+
+@dataclass
+class Record:
+    """One request as the log keeps it."""
+
+    method: str
+    path: str
+    status: int | None = None
+    received: int = 0
+    fault: str | None = None
+
+
+@dataclass
+class Call:
+    """What a route is given."""
+
+    user: User | None
+    body: bytes
+    query: dict
+    headers: dict
+    keep: int | None = None
+
+    @property
+    def json(self):
+        return json.loads(self.body) if self.body else None
+
+    def respond(self, content, headers):
+        """Bytes, or the part of them that was asked for."""
+        wanted = self.headers.get("range")
+        if wanted:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start = int(first) if first else max(0, len(content) - int(last))
+            end = min(int(last) + 1, len(content)) if first and last else len(content)
+            headers = {**headers, "Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}
+            return Response(content[start:end], 206, headers, "application/octet-stream")
+        return Response(content, 200, headers, "application/octet-stream")
+
+
+@dataclass
+class LocalHub:
+    """`with LocalHub() as hub:` serves until the block ends."""
+
+    state: State = field(default_factory=State)
+    requests: list = field(default_factory=list)
+    faults: list = field(default_factory=list)
+    url: str = ""
+
+    def __enter__(self):
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            self._serve, interface="asgi3", http="h11", lifespan="off", log_level="critical", access_log=False,
+            proxy_headers=False,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_):
+        self._server.should_exit = True
+        self._server.force_exit = True
+        self._thread.join(10)
+
+    def __post_init__(self):
+        self._app = FastAPI()
+
+        @self._app.api_route("/{rest:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+        async def answer(request: Request):
+            body = await request.body()
+            return self._answer(request, body)
+
+    async def _serve(self, scope, receive, send):
+        if scope["type"] != "http":
+            return
+        raw = scope["raw_path"].decode().partition("?")[0]
+        record = Record(scope["method"], raw)
+        self.requests.append(record)
+        scope["record"] = record
+
+        async def counted():
+            message = await receive()
+            record.received += len(message.get("body", b""))
+            return message
+
+        fault = next((each for each in self.faults if each.strikes(scope["method"], raw)), None)
+        if fault is None:
+            await self._app(scope, counted, send)
+        else:
+            record.fault = fault.kind
+            await disturb(fault, self._app, scope, counted, send, self)
+
+    def _answer(self, request, body):
+        record = request.scope["record"]
+        token = request.headers.get("authorization", "").removeprefix("Bearer ").strip() or None
+        try:
+            with self.state.lock:
+                function, groups = find_route(request.method, record.path)
+                call = Call(
+                    self.state.who(token), body, parse_qs(request.url.query), request.headers, request.scope.get("keep")
+                )
+                found = function(self, call, *groups)
+            response = found if isinstance(found, Response) else Response(json.dumps(found), 200, {}, "application/json")
+        except Error as error:
+            extra = dict(error.extra)
+            headers = {**extra.pop("headers", {}), "X-Error-Message": error.message}
+            if error.code:
+                headers["X-Error-Code"] = error.code
+            response = Response(json.dumps({"error": error.message, **extra}), error.status, headers, "application/json")
+        record.status = response.status_code
+        return response
+
+    # Control interface.
+
+    def add_user(self, name, token, role="write", organizations=None):
+        self.state.users[token] = User(name, role, dict(organizations or {}))
+
+    def fault(self, kind, *, method=None, path="", after=0, times=1, **options):
+        """Disturb requests; see `faults`."""
+        self.faults.append(Fault(kind, method, path, after, times, options))
+        return self.faults[-1]
+
+    def clear_faults(self):
+        self.faults.clear()
+
+    def repository(self, kind, name):
+        return self.state.repositories[kind, name]
+
+    def files(self, kind, name, revision="main"):
+        return {path: file.content for path, file in self.repository(kind, name).find(revision).files.items()}
+
+    def commits(self, kind, name, revision="main"):
+        """Titles, the newest first."""
+        return [each.title for each in self.repository(kind, name).history(revision)]
+
+    def foreign_commit(self, kind, name, files):
+        """Someone else's commit on main."""
+        with self.state.lock:
+            found = self.repository(kind, name)
+            there = {**found.find("main").files, **{path: File(content) for path, content in files.items()}}
+            return found.commit("main", there, "by someone else", "someone")
+
+    def snapshot(self):
+        return self.state.snapshot()

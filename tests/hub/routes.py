@@ -1,0 +1,397 @@
+"""The answers of the local Hub, one function for each kind of request."""
+
+import base64
+import hashlib
+import json
+import re
+from urllib.parse import parse_qs, unquote
+
+import yaml
+
+from .state import LFS_BYTES, LFS_SUFFIXES, PLURAL, Error, File, Repository
+
+KINDS = {plural: kind for kind, plural in PLURAL.items()}
+ID = r"([^/]+/[^/]+)"
+API = rf"/api/(models|datasets|spaces)/{ID}"
+WEB = rf"/(?:(datasets|spaces)/)?{ID}"
+LICENCES = {"apache-2.0", "mit", "cc-by-sa-3.0", "cc-by-sa-4.0", "gfdl", "other", "unknown"}
+PIPELINES = {"fill-mask", "text-classification", "feature-extraction", "text-generation"}
+NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?")
+ROUTES = []
+
+
+def route(method, pattern):
+    """Register `function(hub, call, *groups)` for a path; `call` has user, body, query and headers."""
+
+    def add(function):
+        ROUTES.append((method, re.compile(pattern + r"/?"), function))
+        return function
+
+    return add
+
+
+def kind_of(plural):
+    return KINDS.get(plural or "models")
+
+
+@route("GET", "/api/whoami-v2")
+def whoami(hub, call):
+    if call.user is None:
+        raise Error(401, "Invalid username or password.")
+    return {
+        "type": "user",
+        "name": call.user.name,
+        "orgs": [{"name": name, "roleInOrg": role} for name, role in call.user.organizations.items()],
+        "auth": {"type": "access_token", "accessToken": {"displayName": "test", "role": call.user.role}},
+    }
+
+
+@route("POST", "/api/repos/create")
+def create(hub, call):
+    body = call.json
+    kind = body.get("type") or "model"
+    owner = body.get("organization") or (call.user and call.user.name)
+    hub.state.check_write(call.user, owner)
+    name = f"{owner}/{body['name']}"
+    if not NAME.fullmatch(body["name"]):
+        raise Error(400, f"Invalid repo name: {name}")
+    url = f"{hub.url}/{'' if kind == 'model' else PLURAL[kind] + '/'}{name}"
+    if (kind, name) in hub.state.repositories:
+        raise Error(409, "You already created this repo", extra={"url": url})
+    private = body.get("visibility") == "private" or bool(body.get("private"))
+    made = hub.state.repositories[kind, name] = Repository(kind, name, private, body.get("sdk"))
+    made.variables |= {each["key"]: each["value"] for each in body.get("variables") or []}
+    return {"url": url, "name": name, "id": name}
+
+
+@route("DELETE", "/api/repos/delete")
+def delete(hub, call):
+    body = call.json
+    owner = body.get("organization") or call.user.name
+    hub.state.check_write(call.user, owner)
+    if hub.state.repositories.pop((body.get("type") or "model", f"{owner}/{body['name']}"), None) is None:
+        raise Error(404, "Repository not found", "RepoNotFound")
+    return {}
+
+
+@route("PUT", rf"{API}/settings")
+def settings(hub, call, plural, name):
+    found = hub.state.repository(kind_of(plural), name, call.user, write=True)
+    if "visibility" in call.json:
+        found.private = call.json["visibility"] == "private"
+    if "private" in call.json:
+        found.private = call.json["private"]
+    return {}
+
+
+@route("POST", "/api/validate-yaml")
+def validate(hub, call):
+    content = call.json["content"]
+    found = re.match(r"---\s*\n(.*?)\n---", content, re.DOTALL)
+    try:
+        data = yaml.safe_load(found.group(1)) if found else {}
+    except yaml.YAMLError as error:
+        raise Error(400, "Invalid metadata", extra={"errors": [{"message": str(error)}], "warnings": []}) from error
+    errors = []
+    licences = data.get("license")
+    for licence in licences if isinstance(licences, list) else [licences]:
+        if licence is not None and licence not in LICENCES:
+            errors.append({"message": f'"license" must be one of the known ones, not {licence!r}'})
+    if data.get("pipeline_tag", "fill-mask") not in PIPELINES:
+        errors.append({"message": f'"pipeline_tag" {data["pipeline_tag"]!r} is not known'})
+    if call.json.get("repoType") == "space" and "sdk" not in data:
+        errors.append({"message": '"sdk" is required'})
+    if errors:
+        raise Error(400, "Invalid metadata in README.md.", extra={"errors": errors, "warnings": []})
+    return {"errors": [], "warnings": []}
+
+
+@route("POST", rf"{API}/preupload/([^/]+)")
+def preupload(hub, call, plural, name, revision):
+    found = hub.state.repository(kind_of(plural), name, call.user, write=True)
+    there = found.find(revision).files
+    answer = []
+    for each in call.json["files"]:
+        path = each["path"]
+        lfs = each["size"] > 0 and (each["size"] > LFS_BYTES or path.endswith(LFS_SUFFIXES))
+        entry = {"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
+        if path in there:
+            entry["oid"] = there[path].sha256 if there[path].lfs else there[path].git
+        answer.append(entry)
+    return {"files": answer}
+
+
+@route("POST", rf"{WEB}\.git/info/lfs/objects/batch")
+def batch(hub, call, plural, name):
+    hub.state.repository(kind_of(plural), name, call.user, write=True)
+    objects = []
+    for each in call.json["objects"]:
+        entry = {"oid": each["oid"], "size": each["size"]}
+        if each["oid"] not in hub.state.objects:
+            entry["actions"] = {
+                "upload": {"href": f"{hub.url}/lfs/{each['oid']}"},
+                "verify": {"href": f"{hub.url}/lfs/verify/{each['oid']}"},
+            }
+        objects.append(entry)
+    return {"transfer": "basic", "objects": objects}
+
+
+@route("PUT", r"/lfs/([0-9a-f]{64})")
+def put_object(hub, call, oid):
+    hub.state.objects[oid] = call.body if call.keep is None else call.body[: call.keep]
+    return {}
+
+
+@route("POST", r"/lfs/verify/([0-9a-f]{64})")
+def verify_object(hub, call, oid):
+    content = hub.state.objects.get(oid, b"")
+    if hashlib.sha256(content).hexdigest() != oid:
+        hub.state.objects.pop(oid, None)
+        raise Error(422, "The uploaded object is not what was announced")
+    return {}
+
+
+@route("POST", rf"{API}/commit/([^/]+)")
+def commit(hub, call, plural, name, revision):
+    found = hub.state.repository(kind_of(plural), name, call.user, write=True)
+    if revision not in found.branches:
+        raise Error(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+    files, header = dict(found.find(revision).files), {}
+    for line in call.body.decode().splitlines():
+        entry = json.loads(line)
+        value = entry["value"]
+        if entry["key"] == "header":
+            header = value
+            if value.get("parentCommit") not in (None, found.branches[revision]):
+                raise Error(412, "A commit has happened since. Please refresh and try again.")
+        elif entry["key"] == "file":
+            files[value["path"]] = File(base64.b64decode(value["content"]))
+        elif entry["key"] == "lfsFile":
+            content = hub.state.objects.get(value["oid"])
+            if content is None or hashlib.sha256(content).hexdigest() != value["oid"]:
+                raise Error(400, f"LFS object {value['oid']} was not uploaded")
+            files[value["path"]] = File(content, lfs=True)
+        elif entry["key"] == "deletedFile":
+            files.pop(value["path"])
+        elif entry["key"] == "deletedFolder":
+            files = {path: file for path, file in files.items() if not path.startswith(value["path"])}
+        else:
+            raise Error(400, f"Unknown operation {entry['key']}")
+    oid = found.commit(revision, files, header["summary"], call.user.name)
+    prefix = "" if plural == "models" else f"{plural}/"
+    return {"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{prefix}{name}/commit/{oid}"}
+
+
+@route("POST", rf"{API}/branch/([^/]+)")
+def make_branch(hub, call, plural, name, branch):
+    found = hub.state.repository(kind_of(plural), name, call.user, write=True)
+    if branch in found.branches:
+        raise Error(409, f"Reference already exists: {branch}")
+    found.branches[branch] = found.find((call.json or {}).get("startingPoint") or "main").oid
+    return {}
+
+
+@route("POST", rf"{API}/tag/([^/]+)")
+def make_tag(hub, call, plural, name, revision):
+    found = hub.state.repository(kind_of(plural), name, call.user, write=True)
+    if call.json["tag"] in found.tags:
+        raise Error(409, f"Tag already exists: {call.json['tag']}")
+    found.tags[call.json["tag"]] = found.find(revision).oid
+    return {}
+
+
+@route("DELETE", rf"{API}/(branch|tag)/([^/]+)")
+def delete_ref(hub, call, plural, name, kind, ref):
+    found = hub.state.repository(kind_of(plural), name, call.user, write=True)
+    if (found.branches if kind == "branch" else found.tags).pop(ref, None) is None:
+        raise Error(404, f"Reference not found: {ref}", "RevisionNotFound")
+    return {}
+
+
+@route("GET", rf"{API}/refs")
+def refs(hub, call, plural, name):
+    found = hub.state.repository(kind_of(plural), name, call.user)
+
+    def listed(names, folder):
+        return [{"name": key, "ref": f"refs/{folder}/{key}", "targetCommit": oid} for key, oid in names.items()]
+
+    return {"branches": listed(found.branches, "heads"), "tags": listed(found.tags, "tags"), "converts": []}
+
+
+@route("GET", rf"{API}/commits/([^/]+)")
+def commits(hub, call, plural, name, revision):
+    found = hub.state.repository(kind_of(plural), name, call.user)
+    return [
+        {"id": each.oid, "title": each.title, "message": "", "date": "2026-01-01T00:00:00.000Z",
+         "authors": [{"user": each.author}]}
+        for each in found.history(revision)
+    ]  # fmt: skip
+
+
+def entry_of(path, file):
+    found = {"type": "file", "path": path, "oid": file.git, "size": len(file.content)}
+    if file.lfs:
+        found["lfs"] = {"oid": file.sha256, "size": len(file.content), "pointerSize": 130}
+    return found
+
+
+@route("GET", rf"{API}/tree/([^/]+)(?:/(.*))?")
+def tree(hub, call, plural, name, revision, folder):
+    found = hub.state.repository(kind_of(plural), name, call.user)
+    files = found.find(revision).files
+    prefix = f"{folder}/" if folder else ""
+    if folder and not any(path.startswith(prefix) for path in files):
+        raise Error(404, f"{folder} does not exist on {revision}", "EntryNotFound")
+    answer, folders = [], set()
+    for path, file in sorted(files.items()):
+        if path.startswith(prefix):
+            parts = path.removeprefix(prefix).split("/")
+            recursive = call.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+            folders |= {prefix + "/".join(parts[:n]) for n in range(1, len(parts)) if recursive or n == 1}
+            if recursive or len(parts) == 1:
+                answer.append(entry_of(path, file))
+    return [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in sorted(folders)] + answer
+
+
+@route("POST", rf"{API}/paths-info/([^/]+)")
+def paths_info(hub, call, plural, name, revision):
+    files = hub.state.repository(kind_of(plural), name, call.user).find(revision).files
+    wanted = parse_qs(call.body.decode()).get("paths", [])
+    return [entry_of(path, files[path]) for path in wanted if path in files]
+
+
+@route("GET", rf"{API}(?:/revision/([^/]+))?")
+def info(hub, call, plural, name, revision):
+    found = hub.state.repository(kind_of(plural), name, call.user)
+    at = found.find(revision or "main")
+    card = re.match(rb"---\s*\n(.*?)\n---", at.files.get("README.md", File(b"")).content, re.DOTALL)
+    data = yaml.safe_load(card.group(1)) if card else {}
+    blobs = "blobs" in call.query
+    siblings = []
+    for path, file in sorted(at.files.items()):
+        sibling = {"rfilename": path}
+        if blobs:
+            sibling |= {"size": len(file.content), "blobId": file.git}
+            if file.lfs:
+                sibling["lfs"] = {"sha256": file.sha256, "size": len(file.content), "pointerSize": 130}
+        siblings.append(sibling)
+    return {
+        "_id": found.name, "id": found.name, "sha": at.oid, "private": found.private, "siblings": siblings, "tags": [],
+        "cardData": data, "pipeline_tag": data.get("pipeline_tag"), "library_name": data.get("library_name"),
+        "author": found.name.split("/")[0], "downloads": 0, "likes": 0, "sdk": found.sdk,
+        "lastModified": "2026-01-01T00:00:00.000Z", "createdAt": "2026-01-01T00:00:00.000Z",
+    }  # fmt: skip
+
+
+@route("GET", r"/api/(models|datasets|spaces)")
+def listing(hub, call, plural):
+    author = call.query.get("author", [None])[0]
+    found = []
+    for (kind, name), each in hub.state.repositories.items():
+        visible = not each.private or (call.user and name.split("/")[0] in (call.user.name, *call.user.organizations))
+        if kind == kind_of(plural) and visible and author in (None, name.split("/")[0]):
+            found.append(info(hub, call, plural, name, None))
+    return found
+
+
+@route("HEAD|GET", rf"{WEB}/resolve/([^/]+)/(.+)")
+def resolve(hub, call, plural, name, revision, path):
+    found = hub.state.repository(kind_of(plural), name, call.user)
+    at = found.find(revision)
+    headers = {"X-Repo-Commit": at.oid}
+    if path not in at.files:
+        raise Error(404, "Entry not found", "EntryNotFound", {"headers": headers})
+    file = at.files[path]
+    headers |= {"ETag": f'"{file.sha256 if file.lfs else file.git}"', "Accept-Ranges": "bytes"}
+    if file.lfs:
+        headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
+    return call.respond(file.content, headers)
+
+
+@route("GET", rf"/api/spaces/{ID}/variables")
+def variables(hub, call, name):
+    found = hub.state.repository("space", name, call.user, write=True)
+    return {key: {"key": key, "value": value} for key, value in found.variables.items()}
+
+
+@route("POST", rf"/api/spaces/{ID}/variables")
+def set_variable(hub, call, name):
+    found = hub.state.repository("space", name, call.user, write=True)
+    found.variables[call.json["key"]] = call.json["value"]
+    return variables(hub, call, name)
+
+
+def shown(collection, listed=False):
+    """A collection; in a list it has no `position`, which the client counts itself."""
+    items = [{**item, "position": place} for place, item in enumerate(collection["items"])]
+    return {
+        **({} if listed else {"position": 0}),
+        **collection,
+        "owner": {"name": collection["slug"].split("/")[0], "type": "user"},
+        "lastUpdated": "2026-01-01T00:00:00.000Z", "theme": "blue", "upvotes": 0,
+        "items": items,
+    }  # fmt: skip
+
+
+@route("POST", "/api/collections")
+def make_collection(hub, call):
+    body = call.json
+    hub.state.check_write(call.user, body["namespace"])
+    short = re.sub(r"[^a-z0-9]+", "-", body["title"].lower()).strip("-")
+    slug = f"{body['namespace']}/{short}-{hashlib.sha1(short.encode()).hexdigest()[:24]}"
+    if slug in hub.state.collections:
+        raise Error(409, "This collection exists", extra={"slug": slug})
+    hub.state.collections[slug] = {
+        "slug": slug, "title": body["title"], "description": body.get("description") or "",
+        "private": bool(body.get("private")), "items": [],
+    }  # fmt: skip
+    return shown(hub.state.collections[slug])
+
+
+@route("GET", "/api/collections")
+def list_collections(hub, call):
+    owners = call.query.get("owner", [])
+    return [shown(each, listed=True) for slug, each in hub.state.collections.items() if not owners or slug.split("/")[0] in owners]
+
+
+def collection_of(hub, slug):
+    if slug not in hub.state.collections:
+        raise Error(404, "Collection not found")
+    return hub.state.collections[slug]
+
+
+@route("GET", rf"/api/collections/{ID}")
+def get_collection(hub, call, slug):
+    return shown(collection_of(hub, slug))
+
+
+@route("PATCH", rf"/api/collections/{ID}")
+def change_collection(hub, call, slug):
+    found = collection_of(hub, slug)
+    hub.state.check_write(call.user, slug.split("/")[0])
+    found |= {key: call.json[key] for key in ("title", "description", "private") if key in call.json}
+    return {"data": shown(found)}
+
+
+@route("POST", rf"/api/collections/{ID}/items")
+def add_item(hub, call, slug):
+    found = collection_of(hub, slug)
+    hub.state.check_write(call.user, slug.split("/")[0])
+    item = call.json["item"]
+    if any((each["type"], each["id"]) == (item["type"], item["id"]) for each in found["items"]):
+        raise Error(409, "This item is in the collection")
+    note = call.json.get("note")
+    found["items"].append(
+        {"_id": f"{len(found['items']):024x}", "type": item["type"], "id": item["id"],
+         "note": {"text": note} if note else None}
+    )  # fmt: skip
+    return shown(found)
+
+
+def find_route(method, raw_path):
+    """(function, groups) for a request; a branch with a slash comes percent-encoded, so the raw path is matched."""
+    for methods, pattern, function in ROUTES:
+        matched = pattern.fullmatch(raw_path)
+        if matched and method in methods.split("|"):
+            return function, [None if group is None else unquote(group) for group in matched.groups()]
+    raise Error(404, "Not found")
