@@ -16,7 +16,10 @@ OWNER = "tiny-lab"
 @contextlib.contextmanager
 def online():
     """Let `huggingface_hub` use the network (the tests are offline otherwise), without Xet."""
-    with mock.patch.object(constants, "HF_HUB_OFFLINE", False), mock.patch.object(constants, "HF_HUB_DISABLE_XET", True):
+    with (
+        mock.patch.object(constants, "HF_HUB_OFFLINE", False),
+        mock.patch.object(constants, "HF_HUB_DISABLE_XET", True),
+    ):
         yield
 
 

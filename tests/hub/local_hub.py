@@ -62,7 +62,8 @@ class LocalHub:
     url: str = ""
 
     def __enter__(self):
-        listener = socket.socket()
+        # Named as TCP, or asyncio does not turn off the wait of 40 ms between the parts of an answer.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(
@@ -119,13 +120,17 @@ class LocalHub:
                     self.state.who(token), body, parse_qs(request.url.query), request.headers, request.scope.get("keep")
                 )
                 found = function(self, call, *groups)
-            response = found if isinstance(found, Response) else Response(json.dumps(found), 200, {}, "application/json")
+            response = (
+                found if isinstance(found, Response) else Response(json.dumps(found), 200, {}, "application/json")
+            )
         except Error as error:
             extra = dict(error.extra)
             headers = {**extra.pop("headers", {}), "X-Error-Message": error.message}
             if error.code:
                 headers["X-Error-Code"] = error.code
-            response = Response(json.dumps({"error": error.message, **extra}), error.status, headers, "application/json")
+            response = Response(
+                json.dumps({"error": error.message, **extra}), error.status, headers, "application/json"
+            )
         record.status = response.status_code
         return response
 

@@ -351,7 +351,11 @@ def make_collection(hub, call):
 @route("GET", "/api/collections")
 def list_collections(hub, call):
     owners = call.query.get("owner", [])
-    return [shown(each, listed=True) for slug, each in hub.state.collections.items() if not owners or slug.split("/")[0] in owners]
+    return [
+        shown(each, listed=True)
+        for slug, each in hub.state.collections.items()
+        if not owners or slug.split("/")[0] in owners
+    ]
 
 
 def collection_of(hub, slug):

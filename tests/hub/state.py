@@ -1,9 +1,11 @@
 """What the local Hub keeps: users, repositories with commits, collections. All in memory."""
 
+import copy
 import hashlib
 import itertools
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 
 ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".npz", ".png", ".onnx")
@@ -28,11 +30,14 @@ class File:
     content: bytes
     lfs: bool = False
 
-    @property
+    @cached_property
     def git(self):
         return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
 
-    @property
+    def __deepcopy__(self, memo):
+        return self
+
+    @cached_property
     def sha256(self):
         return hashlib.sha256(self.content).hexdigest()
 
@@ -117,6 +122,14 @@ class State:
             raise Error(401, "Invalid username or password.")
         if user.role != "write" or (owner != user.name and user.organizations.get(owner) != "write"):
             raise Error(403, f"You don't have the rights to write under the namespace {owner}")
+
+    def copy(self):
+        """The same state once more: what happens to one of them does not touch the other."""
+        with self.lock:
+            made = State()
+            for name in ("users", "repositories", "collections", "objects"):
+                setattr(made, name, copy.deepcopy(getattr(self, name)))
+            return made
 
     def snapshot(self):
         """The state as plain values, without times and commit ids, to compare two of them."""

@@ -47,20 +47,28 @@ class Hub:
         self.api = HfApi(endpoint=endpoint, token=self.token, library_name="tlm_hf")
         self.sleep = sleep
 
-    def call(self, what: str, function: Callable[..., Found], *arguments: Any, **options: Any) -> Found:
+    def call(
+        self,
+        what: str,
+        function: Callable[..., Found],
+        *arguments: Any,
+        expected: tuple[type[Exception], ...] = (),
+        **options: Any,
+    ) -> Found:
         """Call a method of `api`, again after network failures and answers that say "later".
 
         Args:
             what: in words, for messages, such as `making tiny-lab/tlm-bert1`.
             function: the method.
             *arguments: its arguments.
+            expected: errors that the caller handles.
             **options: likewise.
 
         Raises:
             UserError: one sentence for what does not go away: a token that is not taken, no rights, no space, a bad
                 card, or a Hub that did not answer in all attempts.
             ParentChangedError: HTTP 412.
-            HfHubHTTPError: 404 and 409, which callers handle.
+            Exception: one of `expected`.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -70,7 +78,7 @@ class Hub:
                 status = _status(cause)
                 if status == 412:
                     raise ParentChangedError(what) from error
-                if status in (404, 409):
+                if isinstance(error, expected):
                     raise
                 passing = status in AGAIN or (status is None and isinstance(cause, httpx2.TransportError | OSError))
                 if not passing:

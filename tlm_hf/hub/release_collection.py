@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from huggingface_hub.errors import HfHubHTTPError
-
 from .hub_client import Hub
 
 NOTES = {
@@ -57,11 +55,7 @@ def push_collection(hub: Hub, release: dict[str, Any], *, public: bool) -> str:
     listed += [("paper", number, "the paper") for number in wanted["papers"]]
     for kind, name, note in listed:
         if (kind, name) not in items:
-            try:
-                hub.call(
-                    f"adding {name} to the collection", api.add_collection_item, slug, name, kind, note=note,
-                    exists_ok=True,
-                )  # fmt: skip
-            except HfHubHTTPError as error:  # a paper that the Hub does not have
-                raise hub.refusal(f"adding {name} to the collection", error, error, 404) from error
+            hub.call(
+                f"adding {name} to the collection", api.add_collection_item, slug, name, kind, note=note, exists_ok=True
+            )
     return str(slug)

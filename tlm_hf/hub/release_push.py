@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 NOT_OURS = frozenset({".gitattributes"})
 """Files of the Hub itself."""
 MAIN = "main"
+MISSING = (RepositoryNotFoundError, RevisionNotFoundError)
 
 
 @dataclass
@@ -82,9 +83,10 @@ class Publisher:
         """Commit of a branch; None where there is no such branch or repository."""
         try:
             info = self.hub.call(
-                f"looking at {repo_id}", self.api.repo_info, repo_id, repo_type=repo_type, revision=revision
-            )
-        except (RepositoryNotFoundError, RevisionNotFoundError):
+                f"looking at {repo_id}", self.api.repo_info, repo_id, repo_type=repo_type, revision=revision,
+                expected=MISSING,
+            )  # fmt: skip
+        except MISSING:
             return None
         return info.sha
 
@@ -198,7 +200,7 @@ class Publisher:
             )
         if revision == MAIN and self.tag in self._tags(entry):
             raise UserError(
-                f"{where} was released as {self.release['version']} with other files ({', '.join(sorted(change.add)[:3])}): "
+                f"{where} was released as {self.release['version']} with other files ({sorted(change.add)[0]} is one): "
                 "raise `version` in the release file, then stage and verify again."
             )
         size = sum(change.add.values())

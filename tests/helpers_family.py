@@ -1,0 +1,120 @@
+"""A family of trained smoke runs and its release file: 9 repositories and a collection."""
+
+import functools
+import os
+from pathlib import Path
+
+import yaml
+from helpers_commands import TINY_FINETUNING, TINY_PRETRAINING, labelled_rows, shelf, succeed, write_csv
+from huggingface_hub import DatasetCard
+
+from tlm_hf.data.tasks import load_task
+from tlm_hf.hub.demo import DemoTask, stage_demo
+
+OWNER = "tiny-lab"
+LABELS = ["farm", "sea"]
+SENTENCE = "the cow and the boat"
+
+
+@functools.cache
+def family() -> Path:
+    """Folder of the runs, made once; `release.yaml` in it names them. Commands are to be started there."""
+    folder = shelf().parent / "family"
+    folder.mkdir()
+    for name in ("corpus.txt", "encoder", "scratch"):
+        (folder / name).symlink_to(shelf() / name)
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        write_csv(Path("task.csv"), labelled_rows())
+        tokenizer = ("--tokenizer", "encoder")
+        succeed(
+            "pretrain",
+            "--corpus",
+            "corpus.txt",
+            *tokenizer,
+            "--seed",
+            1,
+            "--output-dir",
+            "encoder-1",
+            *TINY_PRETRAINING,
+        )
+        words = ("--corpus", "corpus.txt", *tokenizer, "--recipe", "bert-6", "--num-hidden-layers", 2)
+        succeed("pretrain", *words, "--output-dir", "deep", *TINY_PRETRAINING)
+        words = ("--corpus", "corpus.txt", *tokenizer, "--recipe", "bert-1-conv2", "--output-dir", "conv")
+        succeed("pretrain", *words, *TINY_PRETRAINING)
+        task = ("--task", "task.csv")
+        succeed("finetune", "--model", "encoder", *task, "--output-dir", "first", *TINY_FINETUNING)
+        succeed("finetune", "--model", "deep", *task, "--output-dir", "second", *TINY_FINETUNING)
+        succeed("finetune", "--model", "encoder", *task, "--lora-rank", 2, "--output-dir", "adapted", *TINY_FINETUNING)
+        succeed("committee", "--members", "first", "second", *task, "--output-dir", "together", "--disable-tqdm")
+        succeed(
+            "prepare-data",
+            "--corpus",
+            "corpus.txt",
+            "--num-texts",
+            40,
+            80,
+            "--validation-texts",
+            10,
+            "--output-dir",
+            "texts",
+        )
+        card = DatasetCard.load("texts/README.md")
+        card.data.license = "mit"
+        card.save("texts/README.md")
+        encoders = {"one layer": Path("encoder"), "two layers": Path("deep")}
+        demo_task = DemoTask("words", "Farm or sea?", Path("together"), Path("second"), load_task("task.csv"))
+        stage_demo(Path("demo"), [demo_task], encoders, "sentences of the tests", [SENTENCE] * 20)
+    finally:
+        os.chdir(before)
+    (folder / "release.yaml").write_text(yaml.safe_dump(RELEASE, sort_keys=False))
+    return folder
+
+
+RELEASE = {
+    "version": "0.1.0",
+    "namespace": OWNER,
+    "data": {"tlm-texts": {"folder": "texts"}},
+    "encoders": {
+        "tlm-bert1": {"run": "encoder", "data": ["tlm-texts"], "revisions": {"seed-1": "encoder-1"}},
+        "tlm-bert2": {"run": "deep"},
+        "tlm-conv": {"run": "conv"},
+    },
+    "adapters": {"tlm-bert1-words-lora": {"run": "adapted", "base": "tlm-bert1", "example": SENTENCE}},
+    "classifiers": {
+        "tlm-bert1-words": {"run": "first", "base": "tlm-bert1", "task": "farm or sea", "example": SENTENCE},
+        "tlm-bert2-words": {"run": "second", "base": "tlm-bert2", "task": "farm or sea"},
+    },
+    "committees": {
+        "tlm-committee-words": {
+            "run": "together", "members": ["tlm-bert1-words", "tlm-bert2-words"], "task": "farm or sea",
+        }
+    },
+    "spaces": {
+        "tlm-demo": {
+            "demo": "demo",
+            "committees": {"words": "tlm-committee-words"},
+            "deep": {"words": "tlm-bert2-words"},
+            "encoders": {"one layer": "tlm-bert1", "two layers": "tlm-bert2"},
+        }
+    },
+    "collection": {"title": "Tiny language models", "description": "Small encoders.", "papers": ["2507.14871"]},
+}  # fmt: skip
+
+
+@functools.cache
+def staged() -> Path:
+    """The family staged and verified; read only, so copy what you change."""
+    from tlm_hf.hub.release_stage import stage
+    from tlm_hf.hub.release_verify import verify
+
+    output = family().parent / "staged"
+    before = os.getcwd()
+    os.chdir(family())
+    try:
+        stage("release.yaml", str(output))
+    finally:
+        os.chdir(before)
+    verify(str(output))
+    return output
