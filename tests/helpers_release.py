@@ -4,8 +4,8 @@ import contextlib
 from unittest import mock
 
 import huggingface_hub
-from huggingface_hub import constants
 from hub.local_hub import LocalHub
+from huggingface_hub import constants
 
 from tlm_hf.hub.hub_client import Hub
 

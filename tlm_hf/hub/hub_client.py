@@ -67,8 +67,7 @@ class Hub:
         Raises:
             UserError: one sentence for what does not go away: a token that is not taken, no rights, no space, a bad
                 card, or a Hub that did not answer in all attempts.
-            ParentChangedError: HTTP 412.
-            Exception: one of `expected`.
+            Exception: one of `expected`; ParentChangedError stands for HTTP 412.
         """
         for attempt in range(ATTEMPTS):
             try:
@@ -76,10 +75,10 @@ class Hub:
             except Exception as error:
                 cause = _cause(error)
                 status = _status(cause)
-                if status == 412:
-                    raise ParentChangedError(what) from error
                 if isinstance(error, expected):
                     raise
+                if status == 412 and ParentChangedError in expected:
+                    raise ParentChangedError(what) from error
                 passing = status in AGAIN or (status is None and isinstance(cause, httpx2.TransportError | OSError))
                 if not passing:
                     raise self.refusal(what, error, cause, status) from error

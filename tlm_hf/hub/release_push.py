@@ -227,7 +227,7 @@ class Publisher:
             )  # fmt: skip
 
         try:
-            self.hub.call(f"sending {where}", send)
+            self.hub.call(f"sending {where}", send, expected=(ParentChangedError,))
         except ParentChangedError as error:
             if self.compare(entry, change.revision).is_empty:
                 return
