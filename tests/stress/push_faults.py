@@ -14,13 +14,12 @@ import shutil
 import sys
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent.parent)]
 
 from helpers_family import family, staged
 from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, hurry, trees, with_foreign
 from helpers_release import client, local_hub
-from huggingface_hub.utils import disable_progress_bars
 from tqdm.auto import tqdm
 
 from tlm_hf.hub.release_push import push
@@ -48,7 +47,6 @@ def main():
     parser.add_argument("--every", type=int, default=1, help="only every n-th combination (for a quick look)")
     options = parser.parse_args()
     target = Path(options.json).resolve()
-    disable_progress_bars()
     logging.getLogger("tlm_hf").setLevel(logging.WARNING)
     first = staged()
     second = second_release(first.parent / "second")
