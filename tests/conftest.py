@@ -80,6 +80,11 @@ except ModuleNotFoundError:
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--hub NAMESPACE` for the test that uses the real Hub."""
+    parser.addoption("--hub", default=None, help="namespace on the real Hub for tests marked `hub` (needs HF_TOKEN)")
+
+
 def randomise(model: torch.nn.Module, seed: int, scale: float = 0.2) -> None:
     """Draw every parameter anew: normal(0, scale), LayerNorm and BatchNorm weights normal(1, scale)."""
     generator = torch.Generator().manual_seed(seed)

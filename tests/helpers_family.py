@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from pathlib import Path
 
 import yaml
@@ -63,6 +64,7 @@ def family() -> Path:
         )
         card = DatasetCard.load("texts/README.md")
         card.data.license = "mit"
+        card.text = re.sub(r"Its licence is not known.*\n?", "Licence: MIT.", card.text)
         card.save("texts/README.md")
         encoders = {"one layer": Path("encoder"), "two layers": Path("deep")}
         demo_task = DemoTask("words", "Farm or sea?", Path("together"), Path("second"), load_task("task.csv"))

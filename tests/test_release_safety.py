@@ -113,6 +113,12 @@ class TestLicences:
             dataset_facts(DataEntry("tlm-texts", data), licence_checked=True)
         assert "licence" in one_sentence(refusal.value)
 
+    def test_the_text_must_say_it_too(self, data, one_sentence):
+        self.edit(data, "Licence: MIT.", "Its licence is not known to the program that wrote this card: say it here.")
+        with pytest.raises(UserError) as refusal:
+            dataset_facts(DataEntry("tlm-texts", data), licence_checked=True)
+        assert "in the text" in one_sentence(refusal.value)
+
     def test_ag_news_needs_somebody_who_has_looked(self, data, one_sentence):
         self.edit(data, "license: mit", "license: other\nlicense_name: ag-corpus-research-non-commercial")
         entry = DataEntry("tlm-texts", data)

@@ -28,6 +28,7 @@ class Source:
 
 SHOWN_FACTS = ("source", "revision", "config", "seed")
 """Facts of the training split that stand on the card itself."""
+UNKNOWN = "Its licence is not known to the program that wrote this card"
 KNOWN_SOURCES = {
     "wikipedia": Source(
         "English Wikipedia",
@@ -179,8 +180,7 @@ def _source(name: str) -> Source:
         return KNOWN_SOURCES[name]
     return Source(
         name,
-        f"From `{escape_code(name)}`. Its licence is not known to the program that wrote this card: say it here, and "
-        "in the `license` field above, before you publish.",
+        f"From `{escape_code(name)}`. {UNKNOWN}: say it here, and in the `license` field above, before you publish.",
         ("unknown",),
         language=(),
     )

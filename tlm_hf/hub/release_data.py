@@ -11,6 +11,7 @@ from ..data.lineage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..files import file_hash
 from ..runs import write_json
+from .dataset_cards import UNKNOWN
 from .release_file import DataEntry
 
 CARD = "README.md"
@@ -40,9 +41,10 @@ def dataset_facts(entry: DataEntry, licence_checked: bool) -> dict[str, Any]:
         path = folder / name
         if not path.is_file() or (name != CARD and file_hash(path) != expected):  # a card is there to be edited
             raise UserError(f"{path} is missing or was changed since the folder was made: make it again.")
-    data = DatasetCard.load(folder / CARD).data
+    card = DatasetCard.load(folder / CARD)
+    data = card.data
     licence = data.license
-    if licence in (None, "unknown") or licence == ["unknown"]:
+    if licence in (None, "unknown") or licence == ["unknown"] or UNKNOWN in card.text:
         raise UserError(
             f"The licence of {entry.name}'s source is not known: say it in {folder / CARD}, in the field `license` and "
             "in the text, and stage again."
