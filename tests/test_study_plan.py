@@ -1,13 +1,18 @@
 """The plan of the study: what it names, what a change of it renames, what it refuses."""
 
 import copy
+import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
 
+from tlm_hf import recipes
 from tlm_hf.errors import UserError
+from tlm_hf.study import defaults
 from tlm_hf.study.plan import PLAN_FILE, Planner, SizePlan, read_plan
 
+ROOT = Path(__file__).resolve().parent.parent
 FULL = yaml.safe_load(PLAN_FILE.read_text())
 
 
@@ -111,6 +116,15 @@ def test_a_wrong_plan_is_refused_in_one_sentence(tmp_path, text, words):
         ({"gap": {"recipes": ["bert-9"]}}, "'bert-9'"),
         ({"corpus_size": {"num_texts": [128, 64]}}, "rising order"),
         ({"finetuning": {"bert-1": {"num_train_epochs": 2, "pretrained": [{"lr": 1}], "scratch": [{}]}}}, "'lr' among"),
+        (
+            {
+                "finetuning": {
+                    "bert-1": {"num_train_epochs": 2, "pretrained": [{"learning_rate": "1e-3"}], "scratch": [{}]}
+                }
+            },
+            "such as 1.0e-3",
+        ),
+        ({"finetuning": {"bert-1": {"num_train_epochs": 2, "pretrained": [], "scratch": [{}]}}}, "no candidates"),
     ],
 )
 def test_what_a_plan_names_must_be_there(tmp_path, change, words):
@@ -126,3 +140,22 @@ def test_what_a_plan_names_must_be_there(tmp_path, change, words):
 def test_a_plan_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_plan("smoke", tmp_path / "none.yaml")
+
+
+def test_a_changed_default_renames_trainings_and_nothing_else(monkeypatch):
+    before = expand("laptop")
+    records = {path.name for path in (ROOT / "results" / "study" / "laptop" / "runs").iterdir()}
+    named = {name for name in records if not name.startswith(("ag_news-", "dbpedia_14-", "fewrel-"))}
+    assert named <= set(before.runs), "committed records are no longer those of the plan"
+    schedule = recipes.SCHEDULES["tlm"]
+    monkeypatch.setitem(recipes.SCHEDULES, "tlm", dataclasses.replace(schedule, weight_decay=0.02))
+    defaults.defaults_hash.cache_clear()
+    try:
+        after = expand("laptop")
+    finally:
+        monkeypatch.undo()
+        defaults.defaults_hash.cache_clear()
+    same = set(before.runs) & set(after.runs)
+    assert same
+    assert {before.runs[name].kind for name in same}.isdisjoint({"pretrain", "finetune"})
+    assert len(after.runs) == len(before.runs)

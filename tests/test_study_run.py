@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from helpers_study import words, write_plan
 from sklearn.metrics import accuracy_score
 from transformers import AutoModelForSequenceClassification
@@ -199,6 +200,14 @@ def test_wrong_options_are_refused(tmp_path, more, said):
     write_plan(tmp_path)
     with pytest.raises(UserError, match=said):
         run_study(arguments(tmp_path, **more))
+
+
+def test_a_second_study_in_the_same_folder_is_refused(tmp_path):
+    write_plan(tmp_path)
+    folder = arguments(tmp_path).results_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"), pytest.raises(UserError, match="Another study"):
+        run_study(arguments(tmp_path))
 
 
 def test_logs_go_without_bars_and_folders_of_the_machine(tmp_path):

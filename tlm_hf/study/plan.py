@@ -16,6 +16,7 @@ import yaml
 from ..data.overlap_subsets import KINDS
 from ..errors import UserError
 from ..recipes import find_architecture, find_size
+from .defaults import mark
 
 PLAN_FILE = Path(__file__).with_name("plan.yaml")
 ARMS = ("pretrained", "scratch")
@@ -46,8 +47,8 @@ class StudyRun:
 
     @property
     def name(self) -> str:
-        """Content address: the label and the first 10 digits of the SHA-256 of kind and settings."""
-        text = json.dumps({"kind": self.kind, **self.settings}, sort_keys=True)
+        """Content address: the label and the first 10 digits of the SHA-256 of kind, settings and changed defaults."""
+        text = json.dumps({"kind": self.kind, **self.settings, **mark(self.kind)}, sort_keys=True)
         return f"{self.label}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
@@ -145,12 +146,20 @@ def _check(plan: SizePlan, file: str | Path) -> None:
                 raise UserError(f"The plan {file} uses {recipe!r}, which has no entry under {section!r}: add one.")
     for recipe, options in plan.finetuning.items():
         for arm in ARMS:
-            for candidate in options.get(arm, []):
+            if not options.get(arm):
+                raise UserError(f"The plan {file} has no candidates of {recipe} for the arm {arm!r}: add at least one.")
+            for candidate in options[arm]:
                 if unknown := [name for name in candidate if name not in CANDIDATE_FIELDS]:
                     raise UserError(
                         f"The plan {file} has {unknown[0]!r} among the candidates of {recipe} ({arm}): choose among "
                         f"{', '.join(CANDIDATE_FIELDS)}."
                     )
+                for name, value in candidate.items():
+                    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+                        raise UserError(
+                            f"The plan {file} has {name} {value!r} for {recipe} ({arm}): write a number such as 1.0e-3, "
+                            "since YAML reads 1e-3 as text."
+                        )
     sizes = plan.corpus_size["num_texts"]
     if sorted(sizes) != sizes or len(set(sizes)) < len(sizes):
         raise UserError(f"The plan {file} has corpus sizes {sizes}: write them in rising order, each once.")

@@ -57,7 +57,11 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
             waiting = list(wanted())
             while waiting or flying:
                 running = {job.name for job in flying.values()}
+                # What waits in the cluster would be started after --stop-after too: no more than it works on at once.
+                slots = int(ray.cluster_resources().get("CPU", 1))
                 for job in waiting:
+                    if len(flying) >= max(1, slots):
+                        break
                     if job.name not in running | finished and finished.issuperset(job.after):
                         flying[remote.remote(job.function, job.arguments)] = job
                 if not flying:

@@ -4,10 +4,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ..errors import UserError, check_range
 from ..evaluation.baselines import check_sentence_encoder
@@ -291,8 +294,33 @@ def run_study(arguments: StudyArguments) -> dict[str, Any]:
         together = [run for run in state.missing if run.kind != ALONE]
         return jobs_for(arguments, plan, state, together or state.missing)
 
-    for left in (arguments.results_folder() / RECORDS).glob(".partial-*"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    with _only_one(arguments.results_folder()):
+        for left in (arguments.results_folder() / RECORDS).glob(".partial-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        _execute(arguments, wanted, workers or 1)
+    state = read_state(arguments, plan)
+    return {"done": len(state.records) - before, "missing": len(state.missing), "waiting": state.expansion.waiting}
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Keep a second study out of the same folder: the two would write over each other's runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Another study is running in {folder}: wait for it, or give this one another --results-dir and --work-dir."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _execute(arguments: StudyArguments, wanted: Callable[[], list[Job]], workers: int) -> None:
+    """Do the jobs here or on a cluster."""
     if arguments.executor == "ray":
         from .ray_executor import run_on_ray
 
@@ -304,6 +332,4 @@ def run_study(arguments: StudyArguments) -> dict[str, Any]:
 
         run_on_ray(wanted, address=arguments.ray_address, gpus=arguments.gpus_per_run)
     else:
-        run_jobs(wanted(), workers or 1, "Study", wanted)
-    state = read_state(arguments, plan)
-    return {"done": len(state.records) - before, "missing": len(state.missing), "waiting": state.expansion.waiting}
+        run_jobs(wanted(), workers, "Study", wanted)
