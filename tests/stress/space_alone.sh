@@ -3,6 +3,7 @@
 #   bash tests/stress/space_alone.sh outputs/release/OWNER/tlm-demo results/space/alone.json
 # Needs network for pip: a few minutes, about 1 GB in a temporary folder that is removed.
 set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 space=$(cd "$1" && pwd)
 json=$2
 mkdir -p "$(dirname "$json")"
@@ -26,21 +27,33 @@ for _ in $(seq 120); do
     sleep 1
 done
 url=$(sed -n 's/.*Running on local URL: *\(http[^ ]*\).*/\1/p' "$folder/log")
-"$folder/venv/bin/python" - "$url" "$json" "$space" << 'PYTHON'
+commit=$(git -C "$here" rev-parse HEAD 2>/dev/null || true)
+"$folder/venv/bin/python" - "$url" "$json" "$space" "$commit" << 'PYTHON'
 import importlib.util
 import json
+import os
+import platform
+import re
 import sys
 from importlib.metadata import version
 
 from gradio_client import Client
 
-url, target, space = sys.argv[1:]
+url, target, space, commit = sys.argv[1:]
 assert importlib.util.find_spec("tlm_hf") is None, "the package is here, so this proves nothing"
 task = json.load(open(f"{space}/demo/demo.json"))["tasks"][0]
 text = (task["examples"] or ["The small boat crosses the river."])[0]
 answer = Client(url, verbose=False).predict(text=text, task=task["name"], api_name="/classify")
 found = {
     "command": "bash tests/stress/space_alone.sh SPACE JSON",
+    "commit": commit or None,
+    "machine": {
+        "processor": (re.findall(r"model name\s*:\s*(.+)", open("/proc/cpuinfo").read()) or [platform.machine()])[0]
+        if os.path.exists("/proc/cpuinfo")
+        else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    },
     "task": task["name"],
     "answered": any(label in str(answer) for label in task["labels"]),
     "versions": {name: version(name) for name in ("gradio", "torch", "transformers", "numpy", "safetensors")},

@@ -157,7 +157,7 @@ def _check(plan: SizePlan, file: str | Path) -> None:
                 for name, value in candidate.items():
                     if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
                         raise UserError(
-                            f"The plan {file} has {name} {value!r} for {recipe} ({arm}): write a number such as 1.0e-3, "
+                            f"The plan {file} has {name} {value!r} for {recipe} ({arm}): write a number such as 1.0e-3 "
                             "since YAML reads 1e-3 as text."
                         )
     sizes = plan.corpus_size["num_texts"]
