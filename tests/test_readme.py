@@ -201,3 +201,17 @@ def test_the_studys_report_is_that_of_its_records(tmp_path):
     write_report(StudyArguments(size="laptop", results_dir=str(tmp_path)))
     for name in ("REPORT.md", "rows.json"):
         assert (tmp_path / name).read_text() == (results / name).read_text()
+
+
+def test_release_figures_are_those_of_the_results_file():
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("<!-- release -->")[1].split("<!-- /release -->")[0]
+    summary = json.loads((ROOT / "results" / "release" / "faults.json").read_text())["summary"]
+    assert summary["looks_that_found_something_else"] == summary["token_shown"] == 0
+    assert f"{summary['disturbed_pushes']} pushes" in section
+    assert f"{summary['kinds_of_fault']} kinds of fault" in section
+    assert f"at {summary['steps']} steps" in section
+    assert f"in all {summary['ended_as_undisturbed']} ({summary['needed_overwrite']} of them" in section
+    assert summary["ended_as_undisturbed"] == summary["disturbed_pushes"]
+    assert f"{summary['first_push_done_nonetheless']} got over" in section
+    assert f"looked {summary['looks_of_the_reader']:,} times" in section

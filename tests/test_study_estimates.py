@@ -14,6 +14,9 @@ from tlm_hf.study.estimates import (
     first_not_worse,
     slope,
 )
+from tlm_hf.study.findings import BASELINE_NAMES
+from tlm_hf.study.plan import read_plan
+from tlm_hf.study.report import Report
 
 
 @pytest.fixture
@@ -113,3 +116,22 @@ def test_not_worse_holds_from_a_number_on():
 def test_sides_of_other_items_are_refused(answers):
     with pytest.raises(ValueError, match="same test items"):
         difference(answers[0], answers[1][:, :5])
+
+
+def test_what_would_close_a_gap_to_a_baseline_is_extrapolated_from_the_measured_rise():
+    plan = read_plan("laptop")
+    base = BASELINE_NAMES["tfidf"]
+
+    def row(finding, model, x, measure, estimate, low, high):
+        return {"finding": finding, "task": "fewrel", "model": model, "x": x, "measure": measure, "estimate": estimate,
+                "low": low, "high": high, "seeds": 1, "t_low": None, "t_high": None}  # fmt: skip
+
+    behind = row("committee", "committee of bert-1", 3, f"difference from {base}", -0.03, -0.05, -0.01)
+    rise = row("corpus_size", "bert-1, equal epochs", "slope", "gap per doubling", 0.012, 0.005, 0.02)
+    (said,) = Report([behind, rise], [], plan).sentences()["committee"]
+    assert f"3 members are -3.0 [-5.0, -1.0] points from {base} (below it)" in said
+    assert "2.5 doublings" in said  # 0.03 / 0.012
+    (said,) = Report([{**behind, "estimate": 0.03, "low": 0.01, "high": 0.05}, rise], [], plan).sentences()["committee"]
+    assert "(above it)." in said
+    (said,) = Report([behind, {**rise, "low": -0.001}], [], plan).sentences()["committee"]
+    assert "doublings" not in said

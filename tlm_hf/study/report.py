@@ -221,7 +221,7 @@ class Report:
             GAP: self._gap_sentences,
             CORPUS_SIZE: self._corpus_sentences,
             OVERLAP: self._overlap_sentences,
-            COMMITTEE: self._committee_sentences,
+            COMMITTEE: lambda task: [*self._committee_sentences(task), *self._baseline_sentences(task)],
         }
         return {name: [words for task in self.tasks for words in make(task)] for name, make in makers.items()}
 
@@ -273,6 +273,29 @@ class Report:
         if ours is not None and theirs is not None:
             words += f", {theirs / ours:.1f} times as fast for a single text"
         return [words + "."]
+
+    def _baseline_sentences(self, task: str) -> list[str]:
+        """How far the largest committee is from what a practitioner would take, and what would close a gap."""
+        first, recipe = next(iter(self.plan.committee["members"])), self.plan.corpus_size["recipe"]
+        rise = self.find(finding=CORPUS_SIZE, task=task, model=f"{recipe}, equal epochs", x="slope")
+        sentences = []
+        for baseline in BASELINE_NAMES.values():
+            rows = self.all(
+                finding=COMMITTEE, task=task, model=f"committee of {first}", measure=f"difference from {baseline}"
+            )
+            if not rows:
+                continue
+            row = rows[-1]
+            words = f"On {task}, {row['x']} {_members(row['x'])} {points(row)} points from {baseline} "
+            words += f"({_verdict({**row, 't_low': None}, 'above it', 'below it').split(',')[0]})"
+            if row["high"] < 0 and rise is not None and rise["low"] > 0:
+                doublings = -row["estimate"] / rise["estimate"]
+                words += (
+                    f"; one encoder gains {points(rise)} points with each doubling of text and steps together, so "
+                    f"{doublings:.1f} doublings would close that if it went on so, which was not measured"
+                )
+            sentences.append(words + ".")
+        return sentences
 
 
 def _changes(task: str, row: Row | None, words: str, positive: str, negative: str) -> list[str]:
