@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_results(arguments.json, {**portable(found), **provenance()})
         return found
 
-    run_command(run, ("version", "namespace", "checks", "commits", "identical"))
+    run_command(run)
 
 
 def _function(arguments: ReleaseArguments, own_output: bool) -> Callable[[], dict[str, Any]]:

@@ -84,7 +84,7 @@ def stage(
         licence_checked: that rows may be re-published whose source gives them for some uses only (AG News).
 
     Returns:
-        What `release.json` holds.
+        What `release.json` holds, and `table`, for people.
 
     Raises:
         UserError: a mistake in the release file, a run that has not finished, a licence that is unknown or was not
@@ -127,7 +127,12 @@ def stage(
         folder.rename(output / folder.name)
     (output / PARTIAL).rmdir()
     write_json(output / RELEASE_FILE, record)
-    return record
+    lines = [
+        f"{each['kind']:<11}{each['repo_id']:<50}{each['files']:>4} files {each['bytes'] / 1e6:>8.1f} MB"
+        for each in repositories
+    ]
+    lines.append(f"Staged in {output}; next: tlm release verify.")
+    return {**record, "table": "\n".join(lines)}
 
 
 def _check_output(output: Path) -> None:

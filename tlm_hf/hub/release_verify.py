@@ -40,7 +40,7 @@ def verify(output_dir: str) -> dict[str, Any]:
         output_dir: folder of the staged release.
 
     Returns:
-        `verified`: hashes of the folders by name; `checks`: what was passed, by repository.
+        `table`, for people; `verified`: hashes of the folders by name; `checks`: what was passed, by repository.
 
     Raises:
         UserError: nothing staged, or the first repository that failed, with what failed.
@@ -67,7 +67,9 @@ def verify(output_dir: str) -> dict[str, Any]:
         check_files(output / folder)  # what was opened is what was staged
     verified = {folder: tree_hash(output / folder) for _, folder, _ in jobs}
     write_json(output / VERIFIED_FILE, {"verified": verified, "checks": checks})
-    return {"verified": verified, "checks": checks}
+    lines = [f"{folder}: {'; '.join(passed)}" for folder, passed in checks.items()]
+    lines.append(f"{len(checks)} folders verified; next: tlm release push --dry-run.")
+    return {"table": "\n".join(lines), "verified": verified, "checks": checks}
 
 
 def check_verified(output: Path, release: dict[str, Any]) -> None:
