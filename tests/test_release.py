@@ -239,7 +239,6 @@ conv = transformers.AutoModelForMaskedLM.from_pretrained("tiny-lab/tlm-conv", tr
 found["conv"] = type(conv).__name__
 found["rows"] = {config: len(datasets.load_dataset("tiny-lab/tlm-texts", config)["train"]) for config in ("40", "80")}
 space = snapshot_download("tiny-lab/tlm-demo", repo_type="space")
-found["space"] = space
 snippets = {}
 import pathlib, re
 for name in json.loads(sys.argv[1]):
@@ -249,6 +248,19 @@ for name in json.loads(sys.argv[1]):
         exec(compile(code, name, "exec"), {})
         snippets[name] = snippets.get(name, 0) + 1
 found["snippets"] = snippets
+# The Space as it runs on the Hub: its own files, and the repositories that its variables name.
+import os
+os.environ.update(json.loads(sys.argv[2]))
+os.chdir(space)
+sys.path.insert(0, space)
+sys.dont_write_bytecode = True
+import app, demo_data, demo_models
+demo = demo_data.load_demo()
+app.build_app(demo)
+assert demo.tasks, demo.trouble
+(task,) = demo.tasks.values()
+answer = demo_models.classify("the cow and the boat", task.committee, task.deep)
+found["space"] = {"trouble": demo.trouble, "sum": float(sum(answer.probabilities)), "fillers": list(demo.fillers)}
 print(json.dumps(found))
 """
 
@@ -264,9 +276,10 @@ def stranger(hub, tmp_path_factory):
         "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     names = json.dumps([*REPOSITORIES["dataset"], *REPOSITORIES["model"]])
+    variables = json.dumps(hub.repository("space", f"{OWNER}/tlm-demo").variables)
     done = subprocess.run(
-        [sys.executable, "-c", BLOCKER + STRANGER, names], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-c", BLOCKER + STRANGER, names, variables], cwd=folder, env=environment, text=True,
+        stdin=subprocess.DEVNULL, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -286,6 +299,11 @@ class TestReadBack:
 
     def test_snippets_of_every_card_run_as_they_stand(self, stranger):
         assert stranger["snippets"] == dict.fromkeys([*REPOSITORIES["dataset"], *REPOSITORIES["model"]], 1)
+
+    def test_the_space_runs_on_the_repositories_that_its_variables_name(self, stranger):
+        assert stranger["space"]["trouble"] == []
+        assert stranger["space"]["sum"] == pytest.approx(1, abs=1e-4)
+        assert {"one layer", "two layers"} <= set(stranger["space"]["fillers"])
 
 
 class TestDirectory:

@@ -22,7 +22,7 @@ from demo_models import (
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, rel_entr
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).absolute().parent  # not resolved: in a copy from the Hub the files are links into its cache
 CHECKOUT = HERE.parent.parent
 MIN_COUNT = 10
 """A token counts as seen when it stands at least so often in the pre-training text."""
