@@ -129,7 +129,7 @@ def test_what_would_close_a_gap_to_a_baseline_is_extrapolated_from_the_measured_
     behind = row("committee", "committee of bert-1", 3, f"difference from {base}", -0.03, -0.05, -0.01)
     rise = row("corpus_size", "bert-1, equal epochs", "slope", "gap per doubling", 0.012, 0.005, 0.02)
     (said,) = Report([behind, rise], [], plan).sentences()["committee"]
-    assert f"3 members are -3.0 [-5.0, -1.0] points from {base} (below it)" in said
+    assert f"a committee of 3 bert-1 differs from {base} by -3.0 [-5.0, -1.0] points (below it)" in said
     assert "2.5 doublings" in said  # 0.03 / 0.012
     (said,) = Report([{**behind, "estimate": 0.03, "low": 0.01, "high": 0.05}, rise], [], plan).sentences()["committee"]
     assert "(above it)." in said

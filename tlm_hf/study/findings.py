@@ -106,12 +106,15 @@ class Findings:
                         yield _row(GAP, task, recipe, arm, "accuracy", accuracy(correct))
                     yield _row(GAP, task, recipe, "gap", "gap", difference(*arms))
 
-    def _gap_of(self, recipe: str, task: str, encoders: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Both arms of encoders of other corpora, one fine-tuning seed each."""
+    def _arms_of(self, recipe: str, task: str, encoders: list[str]) -> tuple[dict[int, Any], dict[int, Any]]:
+        """Both arms of encoders of other corpora by pre-training seed, one fine-tuning seed each."""
         tuned = [[seed * self.plan.gap["finetuning_seeds"]] for seed in range(len(encoders))]
         ours = self._seeds(recipe, task, "pretrained", list(zip(encoders, tuned, strict=True)))
-        theirs = self._seeds(recipe, task, "scratch", [(None, seeds) for seeds in tuned])
-        return _paired(ours, theirs)
+        return ours, self._seeds(recipe, task, "scratch", [(None, seeds) for seeds in tuned])
+
+    def _gap_of(self, recipe: str, task: str, encoders: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same, over the seeds that both have."""
+        return _paired(*self._arms_of(recipe, task, encoders))
 
     def corpus_size(self) -> Iterator[Row]:
         """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""
@@ -123,16 +126,21 @@ class Findings:
                     if kind != equal:
                         continue
                     changes: dict[str, Any] = {"num_texts": texts, "max_steps": steps}
-                    found = self._gap_of(
-                        recipe, task, [self.planner.pretraining(recipe, seed, [], 0, **changes) for seed in seeds]
-                    )
+                    encoders = [self.planner.pretraining(recipe, seed, [], 0, **changes) for seed in seeds]
+                    arms = self._arms_of(recipe, task, encoders)
+                    found = _paired(*arms)
                     if found is None:
                         continue
-                    points.append((texts, found))
+                    points.append((np.log2(texts), arms))
                     yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "gap", difference(*found))
                     yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "accuracy", accuracy(found[0]))
-                if len(points) > 1 and len({len(found[0]) for _, found in points}) == 1:  # the same seeds at all points
-                    found_slope = slope([np.log2(texts) for texts, _ in points], [found for _, found in points])
+                # Over the seeds that all sizes have, or a seed would count as a size.
+                common = set.intersection(*({*arm} for _, arms in points for arm in arms)) if points else set()
+                if len(points) > 1 and common:
+                    pairs = [
+                        tuple(np.stack([arm[seed] for seed in sorted(common)]) for arm in arms) for _, arms in points
+                    ]
+                    found_slope = slope([size for size, _ in points], pairs)  # type: ignore[arg-type]
                     yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", "slope", "gap per doubling", found_slope)
 
     def overlap(self) -> Iterator[Row]:

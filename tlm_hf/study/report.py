@@ -265,9 +265,7 @@ class Report:
                 f"On {task}, no committee of up to {last['x']} members is shown not to be worse than {reference} "
                 f"({points(last)} points at {last['x']})."
             ]
-        words = (
-            f"On {task}, {row['x']} {_members(row['x'])} of {first} not worse than {reference} ({points(row)} points)"
-        )
+        words = f"On {task}, {_committee(row['x'], first)} is not worse than {reference} ({points(row)} points)"
         times = {(r["model"], r["members"]): r["milliseconds"] for r in self.latency if r["batch_size"] == 1}
         ours, theirs = times.get((first, row["x"])), times.get((reference, 1))
         if ours is not None and theirs is not None:
@@ -286,7 +284,7 @@ class Report:
             if not rows:
                 continue
             row = rows[-1]
-            words = f"On {task}, {row['x']} {_members(row['x'])} {points(row)} points from {baseline} "
+            words = f"On {task}, {_committee(row['x'], first)} differs from {baseline} by {points(row)} points "
             words += f"({_verdict({**row, 't_low': None}, 'above it', 'below it').split(',')[0]})"
             if row["high"] < 0 and rise is not None and rise["low"] > 0:
                 doublings = -row["estimate"] / rise["estimate"]
@@ -305,8 +303,8 @@ def _changes(task: str, row: Row | None, words: str, positive: str, negative: st
     return [f"On {task}, {words} by {points(row)} points ({_verdict(row, positive, negative)})."]
 
 
-def _members(count: int) -> str:
-    return "member is" if count == 1 else "members are"
+def _committee(count: int, member: str) -> str:
+    return f"one {member}" if count == 1 else f"a committee of {count} {member}"
 
 
 def _verdict(row: Row, positive: str, negative: str) -> str:
