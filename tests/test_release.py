@@ -193,6 +193,13 @@ class TestPushed:
         assert not any(each.private for each in changed_hub.state.repositories.values())
         assert not changed_hub.snapshot()["collections"][0]["private"]
 
+    def test_nothing_is_public_before_the_last_upload(self, output):
+        with local_hub() as other:
+            other.fault("status", method="POST", path="tlm-demo/commit/", code=403, times=1000)
+            with pytest.raises(UserError):
+                push(str(output), hub=client(other), public=True)
+            assert all(each.private for each in other.state.repositories.values())
+
     def test_only_changed_files_are_sent(self, changed_hub, copy, one_sentence):
         folder = copy / OWNER / "tlm-bert2"
         (folder / "README.md").write_text((folder / "README.md").read_text() + "\nMore.\n")
@@ -341,6 +348,29 @@ class TestReproduce:
         assert found["differences"] == {}
         assert "{output}" in found["command"]
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["tlm", "release", "push", "--target", "x", "--output-dir", "{output}"],
+            ["tlm", "pretrain", "--output-dir", "elsewhere"],
+            ["tlm", "pretrain", "--output_dir=elsewhere"],
+            ["tlm", "pretrain", "--nothing", "1", "--output-dir", "{output}"],
+            ["tlm", "finetune", "--output-dir", "{output}"],
+            ["rm", "pretrain", "--output-dir", "{output}"],
+        ],
+    )
+    def test_a_command_of_a_stranger_is_not_run(self, copy, one_sentence, monkeypatch, words):
+        folder = copy / OWNER / "tlm-bert1"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["reproduce"]["command"] = words
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        ran = []
+        monkeypatch.setattr("tlm_hf.hub.release_reproduce._run", ran.append)
+        with pytest.raises(UserError) as refusal:
+            reproduce(str(folder), run=True)
+        one_sentence(refusal.value)
+        assert ran == []
+
     def test_a_space_is_not_trained(self, output, one_sentence):
         with pytest.raises(UserError) as refusal:
             reproduce(str(output / OWNER / "tlm-demo"))
@@ -411,6 +441,27 @@ class TestRefusals:
         with pytest.raises(UserError) as refusal:
             verify(str(copy))
         assert "tlm-committee-words/config.json was changed" in one_sentence(refusal.value)
+
+    def test_what_others_put_there_is_never_deleted(self, copy, tmp_path, monkeypatch, one_sentence):
+        monkeypatch.chdir(family())
+        push_to_directory(str(copy), str(tmp_path / "shelf"))
+        (tmp_path / "shelf" / "notes").mkdir()
+        (tmp_path / "shelf" / "notes" / "thesis.txt").write_text("mine\n")
+        (copy / OWNER / "mine").mkdir()
+        for folder in (tmp_path / "shelf", copy):
+            before = contents(folder)
+            with pytest.raises(UserError) as refusal:
+                stage("release.yaml", str(folder))
+            one_sentence(refusal.value)
+            assert contents(folder) == before
+        with pytest.raises(UserError, match="lies in"):
+            push_to_directory(str(copy), str(copy / "shelf"))
+
+    def test_a_kill_before_the_last_file_leaves_a_folder_that_can_be_staged_again(self, copy, monkeypatch):
+        monkeypatch.chdir(family())
+        (copy / "release.json").unlink()
+        stage("release.yaml", str(copy))
+        assert (copy / "release.json").is_file()
 
     def test_runs_that_do_not_fit(self, tmp_path, monkeypatch, one_sentence):
         monkeypatch.chdir(family())

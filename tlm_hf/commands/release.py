@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             from ..provenance import portable, provenance
 
             write_results(arguments.json, {**portable(found), **provenance()})
+        if found.get("identical") is False:
+            raise UserError("The run gave other files than the repository holds: see above what differs.")
         return found
 
     run_command(run)

@@ -39,7 +39,7 @@ def push_collection(hub: Hub, release: dict[str, Any], *, public: bool) -> str:
     if slug is None:
         made = hub.call(
             f"making the collection {title!r}", api.create_collection, title, namespace=owner,
-            description=description or None, private=not public, exists_ok=True,
+            description=description or None, private=True, exists_ok=True,
         )  # fmt: skip
         slug = made.slug
     there = hub.call(f"reading the collection {slug}", api.get_collection, slug)

@@ -33,8 +33,8 @@ def push_to_directory(
     output, release = read_staged(output_dir)
     check_verified(output, release)
     root = Path(target).expanduser()
-    if root.resolve() == output.resolve():
-        raise UserError(f"--target {target} is the folder of the staged release itself: choose another.")
+    if output.resolve() in (root.resolve(), *root.resolve().parents):
+        raise UserError(f"--target {target} lies in the folder of the staged release: choose another.")
     if root.exists() and not root.is_dir():
         raise UserError(f"--target {target} is a file: choose a folder.")
     folders = [

@@ -149,7 +149,7 @@ class Publisher:
                 return name, version
         return None, version
 
-    def push(self, entry: dict[str, Any], *, public: bool, overwrite: bool) -> int:
+    def push(self, entry: dict[str, Any], *, overwrite: bool) -> int:
         """Bring a repository to what was staged; returns how many commits that took.
 
         Raises:
@@ -159,7 +159,7 @@ class Publisher:
         if self.head(repo_id, repo_type, MAIN) is None:
             more: dict[str, Any] = {"space_sdk": "gradio"} if repo_type == "space" else {}
             self.hub.call(
-                f"making {repo_id}", self.api.create_repo, repo_id, repo_type=repo_type, private=not public,
+                f"making {repo_id}", self.api.create_repo, repo_id, repo_type=repo_type, private=True,
                 exist_ok=True, **more,
             )  # fmt: skip
         self._set_variables(entry)
@@ -304,7 +304,7 @@ def push(
     commits = 0
     for place, entry in enumerate(release["repositories"], start=1):
         logger.info("%d of %d: %s", place, len(release["repositories"]), entry["repo_id"])
-        commits += publisher.push(entry, public=public, overwrite=overwrite)
+        commits += publisher.push(entry, overwrite=overwrite)
     if public:
         for entry in release["repositories"]:
             publisher.show(entry)

@@ -7,20 +7,31 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from ..data.prepare import PrepareDataArguments
 from ..errors import UserError
 from ..files import file_hash
 from ..loading import weights_hash
 from ..provenance import machine, versions
-from .manifest import BASE, MANIFEST_FILE, MEMBERS, OUTPUT, REPOSITORY
+from .manifest import BASE, COMMANDS, MANIFEST_FILE, MEMBERS, OUTPUT, REPOSITORY
 
 logger = logging.getLogger(__name__)
 DECISIVE_VERSIONS = ("tlm-hf", "torch", "transformers", "tokenizers", "datasets", "peft", "accelerate", "numpy")
+ALLOWED: dict[str, dict[str, Any]] = {
+    "encoder": {"pretrain": COMMANDS["pretrain"][1]},
+    "classifier": {"finetune": COMMANDS["finetune"][1]},
+    "adapter": {"finetune": COMMANDS["finetune"][1]},
+    "committee": {"committee": COMMANDS["committee"][1]},
+    "data": {"prepare-data": PrepareDataArguments},
+}
+"""Commands that a manifest of each kind may name."""
+WRITES = frozenset({"output_dir", "json", "report_to"})
 SMOKE_WIDTH = 64
 """Runs of encoders up to this hidden size take seconds, and are done without being asked."""
 WEIGHTS = {"adapter": ("adapter/adapter_model.safetensors", "adapter_model.safetensors")}
@@ -45,14 +56,15 @@ def reproduce(repo: str, *, run: bool = False, output_dir: str | None = None) ->
     folder = find_repository(repo, None)
     manifest = read_manifest(folder)
     words = manifest["reproduce"]["command"]
+    check_command(manifest)
     if not words:
         raise UserError(
             f"{manifest['repository']} is a {manifest['kind']}, which no training makes: nothing to reproduce."
         )
     shown = shlex.join(words)
-    small = _is_small(folder, manifest)
-    if not (run or small):
-        return {"command": shown, "table": f"{shown}\n(larger than smoke size: add --run to run it again)"}
+    is_here = Path(repo).expanduser().is_dir()
+    if not (run or (is_here and _is_small(folder, manifest))):
+        return {"command": shown, "table": f"{shown}\n(from the Hub, or larger than smoke size: --run runs it again)"}
     inputs = _find_inputs(folder, manifest)
     with tempfile.TemporaryDirectory(prefix="tlm-reproduce-") as scratch:
         # A data set is named after its folder.
@@ -78,6 +90,28 @@ def reproduce(repo: str, *, run: bool = False, output_dir: str | None = None) ->
         "identical": identical,
         "differences": differences,
     }
+
+
+def check_command(manifest: dict[str, Any]) -> None:
+    """Refuse a command that did not make such a repository: a manifest can come from a stranger.
+
+    Raises:
+        UserError: another command than the kind's, an option that it does not have, or a path to write to.
+    """
+    words = manifest["reproduce"]["command"]
+    if not words:
+        return
+    allowed = ALLOWED.get(manifest["kind"], {})
+    name = words[1] if len(words) > 1 else ""
+    if words[0] != "tlm" or name not in allowed:
+        raise UserError(f"The manifest of {manifest['repository']} names a command that makes no {manifest['kind']}.")
+    known = {entry.name for entry in fields(allowed[name])} - WRITES
+    for place, word in enumerate(words[2:], start=2):
+        option = word.split("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
+            is_output = option == "output_dir" and words[place + 1 : place + 2] == [OUTPUT]
+            if not word.startswith("--") or (option not in known and not is_output):
+                raise UserError(f"The manifest of {manifest['repository']} gives {word}, which is not run.")
 
 
 def find_repository(repo: str, near: Path | None) -> Path:
@@ -173,8 +207,14 @@ def _find_inputs(folder: Path, manifest: dict[str, Any]) -> dict[str, list[str]]
 def _fill(words: list[str], values: dict[str, list[str]]) -> list[str]:
     line: list[str] = []
     for word in words:
-        line += values.get(word, [os.path.expandvars(word) if word.startswith("$TLM_DATA") else word])
+        line += values.get(word, [_expand(word)])
     return line
+
+
+def _expand(word: str) -> str:
+    """The folder of real text put in; no other variable."""
+    root = os.environ.get("TLM_DATA")
+    return root + word.removeprefix("$TLM_DATA") if root and word.startswith("$TLM_DATA/") else word
 
 
 def _run(words: list[str]) -> None:

@@ -50,6 +50,8 @@ from .safety import check_folder, without_paths
 logger = logging.getLogger(__name__)
 RELEASE_FILE, VERIFIED_FILE, MEASURED = "release.json", "verified.json", "measured"
 PARTIAL = ".partial"
+OWNED = ".owned.json"
+"""Folders that staging made, and may therefore replace."""
 
 
 def read_results(folder: Path, kind: str) -> dict[str, Any]:
@@ -92,7 +94,11 @@ def stage(
     """
     release = read_release(release_file)
     output = Path(output_dir).expanduser()
-    _check_output(output)
+    if release.namespace == MEASURED:
+        raise UserError(
+            f"The namespace {MEASURED!r} is the name of a folder of the release: stage it elsewhere by hand."
+        )
+    old = _check_output(output)
     runs: dict[str, dict[str, Any]] = {}
     for entry in release.entries:  # all that can be refused, before any long work
         if isinstance(entry, ModelEntry):
@@ -119,13 +125,21 @@ def stage(
         "repositories": repositories,
         "made_by": provenance(),
     }
-    for name in (RELEASE_FILE, VERIFIED_FILE):  # until all is in place there is no release
+    # Until all is in place there is no release, but the folders stay known as ours.
+    write_json(output / OWNED, sorted({*old, *(name for each in repositories for name in each["tree"])}))
+    for name in (RELEASE_FILE, VERIFIED_FILE):
         (output / name).unlink(missing_ok=True)
-    for old in (path for path in output.iterdir() if path.is_dir() and path.name not in (PARTIAL, MEASURED)):
-        shutil.rmtree(old)
-    for folder in (output / PARTIAL).iterdir():
-        folder.rename(output / folder.name)
+    for name in old:  # what the last release made, and nothing else
+        shutil.rmtree(output / name, ignore_errors=True)
+    for owner in (output / PARTIAL).iterdir():
+        (output / owner.name).mkdir(exist_ok=True)
+        for folder in owner.iterdir():
+            folder.rename(output / owner.name / folder.name)
+        owner.rmdir()
     (output / PARTIAL).rmdir()
+    for owner in {Path(name).parent for name in old}:
+        if (output / owner).is_dir() and not any((output / owner).iterdir()):
+            (output / owner).rmdir()
     write_json(output / RELEASE_FILE, record)
     lines = [
         f"{each['kind']:<11}{each['repo_id']:<50}{each['files']:>4} files {each['bytes'] / 1e6:>8.1f} MB"
@@ -135,15 +149,25 @@ def stage(
     return {**record, "table": "\n".join(lines)}
 
 
-def _check_output(output: Path) -> None:
-    """Refuse a folder that holds something else than a staged release."""
+def _check_output(output: Path) -> list[str]:
+    """Refuse a folder that holds anything else than a staged release; returns the folders that staging made."""
     if output.exists() and not output.is_dir():
         raise UserError(f"The output folder {output} is a file: choose another --output-dir.")
-    if output.is_dir():
-        there = {path.name for path in output.iterdir()} - {PARTIAL, MEASURED}
-        if there and RELEASE_FILE not in there:
-            raise UserError(f"The output folder {output} holds other files ({sorted(there)[0]}): choose another one.")
     output.mkdir(parents=True, exist_ok=True)
+    try:
+        owned = [str(name) for name in json.loads((output / OWNED).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        owned = []
+    expected = {output / name for name in (*owned, PARTIAL, MEASURED, RELEASE_FILE, VERIFIED_FILE, OWNED)}
+    owners = {(output / name).parent for name in owned}
+    there = [path for path in output.iterdir() if path not in owners]
+    there += [path for owner in owners if owner.is_dir() for path in owner.iterdir()]
+    if foreign := sorted(path for path in there if path not in expected):
+        name = foreign[0].relative_to(output).as_posix()
+        raise UserError(f"The output folder {output} holds other files ({name}): choose another --output-dir.")
+    if not owned and (output / RELEASE_FILE).exists():
+        raise UserError(f"The output folder {output} holds a release that was not staged there: choose another one.")
+    return owned
 
 
 class _Stager:
