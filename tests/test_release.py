@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import BLOCKER
-from helpers_commands import check_error, contents, results_of
+from helpers_commands import check_error, contents
 from helpers_family import OWNER, family, verified
 from helpers_release import TOKEN, api, client, local_hub
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
@@ -24,7 +24,6 @@ from safetensors.torch import load_file
 from tlm_hf.errors import UserError
 from tlm_hf.hub.release_directory import push_to_directory
 from tlm_hf.hub.release_push import push, status
-from tlm_hf.hub.release_reproduce import reproduce
 from tlm_hf.hub.release_stage import read_staged, stage
 from tlm_hf.hub.release_verify import verify
 
@@ -311,76 +310,6 @@ class TestReadBack:
         assert stranger["space"]["trouble"] == []
         assert stranger["space"]["sum"] == pytest.approx(1, abs=1e-4)
         assert {"one layer", "two layers"} <= set(stranger["space"]["fillers"])
-
-
-class TestDirectory:
-    def test_the_same_tree(self, output, tmp_path):
-        push_to_directory(str(output), str(tmp_path / "shelf"))
-        assert contents(tmp_path / "shelf" / OWNER) == contents(output / OWNER)
-        assert push_to_directory(str(output), str(tmp_path / "shelf"))["copied"] == []
-
-    def test_changes_there_are_kept(self, output, tmp_path, one_sentence):
-        target = tmp_path / "shelf"
-        push_to_directory(str(output), str(target))
-        (target / OWNER / "tlm-conv" / "README.md").write_text("mine\n")
-        with pytest.raises(UserError) as refusal:
-            push_to_directory(str(output), str(target))
-        assert "tlm-conv" in one_sentence(refusal.value)
-        assert (target / OWNER / "tlm-conv" / "README.md").read_text() == "mine\n"
-        push_to_directory(str(output), str(target), overwrite=True)
-        assert contents(target / OWNER) == contents(output / OWNER)
-
-    def test_dry_run_writes_nothing(self, output, tmp_path):
-        push_to_directory(str(output), str(tmp_path / "shelf"), dry_run=True)
-        assert not (tmp_path / "shelf").exists()
-
-
-class TestReproduce:
-    @pytest.mark.parametrize("name", ["tlm-bert1", "tlm-bert1-words", "tlm-bert1-words-lora", "tlm-committee-words"])
-    def test_hashes_are_those_of_the_manifest(self, output, name, monkeypatch):
-        monkeypatch.chdir(family())
-        threads = results_of(family() / {**RUNS, "tlm-bert1-words-lora": "adapted"}[name])["settings"].get("threads")
-        assert threads in (None, 1)  # as in the processes of the tests
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        found = reproduce(str(output / OWNER / name))
-        assert found["identical"], found
-        assert found["differences"] == {}
-        assert "{output}" in found["command"]
-
-    @pytest.mark.parametrize(
-        "words",
-        [
-            ["tlm", "release", "push", "--target", "x", "--output-dir", "{output}"],
-            ["tlm", "pretrain", "--output-dir", "elsewhere"],
-            ["tlm", "pretrain", "--output_dir=elsewhere"],
-            ["tlm", "pretrain", "--nothing", "1", "--output-dir", "{output}"],
-            ["tlm", "finetune", "--output-dir", "{output}"],
-            ["rm", "pretrain", "--output-dir", "{output}"],
-        ],
-    )
-    def test_a_command_of_a_stranger_is_not_run(self, copy, one_sentence, monkeypatch, words):
-        folder = copy / OWNER / "tlm-bert1"
-        manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["reproduce"]["command"] = words
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        ran = []
-        monkeypatch.setattr("tlm_hf.hub.release_reproduce._run", ran.append)
-        with pytest.raises(UserError) as refusal:
-            reproduce(str(folder), run=True)
-        one_sentence(refusal.value)
-        assert ran == []
-
-    def test_a_space_is_not_trained(self, output, one_sentence):
-        with pytest.raises(UserError) as refusal:
-            reproduce(str(output / OWNER / "tlm-demo"))
-        assert "space" in one_sentence(refusal.value)
-
-    def test_another_base_is_refused(self, copy, one_sentence):
-        shutil.copy(copy / OWNER / "tlm-bert1@seed-1" / "model.safetensors", copy / OWNER / "tlm-bert1")
-        with pytest.raises(UserError) as refusal:
-            reproduce(str(copy / OWNER / "tlm-bert1-words"))
-        assert f"{OWNER}/tlm-bert1 has other weights" in one_sentence(refusal.value)
 
 
 class TestRefusals:

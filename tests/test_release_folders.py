@@ -1,0 +1,105 @@
+"""Releases as folders: the same tree without a Hub, and runs made again from their manifests.
+
+Oracles: the staged files, and the hashes of the runs as they were first made.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers_commands import contents, results_of
+from helpers_family import OWNER, family, staged
+
+from tlm_hf.errors import UserError
+from tlm_hf.hub.release_directory import push_to_directory
+from tlm_hf.hub.release_reproduce import reproduce
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = {
+    "tlm-bert1": "encoder", "tlm-bert1-words": "first", "tlm-bert1-words-lora": "adapted",
+    "tlm-committee-words": "together",
+}  # fmt: skip
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tlm-bert1-words", "tlm-bert1-words-lora")]
+
+
+@pytest.fixture(scope="module")
+def output():
+    return staged()
+
+
+@pytest.fixture
+def copy(output, tmp_path):
+    """The staged release, to be changed."""
+    shutil.copytree(output, tmp_path / "release")
+    return tmp_path / "release"
+
+
+class TestDirectory:
+    def test_the_same_tree(self, output, tmp_path):
+        push_to_directory(str(output), str(tmp_path / "shelf"))
+        assert contents(tmp_path / "shelf" / OWNER) == contents(output / OWNER)
+        assert push_to_directory(str(output), str(tmp_path / "shelf"))["copied"] == []
+
+    def test_changes_there_are_kept(self, output, tmp_path, one_sentence):
+        target = tmp_path / "shelf"
+        push_to_directory(str(output), str(target))
+        (target / OWNER / "tlm-conv" / "README.md").write_text("mine\n")
+        with pytest.raises(UserError) as refusal:
+            push_to_directory(str(output), str(target))
+        assert "tlm-conv" in one_sentence(refusal.value)
+        assert (target / OWNER / "tlm-conv" / "README.md").read_text() == "mine\n"
+        push_to_directory(str(output), str(target), overwrite=True)
+        assert contents(target / OWNER) == contents(output / OWNER)
+
+    def test_dry_run_writes_nothing(self, output, tmp_path):
+        push_to_directory(str(output), str(tmp_path / "shelf"), dry_run=True)
+        assert not (tmp_path / "shelf").exists()
+
+
+class TestReproduce:
+    @pytest.mark.parametrize("name", ["tlm-bert1", "tlm-committee-words", *SLOW])
+    def test_hashes_are_those_of_the_manifest(self, output, name, monkeypatch):
+        monkeypatch.chdir(family())
+        threads = results_of(family() / RUNS[name])["settings"].get("threads")
+        assert threads in (None, 1)  # as in the processes of the tests
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        found = reproduce(str(output / OWNER / name))
+        assert found["identical"], found
+        assert found["differences"] == {}
+        assert "{output}" in found["command"]
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["tlm", "release", "push", "--target", "x", "--output-dir", "{output}"],
+            ["tlm", "pretrain", "--output-dir", "elsewhere"],
+            ["tlm", "pretrain", "--output_dir=elsewhere"],
+            ["tlm", "pretrain", "--nothing", "1", "--output-dir", "{output}"],
+            ["tlm", "finetune", "--output-dir", "{output}"],
+            ["rm", "pretrain", "--output-dir", "{output}"],
+        ],
+    )
+    def test_a_command_of_a_stranger_is_not_run(self, copy, one_sentence, monkeypatch, words):
+        folder = copy / OWNER / "tlm-bert1"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["reproduce"]["command"] = words
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        ran = []
+        monkeypatch.setattr("tlm_hf.hub.release_reproduce._run", ran.append)
+        with pytest.raises(UserError) as refusal:
+            reproduce(str(folder), run=True)
+        one_sentence(refusal.value)
+        assert ran == []
+
+    def test_a_space_is_not_trained(self, output, one_sentence):
+        with pytest.raises(UserError) as refusal:
+            reproduce(str(output / OWNER / "tlm-demo"))
+        assert "space" in one_sentence(refusal.value)
+
+    def test_another_base_is_refused(self, copy, one_sentence):
+        shutil.copy(copy / OWNER / "tlm-bert1@seed-1" / "model.safetensors", copy / OWNER / "tlm-bert1")
+        with pytest.raises(UserError) as refusal:
+            reproduce(str(copy / OWNER / "tlm-bert1-words"))
+        assert f"{OWNER}/tlm-bert1 has other weights" in one_sentence(refusal.value)
