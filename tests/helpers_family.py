@@ -48,8 +48,11 @@ def family() -> Path:
         task = ("--task", "task.csv")
         succeed("finetune", "--model", "encoder", *task, "--output-dir", "first", *TINY_FINETUNING)
         succeed("finetune", "--model", "deep", *task, "--output-dir", "second", *TINY_FINETUNING)
+        succeed("finetune", "--model", "encoder-1", *task, "--output-dir", "third", *TINY_FINETUNING)
         succeed("finetune", "--model", "encoder", *task, "--lora-rank", 2, "--output-dir", "adapted", *TINY_FINETUNING)
         succeed("committee", "--members", "first", "second", *task, "--output-dir", "together", "--disable-tqdm")
+        words = ("--members", "third", "second", *task, "--output-dir", "together-1", "--disable-tqdm")
+        succeed("committee", *words)
         succeed(
             "prepare-data",
             "--corpus",
@@ -86,12 +89,16 @@ RELEASE = {
     },
     "adapters": {"tlm-bert1-words-lora": {"run": "adapted", "base": "tlm-bert1", "example": SENTENCE}},
     "classifiers": {
-        "tlm-bert1-words": {"run": "first", "base": "tlm-bert1", "task": "farm or sea", "example": SENTENCE},
+        "tlm-bert1-words": {
+            "run": "first", "base": "tlm-bert1", "task": "farm or sea", "example": SENTENCE,
+            "revisions": {"seed-1": "third"},
+        },
         "tlm-bert2-words": {"run": "second", "base": "tlm-bert2", "task": "farm or sea"},
     },
     "committees": {
         "tlm-committee-words": {
             "run": "together", "members": ["tlm-bert1-words", "tlm-bert2-words"], "task": "farm or sea",
+            "revisions": {"seed-1": "together-1"},
         }
     },
     "spaces": {

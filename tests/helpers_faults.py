@@ -97,6 +97,16 @@ def trees(snapshot):
     return {frozenset(tree.items()) for each in snapshot["repositories"].values() for tree in each["branches"].values()}
 
 
+def first_trees(hub):
+    """The trees with which the Hub itself begins the repositories that are there."""
+    return {
+        frozenset((path, file.sha256) for path, file in commit.files.items())
+        for each in hub.state.repositories.values()
+        for commit in each.commits.values()
+        if commit.parent is None
+    }
+
+
 def with_foreign(known):
     """The trees, and each of them after someone else's commit."""
     theirs = ("theirs.txt", hashlib.sha256(b"by someone else\n").hexdigest())

@@ -6,7 +6,7 @@ Oracle: the state of the local Hub after an undisturbed push.
 
 import pytest
 from helpers_family import staged
-from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, hurry, trees, with_foreign
+from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, first_trees, hurry, trees, with_foreign
 from helpers_release import client, local_hub
 
 from tlm_hf.hub.release_push import push
@@ -26,9 +26,7 @@ def ground():
         empty = hub.state.copy()
         push(str(staged()), hub=client(hub))
         done = hub.snapshot()
-        first = hub.repository("model", "tiny-lab/tlm-bert1")
-        oldest = next(each for each in first.commits.values() if each.parent is None)
-        known = trees(done) | {frozenset((path, file.sha256) for path, file in oldest.files.items())}
+        known = trees(done) | first_trees(hub)
         yield hub, empty, done, with_foreign(known)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+SPACE_README = b"---\ntitle: New\nsdk: gradio\n---\n\nThe Hub's own words for a new Space.\n"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".npz", ".png", ".onnx")
 LFS_BYTES = 10_000_000
 PLURAL = {"model": "models", "dataset": "datasets", "space": "spaces"}
@@ -61,14 +62,15 @@ class User:
 
 
 class Repository:
-    """Commits, branches and tags; it begins with a commit that holds .gitattributes alone."""
+    """Commits, branches and tags; it begins with a commit of the Hub's: .gitattributes, and a Space's README.md."""
 
     numbers = itertools.count(1)
 
     def __init__(self, kind, name, private, sdk=None):
         self.kind, self.name, self.private, self.sdk = kind, name, private, sdk
         self.commits, self.branches, self.tags, self.variables = {}, {}, {}, {}
-        self.commit("main", {".gitattributes": File(ATTRIBUTES)}, "initial commit", "system")
+        first = {".gitattributes": File(ATTRIBUTES)} | ({"README.md": File(SPACE_README)} if kind == "space" else {})
+        self.commit("main", first, "initial commit", "system")
 
     def commit(self, branch, files, title, author):
         oid = hashlib.sha1(f"{self.kind} {self.name} {next(self.numbers)}".encode()).hexdigest()

@@ -18,7 +18,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent.parent)]
 
 from helpers_family import family, staged
-from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, hurry, trees, with_foreign
+from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, first_trees, hurry, trees, with_foreign
 from helpers_release import client, local_hub
 from tqdm.auto import tqdm
 
@@ -62,10 +62,7 @@ def main():
         push(str(second), hub=client(hub))
         fresh = hub.state.copy()
         known = trees(old.snapshot()) | trees(new.snapshot()) | trees(fresh.snapshot())
-        start = hub.state.repositories["model", "tiny-lab/tlm-bert1"]
-        oldest = next(each for each in start.commits.values() if each.parent is None)
-        known |= {frozenset((path, file.sha256) for path, file in oldest.files.items())}
-        known = with_foreign(known)
+        known = with_foreign(known | first_trees(hub))
         plans = [
             (scenario, step, fault, kind, method, path, settings)
             for scenario in ("first release", "second release")

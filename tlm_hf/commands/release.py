@@ -32,6 +32,7 @@ class ReleaseArguments:
     )
     target: str | None = field(default=None, metadata={"help": "With push: a folder in place of the Hub."})
     repo: str = field(default="", metadata={"help": "With reproduce: folder or Hub name (or the second word)."})
+    revision: str | None = field(default=None, metadata={"help": "With reproduce: a branch or tag of it."})
     run: bool = field(default=False, metadata={"help": "With reproduce: run it again whatever it takes."})
     json: str | None = field(default=None, metadata={"help": "A JSON file for the results."})
 
@@ -88,7 +89,7 @@ def _function(arguments: ReleaseArguments, own_output: bool) -> Callable[[], dic
         if not arguments.repo:
             raise UserError("release reproduce needs a repository: a folder, or its name on the Hub.")
         output = arguments.output_dir if own_output else None
-        return lambda: reproduce(arguments.repo, run=arguments.run, output_dir=output)
+        return lambda: reproduce(arguments.repo, revision=arguments.revision, run=arguments.run, output_dir=output)
     if arguments.target is not None:
         from ..hub.release_directory import push_to_directory
 

@@ -2,20 +2,25 @@
 
 import email.utils
 import logging
+import math
 import random
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from ..errors import UserError
 from .safety import redact
 
 logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
+NETWORK = (httpx2.TransportError, ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
+"""Failures of the way to the Hub; other errors of the operating system are of this machine's files."""
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that may be others a moment later."""
 ATTEMPTS = 6
@@ -66,7 +71,8 @@ class Hub:
 
         Raises:
             UserError: one sentence for what does not go away: a token that is not taken, no rights, no space, a bad
-                card, or a Hub that did not answer in all attempts.
+                card, a file of this machine that cannot be read, offline mode, or a Hub that did not answer in all
+                attempts.
             Exception: one of `expected`; ParentChangedError stands for HTTP 412.
         """
         for attempt in range(ATTEMPTS):
@@ -79,7 +85,11 @@ class Hub:
                     raise
                 if status == 412 and ParentChangedError in expected:
                     raise ParentChangedError(what) from error
-                passing = status in AGAIN or (status is None and isinstance(cause, httpx2.TransportError | OSError))
+                if isinstance(cause, OfflineModeIsEnabled):
+                    raise UserError(
+                        f"HF_HUB_OFFLINE is set, so the Hub is not asked ({what}): unset it to push or look."
+                    ) from error
+                passing = status in AGAIN or (status is None and isinstance(cause, NETWORK))
                 if not passing:
                     raise self.refusal(what, error, cause, status) from error
                 if attempt == ATTEMPTS - 1:
@@ -100,10 +110,14 @@ class Hub:
         asked = response.headers.get("Retry-After") if response is not None else None
         if asked:
             try:
-                return min(float(asked), LONGEST_WAIT_SECONDS)
+                seconds = float(asked)
             except ValueError:
-                date = email.utils.parsedate_to_datetime(asked)
-                return min(max(0.0, date.timestamp() - time.time()), LONGEST_WAIT_SECONDS)
+                try:
+                    seconds = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+                except (ValueError, TypeError, OverflowError):
+                    seconds = math.nan
+            if math.isfinite(seconds):  # what is neither seconds nor a date is as if it were not there
+                return min(max(0.0, seconds), LONGEST_WAIT_SECONDS)
         return min(FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.8, 1.2), LONGEST_WAIT_SECONDS)
 
     def refusal(self, what: str, error: BaseException, cause: BaseException, status: int | None) -> UserError:
@@ -124,6 +138,11 @@ class Hub:
             )
         if status == 400:
             return UserError(f"The Hub refuses the content ({what}: {said}): correct it, then stage and verify again.")
+        if status is None and isinstance(cause, OSError):
+            return UserError(
+                f"A file of this machine cannot be read ({what}: {said or type(cause).__name__}): stage and verify "
+                "again."
+            )
         kind = f"HTTP {status}" if status else type(error).__name__
         return UserError(f"The Hub refused ({what}: {kind}, {said}): push again, and nothing that is up is lost.")
 
@@ -154,7 +173,7 @@ def _cause(error: BaseException) -> BaseException:
     """The HTTP or network failure behind an error of huggingface_hub; the error itself where there is none."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, HfHubHTTPError | httpx2.HTTPError | ConnectionError):
+        if isinstance(seen, HfHubHTTPError | httpx2.HTTPError | ConnectionError | OfflineModeIsEnabled):
             return seen
         seen = seen.__cause__ or seen.__context__
     return error

@@ -55,6 +55,11 @@ def tree_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def snapshot_folder(results: Mapping[str, Any]) -> str:
+    """Where in a run's folder these results' weights lie: `step-N` for a snapshot, "." for the run's own."""
+    return f"step-{results['snapshot']}" if results.get("snapshot") else "."
+
+
 def training_seconds(results: Mapping[str, Any]) -> float | None:
     """Wall-clock seconds of all steps of a training, also where it was continued; None where there were none."""
     speed = results.get("speed")
@@ -168,7 +173,8 @@ def build_manifest(
             "settings": settings,
         },
         "data": dict(data),
-        "reproduce": {"command": command, "inputs": dict(inputs)},
+        # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot lies.
+        "reproduce": {"command": command, "inputs": dict(inputs), "result": snapshot_folder(found)},
         "remote_code": dict(code),
         "files": describe_files(folder),
     }

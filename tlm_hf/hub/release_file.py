@@ -112,7 +112,7 @@ class EncoderEntry(ModelEntry):
 
 @dataclass(frozen=True)
 class ClassifierEntry(ModelEntry):
-    """A fine-tuned classifier; `base` the encoder that it was fine-tuned from, `task` in words."""
+    """A fine-tuned classifier; `base` the encoder that it was trained from (or `encoder@branch`), `task` in words."""
 
     kind: ClassVar[str] = "classifier"
     base: str | None = None
@@ -134,7 +134,7 @@ class AdapterEntry(ClassifierEntry):
 
 @dataclass(frozen=True)
 class CommitteeEntry(ModelEntry):
-    """A committee; `members` those of its classifiers that have a repository."""
+    """A committee; `members` those of its classifiers that have a repository, or are a branch (`name@branch`)."""
 
     kind: ClassVar[str] = "committee"
     members: list[str] = field(default_factory=list)
@@ -212,9 +212,13 @@ class Release:
     language: str = "en"
     collection: Collection | None = None
 
-    def repo_id(self, name: str) -> str:
-        """`owner/name` of a repository of this release; another one's id as it is."""
+    def place(self, name: str) -> str:
+        """`owner/name`, or `owner/name@branch`, of a repository of this release; another one's as it is."""
         return name if "/" in name else f"{self.namespace}/{name}"
+
+    def repo_id(self, name: str) -> str:
+        """The same without the branch."""
+        return self.place(name).partition("@")[0]
 
 
 class _Reader:
@@ -304,6 +308,14 @@ def _entries(reader: _Reader, top: dict[str, Any]) -> Iterator[Entry]:
                     )
             if isinstance(entry, AdapterEntry) and entry.base is None:
                 raise reader.refusal((section, name), f"the adapter {name} loads on an encoder: name it as base")
+            if isinstance(entry, AdapterEntry | SpaceEntry):
+                # peft and the Space open the main branch of what they are given.
+                for link in entry.linked:
+                    if "@" in link:
+                        raise reader.refusal(
+                            (section, name),
+                            f"{name} opens main branches only: release {link} as a repository of its own",
+                        )
             for revision in getattr(entry, "revisions", {}):
                 if not REVISION.fullmatch(str(revision)) or revision == "main":
                     raise reader.refusal((section, name, "revisions", revision), f"{revision!r} is no name of a branch")
@@ -355,6 +367,7 @@ def _check_names(reader: _Reader, namespace: str, entries: tuple[Entry, ...]) ->
     """Names that the Hub takes, each once, and links that lead somewhere."""
     sections = {entry_class.kind: section for section, entry_class in SECTIONS.items()}
     names = {entry.name for entry in entries}
+    branches = {f"{entry.name}@{branch}" for entry in entries for branch in getattr(entry, "revisions", {})}
     seen: set[str] = set()
     for entry in entries:
         where = (sections[entry.kind], entry.name)
@@ -367,8 +380,10 @@ def _check_names(reader: _Reader, namespace: str, entries: tuple[Entry, ...]) ->
             raise reader.refusal(where, f"{entry.name} names two repositories: choose another name")
         seen.add(entry.name)
         for link in entry.linked:
-            if "/" not in link and link not in names:
+            known_ones = branches if "@" in link else names
+            if "/" not in link and link not in known_ones:
                 raise reader.refusal(
                     where,
-                    f"{entry.name} points to {link!r}, which is no repository of this release{_meant(link, names)}",
+                    f"{entry.name} points to {link!r}, which is no {'branch' if '@' in link else 'repository'} of this "
+                    f"release{_meant(link, known_ones)}",
                 )

@@ -129,7 +129,7 @@ def write_card(
         facts["datasets"] = [release.repo_id(name) for name in own] or _hub_ids(task)
         facts["example"] = entry.example or next(iter(EXAMPLES.get(task, [])), None)
         if isinstance(entry, CommitteeEntry):
-            facts["base_models"] = [release.repo_id(name) for name in entry.members]
+            facts["base_models"] = list(dict.fromkeys(release.repo_id(name) for name in entry.members))
         elif isinstance(entry, ClassifierEntry) and entry.base:
             facts["base_models"] = [release.repo_id(entry.base)]
     kind = entry.kind

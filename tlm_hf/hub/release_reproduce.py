@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -11,15 +12,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import constants, get_token, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
+from ..commands.overlap import OverlapArguments
 from ..data.prepare import PrepareDataArguments
 from ..errors import UserError
 from ..files import file_hash
 from ..loading import weights_hash
 from ..provenance import machine, versions
 from .manifest import BASE, COMMANDS, MANIFEST_FILE, MEMBERS, OUTPUT, REPOSITORY
+from .safety import redact
 
 logger = logging.getLogger(__name__)
 DECISIVE_VERSIONS = ("tlm-hf", "torch", "transformers", "tokenizers", "datasets", "peft", "accelerate", "numpy")
@@ -28,21 +37,26 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "classifier": {"finetune": COMMANDS["finetune"][1]},
     "adapter": {"finetune": COMMANDS["finetune"][1]},
     "committee": {"committee": COMMANDS["committee"][1]},
-    "data": {"prepare-data": PrepareDataArguments},
+    "data": {"prepare-data": PrepareDataArguments, "overlap": OverlapArguments},
 }
 """Commands that a manifest of each kind may name."""
 WRITES = frozenset({"output_dir", "json", "report_to"})
+RESULT = re.compile(r"\.|step-\d+")
+"""Where in the output folder the result may lie: a manifest can come from a stranger."""
 SMOKE_WIDTH = 64
 """Runs of encoders up to this hidden size take seconds, and are done without being asked."""
 WEIGHTS = {"adapter": ("adapter/adapter_model.safetensors", "adapter_model.safetensors")}
 """Where a run leaves what a repository holds, and what that is called there; otherwise `model.safetensors`."""
 
 
-def reproduce(repo: str, *, run: bool = False, output_dir: str | None = None) -> dict[str, Any]:
+def reproduce(
+    repo: str, *, revision: str | None = None, run: bool = False, output_dir: str | None = None
+) -> dict[str, Any]:
     """Show the command that made a repository; at smoke size, or when asked, run it again and compare.
 
     Args:
-        repo: folder of a staged or downloaded repository, or `owner/name` on the Hub.
+        repo: folder of a staged or downloaded repository, or `owner/name` (or `owner/name@branch`) on the Hub.
+        revision: branch or tag; None for main.
         run: also where it takes long.
         output_dir: where the new run goes; None for a temporary folder that is removed.
 
@@ -53,7 +67,7 @@ def reproduce(repo: str, *, run: bool = False, output_dir: str | None = None) ->
     Raises:
         UserError: no manifest, a repository that cannot be made again, or one of whose inputs is missing or another.
     """
-    folder = find_repository(repo, None)
+    folder = find_repository(repo if revision is None else f"{repo.rstrip('/')}@{revision}", None)
     manifest = read_manifest(folder)
     words = manifest["reproduce"]["command"]
     check_command(manifest)
@@ -117,8 +131,12 @@ def check_command(manifest: dict[str, Any]) -> None:
 def find_repository(repo: str, near: Path | None) -> Path:
     """A repository's folder: a path, one beside `near` (as in a staged release), or a copy from the Hub.
 
+    Args:
+        repo: path, `owner/name` or `owner/name@branch`.
+        near: folder of the repository that names it; None for none.
+
     Raises:
-        UserError: it is nowhere.
+        UserError: it is nowhere, or why it cannot be looked for.
     """
     places = [Path(repo).expanduser(), *([near.parent.parent / repo] if near is not None else [])]
     for place in places:
@@ -126,14 +144,35 @@ def find_repository(repo: str, near: Path | None) -> Path:
             return place.resolve()
     if places[0].is_dir():
         raise UserError(f"{repo} has no {MANIFEST_FILE}, so it is no repository of a release: name another.")
+    name, _, revision = repo.partition("@")
+    if Path(name).expanduser().is_dir() and (Path(name).expanduser() / MANIFEST_FILE).is_file():
+        raise UserError(f"{name} has no branch {revision!r} beside it: name one that was staged, or leave it out.")
     for repo_type in ("model", "dataset"):
         try:
-            return Path(snapshot_download(repo, repo_type=repo_type))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError):
+            return Path(snapshot_download(name, repo_type=repo_type, revision=revision or None))
+        except RevisionNotFoundError as error:
+            raise UserError(f"{name} has no branch or tag {revision!r}: look at what the Hub shows.") from error
+        except HFValidationError as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(
+                f"{repo} is neither a folder with {MANIFEST_FILE} nor a name on the Hub ({reason}): correct it."
+            ) from error
+        except RepositoryNotFoundError:
             continue
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            raise UserError(f"{repo} is no folder here, and {_why(error)}.") from error
     raise UserError(
-        f"{repo} is neither a folder with {MANIFEST_FILE} nor a repository that the Hub shows: check its name."
+        f"{repo} is neither a folder with {MANIFEST_FILE} nor a repository that the Hub shows to this token: check its "
+        "name, and log in with `hf auth login` if it is private."
     )
+
+
+def _why(error: BaseException) -> str:
+    """Why the Hub could not be asked."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, so the Hub is not asked: unset it, or name a folder"
+    reason = redact(" ".join(str(error.__cause__ or error).split()), get_token())[:200].rstrip(". ")
+    return f"the Hub gave no answer ({type(error).__name__}: {reason}): try again later, or name a folder"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -185,7 +224,7 @@ def _width_of_base(folder: Path, manifest: dict[str, Any]) -> int:
 def _find_inputs(folder: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
     """Folders of what the command reads, each with the weights that the run had read."""
     found: dict[str, list[str]] = {}
-    for placeholder, needed in manifest["reproduce"]["inputs"].items():
+    for placeholder, needed in manifest["reproduce"]["inputs"].items():  # repositories may be `owner/name@branch`
         places = []
         for place, each in enumerate(needed if isinstance(needed, list) else [needed]):
             what = f"member {place}" if placeholder == MEMBERS else "base model"
@@ -229,7 +268,10 @@ def _compare(manifest: dict[str, Any], folder: Path, target: Path) -> dict[str, 
         names = {name: name for name in manifest["files"] if name.endswith(".parquet")}
     else:
         made, released = WEIGHTS.get(manifest["kind"], ("model.safetensors", "model.safetensors"))
-        names = {released: made}
+        result = str(manifest["reproduce"].get("result", "."))
+        if not RESULT.fullmatch(result):
+            raise UserError(f"The manifest of {manifest['repository']} names {result!r} as its result: get it again.")
+        names = {released: f"{result}/{made}"}
     return {
         released: {
             "expected": manifest["files"][released]["sha256"],

@@ -176,9 +176,13 @@ class _Stager:
     def __init__(self, release: Release, output: Path, runs: dict[str, dict[str, Any]], data_root: str | None) -> None:
         self.release, self.output, self.runs, self.data_root = release, output, runs, data_root
         self.entries = {entry.name: entry for entry in release.entries}
-        self.weights = {
-            name: weights_hash(str(entry.run)) for name, entry in self.entries.items() if isinstance(entry, ModelEntry)
-        }
+        self.weights: dict[str, str] = {}
+        """Hashes of weights by name, and by `name@branch`."""
+        for name, entry in self.entries.items():
+            if isinstance(entry, ModelEntry):
+                self.weights[name] = weights_hash(str(entry.run))
+                for branch, run in entry.revisions.items():
+                    self.weights[f"{name}@{branch}"] = weights_hash(str(run))
 
     def folder(self, entry: Entry, revision: str | None = None) -> Path:
         name = self.release.repo_id(entry.name) + (f"@{revision}" if revision else "")
@@ -213,7 +217,7 @@ class _Stager:
             "repo_id": self.release.repo_id(entry.name),
             "folder": folder.relative_to(self.output / PARTIAL).as_posix(),
             "revisions": revisions,
-            "linked": [self.release.repo_id(link) for link in entry.linked],
+            "linked": list(dict.fromkeys(self.release.repo_id(link) for link in entry.linked)),
             "variables": variables,
             "files": sum(1 for path in folder.rglob("*") if path.is_file()),
             "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
@@ -244,21 +248,21 @@ class _Stager:
         settings = results["settings"]
         data = {key: settings[key] for key in settings if key.endswith("sha256") or key.endswith("revision")}
         data |= {key: results[key] for key in ("corpus", "task") if key in results}
-        inputs = self._inputs(entry, results)
+        inputs = self._inputs(entry, results, branch)
         self._finish(entry, folder, results, run_command(results), inputs, code_files(folder), data)
 
-    def _inputs(self, entry: ModelEntry, results: dict[str, Any]) -> dict[str, Any]:
+    def _inputs(self, entry: ModelEntry, results: dict[str, Any], branch: str | None) -> dict[str, Any]:
         """Which repositories a run read, by their weights' hashes: that a name fits is not enough."""
-        by_weights = {weights: name for name, weights in self.weights.items()}
+        by_weights = {weights: name for name, weights in reversed(self.weights.items())}  # of equal ones the first
         settings = results["settings"]
         if isinstance(entry, CommitteeEntry):
             members = [by_weights.get(weights) for weights in settings["weights"]]
-            for name in entry.members:
-                if "/" not in name and name not in members:
+            for name in entry.members if branch is None else []:  # the run of a branch may have other members
+                if "/" not in name and self.weights[name] not in settings["weights"]:
                     raise UserError(f"{entry.name} is not made of {name} (other weights): correct its members.")
             return {
                 MEMBERS: [
-                    {"repository": None if name is None else self.release.repo_id(name), "weights": weights}
+                    {"repository": None if name is None else self.release.place(name), "weights": weights}
                     for name, weights in zip(members, settings["weights"], strict=True)
                 ]
             }
@@ -269,12 +273,15 @@ class _Stager:
             entry.base is not None
             and "/" not in entry.base
             and weights != "new"
-            and weights != self.weights[entry.base]
+            and weights not in self._of(entry.base)
         ):
             raise UserError(f"{entry.name} was not fine-tuned from {entry.base} (other weights): correct its base.")
-        return {
-            BASE: {"repository": None if entry.base is None else self.release.repo_id(entry.base), "weights": weights}
-        }
+        base = by_weights.get(weights, entry.base)
+        return {BASE: {"repository": None if base is None else self.release.place(base), "weights": weights}}
+
+    def _of(self, base: str) -> list[str]:
+        """Weights that a base stands for: one branch's, or of a repository those of all its branches."""
+        return [weights for name, weights in self.weights.items() if name == base or name.partition("@")[0] == base]
 
     def _finish(
         self, entry: Entry, folder: Path, results: Any, command: list[str], inputs: Any, code: Any, data: Any
@@ -304,8 +311,12 @@ def read_staged(output_dir: str) -> tuple[Path, dict[str, Any]]:
     return output, found
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, tree: str | None = None) -> None:
     """Hold a staged folder against its manifest.
+
+    Args:
+        folder: the folder.
+        tree: hash of the whole folder when it was staged, from `release.json`; it covers the manifest too.
 
     Raises:
         UserError: one sentence that names the file that was changed, added or removed.
@@ -319,3 +330,7 @@ def check_files(folder: Path) -> None:
         if manifest.get(name) != there.get(name):
             what = "was added" if name not in manifest else "is missing" if name not in there else "was changed"
             raise UserError(f"{folder.name}/{name} {what} after the release was staged: stage and verify again.")
+    if tree is not None and tree_hash(folder) != tree:
+        raise UserError(
+            f"{folder.name}/{MANIFEST_FILE} was changed after the release was staged: stage and verify again."
+        )

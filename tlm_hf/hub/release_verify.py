@@ -52,7 +52,7 @@ def verify(output_dir: str) -> dict[str, Any]:
         for revision, folder in [(None, entry["folder"]), *entry["revisions"].items()]
     ]
     for entry, folder, _ in jobs:
-        check_files(output / folder)
+        check_files(output / folder, entry["tree"][folder])
         check_folder(output / folder, _code_of(entry, output / folder))
         check_card(output / folder, entry["repo_type"], {each["repo_id"] for each in release["repositories"]})
     workers = max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 4))
@@ -63,8 +63,8 @@ def verify(output_dir: str) -> dict[str, Any]:
             jobs, tqdm(done, total=len(jobs), desc="Verifying", unit="folder"), strict=True
         ):
             checks[folder] = found
-    for _, folder, _ in jobs:
-        check_files(output / folder)  # what was opened is what was staged
+    for entry, folder, _ in jobs:
+        check_files(output / folder, entry["tree"][folder])  # what was opened is what was staged
     verified = {folder: tree_hash(output / folder) for _, folder, _ in jobs}
     write_json(output / VERIFIED_FILE, {"verified": verified, "checks": checks})
     lines = [f"{folder}: {'; '.join(passed)}" for folder, passed in checks.items()]
