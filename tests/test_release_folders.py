@@ -12,6 +12,7 @@ from helpers_commands import contents, results_of
 from helpers_family import OWNER, family, staged
 
 from tlm_hf.errors import UserError
+from tlm_hf.files import file_hash
 from tlm_hf.hub.release_directory import push_to_directory
 from tlm_hf.hub.release_reproduce import reproduce
 
@@ -69,6 +70,28 @@ class TestReproduce:
         assert found["identical"], found
         assert found["differences"] == {}
         assert "{output}" in found["command"]
+
+    def test_a_branch_is_made_again_from_the_branch_of_its_base(self, output, monkeypatch):
+        monkeypatch.chdir(family())
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        manifest = json.loads((output / OWNER / "tlm-bert1-words@seed-1" / "manifest.json").read_text())
+        assert manifest["reproduce"]["inputs"]["{base}"]["repository"] == f"{OWNER}/tlm-bert1@seed-1"
+        found = reproduce(str(output / OWNER / "tlm-bert1-words"), revision="seed-1")
+        assert found["identical"], found
+        (file,) = found["files"].values()
+        assert file["expected"] == file_hash(family() / "third" / "model.safetensors")
+
+    def test_places_that_are_nowhere(self, output, one_sentence, tmp_path):
+        for repo, revision, words in (
+            (str(output / OWNER / "tlm-bert1"), "seed-9", "no branch 'seed-9'"),
+            (f"{OWNER}/nothing", None, "HF_HUB_OFFLINE"),
+            ("a/b/c", None, "nor a name on the Hub"),
+            (str(tmp_path), None, "manifest.json"),
+        ):
+            with pytest.raises(UserError) as refusal:
+                reproduce(repo, revision=revision)
+            assert words in one_sentence(refusal.value)
 
     @pytest.mark.parametrize(
         "words",
