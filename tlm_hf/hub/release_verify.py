@@ -3,10 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,10 @@ def verify(output_dir: str) -> dict[str, Any]:
         check_files(output / folder, entry["tree"][folder])
         check_folder(output / folder, _code_of(entry, output / folder))
         check_card(output / folder, entry["repo_type"], {each["repo_id"] for each in release["repositories"]})
-    workers = max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 4))
-    checks: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(lambda job: _open(output, job[0], job[1]), jobs)
-        for (_, folder, _), found in zip(
-            jobs, tqdm(done, total=len(jobs), desc="Verifying", unit="folder"), strict=True
-        ):
-            checks[folder] = found
+    with tempfile.TemporaryDirectory(prefix="tlm-views-") as views:
+        orders = [_job(output, entry, folder, Path(views)) for entry, folder, _ in jobs]
+        found = dict(tqdm(_open_all(orders), total=len(orders), desc="Verifying", unit="folder"))
+    checks = {folder: found[folder] for _, folder, _ in jobs}
     for entry, folder, _ in jobs:
         check_files(output / folder, entry["tree"][folder])  # what was opened is what was staged
     verified = {folder: tree_hash(output / folder) for _, folder, _ in jobs}
@@ -97,9 +94,26 @@ def _code_of(entry: dict[str, Any], folder: Path) -> dict[str, str]:
     return code_files(folder)
 
 
-def _open(output: Path, entry: dict[str, Any], folder: str) -> list[str]:
-    """Run the driver on one folder."""
-    job: dict[str, Any] = {"kind": entry["kind"], "repo_id": folder}
+def _view(place: Path, output: Path, repo_id: str, folder: str) -> Path:
+    """A folder in which `owner/name` is a branch, and all else is as in the staged release.
+
+    Where a path is opened, transformers ignores the `revision` of a card's snippets, which would open main.
+    """
+    owner = place / repo_id.split("/")[0]
+    owner.mkdir(parents=True)
+    for path in (output / owner.name).iterdir():
+        (owner / path.name).symlink_to(((output / folder) if path.name == repo_id.split("/")[1] else path).resolve())
+    return place
+
+
+def _job(output: Path, entry: dict[str, Any], folder: str, views: Path) -> dict[str, Any]:
+    """What the driver is told of one folder."""
+    place = output.resolve()
+    if folder != entry["folder"]:
+        place = _view(views / folder, output, entry["repo_id"], folder)
+    job: dict[str, Any] = {
+        "kind": entry["kind"], "repo_id": entry["repo_id"], "folder": folder, "place": str(place)
+    }  # fmt: skip
     if entry["kind"] == "data":
         configs = json.loads((output / folder / SUBSET_FILE).read_text(encoding="utf-8"))["configs"]
         job["configs"] = {
@@ -107,41 +121,73 @@ def _open(output: Path, entry: dict[str, Any], folder: str) -> list[str]:
         }
     elif entry["kind"] != "space":
         job["labels"] = json.loads((output / folder / RESULTS_FILE).read_text(encoding="utf-8")).get("labels")
-    with tempfile.TemporaryDirectory(prefix="tlm-verify-") as home:
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("HF_", "TLM_", "PYTHON", "HUGGING", "TRANSFORMERS_", "SPACE_"))
-        }
-        environment |= {
-            "HF_HOME": home,
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // 2)),
-            "MPLBACKEND": "Agg",
-            "PYTHONDONTWRITEBYTECODE": "1",  # nothing is left in the folders
-        }
+    return job
+
+
+def _open_all(jobs: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Run the driver; yields the name of each folder and what it passed, as they are done.
+
+    Raises:
+        UserError: the first that failed.
+    """
+    workers = max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 4))
+    for group in [jobs] if sys.platform == "linux" else [[job] for job in jobs]:
+        with tempfile.TemporaryDirectory(prefix="tlm-verify-") as home:
+            for report in _reports(group, workers, home):
+                if "error" in report:
+                    needs_gradio = "gradio" in report["error"]
+                    hint = ' (the Space needs the extra "demo": pip install "tlm-hf[demo]")' if needs_gradio else ""
+                    raise UserError(
+                        f"{report['folder']} does not open as promised: {redact(report['error']).rstrip('.')}{hint}."
+                    )
+                yield report["folder"], report["checks"]
+
+
+def _reports(jobs: list[dict[str, Any]], workers: int, home: str) -> Iterator[dict[str, Any]]:
+    """The driver's lines; one with an error for the first job that it left out, where it ended early."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HF_", "TLM_", "PYTHON", "HUGGING", "TRANSFORMERS_", "SPACE_"))
+    }
+    environment |= {
+        "HF_HOME": home,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // workers)),
+        "MPLBACKEND": "Agg",
+        "PYTHONDONTWRITEBYTECODE": "1",  # nothing is left in the folders
+    }
+    left = {job["folder"] for job in jobs}
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said,
+        subprocess.Popen(
+            [sys.executable, "-P", str(DRIVER)], cwd=home, env=environment, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=said, start_new_session=True,
+        ) as driver,
+    ):  # fmt: skip
+        assert driver.stdin is not None
+        assert driver.stdout is not None
         try:
-            done = subprocess.run(
-                [sys.executable, "-P", str(DRIVER), json.dumps(job)], cwd=output, env=environment, text=True,
-                stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_SECONDS, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise UserError(
-                f"{folder} did not open within {TIMEOUT_SECONDS} seconds: open it by hand to see why."
-            ) from error
-    lines = done.stdout.strip().splitlines()
-    try:
-        report = json.loads(lines[-1])
-    except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        report = {"error": f"the process ended with code {done.returncode} ({last})"}
-    if "error" in report:
-        hint = ' (the Space needs the extra "demo": pip install "tlm-hf[demo]")' if "gradio" in report["error"] else ""
-        raise UserError(f"{folder} does not open as promised: {redact(report['error']).rstrip('.')}{hint}.")
-    passed: list[str] = report["checks"]
-    return passed
+            json.dump({"jobs": jobs, "workers": workers, "limit": TIMEOUT_SECONDS}, driver.stdin)
+            driver.stdin.close()
+            for line in driver.stdout:
+                try:
+                    report = dict(json.loads(line))
+                except (ValueError, TypeError):
+                    continue  # what a snippet printed
+                if report.get("folder") in left:
+                    left.remove(report["folder"])
+                    yield report
+            code = driver.wait()
+        finally:
+            if driver.poll() is None:  # it was left at the first error, or interrupted: the jobs are its children
+                os.killpg(driver.pid, signal.SIGKILL)
+        if left:
+            said.seek(0)
+            last = (said.read().strip().splitlines() or ["it said nothing"])[-1]
+            yield {"folder": min(left), "error": f"the process ended with code {code} ({last})"}
 
 
 def check_card(folder: Path, repo_type: str, own: set[str]) -> None:

@@ -1,13 +1,17 @@
 """Opens one staged repository as a stranger does: a program of its own, which cannot import `tlm_hf`.
 
-Started by `release_verify` as `python -P verify_driver.py JOB` in the folder of the staged release, where `owner/name`
-is a path as well as a name on the Hub. Prints JSON as its last line: `checks` that were passed, or `error`.
+Started by `release_verify` as `python -P verify_driver.py`. Each job is done in the folder of the staged release, where
+`owner/name` is a path as well as a name on the Hub. Prints a line of JSON a job: `checks` that were passed, or `error`.
 """
 
 import importlib
 import json
+import os
 import re
+import signal
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +151,6 @@ def check_dataset(job: dict[str, Any]) -> list[str]:
 
 def check_space(job: dict[str, Any]) -> list[str]:
     """The app: imported, built, and asked one question for each task."""
-    import os
-
     os.chdir(job["repo_id"])
     sys.path.insert(0, os.getcwd())
     app, data, models = (importlib.import_module(name) for name in ("app", "demo_data", "demo_models"))
@@ -168,20 +170,107 @@ CHECKS = {"encoder": check_model, "classifier": check_model, "committee": check_
           "space": check_space}  # fmt: skip
 
 
-def main() -> None:
-    """Do one job and report."""
-    sys.meta_path.insert(0, _Blocked())  # type: ignore[arg-type]
-    job = json.loads(sys.argv[1])
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Do one job; what came of it."""
     try:
         checks = run_snippets(job["repo_id"]) if job["kind"] != "space" else []
         if job["kind"] in CHECKS:
             checks += CHECKS[job["kind"]](job)
-        report: dict[str, Any] = {"checks": checks}
+        return {"checks": checks}
     except CheckFailedError as error:
-        report = {"error": str(error)}
+        return {"error": str(error)}
     except Exception as error:
-        report = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
-    sys.stdout.write("\n" + json.dumps(report) + "\n")
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
+
+
+def in_a_child(job: dict[str, Any], scratch: Path) -> None:
+    """What the forked process of a job does; it does not return."""
+    import datasets
+    import transformers
+
+    code = 1
+    try:
+        log = os.open(scratch / "log", os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(job["place"])
+        # Both were read from the environment at their import, which the processes share; their caches they must not.
+        transformers.dynamic_module_utils.HF_MODULES_CACHE = str(scratch / "modules")
+        datasets.config.HF_DATASETS_CACHE = scratch / "datasets"
+        (scratch / "report").write_text(json.dumps(work(job)), encoding="utf-8")
+        code = 0
+    finally:
+        os._exit(code)  # nothing of the parent's is to be tidied up here
+
+
+def report_of(code: int, scratch: Path) -> dict[str, Any]:
+    """What a forked process left."""
+    try:
+        found: dict[str, Any] = json.loads((scratch / "report").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        log = (scratch / "log").read_text(encoding="utf-8", errors="replace") if (scratch / "log").is_file() else ""
+        last = (log.strip().splitlines() or ["it said nothing"])[-1]
+        return {"error": f"the process ended with code {code} ({last})"}
+    return found
+
+
+def fork_all(jobs: list[dict[str, Any]], workers: int, limit: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Do every job in a process of its own, forked after the imports that all of them need: these take most of a job.
+
+    Args:
+        jobs: see `main`.
+        workers: how many at once.
+        limit: seconds that one may take.
+
+    Yields:
+        `folder` and report of each, as they end.
+    """
+    import datasets  # noqa: F401
+    import transformers
+    import transformers.models.bert.modeling_bert
+    import transformers.pipelines  # noqa: F401
+
+    waiting = list(enumerate(jobs))
+    running: dict[int, tuple[dict[str, Any], Path, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < workers:
+            place, job = waiting.pop(0)
+            scratch = Path(os.environ["HF_HOME"]) / f"job-{place}"
+            scratch.mkdir()
+            process = os.fork()
+            if process == 0:
+                in_a_child(job, scratch)
+            running[process] = (job, scratch, time.monotonic())
+        time.sleep(0.05)
+        for process, (job, scratch, start) in list(running.items()):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                del running[process]
+                yield job["folder"], report_of(os.waitstatus_to_exitcode(status), scratch)
+            elif time.monotonic() - start > limit:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                del running[process]
+                yield job["folder"], {"error": f"it took more than {limit:.0f} seconds"}
+
+
+def main() -> None:
+    """Read jobs as JSON from stdin and print a line of JSON for each.
+
+    A job has `kind`, `repo_id`, `folder` (its name in the answer), `place` (folder to work in), and what its check
+    needs. Where processes cannot be forked safely (all but Linux) one job at a time may be given.
+    """
+    sys.meta_path.insert(0, _Blocked())  # type: ignore[arg-type]
+    order = json.load(sys.stdin)
+    jobs = order["jobs"]
+    if len(jobs) == 1:
+        os.chdir(jobs[0]["place"])
+        found: Iterable[tuple[str, dict[str, Any]]] = [(jobs[0]["folder"], work(jobs[0]))]
+    else:
+        found = fork_all(jobs, order["workers"], order["limit"])
+    for folder, report in found:
+        sys.stdout.write("\n" + json.dumps({"folder": folder, **report}) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
