@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,20 @@ def unchanged_process() -> Iterator[None]:
         for name, level in noisy.items():
             logging.getLogger(name).setLevel(level)
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Processes that are started meanwhile can be interrupted, whatever started the tests.
+
+    A shell starts its background jobs (`tests.sh &`, nohup) with SIGINT ignored, which their children inherit and
+    Python leaves so. A handler is not inherited: where there is one, a child begins with the system's default.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def succeed(*words: object) -> None:

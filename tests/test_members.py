@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_commands import ENVIRONMENT, assert_equal_weights, results_of, shelf, succeed, write_corpus
+from helpers_commands import ENVIRONMENT, assert_equal_weights, interruptible, results_of, shelf, succeed, write_corpus
 from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
@@ -157,7 +157,8 @@ def test_killed_and_interrupted_members_continue(home, tmp_path):
     command = [sys.executable, str(script), json.dumps([2, options | here])]
     ends = []
     for index, number in enumerate((signal.SIGKILL, signal.SIGINT)):
-        process = subprocess.Popen(command, cwd=home, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        with interruptible():
+            process = subprocess.Popen(command, cwd=home, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
         folder = tmp_path / "run" / f"member-{index}"
         deadline = time.monotonic() + 300
         while not list(folder.glob("checkpoint-*")):

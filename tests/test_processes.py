@@ -24,6 +24,7 @@ STEPS, BATCH = 12, 8
 PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-steps", STEPS, "--save-steps", 6)
 PRETRAIN = (*PRETRAIN, "--eval-steps", 4, "--logging-steps", 1, "--batch-size", BATCH, "--mlm-probability", 0.3)
 PRETRAIN = (*PRETRAIN, "--dropout", 0, "--bf16", "false", "--use-cpu", "--disable-tqdm")
+SNAPSHOT = ("--snapshot-steps", 5)
 FINETUNE = ("finetune", "--model", "one", "--task", "task.csv", "--num-train-epochs", 2, "--batch-size", BATCH)
 FINETUNE = (*FINETUNE, "--logging-steps", 1, "--dropout", 0, "--bf16", "false", "--use-cpu", "--disable-tqdm")
 
@@ -159,11 +160,11 @@ def home(tmp_path_factory):
     write_corpus(folder / "corpus.txt", texts=160)
     write_csv(folder / "task.csv", labelled_rows())
     ids, labels = hand_made()
-    two = [[*PRETRAIN, "--output-dir", "two"], [*FINETUNE, "--output-dir", "tuned two"]]
+    two = [[*PRETRAIN, *SNAPSHOT, "--output-dir", "two"], [*FINETUNE, "--output-dir", "tuned two"]]
     here = os.getcwd()
     os.chdir(folder)
     try:
-        succeed(*PRETRAIN, "--output-dir", "one")
+        succeed(*PRETRAIN, *SNAPSHOT, "--output-dir", "one")
         succeed(*PRETRAIN, "--gradient-accumulation-steps", 2, "--output-dir", "accumulated")
         succeed(*FINETUNE, "--output-dir", "tuned one")
     finally:
@@ -214,6 +215,15 @@ def test_pretraining_split_over_processes_or_passes_is_the_same(home, name):
     assert_close_weights(one, other)
 
 
+def test_a_snapshot_of_two_processes_is_that_of_one(home):
+    folder, _ = home
+    one, two = folder / "one" / "step-5", folder / "two" / "step-5"
+    assert results_of(two)["held_out"] == pytest.approx(results_of(one)["held_out"], rel=1e-4)
+    assert_close_weights(one, two)
+    with pytest.raises(AssertionError):  # the comparison sees seven steps
+        assert_close_weights(one, folder / "one")
+
+
 def test_finetuning_in_two_processes_is_the_same(home):
     folder, _ = home
     one, two = folder / "tuned one", folder / "tuned two"
@@ -256,7 +266,8 @@ def test_one_process_writes_and_speaks(home):
     assert done.stdout.count('"model": "bert-1@smoke"') == 1
     ours, theirs = (found(home, rank)[1]["written"] for rank in range(2))
     in_run = re.compile(r"^(two|tuned two)/")
-    assert {path for path in ours if in_run.match(path)} >= {"two/.partial/checkpoint-6/trainer_state.json"}
+    written = {path for path in ours if in_run.match(path)}
+    assert written >= {"two/.partial/checkpoint-6/trainer_state.json", "two/.partial/step-5"}
     strangers = [path for path in theirs if in_run.match(path) and "rng_state_1" not in path]
     assert not strangers, strangers
 

@@ -24,6 +24,7 @@ from helpers_commands import (
     assert_equal_weights,
     check_error,
     contents,
+    interruptible,
     labelled_rows,
     results_of,
     succeed,
@@ -167,7 +168,8 @@ def home(tmp_path_factory) -> Path:
             (name, moment, step, (*words, "--output-dir", name)) for name, (moment, step, words, *_) in CASES.items()
         ]
         command = [sys.executable, "-c", LAUNCHER, json.dumps(cases)]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600)
+        with interruptible():
+            done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr
         yield folder, json.loads(done.stdout.strip().splitlines()[-1])
     finally:
@@ -307,9 +309,10 @@ def test_interrupt_from_outside(home):
     # Many more steps than can pass between the first checkpoint and the signal.
     words = [word if word != "20" else "4000" for word in PRETRAIN[1:]]
     command = [sys.executable, str(ROOT / "scripts" / "pretrain.py"), *words, "--output-dir", "outside"]
-    process = subprocess.Popen(
-        command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    with interruptible():
+        process = subprocess.Popen(
+            command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
     try:
         deadline = time.monotonic() + 300
         while not list((folder / "outside").glob("checkpoint-*")):

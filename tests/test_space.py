@@ -96,6 +96,24 @@ def test_attention_is_that_of_the_models(space, demo):
     assert answer.attention.sum(axis=-1) == pytest.approx(1.0)
 
 
+def test_the_answer_is_one_of_the_timed_runs(space, demo, monkeypatch):
+    _, demo_models = space
+    committee, deep = (demo_models.load_classifier(str(demo.parent / name), True) for name in ("committee", "deep"))
+    runs = []
+    for name, side in (("committee", committee), ("deep", deep)):
+        side.model.register_forward_hook(lambda *_, name=name: runs.append(name))
+    monkeypatch.setattr(demo_models, "TIMED_RUNS", 5)
+    answer = demo_models.classify(TEXT, committee, deep)
+    assert runs == ["committee", "deep"] * 5
+    assert answer.milliseconds.keys() == {"committee", "deep"}
+    runs.clear()
+    deep.labels = ["other", "classes", "altogether"]
+    answer = demo_models.classify(TEXT, committee, deep)
+    assert runs == ["committee"] * 5
+    assert answer.deep is None
+    assert answer.notes == ["The deep encoder knows other classes, so it is left out."]
+
+
 def test_masks_are_filled_as_by_the_pipeline(client, demo):
     shown = client.predict(text="the old [MASK] crosses the [mask]", api_name="/fill_mask")
     fill = pipeline("fill-mask", model=str(demo.parent / "encoder-1"))

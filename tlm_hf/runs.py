@@ -178,6 +178,16 @@ class Run:
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()
 
+    def describe(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Results with the run's kind, settings and provenance added, as `results.json` holds them."""
+        return {
+            "kind": self.kind,
+            **results,
+            "settings": portable(self.settings),
+            **provenance(),
+            "commit": self.commit,
+        }
+
     def finish(self, save: Callable[[Path], None] | None, results: dict[str, Any]) -> dict[str, Any]:
         """Put the model files in place, then the results, then remove the checkpoints.
 
@@ -191,13 +201,7 @@ class Run:
         Raises:
             UserError: no space for the files; the last checkpoint stays.
         """
-        written = {
-            "kind": self.kind,
-            **results,
-            "settings": portable(self.settings),
-            **provenance(),
-            "commit": self.commit,
-        }
+        written = self.describe(results)
         try:
             if save is not None:
                 self._put_in_place(save)

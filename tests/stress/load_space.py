@@ -2,8 +2,9 @@
 
     TLM_DEMO=outputs/study/laptop/demo python tests/stress/load_space.py --json results/space/load.json
 
-32 visitors call `/classify` for 60 seconds, each waiting for its answer; then single visits measure what one sentence
-takes, and 2,000 requests whether memory grows.
+Single visits measure what one sentence takes; then 32 visitors call `/classify` for 60 seconds, each waiting for its
+answer; then four visitors call the endpoint of each other tab for 15 seconds; and 2,000 requests to `/classify` measure
+whether memory grows.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -39,39 +42,69 @@ def resident(server: Server) -> float:
 
 
 def visit(
-    url: str, task: str, texts: list[str], until: float, most: int, seconds: list[float], errors: list[str]
-) -> None:
-    """Ask until the time is over or so many requests were made."""
+    url: str, endpoint: str, calls: Sequence[dict[str, Any]], until: float, most: int, seconds: list[float],
+    errors: list[str],
+) -> None:  # fmt: skip
+    """Call an endpoint until the time is over or so many requests were made; an error is no answer and has no time."""
     client = Client(url, verbose=False)
     for turn in range(most):
         if time.monotonic() > until:
             return
         start = time.perf_counter()
         try:
-            client.predict(text=texts[turn % len(texts)], task=task, api_name="/classify")
+            client.predict(**calls[turn % len(calls)], api_name=endpoint)
         except Exception as error:
             errors.append(str(error)[:200])
-        seconds.append(time.perf_counter() - start)
+        else:
+            seconds.append(time.perf_counter() - start)
 
 
-def together(url: str, task: str, texts: list[str], visitors: int, seconds: float, most: int) -> dict:
-    """Visits of several visitors at once."""
+def together(
+    url: str, endpoint: str, calls: Sequence[dict[str, Any]], visitors: int, seconds: float, most: int
+) -> dict[str, Any]:
+    """Visits of several visitors at once, each with these calls in turn."""
     times: list[float] = []
     errors: list[str] = []
     until = time.monotonic() + seconds
     start = time.perf_counter()
     threads = [
-        threading.Thread(target=visit, args=(url, task, texts, until, most, times, errors)) for _ in range(visitors)
+        threading.Thread(target=visit, args=(url, endpoint, calls, until, most, times, errors)) for _ in range(visitors)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     return {
-        "visitors": visitors, "seconds": time.perf_counter() - start, "requests": len(times), "errors": len(errors),
-        "first_errors": errors[:3], "median_ms": 1000 * statistics.median(times),
-        "p95_ms": 1000 * percentile(times, 0.95),
+        "visitors": visitors, "seconds": time.perf_counter() - start, "requests": len(times) + len(errors),
+        "answers": len(times), "errors": len(errors), "first_errors": errors[:3],
+        "median_ms": 1000 * statistics.median(times) if times else None,
+        "p95_ms": 1000 * percentile(times, 0.95) if times else None,
     }  # fmt: skip
+
+
+def calls_of_tabs(url: str, texts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """What visitors of the other tabs ask, by endpoint; tabs that this demo leaves empty have none."""
+    endpoints = Client(url, verbose=False).view_api(return_format="dict", print_info=False)["named_endpoints"]
+    kinds = {
+        name: {parameter["parameter_name"]: parameter["type"] for parameter in endpoint["parameters"]}
+        for name, endpoint in endpoints.items()
+    }
+    calls: dict[str, list[dict[str, Any]]] = {}
+    if "/fill_mask" in kinds:
+        words = [text.split() for text in texts]
+        masked = [" ".join([*each[:2], "[MASK]", *each[3:]]) for each in words]
+        calls["/fill_mask"] = [{"text": text} for text in masked]
+    if "/findings" in kinds:
+        findings, tasks = (kinds["/findings"][name]["enum"] for name in ("finding", "task"))
+        calls["/findings"] = [{"finding": finding, "task": task} for finding in findings for task in tasks]
+    if "/overlap" in kinds:
+        calls["/overlap"] = [{"text": text} for text in texts]
+    if "/build_committee" in kinds:
+        task = kinds["/build_committee"]["task"]["enum"][0]
+        members = kinds["/build_committee"]["members"]["items"]["enum"]
+        sizes = range(1, len(members) + 1)
+        calls["/build_committee"] = [{"task": task, "members": members[:size]} for size in sizes]
+    return calls
 
 
 def main() -> None:
@@ -79,34 +112,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--visitors", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--tab-visitors", type=int, default=4, help="of each other tab, one tab after the other")
+    parser.add_argument("--tab-seconds", type=float, default=15)
     parser.add_argument("--requests", type=int, default=2000, help="of the memory measurement")
     parser.add_argument("--json", required=True)
     arguments = parser.parse_args()
     demo = Path(os.environ["TLM_DEMO"])
     described = json.loads((demo / "demo.json").read_text())["tasks"][0]
     task, texts = described["name"], described["examples"]
+    asked = [{"text": text, "task": task} for text in texts]
     with tempfile.TemporaryDirectory() as home:
         server = Server(demo, home)
         try:
-            together(server.url, task, texts, 1, 5, 20)  # warm
-            single = together(server.url, task, texts, 1, 60, 100)
-            crowd = together(server.url, task, texts, arguments.visitors, arguments.seconds, 10**6)
+            together(server.url, "/classify", asked, 1, 5, 20)  # warm
+            single = together(server.url, "/classify", asked, 1, 60, 100)
+            crowd = together(server.url, "/classify", asked, arguments.visitors, arguments.seconds, 10**6)
+            tabs = {
+                endpoint: together(server.url, endpoint, calls, arguments.tab_visitors, arguments.tab_seconds, 10**6)
+                for endpoint, calls in calls_of_tabs(server.url, texts).items()
+            }
             memory = [resident(server)]
             for _ in range(4):
                 each = arguments.requests // 4 // 8
-                together(server.url, task, texts, 8, 600, each)
+                together(server.url, "/classify", asked, 8, 600, each)
                 memory.append(resident(server))
         finally:
             server.stop()
     handled = server_milliseconds(demo, task, texts)
     results = {
         "demo": portable_path(str(demo)), "task": task, "members": len(described["members"]), "single": single,
-        "crowd": crowd, "server_ms": handled, "memory_mib": memory, "memory_requests": arguments.requests,
+        "crowd": crowd, "tabs": tabs, "server_ms": handled, "memory_mib": memory, "memory_requests": arguments.requests,
         **provenance(),
     }  # fmt: skip
     Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(arguments.json), results)
-    print(json.dumps({key: results[key] for key in ("single", "crowd", "server_ms", "memory_mib")}, indent=2))
+    print(json.dumps({key: results[key] for key in ("single", "crowd", "tabs", "server_ms", "memory_mib")}, indent=2))
 
 
 def server_milliseconds(demo: Path, task: str, texts: list[str]) -> dict[str, float]:

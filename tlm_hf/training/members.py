@@ -11,7 +11,6 @@ import json
 import math
 import os
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,9 +34,11 @@ from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs import RESULTS_FILE, Run
 from .finetune import FinetuneArguments, decisive_options, finetune
 from .finetune import check_arguments as check_finetuning
+from .member_results import sum_up_losses, sum_up_scores
 from .pretrain import load_pretraining_corpus, pretrain
 from .pretrain_options import NOT_DECISIVE, PretrainArguments, as_begun, choose_schedule
 from .pretrain_options import check_arguments as check_pretraining
+from .snapshots import check_not_missed
 from .trainer import LARGEST_SEED
 
 TOKENIZER = "tokenizer"
@@ -117,7 +118,7 @@ def pretrain_members(arguments: PretrainArguments, members: int, workers: int | 
         UserError: bad input, an output folder that belongs to another run, or what the training of a member raises.
         KeyboardInterrupt: interrupted, after every member in training has saved a checkpoint.
     """
-    return _train_all(arguments, pretrain, lambda: _prepare_pretraining(arguments, members, workers), _sum_up_losses)
+    return _train_all(arguments, pretrain, lambda: _prepare_pretraining(arguments, members, workers), sum_up_losses)
 
 
 def finetune_members(arguments: FinetuneArguments, workers: int | None = None) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def finetune_members(arguments: FinetuneArguments, workers: int | None = None) -
         KeyboardInterrupt: interrupted, after every member in training has saved a checkpoint.
     """
     workers = workers or arguments.workers
-    return _train_all(arguments, finetune, lambda: _prepare_finetuning(arguments, workers), _sum_up_scores)
+    return _train_all(arguments, finetune, lambda: _prepare_finetuning(arguments, workers), sum_up_scores)
 
 
 def _prepare_pretraining(arguments: PretrainArguments, members: int, workers: int | None) -> tuple[Run, Plan]:
@@ -178,6 +179,9 @@ def _prepare_pretraining(arguments: PretrainArguments, members: int, workers: in
     shared |= {"tokenizer_sha256": tokenizer_hash(tokenizer)}
     arguments = replace(arguments, tokenizer=arguments.tokenizer or str(folder), num_threads=threads)
     plans = [_as_member(arguments, run, index) for index in range(members)]
+    for plan in plans:
+        if (Path(plan.output_dir) / RESULTS_FILE).is_file():
+            check_not_missed(Path(plan.output_dir), plan.snapshot_steps)
     return run, Plan(plans, [{**shared, "seed": plan.seed} for plan in plans], workers)
 
 
@@ -377,32 +381,3 @@ def _check_end(member: Any, future: Future) -> None:
             f"The process that trained {folder.name} was killed, perhaps for want of memory ({folder / LOG_FILE} holds "
             "what it said): the same command continues; --workers 1 needs the least memory."
         ) from None
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": statistics.mean(values), "lowest": min(values), "highest": max(values)}
-
-
-def _sum_up_losses(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    names = ("folder", "seed", "held_out", "steps", "seconds_since_start_or_continuation")
-    return {
-        "model": rows[0]["model"],
-        "corpus": rows[0]["corpus"],
-        "parameters": rows[0]["parameters"],
-        "steps": rows[0]["steps"],
-        "held_out": {"loss": _spread([row["held_out"]["loss"] for row in rows])},
-        "members": [{name: row[name] for name in names} for row in rows],
-    }
-
-
-def _sum_up_scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    names = (
-        *("folder", "seed", "model", "parameters", "trainable_parameters", "validation", "test"),
-        *("best_step", "steps", "seconds_since_start_or_continuation"),
-    )
-    same = ("task", "labels", "rows", "from_scratch", "schedule")
-    scores = {
-        split: {"accuracy": _spread([row[split]["accuracy"] for row in rows])} for split in ("validation", "test")
-    }
-    members = [{name: row[name] for name in names} for row in rows]
-    return {name: rows[0][name] for name in same} | scores | {"members": members}

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -27,6 +26,7 @@ from ..provenance import portable_path
 from ..recipes import Schedule, find_size
 from ..runs import Run
 from .callbacks import EarlyLook
+from .checkpoints import step_of
 from .pretrain_options import (
     ADDED_LATER,
     FROM_SCHEDULE,
@@ -39,6 +39,7 @@ from .pretrain_options import (
     training_arguments,
 )
 from .processes import choose_precision, report_processes
+from .snapshots import Snapshots, check_not_missed, check_steps, encoder_saver
 from .time_budget import decide_steps, parse_duration
 from .trainer import RunTrainer
 
@@ -90,6 +91,7 @@ def pretrain(arguments: PretrainArguments, observe: Callable[[RunTrainer], None]
         settings["tokenizer_sha256"] = tokenizer_hash(tokenizer)
     run = Run(arguments.output_dir, "pretrain", settings)
     if run.results is not None:
+        check_not_missed(run.folder, arguments.snapshot_steps)
         return run.results
     if tokenizer is None:
         tokenizer = train_wordpiece(TextColumn(corpus["train"]), config.vocab_size, config.max_position_embeddings)
@@ -194,43 +196,51 @@ def _train(
             save_steps=arguments.save_steps,
             started=started,
         )
+    try:
+        check_steps(arguments.snapshot_steps, steps)
+    except UserError:
+        if arguments.time_budget is None:  # else the number of steps is decided, and the folder keeps it
+            run.discard()
+        raise
     trainer = build_trainer(steps, arguments.output_dir, trial=False)
     if observe is not None:
         observe(trainer)
     model, sequence = trainer.model, trainer.train_dataset
     checkpoint = run.last_checkpoint()
+    begun = 0 if checkpoint is None else step_of(checkpoint)
+    check_not_missed(run.folder, arguments.snapshot_steps, begun)
     start = time.perf_counter()
+
+    def describe(done: int) -> dict[str, Any]:
+        """What the results say of the encoder after so many steps; every process scores it."""
+        seconds = time.perf_counter() - start
+        items = done * arguments.batch_size
+        return {
+            "model": f"{arguments.recipe}@{arguments.size}",
+            "corpus": portable_path(arguments.corpus),
+            "parameters": model.num_parameters(),
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_hidden_layers,
+            "vocab_size": config.vocab_size,
+            "max_length": config.max_position_embeddings,
+            "steps": done,
+            "texts": len(texts),
+            "epochs": items / len(rows),
+            "tokens_per_epoch": int(texts.lengths.sum(dtype=np.int64)),
+            "padding_share": sequence.padding_share(options.train_batch_size, 0, items),
+            "held_out": masked_lm_score(trainer.model, tokenizer, token_ids["validation"]),
+            "speed": trainer.clock.summary(),
+            "seconds_since_start_or_continuation": seconds,
+            "continued_from_step": begun,
+            "history": trainer.state.log_history,
+        }
+
+    trainer.take_snapshots(Snapshots(run, arguments.snapshot_steps, tokenizer, describe))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.interrupt.interrupted:
         raise KeyboardInterrupt
-    seconds = time.perf_counter() - start
-    held_out = masked_lm_score(trainer.model, tokenizer, token_ids["validation"])
-    results = {
-        "model": f"{arguments.recipe}@{arguments.size}",
-        "corpus": portable_path(arguments.corpus),
-        "parameters": model.num_parameters(),
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "vocab_size": config.vocab_size,
-        "max_length": config.max_position_embeddings,
-        "steps": steps,
-        "texts": len(texts),
-        "epochs": steps * arguments.batch_size / len(rows),
-        "tokens_per_epoch": int(texts.lengths.sum(dtype=np.int64)),
-        "padding_share": sequence.padding_share(options.train_batch_size),
-        "held_out": held_out,
-        "speed": trainer.clock.summary(),
-        "seconds_since_start_or_continuation": seconds,
-        "continued_from_step": 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-")),
-        "history": trainer.state.log_history,
-    }
-
-    state = trainer.accelerator.get_state_dict(trainer.model)  # every process: shards are gathered
-
-    def save(folder: Path) -> None:
-        trainer.model.save_pretrained(folder, state_dict=state)
-        tokenizer.save_pretrained(folder)
-
+    results = describe(steps)
+    save = encoder_saver(trainer, tokenizer)
     return run.finish(save, results) if options.should_save else results
 
 
@@ -250,7 +260,19 @@ class _PretrainTrainer(RunTrainer):
 
     def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
         self.schedule = schedule
+        self.snapshots: Snapshots | None = None
         super().__init__(*args, **kwargs)
+
+    def take_snapshots(self, snapshots: Snapshots) -> None:
+        """Keep the encoder as it is after some steps; called before `train`."""
+        self.snapshots = snapshots
+        self.add_callback(snapshots)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """The snapshot of this step comes first, so that of a checkpoint's steps no snapshot is missing."""
+        if self.snapshots is not None:
+            self.snapshots.write(self, self._rejected)
+        super()._save_checkpoint(model, trial)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Trainer's, or the rate by parts of the run."""

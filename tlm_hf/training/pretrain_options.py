@@ -14,6 +14,7 @@ from ..data.tokenization import SPECIAL_TOKENS
 from ..errors import UserError, check_range
 from ..recipes import Schedule, build_config, find_schedule
 from ..runs import RUN_FILE
+from .snapshots import check_steps
 from .time_budget import parse_duration
 from .trainer import LARGEST_SEED, check_report_to, stays_on_cpu
 
@@ -95,6 +96,9 @@ class PretrainArguments:
         default=None, metadata={"help": "With --members: side by side; default: one for each CPU thread."}
     )
     save_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
+    snapshot_steps: list[int] = field(
+        default_factory=list, metadata={"help": "Keep the encoder as it is after these steps, in OUTPUT/step-N."}
+    )
     eval_steps: int = field(default=500, metadata={"help": "Steps between fixed-mask losses."})
     logging_steps: int = field(default=50, metadata={"help": "Steps between log lines."})
     report_to: str = field(default="none", metadata={"help": "tensorboard, trackio or wandb."})
@@ -110,7 +114,7 @@ COUNTS = (
 """Options of which there must be at least 1."""
 NOT_DECISIVE = (
     *("output_dir", "report_to", "logging_steps", "save_steps", "disable_tqdm", "data_root", "num_threads"),
-    *("members", "workers"),
+    *("members", "workers", "snapshot_steps"),
     *("corpus", "corpus_unit", "tokenizer"),  # they count by their texts and tokens, wherever they lie
 )
 """Options that leave the weights as they are, so that a run may continue with others."""
@@ -193,6 +197,7 @@ def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConf
             raise UserError("--time-budget and --max-steps both say when to stop: leave one of them out.")
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
         raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
+    check_steps(arguments.snapshot_steps, arguments.max_steps if arguments.max_steps > 0 else None)
     config = build_config(
         arguments.recipe,
         arguments.size,

@@ -1,0 +1,110 @@
+"""Pictures of the Space's tabs in headless Chromium, as the README shows them. Run by hand.
+
+    TLM_DEMO=outputs/study/laptop/demo python tests/stress/space_pictures.py results/space
+
+Writes `classify.png` (a sentence with its answer), `masks.png`, `findings.png`, `overlap.png` and `committee.png`: the
+whole page at a width of 1200. A tab that the demo leaves empty has no picture. Needs what `tests/test_space_browser.py`
+needs.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+
+from helpers_space import Server  # noqa: E402
+
+SIZE = {"width": 1200, "height": 900}
+STILL_MS = 500
+"""Of a plot, which is drawn after its data have come, and of what fades in."""
+
+
+def answer_a_sentence(page: Page, text: str) -> None:
+    """Classify."""
+    page.get_by_label("Text to classify").fill(text)
+    page.get_by_role("button", name="Classify", exact=True).click()
+    page.locator("#attention .words").wait_for()
+
+
+def fill_masks(page: Page, text: str) -> None:
+    """Of the text that stands there."""
+    page.get_by_role("button", name="Fill the masks").click()
+    page.locator("#masks table").first.wait_for()
+
+
+def show_a_finding(page: Page, text: str) -> None:
+    """The first one is shown from the start."""
+    page.get_by_text("The numbers (percent").wait_for()
+    page.locator(".vega-embed canvas, .vega-embed svg").first.wait_for()
+
+
+def measure_overlap(page: Page, text: str) -> None:
+    """Of the sentence."""
+    page.get_by_label("Text to compare").fill(text)
+    page.get_by_role("button", name="Measure the overlap").click()
+    page.locator("#overlap table").wait_for()
+
+
+def build_a_committee(page: Page, text: str) -> None:
+    """Of all members."""
+    page.get_by_role("button", name="Show this committee").click()
+    page.locator("#committee table").wait_for()
+
+
+TABS: dict[str, tuple[str, str, Callable[[Page, str], None]]] = {
+    "classify.png": ("Classify", "Text to classify", answer_a_sentence),
+    "masks.png": ("Fill the mask", "Text with [MASK]", fill_masks),
+    "findings.png": ("Findings", "Finding", show_a_finding),
+    "overlap.png": ("Overlap", "Text to compare", measure_overlap),
+    "committee.png": ("Build a committee", "Task of the members", build_a_committee),
+}
+"""By picture: the tab, a field that it has unless it is empty, and what is done there."""
+
+
+def main() -> None:
+    """Start the Space, open every tab, and take its picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="where the pictures go")
+    parser.add_argument("--text", help="the sentence that is classified; default: the second example of the demo")
+    arguments = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None or "TLM_DEMO" not in os.environ:
+        parser.error("install chromium (apt-get install chromium) and name a demo in the variable TLM_DEMO")
+    demo, folder = Path(os.environ["TLM_DEMO"]), Path(arguments.folder)
+    examples = json.loads((demo / "demo.json").read_text(encoding="utf-8"))["tasks"][0]["examples"]
+    text = arguments.text or examples[min(1, len(examples) - 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as player:
+        server = Server(demo, home)
+        try:
+            options = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+            browser = player.chromium.launch(executable_path=chromium, headless=True, args=options)
+            for name, (tab, field, act) in TABS.items():
+                page = browser.new_page(viewport=SIZE)
+                page.goto(server.url, wait_until="domcontentloaded")
+                page.get_by_role("tab", name=tab).click()
+                page.wait_for_timeout(STILL_MS)
+                if not page.get_by_label(field, exact=True).first.is_visible():
+                    print(f"{name}: the tab {tab} is empty here, so there is no picture of it.")
+                    continue
+                act(page, text)
+                page.mouse.move(0, 0)
+                page.wait_for_timeout(STILL_MS)
+                page.screenshot(path=folder / name, full_page=True)
+                page.close()
+            browser.close()
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Snapshots of a pre-training: the encoder after N steps, whole or absent, and a run that does not notice them.
+
+Oracles: checkpoints and logged losses of the same run without snapshots; stock transformers, which opens the folder;
+the command that a snapshot's results amount to, run again.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_commands import ENVIRONMENT, assert_equal_weights, contents, refused, results_of, succeed, write_corpus
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertForMaskedLM
+
+from tlm_hf.hub.manifest import OUTPUT, run_command
+from tlm_hf.hub.release_stage import read_results
+from tlm_hf.runs import Run
+from tlm_hf.training import checkpoints
+
+PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-steps", 14, "--batch-size", 8)
+PRETRAIN = (*PRETRAIN, "--dropout", 0.1, "--logging-steps", 4, "--disable-tqdm", "--num-threads", 1)
+KEPT = (*PRETRAIN, "--save-steps", 6, "--eval-steps", 7, "--snapshot-steps", 5, 7, 14)
+
+LAUNCHER = """
+import json, os, resource, signal, sys
+from pathlib import Path
+import tlm_hf.training.snapshots as snapshots
+from tlm_hf.commands.main import main
+from tlm_hf.training.trainer import RunTrainer
+
+moment, words = json.loads(sys.argv[1])
+
+def before(owner, name, due, strike=lambda: os.kill(os.getpid(), signal.SIGKILL)):
+    original = getattr(owner, name)
+    def wrapped(*arguments, **options):
+        if due(*arguments):
+            strike()
+        return original(*arguments, **options)
+    setattr(owner, name, wrapped)
+
+if moment == "before the rename":
+    before(snapshots, "flush_tree", lambda folder: folder.name == "step-7")
+elif moment == "between snapshot and checkpoint":
+    before(RunTrainer, "_save_checkpoint", lambda trainer, *rest: trainer.state.global_step == 7)
+elif moment == "after both":
+    before(snapshots.Snapshots, "on_step_end", lambda callback, args, state, control: state.global_step == 9)
+elif moment == "no space":
+    strike = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    before(snapshots.Snapshots, "_put_in_place", lambda itself, save, step, *rest: step == 7, strike)
+main(words)
+"""
+# moment: (exit code, the checkpoint that is left, snapshots that are)
+ENDS = {
+    "before the rename": (-9, "checkpoint-6", {"step-5"}),
+    "between snapshot and checkpoint": (-9, "checkpoint-6", {"step-5", "step-7"}),
+    "after both": (-9, "checkpoint-7", {"step-5", "step-7"}),
+    "no space": (2, "checkpoint-6", {"step-5"}),
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """`plain`, a run without snapshots that keeps the checkpoint and the held-out loss of every step; `kept`."""
+    folder = tmp_path_factory.mktemp("snapshots")
+    write_corpus(folder / "corpus.txt", texts=90)
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoints, "KEPT", 99)
+            patch.setattr(Run, "_remove_checkpoints", lambda run: None)
+            succeed(*PRETRAIN, "--save-steps", 1, "--eval-steps", 1, "--output-dir", "plain")
+        succeed(*KEPT, "--output-dir", "kept")
+        yield folder
+    finally:
+        os.chdir(here)
+
+
+def snapshots_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("step-*")}
+
+
+def loss_after(results: dict, step: int) -> float:
+    return next(row["eval_loss"] for row in results["history"] if row["step"] == step and "eval_loss" in row)
+
+
+def test_a_run_with_snapshots_is_the_run_without(home):
+    assert_equal_weights(home / "kept", home / "plain")
+    ours, theirs = results_of(home / "kept"), results_of(home / "plain")
+    assert ours["held_out"] == theirs["held_out"]
+    curves = [[row["loss"] for row in results["history"] if "loss" in row] for results in (ours, theirs)]
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 3
+    assert "snapshot_steps" not in ours["settings"]  # the finished weights come without
+    assert snapshots_in(home / "kept") == {"step-5", "step-7", "step-14"}
+    assert not list((home / "kept").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("step", [5, 7, 14])
+def test_a_snapshot_has_the_weights_and_the_loss_of_its_step(home, step):
+    folder = home / "kept" / f"step-{step}"
+    assert_equal_weights(folder, home / "plain" / f"checkpoint-{step}")
+    results, whole = results_of(folder), results_of(home / "kept")
+    assert results["held_out"]["loss"] == loss_after(results_of(home / "plain"), step)
+    assert results["kind"] == "pretrain"
+    assert (results["snapshot"], results["steps"]) == (step, step)
+    assert results["epochs"] == pytest.approx(whole["epochs"] * step / 14)
+    assert results["settings"] == whole["settings"] | {"snapshot_steps": [step]}
+    assert results["history"] == whole["history"][: len(results["history"])]
+    assert max(row["step"] for row in results["history"]) <= step
+    assert results.keys() - {"snapshot"} == whole.keys()
+    assert read_results(folder, "encoder") == results  # what a release file may name as a branch
+
+
+def test_stock_transformers_opens_a_snapshot(home):
+    folder, finished = home / "kept" / "step-7", home / "kept"
+    model = BertForMaskedLM.from_pretrained(folder)
+    stored = load_file(home / "plain" / "checkpoint-7" / "model.safetensors")
+    for name, tensor in model.state_dict().items():
+        assert name not in stored or torch.equal(tensor, stored[name]), name
+    assert len(stored.keys() & model.state_dict().keys()) > 15
+    words = "the old boat crosses the river"
+    assert AutoTokenizer.from_pretrained(folder)(words) == AutoTokenizer.from_pretrained(finished)(words)
+
+
+def test_a_snapshot_holds_the_files_of_a_finished_run(home, tmp_path):
+    words = (*PRETRAIN, "--recipe", "bert-1-conv2", "--max-steps", 2, "--snapshot-steps", 1)
+    succeed(*words, "--output-dir", tmp_path / "run")
+    finished, snapshot = contents(tmp_path / "run"), contents(tmp_path / "run" / "step-1")
+    finished = {name: value for name, value in finished.items() if "/" not in name}
+    assert finished.keys() - snapshot.keys() == {"run.json", "progress.log"}
+    assert snapshot.keys() <= finished.keys()
+    assert "modeling_tlm.py" in snapshot
+    different = {name for name, value in snapshot.items() if finished[name] != value}
+    assert different == {"model.safetensors", "results.json"}
+
+
+@pytest.mark.parametrize("moment", ENDS)
+def test_an_interrupted_run_has_the_same_snapshots(home, moment):
+    code, checkpoint, left = ENDS[moment]
+    folder = home / moment
+    words = [str(word) for word in (*KEPT, "--output-dir", moment)]
+    command = [sys.executable, "-c", LAUNCHER, json.dumps([moment, words])]
+    done = subprocess.run(command, cwd=home, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == code, done.stderr
+    assert max(path.name for path in folder.glob("checkpoint-*")) == checkpoint
+    assert snapshots_in(folder) == left
+    if code == 2:
+        said = done.stderr.splitlines()[-1]
+        assert said.startswith("error: The snapshot of step 7 could not be written: no space is left")
+        assert "the last good one is checkpoint-6" in said
+        assert not (folder / ".partial").exists()
+    before = contents(folder / "step-7")
+    succeed(*words)
+    assert_equal_weights(folder, home / "plain")
+    for step in (5, 7, 14):
+        assert_equal_weights(folder / f"step-{step}", home / "plain" / f"checkpoint-{step}")
+        assert results_of(folder / f"step-{step}")["held_out"] == results_of(home / "kept" / f"step-{step}")["held_out"]
+    assert not before or contents(folder / "step-7") == before  # passed again, it is left as it is
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (home / "kept").iterdir()}
+
+
+def test_a_snapshot_is_of_the_run_that_went_on(home, tmp_path, monkeypatch):
+    """Where the step is passed again with other weights (other processes round otherwise), the older ones go."""
+    folder = home / "went on"
+    words = [str(word) for word in (*KEPT, "--output-dir", folder.name)]
+    command = [sys.executable, "-c", LAUNCHER, json.dumps(["between snapshot and checkpoint", words])]
+    subprocess.run(command, cwd=home, env=ENVIRONMENT, capture_output=True, check=False, timeout=300)
+    assert snapshots_in(folder) == {"step-5", "step-7"}
+    shutil.copy(home / "plain" / "checkpoint-6" / "model.safetensors", folder / "step-7")
+    succeed(*words)
+    assert_equal_weights(folder / "step-7", home / "plain" / "checkpoint-7")
+
+
+def test_the_command_of_a_snapshot_makes_it_again(home):
+    command = run_command(results_of(home / "kept" / "step-7"))
+    place = command.index("--snapshot-steps")
+    assert command[place + 1] == "7"
+    assert command[place + 2].startswith("--")
+    assert "--snapshot-steps" not in run_command(results_of(home / "kept"))
+    succeed(*("again" if word == OUTPUT else word for word in command[1:]), "--disable-tqdm")
+    assert snapshots_in(home / "again") == {"step-7"}
+    assert_equal_weights(home / "again" / "step-7", home / "kept" / "step-7")
+    assert_equal_weights(home / "again", home / "kept")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((0,), "--snapshot-steps has 0: give steps of at least 1."),
+        ((3, 5, 3), "--snapshot-steps has 3 twice"),
+        ((3, 15), "--snapshot-steps has 15, and the run ends after 14 steps: give at most 14."),
+        (("half",), "invalid int value"),
+        # 81 texts are left to train on, so 11 steps of 8
+        ((12, "--max-steps", -1, "--num-train-epochs", 1), "--snapshot-steps has 12, and the run ends after 11"),
+    ],
+)
+def test_impossible_steps_are_refused_before_the_training(home, capsys, words, said):
+    assert said in refused(capsys, *PRETRAIN, "--snapshot-steps", *words, "--output-dir", "refused")
+    assert not (home / "refused").exists()
+
+
+def test_steps_that_were_passed_are_refused(home, capsys):
+    said = refused(capsys, *PRETRAIN, "--eval-steps", 7, "--snapshot-steps", 7, 8, "--output-dir", "kept")
+    assert said.startswith("The run in kept has finished and has no snapshot of step 8")
+    shutil.copytree(home / "kept", home / "stopped", ignore=shutil.ignore_patterns("results.json", "step-*"))
+    shutil.copytree(home / "plain" / "checkpoint-10", home / "stopped" / "checkpoint-10")
+    before = contents(home / "stopped")
+    words = (*PRETRAIN, "--eval-steps", 7, "--output-dir", "stopped", "--snapshot-steps", 12)
+    assert refused(capsys, *words, 9).startswith("The run in stopped stands at step 10 and has no snapshot of step 9")
+    assert contents(home / "stopped") == before
+    succeed(*words)
+    assert_equal_weights(home / "stopped" / "step-12", home / "plain" / "checkpoint-12")

@@ -1,0 +1,167 @@
+"""`--snapshot-steps N ...`: the encoder as it was after N steps, kept in `OUTPUT/step-N` beside the finished one.
+
+A snapshot is a folder like that of a finished run: model, tokenizer, code of its own, and `results.json` with the
+fixed-mask loss after N steps. So it can be fine-tuned, scored, or named as a branch by a release file. It is there
+whole or not at all, like a checkpoint: written under `.partial`, flushed, renamed. No checkpoint of step N or later
+appears before it, so a run that is killed and goes on comes by every step whose snapshot is missing. Nothing here draws
+a random number or changes a weight: the finished run is bit-equal to one without snapshots.
+"""
+
+import shutil
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..errors import UserError
+from ..files import file_hash, flush, flush_tree
+from ..runs import PARTIAL, RESULTS_FILE, Run, write_json
+from .checkpoints import cannot_write
+from .step_clock import CHECKPOINT, EVALUATION
+from .trainer import RunTrainer
+
+WEIGHTS = "model.safetensors"
+
+
+def snapshot_folder(run: Path, step: int) -> Path:
+    """Where the snapshot of a step lies in a run's folder."""
+    return run / f"step-{step}"
+
+
+def check_steps(steps: Sequence[int], last: int | None = None) -> None:
+    """Refuse steps that no snapshot can be of.
+
+    Args:
+        steps: as given.
+        last: optimizer steps of the run; None where they are not known yet.
+
+    Raises:
+        UserError: one sentence that names the step.
+    """
+    for number, step in enumerate(steps):
+        if step < 1:
+            raise UserError(f"--snapshot-steps has {step}: give steps of at least 1.")
+        if step in steps[:number]:
+            raise UserError(f"--snapshot-steps has {step} twice: give every step once.")
+        if last is not None and step > last:
+            raise UserError(f"--snapshot-steps has {step}, and the run ends after {last} steps: give at most {last}.")
+
+
+def check_not_missed(run: Path, steps: Sequence[int], done: int | None = None) -> None:
+    """Refuse snapshots of steps that a run has passed without them.
+
+    Args:
+        run: its folder.
+        steps: wanted snapshots.
+        done: optimizer steps that the run has behind it; None for a finished one.
+
+    Raises:
+        UserError: one sentence that names the first such step.
+    """
+    for step in steps:
+        if (done is None or step <= done) and not (snapshot_folder(run, step) / RESULTS_FILE).is_file():
+            where = "has finished" if done is None else f"stands at step {done}"
+            raise UserError(
+                f"The run in {run} {where} and has no snapshot of step {step}: leave it out of --snapshot-steps, or "
+                "choose another --output-dir."
+            )
+
+
+def encoder_saver(trainer: RunTrainer, tokenizer: PreTrainedTokenizerBase) -> Callable[[Path], None]:
+    """What writes a trainer's model as it is now, and its tokenizer, into a folder.
+
+    Every process must call this, for sharded weights are gathered here; what it returns one of them may call.
+    """
+    model, state = trainer.model, trainer.accelerator.get_state_dict(trainer.model)
+
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder, state_dict=state)
+        tokenizer.save_pretrained(folder)
+
+    return save
+
+
+class Snapshots(TrainerCallback):
+    """Has a checkpoint made after each of the steps, and writes the snapshot before it.
+
+    With a checkpoint the loss and every weight are checked first (`LossWatch`), so no snapshot holds NaN.
+
+    Args:
+        run: the run, which gives settings and folder.
+        steps: optimizer steps, checked by `check_steps`.
+        tokenizer: the model's.
+        describe: the results after a number of steps; called in every process.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        steps: Sequence[int],
+        tokenizer: PreTrainedTokenizerBase,
+        describe: Callable[[int], dict[str, Any]],
+    ) -> None:
+        self.run, self.steps, self.tokenizer, self.describe = run, frozenset(steps), tokenizer, describe
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for the checkpoint."""
+        if state.global_step in self.steps:
+            control.should_save = True
+
+    def write(self, trainer: RunTrainer, rejected: Container[str] = ()) -> None:
+        """Write the snapshot of the step that the trainer stands at, if one is wanted; every process must call this.
+
+        Args:
+            trainer: between two steps.
+            rejected: names of damaged checkpoints, which an error does not recommend.
+
+        Raises:
+            UserError: no space for it.
+        """
+        step = trainer.state.global_step
+        if step not in self.steps:
+            return
+        with trainer.clock.apart(EVALUATION):
+            results = self.run.describe({**self.describe(step), "snapshot": step})
+        # Only this step: the command that the settings amount to is for this folder, whatever lies beside it.
+        results["settings"]["snapshot_steps"] = [step]
+        with trainer.clock.apart(CHECKPOINT):
+            save = encoder_saver(trainer, self.tokenizer)
+            if trainer.args.should_save:
+                self._put_in_place(save, step, results, rejected)
+            trainer.accelerator.wait_for_everyone()
+
+    def _put_in_place(
+        self, save: Callable[[Path], None], step: int, results: dict[str, Any], rejected: Container[str]
+    ) -> None:
+        """Write the folder under `.partial`, flush and rename it; on a full disk leave nothing of it."""
+        partial, final = self.run.folder / PARTIAL, snapshot_folder(self.run.folder, step)
+        written = partial / final.name
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            written.mkdir(parents=True)
+            save(written)
+            write_json(written / RESULTS_FILE, results)
+            flush_tree(written)
+            if final.exists():
+                # The run has come by here before, was killed, and went on from an earlier checkpoint.
+                if _same_weights(written, final):
+                    return
+                final.rename(
+                    partial / "old"
+                )  # begun with other processes, say: the run that goes on is the one to show
+            written.rename(final)
+            flush(self.run.folder)
+        except Exception as error:
+            sentence = cannot_write(error, f"The snapshot of step {step}", self.run.folder, rejected)
+            if sentence is None:
+                raise
+            raise sentence from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _same_weights(written: Path, there: Path) -> bool:
+    """Whether a finished snapshot holds the weights that were just written anew."""
+    files = there / RESULTS_FILE, there / WEIGHTS
+    return all(file.is_file() for file in files) and file_hash(there / WEIGHTS) == file_hash(written / WEIGHTS)
