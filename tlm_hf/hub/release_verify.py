@@ -97,9 +97,21 @@ def _code_of(entry: dict[str, Any], folder: Path) -> dict[str, str]:
     return code_files(folder)
 
 
+def _view(place: Path, output: Path, repo_id: str, folder: str) -> Path:
+    """A folder in which `owner/name` is a branch, and all else is as in the staged release.
+
+    Where a path is opened, transformers ignores the `revision` of a card's snippets, which would open main.
+    """
+    owner = place / repo_id.split("/")[0]
+    owner.mkdir(parents=True)
+    for path in (output / owner.name).iterdir():
+        (owner / path.name).symlink_to(((output / folder) if path.name == repo_id.split("/")[1] else path).resolve())
+    return place
+
+
 def _open(output: Path, entry: dict[str, Any], folder: str) -> list[str]:
     """Run the driver on one folder."""
-    job: dict[str, Any] = {"kind": entry["kind"], "repo_id": folder}
+    job: dict[str, Any] = {"kind": entry["kind"], "repo_id": entry["repo_id"]}
     if entry["kind"] == "data":
         configs = json.loads((output / folder / SUBSET_FILE).read_text(encoding="utf-8"))["configs"]
         job["configs"] = {
@@ -122,9 +134,11 @@ def _open(output: Path, entry: dict[str, Any], folder: str) -> list[str]:
             "MPLBACKEND": "Agg",
             "PYTHONDONTWRITEBYTECODE": "1",  # nothing is left in the folders
         }
+        is_branch = folder != entry["folder"]
+        there = _view(Path(home) / "view", output, entry["repo_id"], folder) if is_branch else output
         try:
             done = subprocess.run(
-                [sys.executable, "-P", str(DRIVER), json.dumps(job)], cwd=output, env=environment, text=True,
+                [sys.executable, "-P", str(DRIVER), json.dumps(job)], cwd=there, env=environment, text=True,
                 stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_SECONDS, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:

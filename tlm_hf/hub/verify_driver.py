@@ -1,7 +1,8 @@
 """Opens one staged repository as a stranger does: a program of its own, which cannot import `tlm_hf`.
 
 Started by `release_verify` as `python -P verify_driver.py JOB` in the folder of the staged release, where `owner/name`
-is a path as well as a name on the Hub. Prints JSON as its last line: `checks` that were passed, or `error`.
+is a path as well as a name on the Hub; for a branch in a view of that folder, where it leads to the branch. Prints JSON
+as its last line: `checks` that were passed, or `error`.
 """
 
 import importlib
