@@ -34,6 +34,7 @@ RESULTS = {
     },
     "classifier": {
         "parameters": 2345678, "labels": ["World", "Sports"], "rows": {"train": 1357, "validation": 246, "test": 468},
+        "from_scratch": False,
         "validation": {"accuracy": 0.91919}, "test": TEST,
     },
     "committee": {
@@ -131,8 +132,8 @@ class TestCard:
 
     def test_unknown_field_raises(self, kind):
         for name in RESULTS[kind]:
-            if kind == "adapter" and name == "parameters":
-                continue  # those of its base
+            if kind == "adapter" and name in ("parameters", "from_scratch"):
+                continue  # of its base; of none
             results = copy.deepcopy(RESULTS[kind])
             del results[name]
             with pytest.raises(jinja2.UndefinedError, match=f"'{name}'"):
@@ -145,6 +146,19 @@ class TestCard:
         assert "![" not in render(kind)
         if kind != "encoder":
             assert "![accuracy](bars.png)" in render(kind, plot="bars.png")
+
+    def test_snippets_of_a_branch_open_that_branch(self, kind):
+        """Every call of the snippet that names the repository names the branch, and main's name none."""
+        for branch in (None, "seed-1"):
+            (code,) = re.findall(r"^```python\n(.*?)^```$", render(kind, branch=branch), re.MULTILINE | re.DOTALL)
+            calls = [
+                {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+                for call in ast.walk(ast.parse(code))
+                if isinstance(call, ast.Call)
+                if f"'tlm-{kind}'" in map(ast.unparse, [*call.args, *(each.value for each in call.keywords)])
+            ]
+            assert len(calls) == {"encoder": 3, "adapter": 2}.get(kind, 1)
+            assert {call.get("revision") for call in calls} == {branch and repr(branch)}
 
     def test_names_from_data_are_harmless(self, kind):
         plain = render(kind)
@@ -173,6 +187,13 @@ class TestCard:
                 assert ast.literal_eval(literal) == results["labels"]
             assert "<script" not in prose
             assert not re.search(r"(?<!\\)\]\(http://evil", prose)
+
+
+@pytest.mark.parametrize("from_scratch", [False, True])
+def test_a_card_says_what_a_classifier_started_from(from_scratch):
+    card = render("classifier", RESULTS["classifier"] | {"from_scratch": from_scratch})
+    assert ("trained from scratch" in card) == from_scratch
+    assert ("fine-tuned from" in card) != from_scratch
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,8 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
         "wall_clock": None,
         **facts,
     }
+    # Without it the snippets on the card of a branch would open main.
+    facts["at"] = f', revision="{escape_code(facts["branch"])}"' if facts["branch"] else ""
     facts["example"] = facts["example"] or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
     body = card_template(kind).render(name=name, results=results, plot=plot, **facts)
     return f"---\n{_metadata(kind, name, results, facts).to_yaml()}\n---\n\n{body.strip()}\n"

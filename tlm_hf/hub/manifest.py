@@ -95,7 +95,8 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
     if name == "committee":
         words += ["--members", MEMBERS]
     elif name == "finetune":
-        words += ["--model", BASE]
+        # From scratch the architecture and the tokenizer are all that is read, and the repository itself has them.
+        words += ["--model", REPOSITORY if results["settings"].get("from_scratch") else BASE]
     elif "tokenizer_sha256" in settings:
         words += ["--tokenizer", REPOSITORY]
     return [*words, "--output-dir", OUTPUT]

@@ -22,20 +22,18 @@ Paths are relative to the folder that the command is started in, as in every com
 """
 
 import difflib
-import re
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
-import yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from ..errors import UserError
-from .hub_names import known
+from .hub_names import VERSION, known, no_branch
+from .release_yaml import Reader, Unquoted
 
-VERSION = re.compile(r"\d+\.\d+\.\d+")
-REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+FREE_TEXT = ("corpus", "task", "example", "title", "description")
+"""Fields that may have several lines."""
 RepoType = Literal["dataset", "model", "space"]
 
 
@@ -221,43 +219,6 @@ class Release:
         return self.place(name).partition("@")[0]
 
 
-class _Reader:
-    """YAML with the line of every key, so that each refusal can name it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: dict[tuple[Any, ...], int] = {}
-        try:
-            node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise UserError(f"The release file {path} cannot be read ({reason}): name one that exists.") from error
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise UserError(f"The release file {path}, line {line}, is no YAML: {error.problem}.") from error
-        self.value = None if node is None else self._build(node, ())
-
-    def _build(self, node: yaml.Node, where: tuple[Any, ...]) -> Any:
-        self.lines.setdefault(where, node.start_mark.line + 1)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._build(item, (*where, place)) for place, item in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            return yaml.SafeLoader("").construct_object(node)
-        found: dict[Any, Any] = {}
-        for key_node, item in node.value:
-            key = self._build(key_node, (*where, "key"))
-            self.lines[(*where, key)] = key_node.start_mark.line + 1
-            if key in found:
-                raise self.refusal((*where, key), f"{key!r} stands there twice: leave one of them out")
-            found[key] = self._build(item, (*where, key))
-        return found
-
-    def refusal(self, where: tuple[Any, ...], sentence: str) -> UserError:
-        while where not in self.lines and where:
-            where = where[:-1]
-        return UserError(f"The release file {self.path}, line {self.lines.get(where, 1)}: {sentence}.")
-
-
 def read_release(path: str | Path) -> Release:
     """Read and check a release file; the folders that it names are looked for, not opened.
 
@@ -265,7 +226,7 @@ def read_release(path: str | Path) -> Release:
         UserError: one sentence with the line: no YAML, an unknown or doubled key, a value of the wrong type, a name
             that the Hub does not take, a link to nothing, or a folder that is missing.
     """
-    reader = _Reader(Path(path).expanduser())
+    reader = Reader(Path(path).expanduser())
     top = reader.value
     if not isinstance(top, dict):
         raise reader.refusal((), "it must be a mapping with version, namespace and sections of repositories")
@@ -294,15 +255,15 @@ def read_release(path: str | Path) -> Release:
     return Release(entries=entries, collection=collection, **values)
 
 
-def _entries(reader: _Reader, top: dict[str, Any]) -> Iterator[Entry]:
+def _entries(reader: Reader, top: dict[str, Any]) -> Iterator[Entry]:
     for section, entry_class in SECTIONS.items():
-        there = top.get(section) or {}
+        there = {} if top.get(section) is None else top[section]
         if not isinstance(there, dict):
             raise reader.refusal((section,), f"{section} must be a mapping of names to what they are made from")
         for name, value in there.items():
-            entry = _build(reader, (section, name), entry_class, value, {"name": _value(reader, (section,), str, name)})
+            entry = _build(reader, (section, name), entry_class, value, {"name": name})
             for key, folder in entry.folders.items():
-                if not folder.is_dir():
+                if not _is_folder(folder):
                     raise reader.refusal(
                         (section, name, *key.split(": ")), f"{key} of {name} is {folder}, which is no folder here"
                     )
@@ -317,12 +278,21 @@ def _entries(reader: _Reader, top: dict[str, Any]) -> Iterator[Entry]:
                             f"{name} opens main branches only: release {link} as a repository of its own",
                         )
             for revision in getattr(entry, "revisions", {}):
-                if not REVISION.fullmatch(str(revision)) or revision == "main":
-                    raise reader.refusal((section, name, "revisions", revision), f"{revision!r} is no name of a branch")
+                if reason := no_branch(revision):
+                    raise reader.refusal(
+                        (section, name, "revisions", revision), f"{revision!r} is no name of a branch ({reason})"
+                    )
             yield entry
 
 
-def _build(reader: _Reader, where: tuple[Any, ...], wanted: type, value: Any, given: dict[str, Any]) -> Any:
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
+
+
+def _build(reader: Reader, where: tuple[Any, ...], wanted: type, value: Any, given: dict[str, Any]) -> Any:
     """A dataclass from a mapping: unknown and missing keys and wrong types are refused."""
     if not isinstance(value, dict):
         raise reader.refusal(where, f"{where[-1]} must be a mapping")
@@ -336,23 +306,36 @@ def _build(reader: _Reader, where: tuple[Any, ...], wanted: type, value: Any, gi
     return wanted(**given, **found)
 
 
-def _value(reader: _Reader, where: tuple[Any, ...], wanted: Any, value: Any) -> Any:
+def _value(reader: Reader, where: tuple[Any, ...], wanted: Any, value: Any) -> Any:
+    name = next(part for part in reversed(where) if isinstance(part, str))
     if get_origin(wanted) is dict:
         if isinstance(value, dict):
             inner = get_args(wanted)[1]
-            return {str(key): _value(reader, (*where, key), inner, item) for key, item in value.items()}
-        raise reader.refusal(where, f"{where[-1]} must be a mapping")
+            return {key: _value(reader, (*where, key), inner, item) for key, item in value.items()}
+        raise reader.refusal(where, f"{name} must be a mapping")
     if get_origin(wanted) is list:
         if isinstance(value, list):
             return [_value(reader, (*where, place), str, item) for place, item in enumerate(value)]
-        raise reader.refusal(where, f"{where[-1]} must be a list, such as [{value}]")
+        raise reader.refusal(where, f"{name} must be a list, such as [{value}]")
+    if isinstance(value, Unquoted):
+        raise reader.refusal(where, f"{name} must be text {value.hint}")
     if not isinstance(value, str) or not value.strip():
-        hint = f': quote it ("{value}")' if isinstance(value, int | float) and not isinstance(value, bool) else ""
-        raise reader.refusal(where, f"{where[-1]} must be text and is {value!r}{hint}")
-    return Path(value).expanduser() if wanted is Path else value
+        raise reader.refusal(where, f"{name} must be text, and {_what(value)} stands there")
+    if name not in FREE_TEXT and ("\n" in value or "\t" in value):
+        raise reader.refusal(where, f"{name} must be text on one line")
+    if wanted is not Path:
+        return value
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # ~somebody
+        raise reader.refusal(where, f"{name} is {value}, and there is no such user here") from error
 
 
-def _check_key(reader: _Reader, where: tuple[Any, ...], choices: list[str]) -> None:
+def _what(value: Any) -> str:
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else "nothing"
+
+
+def _check_key(reader: Reader, where: tuple[Any, ...], choices: list[str]) -> None:
     if where[-1] not in choices:
         raise reader.refusal(where, f"{where[-1]!r} is no key there{_meant(str(where[-1]), choices)}")
 
@@ -363,27 +346,57 @@ def _meant(word: str, choices: Any) -> str:
     return f" (did you mean {close[0]!r}?)" if close else f": choose among {', '.join(listed[:12])}"
 
 
-def _check_names(reader: _Reader, namespace: str, entries: tuple[Entry, ...]) -> None:
-    """Names that the Hub takes, each once, and links that lead somewhere."""
+LINKS = {
+    "base": ("encoder", "classifier"),
+    "data": ("data",),
+    "committees": ("committee",),
+    "deep": ("classifier",),
+    "encoders": ("encoder",),
+}
+"""What a field may point to; members are compared by their weights."""
+
+
+def _check_names(reader: Reader, namespace: str, entries: tuple[Entry, ...]) -> None:
+    """Names that the Hub takes, each once, and links that lead somewhere, to what the field is for."""
     sections = {entry_class.kind: section for section, entry_class in SECTIONS.items()}
-    names = {entry.name for entry in entries}
+    kinds = {entry.name: entry.kind for entry in entries}
     branches = {f"{entry.name}@{branch}" for entry in entries for branch in getattr(entry, "revisions", {})}
     seen: set[str] = set()
     for entry in entries:
         where = (sections[entry.kind], entry.name)
-        try:
-            validate_repo_id(f"{namespace}/{entry.name}")
-        except HFValidationError as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise reader.refusal(where, f"{namespace}/{entry.name} is no name for a repository ({reason})") from error
+        _check_id(reader, where, f"{namespace}/{entry.name}")
         if entry.name in seen:
             raise reader.refusal(where, f"{entry.name} names two repositories: choose another name")
         seen.add(entry.name)
         for link in entry.linked:
-            known_ones = branches if "@" in link else names
+            known_ones = branches if "@" in link else set(kinds)
             if "/" not in link and link not in known_ones:
                 raise reader.refusal(
                     where,
                     f"{entry.name} points to {link!r}, which is no {'branch' if '@' in link else 'repository'} of this "
                     f"release{_meant(link, known_ones)}",
                 )
+            if "/" in link:
+                _check_id(reader, where, link.partition("@")[0])
+            if (
+                link.startswith(f"{namespace}/") and link.partition("/")[2].partition("@")[0] in kinds
+            ):  # its weights would go unchecked
+                raise reader.refusal(where, f"{link!r} is of this release: write it as {link.partition('/')[2]}")
+        for field_name, wanted in LINKS.items():
+            value = getattr(entry, field_name, None) or []
+            for link in [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value:
+                name = link.partition("@")[0]
+                if kinds.get(name, wanted[0]) not in wanted:
+                    raise reader.refusal(
+                        (*where, field_name),
+                        f"{field_name} of {entry.name} names {link}, of the kind {kinds[name]}: name one of the kind "
+                        f"{' or '.join(wanted)}",
+                    )
+
+
+def _check_id(reader: Reader, where: tuple[str, ...], repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise reader.refusal(where, f"{repo_id} is no name for a repository ({reason})") from error

@@ -43,6 +43,7 @@ from .release_file import (
     SpaceEntry,
     read_release,
 )
+from .release_links import NEW, check_links
 from .release_models import code_files, stage_model_files, write_card
 from .release_space import space_code, space_variables, stage_space
 from .safety import check_folder, without_paths
@@ -103,8 +104,8 @@ def stage(
     for entry in release.entries:  # all that can be refused, before any long work
         if isinstance(entry, ModelEntry):
             runs[entry.name] = read_results(entry.run, entry.kind)
-            for folder in entry.revisions.values():
-                read_results(folder, entry.kind)
+            for folder in (entry.run, *entry.revisions.values()):
+                check_links(entry, read_results(folder, entry.kind))
         elif isinstance(entry, DataEntry):
             dataset_facts(entry, licence_checked)
     stager = _Stager(release, output, runs, data_root)
@@ -248,7 +249,7 @@ class _Stager:
         settings = results["settings"]
         data = {key: settings[key] for key in settings if key.endswith("sha256") or key.endswith("revision")}
         data |= {key: results[key] for key in ("corpus", "task") if key in results}
-        inputs = self._inputs(entry, results, branch)
+        inputs = {} if settings.get("weights") == NEW else self._inputs(entry, results, branch)
         self._finish(entry, folder, results, run_command(results), inputs, code_files(folder), data)
 
     def _inputs(self, entry: ModelEntry, results: dict[str, Any], branch: str | None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Opens one staged repository as a stranger does: a program of its own, which cannot import `tlm_hf`.
 
 Started by `release_verify` as `python -P verify_driver.py`. Each job is done in the folder of the staged release, where
-`owner/name` is a path as well as a name on the Hub. Prints a line of JSON a job: `checks` that were passed, or `error`.
+`owner/name` is a path as well as a name on the Hub; for a branch in a view of it, where it leads to the branch.
+Prints a line of JSON a job: `checks` that were passed, or `error`.
 """
 
 import importlib
