@@ -13,9 +13,11 @@ import pytest
 import transformers
 from helpers_commands import contents, results_of, shelf
 from huggingface_hub import ModelCard, ModelCardData
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import WordPiece
 
 from tlm_hf.errors import UserError
-from tlm_hf.hub.cards import KINDS, render_card
+from tlm_hf.hub.cards import KINDS, is_uncased, render_card
 from tlm_hf.hub.staging import stage_model
 
 PROVENANCE = {
@@ -194,6 +196,35 @@ def test_a_card_says_what_a_classifier_started_from(from_scratch):
     card = render("classifier", RESULTS["classifier"] | {"from_scratch": from_scratch})
     assert ("trained from scratch" in card) == from_scratch
     assert ("fine-tuned from" in card) != from_scratch
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "uncased"),
+    [
+        (None, False),
+        (normalizers.NFC(), False),
+        (normalizers.Lowercase(), True),
+        (normalizers.BertNormalizer(), True),
+        (normalizers.BertNormalizer(lowercase=False), False),
+        (normalizers.Sequence([normalizers.NFD(), normalizers.Sequence([normalizers.Lowercase()])]), True),
+    ],
+)
+def test_the_encoders_card_says_what_its_tokenizer_does(tmp_path, normalizer, uncased):
+    """Oracle: what the tokenizer itself makes of a capital."""
+    tokenizer = Tokenizer(WordPiece({"[UNK]": 0, "A": 1, "a": 2}, unk_token="[UNK]"))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.encode("A").tokens == ["a" if uncased else "A"]
+    card = render("encoder", uncased=is_uncased(tmp_path))
+    assert ("WordPieces, uncased |" in card, "WordPieces, cased |" in card) == (uncased, not uncased)
+
+
+@pytest.mark.parametrize("language", ["en", "nn"])
+def test_the_encoders_card_calls_its_texts_english_where_they_are(language):
+    card = ModelCard(render("encoder", language=language))
+    assert card.data.language == language
+    assert ("English" in card.text) == (language == "en")
 
 
 @pytest.fixture(scope="module")

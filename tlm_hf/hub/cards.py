@@ -1,5 +1,6 @@
 """Model cards: a Jinja template of `model_cards/`, filled from a results file and nothing else."""
 
+import json
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -36,6 +37,17 @@ def escape_code(text: object) -> str:
 def python_literal(value: object) -> str:
     """A text, or a list of them, as Python: one line that nothing in it can end."""
     return repr(value).replace("`", "\\x60")
+
+
+def is_uncased(folder: Path) -> bool:
+    """Whether the tokenizer of a model folder makes all letters small, by the normalizers of its `tokenizer.json`."""
+
+    def lowers(normalizer: dict[str, Any] | None) -> bool:
+        found = normalizer or {}
+        parts = found.get("normalizers", [])
+        return found.get("type") == "Lowercase" or bool(found.get("lowercase")) or any(map(lowers, parts))
+
+    return lowers(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"])
 
 
 def duration(seconds: float) -> str:
@@ -81,7 +93,7 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
             they are known `base_models` and `datasets` (Hub ids), `evaluation` (see `release_facts`), `plots` (captions
             by file name), `revisions` (branches and what they hold), `branch` (the one that this card is for),
             `remote_code` (whether the folder opens with trusted code alone), `example` (text of the snippet),
-            `licence`, `language`, `wall_clock` (seconds).
+            `licence`, `language`, `wall_clock` (seconds), `uncased` (whether the tokenizer makes letters small).
 
     Returns:
         Markdown with YAML front matter.
@@ -101,6 +113,7 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
         "licence": "apache-2.0",
         "language": "en",
         "wall_clock": None,
+        "uncased": None,
         **facts,
     }
     # Without it the snippets on the card of a branch would open main.

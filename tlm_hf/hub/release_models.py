@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import file_hash
 from ..provenance import portable_path
-from .cards import render_card
+from .cards import is_uncased, render_card
 from .dataset_cards import KNOWN_SOURCES
 from .demo import EXAMPLES
 from .release_file import AdapterEntry, ClassifierEntry, CommitteeEntry, EncoderEntry, ModelEntry, Release
@@ -107,6 +107,7 @@ def write_card(
         "licence": release.licence,
         "language": release.language,
         "wall_clock": wall_clock,
+        "uncased": is_uncased(folder),
         "revisions": revisions,
         "branch": branch,
         "remote_code": _needs_code(entry, folder),

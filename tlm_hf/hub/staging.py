@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..runs import RESULTS_FILE
-from .cards import render_card
+from .cards import is_uncased, render_card
 
 MODEL_FILES = (
     "config.json",
@@ -55,6 +55,7 @@ def stage_model(
         shutil.copy2(run_folder / name, partial / name)
     if plot is not None:
         shutil.copy2(plot, partial / plot.name)
+    facts = {"uncased": is_uncased(partial), **facts}
     card = render_card(kind, destination.name, results, plot=plot.name if plot else None, **facts)
     (partial / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(destination, ignore_errors=True)
