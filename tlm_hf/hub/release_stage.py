@@ -176,6 +176,8 @@ class _Stager:
 
     def __init__(self, release: Release, output: Path, runs: dict[str, dict[str, Any]], data_root: str | None) -> None:
         self.release, self.output, self.runs, self.data_root = release, output, runs, data_root
+        self.places = [place for entry in release.entries for place in entry.folders.values()]
+        self.places += [] if data_root is None else [Path(data_root)]
         self.entries = {entry.name: entry for entry in release.entries}
         self.weights = {
             name: weights_hash(str(entry.run)) for name, entry in self.entries.items() if isinstance(entry, ModelEntry)
@@ -225,7 +227,7 @@ class _Stager:
         }
 
     def _stage_model(self, entry: ModelEntry, run: Path, folder: Path, branch: str | None) -> None:
-        results = without_paths(read_results(run, entry.kind))
+        results = without_paths(read_results(run, entry.kind), self.places)
         stage_model_files(entry, run, folder, self.release)
         evaluation = None
         if not isinstance(entry, EncoderEntry):
@@ -285,8 +287,8 @@ class _Stager:
             self.release.repo_id(entry.name), entry.kind, self.release.version, folder, results,
             command=command, inputs=inputs, code=code, data=data,
         )  # fmt: skip
-        write_json(folder / MANIFEST_FILE, without_paths(made))
-        check_folder(folder, code)
+        write_json(folder / MANIFEST_FILE, without_paths(made, self.places))
+        check_folder(folder, code, self.places)
 
 
 def read_staged(output_dir: str) -> tuple[Path, dict[str, Any]]:

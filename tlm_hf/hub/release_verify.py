@@ -53,7 +53,7 @@ def verify(output_dir: str) -> dict[str, Any]:
     ]
     for entry, folder, _ in jobs:
         check_files(output / folder)
-        check_folder(output / folder, _code_of(entry, output / folder))
+        check_folder(output / folder, _code_of(entry, output / folder), [output])
         check_card(output / folder, entry["repo_type"], {each["repo_id"] for each in release["repositories"]})
     workers = max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2, 4))
     checks: dict[str, list[str]] = {}
