@@ -115,6 +115,7 @@ def test_a_broken_branch_is_not_verified(output, tmp_path, one_sentence, name, b
     (folder / "manifest.json").write_text(json.dumps(manifest | {"files": describe_files(folder)}))
     release = json.loads((tmp_path / "release" / "release.json").read_text())
     kept = [each for each in release["repositories"] if each["name"] in (name, "tlm-bert1")]
+    kept[-1]["tree"][f"{OWNER}/{name}@{branch}"] = tree_hash(folder)
     (tmp_path / "release" / "release.json").write_text(json.dumps(release | {"repositories": kept}))
     with pytest.raises(UserError) as refusal:
         verify(str(tmp_path / "release"))

@@ -1,7 +1,9 @@
 """What must not go up. Oracle: the planted secret, path or file."""
 
+import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from tlm_hf.errors import UserError
 from tlm_hf.hub.release_data import dataset_facts
 from tlm_hf.hub.release_file import DataEntry
 from tlm_hf.hub.release_models import code_files
+from tlm_hf.hub.release_stage import stage
 from tlm_hf.hub.safety import check_folder, redact, without_paths
 
 PLANTED = {
@@ -94,6 +97,79 @@ def test_absolute_paths_are_cut_and_the_rest_is_left(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     value = {"a": [f"{tmp_path}/runs/first", "outputs/x"], "b": 1.5, "c": "a/b", "d": f"--x={tmp_path}/y"}
     assert without_paths(value) == {"a": ["first", "outputs/x"], "b": 1.5, "c": "a/b", "d": "--x=y"}
+
+
+class TestPlaces:
+    """Folders of a machine that are neither its home nor where the command is started."""
+
+    @pytest.fixture
+    def disk(self, tmp_path, monkeypatch):
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        return tmp_path / "disk" / "me"
+
+    @pytest.mark.parametrize("planted", ["runs/first", "runs/base/config.json", "texts/ag_news"])
+    @pytest.mark.parametrize("before", ["", "read from ", "file://", "two lines\\n", "--corpus="])
+    def test_runs_and_texts_are_not_named(self, folder, disk, one_sentence, monkeypatch, planted, before):
+        path = f"{disk}/{planted}"
+        original = (folder / "config.json").read_text()
+        (folder / "config.json").write_text(original.replace("{", f'{{"note": "{before}{path}", ', 1))
+        check_folder(folder, code_files(folder))  # nobody has said yet that it is private
+        monkeypatch.setenv("TLM_DATA", str(disk / "texts"))
+        with pytest.raises(UserError) as refusal:
+            check_folder(folder, code_files(folder), [disk / "runs" / "first"])
+        assert "config.json holds a path of this machine" in one_sentence(refusal.value)
+
+    def test_a_link_to_a_run_names_neither_end(self, folder, disk, one_sentence):
+        (disk / "runs" / "first").mkdir(parents=True)
+        (disk.parent.parent / "here" / "link").symlink_to(disk / "runs" / "first")
+        (folder / "config.json").write_text(f'{{"note": "{disk}/runs/first"}}')
+        with pytest.raises(UserError) as refusal:
+            check_folder(folder, code_files(folder), [Path("link")])
+        assert "path of this machine" in one_sentence(refusal.value)
+
+    @pytest.mark.parametrize("text", ["https://example.org{}/x", "outputs{}"])
+    def test_what_only_looks_like_it(self, folder, disk, text):
+        place = disk / "runs"
+        (folder / "config.json").write_text('{"note": "' + text.format(place) + '"}')
+        check_folder(folder, code_files(folder), [place])
+
+    def test_a_run_on_another_disk_is_staged_without_its_place(self, disk, tmp_path):
+        run = disk / "runs" / "first"
+        shutil.copytree(family() / "encoder", run)
+        results = json.loads((run / "results.json").read_text())
+        results["command"] = f"tlm pretrain --tokenizer {disk}/tokenizer --output-dir {run}"
+        results["settings"]["note"] = f"{disk}/runs/old"
+        results["history"] = [{"saved": f"to {run}/checkpoint-3"}]
+        (run / "results.json").write_text(json.dumps(results))
+        words = f"version: 0.1.0\nnamespace: {OWNER}\nencoders:\n  tlm-bert1: {{run: {run}}}\n"
+        Path("release.yaml").write_text(words)
+        stage("release.yaml", str(tmp_path / "out"))
+        folder = tmp_path / "out" / OWNER / "tlm-bert1"
+        assert not [
+            path for path in folder.iterdir() if path.suffix in (".json", ".md") and str(disk) in path.read_text()
+        ]
+        staged_results = json.loads((folder / "results.json").read_text())
+        assert staged_results["command"] == "tlm pretrain --tokenizer tokenizer --output-dir first"
+        assert staged_results["settings"]["note"] == "old"
+        assert staged_results["history"] == [{"saved": "to checkpoint-3"}]
+
+    def test_fields_of_paths_are_cut_wherever_they_point(self, disk):
+        found = {
+            "settings": {"corpus": "/data/me/My texts/a.txt", "words": ["/scratch/x", "a/b", 1], "one": "/data"},
+            "command": "/opt/bin/tlm pretrain --corpus '/mnt/big disk/a.txt' --model=/data/me/first --x a/b "
+            "--map ag=/data/me/ag --of pair:/data/me/p --from https://example.org/a/b --root $TLM_DATA/ag_news",
+            "reproduce": {"command": ["tlm", "--model", "/data/me/first", "{output}"]},
+            "note": "see /data/me/first",
+        }
+        assert without_paths(found) == {
+            "settings": {"corpus": "a.txt", "words": ["x", "a/b", 1], "one": "data"},
+            "command": "tlm pretrain --corpus 'a.txt' --model=first --x a/b "
+            "--map ag=ag --of pair:p --from https://example.org/a/b --root $TLM_DATA/ag_news",
+            "reproduce": {"command": ["tlm", "--model", "first", "{output}"]},
+            "note": "see /data/me/first",
+        }
+        assert without_paths({"note": "see /data/me/first"}, [Path("/data/me/first")]) == {"note": "see first"}
 
 
 class TestLicences:

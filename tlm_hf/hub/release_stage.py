@@ -176,6 +176,8 @@ class _Stager:
 
     def __init__(self, release: Release, output: Path, runs: dict[str, dict[str, Any]], data_root: str | None) -> None:
         self.release, self.output, self.runs, self.data_root = release, output, runs, data_root
+        self.places = [place for entry in release.entries for place in entry.folders.values()]
+        self.places += [] if data_root is None else [Path(data_root)]
         self.entries = {entry.name: entry for entry in release.entries}
         self.weights: dict[str, str] = {}
         """Hashes of weights by name, and by `name@branch`."""
@@ -229,7 +231,7 @@ class _Stager:
         }
 
     def _stage_model(self, entry: ModelEntry, run: Path, folder: Path, branch: str | None) -> None:
-        results = without_paths(read_results(run, entry.kind))
+        results = without_paths(read_results(run, entry.kind), self.places)
         stage_model_files(entry, run, folder, self.release)
         evaluation = None
         if not isinstance(entry, EncoderEntry):
@@ -270,12 +272,7 @@ class _Stager:
         if not isinstance(entry, ClassifierEntry):
             return {}
         weights = settings["weights"]
-        if (
-            entry.base is not None
-            and "/" not in entry.base
-            and weights != "new"
-            and weights not in self._of(entry.base)
-        ):
+        if entry.base is not None and "/" not in entry.base and weights not in self._of(entry.base):
             raise UserError(f"{entry.name} was not fine-tuned from {entry.base} (other weights): correct its base.")
         base = by_weights.get(weights, entry.base)
         return {BASE: {"repository": None if base is None else self.release.place(base), "weights": weights}}
@@ -292,8 +289,8 @@ class _Stager:
             self.release.repo_id(entry.name), entry.kind, self.release.version, folder, results,
             command=command, inputs=inputs, code=code, data=data,
         )  # fmt: skip
-        write_json(folder / MANIFEST_FILE, without_paths(made))
-        check_folder(folder, code)
+        write_json(folder / MANIFEST_FILE, without_paths(made, self.places))
+        check_folder(folder, code, self.places)
 
 
 def read_staged(output_dir: str) -> tuple[Path, dict[str, Any]]:

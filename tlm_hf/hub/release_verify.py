@@ -54,7 +54,7 @@ def verify(output_dir: str) -> dict[str, Any]:
     ]
     for entry, folder, _ in jobs:
         check_files(output / folder, entry["tree"][folder])
-        check_folder(output / folder, _code_of(entry, output / folder))
+        check_folder(output / folder, _code_of(entry, output / folder), [output])
         check_card(output / folder, entry["repo_type"], {each["repo_id"] for each in release["repositories"]})
     with tempfile.TemporaryDirectory(prefix="tlm-views-") as views:
         orders = [_job(output, entry, folder, Path(views)) for entry, folder, _ in jobs]

@@ -1,10 +1,10 @@
 """What must never go up: secrets, paths and names of this machine, pickles, code that is not ours."""
 
 import getpass
-import json
+import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,28 @@ NO_NAMES = frozenset({"root", "user", "admin", "runner", "ubuntu", "home", "work
 SHORTEST_NAME = 4
 
 
-def check_folder(folder: Path, code: dict[str, str]) -> None:
+PATH_FIELDS = frozenset({"settings", "command", "corpus", "task", "task_options", "model", "members"})
+"""Fields of results and manifests that hold paths, where every absolute one is of some machine."""
+ABSOLUTE = re.compile(r"(?<=')/[^'\n]+(?=')|(?<![\w.$/])(?:/[\w.@+-]+)+/?")
+"""A path as a word, or between the quotes that a command has around one with spaces; no part of an address."""
+START = r"(?:(?<![\w.-])|(?<=\\[nrt]))"
+"""Where a path can begin: not within a word, but after an escaped line break of JSON."""
+
+
+def check_folder(folder: Path, code: dict[str, str], places: Iterable[Path] = ()) -> None:
     """Refuse a staged folder that must not be published.
 
     Args:
         folder: the staged folder.
         code: SHA-256 by name of the Python files that may be in it.
+        places: folders of this machine that must not be named, beside the home folder, the working folder and that of
+            the variable TLM_DATA.
 
     Raises:
         UserError: one sentence that names the file: a secret (not shown), a path of this machine, a user name or
             e-mail address of this machine, a kind of file that does not belong there, or foreign code.
     """
-    private = list(_private())
+    private = list(_private(places))
     for path in sorted(folder.rglob("*")):
         name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
         if path.is_symlink():
@@ -96,11 +106,10 @@ def _texts(path: Path) -> Iterator[str]:
             raise UserError(f"{path.name} is not UTF-8 text: save it as such, or take it out.") from error
 
 
-def _private() -> Iterator[tuple[str, re.Pattern[str]]]:
+def _private(places: Iterable[Path]) -> Iterator[tuple[str, re.Pattern[str]]]:
     """What tells of this machine and its user, as far as it can be told from common words."""
-    places = {str(Path.home()), str(Path.cwd().resolve())} - {"/"}
-    yield "a path of this machine", re.compile("|".join(re.escape(place) + r"(?![\w-])" for place in sorted(places)))
-    yield "a path of a home folder", re.compile(r"(?<![\w.])(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+")
+    yield "a path of this machine", _paths(places)
+    yield "a path of a home folder", re.compile(START + r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+")
     try:
         user = getpass.getuser()
     except (OSError, KeyError):
@@ -114,6 +123,18 @@ def _private() -> Iterator[tuple[str, re.Pattern[str]]]:
         email = ""
     if "@" in email:
         yield "the e-mail address of this shell", re.compile(re.escape(email), re.IGNORECASE)
+
+
+def _paths(places: Iterable[Path]) -> re.Pattern[str]:
+    """Finds each of these folders where it begins a path; those beside a run are as private as the run itself."""
+    own = {Path.home(), Path.cwd()}
+    given = {place.expanduser().absolute() for place in places}
+    if root := os.environ.get("TLM_DATA"):
+        own.add(Path(root).absolute())
+    found = own | {place.resolve() for place in own} | given | {place.resolve() for place in given}
+    found |= {place.parent for place in found if len(place.parents) > 2 and place not in own}
+    named = sorted(str(place) for place in found if len(place.parts) > 1)
+    return re.compile("|".join(rf"{START}{re.escape(place)}(?![\w-])" for place in named) or r"(?!)")
 
 
 def _check_text(name: str, text: str, private: list[tuple[str, re.Pattern[str]]]) -> None:
@@ -140,16 +161,24 @@ def redact(text: object, *secrets: str | None) -> str:
     return shown
 
 
-def without_paths(value: Any) -> Any:
-    """JSON values in which absolute paths are cut to their last part; everything else is left as it is."""
-    text = json.dumps(value)
-    private = [pattern for what, pattern in _private() if "path" in what]
-    if not any(pattern.search(text) for pattern in private):
-        return value
-    if isinstance(value, dict):
-        return {key: without_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_paths(item) for item in value]
-    if isinstance(value, str):
-        return re.sub(r"(?<![\w.$])(?:/[\w.@+-]+){2,}", lambda found: Path(found.group(0)).name, value)
-    return value
+def without_paths(value: Any, places: Iterable[Path] = ()) -> Any:
+    """JSON values in which absolute paths are cut to their last part; everything else is left as it is.
+
+    Args:
+        value: results, or a manifest.
+        places: see `check_folder`. A text that names none of them, outside of `PATH_FIELDS`, is left as it is.
+    """
+    private = [pattern for what, pattern in _private(places) if "path" in what]
+
+    def cut(item: Any, field: str | None) -> Any:
+        if isinstance(item, dict):
+            return {key: cut(each, field or (key if key in PATH_FIELDS else None)) for key, each in item.items()}
+        if isinstance(item, list):
+            return [cut(each, field and "words") for each in item]
+        if not isinstance(item, str) or (field is None and not any(pattern.search(item) for pattern in private)):
+            return item
+        if field not in (None, "command") and item.startswith("/") and "\n" not in item:  # one path, maybe with spaces
+            return Path(item).name or item
+        return ABSOLUTE.sub(lambda found: Path(found.group(0)).name, item)
+
+    return cut(value, None)

@@ -172,6 +172,8 @@ def _committee(rows: list[Row], baselines: list[Row], tasks: list[str], plan: Si
 def _latency(
     rows: list[Row], latency: list[dict[str, Any]], baselines: list[Row], tasks: list[str], plan: SizePlan, path: Path
 ) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     first, reference = next(iter(plan.committee["members"])), plan.committee["reference"]
     times = {(row["model"], row["members"]): row["milliseconds"] for row in latency if row["batch_size"] == 1}
     mixed = sum(1 for _ in plan.committee["members"])
@@ -210,6 +212,7 @@ def _latency(
                     )
             _lines(axes, baselines, task)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # powers of ten alone may leave none in sight
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("")
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel("milliseconds for one text")
