@@ -164,7 +164,7 @@ def test_origins_that_are_not_those_of_the_run(tmp_path, monkeypatch, one_senten
 
 def test_origins_elsewhere_that_the_run_names(tmp_path):
     """A run that read a model of the Hub has its name in its results."""
-    from tlm_hf.hub.release_file import AdapterEntry, CommitteeEntry
+    from tlm_hf.hub.release_entries import AdapterEntry, CommitteeEntry
     from tlm_hf.hub.release_links import check_links
 
     results = {"model": "other/model", "settings": {"weights": "other/model"}, "members": ["other/model"]}

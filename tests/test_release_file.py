@@ -6,7 +6,8 @@ import pytest
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.hub_names import known
-from tlm_hf.hub.release_file import CommitteeEntry, EncoderEntry, SpaceEntry, read_release
+from tlm_hf.hub.release_entries import CommitteeEntry, EncoderEntry, SpaceEntry
+from tlm_hf.hub.release_file import read_release
 
 WHOLE = """\
 version: 0.1.0

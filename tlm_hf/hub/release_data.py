@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..files import file_hash
 from ..runs import write_json
 from .dataset_cards import UNKNOWN
-from .release_file import DataEntry
+from .release_entries import DataEntry
 
 CARD = "README.md"
 NEEDS_CHECK = {

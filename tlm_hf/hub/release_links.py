@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..errors import UserError
-from .release_file import ClassifierEntry, CommitteeEntry, ModelEntry
+from .release_entries import ClassifierEntry, CommitteeEntry, ModelEntry
 
 NEW = "new"
 """What a fine-tuning from scratch records in place of the hash of the weights that it started from."""

@@ -11,7 +11,7 @@ from ..provenance import portable_path
 from .cards import is_uncased, render_card
 from .dataset_cards import KNOWN_SOURCES
 from .demo import EXAMPLES
-from .release_file import AdapterEntry, ClassifierEntry, CommitteeEntry, EncoderEntry, ModelEntry, Release
+from .release_entries import AdapterEntry, ClassifierEntry, CommitteeEntry, EncoderEntry, ModelEntry, Release
 
 WEIGHTS = ("config.json", "model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")

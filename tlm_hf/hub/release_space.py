@@ -13,7 +13,7 @@ from ..files import file_hash
 from ..runs import write_json
 from .cards import card_template, package_data
 from .demo import DEMO_FILE
-from .release_file import Release, SpaceEntry
+from .release_entries import Release, SpaceEntry
 
 SPACE = "tlm-demo"
 DEMO = "demo"

@@ -31,8 +31,7 @@ from .manifest import (
     tree_hash,
 )
 from .release_data import dataset_facts, stage_dataset
-from .release_facts import measure_classifier
-from .release_file import (
+from .release_entries import (
     ClassifierEntry,
     CommitteeEntry,
     DataEntry,
@@ -41,8 +40,9 @@ from .release_file import (
     ModelEntry,
     Release,
     SpaceEntry,
-    read_release,
 )
+from .release_facts import measure_classifier
+from .release_file import read_release
 from .release_links import NEW, check_links
 from .release_models import code_files, stage_model_files, write_card
 from .release_space import space_code, space_variables, stage_space
