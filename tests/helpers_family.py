@@ -1,4 +1,4 @@
-"""A family of trained smoke runs and its release file: 9 repositories and a collection."""
+"""A family of trained smoke runs and its release file: 9 repositories, 4 branches and a collection."""
 
 import functools
 import os
@@ -42,7 +42,7 @@ def family() -> Path:
             *TINY_PRETRAINING,
         )
         words = ("--corpus", "corpus.txt", *tokenizer, "--recipe", "bert-6", "--num-hidden-layers", 2)
-        succeed("pretrain", *words, "--output-dir", "deep", *TINY_PRETRAINING)
+        succeed("pretrain", *words, "--snapshot-steps", 4, "--output-dir", "deep", *TINY_PRETRAINING)
         words = ("--corpus", "corpus.txt", *tokenizer, "--recipe", "bert-1-conv2", "--output-dir", "conv")
         succeed("pretrain", *words, *TINY_PRETRAINING)
         task = ("--task", "task.csv")
@@ -84,7 +84,7 @@ RELEASE = {
     "data": {"tlm-texts": {"folder": "texts"}},
     "encoders": {
         "tlm-bert1": {"run": "encoder", "data": ["tlm-texts"], "revisions": {"seed-1": "encoder-1"}},
-        "tlm-bert2": {"run": "deep"},
+        "tlm-bert2": {"run": "deep", "revisions": {"step-4": "deep/step-4"}},
         "tlm-conv": {"run": "conv"},
     },
     "adapters": {"tlm-bert1-words-lora": {"run": "adapted", "base": "tlm-bert1", "example": SENTENCE}},

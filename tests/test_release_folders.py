@@ -21,7 +21,7 @@ RUNS = {
     "tlm-bert1": "encoder", "tlm-bert1-words": "first", "tlm-bert1-words-lora": "adapted",
     "tlm-committee-words": "together",
 }  # fmt: skip
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tlm-bert1-words", "tlm-bert1-words-lora")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tlm-bert1", "tlm-bert1-words", "tlm-bert1-words-lora")]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ class TestDirectory:
 
 
 class TestReproduce:
-    @pytest.mark.parametrize("name", ["tlm-bert1", "tlm-committee-words", *SLOW])
+    @pytest.mark.parametrize("name", ["tlm-committee-words", *SLOW])
     def test_hashes_are_those_of_the_manifest(self, output, name, monkeypatch):
         monkeypatch.chdir(family())
         threads = results_of(family() / RUNS[name])["settings"].get("threads")
@@ -81,6 +81,16 @@ class TestReproduce:
         assert found["identical"], found
         (file,) = found["files"].values()
         assert file["expected"] == file_hash(family() / "third" / "model.safetensors")
+
+    def test_a_snapshot_is_made_again_by_the_run_that_left_it(self, output, monkeypatch):
+        monkeypatch.chdir(family())
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        found = reproduce(str(output / OWNER / "tlm-bert2"), revision="step-4")
+        assert found["identical"], found
+        (file,) = found["files"].values()
+        assert file["expected"] == file_hash(family() / "deep" / "step-4" / "model.safetensors")
+        assert file["expected"] != file_hash(family() / "deep" / "model.safetensors")
 
     def test_places_that_are_nowhere(self, output, one_sentence, tmp_path):
         for repo, revision, words in (
