@@ -1,5 +1,6 @@
 """Latency of classifiers, measured by turns within one run, as medians."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,14 +14,18 @@ def alternating_medians(
 ) -> dict[str, float]:
     """Median seconds of each function, called by turns so that other load on the machine hits all alike.
 
+    The order is another one in each round: what follows a large model finds its own weights thrown out of the caches.
+
     Args:
         functions: what to time, by name.
         repeats: timed rounds.
         warmup: untimed rounds before.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
+    order, shuffle = list(functions.items()), random.Random(0).shuffle
     for turn in range(warmup + repeats):
-        for name, function in functions.items():
+        shuffle(order)
+        for name, function in order:
             start = time.perf_counter()
             function()
             if turn >= warmup:
