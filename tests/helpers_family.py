@@ -116,7 +116,6 @@ RELEASE = {
 @functools.cache
 def staged() -> Path:
     """The family staged; read only, so copy what you change. It counts as verified, without the half minute of it."""
-    from tlm_hf.hub.manifest import tree_hash
     from tlm_hf.hub.release_stage import stage
 
     output = family().parent / "staged"
@@ -126,9 +125,18 @@ def staged() -> Path:
         stage("release.yaml", str(output))
     finally:
         os.chdir(before)
-    hashes = {f"{OWNER}/{path.name}": tree_hash(path) for path in (output / OWNER).iterdir()}
-    write_json(output / "verified.json", {"verified": hashes})
+    mark_verified(output)
     return output
+
+
+def mark_verified(output: Path) -> None:
+    """What `verify` writes in the end."""
+    from tlm_hf.files import file_hash
+    from tlm_hf.hub.manifest import tree_hash
+
+    folders = [path for owner in output.iterdir() if owner.is_dir() for path in owner.iterdir() if path.is_dir()]
+    hashes = {f"{path.parent.name}/{path.name}": tree_hash(path) for path in folders}
+    write_json(output / "verified.json", {"release": file_hash(output / "release.json"), "verified": hashes})
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import BLOCKER
 from helpers_commands import check_error, contents
-from helpers_family import OWNER, family, verified
+from helpers_family import OWNER, family, mark_verified, verified
 from helpers_release import TOKEN, api, client, local_hub
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 from safetensors.torch import load_file
@@ -206,17 +206,18 @@ class TestPushed:
             push(str(copy), hub=client(changed_hub))
         assert "tlm-bert2/README.md" in one_sentence(refusal.value)
         manifest = json.loads((folder / "manifest.json").read_text())
-        from tlm_hf.hub.manifest import describe_files, tree_hash
+        from tlm_hf.hub.manifest import describe_files
 
         (folder / "manifest.json").write_text(json.dumps(manifest | {"files": describe_files(folder)}))
-        verified = json.loads((copy / "verified.json").read_text())
-        verified["verified"][f"{OWNER}/tlm-bert2"] = tree_hash(folder)
-        (copy / "verified.json").write_text(json.dumps(verified))
+        mark_verified(copy)
         with pytest.raises(UserError) as refusal:  # the version is taken
             push(str(copy), hub=client(changed_hub))
         assert "version" in one_sentence(refusal.value)
         release = json.loads((copy / "release.json").read_text())
         (copy / "release.json").write_text(json.dumps(release | {"version": "0.1.1"}))
+        with pytest.raises(UserError, match=r"release\.json was changed"):  # what was verified had another version
+            push(str(copy), hub=client(changed_hub))
+        mark_verified(copy)
         changed_hub.requests.clear()
         assert push(str(copy), hub=client(changed_hub))["commits"] == 1
         assert not [request for request in changed_hub.requests if request.method == "PUT"]

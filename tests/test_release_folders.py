@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from helpers_commands import contents, results_of
-from helpers_family import OWNER, family, staged
+from helpers_family import OWNER, family, mark_verified, staged
 
 from tlm_hf.errors import UserError
 from tlm_hf.files import file_hash
@@ -52,6 +52,33 @@ class TestDirectory:
         assert (target / OWNER / "tlm-conv" / "README.md").read_text() == "mine\n"
         push_to_directory(str(output), str(target), overwrite=True)
         assert contents(target / OWNER) == contents(output / OWNER)
+
+    @pytest.mark.parametrize("content", ['{"mine": 1}', "[]", "no json"])
+    def test_a_file_of_the_same_name_is_kept(self, output, tmp_path, one_sentence, content):
+        (tmp_path / "release.json").write_text(content)
+        with pytest.raises(UserError) as refusal:
+            push_to_directory(str(output), str(tmp_path), overwrite=True)
+        assert "is none that a release left" in one_sentence(refusal.value)
+        assert contents(tmp_path) == {"release.json": contents(tmp_path)["release.json"]}
+        assert (tmp_path / "release.json").read_text() == content
+
+    def test_a_staged_release_is_no_shelf(self, output, copy, one_sentence):
+        before = contents(copy)
+        with pytest.raises(UserError) as refusal:
+            push_to_directory(str(output), str(copy))
+        assert "a release is staged" in one_sentence(refusal.value)
+        assert contents(copy) == before
+
+    def test_versions_do_not_go_back(self, output, copy, tmp_path, one_sentence):
+        record = json.loads((copy / "release.json").read_text())
+        (copy / "release.json").write_text(json.dumps(record | {"version": "0.10.0"}))
+        mark_verified(copy)
+        push_to_directory(str(copy), str(tmp_path / "shelf"))
+        with pytest.raises(UserError) as refusal:
+            push_to_directory(str(output), str(tmp_path / "shelf"))
+        assert "0.10.0, which is newer than 0.1.0" in one_sentence(refusal.value)
+        push_to_directory(str(output), str(tmp_path / "shelf"), overwrite=True)
+        assert json.loads((tmp_path / "shelf" / "release.json").read_text())["version"] == "0.1.0"
 
     def test_dry_run_writes_nothing(self, output, tmp_path):
         push_to_directory(str(output), str(tmp_path / "shelf"), dry_run=True)
@@ -112,6 +139,11 @@ class TestReproduce:
             ["tlm", "pretrain", "--nothing", "1", "--output-dir", "{output}"],
             ["tlm", "finetune", "--output-dir", "{output}"],
             ["rm", "pretrain", "--output-dir", "{output}"],
+            ["tlm", "pretrain", "--corpus", "docstrings", "--output-dir=elsewhere", "{output}"],
+            ["tlm", "pretrain", "--output-dir", "elsewhere", "--output-dir", "{output}"],
+            ["tlm", "pretrain", "elsewhere", "--output-dir", "{output}"],
+            ["tlm", "pretrain", "--tokenizer", "{output}", "--output-dir", "{output}"],
+            ["tlm", "pretrain", "--corpus", "docstrings"],
         ],
     )
     def test_a_command_of_a_stranger_is_not_run(self, copy, one_sentence, monkeypatch, words):
@@ -125,6 +157,50 @@ class TestReproduce:
             reproduce(str(folder), run=True)
         one_sentence(refusal.value)
         assert ran == []
+
+    @pytest.mark.parametrize("key", ["{output}", "{repository}", "{base}", "docstrings"])
+    def test_a_stranger_puts_nothing_in_place_of_words(self, copy, one_sentence, monkeypatch, key):
+        folder = copy / OWNER / "tlm-bert1"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["reproduce"]["inputs"] = {key: {"repository": f"{OWNER}/tlm-bert2", "weights": "new"}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        monkeypatch.setattr("tlm_hf.hub.release_reproduce._run", lambda words: pytest.fail(str(words)))
+        with pytest.raises(UserError) as refusal:
+            reproduce(str(folder), run=True)
+        assert key in one_sentence(refusal.value)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"kind": ["encoder"]},
+            {"repository": 7},
+            {"run": None},
+            {"files": {}},
+            {"files": {"model.safetensors": {}}},
+            {"reproduce": {"command": ["tlm", 7], "inputs": {}}},
+            {"reproduce": {"command": [["tlm"]], "inputs": {}}},
+            {"reproduce": {"command": "tlm pretrain", "inputs": {}}},
+            {"reproduce": {"command": ["tlm"], "inputs": None}},
+            {"reproduce": {"command": ["tlm"], "inputs": {"{base}": {"weights": "new"}}}},
+        ],
+    )
+    def test_a_damaged_manifest_is_one_sentence(self, copy, one_sentence, monkeypatch, change):
+        folder = copy / OWNER / "tlm-bert1"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(manifest | change))
+        monkeypatch.setattr("tlm_hf.hub.release_reproduce._run", lambda words: pytest.fail(str(words)))
+        with pytest.raises(UserError) as refusal:
+            reproduce(str(folder), run=True)
+        assert "manifest.json is damaged" in one_sentence(refusal.value)
+
+    @pytest.mark.parametrize("words", [["--size", "laptop"], ["--size", "smoke", "--num-train-epochs", "1000000"], []])
+    def test_a_long_run_waits_to_be_asked_for(self, copy, monkeypatch, words):
+        folder = copy / OWNER / "tlm-bert1"
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["reproduce"]["command"] = ["tlm", "pretrain", *words, "--output-dir", "{output}"]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        monkeypatch.setattr("tlm_hf.hub.release_reproduce._run", lambda words: pytest.fail(str(words)))
+        assert "--run" in reproduce(str(folder))["table"]
 
     def test_a_space_is_not_trained(self, output, one_sentence):
         with pytest.raises(UserError) as refusal:

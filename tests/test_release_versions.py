@@ -7,11 +7,11 @@ import json
 import shutil
 
 import pytest
-from helpers_family import OWNER, staged
+from helpers_family import OWNER, mark_verified, staged
 from helpers_release import api, client, local_hub
 
 from tlm_hf.errors import UserError
-from tlm_hf.hub.manifest import describe_files, tree_hash
+from tlm_hf.hub.manifest import describe_files
 from tlm_hf.hub.release_push import push, status
 from tlm_hf.hub.release_verify import verify
 
@@ -49,12 +49,10 @@ def edit(release, folder, version=None):
     manifest = json.loads((place / "manifest.json").read_text())
     manifest |= {"files": describe_files(place), "version": version or manifest["version"]}
     (place / "manifest.json").write_text(json.dumps(manifest))
-    verified = json.loads((release / "verified.json").read_text())
-    verified["verified"][f"{OWNER}/{folder}"] = tree_hash(place)
-    (release / "verified.json").write_text(json.dumps(verified))
     if version:
         record = json.loads((release / "release.json").read_text())
         (release / "release.json").write_text(json.dumps(record | {"version": version}))
+    mark_verified(release)
 
 
 def refused(hub, release, one_sentence, **options):
@@ -126,6 +124,13 @@ class TestWhatIsThere:
                 found.branches["seed-1"] = found.branches["main"]
             assert push(str(staged()), hub=client(hub))["commits"] == 1
             assert hub.files("model", BERT, "seed-1").keys() == hub.files("model", BERT).keys()
+
+    def test_a_branch_that_is_in_no_release_any_more_is_named(self, hub):
+        found = hub.repository("model", BERT)
+        found.branches["seed-9"] = found.branches["main"]
+        told = status(str(staged()), hub=client(hub))
+        assert told["leftovers"] == [f"{BERT}@seed-9"]
+        assert f"{BERT}@seed-9 is on the Hub and not in this release" in told["table"]
 
     def test_a_release_that_others_changed_comes_back_under_its_own_version(self, hub):
         hub.foreign_commit("model", BERT, {"notes.md": b"mine\n"})

@@ -42,7 +42,9 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted; the same command goes on where it stood.\n")
+        sys.stderr.write(
+            "Interrupted; the same command goes on where it stood, or begins again where nothing was finished.\n"
+        )
         raise SystemExit(INTERRUPTED) from None
     if results is not None and summary and is_main_process():
         print(json.dumps({key: results[key] for key in summary if key in results}, indent=2, ensure_ascii=False))

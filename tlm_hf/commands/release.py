@@ -9,6 +9,8 @@ from ..errors import UserError
 from ..runs import write_results
 from .common import parse, run_command
 
+SECOND = {"stage": "--release-file", "reproduce": "--repo"}
+"""What the second word is, where it is no option; with the others it is the folder of the staged release."""
 WHAT = ("stage", "verify", "push", "status", "reproduce")
 
 
@@ -42,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("-"):
         words.insert(0, "--what")
-        if words[1] == "reproduce" and len(words) > 2 and not words[2].startswith("-"):
-            words.insert(2, "--repo")
+        if len(words) > 2 and not words[2].startswith("-"):
+            words.insert(2, SECOND.get(words[1], "--output-dir"))
     own_output = any(word.split("=")[0].replace("_", "-") == "--output-dir" for word in words)
     arguments = parse(ReleaseArguments, "release", __doc__ or "", words)
 
     def run() -> dict[str, Any]:
         if arguments.what not in WHAT:
-            raise UserError(f"release {arguments.what}: say what to do, one of {', '.join(WHAT)}.")
+            raise UserError(f"Say what to do with the release, one of {', '.join(WHAT)}, not {arguments.what!r}.")
         found = _function(arguments, own_output)()
         if "table" in found:
             print(found["table"])

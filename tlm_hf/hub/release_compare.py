@@ -3,6 +3,7 @@
 import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ class Change:
                 f"{self.where} was changed on the Hub by others ({self.foreign}): look at it there, and add "
                 "--overwrite if this release is to take its place."
             )
-        if self.hub_version is not None and _numbers(self.hub_version) > _numbers(self.version):
+        if self.hub_version is not None and version_numbers(self.hub_version) > version_numbers(self.version):
             return (
                 f"{self.where} is at {self.hub_version} on the Hub, which is newer than {self.version}: raise "
                 "`version` in the release file, then stage and verify again."
@@ -82,7 +83,7 @@ class Change:
         return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
     """A version in the order of versions; () for what is none, which then is older than any."""
     try:
         return tuple(int(part) for part in version.split("."))
@@ -117,6 +118,22 @@ class Comparison:
             entry["repo_id"]: [self.compare(entry, revision) for revision in [*entry["revisions"], MAIN]]
             for entry in self.release["repositories"]
         }
+
+    def leftovers(self) -> list[str]:
+        """Branches that an earlier release left on the Hub and this one has no longer, as `owner/name@branch`."""
+        found = []
+        for entry in self.release["repositories"]:
+            if entry["revisions"] or entry["repo_type"] == "model":
+                try:
+                    refs = self.hub.call(
+                        f"listing branches of {entry['repo_id']}", self.api.list_repo_refs, entry["repo_id"],
+                        repo_type=entry["repo_type"], expected=MISSING,
+                    )  # fmt: skip
+                except MISSING:
+                    continue
+                names = {branch.name for branch in refs.branches} - {MAIN, *entry["revisions"]}
+                found += [f"{entry['repo_id']}@{name}" for name in sorted(names)]
+        return found
 
     def head(self, repo_id: str, repo_type: str, revision: str) -> str | None:
         """Commit of a branch; None where there is no such branch or repository."""
@@ -222,11 +239,14 @@ class Comparison:
                 return {}, None
 
 
-def describe_changes(changes: dict[str, list[Change]], *, overwrite: bool = False) -> dict[str, Any]:
+def describe_changes(
+    changes: dict[str, list[Change]], leftovers: Sequence[str] = (), *, overwrite: bool = False
+) -> dict[str, Any]:
     """What a push would do, file by file, without doing any of it; also `tlm release status`.
 
     Args:
         changes: of `Comparison.compare_all`.
+        leftovers: of `Comparison.leftovers`.
         overwrite: whether the push would be one with --overwrite.
 
     Returns:
@@ -258,6 +278,7 @@ def describe_changes(changes: dict[str, list[Change]], *, overwrite: bool = Fals
         )  # fmt: skip
     total = sum(sum(each["send"].values()) for each in found)
     lines.append(f"{sum(len(each['send']) for each in found)} files, {total:,} bytes to send.")
+    lines += [f"{branch} is on the Hub and not in this release; it stays as it is." for branch in leftovers]
     refusals = sum(1 for each in found if each["refused"])
     if refusals:
         lines.append(f"A push would be refused, and send nothing: {refusals} of {len(found)} branches, see above.")
@@ -266,4 +287,5 @@ def describe_changes(changes: dict[str, list[Change]], *, overwrite: bool = Fals
         "repositories": found,
         "differing": sum(1 for each in found if each["send"] or each["delete"]),
         "refused": refusals,
+        "leftovers": list(leftovers),
     }

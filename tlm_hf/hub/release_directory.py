@@ -9,7 +9,8 @@ from ..errors import UserError
 from ..files import flush_tree
 from ..runs import write_json
 from .manifest import MANIFEST_FILE, describe_files, tree_hash
-from .release_stage import RELEASE_FILE, read_staged
+from .release_compare import version_numbers
+from .release_stage import OWNED, RELEASE_FILE, read_staged
 from .release_verify import check_verified
 
 
@@ -28,7 +29,7 @@ def push_to_directory(
         `table`, for people; `copied`, names of the folders.
 
     Raises:
-        UserError: not verified, or changed there by others.
+        UserError: not verified, changed there by others, a folder that holds a newer version, or one that is no shelf.
     """
     output, release = read_staged(output_dir)
     check_verified(output, release)
@@ -37,6 +38,12 @@ def push_to_directory(
         raise UserError(f"--target {target} lies in the folder of the staged release: choose another.")
     if root.exists() and not root.is_dir():
         raise UserError(f"--target {target} is a file: choose a folder.")
+    before = _record(root)
+    if not overwrite and version_numbers(str(before.get("version"))) > version_numbers(release["version"]):
+        raise UserError(
+            f"{target} holds version {before['version']}, which is newer than {release['version']}: raise `version` in "
+            "the release file, or add --overwrite to go back."
+        )
     folders = [
         folder for entry in release["repositories"] for folder in (entry["folder"], *entry["revisions"].values())
     ]
@@ -51,11 +58,38 @@ def push_to_directory(
     if not dry_run:
         for folder in differing:
             _put(output / folder, root / folder)
-        if differing or not (root / RELEASE_FILE).is_file():
+        if before != release:
             write_json(root / RELEASE_FILE, release)
+    left = [
+        folder
+        for entry in before.get("repositories", [])
+        for folder in (entry["folder"], *entry["revisions"].values())
+        if folder not in folders and (root / folder).is_dir()
+    ]
     lines = [f"{'copy ' if folder in differing else 'there'}  {folder}" for folder in folders]
+    lines += [f"stays  {folder} (of an earlier release)" for folder in left]
+    if any("@" in folder for folder in folders):
+        lines.append("A branch opens by its path, NAME@BRANCH: transformers ignores `revision` where a name is a path.")
     lines.append(f"{len(differing)} of {len(folders)} folders {'would be copied' if dry_run else 'copied'}.")
     return {"table": "\n".join(lines), "copied": differing}
+
+
+def _record(root: Path) -> dict[str, Any]:
+    """`release.json` of a shelf; {} where there is none.
+
+    Raises:
+        UserError: a file of that name that no push wrote, or a folder in which a release is staged.
+    """
+    if (root / OWNED).exists():
+        raise UserError(f"In {root} a release is staged: choose another --target.")
+    if not (root / RELEASE_FILE).exists():
+        return {}
+    try:
+        return read_staged(str(root))[1]
+    except UserError as error:
+        raise UserError(
+            f"{root / RELEASE_FILE} is none that a release left: take it away, or choose another --target."
+        ) from error
 
 
 def _tree(folder: Path) -> str | None:

@@ -1,6 +1,8 @@
 """What a card says beyond a run's results: intervals, calibration, the TF-IDF row, latency; measured once."""
 
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ..loading import load_classifier, load_classifier_tokenizer
 from ..provenance import machine
 from ..runs import write_json
 
+logger = logging.getLogger(__name__)
 LATENCY_REPEATS = 30
 CONFIDENCE = 0.95
 
@@ -30,6 +33,15 @@ def wilson_interval(accuracy: float, texts: int) -> dict[str, float]:
     """
     found = binomtest(round(accuracy * texts), texts).proportion_ci(CONFIDENCE, "wilson")
     return {"low": float(found.low), "high": float(found.high)}
+
+
+def _busy() -> float | None:
+    """Load of the last minute, where that is more than this process and one more; None where it is not known either."""
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+    return load if load > (os.cpu_count() or 1) + 0.5 else None
 
 
 def load_task_of(results: dict[str, Any], name: str, data_root: str | None) -> Any:
@@ -87,6 +99,12 @@ def measure_classifier(
             f"{results['test']['accuracy']:.4f}: its weights are not those of its results, so run it again."
         )
     baseline = tfidf_baseline(task)
+    if (busy := _busy()) is not None:
+        logger.warning(
+            "The machine is busy (%.1f processes at work on its %d cores), so the latency in the card of %s will be "
+            "too high: for another measurement remove %s, and stage on a quiet machine.",
+            busy, os.cpu_count() or 1, folder.name, kept.name,
+        )  # fmt: skip
     milliseconds = classifier_latency({"this": model}, tokenizer, texts[0], LATENCY_REPEATS)["this"]
     found = {
         "of": key,

@@ -84,7 +84,8 @@ def _entries(reader: Reader, top: dict[str, Any]) -> Iterator[Entry]:
             for key, folder in entry.folders.items():
                 if not _is_folder(folder):
                     raise reader.refusal(
-                        (section, name, *key.split(": ")), f"{key} of {name} is {folder}, which is no folder here"
+                        (section, name, *key.split(": ")),
+                        f"{key} of {name} is {folder}, which is no folder here: make it first, or correct the path",
                     )
             if isinstance(entry, AdapterEntry) and entry.base is None:
                 raise reader.refusal((section, name), f"the adapter {name} loads on an encoder: name it as base")

@@ -172,7 +172,7 @@ def push(
     logger.info("Comparing %d repositories with the Hub ...", len(release["repositories"]))
     changes = publisher.compare_all()
     if dry_run:
-        return describe_changes(changes, overwrite=overwrite)
+        return describe_changes(changes, publisher.leftovers(), overwrite=overwrite)
     refusals = [each for branches in changes.values() for change in branches if (each := change.refusal(overwrite))]
     if refusals:
         more = f" {len(refusals) - 1} more would be refused: see --dry-run." if len(refusals) > 1 else ""
@@ -206,4 +206,5 @@ def status(output_dir: str, *, hub: Hub | None = None) -> dict[str, Any]:
         UserError: nothing staged, no token, or a Hub that does not answer.
     """
     output, release = read_staged(output_dir)
-    return describe_changes(Comparison(hub or Hub(), output, release).compare_all())
+    comparison = Comparison(hub or Hub(), output, release)
+    return describe_changes(comparison.compare_all(), comparison.leftovers())

@@ -1,5 +1,6 @@
 """`tlm release reproduce REPO`: a manifest turned back into the command line; run again, hashes compared."""
 
+import itertools
 import json
 import logging
 import os
@@ -40,11 +41,14 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "data": {"prepare-data": PrepareDataArguments, "overlap": OverlapArguments},
 }
 """Commands that a manifest of each kind may name."""
+INPUTS = {"classifier": (BASE,), "adapter": (BASE,), "committee": (MEMBERS,)}
+"""What models are put in place of, by kind."""
 WRITES = frozenset({"output_dir", "json", "report_to"})
 RESULT = re.compile(r"\.|step-\d+")
 """Where in the output folder the result may lie: a manifest can come from a stranger."""
 SMOKE_WIDTH = 64
-"""Runs of encoders up to this hidden size take seconds, and are done without being asked."""
+SMOKE_NUMBER = 20_000
+"""Runs of encoders up to this hidden size, and of no more texts, steps or epochs, are done without being asked."""
 WEIGHTS = {"adapter": ("adapter/adapter_model.safetensors", "adapter_model.safetensors")}
 """Where a run leaves what a repository holds, and what that is called there; otherwise `model.safetensors`."""
 
@@ -76,6 +80,9 @@ def reproduce(
             f"{manifest['repository']} is a {manifest['kind']}, which no training makes: nothing to reproduce."
         )
     shown = shlex.join(words)
+    missing = [name for name in _compared(manifest) if name not in manifest["files"]]
+    if missing:
+        raise UserError(f"{folder / MANIFEST_FILE} is damaged (it has no hash of {missing[0]}): get it again.")
     is_here = Path(repo).expanduser().is_dir()
     if not (run or (is_here and _is_small(folder, manifest))):
         return {"command": shown, "table": f"{shown}\n(from the Hub, or larger than smoke size: --run runs it again)"}
@@ -85,10 +92,10 @@ def reproduce(
         target = Path(output_dir).expanduser() if output_dir else Path(scratch) / manifest["repository"].split("/")[-1]
         if target.exists() and any(target.iterdir()):
             raise UserError(f"The output folder {target} is not empty: choose another --output-dir.")
-        line = _fill(words, {REPOSITORY: [str(folder)], OUTPUT: [str(target)], **inputs})
+        line = _fill(words, {**inputs, REPOSITORY: [str(folder)], OUTPUT: [str(target)]})
         logger.info("Running %s ...", shlex.join(["tlm", *line[1:]]))
         _run(line)
-        files = _compare(manifest, folder, target)
+        files = _compare(manifest, target)
     differences = environment_differences(manifest)
     identical = all(each["expected"] == each["found"] for each in files.values())
     verdict = "The same to the last byte." if identical else "NOT the same."
@@ -110,22 +117,27 @@ def check_command(manifest: dict[str, Any]) -> None:
     """Refuse a command that did not make such a repository: a manifest can come from a stranger.
 
     Raises:
-        UserError: another command than the kind's, an option that it does not have, or a path to write to.
+        UserError: another command than the kind's, an option that it does not have, another place to write to than the
+            one that reproduction gives, or inputs that stand for anything else than models.
     """
-    words = manifest["reproduce"]["command"]
+    words, repository = manifest["reproduce"]["command"], manifest["repository"]
     if not words:
         return
     allowed = ALLOWED.get(manifest["kind"], {})
     name = words[1] if len(words) > 1 else ""
     if words[0] != "tlm" or name not in allowed:
-        raise UserError(f"The manifest of {manifest['repository']} names a command that makes no {manifest['kind']}.")
+        raise UserError(f"The manifest of {repository} names a command that makes no {manifest['kind']}.")
+    if words[-2:] != ["--output-dir", OUTPUT] or any(OUTPUT in word for word in words[:-1]):
+        raise UserError(f"The manifest of {repository} does not write to {OUTPUT} alone, so it is not run.")
     known = {entry.name for entry in fields(allowed[name])} - WRITES
-    for place, word in enumerate(words[2:], start=2):
+    for place, word in enumerate(words[2:-2]):
         option = word.split("=")[0].removeprefix("--").replace("-", "_")
-        if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
-            is_output = option == "output_dir" and words[place + 1 : place + 2] == [OUTPUT]
-            if not word.startswith("--") or (option not in known and not is_output):
-                raise UserError(f"The manifest of {manifest['repository']} gives {word}, which is not run.")
+        is_value = not word.startswith("-") or word.lstrip("-")[:1].isdigit()
+        if (is_value and place == 0) or (not is_value and (not word.startswith("--") or option not in known)):
+            raise UserError(f"The manifest of {repository} gives {word}, which is not run.")
+    for key in manifest["reproduce"]["inputs"]:
+        if key not in INPUTS.get(manifest["kind"], ()):
+            raise UserError(f"The manifest of {repository} puts something in place of {key}, which is not done.")
 
 
 def find_repository(repo: str, near: Path | None) -> Path:
@@ -176,17 +188,29 @@ def _why(error: BaseException) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """`manifest.json` of a repository.
+    """`manifest.json` of a repository, its parts of the kinds that reproduction needs.
 
     Raises:
         UserError: missing or damaged.
     """
     try:
         found: dict[str, Any] = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        found["reproduce"]["command"], found["files"], found["kind"], found["repository"]
+        command, inputs = found["reproduce"]["command"], found["reproduce"].get("inputs", {})
+        whole = [
+            isinstance(found["kind"], str), isinstance(found["repository"], str),
+            isinstance(command, list) and all(isinstance(word, str) for word in command),
+            all(isinstance(facts["sha256"], str) for facts in found["files"].values()),
+            isinstance(found["run"]["versions"], dict), isinstance(found["run"]["settings"], dict),
+        ]  # fmt: skip
+        for value in inputs.values():
+            for each in value if isinstance(value, list) else [value]:
+                whole += [isinstance(each["repository"], str | None), isinstance(each["weights"], str)]
+        if not all(whole):
+            raise ValueError("a part of it is of another kind")
+        found["reproduce"]["inputs"] = inputs
     except OSError as error:
         raise UserError(f"{folder} has no {MANIFEST_FILE}: name a repository of a release.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / MANIFEST_FILE} is damaged ({error}): get it again.") from error
     return found
 
@@ -208,6 +232,12 @@ def environment_differences(manifest: dict[str, Any]) -> dict[str, tuple[Any, An
 
 
 def _is_small(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether to run without being asked: both what the repository holds and what the command says must be small."""
+    words = manifest["reproduce"]["command"]
+    if words[1] == "pretrain" and ("--size", "smoke") not in itertools.pairwise(words):
+        return False
+    if any(word.isdigit() and int(word) > SMOKE_NUMBER for word in re.split(r"[\s=]", " ".join(words))):
+        return False
     if manifest["kind"] == "data":
         return True
     if manifest["kind"] == "adapter":
@@ -263,19 +293,22 @@ def _run(words: list[str]) -> None:
         raise UserError(f"The command ended with code {done.returncode}: see above what it said.")
 
 
-def _compare(manifest: dict[str, Any], folder: Path, target: Path) -> dict[str, dict[str, Any]]:
+def _compared(manifest: dict[str, Any]) -> dict[str, str]:
+    """What is compared: where it lies in the output folder, by its name in the repository."""
     if manifest["kind"] == "data":
-        names = {name: name for name in manifest["files"] if name.endswith(".parquet")}
-    else:
-        made, released = WEIGHTS.get(manifest["kind"], ("model.safetensors", "model.safetensors"))
-        result = str(manifest["reproduce"].get("result", "."))
-        if not RESULT.fullmatch(result):
-            raise UserError(f"The manifest of {manifest['repository']} names {result!r} as its result: get it again.")
-        names = {released: f"{result}/{made}"}
+        return {name: name for name in manifest["files"] if name.endswith(".parquet")}
+    made, released = WEIGHTS.get(manifest["kind"], ("model.safetensors", "model.safetensors"))
+    result = str(manifest["reproduce"].get("result", "."))
+    if not RESULT.fullmatch(result):
+        raise UserError(f"The manifest of {manifest['repository']} names {result!r} as its result: get it again.")
+    return {released: f"{result}/{made}"}
+
+
+def _compare(manifest: dict[str, Any], target: Path) -> dict[str, dict[str, Any]]:
     return {
         released: {
             "expected": manifest["files"][released]["sha256"],
             "found": file_hash(target / made) if (target / made).is_file() else None,
         }
-        for released, made in names.items()
+        for released, made in _compared(manifest).items()
     }

@@ -68,6 +68,8 @@ def read_results(folder: Path, kind: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"The results of the run {folder} are damaged ({error}): run it again.") from error
     wanted = {"encoder": "pretrain", "classifier": "finetune", "adapter": "finetune", "committee": "committee"}[kind]
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        raise UserError(f"The results of the run {folder} are damaged (they have no settings): run it again.")
     if found.get("kind") != wanted:
         raise UserError(f"The run {folder} is a {found.get('kind')}, and {kind}s come from a {wanted}: name another.")
     if kind == "adapter" and not (folder / "adapter" / "adapter_model.safetensors").is_file():
@@ -302,9 +304,11 @@ def read_staged(output_dir: str) -> tuple[Path, dict[str, Any]]:
     output = Path(output_dir).expanduser()
     try:
         found: dict[str, Any] = json.loads((output / RELEASE_FILE).read_text(encoding="utf-8"))
+        for key in ("version", "namespace", "visibility", "collection", "repositories"):
+            found[key]
     except OSError as error:
         raise UserError(f"There is no staged release in {output}: make one with `tlm release stage`.") from error
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{output / RELEASE_FILE} is damaged ({error}): stage again.") from error
     return output, found
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from tqdm.auto import tqdm
 
 from ..data.lineage import SUBSET_FILE
 from ..errors import UserError
+from ..files import file_hash
 from ..runs import RESULTS_FILE, write_json
 from .hub_names import known
 from .manifest import MANIFEST_FILE, tree_hash
 from .release_space import space_code
-from .release_stage import VERIFIED_FILE, check_files, read_staged
+from .release_stage import RELEASE_FILE, VERIFIED_FILE, check_files, read_staged
 from .safety import check_folder, redact
 
 DRIVER = Path(__file__).with_name("verify_driver.py")
@@ -47,6 +50,10 @@ def verify(output_dir: str) -> dict[str, Any]:
         UserError: nothing staged, or the first repository that failed, with what failed.
     """
     output, release = read_staged(output_dir)
+    if find_spec("gradio") is None and any(entry["kind"] == "space" for entry in release["repositories"]):
+        raise UserError(
+            'The Space cannot be opened without gradio: pip install "tlm-hf[demo]" (or gradio), then verify.'
+        )
     jobs = [
         (entry, folder, revision)
         for entry in release["repositories"]
@@ -63,7 +70,9 @@ def verify(output_dir: str) -> dict[str, Any]:
     for entry, folder, _ in jobs:
         check_files(output / folder, entry["tree"][folder])  # what was opened is what was staged
     verified = {folder: tree_hash(output / folder) for _, folder, _ in jobs}
-    write_json(output / VERIFIED_FILE, {"verified": verified, "checks": checks})
+    write_json(
+        output / VERIFIED_FILE, {"release": file_hash(output / RELEASE_FILE), "verified": verified, "checks": checks}
+    )
     lines = [f"{folder}: {'; '.join(passed)}" for folder, passed in checks.items()]
     lines.append(f"{len(checks)} folders verified; next: tlm release push --dry-run.")
     return {"table": "\n".join(lines), "verified": verified, "checks": checks}
@@ -76,13 +85,16 @@ def check_verified(output: Path, release: dict[str, Any]) -> None:
         UserError: one sentence that names the folder.
     """
     try:
-        verified = json.loads((output / VERIFIED_FILE).read_text(encoding="utf-8"))["verified"]
-    except (OSError, ValueError, KeyError) as error:
+        found = json.loads((output / VERIFIED_FILE).read_text(encoding="utf-8"))
+        verified, of_release = dict(found["verified"]), found["release"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"The release in {output} is not verified: run `tlm release verify` first.") from error
+    if of_release != file_hash(output / RELEASE_FILE):  # version, namespace, visibility, variables of the Space
+        raise UserError(f"{output / RELEASE_FILE} was changed after it was verified: stage and verify again.")
     for entry in release["repositories"]:
         for folder in (entry["folder"], *entry["revisions"].values()):
             if verified.get(folder) != tree_hash(output / folder):
-                check_files(output / folder)  # names the file where it can
+                check_files(output / folder, entry["tree"][folder])  # names the file where it can
                 raise UserError(f"{folder} was changed after it was verified: verify again.")
 
 
@@ -169,6 +181,10 @@ def _reports(jobs: list[dict[str, Any]], workers: int, home: str) -> Iterator[di
     ):  # fmt: skip
         assert driver.stdin is not None
         assert driver.stdout is not None
+        # The driver stops what takes too long; this is for the driver itself.
+        guard = threading.Timer(TIMEOUT_SECONDS * len(jobs) + 60, os.killpg, (driver.pid, signal.SIGKILL))
+        guard.daemon = True
+        guard.start()
         try:
             json.dump({"jobs": jobs, "workers": workers, "limit": TIMEOUT_SECONDS}, driver.stdin)
             driver.stdin.close()
@@ -182,6 +198,7 @@ def _reports(jobs: list[dict[str, Any]], workers: int, home: str) -> Iterator[di
                     yield report
             code = driver.wait()
         finally:
+            guard.cancel()
             if driver.poll() is None:  # it was left at the first error, or interrupted: the jobs are its children
                 os.killpg(driver.pid, signal.SIGKILL)
         if left:

@@ -259,12 +259,12 @@ def main() -> None:
     """Read jobs as JSON from stdin and print a line of JSON for each.
 
     A job has `kind`, `repo_id`, `folder` (its name in the answer), `place` (folder to work in), and what its check
-    needs. Where processes cannot be forked safely (all but Linux) one job at a time may be given.
+    needs. Where processes cannot be forked safely (all but Linux) one job at a time is given.
     """
     sys.meta_path.insert(0, _Blocked())  # type: ignore[arg-type]
     order = json.load(sys.stdin)
     jobs = order["jobs"]
-    if len(jobs) == 1:
+    if sys.platform != "linux":
         os.chdir(jobs[0]["place"])
         found: Iterable[tuple[str, dict[str, Any]]] = [(jobs[0]["folder"], work(jobs[0]))]
     else:
