@@ -43,9 +43,7 @@ def place_in_words(place: str) -> str:
 
 
 def repositories(places: list[str]) -> list[str]:
-    """Ids of the repositories of places `owner/name` or `owner/name@branch`, each once: the Hub's metadata knows no
-    branches.
-    """
+    """Ids, each once, of the repositories of `owner/name@branch`: the Hub's metadata knows no branches."""
     return list(dict.fromkeys(place.partition("@")[0] for place in places))
 
 
@@ -111,11 +109,11 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
         results: the run's `results.json`; every number in the card comes from it or from `evaluation`.
         plot: file name of a plot of accuracies in the folder.
         **facts: what else the template names: `corpus` or `task` in words and `baseline` (accuracy, macro F1); where
-            they are known `base_models` (Hub ids, or `owner/name@branch`), `datasets` (Hub ids), `evaluation` (see `release_facts`), `plots` (captions
-            by file name), `revisions` (branches and what they hold), `branch` (the one that this card is for),
-            `remote_code` (whether the folder opens with trusted code alone), `example` (text of the snippet),
-            `licence`, `language`, `wall_clock` (seconds), `uncased` (whether the tokenizer makes letters small),
-            `smoke` (whether the run is of smoke size; None takes it from the results).
+            they are known `base_models` (Hub ids, or `owner/name@branch`), `datasets` (Hub ids), `evaluation` (see
+            `release_facts`), `plots` (captions by file name), `revisions` (branches and what they hold), `branch` (the
+            one that this card is for), `remote_code` (whether the folder opens with trusted code alone), `example`
+            (text of the snippet), `licence`, `language`, `wall_clock` (seconds), `uncased` (whether the tokenizer makes
+            letters small), `smoke` (whether the run is of smoke size; None takes it from the results).
 
     Returns:
         Markdown with YAML front matter.

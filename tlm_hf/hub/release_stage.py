@@ -282,7 +282,7 @@ class _Stager:
         # Of repositories with equal weights the one that the release file names.
         if isinstance(entry, AdapterEntry) and weights != self.weights.get(entry.base or "", weights):
             raise UserError(
-                f"{entry.name} was not fine-tuned from the main branch of {entry.base}, the one that peft opens: release "
+                f"{entry.name} was not fine-tuned from the main branch of {entry.base}, which peft would open: release "
                 f"{by_weights[weights]} as a repository of its own."
             )
         base = entry.base if self.weights.get(entry.base or "") == weights else by_weights.get(weights, entry.base)
