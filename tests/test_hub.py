@@ -198,6 +198,67 @@ def test_a_card_says_what_a_classifier_started_from(from_scratch):
     assert ("fine-tuned from" in card) != from_scratch
 
 
+@pytest.mark.parametrize(("kind", "before"), [("classifier", "fine-tuned from"), ("committee", "of their own:")])
+def test_a_card_says_which_branch_it_was_made_from_and_the_metadata_not(kind, before):
+    """The Hub's metadata knows repositories alone."""
+    card = ModelCard(render(kind, base_models=["maker/one@seed-1", "maker/one", "maker/two@step-5"]))
+    assert f"{before} `maker/one` (branch `seed-1`)" in card.text
+    assert card.data.base_model == ["maker/one", "maker/two"]
+    plain = render(kind, base_models=["maker/two"])
+    assert f"{before} `maker/two`" in plain
+    assert "(branch" not in plain
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_card_of_smoke_size_says_so(kind):
+    settings = RESULTS[kind].get("settings", {})
+    sized = {size: RESULTS[kind] | {"settings": settings | {"size": size}} for size in ("smoke", "laptop")}
+    said = "smoke size"
+    assert said in render(kind, smoke=True)
+    assert said in render(kind, sized["smoke"])
+    assert said not in render(kind, sized["laptop"])
+    assert said not in render(kind, sized["smoke"], smoke=False)
+
+
+@pytest.mark.parametrize(
+    ("task", "known", "expected"),
+    [
+        ("docstrings", [], "docstrings"),
+        ("docstrings", ["maker/texts"], "maker/texts"),
+        ("$TLM_DATA/My own (new) rows.csv", [], "my-own-new-rows"),
+        ("???", [], "task"),
+    ],
+)
+def test_the_data_set_of_the_model_index_is_an_id(task, known, expected):
+    data = ModelCard(render("classifier", RESULTS["classifier"] | {"task": task}, datasets=known)).data
+    assert {result.dataset_type for result in data.eval_results} == {expected}
+    assert {result.dataset_name for result in data.eval_results} == {"news by section"}
+
+
+@pytest.mark.parametrize("branch", [None, "seed-1"])
+def test_a_released_card_says_its_version_and_how_to_make_it_again(branch):
+    card = render("encoder", release={"repo_id": "maker/tlm", "version": "7.8.9"}, branch=branch)
+    assert "version 7.8.9" in card
+    (command,) = re.findall(r"`(tlm release reproduce [^`]*)`", card)
+    assert command == "tlm release reproduce maker/tlm" + (" --revision seed-1" if branch else "")
+    assert "`--run`" in card
+    assert ("opens by path as `tlm-encoder@seed-1`" in card) == bool(branch)
+
+
+def test_the_calibration_of_a_committee_is_said_once():
+    machine = {"processor": "Other Processor", "torch_threads": 1}
+    scores = {"accuracy": 0.8, "low": 0.7, "high": 0.9, "macro_f1": 0.75}
+    evaluation = scores | {
+        "texts": 100, "calibration_error": 0.0123, "loss": 0.5432, "brier_score": 0.3579, "baseline": scores,
+        "latency": {"milliseconds": 1.5, "tokens": 9, "threads": 1, "machine": machine},
+    }  # fmt: skip
+    card = render("committee", evaluation=evaluation)
+    for shown in ("expected calibration error", "negative log-likelihood", "temperature 1.23", "0.046", "0.012",
+                  "0.654", "0.543", "0.358"):  # fmt: skip
+        assert card.count(shown) == 1, shown
+    assert "before" not in render("classifier", evaluation=evaluation)
+
+
 @pytest.mark.parametrize(
     ("normalizer", "uncased"),
     [
@@ -230,6 +291,12 @@ def test_the_encoders_card_calls_its_texts_english_where_they_are(language):
 @pytest.fixture(scope="module")
 def home():
     return shelf()
+
+
+def test_the_pooler_is_what_an_encoder_lacks_as_its_card_says(home):
+    _, found = transformers.AutoModel.from_pretrained(home / "encoder", output_loading_info=True)
+    assert sorted(found["missing_keys"]) == ["pooler.dense.bias", "pooler.dense.weight"]
+    assert "reports the pooler's weights as missing and newly initialized" in render("encoder")
 
 
 CODE = ["configuration_tlm.py", "convolution_tlm.py", "fast_paths_tlm.py", "layers_tlm.py", "modeling_tlm.py"]

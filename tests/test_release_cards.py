@@ -1,4 +1,4 @@
-"""Cards of branches and of classifiers from scratch: what they say, and that their snippets run where they say.
+"""Cards of branches, classifiers from scratch and the Space: what they say, and that their snippets run where they say.
 
 Oracles: what the runs record, the local Hub, and a fresh process that cannot import the package.
 """
@@ -8,20 +8,25 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import BLOCKER
 from helpers_commands import results_of
-from helpers_family import OWNER, SENTENCE, family
+from helpers_family import OWNER, SENTENCE, family, staged
 from helpers_release import client, local_hub
 from huggingface_hub import ModelCard
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.manifest import describe_files, tree_hash
+from tlm_hf.hub.release_entries import SpaceEntry
+from tlm_hf.hub.release_file import read_release
+from tlm_hf.hub.release_models import is_smoke
 from tlm_hf.hub.release_push import push
 from tlm_hf.hub.release_reproduce import reproduce
+from tlm_hf.hub.release_space import stage_space
 from tlm_hf.hub.release_stage import stage
 from tlm_hf.hub.release_verify import verify
 from tlm_hf.runs import write_json
@@ -170,3 +175,101 @@ def test_origins_elsewhere_that_the_run_names(tmp_path):
     results = {"model": "other/model", "settings": {"weights": "other/model"}, "members": ["other/model"]}
     check_links(AdapterEntry("tlm-a", tmp_path, base="other/model"), results)
     check_links(CommitteeEntry("tlm-c", tmp_path, members=["other/model"]), results)
+
+
+def card_of(name):
+    return ModelCard.load(staged() / OWNER / name / "README.md", ignore_metadata_errors=True)
+
+
+class TestOrigins:
+    """The branch that a run read is found by its weights, and stands in the text; the metadata has the repository."""
+
+    @pytest.mark.parametrize(
+        ("name", "words", "bases"),
+        [
+            ("tlm-bert1-words", f"fine-tuned from `{OWNER}/tlm-bert1` with", ["tlm-bert1"]),
+            ("tlm-bert1-words@seed-1", f"fine-tuned from `{OWNER}/tlm-bert1` (branch `seed-1`) with", ["tlm-bert1"]),
+            ("tlm-bert1-words-lora", f"language model `{OWNER}/tlm-bert1`.", ["tlm-bert1"]),
+            (
+                "tlm-committee-words",
+                f"own: `{OWNER}/tlm-bert1-words`, `{OWNER}/tlm-bert2-words`;",
+                ["tlm-bert1-words", "tlm-bert2-words"],
+            ),
+            (
+                "tlm-committee-words@seed-1",
+                f"own: `{OWNER}/tlm-bert1-words` (branch `seed-1`), `{OWNER}/tlm-bert2-words`;",
+                ["tlm-bert1-words", "tlm-bert2-words"],
+            ),
+        ],
+    )
+    def test_card(self, name, words, bases):
+        card = card_of(name)
+        assert words in " ".join(card.text.split())
+        assert card.data.base_model == [f"{OWNER}/{base}" for base in bases]
+
+    def test_an_adapter_of_a_branch_is_refused(self, tmp_path, monkeypatch, one_sentence):
+        """peft opens the main branch of what the adapter names."""
+        shutil.copytree(family() / "adapted", tmp_path / "adapted")
+        results = results_of(family() / "adapted")
+        results["settings"]["weights"] = results_of(family() / "third")["settings"]["weights"]
+        write_json(tmp_path / "adapted" / "results.json", results)
+        release = {key: RELEASE[key] for key in ("version", "namespace", "encoders")}
+        release["adapters"] = {"tlm-lora": {"run": str(tmp_path / "adapted"), "base": "tlm-bert1"}}
+        (tmp_path / "bad.yaml").write_text(yaml.safe_dump(release))
+        monkeypatch.chdir(family())
+        with pytest.raises(UserError) as refusal:
+            stage(str(tmp_path / "bad.yaml"), str(tmp_path / "out"))
+        assert "release tlm-bert1@seed-1 as a repository of its own" in one_sentence(refusal.value)
+
+
+def test_every_card_says_the_version_and_that_smoke_means_little():
+    for folder in (staged() / OWNER).iterdir():
+        text = (folder / "README.md").read_text()
+        assert "ersion 0.1.0" in text, folder.name
+        assert ("smoke size**" in text) == (folder.name != "tlm-texts"), folder.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "known", "width", "expected"),
+    [
+        ({"size": "laptop"}, {}, 64, False),
+        ({"size": "smoke"}, {}, 128, True),
+        ({"weights": "a"}, {"a": False}, 64, False),
+        ({"weights": ["a", "b"]}, {"b": True}, 128, True),
+        ({"weights": "new"}, {"a": False}, 64, True),
+        ({"weights": "new"}, {"a": True}, 128, False),
+    ],
+)
+def test_what_counts_as_smoke(tmp_path, settings, known, width, expected):
+    write_json(tmp_path / "config.json", {"hidden_size": width})
+    assert is_smoke(tmp_path, {"settings": settings}, known) == expected
+
+
+class TestSpace:
+    def test_its_card_says_what_the_demonstration_has(self):
+        text = card_of("tlm-demo").text
+        assert "a soft committee of 2 encoders of 1 or 2 layers, beside one encoder of 2 layers." in text
+        assert "Fill the mask: one layer, two layers, and" in text
+        assert "Findings: empty here" in text
+        assert "pip install -r requirements.txt" in text
+        assert "outputs/" not in text
+
+    def test_another_demonstration(self, tmp_path, monkeypatch):
+        """Six layers, a study, and a committee of other people, of whose members nothing is at hand."""
+        monkeypatch.chdir(family())
+        release = read_release("release.yaml")
+        (entry,) = (each for each in release.entries if isinstance(each, SpaceEntry))
+        shutil.copytree(entry.demo, tmp_path / "demo")
+        demo = json.loads((tmp_path / "demo" / "demo.json").read_text())
+        write_json(tmp_path / "demo" / "demo.json", demo | {"study": "study.json"})
+        (tmp_path / "demo" / "study.json").write_text("{}")
+        deep = tmp_path / OWNER / "tlm-bert2-words"
+        deep.mkdir(parents=True)
+        write_json(deep / "config.json", {"num_hidden_layers": 6})
+        entry = replace(entry, demo=tmp_path / "demo", committees={"words": "other/committee"})
+        target = tmp_path / OWNER / "tlm-demo"
+        stage_space(entry, release, target, tmp_path, smoke=False)
+        text = (target / "README.md").read_text()
+        assert "a soft committee of 2 encoders, beside one encoder of 6 layers." in text
+        assert "as we measured them" in text
+        assert "smoke" not in text

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.hub_names import known
 from tlm_hf.hub.release_entries import CommitteeEntry, EncoderEntry, SpaceEntry
 from tlm_hf.hub.release_file import read_release
+from tlm_hf.study.quickstart import ARMS, FULL, SMOKE, _encoder_names, _fine_tunings
 
 WHOLE = """\
 version: 0.1.0
@@ -108,3 +110,46 @@ def test_names_of_the_hub_hold_what_our_cards_say():
     assert {"fill-mask", "text-classification", "text-generation"} <= known("task")
     assert {"transformers", "peft"} <= known("library")
     assert {"en", "no"} <= known("language")  # `no`, which YAML takes for false unless it is quoted
+
+
+QUICKSTARTS = {"quickstart": FULL, "quickstart-smoke": SMOKE}
+RELEASES = Path(__file__).resolve().parent.parent / "scripts" / "releases"
+
+
+class TestShipped:
+    """`scripts/releases/*.yaml`, held against the plans that the quickstart follows."""
+
+    @pytest.mark.parametrize("name", QUICKSTARTS)
+    def test_its_folders_are_those_that_the_quickstart_leaves(self, tmp_path, monkeypatch, name):
+        plan, output = QUICKSTARTS[name], Path("outputs") / name
+        monkeypatch.chdir(tmp_path)
+        made = [output / "encoders" / encoder for encoder, _, _ in _encoder_names(plan)]
+        made += [output / "classifiers" / run for run, *_ in _fine_tunings(plan)]
+        made += [output / "committees" / f"committee-{arm}-{seed}" for arm in ARMS for seed in range(plan.seeds)]
+        for folder in [*made, output / "release" / "demo"]:
+            folder.mkdir(parents=True)
+        release = read_release(str(RELEASES / f"{name}.yaml"))
+        assert (release.version, release.namespace) == ("0.1.0", "your-name")
+
+    def test_both_have_the_same_structure(self):
+        full, smoke = ((RELEASES / f"{name}.yaml").read_text() for name in QUICKSTARTS)
+        for old, new in (
+            ("tlm-smoke-", "tlm-"),
+            ("quickstart-smoke", "quickstart"),
+            (f"bert{SMOKE.deep_layers}", f"bert{FULL.deep_layers}"),
+            (f"bert-{SMOKE.deep_layers}", f"bert-{FULL.deep_layers}"),
+        ):
+            assert old in smoke
+            smoke = smoke.replace(old, new)
+        found, expected = yaml.safe_load(smoke), yaml.safe_load(full)
+        assert found.pop("collection").keys() == expected.pop("collection").keys()
+        assert found == expected
+
+    def test_no_repository_of_a_smoke_run_has_the_name_of_a_real_one(self):
+        names = [
+            {repository for section in yaml.safe_load((RELEASES / f"{name}.yaml").read_text()).values()
+             if isinstance(section, dict) for repository in section} - {"title", "description", "papers"}
+            for name in QUICKSTARTS
+        ]  # fmt: skip
+        assert len(names[0]) == len(names[1]) == 8
+        assert not names[0] & names[1]

@@ -109,7 +109,7 @@ class TestPlaces:
         return tmp_path / "disk" / "me"
 
     @pytest.mark.parametrize("planted", ["runs/first", "runs/base/config.json", "texts/ag_news"])
-    @pytest.mark.parametrize("before", ["", "read from ", "file://", "two lines\\n", "--corpus="])
+    @pytest.mark.parametrize("before", ["", "read from ", "file:" + "//", "two lines\\n", "--corpus="])
     def test_runs_and_texts_are_not_named(self, folder, disk, one_sentence, monkeypatch, planted, before):
         path = f"{disk}/{planted}"
         original = (folder / "config.json").read_text()

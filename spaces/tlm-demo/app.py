@@ -293,7 +293,7 @@ def build_app(demo: Demo) -> gr.Blocks:
     with gr.Blocks(title="Tiny language models", fill_width=False, delete_cache=(3600, 3600)) as app:
         gr.Markdown(
             "# Tiny language models: see a committee think\n"
-            "Several one-layer encoders vote; a six-layer one stands beside them. All of them were trained on a laptop."
+            "Several small encoders vote; where a task has one, a deeper encoder stands beside them."
         )
         for trouble in demo.trouble:
             gr.Markdown(f"⚠️ {trouble}", elem_classes="trouble")

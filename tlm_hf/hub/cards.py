@@ -10,6 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 PAPER = "arxiv:2507.14871"
+SMOKE = "smoke"
+"""The size whose numbers mean little."""
 KINDS = ("encoder", "classifier", "committee", "adapter")
 PIPELINES = {kind: "fill-mask" if kind == "encoder" else "text-classification" for kind in KINDS}
 MASKED_EXAMPLE = "returns the [MASK] of the array."
@@ -32,6 +34,22 @@ def escape_markdown(text: object) -> str:
 def escape_code(text: object) -> str:
     """Keep a text that stands between backquotes there, on one line."""
     return re.sub(r"\s+", " ", str(text)).replace("`", "'")
+
+
+def place_in_words(place: str) -> str:
+    """`owner/name@branch` as a card's text says it; a snippet must name the branch apart."""
+    name, _, branch = place.partition("@")
+    return f"`{escape_code(name)}`" + (f" (branch `{escape_code(branch)}`)" if branch else "")
+
+
+def repositories(places: list[str]) -> list[str]:
+    """Ids, each once, of the repositories of `owner/name@branch`: the Hub's metadata knows no branches."""
+    return list(dict.fromkeys(place.partition("@")[0] for place in places))
+
+
+def slug(name: str) -> str:
+    """An id for a data set without one on the Hub, from the task's name or its file's."""
+    return re.sub(r"[^a-z0-9_.]+", "-", Path(name).stem.lower()).strip("-._") or "task"
 
 
 def python_literal(value: object) -> str:
@@ -74,6 +92,7 @@ def card_template(kind: str) -> Template:
     environment.filters |= {
         "md": escape_markdown,
         "code": escape_code,
+        "place": place_in_words,
         "thousands": thousands,
         "python": python_literal,
         "duration": duration,
@@ -90,10 +109,11 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
         results: the run's `results.json`; every number in the card comes from it or from `evaluation`.
         plot: file name of a plot of accuracies in the folder.
         **facts: what else the template names: `corpus` or `task` in words and `baseline` (accuracy, macro F1); where
-            they are known `base_models` and `datasets` (Hub ids), `evaluation` (see `release_facts`), `plots` (captions
-            by file name), `revisions` (branches and what they hold), `branch` (the one that this card is for),
-            `remote_code` (whether the folder opens with trusted code alone), `example` (text of the snippet),
-            `licence`, `language`, `wall_clock` (seconds), `uncased` (whether the tokenizer makes letters small).
+            they are known `base_models` (Hub ids, or `owner/name@branch`), `datasets` (Hub ids), `evaluation` (see
+            `release_facts`), `plots` (captions by file name), `revisions` (branches and what they hold), `branch` (the
+            one that this card is for), `remote_code` (whether the folder opens with trusted code alone), `example`
+            (text of the snippet), `licence`, `language`, `wall_clock` (seconds), `uncased` (whether the tokenizer makes
+            letters small), `smoke` (whether the run is of smoke size; None takes it from the results).
 
     Returns:
         Markdown with YAML front matter.
@@ -114,8 +134,11 @@ def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | No
         "language": "en",
         "wall_clock": None,
         "uncased": None,
+        "smoke": None,
         **facts,
     }
+    if facts["smoke"] is None:
+        facts["smoke"] = results.get("settings", {}).get("size") == SMOKE
     # Without it the snippets on the card of a branch would open main.
     facts["at"] = f', revision="{escape_code(facts["branch"])}"' if facts["branch"] else ""
     facts["example"] = facts["example"] or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
@@ -131,7 +154,7 @@ def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, An
         details["eval_results"] = [
             EvalResult(
                 task_type="text-classification",
-                dataset_type=(facts["datasets"] or [str(facts["task"]).split(":")[0]])[0],
+                dataset_type=(facts["datasets"] or [slug(str(results.get("task", facts["task"])))])[0],
                 dataset_name=str(facts["task"]),
                 dataset_split="test",
                 metric_type="f1" if metric == "macro_f1" else metric,
@@ -142,7 +165,7 @@ def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, An
             if metric in results["test"]
         ]
     if facts["base_models"]:
-        details["base_model"] = facts["base_models"]
+        details["base_model"] = repositories(facts["base_models"])
     if kind == "committee" and facts["base_models"]:
         details["base_model_relation"] = "merge"
     if facts["datasets"]:

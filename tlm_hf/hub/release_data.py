@@ -58,13 +58,14 @@ def dataset_facts(entry: DataEntry, licence_checked: bool) -> dict[str, Any]:
     return facts
 
 
-def stage_dataset(entry: DataEntry, repo_id: str, folder: Path) -> dict[str, Any]:
-    """Copy a data set folder; its card then says the repository's name.
+def stage_dataset(entry: DataEntry, repo_id: str, folder: Path, version: str) -> dict[str, Any]:
+    """Copy a data set folder; its card then says the repository's name and the release's version.
 
     Args:
         entry: the repository.
         repo_id: `owner/name`.
         folder: where to.
+        version: of the release.
 
     Returns:
         What its `subset.json` holds.
@@ -80,6 +81,7 @@ def stage_dataset(entry: DataEntry, repo_id: str, folder: Path) -> dict[str, Any
     if f'load_dataset("{repo_id}"' not in body:
         raise UserError(f"The card {entry.folder / CARD} does not say how to load {old}: make the folder again.")
     card.data["pretty_name"] = entry.name
+    body = f"{body.rstrip()}\n\nVersion {version} of the release; `manifest.json` has the hash of every file.\n"
     (folder / CARD).write_text(f"---\n{card.data.to_yaml()}\n---\n{body}", encoding="utf-8")
     facts = {**facts, "name": entry.name, "files": {**facts["files"], CARD: file_hash(folder / CARD)}}
     write_json(folder / SUBSET_FILE, facts)

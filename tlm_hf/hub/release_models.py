@@ -8,10 +8,12 @@ from typing import Any
 from ..errors import UserError
 from ..files import file_hash
 from ..provenance import portable_path
-from .cards import is_uncased, render_card
+from ..recipes import HEAD_SIZE, find_size
+from .cards import SMOKE, is_uncased, render_card
 from .dataset_cards import KNOWN_SOURCES
 from .demo import EXAMPLES
-from .release_entries import AdapterEntry, ClassifierEntry, CommitteeEntry, EncoderEntry, ModelEntry, Release
+from .manifest import BASE, MEMBERS
+from .release_entries import AdapterEntry, CommitteeEntry, EncoderEntry, ModelEntry, Release
 
 WEIGHTS = ("config.json", "model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -88,6 +90,8 @@ def write_card(
     wall_clock: float | None,
     revisions: dict[str, Path],
     branch: str | None,
+    origins: list[str],
+    smoke: bool,
 ) -> None:
     """Render `README.md`; what the release file leaves open is taken from the results.
 
@@ -100,6 +104,8 @@ def write_card(
         wall_clock: seconds of training.
         revisions: branches that the card names.
         branch: the branch that this card is for; None for main.
+        origins: base or members, `owner/name` or `owner/name@branch`.
+        smoke: whether the run is of smoke size.
     """
     repo_id = release.repo_id(entry.name)
     facts: dict[str, Any] = {
@@ -110,6 +116,8 @@ def write_card(
         "uncased": is_uncased(folder),
         "revisions": revisions,
         "branch": branch,
+        "base_models": origins,
+        "smoke": smoke,
         "remote_code": _needs_code(entry, folder),
         "release": {"repo_id": repo_id, "version": release.version},
         "plots": {name: caption for name, caption in PLOTS.items() if (folder / name).is_file()},
@@ -119,7 +127,6 @@ def write_card(
         known = KNOWN_SOURCES.get(corpus)
         facts["corpus"] = entry.corpus or (known.title if known else corpus)
         facts["datasets"] = [release.repo_id(name) for name in entry.data] or _hub_ids(corpus)
-        facts["base_models"] = []
         facts["example"] = entry.example
     else:
         task = str(results["task"])
@@ -129,12 +136,41 @@ def write_card(
         own = getattr(entry, "data", [])
         facts["datasets"] = [release.repo_id(name) for name in own] or _hub_ids(task)
         facts["example"] = entry.example or next(iter(EXAMPLES.get(task, [])), None)
-        if isinstance(entry, CommitteeEntry):
-            facts["base_models"] = list(dict.fromkeys(release.repo_id(name) for name in entry.members))
-        elif isinstance(entry, ClassifierEntry) and entry.base:
-            facts["base_models"] = [release.repo_id(entry.base)]
     kind = entry.kind
     (folder / "README.md").write_text(render_card(kind, repo_id, results, **facts), encoding="utf-8")
+
+
+def origins_of(entry: ModelEntry, inputs: dict[str, Any]) -> list[str]:
+    """Places that a card names as base or members: those that the manifest found, and members elsewhere.
+
+    Args:
+        entry: the repository.
+        inputs: of its manifest.
+    """
+    found = [each["repository"] for each in inputs.get(MEMBERS, [])]
+    found += [inputs[BASE]["repository"]] if BASE in inputs else []
+    # What stands on the Hub outside this release is known by its name alone.
+    found += [name for name in getattr(entry, "members", []) if "/" in name]
+    return list(dict.fromkeys(place for place in found if place is not None))
+
+
+def is_smoke(run: Path, results: dict[str, Any], known: dict[str, bool]) -> bool:
+    """Whether a run is of smoke size: an encoder says so itself, and what was made from one is what it is.
+
+    Args:
+        run: the run's folder.
+        results: its results.
+        known: the answer for other runs, by their weights' hashes.
+    """
+    settings = results["settings"]
+    if "size" in settings:
+        return bool(settings["size"] == SMOKE)
+    read = settings.get("weights") or []
+    answers = [known[weights] for weights in ([read] if isinstance(read, str) else read) if weights in known]
+    if answers:
+        return any(answers)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))  # from scratch, or from elsewhere
+    return bool((config.get("member_configs") or [config])[0].get("hidden_size") == HEAD_SIZE * find_size(SMOKE).heads)
 
 
 def _needs_code(entry: ModelEntry, folder: Path) -> bool:

@@ -17,6 +17,8 @@ from .release_entries import Release, SpaceEntry
 
 SPACE = "tlm-demo"
 DEMO = "demo"
+USAGE = "## How to run it"
+"""Where the Space's own README goes on with what holds for every demonstration."""
 LEFT_OUT = ("__pycache__", ".gradio", DEMO)
 
 
@@ -51,7 +53,7 @@ def space_variables(entry: SpaceEntry, release: Release) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def stage_space(entry: SpaceEntry, release: Release, folder: Path, root: Path) -> None:
+def stage_space(entry: SpaceEntry, release: Release, folder: Path, root: Path, *, smoke: bool) -> None:
     """Copy the Space and its demonstration, whose models become those of the release.
 
     Args:
@@ -59,6 +61,7 @@ def stage_space(entry: SpaceEntry, release: Release, folder: Path, root: Path) -
         release: that it belongs to.
         folder: where to.
         root: of the staged release, where the models lie as `owner/name`.
+        smoke: whether it shows a model of smoke size.
 
     Raises:
         UserError: a folder that is no demonstration, or one that shows what the release does not name.
@@ -88,20 +91,52 @@ def stage_space(entry: SpaceEntry, release: Release, folder: Path, root: Path) -
             )
         return Path(os.path.relpath(root / release.repo_id(names[key]), target)).as_posix()
 
+    shown = {**_shown(demo, entry, release, root), "smoke": smoke}
     for task in demo["tasks"]:
         task["committee"] = beside(task["name"], entry.committees, "committee of the task")
         if task["deep"] is not None:
             task["deep"] = beside(task["name"], entry.deep, "deep classifier of the task")
     demo["encoders"] = {name: beside(name, entry.encoders, "encoder") for name in entry.encoders}
     write_json(target / DEMO_FILE, {key: value for key, value in demo.items() if key != "made_by"})
-    (folder / "README.md").write_text(_card(entry, release, folder / "README.md"), encoding="utf-8")
+    (folder / "README.md").write_text(_card(entry, release, folder / "README.md", shown), encoding="utf-8")
 
 
-def _card(entry: SpaceEntry, release: Release, original: Path) -> str:
-    """The Space's own front matter with the models that it loads, and its text with a list of them."""
+def _shown(demo: dict[str, Any], entry: SpaceEntry, release: Release, root: Path) -> dict[str, Any]:
+    """What the card says of the demonstration: sizes from the models' own configurations."""
+
+    def layers(name: str | None) -> list[int] | None:
+        """Different numbers of layers of a model, or of a committee's members; None for a model elsewhere."""
+        path = root / release.repo_id(name or "") / "config.json"
+        if name is None or not path.is_file():
+            return None
+        config = json.loads(path.read_text(encoding="utf-8"))
+        members = config.get("member_configs") or [config]
+        return sorted({int(member["num_hidden_layers"]) for member in members})
+
+    return {
+        "tasks": [
+            {
+                "title": task["title"],
+                "members": len(task["members"]),
+                "member_layers": layers(entry.committees.get(task["name"])),
+                "deep": task["deep"] is not None,
+                "deep_layers": layers(entry.deep.get(task["name"])),
+            }
+            for task in demo["tasks"]
+        ],
+        "encoders": list(entry.encoders),
+        "corpus": demo["corpus"]["name"],
+        "study": bool(demo.get("study")),
+    }
+
+
+def _card(entry: SpaceEntry, release: Release, original: Path, shown: dict[str, Any]) -> str:
+    """The Space's own front matter with the models that it loads; what this demonstration shows, and how to run it."""
     card = RepoCard.load(original, repo_type="space", ignore_metadata_errors=False)
     models = [release.repo_id(name) for name in dict.fromkeys(entry.linked)]
     card.data["models"] = models
     card.data["license"] = release.licence
-    body = card_template("space").render(body=card.text.strip(), models=models, release={"version": release.version})
+    usage = card.text[card.text.index(USAGE) :].strip()
+    version = {"version": release.version}
+    body = card_template("space").render(**shown, usage=usage, models=models, release=version)
     return f"---\n{card.data.to_yaml()}\n---\n\n{body.strip()}\n"

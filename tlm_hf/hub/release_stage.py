@@ -32,6 +32,7 @@ from .manifest import (
 )
 from .release_data import dataset_facts, stage_dataset
 from .release_entries import (
+    AdapterEntry,
     ClassifierEntry,
     CommitteeEntry,
     DataEntry,
@@ -44,7 +45,7 @@ from .release_entries import (
 from .release_facts import measure_classifier
 from .release_file import read_release
 from .release_links import NEW, check_links
-from .release_models import code_files, stage_model_files, write_card
+from .release_models import code_files, is_smoke, origins_of, stage_model_files, write_card
 from .release_space import space_code, space_variables, stage_space
 from .safety import check_folder, without_paths
 
@@ -183,6 +184,8 @@ class _Stager:
         self.entries = {entry.name: entry for entry in release.entries}
         self.weights: dict[str, str] = {}
         """Hashes of weights by name, and by `name@branch`."""
+        self.smoke: dict[str, bool] = {}
+        """Whether a run is of smoke size, by its weights' hash."""
         for name, entry in self.entries.items():
             if isinstance(entry, ModelEntry):
                 self.weights[name] = weights_hash(str(entry.run))
@@ -200,13 +203,14 @@ class _Stager:
         revisions: dict[str, str] = {}
         variables: dict[str, str] = {}
         if isinstance(entry, DataEntry):
-            facts = stage_dataset(entry, self.release.repo_id(entry.name), folder)
+            facts = stage_dataset(entry, self.release.repo_id(entry.name), folder, self.release.version)
             sources = {"configs": {config: {split: found["sha256"] for split, found in splits.items()}
                                    for config, splits in facts["configs"].items()}}  # fmt: skip
             self._finish(entry, folder, facts, dataset_command(facts), {}, {}, sources)
         elif isinstance(entry, SpaceEntry):
             variables = space_variables(entry, self.release)
-            stage_space(entry, self.release, folder, self.output / PARTIAL)
+            smoke = any(self.smoke.get(self.weights.get(name, ""), False) for name in entry.linked)
+            stage_space(entry, self.release, folder, self.output / PARTIAL, smoke=smoke)
             self._finish(entry, folder, None, [], {}, space_code(), {})
         elif isinstance(entry, ModelEntry):
             self._stage_model(entry, entry.run, folder, None)
@@ -246,14 +250,15 @@ class _Stager:
             )
             evaluation = {key: value for key, value in evaluation.items() if key != "of"}
         write_json(folder / RESULTS_FILE, {**results, "evaluation": evaluation})
+        settings = results["settings"]
+        inputs = {} if settings.get("weights") == NEW else self._inputs(entry, results, branch)
+        smoke = self.smoke[weights_hash(str(run))] = is_smoke(run, results, self.smoke)
         write_card(
             entry, self.release, folder, results, evaluation, training_seconds(results),
-            {} if branch else entry.revisions, branch,
+            {} if branch else entry.revisions, branch, origins_of(entry, inputs), smoke,
         )  # fmt: skip
-        settings = results["settings"]
         data = {key: settings[key] for key in settings if key.endswith("sha256") or key.endswith("revision")}
         data |= {key: results[key] for key in ("corpus", "task") if key in results}
-        inputs = {} if settings.get("weights") == NEW else self._inputs(entry, results, branch)
         self._finish(entry, folder, results, run_command(results), inputs, code_files(folder), data)
 
     def _inputs(self, entry: ModelEntry, results: dict[str, Any], branch: str | None) -> dict[str, Any]:
@@ -276,7 +281,13 @@ class _Stager:
         weights = settings["weights"]
         if entry.base is not None and "/" not in entry.base and weights not in self._of(entry.base):
             raise UserError(f"{entry.name} was not fine-tuned from {entry.base} (other weights): correct its base.")
-        base = by_weights.get(weights, entry.base)
+        # Of repositories with equal weights the one that the release file names.
+        if isinstance(entry, AdapterEntry) and weights != self.weights.get(entry.base or "", weights):
+            raise UserError(
+                f"{entry.name} was not fine-tuned from the main branch of {entry.base}, which peft would open: release "
+                f"{by_weights[weights]} as a repository of its own."
+            )
+        base = entry.base if self.weights.get(entry.base or "") == weights else by_weights.get(weights, entry.base)
         return {BASE: {"repository": None if base is None else self.release.place(base), "weights": weights}}
 
     def _of(self, base: str) -> list[str]:

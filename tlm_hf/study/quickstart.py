@@ -299,6 +299,7 @@ def _stage(
     """Release folders: every encoder, the first `bert-1` and the deep classifier, and the first committee."""
     release = output / "release"
     corpus = "docstrings of installed Python libraries"
+    smoke = plan is SMOKE
     task = "docstrings: which library a paragraph documents"
     folders = []
     for name, _, _ in _encoder_names(plan):
@@ -313,7 +314,7 @@ def _stage(
         )
     for name in ("bert-1-0-pretrained-0", f"bert-{plan.deep_layers}-pretrained-0"):
         target = release / f"tlm-{name.removesuffix('-pretrained-0')}-docstrings"
-        facts: dict[str, Any] = {"task": task, "baseline": baseline, "plot": plot}
+        facts: dict[str, Any] = {"task": task, "baseline": baseline, "plot": plot, "smoke": smoke}
         folders.append(stage_model(output / "classifiers" / name, target, "classifier", results[name], **facts))
     folders.append(
         stage_model(
@@ -324,6 +325,7 @@ def _stage(
             task=task,
             baseline=baseline,
             plot=plot,
+            smoke=smoke,
         )
     )
     return folders
