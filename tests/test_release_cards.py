@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import BLOCKER
 from helpers_commands import results_of
-from helpers_family import OWNER, SENTENCE, family, staged
+from helpers_family import OWNER, SENTENCE, family, mark_verified, staged
 from helpers_release import client, local_hub
 from huggingface_hub import ModelCard
 
@@ -55,8 +55,7 @@ def output(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(family())
         stage(str(folder / "release.yaml"), str(folder / "staged"))
-    hashes = {f"{OWNER}/{path.name}": tree_hash(path) for path in (folder / "staged" / OWNER).iterdir()}
-    write_json(folder / "staged" / "verified.json", {"verified": hashes})
+    mark_verified(folder / "staged")
     return folder / "staged"
 
 

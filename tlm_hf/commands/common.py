@@ -43,7 +43,7 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
         raise SystemExit(BAD_INPUT) from None
     except KeyboardInterrupt:
         sys.stderr.write(
-            "Interrupted; the same command goes on where it stood, or begins again where nothing was finished.\n"
+            "Interrupted; the same command continues where it stood, or begins again where nothing was finished.\n"
         )
         raise SystemExit(INTERRUPTED) from None
     if results is not None and summary and is_main_process():
