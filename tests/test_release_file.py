@@ -77,6 +77,8 @@ def test_a_whole_file(here):
         ("  tlm-texts: {folder: runs}", "  tlm-bert1: {folder: runs}", None, "two repositories"),
         ("run: runs, base", "base", "tlm-news", "'run'"),
         ("collection: {title: Tiny, papers", "collection: {papers", "collection", "'title'"),
+        ('papers: ["2507.14871"]', 'papers: ["arxiv:2507"]', "arxiv:2507", "2507.14871"),
+        ("title: Tiny", f"title: Tiny, description: {'a' * 151}", "description", "151 characters"),
         ("encoders:\n", "encoders: [\n", None, "YAML"),
     ],
 )

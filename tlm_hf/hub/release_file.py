@@ -22,6 +22,7 @@ Paths are relative to the folder that the command is started in, as in every com
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -33,6 +34,9 @@ from .hub_names import VERSION, known, no_branch
 from .release_entries import SECTIONS, AdapterEntry, Collection, Entry, Release, SpaceEntry
 from .release_yaml import Reader, Unquoted
 
+LONGEST_DESCRIPTION = 150
+"""Characters of a collection's description (`HfApi.create_collection`)."""
+ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 FREE_TEXT = ("corpus", "task", "example", "title", "description")
 """Fields that may have several lines."""
 OTHER_KEYS = ("version", "namespace", "visibility", "licence", "language", "collection")
@@ -71,7 +75,22 @@ def read_release(path: str | Path) -> Release:
     collection = None
     if "collection" in top:
         collection = _build(reader, ("collection",), Collection, top["collection"], {})
+        _check_collection(reader, collection)
     return Release(entries=entries, collection=collection, **values)
+
+
+def _check_collection(reader: Reader, collection: Collection) -> None:
+    """What the Hub would refuse after all else is up, since the collection comes last."""
+    if len(collection.description) > LONGEST_DESCRIPTION:
+        raise reader.refusal(
+            ("collection", "description"),
+            f"the description has {len(collection.description)} characters, and the Hub takes {LONGEST_DESCRIPTION}",
+        )
+    for place, number in enumerate(collection.papers):
+        if not ARXIV.fullmatch(number):
+            raise reader.refusal(
+                ("collection", "papers", place), f"{number!r} is no number of an arXiv paper: write it as 2507.14871"
+            )
 
 
 def _entries(reader: Reader, top: dict[str, Any]) -> Iterator[Entry]:
