@@ -27,7 +27,7 @@ check mypy
 
 # Two files of tests at a time, one thread each: most of a test's time is imports and small tensors, which fill one core.
 printf '== pytest\n'
-OMP_NUM_THREADS=1 "$VENV_PYTHON" -m pytest -q --numprocesses "${TLM_TEST_PROCESSES:-2}" --dist loadfile "$@"
+OMP_NUM_THREADS=1 "$VENV_PYTHON" -m pytest -q --durations 20 --numprocesses "${TLM_TEST_PROCESSES:-2}" --dist loadfile "$@"
 status=$?
 if [ "${#failed[@]}" -gt 0 ]; then
     printf 'error: failed before the tests: %s\n' "$(IFS=';'; printf '%s' "${failed[*]}")" >&2

@@ -107,7 +107,7 @@ def test_snippets_of_branches_run_on_the_hub_as_they_stand(output, tmp_path):
     ("name", "branch", "file", "change"),
     [
         ("tlm-bert1", "seed-1", "tokenizer_config.json", {"mask_token": "[NONE]"}),
-        ("tlm-lora", "again", "adapter_config.json", {"r": 3}),
+        pytest.param("tlm-lora", "again", "adapter_config.json", {"r": 3}, marks=pytest.mark.slow),
     ],
 )
 def test_a_broken_branch_is_not_verified(output, tmp_path, one_sentence, name, branch, file, change):
@@ -134,6 +134,7 @@ class TestScratch:
         assert "trained from scratch" in card.text
         assert "fine-tuned" not in card.text
 
+    @pytest.mark.slow
     def test_it_is_made_again_from_its_own_architecture(self, output, monkeypatch):
         monkeypatch.chdir(family())
         monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -109,6 +109,7 @@ class TestReproduce:
         (file,) = found["files"].values()
         assert file["expected"] == file_hash(family() / "third" / "model.safetensors")
 
+    @pytest.mark.slow
     def test_a_snapshot_is_made_again_by_the_run_that_left_it(self, output, monkeypatch):
         monkeypatch.chdir(family())
         monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -140,7 +140,9 @@ def test_a_snapshot_holds_the_files_of_a_finished_run(home, tmp_path):
     assert different == {"model.safetensors", "results.json"}
 
 
-@pytest.mark.parametrize("moment", ENDS)
+@pytest.mark.parametrize(
+    "moment", [name if name == "before the rename" else pytest.param(name, marks=pytest.mark.slow) for name in ENDS]
+)
 def test_an_interrupted_run_has_the_same_snapshots(home, moment):
     code, checkpoint, left = ENDS[moment]
     folder = home / moment
@@ -165,6 +167,7 @@ def test_an_interrupted_run_has_the_same_snapshots(home, moment):
     assert {path.name for path in folder.iterdir()} == {path.name for path in (home / "kept").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_of_the_run_that_went_on(home, tmp_path, monkeypatch):
     """Where the step is passed again with other weights (other processes round otherwise), the older ones go."""
     folder = home / "went on"
