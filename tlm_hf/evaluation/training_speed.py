@@ -28,7 +28,7 @@ from ..training.step_clock import OTHER, WARM_STEPS, StepClock
 from ..training.trainer import RunTrainer, stays_on_cpu
 from .speed import WARMUP, BenchmarkArguments, Side, running_side
 
-PEAK_SIZE, PEAK_REPEATS = 2048, 10
+PEAK_SIZE, SMALL_SIZE, PEAK_REPEATS = 2048, 512, 10
 THEIR_DROPOUT, THEIR_EPOCHS = 0.1, 50
 DEFAULT_BUDGET = "30m"
 
@@ -48,17 +48,25 @@ class TrainingBenchmarkArguments(PretrainArguments):
 
 
 def measure_peak(bf16: bool) -> float:
-    """FLOP/s of a product of two square matrices of size 2048: median of ten, after two that are not counted."""
+    """FLOP/s of a product of two square matrices of size 2048: median of ten, after two that are not counted.
+
+    Of size 512 where the larger ones would take more than a second each, as in bfloat16 without AVX-512.
+    """
     dtype = torch.bfloat16 if bf16 else torch.float32
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(PEAK_SIZE, PEAK_SIZE, generator=generator).to(dtype) for _ in range(2))
+    small = [each[:SMALL_SIZE, :SMALL_SIZE].contiguous() for each in (left, right)]
+    start = time.perf_counter()
+    torch.mm(*small)
+    if (time.perf_counter() - start) * (PEAK_SIZE / SMALL_SIZE) ** 3 > 1:
+        left, right = small
     seconds = []
     for turn in range(WARMUP + PEAK_REPEATS):
         start = time.perf_counter()
         torch.mm(left, right)
         if turn >= WARMUP:
             seconds.append(time.perf_counter() - start)
-    return 2 * PEAK_SIZE**3 / statistics.median(seconds)
+    return 2 * len(left) ** 3 / statistics.median(seconds)
 
 
 def product_flop(clock: StepClock, trainer: RunTrainer) -> float:
