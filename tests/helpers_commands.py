@@ -102,6 +102,18 @@ def unchanged_process() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+BEFORE = """
+def before(owner, name, due, strike):
+    original = getattr(owner, name)
+    def wrapped(*arguments, **options):
+        if due(*arguments):
+            strike()
+        return original(*arguments, **options)
+    setattr(owner, name, wrapped)
+"""
+"""Source for programs that are struck at a chosen moment: `strike()` before `owner.name` when `due(*arguments)`."""
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Processes that are started meanwhile can be interrupted, whatever started the tests.

@@ -31,6 +31,18 @@ def local_hub():
         yield hub
 
 
+@contextlib.contextmanager
+def restored(hub):
+    """What is changed on the hub meanwhile is as before afterwards, and no fault is left."""
+    before = hub.state
+    hub.state = before.copy()
+    hub.requests.clear()
+    hub.clear_faults()
+    yield hub
+    hub.clear_faults()
+    hub.state = before
+
+
 def client(hub, token=TOKEN, waits=None):
     """Our client of it; what it would wait for is noted in `waits` in place of being waited for."""
     return Hub(token=token, endpoint=hub.url, sleep=(waits if waits is not None else []).append)

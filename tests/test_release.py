@@ -17,7 +17,7 @@ import torch
 from conftest import BLOCKER
 from helpers_commands import check_error, contents
 from helpers_family import OWNER, family, mark_verified, verified
-from helpers_release import TOKEN, api, client, local_hub
+from helpers_release import TOKEN, api, client, local_hub, restored
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 from safetensors.torch import load_file
 
@@ -53,11 +53,8 @@ def hub(output):
 
 @pytest.fixture
 def changed_hub(hub):
-    before = hub.state
-    hub.state = before.copy()
-    hub.requests.clear()
-    yield hub
-    hub.state = before
+    with restored(hub):
+        yield hub
 
 
 @pytest.fixture

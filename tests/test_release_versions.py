@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 from helpers_family import OWNER, mark_verified, staged
-from helpers_release import api, client, local_hub
+from helpers_release import api, client, local_hub, restored
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.manifest import describe_files
@@ -28,13 +28,8 @@ def released():
 
 @pytest.fixture
 def hub(released):
-    before = released.state
-    released.state = before.copy()
-    released.requests.clear()
-    released.clear_faults()
-    yield released
-    released.clear_faults()
-    released.state = before
+    with restored(released):
+        yield released
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import numpy
 import pytest
 import torch
 from helpers_commands import (
+    BEFORE,
     ENVIRONMENT,
     ROOT,
     assert_equal_weights,
@@ -36,7 +37,9 @@ from transformers.trainer_pt_utils import safe_globals
 from tlm_hf.runs import Run
 from tlm_hf.training.checkpoints import list_checkpoints
 
-LAUNCHER = """
+LAUNCHER = (
+    BEFORE
+    + """
 import json, os, resource, signal, sys, traceback, types
 from pathlib import Path
 import tlm_hf.runs as runs
@@ -48,35 +51,29 @@ def arm(moment, step):
     number = signal.SIGINT if moment.startswith("interrupt") else signal.SIGKILL
     def strike():
         os.kill(os.getpid(), number)
-    def before(owner, name, due):
-        original = getattr(owner, name)
-        def wrapped(*arguments, **options):
-            if due(*arguments):
-                strike()
-            return original(*arguments, **options)
-        setattr(owner, name, wrapped)
     if moment in ("kill in a step", "interrupt in a step"):
         due = lambda callback, args, state, control: state.global_step == step
-        before(training.ProgressFileCallback, "on_step_end", due)
+        before(training.ProgressFileCallback, "on_step_end", due, strike)
     elif moment == "kill in the middle of a checkpoint":
         due = lambda trainer, *rest: trainer.state.global_step == step
-        before(training.RunTrainer, "_save_optimizer_and_scheduler", due)
+        before(training.RunTrainer, "_save_optimizer_and_scheduler", due, strike)
     elif moment == "kill before a checkpoint is renamed":
-        before(checkpoints, "flush_tree", lambda folder: folder.name == f"checkpoint-{step}")
+        before(checkpoints, "flush_tree", lambda folder: folder.name == f"checkpoint-{step}", strike)
     elif moment == "kill after a checkpoint is renamed":
-        before(checkpoints, "flush", lambda path: (path / f"checkpoint-{step}").exists())
+        before(checkpoints, "flush", lambda path: (path / f"checkpoint-{step}").exists(), strike)
     elif moment == "kill before an old checkpoint is removed":
         checkpoints.shutil = types.SimpleNamespace(rmtree=checkpoints.shutil.rmtree)
-        before(checkpoints.shutil, "rmtree", lambda path: (path.parent / f"checkpoint-{step}").exists())
+        before(checkpoints.shutil, "rmtree", lambda path: (path.parent / f"checkpoint-{step}").exists(), strike)
     elif moment.startswith("no space"):
         def strike():
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(moment.split()[-1]), resource.RLIM_INFINITY))
-        before(training.RunTrainer, "_save_checkpoint", lambda trainer, *rest: trainer.state.global_step == step)
+        due = lambda trainer, *rest: trainer.state.global_step == step
+        before(training.RunTrainer, "_save_checkpoint", due, strike)
     elif moment == "kill before the results are written":
-        before(runs, "write_json", lambda path, value: path.name == "results.json")
+        before(runs, "write_json", lambda path, value: path.name == "results.json", strike)
     elif moment == "interrupt after the last step":
         idle = lambda *arguments: signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        before(pretraining, "masked_lm_score", idle)
+        before(pretraining, "masked_lm_score", idle, strike)
     else:
         raise AssertionError(moment)
 
@@ -103,6 +100,7 @@ for name, moment, step, words in json.loads(sys.argv[1]):
     ends[name] = os.waitstatus_to_exitcode(status)
 print(json.dumps(ends))
 """
+)
 
 PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-steps", "20", "--save-steps", "5")
 PRETRAIN = (*PRETRAIN, "--eval-steps", "10", "--batch-size", "8", "--dropout", "0.1", "--disable-tqdm")

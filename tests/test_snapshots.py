@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_commands import ENVIRONMENT, assert_equal_weights, contents, refused, results_of, succeed, write_corpus
+from helpers_commands import (
+    BEFORE,
+    ENVIRONMENT,
+    assert_equal_weights,
+    contents,
+    refused,
+    results_of,
+    succeed,
+    write_corpus,
+)
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM
 
@@ -26,7 +35,9 @@ PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-step
 PRETRAIN = (*PRETRAIN, "--dropout", 0.1, "--logging-steps", 4, "--disable-tqdm", "--num-threads", 1)
 KEPT = (*PRETRAIN, "--save-steps", 6, "--eval-steps", 7, "--snapshot-steps", 5, 7, 14)
 
-LAUNCHER = """
+LAUNCHER = (
+    BEFORE
+    + """
 import json, os, resource, signal, sys
 from pathlib import Path
 import tlm_hf.training.snapshots as snapshots
@@ -35,25 +46,21 @@ from tlm_hf.training.trainer import RunTrainer
 
 moment, words = json.loads(sys.argv[1])
 
-def before(owner, name, due, strike=lambda: os.kill(os.getpid(), signal.SIGKILL)):
-    original = getattr(owner, name)
-    def wrapped(*arguments, **options):
-        if due(*arguments):
-            strike()
-        return original(*arguments, **options)
-    setattr(owner, name, wrapped)
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 if moment == "before the rename":
-    before(snapshots, "flush_tree", lambda folder: folder.name == "step-7")
+    before(snapshots, "flush_tree", lambda folder: folder.name == "step-7", kill)
 elif moment == "between snapshot and checkpoint":
-    before(RunTrainer, "_save_checkpoint", lambda trainer, *rest: trainer.state.global_step == 7)
+    before(RunTrainer, "_save_checkpoint", lambda trainer, *rest: trainer.state.global_step == 7, kill)
 elif moment == "after both":
-    before(snapshots.Snapshots, "on_step_end", lambda callback, args, state, control: state.global_step == 9)
+    before(snapshots.Snapshots, "on_step_end", lambda callback, args, state, control: state.global_step == 9, kill)
 elif moment == "no space":
     strike = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     before(snapshots.Snapshots, "_put_in_place", lambda itself, save, step, *rest: step == 7, strike)
 main(words)
 """
+)
 # moment: (exit code, the checkpoint that is left, snapshots that are)
 ENDS = {
     "before the rename": (-9, "checkpoint-6", {"step-5"}),

@@ -13,6 +13,7 @@ from ..provenance import commit, versions
 from ..training.committee import CommitteeArguments
 from ..training.finetune import FinetuneArguments
 from ..training.pretrain_options import PretrainArguments
+from ..training.snapshots import snapshot_folder
 
 MANIFEST_FILE = "manifest.json"
 REPOSITORY, BASE, MEMBERS, OUTPUT = "{repository}", "{base}", "{members}", "{output}"
@@ -55,9 +56,9 @@ def tree_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def snapshot_folder(results: Mapping[str, Any]) -> str:
+def result_folder(results: Mapping[str, Any]) -> str:
     """Where in a run's folder these results' weights lie: `step-N` for a snapshot, "." for the run's own."""
-    return f"step-{results['snapshot']}" if results.get("snapshot") else "."
+    return snapshot_folder(Path(), results["snapshot"]).as_posix() if results.get("snapshot") else "."
 
 
 def training_seconds(results: Mapping[str, Any]) -> float | None:
@@ -175,7 +176,7 @@ def build_manifest(
         },
         "data": dict(data),
         # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot lies.
-        "reproduce": {"command": command, "inputs": dict(inputs), "result": snapshot_folder(found)},
+        "reproduce": {"command": command, "inputs": dict(inputs), "result": result_folder(found)},
         "remote_code": dict(code),
         "files": describe_files(folder),
     }

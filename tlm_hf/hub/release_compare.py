@@ -1,20 +1,18 @@
 """What a push or `tlm release status` finds: each branch on the Hub held against what was staged for it."""
 
 import json
-import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import GitRefs, RepoFile
 
 from .hub_client import Hub
 from .manifest import MANIFEST_FILE, describe_files, git_hash
 
-logger = logging.getLogger(__name__)
 NOT_OURS = frozenset({".gitattributes"})
 """Files of the Hub itself."""
 MAIN = "main"
@@ -83,6 +81,11 @@ class Change:
         return None
 
 
+def _is_same(found: str | None, facts: Mapping[str, Any]) -> bool:
+    """Whether a hash from the Hub, of the content (LFS) or git's, is that of a file with these facts."""
+    return found is not None and found in (facts.get("git"), facts.get("sha256"))
+
+
 def version_numbers(version: str) -> tuple[int, ...]:
     """A version in the order of versions; () for what is none, which then is older than any."""
     try:
@@ -123,16 +126,14 @@ class Comparison:
         """Branches that an earlier release left on the Hub and this one has no longer, as `owner/name@branch`."""
         found = []
         for entry in self.release["repositories"]:
-            if entry["revisions"] or entry["repo_type"] == "model":
-                try:
-                    refs = self.hub.call(
-                        f"listing branches of {entry['repo_id']}", self.api.list_repo_refs, entry["repo_id"],
-                        repo_type=entry["repo_type"], expected=MISSING,
-                    )  # fmt: skip
-                except MISSING:
-                    continue
-                names = {branch.name for branch in refs.branches} - {MAIN, *entry["revisions"]}
-                found += [f"{entry['repo_id']}@{name}" for name in sorted(names)]
+            if entry["repo_type"] != "model":  # others have none
+                continue
+            try:
+                refs = self._refs(entry["repo_id"], entry["repo_type"], expected=MISSING)
+            except MISSING:
+                continue
+            names = {branch.name for branch in refs.branches} - {MAIN, *entry["revisions"]}
+            found += [f"{entry['repo_id']}@{name}" for name in sorted(names)]
         return found
 
     def head(self, repo_id: str, repo_type: str, revision: str) -> str | None:
@@ -148,8 +149,13 @@ class Comparison:
 
     def tags(self, repo_id: str, repo_type: str) -> dict[str, str]:
         """Commits by the name of their tag."""
-        refs = self.hub.call(f"listing tags of {repo_id}", self.api.list_repo_refs, repo_id, repo_type=repo_type)
-        return {tag.name: tag.target_commit for tag in refs.tags}
+        return {tag.name: tag.target_commit for tag in self._refs(repo_id, repo_type).tags}
+
+    def _refs(self, repo_id: str, repo_type: str, expected: tuple[type[Exception], ...] = ()) -> GitRefs:
+        return self.hub.call(
+            f"listing branches and tags of {repo_id}", self.api.list_repo_refs, repo_id, repo_type=repo_type,
+            expected=expected,
+        )  # fmt: skip
 
     def compare(self, entry: dict[str, Any], revision: str = MAIN) -> Change:
         """What a branch needs to hold what was staged for it.
@@ -165,7 +171,7 @@ class Comparison:
         change.head = self.head(change.repo_id, change.repo_type, revision)
         remote = {} if change.head is None else self._files(change, change.head)
         for path, facts in local.items():
-            if path in remote and remote[path] in (facts["git"], facts["sha256"]):
+            if _is_same(remote.get(path), facts):
                 change.same += 1
             else:
                 change.add[path] = facts["size"]
@@ -199,23 +205,16 @@ class Comparison:
         if change.hub_version is None:
             change.foreign = MANIFEST_FILE
             return
-        for name in sorted({*files, *remote} - NOT_OURS - {MANIFEST_FILE}):
-            known = files.get(name, {})
-            if name not in remote or remote[name] not in (known.get("git"), known.get("sha256")):
-                change.foreign = name
-                break
+        names = sorted({*files, *remote} - NOT_OURS - {MANIFEST_FILE})
+        change.foreign = next((name for name in names if not _is_same(remote.get(name), files.get(name, {}))), None)
         if change.hub_version == change.version and self.tag in (tags := self.tags(change.repo_id, change.repo_type)):
             # Under a tag nothing moves: of main the tag says what was released, of a branch its manifest.
             released = self._files(change, tags[self.tag]) if change.revision == MAIN else {
                 name: facts.get("sha256") for name, facts in files.items()
             }  # fmt: skip
             ours = set(local) - ({MANIFEST_FILE} if change.revision != MAIN else set())
-            differing = [
-                name for name in sorted({*ours, *released} - NOT_OURS)
-                if released.get(name) is None
-                or released[name] not in (local.get(name, {}).get("git"), local.get(name, {}).get("sha256"))
-            ]  # fmt: skip
-            change.taken = differing[0] if differing else None
+            names = sorted({*ours, *released} - NOT_OURS)
+            change.taken = next((name for name in names if not _is_same(released.get(name), local.get(name, {}))), None)
 
     def _is_new(self, change: Change) -> bool:
         """Whether nobody has written there: the Hub's first commit alone, which gives a Space a README of its own."""

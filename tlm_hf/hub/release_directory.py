@@ -10,7 +10,7 @@ from ..files import flush_tree
 from ..runs import write_json
 from .manifest import MANIFEST_FILE, describe_files, tree_hash
 from .release_compare import version_numbers
-from .release_stage import OWNED, RELEASE_FILE, read_staged
+from .release_stage import OWNED, RELEASE_FILE, read_staged, staged_folders
 from .release_verify import check_verified
 
 
@@ -44,9 +44,7 @@ def push_to_directory(
             f"{target} holds version {before['version']}, which is newer than {release['version']}: raise `version` in "
             "the release file, or add --overwrite to go back."
         )
-    folders = [
-        folder for entry in release["repositories"] for folder in (entry["folder"], *entry["revisions"].values())
-    ]
+    folders = [folder for _, folder in staged_folders(release)]
     differing = [folder for folder in folders if tree_hash(output / folder) != _tree(root / folder)]
     for folder in differing:
         changed = _changed(root / folder)
@@ -62,8 +60,7 @@ def push_to_directory(
             write_json(root / RELEASE_FILE, release)
     left = [
         folder
-        for entry in before.get("repositories", [])
-        for folder in (entry["folder"], *entry["revisions"].values())
+        for _, folder in (staged_folders(before) if before else [])
         if folder not in folders and (root / folder).is_dir()
     ]
     lines = [f"{'copy ' if folder in differing else 'there'}  {folder}" for folder in folders]

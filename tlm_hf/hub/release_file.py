@@ -217,9 +217,8 @@ def _check_names(reader: Reader, namespace: str, entries: tuple[Entry, ...]) -> 
                 )
             if "/" in link:
                 _check_id(reader, where, link.partition("@")[0])
-            if (
-                link.startswith(f"{namespace}/") and link.partition("/")[2].partition("@")[0] in kinds
-            ):  # its weights would go unchecked
+            # Named so, its weights would go unchecked.
+            if link.startswith(f"{namespace}/") and link.partition("/")[2].partition("@")[0] in kinds:
                 raise reader.refusal(where, f"{link!r} is of this release: write it as {link.partition('/')[2]}")
         for field_name, wanted in LINKS.items():
             value = getattr(entry, field_name, None) or []

@@ -3,10 +3,8 @@
 from typing import Any
 
 from ..errors import UserError
+from ..training.finetune import NEW
 from .release_entries import ClassifierEntry, CommitteeEntry, ModelEntry
-
-NEW = "new"
-"""What a fine-tuning from scratch records in place of the hash of the weights that it started from."""
 
 
 def check_links(entry: ModelEntry, results: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ ENCODER_CODE = ("configuration_tlm", "convolution_tlm", "fast_paths_tlm", "layer
 COMMITTEE_CODE = ("combination", "configuration", "joining", "memory", "modeling", "stacking")
 SIBLINGS = (*(f"{name}.py" for name in ENCODER_CODE), *(f"{name}_committee.py" for name in COMMITTEE_CODE))
 """Files of this package that may stand in a model repository."""
+SMOKE_WIDTH = HEAD_SIZE * find_size(SMOKE).heads
+"""Hidden size of encoders of smoke size."""
 FIELDS_WITH_PATHS = ("_name_or_path", "name_or_path", "base_model_name_or_path")
 
 
@@ -154,6 +156,12 @@ def origins_of(entry: ModelEntry, inputs: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(place for place in found if place is not None))
 
 
+def member_configs(folder: Path) -> list[dict[str, Any]]:
+    """Configurations of a committee's members; of another model its own alone."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("member_configs") or [config]
+
+
 def is_smoke(run: Path, results: dict[str, Any], known: dict[str, bool]) -> bool:
     """Whether a run is of smoke size: an encoder says so itself, and what was made from one is what it is.
 
@@ -169,8 +177,7 @@ def is_smoke(run: Path, results: dict[str, Any], known: dict[str, bool]) -> bool
     answers = [known[weights] for weights in ([read] if isinstance(read, str) else read) if weights in known]
     if answers:
         return any(answers)
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))  # from scratch, or from elsewhere
-    return bool((config.get("member_configs") or [config])[0].get("hidden_size") == HEAD_SIZE * find_size(SMOKE).heads)
+    return bool(member_configs(run)[0].get("hidden_size") == SMOKE_WIDTH)  # from scratch, or from elsewhere
 
 
 def _needs_code(entry: ModelEntry, folder: Path) -> bool:

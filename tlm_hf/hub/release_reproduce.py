@@ -28,7 +28,9 @@ from ..errors import UserError
 from ..files import file_hash
 from ..loading import weights_hash
 from ..provenance import machine, versions
+from ..training.finetune import NEW
 from .manifest import BASE, COMMANDS, MANIFEST_FILE, MEMBERS, OUTPUT, REPOSITORY
+from .release_models import SMOKE_WIDTH, member_configs
 from .safety import redact
 
 logger = logging.getLogger(__name__)
@@ -46,9 +48,8 @@ INPUTS = {"classifier": (BASE,), "adapter": (BASE,), "committee": (MEMBERS,)}
 WRITES = frozenset({"output_dir", "json", "report_to"})
 RESULT = re.compile(r"\.|step-\d+")
 """Where in the output folder the result may lie: a manifest can come from a stranger."""
-SMOKE_WIDTH = 64
 SMOKE_NUMBER = 20_000
-"""Runs of encoders up to this hidden size, and of no more texts, steps or epochs, are done without being asked."""
+"""Runs of encoders of smoke size, and of no more texts, steps or epochs, are done without being asked."""
 WEIGHTS = {"adapter": ("adapter/adapter_model.safetensors", "adapter_model.safetensors")}
 """Where a run leaves what a repository holds, and what that is called there; otherwise `model.safetensors`."""
 
@@ -242,8 +243,7 @@ def _is_small(folder: Path, manifest: dict[str, Any]) -> bool:
         return True
     if manifest["kind"] == "adapter":
         return bool(manifest["run"]["settings"].get("lora_rank")) and _width_of_base(folder, manifest) <= SMOKE_WIDTH
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int((config.get("member_configs") or [config])[0].get("hidden_size", SMOKE_WIDTH + 1)) <= SMOKE_WIDTH
+    return int(member_configs(folder)[0].get("hidden_size", SMOKE_WIDTH + 1)) <= SMOKE_WIDTH
 
 
 def _width_of_base(folder: Path, manifest: dict[str, Any]) -> int:
@@ -263,7 +263,7 @@ def _find_inputs(folder: Path, manifest: dict[str, Any]) -> dict[str, list[str]]
                     f"The {what} of {manifest['repository']} has no repository: release it as well to make this again."
                 )
             there = find_repository(each["repository"], folder)
-            if each["weights"] != "new" and weights_hash(str(there)) != each["weights"]:
+            if each["weights"] != NEW and weights_hash(str(there)) != each["weights"]:
                 raise UserError(
                     f"{each['repository']} has other weights than the {what} that {manifest['repository']} was made "
                     "from: get the version of the same release."

@@ -14,6 +14,7 @@ from ..runs import write_json
 from .cards import card_template, package_data
 from .demo import DEMO_FILE
 from .release_entries import Release, SpaceEntry
+from .release_models import member_configs
 
 SPACE = "tlm-demo"
 DEMO = "demo"
@@ -106,12 +107,10 @@ def _shown(demo: dict[str, Any], entry: SpaceEntry, release: Release, root: Path
 
     def layers(name: str | None) -> list[int] | None:
         """Different numbers of layers of a model, or of a committee's members; None for a model elsewhere."""
-        path = root / release.repo_id(name or "") / "config.json"
-        if name is None or not path.is_file():
+        folder = root / release.repo_id(name or "")
+        if name is None or not (folder / "config.json").is_file():
             return None
-        config = json.loads(path.read_text(encoding="utf-8"))
-        members = config.get("member_configs") or [config]
-        return sorted({int(member["num_hidden_layers"]) for member in members})
+        return sorted({int(member["num_hidden_layers"]) for member in member_configs(folder)})
 
     return {
         "tasks": [

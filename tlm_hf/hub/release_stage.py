@@ -19,6 +19,7 @@ from ..files import flush_tree
 from ..loading import weights_hash
 from ..provenance import provenance
 from ..runs import RESULTS_FILE, write_json
+from ..training.finetune import NEW
 from .manifest import (
     BASE,
     MANIFEST_FILE,
@@ -44,7 +45,7 @@ from .release_entries import (
 )
 from .release_facts import measure_classifier
 from .release_file import read_release
-from .release_links import NEW, check_links
+from .release_links import check_links
 from .release_models import code_files, is_smoke, origins_of, stage_model_files, write_card
 from .release_space import space_code, space_variables, stage_space
 from .safety import check_folder, without_paths
@@ -103,15 +104,13 @@ def stage(
             f"The namespace {MEASURED!r} is the name of a folder of the release: stage it elsewhere by hand."
         )
     old = _check_output(output)
-    runs: dict[str, dict[str, Any]] = {}
     for entry in release.entries:  # all that can be refused, before any long work
         if isinstance(entry, ModelEntry):
-            runs[entry.name] = read_results(entry.run, entry.kind)
             for folder in (entry.run, *entry.revisions.values()):
                 check_links(entry, read_results(folder, entry.kind))
         elif isinstance(entry, DataEntry):
             dataset_facts(entry, licence_checked)
-    stager = _Stager(release, output, runs, data_root)
+    stager = _Stager(release, output, data_root)
     shutil.rmtree(output / PARTIAL, ignore_errors=True)
     try:
         repositories = [
@@ -177,20 +176,19 @@ def _check_output(output: Path) -> list[str]:
 class _Stager:
     """Stages one entry after the other; later ones refer to earlier ones."""
 
-    def __init__(self, release: Release, output: Path, runs: dict[str, dict[str, Any]], data_root: str | None) -> None:
-        self.release, self.output, self.runs, self.data_root = release, output, runs, data_root
+    def __init__(self, release: Release, output: Path, data_root: str | None) -> None:
+        self.release, self.output, self.data_root = release, output, data_root
         self.places = [place for entry in release.entries for place in entry.folders.values()]
         self.places += [] if data_root is None else [Path(data_root)]
-        self.entries = {entry.name: entry for entry in release.entries}
         self.weights: dict[str, str] = {}
         """Hashes of weights by name, and by `name@branch`."""
         self.smoke: dict[str, bool] = {}
         """Whether a run is of smoke size, by its weights' hash."""
-        for name, entry in self.entries.items():
+        for entry in release.entries:
             if isinstance(entry, ModelEntry):
-                self.weights[name] = weights_hash(str(entry.run))
+                self.weights[entry.name] = weights_hash(str(entry.run))
                 for branch, run in entry.revisions.items():
-                    self.weights[f"{name}@{branch}"] = weights_hash(str(run))
+                    self.weights[f"{entry.name}@{branch}"] = weights_hash(str(run))
 
     def folder(self, entry: Entry, revision: str | None = None) -> Path:
         name = self.release.repo_id(entry.name) + (f"@{revision}" if revision else "")
@@ -237,22 +235,18 @@ class _Stager:
         }
 
     def _stage_model(self, entry: ModelEntry, run: Path, folder: Path, branch: str | None) -> None:
-        results = without_paths(read_results(run, entry.kind), self.places)
+        found, weights = read_results(run, entry.kind), self.weights[entry.name + (f"@{branch}" if branch else "")]
+        results = without_paths(found, self.places)
         stage_model_files(entry, run, folder, self.release)
         evaluation = None
         if not isinstance(entry, EncoderEntry):
-            evaluation = measure_classifier(
-                run,
-                read_results(run, entry.kind),
-                weights_hash(str(run)),
-                self.output / MEASURED / f"{folder.name}.json",
-                self.data_root,
-            )
+            kept = self.output / MEASURED / f"{folder.name}.json"
+            evaluation = measure_classifier(run, found, weights, kept, self.data_root)
             evaluation = {key: value for key, value in evaluation.items() if key != "of"}
         write_json(folder / RESULTS_FILE, {**results, "evaluation": evaluation})
         settings = results["settings"]
         inputs = {} if settings.get("weights") == NEW else self._inputs(entry, results, branch)
-        smoke = self.smoke[weights_hash(str(run))] = is_smoke(run, results, self.smoke)
+        smoke = self.smoke[weights] = is_smoke(run, results, self.smoke)
         write_card(
             entry, self.release, folder, results, evaluation, training_seconds(results),
             {} if branch else entry.revisions, branch, origins_of(entry, inputs), smoke,
@@ -324,7 +318,16 @@ def read_staged(output_dir: str) -> tuple[Path, dict[str, Any]]:
     return output, found
 
 
-def check_files(folder: Path, tree: str | None = None) -> None:
+def staged_folders(release: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Every folder of a staged release with its part of `release.json`: each repository, then its branches."""
+    return [
+        (entry, folder)
+        for entry in release["repositories"]
+        for folder in (entry["folder"], *entry["revisions"].values())
+    ]
+
+
+def check_files(folder: Path, tree: str) -> None:
     """Hold a staged folder against its manifest.
 
     Args:
@@ -343,7 +346,7 @@ def check_files(folder: Path, tree: str | None = None) -> None:
         if manifest.get(name) != there.get(name):
             what = "was added" if name not in manifest else "is missing" if name not in there else "was changed"
             raise UserError(f"{folder.name}/{name} {what} after the release was staged: stage and verify again.")
-    if tree is not None and tree_hash(folder) != tree:
+    if tree_hash(folder) != tree:
         raise UserError(
             f"{folder.name}/{MANIFEST_FILE} was changed after the release was staged: stage and verify again."
         )

@@ -24,7 +24,7 @@ from ..runs import RESULTS_FILE, write_json
 from .hub_names import known
 from .manifest import MANIFEST_FILE, tree_hash
 from .release_space import space_code
-from .release_stage import RELEASE_FILE, VERIFIED_FILE, check_files, read_staged
+from .release_stage import RELEASE_FILE, VERIFIED_FILE, check_files, read_staged, staged_folders
 from .safety import check_folder, redact
 
 DRIVER = Path(__file__).with_name("verify_driver.py")
@@ -54,22 +54,18 @@ def verify(output_dir: str) -> dict[str, Any]:
         raise UserError(
             'The Space cannot be opened without gradio: pip install "tlm-hf[demo]" (or gradio), then verify.'
         )
-    jobs = [
-        (entry, folder, revision)
-        for entry in release["repositories"]
-        for revision, folder in [(None, entry["folder"]), *entry["revisions"].items()]
-    ]
-    for entry, folder, _ in jobs:
+    jobs = staged_folders(release)
+    for entry, folder in jobs:
         check_files(output / folder, entry["tree"][folder])
         check_folder(output / folder, _code_of(entry, output / folder), [output])
         check_card(output / folder, entry["repo_type"], {each["repo_id"] for each in release["repositories"]})
     with tempfile.TemporaryDirectory(prefix="tlm-views-") as views:
-        orders = [_job(output, entry, folder, Path(views)) for entry, folder, _ in jobs]
+        orders = [_job(output, entry, folder, Path(views)) for entry, folder in jobs]
         found = dict(tqdm(_open_all(orders), total=len(orders), desc="Verifying", unit="folder"))
-    checks = {folder: found[folder] for _, folder, _ in jobs}
-    for entry, folder, _ in jobs:
+    checks = {folder: found[folder] for _, folder in jobs}
+    for entry, folder in jobs:
         check_files(output / folder, entry["tree"][folder])  # what was opened is what was staged
-    verified = {folder: tree_hash(output / folder) for _, folder, _ in jobs}
+    verified = {folder: entry["tree"][folder] for entry, folder in jobs}
     write_json(
         output / VERIFIED_FILE, {"release": file_hash(output / RELEASE_FILE), "verified": verified, "checks": checks}
     )
@@ -91,11 +87,10 @@ def check_verified(output: Path, release: dict[str, Any]) -> None:
         raise UserError(f"The release in {output} is not verified: run `tlm release verify` first.") from error
     if of_release != file_hash(output / RELEASE_FILE):  # version, namespace, visibility, variables of the Space
         raise UserError(f"{output / RELEASE_FILE} was changed after it was verified: stage and verify again.")
-    for entry in release["repositories"]:
-        for folder in (entry["folder"], *entry["revisions"].values()):
-            if verified.get(folder) != tree_hash(output / folder):
-                check_files(output / folder, entry["tree"][folder])  # names the file where it can
-                raise UserError(f"{folder} was changed after it was verified: verify again.")
+    for entry, folder in staged_folders(release):
+        if verified.get(folder) != tree_hash(output / folder):
+            check_files(output / folder, entry["tree"][folder])  # names the file where it can
+            raise UserError(f"{folder} was changed after it was verified: verify again.")
 
 
 def _code_of(entry: dict[str, Any], folder: Path) -> dict[str, str]:

@@ -101,6 +101,8 @@ class FinetuneArguments(TaskArguments):
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
+NEW = "new"
+"""What a fine-tuning from scratch records in place of the hash of the weights that it started from."""
 LOGITS_FILE = "logits.npz"
 """`validation` and `test`, float32 (texts, classes), and `validation_labels`, `test_labels`, int (texts,)."""
 NOT_DECISIVE = (
@@ -200,7 +202,7 @@ def finetune(arguments: FinetuneArguments) -> dict[str, Any]:
     settings = decisive_options(arguments)
     settings |= {
         "added_tokens": facts.get("added_tokens"),  # ordinary and added markers make the same texts
-        "weights": "new" if arguments.from_scratch else weights_hash(arguments.model),
+        "weights": NEW if arguments.from_scratch else weights_hash(arguments.model),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "task_sha256": task_hash(task),
         "threads": torch.get_num_threads(),

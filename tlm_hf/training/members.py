@@ -32,7 +32,7 @@ from ..files import flush_tree
 from ..jobs import LOG_FILE, LOG_SECONDS, POLL_SECONDS, ask_to_stop, end_with_parent, read_progress, work
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs import RESULTS_FILE, Run
-from .finetune import FinetuneArguments, decisive_options, finetune
+from .finetune import NEW, FinetuneArguments, decisive_options, finetune
 from .finetune import check_arguments as check_finetuning
 from .member_results import sum_up_losses, sum_up_scores
 from .pretrain import load_pretraining_corpus, pretrain
@@ -197,7 +197,7 @@ def _prepare_finetuning(arguments: FinetuneArguments, workers: int | None) -> tu
     workers, threads = _share_out(arguments, members, workers)
     for model in arguments.models:
         load_matching_tokenizer(model, None, read_encoder_config(model)["vocab_size"])
-    weights = ["new" if arguments.from_scratch else weights_hash(model) for model in arguments.models]
+    weights = [NEW if arguments.from_scratch else weights_hash(model) for model in arguments.models]
     task = load_task_from(arguments)
     shared = {"task_sha256": task_hash(task), "threads": threads}
     names = {"labels": class_names(task), "weights": weights}

@@ -147,9 +147,8 @@ class Snapshots(TrainerCallback):
                 # The run has come by here before, was killed, and went on from an earlier checkpoint.
                 if _same_weights(written, final):
                     return
-                final.rename(
-                    partial / "old"
-                )  # begun with other processes, say: the run that goes on is the one to show
+                # Begun with other processes, say: the run that goes on is the one to show.
+                final.rename(partial / "old")
             written.rename(final)
             flush(self.run.folder)
         except Exception as error:
