@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ class StudyArguments:
     findings: list[str] = field(
         default_factory=list, metadata={"help": "Only these: gap, corpus_size, overlap, committee, baselines."}
     )
+    runs: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Only runs whose names fit one of these patterns, such as 'fewrel-bert-6-*', and their needs."},
+    )
     results_dir: str | None = field(
         default=None, metadata={"help": "Folder of records, tables and plots (default: results/study/SIZE)."}
     )
@@ -94,8 +99,9 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
         raise UserError(f"--executor is {arguments.executor!r}: choose {' or '.join(EXECUTORS)}.")
     if arguments.ray_address is not None and arguments.executor != "ray":
         raise UserError("--ray-address is that of a Ray cluster: add --executor ray, or leave it out.")
-    if arguments.findings and arguments.what == "report":
-        raise UserError("A report has all findings: leave --findings out.")
+    for name in ("findings", "runs"):
+        if getattr(arguments, name) and arguments.what == "report":
+            raise UserError(f"A report has all findings: leave --{name} out.")
     plan = read_plan(arguments.size, arguments.plan)
     if plan.sentence_encoder and arguments.what == "run":
         check_sentence_encoder()
@@ -104,15 +110,21 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 
 @dataclass(frozen=True)
 class State:
-    """The runs of a plan and the records that are there, both by name."""
+    """The runs of a plan and the records that are there, both by name; those that are asked for (None: all)."""
 
     expansion: Expansion
     records: dict[str, dict[str, Any]]
+    chosen: frozenset[str] | None = None
+
+    @property
+    def asked(self) -> list[StudyRun]:
+        """The runs that are asked for."""
+        return [run for run in self.expansion.runs.values() if self.chosen is None or run.name in self.chosen]
 
     @property
     def missing(self) -> list[StudyRun]:
-        """Runs without a record, in the order in which they are to be done."""
-        left = [run for run in self.expansion.runs.values() if run.name not in self.records]
+        """Those asked for that have no record, in the order in which they are to be done."""
+        left = [run for run in self.asked if run.name not in self.records]
         return sorted(left, key=lambda run: run.priority)
 
 
@@ -128,13 +140,22 @@ def read_records(arguments: StudyArguments) -> dict[str, dict[str, Any]]:
 
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
-    """The plan's runs as far as they can be named, those of `--findings` alone where given, and the records."""
+    """The plan's runs as far as they can be named, those of `--findings` and `--runs` alone where given, and records."""
     records = read_records(arguments)
     expansion = Planner(plan, validation_accuracies(records)).expand()
     if arguments.findings:
         wanted = set(arguments.findings)
         expansion.runs = {name: run for name, run in expansion.runs.items() if wanted & set(run.findings)}
-    return State(expansion, {name: records[name] for name in expansion.runs if name in records})
+    there = {name: records[name] for name in expansion.runs if name in records}
+    if not arguments.runs:
+        return State(expansion, there)
+    chosen = {name for name in expansion.runs if any(fnmatchcase(name, pattern) for pattern in arguments.runs)}
+    if not chosen:
+        example = next(iter(expansion.runs), "")
+        raise UserError(
+            f"--runs {' '.join(arguments.runs)} fits no run that can be named yet: a name is such as {example}."
+        )
+    return State(expansion, there, frozenset(chosen))
 
 
 class Costs:
@@ -199,7 +220,7 @@ def show_plan(arguments: StudyArguments) -> dict[str, Any]:
     plan = check_arguments(arguments)
     state = read_state(arguments, plan)
     costs = Costs(plan, state.records)
-    runs = state.expansion.runs.values()
+    runs = state.asked
     missing = {run.name for run in state.missing}
     groups: dict[tuple[str, str], list[StudyRun]] = {}
     for run in runs:
