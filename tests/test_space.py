@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from helpers_space import LABELS, SPACE, STUDY, Server, make_demo
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel, pipeline
 
+from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification
 from tlm_hf.data.overlap import count_tokens, encode_texts, measure_overlap
 from tlm_hf.evaluation.calibration import expected_calibration_error
 from tlm_hf.evaluation.metrics import classification_metrics
@@ -82,18 +83,50 @@ def test_labels_and_text_are_shown_and_never_run(client):
     assert "mill &amp; &lt;b&gt;bridge" in found[0]
 
 
-def test_attention_is_that_of_the_models(space, demo):
+def stock_attention(member, input_ids):
+    """[CLS] weights of stock BERT's first layer with a member's weights, (heads, tokens)."""
+    fields = {name: value for name, value in member.config.to_dict().items() if name in BertConfig().to_dict()}
+    stock = BertModel(BertConfig(**{**fields, "model_type": "bert"}, attn_implementation="eager")).eval()
+    missing = stock.load_state_dict(member.bert.state_dict(), strict=False).missing_keys
+    assert not [name for name in missing if name not in ("embeddings.position_ids", "embeddings.token_type_ids")]
+    with torch.no_grad():
+        return stock(input_ids, output_attentions=True).attentions[0][0, :, 0].numpy()
+
+
+def test_attention_is_that_of_stock_bert_by_the_number_of_the_member(space, demo, tokenizer, tmp_path):
     _, demo_models = space
-    committee = demo_models.load_classifier(str(demo.parent / "committee"), True)
-    answer = demo_models.classify(TEXT, committee, None)
-    members = AutoModelForSequenceClassification.from_pretrained(demo.parent / "committee").members
-    batch = committee.tokenizer(TEXT, return_tensors="pt", return_token_type_ids=False)
-    for place, member in enumerate(members):
-        member.set_attn_implementation("eager")
-        with torch.no_grad():
-            weights = member.eval()(**batch, output_attentions=True).attentions[0][0, :, 0]
-        assert answer.attention[place] == pytest.approx(weights.numpy(), abs=1e-6)
-    assert answer.attention.sum(axis=-1) == pytest.approx(1.0)
+    import demo_views
+
+    fields = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+              "max_position_embeddings": 16, "num_labels": 3, "initializer_range": 0.3}  # fmt: skip
+    members = [
+        TLMForSequenceClassification(TLMConfig(**{**fields, **changes}))
+        for changes in (
+            {"num_attention_heads": 2},
+            {"num_attention_heads": 2, "conv_kernel_sizes": [[3, 3]], "conv_channels": 2},
+            {"num_attention_heads": 2, "num_hidden_layers": 2},
+            {"num_attention_heads": 4},
+        )
+    ]
+    CommitteeForSequenceClassification.from_members(members).save_pretrained(tmp_path / "mixed")
+    tokenizer.save_pretrained(tmp_path / "mixed")
+    answer = demo_models.classify(TEXT, demo_models.load_classifier(str(tmp_path / "mixed"), True), None)
+    input_ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    wanted = {number: stock_attention(members[number], input_ids) for number in (0, 3)}
+    assert answer.attention.keys() == wanted.keys()
+    for number, weights in wanted.items():
+        assert answer.attention[number] == pytest.approx(weights, abs=1e-6)
+
+    def shown(member, head):
+        return [float(found) for found in re.findall(r'title="([\d.]+)%"', demo_views.attention(answer, member, head))]
+
+    assert shown(3, 2) == pytest.approx(100 * wanted[3][2], abs=0.051)
+    assert shown(0, None) == pytest.approx(100 * wanted[0].mean(axis=0), abs=0.051)
+    assert shown(None, None) == pytest.approx(50 * (wanted[0].mean(axis=0) + wanted[3].mean(axis=0)), abs=0.051)
+    assert shown(None, 3) == pytest.approx(100 * wanted[3][3], abs=0.051)
+    for number in (1, 2):
+        assert f"Member {number} has no single layer of attention" in demo_views.attention(answer, number, None)
+    assert "Member 0 has no head 2 to show" in demo_views.attention(answer, 0, 2)
 
 
 def test_the_answer_is_one_of_the_timed_runs(space, demo, monkeypatch):

@@ -47,10 +47,10 @@ def classify_tab(demo: Demo) -> None:
             task = gr.Dropdown(titles, value=first, label="Task")
             with gr.Row():
                 member = gr.Dropdown([MEAN, *map(str, range(most))], value=MEAN, label="Attention of member")
-                heads = max(
-                    (task.committee.attentive[0].config.num_attention_heads for task in tasks.values()
-                     if task.committee and task.committee.attentive), default=1,
-                )  # fmt: skip
+                encoders = [
+                    each for task in tasks.values() if task.committee for each in task.committee.attentive.values()
+                ]
+                heads = max((encoder.config.num_attention_heads for encoder in encoders), default=1)
                 head = gr.Dropdown([MEAN, *map(str, range(heads))], value=MEAN, label="Head")
             button = gr.Button("Classify", variant="primary")
             examples = [[words] for words in tasks[first].examples]

@@ -51,13 +51,13 @@ class Classifier:
     Args:
         model, tokenizer: loaded.
         labels: class names in the model's order.
-        attentive: for members of one layer, copies of their encoders that give attention weights.
+        attentive: the encoders of those members that have one layer and no convolution, by the member's number.
     """
 
     model: Any
     tokenizer: Any
     labels: list[str]
-    attentive: list[Any] = field(default_factory=list)
+    attentive: dict[int, Any] = field(default_factory=dict)
 
     @property
     def limit(self) -> int:
@@ -85,20 +85,15 @@ def _first_line(error: BaseException) -> str:
     return re.sub(r"(/[\w.@-]+){2,}", lambda found: Path(found.group(0)).name, words)[:300]
 
 
-def _attentive(model: Any) -> list[Any]:
-    """Stock BERT encoders with the weights of a committee's one-layer members (a convolution has no such weights)."""
-    from transformers import BertConfig, BertModel
-
-    found = []
-    for member in getattr(model, "members", []):
+def _attentive(model: Any) -> dict[int, Any]:
+    """Encoders of a committee's one-layer members by their number (what a convolution attends to are no tokens)."""
+    found = {}
+    for number, member in enumerate(getattr(model, "members", [])):
         config = member.config
         if getattr(config, "num_hidden_layers", 0) != 1 or getattr(config, "conv_kernel_sizes", None):
             continue
-        fields = {name: getattr(config, name) for name in BertConfig().to_dict() if hasattr(config, name)}
-        fields = {name: value for name, value in fields.items() if not name.startswith("_")}
-        stock = BertModel(BertConfig(**{**fields, "model_type": "bert"}, attn_implementation="eager"))
-        stock.load_state_dict(member.bert.state_dict(), strict=False)
-        found.append(stock.eval())
+        if hasattr(member, "bert"):
+            found[number] = member.bert
     return found
 
 
@@ -115,7 +110,8 @@ class Answer:
         entropy, mutual_information: nats.
         milliseconds: median by model, tokenisation included.
         notes: sentences for the visitor, such as that the text was cut.
-        tokens, attention: the tokens read and the members' mean weights, (members, heads, tokens).
+        tokens: those that were read.
+        attention: weights with which [CLS] reads them, (heads, tokens), by the number of the member.
     """
 
     labels: list[str]
@@ -128,7 +124,7 @@ class Answer:
     milliseconds: dict[str, float]
     notes: list[str]
     tokens: list[str]
-    attention: np.ndarray | None
+    attention: dict[int, np.ndarray]
 
 
 LOCK = threading.Lock()
@@ -177,7 +173,9 @@ def classify(text: str, committee: Classifier, deep: Classifier | None) -> Answe
         milliseconds=milliseconds,
         notes=notes,
         tokens=committee.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()),
-        attention=_attention(committee, batch),
+        attention={
+            number: cls_attention(encoder, batch["input_ids"]) for number, encoder in committee.attentive.items()
+        },
     )
 
 
@@ -200,14 +198,23 @@ def _run_timed(sides: dict[str, Classifier], words: str) -> tuple[dict[str, Any]
     return outputs, {name: statistics.median(values) for name, values in times.items()}
 
 
-def _attention(committee: Classifier, batch: Any) -> np.ndarray | None:
-    """Weights with which [CLS] reads each token, (members, heads, tokens); None without one-layer members."""
-    if not committee.attentive:
-        return None
-    found = [encoder(**batch, output_attentions=True).attentions[0][0, :, 0] for encoder in committee.attentive]
-    if len({weights.shape[0] for weights in found}) > 1:  # members of different widths: the mean of each
-        found = [weights.mean(dim=0, keepdim=True) for weights in found]
-    return torch.stack(found).numpy()
+def cls_attention(encoder: Any, input_ids: torch.Tensor) -> np.ndarray:
+    """Weights with which [CLS] reads each token in the first layer of a BERT: softmax(q k / sqrt(d)) of its row alone.
+
+    The whole layer, which `output_attentions=True` runs, would cost more than the committee's answer.
+
+    Args:
+        encoder: a BERT, stock or ours.
+        input_ids: (1, tokens) int64, without padding.
+
+    Returns:
+        (heads, tokens).
+    """
+    hidden_states = encoder.embeddings(input_ids=input_ids, token_type_ids=None, position_ids=None, inputs_embeds=None)
+    attention, heads = encoder.encoder.layer[0].attention.self, encoder.config.num_attention_heads
+    query = attention.query(hidden_states[0, 0]).view(heads, -1, 1)
+    key = attention.key(hidden_states[0]).view(len(hidden_states[0]), heads, -1).transpose(0, 1)
+    return (key @ query / query.shape[1] ** 0.5).squeeze(-1).softmax(dim=-1).numpy()
 
 
 @dataclass

@@ -102,11 +102,14 @@ def attention(answer: Answer, member: int | None, head: int | None) -> str:
         member: which member; None for the mean of all.
         head: which attention head; None for the mean of all.
     """
-    if answer.attention is None:
-        return '<div class="tlm"><p>These members have no single layer of attention to show.</p></div>'
-    weights = answer.attention
-    weights = weights.mean(axis=0) if member is None else weights[min(member, len(weights) - 1)]
-    weights = weights.mean(axis=0) if head is None else weights[min(head, len(weights) - 1)]
+    chosen = [weights for number, weights in answer.attention.items() if member in (None, number)]
+    rows = [weights.mean(axis=0) if head is None else weights[head] for weights in chosen
+            if head is None or head < len(weights)]  # fmt: skip
+    if not rows:
+        who = "These members have" if member is None else f"Member {member} has"
+        what = "no single layer of attention over the tokens" if not chosen else f"no head {head}"
+        return f'<div class="tlm"><p>{who} {what} to show.</p></div>'
+    weights = sum(rows) / len(rows)
     largest = max(float(weights[1:].max()) if len(weights) > 1 else 0.0, 1e-9)
     spans = " ".join(
         f'<span style="{_heat(weight / largest)}" title="{100 * weight:.1f}%">{escape(token)}</span>'

@@ -56,7 +56,7 @@ class StudyArguments:
     )
     runs: list[str] = field(
         default_factory=list,
-        metadata={"help": "Only runs whose names fit one of these patterns, such as 'fewrel-bert-6-*', and their needs."},
+        metadata={"help": "Only runs whose names fit one of these patterns ('fewrel-bert-6-*'), and their needs."},
     )
     results_dir: str | None = field(
         default=None, metadata={"help": "Folder of records, tables and plots (default: results/study/SIZE)."}
@@ -140,7 +140,7 @@ def read_records(arguments: StudyArguments) -> dict[str, dict[str, Any]]:
 
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
-    """The plan's runs as far as they can be named, those of `--findings` and `--runs` alone where given, and records."""
+    """The plan's runs as far as they can be named, those of `--findings` and `--runs` where given, and records."""
     records = read_records(arguments)
     expansion = Planner(plan, validation_accuracies(records)).expand()
     if arguments.findings:
