@@ -2,7 +2,7 @@
 
     TLM_DEMO=outputs/study/laptop/demo python tests/stress/load_space.py --json results/space/load.json
 
-Single visits measure what one sentence takes; then 32 visitors call `/classify` for 60 seconds, each waiting for its
+The function behind Classify is timed alone; single visits measure what one sentence takes; then 32 visitors call `/classify` for 60 seconds, each waiting for its
 answer; then four visitors call the endpoint of each other tab for 15 seconds; and 2,000 requests to `/classify` measure
 whether memory grows.
 """
@@ -121,6 +121,7 @@ def main() -> None:
     described = json.loads((demo / "demo.json").read_text())["tasks"][0]
     task, texts = described["name"], described["examples"]
     asked = [{"text": text, "task": task} for text in texts]
+    handled = server_milliseconds(demo, task, texts)
     with tempfile.TemporaryDirectory() as home:
         server = Server(demo, home)
         try:
@@ -138,7 +139,6 @@ def main() -> None:
                 memory.append(resident(server))
         finally:
             server.stop()
-    handled = server_milliseconds(demo, task, texts)
     results = {
         "demo": portable_path(str(demo)), "task": task, "members": len(described["members"]), "single": single,
         "crowd": crowd, "tabs": tabs, "server_ms": handled, "memory_mib": memory, "memory_requests": arguments.requests,
