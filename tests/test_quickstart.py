@@ -4,10 +4,13 @@ Oracles: numbers worked out by hand, matplotlib's reading of the picture, the or
 """
 
 import os
+import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from matplotlib import pyplot as plt
 
@@ -178,3 +181,52 @@ def test_jobs_that_are_wanted_only_later_are_done_too(tmp_path, workers):
 
 def order(folder: Path) -> str:
     return (folder / "order.txt").read_text()
+
+
+KILLED = """
+import multiprocessing, os, sys, threading, time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlm_hf.jobs import Job, run_jobs
+
+@dataclass
+class Work:
+    output_dir: str
+
+def wait(work):
+    (Path(work.output_dir) / "started").touch()
+    time.sleep(600)
+    return {}
+
+if __name__ == "__main__":
+    folders, begun = [Path(sys.argv[1]) / name for name in "ab"], sys.argv[2] == "at work"
+    jobs = [Job(folder.name, wait, Work(str(folder))) for folder in folders]
+    threading.Thread(target=run_jobs, args=(jobs, 2, "Testing"), daemon=True).start()
+    while len(multiprocessing.active_children()) < 2 or (begun and not all((f / "started").exists() for f in folders)):
+        time.sleep(0.01)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("when", ["still importing", "at work"])
+def test_workers_end_with_a_command_that_is_killed(tmp_path, when):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    found = subprocess.run([sys.executable, script, tmp_path, when], stdout=subprocess.PIPE, text=True, timeout=120)
+    assert found.returncode == 9
+    workers = [int(number) for number in found.stdout.split()]
+    assert len(workers) == 2
+    end = time.monotonic() + 60
+    while any(runs(number) for number in workers) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(runs(number) for number in workers)
+
+
+def runs(number: int) -> bool:
+    """Whether a process is there and is no zombie that nobody has waited for."""
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

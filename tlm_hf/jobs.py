@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,14 @@ def read_progress(folder: Path) -> float:
 
 
 def end_with_parent() -> None:
-    """Start of a worker: if the command that started it is killed, end too, or two would write to one folder."""
-    parent = os.getppid()
+    """Start of a worker: if the command that started it is killed, end too, or two would write to one folder.
+
+    The parent is known since the worker was made: one that is killed while the worker still imports is missed as well.
+    """
+    parent = parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while parent is not None and os.getppid() == parent.pid:
             time.sleep(POLL_SECONDS)
         os._exit(1)
 

@@ -90,7 +90,8 @@ def latency(answer: Answer) -> str:
     )
     return (
         '<div class="tlm"><table><caption class="sr-only">Latency</caption><tbody>'
-        f"{rows}</tbody></table><p>Median of several runs on this server just now, tokenisation included.</p></div>"
+        f"{rows}</tbody></table>"
+        f"<p>Median of {answer.runs} runs on this server just now, tokenisation included.</p></div>"
     )
 
 

@@ -2,9 +2,9 @@
 
     TLM_DEMO=outputs/study/laptop/demo python tests/stress/load_space.py --json results/space/load.json
 
-The function behind Classify is timed alone; single visits measure what one sentence takes; then 32 visitors call `/classify` for 60 seconds, each waiting for its
-answer; then four visitors call the endpoint of each other tab for 15 seconds; and 2,000 requests to `/classify` measure
-whether memory grows.
+The function behind Classify is timed alone; single visits measure what one sentence takes; then 32 visitors call
+`/classify` for 60 seconds, each waiting for its answer; then four visitors call the endpoint of each other tab for 15
+seconds; and 2,000 requests to `/classify` measure whether memory grows.
 """
 
 import argparse
