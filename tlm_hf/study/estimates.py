@@ -9,6 +9,8 @@ All draws are seeded: the same records give the same numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
@@ -48,6 +50,15 @@ def _weights(generator: np.random.Generator, draws: int, count: int) -> np.ndarr
     return generator.multinomial(count, np.full(count, 1 / count), size=draws) / count
 
 
+@lru_cache(maxsize=4)  # 2000 x 2000 numbers of 8 bytes each are drawn a hundred times for a report otherwise
+def _item_weights(seed: int, count: int) -> tuple[np.ndarray, Any]:
+    """The first draw of a seed, `_weights` of the items, and the generator's state behind it."""
+    generator = np.random.default_rng(seed)
+    items = _weights(generator, DRAWS, count)
+    items.setflags(write=False)
+    return items, generator.bit_generator.state
+
+
 def accuracy(correct: np.ndarray, seed: int = 0) -> Estimate:
     """Mean accuracy over pre-training seeds.
 
@@ -74,7 +85,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray | None, seed: int = 0, paire
     if ours.ndim != 2 or not ours.size or (theirs is not None and theirs.shape[1:] != ours.shape[1:]):
         raise ValueError("Both sides need the same test items, and at least one seed.")
     generator = np.random.default_rng(seed)
-    items = _weights(generator, DRAWS, ours.shape[1])
+    items, generator.bit_generator.state = _item_weights(seed, ours.shape[1])
     drawn = (_weights(generator, DRAWS, len(ours)) @ ours * items).sum(axis=1)
     by_seed = ours.mean(axis=1)
     value, seeds = float(by_seed.mean()), len(ours)
@@ -115,10 +126,17 @@ def committee_correct(member_logits: np.ndarray, labels: np.ndarray, order: Sequ
         labels: int (items,).
         order: members.
     """
-    chosen = member_logits[:, list(order)]
-    chosen = np.exp(chosen - chosen.max(axis=-1, keepdims=True))
-    means = (chosen / chosen.sum(axis=-1, keepdims=True)).cumsum(axis=1)  # a factor for all classes decides nothing
-    return (means.argmax(axis=-1) == labels[:, None]).T
+    return _right(_probabilities(member_logits), labels, order)
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    chosen = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return chosen / chosen.sum(axis=-1, keepdims=True)
+
+
+def _right(probabilities: np.ndarray, labels: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    sums = probabilities[:, list(order)].cumsum(axis=1)  # of means they differ by a factor, which decides nothing
+    return (sums.argmax(axis=-1) == labels[:, None]).T
 
 
 def committee_curve(
@@ -138,8 +156,9 @@ def committee_curve(
     """
     generator = np.random.default_rng(seed)
     members = member_logits.shape[1]
+    probabilities = _probabilities(member_logits)
     correct = np.stack(
-        [committee_correct(member_logits, labels, generator.permutation(members).tolist()) for _ in range(orders)]
+        [_right(probabilities, labels, generator.permutation(members).tolist()) for _ in range(orders)]
     ).astype(np.float32)  # (orders, members, items)
     items = _weights(generator, DRAWS, len(labels))
     drawn_orders = generator.integers(orders, size=DRAWS)
