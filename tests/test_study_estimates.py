@@ -1,8 +1,11 @@
 """Intervals of the study against scipy's bootstrap and t-test, and against known answers."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import softmax
 
 from tlm_hf.combination_committee import combine
 from tlm_hf.study.estimates import (
@@ -14,7 +17,7 @@ from tlm_hf.study.estimates import (
     first_not_worse,
     slope,
 )
-from tlm_hf.study.findings import BASELINE_NAMES
+from tlm_hf.study.findings import BASELINE_NAMES, Findings
 from tlm_hf.study.plan import read_plan
 from tlm_hf.study.report import Report
 
@@ -103,6 +106,37 @@ def test_the_curve_ends_at_all_members_and_starts_at_their_mean():
     against = (logits[:, :1].argmax(axis=-1) == labels[:, None]).T.astype(float)
     compared = committee_curve(logits, labels, against, orders=400)
     assert compared[-1].value == pytest.approx(curve[-1].value - against.mean())
+
+
+def test_a_mixed_committee_is_held_against_as_many_of_the_first_recipe(tmp_path, monkeypatch):
+    generator = np.random.default_rng(6)
+    labels = generator.integers(4, size=400)
+
+    def members(count, skill):
+        return generator.normal(size=(400, count, 4)) + skill * np.eye(4)[labels][:, None], labels
+
+    there = {"bert-1": members(4, 1.0), "bert-1-wide": members(1, 2.0), "bert-1-conv2": members(1, 0.5)}
+    plan = read_plan("laptop")
+    findings = Findings(plan, {}, tmp_path)
+    monkeypatch.setattr(findings, "members", lambda task: there if task == "fewrel" else {})
+    rows = findings.rows()
+    (row,) = [row for row in rows if row["measure"] == "difference from as many bert-1"]  # there are no six bert-1
+    assert (row["task"], row["x"]) == ("fewrel", 3)
+    assert row["model"] == "mixed: one each of bert-1, bert-1-wide, bert-1-conv2"
+
+    def right(logits):
+        return (softmax(logits, axis=-1).mean(axis=1).argmax(axis=-1) == labels).mean()
+
+    mixed = np.stack([there[recipe][0][:, 0] for recipe in there], axis=1)
+    alike = [right(there["bert-1"][0][:, list(chosen)]) for chosen in combinations(range(4), 3)]
+    assert row["estimate"] == pytest.approx(right(mixed) - np.mean(alike))
+    assert row["low"] < row["estimate"] < row["high"]
+    report = Report(rows, [{"model": "mixed", "members": 6, "batch_size": 1, "milliseconds": 9.0}], plan)
+    (said,) = [words for words in report.sentences()["committee"] if "one each of" in words]
+    assert said.startswith(
+        "On fewrel, one each of bert-1, bert-1-wide, bert-1-conv2 together differ from a committee of 3"
+    )
+    assert "difference from as many bert-1" in report.committee_table()["head"]
 
 
 def test_not_worse_holds_from_a_number_on():

@@ -139,6 +139,24 @@ def _right(probabilities: np.ndarray, labels: np.ndarray, order: Sequence[int]) 
     return (sums.argmax(axis=-1) == labels[:, None]).T
 
 
+def committees_of(member_logits: np.ndarray, labels: np.ndarray, count: int, most: int = 100) -> np.ndarray:
+    """Whether committees of `count` of the members are right, one row for each of at most `most` random choices.
+
+    Args:
+        member_logits: float (items, members, classes).
+        labels: int (items,).
+        count: members of each committee.
+        most: draws; a choice that is drawn again counts once.
+
+    Returns:
+        Float (choices, items).
+    """
+    generator, members = np.random.default_rng(0), member_logits.shape[1]
+    choices = {tuple(sorted(generator.choice(members, count, replace=False).tolist())) for _ in range(most)}
+    probabilities = _probabilities(member_logits)
+    return np.stack([_right(probabilities, labels, each)[-1] for each in sorted(choices)]).astype(float)
+
+
 def committee_curve(
     member_logits: np.ndarray, labels: np.ndarray, against: np.ndarray | None = None, orders: int = 100, seed: int = 0
 ) -> list[Estimate]:

@@ -13,7 +13,16 @@ import numpy as np
 
 from ..evaluation.packed_logits import unpack_logits
 from ..training.finetune import LOGITS_FILE
-from .estimates import Estimate, accuracy, committee_correct, committee_curve, difference, first_not_worse, slope
+from .estimates import (
+    Estimate,
+    accuracy,
+    committee_correct,
+    committee_curve,
+    committees_of,
+    difference,
+    first_not_worse,
+    slope,
+)
 from .plan import ARMS, BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan, validation_accuracies
 
 Row = dict[str, Any]
@@ -226,6 +235,10 @@ class Findings:
                 right = committee_correct(together, labels, range(count))[-1:].astype(float)
                 if words != name:
                     yield _row(COMMITTEE, task, words, count, "accuracy", accuracy(right))
+                    if count <= logits.shape[1]:  # what the variety of recipes is worth: as many of the first instead
+                        alike = committees_of(logits, labels, count)
+                        found = difference(right, alike, paired_seeds=False)
+                        yield _row(COMMITTEE, task, words, count, f"difference from as many {first}", found)
                 for kind, other in self._baselines(task).items():
                     yield _row(
                         COMMITTEE,

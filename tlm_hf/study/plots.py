@@ -12,6 +12,7 @@ BLUE, RED, GREY, GREEN, VIOLET = "#2f6db5", "#b5532f", "#9aa5b1", "#3d8b5a", "#7
 BASELINE_COLOURS = (GREY, VIOLET)
 METADATA = {"Software": None}
 """PNG files carry no version, so that equal rows give equal bytes."""
+MIXED = "mixed: one each of {} recipes"
 
 
 def draw_plots(rows: list[Row], latency: list[dict[str, Any]], plan: SizePlan, folder: Path) -> None:
@@ -161,7 +162,7 @@ def _committee(rows: list[Row], baselines: list[Row], tasks: list[str], plan: Si
                     axes.axhline(100 * row["estimate"], color=RED, label=f"{reference}, pre-trained")
                     axes.axhspan(100 * row["low"], 100 * row["high"], color=RED, alpha=0.1, linewidth=0)
                 elif row["model"] in ("all members",) or row["model"].startswith("mixed"):
-                    label = "all members" if row["model"] == "all members" else "mixed: one of each recipe"
+                    label = "all members" if row["model"] == "all members" else MIXED.format(row["x"])
                     marker = "D" if row["model"] == "all members" else "s"
                     axes.plot([row["x"]], [100 * row["estimate"]], marker, color=GREEN, label=label)
             _lines(axes, baselines, task)
@@ -176,7 +177,6 @@ def _latency(
 
     first, reference = next(iter(plan.committee["members"])), plan.committee["reference"]
     times = {(row["model"], row["members"]): row["milliseconds"] for row in latency if row["batch_size"] == 1}
-    mixed = sum(1 for _ in plan.committee["members"])
     with _panels(tasks, path, "test accuracy (%)") as panels:
         for axes, task in zip(panels, tasks, strict=True):
             mine = [row for row in rows if row["task"] == task and row["measure"] == "accuracy"]
@@ -194,14 +194,9 @@ def _latency(
             for row in mine:
                 if row["model"] == reference and (reference, 1) in times:
                     axes.plot([times[reference, 1]], [100 * row["estimate"]], "^", color=RED, label=reference)
-                elif row["model"].startswith("mixed") and ("mixed", mixed) in times:
-                    axes.plot(
-                        [times["mixed", mixed]],
-                        [100 * row["estimate"]],
-                        "s",
-                        color=GREEN,
-                        label="mixed: one of each recipe",
-                    )
+                elif row["model"].startswith("mixed") and ("mixed", row["x"]) in times:
+                    place = [times["mixed", row["x"]]], [100 * row["estimate"]]
+                    axes.plot(*place, "s", color=GREEN, label=MIXED.format(row["x"]))
                 elif (row["model"], 1) in times and row["model"] not in (reference, first):
                     axes.plot(
                         [times[row["model"], 1]],

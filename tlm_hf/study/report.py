@@ -187,7 +187,9 @@ class Report:
     def committee_table(self) -> Table:
         """Finding d: accuracy of committees, the deep encoder and the baselines."""
         reference = self.plan.committee["reference"]
-        comparisons = [f"difference from {name}" for name in (reference, *BASELINE_NAMES.values())]
+        first = next(iter(self.plan.committee["members"]))
+        sides = (reference, f"as many {first}", *BASELINE_NAMES.values())
+        comparisons = [f"difference from {name}" for name in sides]
         comparisons = [measure for measure in comparisons if self.all(measure=measure)]
         head = ["task", "model", "members", "accuracy", *comparisons]
         lines = []
@@ -221,7 +223,11 @@ class Report:
             GAP: self._gap_sentences,
             CORPUS_SIZE: self._corpus_sentences,
             OVERLAP: self._overlap_sentences,
-            COMMITTEE: lambda task: [*self._committee_sentences(task), *self._baseline_sentences(task)],
+            COMMITTEE: lambda task: [
+                *self._committee_sentences(task),
+                *self._mixed_sentences(task),
+                *self._baseline_sentences(task),
+            ],
         }
         return {name: [words for task in self.tasks for words in make(task)] for name, make in makers.items()}
 
@@ -271,6 +277,17 @@ class Report:
         if ours is not None and theirs is not None:
             words += f", {theirs / ours:.1f} times as fast for a single text"
         return [words + "."]
+
+    def _mixed_sentences(self, task: str) -> list[str]:
+        """What it is worth that members are of several recipes."""
+        first = next(iter(self.plan.committee["members"]))
+        rows = self.all(finding=COMMITTEE, task=task, measure=f"difference from as many {first}")
+        return [
+            f"On {task}, {row['model'].removeprefix('mixed: ')} together differ from {_committee(row['x'], first)} "
+            f"by {points(row)} points ({_verdict(row, 'variety pays', 'variety costs').split(',')[0]})."
+            for row in rows
+            if row["model"].startswith("mixed")
+        ]
 
     def _baseline_sentences(self, task: str) -> list[str]:
         """How far the largest committee is from what a practitioner would take, and what would close a gap."""
