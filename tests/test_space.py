@@ -1,5 +1,6 @@
 """The Space through its API and its modules, against the models called directly and against our own measures."""
 
+import json
 import re
 import shutil
 import sys
@@ -12,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification
 from tlm_hf.data.overlap import count_tokens, encode_texts, measure_overlap
-from tlm_hf.evaluation.calibration import expected_calibration_error
+from tlm_hf.evaluation.calibration import expected_calibration_error, fit_temperature
 from tlm_hf.evaluation.metrics import classification_metrics
 from tlm_hf.evaluation.packed_logits import unpack_logits
 
@@ -178,6 +179,11 @@ def test_an_uploaded_file_is_read_and_one_that_is_no_text_refused(client, tmp_pa
     bad.write_bytes(bytes(range(128, 256)))
     handle = gradio_client.handle_file
     assert "divergence" in client.predict(text="", file=handle(str(good)), api_name="/overlap")
+    both = client.predict(text="and more", file=handle(str(good)), api_name="/overlap")
+    assert "Measured is the file" in both
+    long = client.predict(text="the river " * 60_000 + "🚣", api_name="/overlap")
+    assert "Only the first 500,000 of 600,001 characters" in long
+    assert "1 signs that the encoders do not know" in client.predict(text="the river 🚣", api_name="/overlap")
     with pytest.raises(Exception, match="no text in UTF-8"):
         client.predict(text="", file=handle(str(bad)), api_name="/overlap")
 
@@ -196,17 +202,36 @@ def test_a_committee_of_two_has_the_accuracy_of_the_package(client, demo, senten
     assert [name for name, _ in rows] == ["committee of 2", "member 0", "member 2", "the deep encoder"]
     assert f"{100 * accuracy:.1f}%" in rows[0][1]
     assert f"{100 * deep:.1f}%" in rows[3][1]
-    single = unpack_logits(np.load(demo / "streams.npz")["test"])[:, 0]
-    assert f"{expected_calibration_error(single, labels):.3f}" in rows[1][1]
+    found = np.load(demo / "streams.npz")
+    single = {split: unpack_logits(found[split])[:, 0] for split in ("validation", "test")}
+    temperature = fit_temperature(single["validation"], found["validation_labels"].astype(int))
+    assert f"{expected_calibration_error(single['test'] / temperature, labels):.3f}" in rows[1][1]
+    assert f"{temperature:.2f}" in rows[1][1]
+    alone = client.predict(task="streams", members=["member 0"], api_name="/build_committee")
+    cells = [re.findall(r">([\d.%]*)</td>", row)[:4] for row in re.findall(r"<tr><th scope=\"row\">.*?</tr>", alone)]
+    assert cells[0] == cells[1]  # a committee of one is its member, its calibration too
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 1_000_000, "\x00\x01river\x1b", "🚣" * 50, "نهر קדימה", "river " * 500, "[CLS] [SEP]"]
+    "text",
+    ["a" * 1_000_000, "\x00\x01river\x1b", "🚣" * 50, "نهر קדימה", "river " * 500, "[CLS] [SEP]"],
 )
 def test_strange_texts_are_answered(client, text):
     verdict = client.predict(text=text, task="streams", api_name="/classify")[0]
     assert "The committee says" in verdict
     assert ("Note:" in verdict) == (len(text) > 100)  # what was left out is said
+
+
+def test_half_a_sign_is_answered_too(space, demo):
+    """As JSON may hold it (`"\\ud800"`), which Python's own clients refuse to send."""
+    demo_data, demo_models = space
+    committee = demo_models.load_classifier(str(demo.parent / "committee"), True)
+    assert demo_models.classify("the river \ud800 runs", committee, None).tokens[1:3] == ["the", "river"]
+    filler = demo_models.load_filler("one", str(demo.parent / "encoder-1"), True)
+    assert len(demo_models.fill_masks("the [MASK] \ud800", filler)[0]) == 1
+    counts = np.full(len(filler.tokenizer), 20)
+    found = demo_data.measure_overlap("river \ud800", demo_data.Demo(fillers={"one": filler}, counts=counts))
+    assert found[0]["types_seen"] == 1
 
 
 @pytest.mark.parametrize(
@@ -230,16 +255,69 @@ def test_bad_input_is_said_and_the_server_goes_on(client, words, endpoint, said)
 
 
 def test_findings_are_those_of_the_rows(client):
-    bars, _, says, _, _, file = client.predict(finding="gap", task="news", api_name="/findings")
+    bars, *_, says, _, _, file = client.predict(finding="gap", task="news", api_name="/findings")
     assert "it pays" in says
     assert all(value in str(bars) for value in ("84", "79"))
     with open(file, encoding="utf-8") as written:
         assert "bert-1,gap,gap,5.0,3.0,7.0,3" in written.read()
     for finding in ("corpus_size", "overlap", "committee"):
         found = client.predict(finding=finding, task="news", api_name="/findings")
-        assert len(found[3]["data"]) == sum(row["finding"] == finding for row in STUDY["rows"])
-    assert all(value in str(found[1]) for value in ("85.0", "82.0"))  # baseline and deep encoder beside the committees
-    assert all(value in str(found[4]) for value in ("1.5", "9.0"))
+        assert len(found[5]["data"]) == sum(row["finding"] == finding for row in STUDY["rows"])
+    assert all(value in str(found[3]) for value in ("85.0", "82.0"))  # baseline and deep encoder beside the committees
+    assert all(value in str(found[6]) for value in ("1.5", "9.0"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"corpus": None}, "cannot be read"),
+        ({"encoders": ["encoder-1"]}, "cannot be read"),
+        ({"encoders": {"one": 5}}, "one is 5"),
+        ({"tasks": [{"name": "streams"}]}, "title"),
+        ({"tasks": 3}, "cannot be read"),
+    ],
+)
+def test_a_description_of_other_kinds_is_said(space, monkeypatch, tmp_path, demo, changes, said):
+    demo_data, _ = space
+    described = json.loads((demo / "demo.json").read_text())
+    (tmp_path / "demo.json").write_text(json.dumps({**described, **changes}))
+    monkeypatch.setenv("TLM_DEMO", str(tmp_path))
+    assert said in demo_data.load_demo().trouble[0]
+
+
+@pytest.mark.parametrize("study", ["5", '{"rows": [{}], "latency": [], "sentences": {}}', "{"])
+def test_results_that_are_no_study_leave_the_tab_empty(space, tmp_path, study):
+    demo_data, _ = space
+    (tmp_path / "study.json").write_text(study)
+    trouble = []
+    assert demo_data._study(tmp_path / "study.json", trouble) is None
+    assert "no result of a study" in trouble[0]
+
+
+def test_other_members_vocabularies_models_and_tasks_are_said(space, monkeypatch, tmp_path, demo):
+    demo_data, demo_models = space
+    shutil.copytree(demo.parent, tmp_path / "space")
+    folder = tmp_path / "space" / "demo"
+    monkeypatch.setenv("TLM_DEMO", str(folder))
+    with np.load(folder / "streams.npz") as stored:
+        answers = {key: stored[key] for key in stored}
+    np.savez(folder / "streams.npz", **{**answers, "test": answers["test"][:, :2]})
+    with np.load(folder / "corpus_counts.npz") as stored:
+        np.savez(folder / "corpus_counts.npz", counts=stored["counts"][:-1])
+    found = demo_data.load_demo()
+    assert found.tasks["streams"].answers is None
+    assert found.counts is None
+    assert [word in " ".join(found.trouble) for word in ("answers for streams", "another vocabulary")] == [True, True]
+    with pytest.raises(demo_models.DemoError, match=r"encoder-1 cannot be opened: it lacks .* no SequenceClassific"):
+        demo_models.load_classifier(str(demo.parent / "encoder-1"), True)
+    with pytest.raises(demo_models.DemoError, match=r"deep cannot be opened: .*classifier"):
+        demo_models.load_filler("one", str(demo.parent / "deep"), True)
+    monkeypatch.setenv("TLM_DEMO_COMMITTEES", "rivers=org/committee")
+    assert "names the task 'rivers': choose among streams" in escaped(demo_data.load_demo().trouble[0])
+
+
+def escaped(words):
+    return words.replace("&#x27;", "'")
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK", b"no numbers"])
@@ -257,7 +335,9 @@ def test_answers_that_are_cut_short_are_said(space, monkeypatch, tmp_path, demo,
 def test_every_endpoint_is_described(client):
     found = client.view_api(return_format="dict")["named_endpoints"]
     assert {"/classify", "/fill_mask", "/findings", "/overlap", "/build_committee"} <= set(found)
-    assert all(parameter["label"] for endpoint in found.values() for parameter in endpoint["parameters"])
+    for side in ("parameters", "returns"):
+        labels = [value["label"] for endpoint in found.values() for value in endpoint[side]]
+        assert not [label for label in labels if not label or label.startswith("value_")]
 
 
 def test_without_a_folder_the_page_says_how_to_make_one(space, monkeypatch, tmp_path):

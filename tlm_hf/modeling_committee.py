@@ -157,7 +157,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
                 committee with fitted weights refuses.
 
         Returns:
-            The new committee in evaluation mode; its temperature is this one's, to be fitted again.
+            The new committee in evaluation mode; its temperature is this one's, to be fitted again. While this one's
+            weights lie stacked, the shared members answer one by one there; a `copy.deepcopy` of it is as fast.
 
         Raises:
             ValueError: as `from_members`, or no `weight` where the others have fitted ones.
@@ -185,7 +186,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             positions: places of the members, each once.
 
         Returns:
-            The new committee in evaluation mode; its temperature is this one's, to be fitted again.
+            The new committee in evaluation mode; its temperature is this one's, to be fitted again. While this one's
+            weights lie stacked, the shared members answer one by one there; a `copy.deepcopy` of it is as fast.
 
         Raises:
             IndexError: no member at a position.

@@ -1,6 +1,7 @@
 """The Space of tlm_hf: see a committee of one-layer encoders think. `python app.py` runs it; README.md has the rest."""
 
 import atexit
+import copy
 import logging
 import os
 import shutil
@@ -53,19 +54,20 @@ def classify_tab(demo: Demo) -> None:
                 heads = max((encoder.config.num_attention_heads for encoder in encoders), default=1)
                 head = gr.Dropdown([MEAN, *map(str, range(heads))], value=MEAN, label="Head")
             button = gr.Button("Classify", variant="primary")
-            examples = [[words] for words in tasks[first].examples]
+            each = 4 if len(tasks) == 1 else 2
+            examples = [[words, name] for name, one in tasks.items() for words in one.examples[:each]]
             if examples:
-                gr.Examples(examples, inputs=[text], label="Examples")
+                gr.Examples(examples, inputs=[text, task], label="Examples", examples_per_page=len(examples))
         with gr.Column(scale=3):
             verdict = gr.HTML(WAITING, label="Verdict", elem_id="verdict")
-            gr.Markdown("**Votes of the members**")
-            votes = gr.HTML("", elem_id="votes")
-            gr.Markdown("**Latency**")
-            speed = gr.HTML("", elem_id="latency")
+            gr.Markdown("### Votes of the members")
+            votes = gr.HTML("", label="Votes", elem_id="votes")
+            gr.Markdown("### Latency")
+            speed = gr.HTML("", label="Latency", elem_id="latency")
             gr.Markdown(
-                "**Attention** of [CLS] in the one layer: where it looks, which is no explanation of the answer"
+                "### Attention of [CLS] in the one layer\nWhere it looks, which is no explanation of the answer."
             )
-            attention = gr.HTML("", elem_id="attention")
+            attention = gr.HTML("", label="Attention", elem_id="attention")
 
     def answer(text: str, task: str, member: str = MEAN, head: str = MEAN) -> tuple[str, str, str, str]:
         """Classify a text.
@@ -86,15 +88,31 @@ def classify_tab(demo: Demo) -> None:
         places = [None if name in (None, MEAN) else int(name) for name in (member, head)]
         return views.verdict(found), views.heat_map(found), views.latency(found), views.attention(found, *places)
 
+    shown = [verdict, votes, speed, attention]
     gr.on(
         [button.click, text.submit],
         answer,
         [text, task, member, head],
-        [verdict, votes, speed, attention],
+        shown,
         api_name="classify",
         api_description="Classify a text: the committee's verdict, its members' votes, latency and attention as HTML.",
         concurrency_limit=CONCURRENT,
-    )
+    ).failure(clear, None, shown, api_visibility="private")
+
+    def look_again(text: str, *choices: str) -> tuple[str, str, str, str]:
+        return answer(text, *choices) if (text or "").strip() else clear()
+
+    # What is shown is always of what is chosen.
+    gr.on(
+        [member.change, head.change], look_again, [text, task, member, head], shown, api_visibility="private",
+        concurrency_limit=CONCURRENT,
+    )  # fmt: skip
+    task.change(clear, None, shown, api_visibility="private")
+
+
+def clear() -> tuple[str, str, str, str]:
+    """The tab Classify before an answer."""
+    return WAITING, "", "", ""
 
 
 def masks_tab(demo: Demo) -> None:
@@ -112,7 +130,7 @@ def masks_tab(demo: Demo) -> None:
         ],
         inputs=[text],
     )
-    shown = gr.HTML(WAITING, elem_id="masks")
+    shown = gr.HTML(WAITING, label="Likely tokens", elem_id="masks")
 
     def fill(text: str) -> str:
         """Fill every [MASK] of a text by each encoder.
@@ -151,7 +169,7 @@ def findings_tab(demo: Demo) -> None:
     tables = Path(tempfile.mkdtemp(prefix="tlm-demo-"))
     atexit.register(shutil.rmtree, tables, ignore_errors=True)
 
-    def show(finding: str, task: str) -> tuple[Any, Any, str, Any, Any, str]:
+    def show(finding: str, task: str) -> tuple[Any, ...]:
         """One finding of the study on one task.
 
         Args:
@@ -160,14 +178,16 @@ def findings_tab(demo: Demo) -> None:
         """
         if finding not in FINDINGS or task not in tasks_of(study):
             raise refuse(DemoError(f"There is no finding {finding!r} on {task!r}: choose from {', '.join(FINDINGS)}."))
-        frame, title, kind = plotted(study, finding, task)
+        frame, title = plotted(study, finding, task)
         unit = "gap (points)" if finding in ("corpus_size", "overlap") else "accuracy (%)"
-        bars = gr.BarPlot(
-            frame, x="x", y="value", color="model", x_title=title, y_title=unit, visible=kind == "bar", height=340
-        )
-        lines = gr.LinePlot(
-            frame, x="x", y="value", color="model", x_title=title, y_title=unit, visible=kind == "line", height=340
-        )
+        # One plot for each finding: a plot that takes other columns while it is shown keeps the former curves.
+        plots = [
+            (gr.BarPlot if name == "gap" else gr.LinePlot)(
+                frame if name == finding else None, x="x", y="value", color="model", x_title=title, y_title=unit,
+                visible=name == finding, height=340, label=FINDINGS[name],
+            )
+            for name in FINDINGS
+        ]  # fmt: skip
         words = [EXPLANATIONS[finding], *(f"- {sentence}" for sentence in sentences(study, finding, task))]
         shown = table(study, finding, task)
         file = tables / f"{finding}-{task}.csv"  # the same file for every visitor
@@ -176,17 +196,16 @@ def findings_tab(demo: Demo) -> None:
         points = latency(study, task)
         pareto = gr.ScatterPlot(
             points, x="milliseconds", y="accuracy", color="model", x_title="ms for one text", y_title="accuracy (%)",
-            visible=finding == "committee" and len(points) > 0, height=340,
+            visible=finding == "committee" and len(points) > 0, height=340, label="Accuracy against latency",
         )  # fmt: skip
-        return bars, lines, "\n\n".join(words), shown, pareto, str(file)
+        return *plots, "\n\n".join(words), shown, pareto, str(file)
 
-    first = show("gap", tasks_of(study)[0])
-    says = gr.Markdown(first[2], elem_id="sentences")
-    bars, lines, pareto = first[0], first[1], first[4]
-    data = gr.Dataframe(first[3], label="The numbers (percent; 95% intervals)", interactive=False, max_height=320)
-    download = gr.DownloadButton("Download the table (CSV)", value=first[5])
+    *plots, said, numbers, pareto, file = show("gap", tasks_of(study)[0])
+    says = gr.Markdown(said, label="Sentences", elem_id="sentences")
+    data = gr.Dataframe(numbers, label="The numbers (percent; 95% intervals)", interactive=False, max_height=320)
+    download = gr.DownloadButton("Download the table (CSV)", value=file)
     gr.on(
-        [finding.change, task.change], show, [finding, task], [bars, lines, says, data, pareto, download],
+        [finding.change, task.change], show, [finding, task], [*plots, says, data, pareto, download],
         api_name="findings", api_description="Plots, sentences and table of one finding of the study on one task.",
     )  # fmt: skip
 
@@ -202,7 +221,7 @@ def overlap_tab(demo: Demo) -> None:
     )
     file = gr.File(label="Or a text file (UTF-8, at most 2 MB)", file_types=["text"], type="filepath", height=110)
     button = gr.Button("Measure the overlap", variant="primary")
-    shown = gr.HTML(WAITING, elem_id="overlap")
+    shown = gr.HTML(WAITING, label="Overlap", elem_id="overlap")
 
     def measure(text: str, file: str | None = None) -> str:
         """Token overlap of a text with the pre-training corpus.
@@ -212,10 +231,12 @@ def overlap_tab(demo: Demo) -> None:
             file: a text file.
         """
         try:
-            found, marked, note = measure_overlap(read_upload(file) if file else text, demo)
+            found, marked, notes = measure_overlap(read_upload(file) if file else text, demo)
         except DemoError as error:
             raise refuse(error) from error
-        return views.overlap(found, marked, [note] if note else [])
+        if file and (text or "").strip():
+            notes.insert(0, "Measured is the file; take it away to compare the text above it.")
+        return views.overlap(found, marked, notes)
 
     gr.on(
         [button.click], measure, [text, file], [shown], api_name="overlap",
@@ -235,7 +256,7 @@ def committee_tab(demo: Demo) -> None:
     task = gr.Dropdown(titles, value=first.name, label="Task of the members")
     names = list(dict.fromkeys(name for each in tasks.values() for name in each.members))
     members = gr.CheckboxGroup(names, value=first.members, label="Members")
-    shown = gr.HTML(WAITING, elem_id="committee")
+    shown = gr.HTML(WAITING, label="Committee", elem_id="committee")
 
     def build(task: str, members: list[str]) -> str:
         """Accuracy, calibration and latency of a committee of some members.
@@ -281,7 +302,8 @@ def _milliseconds(task: Any, places: list[int]) -> dict[str, float]:
         return {}
     side = task.committee
     if hasattr(side.model, "subset") and len(places) < len(task.members):
-        side = type(side)(side.model.subset(places).eval(), side.tokenizer, side.labels)
+        # With weights of its own: members that lie in another committee's stack would answer one by one.
+        side = type(side)(copy.deepcopy(side.model.subset(places)).eval(), side.tokenizer, side.labels)
     found = classify(task.examples[0], side, task.deep).milliseconds
     names = {"committee": f"committee of {len(places)}", "deep": "the deep encoder"}
     return {names[name]: value for name, value in found.items()}

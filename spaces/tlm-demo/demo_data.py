@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from demo_models import (
-    CONTROL,
+    MIN_COUNT,
     Classifier,
     DemoError,
     MaskFiller,
@@ -18,20 +18,28 @@ from demo_models import (
     load_classifier,
     load_filler,
     named,
+    plain,
 )
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, rel_entr
 
 HERE = Path(__file__).absolute().parent  # not resolved: in a copy from the Hub the files are links into its cache
 CHECKOUT = HERE.parent.parent
-MIN_COUNT = 10
-"""A token counts as seen when it stands at least so often in the pre-training text."""
 SHOWN_TOKENS = 400
 LARGEST_FILE = 2_000_000
+LONGEST_OVERLAP = 500_000
+"""Characters of a text whose overlap is measured: more take seconds."""
 LOGIT_STEP = 1 / 128
 """Members' logits lie in the files as distances below the largest one, in units of this."""
 BINS = 15
-ENTRY = ("name", "title", "examples", "members", "committee", "deep", "answers")
+SPLITS = ("validation", "test")
+ENTRY = {
+    "name": str, "title": str, "examples": list, "members": list, "committee": str, "deep": (str, type(None)),
+    "answers": str,
+}  # fmt: skip
+CORPUS = {"name": str, "texts": int, "counts": str}
+ROW = ("finding", "task", "model", "x", "measure", "estimate", "low", "high", "seeds")
+ANSWERS = ("validation", "test", "validation_labels", "test_labels")
 BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 """What numpy raises for a file that is missing, empty, cut short or none of its own."""
 HOW_TO_MAKE = (
@@ -80,18 +88,28 @@ def find_folder() -> Path | None:
 
 def load_demo() -> Demo:
     """Load everything; what cannot be loaded is said in `trouble`, and the rest of the page works."""
-    demo = Demo(study=_study(None))
+    demo = Demo()
     folder = find_folder()
     if folder is None or not (folder / "demo.json").is_file():
         where = "" if folder is None else f" in `{folder.name}`, which `TLM_DEMO` names"
         demo.trouble.append(f"There is no `demo.json`{where}. {HOW_TO_MAKE}")
+        demo.study = _study(None, demo.trouble)
         return demo
     try:
         found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-        tasks, encoders, demo.corpus = found["tasks"], found["encoders"], found["corpus"]
-        entries = [{key: entry[key] for key in ENTRY} for entry in tasks]
+        entries, encoders, demo.corpus = found["tasks"], found["encoders"], found["corpus"]
+        for entry in entries:
+            _check(entry, ENTRY)
+        _check(demo.corpus, CORPUS)
+        _check(encoders, dict.fromkeys(encoders, str))
         committees, deep, own = (named(f"TLM_DEMO_{name}") for name in ("COMMITTEES", "DEEP", "ENCODERS"))
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        known = [entry["name"] for entry in entries]
+        for name in (*committees, *deep):
+            if name not in known:
+                raise DemoError(
+                    f"TLM_DEMO_COMMITTEES or TLM_DEMO_DEEP names the task {name!r}: choose among {', '.join(known)}."
+                )
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         demo.trouble.append(f"`{folder.name}/demo.json` cannot be read ({escape(error)}). {HOW_TO_MAKE}")
         return demo
     except DemoError as error:
@@ -110,14 +128,30 @@ def load_demo() -> Demo:
     if demo.fillers:
         scratch = from_scratch(next(iter(demo.fillers.values())))
         demo.fillers[scratch.name] = scratch
+    demo.counts = _counts(folder / demo.corpus["counts"], demo)
+    demo.study = _study(folder / found["study"] if found.get("study") else None, demo.trouble)
+    return demo
+
+
+def _check(entry: dict[str, Any], kinds: dict[str, Any]) -> None:
+    """Refuse an entry without these keys, or with values of other types."""
+    for key, kind in kinds.items():
+        if not isinstance(entry[key], kind):
+            raise ValueError(f"{key} is {entry[key]!r}")
+
+
+def _counts(file: Path, demo: Demo) -> np.ndarray | None:
+    """How often each token stands in the pre-training text; None, and a word about it, where that is not known."""
     try:
-        with np.load(folder / demo.corpus["counts"], allow_pickle=False) as stored:
-            demo.counts = stored["counts"]
+        with np.load(file, allow_pickle=False) as stored:
+            counts: np.ndarray = stored["counts"]
     except BROKEN:
         demo.trouble.append("The token counts of the pre-training text are missing, so the tab Overlap is empty.")
-    if found.get("study"):
-        demo.study = _study(folder / found["study"])
-    return demo
+        return None
+    if demo.fillers and len(counts) != len(next(iter(demo.fillers.values())).tokenizer):
+        demo.trouble.append("The token counts are those of another vocabulary, so the tab Overlap is empty.")
+        return None
+    return counts
 
 
 def _source(folder: Path, source: str, is_hub: bool) -> tuple[str, bool]:
@@ -127,17 +161,23 @@ def _source(folder: Path, source: str, is_hub: bool) -> tuple[str, bool]:
     return str((folder / source).resolve()), True
 
 
-def _study(file: Path | None) -> dict[str, Any] | None:
+def _study(file: Path | None, trouble: list[str]) -> dict[str, Any] | None:
     """What the study's report wrote: the demo's copy, or that of the checkout."""
     places = [file] if file is not None else [HERE / "study.json", CHECKOUT / "results/study/laptop/rows.json"]
-    for place in places:
-        if place.is_file():
-            try:
-                found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                return None
-            return found if {"rows", "sentences", "latency"} <= set(found) else None
-    return None
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
+        return None
+    try:
+        found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        for row in found["rows"]:
+            _check(row, dict.fromkeys(ROW, object))
+        for row in found["latency"]:
+            _check(row, dict.fromkeys(("model", "members", "batch_size", "milliseconds"), object))
+        _check(found, {"sentences": dict})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        trouble.append(f"`{place.name}` is no result of a study ({escape(error)}), so the tab Findings is empty.")
+        return None
+    return found
 
 
 def _load_task(folder: Path, entry: dict[str, Any], committee: str | None, deep: str | None) -> Task:
@@ -150,8 +190,11 @@ def _load_task(folder: Path, entry: dict[str, Any], committee: str | None, deep:
         task.trouble = f"{error} {HOW_TO_MAKE}"
     try:
         with np.load(folder / entry["answers"], allow_pickle=False) as stored:
-            task.answers = {key: stored[key] for key in stored}
-    except BROKEN:
+            answers = {key: stored[key] for key in stored}
+            if any(answers[key].shape[1] != len(task.members) for key in SPLITS) or not set(ANSWERS) <= set(answers):
+                raise ValueError("other members")
+            task.answers = answers
+    except (*BROKEN, IndexError):
         task.trouble += f" The members' answers for {task.name} are missing, so no committee of them can be built."
     return task
 
@@ -164,7 +207,7 @@ def logits_of(packed: np.ndarray) -> np.ndarray:
 def build_committee(task: Task, chosen: list[int]) -> list[dict[str, Any]]:
     """Accuracy and calibration on test texts of a committee of chosen members, of each member, of the deep encoder.
 
-    The committee averages probabilities; its temperature is fitted on the validation texts.
+    The committee averages probabilities. Each of them has a temperature of its own, fitted on the validation texts.
 
     Raises:
         DemoError: no members were chosen, or the task has no answers.
@@ -173,28 +216,24 @@ def build_committee(task: Task, chosen: list[int]) -> list[dict[str, Any]]:
         raise DemoError(f"The members' answers for {task.name} are not here.")
     if not chosen:
         raise DemoError("No member is chosen: tick at least one.")
-    together = {}
-    for split in ("validation", "test"):
-        logs = log_softmax(logits_of(task.answers[split][:, chosen]), axis=-1)
-        together[split] = logsumexp(logs, axis=1) - np.log(len(chosen))
-    labels = {split: task.answers[f"{split}_labels"].astype(int) for split in together}
+    labels = {split: task.answers[f"{split}_labels"].astype(int) for split in SPLITS}
+    logs = {split: log_softmax(logits_of(task.answers[split][:, chosen]), axis=-1) for split in SPLITS}
+    models = {f"committee of {len(chosen)}": {s: logsumexp(logs[s], axis=1) - np.log(len(chosen)) for s in SPLITS}}
+    models |= {task.members[place]: {s: logs[s][:, row] for s in SPLITS} for row, place in enumerate(chosen)}
+    if {"test_deep", "validation_deep"} <= set(task.answers):
+        models["the deep encoder"] = {split: logits_of(task.answers[f"{split}_deep"]) for split in SPLITS}
+    return [{"model": name, **_calibrated(found, labels)} for name, found in models.items()]
+
+
+def _calibrated(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
+    """Scores on test texts with the temperature that fits the validation texts best, and that temperature."""
 
     def loss(log_temperature: float) -> float:
-        scaled = log_softmax(together["validation"] / np.exp(log_temperature), axis=-1)
+        scaled = log_softmax(logits["validation"] / np.exp(log_temperature), axis=-1)
         return float(-scaled[np.arange(len(scaled)), labels["validation"]].mean())
 
     temperature = float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
-    rows = [
-        {"model": f"committee of {len(chosen)}", **_scores(together["test"] / temperature, labels["test"]),
-         "temperature": temperature}
-    ]  # fmt: skip
-    rows += [
-        {"model": task.members[place], **_scores(logits_of(task.answers["test"][:, place]), labels["test"])}
-        for place in chosen
-    ]
-    if "test_deep" in task.answers:
-        rows.append({"model": "the deep encoder", **_scores(logits_of(task.answers["test_deep"]), labels["test"])})
-    return rows
+    return {**_scores(logits["test"] / temperature, labels["test"]), "temperature": temperature}
 
 
 def _scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -228,12 +267,12 @@ def read_upload(path: str | None) -> str:
         raise DemoError("The file is no text in UTF-8: save it as plain text.") from error
 
 
-def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, str]:
+def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, list[str]]:
     """Token overlap of a text with the pre-training corpus.
 
     Returns:
         `tokens`, `types`, `types_seen`, `occurrences_seen` (shares of what stands at least `MIN_COUNT` times in the
-        corpus) and `divergence` (Jensen-Shannon, bits); HTML with unseen tokens marked; a note or "".
+        corpus) and `divergence` (Jensen-Shannon, bits); HTML with unseen tokens marked; notes.
 
     Raises:
         DemoError: an empty text, or one without tokens.
@@ -241,9 +280,12 @@ def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, str]:
     if demo.counts is None or not demo.fillers:
         raise DemoError("The token counts of the pre-training text are not here.")
     tokenizer = next(iter(demo.fillers.values())).tokenizer
-    words = CONTROL.sub(" ", str(text or "")[:LARGEST_FILE]).strip()
+    words, notes = plain(text), []
     if not words:
         raise DemoError("The text is empty: write or upload one.")
+    if len(words) > LONGEST_OVERLAP:
+        notes.append(f"Only the first {LONGEST_OVERLAP:,} of {len(words):,} characters were looked at.")
+        words = words[:LONGEST_OVERLAP]
     ids = np.array(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"], dtype=int)
     special = set(tokenizer.all_special_ids)
     kept = ids[[token not in special for token in ids]] if len(ids) else ids
@@ -268,5 +310,8 @@ def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, str]:
         what = "an unknown sign" if token in special else f"{demo.counts[token]:,} times in the pre-training text"
         inner = escape(word)
         marks.append(f'<mark title="{what}">{inner}</mark>' if unknown else f'<span title="{what}">{inner}</span>')
-    note = f"Shown are the first {SHOWN_TOKENS} of {len(ids):,} tokens." if len(ids) > SHOWN_TOKENS else ""
-    return found, " ".join(marks), note
+    if len(kept) < len(ids):
+        notes.append(f"{len(ids) - len(kept):,} signs that the encoders do not know are not counted.")
+    if len(ids) > SHOWN_TOKENS:
+        notes.append(f"Shown are the first {SHOWN_TOKENS} of {len(ids):,} tokens.")
+    return found, " ".join(marks), notes

@@ -39,21 +39,21 @@ def table(study: dict[str, Any], finding: str, task: str) -> pd.DataFrame:
     return frame
 
 
-def plotted(study: dict[str, Any], finding: str, task: str) -> tuple[pd.DataFrame, str, str]:
-    """Points to plot as `x`, `value` (percent), `model`; the x axis' title; `bar` or `line`."""
+def plotted(study: dict[str, Any], finding: str, task: str) -> tuple[pd.DataFrame, str]:
+    """Points to plot as `x`, `value` (percent), `model`; the x axis' title."""
     rows = [row for row in study["rows"] if row["finding"] == finding and row["task"] == task]
     if finding == "gap":
         # A bar of its own for each arm: bars of one x would be stacked.
         points = [
             (f"{row['model']}, {row['x']}", row["estimate"], row["x"]) for row in rows if row["measure"] == "accuracy"
         ]
-        title, kind = "encoder", "bar"
+        title = "encoder"
     elif finding == "corpus_size":
         points = [(row["x"], row["estimate"], row["model"]) for row in rows if row["measure"] == "gap"]
-        title, kind = "pre-training texts", "line"
+        title = "pre-training texts"
     elif finding == "overlap":
         points = [(row["x"], row["estimate"], row["model"].split(", ")[0]) for row in rows if row["measure"] == "gap"]
-        title, kind = "divergence from the task (bits)", "line"
+        title = "divergence from the task (bits)"
     else:
         points = [(row["x"], row["estimate"], row["model"]) for row in rows if row["measure"] == "accuracy"]
         counts = [x for x, _, model in points if model.startswith("committee of")] or [1]
@@ -67,10 +67,10 @@ def plotted(study: dict[str, Any], finding: str, task: str) -> tuple[pd.DataFram
         ]
         points = [point for point in points if point[2] != deep]
         points += [(count, value, model) for value, model in flat for count in (1, max(counts))]
-        title, kind = "members", "line"
+        title = "members"
     frame = pd.DataFrame(points, columns=["x", "value", "model"])
     frame["value"] = (100 * frame["value"].astype(float)).round(2)
-    return frame, title, kind
+    return frame, title
 
 
 def latency(study: dict[str, Any], task: str) -> pd.DataFrame:

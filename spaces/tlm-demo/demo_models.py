@@ -17,6 +17,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 LONGEST_TEXT = 20_000
 """Characters of a text that are looked at; no encoder here reads more tokens than a fraction of them holds."""
 MOST_MASKS = 10
+MIN_COUNT = 10
+"""A token counts as seen when it stands at least so often in the pre-training text."""
 FEWEST_RUNS, MOST_RUNS = 2, 3
 TIMED_SECONDS = 0.025
 """Each text is run several times to time the models, but after so long no more than is needed: a visitor waits."""
@@ -27,13 +29,18 @@ class DemoError(Exception):
     """What a visitor reads when something is not as it must be."""
 
 
+def plain(text: Any) -> str:
+    """The text without control characters, and without halves of characters, which no tokenizer takes."""
+    return CONTROL.sub(" ", str(text or "").encode("utf-8", "replace").decode("utf-8")).strip()
+
+
 def clean_text(text: Any, what: str = "text") -> tuple[str, str]:
     """The text without control characters, cut to `LONGEST_TEXT`, and what was done to it in words.
 
     Raises:
         DemoError: nothing is left.
     """
-    words = CONTROL.sub(" ", str(text or "")).strip()
+    words = plain(text)
     if not words:
         raise DemoError(f"The {what} is empty: write a sentence.")
     if len(words) > LONGEST_TEXT:
@@ -74,12 +81,21 @@ def load_classifier(source: str, trust: bool) -> Classifier:
         DemoError: it cannot be opened; the sentence says why.
     """
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(source, trust_remote_code=trust).eval()
+        model = _whole(AutoModelForSequenceClassification, source, trust)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
         return Classifier(model, tokenizer, labels, _attentive(model))
     except Exception as error:
         raise DemoError(f"The model {Path(source).name} cannot be opened: {_first_line(error)}") from error
+
+
+def _whole(kind: Any, source: str, trust: bool) -> Any:
+    """Open a model; one whose head is not in the folder would answer at random."""
+    model, found = kind.from_pretrained(source, trust_remote_code=trust, output_loading_info=True)
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])[0]
+        raise DemoError(f"it lacks {missing}, so it is no {kind.__name__.removeprefix('AutoModelFor')} model.")
+    return model.eval()
 
 
 def _first_line(error: BaseException) -> str:
@@ -109,8 +125,8 @@ class Answer:
         members: the members', (members, labels).
         deep: the deep encoder's in the same order of labels, or None.
         agreement: share of the members that name the committee's class.
-        entropy, mutual_information: nats.
-        milliseconds: median by model, tokenisation included.
+        entropy, mutual_information: of the members' probabilities, before calibration; nats.
+        milliseconds: by model, tokenisation included: the median of three runs, or the faster of two.
         runs: how many times each model was run for it.
         notes: sentences for the visitor, such as that the text was cut.
         tokens: those that were read.
@@ -174,7 +190,8 @@ def classify(text: str, committee: Classifier, deep: Classifier | None) -> Answe
         agreement=float((members.argmax(axis=-1) == probabilities.argmax()).mean()),
         entropy=entropy,
         mutual_information=max(0.0, entropy - float(entropies.mean())),
-        milliseconds={name: statistics.median(values) for name, values in times.items()},
+        # Of two the lower: after a rest the first run of a model is a cold one.
+        milliseconds={name: statistics.median_low(values) for name, values in times.items()},
         runs=len(times["committee"]),
         notes=notes,
         tokens=committee.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()),
@@ -246,7 +263,7 @@ def load_filler(name: str, source: str, trust: bool) -> MaskFiller:
         DemoError: it cannot be opened.
     """
     try:
-        model = AutoModelForMaskedLM.from_pretrained(source, trust_remote_code=trust).eval()
+        model = _whole(AutoModelForMaskedLM, source, trust)
         return MaskFiller(name, model, AutoTokenizer.from_pretrained(source, trust_remote_code=trust))
     except Exception as error:
         raise DemoError(f"The encoder {Path(source).name} cannot be opened: {_first_line(error)}") from error
