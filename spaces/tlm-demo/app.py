@@ -184,7 +184,7 @@ def findings_tab(demo: Demo) -> None:
         plots = [
             (gr.BarPlot if name == "gap" else gr.LinePlot)(
                 frame if name == finding else None, x="x", y="value", color="model", x_title=title, y_title=unit,
-                visible=name == finding, height=340, label=FINDINGS[name],
+                visible=name == finding, height=340, label=FINDINGS[name], show_label=False,
             )
             for name in FINDINGS
         ]  # fmt: skip
@@ -197,6 +197,7 @@ def findings_tab(demo: Demo) -> None:
         pareto = gr.ScatterPlot(
             points, x="milliseconds", y="accuracy", color="model", x_title="ms for one text", y_title="accuracy (%)",
             visible=finding == "committee" and len(points) > 0, height=340, label="Accuracy against latency",
+            show_label=False,
         )  # fmt: skip
         return *plots, "\n\n".join(words), shown, pareto, str(file)
 
