@@ -284,7 +284,7 @@ class Report:
         rows = self.all(finding=COMMITTEE, task=task, measure=f"difference from as many {first}")
         return [
             f"On {task}, {row['model'].removeprefix('mixed: ')} together differ from {_committee(row['x'], first)} "
-            f"by {points(row)} points ({_verdict(row, 'variety pays', 'variety costs').split(',')[0]})."
+            f"by {points(row)} points ({_verdict(row, 'the mix is above', 'the mix is below').split(',')[0]})."
             for row in rows
             if row["model"].startswith("mixed")
         ]
