@@ -312,6 +312,7 @@ def test_compiled_backward(build_pair, kind, backend):
         close(compiled(**inputs).logits, stock.eval()(**inputs).logits)
 
 
+@pytest.mark.slow
 @NEEDS_COMPILER
 def test_flex_attention_is_for_inference_on_a_cpu(build_pair):
     """Its kernel is compiled; torch has no backward pass of it there."""
