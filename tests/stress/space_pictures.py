@@ -1,6 +1,6 @@
 """Pictures of the Space's tabs in headless Chromium, as the README shows them. Run by hand.
 
-    TLM_DEMO=outputs/study/laptop/demo python tests/stress/space_pictures.py results/space
+    TLM_DEMO=outputs/quickstart/release/demo python tests/stress/space_pictures.py results/space
 
 Writes `classify.png` (a sentence with its answer), `masks.png`, `findings.png`, `overlap.png` and `committee.png`: the
 whole page at a width of 1200. A tab that the demo leaves empty has no picture. Needs what `tests/test_space_browser.py`
