@@ -172,6 +172,16 @@ def test_the_plan_counts_what_is_missing(study, tmp_path):
     assert "core-hours" in found["table"]
 
 
+def test_chosen_runs_alone_are_planned_and_what_they_need_is_done(tmp_path):
+    write_plan(tmp_path)
+    chosen = arguments(tmp_path, runs=["pretrain-bert-1-128-texts-4-steps-0-*"])
+    assert show_plan(chosen)["runs"] == 1
+    assert run_study(chosen)["missing"] == 0
+    assert sorted(record["kind"] for record in records(tmp_path).values()) == ["pretrain", "tokenizer"]
+    with pytest.raises(UserError, match="--runs bert-9 fits no run"):
+        show_plan(arguments(tmp_path, runs=["bert-9"]))
+
+
 def test_a_damaged_record_is_named(study, tmp_path):
     shutil.copytree(study / "results", tmp_path / "results")
     write_plan(tmp_path)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from demo_models import (
-    MIN_COUNT,
     Classifier,
     DemoError,
     MaskFiller,
@@ -25,6 +24,8 @@ from scipy.special import log_softmax, logsumexp, rel_entr
 
 HERE = Path(__file__).absolute().parent  # not resolved: in a copy from the Hub the files are links into its cache
 CHECKOUT = HERE.parent.parent
+MIN_COUNT = 10
+"""A token counts as seen when it stands at least so often in the pre-training text."""
 SHOWN_TOKENS = 400
 LARGEST_FILE = 2_000_000
 LONGEST_OVERLAP = 500_000
@@ -39,7 +40,6 @@ ENTRY = {
 }  # fmt: skip
 CORPUS = {"name": str, "texts": int, "counts": str}
 ROW = ("finding", "task", "model", "x", "measure", "estimate", "low", "high", "seeds")
-ANSWERS = ("validation", "test", "validation_labels", "test_labels")
 BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 """What numpy raises for a file that is missing, empty, cut short or none of its own."""
 HOW_TO_MAKE = (
@@ -89,11 +89,11 @@ def find_folder() -> Path | None:
 def load_demo() -> Demo:
     """Load everything; what cannot be loaded is said in `trouble`, and the rest of the page works."""
     demo = Demo()
+    demo.study = _study(None, demo.trouble)
     folder = find_folder()
     if folder is None or not (folder / "demo.json").is_file():
         where = "" if folder is None else f" in `{folder.name}`, which `TLM_DEMO` names"
         demo.trouble.append(f"There is no `demo.json`{where}. {HOW_TO_MAKE}")
-        demo.study = _study(None, demo.trouble)
         return demo
     try:
         found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
@@ -129,7 +129,8 @@ def load_demo() -> Demo:
         scratch = from_scratch(next(iter(demo.fillers.values())))
         demo.fillers[scratch.name] = scratch
     demo.counts = _counts(folder / demo.corpus["counts"], demo)
-    demo.study = _study(folder / found["study"] if found.get("study") else None, demo.trouble)
+    if found.get("study"):
+        demo.study = _study(folder / found["study"], demo.trouble)
     return demo
 
 
@@ -191,8 +192,9 @@ def _load_task(folder: Path, entry: dict[str, Any], committee: str | None, deep:
     try:
         with np.load(folder / entry["answers"], allow_pickle=False) as stored:
             answers = {key: stored[key] for key in stored}
-            if any(answers[key].shape[1] != len(task.members) for key in SPLITS) or not set(ANSWERS) <= set(answers):
-                raise ValueError("other members")
+            for split in SPLITS:
+                if answers[split].shape[1] != len(task.members) or f"{split}_labels" not in answers:
+                    raise ValueError("other members")
             task.answers = answers
     except (*BROKEN, IndexError):
         task.trouble += f" The members' answers for {task.name} are missing, so no committee of them can be built."

@@ -17,8 +17,6 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 LONGEST_TEXT = 20_000
 """Characters of a text that are looked at; no encoder here reads more tokens than a fraction of them holds."""
 MOST_MASKS = 10
-MIN_COUNT = 10
-"""A token counts as seen when it stands at least so often in the pre-training text."""
 FEWEST_RUNS, MOST_RUNS = 2, 3
 TIMED_SECONDS = 0.025
 """Each text is run several times to time the models, but after so long no more than is needed: a visitor waits."""

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from demo_models import MIN_COUNT, Answer, escape
+from demo_data import MIN_COUNT
+from demo_models import Answer, escape
 
 CSS = """
 .gradio-container { max-width: 1100px !important; }

@@ -195,7 +195,7 @@ class Findings:
 
     def committee(self) -> Iterator[Row]:
         """Finding d: accuracy against the number of members, against the deep encoder and the baselines."""
-        first = next(iter(self.plan.committee["members"]))
+        first = self.plan.first_member
         reference = self.plan.committee["reference"]
         for task in self.plan.tasks:
             members = self.members(task)

@@ -69,6 +69,11 @@ class SizePlan:
     sentence_encoder: bool = False
     core_multiply_adds_per_second: float = 5e10
 
+    @property
+    def first_member(self) -> str:
+        """Recipe of the plain committees, which others are held against."""
+        return next(iter(self.committee["members"]))
+
 
 @dataclass
 class Expansion:

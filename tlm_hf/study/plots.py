@@ -143,7 +143,7 @@ def _overlap(rows: list[Row], tasks: list[str], path: Path) -> None:
 
 
 def _committee(rows: list[Row], baselines: list[Row], tasks: list[str], plan: SizePlan, path: Path) -> None:
-    first, reference = next(iter(plan.committee["members"])), plan.committee["reference"]
+    first, reference = plan.first_member, plan.committee["reference"]
     with _panels(tasks, path, "test accuracy (%)") as panels:
         for axes, task in zip(panels, tasks, strict=True):
             mine = [row for row in rows if row["task"] == task and row["measure"] == "accuracy"]
@@ -175,7 +175,7 @@ def _latency(
 ) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    first, reference = next(iter(plan.committee["members"])), plan.committee["reference"]
+    first, reference = plan.first_member, plan.committee["reference"]
     times = {(row["model"], row["members"]): row["milliseconds"] for row in latency if row["batch_size"] == 1}
     with _panels(tasks, path, "test accuracy (%)") as panels:
         for axes, task in zip(panels, tasks, strict=True):

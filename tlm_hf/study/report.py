@@ -187,7 +187,7 @@ class Report:
     def committee_table(self) -> Table:
         """Finding d: accuracy of committees, the deep encoder and the baselines."""
         reference = self.plan.committee["reference"]
-        first = next(iter(self.plan.committee["members"]))
+        first = self.plan.first_member
         sides = (reference, f"as many {first}", *BASELINE_NAMES.values())
         comparisons = [f"difference from {name}" for name in sides]
         comparisons = [measure for measure in comparisons if self.all(measure=measure)]
@@ -259,7 +259,7 @@ class Report:
         return _changes(task, row, words, "overlap pays", "overlap costs")
 
     def _committee_sentences(self, task: str) -> list[str]:
-        reference, first = self.plan.committee["reference"], next(iter(self.plan.committee["members"]))
+        reference, first = self.plan.committee["reference"], self.plan.first_member
         name = f"committee of {first}"
         curve = self.all(finding=COMMITTEE, task=task, model=name, measure=f"difference from {reference}")
         if not curve:
@@ -280,7 +280,7 @@ class Report:
 
     def _mixed_sentences(self, task: str) -> list[str]:
         """What it is worth that members are of several recipes."""
-        first = next(iter(self.plan.committee["members"]))
+        first = self.plan.first_member
         rows = self.all(finding=COMMITTEE, task=task, measure=f"difference from as many {first}")
         return [
             f"On {task}, {row['model'].removeprefix('mixed: ')} together differ from {_committee(row['x'], first)} "
@@ -291,7 +291,7 @@ class Report:
 
     def _baseline_sentences(self, task: str) -> list[str]:
         """How far the largest committee is from what a practitioner would take, and what would close a gap."""
-        first, recipe = next(iter(self.plan.committee["members"])), self.plan.corpus_size["recipe"]
+        first, recipe = self.plan.first_member, self.plan.corpus_size["recipe"]
         rise = self.find(finding=CORPUS_SIZE, task=task, model=f"{recipe}, equal epochs", x="slope")
         sentences = []
         for baseline in BASELINE_NAMES.values():

@@ -36,7 +36,7 @@ def stage_study_demo(arguments: StudyArguments) -> dict[str, Any]:
     plan = check_arguments(arguments)
     records = read_state(arguments, plan).records
     planner, work = Planner(plan, validation_accuracies(records)), arguments.work_folder()
-    first, reference = next(iter(plan.committee["members"])), plan.committee["reference"]
+    first, reference = plan.first_member, plan.committee["reference"]
     tasks = [task for name in plan.tasks if (task := _task(arguments, planner, plan, name, work)) is not None]
     if not tasks:
         raise UserError(
@@ -53,7 +53,7 @@ def stage_study_demo(arguments: StudyArguments) -> dict[str, Any]:
 
 
 def _task(arguments: StudyArguments, planner: Planner, plan: SizePlan, name: str, work: Path) -> DemoTask | None:
-    first, reference = next(iter(plan.committee["members"])), plan.committee["reference"]
+    first, reference = plan.first_member, plan.committee["reference"]
 
     def classifier(recipe: str, seed: int, tuned: int) -> Path | None:
         candidate = planner.chosen(recipe, name, "pretrained")
