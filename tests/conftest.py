@@ -85,6 +85,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--hub", default=None, help="namespace on the real Hub for tests marked `hub` (needs HF_TOKEN)")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_corpus_a_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Processes that share a run of the tests share the embedded corpus too: reading it takes both cores a minute."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["TLM_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "cache")
+
+
 def randomise(model: torch.nn.Module, seed: int, scale: float = 0.2) -> None:
     """Draw every parameter anew: normal(0, scale), LayerNorm and BatchNorm weights normal(1, scale)."""
     generator = torch.Generator().manual_seed(seed)

@@ -7,16 +7,19 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import datasets
 import networkx
 import pytest
 import scipy.signal
+from filelock import FileLock
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -30,8 +33,9 @@ OTHER = "When the queue is empty, the caller waits until another thread has put 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder that holds the whole corpus after the first use (half a minute on two cores)."""
-    return tmp_path_factory.mktemp("cache")
+    """A cache folder of this run of the tests; it holds the whole corpus after the first use (a minute or two)."""
+    shared = os.environ.get("TLM_CACHE") if "PYTEST_XDIST_WORKER" in os.environ else None
+    return Path(shared) if shared else tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +304,7 @@ def test_cache_is_used_and_follows_the_versions(fake: Path, tmp_path: Path, monk
     assert docstrings.fingerprint() == name
     folder = tmp_path / "here" / f"docstrings-{name[:16]}"
     assert sorted(path.name for path in folder.iterdir()) == ["test.parquet", "train.parquet", "validation.parquet"]
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] == [folder.name]
     with monkeypatch.context() as patch:
         patch.setattr(docstrings, "extract_files", no_extraction)
         second = docstrings.load_docstrings(show_progress=False, num_proc=1)
@@ -331,13 +335,27 @@ def test_half_written_cache_is_not_used(fake: Path, tmp_path: Path, damage: str)
     assert broken.read_bytes() == content
 
 
+def test_who_comes_second_waits_and_reads_what_the_first_made(
+    fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rows_of(docstrings.load_docstrings(tmp_path / "first", num_proc=1, show_progress=False))
+    name, root = f"docstrings-{docstrings.fingerprint()[:16]}", tmp_path / "second"
+    root.mkdir()
+    monkeypatch.setattr(docstrings, "extract_files", no_extraction)
+    with ThreadPoolExecutor(1) as pool, FileLock(root / f".{name}.lock"):
+        waiting = pool.submit(docstrings.load_docstrings, root, num_proc=1, show_progress=False)
+        assert wait([waiting], timeout=1).not_done
+        shutil.copytree(tmp_path / "first" / name, root / name)
+    assert rows_of(waiting.result()) == made
+
+
 def test_a_killed_extraction_leaves_no_cache(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error on the way leaves neither a corpus nor a draft."""
     with monkeypatch.context() as patch:
         patch.setattr(docstrings.pq, "write_table", no_extraction)
         with pytest.raises(AssertionError):
             docstrings.load_docstrings(tmp_path / "cache", num_proc=1, show_progress=False)
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
 
 
 def test_missing_library(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

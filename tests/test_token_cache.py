@@ -10,6 +10,7 @@ import pickle
 from pathlib import Path
 
 import datasets
+import filelock
 import numpy as np
 import pytest
 from helpers_commands import refused, succeed, write_corpus
@@ -171,7 +172,7 @@ def test_a_readable_cache_needs_no_writing(trained, texts, tmp_path, monkeypatch
     def refuse(*arguments, **options):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(token_cache.filelock, "FileLock", refuse)
+    monkeypatch.setattr(filelock, "FileLock", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert tokenize_once(as_table(texts), trained, LENGTH, cache_dir=tmp_path).path == path
 
@@ -239,7 +240,7 @@ def no_lock(folder):
     yield False
 
 def without_locks(index):
-    cache._sole_writer = no_lock
+    cache.sole_writer = no_lock
     return home / "unlocked", home / f"unlocked-{index}.log"
 
 def killed(index):

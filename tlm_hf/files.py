@@ -1,8 +1,15 @@
 """Files on disk: what is in them, and that they are there for good before something else relies on it."""
 
+import contextlib
 import hashlib
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
+
+logger = logging.getLogger(__name__)
 
 
 def file_hash(path: Path) -> str:
@@ -32,3 +39,29 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a cache's folder, waiting for who holds it; what was made meanwhile is there afterwards.
+
+    Args:
+        folder: need not exist yet; its parent must. The lock is a hidden file beside it, free when its holder dies.
+
+    Yields:
+        False where the file system has no locks: then the first rename wins.
+    """
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            logger.info("Another process is making %s: waiting for it.", folder)
+            lock.acquire()
+        alone = True
+    except (NotImplementedError, OSError):
+        alone = False
+    try:
+        yield alone
+    finally:
+        lock.release()

@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from tlm_hf.data.docstring_extraction import extract_files, source_files, unique_indices
 from tlm_hf.errors import UserError
+from tlm_hf.files import sole_writer
 
 logger = logging.getLogger(__name__)
 
@@ -134,22 +135,36 @@ def load_docstrings(
         folders = {library: _package_folder(library) for library in CORPUS_LIBRARIES}
         try:
             root.mkdir(parents=True, exist_ok=True)
-            draft = root / f".{folder.name}-{uuid.uuid4().hex}"
-            draft.mkdir()  # not `tempfile.mkdtemp`, whose folders only their owner can read
         except OSError as error:
-            raise UserError(
-                f"The cache folder {root} cannot be written ({error.strerror}): set TLM_CACHE to a folder of your own."
-            ) from error
-        try:
-            tables = _extract(folders, num_proc, show_progress)
-            for split, table in tables.items():
-                pq.write_table(table, draft / f"{split}.parquet", write_page_checksum=True)
-            _publish(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            raise _unwritable(root, error) from error
+        with sole_writer(folder):  # of several processes on a new machine one reads the packages, the others its cache
+            tables = _read_cache(folder) or _make_cache(folder, folders, num_proc, show_progress)
     return datasets.DatasetDict(
         {split: datasets.Dataset(table, fingerprint=f"{name[:32]}-{split}") for split, table in tables.items()}
     )
+
+
+def _unwritable(root: Path, error: OSError) -> UserError:
+    return UserError(
+        f"The cache folder {root} cannot be written ({error.strerror}): set TLM_CACHE to a folder of your own."
+    )
+
+
+def _make_cache(folder: Path, folders: dict[str, Path], num_proc: int, show_progress: bool) -> dict[str, pa.Table]:
+    """Read the corpus from the packages' folders and leave it in the cache."""
+    draft = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    try:
+        draft.mkdir()  # not `tempfile.mkdtemp`, whose folders only their owner can read
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
+    try:
+        tables = _extract(folders, num_proc, show_progress)
+        for split, table in tables.items():
+            pq.write_table(table, draft / f"{split}.parquet", write_page_checksum=True)
+        _publish(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return tables
 
 
 def load_docstrings_task(

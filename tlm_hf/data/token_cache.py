@@ -6,7 +6,6 @@ half-written or damaged one is never used but made again. Texts are read, tokeni
 time, so memory does not grow with the corpus. Where nothing can be written the tokens are kept in memory.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import filelock
 import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from ..files import file_hash, flush
+from ..files import file_hash, flush, sole_writer
 from ..runs import write_json
 from .sources import text_hash
 from .tokenization import TextColumn, encoder_of, tokenizer_hash
@@ -148,7 +146,7 @@ def tokenize_once(
         return table
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _sole_writer(folder) as alone:
+        with sole_writer(folder) as alone:
             table = _open(folder)  # another process may have made it meanwhile
             if table is None:
                 if alone:
@@ -223,18 +221,3 @@ def _open(folder: Path) -> TokenTable | None:
         logger.warning("The token cache %s is damaged and is made again.", folder)
         return None
     return table
-
-
-@contextlib.contextmanager
-def _sole_writer(folder: Path) -> Iterator[bool]:
-    """Hold the lock of one cache; yields False where the file system has no locks (then the first rename wins)."""
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        lock.acquire()
-        alone = True
-    except (NotImplementedError, OSError):
-        alone = False
-    try:
-        yield alone
-    finally:
-        lock.release()
