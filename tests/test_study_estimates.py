@@ -11,11 +11,14 @@ from tlm_hf.combination_committee import combine
 from tlm_hf.study.estimates import (
     Estimate,
     accuracy,
-    committee_correct,
     committee_curve,
+    committees_right,
     difference,
     first_not_worse,
+    mean_difference,
+    one_of_each,
     slope,
+    subsets,
 )
 from tlm_hf.study.findings import BASELINE_NAMES, Findings
 from tlm_hf.study.plan import read_plan
@@ -42,10 +45,48 @@ def test_one_seed_is_scipys_bootstrap_over_items(answers):
 
 def test_the_t_interval_of_paired_seeds_is_scipys(answers):
     ours, theirs = answers
-    found = difference(ours, theirs)
+    found = difference(ours, theirs, paired=True)
     expected = stats.ttest_rel(ours.mean(axis=1), theirs.mean(axis=1)).confidence_interval(0.95)
     assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
     assert found.value == pytest.approx(ours.mean() - theirs.mean())
+    with pytest.raises(ValueError, match="as many runs"):
+        difference(ours, theirs[:2], paired=True)
+
+
+def test_the_t_interval_of_sides_with_runs_of_their_own_is_scipys(answers):
+    ours, theirs = answers[0], answers[1][:3]
+    found = difference(ours, theirs)
+    expected = stats.ttest_ind(ours.mean(axis=1), theirs.mean(axis=1), equal_var=False).confidence_interval(0.95)
+    assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
+    assert (found.runs, found.seeds) == ((4, 3), 3)
+    assert difference(ours, theirs[:1]).t_low is None
+
+
+def test_the_bootstrap_knows_of_the_runs():
+    """Runs that differ by far more than their texts do: the interval of their mean is that of a bootstrap over runs."""
+    generator = np.random.default_rng(8)
+    ours = (generator.random((6, 3000)) < np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.95])[:, None]).astype(float)
+    means = ours.mean(axis=1)
+    drawn = means[generator.integers(6, size=(20_000, 6))].mean(axis=1)
+    found = accuracy(ours)
+    assert (found.low, found.high) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.01)
+    one = accuracy(ours, single=True)
+    assert (one.low, one.high) == pytest.approx((0.5, 0.95), abs=0.02)
+    assert one.t_low is None
+
+
+def test_the_mean_over_tasks_takes_every_pair_of_runs():
+    generator = np.random.default_rng(9)
+    pairs = [((generator.random((3, n)) < 0.8).astype(float), (generator.random((3, n)) < 0.7).astype(float))
+             for n in (500, 900)]  # fmt: skip
+    by_run = np.concatenate([ours.mean(axis=1) - theirs.mean(axis=1) for ours, theirs in pairs])
+    found = mean_difference(pairs)
+    expected = stats.ttest_1samp(by_run, 0).confidence_interval(0.95)
+    assert found.value == pytest.approx(by_run.mean())
+    assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
+    alone = difference(*pairs[0], paired=True)
+    assert found.low < found.value < found.high
+    assert found.high - found.low < alone.high - alone.low
 
 
 def test_pairing_on_items_narrows_the_interval():
@@ -70,16 +111,13 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 
 def test_the_slope_is_that_of_numpys_polyfit(answers):
     generator = np.random.default_rng(5)
-    scratch = answers[1]
-    gaps = [((generator.random((4, 900)) < 0.6 + 0.03 * place).astype(float), scratch) for place in range(4)]
+    scratch = answers[1].mean()
+    pretrained = [(generator.random((4, 900)) < 0.6 + 0.03 * place).astype(float) for place in range(4)]
     points = [3.0, 4.0, 5.5, 6.0]
-    expected = np.polyfit(points, [ours.mean() - theirs.mean() for ours, theirs in gaps], 1)[0]
-    found = slope(points, gaps)
+    expected = np.polyfit(points, [ours.mean() - scratch for ours in pretrained], 1)[0]
+    found = slope(points, pretrained)
     assert found.value == pytest.approx(expected)
-    by_seed = [
-        np.polyfit(points, [ours[seed].mean() - theirs[seed].mean() for ours, theirs in gaps], 1)[0]
-        for seed in range(4)
-    ]
+    by_seed = [np.polyfit(points, [ours[seed].mean() for ours in pretrained], 1)[0] for seed in range(4)]
     expected_t = stats.t.interval(0.95, 3, np.mean(by_seed), stats.sem(by_seed))
     assert (found.t_low, found.t_high) == pytest.approx(expected_t)
 
@@ -92,20 +130,35 @@ def test_a_committee_decides_as_the_model_that_is_released():
     labels = generator.integers(6, size=300)
     order = [3, 0, 4]
     released = combine(torch.from_numpy(logits[:, order]), "probabilities", None).numpy().argmax(axis=-1)
-    assert (committee_correct(logits, labels, order)[-1] == (released == labels)).all()
+    assert (committees_right(logits, labels, [order])[0] == (released == labels)).all()
 
 
-def test_the_curve_ends_at_all_members_and_starts_at_their_mean():
+def test_the_curve_is_the_mean_over_all_committees_of_a_size():
     generator = np.random.default_rng(4)
     labels = generator.integers(4, size=500)
     logits = generator.normal(size=(500, 6, 4)) + 1.2 * np.eye(4)[labels][:, None]
-    curve = committee_curve(logits, labels, orders=400)
-    singles = (logits.argmax(axis=-1) == labels[:, None]).mean()
-    assert curve[0].value == pytest.approx(singles, abs=0.005)
-    assert curve[-1].value == pytest.approx((committee_correct(logits, labels, range(6))[-1]).mean())
+    rows = [committees_right(logits, labels, subsets(6, count)) for count in range(1, 7)]
+    curve = committee_curve(rows)
+    for count in (1, 3, 6):
+        expected = np.mean(
+            [(softmax(logits[:, each], axis=-1).mean(axis=1).argmax(axis=-1) == labels).mean()
+             for each in map(list, combinations(range(6), count))]
+        )  # fmt: skip
+        assert curve[count - 1].value == pytest.approx(expected)
     against = (logits[:, :1].argmax(axis=-1) == labels[:, None]).T.astype(float)
-    compared = committee_curve(logits, labels, against, orders=400)
+    compared = committee_curve(rows, against)
     assert compared[-1].value == pytest.approx(curve[-1].value - against.mean())
+    assert (compared[0].runs, curve[0].runs) == ((6, 1), (6,))
+
+
+def test_of_too_many_committees_some_are_drawn():
+    assert len(subsets(10, 5)) == 252
+    many = subsets(40, 5)
+    assert len(many) == len(set(many)) == 300
+    assert one_of_each([2, 1, 2]) == [(0, 2, 3), (0, 2, 4), (1, 2, 3), (1, 2, 4)]
+    drawn = one_of_each([30, 30])
+    assert len(set(drawn)) == 300
+    assert all(0 <= first < 30 <= second < 60 for first, second in drawn)
 
 
 def test_a_mixed_committee_is_held_against_as_many_of_the_first_recipe(tmp_path, monkeypatch):
@@ -127,9 +180,12 @@ def test_a_mixed_committee_is_held_against_as_many_of_the_first_recipe(tmp_path,
     def right(logits):
         return (softmax(logits, axis=-1).mean(axis=1).argmax(axis=-1) == labels).mean()
 
-    mixed = np.stack([there[recipe][0][:, 0] for recipe in there], axis=1)
+    mixed = [  # with each of the four bert-1
+        right(np.stack([there["bert-1"][0][:, one], *(there[recipe][0][:, 0] for recipe in list(there)[1:])], axis=1))
+        for one in range(4)
+    ]
     alike = [right(there["bert-1"][0][:, list(chosen)]) for chosen in combinations(range(4), 3)]
-    assert row["estimate"] == pytest.approx(right(mixed) - np.mean(alike))
+    assert row["estimate"] == pytest.approx(np.mean(mixed) - np.mean(alike), abs=1e-6)
     assert row["low"] < row["estimate"] < row["high"]
     report = Report(rows, [{"model": "mixed", "members": 6, "batch_size": 1, "milliseconds": 9.0}], plan)
     (said,) = [words for words in report.sentences()["committee"] if "one each of" in words]
@@ -139,9 +195,29 @@ def test_a_mixed_committee_is_held_against_as_many_of_the_first_recipe(tmp_path,
     assert "difference from as many bert-1" in report.committee_table()["head"]
 
 
+def test_overlaps_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
+    generator = np.random.default_rng(11)
+    there = {kind: {seed: (generator.random(300) < 0.7).astype(float) for seed in seeds}
+             for kind, seeds in (("high", (0, 2)), ("random", (0, 1, 2)), ("low", (0, 1)))}  # fmt: skip
+    plan = read_plan("laptop")
+    findings = Findings(plan, {}, tmp_path)
+    measure = {kind: {"train": {"jensen_shannon_bits": 0.1}} for kind in there}
+    findings.records.found[findings.planner.subsets()] = {"measures": dict.fromkeys(plan.tasks, measure)}
+    monkeypatch.setattr(findings, "scratch", lambda recipe, task: {0: there["low"][0]} if task == "fewrel" else {})
+    monkeypatch.setattr(
+        findings, "_of_encoders",
+        lambda recipe, task, encoders: next(rows for kind, rows in there.items() if f"-{kind}-" in encoders[0]),
+    )  # fmt: skip
+    rows = {row["x"]: row for row in findings.overlap() if row["measure"] == "difference"}
+    assert rows["high - low"]["estimate"] == pytest.approx((there["high"][0] - there["low"][0]).mean(), abs=1e-6)
+    assert rows["high - low"]["runs"] == [1, 1]
+    both = [(there["high"][seed] - there["random"][seed]).mean() for seed in (0, 2)]
+    assert rows["high - random"]["estimate"] == pytest.approx(np.mean(both), abs=1e-6)
+
+
 def test_not_worse_holds_from_a_number_on():
     lows = [-0.02, 0.005, -0.03, -0.005, 0.001]
-    curve = [Estimate(low + 0.01, low, low + 0.02, 3) for low in lows]
+    curve = [Estimate(low + 0.01, low, low + 0.02, (3, 1)) for low in lows]
     assert first_not_worse(curve, 0.01) == 4
     assert first_not_worse(curve, 0.0) == 5
     assert first_not_worse(curve[:3], 0.0) is None
@@ -158,13 +234,13 @@ def test_what_would_close_a_gap_to_a_baseline_is_extrapolated_from_the_measured_
 
     def row(finding, model, x, measure, estimate, low, high):
         return {"finding": finding, "task": "fewrel", "model": model, "x": x, "measure": measure, "estimate": estimate,
-                "low": low, "high": high, "seeds": 1, "t_low": None, "t_high": None}  # fmt: skip
+                "low": low, "high": high, "seeds": 1, "runs": [3, 1], "t_low": None, "t_high": None}  # fmt: skip
 
     behind = row("committee", "committee of bert-1", 3, f"difference from {base}", -0.03, -0.05, -0.01)
     rise = row("corpus_size", "bert-1, equal epochs", "slope", "gap per doubling", 0.012, 0.005, 0.02)
     (said,) = Report([behind, rise], [], plan).sentences()["committee"]
     assert f"a committee of 3 bert-1 differs from {base} by -3.0 [-5.0, -1.0] points (below it)" in said
-    assert "2.5 doublings" in said  # 0.03 / 0.012
+    assert "so 1.5 to 6.0 doublings would close that" in said  # 0.03 / 0.02 and 0.03 / 0.005
     (said,) = Report([{**behind, "estimate": 0.03, "low": 0.01, "high": 0.05}, rise], [], plan).sentences()["committee"]
     assert "(above it)." in said
     (said,) = Report([behind, {**rise, "low": -0.001}], [], plan).sentences()["committee"]

@@ -9,7 +9,6 @@ import yaml
 
 from tlm_hf import recipes
 from tlm_hf.errors import UserError
-from tlm_hf.study import defaults
 from tlm_hf.study.plan import PLAN_FILE, Planner, SizePlan, read_plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,25 +136,88 @@ def test_what_a_plan_names_must_be_there(tmp_path, change, words):
         read_plan("smoke", file)
 
 
+@pytest.mark.parametrize(
+    ("section", "change", "words"),
+    [
+        (
+            "tasks",
+            {"docstrings": {"train_per_lable": 3}},
+            "'train_per_lable' under the task 'docstrings'",
+        ),
+        ("tasks", {"docstrings": 3}, "no mapping under the task"),
+        ("pretraining", {"bert-1": {"num_texts": 8, "max_steps": 2, "lerning_rate": 1.0}}, "'lerning_rate'"),
+        ("pretraining", {"bert-1": {"num_texts": 8}}, "no 'max_steps' under 'pretraining' of bert-1"),
+        ("pretraining", {"bert-1": {"num_texts": "8", "max_steps": 2}}, "num_texts '8'.*whole number"),
+        ("gap", {"recipes": None}, "recipes None"),
+        ("gap", {"recipes": []}, "nothing under 'gap.recipes'"),
+        ("gap", {"finetuning_seeds": 0}, "finetuning_seeds 0"),
+        ("gap", {"pretraining_seeds": 1.5}, "pretraining_seeds 1.5"),
+        ("corpus_size", {"num_texts": []}, "num_texts \\[\\]"),
+        ("committee", {"members": ["bert-1"]}, "members \\['bert-1'\\]"),
+        ("committee", {"members": {}}, "nothing under 'committee.members'"),
+        ("committee", {"members": {"bert-1": 0}}, "bert-1 0 under"),
+        ("finetuning", {"bert-1": {"pretrained": [{}], "scratch": [{}]}}, "no 'num_train_epochs'"),
+        (
+            "finetuning",
+            {"bert-1": {"num_train_epochs": 1, "pretrained": [3], "scratch": [{}]}},
+            "no mapping under the",
+        ),
+    ],
+)
+def test_a_slip_in_a_plan_is_named_before_anything_runs(tmp_path, one_sentence, section, change, words):
+    fields = copy.deepcopy(FULL)
+    fields["smoke"][section] |= change
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(fields))
+    with pytest.raises(UserError, match=words) as caught:
+        read_plan("smoke", file)
+    one_sentence(caught.value)
+
+
+def test_a_section_that_lacks_a_field_and_a_size_without_any(tmp_path):
+    fields = copy.deepcopy(FULL)
+    del fields["smoke"]["committee"]["counts"]
+    fields["laptop"] = None
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(fields))
+    with pytest.raises(UserError, match="no 'counts' under 'committee'"):
+        read_plan("smoke", file)
+    with pytest.raises(UserError, match="no fields for the size 'laptop'"):
+        read_plan("laptop", file)
+
+
 def test_a_plan_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_plan("smoke", tmp_path / "none.yaml")
 
 
+def laptop_records():
+    """Names of committed records whose settings do not hang on a choice of rates."""
+    records = {path.name for path in (ROOT / "results" / "study" / "laptop" / "runs").iterdir()}
+    return {name for name in records if not name.startswith(("ag_news-", "dbpedia_14-", "fewrel-"))}
+
+
 def test_a_changed_default_renames_trainings_and_nothing_else(monkeypatch):
     before = expand("laptop")
-    records = {path.name for path in (ROOT / "results" / "study" / "laptop" / "runs").iterdir()}
-    named = {name for name in records if not name.startswith(("ag_news-", "dbpedia_14-", "fewrel-"))}
-    assert named <= set(before.runs), "committed records are no longer those of the plan"
+    assert laptop_records() <= set(before.runs), "committed records are no longer those of the plan"
     schedule = recipes.SCHEDULES["tlm"]
     monkeypatch.setitem(recipes.SCHEDULES, "tlm", dataclasses.replace(schedule, weight_decay=0.02))
-    defaults.defaults_hash.cache_clear()
-    try:
-        after = expand("laptop")
-    finally:
-        monkeypatch.undo()
-        defaults.defaults_hash.cache_clear()
-    same = set(before.runs) & set(after.runs)
-    assert same
-    assert {before.runs[name].kind for name in same}.isdisjoint({"pretrain", "finetune"})
+    after = expand("laptop")
     assert len(after.runs) == len(before.runs)
+    same = {name: before.runs[name] for name in set(before.runs) & set(after.runs)}
+    assert same
+    assert "pretrain" not in {run.kind for run in same.values()}
+    assert all(run.settings["encoder"] is None for run in same.values() if run.kind == "finetune")
+
+
+def test_a_changed_recipe_renames_its_own_runs_and_a_further_one_none(monkeypatch):
+    before = set(expand("laptop").runs)
+    deep = recipes.ARCHITECTURES["bert-6"]
+    monkeypatch.setitem(recipes.ARCHITECTURES, "bert-2", dataclasses.replace(deep, name="bert-2", num_hidden_layers=2))
+    assert set(expand("laptop").runs) == before
+    assert "bert-2" in recipes.ARCHITECTURES
+    monkeypatch.setitem(recipes.ARCHITECTURES, "bert-6", dataclasses.replace(deep, num_hidden_layers=5))
+    after = set(expand("laptop").runs)
+    assert {name for name in before - after if "bert-6" not in name} == set()
+    assert {name for name in before & after if "bert-6" in name} == set()
+    assert before & after >= {name for name in laptop_records() if "bert-6" not in name}

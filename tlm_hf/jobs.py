@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
+
+from .errors import UserError
 
 LOG_FILE = "train.log"
 PROGRESS_FILE = "progress.log"
@@ -126,7 +129,7 @@ def run_jobs(
         Results by job name. A job whose output folder is finished returns its results at once.
 
     Raises:
-        UserError: what a job raises, after the others in flight have ended.
+        UserError: what a job raises, after the others in flight have ended; a process that was killed.
         KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
     results: dict[str, dict[str, Any]] = {}
@@ -171,7 +174,13 @@ def run_jobs(
                         done, _ = wait(flying, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                         for future in done:
                             job = flying.pop(future)
-                            results[job.name] = future.result()
+                            try:
+                                results[job.name] = future.result()
+                            except BrokenProcessPool as error:
+                                raise UserError(
+                                    f"A process ended by itself beside {job.name} (killed for want of memory?): the "
+                                    "same command goes on from the last checkpoints, with fewer --workers."
+                                ) from error
                         if done:
                             waiting = look_again(bar, [job.name for job in flying.values()])
                         finished = sum(weights[name] for name in results)

@@ -35,13 +35,12 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all: to a temporary name, flushed to disk, then renamed."""
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: to a temporary name, flushed to disk, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -49,6 +48,11 @@ def write_json(path: Path, value: Any) -> None:
         temporary.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all, as `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_results(path: str | Path, results: dict[str, Any]) -> None:

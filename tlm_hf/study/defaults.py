@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
+from pathlib import Path
+from typing import Any
 
-from ..recipes import ARCHITECTURES, SIZES, build_config, find_schedule
+from ..recipes import Architecture, Size, build_config, find_architecture, find_schedule, find_size
 from ..training.finetune import SCHEDULES
 
-FIRST = "89913d93ed1a089d2d130000849bf1dc5a2470f283690538eec802aee93bec63"
-"""SHA-256 of the defaults that the committed records were made with; runs under these bear no mark, so that the records
-keep their names."""
+FIRST_FILE = Path(__file__).with_name("first_defaults.json")
+"""The defaults that the committed records were made with; runs under these bear no mark, so that the records keep
+their names."""
 SHAPE = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "max_position_embeddings", "hidden_act", "layer_norm_eps", "initializer_range", "conv_channels",
@@ -20,22 +23,36 @@ ADDRESSED = ("pretrain", "finetune")
 
 
 @cache
-def defaults_hash() -> str:
-    """SHA-256 over the schedules, sizes, and shapes and initial weights of all recipes."""
-    shapes = {
-        f"{recipe}@{size}": {name: getattr(build_config(recipe, size), name) for name in SHAPE}
-        for recipe in ARCHITECTURES
-        for size in SIZES
-    }
-    values = {
-        "pretraining": asdict(find_schedule("tlm")),
-        "finetuning": SCHEDULES["tlm"],
-        "sizes": {name: asdict(size) for name, size in SIZES.items()},
-        "shapes": shapes,
-    }
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+def _first() -> dict[str, Any]:
+    """Schedules by kind of run, sizes, and shapes by recipe@size."""
+    found: dict[str, Any] = json.loads(FIRST_FILE.read_text(encoding="utf-8"))
+    return found
 
 
-def mark(kind: str) -> dict[str, str]:
-    """What a run's address holds beside its settings; nothing under the first defaults."""
-    return {"defaults": defaults_hash()} if kind in ADDRESSED and defaults_hash() != FIRST else {}
+def mark(kind: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a run's address holds beside its settings; nothing under the first defaults.
+
+    Only what the run itself takes counts: its schedule, size, and its recipe's shape and initial weights at that size.
+    So a further recipe, or a change of another one, leaves it alone.
+    """
+    if kind not in ADDRESSED:
+        return {}
+    recipe, size = settings["recipe"], settings["size"]
+    schedule = asdict(find_schedule("tlm")) if kind == "pretrain" else SCHEDULES["tlm"]
+    digest = _digest(
+        kind, recipe, size, json.dumps(schedule, sort_keys=True), find_architecture(recipe), find_size(size)
+    )
+    return {} if digest is None else {"defaults": digest}
+
+
+@cache  # a name is asked for thousands of times
+def _digest(kind: str, recipe: str, size: str, schedule: str, architecture: Architecture, scale: Size) -> str | None:
+    """SHA-256 of what a run takes; None where it is what the first records took."""
+    config, first = build_config(architecture.name, scale.name), _first()
+    shape = {name: getattr(config, name) for name in SHAPE}
+    taken = {"schedule": json.loads(schedule), "size": asdict(scale), "shape": shape}
+    known = {
+        "schedule": first[kind], "size": first["sizes"].get(size), "shape": first["shapes"].get(f"{recipe}@{size}"),
+    }  # fmt: skip
+    text = json.dumps(taken, sort_keys=True)
+    return None if json.loads(text) == known else hashlib.sha256(text.encode()).hexdigest()

@@ -5,6 +5,7 @@ from its last checkpoint, and one whose record was deleted is made anew from the
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import datasets
 import numpy as np
@@ -36,8 +38,11 @@ from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments
 from .study_latency import measure_latency
 
+logger = logging.getLogger(__name__)
 CONFIG_FILE, RECORD_LOG = "config.json", "run.log"
 ABSOLUTE = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}")
+SAME_LOSS = 1e-4
+"""Nats by which an encoder that is made again may differ without a word."""
 BAR_ENDS = ("it/s]", "s/it]", "examples/s]")
 """Ends of progress bars, which logs go without."""
 
@@ -84,6 +89,7 @@ def execute(arguments: RunArguments) -> dict[str, Any]:
     found = EXECUTORS[arguments.kind](arguments)
     logits = found.pop("logits", None)
     if arguments.keep_record:
+        _compare(record, found)
         return found
     results = {
         "name": arguments.name,
@@ -110,6 +116,17 @@ def execute(arguments: RunArguments) -> dict[str, Any]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return results
+
+
+def _compare(record: Path, found: dict[str, Any]) -> None:
+    """Say so where weights that were made again are not those of the record: what follows is made of these."""
+    before = (read_record(record) or {}).get("held_out", {}).get("loss")
+    now = found.get("held_out", {}).get("loss")
+    if before is not None and now is not None and abs(before - now) > SAME_LOSS:
+        logger.warning(
+            "%s was made again and has a held-out loss of %.4f where its record says %.4f (another machine or another "
+            "version rounds otherwise): the runs that follow are made from these weights.", record.name, now, before,
+        )  # fmt: skip
 
 
 def _without_paths(text: str, arguments: RunArguments) -> str:
@@ -290,10 +307,14 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        if not isinstance(results, dict) or results.get("kind") not in EXECUTORS or not isinstance(settings, dict):
+            raise ValueError(f"no kind of run in {RESULTS_FILE}")
+        if results["kind"] in HAS_LOGITS:
+            with np.load(folder / LOGITS_FILE, allow_pickle=False) as stored:
+                if missing := {"test", "test_labels"} - set(stored.files):
+                    raise ValueError(f"no {sorted(missing)[0]} in {LOGITS_FILE}")
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"The record {folder} is damaged ({error}): delete it, and the study makes it anew.") from error
-    if results["kind"] in HAS_LOGITS and not (folder / LOGITS_FILE).is_file():
-        return None
     return {**results, "settings": settings}

@@ -1,33 +1,41 @@
 """From the records of the study to the rows of its four findings; nothing runs here and nothing is looked up elsewhere.
 
-A row is `finding`, `task`, `model`, `x`, `measure`, `estimate`, `low`, `high`, `seeds`, `t_low`, `t_high` (see
-`estimates`). Accuracies are shares of the test texts.
+A row is `finding`, `task`, `model`, `x`, `measure`, `estimate`, `low`, `high`, `seeds` (runs of the side that has
+fewer), `runs` (of each side), `t_low`, `t_high` (see `estimates`). Accuracies are shares of the test texts.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from ..evaluation.packed_logits import unpack_logits
 from ..training.finetune import LOGITS_FILE
 from .estimates import (
     Estimate,
     accuracy,
-    committee_correct,
     committee_curve,
-    committees_of,
+    committees_right,
     difference,
     first_not_worse,
+    mean_difference,
+    one_of_each,
     slope,
+    subsets,
 )
-from .plan import ARMS, BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan, validation_accuracies
+from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan, validation_accuracies
+from .plan_checks import ARMS
 
 Row = dict[str, Any]
 NOT_WORSE = 0.01
 """A committee counts as not worse than the deep encoder when the interval of the difference lies above minus this."""
+ALL_TASKS = "mean of the tasks"
+HIGH_LOW, HIGH_RANDOM = "high - low", "high - random"
+OTHER_SEEDS = "gap, other seeds"
+"""The gap without the runs whose validation accuracy chose the rates: their test accuracy may be flattered."""
 BASELINE_NAMES = {"tfidf": "TF-IDF + logistic regression", "sentence": "frozen MiniLM-L6 + logistic regression"}
 
 
@@ -45,6 +53,7 @@ class Records:
 
     def __post_init__(self) -> None:
         self._cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._labels: dict[str, tuple[str, np.ndarray]] = {}
 
     def test(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Test logits (items, classes) and labels (items,) of a run; None where it is not there."""
@@ -52,7 +61,15 @@ class Records:
             return None
         if name not in self._cache:
             with np.load(self.folder / name / LOGITS_FILE, allow_pickle=False) as stored:
-                self._cache[name] = unpack_logits(stored["test"]), stored["test_labels"].astype(int)
+                logits, labels = unpack_logits(stored["test"]), stored["test_labels"].astype(int)
+            task = self.found[name]["settings"]["task"]
+            first, expected = self._labels.setdefault(task, (name, labels))
+            if not np.array_equal(labels, expected):
+                raise UserError(
+                    f"The runs {first} and {name} have other test texts, so that they cannot be compared: delete the "
+                    "records made with other data, and the study makes them anew."
+                )
+            self._cache[name] = logits, labels
         return self._cache[name]
 
     def correct(self, name: str) -> np.ndarray | None:
@@ -81,7 +98,7 @@ class Findings:
             row for part in (self.gap, self.corpus_size, self.overlap, self.committee, self.baselines) for row in part()
         ]
 
-    def _seeds(
+    def _runs(
         self, recipe: str, task: str, arm: str, runs: Sequence[tuple[str | None, list[int]]]
     ) -> dict[int, np.ndarray]:
         """By place in `runs` the share of its fine-tunings that are right, (items,); places without any left out."""
@@ -96,84 +113,103 @@ class Findings:
                 rows[place] = np.mean(there, axis=0)
         return rows
 
-    def arms(self, recipe: str, task: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Pre-trained and scratch of the gap over the seeds that both have, float (seeds, items) each."""
-        seeds = list(self.planner.gap_seeds())
-        encoders = [(self.planner.pretraining(recipe, seed, [], 0), tuned) for seed, tuned in seeds]
-        return _paired(
-            self._seeds(recipe, task, "pretrained", encoders),
-            self._seeds(recipe, task, "scratch", [(None, tuned) for _, tuned in seeds]),
-        )
+    def pretrained(self, recipe: str, task: str) -> dict[int, np.ndarray]:
+        """Every encoder on the whole corpus, those that are only members of committees too, by pre-training seed."""
+        tuned = dict(self.planner.gap_seeds()) if recipe in self.plan.gap["recipes"] else {}
+        if recipe in self.plan.committee["members"]:
+            tuned = {seed: [one] for seed, one in self.planner.member_seeds(recipe)} | tuned
+        seeds = sorted(tuned)
+        encoders = [(self.planner.pretraining(recipe, seed, [], 0), tuned[seed]) for seed in seeds]
+        found = self._runs(recipe, task, "pretrained", encoders)
+        return {seeds[place]: correct for place, correct in found.items()}
+
+    def scratch(self, recipe: str, task: str) -> dict[int, np.ndarray]:
+        """Every encoder from scratch by its seed: no corpus is behind it, so that it stands against all of them."""
+        seeds = [seed for _, tuned in self.planner.gap_seeds() for seed in tuned]
+        found = self._runs(recipe, task, "scratch", [(None, [seed]) for seed in seeds])
+        return {seeds[place]: correct for place, correct in found.items()}
 
     def gap(self) -> Iterator[Row]:
-        """Finding a."""
+        """Finding a: both arms, their difference, that without the seed that chose, and that from the baselines."""
         for recipe in self.plan.gap["recipes"]:
             for task in self.plan.tasks:
-                arms = self.arms(recipe, task)
-                if arms is not None:
-                    for arm, correct in zip(ARMS, arms, strict=True):
-                        yield _row(GAP, task, recipe, arm, "accuracy", accuracy(correct))
-                    yield _row(GAP, task, recipe, "gap", "gap", difference(*arms))
+                ours, theirs = self.pretrained(recipe, task), self.scratch(recipe, task)
+                if not ours or not theirs:
+                    continue
+                for arm, found in zip(ARMS, (ours, theirs), strict=True):
+                    yield _row(GAP, task, recipe, arm, "accuracy", accuracy(_stack(found)))
+                yield _row(GAP, task, recipe, "gap", "gap", difference(_stack(ours), _stack(theirs)))
+                rest = [[seed for seed in found if seed > 0] for found in (ours, theirs)]
+                if all(rest):
+                    left = difference(_stack(ours, rest[0]), _stack(theirs, rest[1]))
+                    yield _row(GAP, task, recipe, OTHER_SEEDS, "gap", left)
+                for kind, other in self._baselines(task).items():
+                    measure = f"difference from {BASELINE_NAMES[kind]}"
+                    yield _row(GAP, task, recipe, ARMS[0], measure, difference(_stack(ours), other))
 
-    def _arms_of(self, recipe: str, task: str, encoders: list[str]) -> tuple[dict[int, Any], dict[int, Any]]:
-        """Both arms of encoders of other corpora by pre-training seed, one fine-tuning seed each."""
+    def _of_encoders(self, recipe: str, task: str, encoders: list[str]) -> dict[int, np.ndarray]:
+        """Encoders of other corpora by pre-training seed, one fine-tuning seed each."""
         tuned = [[seed * self.plan.gap["finetuning_seeds"]] for seed in range(len(encoders))]
-        ours = self._seeds(recipe, task, "pretrained", list(zip(encoders, tuned, strict=True)))
-        return ours, self._seeds(recipe, task, "scratch", [(None, seeds) for seeds in tuned])
-
-    def _gap_of(self, recipe: str, task: str, encoders: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
-        """The same, over the seeds that both have."""
-        return _paired(*self._arms_of(recipe, task, encoders))
+        return self._runs(recipe, task, "pretrained", list(zip(encoders, tuned, strict=True)))
 
     def corpus_size(self) -> Iterator[Row]:
         """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""
         recipe, seeds = self.plan.corpus_size["recipe"], range(self.plan.corpus_size["pretraining_seeds"])
         for task in self.plan.tasks:
-            for equal in ("steps", "epochs"):
+            scratch = self.scratch(recipe, task)
+            for equal in ("steps", "epochs") if scratch else ():
                 points = []
                 for texts, kind, steps in self.planner.corpus_steps():
                     if kind != equal:
                         continue
                     changes: dict[str, Any] = {"num_texts": texts, "max_steps": steps}
                     encoders = [self.planner.pretraining(recipe, seed, [], 0, **changes) for seed in seeds]
-                    arms = self._arms_of(recipe, task, encoders)
-                    found = _paired(*arms)
-                    if found is None:
+                    found = self._of_encoders(recipe, task, encoders)
+                    if not found:
                         continue
-                    points.append((np.log2(texts), arms))
-                    yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "gap", difference(*found))
-                    yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "accuracy", accuracy(found[0]))
+                    points.append((np.log2(texts), found))
+                    gap = difference(_stack(found), _stack(scratch))
+                    yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "gap", gap)
+                    yield _row(
+                        CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "accuracy", accuracy(_stack(found))
+                    )
                 # Over the seeds that all sizes have, or a seed would count as a size.
-                common = set.intersection(*({*arm} for _, arms in points for arm in arms)) if points else set()
-                if len(points) > 1 and common:
-                    pairs = [
-                        tuple(np.stack([arm[seed] for seed in sorted(common)]) for arm in arms) for _, arms in points
-                    ]
-                    found_slope = slope([size for size, _ in points], pairs)  # type: ignore[arg-type]
+                common = _common(*(found for _, found in points)) if len(points) > 1 else []
+                if common:
+                    rows = [_stack(found, common) for _, found in points]
+                    found_slope = slope([size for size, _ in points], rows)
                     yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", "slope", "gap per doubling", found_slope)
 
     def overlap(self) -> Iterator[Row]:
-        """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less low."""
+        """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less the others."""
         recipe, options = self.plan.overlap["recipe"], self.plan.overlap
         record = self.records.found.get(self.planner.subsets())
         if record is None:
             return
+        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {HIGH_LOW: [], HIGH_RANDOM: []}
         for task in self.plan.tasks:
-            gaps = {}
-            for kind in KINDS:
+            scratch, there = self.scratch(recipe, task), {}
+            for kind in KINDS if scratch else ():
                 encoders = [
                     self.planner.overlap_encoder(task, kind, seed) for seed in range(options["pretraining_seeds"])
                 ]
-                found = self._gap_of(recipe, task, encoders)
-                if found is None:
+                found = self._of_encoders(recipe, task, encoders)
+                if not found:
                     continue
-                gaps[kind] = found
+                there[kind] = found
                 divergence = record["measures"][task][kind]["train"]["jensen_shannon_bits"]
-                row = _row(OVERLAP, task, f"{recipe}, {kind} overlap", divergence, "gap", difference(*found))
+                gap = difference(_stack(found), _stack(scratch))
+                row = _row(OVERLAP, task, f"{recipe}, {kind} overlap", divergence, "gap", gap)
                 yield row | {"measures": record["measures"][task][kind]["train"]}
-            if "high" in gaps and "low" in gaps and len(gaps["high"][0]) == len(gaps["low"][0]):
-                found_difference = difference(gaps["high"][0], gaps["low"][0])
-                yield _row(OVERLAP, task, recipe, "high - low", "difference", found_difference)
+            for name, other in ((HIGH_LOW, "low"), (HIGH_RANDOM, "random")):
+                common = _common(there["high"], there[other]) if {"high", other} <= set(there) else []
+                if common:
+                    pair = _stack(there["high"], common), _stack(there[other], common)
+                    pairs[name].append(pair)
+                    yield _row(OVERLAP, task, recipe, name, "difference", difference(*pair, paired=True))
+        for name, found_pairs in pairs.items():
+            if len(found_pairs) > 1:
+                yield _row(OVERLAP, ALL_TASKS, recipe, name, "difference", mean_difference(found_pairs))
 
     def members(self, task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By recipe the members' test logits (items, members, classes) and the labels (items,)."""
@@ -195,64 +231,67 @@ class Findings:
 
     def committee(self) -> Iterator[Row]:
         """Finding d: accuracy against the number of members, against the deep encoder and the baselines."""
-        first = self.plan.first_member
-        reference = self.plan.committee["reference"]
+        first, reference = self.plan.first_member, self.plan.committee["reference"]
         for task in self.plan.tasks:
             members = self.members(task)
-            seeds = [
-                (self.planner.pretraining(reference, seed, [], 0), runs) for seed, runs in self.planner.gap_seeds()
-            ]
-            rows = self._seeds(reference, task, "pretrained", seeds)
-            deep = np.stack(list(rows.values())) if rows else None
+            there = self.pretrained(reference, task)
+            deep = _stack(there) if there else None
             if deep is not None:
                 yield _row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep))
             if first not in members:
                 continue
             logits, labels = members[first]
+            alike = [
+                committees_right(logits, labels, subsets(logits.shape[1], count + 1))
+                for count in range(logits.shape[1])
+            ]
             name = f"committee of {first}"
-            for place, found in enumerate(committee_curve(logits, labels)):
+            for place, found in enumerate(committee_curve(alike)):
                 yield _row(COMMITTEE, task, name, place + 1, "accuracy", found)
             if deep is not None:
-                curve = committee_curve(logits, labels, deep)
+                curve = committee_curve(alike, deep)
                 for place, found in enumerate(curve):
                     yield _row(COMMITTEE, task, name, place + 1, f"difference from {reference}", found)
                 smallest = {"not worse": first_not_worse(curve, NOT_WORSE), "better": first_not_worse(curve, 0.0)}
                 for words, count in smallest.items():
                     if count is not None:
                         yield _row(COMMITTEE, task, name, count, f"smallest that is {words}", curve[count - 1])
-            joined = {name: [logits]}
-            if len(members) > 1:
-                joined["all members"] = [found for found, _ in members.values()]
-                others = [recipe for recipe in members if recipe != first]
-                singles = [logits[:, :1], *(members[recipe][0][:, :1] for recipe in others)]
-                joined[f"mixed: one each of {', '.join(members)}"] = singles
-                for recipe in others:
-                    alone = (members[recipe][0].argmax(axis=-1) == labels[:, None]).T.astype(float)
+            for kind, other in self._baselines(task).items():
+                measure = f"difference from {BASELINE_NAMES[kind]}"
+                found = replace(difference(alike[-1], other), runs=(len(alike), 1))
+                yield _row(COMMITTEE, task, name, len(alike), measure, found)
+            for recipe in members if len(members) > 1 else ():
+                if recipe != first:
+                    alone = committees_right(*members[recipe], subsets(members[recipe][0].shape[1], 1))
                     yield _row(COMMITTEE, task, recipe, 1, "accuracy", accuracy(alone))
-            for words, parts in joined.items():
-                together = np.concatenate(parts, axis=1)
-                count = together.shape[1]
-                right = committee_correct(together, labels, range(count))[-1:].astype(float)
-                if words != name:
-                    yield _row(COMMITTEE, task, words, count, "accuracy", accuracy(right))
-                    if count <= logits.shape[1]:  # what the variety of recipes is worth: as many of the first instead
-                        alike = committees_of(logits, labels, count)
-                        found = difference(right, alike, paired_seeds=False)
-                        yield _row(COMMITTEE, task, words, count, f"difference from as many {first}", found)
-                for kind, other in self._baselines(task).items():
-                    yield _row(
-                        COMMITTEE,
-                        task,
-                        words,
-                        count,
-                        f"difference from {BASELINE_NAMES[kind]}",
-                        difference(right, other),
-                    )
-                if deep is not None and words != name:
-                    yield _row(
-                        COMMITTEE, task, words, count, f"difference from {reference}",
-                        difference(right, deep, paired_seeds=False),
-                    )  # fmt: skip
+            if len(members) > 1:
+                yield from self._mixed(task, members, alike, deep)
+
+    def _mixed(
+        self, task: str, members: dict[str, tuple[np.ndarray, np.ndarray]], alike: list[np.ndarray],
+        deep: np.ndarray | None,
+    ) -> Iterator[Row]:  # fmt: skip
+        """Committees of several recipes: all members there are, and one of each recipe, whichever of its members."""
+        first, reference = self.plan.first_member, self.plan.committee["reference"]
+        counts = [logits.shape[1] for logits, _ in members.values()]
+        together = np.concatenate([logits for logits, _ in members.values()], axis=1)
+        labels = members[first][1]
+        for words, committees in (
+            ("all members", [tuple(range(sum(counts)))]),
+            (f"mixed: one each of {', '.join(members)}", one_of_each(counts)),
+        ):
+            right, count = committees_right(together, labels, committees), len(committees[0])
+            runs = tuple(counts) if words != "all members" else (sum(counts),)
+            sides: dict[str, Estimate] = {}
+            if count <= len(alike):  # what the variety of recipes is worth: as many of the first instead
+                sides[f"as many {first}"] = difference(right, alike[count - 1], single=True, single_theirs=True)
+            for kind, other in self._baselines(task).items():
+                sides[BASELINE_NAMES[kind]] = difference(right, other, single=True)
+            if deep is not None:
+                sides[reference] = difference(right, deep, single=True)
+            yield _row(COMMITTEE, task, words, count, "accuracy", replace(accuracy(right, single=True), runs=runs))
+            for side, found in sides.items():
+                yield _row(COMMITTEE, task, words, count, f"difference from {side}", replace(found, runs=runs))
 
     def _baselines(self, task: str) -> dict[str, np.ndarray]:
         """Right or wrong of the baselines that are there, (1, items) each."""
@@ -275,25 +314,28 @@ class Findings:
         return [] if record is None else record["rows"]
 
 
-def _paired(ours: dict[int, np.ndarray], theirs: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Both sides at the places that both have, (seeds, items) each; None where there is none."""
-    common = sorted(set(ours) & set(theirs))
-    return (
-        (np.stack([ours[place] for place in common]), np.stack([theirs[place] for place in common])) if common else None
-    )
+def _common(*sides: dict[int, np.ndarray]) -> list[int]:
+    """The seeds that all sides have."""
+    return sorted(set.intersection(*map(set, sides)))
+
+
+def _stack(rows: dict[int, np.ndarray], seeds: Sequence[int] | None = None) -> np.ndarray:
+    """Rows by seed as (runs, items): all of them, or those of some seeds."""
+    return np.stack([rows[seed] for seed in (rows if seeds is None else seeds)])
 
 
 def _row(finding: str, task: str, model: str, x: Any, measure: str, found: Estimate) -> Row:
+    values = {"estimate": found.value, "low": found.low, "high": found.high}
+    bounds = {"t_low": found.t_low, "t_high": found.t_high}
     return {
         "finding": finding,
         "task": task,
         "model": model,
         "x": x,
         "measure": measure,
-        "estimate": found.value,
-        "low": found.low,
-        "high": found.high,
+        # To a ten-thousandth of a point: further digits hang on the order in which a machine adds.
+        **{name: round(value, 6) for name, value in values.items()},
         "seeds": found.seeds,
-        "t_low": found.t_low,
-        "t_high": found.t_high,
+        "runs": list(found.runs),
+        **{name: None if value is None else round(value, 6) for name, value in bounds.items()},
     }

@@ -15,14 +15,13 @@ import yaml
 
 from ..data.overlap_subsets import KINDS
 from ..errors import UserError
-from ..recipes import find_architecture, find_size
+from ..recipes import find_size
 from .defaults import mark
+from .plan_checks import check_plan
 
 PLAN_FILE = Path(__file__).with_name("plan.yaml")
-ARMS = ("pretrained", "scratch")
 GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES = "gap", "corpus_size", "overlap", "committee", "baselines"
 FINDINGS = (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
-CANDIDATE_FIELDS = ("learning_rate", "initializer_range")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class StudyRun:
     @property
     def name(self) -> str:
         """Content address: the label and the first 10 digits of the SHA-256 of kind, settings and changed defaults."""
-        text = json.dumps({"kind": self.kind, **self.settings, **mark(self.kind)}, sort_keys=True)
+        text = json.dumps({"kind": self.kind, **self.settings, **mark(self.kind, self.settings)}, sort_keys=True)
         return f"{self.label}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
@@ -77,10 +76,14 @@ class SizePlan:
 
 @dataclass
 class Expansion:
-    """The runs that can be named now, and how many fine-tunings wait for the choice of their rates."""
+    """The runs that can be named now, and how many fine-tunings wait for the choice of their rates.
+
+    `open` has, by arm, the candidates that are still to be done where others are: without them nothing is said of it.
+    """
 
     runs: dict[str, StudyRun] = field(default_factory=dict)
     waiting: int = 0
+    open: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, run: StudyRun) -> str:
         """Add a run, or a finding to the run that is there already; returns its name."""
@@ -112,6 +115,8 @@ def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
         known = ", ".join(sizes) if isinstance(sizes, dict) else "none"
         raise UserError(f"The plan {file} has no size {size!r}: choose one of {known}.")
     found = sizes[size]
+    if not isinstance(found, dict):
+        raise UserError(f"The plan {file} has no fields for the size {size!r}: see {PLAN_FILE.name}.")
     fields = SizePlan.__dataclass_fields__
     where = _lines(text, size)
     for name in found:
@@ -126,7 +131,7 @@ def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
         if name in found and is_mapping and not isinstance(found[name], dict):
             raise UserError(f"The plan {file} has no mapping for {name!r} in line {where[name]}: see {PLAN_FILE.name}.")
     plan = SizePlan(**found)
-    _check(plan, file)
+    check_plan(plan, file)
     return plan
 
 
@@ -137,37 +142,6 @@ def _lines(text: str, size: str) -> dict[str, int]:
         if key.value == size:
             return {name.value: name.start_mark.line + 1 for name, _ in value.value}
     return {}
-
-
-def _check(plan: SizePlan, file: str | Path) -> None:
-    find_size(plan.recipe_size)
-    for recipe in plan.pretraining:
-        find_architecture(recipe)
-    single = (plan.corpus_size["recipe"], plan.overlap["recipe"], plan.committee["reference"])
-    wanted = [*plan.gap["recipes"], *single, *plan.committee["members"]]
-    for recipe in wanted:
-        for section, entries in (("pretraining", plan.pretraining), ("finetuning", plan.finetuning)):
-            if recipe not in entries:
-                raise UserError(f"The plan {file} uses {recipe!r}, which has no entry under {section!r}: add one.")
-    for recipe, options in plan.finetuning.items():
-        for arm in ARMS:
-            if not options.get(arm):
-                raise UserError(f"The plan {file} has no candidates of {recipe} for the arm {arm!r}: add at least one.")
-            for candidate in options[arm]:
-                if unknown := [name for name in candidate if name not in CANDIDATE_FIELDS]:
-                    raise UserError(
-                        f"The plan {file} has {unknown[0]!r} among the candidates of {recipe} ({arm}): choose among "
-                        f"{', '.join(CANDIDATE_FIELDS)}."
-                    )
-                for name, value in candidate.items():
-                    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-                        raise UserError(
-                            f"The plan {file} has {name} {value!r} for {recipe} ({arm}): write a number such as 1.0e-3 "
-                            "since YAML reads 1e-3 as text."
-                        )
-    sizes = plan.corpus_size["num_texts"]
-    if sorted(sizes) != sizes or len(set(sizes)) < len(sizes):
-        raise UserError(f"The plan {file} has corpus sizes {sizes}: write them in rising order, each once.")
 
 
 def validation_accuracies(records: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -280,7 +254,10 @@ class Planner:
         first = self.priorities.get(recipe, 10)
         encoder = self.pretraining(recipe, 0, findings, first) if arm == "pretrained" else None
         names = [self.finetuning(recipe, task, encoder, 0, findings, first, candidate) for candidate in candidates]
-        if any(name not in self.validation for name in names):
+        left = [name for name in names if name not in self.validation]
+        if left:
+            if len(left) < len(names):
+                self.found.open[f"{task}, {recipe}, {arm}"] = left
             return None
         best = max(range(len(names)), key=lambda place: (self.validation[names[place]], -place))
         return candidates[best]

@@ -59,10 +59,12 @@ class StudyArguments:
         metadata={"help": "Only runs whose names fit one of these patterns ('fewrel-bert-6-*'), and their needs."},
     )
     results_dir: str | None = field(
-        default=None, metadata={"help": "Folder of records, tables and plots (default: results/study/SIZE)."}
+        default=None,
+        metadata={"help": "Folder of records, tables and plots (default: results/study/SIZE, or PLAN-SIZE)."},
     )
     work_dir: str | None = field(
-        default=None, metadata={"help": "Folder of weights and checkpoints (default: outputs/study/SIZE)."}
+        default=None,
+        metadata={"help": "Folder of weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE)."},
     )
     workers: int | None = field(default=None, metadata={"help": "Runs at once (default: one for each core)."})
     stop_after: str | None = field(default=None, metadata={"help": "Start no further run after so long, such as 2h."})
@@ -75,13 +77,29 @@ class StudyArguments:
     json: str | None = field(default=None, metadata={"help": "With report: file for every estimate as a row."})
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
 
+    @property
+    def own_plan(self) -> str | None:
+        """File name of a plan that is not the package's."""
+        file = Path(self.plan).expanduser()
+        return None if file.resolve() == PLAN_FILE.resolve() else file.name
+
+    @property
+    def title(self) -> str:
+        """`laptop`, or with a plan of one's own `PLAN-laptop`, so that the reports of two plans lie apart."""
+        return self.size if self.own_plan is None else f"{Path(self.own_plan).stem}-{self.size}"
+
     def results_folder(self) -> Path:
         """Where records, tables and plots lie."""
-        return Path(self.results_dir or f"results/study/{self.size}").expanduser()
+        return Path(self.results_dir or f"results/study/{self.title}").expanduser()
 
     def work_folder(self) -> Path:
         """Where weights and checkpoints lie."""
-        return Path(self.work_dir or f"outputs/study/{self.size}").expanduser()
+        return Path(self.work_dir or f"outputs/study/{self.title}").expanduser()
+
+    def command(self, what: str) -> str:
+        """The command that a record or report names: the same however it was started."""
+        plan = [] if self.own_plan is None else ["--plan", self.own_plan]
+        return command_line(["tlm", "study", what, "--size", self.size, *plan])
 
 
 def check_arguments(arguments: StudyArguments) -> SizePlan:
@@ -102,6 +120,8 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
     for name in ("findings", "runs"):
         if getattr(arguments, name) and arguments.what == "report":
             raise UserError(f"A report has all findings: leave --{name} out.")
+    if arguments.json is not None and not Path(arguments.json).expanduser().absolute().parent.is_dir():
+        raise UserError(f"--json is {arguments.json}, whose folder is not there: make it first.")
     plan = read_plan(arguments.size, arguments.plan)
     if plan.sentence_encoder and arguments.what == "run":
         check_sentence_encoder()
@@ -251,6 +271,10 @@ def show_plan(arguments: StudyArguments) -> dict[str, Any]:
         f"{len(runs)} runs, {len(missing)} missing: {hours:.2f} core-hours; {state.expansion.waiting} fine-tunings "
         "more once their rates are chosen. A run stands under the first finding that uses it."
     )
+    lines += [
+        f"No rate is chosen yet for {arm}: {', '.join(names)} to be done."
+        for arm, names in state.expansion.open.items()
+    ]
     return {
         "table": "\n".join(lines),
         "runs": len(runs),
@@ -265,8 +289,7 @@ def jobs_for(arguments: StudyArguments, plan: SizePlan, state: State, wanted: Se
     """The wanted runs as jobs, with those whose weights they need and that are no longer there."""
     costs = Costs(plan, state.records)
     jobs: dict[str, Job] = {}
-    # The same command for all records of a study, however it was started.
-    command = command_line(["tlm", "study", "run", "--size", arguments.size])
+    command = arguments.command("run")
 
     def add(run: StudyRun) -> None:
         if run.name in jobs:
@@ -305,7 +328,11 @@ def run_study(arguments: StudyArguments) -> dict[str, Any]:
     plan = check_arguments(arguments)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = arguments.workers or cores
-    ends = None if arguments.stop_after is None else time.monotonic() + parse_duration(arguments.stop_after)
+    ends = (
+        None
+        if arguments.stop_after is None
+        else time.monotonic() + parse_duration(arguments.stop_after, "--stop-after")
+    )
     before = len(read_state(arguments, plan).records)
 
     def wanted() -> list[Job]:

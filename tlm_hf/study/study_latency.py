@@ -27,7 +27,7 @@ def measure_latency(
         size: name of the size.
         members: recipes of members and how many there are; the first recipe's committees are measured at `counts`,
             one member of each other recipe alone, and a mixed committee of one member of each recipe.
-        reference: recipe of the deep encoder, measured as stock BERT.
+        reference: recipe of the deep encoder, measured as stock BERT, and as our class in a row of its own.
         counts: numbers of members.
         batch_size: texts in a batch.
 
@@ -48,6 +48,7 @@ def measure_latency(
     deep = build_config(reference, size)
     deep.id2label = {0: "a", 1: "b"}
     models: dict[tuple[str, int], Any] = {(reference, 1): stock_classifier(deep)}
+    models[f"{reference}, our fast path", 1] = member(reference)
     models |= {(first, count): committee([first] * count) for count in counts}
     models |= {(recipe, 1): member(recipe) for recipe in others}
     if others:

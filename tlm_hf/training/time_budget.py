@@ -36,8 +36,8 @@ RESERVE = 0.05
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-def parse_duration(words: str) -> float:
-    """Seconds in `8h`, `90m`, `45s`, `1h30m` or `1.5h`.
+def parse_duration(words: str, option: str = "--time-budget") -> float:
+    """Seconds in `8h`, `90m`, `45s`, `1h30m` or `1.5h`; `option` is what a refusal names.
 
     Raises:
         UserError: anything else, or no time at all.
@@ -49,7 +49,7 @@ def parse_duration(words: str) -> float:
         float(part) * unit for part, unit in zip(match.groups(), UNITS.values(), strict=True) if part
     )  # fmt: skip
     if seconds <= 0:
-        raise UserError(f"--time-budget is {words!r}: give hours, minutes and seconds, such as 8h, 90m or 1h30m.")
+        raise UserError(f"{option} is {words!r}: give hours, minutes and seconds, such as 8h, 90m or 1h30m.")
     return seconds
 
 

@@ -1,0 +1,58 @@
+"""What a reader of the study must know beside its findings: what each model cost, and which rates were chosen."""
+
+from statistics import median
+from typing import Any
+
+from .findings import Findings
+from .plan_checks import ARMS
+
+
+def models(findings: Findings) -> list[dict[str, Any]]:
+    """By recipe what its encoders on the whole corpus are and cost; recipes without any are left out.
+
+    Returns:
+        `recipe`, `parameters`, `encoders` (pre-training seeds), `texts`, `steps`, `loss` (lowest and highest held-out
+        loss of the masked tokens, nats), `seconds` (median of the steps of one on a core).
+    """
+    plan, planner = findings.plan, findings.planner
+    rows = []
+    for recipe in plan.pretraining:
+        seeds = max(plan.gap["pretraining_seeds"], plan.committee["members"].get(recipe, 1))
+        names = [planner.pretraining(recipe, seed, [], 0) for seed in range(seeds)]
+        found = [record for name in names if (record := findings.records.found.get(name)) is not None]
+        if found:
+            losses = [record["held_out"]["loss"] for record in found]
+            rows.append(
+                {"recipe": recipe, "parameters": found[0]["parameters"], "encoders": len(found),
+                 "texts": found[0]["texts"], "steps": found[0]["steps"], "loss": [min(losses), max(losses)],
+                 "seconds": median(record["seconds"] for record in found)}
+            )  # fmt: skip
+    return rows
+
+
+def rates(findings: Findings) -> list[dict[str, Any]]:
+    """Of each recipe, task and arm with several candidates: what validation said of each, with the first seed.
+
+    Returns:
+        `task`, `recipe`, `arm`, `candidates` (each with its settings, `validation` accuracy, None where it is not
+        done, and `chosen`), `at_edge`: whether the chosen rate is the lowest or highest that was tried.
+    """
+    plan, planner = findings.plan, findings.planner
+    rows = []
+    for task in plan.tasks:
+        for recipe, options in plan.finetuning.items():
+            for arm in ARMS:
+                encoder = planner.pretraining(recipe, 0, [], 0) if arm == "pretrained" else None
+                names = [planner.finetuning(recipe, task, encoder, 0, [], 0, each) for each in options[arm]]
+                validation = [planner.validation.get(name) for name in names]
+                if len(names) < 2 or not any(validation):
+                    continue
+                chosen = planner.chosen(recipe, task, arm)
+                candidates = [
+                    {**candidate, "validation": accuracy, "chosen": candidate is chosen}
+                    for candidate, accuracy in zip(options[arm], validation, strict=True)
+                ]
+                tried = sorted({candidate["learning_rate"] for candidate in options[arm]})
+                at_edge = chosen is not None and chosen["learning_rate"] in (tried[0], tried[-1])
+                rows.append({"task": task, "recipe": recipe, "arm": arm, "candidates": candidates, "at_edge": at_edge})
+    return rows
