@@ -262,7 +262,8 @@ def test_findings_are_those_of_the_rows(client):
         assert "bert-1,gap,gap,5.0,3.0,7.0,3" in written.read()
     for finding in ("corpus_size", "overlap", "committee"):
         found = client.predict(finding=finding, task="news", api_name="/findings")
-        assert len(found[5]["data"]) == sum(row["finding"] == finding for row in STUDY["rows"])
+        assert len(found[5]["data"]) == sum((row["finding"], row["task"]) == (finding, "news") for row in STUDY["rows"])
+    assert "mean of the tasks" not in str(client.view_api(return_format="dict"))
     assert all(value in str(found[3]) for value in ("85.0", "82.0"))  # baseline and deep encoder beside the committees
     assert all(value in str(found[6]) for value in ("1.5", "9.0"))
 

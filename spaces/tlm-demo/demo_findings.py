@@ -19,13 +19,15 @@ EXPLANATIONS = {
 
 
 def sentences(study: dict[str, Any], finding: str, task: str) -> list[str]:
-    """What the study says of a finding on a task, with its intervals."""
-    return [words for words in study["sentences"].get(finding, []) if f"On {task}," in words]
+    """What the study says of a finding on a task, and over all of them, with its intervals."""
+    return [
+        words for words in study["sentences"].get(finding, []) if words.startswith((f"On {task},", "Over all tasks,"))
+    ]
 
 
 def tasks_of(study: dict[str, Any]) -> list[str]:
-    """Tasks of the study, in its order."""
-    return list(dict.fromkeys(row["task"] for row in study["rows"]))
+    """Tasks of the study, in its order; their mean, of which there are differences alone, is none."""
+    return list(dict.fromkeys(row["task"] for row in study["rows"] if row["measure"] != "difference"))
 
 
 def table(study: dict[str, Any], finding: str, task: str) -> pd.DataFrame:
