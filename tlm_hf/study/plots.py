@@ -15,6 +15,8 @@ METADATA = {"Software": None}
 """PNG files carry no version, so that equal rows give equal bytes."""
 MIXED = "mixed: one each of {} recipes"
 ACCURACY = "test accuracy (%), 95% intervals"
+OTHERS = ("x", "P", "v", "*", "p")
+"""Marks of single members of further recipes."""
 TICKS = (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
 """Milliseconds that a logarithmic axis may name."""
 
@@ -234,7 +236,10 @@ def _latency(
                 key = ("mixed", row["x"]) if of_mixed else (row["model"], 1)
                 if key not in times or row["model"] == first:
                     continue
+                others = [recipe for recipe in plan.committee["members"] if recipe != first]
                 marker, colour, label = "x", GREEN, f"one {row['model']}"
+                if row["model"] in others:
+                    marker = OTHERS[others.index(row["model"]) % len(OTHERS)]
                 if row["model"] == reference:
                     marker, colour, label = "^", RED, f"stock {reference}"
                 elif of_mixed:
