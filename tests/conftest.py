@@ -86,10 +86,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_corpus_a_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+def shared_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     """Processes that share a run of the tests share the embedded corpus too: reading it takes both cores a minute."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ["TLM_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "cache")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return None
+    folder = tmp_path_factory.getbasetemp().parent / "cache"
+    os.environ["TLM_CACHE"] = str(folder)
+    return folder
 
 
 def randomise(model: torch.nn.Module, seed: int, scale: float = 0.2) -> None:

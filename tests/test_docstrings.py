@@ -32,10 +32,9 @@ OTHER = "When the queue is empty, the caller waits until another thread has put 
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(shared_corpus: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder of this run of the tests; it holds the whole corpus after the first use (a minute or two)."""
-    shared = os.environ.get("TLM_CACHE") if "PYTEST_XDIST_WORKER" in os.environ else None
-    return Path(shared) if shared else tmp_path_factory.mktemp("cache")
+    return shared_corpus or tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")

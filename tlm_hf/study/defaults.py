@@ -39,20 +39,19 @@ def mark(kind: str, settings: Mapping[str, Any]) -> dict[str, str]:
         return {}
     recipe, size = settings["recipe"], settings["size"]
     schedule = asdict(find_schedule("tlm")) if kind == "pretrain" else SCHEDULES["tlm"]
-    digest = _digest(
-        kind, recipe, size, json.dumps(schedule, sort_keys=True), find_architecture(recipe), find_size(size)
-    )
+    digest = _digest(kind, json.dumps(schedule, sort_keys=True), find_architecture(recipe), find_size(size))
     return {} if digest is None else {"defaults": digest}
 
 
 @cache  # a name is asked for thousands of times
-def _digest(kind: str, recipe: str, size: str, schedule: str, architecture: Architecture, scale: Size) -> str | None:
+def _digest(kind: str, schedule: str, recipe: Architecture, size: Size) -> str | None:
     """SHA-256 of what a run takes; None where it is what the first records took."""
-    config, first = build_config(architecture.name, scale.name), _first()
+    config, first = build_config(recipe.name, size.name), _first()
     shape = {name: getattr(config, name) for name in SHAPE}
-    taken = {"schedule": json.loads(schedule), "size": asdict(scale), "shape": shape}
+    taken = {"schedule": json.loads(schedule), "size": asdict(size), "shape": shape}
     known = {
-        "schedule": first[kind], "size": first["sizes"].get(size), "shape": first["shapes"].get(f"{recipe}@{size}"),
+        "schedule": first[kind], "size": first["sizes"].get(size.name),
+        "shape": first["shapes"].get(f"{recipe.name}@{size.name}"),
     }  # fmt: skip
     text = json.dumps(taken, sort_keys=True)
     return None if json.loads(text) == known else hashlib.sha256(text.encode()).hexdigest()

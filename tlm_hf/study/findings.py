@@ -115,13 +115,10 @@ class Findings:
 
     def pretrained(self, recipe: str, task: str) -> dict[int, np.ndarray]:
         """Every encoder on the whole corpus, those that are only members of committees too, by pre-training seed."""
-        tuned = dict(self.planner.gap_seeds()) if recipe in self.plan.gap["recipes"] else {}
-        if recipe in self.plan.committee["members"]:
-            tuned = {seed: [one] for seed, one in self.planner.member_seeds(recipe)} | tuned
-        seeds = sorted(tuned)
-        encoders = [(self.planner.pretraining(recipe, seed, [], 0), tuned[seed]) for seed in seeds]
+        tuned = self.planner.encoder_seeds(recipe)
+        encoders = [(self.planner.pretraining(recipe, seed, [], 0), seeds) for seed, seeds in tuned.items()]
         found = self._runs(recipe, task, "pretrained", encoders)
-        return {seeds[place]: correct for place, correct in found.items()}
+        return {list(tuned)[place]: correct for place, correct in found.items()}
 
     def scratch(self, recipe: str, task: str) -> dict[int, np.ndarray]:
         """Every encoder from scratch by its seed: no corpus is behind it, so that it stands against all of them."""

@@ -242,6 +242,14 @@ class Planner:
         label = f"{task}-{recipe}-{arm}-{seed}"
         return self.found.add(StudyRun("finetune", label, settings, needs, tuple(findings), priority))
 
+    def candidates(
+        self, recipe: str, task: str, arm: str, findings: Sequence[str] = (), priority: int = 0
+    ) -> list[str]:  # fmt: skip
+        """The runs among which validation chooses, in the plan's order: the first seeds with each candidate."""
+        encoder = self.pretraining(recipe, 0, findings, priority) if arm == "pretrained" else None
+        options = self.plan.finetuning[recipe][arm]
+        return [self.finetuning(recipe, task, encoder, 0, findings, priority, candidate) for candidate in options]
+
     def chosen(self, recipe: str, task: str, arm: str, findings: Sequence[str] = ()) -> dict[str, Any] | None:
         """The candidate of the best validation accuracy with the first seeds; None until all were tried.
 
@@ -252,8 +260,7 @@ class Planner:
             return candidates[0]
         # As soon as its first encoder is there: further runs wait for the choice.
         first = self.priorities.get(recipe, 10)
-        encoder = self.pretraining(recipe, 0, findings, first) if arm == "pretrained" else None
-        names = [self.finetuning(recipe, task, encoder, 0, findings, first, candidate) for candidate in candidates]
+        names = self.candidates(recipe, task, arm, findings, first)
         left = [name for name in names if name not in self.validation]
         if left:
             if len(left) < len(names):
@@ -302,6 +309,15 @@ class Planner:
         """(pre-training seed, fine-tuning seed) of each member: the first ones are runs of the gap."""
         tuned = self.plan.gap["finetuning_seeds"]
         return [(seed, seed * tuned) for seed in range(self.plan.committee["members"][recipe])]
+
+    def encoder_seeds(self, recipe: str) -> dict[int, list[int]]:
+        """Pre-training seeds of all encoders on the whole corpus, each with the fine-tuning seeds of its runs."""
+        tuned = {}
+        if recipe in self.plan.committee["members"]:
+            tuned = {seed: [one] for seed, one in self.member_seeds(recipe)}
+        if recipe in (*self.plan.gap["recipes"], self.plan.committee["reference"]):
+            tuned |= dict(self.gap_seeds())
+        return dict(sorted(tuned.items()))
 
     def _committee(self) -> None:
         for number, recipe in enumerate(self.plan.committee["members"]):

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 ARMS = ("pretrained", "scratch")
 CANDIDATE_FIELDS = ("learning_rate", "initializer_range")
-COUNT, NUMBER, COUNTS, NAMES, NAME = "a whole number from 1", "a number above 0", "a list of them", "a list", "a name"
+COUNT, NUMBER, COUNTS, NAMES, NAME = (
+    "a whole number from 1",
+    "a number above 0",
+    "a list of whole numbers from 1",
+    "a list",
+    "a name",
+)
 SECTIONS: dict[str, dict[str, str]] = {
     "tokenizer": {"num_texts": COUNT},
     "gap": {"recipes": NAMES, "pretraining_seeds": COUNT, "finetuning_seeds": COUNT},
@@ -74,9 +80,9 @@ def check_plan(plan: SizePlan, file: str | Path) -> None:
     for section, wanted in SECTIONS.items():
         _require(getattr(plan, section), wanted, repr(section), file)
     members = plan.committee["members"]
-    if not plan.gap["recipes"] or not members or not plan.tasks:
-        empty = "gap.recipes" if not plan.gap["recipes"] else "committee.members" if not members else "tasks"
-        raise UserError(f"The plan {file} has nothing under {empty!r}: name at least one.")
+    for name, entries in (("gap.recipes", plan.gap["recipes"]), ("committee.members", members), ("tasks", plan.tasks)):
+        if not entries:
+            raise UserError(f"The plan {file} has nothing under {name!r}: name at least one.")
     _require(members, dict.fromkeys(members, COUNT), "'committee.members'", file)
     # What both the task's loading and a fine-tuning take under one name.
     taken = set(inspect.signature(load_task).parameters) & {each.name for each in fields(FinetuneArguments)}
@@ -109,7 +115,7 @@ def check_plan(plan: SizePlan, file: str | Path) -> None:
                         f"{', '.join(CANDIDATE_FIELDS)}."
                     )
                 for name, value in candidate.items():
-                    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+                    if not _is(value, NUMBER):
                         raise UserError(
                             f"The plan {file} has {name} {value!r} for {recipe} ({arm}): write a number such as 1.0e-3 "
                             "since YAML reads 1e-3 as text."

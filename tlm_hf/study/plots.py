@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,7 @@ def _latency(
 
     first, reference = plan.first_member, plan.committee["reference"]
     times = {(row["model"], row["members"]): row["milliseconds"] for row in latency if row["batch_size"] == 1}
+    marks = dict(zip(list(plan.committee["members"])[1:], cycle(OTHERS), strict=False))
     with _panels(tasks, path, "test accuracy (%)") as panels:
         for axes, task in zip(panels, tasks, strict=True):
             mine = [row for row in rows if row["task"] == task and row["measure"] == "accuracy"]
@@ -236,10 +238,7 @@ def _latency(
                 key = ("mixed", row["x"]) if of_mixed else (row["model"], 1)
                 if key not in times or row["model"] == first:
                     continue
-                others = [recipe for recipe in plan.committee["members"] if recipe != first]
-                marker, colour, label = "x", GREEN, f"one {row['model']}"
-                if row["model"] in others:
-                    marker = OTHERS[others.index(row["model"]) % len(OTHERS)]
+                marker, colour, label = marks.get(row["model"], OTHERS[0]), GREEN, f"one {row['model']}"
                 if row["model"] == reference:
                     marker, colour, label = "^", RED, f"stock {reference}"
                 elif of_mixed:

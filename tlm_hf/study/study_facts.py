@@ -17,8 +17,7 @@ def models(findings: Findings) -> list[dict[str, Any]]:
     plan, planner = findings.plan, findings.planner
     rows = []
     for recipe in plan.pretraining:
-        seeds = max(plan.gap["pretraining_seeds"], plan.committee["members"].get(recipe, 1))
-        names = [planner.pretraining(recipe, seed, [], 0) for seed in range(seeds)]
+        names = [planner.pretraining(recipe, seed, [], 0) for seed in planner.encoder_seeds(recipe)]
         found = [record for name in names if (record := findings.records.found.get(name)) is not None]
         if found:
             losses = [record["held_out"]["loss"] for record in found]
@@ -42,8 +41,7 @@ def rates(findings: Findings) -> list[dict[str, Any]]:
     for task in plan.tasks:
         for recipe, options in plan.finetuning.items():
             for arm in ARMS:
-                encoder = planner.pretraining(recipe, 0, [], 0) if arm == "pretrained" else None
-                names = [planner.finetuning(recipe, task, encoder, 0, [], 0, each) for each in options[arm]]
+                names = planner.candidates(recipe, task, arm)
                 validation = [planner.validation.get(name) for name in names]
                 if len(names) < 2 or not any(validation):
                     continue
