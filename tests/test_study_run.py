@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from filelock import FileLock
-from helpers_study import words, write_plan
+from helpers_study import TINY, words, write_plan
 from sklearn.metrics import accuracy_score
 from transformers import AutoModelForSequenceClassification
 
@@ -248,6 +248,24 @@ def test_wrong_options_are_refused(tmp_path, more, said):
     write_plan(tmp_path)
     with pytest.raises(UserError, match=said):
         run_study(arguments(tmp_path, **more))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"corpus": "no_such_folder"}, "no_such_folder"),
+        ({"tasks": TINY["tasks"] | {"no_such_task.csv": {}}}, "no_such_task.csv"),
+        ({"overlap": TINY["overlap"] | {"corpus_texts": 1_000_000}}, "1,?000,?000"),
+        ({"tasks": {"docstrings": {"train_per_label": 1_000_000}}}, "1,?000,?000"),
+    ],
+)
+def test_text_that_is_not_there_is_named_before_the_first_run(tmp_path, one_sentence, change, said):
+    write_plan(tmp_path, **change)
+    with pytest.raises(UserError, match=said) as caught:
+        run_study(arguments(tmp_path))
+    one_sentence(caught.value)
+    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "results" / "runs").exists()
 
 
 def test_a_second_study_in_the_same_folder_is_refused(tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.corpora import load_corpus
 from ..data.tasks import load_task
 from ..errors import UserError
 from ..recipes import find_architecture, find_size
@@ -123,3 +124,28 @@ def check_plan(plan: SizePlan, file: str | Path) -> None:
     sizes = plan.corpus_size["num_texts"]
     if sorted(sizes) != sizes or len(set(sizes)) < len(sizes):
         raise UserError(f"The plan {file} has corpus sizes {sizes}: write them in rising order, each once.")
+
+
+def check_data(settings: Iterable[Mapping[str, Any]], root: str | None) -> None:
+    """Read each corpus and task of some runs once, so that none of them is missed after hours of other runs.
+
+    Args:
+        settings: those of the runs that are to be done (see `plan.StudyRun`).
+        root: folder of real text; None for the variable TLM_DATA.
+
+    Raises:
+        UserError: a corpus or task is not there, or has fewer texts than a run takes.
+    """
+    corpora: dict[str, int] = {}
+    tasks: dict[str, Mapping[str, Any]] = {}
+    for each in settings:
+        if "corpus" in each and "corpus_config" not in each:  # that one is made by the run that chooses subsets
+            texts = each.get("corpus_texts", each.get("num_texts"))
+            corpora[each["corpus"]] = max(texts, corpora.get(each["corpus"], 0))
+        tasks |= each.get("tasks", {})
+        if "task" in each:
+            tasks[each["task"]] = each["task_options"]
+    for name, texts in corpora.items():
+        load_corpus(name, num_texts=texts, root=root)
+    for name, options in tasks.items():
+        load_task(name, root=root, **options)

@@ -31,6 +31,7 @@ from .plan import (
     read_plan,
     validation_accuracies,
 )
+from .plan_checks import check_data
 
 logger = logging.getLogger(__name__)
 RECORDS = "runs"
@@ -322,7 +323,7 @@ def run_study(arguments: StudyArguments) -> dict[str, Any]:
         `done`: runs of this call; `missing`: what `--stop-after` left.
 
     Raises:
-        UserError: bad options or plan, or what a run raises.
+        UserError: bad options or plan, text that is not there (found before the first run), or what a run raises.
         KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
     plan = check_arguments(arguments)
@@ -345,6 +346,7 @@ def run_study(arguments: StudyArguments) -> dict[str, Any]:
     with _only_one(arguments.results_folder()):
         for left in (arguments.results_folder() / RECORDS).glob(".partial-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
+        check_data((job.arguments.settings for job in wanted()), arguments.data_root)
         _execute(arguments, wanted, workers or 1)
     state = read_state(arguments, plan)
     return {"done": len(state.records) - before, "missing": len(state.missing), "waiting": state.expansion.waiting}
