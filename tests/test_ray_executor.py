@@ -29,11 +29,11 @@ def job(options):
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "starts.txt").open("a") as file:
         file.write(f"{ray.get_runtime_context().get_node_id()}\n")
-    if options.fails:
-        raise UserError("The text is empty: give one.")
     end = time.monotonic() + 120
     while options.waits_for and not Path(options.waits_for).exists() and time.monotonic() < end:
         time.sleep(0.1)
+    if options.fails:
+        raise UserError("The text is empty: give one.")
     (folder / "made.txt").write_text(str(os.getpid()))
     return {}
 
@@ -66,7 +66,7 @@ def test_a_run_whose_node_is_killed_is_done_on_another(cluster, tmp_path):
         while time.monotonic() < end and not all((folder / "starts.txt").exists() for folder in folders[:2]):
             time.sleep(0.1)
         cluster.remove_node(node, allow_graceful=False)
-        time.sleep(3)  # the dead node.s worker ends a moment later than its raylet
+        time.sleep(3)  # the dead node's worker ends a moment later than its raylet
         (tmp_path / "go").touch()
 
     killer = threading.Thread(target=kill)
@@ -82,9 +82,24 @@ def test_a_run_whose_node_is_killed_is_done_on_another(cluster, tmp_path):
     assert made[2] == max(made)
 
 
-def test_bad_input_of_a_run_comes_back_as_one_sentence(cluster, tmp_path):
+def test_bad_input_of_a_run_comes_back_as_one_sentence_after_the_others_have_ended(cluster, tmp_path):
+    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    bad = Job("bad", job, Options(str(tmp_path / "bad"), str(tmp_path / "other" / "starts.txt"), fails=True))
+    other = Job("other", job, Options(str(tmp_path / "other"), str(tmp_path / "go")))
+
+    def go() -> None:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not (tmp_path / "bad" / "starts.txt").exists():
+            time.sleep(0.1)
+        time.sleep(5)  # by now the failure has come back
+        (tmp_path / "go").touch()
+
+    later = threading.Thread(target=go)
+    later.start()
     with pytest.raises(UserError, match="The text is empty"):
-        run_on_ray(lambda: [Job("bad", job, Options(str(tmp_path / "bad"), fails=True))], address=cluster.address)
+        run_on_ray(lambda: [bad, other], address=cluster.address)
+    later.join()
+    assert (tmp_path / "other" / "made.txt").exists()
 
 
 def test_more_gpus_than_there_are_is_said(cluster):

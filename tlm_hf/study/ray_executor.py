@@ -29,7 +29,8 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
         gpus: GPUs that each job takes, 0 for CPUs alone; a job takes one CPU.
 
     Raises:
-        UserError: Ray is not installed, no cluster answers at the address, or what a job raises.
+        UserError: Ray is not installed, no cluster answers at the address, or what a job raises, after the
+            others in flight have ended.
         KeyboardInterrupt: interrupted; the jobs are cancelled and continue from their last checkpoints.
     """
     try:
@@ -71,7 +72,13 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
                 done, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_SECONDS)
                 for reference in done:
                     job = flying.pop(reference)
-                    _result(ray, reference, job)
+                    try:
+                        _result(ray, reference, job)
+                    except UserError:
+                        if flying:  # end first, as on one machine: what they have done since a checkpoint is kept
+                            ray.wait(list(flying), num_returns=len(flying))
+                            flying.clear()
+                        raise
                     finished.add(job.name)
                     bar.update(1)
                 if done:
