@@ -20,7 +20,7 @@ from tlm_hf.study.estimates import (
     slope,
     subsets,
 )
-from tlm_hf.study.findings import BASELINE_NAMES, Findings
+from tlm_hf.study.findings import BASELINE_NAMES, WITHOUT_COLLAPSED, Findings
 from tlm_hf.study.plan import read_plan
 from tlm_hf.study.report import Report
 
@@ -193,6 +193,40 @@ def test_a_mixed_committee_is_held_against_as_many_of_the_first_recipe(tmp_path,
         "On fewrel, one each of bert-1, bert-1-wide, bert-1-conv2 together differ from a committee of 3"
     )
     assert "difference from as many bert-1" in report.committee_table()["head"]
+
+
+def test_the_gap_without_runs_that_did_not_learn_stands_beside_the_one_with_them(tmp_path, monkeypatch):
+    plan, arms = read_plan("laptop"), ("pretrained", "scratch")
+    planner = Findings(plan, {}, tmp_path).planner
+    accuracies = {
+        name: 0.8 - place / 100
+        for arm in arms
+        for place, name in enumerate(planner.candidates("bert-6", "ag_news", arm))
+    }
+
+    def records():
+        return {name: {"kind": "finetune", "validation": {"accuracy": value}} for name, value in accuracies.items()}
+
+    runs = Findings(plan, records(), tmp_path).arms("bert-6", "ag_news")
+    names = {arm: [runs[arm][seed][0] for seed in range(3)] for arm in arms}
+    accuracies |= {names["pretrained"][1]: 0.83, names["pretrained"][2]: 0.61}  # 0.19 below the one that chose the rate
+    accuracies |= {names["scratch"][1]: 0.78, names["scratch"][2]: 0.25}
+    findings = Findings(plan, records(), tmp_path)
+    generator = np.random.default_rng(3)
+    right = {name: (generator.random(500) < accuracies[name]).astype(float) for arm in arms for name in names[arm]}
+    monkeypatch.setattr(findings.records, "correct", right.get)
+    rows = {row["x"]: row for row in findings.gap() if row["measure"] == "gap"}
+    ours = np.mean([right[name] for name in names["pretrained"]])
+    for x, count in (("gap", 3), (WITHOUT_COLLAPSED, 2)):
+        expected = ours - np.mean([right[name] for name in names["scratch"][:count]])
+        assert rows[x]["estimate"] == pytest.approx(expected, abs=1e-6)
+        assert rows[x]["runs"] == [3, count]
+    said = Report(list(rows.values()), [], plan).sentences()["gap"]
+    assert said[1].startswith(f"On ag_news, without 1 run from scratch that did not learn ({names['scratch'][2]}), ")
+    accuracies[names["scratch"][2]] = 0.7
+    findings = Findings(plan, records(), tmp_path)
+    monkeypatch.setattr(findings.records, "correct", right.get)
+    assert WITHOUT_COLLAPSED not in {row["x"] for row in findings.gap()}
 
 
 def test_overlaps_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):

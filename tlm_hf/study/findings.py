@@ -4,7 +4,7 @@ A row is `finding`, `task`, `model`, `x`, `measure`, `estimate`, `low`, `high`, 
 fewer), `runs` (of each side), `t_low`, `t_high` (see `estimates`). Accuracies are shares of the test texts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ ALL_TASKS = "mean of the tasks"
 HIGH_LOW, HIGH_RANDOM = "high - low", "high - random"
 OTHER_SEEDS = "gap, other seeds"
 """The gap without the runs whose validation accuracy chose the rates: their test accuracy may be flattered."""
+COLLAPSED = 0.2
+"""A run whose validation accuracy lies this far below that of the one that chose its rate did not learn."""
+WITHOUT_COLLAPSED = "gap, without collapsed runs"
 BASELINE_NAMES = {"tfidf": "TF-IDF + logistic regression", "sentence": "frozen MiniLM-L6 + logistic regression"}
 
 
@@ -98,39 +101,68 @@ class Findings:
             row for part in (self.gap, self.corpus_size, self.overlap, self.committee, self.baselines) for row in part()
         ]
 
-    def _runs(
+    def _names(
         self, recipe: str, task: str, arm: str, runs: Sequence[tuple[str | None, list[int]]]
-    ) -> dict[int, np.ndarray]:
-        """By place in `runs` the share of its fine-tunings that are right, (items,); places without any left out."""
+    ) -> list[list[str]]:  # fmt: skip
+        """By encoder the names of its fine-tunings with the chosen rate; none as long as it is not chosen."""
         candidate = self.planner.chosen(recipe, task, arm)
         if candidate is None:
-            return {}
+            return []
+        return [
+            [self.planner.finetuning(recipe, task, encoder, seed, [], 0, candidate) for seed in tuned]
+            for encoder, tuned in runs
+        ]
+
+    def _right(self, runs: Mapping[int, list[str]], without: Sequence[str] = ()) -> dict[int, np.ndarray]:
+        """By seed the share of its fine-tunings that are right, (items,); seeds without any left out."""
         rows: dict[int, np.ndarray] = {}
-        for place, (encoder, tuned) in enumerate(runs):
-            names = [self.planner.finetuning(recipe, task, encoder, seed, [], 0, candidate) for seed in tuned]
-            there = [found for name in names if (found := self.records.correct(name)) is not None]
+        for seed, names in runs.items():
+            answers = [self.records.correct(name) for name in names if name not in without]
+            there = [right for right in answers if right is not None]
             if there:
-                rows[place] = np.mean(there, axis=0)
+                rows[seed] = np.mean(there, axis=0)
         return rows
 
-    def pretrained(self, recipe: str, task: str) -> dict[int, np.ndarray]:
-        """Every encoder on the whole corpus, those that are only members of committees too, by pre-training seed."""
+    def arms(self, recipe: str, task: str) -> dict[str, dict[int, list[str]]]:
+        """By arm and seed the names of the runs of finding a.
+
+        Pre-trained is every encoder on the whole corpus, those that are only members of committees too, by
+        pre-training seed. From scratch is every run by its own seed: no corpus is behind it, so that it stands against
+        all of them.
+        """
         tuned = self.planner.encoder_seeds(recipe)
         encoders = [(self.planner.pretraining(recipe, seed, [], 0), seeds) for seed, seeds in tuned.items()]
-        found = self._runs(recipe, task, "pretrained", encoders)
-        return {list(tuned)[place]: correct for place, correct in found.items()}
+        seeds = [seed for _, several in self.planner.gap_seeds() for seed in several]
+        scratch = [(None, [seed]) for seed in seeds]
+        return {
+            "pretrained": dict(zip(tuned, self._names(recipe, task, "pretrained", encoders), strict=False)),
+            "scratch": dict(zip(seeds, self._names(recipe, task, "scratch", scratch), strict=False)),
+        }
+
+    def pretrained(self, recipe: str, task: str) -> dict[int, np.ndarray]:
+        """What the pre-trained encoders have right, (items,) each."""
+        return self._right(self.arms(recipe, task)["pretrained"])
 
     def scratch(self, recipe: str, task: str) -> dict[int, np.ndarray]:
-        """Every encoder from scratch by its seed: no corpus is behind it, so that it stands against all of them."""
-        seeds = [seed for _, tuned in self.planner.gap_seeds() for seed in tuned]
-        found = self._runs(recipe, task, "scratch", [(None, [seed]) for seed in seeds])
-        return {seeds[place]: correct for place, correct in found.items()}
+        """What the encoders from scratch have right, (items,) each."""
+        return self._right(self.arms(recipe, task)["scratch"])
+
+    def collapsed(self, recipe: str, task: str) -> dict[str, list[str]]:
+        """By arm the runs of finding a that did not learn (see `COLLAPSED`): by validation, not by what is reported."""
+        found = {}
+        validation = self.planner.validation
+        for arm, runs in self.arms(recipe, task).items():
+            best = max((validation.get(name, 0.0) for name in self.planner.candidates(recipe, task, arm)), default=0.0)
+            names = [name for several in runs.values() for name in several if name in validation]
+            found[arm] = [name for name in names if validation[name] < best - COLLAPSED]
+        return found
 
     def gap(self) -> Iterator[Row]:
         """Finding a: both arms, their difference, that without the seed that chose, and that from the baselines."""
         for recipe in self.plan.gap["recipes"]:
             for task in self.plan.tasks:
-                ours, theirs = self.pretrained(recipe, task), self.scratch(recipe, task)
+                runs = self.arms(recipe, task)
+                ours, theirs = (self._right(runs[arm]) for arm in ARMS)
                 if not ours or not theirs:
                     continue
                 for arm, found in zip(ARMS, (ours, theirs), strict=True):
@@ -140,6 +172,12 @@ class Findings:
                 if all(rest):
                     left = difference(_stack(ours, rest[0]), _stack(theirs, rest[1]))
                     yield _row(GAP, task, recipe, OTHER_SEEDS, "gap", left)
+                collapsed = self.collapsed(recipe, task)
+                if any(collapsed.values()):
+                    learnt, others = (_stack(self._right(runs[arm], collapsed[arm])) for arm in ARMS)
+                    yield _row(GAP, task, recipe, WITHOUT_COLLAPSED, "gap", difference(learnt, others)) | {
+                        "collapsed": collapsed
+                    }
                 for kind, other in self._baselines(task).items():
                     measure = f"difference from {BASELINE_NAMES[kind]}"
                     yield _row(GAP, task, recipe, ARMS[0], measure, difference(_stack(ours), other))
@@ -147,7 +185,8 @@ class Findings:
     def _of_encoders(self, recipe: str, task: str, encoders: list[str]) -> dict[int, np.ndarray]:
         """Encoders of other corpora by pre-training seed, one fine-tuning seed each."""
         tuned = [[seed * self.plan.gap["finetuning_seeds"]] for seed in range(len(encoders))]
-        return self._runs(recipe, task, "pretrained", list(zip(encoders, tuned, strict=True)))
+        names = self._names(recipe, task, "pretrained", list(zip(encoders, tuned, strict=True)))
+        return self._right(dict(enumerate(names)))
 
     def corpus_size(self) -> Iterator[Row]:
         """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""

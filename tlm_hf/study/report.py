@@ -8,7 +8,7 @@ import jinja2
 
 from ..errors import UserError
 from ..runs import write_json, write_text
-from .findings import ALL_TASKS, BASELINE_NAMES, NOT_WORSE, OTHER_SEEDS, Findings, Row
+from .findings import ALL_TASKS, BASELINE_NAMES, COLLAPSED, NOT_WORSE, OTHER_SEEDS, Findings, Row
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, SizePlan
 from .plots import draw_plots
 from .report_sentences import Sentences, percent, points, runs, t_points
@@ -61,6 +61,7 @@ def write_report(arguments: StudyArguments) -> dict[str, Any]:
         machines=sorted({_machine(record["machine"]) for record in records}),
         commits=sorted({_commit(record["commit"]) for record in records}),
         margin=NOT_WORSE,
+        collapsed=COLLAPSED,
     )
     write_text(folder / REPORT_FILE, page)
     found = {"size": arguments.size, "rows": rows, "latency": latency, "sentences": sentences}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .findings import ALL_TASKS, BASELINE_NAMES, HIGH_LOW, HIGH_RANDOM, Row
+from .findings import ALL_TASKS, BASELINE_NAMES, HIGH_LOW, HIGH_RANDOM, WITHOUT_COLLAPSED, Row
 from .plan import COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, SizePlan
 
 
@@ -80,14 +80,20 @@ class Sentences:
         return said
 
     def _gap_sentences(self, task: str) -> list[str]:
-        rows = {recipe: self.find(finding=GAP, task=task, model=recipe, x="gap") for recipe in self.plan.gap["recipes"]}
-        return [
-            sentence
-            for recipe, row in rows.items()
-            for sentence in _changes(
-                f"On {task}", row, f"pre-training changes the accuracy of {recipe}", "it pays", "it costs"
-            )
-        ]
+        sentences = []
+        for recipe in self.plan.gap["recipes"]:
+            of = {"finding": GAP, "task": task, "model": recipe}
+            sentences += _changes(
+                f"On {task}", self.find(**of, x="gap"),
+                f"pre-training changes the accuracy of {recipe}", "it pays", "it costs",
+            )  # fmt: skip
+            learnt = self.find(**of, x=WITHOUT_COLLAPSED)
+            if learnt is not None:
+                sentences += _changes(
+                    f"On {task}", learnt, f"without {_collapsed(learnt)}, pre-training changes that of {recipe}",
+                    "it pays", "it costs",
+                )  # fmt: skip
+        return sentences
 
     def _corpus_sentences(self, task: str) -> list[str]:
         recipe = self.plan.corpus_size["recipe"]
@@ -194,6 +200,16 @@ def _changes(where: str, row: Row | None, words: str, positive: str, negative: s
     if row is None:
         return []
     return [f"{where}, {words} by {points(row)} points ({_verdict(row, positive, negative)})."]
+
+
+def _collapsed(row: Row) -> str:
+    """`1 run from scratch that did not learn (NAME)`."""
+    words = {"pretrained": "pre-trained", "scratch": "from scratch"}
+    names = {words[arm]: found for arm, found in row["collapsed"].items() if found}
+    counts = [f"{len(found)} {'run' if len(found) == 1 else 'runs'} {arm}" for arm, found in names.items()]
+    return (
+        f"{' and '.join(counts)} that did not learn ({', '.join(name for found in names.values() for name in found)})"
+    )
 
 
 def _committee(count: int, member: str) -> str:
