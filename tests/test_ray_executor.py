@@ -20,7 +20,7 @@ MEMORY = 80 * 2**20
 class Options:
     output_dir: str
     waits_for: str = ""
-    fails: bool = False
+    fails: str = ""
 
 
 def job(options):
@@ -33,7 +33,7 @@ def job(options):
     while options.waits_for and not Path(options.waits_for).exists() and time.monotonic() < end:
         time.sleep(0.1)
     if options.fails:
-        raise UserError("The text is empty: give one.")
+        raise (UserError if options.fails == "bad input" else OSError)("The text is empty: give one.")
     (folder / "made.txt").write_text(str(os.getpid()))
     return {}
 
@@ -82,21 +82,24 @@ def test_a_run_whose_node_is_killed_is_done_on_another(cluster, tmp_path):
     assert made[2] == max(made)
 
 
-def test_bad_input_of_a_run_comes_back_as_one_sentence_after_the_others_have_ended(cluster, tmp_path):
+@pytest.mark.parametrize("kind", ["bad input", "a fault"])
+def test_what_a_run_raises_comes_back_after_the_others_have_ended(cluster, tmp_path, kind):
     cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    bad = Job("bad", job, Options(str(tmp_path / "bad"), str(tmp_path / "other" / "starts.txt"), fails=True))
+    waits_for = str(tmp_path / "other" / "starts.txt")
+    bad = Job("bad", job, Options(str(tmp_path / "bad"), waits_for, fails=kind))
     other = Job("other", job, Options(str(tmp_path / "other"), str(tmp_path / "go")))
 
     def go() -> None:
         end = time.monotonic() + 120
-        while time.monotonic() < end and not (tmp_path / "bad" / "starts.txt").exists():
+        starts = [tmp_path / name / "starts.txt" for name in ("bad", "other")]
+        while time.monotonic() < end and not all(path.exists() for path in starts):
             time.sleep(0.1)
         time.sleep(5)  # by now the failure has come back
         (tmp_path / "go").touch()
 
     later = threading.Thread(target=go)
     later.start()
-    with pytest.raises(UserError, match="The text is empty"):
+    with pytest.raises(UserError if kind == "bad input" else ray.exceptions.RayTaskError, match="The text is empty"):
         run_on_ray(lambda: [bad, other], address=cluster.address)
     later.join()
     assert (tmp_path / "other" / "made.txt").exists()

@@ -16,7 +16,7 @@ import pytest
 from helpers_commands import labelled_rows, write_corpus, write_csv
 
 from tlm_hf.data.corpora import corpus_hash, load_corpus
-from tlm_hf.data.sources import read_source, read_table, seeded_order, tells_rows_apart, text_hash
+from tlm_hf.data.sources import data_root, read_source, read_table, seeded_order, tells_rows_apart, text_hash
 from tlm_hf.data.tasks import class_names, load_task, task_hash
 from tlm_hf.errors import UserError
 
@@ -376,3 +376,16 @@ class TestRealText:
         assert not set(train) & set(held_out)
         assert set(smaller["train"]["text"]) < set(train)
         assert smaller["validation"]["text"][:] == held_out
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["option", "variable"])
+def test_a_data_root_that_is_no_folder_is_named(tmp_path, monkeypatch, one_sentence, given):
+    root = str(tmp_path / "nowhere")
+    monkeypatch.setenv("TLM_DATA", root)
+    words = f"{'--data-root' if given else 'TLM_DATA'} is {root}, which is no folder"
+    with pytest.raises(UserError, match=words) as caught:
+        load_corpus("wikipedia", root=root if given else None)  # and does not ask the Hub for it
+    one_sentence(caught.value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "texts").mkdir()
+    assert data_root("~/texts") == tmp_path / "texts"

@@ -146,6 +146,8 @@ def test_what_a_plan_names_must_be_there(tmp_path, change, words):
         ),
         ("tasks", {"docstrings": 3}, "no mapping under the task"),
         ("pretraining", {"bert-1": {"num_texts": 8, "max_steps": 2, "lerning_rate": 1.0}}, "'lerning_rate'"),
+        ("pretraining", {"bert-1": {"num_texts": 8, "max_steps": 2, "corpus_config": "a"}}, "'corpus_config'"),
+        ("overlap", {"num_texts": 301, "corpus_texts": 300}, "subsets of 301 texts .* 300"),
         ("pretraining", {"bert-1": {"num_texts": 8}}, "no 'max_steps' under 'pretraining' of bert-1"),
         ("pretraining", {"bert-1": {"num_texts": "8", "max_steps": 2}}, "num_texts '8'.*whole number"),
         ("gap", {"recipes": None}, "recipes None"),

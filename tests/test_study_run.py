@@ -173,7 +173,7 @@ def test_the_plan_counts_what_is_missing(study, tmp_path):
 
 
 def test_chosen_runs_alone_are_planned_and_what_they_need_is_done(tmp_path):
-    write_plan(tmp_path)
+    write_plan(tmp_path, tasks=TINY["tasks"] | {"no_such_task.csv": {}})  # which no chosen run reads
     chosen = arguments(tmp_path, runs=["pretrain-bert-1-128-texts-4-steps-0-*"])
     assert show_plan(chosen)["runs"] == 1
     assert run_study(chosen)["missing"] == 0
@@ -256,6 +256,7 @@ def test_wrong_options_are_refused(tmp_path, more, said):
         ({"corpus": "no_such_folder"}, "no_such_folder"),
         ({"tasks": TINY["tasks"] | {"no_such_task.csv": {}}}, "no_such_task.csv"),
         ({"overlap": TINY["overlap"] | {"corpus_texts": 1_000_000}}, "1,?000,?000"),
+        ({"pretraining": {"bert-1": TINY["pretraining"]["bert-1"] | {"corpus_unit": "article"}}}, "unit 'article'"),
         ({"tasks": {"docstrings": {"train_per_label": 1_000_000}}}, "1,?000,?000"),
     ],
 )

@@ -32,9 +32,21 @@ BATCH = 1000
 
 
 def data_root(given: str | None) -> Path | None:
-    """Folder of real text: `--data-root`, else the variable `TLM_DATA`, else None."""
+    """Folder of real text: `--data-root`, else the variable `TLM_DATA`, else None.
+
+    Raises:
+        UserError: it is no folder; else a slip in it would send every look-up to the Hub.
+    """
     root = given or os.environ.get("TLM_DATA")
-    return Path(root) if root else None
+    if not root:
+        return None
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"{'--data-root' if given else 'TLM_DATA'} is {root}, which is no folder: give the one that holds "
+            "wikipedia/ and the tasks, or leave it out."
+        )
+    return folder
 
 
 class Source(NamedTuple):

@@ -8,11 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.corpora import load_corpus
 from ..data.tasks import load_task
 from ..errors import UserError
 from ..recipes import find_architecture, find_size
 from ..training.finetune import FinetuneArguments
+from ..training.pretrain import load_pretraining_corpus
 from ..training.pretrain_options import PretrainArguments
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ SECTIONS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 """What each section must have."""
 PRETRAINING = {"num_texts": COUNT, "max_steps": COUNT}
+GIVEN = {
+    "corpus", "corpus_config", "data_root", "disable_tqdm", "members", "num_threads", "output_dir", "recipe", "seed",
+    "size", "tokenizer", "workers",
+}  # fmt: skip
+"""Options of a pre-training that the study itself sets."""
+CORPUS_OPTIONS = ("corpus", "text_column", "corpus_revision", "corpus_unit", "validation_texts", "subset_seed")
 FINETUNING = {"num_train_epochs": NUMBER, "pretrained": NAMES, "scratch": NAMES}
 
 
@@ -92,7 +98,7 @@ def check_plan(plan: SizePlan, file: str | Path) -> None:
         _known(found, taken - {"seed"}, f"the task {task!r}", file)
     for recipe, found in plan.pretraining.items():
         _require(found, PRETRAINING, f"'pretraining' of {recipe}", file)
-        _known(found, {each.name for each in fields(PretrainArguments)}, f"'pretraining' of {recipe}", file)
+        _known(found, {each.name for each in fields(PretrainArguments)} - GIVEN, f"'pretraining' of {recipe}", file)
     for recipe, found in plan.finetuning.items():
         _require(found, FINETUNING, f"'finetuning' of {recipe}", file)
     find_size(plan.recipe_size)
@@ -124,6 +130,11 @@ def check_plan(plan: SizePlan, file: str | Path) -> None:
     sizes = plan.corpus_size["num_texts"]
     if sorted(sizes) != sizes or len(set(sizes)) < len(sizes):
         raise UserError(f"The plan {file} has corpus sizes {sizes}: write them in rising order, each once.")
+    if plan.overlap["num_texts"] > plan.overlap["corpus_texts"]:
+        raise UserError(
+            f"The plan {file} chooses subsets of {plan.overlap['num_texts']} texts (overlap.num_texts) among "
+            f"{plan.overlap['corpus_texts']} (overlap.corpus_texts): choose fewer, or among more."
+        )
 
 
 def check_data(settings: Iterable[Mapping[str, Any]], root: str | None) -> None:
@@ -134,18 +145,20 @@ def check_data(settings: Iterable[Mapping[str, Any]], root: str | None) -> None:
         root: folder of real text; None for the variable TLM_DATA.
 
     Raises:
-        UserError: a corpus or task is not there, or has fewer texts than a run takes.
+        UserError: a corpus or task is not there, or has fewer texts than a run takes; what subsets need beyond that is
+            left to the run that chooses them.
     """
-    corpora: dict[str, int] = {}
+    corpora: dict[tuple[tuple[str, Any], ...], int] = {}
     tasks: dict[str, Mapping[str, Any]] = {}
     for each in settings:
-        if "corpus" in each and "corpus_config" not in each:  # that one is made by the run that chooses subsets
+        if "corpus" in each and "corpus_config" not in each:  # those are made by the run that chooses subsets
+            chosen = tuple((name, each[name]) for name in CORPUS_OPTIONS if name in each)
             texts = each.get("corpus_texts", each.get("num_texts"))
-            corpora[each["corpus"]] = max(texts, corpora.get(each["corpus"], 0))
+            corpora[chosen] = max(texts, corpora.get(chosen, 0))
         tasks |= each.get("tasks", {})
         if "task" in each:
             tasks[each["task"]] = each["task_options"]
-    for name, texts in corpora.items():
-        load_corpus(name, num_texts=texts, root=root)
+    for chosen, texts in corpora.items():
+        load_pretraining_corpus(PretrainArguments(output_dir="", data_root=root, num_texts=texts, **dict(chosen)))
     for name, options in tasks.items():
         load_task(name, root=root, **options)

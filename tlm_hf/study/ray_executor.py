@@ -4,6 +4,7 @@ Records and work folders must lie on a path that all nodes share: a run that mov
 Inside a run Accelerate does the parallel work; between runs Ray only schedules.
 """
 
+import importlib.util
 import logging
 import os
 import sys
@@ -20,6 +21,12 @@ RETRIES = 3
 POLL_SECONDS = 1.0
 
 
+def check_ray() -> None:
+    """Raise UserError where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError('--executor ray needs the extra "cluster": pip install "tlm-hf[cluster]".')
+
+
 def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, gpus: float = 0.0) -> None:
     """Do jobs on a cluster until none is wanted.
 
@@ -33,10 +40,9 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
             others in flight have ended.
         KeyboardInterrupt: interrupted; the jobs are cancelled and continue from their last checkpoints.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError('--executor ray needs the extra "cluster": pip install "tlm-hf[cluster]".') from error
+    check_ray()
+    import ray
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     mine = not ray.is_initialized()
     if mine:
@@ -59,7 +65,10 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
             while waiting or flying:
                 running = {job.name for job in flying.values()}
                 # What waits in the cluster would be started after --stop-after too: no more than it works on at once.
-                slots = int(ray.cluster_resources().get("CPU", 1))
+                there = ray.cluster_resources()
+                slots = int(there.get("CPU", 1))
+                if gpus:
+                    slots = min(slots, int(there.get("GPU", 0) / gpus))
                 for job in waiting:
                     if len(flying) >= max(1, slots):
                         break
@@ -74,8 +83,9 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
                     job = flying.pop(reference)
                     try:
                         _result(ray, reference, job)
-                    except UserError:
+                    except Exception as error:
                         if flying:  # end first, as on one machine: what they have done since a checkpoint is kept
+                            logger.error("%s failed (%s); waiting for the other runs in hand.", job.name, error)
                             ray.wait(list(flying), num_returns=len(flying))
                             flying.clear()
                         raise

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..data.sources import data_root
 from ..errors import UserError, check_range
 from ..evaluation.baselines import check_sentence_encoder
 from ..jobs import Job, run_jobs
@@ -32,6 +33,7 @@ from .plan import (
     validation_accuracies,
 )
 from .plan_checks import check_data
+from .ray_executor import check_ray, run_on_ray
 
 logger = logging.getLogger(__name__)
 RECORDS = "runs"
@@ -69,7 +71,10 @@ class StudyArguments:
     )
     workers: int | None = field(default=None, metadata={"help": "Runs at once (default: one for each core)."})
     stop_after: str | None = field(default=None, metadata={"help": "Start no further run after so long, such as 2h."})
-    executor: str = field(default="local", metadata={"help": "local, or ray for a cluster (extra `cluster`)."})
+    executor: str = field(
+        default="local",
+        metadata={"help": "local, or ray for a cluster (extra `cluster`) whose nodes all have the same folders."},
+    )
     ray_address: str | None = field(
         default=None,
         metadata={"help": "With --executor ray: the cluster's address (default: RAY_ADDRESS, or a new one)."},
@@ -334,6 +339,13 @@ def run_study(arguments: StudyArguments) -> dict[str, Any]:
         if arguments.stop_after is None
         else time.monotonic() + parse_duration(arguments.stop_after, "--stop-after")
     )
+    if arguments.executor == "ray":
+        check_ray()
+        # Workers of a cluster stand in other folders and do not have this shell's variables.
+        arguments.results_dir = str(arguments.results_folder().resolve())
+        arguments.work_dir = str(arguments.work_folder().resolve())
+        root = data_root(arguments.data_root)
+        arguments.data_root = None if root is None else str(root.resolve())
     before = len(read_state(arguments, plan).records)
 
     def wanted() -> list[Job]:
@@ -372,14 +384,6 @@ def _only_one(folder: Path) -> Iterator[None]:
 def _execute(arguments: StudyArguments, wanted: Callable[[], list[Job]], workers: int) -> None:
     """Do the jobs here or on a cluster."""
     if arguments.executor == "ray":
-        from .ray_executor import run_on_ray
-
-        # Workers of a cluster stand in other folders and do not have this shell's variables.
-        arguments.results_dir = str(arguments.results_folder().resolve())
-        arguments.work_dir = str(arguments.work_folder().resolve())
-        root = arguments.data_root or os.environ.get("TLM_DATA")
-        arguments.data_root = None if root is None else str(Path(root).expanduser().resolve())
-
         run_on_ray(wanted, address=arguments.ray_address, gpus=arguments.gpus_per_run)
     else:
         run_jobs(wanted(), workers, "Study", wanted)
