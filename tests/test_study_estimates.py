@@ -23,6 +23,7 @@ from tlm_hf.study.estimates import (
 from tlm_hf.study.findings import BASELINE_NAMES, WITHOUT_COLLAPSED, Findings
 from tlm_hf.study.plan import read_plan
 from tlm_hf.study.report import Report
+from tlm_hf.study.study_facts import precisions
 
 
 @pytest.fixture
@@ -279,3 +280,14 @@ def test_what_would_close_a_gap_to_a_baseline_is_extrapolated_from_the_measured_
     assert "(above it)." in said
     (said,) = Report([behind, {**rise, "low": -0.001}], [], plan).sentences()["committee"]
     assert "doublings" not in said
+
+
+def test_trainings_are_counted_by_the_precision_that_their_processor_took():
+    def record(kind, fast, accelerator=None, **settings):
+        return {"kind": kind, "machine": {"avx512_bf16": fast, "accelerator": accelerator}, "settings": settings}
+
+    records = [
+        *[record("pretrain", True), record("finetune", False), record("finetune", False)],
+        *[record("tfidf", False), record("pretrain", False, "H100"), record("finetune", True, bf16="false")],
+    ]
+    assert precisions(records) == {"bfloat16": 1, "float32": 2}

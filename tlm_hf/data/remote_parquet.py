@@ -205,7 +205,7 @@ class HubParquet:
             except OfflineModeIsEnabled as error:
                 raise UserError(
                     f"{self.name} is neither under the data root nor whole in the cache, and HF_HUB_OFFLINE is set: "
-                    "set TLM_DATA or --data-root to a folder that holds it, or allow the Hub."
+                    "set TLM_DATA or --data-root to a folder that holds wikipedia/, or allow the Hub."
                 ) from error
             except (httpx2.HTTPError, HFValidationError, OSError) as error:
                 if not _may_pass(error):

@@ -13,7 +13,7 @@ from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, SizePlan
 from .plots import draw_plots
 from .report_sentences import Sentences, percent, points, runs, t_points
 from .study import RECORDS, StudyArguments, check_arguments, read_state
-from .study_facts import models, rates
+from .study_facts import models, precisions, rates
 
 REPORT_FILE, ROWS_FILE = "REPORT.md", "rows.json"
 TEMPLATE = Path(__file__).with_name("report.md.jinja")
@@ -58,6 +58,7 @@ def write_report(arguments: StudyArguments) -> dict[str, Any]:
         missing=len(state.missing),
         waiting=state.expansion.waiting,
         hours=sum(record.get("seconds", 0.0) for record in records) / 3600,
+        trainings=precisions(records),
         machines=sorted({_machine(record["machine"]) for record in records}),
         commits=sorted({_commit(record["commit"]) for record in records}),
         margin=NOT_WORSE,

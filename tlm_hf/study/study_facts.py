@@ -1,5 +1,6 @@
 """What a reader of the study must know beside its findings: what each model cost, and which rates were chosen."""
 
+from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
@@ -27,6 +28,20 @@ def models(findings: Findings) -> list[dict[str, Any]]:
                  "seconds": median(record["seconds"] for record in found)}
             )  # fmt: skip
     return rows
+
+
+def precisions(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many trainings took which precision, where the plan left it to the processor (`training.processes`).
+
+    Returns:
+        `bfloat16` and `float32`: numbers of trainings; those on a GPU or with a precision of their own are not counted.
+    """
+    found = {"bfloat16": 0, "float32": 0}
+    for record in records:
+        machine, is_training = record["machine"], record["kind"] in ("pretrain", "finetune")
+        if is_training and not machine["accelerator"] and "bf16" not in record["settings"]:
+            found["bfloat16" if machine["avx512_bf16"] else "float32"] += 1
+    return found
 
 
 def rates(findings: Findings) -> list[dict[str, Any]]:
