@@ -275,7 +275,11 @@ class TestRefusals:
         (tmp_path / "pid2name.json").unlink()
         missing = str(tmp_path / "nowhere")
         cases = [({"path": str(tmp_path)}, "pid2name.json"), ({"path": missing}, "--task-path")]
-        cases += [({"root": missing}, "--task-path"), ({"path": __file__}, "not whole JSON")]
+        cases += [
+            ({"root": missing}, "which is no folder"),
+            ({"root": str(tmp_path)}, "--task-path"),
+            ({"path": __file__}, "not whole JSON"),
+        ]
         for options, part in cases:
             with pytest.raises(UserError) as caught:
                 load_task("fewrel", **options)
