@@ -147,11 +147,11 @@ class Findings:
         """What the encoders from scratch have right, (items,) each."""
         return self._right(self.arms(recipe, task)["scratch"])
 
-    def collapsed(self, recipe: str, task: str) -> dict[str, list[str]]:
+    def collapsed(self, recipe: str, task: str, arms: Mapping[str, dict[int, list[str]]]) -> dict[str, list[str]]:
         """By arm the runs of finding a that did not learn (see `COLLAPSED`): by validation, not by what is reported."""
         found = {}
         validation = self.planner.validation
-        for arm, runs in self.arms(recipe, task).items():
+        for arm, runs in arms.items():
             best = max((validation.get(name, 0.0) for name in self.planner.candidates(recipe, task, arm)), default=0.0)
             names = [name for several in runs.values() for name in several if name in validation]
             found[arm] = [name for name in names if validation[name] < best - COLLAPSED]
@@ -172,7 +172,7 @@ class Findings:
                 if all(rest):
                     left = difference(_stack(ours, rest[0]), _stack(theirs, rest[1]))
                     yield _row(GAP, task, recipe, OTHER_SEEDS, "gap", left)
-                collapsed = self.collapsed(recipe, task)
+                collapsed = self.collapsed(recipe, task, runs)
                 if any(collapsed.values()):
                     learnt, others = (_stack(self._right(runs[arm], collapsed[arm])) for arm in ARMS)
                     yield _row(GAP, task, recipe, WITHOUT_COLLAPSED, "gap", difference(learnt, others)) | {

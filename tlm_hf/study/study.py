@@ -358,8 +358,9 @@ def run_study(arguments: StudyArguments) -> dict[str, Any]:
     with _only_one(arguments.results_folder()):
         for left in (arguments.results_folder() / RECORDS).glob(".partial-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        check_data((job.arguments.settings for job in wanted()), arguments.data_root)
-        _execute(arguments, wanted, workers or 1)
+        first = wanted()
+        check_data((job.arguments.settings for job in first), arguments.data_root)
+        _execute(arguments, first, wanted, workers or 1)
     state = read_state(arguments, plan)
     return {"done": len(state.records) - before, "missing": len(state.missing), "waiting": state.expansion.waiting}
 
@@ -381,9 +382,9 @@ def _only_one(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _execute(arguments: StudyArguments, wanted: Callable[[], list[Job]], workers: int) -> None:
-    """Do the jobs here or on a cluster."""
+def _execute(arguments: StudyArguments, first: list[Job], wanted: Callable[[], list[Job]], workers: int) -> None:
+    """Do the jobs here or on a cluster: the first ones, and what is wanted after each."""
     if arguments.executor == "ray":
         run_on_ray(wanted, address=arguments.ray_address, gpus=arguments.gpus_per_run)
     else:
-        run_jobs(wanted(), workers, "Study", wanted)
+        run_jobs(first, workers, "Study", wanted)
