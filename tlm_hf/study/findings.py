@@ -251,19 +251,18 @@ class Findings:
         """By recipe the members' test logits (items, members, classes) and the labels (items,)."""
         found = {}
         for recipe in self.plan.committee["members"]:
-            candidate = self.planner.chosen(recipe, task, "pretrained")
-            if candidate is None:
-                continue
-            there = []
-            for seed, tuned in self.planner.member_seeds(recipe):
-                encoder = self.planner.pretraining(recipe, seed, [], 0)
-                name = self.planner.finetuning(recipe, task, encoder, tuned, [], 0, candidate)
-                answers = self.records.test(name)
-                if answers is not None:
-                    there.append(answers)
-            if there:
-                found[recipe] = np.stack([logits for logits, _ in there], axis=1), there[0][1]
-        return found
+            seeds = self.planner.member_seeds(recipe)
+            encoders = [(self.planner.pretraining(recipe, seed, [], 0), tuned) for seed, tuned in seeds]
+            found[recipe] = self._answers(recipe, task, encoders)
+        return {recipe: answers for recipe, answers in found.items() if answers is not None}
+
+    def _answers(
+        self, recipe: str, task: str, encoders: Sequence[tuple[str, int]]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Test logits (items, members, classes) and labels (items,) of encoders with a fine-tuning seed each."""
+        names = self._names(recipe, task, "pretrained", [(encoder, [tuned]) for encoder, tuned in encoders])
+        there = [answers for (name,) in names if (answers := self.records.test(name)) is not None]
+        return (np.stack([logits for logits, _ in there], axis=1), there[0][1]) if there else None
 
     def committee(self) -> Iterator[Row]:
         """Finding d: accuracy against the number of members, against the deep encoder and the baselines."""
@@ -277,10 +276,7 @@ class Findings:
             if first not in members:
                 continue
             logits, labels = members[first]
-            alike = [
-                committees_right(logits, labels, subsets(logits.shape[1], count + 1))
-                for count in range(logits.shape[1])
-            ]
+            alike = _of_all_sizes(logits, labels)
             name = f"committee of {first}"
             for place, found in enumerate(committee_curve(alike)):
                 yield _row(COMMITTEE, task, name, place + 1, "accuracy", found)
@@ -302,32 +298,52 @@ class Findings:
                     yield _row(COMMITTEE, task, recipe, 1, "accuracy", accuracy(alone))
             if len(members) > 1:
                 yield from self._mixed(task, members, alike, deep)
+            yield from self._longer(task, alike, deep)
 
     def _mixed(
         self, task: str, members: dict[str, tuple[np.ndarray, np.ndarray]], alike: list[np.ndarray],
         deep: np.ndarray | None,
     ) -> Iterator[Row]:  # fmt: skip
         """Committees of several recipes: all members there are, and one of each recipe, whichever of its members."""
-        first, reference = self.plan.first_member, self.plan.committee["reference"]
         counts = [logits.shape[1] for logits, _ in members.values()]
         together = np.concatenate([logits for logits, _ in members.values()], axis=1)
-        labels = members[first][1]
+        labels = members[self.plan.first_member][1]
         for words, committees in (
             ("all members", [tuple(range(sum(counts)))]),
             (f"mixed: one each of {', '.join(members)}", one_of_each(counts)),
         ):
             right, count = committees_right(together, labels, committees), len(committees[0])
             runs = tuple(counts) if words != "all members" else (sum(counts),)
-            sides: dict[str, Estimate] = {}
-            if count <= len(alike):  # what the variety of recipes is worth: as many of the first instead
-                sides[f"as many {first}"] = difference(right, alike[count - 1], single=True, single_theirs=True)
-            for kind, other in self._baselines(task).items():
-                sides[BASELINE_NAMES[kind]] = difference(right, other, single=True)
-            if deep is not None:
-                sides[reference] = difference(right, deep, single=True)
-            yield _row(COMMITTEE, task, words, count, "accuracy", replace(accuracy(right, single=True), runs=runs))
-            for side, found in sides.items():
-                yield _row(COMMITTEE, task, words, count, f"difference from {side}", replace(found, runs=runs))
+            yield from self._compared(task, words, count, right, runs, alike, deep)
+
+    def _longer(self, task: str, alike: list[np.ndarray], deep: np.ndarray | None) -> Iterator[Row]:
+        """Committees of the first recipe with more pre-training, also against all of its plain members together."""
+        first, name = self.plan.first_member, f"committee of {self.plan.longer_name}"
+        encoders = [(self.planner.longer_encoder(seed), tuned) for seed, tuned in self.planner.longer_seeds()]
+        found = self._answers(first, task, encoders)
+        sizes = [] if found is None else _of_all_sizes(*found)
+        for place, right in enumerate(sizes):
+            runs = (len(sizes),)
+            yield from self._compared(task, name, place + 1, right, runs, alike, deep)
+            whole = replace(difference(right, alike[-1], single=True), runs=runs)
+            yield _row(COMMITTEE, task, name, place + 1, f"difference from {len(alike)} {first}", whole)
+
+    def _compared(
+        self, task: str, model: str, count: int, right: np.ndarray, runs: tuple[int, ...], alike: list[np.ndarray],
+        deep: np.ndarray | None,
+    ) -> Iterator[Row]:  # fmt: skip
+        """Accuracy of committees of `count` members, and its differences from what a committee is held against."""
+        first, reference = self.plan.first_member, self.plan.committee["reference"]
+        sides: dict[str, Estimate] = {}
+        if count <= len(alike):  # what another make of members is worth: as many of the first instead
+            sides[f"as many {first}"] = difference(right, alike[count - 1], single=True, single_theirs=True)
+        for kind, other in self._baselines(task).items():
+            sides[BASELINE_NAMES[kind]] = difference(right, other, single=True)
+        if deep is not None:
+            sides[reference] = difference(right, deep, single=True)
+        yield _row(COMMITTEE, task, model, count, "accuracy", replace(accuracy(right, single=True), runs=runs))
+        for side, found in sides.items():
+            yield _row(COMMITTEE, task, model, count, f"difference from {side}", replace(found, runs=runs))
 
     def _baselines(self, task: str) -> dict[str, np.ndarray]:
         """Right or wrong of the baselines that are there, (1, items) each."""
@@ -348,6 +364,12 @@ class Findings:
         """`model`, `members`, `batch_size`, `milliseconds` of each; empty before the latency was measured."""
         record = next((found for found in self.records.found.values() if found["kind"] == "latency"), None)
         return [] if record is None else record["rows"]
+
+
+def _of_all_sizes(logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """What all committees of 1, 2, ... of the members have right (see `committees_right`)."""
+    members = logits.shape[1]
+    return [committees_right(logits, labels, subsets(members, count + 1)) for count in range(members)]
 
 
 def _common(*sides: dict[int, np.ndarray]) -> list[int]:

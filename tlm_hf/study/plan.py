@@ -73,6 +73,16 @@ class SizePlan:
         """Recipe of the plain committees, which others are held against."""
         return next(iter(self.committee["members"]))
 
+    @property
+    def longer(self) -> dict[str, int]:
+        """`max_steps` and `members` of the committee of the first recipe with more steps; empty where there is none."""
+        return self.committee.get("longer") or {}
+
+    @property
+    def longer_name(self) -> str:
+        """`bert-1 of 24,000 steps`."""
+        return f"{self.first_member} of {self.longer['max_steps']:,} steps" if self.longer else ""
+
 
 @dataclass
 class Expansion:
@@ -310,6 +320,17 @@ class Planner:
         tuned = self.plan.gap["finetuning_seeds"]
         return [(seed, seed * tuned) for seed in range(self.plan.committee["members"][recipe])]
 
+    def longer_seeds(self) -> list[tuple[int, int]]:
+        """(pre-training seed, fine-tuning seed) of the members with more steps: those of the first members."""
+        tuned = self.plan.gap["finetuning_seeds"]
+        return [(seed, seed * tuned) for seed in range(self.plan.longer.get("members", 0))]
+
+    def longer_encoder(self, seed: int, findings: Sequence[str] = (), priority: int = 0) -> str:
+        """The run that pre-trains a member with more steps."""
+        return self.pretraining(
+            self.plan.first_member, seed, findings, priority, max_steps=self.plan.longer["max_steps"]
+        )
+
     def encoder_seeds(self, recipe: str) -> dict[int, list[int]]:
         """Pre-training seeds of all encoders on the whole corpus, each with the fine-tuning seeds of its runs."""
         tuned = {}
@@ -325,6 +346,10 @@ class Planner:
                 priority = 15 + 4 * place + 45 * min(number, 1)
                 encoder = self.pretraining(recipe, seed, [COMMITTEE], priority)
                 self.runs_of(recipe, "pretrained", encoder, [tuned], [COMMITTEE], priority + 1)
+        for place, (seed, tuned) in enumerate(self.longer_seeds()):  # before the other recipes
+            priority = 45 + 4 * place
+            encoder = self.longer_encoder(seed, [COMMITTEE], priority)
+            self.runs_of(self.plan.first_member, "pretrained", encoder, [tuned], [COMMITTEE], priority + 1)
         reference = self.plan.committee["reference"]
         for seed, seeds in self.gap_seeds():  # what the committees are compared with
             encoder = self.pretraining(reference, seed, [COMMITTEE], self._dear(seed))

@@ -37,6 +37,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "committee": {"members": "a mapping", "reference": NAME, "counts": COUNTS, "batch_size": COUNTS},
 }  # fmt: skip
 """What each section must have."""
+LONGER = {"max_steps": COUNT, "members": COUNT}
 PRETRAINING = {"num_texts": COUNT, "max_steps": COUNT}
 GIVEN = {
     "corpus", "corpus_config", "data_root", "disable_tqdm", "members", "num_threads", "output_dir", "recipe", "seed",
@@ -91,6 +92,15 @@ def check_plan(plan: SizePlan, file: str | Path) -> None:
         if not entries:
             raise UserError(f"The plan {file} has nothing under {name!r}: name at least one.")
     _require(members, dict.fromkeys(members, COUNT), "'committee.members'", file)
+    if (longer := plan.committee.get("longer")) is not None:
+        _require(longer, LONGER, "'committee.longer'", file)
+        _known(longer, set(LONGER), "'committee.longer'", file)
+        steps = plan.pretraining.get(plan.first_member, {}).get("max_steps")
+        if longer["max_steps"] == steps:
+            raise UserError(
+                f"The plan {file} has {steps} steps under 'committee.longer' as under 'pretraining' of "
+                f"{plan.first_member}: give another number, or leave it out."
+            )
     # What both the task's loading and a fine-tuning take under one name.
     taken = set(inspect.signature(load_task).parameters) & {each.name for each in fields(FinetuneArguments)}
     for task, found in plan.tasks.items():

@@ -11,6 +11,7 @@ from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, SizePlan
 from .report_sentences import points
 
 BLUE, RED, GREY, GREEN, VIOLET, AMBER = "#2f6db5", "#b5532f", "#8a949e", "#3d8b5a", "#7d5ba6", "#b8860b"
+DARK = "#1c2f4a"
 BASELINE_COLOURS = (AMBER, VIOLET)
 METADATA = {"Software": None}
 """PNG files carry no version, so that equal rows give equal bytes."""
@@ -189,6 +190,10 @@ def _committee(rows: list[Row], baselines: list[Row], tasks: list[str], plan: Si
                 axes.plot(
                     places, [100 * row["estimate"] for row in curve], "o-", color=BLUE, label=f"committee of {first}"
                 )
+            longer = [row for row in mine if row["model"] == f"committee of {plan.longer_name}"]
+            if longer:
+                shifted = [row["x"] + 0.08 for row in longer]  # beside the band, or one interval hides the other
+                axes.errorbar(shifted, *_errors(longer), fmt="^-", color=DARK, capsize=3, label=longer[0]["model"])
             for row in mine:
                 if row["model"] == reference:
                     axes.axhline(100 * row["estimate"], color=RED, label=f"{reference}, pre-trained")
@@ -220,19 +225,21 @@ def _latency(
     with _panels(tasks, path, "test accuracy (%)") as panels:
         for axes, task in zip(panels, tasks, strict=True):
             mine = [row for row in rows if row["task"] == task and row["measure"] == "accuracy"]
-            line = [
-                (times[first, row["x"]], 100 * row["estimate"], row["x"])
-                for row in mine
-                if row["model"] == f"committee of {first}" and (first, row["x"]) in times
-            ]
-            if line:
-                axes.plot(
-                    [x for x, _, _ in line], [y for _, y, _ in line], "o-", color=BLUE, label=f"committees of {first}"
-                )
-                for x, y, count in line:
-                    axes.annotate(str(count), (x, y), (0, -13), textcoords="offset points", ha="center", fontsize=8,
-                                  color=BLUE)  # fmt: skip
-            shown = [x for x, _, _ in line]
+            shown: list[float] = []
+            # More steps of pre-training change nothing of the time that an answer takes.
+            for members, mark, colour, below in ((first, "o-", BLUE, -13), (plan.longer_name, "^-", DARK, 6)):
+                line = [
+                    (times[first, row["x"]], 100 * row["estimate"], row["x"])
+                    for row in mine
+                    if row["model"] == f"committee of {members}" and (first, row["x"]) in times
+                ]
+                if line:
+                    x, y, counts = zip(*line, strict=True)
+                    axes.plot(x, y, mark, color=colour, label=f"committees of {members}")
+                    for place, count in enumerate(counts):
+                        axes.annotate(str(count), (x[place], y[place]), (0, below), textcoords="offset points",
+                                      ha="center", fontsize=8, color=colour)  # fmt: skip
+                    shown += x
             for row in mine:
                 of_mixed = row["model"].startswith("mixed")
                 key = ("mixed", row["x"]) if of_mixed else (row["model"], 1)

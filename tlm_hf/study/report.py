@@ -201,7 +201,8 @@ class Report(Sentences):
         """Finding d: accuracy of committees, the deep encoder and the baselines."""
         reference = self.plan.committee["reference"]
         first = self.plan.first_member
-        sides = (reference, f"as many {first}", *BASELINE_NAMES.values())
+        plain = f"{self.plan.committee['members'][first]} {first}"
+        sides = (reference, f"as many {first}", plain, *BASELINE_NAMES.values())
         comparisons = [f"difference from {name}" for name in sides]
         comparisons = [measure for measure in comparisons if self.all(measure=measure)]
         head = ["task", "model", "members", "accuracy", *comparisons]

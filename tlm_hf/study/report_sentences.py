@@ -72,6 +72,7 @@ class Sentences:
                 *self._committee_sentences(task),
                 *self._mixed_sentences(task),
                 *self._baseline_sentences(task),
+                *self._longer_sentences(task),
             ],
         }
         said = {name: [words for task in self.tasks for words in make(task)] for name, make in makers.items()}
@@ -189,9 +190,31 @@ class Sentences:
                 words += (
                     f"; one encoder gains {points(rise)} points with each doubling of text and steps together, so "
                     f"{fewest:.1f} to {most:.1f} doublings would close that, if committees gain as one "
-                    "encoder does and the rise goes on: neither was measured"
+                    "encoder does and the rise goes on"
                 )
+                measured = f" (measured with {self.plan.longer_name}: see there)"
+                words += measured if self._longer_rows(task) else ": neither was measured"
             sentences.append(words + ".")
+        return sentences
+
+    def _longer_rows(self, task: str) -> list[Row]:
+        """Accuracies of the committees with more pre-training, by their number of members."""
+        model = f"committee of {self.plan.longer_name}"
+        return self.all(finding=COMMITTEE, task=task, model=model, measure="accuracy") if self.plan.longer else []
+
+    def _longer_sentences(self, task: str) -> list[str]:
+        """What fewer members with more pre-training are worth: all there are of them."""
+        first, name, sentences = self.plan.first_member, self.plan.longer_name, []
+        sides = [f"{self.plan.committee['members'][first]} {first}", *BASELINE_NAMES.values()]
+        for last in self._longer_rows(task)[-1:]:
+            of = {"finding": COMMITTEE, "task": task, "model": last["model"], "x": last["x"]}
+            for side in sides:
+                row = self.find(**of, measure=f"difference from {side}")
+                if row is not None:
+                    sentences.append(
+                        f"On {task}, {_committee(last['x'], name)} differs from {side} by {points(row)} points "
+                        f"({_side(row, 'above it', 'below it')})."
+                    )
         return sentences
 
 

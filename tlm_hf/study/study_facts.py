@@ -17,8 +17,13 @@ def models(findings: Findings) -> list[dict[str, Any]]:
     """
     plan, planner = findings.plan, findings.planner
     rows = []
-    for recipe in plan.pretraining:
-        names = [planner.pretraining(recipe, seed, [], 0) for seed in planner.encoder_seeds(recipe)]
+    encoders = {
+        recipe: [planner.pretraining(recipe, seed, [], 0) for seed in planner.encoder_seeds(recipe)]
+        for recipe in plan.pretraining
+    }
+    if plan.longer:
+        encoders[plan.longer_name] = [planner.longer_encoder(seed) for seed, _ in planner.longer_seeds()]
+    for recipe, names in encoders.items():
         found = [record for name in names if (record := findings.records.found.get(name)) is not None]
         if found:
             losses = [record["held_out"]["loss"] for record in found]
