@@ -18,7 +18,13 @@ TINY = {
     "gap": {"recipes": ["bert-1"], "pretraining_seeds": 2, "finetuning_seeds": 1},
     "corpus_size": {"recipe": "bert-1", "num_texts": [64, 128], "max_steps": 4, "pretraining_seeds": 1},
     "overlap": {"recipe": "bert-1", "num_texts": 100, "corpus_texts": 1000, "max_steps": 4, "pretraining_seeds": 1},
-    "committee": {"members": {"bert-1": 3}, "reference": "bert-1", "counts": [1, 3], "batch_size": [1]},
+    "committee": {
+        "members": {"bert-1": 3},
+        "longer": {"max_steps": 6, "members": 2},
+        "reference": "bert-1",
+        "counts": [1, 3],
+        "batch_size": [1],
+    },
 }
 
 

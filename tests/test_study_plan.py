@@ -86,6 +86,15 @@ def test_findings_share_an_encoder_of_the_same_settings():
     assert len(shared) == 2  # seeds 0 and 1 of bert-1 on the whole corpus
 
 
+def test_members_with_more_steps_leave_every_other_run_its_name():
+    before, after = (expand(committee={"longer": longer}) for longer in (None, {"max_steps": 7, "members": 2}))
+    assert set(before.runs) < set(after.runs)
+    new = [run for name, run in after.runs.items() if name not in before.runs]
+    assert {run.settings["max_steps"] for run in new if run.kind == "pretrain"} == {7}
+    assert [run.settings["seed"] for run in new if run.kind == "pretrain"] == [0, 1]
+    assert all(run.findings == ("committee",) for run in new)
+
+
 def test_scratch_needs_no_encoder():
     for run in expand().runs.values():
         if run.kind == "finetune" and run.settings["encoder"] is None:
@@ -158,6 +167,9 @@ def test_what_a_plan_names_must_be_there(tmp_path, change, words):
         ("committee", {"members": ["bert-1"]}, "members \\['bert-1'\\]"),
         ("committee", {"members": {}}, "nothing under 'committee.members'"),
         ("committee", {"members": {"bert-1": 0}}, "bert-1 0 under"),
+        ("committee", {"longer": {"steps": 8, "members": 1}}, "no 'max_steps' under 'committee.longer'"),
+        ("committee", {"longer": {"max_steps": 8, "members": 0}}, "members 0 under 'committee.longer'"),
+        ("committee", {"longer": {"max_steps": 32, "members": 1}}, "32 steps under 'committee.longer' as under"),
         ("finetuning", {"bert-1": {"pretrained": [{}], "scratch": [{}]}}, "no 'num_train_epochs'"),
         (
             "finetuning",

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import combinations
 
 import numpy as np
 import pytest
 from filelock import FileLock
 from helpers_study import TINY, words, write_plan
+from scipy.special import softmax
 from sklearn.metrics import accuracy_score
 from transformers import AutoModelForSequenceClassification
 
@@ -94,6 +96,40 @@ def test_the_gap_is_the_difference_of_the_mean_accuracies(study):
     assert scratch["estimate"] == pytest.approx(np.mean(scratch_runs), abs=1e-6)
     gap, pretrained = (next(r for r in rows if (r["finding"], r["x"]) == ("gap", x)) for x in ("gap", "pretrained"))
     assert gap["estimate"] == pytest.approx(pretrained["estimate"] - scratch["estimate"], abs=2e-6)
+
+
+def test_members_with_more_steps_stand_against_as_many_and_all_of_the_first(study):
+    rows = {
+        (row["x"], row["measure"]): row["estimate"] for row in write_report(arguments(study))["rows"]
+        if row["model"] == "committee of bert-1 of 6 steps"
+    }  # fmt: skip
+    logits, labels = {"4": [], "6": []}, None
+    tuned = [record for record in records(study).values() if record["kind"] == "finetune"]
+    (rate,) = {
+        record["settings"]["learning_rate"] for record in tuned
+        if record["settings"]["encoder"] is not None and record["settings"]["seed"] > 0
+    }  # fmt: skip
+    for record in tuned:
+        encoder = record["settings"]["encoder"] or ""
+        for steps, found in logits.items():
+            is_member = encoder.startswith(f"pretrain-bert-1-128-texts-{steps}-steps")
+            if is_member and record["settings"]["learning_rate"] == rate:
+                with np.load(study / "results" / "runs" / record["name"] / "logits.npz", allow_pickle=False) as stored:
+                    labels = stored["test_labels"].astype(int)
+                    found.append(softmax(unpack_logits(stored["test"]), axis=-1))
+
+    def right(members):
+        return (np.mean(members, axis=0).argmax(axis=-1) == labels).mean()
+
+    assert (len(logits["4"]), len(logits["6"])) == (3, 2)
+    assert rows[1, "accuracy"] == pytest.approx(np.mean([right([one]) for one in logits["6"]]), abs=1e-6)
+    assert rows[2, "accuracy"] == pytest.approx(right(logits["6"]), abs=1e-6)
+    pairs = np.mean([right(pair) for pair in combinations(logits["4"], 2)])
+    assert rows[2, "difference from as many bert-1"] == pytest.approx(right(logits["6"]) - pairs, abs=2e-6)
+    whole = right(logits["6"]) - right(logits["4"])
+    assert rows[2, "difference from 3 bert-1"] == pytest.approx(whole, abs=2e-6)
+    said = (study / "results" / "REPORT.md").read_text()
+    assert "a committee of 2 bert-1 of 6 steps differs from 3 bert-1 by" in said
 
 
 def test_the_demo_shows_the_members_of_the_study(study):
