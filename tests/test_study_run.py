@@ -99,10 +99,9 @@ def test_the_gap_is_the_difference_of_the_mean_accuracies(study):
 
 
 def test_members_with_more_steps_stand_against_as_many_and_all_of_the_first(study):
-    rows = {
-        (row["x"], row["measure"]): row["estimate"] for row in write_report(arguments(study))["rows"]
-        if row["model"] == "committee of bert-1 of 6 steps"
-    }  # fmt: skip
+    found = write_report(arguments(study))["rows"]
+    name = "committee of bert-1 of 6 steps"
+    rows = {(row["x"], row["measure"]): row["estimate"] for row in found if row["model"] == name}
     logits, labels = {"4": [], "6": []}, None
     tuned = [record for record in records(study).values() if record["kind"] == "finetune"]
     (rate,) = {
@@ -111,12 +110,12 @@ def test_members_with_more_steps_stand_against_as_many_and_all_of_the_first(stud
     }  # fmt: skip
     for record in tuned:
         encoder = record["settings"]["encoder"] or ""
-        for steps, found in logits.items():
+        for steps, members in logits.items():
             is_member = encoder.startswith(f"pretrain-bert-1-128-texts-{steps}-steps")
             if is_member and record["settings"]["learning_rate"] == rate:
                 with np.load(study / "results" / "runs" / record["name"] / "logits.npz", allow_pickle=False) as stored:
                     labels = stored["test_labels"].astype(int)
-                    found.append(softmax(unpack_logits(stored["test"]), axis=-1))
+                    members.append(softmax(unpack_logits(stored["test"]), axis=-1))
 
     def right(members):
         return (np.mean(members, axis=0).argmax(axis=-1) == labels).mean()
@@ -128,7 +127,12 @@ def test_members_with_more_steps_stand_against_as_many_and_all_of_the_first(stud
     assert rows[2, "difference from as many bert-1"] == pytest.approx(right(logits["6"]) - pairs, abs=2e-6)
     whole = right(logits["6"]) - right(logits["4"])
     assert rows[2, "difference from 3 bert-1"] == pytest.approx(whole, abs=2e-6)
+    (gap,) = [row for row in found if (row["model"], row["x"]) == ("bert-1 of 6 steps", "gap")]
+    scratch = [record["test"]["accuracy"] for record in tuned if record["settings"]["encoder"] is None]
+    assert gap["estimate"] == pytest.approx(rows[1, "accuracy"] - np.mean(scratch), abs=2e-6)
+    assert gap["runs"] == [2, 2]
     said = (study / "results" / "REPORT.md").read_text()
+    assert "pre-training changes the accuracy of bert-1 of 6 steps by" in said
     assert "a committee of 2 bert-1 of 6 steps differs from 3 bert-1 by" in said
 
 

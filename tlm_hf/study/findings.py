@@ -4,7 +4,7 @@ A row is `finding`, `task`, `model`, `x`, `measure`, `estimate`, `low`, `high`, 
 fewer), `runs` (of each side), `t_low`, `t_high` (see `estimates`). Accuracies are shares of the test texts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,15 +123,19 @@ class Findings:
                 rows[seed] = np.mean(there, axis=0)
         return rows
 
-    def arms(self, recipe: str, task: str) -> dict[str, dict[int, list[str]]]:
-        """By arm and seed the names of the runs of finding a.
+    def arms(self, model: str, task: str) -> dict[str, dict[int, list[str]]]:
+        """By arm and seed the names of the runs of finding a, of a recipe or of the first one with more steps.
 
         Pre-trained is every encoder on the whole corpus, those that are only members of committees too, by
         pre-training seed. From scratch is every run by its own seed: no corpus is behind it, so that it stands against
         all of them.
         """
-        tuned = self.planner.encoder_seeds(recipe)
-        encoders = [(self.planner.pretraining(recipe, seed, [], 0), seeds) for seed, seeds in tuned.items()]
+        if model == self.plan.longer_name:
+            recipe, tuned = self.plan.first_member, {seed: [one] for seed, one in self.planner.longer_seeds()}
+            encoders = [(self.planner.longer_encoder(seed), seeds) for seed, seeds in tuned.items()]
+        else:
+            recipe, tuned = model, self.planner.encoder_seeds(model)
+            encoders = [(self.planner.pretraining(recipe, seed, [], 0), seeds) for seed, seeds in tuned.items()]
         seeds = [seed for _, several in self.planner.gap_seeds() for seed in several]
         scratch = [(None, [seed]) for seed in seeds]
         return {
@@ -159,28 +163,28 @@ class Findings:
 
     def gap(self) -> Iterator[Row]:
         """Finding a: both arms, their difference, that without the seed that chose, and that from the baselines."""
-        for recipe in self.plan.gap["recipes"]:
+        for model, recipe in self.plan.gap_models().items():
             for task in self.plan.tasks:
-                runs = self.arms(recipe, task)
+                runs = self.arms(model, task)
                 ours, theirs = (self._right(runs[arm]) for arm in ARMS)
                 if not ours or not theirs:
                     continue
                 for arm, found in zip(ARMS, (ours, theirs), strict=True):
-                    yield _row(GAP, task, recipe, arm, "accuracy", accuracy(_stack(found)))
-                yield _row(GAP, task, recipe, "gap", "gap", difference(_stack(ours), _stack(theirs)))
+                    yield _row(GAP, task, model, arm, "accuracy", accuracy(_stack(found)))
+                yield _row(GAP, task, model, "gap", "gap", difference(_stack(ours), _stack(theirs)))
                 rest = [[seed for seed in found if seed > 0] for found in (ours, theirs)]
                 if all(rest):
                     left = difference(_stack(ours, rest[0]), _stack(theirs, rest[1]))
-                    yield _row(GAP, task, recipe, OTHER_SEEDS, "gap", left)
+                    yield _row(GAP, task, model, OTHER_SEEDS, "gap", left)
                 collapsed = self.collapsed(recipe, task, runs)
                 if any(collapsed.values()):
                     learnt, others = (_stack(self._right(runs[arm], collapsed[arm])) for arm in ARMS)
-                    yield _row(GAP, task, recipe, WITHOUT_COLLAPSED, "gap", difference(learnt, others)) | {
+                    yield _row(GAP, task, model, WITHOUT_COLLAPSED, "gap", difference(learnt, others)) | {
                         "collapsed": collapsed
                     }
                 for kind, other in self._baselines(task).items():
                     measure = f"difference from {BASELINE_NAMES[kind]}"
-                    yield _row(GAP, task, recipe, ARMS[0], measure, difference(_stack(ours), other))
+                    yield _row(GAP, task, model, ARMS[0], measure, difference(_stack(ours), other))
 
     def _of_encoders(self, recipe: str, task: str, encoders: list[str]) -> dict[int, np.ndarray]:
         """Encoders of other corpora by pre-training seed, one fine-tuning seed each."""
@@ -252,16 +256,13 @@ class Findings:
         found = {}
         for recipe in self.plan.committee["members"]:
             seeds = self.planner.member_seeds(recipe)
-            encoders = [(self.planner.pretraining(recipe, seed, [], 0), tuned) for seed, tuned in seeds]
-            found[recipe] = self._answers(recipe, task, encoders)
+            encoders = [(self.planner.pretraining(recipe, seed, [], 0), [tuned]) for seed, tuned in seeds]
+            found[recipe] = self._answers(self._names(recipe, task, "pretrained", encoders))
         return {recipe: answers for recipe, answers in found.items() if answers is not None}
 
-    def _answers(
-        self, recipe: str, task: str, encoders: Sequence[tuple[str, int]]
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Test logits (items, members, classes) and labels (items,) of encoders with a fine-tuning seed each."""
-        names = self._names(recipe, task, "pretrained", [(encoder, [tuned]) for encoder, tuned in encoders])
-        there = [answers for (name,) in names if (answers := self.records.test(name)) is not None]
+    def _answers(self, members: Iterable[list[str]]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Test logits (items, members, classes) and labels (items,) of members of one run each; None without any."""
+        there = [answers for (name,) in members if (answers := self.records.test(name)) is not None]
         return (np.stack([logits for logits, _ in there], axis=1), there[0][1]) if there else None
 
     def committee(self) -> Iterator[Row]:
@@ -319,8 +320,7 @@ class Findings:
     def _longer(self, task: str, alike: list[np.ndarray], deep: np.ndarray | None) -> Iterator[Row]:
         """Committees of the first recipe with more pre-training, also against all of its plain members together."""
         first, name = self.plan.first_member, f"committee of {self.plan.longer_name}"
-        encoders = [(self.planner.longer_encoder(seed), tuned) for seed, tuned in self.planner.longer_seeds()]
-        found = self._answers(first, task, encoders)
+        found = self._answers(self.arms(self.plan.longer_name, task)["pretrained"].values() if self.plan.longer else [])
         sizes = [] if found is None else _of_all_sizes(*found)
         for place, right in enumerate(sizes):
             runs = (len(sizes),)

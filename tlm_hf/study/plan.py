@@ -78,6 +78,11 @@ class SizePlan:
         """`max_steps` and `members` of the committee of the first recipe with more steps; empty where there is none."""
         return self.committee.get("longer") or {}
 
+    def gap_models(self) -> dict[str, str]:
+        """Models of finding a with their recipes: those of the plan, and one of them again with more steps."""
+        models = {recipe: recipe for recipe in self.gap["recipes"]}
+        return models | ({self.longer_name: self.first_member} if self.longer and self.first_member in models else {})
+
     @property
     def longer_name(self) -> str:
         """`bert-1 of 24,000 steps`."""

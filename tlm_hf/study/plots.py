@@ -33,7 +33,7 @@ def draw_plots(rows: list[Row], latency: list[dict[str, Any]], plan: SizePlan, f
     tasks, baselines = list(plan.tasks), of.get(BASELINES, [])
     gaps = [row for row in of.get(GAP, []) if row["measure"] == "gap"]
     makers: dict[str, Callable[[Path], None] | None] = {
-        "gap.png": (lambda path: _gap(of[GAP], baselines, tasks, plan.gap["recipes"], path)) if gaps else None,
+        "gap.png": (lambda path: _gap(of[GAP], baselines, tasks, list(plan.gap_models()), path)) if gaps else None,
         "corpus_size.png": (lambda path: _corpus(of[CORPUS_SIZE], tasks, path)) if CORPUS_SIZE in of else None,
         "overlap.png": (lambda path: _overlap(of[OVERLAP], tasks, path)) if OVERLAP in of else None,
         "committee.png": (

@@ -149,16 +149,14 @@ class Report(Sentences):
                 "gap, other seeds", "pre-trained less TF-IDF"]  # fmt: skip
         lines = []
         for task in self.tasks:
-            for recipe in self.plan.gap["recipes"]:
-                of = {"finding": GAP, "task": task, "model": recipe}
+            for model in self.plan.gap_models():
+                of = {"finding": GAP, "task": task, "model": model}
                 gap = self.find(**of, x="gap")
                 if gap is not None:
                     arms = [self.find(**of, x=arm, measure="accuracy") for arm in ("scratch", "pretrained")]
                     rest = points(self.find(**of, x=OTHER_SEEDS))
                     tfidf = points(self.find(**of, measure=f"difference from {BASELINE_NAMES['tfidf']}"))
-                    lines.append(
-                        [task, recipe, *map(percent, arms), points(gap), t_points(gap), runs(gap), rest, tfidf]
-                    )
+                    lines.append([task, model, *map(percent, arms), points(gap), t_points(gap), runs(gap), rest, tfidf])
         return {"head": head, "rows": lines + self._baseline_rows(len(head), 3)}
 
     def corpus_table(self) -> Table:

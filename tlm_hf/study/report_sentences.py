@@ -82,16 +82,16 @@ class Sentences:
 
     def _gap_sentences(self, task: str) -> list[str]:
         sentences = []
-        for recipe in self.plan.gap["recipes"]:
-            of = {"finding": GAP, "task": task, "model": recipe}
+        for model in self.plan.gap_models():
+            of = {"finding": GAP, "task": task, "model": model}
             sentences += _changes(
                 f"On {task}", self.find(**of, x="gap"),
-                f"pre-training changes the accuracy of {recipe}", "it pays", "it costs",
+                f"pre-training changes the accuracy of {model}", "it pays", "it costs",
             )  # fmt: skip
             learnt = self.find(**of, x=WITHOUT_COLLAPSED)
             if learnt is not None:
                 sentences += _changes(
-                    f"On {task}", learnt, f"without {_collapsed(learnt)}, pre-training changes that of {recipe}",
+                    f"On {task}", learnt, f"without {_collapsed(learnt)}, pre-training changes that of {model}",
                     "it pays", "it costs",
                 )  # fmt: skip
         return sentences
@@ -117,12 +117,12 @@ class Sentences:
     def _single_sentences(self, task: str) -> list[str]:
         """One pre-trained encoder against what a practitioner would take."""
         sentences = []
-        for recipe in self.plan.gap["recipes"]:
+        for model in self.plan.gap_models():
             for name in BASELINE_NAMES.values():
-                row = self.find(finding=GAP, task=task, model=recipe, measure=f"difference from {name}")
+                row = self.find(finding=GAP, task=task, model=model, measure=f"difference from {name}")
                 if row is not None:
                     sentences.append(
-                        f"On {task}, one pre-trained {recipe} differs from {name} by {points(row)} points "
+                        f"On {task}, one pre-trained {model} differs from {name} by {points(row)} points "
                         f"({_side(row, 'above it', 'below it')})."
                     )
         return sentences
