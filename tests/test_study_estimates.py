@@ -280,6 +280,17 @@ def test_what_would_close_a_gap_to_a_baseline_is_extrapolated_from_the_measured_
     assert "(above it)." in said
     (said,) = Report([behind, {**rise, "low": -0.001}], [], plan).sentences()["committee"]
     assert "doublings" not in said
+    longer = "committee of bert-1 of 24,000 steps"
+    rows = [
+        row("committee", longer, 1, "accuracy", 0.5, 0.4, 0.6),
+        row("committee", longer, 1, "difference from as many bert-1", 0.02, 0.01, 0.03),
+        row("committee", longer, 2, f"difference from {base}", -0.015, -0.03, -0.005),
+    ]
+    plain, said = Report([behind, rise, *rows], [], plan).sentences()["committee"]
+    assert "doublings" not in plain
+    assert f"a committee of 2 bert-1 of 24,000 steps differs from {base} by -1.5 [-3.0, -0.5] points" in said
+    # Two doublings, from 6,000 to 24,000 steps: 2 x 0.015 / 0.03 and 2 x 0.015 / 0.01.
+    assert "gains +2.0 [+1.0, +3.0] points from 2 doublings of the steps, so 1.0 to 3.0 doublings" in said
 
 
 def test_trainings_are_counted_by_the_precision_that_their_processor_took():

@@ -169,7 +169,11 @@ def test_what_a_plan_names_must_be_there(tmp_path, change, words):
         ("committee", {"members": {"bert-1": 0}}, "bert-1 0 under"),
         ("committee", {"longer": {"steps": 8, "members": 1}}, "no 'max_steps' under 'committee.longer'"),
         ("committee", {"longer": {"max_steps": 8, "members": 0}}, "members 0 under 'committee.longer'"),
-        ("committee", {"longer": {"max_steps": 32, "members": 1}}, "32 steps under 'committee.longer' as under"),
+        (
+            "committee",
+            {"longer": {"max_steps": 32, "members": 1}},
+            "32 steps under 'committee.longer', not more than the 32",
+        ),
         ("finetuning", {"bert-1": {"pretrained": [{}], "scratch": [{}]}}, "no 'num_train_epochs'"),
         (
             "finetuning",

@@ -95,11 +95,11 @@ def check_plan(plan: SizePlan, file: str | Path) -> None:
     if (longer := plan.committee.get("longer")) is not None:
         _require(longer, LONGER, "'committee.longer'", file)
         _known(longer, set(LONGER), "'committee.longer'", file)
-        steps = plan.pretraining.get(plan.first_member, {}).get("max_steps")
-        if longer["max_steps"] == steps:
+        steps = plan.pretraining.get(plan.first_member, {}).get("max_steps", 0)
+        if longer["max_steps"] <= steps:
             raise UserError(
-                f"The plan {file} has {steps} steps under 'committee.longer' as under 'pretraining' of "
-                f"{plan.first_member}: give another number, or leave it out."
+                f"The plan {file} has {longer['max_steps']} steps under 'committee.longer', not more than the {steps} "
+                f"under 'pretraining' of {plan.first_member}: give more, or leave 'longer' out."
             )
     # What both the task's loading and a fine-tuning take under one name.
     taken = set(inspect.signature(load_task).parameters) & {each.name for each in fields(FinetuneArguments)}

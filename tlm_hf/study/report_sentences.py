@@ -1,6 +1,7 @@
 """What the study's rows say, one plain sentence each, and how their numbers are written."""
 
 from collections.abc import Callable, Sequence
+from math import log2
 from typing import Any
 
 from .findings import ALL_TASKS, BASELINE_NAMES, HIGH_LOW, HIGH_RANDOM, WITHOUT_COLLAPSED, Row
@@ -72,7 +73,6 @@ class Sentences:
                 *self._committee_sentences(task),
                 *self._mixed_sentences(task),
                 *self._baseline_sentences(task),
-                *self._longer_sentences(task),
             ],
         }
         said = {name: [words for task in self.tasks for words in make(task)] for name, make in makers.items()}
@@ -172,49 +172,55 @@ class Sentences:
         ]
 
     def _baseline_sentences(self, task: str) -> list[str]:
-        """How far the largest committee is from what a practitioner would take, and what would close a gap."""
-        first, recipe = self.plan.first_member, self.plan.corpus_size["recipe"]
+        """How far the largest committees are from what a practitioner would take, and what would close a gap."""
+        first, longer, recipe = self.plan.first_member, self.plan.longer_name, self.plan.corpus_size["recipe"]
         rise = self.find(finding=CORPUS_SIZE, task=task, model=f"{recipe}, equal epochs", x="slope")
+        of = {"finding": COMMITTEE, "task": task, "model": f"committee of {longer}", "x": 1}
+        more = self.find(**of, measure=f"difference from as many {first}") if longer else None
+        baselines = list(BASELINE_NAMES.values())
+        if more is None:
+            bought = "with each doubling of text and steps together"
+            return self._differences(task, first, baselines, rise, 1.0, bought)
+        doublings = log2(self.plan.longer["max_steps"] / self.plan.pretraining[first]["max_steps"])
+        bought = f"from {doublings:.3g} doublings of the steps"
+        plain = f"{self.plan.committee['members'][first]} {first}"
+        return [
+            *self._differences(task, first, baselines),
+            *self._differences(task, longer, [plain, *baselines], more, doublings, bought),
+        ]
+
+    def _differences(
+        self, task: str, member: str, sides: Sequence[str], rise: Row | None = None, doublings: float = 1.0,
+        bought: str = "",
+    ) -> list[str]:  # fmt: skip
+        """The largest committee of a member against others, and what would close a gap.
+
+        Args:
+            task: of the rows.
+            member: as its committees are named.
+            sides: what it is held against.
+            rise: what one encoder gained; None where nothing is to be said of that.
+            doublings: of what was `bought`, from which it gained that.
+            bought: in words.
+        """
         sentences = []
-        for baseline in BASELINE_NAMES.values():
+        for side in sides:
             rows = self.all(
-                finding=COMMITTEE, task=task, model=f"committee of {first}", measure=f"difference from {baseline}"
+                finding=COMMITTEE, task=task, model=f"committee of {member}", measure=f"difference from {side}"
             )
             if not rows:
                 continue
             row = rows[-1]
-            words = f"On {task}, {_committee(row['x'], first)} differs from {baseline} by {points(row)} points "
+            words = f"On {task}, {_committee(row['x'], member)} differs from {side} by {points(row)} points "
             words += f"({_side(row, 'above it', 'below it')})"
             if row["high"] < 0 and rise is not None and rise["low"] > 0:
-                fewest, most = (-row["estimate"] / rise[end] for end in ("high", "low"))
+                fewest, most = (-row["estimate"] * doublings / rise[end] for end in ("high", "low"))
                 words += (
-                    f"; one encoder gains {points(rise)} points with each doubling of text and steps together, so "
-                    f"{fewest:.1f} to {most:.1f} doublings would close that, if committees gain as one "
-                    "encoder does and the rise goes on"
+                    f"; one encoder gains {points(rise)} points {bought}, so {fewest:.1f} to {most:.1f} doublings "
+                    "would close that, if committees gain as one encoder does and the rise goes on: neither was "
+                    "measured"
                 )
-                measured = f" (measured with {self.plan.longer_name}: see there)"
-                words += measured if self._longer_rows(task) else ": neither was measured"
             sentences.append(words + ".")
-        return sentences
-
-    def _longer_rows(self, task: str) -> list[Row]:
-        """Accuracies of the committees with more pre-training, by their number of members."""
-        model = f"committee of {self.plan.longer_name}"
-        return self.all(finding=COMMITTEE, task=task, model=model, measure="accuracy") if self.plan.longer else []
-
-    def _longer_sentences(self, task: str) -> list[str]:
-        """What fewer members with more pre-training are worth: all there are of them."""
-        first, name, sentences = self.plan.first_member, self.plan.longer_name, []
-        sides = [f"{self.plan.committee['members'][first]} {first}", *BASELINE_NAMES.values()]
-        for last in self._longer_rows(task)[-1:]:
-            of = {"finding": COMMITTEE, "task": task, "model": last["model"], "x": last["x"]}
-            for side in sides:
-                row = self.find(**of, measure=f"difference from {side}")
-                if row is not None:
-                    sentences.append(
-                        f"On {task}, {_committee(last['x'], name)} differs from {side} by {points(row)} points "
-                        f"({_side(row, 'above it', 'below it')})."
-                    )
         return sentences
 
 
