@@ -1,6 +1,7 @@
 """The numbers in the README are those of the committed result files."""
 
 import json
+import re
 from pathlib import Path
 
 from tlm_hf.study.quickstart_report import Row, report_text
@@ -193,6 +194,9 @@ def test_study_tables_are_those_of_its_report():
     assert len(shown) > 5
     for line in shown:
         assert line in report, line
+    prose = " ".join(line for line in section.splitlines() if not line.startswith("|"))
+    for estimate in re.findall(r"[+-]?\d+\.\d \[[^\]]+\]", prose):
+        assert estimate in "\n".join(report), estimate
 
 
 def test_the_studys_report_is_that_of_its_records(tmp_path):
