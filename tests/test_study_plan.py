@@ -92,7 +92,7 @@ def test_members_with_more_steps_leave_every_other_run_its_name():
     new = [run for name, run in after.runs.items() if name not in before.runs]
     assert {run.settings["max_steps"] for run in new if run.kind == "pretrain"} == {7}
     assert [run.settings["seed"] for run in new if run.kind == "pretrain"] == [0, 1]
-    assert all(run.findings == ("committee",) for run in new)
+    assert all(run.findings == ("committee", "gap") for run in new)
 
 
 def test_scratch_needs_no_encoder():

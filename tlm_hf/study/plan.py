@@ -351,10 +351,11 @@ class Planner:
                 priority = 15 + 4 * place + 45 * min(number, 1)
                 encoder = self.pretraining(recipe, seed, [COMMITTEE], priority)
                 self.runs_of(recipe, "pretrained", encoder, [tuned], [COMMITTEE], priority + 1)
+        findings = [COMMITTEE, GAP] if self.plan.longer_name in self.plan.gap_models() else [COMMITTEE]
         for place, (seed, tuned) in enumerate(self.longer_seeds()):  # before the other recipes
             priority = 45 + 4 * place
-            encoder = self.longer_encoder(seed, [COMMITTEE], priority)
-            self.runs_of(self.plan.first_member, "pretrained", encoder, [tuned], [COMMITTEE], priority + 1)
+            encoder = self.longer_encoder(seed, findings, priority)
+            self.runs_of(self.plan.first_member, "pretrained", encoder, [tuned], findings, priority + 1)
         reference = self.plan.committee["reference"]
         for seed, seeds in self.gap_seeds():  # what the committees are compared with
             encoder = self.pretraining(reference, seed, [COMMITTEE], self._dear(seed))

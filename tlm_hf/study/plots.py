@@ -133,7 +133,7 @@ def _gap(rows: list[Row], baselines: list[Row], tasks: list[str], recipes: list[
                     axes.annotate("not\nmeasured", (place, 0.5), xycoords=("data", "axes fraction"), ha="center",
                                   color=GREY, fontsize=8)  # fmt: skip
             _lines(axes, baselines, task)
-            axes.set_xticks(range(len(recipes)), recipes)
+            axes.set_xticks(range(len(recipes)), [recipe.replace(" of ", " of\n") for recipe in recipes])
 
 
 def _corpus(rows: list[Row], tasks: list[str], path: Path) -> None:
