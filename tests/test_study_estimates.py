@@ -21,7 +21,7 @@ from tlm_hf.study.estimates import (
     subsets,
 )
 from tlm_hf.study.findings import BASELINE_NAMES, WITHOUT_COLLAPSED, Findings
-from tlm_hf.study.plan import read_plan
+from tlm_hf.study.plan_file import read_plan
 from tlm_hf.study.report import Report
 from tlm_hf.study.study_facts import precisions
 

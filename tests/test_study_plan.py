@@ -9,7 +9,8 @@ import yaml
 
 from tlm_hf import recipes
 from tlm_hf.errors import UserError
-from tlm_hf.study.plan import PLAN_FILE, Planner, SizePlan, read_plan
+from tlm_hf.study.plan import Planner
+from tlm_hf.study.plan_file import PLAN_FILE, SizePlan, read_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = yaml.safe_load(PLAN_FILE.read_text())

@@ -26,8 +26,9 @@ from .estimates import (
     slope,
     subsets,
 )
-from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, SizePlan, validation_accuracies
+from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, validation_accuracies
 from .plan_checks import ARMS
+from .plan_file import SizePlan
 
 Row = dict[str, Any]
 NOT_WORSE = 0.01

@@ -16,7 +16,7 @@ from ..training.pretrain import load_pretraining_corpus
 from ..training.pretrain_options import PretrainArguments
 
 if TYPE_CHECKING:
-    from .plan import SizePlan
+    from .plan_file import SizePlan
 
 ARMS = ("pretrained", "scratch")
 CANDIDATE_FIELDS = ("learning_rate", "initializer_range")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .findings import Row
-from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, SizePlan
+from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
+from .plan_file import SizePlan
 from .report_sentences import points
 
 BLUE, RED, GREY, GREEN, VIOLET, AMBER = "#2f6db5", "#b5532f", "#8a949e", "#3d8b5a", "#7d5ba6", "#b8860b"

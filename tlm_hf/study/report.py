@@ -9,7 +9,8 @@ import jinja2
 from ..errors import UserError
 from ..runs import write_json, write_text
 from .findings import ALL_TASKS, BASELINE_NAMES, COLLAPSED, NOT_WORSE, OTHER_SEEDS, Findings, Row
-from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, SizePlan
+from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
+from .plan_file import SizePlan
 from .plots import draw_plots
 from .report_sentences import Sentences, percent, points, runs, t_points
 from .study import RECORDS, StudyArguments, check_arguments, read_state

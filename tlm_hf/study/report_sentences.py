@@ -5,7 +5,8 @@ from math import log2
 from typing import Any
 
 from .findings import ALL_TASKS, BASELINE_NAMES, HIGH_LOW, HIGH_RANDOM, WITHOUT_COLLAPSED, Row
-from .plan import COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, SizePlan
+from .plan import COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
+from .plan_file import SizePlan
 
 
 def percent(row: Row | None) -> str:

@@ -24,15 +24,13 @@ from ..training.time_budget import parse_duration
 from .execute import RunArguments, execute, is_ready, read_record
 from .plan import (
     FINDINGS,
-    PLAN_FILE,
     Expansion,
     Planner,
-    SizePlan,
     StudyRun,
-    read_plan,
     validation_accuracies,
 )
 from .plan_checks import check_data
+from .plan_file import PLAN_FILE, SizePlan, read_plan
 from .ray_executor import check_ray, run_on_ray
 
 logger = logging.getLogger(__name__)

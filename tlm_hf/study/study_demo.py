@@ -11,7 +11,8 @@ from ..hub.demo import DEMO_FILE, DemoTask, stage_demo
 from ..provenance import portable_path
 from ..training.committee import CommitteeArguments, join_committee
 from .execute import is_ready
-from .plan import Planner, SizePlan, validation_accuracies
+from .plan import Planner, validation_accuracies
+from .plan_file import SizePlan
 from .report import ROWS_FILE
 from .study import StudyArguments, check_arguments, read_state
 
