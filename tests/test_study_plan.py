@@ -168,6 +168,8 @@ def test_what_a_plan_names_must_be_there(tmp_path, change, words):
         ("committee", {"members": ["bert-1"]}, "members \\['bert-1'\\]"),
         ("committee", {"members": {}}, "nothing under 'committee.members'"),
         ("committee", {"members": {"bert-1": 0}}, "bert-1 0 under"),
+        ("committee", {"longr": {"max_steps": 64, "members": 1}}, "'longr' under 'committee'"),
+        ("pretraining", {"bert-1": None}, "no mapping under 'pretraining' of bert-1"),
         ("committee", {"longer": {"steps": 8, "members": 1}}, "no 'max_steps' under 'committee.longer'"),
         ("committee", {"longer": {"max_steps": 8, "members": 0}}, "members 0 under 'committee.longer'"),
         (

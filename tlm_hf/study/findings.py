@@ -178,8 +178,9 @@ class Findings:
                     left = difference(_stack(ours, rest[0]), _stack(theirs, rest[1]))
                     yield _row(GAP, task, model, OTHER_SEEDS, "gap", left)
                 collapsed = self.collapsed(recipe, task, runs)
-                if any(collapsed.values()):
-                    learnt, others = (_stack(self._right(runs[arm], collapsed[arm])) for arm in ARMS)
+                kept = [self._right(runs[arm], collapsed[arm]) for arm in ARMS]
+                if any(collapsed.values()) and all(kept):  # none may have learnt of those that chose no rate
+                    learnt, others = map(_stack, kept)
                     yield _row(GAP, task, model, WITHOUT_COLLAPSED, "gap", difference(learnt, others)) | {
                         "collapsed": collapsed
                     }

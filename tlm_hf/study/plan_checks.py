@@ -92,6 +92,15 @@ def check_plan(plan: SizePlan, file: str | Path) -> None:
         if not entries:
             raise UserError(f"The plan {file} has nothing under {name!r}: name at least one.")
     _require(members, dict.fromkeys(members, COUNT), "'committee.members'", file)
+    _known(plan.committee, {*SECTIONS["committee"], "longer"}, "'committee'", file)
+    # What both the task's loading and a fine-tuning take under one name.
+    taken = set(inspect.signature(load_task).parameters) & {each.name for each in fields(FinetuneArguments)}
+    for task, found in plan.tasks.items():
+        _require(found, {}, f"the task {task!r}", file)
+        _known(found, taken - {"seed"}, f"the task {task!r}", file)
+    for recipe, found in plan.pretraining.items():
+        _require(found, PRETRAINING, f"'pretraining' of {recipe}", file)
+        _known(found, {each.name for each in fields(PretrainArguments)} - GIVEN, f"'pretraining' of {recipe}", file)
     if (longer := plan.committee.get("longer")) is not None:
         _require(longer, LONGER, "'committee.longer'", file)
         _known(longer, set(LONGER), "'committee.longer'", file)
@@ -101,14 +110,6 @@ def check_plan(plan: SizePlan, file: str | Path) -> None:
                 f"The plan {file} has {longer['max_steps']} steps under 'committee.longer', not more than the {steps} "
                 f"under 'pretraining' of {plan.first_member}: give more, or leave 'longer' out."
             )
-    # What both the task's loading and a fine-tuning take under one name.
-    taken = set(inspect.signature(load_task).parameters) & {each.name for each in fields(FinetuneArguments)}
-    for task, found in plan.tasks.items():
-        _require(found, {}, f"the task {task!r}", file)
-        _known(found, taken - {"seed"}, f"the task {task!r}", file)
-    for recipe, found in plan.pretraining.items():
-        _require(found, PRETRAINING, f"'pretraining' of {recipe}", file)
-        _known(found, {each.name for each in fields(PretrainArguments)} - GIVEN, f"'pretraining' of {recipe}", file)
     for recipe, found in plan.finetuning.items():
         _require(found, FINETUNING, f"'finetuning' of {recipe}", file)
     find_size(plan.recipe_size)
