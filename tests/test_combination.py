@@ -9,7 +9,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from tlm_hf import CommitteeConfig, CommitteeForSequenceClassification
-from tlm_hf.combination_committee import COMBINATIONS, LEAST_SHARE, combine, uncertainty
+from tlm_hf.models.combination_committee import COMBINATIONS, LEAST_SHARE, combine, uncertainty
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(2, 7))
 SCALES = st.sampled_from([0.1, 1.0, 30.0])

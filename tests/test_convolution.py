@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM, Trainer, TrainingArguments
 
 from tlm_hf import TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
-from tlm_hf.convolution_tlm import MaskedBatchNorm2d, TLMConvolutionFrontEnd
+from tlm_hf.models.convolution_tlm import MaskedBatchNorm2d, TLMConvolutionFrontEnd
 
 KERNELS = {
     "conv2": [[3, 3], [3, 3]],

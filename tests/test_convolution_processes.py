@@ -19,7 +19,7 @@ from test_convolution import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, KERNELS, b
 from transformers import BertConfig, BertForMaskedLM
 
 from tlm_hf import TLMForMaskedLM
-from tlm_hf.convolution_tlm import MaskedBatchNorm2d
+from tlm_hf.models.convolution_tlm import MaskedBatchNorm2d
 
 RATE, STEPS = 0.1, 3
 
@@ -29,7 +29,7 @@ from torch.nn.functional import pad
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 from tlm_hf import TLMConfig, TLMForMaskedLM
-from tlm_hf.convolution_tlm import MaskedBatchNorm2d
+from tlm_hf.models.convolution_tlm import MaskedBatchNorm2d
 from tlm_hf.training.trainer import RunTrainer
 
 folder, rate = sys.argv[1], float(sys.argv[2])

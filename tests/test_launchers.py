@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.errors import UserError
-from tlm_hf.layers_tlm import TLMLayer
+from tlm_hf.models.layers_tlm import TLMLayer
 from tlm_hf.training import processes
 from tlm_hf.training.processes import choose_precision, has_fast_bf16, processes_asked_for, report_processes
 

@@ -41,7 +41,7 @@ from tlm_hf.commands.main import main
 from tlm_hf.data.masking import MaskingCollator
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.scoring import masked_lm_score
-from tlm_hf.layers_tlm import TLMLayer
+from tlm_hf.models.layers_tlm import TLMLayer
 from tlm_hf.training.callbacks import WatchedTrainer
 from tlm_hf.training.processes import report_processes
 from tlm_hf.training.trainer import RunTrainer

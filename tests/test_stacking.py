@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification, pipeline
 
 from tlm_hf import CommitteeForSequenceClassification, TLMForSequenceClassification
 from tlm_hf import stacking_committee as stacking
-from tlm_hf.memory_committee import page_out
+from tlm_hf.models.memory_committee import page_out
 
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
 SHAPES = ({}, {}, {"num_hidden_layers": 2}, {"hidden_size": 16, "num_attention_heads": 2}, {})

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import softmax
 
-from tlm_hf.combination_committee import combine
+from tlm_hf.models.combination_committee import combine
 from tlm_hf.study.estimates import (
     Estimate,
     accuracy,

@@ -9,16 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from .configuration_committee import CommitteeConfig
-from .configuration_tlm import TLMConfig
+from .models.configuration_committee import CommitteeConfig
+from .models.configuration_tlm import TLMConfig
 from .errors import UserError
-from .modeling_committee import (
+from .models.modeling_committee import (
     CommitteeForMaskedLM,
     CommitteeForSequenceClassification,
     CommitteeModel,
     CommitteeOutput,
 )
-from .modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification, TLMModel
+from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification, TLMModel
 
 try:
     __version__ = version("tlm-hf")

@@ -10,12 +10,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .configuration_committee import CommitteeConfig
-from .configuration_tlm import TLMConfig
+from .models.configuration_committee import CommitteeConfig
+from .models.configuration_tlm import TLMConfig
 from .data.tokenization import load_tokenizer
 from .errors import UserError
-from .modeling_committee import CommitteeForSequenceClassification
-from .modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+from .models.modeling_committee import CommitteeForSequenceClassification
+from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 
 WEIGHTS = "model.safetensors"
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .errors import UserError
 from .loading import load_classifier, load_classifier_tokenizer
-from .modeling_committee import CommitteeForSequenceClassification
+from .models.modeling_committee import CommitteeForSequenceClassification
 from .runs import Run
 
 FLOAT_FILE, INT8_FILE = "model.onnx", "model_int8.onnx"

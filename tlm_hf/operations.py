@@ -24,7 +24,7 @@ differ in the last layer alone; every layer before it costs 4 T h^2 + 2 T^2 h + 
   texts that start alike: 2 H T h + 2 h^2 + 2 h f. What makes the constant, 2 h^2 once for a batch, is left out.
 """
 
-from .configuration_tlm import TLMConfig
+from .models.configuration_tlm import TLMConfig
 
 PATHS = ("plain", "reduced", "absorbed", "constant")
 TRAINING_STEP = 3

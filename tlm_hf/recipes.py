@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .configuration_tlm import TLMConfig
+from .models.configuration_tlm import TLMConfig
 from .errors import UserError
 from .operations import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
 
@@ -297,7 +297,7 @@ def describe_recipes() -> str:
     """
     import torch
 
-    from .modeling_tlm import TLMModel
+    from .models.modeling_tlm import TLMModel
 
     shape = f"{'':<27}{'layers':>7}{'hidden':>7}{'heads':>6}{'parameters':>12}{'w/o embed.':>12}"
     operations = f"{'fast':>9}{'stock':>8}{'fast':>12}{'fast':>11}{'stock':>8}"

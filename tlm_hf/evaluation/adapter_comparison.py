@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..combination_committee import uncertainty
+from ..models.combination_committee import uncertainty
 from ..data.tasks import TaskArguments, class_names, load_task_from
 from ..errors import UserError, check_range
 from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
-from ..modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..provenance import portable, provenance
 from ..runs import write_results
 from ..training.adapter_committee import AdapterCommittee

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from ..combination_committee import combine
+from ..models.combination_committee import combine
 
 ROUNDS, SETTLED = 2000, 1e-10
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..configuration_tlm import TLMConfig
+from ..models.configuration_tlm import TLMConfig
 
 READ_BYTES, READ_REPEATS = 1 << 28, 9
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..configuration_tlm import TLMConfig
-from ..modeling_committee import CommitteeForSequenceClassification
-from ..modeling_tlm import TLMForSequenceClassification
+from ..models.configuration_tlm import TLMConfig
+from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_tlm import TLMForSequenceClassification
 from .process_memory import process_memory
 
 TEXTS = 32

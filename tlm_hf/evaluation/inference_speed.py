@@ -24,11 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertForSequenceClassification
 
-from ..configuration_tlm import TLMConfig
+from ..models.configuration_tlm import TLMConfig
 from ..data.tasks import load_task
 from ..errors import UserError, check_range
-from ..modeling_committee import CommitteeForSequenceClassification
-from ..modeling_tlm import TLMForSequenceClassification
+from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_tlm import TLMForSequenceClassification
 from ..onnx_export import OnnxClassifier, check_packages, export_onnx, quantize
 from ..provenance import machine, provenance
 from ..recipes import build_config

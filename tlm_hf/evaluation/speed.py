@@ -27,7 +27,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 from ..allocator import keep_freed_memory
 from ..errors import UserError, check_range
-from ..modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..provenance import machine, provenance
 from ..recipes import build_config
 from ..runs import write_json

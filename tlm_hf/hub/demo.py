@@ -18,7 +18,7 @@ from ..data.tasks import class_names
 from ..data.tokenization import load_tokenizer
 from ..evaluation.packed_logits import pack_logits
 from ..evaluation.scoring import predict_logits
-from ..joining_committee import in_label_order
+from ..models.joining_committee import in_label_order
 from ..loading import load_classifier
 from ..provenance import provenance
 from ..runs import write_json

@@ -20,7 +20,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 
-from ..configuration_tlm import TLMConfig
+from ..models.configuration_tlm import TLMConfig
 from ..errors import UserError
 from ..loading import WEIGHTS, check_folder
 from ..recipes import HEAD_SIZE

@@ -11,10 +11,10 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..configuration_tlm import TLMConfig
+from ..models.configuration_tlm import TLMConfig
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
-from ..modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..recipes import ARCHITECTURES, HEAD_SIZE
 from .paper_checkpoint import (
     AUTHORS_PAD_ID,

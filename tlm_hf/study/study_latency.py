@@ -11,8 +11,8 @@ import torch
 
 from ..evaluation.inference_speed import build_batch, stock_classifier
 from ..evaluation.latency import alternating_medians
-from ..modeling_committee import CommitteeForSequenceClassification
-from ..modeling_tlm import TLMForSequenceClassification
+from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_tlm import TLMForSequenceClassification
 from ..recipes import build_config, find_size
 
 REPEATS = 31

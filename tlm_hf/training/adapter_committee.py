@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from ..combination_committee import CommitteeOutput, combine
+from ..models.combination_committee import CommitteeOutput, combine
 from ..errors import UserError
 from ..loading import load_for_finetuning
 from .adapters import ADAPTER

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..combination_committee import COMBINATIONS
+from ..models.combination_committee import COMBINATIONS
 from ..data.tasks import (
     SPLITS,
     TEXT_OPTIONS,
@@ -28,10 +28,10 @@ from ..evaluation.calibration import (
 from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, fit_weights, greedy_order
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..joining_committee import in_label_order
+from ..models.joining_committee import in_label_order
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
-from ..memory_committee import check_memory
-from ..modeling_committee import CommitteeForSequenceClassification
+from ..models.memory_committee import check_memory
+from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..provenance import portable_path
 from ..runs import Run
 

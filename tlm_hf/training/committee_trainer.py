@@ -6,7 +6,7 @@ import torch
 from transformers import Trainer
 from transformers.trainer_utils import TrainOutput
 
-from ..modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_committee import CommitteeForSequenceClassification
 
 
 class CommitteeTrainer(Trainer):

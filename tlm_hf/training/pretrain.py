@@ -13,7 +13,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from ..configuration_tlm import TLMConfig
+from ..models.configuration_tlm import TLMConfig
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.masking import MaskingCollator, PretrainingSchedule
 from ..data.packing import PackedMaskingCollator, PackedSchedule, PackedTexts
@@ -21,7 +21,7 @@ from ..data.token_cache import TokenTable, tokenize_once
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
 from ..evaluation.scoring import masked_lm_score
-from ..modeling_tlm import TLMForMaskedLM
+from ..models.modeling_tlm import TLMForMaskedLM
 from ..provenance import portable_path
 from ..recipes import Schedule, find_size
 from ..runs import Run

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from ..configuration_tlm import TLMConfig
+from ..models.configuration_tlm import TLMConfig
 from ..data.tokenization import SPECIAL_TOKENS
 from ..errors import UserError, check_range
 from ..recipes import Schedule, build_config, find_schedule

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..configuration_tlm import TLMConfig
-from ..modeling_tlm import TLMForMaskedLM
+from ..models.configuration_tlm import TLMConfig
+from ..models.modeling_tlm import TLMForMaskedLM
 from ..operations import cheapest_path, masked_lm_multiply_adds
 from ..recipes import build_config, shorten
 
