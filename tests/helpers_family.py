@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard
 
 from tlm_hf.data.tasks import load_task
 from tlm_hf.hub.demo import DemoTask, stage_demo
-from tlm_hf.runs import write_json
+from tlm_hf.runs.output_folder import write_json
 
 OWNER = "tiny-lab"
 LABELS = ["farm", "sea"]
@@ -131,7 +131,7 @@ def staged() -> Path:
 
 def mark_verified(output: Path) -> None:
     """What `verify` writes in the end."""
-    from tlm_hf.files import file_hash
+    from tlm_hf.runs.atomic_files import file_hash
     from tlm_hf.hub.manifest import tree_hash
 
     folders = [path for owner in output.iterdir() if owner.is_dir() for path in owner.iterdir() if path.is_dir()]

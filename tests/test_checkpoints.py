@@ -29,8 +29,8 @@ from helpers_commands import (
 from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
-from tlm_hf.runs import Run
-from tlm_hf.training.checkpoints import best_beside, find_damage, last_whole, list_checkpoints, publish, seal
+from tlm_hf.runs.output_folder import Run
+from tlm_hf.runs.checkpoints import best_beside, find_damage, last_whole, list_checkpoints, publish, seal
 from tlm_hf.training.trainer import ProgressFileCallback
 
 WORDS = ("--size", "smoke", "--max-steps", "20", "--save-steps", "5", "--eval-steps", "10", "--batch-size", "8")
@@ -252,7 +252,7 @@ def test_continuing_loads_with_weights_only(home, killed, monkeypatch):
 
 def test_results_on_a_full_disk(home, killed, capsys, monkeypatch):
     """The last checkpoint stays, and the same command ends the run once there is space."""
-    import tlm_hf.runs as runs
+    import tlm_hf.runs.output_folder as runs
 
     def full(path, value):
         raise OSError(28, "No space left on device")

@@ -124,7 +124,7 @@ def test_killed_run_continues_to_the_same_end(home, step):
 def test_a_run_killed_before_its_results_puts_the_adapter_in_place_again(home, tmp_path):
     words = ("finetune", "--model", home / "encoder", "--task", "task", "--output-dir", tmp_path / "run", *OPTIONS)
     patch = KILLED.replace("training.ProgressFileCallback.on_step_end = strike", "").replace(
-        "main(sys", "import tlm_hf.runs as runs\nkeep = runs.write_json\n"
+        "main(sys", "import tlm_hf.runs.output_folder as runs\nkeep = runs.write_json\n"
         "def write(path, value):\n    if path.name == 'results.json':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    keep(path, value)\nruns.write_json = write\nmain(sys"
     )  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from tlm_hf.errors import UserError
-from tlm_hf.jobs import Job, run_jobs
+from tlm_hf.runs.worker_pool import Job, run_jobs
 from tlm_hf.study.quickstart_report import Row, draw_plot, report_text, spread, table
 
 ROWS = [
@@ -188,7 +188,7 @@ import multiprocessing, os, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlm_hf.jobs import Job, run_jobs
+from tlm_hf.runs.worker_pool import Job, run_jobs
 
 @dataclass
 class Work:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tlm_hf.errors import UserError
-from tlm_hf.jobs import Job
+from tlm_hf.runs.worker_pool import Job
 from tlm_hf.study.ray_executor import run_on_ray
 
 ray = pytest.importorskip("ray", reason="needs the extra cluster")

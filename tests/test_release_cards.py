@@ -29,7 +29,7 @@ from tlm_hf.hub.release_reproduce import reproduce
 from tlm_hf.hub.release_space import stage_space
 from tlm_hf.hub.release_stage import stage
 from tlm_hf.hub.release_verify import verify
-from tlm_hf.runs import write_json
+from tlm_hf.runs.output_folder import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = {

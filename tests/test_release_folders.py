@@ -12,7 +12,7 @@ from helpers_commands import contents, results_of
 from helpers_family import OWNER, family, mark_verified, staged
 
 from tlm_hf.errors import UserError
-from tlm_hf.files import file_hash
+from tlm_hf.runs.atomic_files import file_hash
 from tlm_hf.hub.release_directory import push_to_directory
 from tlm_hf.hub.release_reproduce import reproduce
 

@@ -34,16 +34,16 @@ from helpers_commands import (
 )
 from transformers.trainer_pt_utils import safe_globals
 
-from tlm_hf.runs import Run
-from tlm_hf.training.checkpoints import list_checkpoints
+from tlm_hf.runs.output_folder import Run
+from tlm_hf.runs.checkpoints import list_checkpoints
 
 LAUNCHER = (
     BEFORE
     + """
 import json, os, resource, signal, sys, traceback, types
 from pathlib import Path
-import tlm_hf.runs as runs
-import tlm_hf.training.checkpoints as checkpoints
+import tlm_hf.runs.output_folder as runs
+import tlm_hf.runs.checkpoints as checkpoints
 import tlm_hf.training.finetune, tlm_hf.training.pretrain as pretraining, tlm_hf.training.trainer as training
 from tlm_hf.commands.main import main
 

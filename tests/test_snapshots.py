@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, BertForMaskedLM
 
 from tlm_hf.hub.manifest import OUTPUT, run_command
 from tlm_hf.hub.release_stage import read_results
-from tlm_hf.runs import Run
+from tlm_hf.runs.output_folder import Run
 from tlm_hf.training import checkpoints
 
 PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-steps", 14, "--batch-size", 8)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .errors import UserError
 from .loading import load_classifier, load_classifier_tokenizer
 from .models.modeling_committee import CommitteeForSequenceClassification
-from .runs import Run
+from .runs.output_folder import Run
 
 FLOAT_FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -45,7 +45,7 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     """Write a classifier or committee with its tokenizer as ONNX, and compare its logits with torch's.
 
     Returns:
-        `files` with their sizes in bytes, and for each the largest absolute difference of its logits from torch's
+        `runs.atomic_files` with their sizes in bytes, and for each the largest absolute difference of its logits from torch's
         float32 on a sample of two texts, `max_abs_diff`.
 
     Raises:

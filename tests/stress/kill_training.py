@@ -30,11 +30,11 @@ import torch
 from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 
-import tlm_hf.runs
+import tlm_hf.runs.output_folder
 from tlm_hf.commands.main import main as tlm
-from tlm_hf.provenance import provenance
-from tlm_hf.runs import write_json
-from tlm_hf.training.checkpoints import list_checkpoints, step_of
+from tlm_hf.runs.provenance import provenance
+from tlm_hf.runs.output_folder import write_json
+from tlm_hf.runs.checkpoints import list_checkpoints, step_of
 
 WORDS = (
     "boat mill river bread flour salt baker teacher story morning evening bridge old new small runs reads counts the a"
@@ -53,11 +53,11 @@ def write_corpus(path: Path, texts: int, seed: int) -> None:
 def keep_last_checkpoint() -> None:
     """Let a finished run put its last checkpoint aside, as `OUTPUT-last`, where it would remove it."""
 
-    def aside(run: tlm_hf.runs.Run) -> None:
+    def aside(run: tlm_hf.runs.output_folder.Run) -> None:
         for number, checkpoint in enumerate(list_checkpoints(run.folder)):
             checkpoint.rename(run.folder.with_name(f"{run.folder.name}-{'last' if number == 0 else checkpoint.name}"))
 
-    tlm_hf.runs.Run._remove_checkpoints = aside  # type: ignore[method-assign]
+    tlm_hf.runs.output_folder.Run._remove_checkpoints = aside  # type: ignore[method-assign]
 
 
 class Training:

@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from tlm_hf.hub.release_push import push
 from tlm_hf.hub.release_stage import stage
 from tlm_hf.hub.release_verify import verify
-from tlm_hf.provenance import provenance
-from tlm_hf.runs import write_results
+from tlm_hf.runs.provenance import provenance
+from tlm_hf.runs.output_folder import write_results
 
 
 def second_release(folder):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from ..errors import UserError
-from ..runs import is_main_process
+from ..runs.output_folder import is_main_process
 
 BAD_INPUT, INTERRUPTED = 2, 130
 Arguments = TypeVar("Arguments")

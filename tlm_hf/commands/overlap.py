@@ -25,8 +25,8 @@ from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..hub.dataset_folder import open_destination, write_dataset_folder
-from ..provenance import portable_path, provenance
-from ..runs import write_json
+from ..runs.provenance import portable_path, provenance
+from ..runs.output_folder import write_json
 from .common import parse, run_command
 
 logger = logging.getLogger(__name__)

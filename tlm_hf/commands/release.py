@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
-from ..runs import write_results
+from ..runs.output_folder import write_results
 from .common import parse, run_command
 
 SECOND = {"stage": "--release-file", "reproduce": "--repo"}
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "table" in found:
             print(found["table"])
         if arguments.json is not None:
-            from ..provenance import portable, provenance
+            from ..runs.provenance import portable, provenance
 
             write_results(arguments.json, {**portable(found), **provenance()})
         if found.get("identical") is False:

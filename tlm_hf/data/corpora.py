@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from ..errors import UserError
-from ..provenance import portable_path
+from ..runs.provenance import portable_path
 from .docstrings import fingerprint, load_docstrings
 from .sources import (
     BATCH,

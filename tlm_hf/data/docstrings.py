@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from tlm_hf.data.docstring_extraction import extract_files, source_files, unique_indices
 from tlm_hf.errors import UserError
-from tlm_hf.files import sole_writer
+from tlm_hf.runs.atomic_files import sole_writer
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
-from ..provenance import portable_path
+from ..runs.provenance import portable_path
 from .known_tasks import Row, TaskSource
 
 ENTITY_MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")

@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..files import file_hash
+from ..runs.atomic_files import file_hash
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets.data_files import DataFilesDict, get_data_patterns
 
 from ..errors import UserError
-from ..files import file_hash
+from ..runs.atomic_files import file_hash
 
 READERS = {
     ".parquet": "parquet",

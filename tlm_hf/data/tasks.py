@@ -17,7 +17,7 @@ from typing import Any
 import datasets
 
 from ..errors import UserError
-from ..provenance import portable_path
+from ..runs.provenance import portable_path
 from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings, load_docstrings_task, mask_names
 from .fewrel import MARKINGS, read_fewrel
 from .known_tasks import KNOWN, SPLITS, KnownTask, Row, read_rows

@@ -12,8 +12,8 @@ from ..data.tasks import TaskArguments, class_names, load_task_from
 from ..errors import UserError, check_range
 from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
 from ..models.modeling_committee import CommitteeForSequenceClassification
-from ..provenance import portable, provenance
-from ..runs import write_results
+from ..runs.provenance import portable, provenance
+from ..runs.output_folder import write_results
 from ..training.adapter_committee import AdapterCommittee
 from .calibration import expected_calibration_error
 from .choosing import combined

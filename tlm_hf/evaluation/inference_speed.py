@@ -30,9 +30,9 @@ from ..errors import UserError, check_range
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..onnx_export import OnnxClassifier, check_packages, export_onnx, quantize
-from ..provenance import machine, provenance
+from ..runs.provenance import machine, provenance
 from ..recipes import build_config
-from ..runs import write_json
+from ..runs.output_folder import write_json
 from .baselines import linear_model
 from .inference_limits import Machine, limit_seconds, measure_bandwidth
 from .inference_memory import measure_memory

@@ -18,9 +18,9 @@ from ..data.prepare import Prepared, PrepareDataArguments, prepare
 from ..data.sources import text_hash
 from ..data.subsets import facts_of
 from ..errors import UserError
-from ..files import file_hash
-from ..provenance import portable, portable_path, provenance
-from ..runs import write_json
+from ..runs.atomic_files import file_hash
+from ..runs.provenance import portable, portable_path, provenance
+from ..runs.output_folder import write_json
 from .dataset_cards import file_name, render_dataset_card
 
 CARD_FILE = "README.md"

@@ -20,8 +20,8 @@ from ..evaluation.packed_logits import pack_logits
 from ..evaluation.scoring import predict_logits
 from ..models.joining_committee import in_label_order
 from ..loading import load_classifier
-from ..provenance import provenance
-from ..runs import write_json
+from ..runs.provenance import provenance
+from ..runs.output_folder import write_json
 
 DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"
 SPLITS = ("validation", "test")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.tasks import TEXT_OPTIONS
-from ..files import file_hash
-from ..provenance import commit, versions
+from ..runs.atomic_files import file_hash
+from ..runs.provenance import commit, versions
 from ..training.committee import CommitteeArguments
 from ..training.finetune import FinetuneArguments
 from ..training.pretrain_options import PretrainArguments

@@ -9,8 +9,8 @@ from huggingface_hub import DatasetCard
 
 from ..data.lineage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
-from ..files import file_hash
-from ..runs import write_json
+from ..runs.atomic_files import file_hash
+from ..runs.output_folder import write_json
 from .dataset_cards import UNKNOWN
 from .release_entries import DataEntry
 

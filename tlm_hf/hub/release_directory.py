@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import flush_tree
-from ..runs import write_json
+from ..runs.atomic_files import flush_tree
+from ..runs.output_folder import write_json
 from .manifest import MANIFEST_FILE, describe_files, tree_hash
 from .release_compare import version_numbers
 from .release_stage import OWNED, RELEASE_FILE, read_staged, staged_folders

@@ -18,8 +18,8 @@ from ..evaluation.latency import classifier_latency
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer
-from ..provenance import machine
-from ..runs import write_json
+from ..runs.provenance import machine
+from ..runs.output_folder import write_json
 
 logger = logging.getLogger(__name__)
 LATENCY_REPEATS = 30

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import file_hash
-from ..provenance import portable_path
+from ..runs.atomic_files import file_hash
+from ..runs.provenance import portable_path
 from ..recipes import HEAD_SIZE, find_size
 from .cards import SMOKE, is_uncased, render_card
 from .dataset_cards import KNOWN_SOURCES

@@ -9,8 +9,8 @@ from typing import Any
 from huggingface_hub import RepoCard
 
 from ..errors import UserError
-from ..files import file_hash
-from ..runs import write_json
+from ..runs.atomic_files import file_hash
+from ..runs.output_folder import write_json
 from .cards import card_template, package_data
 from .demo import DEMO_FILE
 from .release_entries import Release, SpaceEntry

@@ -15,10 +15,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..files import flush_tree
+from ..runs.atomic_files import flush_tree
 from ..loading import weights_hash
-from ..provenance import provenance
-from ..runs import RESULTS_FILE, write_json
+from ..runs.provenance import provenance
+from ..runs.output_folder import RESULTS_FILE, write_json
 from ..training.finetune import NEW
 from .manifest import (
     BASE,

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..files import file_hash
+from ..runs.atomic_files import file_hash
 
 SECRETS = {
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..runs import RESULTS_FILE
+from ..runs.output_folder import RESULTS_FILE
 from .cards import is_uncased, render_card
 
 MODEL_FILES = (

@@ -18,11 +18,11 @@ from ..evaluation.baselines import tfidf_baseline
 from ..evaluation.latency import classifier_latency
 from ..hub.demo import DemoTask, stage_demo
 from ..hub.staging import stage_model
-from ..jobs import Job, run_jobs
+from ..runs.worker_pool import Job, run_jobs
 from ..loading import load_classifier
-from ..provenance import portable_path
+from ..runs.provenance import portable_path
 from ..recipes import find_size
-from ..runs import Run
+from ..runs.output_folder import Run
 from ..training.committee import CommitteeArguments, join_committee
 from ..training.finetune import FinetuneArguments, finetune
 from ..training.pretrain import pretrain

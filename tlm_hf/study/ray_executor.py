@@ -14,7 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..jobs import Job
+from ..runs.worker_pool import Job
 
 logger = logging.getLogger(__name__)
 RETRIES = 3
@@ -102,7 +102,7 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
 
 def _work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> bool:
     """Body of a task; results are read from the shared folder, so only success comes back."""
-    from ..jobs import work
+    from ..runs.worker_pool import work
 
     work(function, arguments)
     return True

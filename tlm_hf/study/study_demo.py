@@ -8,7 +8,7 @@ from ..data.corpora import load_corpus
 from ..data.tasks import load_task
 from ..errors import UserError
 from ..hub.demo import DEMO_FILE, DemoTask, stage_demo
-from ..provenance import portable_path
+from ..runs.provenance import portable_path
 from ..training.committee import CommitteeArguments, join_committee
 from .execute import is_ready
 from .plan import Planner, validation_accuracies

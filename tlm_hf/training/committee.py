@@ -32,8 +32,8 @@ from ..models.joining_committee import in_label_order
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
 from ..models.memory_committee import check_memory
 from ..models.modeling_committee import CommitteeForSequenceClassification
-from ..provenance import portable_path
-from ..runs import Run
+from ..runs.provenance import portable_path
+from ..runs.output_folder import Run
 
 
 @dataclass

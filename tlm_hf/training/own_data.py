@@ -13,11 +13,11 @@ from ..data.tasks import load_task, task_hash
 from ..data.tokenization import tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..evaluation.baselines import tfidf_baseline
-from ..jobs import Job, run_jobs
+from ..runs.worker_pool import Job, run_jobs
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
-from ..provenance import portable_path
+from ..runs.provenance import portable_path
 from ..recipes import build_config
-from ..runs import RESULTS_FILE, RUN_FILE, Run
+from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
 from .committee import CommitteeArguments, join_committee
 from .finetune import FinetuneArguments, finetune
 from .finetune import check_arguments as check_finetuning

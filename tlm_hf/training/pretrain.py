@@ -22,11 +22,11 @@ from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, trai
 from ..errors import UserError
 from ..evaluation.scoring import masked_lm_score
 from ..models.modeling_tlm import TLMForMaskedLM
-from ..provenance import portable_path
+from ..runs.provenance import portable_path
 from ..recipes import Schedule, find_size
-from ..runs import Run
+from ..runs.output_folder import Run
 from .callbacks import EarlyLook
-from .checkpoints import step_of
+from ..runs.checkpoints import step_of
 from .pretrain_options import (
     ADDED_LATER,
     FROM_SCHEDULE,

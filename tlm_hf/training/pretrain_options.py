@@ -13,7 +13,7 @@ from ..models.configuration_tlm import TLMConfig
 from ..data.tokenization import SPECIAL_TOKENS
 from ..errors import UserError, check_range
 from ..recipes import Schedule, build_config, find_schedule
-from ..runs import RUN_FILE
+from ..runs.output_folder import RUN_FILE
 from .snapshots import check_steps
 from .time_budget import parse_duration
 from .trainer import LARGEST_SEED, check_report_to, stays_on_cpu

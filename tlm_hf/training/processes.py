@@ -15,7 +15,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..errors import UserError
-from ..runs import is_main_process
+from ..runs.output_folder import is_main_process
 
 logger = logging.getLogger(__name__)
 TWO_ON_A_CPU = "torchrun --nproc_per_node N scripts/pretrain.py --use-cpu ..."

@@ -15,9 +15,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..files import file_hash, flush, flush_tree
-from ..runs import PARTIAL, RESULTS_FILE, Run, write_json
-from .checkpoints import cannot_write
+from ..runs.atomic_files import file_hash, flush, flush_tree
+from ..runs.output_folder import PARTIAL, RESULTS_FILE, Run, write_json
+from ..runs.checkpoints import cannot_write
 from .step_clock import CHECKPOINT, EVALUATION
 from .trainer import RunTrainer
 

@@ -21,7 +21,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs import is_main_process, write_json
+from ..runs.output_folder import is_main_process, write_json
 
 logger = logging.getLogger(__name__)
 BUDGET_FILE = "time_budget.json"

@@ -20,10 +20,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..allocator import keep_freed_memory
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
-from ..jobs import STOP_SIGNAL, write_progress
-from ..runs import PARTIAL
+from ..runs.worker_pool import STOP_SIGNAL, write_progress
+from ..runs.output_folder import PARTIAL
 from .callbacks import WatchedTrainer
-from .checkpoints import (
+from ..runs.checkpoints import (
     RUNNING_LOSS,
     STATE_FILE,
     best_beside,
@@ -147,7 +147,7 @@ class RunTrainer(WatchedTrainer):
     """Trainer whose checkpoints appear whole or not at all, and whose continued runs log what uninterrupted ones log.
 
     A checkpoint is written under `.partial`, sealed with a manifest, flushed, and renamed to `checkpoint-N`; only then
-    are older ones removed but for the last two and the best (`training.checkpoints`). After `kill -9` or a full disk
+    are older ones removed but for the last two and the best (`runs.checkpoints`). After `kill -9` or a full disk
     the newest `checkpoint-N` is therefore a good one. Trainer's `training_args.bin`, a pickle that can only be read by
     running it, is left out.
 

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
-from ..files import file_hash, flush, flush_tree
+from .atomic_files import file_hash, flush, flush_tree
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -79,7 +79,7 @@ def seal(folder: Path, step: int, processes: int) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest: `step`, `processes`, `files`.
+    """The manifest: `step`, `processes`, `runs.atomic_files`.
 
     Raises:
         ValueError: there is none, or not as it was written; says so in a few words.

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import UserError
-from .files import flush, flush_tree
+from ..errors import UserError
+from .atomic_files import flush, flush_tree
 from .provenance import commit, portable, provenance
-from .training.checkpoints import cannot_write, last_whole, list_checkpoints
+from .checkpoints import cannot_write, last_whole, list_checkpoints
 
 try:
     import fcntl
@@ -168,7 +168,7 @@ class Run:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def last_checkpoint(self) -> Path | None:
-        """Newest whole checkpoint, or None; a damaged one is passed over with a sentence (`training.checkpoints`).
+        """Newest whole checkpoint, or None; a damaged one is passed over with a sentence (`runs.checkpoints`).
 
         Under several processes all of them must call this, after the Trainer was made.
         """

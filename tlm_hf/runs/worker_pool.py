@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from .errors import UserError
+from ..errors import UserError
 
 LOG_FILE = "train.log"
 PROGRESS_FILE = "progress.log"
@@ -77,7 +77,7 @@ def end_with_parent() -> None:
 
 def work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> dict[str, Any]:
     """Body of a worker: everything that the training prints goes to `train.log` in its output folder."""
-    from .commands.common import quiet_libraries
+    from ..commands.common import quiet_libraries
 
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def run_jobs(
         workers: processes of one thread each; 1 runs everything in this process.
         description: what the progress bar says.
         wanted: called whenever a job has ended, gives the jobs that are to be done from there on, in order of
-            preference (those that are done or running may be among them); None for `jobs` alone.
+            preference (those that are done or running may be among them); None for `runs.worker_pool` alone.
 
     Returns:
         Results by job name. A job whose output folder is finished returns its results at once.
