@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from tlm_hf import TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
-from tlm_hf.operations import (
+from tlm_hf.flops import (
     PATHS,
     cheapest_path,
     classifier_multiply_adds,

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from .models.configuration_tlm import TLMConfig
 from .errors import UserError
-from .operations import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
+from .flops import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
 
 Entry = TypeVar("Entry")
 HEAD_SIZE = 64
@@ -290,7 +290,7 @@ def describe_recipes() -> str:
     """Table of every recipe at every size: shape, parameters, and multiply-adds per text.
 
     Parameters are those of the encoder, `TLMModel` with its pooler, counted on the built model. Multiply-adds (matrix
-    products and convolutions; `operations` says what exactly is counted, and has the formulas) are those of one text
+    products and convolutions; `flops` says what exactly is counted, and has the formulas) are those of one text
     of the size's full length; for training, of forward and backward. The columns: a pre-training step with the last
     layer and the decoder at the labelled positions only, and stock BERT's; a fine-tuning step and classification with
     the last layer at [CLS] only, and stock BERT's classification.

@@ -1,8 +1,8 @@
-"""`tlm export`: see `onnx_export`."""
+"""`tlm export`: see `export`."""
 
 from collections.abc import Sequence
 
-from ..onnx_export import ExportArguments, export
+from ..export import ExportArguments, export
 from .common import parse, run_command
 
 

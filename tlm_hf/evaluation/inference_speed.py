@@ -29,7 +29,7 @@ from ..data.tasks import load_task
 from ..errors import UserError, check_range
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
-from ..onnx_export import OnnxClassifier, check_packages, export_onnx, quantize
+from ..export import OnnxClassifier, check_packages, export_onnx, quantize
 from ..runs.provenance import machine, provenance
 from ..recipes import build_config
 from ..runs.output_folder import write_json

@@ -18,7 +18,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError, check_range
-from ..operations import cheapest_path, masked_lm_multiply_adds
+from ..flops import cheapest_path, masked_lm_multiply_adds
 from ..runs.provenance import portable, provenance
 from ..recipes import build_config
 from ..runs.output_folder import RUN_FILE, write_json
@@ -70,7 +70,7 @@ def measure_peak(bf16: bool) -> float:
 
 
 def product_flop(clock: StepClock, trainer: RunTrainer) -> float:
-    """FLOP in matrix products of the counted passes, forward and backward, padding included (`operations`).
+    """FLOP in matrix products of the counted passes, forward and backward, padding included (`flops`).
 
     The labelled tokens are spread evenly over the texts, and the last layer takes the path of fewest multiply-adds.
     """

@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCardData
 
 from ..data.leakage import NEAR_SHARE, SHINGLE_WORDS
 from ..data.lineage import lineage_chain
-from .cards import PAPER, card_template, escape_code
+from ..cards import PAPER, card_template, escape_code
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..runs.atomic_files import file_hash
 from ..runs.provenance import portable_path
 from ..recipes import HEAD_SIZE, find_size
-from .cards import SMOKE, is_uncased, render_card
+from ..cards import SMOKE, is_uncased, render_card
 from .dataset_cards import KNOWN_SOURCES
 from .demo import EXAMPLES
 from .manifest import BASE, MEMBERS

@@ -11,7 +11,7 @@ from huggingface_hub import RepoCard
 from ..errors import UserError
 from ..runs.atomic_files import file_hash
 from ..runs.output_folder import write_json
-from .cards import card_template, package_data
+from ..cards import card_template, package_data
 from .demo import DEMO_FILE
 from .release_entries import Release, SpaceEntry
 from .release_models import member_configs

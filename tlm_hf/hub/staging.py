@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..runs.output_folder import RESULTS_FILE
-from .cards import is_uncased, render_card
+from ..cards import is_uncased, render_card
 
 MODEL_FILES = (
     "config.json",

@@ -17,7 +17,7 @@ from ..data.sources import data_root
 from ..errors import UserError, check_range
 from ..evaluation.baselines import check_sentence_encoder
 from ..runs.worker_pool import Job, run_jobs
-from ..operations import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
+from ..flops import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
 from ..runs.provenance import command_line
 from ..recipes import build_config, find_schedule, find_size
 from ..training.time_budget import parse_duration

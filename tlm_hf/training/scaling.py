@@ -23,7 +23,7 @@ import torch
 
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM
-from ..operations import cheapest_path, masked_lm_multiply_adds
+from ..flops import cheapest_path, masked_lm_multiply_adds
 from ..recipes import build_config, shorten
 
 MASK_RATE = 0.3
