@@ -16,7 +16,7 @@ from test_prepare_data import LABELS, refused, succeed
 
 from tlm_hf.data.lineage import find_lineage
 from tlm_hf.data.prepare import config_name
-from tlm_hf.hub.dataset_cards import size_category
+from tlm_hf.data.dataset_card import size_category
 
 
 def test_a_class_that_leaks_whole_is_named(tmp_path, capsys):

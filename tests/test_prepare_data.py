@@ -367,7 +367,7 @@ def test_interrupted_writing_leaves_nothing(home, task_folder, tmp_path, monkeyp
     where, name = {
         "second table": (datasets.Dataset, "to_parquet"),
         "card": (Path, "write_text"),
-        "facts": (__import__("tlm_hf.hub.dataset_folder", fromlist=["x"]), "write_json"),
+        "facts": (__import__("tlm_hf.data.dataset_folder", fromlist=["x"]), "write_json"),
     }[when]
     for folder in (target, tmp_path / "there"):
         calls.clear()

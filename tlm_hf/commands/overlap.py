@@ -24,7 +24,7 @@ from ..data.subsets import facts_of
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
-from ..hub.dataset_folder import open_destination, write_dataset_folder
+from ..data.dataset_folder import open_destination, write_dataset_folder
 from ..runs.provenance import portable_path, provenance
 from ..runs.output_folder import write_json
 from .common import parse, run_command
@@ -110,7 +110,7 @@ def overlap(arguments: OverlapArguments) -> dict[str, Any]:
     test splits (see `data.overlap`).
 
     With an `output_dir` the subsets become a data set folder with a card (see `data.overlap_configs` and
-    `hub.dataset_folder`): the same command again gives the same parquet files, a folder of anything else is refused.
+    `data.dataset_folder`): the same command again gives the same parquet files, a folder of anything else is refused.
 
     Returns:
         `table`: by task, by subset (`high`, `random`, `low`, and the whole `corpus`), by split (`train`, `test`) the

@@ -1,9 +1,9 @@
-"""`tlm prepare-data`: see `hub.dataset_folder`."""
+"""`tlm prepare-data`: see `data.dataset_folder`."""
 
 from collections.abc import Sequence
 
 from ..data.prepare import PrepareDataArguments
-from ..hub.dataset_folder import prepare_data
+from ..data.dataset_folder import prepare_data
 from .common import parse, run_command
 
 SUMMARY = ("output_dir", "rows", "leaking")

@@ -15,7 +15,7 @@ from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
 from ..runs.provenance import portable_path
-from .known_tasks import Row, TaskSource
+from .tables import Row, TaskSource
 
 ENTITY_MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")
 """What stands before and after the head, and before and after the tail."""

@@ -1,6 +1,6 @@
 """Where a subset comes from that was made of another subset: what the folder of the other one says of itself.
 
-`hub.dataset_folder` writes `subset.json` into every folder that it makes. A folder that is read again as a source thus
+`data.dataset_folder` writes `subset.json` into every folder that it makes. A folder that is read again as a source thus
 still knows the text's own source, revision and configuration, and the licence that goes with them.
 """
 

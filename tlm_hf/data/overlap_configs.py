@@ -1,4 +1,4 @@
-"""Overlap-controlled subsets as configurations of a data set (`hub.dataset_folder` writes them): TASK-high and so on.
+"""Overlap-controlled subsets as configurations of a data set (`data.dataset_folder` writes them): TASK-high and so on.
 
 Each has the subset as `train`, in seeded order, and the corpus' held-out texts as `validation`, the same in all of
 them; so `load_corpus(folder, config="fewrel-high")` trains on exactly the subset, and the losses of all are comparable.

@@ -1,6 +1,6 @@
 """Subsets to publish: a corpus in nested sizes, or a task, each checked for leakage and cleaned of it when asked.
 
-`hub.dataset_folder` writes what comes out of here.
+`data.dataset_folder` writes what comes out of here.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import UserError, check_range
 from .corpora import load_corpus
-from .known_tasks import KNOWN
+from .tables import KNOWN
 from .leakage import check_splits
 from .lineage import find_lineage
 from .sources import data_root

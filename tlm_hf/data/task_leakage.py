@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from ..errors import UserError
-from .known_tasks import KNOWN
+from .tables import KNOWN
 from .leakage import find_leakage
 from .sources import data_root, read_table, seeded_order
 from .subsets import describe_split, facts_of

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from ..errors import UserError
-from .known_tasks import SPLITS, Row, TaskSource
+from .tables import SPLITS, Row, TaskSource
 from .sources import seeded_order
 
 

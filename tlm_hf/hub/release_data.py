@@ -11,7 +11,7 @@ from ..data.lineage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..runs.atomic_files import file_hash
 from ..runs.output_folder import write_json
-from .dataset_cards import UNKNOWN
+from ..data.dataset_card import UNKNOWN
 from .release_entries import DataEntry
 
 CARD = "README.md"

@@ -10,7 +10,7 @@ from ..runs.atomic_files import file_hash
 from ..runs.provenance import portable_path
 from ..recipes import HEAD_SIZE, find_size
 from ..cards import SMOKE, is_uncased, render_card
-from .dataset_cards import KNOWN_SOURCES
+from ..data.dataset_card import KNOWN_SOURCES
 from .demo import EXAMPLES
 from .manifest import BASE, MEMBERS
 from .release_entries import AdapterEntry, CommitteeEntry, EncoderEntry, ModelEntry, Release
