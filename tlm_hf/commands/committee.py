@@ -1,8 +1,8 @@
-"""`tlm committee`: see `training.committee`."""
+"""`tlm committee`: see `training.join_committee`."""
 
 from collections.abc import Sequence
 
-from ..training.committee import CommitteeArguments, join_committee
+from ..training.join_committee import CommitteeArguments, join_committee
 from .common import parse, run_command
 
 SUMMARY = ("task", "members", "temperature", "validation", "test", "best_member_test_accuracy")

@@ -1,8 +1,8 @@
-"""`tlm train-committee`: see `training.own_data`."""
+"""`tlm train-committee`: see `training.train_committee`."""
 
 from collections.abc import Sequence
 
-from ..training.own_data import OwnDataArguments, train_committee
+from ..training.train_committee import OwnDataArguments, train_committee
 from .common import parse, run_command
 
 SUMMARY = ("output_dir", "labels", "rows", "committee", "members", "tfidf", "next")

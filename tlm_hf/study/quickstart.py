@@ -23,7 +23,7 @@ from ..loading import load_classifier
 from ..runs.provenance import portable_path
 from ..recipes import find_size
 from ..runs.output_folder import Run
-from ..training.committee import CommitteeArguments, join_committee
+from ..training.join_committee import CommitteeArguments, join_committee
 from ..training.finetune import FinetuneArguments, finetune
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments

@@ -9,7 +9,7 @@ from ..data.tasks import load_task
 from ..errors import UserError
 from ..hub.demo import DEMO_FILE, DemoTask, stage_demo
 from ..runs.provenance import portable_path
-from ..training.committee import CommitteeArguments, join_committee
+from ..training.join_committee import CommitteeArguments, join_committee
 from .execute import is_ready
 from .plan import Planner, validation_accuracies
 from .plan_file import SizePlan

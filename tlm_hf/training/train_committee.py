@@ -18,7 +18,7 @@ from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs.provenance import portable_path
 from ..recipes import build_config
 from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
-from .committee import CommitteeArguments, join_committee
+from .join_committee import CommitteeArguments, join_committee
 from .finetune import FinetuneArguments, finetune
 from .finetune import check_arguments as check_finetuning
 from .pretrain import pretrain
