@@ -43,7 +43,7 @@ from .release_entries import (
     Release,
     SpaceEntry,
 )
-from .release_facts import measure_classifier
+from ..evaluation.classifier_facts import measure_classifier
 from .release_file import read_release
 from .release_links import check_links
 from .release_models import code_files, is_smoke, origins_of, stage_model_files, write_card

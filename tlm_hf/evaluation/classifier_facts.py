@@ -12,11 +12,11 @@ from scipy.stats import binomtest
 
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash
 from ..errors import UserError
-from ..evaluation.baselines import tfidf_baseline
-from ..evaluation.calibration import brier_score, expected_calibration_error
-from ..evaluation.latency import classifier_latency
-from ..evaluation.metrics import classification_metrics
-from ..evaluation.scoring import predict_logits
+from .baselines import tfidf_baseline
+from .calibration import brier_score, expected_calibration_error
+from .latency import classifier_latency
+from .metrics import classification_metrics
+from .scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer
 from ..runs.provenance import machine
 from ..runs.output_folder import write_json
