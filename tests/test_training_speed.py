@@ -14,7 +14,7 @@ from tlm_hf.data.masking import MaskingCollator
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation import training_speed
-from tlm_hf.evaluation.training_speed import TrainingBenchmarkArguments, benchmark_training, product_flop
+from tlm_hf.benchmarks.training_speed import TrainingBenchmarkArguments, benchmark_training, product_flop
 from tlm_hf.models.modeling_tlm import TLMForMaskedLM
 from tlm_hf.training import step_clock
 from tlm_hf.training.step_clock import WARM_STEPS, StepClock

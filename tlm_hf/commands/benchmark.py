@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..evaluation.adapter_comparison import AdapterComparisonArguments, compare_adapters
-from ..evaluation.inference_speed import InferenceBenchmarkArguments, benchmark_inference
-from ..evaluation.members_speed import MembersArguments, benchmark_members
-from ..evaluation.precision_loss import PrecisionArguments, compare_precisions
-from ..evaluation.speed import BenchmarkArguments, benchmark
-from ..evaluation.tokenizing_speed import TokenizingArguments, benchmark_tokenizing
-from ..evaluation.training_speed import TrainingBenchmarkArguments, benchmark_training
+from ..benchmarks.inference_speed import InferenceBenchmarkArguments, benchmark_inference
+from ..benchmarks.members_speed import MembersArguments, benchmark_members
+from ..benchmarks.precision_loss import PrecisionArguments, compare_precisions
+from ..benchmarks.speed import BenchmarkArguments, benchmark
+from ..benchmarks.tokenizing_speed import TokenizingArguments, benchmark_tokenizing
+from ..benchmarks.training_speed import TrainingBenchmarkArguments, benchmark_training
 from .common import parse, run_command
 
 SUMMARY = (

@@ -17,7 +17,7 @@ from ..runs.output_folder import write_results
 from ..training.adapter_committee import AdapterCommittee
 from .calibration import expected_calibration_error
 from .choosing import combined
-from .latency import alternating_medians
+from ..benchmarks.latency import alternating_medians
 from .metrics import classification_metrics
 from .scoring import predict_logits
 

@@ -14,7 +14,7 @@ from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash
 from ..errors import UserError
 from .baselines import tfidf_baseline
 from .calibration import brier_score, expected_calibration_error
-from .latency import classifier_latency
+from ..benchmarks.latency import classifier_latency
 from .metrics import classification_metrics
 from .scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer

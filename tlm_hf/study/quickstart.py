@@ -15,7 +15,7 @@ from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import tfidf_baseline
-from ..evaluation.latency import classifier_latency
+from ..benchmarks.latency import classifier_latency
 from ..hub.demo import DemoTask, stage_demo
 from ..hub.staging import stage_model
 from ..runs.worker_pool import Job, run_jobs

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..evaluation.inference_speed import build_batch, stock_classifier
-from ..evaluation.latency import alternating_medians
+from ..benchmarks.inference_speed import build_batch, stock_classifier
+from ..benchmarks.latency import alternating_medians
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..recipes import build_config, find_size

@@ -33,7 +33,7 @@ from ..export import OnnxClassifier, check_packages, export_onnx, quantize
 from ..runs.provenance import machine, provenance
 from ..recipes import build_config
 from ..runs.output_folder import write_json
-from .baselines import linear_model
+from ..evaluation.baselines import linear_model
 from .inference_limits import Machine, limit_seconds, measure_bandwidth
 from .inference_memory import measure_memory
 from .inference_plots import draw_latency

@@ -17,9 +17,9 @@ from ..loading import check_task_labels, load_classifier, load_classifier_tokeni
 from ..export import FLOAT_FILE, INT8_FILE, OnnxClassifier, check_packages, export_onnx, quantize
 from ..runs.provenance import portable, portable_path, provenance
 from ..runs.output_folder import write_results
-from .calibration import brier_score, expected_calibration_error
-from .metrics import classification_metrics
-from .scoring import predict_logits
+from ..evaluation.calibration import brier_score, expected_calibration_error
+from ..evaluation.metrics import classification_metrics
+from ..evaluation.scoring import predict_logits
 
 
 @dataclass

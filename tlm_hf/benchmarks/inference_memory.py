@@ -19,7 +19,7 @@ PROGRAM = """
 import json, sys
 import torch
 from tlm_hf import CommitteeForSequenceClassification
-from tlm_hf.evaluation.process_memory import process_memory
+from tlm_hf.benchmarks.process_memory import process_memory
 
 how, folder, members, threads, texts, length = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 torch.set_num_threads(threads)
