@@ -1,9 +1,9 @@
-"""`tlm import-paper-weights`: see `hub.paper_weights`."""
+"""`tlm import-paper-weights`: see `paper.import_weights`."""
 
 import sys
 from collections.abc import Sequence
 
-from ..hub.paper_weights import ImportArguments, import_paper_weights
+from ..paper.import_weights import ImportArguments, import_paper_weights
 from .common import parse, run_command
 
 SUMMARY = (

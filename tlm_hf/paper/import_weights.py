@@ -16,7 +16,7 @@ from ..data.tokenization import load_tokenizer
 from ..errors import UserError
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..recipes import ARCHITECTURES, HEAD_SIZE
-from .paper_checkpoint import (
+from .checkpoint import (
     AUTHORS_PAD_ID,
     BUFFERS,
     LAYER,
@@ -25,7 +25,7 @@ from .paper_checkpoint import (
     check_checkpoint,
     open_checkpoint,
 )
-from .paper_parity import check_parity
+from .parity import check_parity
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 
