@@ -10,7 +10,7 @@ from helpers_commands import TINY_FINETUNING, TINY_PRETRAINING, labelled_rows, s
 from huggingface_hub import DatasetCard
 
 from tlm_hf.data.tasks import load_task
-from tlm_hf.hub.demo import DemoTask, stage_demo
+from tlm_hf.hub.demo_data import DemoTask, stage_demo
 from tlm_hf.runs.output_folder import write_json
 
 OWNER = "tiny-lab"
@@ -116,7 +116,7 @@ RELEASE = {
 @functools.cache
 def staged() -> Path:
     """The family staged; read only, so copy what you change. It counts as verified, without the half minute of it."""
-    from tlm_hf.hub.release_stage import stage
+    from tlm_hf.hub.stage import stage
 
     output = family().parent / "staged"
     before = os.getcwd()
@@ -142,7 +142,7 @@ def mark_verified(output: Path) -> None:
 @functools.cache
 def verified() -> Path:
     """The same after `verify`, which opened every repository in a process of its own."""
-    from tlm_hf.hub.release_verify import verify
+    from tlm_hf.hub.verify import verify
 
     (staged() / "verified.json").unlink()
     verify(str(staged()))

@@ -11,7 +11,7 @@ from helpers_release import TOKEN, client
 from huggingface_hub.utils import _http
 
 from tlm_hf.errors import UserError
-from tlm_hf.hub.release_push import push
+from tlm_hf.hub.push import push
 
 REPOSITORY = r"tiny-lab/tlm-bert2-words"
 """In the middle of a push."""

@@ -7,7 +7,7 @@ import huggingface_hub
 from hub.local_hub import LocalHub
 from huggingface_hub import constants
 
-from tlm_hf.hub.hub_client import Hub
+from tlm_hf.hub.client import Hub
 
 TOKEN = "hf_" + "TestTokenOfNobody" * 2
 OWNER = "tiny-lab"

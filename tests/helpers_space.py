@@ -13,7 +13,7 @@ import datasets
 import torch
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
-from tlm_hf.hub.demo import DemoTask, stage_demo
+from tlm_hf.hub.demo_data import DemoTask, stage_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = ROOT / "spaces" / "tlm-demo"

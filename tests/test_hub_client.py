@@ -9,7 +9,7 @@ from helpers_release import TOKEN
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from tlm_hf.errors import UserError
-from tlm_hf.hub.hub_client import ATTEMPTS, LONGEST_WAIT_SECONDS, Hub
+from tlm_hf.hub.client import ATTEMPTS, LONGEST_WAIT_SECONDS, Hub
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.release_directory import push_to_directory
-from tlm_hf.hub.release_push import push, status
-from tlm_hf.hub.release_stage import read_staged, stage
-from tlm_hf.hub.release_verify import verify
+from tlm_hf.hub.push import push, status
+from tlm_hf.hub.stage import read_staged, stage
+from tlm_hf.hub.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORIES = {

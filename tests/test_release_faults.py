@@ -9,7 +9,7 @@ from helpers_family import staged
 from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, first_trees, hurry, trees, with_foreign
 from helpers_release import client, local_hub
 
-from tlm_hf.hub.release_push import push
+from tlm_hf.hub.push import push
 
 PASSING = ("no connection", "cut in the request", "applied, answer lost", "500", "502", "503", "504", "slow")
 """Faults that a push gets over by itself, wherever they strike once."""

@@ -12,10 +12,10 @@ import pytest
 from helpers_family import OWNER, family, staged
 
 from tlm_hf.errors import UserError
-from tlm_hf.hub.release_data import dataset_facts
+from tlm_hf.hub.data_folder import dataset_facts
 from tlm_hf.hub.release_entries import DataEntry
-from tlm_hf.hub.release_models import code_files
-from tlm_hf.hub.release_stage import stage
+from tlm_hf.hub.model_folder import code_files
+from tlm_hf.hub.stage import stage
 from tlm_hf.hub.safety import check_folder, redact, without_paths
 
 PLANTED = {

@@ -12,8 +12,8 @@ from helpers_release import api, client, local_hub, restored
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.manifest import describe_files
-from tlm_hf.hub.release_push import push, status
-from tlm_hf.hub.release_verify import verify
+from tlm_hf.hub.push import push, status
+from tlm_hf.hub.verify import verify
 
 BERT = f"{OWNER}/tlm-bert1"
 

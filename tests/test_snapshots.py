@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertForMaskedLM
 
 from tlm_hf.hub.manifest import OUTPUT, run_command
-from tlm_hf.hub.release_stage import read_results
+from tlm_hf.hub.stage import read_results
 from tlm_hf.runs.output_folder import Run
 from tlm_hf.training import checkpoints
 

@@ -20,7 +20,7 @@ from tlm_hf import CommitteeForSequenceClassification, TLMForMaskedLM, TLMForSeq
 from tlm_hf.data.corpora import load_corpus  # noqa: E402
 from tlm_hf.data.tasks import class_names, load_task  # noqa: E402
 from tlm_hf.data.tokenization import train_wordpiece  # noqa: E402
-from tlm_hf.hub.demo import DemoTask, stage_demo  # noqa: E402
+from tlm_hf.hub.demo_data import DemoTask, stage_demo  # noqa: E402
 from tlm_hf.recipes import build_config, find_size  # noqa: E402
 from tlm_hf.study.plan_file import read_plan  # noqa: E402
 from tlm_hf.study.study_demo import MOST_MEMBERS, TITLES  # noqa: E402

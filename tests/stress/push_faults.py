@@ -22,9 +22,9 @@ from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, first_trees, 
 from helpers_release import client, local_hub
 from tqdm.auto import tqdm
 
-from tlm_hf.hub.release_push import push
-from tlm_hf.hub.release_stage import stage
-from tlm_hf.hub.release_verify import verify
+from tlm_hf.hub.push import push
+from tlm_hf.hub.stage import stage
+from tlm_hf.hub.verify import verify
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.output_folder import write_results
 

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _function(arguments: ReleaseArguments, own_output: bool) -> Callable[[], dict[str, Any]]:
     """What to call; imported here, since each part needs other libraries."""
     if arguments.what == "stage":
-        from ..hub.release_stage import stage
+        from ..hub.stage import stage
 
         return lambda: stage(
             arguments.release_file,
@@ -78,11 +78,11 @@ def _function(arguments: ReleaseArguments, own_output: bool) -> Callable[[], dic
             licence_checked=arguments.i_have_checked_the_licence,
         )
     if arguments.what == "verify":
-        from ..hub.release_verify import verify
+        from ..hub.verify import verify
 
         return lambda: verify(arguments.output_dir)
     if arguments.what == "status":
-        from ..hub.release_push import status
+        from ..hub.push import status
 
         return lambda: status(arguments.output_dir)
     if arguments.what == "reproduce":
@@ -101,7 +101,7 @@ def _function(arguments: ReleaseArguments, own_output: bool) -> Callable[[], dic
         return lambda: push_to_directory(
             arguments.output_dir, target, overwrite=arguments.overwrite, dry_run=arguments.dry_run
         )
-    from ..hub.release_push import push
+    from ..hub.push import push
 
     return lambda: push(
         arguments.output_dir, public=arguments.public, overwrite=arguments.overwrite, dry_run=arguments.dry_run

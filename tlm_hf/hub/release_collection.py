@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .hub_client import Hub
+from .client import Hub
 
 NOTES = {
     "data": "data",

@@ -9,9 +9,9 @@ from ..errors import UserError
 from ..runs.atomic_files import flush_tree
 from ..runs.output_folder import write_json
 from .manifest import MANIFEST_FILE, describe_files, tree_hash
-from .release_compare import version_numbers
-from .release_stage import OWNED, RELEASE_FILE, read_staged, staged_folders
-from .release_verify import check_verified
+from .compare import version_numbers
+from .stage import OWNED, RELEASE_FILE, read_staged, staged_folders
+from .verify import check_verified
 
 
 def push_to_directory(

@@ -30,7 +30,7 @@ from ..loading import weights_hash
 from ..runs.provenance import machine, versions
 from ..training.finetune import NEW
 from .manifest import BASE, COMMANDS, MANIFEST_FILE, MEMBERS, OUTPUT, REPOSITORY
-from .release_models import SMOKE_WIDTH, member_configs
+from .model_folder import SMOKE_WIDTH, member_configs
 from .safety import redact
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import tfidf_baseline
 from ..benchmarks.latency import classifier_latency
-from ..hub.demo import DemoTask, stage_demo
+from ..hub.demo_data import DemoTask, stage_demo
 from ..hub.staging import stage_model
 from ..runs.worker_pool import Job, run_jobs
 from ..loading import load_classifier

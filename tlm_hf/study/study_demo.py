@@ -1,4 +1,4 @@
-"""`tlm study demo`: the study's models as a folder for the Space (`hub.demo`)."""
+"""`tlm study demo`: the study's models as a folder for the Space (`hub.demo_data`)."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from ..data.corpora import load_corpus
 from ..data.tasks import load_task
 from ..errors import UserError
-from ..hub.demo import DEMO_FILE, DemoTask, stage_demo
+from ..hub.demo_data import DEMO_FILE, DemoTask, stage_demo
 from ..runs.provenance import portable_path
 from ..training.join_committee import CommitteeArguments, join_committee
 from .execute import is_ready

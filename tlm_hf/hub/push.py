@@ -11,11 +11,11 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from ..errors import UserError
-from .hub_client import Hub, ParentChangedError
+from .client import Hub, ParentChangedError
 from .release_collection import push_collection
-from .release_compare import MAIN, Change, Comparison, describe_changes
-from .release_stage import read_staged
-from .release_verify import check_verified
+from .compare import MAIN, Change, Comparison, describe_changes
+from .stage import read_staged
+from .verify import check_verified
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from ..runs.atomic_files import file_hash
 from ..runs.output_folder import RESULTS_FILE, write_json
 from .hub_names import known
 from .manifest import MANIFEST_FILE, tree_hash
-from .release_space import space_code
-from .release_stage import RELEASE_FILE, VERIFIED_FILE, check_files, read_staged, staged_folders
+from .space_folder import space_code
+from .stage import RELEASE_FILE, VERIFIED_FILE, check_files, read_staged, staged_folders
 from .safety import check_folder, redact
 
 DRIVER = Path(__file__).with_name("verify_driver.py")
@@ -96,7 +96,7 @@ def check_verified(output: Path, release: dict[str, Any]) -> None:
 def _code_of(entry: dict[str, Any], folder: Path) -> dict[str, str]:
     if entry["kind"] == "space":
         return space_code()
-    from .release_models import code_files
+    from .model_folder import code_files
 
     return code_files(folder)
 

@@ -31,7 +31,7 @@ from .manifest import (
     training_seconds,
     tree_hash,
 )
-from .release_data import dataset_facts, stage_dataset
+from .data_folder import dataset_facts, stage_dataset
 from .release_entries import (
     AdapterEntry,
     ClassifierEntry,
@@ -46,8 +46,8 @@ from .release_entries import (
 from ..evaluation.classifier_facts import measure_classifier
 from .release_file import read_release
 from .release_links import check_links
-from .release_models import code_files, is_smoke, origins_of, stage_model_files, write_card
-from .release_space import space_code, space_variables, stage_space
+from .model_folder import code_files, is_smoke, origins_of, stage_model_files, write_card
+from .space_folder import space_code, space_variables, stage_space
 from .safety import check_folder, without_paths
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from ..errors import UserError
 from ..runs.atomic_files import file_hash
 from ..runs.output_folder import write_json
 from ..cards import card_template, package_data
-from .demo import DEMO_FILE
+from .demo_data import DEMO_FILE
 from .release_entries import Release, SpaceEntry
-from .release_models import member_configs
+from .model_folder import member_configs
 
 SPACE = "tlm-demo"
 DEMO = "demo"

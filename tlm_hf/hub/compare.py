@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import GitRefs, RepoFile
 
-from .hub_client import Hub
+from .client import Hub
 from .manifest import MANIFEST_FILE, describe_files, git_hash
 
 NOT_OURS = frozenset({".gitattributes"})

@@ -11,7 +11,7 @@ from ..runs.provenance import portable_path
 from ..recipes import HEAD_SIZE, find_size
 from ..cards import SMOKE, is_uncased, render_card
 from ..data.dataset_card import KNOWN_SOURCES
-from .demo import EXAMPLES
+from .demo_data import EXAMPLES
 from .manifest import BASE, MEMBERS
 from .release_entries import AdapterEntry, CommitteeEntry, EncoderEntry, ModelEntry, Release
 
