@@ -131,8 +131,8 @@ def staged() -> Path:
 
 def mark_verified(output: Path) -> None:
     """What `verify` writes in the end."""
-    from tlm_hf.runs.atomic_files import file_hash
     from tlm_hf.hub.manifest import tree_hash
+    from tlm_hf.runs.atomic_files import file_hash
 
     folders = [path for owner in output.iterdir() if owner.is_dir() for path in owner.iterdir() if path.is_dir()]
     hashes = {f"{path.parent.name}/{path.name}": tree_hash(path) for path in folders}

@@ -4,7 +4,7 @@ import contextlib
 from unittest import mock
 
 import huggingface_hub
-from hub.local_hub import LocalHub
+from hub_server.local_hub import LocalHub
 from huggingface_hub import constants
 
 from tlm_hf.hub.client import Hub

@@ -62,7 +62,7 @@ def test_bad_input_is_refused(folder, capsys, monkeypatch):
     root, _ = folder
     assert "export needs --model" in refused(capsys, "export", "--output-dir", "out")
     assert "neither a folder" in refused(capsys, "export", "--model", "missing", "--output-dir", str(root / "out"))
-    from tlm_hf import onnx_export
+    from tlm_hf import export as onnx_export
 
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else name)
     said = refused(capsys, "export", "--model", str(root / "committee"), "--output-dir", str(root / "out"))

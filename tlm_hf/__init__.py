@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+from .errors import UserError
 from .models.configuration_committee import CommitteeConfig
 from .models.configuration_tlm import TLMConfig
-from .errors import UserError
 from .models.modeling_committee import (
     CommitteeForMaskedLM,
     CommitteeForSequenceClassification,

@@ -21,7 +21,7 @@ EXAMPLE = "Returns the eigenvalues of a symmetric matrix."
 def package_data(folder: str) -> Path:
     """Folder of templates: in an installed wheel `tlm_hf/_package_data/`, in a checkout beside the package."""
     installed = Path(str(files("tlm_hf"))) / "_package_data" / folder
-    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / folder
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[1] / folder
 
 
 def escape_markdown(text: object) -> str:

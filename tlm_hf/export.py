@@ -45,7 +45,7 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     """Write a classifier or committee with its tokenizer as ONNX, and compare its logits with torch's.
 
     Returns:
-        `runs.atomic_files` with their sizes in bytes, and for each the largest absolute difference of its logits from torch's
+        `files` with their sizes in bytes, and for each the largest absolute difference of its logits from torch's
         float32 on a sample of two texts, `max_abs_diff`.
 
     Raises:

@@ -10,10 +10,10 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .models.configuration_committee import CommitteeConfig
-from .models.configuration_tlm import TLMConfig
 from .data.tokenization import load_tokenizer
 from .errors import UserError
+from .models.configuration_committee import CommitteeConfig
+from .models.configuration_tlm import TLMConfig
 from .models.modeling_committee import CommitteeForSequenceClassification
 from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .models.configuration_tlm import TLMConfig
 from .errors import UserError
 from .flops import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
+from .models.configuration_tlm import TLMConfig
 
 Entry = TypeVar("Entry")
 HEAD_SIZE = 64

@@ -32,9 +32,9 @@ from transformers.trainer_pt_utils import safe_globals
 
 import tlm_hf.runs.output_folder
 from tlm_hf.commands.main import main as tlm
-from tlm_hf.runs.provenance import provenance
-from tlm_hf.runs.output_folder import write_json
 from tlm_hf.runs.checkpoints import list_checkpoints, step_of
+from tlm_hf.runs.output_folder import write_json
+from tlm_hf.runs.provenance import provenance
 
 WORDS = (
     "boat mill river bread flour salt baker teacher story morning evening bridge old new small runs reads counts the a"

@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from tlm_hf.hub.push import push
 from tlm_hf.hub.stage import stage
 from tlm_hf.hub.verify import verify
-from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.output_folder import write_results
+from tlm_hf.runs.provenance import provenance
 
 
 def second_release(folder):

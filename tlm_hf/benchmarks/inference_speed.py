@@ -24,16 +24,16 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertForSequenceClassification
 
-from ..models.configuration_tlm import TLMConfig
 from ..data.tasks import load_task
 from ..errors import UserError, check_range
+from ..evaluation.baselines import linear_model
+from ..export import OnnxClassifier, check_packages, export_onnx, quantize
+from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
-from ..export import OnnxClassifier, check_packages, export_onnx, quantize
-from ..runs.provenance import machine, provenance
 from ..recipes import build_config
 from ..runs.output_folder import write_json
-from ..evaluation.baselines import linear_model
+from ..runs.provenance import machine, provenance
 from .inference_limits import Machine, limit_seconds, measure_bandwidth
 from .inference_memory import measure_memory
 from .inference_plots import draw_latency

@@ -19,9 +19,9 @@ import torch
 from tqdm import tqdm
 
 from ..errors import check_range
-from ..runs.provenance import machine, portable, provenance
 from ..recipes import build_config, find_schedule
 from ..runs.output_folder import RESULTS_FILE, write_json
+from ..runs.provenance import machine, portable, provenance
 from ..training.members import pretrain_members
 from ..training.pretrain_options import PretrainArguments
 from ..training.processes import choose_precision

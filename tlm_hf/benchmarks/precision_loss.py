@@ -13,13 +13,13 @@ import torch
 
 from ..data.tasks import TaskArguments, class_names, load_task_from
 from ..errors import UserError
-from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
-from ..export import FLOAT_FILE, INT8_FILE, OnnxClassifier, check_packages, export_onnx, quantize
-from ..runs.provenance import portable, portable_path, provenance
-from ..runs.output_folder import write_results
 from ..evaluation.calibration import brier_score, expected_calibration_error
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
+from ..export import FLOAT_FILE, INT8_FILE, OnnxClassifier, check_packages, export_onnx, quantize
+from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
+from ..runs.output_folder import write_results
+from ..runs.provenance import portable, portable_path, provenance
 
 
 @dataclass

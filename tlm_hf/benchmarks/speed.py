@@ -28,9 +28,9 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from ..allocator import keep_freed_memory
 from ..errors import UserError, check_range
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
-from ..runs.provenance import machine, provenance
 from ..recipes import build_config
 from ..runs.output_folder import write_json
+from ..runs.provenance import machine, provenance
 from .process_memory import process_memory
 
 LABELS = 4

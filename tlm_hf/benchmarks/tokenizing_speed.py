@@ -26,8 +26,8 @@ from ..data.sources import data_root, read_table
 from ..data.token_cache import tokenize_once
 from ..data.tokenization import TEXTS_AT_ONCE, TextColumn, load_tokenizer
 from ..errors import UserError, check_range
-from ..runs.provenance import provenance
 from ..runs.output_folder import write_json
+from ..runs.provenance import provenance
 from .process_memory import process_memory
 
 SIDES = ("bare_at_once", "bare_in_parts", "ours", "ours_again")

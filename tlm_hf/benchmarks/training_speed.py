@@ -19,9 +19,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..errors import UserError, check_range
 from ..flops import cheapest_path, masked_lm_multiply_adds
-from ..runs.provenance import portable, provenance
 from ..recipes import build_config
 from ..runs.output_folder import RUN_FILE, write_json
+from ..runs.provenance import portable, provenance
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments, check_arguments, choose_schedule
 from ..training.step_clock import OTHER, WARM_STEPS, StepClock

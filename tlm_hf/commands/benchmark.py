@@ -4,13 +4,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..evaluation.adapter_comparison import AdapterComparisonArguments, compare_adapters
 from ..benchmarks.inference_speed import InferenceBenchmarkArguments, benchmark_inference
 from ..benchmarks.members_speed import MembersArguments, benchmark_members
 from ..benchmarks.precision_loss import PrecisionArguments, compare_precisions
 from ..benchmarks.speed import BenchmarkArguments, benchmark
 from ..benchmarks.tokenizing_speed import TokenizingArguments, benchmark_tokenizing
 from ..benchmarks.training_speed import TrainingBenchmarkArguments, benchmark_training
+from ..evaluation.adapter_comparison import AdapterComparisonArguments, compare_adapters
 from .common import parse, run_command
 
 SUMMARY = (

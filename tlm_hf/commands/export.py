@@ -1,4 +1,4 @@
-"""`tlm export`: see `export`."""
+"""`tlm export`: see `tlm_hf.export`."""
 
 from collections.abc import Sequence
 

@@ -15,6 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
+from ..data.dataset_folder import open_destination, write_dataset_folder
 from ..data.overlap import MIN_COUNT, TokenTexts, count_tokens, encode_texts, measure_overlap
 from ..data.overlap_configs import KIND, overlap_configs, task_stem
 from ..data.overlap_subsets import KINDS, ROUNDS, select_subsets, subset_splits
@@ -24,9 +25,8 @@ from ..data.subsets import facts_of
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
-from ..data.dataset_folder import open_destination, write_dataset_folder
-from ..runs.provenance import portable_path, provenance
 from ..runs.output_folder import write_json
+from ..runs.provenance import portable_path, provenance
 from .common import parse, run_command
 
 logger = logging.getLogger(__name__)

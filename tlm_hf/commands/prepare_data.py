@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..data.prepare import PrepareDataArguments
 from ..data.dataset_folder import prepare_data
+from ..data.prepare import PrepareDataArguments
 from .common import parse, run_command
 
 SUMMARY = ("output_dir", "rows", "leaking")

@@ -9,9 +9,9 @@ from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
+from ..cards import PAPER, card_template, escape_code
 from .leakage import NEAR_SHARE, SHINGLE_WORDS
 from .lineage import lineage_chain
-from ..cards import PAPER, card_template, escape_code
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from typing import Any
 
 import datasets
 
+from ..errors import UserError
+from ..runs.atomic_files import file_hash
+from ..runs.output_folder import write_json
+from ..runs.provenance import portable, portable_path, provenance
+from .dataset_card import file_name, render_dataset_card
 from .lineage import SUBSET_FILE, SUBSET_KIND
 from .prepare import Prepared, PrepareDataArguments, prepare
 from .sources import text_hash
 from .subsets import facts_of
-from ..errors import UserError
-from ..runs.atomic_files import file_hash
-from ..runs.provenance import portable, portable_path, provenance
-from ..runs.output_folder import write_json
-from .dataset_card import file_name, render_dataset_card
 
 CARD_FILE = "README.md"
 NOT_SETTINGS = ("output_dir", "json", "data_root")

@@ -13,11 +13,11 @@ import numpy as np
 
 from ..errors import UserError, check_range
 from .corpora import load_corpus
-from .tables import KNOWN
 from .leakage import check_splits
 from .lineage import find_lineage
 from .sources import data_root
 from .subsets import ID, describe_split, facts_of
+from .tables import KNOWN
 from .task_leakage import leaking_rows, replace_leaking, task_place
 from .tasks import TaskArguments, load_task_from
 

@@ -10,10 +10,10 @@ import datasets
 import numpy as np
 
 from ..errors import UserError
-from .tables import KNOWN
 from .leakage import find_leakage
 from .sources import data_root, read_table, seeded_order
 from .subsets import describe_split, facts_of
+from .tables import KNOWN
 from .tasks import TaskArguments, class_names, load_task_from
 
 logger = logging.getLogger(__name__)

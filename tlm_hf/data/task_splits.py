@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from ..errors import UserError
-from .tables import SPLITS, Row, TaskSource
 from .sources import seeded_order
+from .tables import SPLITS, Row, TaskSource
 
 
 class Sizes(NamedTuple):

@@ -20,9 +20,9 @@ from ..errors import UserError
 from ..runs.provenance import portable_path
 from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings, load_docstrings_task, mask_names
 from .fewrel import MARKINGS, read_fewrel
-from .tables import KNOWN, SPLITS, KnownTask, Row, read_rows
 from .sources import data_root, read_source, text_hash
 from .subsets import ID, describe_split
+from .tables import KNOWN, SPLITS, KnownTask, Row, read_rows
 from .task_splits import Sizes, choose_rows
 
 logger = logging.getLogger(__name__)

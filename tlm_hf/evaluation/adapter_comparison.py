@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..models.combination_committee import uncertainty
+from ..benchmarks.latency import alternating_medians
 from ..data.tasks import TaskArguments, class_names, load_task_from
 from ..errors import UserError, check_range
 from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
+from ..models.combination_committee import uncertainty
 from ..models.modeling_committee import CommitteeForSequenceClassification
-from ..runs.provenance import portable, provenance
 from ..runs.output_folder import write_results
+from ..runs.provenance import portable, provenance
 from ..training.adapter_committee import AdapterCommittee
 from .calibration import expected_calibration_error
 from .choosing import combined
-from ..benchmarks.latency import alternating_medians
 from .metrics import classification_metrics
 from .scoring import predict_logits
 

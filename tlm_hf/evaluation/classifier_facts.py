@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from ..benchmarks.latency import classifier_latency
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash
 from ..errors import UserError
+from ..loading import load_classifier, load_classifier_tokenizer
+from ..runs.output_folder import write_json
+from ..runs.provenance import machine
 from .baselines import tfidf_baseline
 from .calibration import brier_score, expected_calibration_error
-from ..benchmarks.latency import classifier_latency
 from .metrics import classification_metrics
 from .scoring import predict_logits
-from ..loading import load_classifier, load_classifier_tokenizer
-from ..runs.provenance import machine
-from ..runs.output_folder import write_json
 
 logger = logging.getLogger(__name__)
 LATENCY_REPEATS = 30

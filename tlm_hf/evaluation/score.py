@@ -20,8 +20,8 @@ from ..loading import (
     read_config,
     trained_on_another_split,
 )
-from ..runs.provenance import portable_path, provenance
 from ..runs.output_folder import write_json
+from ..runs.provenance import portable_path, provenance
 from .calibration import expected_calibration_error
 from .metrics import classification_metrics
 from .scoring import masked_lm_score, predict_logits

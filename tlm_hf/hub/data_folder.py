@@ -7,11 +7,11 @@ from typing import Any
 
 from huggingface_hub import DatasetCard
 
+from ..data.dataset_card import UNKNOWN
 from ..data.lineage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..runs.atomic_files import file_hash
 from ..runs.output_folder import write_json
-from ..data.dataset_card import UNKNOWN
 from .release_entries import DataEntry
 
 CARD = "README.md"

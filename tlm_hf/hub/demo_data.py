@@ -18,10 +18,10 @@ from ..data.tasks import class_names
 from ..data.tokenization import load_tokenizer
 from ..evaluation.packed_logits import pack_logits
 from ..evaluation.scoring import predict_logits
-from ..models.joining_committee import in_label_order
 from ..loading import load_classifier
-from ..runs.provenance import provenance
+from ..models.joining_committee import in_label_order
 from ..runs.output_folder import write_json
+from ..runs.provenance import provenance
 
 DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"
 SPLITS = ("validation", "test")

@@ -10,8 +10,8 @@ from typing import Any
 from ..data.tasks import TEXT_OPTIONS
 from ..runs.atomic_files import file_hash
 from ..runs.provenance import commit, versions
-from ..training.join_committee import CommitteeArguments
 from ..training.finetune import FinetuneArguments
+from ..training.join_committee import CommitteeArguments
 from ..training.pretrain_options import PretrainArguments
 from ..training.snapshots import snapshot_folder
 

@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..runs.atomic_files import file_hash
-from ..runs.provenance import portable_path
-from ..recipes import HEAD_SIZE, find_size
 from ..cards import SMOKE, is_uncased, render_card
 from ..data.dataset_card import KNOWN_SOURCES
+from ..errors import UserError
+from ..recipes import HEAD_SIZE, find_size
+from ..runs.atomic_files import file_hash
+from ..runs.provenance import portable_path
 from .demo_data import EXAMPLES
 from .manifest import BASE, MEMBERS
 from .release_entries import AdapterEntry, CommitteeEntry, EncoderEntry, ModelEntry, Release
@@ -22,7 +22,7 @@ PLOTS = {
     "reliability.png": "Reliability before and after the temperature",
     "members.png": "Accuracy by number of members",
 }
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[1] / "models"
 ENCODER_CODE = ("configuration_tlm", "convolution_tlm", "fast_paths_tlm", "layers_tlm", "modeling_tlm")
 COMMITTEE_CODE = ("combination", "configuration", "joining", "memory", "modeling", "stacking")
 SIBLINGS = (*(f"{name}.py" for name in ENCODER_CODE), *(f"{name}_committee.py" for name in COMMITTEE_CODE))

@@ -12,8 +12,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from ..errors import UserError
 from .client import Hub, ParentChangedError
-from .release_collection import push_collection
 from .compare import MAIN, Change, Comparison, describe_changes
+from .release_collection import push_collection
 from .stage import read_staged
 from .verify import check_verified
 

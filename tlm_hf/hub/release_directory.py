@@ -8,8 +8,8 @@ from typing import Any
 from ..errors import UserError
 from ..runs.atomic_files import flush_tree
 from ..runs.output_folder import write_json
-from .manifest import MANIFEST_FILE, describe_files, tree_hash
 from .compare import version_numbers
+from .manifest import MANIFEST_FILE, describe_files, tree_hash
 from .stage import OWNED, RELEASE_FILE, read_staged, staged_folders
 from .verify import check_verified
 

@@ -25,8 +25,8 @@ from huggingface_hub.errors import (
 from ..commands.overlap import OverlapArguments
 from ..data.prepare import PrepareDataArguments
 from ..errors import UserError
-from ..runs.atomic_files import file_hash
 from ..loading import weights_hash
+from ..runs.atomic_files import file_hash
 from ..runs.provenance import machine, versions
 from ..training.finetune import NEW
 from .manifest import BASE, COMMANDS, MANIFEST_FILE, MEMBERS, OUTPUT, REPOSITORY
@@ -66,7 +66,7 @@ def reproduce(
         output_dir: where the new run goes; None for a temporary folder that is removed.
 
     Returns:
-        `command`, and where it was run: `runs.atomic_files` with `expected` and `found` SHA-256, `identical`, and `differences` of
+        `command`, and where it was run: `files` with `expected` and `found` SHA-256, `identical`, and `differences` of
         versions, processor kind and threads, under which equal hashes are not promised.
 
     Raises:

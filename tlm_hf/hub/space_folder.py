@@ -8,13 +8,13 @@ from typing import Any
 
 from huggingface_hub import RepoCard
 
+from ..cards import card_template, package_data
 from ..errors import UserError
 from ..runs.atomic_files import file_hash
 from ..runs.output_folder import write_json
-from ..cards import card_template, package_data
 from .demo_data import DEMO_FILE
-from .release_entries import Release, SpaceEntry
 from .model_folder import member_configs
+from .release_entries import Release, SpaceEntry
 
 SPACE = "tlm-demo"
 DEMO = "demo"

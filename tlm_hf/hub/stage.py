@@ -15,11 +15,13 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..runs.atomic_files import flush_tree
+from ..evaluation.classifier_facts import measure_classifier
 from ..loading import weights_hash
-from ..runs.provenance import provenance
+from ..runs.atomic_files import flush_tree
 from ..runs.output_folder import RESULTS_FILE, write_json
+from ..runs.provenance import provenance
 from ..training.finetune import NEW
+from .data_folder import dataset_facts, stage_dataset
 from .manifest import (
     BASE,
     MANIFEST_FILE,
@@ -31,7 +33,7 @@ from .manifest import (
     training_seconds,
     tree_hash,
 )
-from .data_folder import dataset_facts, stage_dataset
+from .model_folder import code_files, is_smoke, origins_of, stage_model_files, write_card
 from .release_entries import (
     AdapterEntry,
     ClassifierEntry,
@@ -43,12 +45,10 @@ from .release_entries import (
     Release,
     SpaceEntry,
 )
-from ..evaluation.classifier_facts import measure_classifier
 from .release_file import read_release
 from .release_links import check_links
-from .model_folder import code_files, is_smoke, origins_of, stage_model_files, write_card
-from .space_folder import space_code, space_variables, stage_space
 from .safety import check_folder, without_paths
+from .space_folder import space_code, space_variables, stage_space
 
 logger = logging.getLogger(__name__)
 RELEASE_FILE, VERIFIED_FILE, MEASURED = "release.json", "verified.json", "measured"

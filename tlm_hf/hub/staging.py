@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..cards import is_uncased, render_card
 from ..errors import UserError
 from ..runs.output_folder import RESULTS_FILE
-from ..cards import is_uncased, render_card
 
 MODEL_FILES = (
     "config.json",

@@ -23,9 +23,9 @@ from ..runs.atomic_files import file_hash
 from ..runs.output_folder import RESULTS_FILE, write_json
 from .hub_names import known
 from .manifest import MANIFEST_FILE, tree_hash
+from .safety import check_folder, redact
 from .space_folder import space_code
 from .stage import RELEASE_FILE, VERIFIED_FILE, check_files, read_staged, staged_folders
-from .safety import check_folder, redact
 
 DRIVER = Path(__file__).with_name("verify_driver.py")
 TIMEOUT_SECONDS = 600

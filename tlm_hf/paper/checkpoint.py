@@ -20,9 +20,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 
-from ..models.configuration_tlm import TLMConfig
 from ..errors import UserError
 from ..loading import WEIGHTS, check_folder
+from ..models.configuration_tlm import TLMConfig
 from ..recipes import HEAD_SIZE
 
 AUTHORS_LENGTH = 128

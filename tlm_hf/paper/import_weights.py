@@ -11,9 +11,9 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..models.configuration_tlm import TLMConfig
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
+from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..recipes import ARCHITECTURES, HEAD_SIZE
 from .checkpoint import (

@@ -79,7 +79,7 @@ def seal(folder: Path, step: int, processes: int) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest: `step`, `processes`, `runs.atomic_files`.
+    """The manifest: `step`, `processes`, `files`.
 
     Raises:
         ValueError: there is none, or not as it was written; says so in a few words.

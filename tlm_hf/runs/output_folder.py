@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 from ..errors import UserError
 from .atomic_files import flush, flush_tree
-from .provenance import commit, portable, provenance
 from .checkpoints import cannot_write, last_whole, list_checkpoints
+from .provenance import commit, portable, provenance
 
 try:
     import fcntl

@@ -55,7 +55,7 @@ def command_line(arguments: list[str] | None = None) -> str:
 
 def commit() -> str | None:
     """Commit of the checkout that the package runs from, with `-dirty` when it was changed; None elsewhere."""
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     try:

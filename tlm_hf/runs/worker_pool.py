@@ -123,7 +123,7 @@ def run_jobs(
         workers: processes of one thread each; 1 runs everything in this process.
         description: what the progress bar says.
         wanted: called whenever a job has ended, gives the jobs that are to be done from there on, in order of
-            preference (those that are done or running may be among them); None for `runs.worker_pool` alone.
+            preference (those that are done or running may be among them); None for `jobs` alone.
 
     Returns:
         Results by job name. A job whose output folder is finished returns its results at once.

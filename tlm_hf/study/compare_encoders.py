@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, check_range
-from ..runs.worker_pool import Job, run_jobs
-from ..runs.provenance import portable, provenance
 from ..runs.output_folder import RESULTS_FILE, write_results
+from ..runs.provenance import portable, provenance
+from ..runs.worker_pool import Job, run_jobs
 from ..training.finetune import FinetuneArguments, check_arguments, finetune
 
 SCRATCH = "scratch"

@@ -28,11 +28,11 @@ from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, trai
 from ..errors import UserError
 from ..evaluation.baselines import sentence_baseline, tfidf_baseline
 from ..evaluation.packed_logits import pack_logits
-from ..runs.atomic_files import flush_tree
-from ..runs.worker_pool import LOG_FILE
-from ..runs.provenance import portable, provenance
 from ..recipes import build_config, find_size
+from ..runs.atomic_files import flush_tree
 from ..runs.output_folder import RESULTS_FILE, write_json
+from ..runs.provenance import portable, provenance
+from ..runs.worker_pool import LOG_FILE
 from ..training.finetune import LOGITS_FILE, FinetuneArguments, finetune
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments

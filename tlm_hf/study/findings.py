@@ -1,7 +1,7 @@
 """From the records of the study to the rows of its four findings; nothing runs here and nothing is looked up elsewhere.
 
 A row is `finding`, `task`, `model`, `x`, `measure`, `estimate`, `low`, `high`, `seeds` (runs of the side that has
-fewer), `runs.output_folder` (of each side), `t_low`, `t_high` (see `estimates`). Accuracies are shares of the test texts.
+fewer), `runs` (of each side), `t_low`, `t_high` (see `estimates`). Accuracies are shares of the test texts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

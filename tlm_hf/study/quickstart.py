@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 
+from ..benchmarks.latency import classifier_latency
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import tfidf_baseline
-from ..benchmarks.latency import classifier_latency
 from ..hub.demo_data import DemoTask, stage_demo
 from ..hub.staging import stage_model
-from ..runs.worker_pool import Job, run_jobs
 from ..loading import load_classifier
-from ..runs.provenance import portable_path
 from ..recipes import find_size
 from ..runs.output_folder import Run
-from ..training.join_committee import CommitteeArguments, join_committee
+from ..runs.provenance import portable_path
+from ..runs.worker_pool import Job, run_jobs
 from ..training.finetune import FinetuneArguments, finetune
+from ..training.join_committee import CommitteeArguments, join_committee
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments
 from .quickstart_report import Row, draw_plot, report_text

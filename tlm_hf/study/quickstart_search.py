@@ -8,10 +8,10 @@ from typing import Any
 from ..data.corpora import load_corpus
 from ..data.tokenization import train_wordpiece
 from ..errors import UserError
-from ..runs.worker_pool import Job, run_jobs
-from ..runs.provenance import portable, provenance
 from ..recipes import find_size
 from ..runs.output_folder import write_results
+from ..runs.provenance import portable, provenance
+from ..runs.worker_pool import Job, run_jobs
 from ..training.finetune import FinetuneArguments, finetune
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments

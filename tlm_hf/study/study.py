@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 from ..data.sources import data_root
 from ..errors import UserError, check_range
 from ..evaluation.baselines import check_sentence_encoder
-from ..runs.worker_pool import Job, run_jobs
 from ..flops import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
-from ..runs.provenance import command_line
 from ..recipes import build_config, find_schedule, find_size
+from ..runs.provenance import command_line
+from ..runs.worker_pool import Job, run_jobs
 from ..training.time_budget import parse_duration
 from .execute import RunArguments, execute, is_ready, read_record
 from .plan import (
@@ -235,7 +235,7 @@ def show_plan(arguments: StudyArguments) -> dict[str, Any]:
     """The runs by kind and finding, those that are there, and what the others cost.
 
     Returns:
-        `table`, for people; `runs.output_folder`, `done`, `waiting` (fine-tunings whose rates are not chosen yet), `core_hours` of
+        `table`, for people; `runs`, `done`, `waiting` (fine-tunings whose rates are not chosen yet), `core_hours` of
         all that is missing and can be named, and `rows` by kind and finding.
 
     Raises:

@@ -13,10 +13,10 @@ from typing import Any
 from ..data.corpora import load_corpus
 from ..data.tokenization import TextColumn, train_wordpiece
 from ..errors import UserError, check_range
-from ..runs.worker_pool import Job, run_jobs
-from ..runs.provenance import portable, provenance
 from ..recipes import find_architecture, find_size
 from ..runs.output_folder import write_results
+from ..runs.provenance import portable, provenance
+from ..runs.worker_pool import Job, run_jobs
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments
 

@@ -14,9 +14,9 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from ..models.combination_committee import CommitteeOutput, combine
 from ..errors import UserError
 from ..loading import load_for_finetuning
+from ..models.combination_committee import CommitteeOutput, combine
 from .adapters import ADAPTER
 
 

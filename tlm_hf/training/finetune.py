@@ -29,8 +29,8 @@ from ..errors import UserError, check_range
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
-from ..runs.provenance import portable_path
 from ..runs.output_folder import Run
+from ..runs.provenance import portable_path
 from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter, trainable_parameters
 from .processes import choose_precision, report_processes
 from .trainer import LARGEST_SEED, RunTrainer, check_report_to, stays_on_cpu

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ..models.combination_committee import COMBINATIONS
 from ..data.tasks import (
     SPLITS,
     TEXT_OPTIONS,
@@ -28,12 +27,13 @@ from ..evaluation.calibration import (
 from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, fit_weights, greedy_order
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..models.joining_committee import in_label_order
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
+from ..models.combination_committee import COMBINATIONS
+from ..models.joining_committee import in_label_order
 from ..models.memory_committee import check_memory
 from ..models.modeling_committee import CommitteeForSequenceClassification
-from ..runs.provenance import portable_path
 from ..runs.output_folder import Run
+from ..runs.provenance import portable_path
 
 
 @dataclass

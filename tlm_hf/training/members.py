@@ -28,10 +28,10 @@ from ..data.corpora import corpus_hash
 from ..data.tasks import class_names, load_task_from, task_hash
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
-from ..runs.atomic_files import flush_tree
-from ..runs.worker_pool import LOG_FILE, LOG_SECONDS, POLL_SECONDS, ask_to_stop, end_with_parent, read_progress, work
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
+from ..runs.atomic_files import flush_tree
 from ..runs.output_folder import RESULTS_FILE, Run
+from ..runs.worker_pool import LOG_FILE, LOG_SECONDS, POLL_SECONDS, ask_to_stop, end_with_parent, read_progress, work
 from .finetune import NEW, FinetuneArguments, decisive_options, finetune
 from .finetune import check_arguments as check_finetuning
 from .member_results import sum_up_losses, sum_up_scores

@@ -13,7 +13,6 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
-from ..models.configuration_tlm import TLMConfig
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.masking import MaskingCollator, PretrainingSchedule
 from ..data.packing import PackedMaskingCollator, PackedSchedule, PackedTexts
@@ -21,12 +20,13 @@ from ..data.token_cache import TokenTable, tokenize_once
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
 from ..evaluation.scoring import masked_lm_score
+from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM
-from ..runs.provenance import portable_path
 from ..recipes import Schedule, find_size
-from ..runs.output_folder import Run
-from .callbacks import EarlyLook
 from ..runs.checkpoints import step_of
+from ..runs.output_folder import Run
+from ..runs.provenance import portable_path
+from .callbacks import EarlyLook
 from .pretrain_options import (
     ADDED_LATER,
     FROM_SCHEDULE,

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from ..models.configuration_tlm import TLMConfig
 from ..data.tokenization import SPECIAL_TOKENS
 from ..errors import UserError, check_range
+from ..models.configuration_tlm import TLMConfig
 from ..recipes import Schedule, build_config, find_schedule
 from ..runs.output_folder import RUN_FILE
 from .snapshots import check_steps

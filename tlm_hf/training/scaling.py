@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..flops import cheapest_path, masked_lm_multiply_adds
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM
-from ..flops import cheapest_path, masked_lm_multiply_adds
 from ..recipes import build_config, shorten
 
 MASK_RATE = 0.3

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from ..errors import UserError
 from ..runs.atomic_files import file_hash, flush, flush_tree
-from ..runs.output_folder import PARTIAL, RESULTS_FILE, Run, write_json
 from ..runs.checkpoints import cannot_write
+from ..runs.output_folder import PARTIAL, RESULTS_FILE, Run, write_json
 from .step_clock import CHECKPOINT, EVALUATION
 from .trainer import RunTrainer
 

@@ -13,14 +13,14 @@ from ..data.tasks import load_task, task_hash
 from ..data.tokenization import tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..evaluation.baselines import tfidf_baseline
-from ..runs.worker_pool import Job, run_jobs
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
-from ..runs.provenance import portable_path
 from ..recipes import build_config
 from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
-from .join_committee import CommitteeArguments, join_committee
+from ..runs.provenance import portable_path
+from ..runs.worker_pool import Job, run_jobs
 from .finetune import FinetuneArguments, finetune
 from .finetune import check_arguments as check_finetuning
+from .join_committee import CommitteeArguments, join_committee
 from .pretrain import pretrain
 from .pretrain_options import PretrainArguments
 from .trainer import LARGEST_SEED

@@ -20,9 +20,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..allocator import keep_freed_memory
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
-from ..runs.worker_pool import STOP_SIGNAL, write_progress
-from ..runs.output_folder import PARTIAL
-from .callbacks import WatchedTrainer
 from ..runs.checkpoints import (
     RUNNING_LOSS,
     STATE_FILE,
@@ -34,6 +31,9 @@ from ..runs.checkpoints import (
     seal,
     step_of,
 )
+from ..runs.output_folder import PARTIAL
+from ..runs.worker_pool import STOP_SIGNAL, write_progress
+from .callbacks import WatchedTrainer
 from .step_clock import CHECKPOINT, EVALUATION
 
 logger = logging.getLogger(__name__)

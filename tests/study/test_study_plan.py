@@ -12,7 +12,7 @@ from tlm_hf.errors import UserError
 from tlm_hf.study.plan import Planner
 from tlm_hf.study.plan_file import PLAN_FILE, SizePlan, read_plan
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FULL = yaml.safe_load(PLAN_FILE.read_text())
 
 

@@ -29,8 +29,8 @@ from helpers_commands import (
 from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
-from tlm_hf.runs.output_folder import Run
 from tlm_hf.runs.checkpoints import best_beside, find_damage, last_whole, list_checkpoints, publish, seal
+from tlm_hf.runs.output_folder import Run
 from tlm_hf.training.trainer import ProgressFileCallback
 
 WORDS = ("--size", "smoke", "--max-steps", "20", "--save-steps", "5", "--eval-steps", "10", "--batch-size", "8")

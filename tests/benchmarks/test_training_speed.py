@@ -10,11 +10,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from tlm_hf.benchmarks import training_speed
+from tlm_hf.benchmarks.training_speed import TrainingBenchmarkArguments, benchmark_training, product_flop
 from tlm_hf.data.masking import MaskingCollator
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.errors import UserError
-from tlm_hf.evaluation import training_speed
-from tlm_hf.benchmarks.training_speed import TrainingBenchmarkArguments, benchmark_training, product_flop
 from tlm_hf.models.modeling_tlm import TLMForMaskedLM
 from tlm_hf.training import step_clock
 from tlm_hf.training.step_clock import WARM_STEPS, StepClock

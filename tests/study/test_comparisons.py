@@ -5,8 +5,8 @@ import json
 import pytest
 from helpers_commands import write_corpus
 
-from tlm_hf.errors import UserError
 from tlm_hf.benchmarks.members_speed import MembersArguments, _seconds_of_a_step, benchmark_members
+from tlm_hf.errors import UserError
 from tlm_hf.runs.provenance import portable
 from tlm_hf.study import compare_encoders as comparison
 from tlm_hf.study.compare_encoders import CompareArguments, compare_encoders

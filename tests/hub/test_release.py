@@ -22,12 +22,12 @@ from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardDa
 from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
-from tlm_hf.hub.release_directory import push_to_directory
 from tlm_hf.hub.push import push, status
+from tlm_hf.hub.release_directory import push_to_directory
 from tlm_hf.hub.stage import read_staged, stage
 from tlm_hf.hub.verify import verify
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REPOSITORIES = {
     "dataset": ["tlm-texts"],
     "model": ["tlm-bert1", "tlm-bert2", "tlm-conv", "tlm-bert1-words-lora", "tlm-bert1-words", "tlm-bert2-words",

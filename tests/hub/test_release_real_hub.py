@@ -12,7 +12,7 @@ import pytest
 import yaml
 from helpers_family import RELEASE, family
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.hub
 
 

@@ -18,7 +18,8 @@ from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tlm_hf import TLMModel, fast_paths_tlm, layers_tlm
+from tlm_hf import TLMModel
+from tlm_hf.models import fast_paths_tlm, layers_tlm
 from tlm_hf.models.fast_paths_tlm import TLMDropout, dropout, sixteen_bit_dropout
 
 HIDDEN, HEADS, CLASS_IDS = TINY["hidden_size"], TINY["num_attention_heads"], torch.tensor([0, 1, 0, 1])

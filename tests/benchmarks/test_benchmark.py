@@ -11,8 +11,8 @@ import sys
 import pytest
 import torch
 
-from tlm_hf.errors import UserError
 from tlm_hf.benchmarks.speed import BenchmarkArguments, Side, benchmark, build_batch, build_model, differences
+from tlm_hf.errors import UserError
 
 SIDES = {"stock", "stock_same_allocator", "ours_same_precision", "ours_best_same_dropout"}
 

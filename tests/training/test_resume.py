@@ -34,8 +34,8 @@ from helpers_commands import (
 )
 from transformers.trainer_pt_utils import safe_globals
 
-from tlm_hf.runs.output_folder import Run
 from tlm_hf.runs.checkpoints import list_checkpoints
+from tlm_hf.runs.output_folder import Run
 
 LAUNCHER = (
     BEFORE

@@ -11,7 +11,8 @@ from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from transformers import BertTokenizer
 
-from tlm_hf import CommitteeForSequenceClassification, memory_committee, modeling_committee
+from tlm_hf import CommitteeForSequenceClassification
+from tlm_hf.models import memory_committee, modeling_committee
 
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
 join = CommitteeForSequenceClassification.from_members

@@ -31,7 +31,9 @@ from helpers_paper import (
 from safetensors.torch import load_file
 
 from tlm_hf.commands.main import main
-from tlm_hf.hub import paper_checkpoint, paper_parity, paper_weights
+from tlm_hf.paper import checkpoint as paper_checkpoint
+from tlm_hf.paper import import_weights as paper_weights
+from tlm_hf.paper import parity as paper_parity
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_folder_says_what_it_is(shelf, kind):
     # Every tensor is there, bit by bit, under some name; only the tied decoder may be left out.
     saved = sorted(tensor.numpy().tobytes() for tensor in load_file(folder / WEIGHTS).values())
     assert saved == sorted(tensor.numpy().tobytes() for tensor in tensors[kind].values())
-    code = {path.name for path in (ROOT / "tlm_hf").glob("*_tlm.py")}
+    code = {path.name for path in (ROOT / "tlm_hf" / "models").glob("*_tlm.py")}
     assert {path.name for path in folder.iterdir()} == {CONFIG, WEIGHTS, *code}
 
 

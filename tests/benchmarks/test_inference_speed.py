@@ -8,7 +8,7 @@ import torch
 from helpers_commands import refused, succeed
 from transformers import BertForSequenceClassification
 
-from tlm_hf.evaluation import inference_limits as limits
+from tlm_hf.benchmarks import inference_limits as limits
 from tlm_hf.benchmarks.inference_memory import measure_memory
 from tlm_hf.benchmarks.inference_speed import InferenceBenchmarkArguments, build_batch, member_config, stock_classifier
 

@@ -14,9 +14,9 @@ from helpers_commands import labelled_rows, write_csv
 from huggingface_hub import DatasetCard
 from test_prepare_data import LABELS, refused, succeed
 
+from tlm_hf.data.dataset_card import size_category
 from tlm_hf.data.lineage import find_lineage
 from tlm_hf.data.prepare import config_name
-from tlm_hf.data.dataset_card import size_category
 
 
 def test_a_class_that_leaks_whole_is_named(tmp_path, capsys):

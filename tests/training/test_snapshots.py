@@ -28,8 +28,8 @@ from transformers import AutoTokenizer, BertForMaskedLM
 
 from tlm_hf.hub.manifest import OUTPUT, run_command
 from tlm_hf.hub.stage import read_results
+from tlm_hf.runs import checkpoints
 from tlm_hf.runs.output_folder import Run
-from tlm_hf.training import checkpoints
 
 PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-steps", 14, "--batch-size", 8)
 PRETRAIN = (*PRETRAIN, "--dropout", 0.1, "--logging-steps", 4, "--disable-tqdm", "--num-threads", 1)

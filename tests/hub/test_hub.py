@@ -16,8 +16,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import WordPiece
 
-from tlm_hf.errors import UserError
 from tlm_hf.cards import KINDS, is_uncased, render_card
+from tlm_hf.errors import UserError
 from tlm_hf.hub.staging import stage_model
 
 PROVENANCE = {

@@ -21,17 +21,17 @@ from huggingface_hub import ModelCard
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.manifest import describe_files, tree_hash
-from tlm_hf.hub.release_entries import SpaceEntry
-from tlm_hf.hub.release_file import read_release
 from tlm_hf.hub.model_folder import is_smoke
 from tlm_hf.hub.push import push
+from tlm_hf.hub.release_entries import SpaceEntry
+from tlm_hf.hub.release_file import read_release
 from tlm_hf.hub.release_reproduce import reproduce
 from tlm_hf.hub.space_folder import stage_space
 from tlm_hf.hub.stage import stage
 from tlm_hf.hub.verify import verify
 from tlm_hf.runs.output_folder import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RELEASE = {
     "version": "0.1.0",
     "namespace": OWNER,

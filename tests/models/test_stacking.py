@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, pipeline
 
 from tlm_hf import CommitteeForSequenceClassification, TLMForSequenceClassification
-from tlm_hf import stacking_committee as stacking
+from tlm_hf.models import stacking_committee as stacking
 from tlm_hf.models.memory_committee import page_out
 
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}

@@ -12,11 +12,11 @@ from helpers_commands import contents, results_of
 from helpers_family import OWNER, family, mark_verified, staged
 
 from tlm_hf.errors import UserError
-from tlm_hf.runs.atomic_files import file_hash
 from tlm_hf.hub.release_directory import push_to_directory
 from tlm_hf.hub.release_reproduce import reproduce
+from tlm_hf.runs.atomic_files import file_hash
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RUNS = {
     "tlm-bert1": "encoder", "tlm-bert1-words": "first", "tlm-bert1-words-lora": "adapted",
     "tlm-committee-words": "together",

@@ -13,10 +13,10 @@ from helpers_family import OWNER, family, staged
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.data_folder import dataset_facts
-from tlm_hf.hub.release_entries import DataEntry
 from tlm_hf.hub.model_folder import code_files
-from tlm_hf.hub.stage import stage
+from tlm_hf.hub.release_entries import DataEntry
 from tlm_hf.hub.safety import check_folder, redact, without_paths
+from tlm_hf.hub.stage import stage
 
 PLANTED = {
     "a Hugging Face token": "hf_" + "Ab1" * 12,

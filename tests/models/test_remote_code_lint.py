@@ -19,7 +19,7 @@ from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForSequence
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mlinter") is None, reason="transformers-mlinter is absent")
 
-PACKAGE = Path(__file__).resolve().parent.parent / "tlm_hf"
+PACKAGE = Path(__file__).resolve().parents[2] / "tlm_hf" / "models"
 FILES = sorted([*PACKAGE.glob("*_tlm.py"), *PACKAGE.glob("*_committee.py")])
 LINTED = ("modeling_", "configuration_")
 IGNORED = {

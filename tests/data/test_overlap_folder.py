@@ -15,11 +15,11 @@ import yaml
 from helpers_commands import contents, labelled_rows, refused, succeed, write_corpus, write_csv
 from huggingface_hub import DatasetCard
 
+from tlm_hf.data import dataset_folder
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.overlap_configs import task_stem
 from tlm_hf.data.sources import seeded_order, text_hash
 from tlm_hf.errors import UserError
-from tlm_hf.hub import dataset_folder
 
 KINDS = ("high", "random", "low")
 CONFIGS = [f"{task}-{kind}" for task in ("land", "water") for kind in KINDS]

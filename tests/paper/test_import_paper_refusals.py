@@ -22,7 +22,7 @@ from helpers_paper import (
 from safetensors.torch import save_file
 
 from tlm_hf import TLMForMaskedLM
-from tlm_hf.hub import paper_weights
+from tlm_hf.paper import import_weights as paper_weights
 
 
 @pytest.fixture

@@ -115,7 +115,7 @@ def test_names_of_the_hub_hold_what_our_cards_say():
 
 
 QUICKSTARTS = {"quickstart": FULL, "quickstart-smoke": SMOKE}
-RELEASES = Path(__file__).resolve().parent.parent / "scripts" / "releases"
+RELEASES = Path(__file__).resolve().parents[2] / "scripts" / "releases"
 
 
 class TestShipped:
