@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard
 
 from tlm_hf.data.tasks import load_task
 from tlm_hf.hub.demo_data import DemoTask, stage_demo
-from tlm_hf.runs.output_folder import write_json
+from tlm_hf.runs.atomic_files import write_json
 
 OWNER = "tiny-lab"
 LABELS = ["farm", "sea"]

@@ -29,7 +29,7 @@ from tlm_hf.hub.release_reproduce import reproduce
 from tlm_hf.hub.space_folder import stage_space
 from tlm_hf.hub.stage import stage
 from tlm_hf.hub.verify import verify
-from tlm_hf.runs.output_folder import write_json
+from tlm_hf.runs.atomic_files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = {

@@ -32,8 +32,8 @@ from transformers.trainer_pt_utils import safe_globals
 
 import tlm_hf.runs.output_folder
 from tlm_hf.commands.main import main as tlm
+from tlm_hf.runs.atomic_files import write_json
 from tlm_hf.runs.checkpoints import list_checkpoints, step_of
-from tlm_hf.runs.output_folder import write_json
 from tlm_hf.runs.provenance import provenance
 
 WORDS = (

@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 from gradio_client import Client  # noqa: E402
 from helpers_space import Server  # noqa: E402
 
-from tlm_hf.runs.output_folder import write_json  # noqa: E402
+from tlm_hf.runs.atomic_files import write_json  # noqa: E402
 from tlm_hf.runs.provenance import portable_path, provenance  # noqa: E402
 
 

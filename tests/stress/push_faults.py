@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from tlm_hf.hub.push import push
 from tlm_hf.hub.stage import stage
 from tlm_hf.hub.verify import verify
-from tlm_hf.runs.output_folder import write_results
+from tlm_hf.runs.atomic_files import write_json
 from tlm_hf.runs.provenance import provenance
 
 
@@ -95,7 +95,7 @@ def main():
         "token_shown": sum(row["token_shown"] for row in struck),
         "requests_of_an_undisturbed_push": requests,
     }
-    write_results(target, {"summary": summary, "rows": rows, **provenance()})
+    write_json(target, {"summary": summary, "rows": rows, **provenance()})
     print(json.dumps(summary, indent=2))
     bad = [row for row in struck if not row["equal"] or row["strange"] or row["token_shown"]]
     for row in bad[:20]:

@@ -32,7 +32,7 @@ from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..recipes import build_config
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import write_json
 from ..runs.provenance import machine, provenance
 from .inference_limits import Machine, limit_seconds, measure_bandwidth
 from .inference_memory import measure_memory

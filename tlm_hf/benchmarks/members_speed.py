@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from ..errors import check_range
 from ..recipes import build_config, find_schedule
-from ..runs.output_folder import RESULTS_FILE, write_json
+from ..runs.atomic_files import write_json
+from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import machine, portable, provenance
 from ..training.members import pretrain_members
 from ..training.pretrain_options import PretrainArguments

@@ -18,7 +18,7 @@ from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..export import FLOAT_FILE, INT8_FILE, OnnxClassifier, check_packages, export_onnx, quantize
 from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
-from ..runs.output_folder import write_results
+from ..runs.atomic_files import write_json
 from ..runs.provenance import portable, portable_path, provenance
 
 
@@ -97,5 +97,5 @@ def compare_precisions(arguments: PrecisionArguments) -> dict[str, Any]:
         **provenance(),
     }
     if arguments.json is not None:
-        write_results(arguments.json, results)
+        write_json(arguments.json, results)
     return results

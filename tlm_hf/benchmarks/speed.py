@@ -29,7 +29,7 @@ from ..allocator import keep_freed_memory
 from ..errors import UserError, check_range
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..recipes import build_config
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import write_json
 from ..runs.provenance import machine, provenance
 from .process_memory import process_memory
 

@@ -26,7 +26,7 @@ from ..data.sources import data_root, read_table
 from ..data.token_cache import tokenize_once
 from ..data.tokenization import TEXTS_AT_ONCE, TextColumn, load_tokenizer
 from ..errors import UserError, check_range
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import write_json
 from ..runs.provenance import provenance
 from .process_memory import process_memory
 

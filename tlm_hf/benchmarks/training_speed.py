@@ -20,7 +20,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..errors import UserError, check_range
 from ..flops import cheapest_path, masked_lm_multiply_adds
 from ..recipes import build_config
-from ..runs.output_folder import RUN_FILE, write_json
+from ..runs.atomic_files import write_json
+from ..runs.output_folder import RUN_FILE
 from ..runs.provenance import portable, provenance
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments, check_arguments, choose_schedule

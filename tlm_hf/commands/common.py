@@ -1,13 +1,13 @@
 """What every command shares: parsing into a dataclass, quiet logs, and errors as one sentence with exit code 2."""
 
 import json
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from ..errors import UserError
 from ..runs.output_folder import is_main_process
+from ..runs.quiet import quiet_libraries
 
 BAD_INPUT, INTERRUPTED = 2, 130
 Arguments = TypeVar("Arguments")
@@ -48,17 +48,3 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
         raise SystemExit(INTERRUPTED) from None
     if results is not None and summary and is_main_process():
         print(json.dumps({key: results[key] for key in summary if key in results}, indent=2, ensure_ascii=False))
-
-
-def quiet_libraries() -> None:
-    """Keep our own messages visible among those of the libraries."""
-    import datasets
-    import transformers
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("httpx", "httpx2", "filelock", "matplotlib", "datasets", "fsspec"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    # What datasets logs as an error it also raises, and run_command says it once.
-    datasets.logging.set_verbosity(logging.CRITICAL)

@@ -25,7 +25,7 @@ from ..data.subsets import facts_of
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import write_json
 from ..runs.provenance import portable_path, provenance
 from .common import parse, run_command
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UserError
-from ..runs.output_folder import write_results
+from ..runs.atomic_files import write_json
 from .common import parse, run_command
 
 SECOND = {"stage": "--release-file", "reproduce": "--repo"}
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.json is not None:
             from ..runs.provenance import portable, provenance
 
-            write_results(arguments.json, {**portable(found), **provenance()})
+            write_json(arguments.json, {**portable(found), **provenance()})
         if found.get("identical") is False:
             raise UserError("The run gave other files than the repository holds: see above what differs.")
         return found

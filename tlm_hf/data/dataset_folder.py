@@ -14,8 +14,7 @@ from typing import Any
 import datasets
 
 from ..errors import UserError
-from ..runs.atomic_files import file_hash
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import file_hash, write_json
 from ..runs.provenance import portable, portable_path, provenance
 from .dataset_card import file_name, render_dataset_card
 from .lineage import SUBSET_FILE, SUBSET_KIND

@@ -20,8 +20,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from ..runs.atomic_files import file_hash, flush, sole_writer
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import file_hash, flush, sole_writer, write_json
 from .sources import text_hash
 from .tokenization import TextColumn, encoder_of, tokenizer_hash
 

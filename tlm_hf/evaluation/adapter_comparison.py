@@ -13,7 +13,7 @@ from ..errors import UserError, check_range
 from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
 from ..models.combination_committee import uncertainty
 from ..models.modeling_committee import CommitteeForSequenceClassification
-from ..runs.output_folder import write_results
+from ..runs.atomic_files import write_json
 from ..runs.provenance import portable, provenance
 from ..training.adapter_committee import AdapterCommittee
 from .calibration import expected_calibration_error
@@ -95,7 +95,7 @@ def compare_adapters(arguments: AdapterComparisonArguments) -> dict[str, Any]:
         **provenance(),
     }
     if arguments.json is not None:
-        write_results(arguments.json, results)
+        write_json(arguments.json, results)
     return results
 
 

@@ -14,7 +14,7 @@ from ..benchmarks.latency import classifier_latency
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash
 from ..errors import UserError
 from ..loading import load_classifier, load_classifier_tokenizer
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import write_json
 from ..runs.provenance import machine
 from .baselines import tfidf_baseline
 from .calibration import brier_score, expected_calibration_error

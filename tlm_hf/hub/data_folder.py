@@ -10,8 +10,7 @@ from huggingface_hub import DatasetCard
 from ..data.dataset_card import UNKNOWN
 from ..data.lineage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
-from ..runs.atomic_files import file_hash
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import file_hash, write_json
 from .release_entries import DataEntry
 
 CARD = "README.md"

@@ -20,7 +20,7 @@ from ..evaluation.packed_logits import pack_logits
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier
 from ..models.joining_committee import in_label_order
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import write_json
 from ..runs.provenance import provenance
 
 DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..runs.atomic_files import flush_tree
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import flush_tree, write_json
 from .compare import version_numbers
 from .manifest import MANIFEST_FILE, describe_files, tree_hash
 from .stage import OWNED, RELEASE_FILE, read_staged, staged_folders

@@ -10,8 +10,7 @@ from huggingface_hub import RepoCard
 
 from ..cards import card_template, package_data
 from ..errors import UserError
-from ..runs.atomic_files import file_hash
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import file_hash, write_json
 from .demo_data import DEMO_FILE
 from .model_folder import member_configs
 from .release_entries import Release, SpaceEntry

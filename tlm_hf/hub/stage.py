@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from ..errors import UserError
 from ..evaluation.classifier_facts import measure_classifier
 from ..loading import weights_hash
-from ..runs.atomic_files import flush_tree
-from ..runs.output_folder import RESULTS_FILE, write_json
+from ..runs.atomic_files import flush_tree, write_json
+from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import provenance
 from ..training.finetune import NEW
 from .data_folder import dataset_facts, stage_dataset

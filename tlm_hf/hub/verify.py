@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from ..data.lineage import SUBSET_FILE
 from ..errors import UserError
-from ..runs.atomic_files import file_hash
-from ..runs.output_folder import RESULTS_FILE, write_json
+from ..runs.atomic_files import file_hash, write_json
+from ..runs.output_folder import RESULTS_FILE
 from .hub_names import known
 from .manifest import MANIFEST_FILE, tree_hash
 from .safety import check_folder, redact

@@ -2,14 +2,63 @@
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import filelock
 
+from ..errors import UserError
+
 logger = logging.getLogger(__name__)
+
+Json: TypeAlias = dict[str, Any]
+"""A JSON object on its way from or to a file."""
+
+
+def read_json(path: str | Path) -> Json:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        UserError: the file is missing, unreadable, or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): write it again or name another file.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: write it again or name another file.")
+    return content
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all: to a temporary name, flushed to disk, then renamed.
+
+    Missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON whole or not at all, as `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def file_hash(path: Path) -> str:

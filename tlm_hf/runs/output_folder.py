@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import UserError
-from .atomic_files import flush, flush_tree
+from .atomic_files import flush_tree, write_json
 from .checkpoints import cannot_write, last_whole, list_checkpoints
 from .provenance import commit, portable, provenance
 
@@ -33,32 +33,6 @@ _HELD: dict[str, BinaryIO] = {}
 def is_main_process() -> bool:
     """Whether this is the process that writes (rank 0 under torchrun and `accelerate launch`)."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: to a temporary name, flushed to disk, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    flush(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all, as `write_text`."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_results(path: str | Path, results: dict[str, Any]) -> None:
-    """Write a results file, its folder made when missing; as `write_json`."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(path), results)
 
 
 class Run:

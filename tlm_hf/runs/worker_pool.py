@@ -17,6 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import UserError
+from .quiet import quiet_libraries
 
 LOG_FILE = "train.log"
 PROGRESS_FILE = "progress.log"
@@ -77,8 +78,6 @@ def end_with_parent() -> None:
 
 def work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> dict[str, Any]:
     """Body of a worker: everything that the training prints goes to `train.log` in its output folder."""
-    from ..commands.common import quiet_libraries
-
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_FILE).open("a") as log:

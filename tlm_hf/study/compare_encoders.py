@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, check_range
-from ..runs.output_folder import RESULTS_FILE, write_results
+from ..runs.atomic_files import write_json
+from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
 from ..runs.worker_pool import Job, run_jobs
 from ..training.finetune import FinetuneArguments, check_arguments, finetune
@@ -93,7 +94,7 @@ def compare_encoders(arguments: CompareArguments) -> dict[str, Any]:
             }
         )
     results = {"arguments": portable(asdict(arguments)), "rows": rows, **provenance()}
-    write_results(arguments.output, results)
+    write_json(arguments.output, results)
     return results
 
 

@@ -29,8 +29,8 @@ from ..errors import UserError
 from ..evaluation.baselines import sentence_baseline, tfidf_baseline
 from ..evaluation.packed_logits import pack_logits
 from ..recipes import build_config, find_size
-from ..runs.atomic_files import flush_tree
-from ..runs.output_folder import RESULTS_FILE, write_json
+from ..runs.atomic_files import flush_tree, write_json
+from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
 from ..runs.worker_pool import LOG_FILE
 from ..training.finetune import LOGITS_FILE, FinetuneArguments, finetune

@@ -9,7 +9,7 @@ from ..data.corpora import load_corpus
 from ..data.tokenization import train_wordpiece
 from ..errors import UserError
 from ..recipes import find_size
-from ..runs.output_folder import write_results
+from ..runs.atomic_files import write_json
 from ..runs.provenance import portable, provenance
 from ..runs.worker_pool import Job, run_jobs
 from ..training.finetune import FinetuneArguments, finetune
@@ -77,7 +77,7 @@ def search(arguments: SearchArguments) -> dict[str, Any]:
     else:
         raise UserError(f"There is no stage {arguments.stage!r}; choose pretrain-shallow, pretrain-deep or finetune.")
     results = {"stage": arguments.stage, "arguments": portable(asdict(arguments)), "trials": trials, **provenance()}
-    write_results(arguments.output, results)
+    write_json(arguments.output, results)
     return results
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from ..errors import UserError
-from ..runs.output_folder import write_json, write_text
+from ..runs.atomic_files import write_json, write_text
 from .findings import ALL_TASKS, BASELINE_NAMES, COLLAPSED, NOT_WORSE, OTHER_SEEDS, Findings, Row
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
 from .plan_file import SizePlan

@@ -14,7 +14,7 @@ from ..data.corpora import load_corpus
 from ..data.tokenization import TextColumn, train_wordpiece
 from ..errors import UserError, check_range
 from ..recipes import find_architecture, find_size
-from ..runs.output_folder import write_results
+from ..runs.atomic_files import write_json
 from ..runs.provenance import portable, provenance
 from ..runs.worker_pool import Job, run_jobs
 from ..training.pretrain import pretrain
@@ -127,7 +127,7 @@ def search_training(arguments: TrainingSearchArguments) -> dict[str, Any]:
     rows = [_row(*key, job.arguments, found[job.name]) for key, job in jobs.items()]
     _compare(rows, arguments)
     results = {"arguments": portable(asdict(arguments)), "trials": rows, **provenance()}
-    write_results(arguments.output, results)
+    write_json(arguments.output, results)
     draw_curves(results, Path(arguments.output).with_suffix(".png"))
     return results
 

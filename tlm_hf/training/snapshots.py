@@ -15,9 +15,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.atomic_files import file_hash, flush, flush_tree
+from ..runs.atomic_files import file_hash, flush, flush_tree, write_json
 from ..runs.checkpoints import cannot_write
-from ..runs.output_folder import PARTIAL, RESULTS_FILE, Run, write_json
+from ..runs.output_folder import PARTIAL, RESULTS_FILE, Run
 from .step_clock import CHECKPOINT, EVALUATION
 from .trainer import RunTrainer
 

@@ -21,7 +21,8 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.output_folder import is_main_process, write_json
+from ..runs.atomic_files import write_json
+from ..runs.output_folder import is_main_process
 
 logger = logging.getLogger(__name__)
 BUDGET_FILE = "time_budget.json"
