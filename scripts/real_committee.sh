@@ -15,11 +15,9 @@ python scripts/pretrain.py --corpus wikipedia --num-texts 40000 --recipe bert-1 
     --output-dir "$out/encoders"
 python scripts/finetune.py --models "${encoders[@]}" "${task[@]}" --learning-rate 1e-3 --num-train-epochs 4 --output-dir "$out/classifiers"
 python scripts/committee.py --members "${members[@]}" "${task[@]}" --output-dir "$out/committee"
-python scripts/committee.py --members "${members[@]}" "${task[@]}" --weights fitted --output-dir "$out/committee-fitted"
 python scripts/committee.py --members "${members[@]}" "${task[@]}" --combination logits --output-dir "$out/committee-logits"
-python scripts/committee.py --members "${members[@]}" "${task[@]}" --combination vote --output-dir "$out/committee-vote"
 python scripts/committee.py --members "${members[@]}" "${task[@]}" --choose --output-dir "$out/committee-chosen"
-for name in committee committee-fitted committee-logits committee-vote committee-chosen; do
+for name in committee committee-logits committee-chosen; do
     cp "$out/$name/results.json" "results/committee/$name.json"
 done
 cp "$out/committee/reliability.png" "$out/committee/members.png" results/committee/

@@ -1,7 +1,6 @@
 """The Space of tlm_hf: see a committee of one-layer encoders think. `python app.py` runs it; README.md has the rest."""
 
 import atexit
-import copy
 import logging
 import os
 import shutil
@@ -303,8 +302,7 @@ def _milliseconds(task: Any, places: list[int]) -> dict[str, float]:
         return {}
     side = task.committee
     if hasattr(side.model, "subset") and len(places) < len(task.members):
-        # With weights of its own: members that lie in another committee's stack would answer one by one.
-        side = type(side)(copy.deepcopy(side.model.subset(places)).eval(), side.tokenizer, side.labels)
+        side = type(side)(side.model.subset(places), side.tokenizer, side.labels)
     found = classify(task.examples[0], side, task.deep).milliseconds
     names = {"committee": f"committee of {len(places)}", "deep": "the deep encoder"}
     return {names[name]: value for name, value in found.items()}

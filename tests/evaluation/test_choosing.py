@@ -1,16 +1,15 @@
-"""Choosing members and weights against brute force and scipy's optimizer; calibration against scikit-learn."""
+"""Choosing members against brute force; calibration against scikit-learn."""
 
 import itertools
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
 from tlm_hf.evaluation.calibration import brier_score, draw_reliability, expected_calibration_error, reliability
-from tlm_hf.evaluation.choosing import accuracy_by_count, accuracy_curve, draw_curve, fit_weights, greedy_order
+from tlm_hf.evaluation.choosing import accuracy_by_count, accuracy_curve, draw_curve, greedy_order
 
 
 @pytest.fixture
@@ -26,23 +25,6 @@ def votes():
 def accuracy(logits, labels, members):
     mean = softmax(logits[:, list(members)].astype(np.float64), axis=-1).mean(axis=1)
     return (mean.argmax(axis=-1) == labels).mean()
-
-
-def test_weights_are_those_that_scipy_finds(votes):
-    logits, labels = votes
-    logs = log_softmax(logits.astype(np.float64), axis=-1)[np.arange(300), :, labels]
-
-    def loss(free):
-        return -logsumexp(logs + log_softmax(free), axis=1).mean()
-
-    best = min((minimize(loss, start) for start in np.eye(5) * 2), key=lambda found: found.fun)
-    weights = fit_weights(logits, labels)
-    assert min(weights) >= 0
-    assert sum(weights) == pytest.approx(1, abs=1e-9)
-    np.testing.assert_allclose(weights, softmax(best.x), atol=2e-3)
-    found = -np.log(np.exp(logs) @ weights).mean()
-    assert found <= best.fun + 1e-7
-    assert found < -np.log(np.exp(logs).mean(axis=1)).mean()
 
 
 def test_greedy_takes_the_best_next_member(votes):

@@ -302,7 +302,7 @@ def test_the_pooler_is_what_an_encoder_lacks_as_its_card_says(home):
 CODE = ["configuration_tlm.py", "convolution_tlm.py", "fast_paths_tlm.py", "layers_tlm.py", "modeling_tlm.py"]
 MODEL = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 STAGED = {"encoder": ("encoder", CODE), "classifier": ("member", CODE)}
-COMMITTEE_CODE = ("combination", "configuration", "joining", "memory", "modeling", "stacking")
+COMMITTEE_CODE = ("combination", "configuration", "joining", "modeling")
 STAGED["committee"] = ("committee", [*CODE, *(f"{name}_committee.py" for name in COMMITTEE_CODE)])
 
 

@@ -1,4 +1,4 @@
-"""Joining members: labels by name, tokenizers, broken folders, memory, and committees made of committees' members."""
+"""Joining members: labels by name, tokenizers, broken folders, and committees made of committees' members."""
 
 import json
 import shutil
@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models
 from transformers import BertTokenizer
 
 from tlm_hf import CommitteeForSequenceClassification
-from tlm_hf.models import memory_committee, modeling_committee
 
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
 join = CommitteeForSequenceClassification.from_members
@@ -60,12 +59,11 @@ def test_labels_are_matched_by_name(build_pair, pairs, ids, tmp_path):
 def test_adding_dropping_and_choosing_members(pairs, ids):
     stock = [theirs(ids).logits for _, theirs in pairs]
 
-    def check(committee, places, weights=None):
+    def check(committee, places):
         assert len(committee) == len(places)
         torch.testing.assert_close(
             committee(ids).member_logits, torch.stack([stock[place] for place in places], 1), atol=1e-5, rtol=1e-5
         )
-        assert committee.config.member_weights == (None if weights is None else pytest.approx(weights))
         assert committee.config.num_members == len(places)
 
     committee = join([ours for ours, _ in pairs[:2]], temperature=1.5)
@@ -80,29 +78,20 @@ def test_adding_dropping_and_choosing_members(pairs, ids):
     assert larger[2] is larger.members[2]
     assert [member is other for member, other in zip(larger, larger.members, strict=True)] == [True] * 3
     check(larger, [0, 1, 2])
-    check(larger.add_member(pairs[0][1], weight=0.4), [0, 1, 2, 0], [0.2, 0.2, 0.2, 0.4])
-    weighted = join([ours for ours, _ in pairs], member_weights=[0.2, 0.2, 0.6])
-    check(weighted.drop_member(1), [0, 2], [0.25, 0.75])
 
 
 def test_impossible_choices_are_refused(pairs, one_sentence):
-    committee = join([ours for ours, _ in pairs], member_weights=[0.5, 0.5, 0.0])
-    with pytest.raises(ValueError, match="give the new member's weight too") as caught:
-        committee.add_member(pairs[0][1])
-    one_sentence(caught.value)
+    committee = join([ours for ours, _ in pairs])
     for choose in (lambda: committee.drop_member(3), lambda: committee.subset([7]), lambda: committee[3]):
         with pytest.raises(IndexError):
             choose()
     for choose, sentence in (
         (lambda: committee.subset([]), "at least one member"),
         (lambda: committee.subset([1, 1]), "same object"),
-        (lambda: committee.subset([2]), "have the weight 0"),
         (lambda: join(committee), "takes a list of members"),
-        (lambda: committee.add_member(pairs[0][1], weight=1.5), "weight is 1.5: give the new member's share"),
         (lambda: join([pairs[0][0], pairs[1][0].bfloat16()]), "Member 1 is in torch.bfloat16 but member 0"),
         (lambda: join([pairs[0][1], pairs[0][1]]), "Member 1 is the same object"),
         (lambda: join([adapted(pairs[2][1])]), "Member 0 has other weights than a BERT classifier: merge its adapters"),
-        (lambda: join([pairs[0][0]], member_weights=["x"]), "give one number for each member"),
         (lambda: committee.resize_token_embeddings(99), "cannot resize its embeddings"),
         (lambda: join("folder"), "takes a list of members"),
         (lambda: join([3]), "Member 0 is a int"),
@@ -129,7 +118,7 @@ def test_stock_weights_are_shared_and_renamed_labels_stay(pairs, ids):
     with torch.no_grad():
         expected = stock(ids).logits
         torch.testing.assert_close(committee(ids).member_logits[:, 0], expected, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(stock(ids).logits, expected)  # stacked now, and still the same model
+        torch.testing.assert_close(stock(ids).logits, expected)
 
 
 @torch.no_grad()
@@ -201,17 +190,3 @@ def test_a_broken_folder_is_named(pairs, tmp_path, one_sentence, break_it, reaso
 def change_config(folder, **fields):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | fields))
-
-
-def test_more_than_fits_into_memory_is_refused_before_loading(pairs, tmp_path, monkeypatch, one_sentence):
-    folders = [save(ours, tmp_path / f"{place}") for place, (ours, _) in enumerate(pairs)]
-    size = sum((tmp_path / f"{place}" / "model.safetensors").stat().st_size for place in range(3))
-    monkeypatch.setattr(memory_committee, "available_memory", lambda: int(1.1 * size))
-    monkeypatch.setattr(modeling_committee, "open_member", None)  # nothing may be opened
-    with pytest.raises(ValueError, match=r"The 3 members take about .*take fewer members") as caught:
-        join(folders)
-    one_sentence(caught.value)
-    monkeypatch.undo()
-    available = memory_committee.available_memory()
-    assert available is None or available > 2**20
-    assert len(join(folders)) == 3

@@ -130,7 +130,7 @@ def test_a_committee_decides_as_the_model_that_is_released():
     logits = generator.normal(size=(300, 5, 6)) * 2
     labels = generator.integers(6, size=300)
     order = [3, 0, 4]
-    released = combine(torch.from_numpy(logits[:, order]), "probabilities", None).numpy().argmax(axis=-1)
+    released = combine(torch.from_numpy(logits[:, order]), "probabilities").numpy().argmax(axis=-1)
     assert (committees_right(logits, labels, [order])[0] == (released == labels)).all()
 
 

@@ -1,4 +1,4 @@
-"""`tlm committee`: choosing, weighting, combining and calibrating, against numpy on stock BERT members' logits."""
+"""`tlm committee`: choosing, combining and calibrating, against numpy on stock BERT members' logits."""
 
 import random
 
@@ -11,7 +11,6 @@ from sklearn.metrics import accuracy_score, log_loss
 from transformers import BertTokenizer, pipeline
 
 from tlm_hf.data.tasks import load_task
-from tlm_hf.evaluation.choosing import fit_weights
 
 LABELS = {"id2label": dict(enumerate(CLASSES[:2])), "label2id": {name: place for place, name in enumerate(CLASSES[:2])}}
 MEMBERS = 4
@@ -54,13 +53,13 @@ def votes_of(stock, tokenizer, split):
     return votes, np.array(load_task("task.csv")[split]["label"][:])
 
 
-def mean_probability(votes, members, weights=None):
-    return np.average(softmax(votes[:, members], axis=-1), axis=1, weights=weights)
+def mean_probability(votes, members):
+    return softmax(votes[:, members], axis=-1).mean(axis=1)
 
 
-def test_members_weights_and_temperature_are_chosen_on_validation(home):
+def test_members_and_temperature_are_chosen_on_validation(home):
     root, stock, tokenizer = home
-    join("--choose", "--max-members", "3", "--weights", "fitted")
+    join("--choose", "--max-members", "3")
     results = results_of(root / "out")
     votes, labels = votes_of(stock, tokenizer, "validation")
     accuracy = [
@@ -69,22 +68,21 @@ def test_members_weights_and_temperature_are_chosen_on_validation(home):
     ]
     assert results["chosen"] == results["greedy_order"][: 1 + int(np.argmax(accuracy))]
     assert results["members"] == [str(place) for place in results["chosen"]]
-    chosen, weights = results["chosen"], results["member_weights"]
-    assert weights == pytest.approx(fit_weights(votes[:, chosen], labels))
+    chosen = results["chosen"]
     # The temperature is the best of a grid, on validation.
-    mean = np.log(mean_probability(votes, chosen, weights))
+    mean = np.log(mean_probability(votes, chosen))
     losses = {grid: log_loss(labels, softmax(mean / grid, axis=-1)) for grid in np.geomspace(0.1, 10, 400)}
     best = min(losses.values())
     assert log_loss(labels, softmax(mean / results["temperature"], axis=-1)) <= best + 1e-4
     # What is reported of the test split, and what the folder answers, are that committee.
     votes, labels = votes_of(stock, tokenizer, "test")
-    expected = softmax(np.log(mean_probability(votes, chosen, weights)) / results["temperature"], axis=-1)
+    expected = softmax(np.log(mean_probability(votes, chosen)) / results["temperature"], axis=-1)
     assert results["test"]["accuracy"] == pytest.approx(accuracy_score(labels, expected.argmax(-1)))
     assert results["test"]["loss"] == pytest.approx(log_loss(labels, expected), abs=1e-5)
     assert results["test"]["brier_score"] == pytest.approx(
         ((expected - np.eye(2)[labels]) ** 2).sum(-1).mean(), abs=1e-5
     )
-    before = mean_probability(votes, chosen, weights)
+    before = mean_probability(votes, chosen)
     assert results["test"]["loss_before"] == pytest.approx(log_loss(labels, before), abs=1e-5)
     assert results["test"]["brier_score_before"] == pytest.approx(((before - np.eye(2)[labels]) ** 2).sum(-1).mean())
     for member, score in enumerate(results["member_test"]):
@@ -107,7 +105,6 @@ def test_logits_are_averaged_when_asked(home):
     expected = log_softmax(votes.mean(axis=1) / results["temperature"], axis=-1)
     assert results["test"]["loss"] == pytest.approx(-expected[np.arange(len(labels)), labels].mean(), abs=1e-5)
     assert results["chosen"] == list(range(MEMBERS))
-    assert results["member_weights"] is None
     assert results["settings"]["combination"] == "logits"
 
 
@@ -129,7 +126,7 @@ def test_a_committee_from_before_the_options_is_only_read(home):
     root, *_ = home
     join()
     settings = results_of(root / "out")["settings"]
-    assert not {"combination", "member_weights", "choose", "max_members"} & set(settings)
+    assert not {"combination", "choose", "max_members"} & set(settings)
     written = (root / "out" / "results.json").stat().st_mtime_ns
     join()
     assert (root / "out" / "results.json").stat().st_mtime_ns == written
@@ -138,9 +135,7 @@ def test_a_committee_from_before_the_options_is_only_read(home):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--combination", "median"), "--combination is 'median': choose one of probabilities, logits, vote"),
-        (("--weights", "fitted", "--combination", "vote"), "leave --combination out"),
-        (("--weights", "mine"), "--weights is 'mine': choose equal or fitted"),
+        (("--combination", "median"), "--combination is 'median': choose one of probabilities, logits"),
         (("--max-members", "2"), "--max-members bounds what --choose takes: add --choose"),
         (("--max-members", "9", "--choose"), "--max-members is 9"),
     ],

@@ -1,4 +1,4 @@
-"""Choosing members and their weights on a validation split, and accuracy against the number of members.
+"""Choosing members on a validation split, and accuracy against the number of members.
 
 Everything works on the members' logits, so no model runs here. Nothing looks at a test split but `accuracy_by_count`,
 which chooses nothing.
@@ -14,42 +14,11 @@ from scipy.special import log_softmax
 
 from ..models.combination_committee import combine
 
-ROUNDS, SETTLED = 2000, 1e-10
 
-
-def combined(
-    member_logits: np.ndarray, members: Sequence[int], combination: str, weights: Sequence[float] | None = None
-) -> np.ndarray:
+def combined(member_logits: np.ndarray, members: Sequence[int], combination: str) -> np.ndarray:
     """Logits (n, classes) of the committee of some members, at temperature 1."""
     chosen = torch.from_numpy(np.ascontiguousarray(member_logits[:, list(members)]))
-    return combine(chosen, combination, None if weights is None else list(weights)).numpy()
-
-
-def fit_weights(member_logits: np.ndarray, labels: np.ndarray) -> list[float]:
-    """Weights of the mixture of the members' probabilities that make the labels most likely.
-
-    Expectation maximization for the shares of a mixture of fixed distributions (Dempster, Laird and Rubin, 1977): the
-    likelihood is concave in the weights and no step lowers it.
-
-    Args:
-        member_logits: float (n, members, classes), of a validation split.
-        labels: int (n,).
-
-    Returns:
-        One weight a member, non-negative, of sum 1.
-    """
-    logs = log_softmax(member_logits.astype(np.float64), axis=-1)[np.arange(len(labels)), :, labels]
-    likelihood = np.exp(logs - logs.max(axis=1, keepdims=True))  # of each label, up to a factor for each text
-    weights = np.full(logs.shape[1], 1 / logs.shape[1])
-    for _ in range(ROUNDS):
-        shares = likelihood * weights
-        new = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
-        settled = np.abs(new - weights).max() < SETTLED
-        weights = new
-        if settled:
-            break
-    weights[weights < 1e-9] = 0.0
-    return [float(weight) for weight in weights / weights.sum()]
+    return combine(chosen, combination).numpy()
 
 
 def greedy_order(member_logits: np.ndarray, labels: np.ndarray, combination: str = "probabilities") -> list[int]:

@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, Any]] = {
     "finetune": ("finetune", FinetuneArguments),
     "committee": ("committee", CommitteeArguments),
 }
-RENAMED = {"threads": "num_threads", "member_weights": "weights"}
+RENAMED = {"threads": "num_threads"}
 """Settings whose option has another name."""
 
 
@@ -76,8 +76,6 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
         return []
     name, arguments_class = COMMANDS[results["kind"]]
     settings = {RENAMED.get(key, key): value for key, value in results["settings"].items()}
-    if name == "committee" and "member_weights" not in results["settings"]:
-        settings.pop("weights", None)  # the members' hashes
     settings |= {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
     for key in ("corpus", "task"):
         if key in results:

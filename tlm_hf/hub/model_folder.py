@@ -24,7 +24,7 @@ PLOTS = {
 }
 PACKAGE = Path(__file__).resolve().parents[1] / "models"
 ENCODER_CODE = ("configuration_tlm", "convolution_tlm", "fast_paths_tlm", "layers_tlm", "modeling_tlm")
-COMMITTEE_CODE = ("combination", "configuration", "joining", "memory", "modeling", "stacking")
+COMMITTEE_CODE = ("combination", "configuration", "joining", "modeling")
 SIBLINGS = (*(f"{name}.py" for name in ENCODER_CODE), *(f"{name}_committee.py" for name in COMMITTEE_CODE))
 """Files of this package that may stand in a model repository."""
 SMOKE_WIDTH = HEAD_SIZE * find_size(SMOKE).heads

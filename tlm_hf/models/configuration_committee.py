@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Configuration of a soft committee: the configurations of its members and how their votes are read.
+"""Configuration of a soft committee: the configurations of its members and how their logits are joined.
 
 This file travels to the Hub as remote code together with its flat siblings.
 """
@@ -43,30 +43,27 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         member_configs: one plain dictionary of `TLMConfig` fields per member; members may differ in shape but share
             the vocabulary, the tokenizer and the labels. (transformers' sub-configs cannot hold a list.)
         temperature: softmax temperature applied after averaging, fitted on held-out data; 1 leaves the mean as it is.
-        combination: what is averaged: probabilities, logits or vote (`combination_committee`).
-        member_weights: one weight for each member, non-negative and of sum 1; None for equal ones.
+        combination: what is averaged: probabilities or logits (`combination_committee`).
         pad_token_id: id of `[PAD]`, as in every member.
 
     Raises:
         StrictDataclassError: when the members' vocabularies differ, the temperature is not positive, the combination is
-            unknown, the weights are not one for each member, non-negative and of sum 1, or the problem is not
-            single-label classification.
+            unknown, or the problem is not single-label classification.
+        ValueError: `member_weights` that are not null, which are no longer supported.
     """
 
     model_type = "tlm_committee"
-    keys_to_ignore_at_inference = [
-        "member_logits",
-        "member_weights",
-    ]  # Trainer looks for it here: its predictions stay one array
+    keys_to_ignore_at_inference = ["member_logits"]  # Trainer looks for it here: its predictions stay one array
 
     member_configs: list[dict[str, Any]] | None = None
     temperature: float | int = 1.0
     combination: str = "probabilities"
-    member_weights: list[float] | None = None
     pad_token_id: int | None = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Keep members as plain dictionaries, without labels and paths of their own."""
+        if kwargs.pop("member_weights", None) is not None:
+            raise ValueError("member_weights are no longer supported: remove them from config.json to weigh all alike.")
         kept = [
             {key: value for key, value in member.items() if key not in MEMBER_ONLY_FIELDS}
             for member in self.member_configs or []
@@ -86,25 +83,10 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
             raise ValueError(f"temperature is {self.temperature}: it must be positive.")
         if self.combination not in COMBINATIONS:
             raise ValueError(f"combination is {self.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
-        self._validate_weights()
         if self.problem_type not in (None, "single_label_classification"):
             raise ValueError(
                 f"problem_type {self.problem_type!r} is not supported: a soft committee averages class probabilities, "
                 "so it takes single_label_classification only."
-            )
-
-    def _validate_weights(self) -> None:
-        if self.member_weights is None or self.member_configs is None:
-            return
-        if len(self.member_weights) != len(self.member_configs):
-            raise ValueError(
-                f"There are {len(self.member_weights)} member_weights for {len(self.member_configs)} members: give one "
-                "for each."
-            )
-        if not all(0 <= weight <= 1 for weight in self.member_weights) or abs(sum(self.member_weights) - 1) > 1e-6:
-            raise ValueError(
-                f"member_weights {self.member_weights} sum to {sum(self.member_weights):g}: give non-negative weights "
-                "that sum to 1."
             )
 
     @property

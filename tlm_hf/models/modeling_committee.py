@@ -16,12 +16,10 @@
 This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
 p(y|x) is the mean over the members k of softmax(z_k), computed by logsumexp; `logits` = log p / temperature, so
 softmax(logits) is the committee's calibrated probability and `pipeline("text-classification")` shows it
-(arXiv 2507.14871, "soft committee"). Other ways to combine are in `combination_committee`; members of one shape are
-answered together by `stacking_committee`.
+(arXiv 2507.14871, "soft committee"). `combination_committee` has the formulas.
 """
 
 import os
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,12 +31,7 @@ from transformers.utils.generic import can_return_tuple
 from .combination_committee import CommitteeOutput, combine
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
 from .joining_committee import check_member, check_tokenizers, in_label_order, open_member
-from .memory_committee import check_memory
 from .modeling_tlm import TLMForSequenceClassification
-from .stacking_committee import MemberStack, stack_members
-
-STACKING = threading.Lock()
-"""Two threads that answer with one committee stack it once."""
 
 
 class CommitteePreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
@@ -65,9 +58,6 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         if not config.member_configs:
             raise ValueError("A committee needs at least one member: build it with `from_members([...])`.")
         self.members = nn.ModuleList(TLMForSequenceClassification(member) for member in config.build_member_configs())
-        self._stacks: list[MemberStack] | None = None
-        self._stacked: tuple[nn.Module, ...] = ()
-        self._stacked_elsewhere: list[Any] = []
         self.post_init()
 
     @classmethod
@@ -76,7 +66,6 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         members: Sequence[str | os.PathLike | PreTrainedModel],
         temperature: float = 1.0,
         combination: str = "probabilities",
-        member_weights: Sequence[float] | None = None,
     ) -> "CommitteeForSequenceClassification":
         """Join fine-tuned classifiers into a committee.
 
@@ -86,23 +75,21 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
                 name: where their order differs from member 0's, the member's classifier is permuted.
             temperature: see `CommitteeConfig`.
             combination: see `CommitteeConfig`.
-            member_weights: see `CommitteeConfig`.
 
         Returns:
             The committee in evaluation mode; the weights of models passed in are shared, not copied (but for a
             permuted classifier's).
 
         Raises:
-            ValueError: no members, more than fit into memory, a folder that is broken, a member that is itself a
-                committee, no classifier of one label a text, or the same object as another, labels, tokenizers or
-                precisions that differ, weights that are negative or do not sum to 1; the sentence names the member.
+            ValueError: no members, a folder that is broken, a member that is itself a committee, no classifier of one
+                label a text, or the same object as another, labels, tokenizers or precisions that differ; the
+                sentence names the member.
         """
         if isinstance(members, str | os.PathLike | PreTrainedModel | dict) or not isinstance(members, Iterable):
             raise ValueError("from_members takes a list of members: put folders, names or models into brackets.")
         members = list(members)
         if not members:
             raise ValueError("A committee needs at least one member, but the list of members is empty.")
-        check_memory(members)
         check_tokenizers(members)
         models = [open_member(member, position) for position, member in enumerate(members)]
         for position, model in enumerate(models):
@@ -113,27 +100,20 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             check_member(model, position, models[0])
         labels = dict(models[0].config.id2label)
         models = [in_label_order(model, labels) for model in models]
-        return cls._join(models, temperature, combination, member_weights)
+        return cls._join(models, temperature, combination)
 
     @classmethod
-    def _join(
-        cls, models: list[Any], temperature: float, combination: str, member_weights: Sequence[float] | None
-    ) -> "CommitteeForSequenceClassification":
+    def _join(cls, models: list[Any], temperature: float, combination: str) -> "CommitteeForSequenceClassification":
         """The committee of checked members."""
         fields = [
             {key: value for key, value in model.config.to_dict().items() if key not in MEMBER_ONLY_FIELDS}
             for model in models
         ]
         try:
-            weights = None if member_weights is None else [float(weight) for weight in member_weights]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"member_weights is {member_weights}: give one number for each member.") from error
-        try:
             config = cls.config_class(
                 member_configs=fields,
                 temperature=float(temperature),
                 combination=combination,
-                member_weights=weights,
                 id2label=dict(models[0].config.id2label),
                 label2id={name: index for index, name in models[0].config.id2label.items()},
                 pad_token_id=models[0].config.pad_token_id,
@@ -146,33 +126,19 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         committee.members = nn.ModuleList(models)
         return committee.eval()
 
-    def add_member(
-        self, member: str | os.PathLike | PreTrainedModel, weight: float | None = None
-    ) -> "CommitteeForSequenceClassification":
+    def add_member(self, member: str | os.PathLike | PreTrainedModel) -> "CommitteeForSequenceClassification":
         """A committee with one member more, sharing all weights with this one.
 
         Args:
             member: as in `from_members`.
-            weight: its weight, those of the others being scaled to sum to the rest; None for equal weights, which a
-                committee with fitted weights refuses.
 
         Returns:
-            The new committee in evaluation mode; its temperature is this one's, to be fitted again. While this one's
-            weights lie stacked, the shared members answer one by one there; a `copy.deepcopy` of it is as fast.
+            The new committee in evaluation mode; its temperature is this one's, to be fitted again.
 
         Raises:
-            ValueError: as `from_members`, or no `weight` where the others have fitted ones.
+            ValueError: as `from_members`.
         """
-        weights = self.config.member_weights
-        if weight is not None and not 0 <= weight <= 1:
-            raise ValueError(f"weight is {weight}: give the new member's share, from 0 to 1.")
-        if weights is None and weight is not None:
-            weights = [1 / len(self)] * len(self)
-        elif weights is not None and weight is None:
-            raise ValueError("The committee has member_weights: give the new member's weight too, from 0 to 1.")
-        if weights is not None and weight is not None:
-            weights = [(1 - weight) * other for other in weights] + [weight]
-        return self._with_members([*self.members, member], weights)
+        return self._with_members([*self.members, member])
 
     def drop_member(self, position: int) -> "CommitteeForSequenceClassification":
         """A committee without the member at `position`; see `subset`."""
@@ -180,31 +146,23 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         return self.subset([index for index in range(len(self)) if index != dropped])
 
     def subset(self, positions: Sequence[int]) -> "CommitteeForSequenceClassification":
-        """A committee of some of the members, sharing their weights; fitted member weights are scaled to sum to 1.
+        """A committee of some of the members, sharing their weights.
 
         Args:
             positions: places of the members, each once.
 
         Returns:
-            The new committee in evaluation mode; its temperature is this one's, to be fitted again. While this one's
-            weights lie stacked, the shared members answer one by one there; a `copy.deepcopy` of it is as fast.
+            The new committee in evaluation mode; its temperature is this one's, to be fitted again.
 
         Raises:
             IndexError: no member at a position.
-            ValueError: no positions, one twice, or members of weight 0 only.
+            ValueError: no positions, or one twice.
         """
-        positions, weights = list(positions), self.config.member_weights
-        if weights is not None:
-            weights = [weights[position] for position in positions]
-            if positions and not sum(weights):
-                raise ValueError("The chosen members have the weight 0: choose others, or set member_weights to None.")
-            weights = [weight / sum(weights) for weight in weights]
-        return self._with_members([self.members[position] for position in positions], weights)
+        return self._with_members([self.members[position] for position in positions])
 
-    def _with_members(self, members: list[Any], weights: list[float] | None) -> "CommitteeForSequenceClassification":
+    def _with_members(self, members: list[Any]) -> "CommitteeForSequenceClassification":
         """A committee of these with the settings and the names of the labels of this one."""
-        settings = (self.config.temperature, self.config.combination, weights)
-        committee = type(self).from_members(members, *settings)
+        committee = type(self).from_members(members, self.config.temperature, self.config.combination)
         committee.config.id2label, committee.config.label2id = dict(self.config.id2label), dict(self.config.label2id)
         return committee
 
@@ -216,84 +174,16 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         """Number of members."""
         return len(self.members)
 
-    def __bool__(self) -> bool:
-        """True, as every module."""
-        return True
-
     def __getitem__(self, position: int | slice) -> Any:
         """The member at a position, or with a slice the committee of those members (`subset`)."""
         if isinstance(position, slice):
             return self.subset(range(len(self))[position])
         return self.members[position]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles stack their own weights."""
-        return {**self.__dict__, "_stacks": None, "_stacked": (), "_stacked_elsewhere": []}
-
     def get_input_embeddings(self) -> nn.Embedding:
         """The first member's word embedding (transformers asks for one)."""
         first: TLMForSequenceClassification = self.members[0]  # type: ignore[assignment]
         return first.get_input_embeddings()
-
-    def combine(self, member_logits: torch.Tensor) -> torch.Tensor:
-        """Join the members' logits as the configuration says.
-
-        Args:
-            member_logits: (batch, members, num_labels).
-
-        Returns:
-            float32 (batch, num_labels), whose softmax is the committee's probability; see `combination_committee`.
-        """
-        config = self.config
-        return combine(member_logits, config.combination, config.member_weights, config.temperature)
-
-    def vote(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        options: dict[str, Any],
-    ) -> list[torch.Tensor]:
-        """Each member's logits (batch, num_labels): stacked members together, the others one by one."""
-        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
-        votes: dict[int, torch.Tensor] = {}
-        if input_ids is not None and self._may_stack(input_ids, attention_mask, options):
-            for stack in self._current_stacks():
-                if stack.is_answerable():
-                    votes |= zip(stack.positions, stack.answer(input_ids, **inputs), strict=True)
-        return [
-            votes[position] if position in votes else member(input_ids, **inputs, return_dict=True, **options).logits
-            for position, member in enumerate(self.members)
-        ]
-
-    def _may_stack(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, options: dict[str, Any]) -> bool:
-        """Whether the call is one that stacked members can answer (`stacking_committee` has the conditions)."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False
-        if input_ids.device.type != "cpu" or input_ids.dim() != 2 or not input_ids.numel():
-            return False
-        asked = (value for name, value in options.items() if name != "num_items_in_batch")
-        if any(value is not None and value is not False for value in asked):
-            return False
-        if attention_mask is None:
-            return True
-        return attention_mask.shape == input_ids.shape and bool((attention_mask != 0).any(dim=1).all())
-
-    def _current_stacks(self) -> list[MemberStack]:
-        """The stacks, made anew where a member or a weight was replaced."""
-        members = tuple(self.members)
-        with STACKING:
-            stale = (
-                self._stacks is None
-                or self._stacked != members
-                or any(not owner() for owner in self._stacked_elsewhere)
-            )
-            if stale or not all(map(MemberStack.is_current, self._stacks or [])):
-                self._stacks = None  # gives each old stack free as soon as no weight is a view of it
-                self._stacks, self._stacked_elsewhere = stack_members(members)
-                self._stacked = members
-            return self._stacks or []
 
     @can_return_tuple
     def forward(  # trf-ignore: TRF057
@@ -325,22 +215,17 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             raise ValueError(
                 "A soft committee takes class ids (batch,) as labels: it has no regression or multi-label."
             )
-        votes = self.vote(input_ids, attention_mask, token_type_ids, position_ids, kwargs)
+        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
+        votes = [member(input_ids, **inputs, return_dict=True, **kwargs).logits for member in self.members]
         member_logits = torch.stack(votes, dim=1)
-        logits = self.combine(member_logits)
+        logits = combine(member_logits, self.config.combination, self.config.temperature)
         loss = None
         if labels is not None and self.training:
             losses = [nn.functional.cross_entropy(vote.float(), labels) for vote in votes]
             loss = torch.stack(losses).sum()
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
-        weights = self.config.member_weights
-        return CommitteeOutput(
-            loss=loss,
-            logits=logits,
-            member_logits=member_logits,
-            member_weights=None if weights is None else torch.tensor(weights, device=logits.device),
-        )
+        return CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
 
 
 class _NoHiddenState(CommitteePreTrainedModel):

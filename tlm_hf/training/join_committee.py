@@ -24,13 +24,12 @@ from ..evaluation.calibration import (
     fit_temperature,
     reliability,
 )
-from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, fit_weights, greedy_order
+from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, greedy_order
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
 from ..models.combination_committee import COMBINATIONS
 from ..models.joining_committee import in_label_order
-from ..models.memory_committee import check_memory
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
@@ -42,12 +41,7 @@ class CommitteeArguments(TaskArguments):
 
     members: list[str] = field(default_factory=list, metadata={"help": "Folders of the fine-tuned classifiers."})
     output_dir: str = field(default="", metadata={"help": "Output folder."})
-    combination: str = field(
-        default="probabilities", metadata={"help": "What is averaged: probabilities, logits, vote."}
-    )
-    weights: str = field(
-        default="equal", metadata={"help": "equal, or fitted on the validation split (of averaged probabilities)."}
-    )
+    combination: str = field(default="probabilities", metadata={"help": "What is averaged: probabilities or logits."})
     choose: bool = field(
         default=False, metadata={"help": "Keep the members that greedy selection on validation takes."}
     )
@@ -60,23 +54,23 @@ NOT_DECISIVE = (
     *("task_path", *TEXT_OPTIONS),
 )
 """Members count by their weights, wherever they lie, and options of the task by the texts that they choose."""
-ADDED_LATER = {"combination": "probabilities", "weights": "equal", "choose": False, "max_members": None}
+ADDED_LATER = {"combination": "probabilities", "choose": False, "max_members": None}
 """Options that older committees do not name: at these values they are not recorded."""
 
 
 def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
     """Join members, fit the temperature on the task's validation split, score committee and members on test.
 
-    Members, their number, weights and temperature are chosen on the validation split alone.
+    Members, their number and temperature are chosen on the validation split alone.
 
     Args:
         arguments: the options.
 
     Returns:
         The results as written: `test` and `validation` metrics of the committee with loss, expected calibration error
-        and Brier score before and after the temperature, each member's test metrics, `member_weights` (None for equal
-        ones), `chosen` (places of the members that are kept), and where there are several members the `curve` of test
-        accuracy against their number. The folder also has `reliability.png` and `members.png`.
+        and Brier score before and after the temperature, each member's test metrics, `chosen` (places of the members
+        that are kept), and where there are several members the `curve` of test accuracy against their number. The
+        folder also has `reliability.png` and `members.png`.
 
     Raises:
         UserError: no members, members of another task or tokenizer, a broken folder, or bad task options.
@@ -85,10 +79,6 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
         raise UserError("committee needs --members (folders of fine-tuned classifiers) and --output-dir.")
     if arguments.combination not in COMBINATIONS:
         raise UserError(f"--combination is {arguments.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
-    if arguments.weights not in ("equal", "fitted"):
-        raise UserError(f"--weights is {arguments.weights!r}: choose equal or fitted.")
-    if arguments.weights == "fitted" and arguments.combination != "probabilities":
-        raise UserError("--weights fitted are those of averaged probabilities: leave --combination out.")
     if arguments.max_members is not None and not arguments.choose:
         raise UserError("--max-members bounds what --choose takes: add --choose, or name fewer --members.")
     check_range(arguments, 1, len(arguments.members), "max_members")
@@ -102,10 +92,6 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
                 f"The member {member!r} has another tokenizer than {arguments.members[0]!r}: a committee reads its "
                 "text once, so all members must be trained with one tokenizer (pretrain --tokenizer)."
             )
-    try:
-        check_memory(arguments.members)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     task = load_task_from(arguments)
     members = [load_classifier(member) for member in arguments.members]
     for member, model in zip(arguments.members, members, strict=True):
@@ -135,8 +121,6 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
         for key, value in asdict(arguments).items()
         if key not in NOT_DECISIVE and (key not in ADDED_LATER or value != ADDED_LATER[key])
     }
-    if "weights" in settings:
-        settings["member_weights"] = settings.pop("weights")
     settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_sha256}
     run = Run(arguments.output_dir, "committee", settings)
     if run.results is not None:
@@ -162,13 +146,9 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
         count = 1 + int(np.argmax(by_count[: arguments.max_members]))
         chosen = order[:count]
         committee = committee.subset(chosen)
-    weights = None
-    if arguments.weights == "fitted":
-        weights = fit_weights(votes["validation"][:, chosen], labels_of["validation"])
-    joined = {split: combined(votes[split], chosen, arguments.combination, weights) for split in votes}
+    joined = {split: combined(votes[split], chosen, arguments.combination) for split in votes}
     temperature = fit_temperature(joined["validation"], labels_of["validation"])
     committee.config.combination = arguments.combination
-    committee.config.member_weights = weights
     committee.config.temperature = temperature
     scores = {split: _score(joined[split], temperature, labels_of[split]) for split in SPLITS[1:]}
     diagrams = {
@@ -182,7 +162,6 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
         "parameters": committee.num_parameters(),
         "labels": class_names(task),
         "temperature": temperature,
-        "member_weights": weights,
         "chosen": chosen,
         **scores,
         "member_test": member_scores,
