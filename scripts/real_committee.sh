@@ -5,10 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${TLM_DATA:?set TLM_DATA to the folder of real text}"
 out=outputs/real-committee
-members=()
-for k in 0 1 2 3 4; do members+=("$out/classifiers/member-$k"); done
-encoders=()
-for k in 0 1 2 3 4; do encoders+=("$out/encoders/member-$k"); done
+members=("$out"/classifiers/member-{0..4})
+encoders=("$out"/encoders/member-{0..4})
 task=(--task ag_news --train-per-label 1000 --validation-per-label 200 --test-per-label 500)
 mkdir -p results/committee
 python scripts/pretrain.py --corpus wikipedia --num-texts 40000 --recipe bert-1 --size laptop --members 5 --max-steps 1000 \
@@ -17,16 +15,6 @@ python scripts/finetune.py --models "${encoders[@]}" "${task[@]}" --learning-rat
 python scripts/committee.py --members "${members[@]}" "${task[@]}" --output-dir "$out/committee"
 python scripts/committee.py --members "${members[@]}" "${task[@]}" --combination logits --output-dir "$out/committee-logits"
 python scripts/committee.py --members "${members[@]}" "${task[@]}" --choose --output-dir "$out/committee-chosen"
-for name in committee committee-logits committee-chosen; do
-    cp "$out/$name/results.json" "results/committee/$name.json"
-done
+for name in committee committee-logits committee-chosen; do cp "$out/$name/results.json" "results/committee/$name.json"; done
 cp "$out/committee/reliability.png" "$out/committee/members.png" results/committee/
-adapters=()
-for k in 0 1 2 3 4; do
-    adapters+=("$out/adapter-$k")
-    python scripts/finetune.py --model "$out/encoders/member-0" "${task[@]}" --lora-rank 16 --seed "$k" --learning-rate 2e-3 \
-        --num-train-epochs 4 --output-dir "$out/adapter-$k"
-done
-python scripts/benchmark.py adapters --encoder "$out/encoders/member-0" --adapters "${adapters[@]}" --model "$out/committee" \
-    "${task[@]}" --json results/committee/adapters.json
 python scripts/benchmark.py precision --model "$out/committee" "${task[@]}" --json results/committee/precision.json
