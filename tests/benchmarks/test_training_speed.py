@@ -122,7 +122,6 @@ def test_products_are_those_that_torch_counts(measured):
     ("fields", "sentence"),
     [
         ({"recipe": "bert-1-conv2"}, "add --stock-steps 0"),
-        ({"packing": True}, "leave --packing out"),
         ({"stock_steps": -1}, "--stock-steps is -1"),
         ({"time_budget": "soon"}, "--time-budget is 'soon'"),
         ({"members": 2}, "leave --members out"),

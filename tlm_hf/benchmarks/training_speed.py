@@ -116,8 +116,6 @@ def _refuse(arguments: TrainingBenchmarkArguments) -> None:
         raise UserError(
             f"The recipe {arguments.recipe} has a convolution front-end, which stock BERT has not: add --stock-steps 0."
         )
-    if arguments.packing:
-        raise UserError("Packed rows are computed by another path, which is not counted here: leave --packing out.")
     if arguments.members is not None:
         raise UserError("One training is measured at a time: leave --members out, or take `tlm benchmark members`.")
     shape = ("hidden_size", "num_hidden_layers", "num_attention_heads")

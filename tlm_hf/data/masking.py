@@ -14,14 +14,14 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100
-ORDER_STREAM, MASK_STREAM, HELD_OUT_STREAM, PACKING_STREAM = 1, 2, 3, 4
+ORDER_STREAM, MASK_STREAM, HELD_OUT_STREAM = 1, 2, 3
 SORT_WINDOW = 50
 CONTINUATION = "##"
 """How a WordPiece that goes on with a word begins."""
 
 
 def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
-    """Counter-based generator (Philox 4x64): independent streams for order, masks, held-out masks and packing."""
+    """Counter-based generator (Philox 4x64): independent streams for order, masks and held-out masks."""
     return np.random.Generator(np.random.Philox(key=[seed * 8 + stream, counter]))
 
 

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.masking import MaskingCollator, PretrainingSchedule
-from ..data.packing import PackedMaskingCollator, PackedSchedule, PackedTexts
 from ..data.token_cache import TokenTable, tokenize_once
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
@@ -143,23 +142,18 @@ def _train(
         raise UserError(
             f"The corpus {arguments.corpus!r} has no text of at least {SHORTEST_TEXT} tokens: give longer texts."
         )
-    rows = PackedTexts(texts, config.max_position_embeddings, arguments.seed) if arguments.packing else texts
     steps = arguments.max_steps
     if steps < 0:
-        steps = math.ceil(arguments.num_train_epochs * len(rows) / arguments.batch_size)
+        steps = math.ceil(arguments.num_train_epochs * len(texts) / arguments.batch_size)
 
     bias = unigram_bias(texts, config.vocab_size, tokenizer) if schedule.unigram_bias else None
 
     def build_trainer(steps: int, output_dir: str, *, trial: bool) -> _PretrainTrainer:
         """The run's trainer, or one of the same work for the trial of a time budget."""
         items = steps * arguments.batch_size
-        order = (items, arguments.batch_size, arguments.seed)
-        sequence = (
-            PackedSchedule(rows, *order)
-            if isinstance(rows, PackedTexts)
-            else PretrainingSchedule(rows, *order, group_by_length=schedule.group_by_length)
+        sequence = PretrainingSchedule(
+            texts, items, arguments.batch_size, arguments.seed, group_by_length=schedule.group_by_length
         )
-        collator = PackedMaskingCollator if arguments.packing else MaskingCollator
         own = copy.copy(options)
         own.max_steps, own.output_dir = steps, output_dir
         if trial:
@@ -174,7 +168,7 @@ def _train(
             args=own,
             train_dataset=sequence,
             eval_dataset=[],  # evaluation is the scorer's
-            data_collator=collator(
+            data_collator=MaskingCollator(
                 tokenizer,
                 schedule.mlm_probability,
                 arguments.seed,
@@ -225,7 +219,7 @@ def _train(
             "max_length": config.max_position_embeddings,
             "steps": done,
             "texts": len(texts),
-            "epochs": items / len(rows),
+            "epochs": items / len(texts),
             "tokens_per_epoch": int(texts.lengths.sum(dtype=np.int64)),
             "padding_share": sequence.padding_share(options.train_batch_size, 0, items),
             "held_out": masked_lm_score(trainer.model, tokenizer, token_ids["validation"]),

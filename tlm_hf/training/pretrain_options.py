@@ -55,9 +55,7 @@ class PretrainArguments:
     time_budget: str | None = field(
         default=None, metadata={"help": "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs."}
     )
-    batch_size: int = field(
-        default=32, metadata={"help": "Texts (with --packing: rows) per optimizer step, over all processes."}
-    )
+    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step, over all processes."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes that make up one step."})
     schedule: str = field(
         default="tlm",
@@ -75,9 +73,6 @@ class PretrainArguments:
         default=None, metadata={"help": "That share at the last step, to which it moves linearly."}
     )
     whole_word_masking: bool = field(default=False, metadata={"help": "Mask whole words in place of single tokens."})
-    packing: bool = field(
-        default=False, metadata={"help": "Several texts in a row in place of batches of equal lengths."}
-    )
     dropout: float | None = field(default=None, metadata={"help": "Hidden and attention dropout (likewise)."})
     initializer_range: float | None = field(
         default=None, metadata={"help": "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02."}
@@ -119,7 +114,7 @@ NOT_DECISIVE = (
 )
 """Options that leave the weights as they are, so that a run may continue with others."""
 ADDED_LATER = (
-    *("whole_word_masking", "packing", "final_mlm_probability", "schedule", "time_budget"),
+    *("whole_word_masking", "final_mlm_probability", "schedule", "time_budget"),
     "unigram_bias",
 )
 """Options that older runs do not name: where they are off they are not recorded, so that those runs go on."""
@@ -198,7 +193,7 @@ def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConf
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
         raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
     check_steps(arguments.snapshot_steps, arguments.max_steps if arguments.max_steps > 0 else None)
-    config = build_config(
+    return build_config(
         arguments.recipe,
         arguments.size,
         vocab_size=arguments.vocab_size,
@@ -209,11 +204,6 @@ def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConf
         initializer_range=schedule.initializer_range,
         dropout=schedule.dropout,
     )
-    if arguments.packing and config.has_convolution:
-        raise UserError(
-            f"The convolution of {arguments.recipe} would mix the texts of a packed row: leave --packing out."
-        )
-    return config
 
 
 def training_arguments(arguments: PretrainArguments, schedule: Schedule, bf16: bool) -> TrainingArguments:

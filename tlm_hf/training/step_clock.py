@@ -53,7 +53,7 @@ class StepClock(TrainerCallback):
         ids, mask, labels = (inputs.get(name) for name in ("input_ids", "attention_mask", "labels"))
         if self._seen >= WARM_STEPS and ids is not None and ids.dim() == 2:
             self.passes[ids.shape[0], ids.shape[1]] += 1
-            if mask is not None and mask.dim() == 2:  # of packed rows it is not, and they have next to no padding
+            if mask is not None and mask.dim() == 2:
                 self._tokens = self._tokens + mask.sum()
             else:
                 self._tokens = self._tokens + ids.numel()
