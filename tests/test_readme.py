@@ -126,7 +126,7 @@ def downstream_rows():
 def test_committee_tables_are_those_of_the_results_files():
     readme = (ROOT / "README.md").read_text()
     section = readme.split("<!-- inference -->")[1].split("<!-- /inference -->")[0]
-    for line in (*inference_rows(), *grid_rows(), *variant_rows(), *precision_rows(), *adapter_rows()):
+    for line in (*inference_rows(), *grid_rows(), *variant_rows(), *precision_rows()):
         assert line in section, line
 
 
@@ -175,15 +175,6 @@ def precision_rows():
     for row in found["rows"]:
         cells = [f"{row['accuracy']:.4f}", f"{row['agreement']:.2%}", f"{row['max_abs_diff']:.1e}"]
         yield f"| {row['runtime']} {row['precision']} | {' | '.join(cells)} |"
-
-
-def adapter_rows():
-    """A committee of adapters beside one of whole members."""
-    for row in json.loads((ROOT / "results" / "committee" / "adapters.json").read_text())["rows"]:
-        cells = [row["side"], row["members"], f"{row['accuracy']:.3f}", f"{row['mean_member_accuracy']:.3f}"]
-        cells += [f"{row['agreement']:.3f}", f"{row['weights_mib']:.1f}"]
-        cells += [f"{row['ms_batch_1']:.2f}", f"{row['ms_batch_32']:.1f}"]
-        yield f"| {' | '.join(map(str, cells))} |"
 
 
 def test_study_tables_are_those_of_its_report():

@@ -17,8 +17,6 @@ from test_resume import write_task
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from tlm_hf.errors import UserError
-from tlm_hf.training.adapter_committee import AdapterCommittee
 from tlm_hf.training.adapters import add_adapter, merged_copy
 
 RANK = 3
@@ -194,44 +192,3 @@ def test_refusals(home, tmp_path, capsys, words, said):
     options = ("--model", home / "encoder", "--task", home / "task", "--output-dir", output, "--disable-tqdm")
     assert said in refused(capsys, "finetune", *options, *words)
     assert not output.exists()
-
-
-def test_adapters_over_one_encoder_vote_as_their_merged_models(home, capsys):
-    words = ("finetune", "--model", home / "encoder", "--task", "task", *OPTIONS)
-    succeed(*words, "--seed", 1, "--output-dir", "second")
-    merged = [AutoModelForSequenceClassification.from_pretrained(home / name).eval() for name in ("tuned", "second")]
-    committee = AdapterCommittee(str(home / "encoder"), [home / "tuned", home / "second" / "adapter"], ["farm", "sea"])
-    tokenizer = AutoTokenizer.from_pretrained(home / "tuned")
-    batch = tokenizer(["the cow and the barn", "a boat"], padding=True, return_tensors="pt")
-    output = committee(**batch)
-    with torch.no_grad():
-        votes = torch.stack([model(**batch).logits for model in merged], dim=1)
-    assert not torch.allclose(votes[:, 0], votes[:, 1], atol=1e-3)
-    torch.testing.assert_close(output.member_logits, votes, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(output.logits.exp(), votes.softmax(-1).mean(1), atol=1e-5, rtol=1e-5)
-    succeed("committee", "--members", "tuned", "second", "--task", "task", "--output-dir", "whole", "--disable-tqdm")
-    capsys.readouterr()
-    words = (
-        "benchmark",
-        "adapters",
-        "--encoder",
-        home / "encoder",
-        "--adapters",
-        "tuned",
-        "second",
-        "--model",
-        "whole",
-    )
-    succeed(*words, "--task", "task", "--repeats", 1)
-    whole, adapters = json.loads(capsys.readouterr().out)["rows"]
-    for name in ("accuracy", "loss", "mean_member_accuracy", "agreement"):
-        assert adapters[name] == pytest.approx(whole[name], abs=1e-5)  # the whole members are these, merged
-    sizes = [sum(weight.nbytes for weight in model.parameters()) / 2**20 for model in merged]
-    assert whole["weights_mib"] == pytest.approx(sum(sizes))
-    assert sizes[0] < adapters["weights_mib"] < 1.7 * sizes[0]
-
-
-def test_no_adapter_is_refused(home, one_sentence):
-    with pytest.raises(UserError, match="holds no adapter: name a folder") as caught:
-        AdapterCommittee(str(home / "encoder"), [home / "encoder"], ["farm", "sea"])
-    one_sentence(caught.value)

@@ -10,7 +10,6 @@ from ..benchmarks.precision_loss import PrecisionArguments, compare_precisions
 from ..benchmarks.speed import BenchmarkArguments, benchmark
 from ..benchmarks.tokenizing_speed import TokenizingArguments, benchmark_tokenizing
 from ..benchmarks.training_speed import TrainingBenchmarkArguments, benchmark_training
-from ..evaluation.adapter_comparison import AdapterComparisonArguments, compare_adapters
 from .common import parse, run_command
 
 SUMMARY = (
@@ -31,7 +30,6 @@ MEMBERS_SUMMARY = (
 )  # fmt: skip
 INFERENCE_SUMMARY = ("ratio", "max_abs_diff", "committee_ms", "reference_ms", "limit_ms", "rows")
 OTHERS: dict[str, tuple[type, Callable[[Any], dict[str, Any]], tuple[str, ...]]] = {
-    "adapters": (AdapterComparisonArguments, compare_adapters, ("task", "rows")),
     "inference": (InferenceBenchmarkArguments, benchmark_inference, INFERENCE_SUMMARY),
     "members": (MembersArguments, benchmark_members, MEMBERS_SUMMARY),
     "precision": (PrecisionArguments, compare_precisions, ("model", "task", "texts", "rows")),
