@@ -1,40 +1,303 @@
-"""What a training tells and guards on its way: an early look at filled masks, and a watch on the loss.
+"""What a training shows and guards: rows of numbers, filled masks, a watch on the loss, a clock, and interrupts.
 
-Both are TrainerCallbacks that change no weight, draw no random number of torch's and are the same in every process, so
-a run with them is bit-equal to one without.
+All are TrainerCallbacks that change no weight and draw no random number of torch's, so a run with them is bit-equal to
+one without.
 """
 
+import contextlib
 import logging
 import math
-from collections.abc import Sequence
+import signal
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, generator
-from ..errors import UserError
-from .step_clock import StepClock
+from ..errors import Terminated, UserError
+from ..runs.checkpoints import list_checkpoints
+from ..runs.worker_pool import STOP_SIGNAL, write_progress
 
 logger = logging.getLogger(__name__)
 LOOK_SEED = 1
 """Other masks than those of the fixed-mask loss, whose seed is 0."""
-DIVERGED_BY = 0.5
-"""Nats above the starting level at which a loss counts as diverging: starting losses scatter by far less."""
-DIVERGED_FOR = 500
-"""Steps for which it must stay there: a peak rate that is too high for a moment is forgiven."""
+DIVERGED_BY, DIVERGED_FOR = 0.5, 500
+"""Nats above the first logged loss, and steps for which it must stay there: starting losses scatter by far less."""
 LOOKS_BACK = 2
-"""Log lines that must lie in those steps at least."""
+"""Fewest log lines in those steps."""
+WARM_STEPS = 3
+"""First steps of a process, which are not timed: memory is allocated and kernels are chosen then."""
+EVALUATION, CHECKPOINT, OTHER = "evaluation", "checkpoints", "other"
+
+
+class StepClock(TrainerCallback):
+    """Adds up the seconds of training steps; a few reads of the system's clock and two small sums a step.
+
+    A step's inside is from the start of each forward pass to the end of its backward pass, and in the last pass to the
+    end of the optimizer's step, clipping included. The rest of the time from one step's end to the next is *outside*:
+    loading and masking texts, the schedule, logging, progress. Evaluation, checkpoints, and what else is announced by
+    `apart`, count as neither. On an accelerator, where kernels run asynchronously, only the whole is meaningful.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.whole = self.inside = 0.0
+        self.apart_seconds = {EVALUATION: 0.0, CHECKPOINT: 0.0, OTHER: 0.0}
+        self.passes: Counter[tuple[int, int]] = Counter()
+        """Counted passes by the shape of their batch: (rows, tokens of a row)."""
+        self._tokens: torch.Tensor | int = 0
+        self._labelled: torch.Tensor | int = 0
+        self._seconds: list[float] = []
+        self._seen = 0
+        self._step_end: float | None = None
+        self._pass_start = self._apart = self._inside = 0.0
+
+    @contextlib.contextmanager
+    def one_pass(self, inputs: dict[str, Any]) -> Iterator[None]:
+        """Time one forward and backward pass of `inputs`, as the collator made them."""
+        self._pass_start = time.perf_counter()
+        yield
+        self._inside += time.perf_counter() - self._pass_start
+        self._pass_start = time.perf_counter()
+        ids, mask, labels = (inputs.get(name) for name in ("input_ids", "attention_mask", "labels"))
+        if self._seen >= WARM_STEPS and ids is not None:
+            self.passes[ids.shape[0], ids.shape[1]] += 1
+            self._tokens = self._tokens + (ids.numel() if mask is None else mask.sum())
+            if labels is not None and labels.dim() == 2:
+                self._labelled = self._labelled + (labels != IGNORE_INDEX).sum()
+
+    @contextlib.contextmanager
+    def apart(self, kind: str) -> Iterator[None]:
+        """Leave the time of the block out and book it under `kind`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            self._apart += seconds
+            self.apart_seconds[kind] += seconds
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Start."""
+        self._seen, self._step_end = 0, None
+
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Clipping and the optimizer count as inside."""
+        self._inside += time.perf_counter() - self._pass_start
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Book the step that ends here."""
+        now = time.perf_counter()
+        if self._step_end is not None and self._seen >= WARM_STEPS:
+            seconds = now - self._step_end - self._apart
+            self.steps += 1
+            self.whole += seconds
+            self.inside += self._inside
+            self._seconds.append(seconds)
+        self._seen += 1
+        self._step_end, self._apart, self._inside = now, 0.0, 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """What this process measured since it started or continued the run; `{}` before four steps.
+
+        Returns:
+            `steps` counted; `seconds` of them; `median_step_seconds`; `share_outside` of the seconds; `tokens_per_second`
+            (padding not counted) and `positions_per_second` (with it) of this process; `labelled_tokens_per_text`;
+            `seconds_apart` of `evaluation`, `checkpoints` and `other`, which are in no other number.
+        """
+        if not self.steps:
+            return {}
+        positions = sum(rows * length * count for (rows, length), count in self.passes.items())
+        texts = sum(rows * count for (rows, _), count in self.passes.items())
+        return {
+            "steps": self.steps,
+            "seconds": self.whole,
+            "median_step_seconds": statistics.median(self._seconds),
+            "share_outside": max(0.0, 1 - self.inside / self.whole),
+            "tokens_per_second": int(self._tokens) / self.whole,
+            "positions_per_second": positions / self.whole,
+            "labelled_tokens_per_text": int(self._labelled) / max(1, texts),
+            "seconds_apart": dict(self.apart_seconds),
+        }
+
+
+class LogRows(TrainerCallback):
+    """Logs one aligned row of numbers for each of Trainer's log lines: step, epoch, losses, rate, speed, time left."""
+
+    COLUMNS = (("step", 9), ("epoch", 8), ("loss", 9), ("eval loss", 10), ("rate", 10), ("tokens/s", 10), ("left", 9))
+
+    def __init__(self, clock: StepClock) -> None:
+        self.clock, self._titled = clock, False
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Log the row, and before the first one the titles."""
+        if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
+            return
+        speed = self.clock.summary()
+        left = (state.max_steps - state.global_step) * speed["seconds"] / speed["steps"] if speed else None
+        values = {"step": f"{state.global_step:,}"}
+        formats = (("epoch", "epoch", ".2f"), ("loss", "loss", ".4f"), ("eval loss", "eval_loss", ".4f"))
+        for title, name, form in (*formats, ("rate", "learning_rate", ".2e")):
+            if name in logs:
+                values[title] = format(logs[name], form)
+        if "loss" in logs and left is not None:
+            values["tokens/s"] = f"{speed['tokens_per_second'] * args.world_size:,.0f}"
+            values["left"] = f"{int(left // 3600)}:{int(left // 60 % 60):02}:{int(left % 60):02}"
+        if not self._titled:
+            logger.info("".join(f"{title:>{width}}" for title, width in self.COLUMNS))
+            self._titled = True
+        logger.info("".join(f"{values.get(title, ''):>{width}}" for title, width in self.COLUMNS).rstrip())
+
+
+class ProgressFile(TrainerCallback):
+    """Notes the share of steps done in the run's folder, at most once a second, for whoever waits for several runs."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write the share."""
+        now = time.monotonic()
+        if args.should_save and now - self._last >= 1:
+            self._last = now
+            with contextlib.suppress(OSError):  # a full disk: the next checkpoint says so and stops
+                write_progress(Path(args.output_dir), state.global_step / max(1, state.max_steps))
+
+
+class Interrupt(TrainerCallback):
+    """SIGINT and SIGTERM finish the step, save a checkpoint and stop; a second SIGINT ends the process at once.
+
+    Only in the main thread of a single process: several processes would stop after different steps and wait for each
+    other for ever, so they end at once and continue from the last checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
+        """Take the signals over."""
+        if args.world_size == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL):
+                if number is not None:
+                    self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number != STOP_SIGNAL and self.received is None:
+            logger.warning("Interrupted: saving a checkpoint after this step; interrupt again to stop at once.")
+        self.received = number
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask for a checkpoint and the end of training."""
+        if self.received is not None and not control.should_training_stop:
+            # A whole epoch is saved at its end, after its evaluation, which a continued run would not make up for.
+            control.should_save = args.save_strategy != "epoch" or not self._epoch_is_whole(state)
+            control.should_training_stop = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Within an epoch nothing is evaluated: the best epoch is chosen among whole ones, interrupted or not."""
+        if self.received is not None and not self._epoch_is_whole(state):
+            control.should_evaluate = control.should_save = False
+
+    @staticmethod
+    def _epoch_is_whole(state: TrainerState) -> bool:
+        return state.epoch is not None and abs(state.epoch - round(state.epoch)) < 1e-6
+
+    def give_back(self) -> None:
+        """Restore the handlers from before the training."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def raise_if_received(self) -> None:
+        """Raise KeyboardInterrupt, or Terminated after SIGTERM, unless nothing was received."""
+        if self.received is not None:
+            raise Terminated if self.received == signal.SIGTERM else KeyboardInterrupt
+
+
+class LossWatch(TrainerCallback):
+    """Stops a training whose loss is not finite or diverges, before the bad state is saved as a checkpoint.
+
+    Not finite: the loss of any step, or any weight at a checkpoint. On one CPU the loss is read at its own step; on a
+    GPU and in several processes, where reading each would cost, at the next log line, evaluation or checkpoint; the
+    step that is named is the first bad one all the same. Diverging: every logged loss of the last `DIVERGED_FOR` steps
+    is more than `DIVERGED_BY` nats above the first logged one. Log lines come back with a checkpoint, so a continued
+    run is judged as one.
+    """
+
+    def __init__(self) -> None:
+        self._first_bad: torch.Tensor | None = None
+
+    def observe(self, loss: torch.Tensor, step: int) -> None:
+        """Take note of the loss (a detached scalar) of one pass of step `step`, counted from 1; nothing waits."""
+        if self._first_bad is None:
+            self._first_bad = torch.zeros((), dtype=torch.long, device=loss.device)
+        is_first = (self._first_bad == 0) & ~torch.isfinite(loss)
+        self._first_bad = torch.where(is_first, step, self._first_bad)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Check the losses, and before a checkpoint the weights."""
+        due = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
+        if not due and (args.world_size > 1 or args.device.type != "cpu"):
+            return
+        saves, model = control.should_save or control.should_training_stop, kwargs.get("model")
+        finite = model is None or not saves or _all_finite(model)
+        bad = torch.zeros((), dtype=torch.long, device=args.device) if self._first_bad is None else self._first_bad
+        none = torch.iinfo(torch.long).max  # no bad step; the earliest of all processes is the one to name
+        first = torch.stack([bad.where(bad > 0, none), torch.tensor(int(finite), device=bad.device)])
+        if args.world_size > 1:  # due at the same steps in every process
+            torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
+        if int(first[0]) < none:
+            _stop("The loss is not a finite number", int(first[0]), args, state)
+        if not int(first[1]):
+            _stop("A weight is not a finite number", state.global_step, args, state)
+
+    on_epoch_end = on_step_end
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Judge the loss that was just logged, a mean over all processes and the steps since the last line."""
+        if logs is None or "loss" not in logs:
+            return
+        if not math.isfinite(float(logs["loss"])):
+            _stop(f"The loss is {logs['loss']}", state.global_step, args, state)
+        losses = [(int(row["step"]), float(row["loss"])) for row in state.log_history if "loss" in row]
+        recent = [loss for step, loss in losses[1:] if step > state.global_step - DIVERGED_FOR]
+        covered = losses[0][0] <= state.global_step - DIVERGED_FOR
+        if covered and len(recent) >= LOOKS_BACK and min(recent) > losses[0][1] + DIVERGED_BY:
+            change = f"{losses[0][1]:.4g} at first, above {min(recent):.4g} for {DIVERGED_FOR} steps"
+            _stop(f"The loss diverges ({change})", state.global_step, args, state)
+
+
+def _stop(what: str, step: int, args: TrainingArguments, state: TrainerState) -> None:
+    """Raise the one sentence; in every process alike, so that none waits for another."""
+    rates = [row["learning_rate"] for row in state.log_history if "learning_rate" in row]
+    rate = float(rates[-1] if rates else args.learning_rate)
+    checkpoints = list_checkpoints(Path(args.output_dir))
+    left = f"the last good checkpoint is {checkpoints[0]}" if checkpoints else "no checkpoint was saved before it"
+    raise UserError(
+        f"{what} at step {step} (learning rate {rate:.3g}, peak {args.learning_rate:.3g}): {left}; start again with a "
+        "lower --learning-rate or a longer warm-up in another --output-dir."
+    )
+
+
+def _all_finite(model: torch.nn.Module) -> bool:
+    """Whether every weight (of this process, where they are sharded) is a finite number; one wait for all of them."""
+    parameters = [getattr(each, "_local_tensor", each).detach() for each in model.parameters() if each.numel()]
+    sums = [each.abs().sum(dtype=torch.float32) for each in parameters]
+    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
 
 
 @dataclass(frozen=True)
@@ -43,7 +306,7 @@ class Look:
 
     Args:
         text: the text with `[MASK]` in it.
-        truth: the token that stood there.
+        truth: the masked token.
         guesses: (token, probability), the likeliest first.
     """
 
@@ -57,14 +320,14 @@ class Look:
 
 
 class EarlyLook(TrainerCallback):
-    """After each evaluation, log the likeliest words for one masked word in each of a few held-out texts.
+    """After each evaluation, logs the likeliest words for one masked word in each of a few held-out texts.
 
-    Texts and masked places are the same at every look and in every run on the same texts. One forward pass over a few
-    short rows; every process computes it (where parameters are sharded all must), the main one logs.
+    Texts and masked places are the same at every look and in every run on the same texts. Every process computes the
+    one forward pass (where parameters are sharded all must); the main one logs.
 
     Args:
         tokenizer: the model's.
-        input_ids: token ids of held-out texts with their special tokens, as `token_cache.TokenTable` has them.
+        input_ids: token ids of held-out texts with their special tokens.
         texts: how many of them to show, the first ones that have an ordinary word.
         guesses: how many words to show for each mask.
         length: tokens of each that are read: enough for a line, cheap whatever the model's length.
@@ -79,16 +342,13 @@ class EarlyLook(TrainerCallback):
         length: int = 24,
     ) -> None:
         self.tokenizer, self.guesses = tokenizer, guesses
-        self.looks: list[Look] = []
-        """What was found at the last evaluation."""
-        special = set(tokenizer.all_special_ids)
         self.rows: list[np.ndarray] = []
         self.places: list[int] = []
         for item, row in enumerate(input_ids):
             ids = np.asarray(row)
             if len(ids) > length:  # keep the closing [SEP]
                 ids = np.append(ids[: length - 1], ids[-1])
-            ordinary = [at for at, token in enumerate(ids) if int(token) not in special]
+            ordinary = [at for at, token in enumerate(ids) if int(token) not in tokenizer.all_special_ids]
             words = [at for at in ordinary if self._is_whole_word(ids, at)] or ordinary
             if words:
                 self.rows.append(ids)
@@ -98,173 +358,40 @@ class EarlyLook(TrainerCallback):
 
     def _is_whole_word(self, ids: np.ndarray, at: int) -> bool:
         """Whether a token is a word of letters by itself: its place can be filled by one guess."""
-        after = ids[at + 1] if at + 1 < len(ids) else ids[at]
-        here, behind = self.tokenizer.convert_ids_to_tokens([int(ids[at]), int(after)])
-        return here.isalpha() and not behind.startswith("##")
+        pair = [int(token) for token in ids[at : at + 2]]
+        word, *after = self.tokenizer.convert_ids_to_tokens(pair)
+        return word.isalpha() and not (after and after[0].startswith("##"))
 
     @torch.inference_mode()
     def look(self, model: torch.nn.Module) -> list[Look]:
-        """Fill the masks with `model`, a `TLMForMaskedLM`, which is left in the mode in which it was."""
+        """Fill the masks with `model`, a `TLMForMaskedLM`, which keeps its mode."""
         if not self.rows:
             return []
-        shape = (len(self.rows), max(len(row) for row in self.rows))
-        input_ids = torch.full(shape, int(self.tokenizer.pad_token_id))
-        attention_mask, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORE_INDEX)
-        for index, (row, place) in enumerate(zip(self.rows, self.places, strict=True)):
-            input_ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
-            attention_mask[index, : len(row)] = 1
-            labels[index, place] = int(row[place])
-            input_ids[index, place] = int(self.tokenizer.mask_token_id)
-        device = next(model.parameters()).device
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        masked = [row.copy() for row in self.rows]
+        for row, place in zip(masked, self.places, strict=True):
+            row[place] = self.tokenizer.mask_token_id
+        batch = self.tokenizer.pad({"input_ids": [row.tolist() for row in masked]}, return_tensors="pt")
+        labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
+        truths = [int(row[place]) for row, place in zip(self.rows, self.places, strict=True)]
+        labels[range(len(truths)), self.places] = torch.tensor(truths)
         was_training = model.training
         model.eval()
-        output = model(**{name: tensor.to(device) for name, tensor in batch.items()}, sparse_prediction=True)
+        device = next(model.parameters()).device
+        tensors = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        output = model(**tensors, labels=labels.to(device), sparse_prediction=True)
         model.train(was_training)
         shares, tokens = output.logits.float().softmax(dim=-1).cpu().topk(min(self.guesses, output.logits.shape[-1]))
+        frame = (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id)
         looks = []
-        for index, (row, place) in enumerate(zip(self.rows, self.places, strict=True)):
-            shown = [token for token in input_ids[index, : len(row)].tolist() if token not in self._frame()]
-            names = self.tokenizer.convert_ids_to_tokens(tokens[index].tolist())
-            guesses = tuple(zip(names, shares[index].tolist(), strict=True))
-            truth = self.tokenizer.convert_ids_to_tokens(int(row[place]))
-            looks.append(Look(self.tokenizer.decode(shown), truth, guesses))
+        for row, truth, best, probabilities in zip(masked, truths, tokens.tolist(), shares.tolist(), strict=True):
+            text = self.tokenizer.decode([token for token in row.tolist() if token not in frame])
+            guesses = zip(self.tokenizer.convert_ids_to_tokens(best), probabilities, strict=True)
+            looks.append(Look(text, self.tokenizer.convert_ids_to_tokens(truth), tuple(guesses)))
         return looks
-
-    def _frame(self) -> set[int | None]:
-        return {self.tokenizer.cls_token_id, self.tokenizer.sep_token_id}
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Log what the model fills in now."""
-        self.looks = self.look(kwargs["model"])
-        if self.looks and state.is_world_process_zero:
-            lines = "\n".join(f"  {look}" for look in self.looks)
+        looks = self.look(kwargs["model"])
+        if looks and state.is_world_process_zero:
+            lines = "\n".join(f"  {look}" for look in looks)
             logger.info(f"Masks as filled after {state.global_step} steps:\n{lines}")
-
-
-class LossWatch(TrainerCallback):
-    """Stop a training whose loss is not finite or diverges, before the bad state is saved as a checkpoint.
-
-    Not finite: the loss of any step, or at a checkpoint any weight. A loss is noticed at its own step on a CPU; on a
-    GPU and in several processes, where asking after every step would cost, at the next log line, evaluation or
-    checkpoint, and always before it; the step that is named is the first bad one all the same.
-
-    Diverging: every logged loss of the last `DIVERGED_FOR` steps lies more than `DIVERGED_BY` nats above the first
-    logged one. Log lines are restored with a checkpoint, so a continued run is judged as one.
-
-    Needs `WatchedTrainer.training_step` to be told the losses, and `logging_nan_inf_filter=False` in
-    TrainingArguments, with which Trainer would hide them.
-    """
-
-    def __init__(self) -> None:
-        self._first_bad: torch.Tensor | None = None
-
-    def observe(self, loss: torch.Tensor, step: int) -> None:
-        """Take note of the loss (a detached scalar) of one pass of step `step`, counted from 1; nothing waits."""
-        if self._first_bad is None:
-            self._first_bad = torch.zeros((), dtype=torch.long, device=loss.device)
-        is_first = (self._first_bad == 0) & ~torch.isfinite(loss)
-        self._first_bad = torch.where(is_first, step, self._first_bad)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for the losses, and before a checkpoint for the weights."""
-        self._check(args, state, control, kwargs.get("model"))
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The same where checkpoints are made after epochs."""
-        self._check(args, state, control, kwargs.get("model"))
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Judge the loss that was just logged, a mean over all processes and the steps since the last line."""
-        if logs is None or "loss" not in logs:
-            return
-        losses = [(int(row["step"]), float(row["loss"])) for row in state.log_history if "loss" in row]
-        if not math.isfinite(float(logs["loss"])):
-            self._stop(f"The loss is {logs['loss']}", state.global_step, args, state)
-        recent = [loss for step, loss in losses[1:] if step > state.global_step - DIVERGED_FOR]
-        covered = losses[0][0] <= state.global_step - DIVERGED_FOR
-        if covered and len(recent) >= LOOKS_BACK and min(recent) > losses[0][1] + DIVERGED_BY:
-            self._stop(
-                f"The loss diverges ({losses[0][1]:.4g} at first, above {min(recent):.4g} for {DIVERGED_FOR} steps)",
-                state.global_step,
-                args,
-                state,
-            )
-
-    def _check(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module | None
-    ) -> None:
-        due = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
-        alone_on_cpu = args.world_size == 1 and args.device.type == "cpu"
-        if not (due or alone_on_cpu):
-            return
-        found = torch.zeros((), dtype=torch.long, device=args.device) if self._first_bad is None else self._first_bad
-        saves = control.should_save or control.should_training_stop
-        finite = model is None or not saves or _all_finite(model)
-        # A step that no process reached stands for none; the earliest of all processes is the one to name.
-        none = torch.iinfo(torch.long).max
-        first = torch.stack([found.where(found > 0, none), torch.tensor(int(finite), device=found.device)])
-        if args.world_size > 1:  # due at the same steps in every process
-            torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
-        step, finite = int(first[0]), bool(first[1])
-        if step < none:
-            self._stop("The loss is not a finite number", step, args, state)
-        if not finite:
-            self._stop("A weight is not a finite number", state.global_step, args, state)
-
-    def _stop(self, what: str, step: int, args: TrainingArguments, state: TrainerState) -> None:
-        """Raise the one sentence; in every process alike, so that none waits for another."""
-        rate = next((row["learning_rate"] for row in reversed(state.log_history) if "learning_rate" in row), None)
-        rate = args.learning_rate if rate is None else rate
-        found = [path for path in Path(args.output_dir).glob("checkpoint-*") if path.name[11:].isdigit()]
-        last = max(found, key=lambda path: int(path.name[11:]), default=None)
-        kept = f"the last good checkpoint is {last}" if last is not None else "no checkpoint was saved before it"
-        raise UserError(
-            f"{what} at step {step} (learning rate {float(rate):.3g}, peak {args.learning_rate:.3g}): {kept}; start "
-            "again with a lower --learning-rate or a longer warm-up in another --output-dir."
-        )
-
-
-def _all_finite(model: torch.nn.Module) -> bool:
-    """Whether every weight (of this process, where they are sharded) is a finite number; one wait for all of them."""
-    sums = [
-        getattr(parameter, "_local_tensor", parameter).detach().abs().sum(dtype=torch.float32)
-        for parameter in model.parameters()
-        if parameter.numel()
-    ]
-    return bool(torch.isfinite(torch.stack(sums)).all()) if sums else True
-
-
-class WatchedTrainer(Trainer):
-    """Trainer that tells a `LossWatch` the loss of every pass and a `StepClock` its time; takes Trainer's arguments."""
-
-    loss_watch: LossWatch | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.clock = StepClock()
-        self.add_callback(self.clock)
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's; the watch is the last callback, so it sees every checkpoint that another one asks for."""
-        if self.loss_watch is None:
-            self.loss_watch = LossWatch()
-            self.add_callback(self.loss_watch)
-        return super().train(*args, **kwargs)
-
-    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Trainer's, timed and observed."""
-        with self.clock.one_pass(inputs):
-            loss = super().training_step(model, inputs, *args, **kwargs)
-        if self.loss_watch is not None:
-            self.loss_watch.observe(loss, self.state.global_step + 1)
-        return loss

@@ -1,23 +1,19 @@
-"""What we add to transformers.Trainer: checkpoints that are whole or absent, SIGINT that saves, a fixed-mask loss."""
+"""RunTrainer: transformers.Trainer with checkpoints that are whole or absent, and exact resume."""
 
-import contextlib
-import importlib.util
+import ctypes
 import json
 import logging
+import platform
 import shutil
-import signal
-import threading
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback
 
-from ..allocator import keep_freed_memory
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
 from ..runs.checkpoints import (
@@ -25,6 +21,7 @@ from ..runs.checkpoints import (
     STATE_FILE,
     best_beside,
     cannot_write,
+    last_whole,
     list_checkpoints,
     publish,
     read_manifest,
@@ -32,151 +29,86 @@ from ..runs.checkpoints import (
     step_of,
 )
 from ..runs.output_folder import PARTIAL
-from ..runs.worker_pool import STOP_SIGNAL, write_progress
-from .callbacks import WatchedTrainer
-from .step_clock import CHECKPOINT, EVALUATION
+from .callbacks import CHECKPOINT, EVALUATION, Interrupt, LossWatch, ProgressFile, StepClock
 
 logger = logging.getLogger(__name__)
-LARGEST_SEED = 2**32 - 1
-"""What numpy's seeding takes."""
-TRACKERS = ("tensorboard", "trackio", "wandb")
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""Of glibc's `malloc.h` (man 3 mallopt)."""
 
 
-def check_report_to(name: str) -> None:
-    """Raise UserError unless `--report-to` is `none` or a known tracker that is installed."""
-    if name not in ("none", *TRACKERS):
-        raise UserError(f"--report-to is {name!r}: choose none, {', '.join(TRACKERS)}.")
-    if name != "none" and importlib.util.find_spec(name) is None:
-        raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
+def keep_freed_memory() -> bool:
+    """Tell glibc to serve large tensors from its heap and to keep freed ones; elsewhere nothing happens.
+
+    By default each tensor above 32 MiB is mapped anew, and its pages are zeroed by the kernel, in every step. The
+    process keeps its peak.
+
+    Returns:
+        Whether the allocator took the setting.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    settings = ((M_MMAP_THRESHOLD, 2**31 - 1), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26))
+    accepted = [library.mallopt(option, value) == 1 for option, value in settings]
+    return all(accepted)
 
 
-def stays_on_cpu(use_cpu: bool) -> bool:
-    """Trainer's `use_cpu`: asked for, or no accelerator there (else every process of torchrun would train alone)."""
-    return use_cpu or not torch.accelerator.is_available()
-
-
-class InterruptCallback(TrainerCallback):
-    """First SIGINT: finish the step, save a checkpoint, stop. A second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        self._previous: Any = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Take SIGINT over (possible in the main thread only).
-
-        Several processes would stop after different steps and wait for each other for ever: they end at once, and
-        continue from the last checkpoint.
-        """
-        if args.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-            if STOP_SIGNAL is not None:
-                signal.signal(STOP_SIGNAL, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted = True
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.interrupted:
-            raise KeyboardInterrupt
-        logger.warning("Interrupted: saving a checkpoint after this step; interrupt again to stop at once.")
-        self.interrupted = True
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for a checkpoint and the end of training."""
-        if self.interrupted and not control.should_training_stop:
-            # A whole epoch is saved at its end, after its evaluation, which a continued run would not make up for.
-            control.should_save = args.save_strategy != "epoch" or not self._epoch_is_whole(state)
-            control.should_training_stop = True
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Within an epoch nothing is evaluated: the best epoch is chosen among whole ones, interrupted or not."""
-        if self.interrupted and not self._epoch_is_whole(state):
-            control.should_evaluate = control.should_save = False
-
-    @staticmethod
-    def _epoch_is_whole(state: TrainerState) -> bool:
-        return state.epoch is not None and abs(state.epoch - round(state.epoch)) < 1e-6
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Give SIGINT back."""
-        self.give_back()
-
-    def give_back(self) -> None:
-        """Give SIGINT back to whom it belonged to before training."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
-
-
-class ProgressFileCallback(TrainerCallback):
-    """Note the share of steps done in the run's folder, at most once a second, for whoever waits for several runs."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the share."""
-        now = time.monotonic()
-        if args.should_save and now - self._last >= 1:
-            self._last = now
-            with contextlib.suppress(OSError):  # a full disk: the next checkpoint says so and stops
-                write_progress(Path(args.output_dir), state.global_step / max(1, state.max_steps))
-
-
-class _ContinueCallback(TrainerCallback):
-    """Give the trainer what Trainer forgets between two parts of a run, after it has reset everything else."""
+class _Continue(TrainerCallback):
+    """Gives the trainer what Trainer forgets between two parts of a run, after it has reset everything else."""
 
     def __init__(self, trainer: "RunTrainer") -> None:
         self.trainer = trainer
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Restore the running loss and the place of the best checkpoint."""
         self.trainer.restore_run()
 
 
-class RunTrainer(WatchedTrainer):
-    """Trainer whose checkpoints appear whole or not at all, and whose continued runs log what uninterrupted ones log.
+class RunTrainer(Trainer):
+    """Trainer whose checkpoints appear whole or not at all, and whose continued run ends in the same bits.
+
+    It takes Trainer's arguments and works with any model, data set and TrainingArguments. A run that was interrupted
+    (SIGINT or SIGTERM save first), killed, or stopped by a full disk continues with the same script:
+
+        model = AutoModelForSequenceClassification.from_pretrained("google/bert_uncased_L-2_H-128_A-2")
+        arguments = TrainingArguments("out", num_train_epochs=3, save_steps=100, logging_nan_inf_filter=False)
+        trainer = RunTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+        trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint in "out", if there is one
+        trainer.save_model("out/final")
 
     A checkpoint is written under `.partial`, sealed with a manifest, flushed, and renamed to `checkpoint-N`; only then
-    are older ones removed but for the last two and the best (`runs.checkpoints`). After `kill -9` or a full disk
-    the newest `checkpoint-N` is therefore a good one. Trainer's `training_args.bin`, a pickle that can only be read by
-    running it, is left out.
+    are older ones removed but for the last two and the best (`runs.checkpoints`). Trainer's `training_args.bin`, a
+    pickle that can only be read by running it, is left out. A loss or weight that is not finite stops the run before
+    it is saved (`LossWatch`).
 
     Args:
         *args: Trainer's.
-        scorer: for pre-training, computes the metrics that `evaluate` logs, from the model.
+        scorer: computes the metrics of `evaluate` from the model, in place of Trainer's evaluation.
         **kwargs: Trainer's.
     """
 
     def __init__(
-        self,
-        *args: Any,
-        scorer: Callable[[torch.nn.Module], dict[str, float]] | None = None,
-        **kwargs: Any,
+        self, *args: Any, scorer: Callable[[torch.nn.Module], dict[str, float]] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.scorer = scorer
-        self.interrupt = InterruptCallback()
-        self.add_callback(self.interrupt)
-        self.add_callback(ProgressFileCallback())
-        self.add_callback(_ContinueCallback(self))
+        self.clock, self.interrupt, self.loss_watch = StepClock(), Interrupt(), LossWatch()
+        for callback in (self.clock, self.interrupt, ProgressFile(), _Continue(self)):
+            self.add_callback(callback)
         self._continued: Path | None = None
         self._rejected: set[str] = set()
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Trainer's training; a checkpoint may have been moved with its run's folder, or be named from another one.
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Trainer's training.
+
+        Args:
+            resume_from_checkpoint: a checkpoint, which may have been moved with its run's folder; True for the newest
+                whole one of `output_dir`, or to start where there is none.
+            **kwargs: Trainer's.
 
         Raises:
-            UserError: no space for a checkpoint, or FSDP with sharded state, whose files only a pickle can read.
+            UserError: no space for a checkpoint; a loss that diverges; FSDP with sharded state.
+            KeyboardInterrupt: interrupted, after a checkpoint was saved; `errors.Terminated` after SIGTERM.
         """
         keep_freed_memory()
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
@@ -186,27 +118,31 @@ class RunTrainer(WatchedTrainer):
                 "FULL_STATE_DICT."
             )
         root = Path(self.args.output_dir)
+        if isinstance(resume_from_checkpoint, bool):
+            newest = last_whole(root) if resume_from_checkpoint else None
+            resume_from_checkpoint = None if newest is None else str(newest)
         self._continued = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         begun = -1 if self._continued is None else step_of(self._continued)
         self._rejected = {path.name for path in list_checkpoints(root) if step_of(path) > begun}
         if self.args.should_save:
             shutil.rmtree(root / PARTIAL, ignore_errors=True)  # what a kill left may be what fills the disk
         if self._continued is not None:
-            self._tell_processes(read_manifest(self._continued)["processes"])
+            self._compare_processes(read_manifest(self._continued)["processes"])
+        self.remove_callback(self.loss_watch)
+        self.add_callback(self.loss_watch)  # the last one, so that it sees every checkpoint that another asks for
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self.interrupt.give_back()
+        self.interrupt.raise_if_received()
+        return output
 
-    def _tell_processes(self, before: int) -> None:
+    def _compare_processes(self, before: int) -> None:
         now = self.args.world_size
         if before != now and self.args.should_save:
             logger.warning(
-                "The run began with %d process%s and goes on with %d: same texts and masks, but sums are rounded and "
-                "dropout is drawn otherwise, so it will not end in the same bits.",
-                before,
-                "" if before == 1 else "es",
-                now,
+                f"The run began with {before} process{'es' * (before > 1)} and continues with {now}: same texts and "
+                "masks, but sums are rounded and dropout is drawn otherwise, so it will not end in the same bits."
             )
 
     def restore_run(self) -> None:
@@ -215,8 +151,7 @@ class RunTrainer(WatchedTrainer):
             return
         self.state.compute_steps(self.args, self.state.max_steps)  # --save-steps as given now, not as at the start
         best = best_beside(self._continued)
-        if best is not None and best.is_dir():
-            # Where it is not found, Trainer would go on without a best checkpoint and end with the last weights.
+        if best is not None and best.is_dir():  # else Trainer would end with the last weights
             self.state.best_model_checkpoint = str(best)
         running = json.loads((self._continued / RUNNING_LOSS).read_text(encoding="utf-8"))
         sums = running["sums"]
@@ -225,6 +160,13 @@ class RunTrainer(WatchedTrainer):
         self._tr_loss = torch.tensor(part, device=self.args.device)
         self._total_loss_scalar = running["total"]
         self._globalstep_last_logged = running["last_logged_step"]
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trainer's, timed and watched."""
+        with self.clock.one_pass(inputs):
+            loss = super().training_step(model, inputs, *args, **kwargs)
+        self.loss_watch.observe(loss, self.state.global_step + 1)
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's; `train_loss` is the mean over the whole run and not over its last part."""
@@ -240,17 +182,14 @@ class RunTrainer(WatchedTrainer):
         return super()._get_train_sampler(train_dataset)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer's evaluation, or the fixed-mask scorer's where one was given."""
+        """Trainer's evaluation, or the scorer's where one was given."""
         with self.clock.apart(EVALUATION):
-            return self._evaluate_or_score(*args, **kwargs)
-
-    def _evaluate_or_score(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if self.scorer is None:
-            return super().evaluate(*args, **kwargs)
-        metrics = {f"eval_{name}": value for name, value in self.scorer(self.model).items()}
-        self.log(metrics)
-        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+            if self.scorer is None:
+                return super().evaluate(*args, **kwargs)
+            metrics = {f"eval_{name}": value for name, value in self.scorer(self.model).items()}
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
