@@ -25,3 +25,7 @@ def check_range(arguments: Any, lowest: float, highest: float, *names: str) -> N
             continue
         wanted = f"at least {lowest}" if highest == float("inf") else f"a value from {lowest} to {highest}"
         raise UserError(f"--{name.replace('_', '-')} is {value}: give {wanted}.")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, after a training has saved a checkpoint: commands leave with exit code 143."""

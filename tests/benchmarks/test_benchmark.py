@@ -77,7 +77,7 @@ def test_bad_options_are_refused_before_any_work(fields, sentence, one_sentence)
 def test_freed_memory_stays_in_the_process_when_asked(run_with_package):
     code = """
 import json, sys, torch
-from tlm_hf.allocator import keep_freed_memory
+from tlm_hf.training.trainer import keep_freed_memory
 asked = sys.argv[1] == "yes"
 took = keep_freed_memory() if asked else None
 def pages():

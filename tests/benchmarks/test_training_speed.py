@@ -16,8 +16,8 @@ from tlm_hf.data.masking import MaskingCollator
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.errors import UserError
 from tlm_hf.models.modeling_tlm import TLMForMaskedLM
-from tlm_hf.training import step_clock
-from tlm_hf.training.step_clock import WARM_STEPS, StepClock
+from tlm_hf.training import callbacks
+from tlm_hf.training.callbacks import WARM_STEPS, StepClock
 
 BATCH, STEPS, WORDS = 4, 9, 20
 SENTENCE = "boat mill river bread flour salt baker teacher story morning evening bridge old new small runs reads counts"
@@ -25,7 +25,7 @@ SENTENCE = "boat mill river bread flour salt baker teacher story morning evening
 
 def test_time_is_booked_where_it_was_spent(monkeypatch, tmp_path):
     now = [0.0]
-    monkeypatch.setattr(step_clock.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
     clock = StepClock()
     events = (TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerState(), TrainerControl())
     batch = {"input_ids": torch.ones(2, 3), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}

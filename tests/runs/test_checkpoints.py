@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from tlm_hf.errors import UserError
 from tlm_hf.runs.checkpoints import best_beside, find_damage, last_whole, list_checkpoints, publish, seal
 from tlm_hf.runs.output_folder import Run
-from tlm_hf.training.trainer import ProgressFileCallback
+from tlm_hf.training.trainer import ProgressFile
 
 WORDS = ("--size", "smoke", "--max-steps", "20", "--save-steps", "5", "--eval-steps", "10", "--batch-size", "8")
 WORDS = ("pretrain", "--corpus", "corpus.txt", *WORDS, "--dropout", "0.1", "--logging-steps", "4", "--num-threads", "1")
@@ -43,7 +43,7 @@ FINETUNE = (*FINETUNE, "--learning-rate", "0.003", "--disable-tqdm")
 @contextlib.contextmanager
 def killed_after(step: int):
     """The training ends at once after a step, as if killed."""
-    step_end = ProgressFileCallback.on_step_end
+    step_end = ProgressFile.on_step_end
 
     def strike(self, args, state, control, **options):
         if state.global_step == step:
@@ -51,7 +51,7 @@ def killed_after(step: int):
         return step_end(self, args, state, control, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ProgressFileCallback, "on_step_end", strike)
+        patch.setattr(ProgressFile, "on_step_end", strike)
         with pytest.raises(SystemExit):
             yield
 

@@ -6,6 +6,7 @@ last bit; a clock that the test moves for the pace; counting one by one for the 
 
 import json
 import logging
+import signal
 import sqlite3
 
 import numpy as np
@@ -18,7 +19,7 @@ from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.data.masking import MaskingCollator, PretrainingSchedule
 from tlm_hf.errors import UserError
 from tlm_hf.training import time_budget
-from tlm_hf.training.callbacks import DIVERGED_FOR, EarlyLook, LossWatch, WatchedTrainer
+from tlm_hf.training.callbacks import DIVERGED_FOR, EarlyLook, LossWatch
 from tlm_hf.training.time_budget import (
     BUDGET_FILE,
     TIMED_STEPS,
@@ -31,15 +32,11 @@ from tlm_hf.training.time_budget import (
 from tlm_hf.training.trainer import RunTrainer
 
 
-class Watched(RunTrainer, WatchedTrainer):
-    """RunTrainer with the watch, whether or not RunTrainer already has it."""
-
-
 def tokens(tokenizer):
     return [np.array(ids) for ids in tokenizer(SENTENCES, truncation=True, max_length=16)["input_ids"]]
 
 
-def build(tokenizer, folder, steps=6, trainer_class=Watched, scorer=None, callbacks=(), dropout=0.1, **options):
+def build(tokenizer, folder, steps=6, trainer_class=RunTrainer, scorer=None, callbacks=(), dropout=0.1, **options):
     """A trainer of a tiny encoder on the test's sentences."""
     set_seed(3)
     config = TLMConfig(
@@ -105,7 +102,7 @@ def test_look_finds_what_stock_bert_finds(build_pair, tokenizer):
 def test_looks_and_watch_change_no_bit_and_are_logged_once_an_evaluation(tokenizer, tmp_path, caplog):
     class Unwatched(RunTrainer):
         def train(self, *args, **kwargs):
-            self.loss_watch = LossWatch()  # one that is no callback
+            self.add_callback = lambda callback: None
             return super().train(*args, **kwargs)
 
     plain = build(tokenizer, tmp_path / "plain", trainer_class=Unwatched)
@@ -127,7 +124,7 @@ def test_looks_and_watch_change_no_bit_and_are_logged_once_an_evaluation(tokeniz
 # --- the watch on the loss
 
 
-class Poisoned(Watched):
+class Poisoned(RunTrainer):
     """The loss of one step is not a number."""
 
     bad_step = 5
@@ -299,7 +296,7 @@ def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch,
 def test_interrupted_trial_decides_nothing(tokenizer, tmp_path):
     def trial(steps, folder):
         trainer = build(tokenizer, folder, steps)
-        trainer.interrupt.interrupted = True
+        trainer.interrupt.received = signal.SIGINT
         return trainer
 
     with pytest.raises(KeyboardInterrupt):

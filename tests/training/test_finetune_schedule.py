@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification, DataCollatorWithPadding
 
 from tlm_hf.training import finetune as module
-from tlm_hf.training.finetune import FinetuneArguments, check_arguments, decisive_options
+from tlm_hf.training.finetune import FinetuneArguments, check_arguments
 
 BATCH, EPOCHS, PEAK = 16, 3, 0.004
 
@@ -108,26 +108,6 @@ def test_given_options_win_over_the_schedule():
     mixed = check_arguments(FinetuneArguments(schedule="paper", **given))
     assert {name: getattr(mixed, name) for name in given} == given
     assert mixed.weight_decay == 0.01
-
-
-def test_older_runs_go_on():
-    """Ours is recorded as before there were schedules; the other one is another run even with the same values."""
-    recorded = decisive_options(check_arguments(FinetuneArguments()))
-    assert not recorded.keys() & {
-        "schedule",
-        "max_grad_norm",
-        "lora_rank",
-        "lora_alpha",
-        "lora_targets",
-        "models",
-        "workers",
-    }
-    assert recorded["learning_rate"] == 1e-3
-    same = {name: recorded[name] for name in ("num_train_epochs", "learning_rate", "warmup_share")} | {
-        "max_grad_norm": 1.0
-    }
-    other = decisive_options(check_arguments(FinetuneArguments(schedule="paper", **same)))
-    assert other == recorded | {"schedule": "paper"}
 
 
 def test_class_names_stand_in_the_configuration():

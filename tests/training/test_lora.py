@@ -28,7 +28,7 @@ from tlm_hf.commands.main import main
 def strike(callback, args, state, control, **rest):
     if state.global_step == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
-training.ProgressFileCallback.on_step_end = strike
+training.ProgressFile.on_step_end = strike
 main(sys.argv[2:])
 """
 
@@ -121,7 +121,7 @@ def test_killed_run_continues_to_the_same_end(home, step):
 
 def test_a_run_killed_before_its_results_puts_the_adapter_in_place_again(home, tmp_path):
     words = ("finetune", "--model", home / "encoder", "--task", "task", "--output-dir", tmp_path / "run", *OPTIONS)
-    patch = KILLED.replace("training.ProgressFileCallback.on_step_end = strike", "").replace(
+    patch = KILLED.replace("training.ProgressFile.on_step_end = strike", "").replace(
         "main(sys", "import tlm_hf.runs.output_folder as runs\nkeep = runs.write_json\n"
         "def write(path, value):\n    if path.name == 'results.json':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    keep(path, value)\nruns.write_json = write\nmain(sys"

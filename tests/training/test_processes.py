@@ -42,7 +42,6 @@ from tlm_hf.data.masking import MaskingCollator
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.scoring import masked_lm_score
 from tlm_hf.models.layers_tlm import TLMLayer
-from tlm_hf.training.callbacks import WatchedTrainer
 from tlm_hf.training.processes import report_processes
 from tlm_hf.training.trainer import RunTrainer
 
@@ -113,7 +112,7 @@ for layers in (1, 2):
     found[f"fsdp {layers}"] = {"loss": loss, "gradients": full, "score": score["loss"]}
 
 # The loss of one process is no number: both stop, at the same step, with the same sentence.
-class Poisoned(RunTrainer, WatchedTrainer):
+class Poisoned(RunTrainer):
     def compute_loss(self, *arguments, **options):
         loss = super().compute_loss(*arguments, **options)
         return loss * float("nan") if rank == 1 and self.state.global_step == 4 else loss

@@ -53,7 +53,7 @@ def arm(moment, step):
         os.kill(os.getpid(), number)
     if moment in ("kill in a step", "interrupt in a step"):
         due = lambda callback, args, state, control: state.global_step == step
-        before(training.ProgressFileCallback, "on_step_end", due, strike)
+        before(training.ProgressFile, "on_step_end", due, strike)
     elif moment == "kill in the middle of a checkpoint":
         due = lambda trainer, *rest: trainer.state.global_step == step
         before(training.RunTrainer, "_save_optimizer_and_scheduler", due, strike)

@@ -124,25 +124,6 @@ def test_where_the_decoders_bias_starts(corpus, tmp_path, words, starts_at_unigr
     )
 
 
-def test_a_run_from_before_the_option_goes_on_without_it(corpus, tmp_path):
-    words = (*WORDS, "--max-steps", "2", "--output-dir", "out")
-    succeed(*words, "--unigram-bias", "false")
-    assert "unigram_bias" not in results_of(tmp_path / "out")["settings"]  # as such a run recorded it
-    (tmp_path / "out" / "results.json").unlink()
-    succeed(*words)
-    assert "unigram_bias" not in results_of(tmp_path / "out")["settings"]
-
-
-def test_a_run_from_before_another_default_keeps_its_rate(corpus, tmp_path, capsys):
-    words = (*WORDS, "--max-steps", "2", "--output-dir", "out")
-    succeed(*words, "--learning-rate", "0.0007")
-    (tmp_path / "out" / "results.json").unlink()
-    succeed(*words)
-    assert results_of(tmp_path / "out")["settings"]["learning_rate"] == 0.0007
-    assert max(rates(tmp_path / "out")) <= 0.0007
-    assert "learning_rate 0.0007 there and 0.001 here" in refused(capsys, *words, "--learning-rate", "0.001")
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [

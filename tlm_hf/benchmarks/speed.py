@@ -4,7 +4,7 @@ The authors' way is stock BERT with labels at every position's logits, float32, 
 Each side lives in a process of its own (so that its peak memory is its own) and takes a step when it is asked to;
 the sides step in turns, never two at a time, so that other load on the machine hits all alike. All of them hold their
 models and optimizers throughout, which for bert-6 at paper size takes about 18 GiB together. Our sides run with the
-allocator's setting of our training commands (`allocator.keep_freed_memory`), which the authors' way has not; a stock
+allocator's setting of our training commands (`trainer.keep_freed_memory`), which the authors' way has not; a stock
 side with it shows what that alone is worth.
 """
 
@@ -25,12 +25,12 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
 
-from ..allocator import keep_freed_memory
 from ..errors import UserError, check_range
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..recipes import build_config
 from ..runs.atomic_files import write_json
 from ..runs.provenance import machine, provenance
+from ..training.trainer import keep_freed_memory
 from .process_memory import process_memory
 
 LABELS = 4

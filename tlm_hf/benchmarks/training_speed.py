@@ -23,10 +23,11 @@ from ..recipes import build_config
 from ..runs.atomic_files import write_json
 from ..runs.output_folder import RUN_FILE
 from ..runs.provenance import portable, provenance
+from ..training.callbacks import OTHER, WARM_STEPS, StepClock
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments, check_arguments, choose_schedule
-from ..training.step_clock import OTHER, WARM_STEPS, StepClock
-from ..training.trainer import RunTrainer, stays_on_cpu
+from ..training.processes import stays_on_cpu
+from ..training.trainer import RunTrainer
 from .speed import WARMUP, BenchmarkArguments, Side, running_side
 
 PEAK_SIZE, SMALL_SIZE, PEAK_REPEATS = 2048, 512, 10

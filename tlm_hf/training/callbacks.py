@@ -109,7 +109,7 @@ class StepClock(TrainerCallback):
         """What this process measured since it started or continued the run; `{}` before four steps.
 
         Returns:
-            `steps` counted; `seconds` of them; `median_step_seconds`; `share_outside` of the seconds; `tokens_per_second`
+            `steps` counted; `seconds` of them; `median_step_seconds`; `share_outside` of them; `tokens_per_second`
             (padding not counted) and `positions_per_second` (with it) of this process; `labelled_tokens_per_text`;
             `seconds_apart` of `evaluation`, `checkpoints` and `other`, which are in no other number.
         """

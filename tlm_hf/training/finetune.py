@@ -32,8 +32,9 @@ from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter, trainable_parameters
-from .processes import choose_precision, report_processes
-from .trainer import LARGEST_SEED, RunTrainer, check_report_to, stays_on_cpu
+from .pretrain_options import LARGEST_SEED, check_report_to
+from .processes import choose_precision, report_processes, stays_on_cpu
+from .trainer import RunTrainer
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "tlm": {
@@ -111,9 +112,6 @@ NOT_DECISIVE = (
     *("task_path", *TEXT_OPTIONS),  # by the texts that they choose
 )
 
-ADDED_LATER = {"schedule": "tlm", "max_grad_norm": 1.0, "initializer_range": None}
-"""Options that older runs do not name, and what they are there: at these values they are not recorded."""
-
 
 def check_arguments(arguments: FinetuneArguments) -> FinetuneArguments:
     """Refuse impossible options before any work; returns them with the schedule's values where none was given.
@@ -154,9 +152,7 @@ def check_arguments(arguments: FinetuneArguments) -> FinetuneArguments:
 
 def decisive_options(arguments: FinetuneArguments) -> dict[str, Any]:
     """The options, as `check_arguments` returns them, that decide the weights."""
-    left_out = {name for name, value in ADDED_LATER.items() if getattr(arguments, name) == value}
-    if arguments.lora_rank is None:
-        left_out |= {"lora_rank", "lora_alpha", "lora_targets"}
+    left_out = {"lora_rank", "lora_alpha", "lora_targets"} if arguments.lora_rank is None else set()
     options = asdict(arguments).items()
     chosen = {key: value for key, value in options if key not in NOT_DECISIVE and key not in left_out}
     return chosen | {"bf16": choose_precision(arguments.bf16, arguments.use_cpu)}
@@ -271,8 +267,6 @@ def _train(
     checkpoint = run.last_checkpoint()
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.interrupt.interrupted:
-        raise KeyboardInterrupt
     seconds = time.perf_counter() - start
     adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
     # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.

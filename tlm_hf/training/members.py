@@ -36,10 +36,9 @@ from .finetune import NEW, FinetuneArguments, decisive_options, finetune
 from .finetune import check_arguments as check_finetuning
 from .member_results import sum_up_losses, sum_up_scores
 from .pretrain import load_pretraining_corpus, pretrain
-from .pretrain_options import NOT_DECISIVE, PretrainArguments, as_begun, choose_schedule
+from .pretrain_options import LARGEST_SEED, NOT_DECISIVE, PretrainArguments, choose_schedule
 from .pretrain_options import check_arguments as check_pretraining
 from .snapshots import check_not_missed
-from .trainer import LARGEST_SEED
 
 TOKENIZER = "tokenizer"
 """Folder of the members' tokenizer inside the output folder, where none was given."""
@@ -146,9 +145,8 @@ def finetune_members(arguments: FinetuneArguments, workers: int | None = None) -
 
 def _prepare_pretraining(arguments: PretrainArguments, members: int, workers: int | None) -> tuple[Run, Plan]:
     """Load the corpus once, take the output folder and put the shared tokenizer there."""
-    schedule = as_begun(arguments, choose_schedule(arguments))
+    schedule = choose_schedule(arguments)
     config = check_pretraining(arguments, schedule)
-    arguments = replace(arguments, unigram_bias=schedule.unigram_bias)  # members begun later have what the first have
     _check_counts(arguments, members, workers, "--members")
     workers, threads = _share_out(arguments, members, workers)
     tokenizer = None
@@ -159,8 +157,6 @@ def _prepare_pretraining(arguments: PretrainArguments, members: int, workers: in
     given = {} if tokenizer is None else {"tokenizer_sha256": tokenizer_hash(tokenizer)}
     chosen = asdict(arguments).items()
     settings = {key: value for key, value in chosen if key not in NOT_DECISIVE and value is not None}
-    if not schedule.unigram_bias:
-        del settings["unigram_bias"]  # as in runs that are older than the option
     run = Run(arguments.output_dir, "pretrain-members", settings | shared | given | {"members": members})
     folder = run.folder / TOKENIZER
     if tokenizer is None and not folder.is_dir():

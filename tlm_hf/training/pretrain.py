@@ -27,12 +27,10 @@ from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from .callbacks import EarlyLook
 from .pretrain_options import (
-    ADDED_LATER,
     FROM_SCHEDULE,
     NOT_DECISIVE,
     SHORTEST_TEXT,
     PretrainArguments,
-    as_begun,
     check_arguments,
     choose_schedule,
     training_arguments,
@@ -63,7 +61,7 @@ def pretrain(arguments: PretrainArguments, observe: Callable[[RunTrainer], None]
     """
     started = time.perf_counter()
     bf16 = choose_precision(arguments.bf16, arguments.use_cpu)
-    schedule = as_begun(arguments, choose_schedule(arguments))
+    schedule = choose_schedule(arguments)
     config = check_arguments(arguments, schedule)
     options = training_arguments(arguments, schedule, bf16)
     if arguments.num_threads is not None:
@@ -79,11 +77,7 @@ def pretrain(arguments: PretrainArguments, observe: Callable[[RunTrainer], None]
             )
     corpus = load_pretraining_corpus(arguments)
     chosen = asdict(arguments) | {"bf16": bf16} | {name: getattr(schedule, name) for name in FROM_SCHEDULE}
-    settings = {
-        key: value
-        for key, value in chosen.items()
-        if key not in NOT_DECISIVE and (value not in (None, False, "tlm") or key not in ADDED_LATER)
-    }
+    settings = {key: value for key, value in chosen.items() if key not in NOT_DECISIVE}
     settings["corpus_sha256"] = corpus_hash(corpus)
     settings["threads"] = torch.get_num_threads()
     if tokenizer is not None:
@@ -231,8 +225,6 @@ def _train(
 
     trainer.take_snapshots(Snapshots(run, arguments.snapshot_steps, tokenizer, describe))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.interrupt.interrupted:
-        raise KeyboardInterrupt
     results = describe(steps)
     save = encoder_saver(trainer, tokenizer)
     return run.finish(save, results) if options.should_save else results

@@ -1,10 +1,8 @@
 """Options of pre-training: what there is, what is refused, and what of it Trainer is told."""
 
-import contextlib
-import json
+import importlib.util
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
@@ -13,10 +11,22 @@ from ..data.tokenization import SPECIAL_TOKENS
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
 from ..recipes import Schedule, build_config, find_schedule
-from ..runs.output_folder import RUN_FILE
+from .processes import stays_on_cpu
 from .snapshots import check_steps
 from .time_budget import parse_duration
-from .trainer import LARGEST_SEED, check_report_to, stays_on_cpu
+
+LARGEST_SEED = 2**32 - 1
+"""What numpy's seeding accepts."""
+TRACKERS = ("tensorboard", "trackio", "wandb")
+
+
+def check_report_to(name: str) -> None:
+    """Raise UserError unless `--report-to` is `none` or a known tracker that is installed."""
+    if name not in ("none", *TRACKERS):
+        raise UserError(f"--report-to is {name!r}: choose none, {', '.join(TRACKERS)}.")
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
+
 
 SHORTEST_TEXT = 8
 """Texts of fewer tokens are left out: with a few tokens masked they would often have nothing to predict."""
@@ -113,13 +123,6 @@ NOT_DECISIVE = (
     *("corpus", "corpus_unit", "tokenizer"),  # they count by their texts and tokens, wherever they lie
 )
 """Options that leave the weights as they are, so that a run may continue with others."""
-ADDED_LATER = (
-    *("whole_word_masking", "final_mlm_probability", "schedule", "time_budget"),
-    "unigram_bias",
-)
-"""Options that older runs do not name: where they are off they are not recorded, so that those runs go on."""
-
-
 FROM_SCHEDULE = (
     "learning_rate", "warmup_share", "weight_decay", "adam_beta2", "max_grad_norm", "mlm_probability",
     "final_mlm_probability", "dropout", "initializer_range", "unigram_bias",
@@ -148,25 +151,6 @@ def choose_schedule(arguments: PretrainArguments) -> Schedule:
     return replace(schedule, **{name: value for name, value in given.items() if value is not None})
 
 
-def as_begun(arguments: PretrainArguments, schedule: Schedule) -> Schedule:
-    """The schedule with the values that the run in `--output-dir` began with, where none is given now.
-
-    Defaults may have been others then: an older run goes on with its own.
-    """
-    record = Path(arguments.output_dir) / RUN_FILE
-    if not record.is_file():
-        return schedule
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # `Run` says what is wrong with it
-        settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
-        if settings.get("schedule", "tlm") != schedule.name:
-            return schedule
-        begun = {name: settings[name] for name in FROM_SCHEDULE if name in settings}
-        if "unigram_bias" not in settings:
-            begun["unigram_bias"] = False  # as in runs that are older than the option
-        return replace(schedule, **{key: value for key, value in begun.items() if getattr(arguments, key) is None})
-    return schedule
-
-
 def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConfig:
     """Refuse impossible options before any work; returns the configuration that the recipe gives.
 
@@ -193,7 +177,7 @@ def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConf
     if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
         raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
     check_steps(arguments.snapshot_steps, arguments.max_steps if arguments.max_steps > 0 else None)
-    return build_config(
+    config = build_config(
         arguments.recipe,
         arguments.size,
         vocab_size=arguments.vocab_size,
@@ -204,6 +188,7 @@ def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConf
         initializer_range=schedule.initializer_range,
         dropout=schedule.dropout,
     )
+    return config
 
 
 def training_arguments(arguments: PretrainArguments, schedule: Schedule, bf16: bool) -> TrainingArguments:

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..runs.atomic_files import file_hash, flush, flush_tree, write_json
 from ..runs.checkpoints import cannot_write
 from ..runs.output_folder import PARTIAL, RESULTS_FILE, Run
-from .step_clock import CHECKPOINT, EVALUATION
+from .callbacks import CHECKPOINT, EVALUATION
 from .trainer import RunTrainer
 
 WEIGHTS = "model.safetensors"

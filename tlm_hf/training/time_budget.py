@@ -185,8 +185,6 @@ def decide_steps(
         if is_main_process():
             with contextlib.suppress(OSError):
                 shutil.rmtree(trial)
-    if getattr(getattr(trainer, "interrupt", None), "interrupted", False):
-        raise KeyboardInterrupt
     pace = clock.pace(trainer.args)
     spent = _slowest(time.perf_counter() - started, trainer.args)
     steps = steps_within(budget * (1 - RESERVE) - spent, pace, eval_steps, save_steps)

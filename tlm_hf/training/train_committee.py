@@ -22,8 +22,7 @@ from .finetune import FinetuneArguments, finetune
 from .finetune import check_arguments as check_finetuning
 from .join_committee import CommitteeArguments, join_committee
 from .pretrain import pretrain
-from .pretrain_options import PretrainArguments
-from .trainer import LARGEST_SEED
+from .pretrain_options import LARGEST_SEED, PretrainArguments
 
 WORK = "work"
 SPLIT_FILES = ("train", "validation", "test")

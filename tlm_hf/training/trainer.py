@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl
 
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
@@ -128,7 +128,7 @@ class RunTrainer(Trainer):
             shutil.rmtree(root / PARTIAL, ignore_errors=True)  # what a kill left may be what fills the disk
         if self._continued is not None:
             self._compare_processes(read_manifest(self._continued)["processes"])
-        self.remove_callback(self.loss_watch)
+        self.remove_callback(LossWatch)
         self.add_callback(self.loss_watch)  # the last one, so that it sees every checkpoint that another asks for
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -188,7 +188,9 @@ class RunTrainer(Trainer):
                 return super().evaluate(*args, **kwargs)
             metrics = {f"eval_{name}": value for name, value in self.scorer(self.model).items()}
             self.log(metrics)
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            self.control: TrainerControl = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, metrics
+            )
             return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
