@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCard
 from test_prepare_data import LABELS, refused, succeed
 
 from tlm_hf.data.dataset_card import size_category
-from tlm_hf.data.lineage import find_lineage
+from tlm_hf.data.leakage import find_lineage
 from tlm_hf.data.prepare import config_name
 
 
@@ -149,15 +149,13 @@ def test_a_folder_that_was_changed_hands_nothing_on(ag_news, tmp_path, caplog):
 
     other = datasets.Dataset.from_dict({"text": ["mine"], "label": [0]})
     table = "default/train-00000-of-00001.parquet"
-    assert lineage(lambda folder: None)["origin"] == "ag_news"
+    assert lineage(lambda folder: None).origin == "ag_news"
     assert not caplog.text
     assert lineage(lambda folder: other.to_parquet(str(folder / table))) is None
     assert "small-news" in caplog.text or table in caplog.text
     beside = "default/more.parquet"
     assert lineage(lambda folder: other.to_parquet(str(folder / beside)), "default") is None
-    assert (
-        lineage(lambda folder: other.to_parquet(str(folder / beside)))["origin"] == "ag_news"
-    )  # the card leaves it out
+    assert lineage(lambda folder: other.to_parquet(str(folder / beside))).origin == "ag_news"  # the card leaves it out
     for entries in ({"kind": "other"}, {"configs": {}}, {"configs": 3}, {"files": None}, {"made_from": {"name": 1}}):
         assert lineage(edit(**entries)) is None
     assert lineage(lambda folder: (folder / "subset.json").write_text("{")) is None

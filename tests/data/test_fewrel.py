@@ -162,12 +162,12 @@ class TestSizes:
         with pytest.raises(UserError) as caught:
             load(folder, None, None)
         said = one_sentence(caught.value)
-        for part in ("70 test texts", "'name of P20'", "has 40 left", "3 of 3", "fewer of every", "--shortfall take"):
+        for part in ("70 test texts", "'name of P20'", "at most 40", "3 of 3", "--shortfall take"):
             assert part in said
-        with pytest.raises(UserError, match=r"630 train texts per label .validation included.*has 35 left.*at most 31"):
+        with pytest.raises(UserError, match=r"630 train texts .validation included.*at most 35"):
             load(folder, None, 5)
         assert facts_of(load(folder, 31, 5)["train"])["per_label"]["name of P20"] == 31
-        with pytest.raises(UserError, match=r"32 train texts per label .*has 31 left.*at most 31"):
+        with pytest.raises(UserError, match=r"32 train texts .*at most 31"):
             load(folder, 32, 5)
         task = load(folder, None, 5, shortfall="take")
         assert facts_of(task["train"])["per_label"] == {"name of P3": 41, "name of P20": 31, "name of P100": 35}

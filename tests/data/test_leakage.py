@@ -8,6 +8,7 @@ import random
 import tracemalloc
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import datasets
 import pytest
@@ -15,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlm_hf.data import leakage
-from tlm_hf.data.leakage import check_splits, find_leakage, normalise
+from tlm_hf.data.leakage import check_splits, drop_leaking, find_leakage, normalise
+from tlm_hf.data.subsets import facts_of
+from tlm_hf.errors import UserError
 
 WORDS = ["boat", "Mill", "river", "flour", "bridge", "SALT", "ü2", "ﬁsh", "and", "the"]
 
@@ -90,10 +93,9 @@ def sides(draw: st.DrawFn) -> tuple[list[str], list[str]]:
     return result[0], result[1]
 
 
-@pytest.mark.parametrize(("characters", "matches"), [(4_000_000, 4_000_000), (40, 3)])
-def test_every_pair_is_that_of_the_definition(characters, matches, monkeypatch):
-    monkeypatch.setattr(leakage, "BATCH_CHARACTERS", characters)
-    monkeypatch.setattr(leakage, "MATCHES_AT_ONCE", matches)
+@pytest.mark.parametrize("batch", [250, 3])
+def test_every_pair_is_that_of_the_definition(batch, monkeypatch):
+    monkeypatch.setattr(leakage, "BATCH", batch)
     seen = []
 
     @given(sides())
@@ -177,8 +179,9 @@ HELD_OUT = [
 
 
 def test_report_has_counts_and_ids_and_no_text():
-    found, report = check_splits(with_ids(TRAINING, "train"), with_ids(HELD_OUT, "test"))
-    assert found.training.leaks.tolist() == [True, False, True, True]
+    sides = (with_ids(TRAINING, "train"), with_ids(HELD_OUT, "test"))
+    report = asdict(check_splits(*sides, ("train", "test")))
+    assert report["between"] == ("train", "test")
     assert report["training"] == {"rows": 4, "exact": 2, "near": 1, "share": 0.75}
     assert report["held_out"] == {"rows": 3, "exact": 2, "near": 0, "share": 0.666667}
     assert report["pairs"] == {"exact": 2, "near": 1}
@@ -188,8 +191,26 @@ def test_report_has_counts_and_ids_and_no_text():
     ]
     written = json.dumps(report)
     assert not any(word in written for word in ("boat", "baker", "children"))
-    assert len(found.report(["x"] * 4, ["y"] * 3, examples=1)["examples"]) == 1
-    assert found.report(["x"] * 4, ["y"] * 3, examples=0)["examples"] == []
+    assert len(check_splits(*sides, ("train", "test"), examples=1).examples) == 1
+    assert check_splits(*sides, ("train", "test"), examples=0).examples == []
+
+
+def labelled(texts: list[str], labels: list[int]) -> datasets.Dataset:
+    rows = with_ids(texts, "train").add_column("label", labels)
+    return rows.cast_column("label", datasets.ClassLabel(names=["a", "b"]))
+
+
+def test_leaking_rows_are_dropped_and_counted_by_class(caplog):
+    clean = drop_leaking(labelled(TRAINING, [0, 1, 0, 0]), "train", [with_ids(HELD_OUT[:2], "test")])
+    assert clean["id"][:] == ["train/1", "train/3"]
+    facts = facts_of(clean)
+    assert (facts["rows"], facts["leaking_rows_dropped"], facts["per_label"]) == (2, 2, {"a": 1, "b": 1})
+    assert "2 of 4 texts of train" in caplog.text
+    assert "1 of a, 1 of b" in caplog.text
+    same = drop_leaking(clean, "train", [with_ids(["none of these"], "test")])
+    assert same.to_list() == clean.to_list()
+    with pytest.raises(UserError, match="'a'"):
+        drop_leaking(labelled(TRAINING, [0, 1, 0, 0]), "train", [with_ids(HELD_OUT, "test")])
 
 
 class Lazy(Sequence):
@@ -207,7 +228,7 @@ class Lazy(Sequence):
 
 
 def test_memory_does_not_grow_with_the_larger_side(monkeypatch):
-    monkeypatch.setattr(leakage, "BATCH_CHARACTERS", 50_000)
+    monkeypatch.setattr(leakage, "BATCH", 100)
     held_out = Lazy(50)[:]
     peaks = []
     for rows in (1000, 4000):

@@ -1,4 +1,4 @@
-"""Token overlap: the measures, the `evaluate` measurement, the command.
+"""Token overlap: the measures, `TokenOverlap`, the command.
 
 Oracles: `collections.Counter` over the tokens' texts (not their ids), `CountVectorizer` on words, scipy's
 Jensen-Shannon distance squared, and values by hand.
@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import datasets
@@ -20,7 +21,9 @@ from scipy.spatial.distance import jensenshannon
 from sklearn.feature_extraction.text import CountVectorizer
 
 from tlm_hf.commands import overlap as command
+from tlm_hf.data import overlap_report
 from tlm_hf.data.overlap import (
+    TokenOverlap,
     TokenTexts,
     count_tokens,
     encode_texts,
@@ -29,7 +32,6 @@ from tlm_hf.data.overlap import (
     occurrence_coverage,
     type_coverage,
 )
-from tlm_hf.data.overlap_measurement import TokenOverlap
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.errors import UserError
 
@@ -143,29 +145,25 @@ def test_bad_sides_are_refused_in_one_sentence(one_sentence, tokenizer):
     empty = encode_texts([], tokenizer)
     assert len(empty) == 0
     assert not count_tokens(empty).any()
-    with pytest.raises(UserError):
-        TokenOverlap(keep_in_memory=True).compute(data=["☃"], task=TASK, tokenizer=tokenizer)
-    with pytest.raises(UserError):
-        TokenOverlap(keep_in_memory=True).compute(data=TASK, task=[], tokenizer=tokenizer)
-    with pytest.raises(UserError) as caught:
-        TokenOverlap(keep_in_memory=True).compute(data=TASK)
-    assert "tokenizer" in one_sentence(caught.value)
+    for sides in ((["☃"], TASK), (TASK, [])):
+        with pytest.raises(UserError):
+            TokenOverlap(tokenizer).compute(*sides)
 
 
-def test_measurement_works_offline_at_once_and_in_parts(tokenizer, sentences, tmp_path):
-    expected = by_hand(counter_of(sentences, tokenizer), counter_of(TASK, tokenizer), 2)
-    measurement = TokenOverlap(cache_dir=str(tmp_path))
-    found = measurement.compute(data=sentences, task=TASK, tokenizer=tokenizer, min_count=2)
-    assert {key: found[key] for key in expected} == pytest.approx(expected)
-    assert found["task_types"] == len(counter_of(TASK, tokenizer))
-    assert found["corpus_tokens"] == sum(counter_of(sentences, tokenizer).values())
-    in_parts = TokenOverlap(cache_dir=str(tmp_path))
-    in_parts.add_batch(data=sentences[:5])
-    in_parts.add_batch(data=sentences[5:])
-    assert in_parts.compute(task=TASK, tokenizer=tokenizer, min_count=2) == found
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    named = TokenOverlap(cache_dir=str(tmp_path))
-    assert named.compute(data=sentences, task=TASK, tokenizer=str(tmp_path / "tokenizer"), min_count=2) == found
+def test_token_overlap_by_numpy(tokenizer, sentences):
+    def counts(texts) -> np.ndarray:
+        ids = [i for text in texts for i in tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)) if i > 4]
+        return np.bincount(ids, minlength=len(tokenizer))
+
+    c, t = counts(sentences), counts(TASK)
+    P, Q = c / c.sum(), t / t.sum()
+    M = np.where(P + Q > 0, (P + Q) / 2, 1)
+    bits = sum((side * np.log2(np.where(side > 0, side / M, 1))).sum() / 2 for side in (P, Q))
+    result = TokenOverlap(tokenizer, min_count=2).compute(sentences, TASK)
+    assert result.type_coverage == ((c >= 2) & (t > 0)).sum() / (t > 0).sum()
+    assert result.occurrence_coverage == t[c >= 2].sum() / t.sum()
+    assert result.jensen_shannon_bits == pytest.approx(bits)
+    assert (result.corpus_tokens, result.task_tokens) == (c.sum(), t.sum())
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +211,7 @@ class TestCommand:
         (tmp_path / "kept" / "mine.txt").touch()
         (tmp_path / "table.png").mkdir()
         for work in ("train_wordpiece", "encode_texts"):
-            monkeypatch.setattr(command, work, lambda *_, work=work: pytest.fail(f"{work} was called"))
+            monkeypatch.setattr(overlap_report, work, lambda *_, work=work: pytest.fail(f"{work} was called"))
         good = ["--corpus", folder / "corpus.txt", "--tasks", folder / "land.csv", "--vocab-size", 300]
         for more, culprit in (
             (["--num-texts", 10_000], "10000"),
@@ -226,8 +224,8 @@ class TestCommand:
             (["--output-dir", folder / "land.csv" / "kept"], "--output-dir"),
             (["--output-dir", ""], "--output-dir"),
             (["--tasks", folder / "land.csv", folder / "land,.csv"], "--tasks"),
-            (["--json", tmp_path / "kept"], "it is a folder"),
-            (["--json", tmp_path / "table.json"], "plot beside it is a folder"),
+            (["--json", tmp_path / "kept"], "is a folder"),
+            (["--json", tmp_path / "table.json"], "is a folder"),
             (["--json", tmp_path / "other.png"], ".json"),
             (["--json", ""], "--json"),
             (["--json", tmp_path / ("x" * 300)], "--json"),
@@ -241,7 +239,7 @@ class TestCommand:
             said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
             assert len(said) == 1
             assert culprit in said[0]
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "table.png"]
+        assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "mine.txt")
 
 
 @needs_data
@@ -249,9 +247,7 @@ def test_overlap_of_real_text_by_counter():
     tokenizer = load_tokenizer(f"{DATA}/vocab/vocab.txt")
     corpus = datasets.Dataset.from_parquet(f"{DATA}/wikipedia/train.parquet").select(range(300))["text"][:]
     task = datasets.Dataset.from_parquet(f"{DATA}/ag_news/train.parquet").select(range(200))["text"][:]
-    found = TokenOverlap(keep_in_memory=True).compute(
-        data=corpus, task=task, tokenizer=tokenizer, min_count=3, max_length=64
-    )
+    found = asdict(TokenOverlap(tokenizer, min_count=3, max_length=64).compute(corpus, task))
     expected = by_hand(counter_of(corpus, tokenizer, 64), counter_of(task, tokenizer, 64), 3)
     assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-12)
     assert 0 < found["type_coverage"] < found["occurrence_coverage"] < 1  # frequent tokens are covered first

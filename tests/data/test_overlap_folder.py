@@ -17,7 +17,7 @@ from huggingface_hub import DatasetCard
 
 from tlm_hf.data import dataset_folder
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.overlap_configs import task_stem
+from tlm_hf.data.overlap_subsets import task_stem
 from tlm_hf.data.sources import seeded_order, text_hash
 from tlm_hf.errors import UserError
 
@@ -174,7 +174,7 @@ def test_again_gives_the_same_bytes_and_other_folders_are_refused(home, made, tm
     shutil.copytree(made, copy)
     (copy / "water-low" / "mine.txt").touch()
     message = refused(capsys, "prepare-data", "--corpus", home / "corpus.txt", "--output-dir", copy)
-    assert "all_rows nothing there and False here" in message
+    assert "all_rows 'nothing' there and False here" in message
     assert "water-low/mine.txt" in refused(capsys, *words(home, copy))
     (copy / "subset.json").unlink()
     assert "no data subset of ours" in refused(capsys, *words(home, copy))

@@ -51,6 +51,12 @@ def bits(one: np.ndarray, other: np.ndarray) -> float:
     return float(jensenshannon(one, other, base=2) ** 2)
 
 
+def select(*arguments, **options) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+    """The chosen indices and the other facts, by kind."""
+    subsets = select_subsets(*arguments, **options)
+    return {kind: subset.indices for kind, subset in subsets.items()}, {kind: vars(s) for kind, s in subsets.items()}
+
+
 @pytest.fixture(scope="module")
 def corpus() -> tuple[TokenTexts, list[str]]:
     return random_corpus(0, 1500)
@@ -66,7 +72,7 @@ def test_sizes_are_equal_and_divergences_ordered(seed, texts, share):
     tokens, names = random_corpus(seed, texts)
     task = np.random.default_rng(seed + 1).multinomial(2000, np.random.default_rng(seed).dirichlet(np.ones(VOCABULARY)))
     wanted = int(share * texts)
-    chosen, facts = select_subsets(tokens, names, task, wanted, seed=seed)
+    chosen, facts = select(tokens, names, task, wanted, seed=seed)
     assert set(chosen) == set(facts) == set(KINDS)
     for kind in KINDS:
         assert len(chosen[kind]) == len(set(chosen[kind].tolist())) == wanted
@@ -86,7 +92,7 @@ def test_close_to_the_best_and_worst_of_all_subsets():
     rows = rng.integers(0, 8, (14, 6))  # equal lengths: one stratum, so that every subset is allowed
     tokens = TokenTexts(rows.ravel().astype(np.int32), np.arange(15) * 6, 8)
     task = np.array([30, 20, 10, 5, 0, 1, 0, 9])
-    chosen, _ = select_subsets(tokens, [str(index) for index in range(14)], task, 5)
+    chosen, _ = select(tokens, [str(index) for index in range(14)], task, 5)
     every = [
         bits(np.bincount(rows[list(some)].ravel(), minlength=8), task) for some in itertools.combinations(range(14), 5)
     ]
@@ -108,8 +114,8 @@ def test_gradient_by_finite_differences():
 
 
 def test_refining_never_ends_worse_than_the_first_round(corpus, task_counts):
-    _, once = select_subsets(*corpus, task_counts, 300, rounds=1)
-    _, often = select_subsets(*corpus, task_counts, 300)
+    _, once = select(*corpus, task_counts, 300, rounds=1)
+    _, often = select(*corpus, task_counts, 300)
     assert often["high"]["jensen_shannon_bits"] < once["high"]["jensen_shannon_bits"]
     assert often["low"]["jensen_shannon_bits"] >= once["low"]["jensen_shannon_bits"]
     for kind, best in (("high", min), ("low", max)):
@@ -120,11 +126,11 @@ def test_refining_never_ends_worse_than_the_first_round(corpus, task_counts):
 
 def test_order_and_random_choice_are_seeded_and_of_no_task(corpus, task_counts):
     tokens, texts = corpus
-    chosen, _ = select_subsets(tokens, texts, task_counts, 200, seed=5)
-    other_task, _ = select_subsets(tokens, texts, task_counts[::-1], 200, seed=5)
+    chosen, _ = select(tokens, texts, task_counts, 200, seed=5)
+    other_task, _ = select(tokens, texts, task_counts[::-1], 200, seed=5)
     assert chosen["random"].tolist() == other_task["random"].tolist()
     assert set(chosen["high"].tolist()) != set(other_task["high"].tolist())
-    other_seed, _ = select_subsets(tokens, texts, task_counts, 200, seed=6)
+    other_seed, _ = select(tokens, texts, task_counts, 200, seed=6)
     assert set(chosen["random"].tolist()) != set(other_seed["random"].tolist())
     # Another seed cuts other texts of equal lengths into the strata, no more.
     assert (
@@ -138,16 +144,16 @@ def test_order_and_random_choice_are_seeded_and_of_no_task(corpus, task_counts):
 
 
 def test_blocks_change_nothing(corpus, task_counts, monkeypatch):
-    whole, _ = select_subsets(*corpus, task_counts, 200)
+    whole, _ = select(*corpus, task_counts, 200)
     monkeypatch.setattr(module, "BLOCK", 37)
-    parts, _ = select_subsets(*corpus, task_counts, 200)
+    parts, _ = select(*corpus, task_counts, 200)
     assert all(np.array_equal(whole[kind], parts[kind]) for kind in KINDS)
 
 
 def test_all_the_corpus_is_one_subset(corpus, task_counts):
     tokens, texts = corpus
     usable = int((tokens.lengths > 0).sum())
-    chosen, facts = select_subsets(tokens, texts, task_counts, usable)
+    chosen, facts = select(tokens, texts, task_counts, usable)
     assert len({tuple(sorted(indices)) for indices in chosen.values()}) == 1
     assert facts["low"]["tokens"] == len(tokens.ids)
 
@@ -224,7 +230,7 @@ print(json.dumps([[kind, split["id"][:], facts_of(split)] for kind, split in sub
 
 
 def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sentences):
-    from tlm_hf.commands import overlap as command
+    from tlm_hf.data import overlap_report as command
 
     corpus = documents(sentences)
     (tmp_path / "corpus.txt").write_text("\n".join(corpus["text"]), encoding="utf-8")

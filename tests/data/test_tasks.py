@@ -195,7 +195,7 @@ class TestRows:
         assert facts_of(task["test"])["texts_with_two_labels"] == 3
         (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("tlm_hf")]
         assert "twice.csv" in said
-        assert "3 texts of the source stand under more than one label" in said
+        assert "3 texts of the source have more than one label" in said
 
     def test_facts_reproduce_a_split(self, tmp_path):
         path = write_csv(tmp_path / "task.csv", labelled_rows(40))

@@ -1,8 +1,7 @@
 """Cards of data sets: YAML that `datasets` and the Hub read, and a page in words, from the facts of the subsets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets.info import DatasetInfosDict
@@ -10,13 +9,13 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
 from ..cards import PAPER, card_template, escape_code
-from .leakage import NEAR_SHARE, SHINGLE_WORDS
-from .lineage import lineage_chain
+from ..runs.atomic_files import Json
+from .leakage import NEAR_SHARE, SHINGLE_WORDS, Lineage
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a card says of where text comes from."""
+    """What a card says of where text comes from; `hub` are the card's `source_datasets`."""
 
     title: str
     note: str
@@ -26,8 +25,10 @@ class Source:
     language: tuple[str, ...] = ("en",)
 
 
+Tables = dict[str, dict[str, datasets.Dataset]]
+"""By configuration the splits."""
 SHOWN_FACTS = ("source", "revision", "config", "seed")
-"""Facts of the training split that stand on the card itself."""
+"""Facts of the training split that the card shows."""
 UNKNOWN = "Its licence is not known to the program that wrote this card"
 KNOWN_SOURCES = {
     "wikipedia": Source(
@@ -75,28 +76,28 @@ def file_name(config: str, split: str) -> str:
     return f"{config}/{split}-00000-of-00001.parquet"
 
 
-def render_dataset_card(
-    record: dict[str, Any], kind: str, source_name: str, tables: dict[str, dict[str, datasets.Dataset]], folder: Path
-) -> str:
-    """Render the data set card.
+def render_dataset_card(record: Json, kind: str, origin: str, tables: Tables, folder: Path) -> str:
+    """Render the data set card: Markdown with YAML front matter.
 
     Args:
         record: what `subset.json` will hold; every number in the card comes from it.
         kind: `corpus`, `task` or `overlap`; of the last no configuration is the default, since none holds the others.
-        source_name: the corpus or task that the text first came from, free of paths of this machine.
-        tables: the splits as written, by configuration.
-        folder: where their parquet files lie.
-
-    Returns:
-        Markdown with YAML front matter.
+        origin: the corpus or task that the text first came from, free of paths of this machine.
+        tables: the splits as written.
+        folder: where their parquet files are.
 
     Raises:
-        jinja2.UndefinedError: when the template names a field that is not there.
+        jinja2.UndefinedError: the template names a field that is not given.
     """
-    source = _source(source_name)
-    largest = list(record["configs"])[-1]
-    splits = record["configs"][largest]
-    checks = [check for found in record["leakage"].values() for check in found]
+    source = KNOWN_SOURCES.get(origin) or Source(
+        origin,
+        f"From `{escape_code(origin)}`. {UNKNOWN}: say it here, and in the `license` field above, before you publish.",
+        ("unknown",),
+        language=(),
+    )
+    splits = list(record["configs"].values())[-1]
+    checks = [check for of_config in record["leakage"].values() for check in of_config]
+    made_from = Lineage.from_json(record["made_from"])
     body = card_template("dataset").render(
         name=record["name"],
         kind=kind,
@@ -106,7 +107,7 @@ def render_dataset_card(
         labels=list(splits["train"].get("per_label", {})),
         counts={split: facts.get("per_label", {}) for split, facts in splits.items()},
         chosen=_shown(splits["train"]),
-        parents=[{**parent, "facts": _shown(parent["facts"])} for parent in lineage_chain(record["made_from"])],
+        parents=[replace(parent, facts=_shown(parent.facts)) for parent in (made_from.chain() if made_from else [])],
         leakage=record["leakage"],
         leaking=any(check["training"]["exact"] + check["training"]["near"] for check in checks),
         dropped=sum(facts.get("leaking_rows_dropped", 0) for facts in splits.values()),
@@ -117,12 +118,10 @@ def render_dataset_card(
     return f"---\n{_metadata(kind, record['name'], source, tables, folder).to_yaml()}\n---\n\n{body.strip()}\n"
 
 
-def _metadata(
-    kind: str, name: str, source: Source, tables: dict[str, dict[str, datasets.Dataset]], folder: Path
-) -> DatasetCardData:
+def _metadata(kind: str, name: str, source: Source, tables: Tables, folder: Path) -> DatasetCardData:
     """Front matter: `datasets` writes the features, huggingface_hub the YAML, so that names in it are quoted."""
     largest = list(tables)[-1]
-    more: dict[str, Any] = {"license_name": source.licence_name} if source.licence_name else {}
+    licence_name: Json = {"license_name": source.licence_name} if source.licence_name else {}
     data = DatasetCardData(
         pretty_name=name,
         language=list(source.language) or None,
@@ -131,56 +130,41 @@ def _metadata(
         source_datasets=list(source.hub),
         task_categories=["text-classification"] if kind == "task" else ["fill-mask", "text-generation"],
         tags=["tlm", "tiny-language-model", PAPER],
-        **more,
+        **licence_name,
     )
-    infos = {}
+    infos, configs = {}, []
     for config, splits in tables.items():
-        found = SplitDict()
+        files = {split: file_name(config, split) for split in splits}
+        sizes = SplitDict()
         for split, table in splits.items():
-            found.add(SplitInfo(name=split, num_bytes=table.data.nbytes, num_examples=len(table)))
+            sizes.add(SplitInfo(name=split, num_bytes=table.data.nbytes, num_examples=len(table)))
         infos[config] = datasets.DatasetInfo(
             features=splits["train"].features,
-            splits=found,
-            download_size=sum((folder / file_name(config, split)).stat().st_size for split in splits),
+            splits=sizes,
+            download_size=sum((folder / file).stat().st_size for file in files.values()),
             dataset_size=sum(table.data.nbytes for table in splits.values()),
         )
-    DatasetInfosDict(infos).to_dataset_card_data(data)
-    data["configs"] = [
-        {
+        # Files are named one by one: a pattern would take up what an older version of the data set left on the Hub.
+        entry: Json = {
             "config_name": config,
-            # Named one by one: a pattern would take up what an older version of the data set left on the Hub.
-            "data_files": [{"split": split, "path": file_name(config, split)} for split in splits],
-            **({"default": True} if config == largest and kind != "overlap" else {}),
+            "data_files": [{"split": split, "path": file} for split, file in files.items()],
         }
-        for config, splits in tables.items()
-    ]
+        if config == largest and kind != "overlap":
+            entry["default"] = True
+        configs.append(entry)
+    DatasetInfosDict(infos).to_dataset_card_data(data)
+    data["configs"] = configs
     return data
 
 
-def _shown(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a training split that stand on the card."""
+def _shown(facts: Json) -> Json:
     return {key: facts[key] for key in SHOWN_FACTS if facts.get(key) is not None}
 
 
 def size_category(rows: int) -> str:
     """The Hub's name for a number of rows, such as `10K<n<100K`."""
-    bounds = [(10**3, "1K"), (10**4, "10K"), (10**5, "100K"), (10**6, "1M"), (10**7, "10M"), (10**8, "100M"),
-              (10**9, "1B")]  # fmt: skip
-    below = ""
-    for bound, word in bounds:
-        if rows < bound:
-            return f"{below}<n<{word}" if below else f"n<{word}"
-        below = word
-    return "n>1B"
-
-
-def _source(name: str) -> Source:
-    """What is known of a source; nothing is made up for one that is not."""
-    if name in KNOWN_SOURCES:
-        return KNOWN_SOURCES[name]
-    return Source(
-        name,
-        f"From `{escape_code(name)}`. {UNKNOWN}: say it here, and in the `license` field above, before you publish.",
-        ("unknown",),
-        language=(),
-    )
+    bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
+    power = max(0, len(str(rows)) - 3)
+    if power == 0:
+        return "n<1K"
+    return f"{bounds[power - 1]}<n<{bounds[power]}" if power < len(bounds) else "n>1B"

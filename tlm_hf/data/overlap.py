@@ -1,9 +1,8 @@
 """Token overlap between a pre-training corpus and a task: two coverages and a divergence, from token counts.
 
-Write c(v) for how often the vocabulary's token v stands in the corpus, t(v) for the task, C and T for their sums, and
-P = c / C, Q = t / T for the unigram distributions. Special tokens ([UNK] among them) are never counted: see
-`encode_texts`. Nothing is smoothed, so all three depend on how many texts there are: compare corpora of one size on one
-split of a task, not splits or tasks of different size.
+Let c(v) be how often token v occurs in the corpus and t(v) in the task, C and T their sums, P = c / C and Q = t / T.
+Special tokens ([UNK] among them) are never counted, and nothing is smoothed. So all three measures depend on how many
+texts there are: compare corpora of one size on one split of a task.
 """
 
 from collections.abc import Sequence
@@ -17,15 +16,71 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import UserError
 
 MIN_COUNT = 10
-"""Default n of the coverages: a token counts as seen when it stands at least so often in the corpus."""
+"""Default n of the coverages: a token counts as covered when the corpus has it at least so often."""
 BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of a task's tokens a corpus has.
+
+    Attributes:
+        type_coverage: share of the task's different tokens that the corpus has at least `min_count` times.
+        occurrence_coverage: share of the task's token occurrences that are of such tokens.
+        jensen_shannon_bits: divergence of the two token distributions, 0 (equal) to 1 (no common token).
+        corpus_tokens: tokens of the corpus.
+        task_tokens: tokens of the task.
+    """
+
+    type_coverage: float
+    occurrence_coverage: float
+    jensen_shannon_bits: float
+    corpus_tokens: int
+    task_tokens: int
+
+
+class TokenOverlap:
+    """Token overlap of pre-training texts with a task's texts.
+
+    Example::
+
+        from datasets import load_dataset
+        from tlm_hf.data.overlap import TokenOverlap
+        from transformers import AutoTokenizer
+
+        overlap = TokenOverlap(AutoTokenizer.from_pretrained("bert-base-uncased"), max_length=128)
+        corpus = load_dataset("text", data_files="corpus.txt", split="train")["text"]
+        task = load_dataset("fancyzhx/ag_news", split="train")["text"]
+        result = overlap.compute(corpus, task)
+        print(result.type_coverage, result.occurrence_coverage)
+        print(result.jensen_shannon_bits)  # low divergence is high overlap
+
+    Args:
+        tokenizer: whose tokens are compared.
+        min_count: how often the corpus must have a token for it to count as covered.
+        max_length: tokens of each text that count, special tokens included; None for whole texts.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, min_count: int = MIN_COUNT, max_length: int | None = None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.min_count = min_count
+        self.max_length = max_length
+
+    def compute(self, corpus_texts: Sequence[str], task_texts: Sequence[str]) -> Overlap:
+        """Measure the overlap; raises UserError where one side has no tokens."""
+        corpus = count_tokens(encode_texts(corpus_texts, self.tokenizer, self.max_length))
+        task = count_tokens(encode_texts(task_texts, self.tokenizer, self.max_length))
+        measures = measure_overlap(corpus, task, self.min_count)
+        return Overlap(**measures, corpus_tokens=int(corpus.sum()), task_tokens=int(task.sum()))
 
 
 @dataclass(frozen=True)
 class TokenTexts:
     """Tokenised texts in two flat arrays: text number i is `ids[offsets[i]:offsets[i + 1]]`.
 
-    Args:
+    Attributes:
         ids: int32 (tokens,), without special tokens.
         offsets: int64 (texts + 1,), from 0 to `tokens`, never falling.
         vocab_size: bound of the ids.
@@ -46,68 +101,54 @@ class TokenTexts:
 
 
 def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> TokenTexts:
-    """Tokenise texts for counting, special tokens left out.
-
-    Left out is all that the tokenizer calls special: [CLS], [SEP] and so on, and also [UNK], of which a model learns
-    nothing about the word that it stands for.
+    """Tokenise texts for counting, without any token that the tokenizer calls special ([UNK] too).
 
     Args:
-        texts: the texts; any sequence of str.
+        texts: the texts.
         tokenizer: the tokenizer.
-        max_length: cut each text as training at this length would (tokens, special tokens included); None for whole
-            texts.
+        max_length: cut each text as training at this length would, special tokens included; None for whole texts.
 
     Returns:
         The texts' tokens, in order; a text may be left with none.
     """
     special = np.array(sorted(tokenizer.all_special_ids), dtype=np.int32)
-    room = None if max_length is None else max(0, max_length - tokenizer.num_special_tokens_to_add())
-    parts, counts = [], [np.zeros(1, dtype=np.int64)]
+    limit = None if max_length is None else max(0, max_length - tokenizer.num_special_tokens_to_add())
+    options = {"add_special_tokens": False, "truncation": limit is not None, "max_length": limit, "verbose": False}
+    parts = [np.zeros(0, dtype=np.int32)]
+    counts = [np.zeros(1, dtype=np.int64)]
     for start in range(0, len(texts), BATCH):
-        encoded = tokenizer(
-            list(texts[start : start + BATCH]), add_special_tokens=False, truncation=room is not None, max_length=room,
-            return_attention_mask=False, return_token_type_ids=False, verbose=False,
-        )["input_ids"]  # fmt: skip
+        encoded = tokenizer(list(texts[start : start + BATCH]), return_attention_mask=False, **options)["input_ids"]
         lengths = np.fromiter((len(text) for text in encoded), dtype=np.int64, count=len(encoded))
         ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum()))
-        kept = ~np.isin(ids, special)
-        ends = np.concatenate([[0], np.cumsum(kept)])[np.cumsum(lengths)]
+        ordinary = ~np.isin(ids, special)
+        ends = np.concatenate([[0], np.cumsum(ordinary)])[np.cumsum(lengths)]
         counts.append(np.diff(ends, prepend=0))
-        parts.append(ids[kept])
-    offsets = np.cumsum(np.concatenate(counts))
-    return TokenTexts(np.concatenate([np.zeros(0, dtype=np.int32), *parts]), offsets, len(tokenizer))
+        parts.append(ids[ordinary])
+    return TokenTexts(np.concatenate(parts), np.cumsum(np.concatenate(counts)), len(tokenizer))
 
 
 def count_tokens(texts: TokenTexts, chosen: np.ndarray | None = None) -> np.ndarray:
-    """How often each token stands in the texts.
+    """How often each token occurs in the texts, int64 (vocab_size,).
 
     Args:
         texts: tokenised texts.
         chosen: indices of the texts that count, each once; None for all.
-
-    Returns:
-        int64 (vocab_size,).
     """
     ids = texts.ids
     if chosen is not None:
-        wanted = np.zeros(len(texts), dtype=bool)
-        wanted[chosen] = True
-        ids = ids[np.repeat(wanted, texts.lengths)]
+        is_chosen = np.zeros(len(texts), dtype=bool)
+        is_chosen[chosen] = True
+        ids = ids[np.repeat(is_chosen, texts.lengths)]
     return np.bincount(ids, minlength=texts.vocab_size)
 
 
 def type_coverage(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> float:
-    """Share of the task's token types that the corpus has at least `min_count` times.
-
-    |{v : t(v) > 0 and c(v) >= n}| / |{v : t(v) > 0}|.
+    """Share of the task's token types that the corpus has: |{v : t(v) > 0 and c(v) >= n}| / |{v : t(v) > 0}|.
 
     Args:
         corpus: counts c, (vocab_size,).
         task: counts t, (vocab_size,), in the same tokenizer's tokens.
         min_count: n, at least 1.
-
-    Returns:
-        In [0, 1]; never rises with n.
 
     Raises:
         UserError: a side without tokens, counts over different vocabularies, or n below 1.
@@ -118,10 +159,7 @@ def type_coverage(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COU
 
 
 def occurrence_coverage(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> float:
-    """Share of the task's token occurrences whose type the corpus has at least `min_count` times.
-
-    (sum of t(v) over v with c(v) >= n) / T; arguments, range and errors as `type_coverage`.
-    """
+    """Share of the task's occurrences that are of such types, (sum of t(v) over c(v) >= n) / T; see `type_coverage`."""
     _check(corpus, task, min_count)
     return float(task[corpus >= min_count].sum() / task.sum())
 
@@ -129,16 +167,8 @@ def occurrence_coverage(corpus: np.ndarray, task: np.ndarray, min_count: int = M
 def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:
     """Jensen-Shannon divergence between two unigram distributions, in bits (Lin, IEEE Trans. Inf. Theory 37, 1991).
 
-    1/2 sum_v P log2(P / M) + 1/2 sum_v Q log2(Q / M) with M = (P + Q) / 2 and 0 log 0 = 0: the divergence itself, not
-    its square root (which is a distance), base 2, nothing smoothed. Symmetric; 0 for equal distributions, 1 for
-    distributions without a common token. So *low* divergence is *high* overlap.
-
-    Args:
-        corpus: counts c, (vocab_size,).
-        task: counts t, (vocab_size,).
-
-    Returns:
-        In [0, 1].
+    1/2 sum_v P log2(P / M) + 1/2 sum_v Q log2(Q / M) with M = (P + Q) / 2: the divergence, not its square root (the
+    distance). 0 for equal distributions, 1 for distributions without a common token; low divergence is high overlap.
 
     Raises:
         UserError: a side without tokens, or counts over different vocabularies.
@@ -151,16 +181,7 @@ def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:
 
 
 def measure_overlap(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> dict[str, float]:
-    """The three measures at once: `type_coverage`, `occurrence_coverage` (shares) and `jensen_shannon_bits` (bits).
-
-    Args:
-        corpus: token counts, (vocab_size,).
-        task: token counts, (vocab_size,).
-        min_count: n of the coverages.
-
-    Raises:
-        UserError: as `type_coverage`.
-    """
+    """The three measures of two token counts by name; arguments and errors as `type_coverage`."""
     return {
         "type_coverage": type_coverage(corpus, task, min_count),
         "occurrence_coverage": occurrence_coverage(corpus, task, min_count),
@@ -177,4 +198,4 @@ def _check(corpus: np.ndarray, task: np.ndarray, min_count: int = 1) -> None:
         if not counts.sum() > 0:
             raise UserError(f"The {side} has no tokens besides special ones: give texts in the tokenizer's language.")
     if min_count < 1:
-        raise UserError(f"min_count is {min_count}: a token must be seen at least 1 time to count as seen.")
+        raise UserError(f"min_count is {min_count}: a token must be seen at least 1 time to count as covered.")

@@ -1,33 +1,32 @@
 """Overlap-controlled subsets: from one corpus, equally large subsets with high, random and low overlap with a task.
 
 The objective is the Jensen-Shannon divergence between the subset's unigram distribution P and Q, that of the task's
-training split (see `overlap.jensen_shannon_bits`): as small as possible for `high`, as large as possible for `low`. It
-still separates subsets that all cover nearly every token of the task.
+training split: as small as possible for `high`, as large as possible for `low`. It still separates subsets that all
+cover nearly every token of the task.
 
 The algorithm is the conditional gradient method (Frank and Wolfe, Naval Research Logistics Quarterly 3, 1956) over
-subsets. The derivative of the divergence with respect to P(v) is
+subsets. The derivative of the divergence with respect to P(v) is g(v) = 1/2 log2(P(v) / M(v)) with M = (P + Q) / 2, so
+a text with tokens v_1 ... v_L has the score (g(v_1) + ... + g(v_L)) / L, the rate at which the divergence changes when
+P moves towards the text. A round takes the texts with the lowest scores (`high`) or the highest (`low`). The first
+round linearises at the corpus' distribution, later ones at the subset's: for `high` at a mean of the rounds so far
+(round t moves it by 2 / (t + 1)), for `low` at the last round's (the divergence is convex in P, so whole steps climb).
+A share `FLOOR` of the corpus' distribution is mixed in, so that g is finite. The subset of the best round wins.
 
-    g(v) = 1/2 log2(P(v) / M(v)),   M = (P + Q) / 2   (bits; at most 1/2),
+Texts are sorted by length and cut into strata of about `STRATUM` texts; every subset takes the same number of texts
+from each. Where its tokens still differ by more than `MARGIN` from those of `random`, a price per token, found by
+bisection, is added to the scores; where that is too coarse, the strata become finer. So all subsets have equally many
+texts, and tokens within 1%.
 
-so a text with tokens v_1 ... v_L has the score (g(v_1) + ... + g(v_L)) / L, the rate at which the divergence changes
-when P moves towards the text (but for a constant). A round takes the texts with the lowest scores (`high`) or the
-highest (`low`). The first round linearises at the whole corpus' distribution, the later ones at the subsets' own: for
-`high` at a mean of the rounds so far (round t moves it by the share 2 / (t + 1)), for `low` at the last one's (the
-divergence is convex in P, so such whole steps climb). A share `FLOOR` of the corpus' distribution is mixed in, so that
-g is finite for tokens that a subset lacks. The subset of the best round is kept.
-
-Texts are sorted by length in tokens and cut into strata of about `STRATUM` texts, and every subset takes the same
-number of texts from each. Where its tokens still differ by more than 0.4% from those of `random`, a price per token,
-found by bisection, is added to the scores of `high` or `low`; where one text more or less is too much for that (small
-subsets), the strata become finer. So texts are equal, and tokens within 1%.
-
-`random` takes texts in seeded order, the same for every task that needs the same strata. Ties go by that order too.
-Scores are sums of integers (g in units of 2^-20 bits), so that they do not depend on the order of summation. The same
-inputs give the same subsets on one machine and its libraries; a logarithm that is rounded otherwise elsewhere, or the
-floating-point prices, may exchange a few texts of nearly equal score there, so compare the SHA-256 of the facts.
+`random` takes texts in seeded order, the same for every task that needs the same strata; ties go by that order too.
+Scores are sums of integers (g in units of 2^-20 bits), independent of the order of summation. Another machine's
+logarithm may exchange a few texts of nearly equal score, so compare the SHA-256 of the facts.
 """
 
+import logging
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -35,32 +34,47 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
+from ..runs.atomic_files import Json
+from .leakage import LeakageReport, check_splits
 from .overlap import TokenTexts, count_tokens, encode_texts, jensen_shannon_bits
 from .sources import seeded_order
-from .subsets import ID, describe_split
+from .subsets import ID, describe_split, facts_of
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("high", "random", "low")
 TOLERANCE = 0.01
-"""Largest tokens of a subset are at most so much (as a share) above the smallest."""
+"""The largest subset has at most so many more tokens (as a share) than the smallest."""
+MARGIN = 0.4 * TOLERANCE
 ROUNDS = 8
 FLOOR = 0.01
 UNIT = 2**20
 BLOCK = 50_000
 BISECTIONS = 60
 STRATUM = 200
-MARGIN = 0.4 * TOLERANCE
+SOURCE_FACTS = ("source", "config", "revision", "unit")
+"""Facts of the corpus that each published subset repeats."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A chosen subset.
+
+    Attributes:
+        indices: its texts in seeded order, int64 (num_texts,).
+        tokens: how many tokens they have.
+        jensen_shannon_bits: divergence to the task's training split.
+        divergence_by_round: the divergence after each round; empty for `random`.
+    """
+
+    indices: np.ndarray
+    tokens: int
+    jensen_shannon_bits: float
+    divergence_by_round: list[float]
 
 
 def divergence_gradient(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
-    """Derivative of the Jensen-Shannon divergence (bits) with respect to P: 1/2 log2(2 P / (P + Q)).
-
-    Args:
-        P: positive wherever the derivative is used, (vocab_size,).
-        Q: the other distribution, (vocab_size,).
-
-    Returns:
-        float64 (vocab_size,); 0 where P is 0.
-    """
+    """Derivative of the Jensen-Shannon divergence (bits) with respect to P: 1/2 log2(2 P / (P + Q)), 0 where P is 0."""
     gradient = np.zeros(len(P))
     present = P > 0
     gradient[present] = np.log2(2 * P[present] / (P[present] + Q[present])) / 2
@@ -68,22 +82,23 @@ def divergence_gradient(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
 
 
 def select_subsets(
-    tokens: TokenTexts, texts: Sequence[str], task_train: np.ndarray, num_texts: int, *, seed: int = 0,
+    tokens: TokenTexts,
+    texts: Sequence[str],
+    task_train: np.ndarray,
+    num_texts: int,
+    *,
+    seed: int = 0,
     rounds: int = ROUNDS,
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:  # fmt: skip
+) -> dict[str, Subset]:
     """Choose the three subsets (objective and algorithm: see the module).
 
     Args:
         tokens: the tokenised corpus.
-        texts: its texts, as many; their SHA-256 with the seed gives the order (`sources.seeded_order`).
+        texts: its texts; their SHA-256 with the seed gives the order (`sources.seeded_order`).
         task_train: token counts of the task's training split alone, (vocab_size,).
         num_texts: texts of each subset.
         seed: chooses the random subset and breaks ties, of scores and of lengths.
         rounds: linearisations, at least 1.
-
-    Returns:
-        By kind (`high`, `random`, `low`) the indices of the chosen texts in seeded order, int64 (num_texts,), and their
-        facts: `texts`, `tokens`, `jensen_shannon_bits` to the training split and `divergence_by_round`.
 
     Raises:
         UserError: a task or corpus without tokens, more texts asked for than have tokens, or lengths too uneven for
@@ -101,34 +116,29 @@ def select_subsets(
             f"{num_texts} texts per subset were asked for, but {len(usable)} texts of the corpus have tokens: ask for "
             f"1 to {len(usable)}."
         )
-    source = corpus_counts / corpus_counts.sum()
-    Q = task_train / task_train.sum()
     strata = max(1, min(num_texts, len(usable) // STRATUM))
     while True:
         chooser = _Chooser(tokens, usable, rank[usable], num_texts, strata)
-        chosen = {"random": usable[chooser.random]}
-        history: dict[str, list[float]] = {"random": []}
-        for kind, sign in (("high", 1), ("low", -1)):
-            chosen[kind], history[kind] = _search(chooser, source, Q, task_train, sign, rounds)
-        sums = [int(tokens.lengths[chosen[kind]].sum()) for kind in KINDS]
+        searches = {
+            "high": _search(chooser, corpus_counts, task_train, 1, rounds),
+            "random": (usable[chooser.random], []),
+            "low": _search(chooser, corpus_counts, task_train, -1, rounds),
+        }
+        sums = [int(tokens.lengths[chosen].sum()) for chosen, _ in searches.values()]
         if max(sums) <= (1 + TOLERANCE) * min(sums):
             break
         if strata == num_texts:
             raise UserError(
                 f"The lengths of the texts are too uneven for subsets of {num_texts} texts with equal tokens "
-                f"({min(sums)} to {max(sums)} were found): ask for more texts, or cut them with a smaller max_length."
+                f"(they would have {min(sums)} to {max(sums)}): ask for more texts, or set a smaller max_length."
             )
         strata = min(num_texts, 2 * strata)
-    found, facts = {}, {}
-    for kind, total in zip(KINDS, sums, strict=True):
-        found[kind] = chosen[kind][np.argsort(rank[chosen[kind]])]
-        facts[kind] = {
-            "texts": len(found[kind]),
-            "tokens": total,
-            "jensen_shannon_bits": jensen_shannon_bits(count_tokens(tokens, found[kind]), task_train),
-            "divergence_by_round": history[kind],
-        }
-    return found, facts
+    subsets = {}
+    for (kind, (chosen, history)), total in zip(searches.items(), sums, strict=True):
+        indices = chosen[np.argsort(rank[chosen])]
+        bits = jensen_shannon_bits(count_tokens(tokens, indices), task_train)
+        subsets[kind] = Subset(indices, total, bits, history)
+    return subsets
 
 
 def overlap_subsets(
@@ -150,7 +160,7 @@ def overlap_subsets(
         num_texts: texts of each subset.
         max_length: tokens of each text that count, special tokens included; None for whole texts.
         seed: see `select_subsets`.
-        **facts: what else to keep with each (see `subsets.describe_split`), such as `source` and `task`.
+        **facts: what else to keep with each, such as `source` and `task`.
 
     Raises:
         UserError: as `select_subsets`, or a whole task in place of its training split.
@@ -159,18 +169,82 @@ def overlap_subsets(
         raise UserError("Subsets are chosen by a task's training split alone: give task['train'], not the whole task.")
     texts = list(corpus["text"])
     task_counts = count_tokens(encode_texts(list(task_train["text"]), tokenizer, max_length))
-    chosen, found = select_subsets(encode_texts(texts, tokenizer, max_length), texts, task_counts, num_texts, seed=seed)
-    return subset_splits(corpus, chosen, found, max_length=max_length, seed=seed, **facts)
+    tokens = encode_texts(texts, tokenizer, max_length)
+    subsets = select_subsets(tokens, texts, task_counts, num_texts, seed=seed)
+    return subset_splits(corpus, subsets, max_length=max_length, seed=seed, **facts)
 
 
-def subset_splits(
-    corpus: datasets.Dataset, chosen: dict[str, np.ndarray], found: dict[str, dict[str, Any]], **facts: Any
-) -> datasets.DatasetDict:
+def subset_splits(corpus: datasets.Dataset, subsets: dict[str, Subset], **facts: Any) -> datasets.DatasetDict:
     """What `select_subsets` chose from `corpus`, as described splits with `text` and `id`."""
     rows = corpus.select_columns(["text", ID])
-    return datasets.DatasetDict(
-        {kind: describe_split(rows.select(chosen[kind]), overlap=kind, **found[kind], **facts) for kind in KINDS}
-    )
+    splits = {}
+    for kind, subset in subsets.items():
+        splits[kind] = describe_split(
+            rows.select(subset.indices),
+            overlap=kind,
+            texts=len(subset.indices),
+            tokens=subset.tokens,
+            jensen_shannon_bits=subset.jensen_shannon_bits,
+            divergence_by_round=subset.divergence_by_round,
+            **facts,
+        )
+    return datasets.DatasetDict(splits)
+
+
+def task_stem(name: str) -> str:
+    """What a task's configurations are named after: its name, or that of its file or data set without folders.
+
+    Anything else than letters, digits, dots and dashes becomes a dash; empty where nothing is left.
+    """
+    return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.")
+
+
+def subset_configs(
+    name: str,
+    subsets: datasets.DatasetDict,
+    corpus: datasets.DatasetDict,
+    task_test: datasets.Dataset,
+    measures: Json,
+    tokenizer: Json,
+) -> tuple[dict[str, datasets.DatasetDict], dict[str, list[LeakageReport]]]:
+    """One task's subsets as configurations TASK-high, TASK-random and TASK-low of a data set folder.
+
+    Each has the subset as `train` and the corpus' held-out texts as `validation`, so that losses are comparable.
+
+    Args:
+        name: the task, as it was given.
+        subsets: see `subset_splits`.
+        corpus: `train` and `validation`, from the first of which they were chosen.
+        task_test: the task's test split; training texts are checked against it and the held-out texts.
+        measures: by kind, on the task's train and test, what `overlap.measure_overlap` gives; the card shows them.
+        tokenizer: what to keep about it.
+
+    Returns:
+        By configuration the splits, and by configuration the leakage reports.
+    """
+    whole = facts_of(corpus["train"])
+    validation = describe_split(corpus["validation"].select_columns(["text", ID]), **facts_of(corpus["validation"]))
+    configs, leakage = {}, {}
+    for kind, subset in subsets.items():
+        config = f"{task_stem(name)}-{kind}"
+        facts = {**facts_of(subset), **{key: whole[key] for key in SOURCE_FACTS if key in whole}}
+        facts |= {"corpus": whole, "measures": measures[kind], "tokenizer": tokenizer}
+        train = describe_split(subset, **facts)
+        configs[config] = datasets.DatasetDict(train=train, validation=validation)
+        leakage[config] = [
+            check_splits(train, validation, ("train", "validation")),
+            check_splits(train, task_test, ("train", f"{task_stem(name)} test")),
+        ]
+        for check in leakage[config]:
+            if check.training.leaking:
+                logger.warning(
+                    "Note: %s: %s of %s texts repeat texts of %s, word for word or nearly so (see the card).",
+                    config,
+                    check.training.leaking,
+                    check.training.rows,
+                    check.between[1],
+                )
+    return configs, leakage
 
 
 class _Chooser:
@@ -212,7 +286,10 @@ class _Chooser:
             beyond = int(self.lengths[taken].sum()) - self.target
             if abs(beyond) <= MARGIN * self.target:
                 break
-            lowest, highest = (price, highest) if beyond > 0 else (lowest, price)
+            if beyond > 0:
+                lowest = price
+            else:
+                highest = price
             price = (lowest + highest) / 2
         return self.usable[taken]
 
@@ -220,7 +297,7 @@ class _Chooser:
         """Mean of the tokens' gradients by text, in units of 1 / UNIT, (n,)."""
         weights = np.rint(gradient * UNIT).astype(np.int64)
         sums = [np.zeros(0, dtype=np.int64)]
-        for first in range(0, len(self.starts), BLOCK):  # in parts, since a gradient takes twice the memory of an id
+        for first in range(0, len(self.starts), BLOCK):  # in blocks, since a gradient takes twice the memory of an id
             starts = self.starts[first : first + BLOCK]
             following = self.starts[first + BLOCK :]
             ids = self.tokens.ids[starts[0] : following[0] if len(following) else None]
@@ -229,19 +306,21 @@ class _Chooser:
 
 
 def _search(
-    chooser: _Chooser, source: np.ndarray, Q: np.ndarray, task_train: np.ndarray, sign: int, rounds: int
+    chooser: _Chooser, corpus_counts: np.ndarray, task_train: np.ndarray, sign: int, rounds: int
 ) -> tuple[np.ndarray, list[float]]:
     """The subset with the smallest `sign` times divergence over the rounds, and each round's divergence."""
+    source = corpus_counts / corpus_counts.sum()
+    Q = task_train / task_train.sum()
     point = source
-    best = (np.zeros(0, dtype=np.int64), np.inf)
+    best, lowest = np.zeros(0, dtype=np.int64), np.inf
     history: list[float] = []
-    for turn in range(1, max(1, rounds) + 1):
+    for turn in range(1, rounds + 1):
         gradient = divergence_gradient((1 - FLOOR) * point + FLOOR * source, Q)
         chosen = chooser.take(sign * chooser.score(gradient))
         counts = count_tokens(chooser.tokens, chosen)
         history.append(jensen_shannon_bits(counts, task_train))
-        if sign * history[-1] < best[1]:
-            best = (chosen, sign * history[-1])
+        if sign * history[-1] < lowest:
+            best, lowest = chosen, sign * history[-1]
         step = 2 / (turn + 1) if sign > 0 else 1.0
         point = point + step * (counts / counts.sum() - point)
-    return best[0], history
+    return best, history

@@ -4,22 +4,18 @@
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import datasets
-import numpy as np
 
 from ..errors import UserError, check_range
+from ..runs.atomic_files import Json
 from .corpora import load_corpus
-from .leakage import check_splits
-from .lineage import find_lineage
+from .leakage import LeakageReport, Lineage, check_splits, drop_leaking, find_lineage
 from .sources import data_root
 from .subsets import ID, describe_split, facts_of
-from .tables import KNOWN
-from .task_leakage import leaking_rows, replace_leaking, task_place
-from .tasks import TaskArguments, load_task_from
+from .tables import KNOWN, SPLITS
+from .tasks import TaskArguments, find_task, load_task_from
 
 
 @dataclass
@@ -39,10 +35,10 @@ class PrepareDataArguments(TaskArguments):
     corpus_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub corpus."})
     corpus_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub corpus."})
     check_against: list[str] = field(
-        default_factory=list, metadata={"help": "Tasks whose (whole) test splits the training texts are held against."}
+        default_factory=list, metadata={"help": "Tasks whose whole test splits the training texts are checked against."}
     )
     drop_leakage: bool = field(
-        default=False, metadata={"help": "Put others in the place of training texts that stand among held-out ones."}
+        default=False, metadata={"help": "Leave out training texts that repeat held-out ones, and count them."}
     )
     output_dir: str = field(default="", metadata={"help": "The folder to make; its name is the data set's."})
     json: str | None = field(
@@ -55,28 +51,26 @@ class Prepared:
     """Subsets ready to be written.
 
     Attributes:
-        kind: `corpus` or `task`.
+        kind: `corpus`, `task` or `overlap`.
         source: the name that was given for it.
         configs: by configuration the splits, with the columns `text`, `id` and for a task `label`.
-        leakage: by configuration one report for each check, see `leakage.Leakage.report`, with `between` (the split
-            that is trained on, and the held-out texts).
-        made_from: what `lineage.find_lineage` says of the source; None where it is no folder of ours.
+        leakage: by configuration one report for each check.
+        made_from: the folder of ours that the source is; None for any other source.
     """
 
     kind: str
     source: str
     configs: dict[str, datasets.DatasetDict]
-    leakage: dict[str, list[dict[str, Any]]]
-    made_from: dict[str, Any] | None = None
+    leakage: dict[str, list[LeakageReport]]
+    made_from: Lineage | None = None
 
 
 def prepare(arguments: PrepareDataArguments) -> Prepared:
     """Choose the rows that the options ask for and check them for leakage.
 
     Raises:
-        UserError: both or neither of a corpus and a task, sizes that do not ascend, more texts than there are (after
-            what leaks is left out, where that was asked), and whatever `load_corpus`, `load_task` and
-            `task_leakage.replace_leaking` refuse.
+        UserError: both or neither of a corpus and a task, sizes that do not ascend, and whatever `load_corpus`,
+            `load_task` and `leakage.drop_leaking` refuse.
     """
     if bool(arguments.corpus) == bool(arguments.task):
         raise UserError("Give one of --corpus and --task: a data set is made of one of them.")
@@ -104,78 +98,33 @@ def config_name(size: int | None) -> str:
 def _test_split(arguments: PrepareDataArguments, name: str) -> datasets.Dataset:
     """The test split of a task to check against: the source's whole one, or else the one that the options cut off."""
     known = KNOWN.get(name)
-    has_own = known is not None and known.hub is not None
-    own = replace(
-        arguments,
+    is_whole = known is not None and known.hub is not None
+    own = TaskArguments(
         task=name,
-        text_column=None,
         label_column="label" if known is not None else arguments.label_column,
-        title_column=None,
-        entity_markers="none",
-        task_path=None,
-        task_config=None,
-        task_revision=None,
-        test_per_label=None if has_own else arguments.test_per_label,
-        all_rows=has_own,
+        train_per_label=arguments.train_per_label,
+        validation_per_label=arguments.validation_per_label,
+        test_per_label=None if is_whole else arguments.test_per_label,
+        all_rows=is_whole,
         shortfall="take",
+        task_seed=arguments.task_seed,
+        data_root=arguments.data_root,
     )
-    return _columns(load_task_from(own), name)["test"]
-
-
-def _lineage(arguments: PrepareDataArguments) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Where the text of a source comes from that is a folder of ours, and as a fact which configuration is read."""
-    place, config = arguments.corpus, arguments.corpus_config
-    root = data_root(arguments.data_root)
-    if arguments.task:
-        place, config = task_place(arguments), arguments.task_config
-    elif place == "wikipedia" and root is not None:
-        place = str(root / place)
-    made_from = find_lineage(place, config)
-    config = made_from["config"] if made_from else config
-    return made_from, {} if config is None else {"config": config}
-
-
-def _columns(splits: datasets.DatasetDict, name: str) -> datasets.DatasetDict:
-    """The columns that are published, in their order, with the facts kept."""
-    wanted = [column for column in ("text", ID, "label") if column in splits["train"].column_names]
-    if ID not in wanted:
-        raise UserError(f"{name!r} has no column {ID!r}: load it with load_corpus or load_task.")
-    return datasets.DatasetDict(
-        {split: _described(rows.select_columns(wanted), rows) for split, rows in splits.items()}
-    )
-
-
-def _described(rows: datasets.Dataset, before: datasets.Dataset, **facts: Any) -> datasets.Dataset:
-    """`rows` with the facts of another split, but for the counts that `describe_split` makes anew."""
-    return describe_split(rows, **{**facts_of(before), **facts})
+    return load_task_from(own)["test"]
 
 
 def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
     """Every size is a prefix of the largest one, so each is in the next; all have the same held-out texts."""
-    name = arguments.corpus
-    sizes: Sequence[int | None] = arguments.num_texts or [None]
-    made_from, known = _lineage(arguments)
-    corpus = _load_corpus(arguments, sizes[-1])
-    train, validation = corpus["train"], _described(corpus["validation"], corpus["validation"], **known)
-    leaks = np.zeros(len(train), dtype=bool)
-    if arguments.drop_leakage:
-        train, leaks = _enough_texts(arguments, train, {"validation": validation, **tests}, sizes[-1])
-    kept = np.flatnonzero(~leaks)
-    configs, leakage = {}, {}
-    for size in sizes:
-        rows = kept[:size]
-        passed_over = int(rows[-1]) + 1 - len(rows) if size is not None else int(leaks.sum())
-        facts = {"leaking_rows_dropped": passed_over} if arguments.drop_leakage else {}
-        part = _described(train.select(rows), train, **known, **facts)
-        configs[config_name(size)] = datasets.DatasetDict(train=part, validation=validation)
-        leakage[config_name(size)] = _reports({"train": part}, {"validation": validation, **tests})
-    return Prepared("corpus", name, configs, leakage, made_from)
-
-
-def _load_corpus(arguments: PrepareDataArguments, size: int | None) -> datasets.DatasetDict:
+    place = arguments.corpus
+    root = data_root(arguments.data_root)
+    if place == "wikipedia" and root is not None:
+        place = str(root / place)
+    made_from = find_lineage(place, arguments.corpus_config)
+    config = made_from.config if made_from else arguments.corpus_config
+    sizes: list[int | None] = [*arguments.num_texts] or [None]
     corpus = load_corpus(
         arguments.corpus,
-        num_texts=size,
+        num_texts=sizes[-1],
         validation_texts=arguments.validation_texts,
         text_column=arguments.text_column or "text",
         config=arguments.corpus_config,
@@ -184,44 +133,46 @@ def _load_corpus(arguments: PrepareDataArguments, size: int | None) -> datasets.
         seed=arguments.seed,
         unit=arguments.corpus_unit,
     )
-    return _columns(corpus, arguments.corpus)
-
-
-def _enough_texts(
-    arguments: PrepareDataArguments, train: datasets.Dataset, held_out: dict[str, datasets.Dataset], size: int | None
-) -> tuple[datasets.Dataset, np.ndarray]:
-    """Training texts of which `size` do not leak (all that there are for None), and which of them do."""
-    while True:
-        leaks = leaking_rows(train["text"], held_out.values())
-        missing = 0 if size is None else size - int((~leaks).sum())
-        if missing <= 0:
-            return train, leaks
-        try:
-            train = _load_corpus(arguments, len(train) + missing)["train"]
-        except UserError as error:
-            raise UserError(
-                f"{size} texts were asked for, but {int(leaks.sum())} of {len(train)} leak into held-out texts and no "
-                f"other texts are left to take their place: ask for at most {int((~leaks).sum())} (--num-texts)."
-            ) from error
+    validation = _published(corpus["validation"], facts_of(corpus["validation"]), config)
+    held_out = {"validation": validation, **tests}
+    prepared = Prepared("corpus", arguments.corpus, {}, {}, made_from)
+    for size in sizes:
+        name = config_name(size)
+        rows = corpus["train"].select(range(size or len(corpus["train"])))
+        train = _published(rows, facts_of(corpus["train"]), config)
+        if arguments.drop_leakage:
+            train = drop_leaking(train, name, held_out.values())
+        prepared.configs[name] = datasets.DatasetDict(train=train, validation=validation)
+        prepared.leakage[name] = [check_splits(train, rows, ("train", other)) for other, rows in held_out.items()]
+    return prepared
 
 
 def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
-    """The task as `load_task` gives it; where that was asked, other texts stand in the place of those that leak."""
-    name = arguments.task
-    made_from, known = _lineage(arguments)
-    task = _columns(load_task_from(arguments), name)
-    others = {label: test for label, test in tests.items() if label != f"{name} test"}
+    """The task as `load_task` gives it; where that was asked, without training and validation texts that leak."""
+    task = load_task_from(arguments)
+    made_from = find_lineage(find_task(arguments.options())[0], arguments.task_config)
+    config = made_from.config if made_from else arguments.task_config
+    train, validation, test = (
+        _published(task[split], facts_of(task[split]), config) for split in ("train", "validation", "test")
+    )
+    others = {label: rows for label, rows in tests.items() if label != f"{arguments.task} test"}
     if arguments.drop_leakage:
-        task = replace_leaking(arguments, task, list(others.values()))
-    task = datasets.DatasetDict({split: _described(rows, rows, **known) for split, rows in task.items()})
-    reports = _reports({"train": task["train"]}, {"test": task["test"], "validation": task["validation"], **others})
-    reports += _reports({"validation": task["validation"]}, {"test": task["test"], **others})
-    return Prepared("task", name, {"default": task}, {"default": reports}, made_from)
-
-
-def _reports(training: dict[str, datasets.Dataset], held_out: dict[str, datasets.Dataset]) -> list[dict[str, Any]]:
-    return [
-        {"between": [one, other], **check_splits(rows, texts)[1]}
-        for one, rows in training.items()
-        for other, texts in held_out.items()
+        validation = drop_leaking(validation, "validation", [test, *others.values()])
+        train = drop_leaking(train, "train", [test, validation, *others.values()])
+    reports = [
+        check_splits(train, rows, ("train", label))
+        for label, rows in {"test": test, "validation": validation, **others}.items()
     ]
+    reports += [
+        check_splits(validation, rows, ("validation", label)) for label, rows in {"test": test, **others}.items()
+    ]
+    splits = datasets.DatasetDict(train=train, validation=validation, test=test)
+    return Prepared("task", arguments.task, {"default": splits}, {"default": reports}, made_from)
+
+
+def _published(rows: datasets.Dataset, facts: Json, config: str | None) -> datasets.Dataset:
+    """The columns that are published, in their order, with the facts and the configuration that was read."""
+    columns = [column for column in ("text", ID, "label") if column in rows.column_names]
+    if config is not None:
+        facts = {**facts, "config": config}
+    return describe_split(rows.select_columns(columns), **facts)

@@ -1,13 +1,15 @@
 """Where a task's rows come from: the tasks of arXiv 2507.14871 with their pinned sources, and any labelled table."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import datasets
 
 from ..errors import UserError
-from .sources import check_column, reading, tells_rows_apart
+from ..runs.atomic_files import Json
+from .sources import Source, check_column, read_source, reading, tells_rows_apart
 from .subsets import ID
 
 SPLITS = ("train", "validation", "test")
@@ -17,15 +19,15 @@ MOST_MISSING = 0.1
 
 @dataclass(frozen=True)
 class KnownTask:
-    """A task of the paper: where it lies, its columns and classes, and how many texts of each class the paper takes.
+    """A task of the paper.
 
-    Args:
+    Attributes:
         hub: its name on the Hub; None where it is not there.
         revision: the pinned commit on the Hub.
         text_column: column of the text.
         labels: names of the classes in the order of their numbers; empty where the files name them.
         train_per_label: the paper's training texts of each class.
-        test_per_label: likewise for test.
+        test_per_label: the paper's test texts of each class.
         validation_within_train: the source has no more than these, so validation comes out of `train_per_label`.
     """
 
@@ -38,28 +40,29 @@ class KnownTask:
     validation_within_train: bool = False
 
 
+DBPEDIA_CLASSES = (
+    "Company EducationalInstitution Artist Athlete OfficeHolder MeanOfTransportation Building NaturalPlace Village "
+    "Animal Plant Album Film WrittenWork"
+)
 KNOWN = {
     "ag_news": KnownTask(
-        "fancyzhx/ag_news",
-        "eb185aade064a813bc0b7f42de02595523103ca4",
-        "text",
-        ("World", "Sports", "Business", "Sci/Tech"),
-        1000,
-        1000,
+        hub="fancyzhx/ag_news",
+        revision="eb185aade064a813bc0b7f42de02595523103ca4",
+        text_column="text",
+        labels=("World", "Sports", "Business", "Sci/Tech"),
+        train_per_label=1000,
+        test_per_label=1000,
     ),
     "dbpedia_14": KnownTask(
-        "fancyzhx/dbpedia_14",
-        "9abd46cf7fc8b4c64290f26993c540b92aa145ac",
-        "content",
-        (
-            "Company", "EducationalInstitution", "Artist", "Athlete", "OfficeHolder", "MeanOfTransportation",
-            "Building", "NaturalPlace", "Village", "Animal", "Plant", "Album", "Film", "WrittenWork",
-        ),
-        100,
-        100,
+        hub="fancyzhx/dbpedia_14",
+        revision="9abd46cf7fc8b4c64290f26993c540b92aa145ac",
+        text_column="content",
+        labels=tuple(DBPEDIA_CLASSES.split()),
+        train_per_label=100,
+        test_per_label=100,
     ),
     "fewrel": KnownTask(None, None, "tokens", (), 630, 70, validation_within_train=True),
-}  # fmt: skip
+}
 
 
 class Row(NamedTuple):
@@ -68,9 +71,8 @@ class Row(NamedTuple):
     Args:
         text: as it is given out.
         label: number of its class.
-        id: where it stands in its source.
-        key: what it is chosen and compared by: the text without markers or title, so that these do not change the
-            choice of rows.
+        id: where it is in its source.
+        key: what it is chosen and compared by: the text without markers or title.
     """
 
     text: str
@@ -83,11 +85,11 @@ class Row(NamedTuple):
 class TaskSource:
     """What was read of a source, before rows are chosen.
 
-    Args:
+    Attributes:
         rows: rows of the source's own splits.
         names: names of the classes, in label order.
         dropped: rows that were left out, by reason, over all splits of the source.
-        two_labels: different texts that stand under two labels and were kept (in a table they may).
+        two_labels: different texts that have two labels and were kept (in a table they may).
         facts: what else reproduces it: `source`, `revision`, columns.
     """
 
@@ -95,92 +97,155 @@ class TaskSource:
     names: list[str]
     dropped: Counter[str] = field(default_factory=Counter)
     two_labels: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Json = field(default_factory=dict)
 
 
-def read_rows(
-    table: datasets.DatasetDict,
-    name: str,
-    columns: tuple[str, str, str | None],
-    known: KnownTask | None = None,
-) -> TaskSource:
+@dataclass(frozen=True)
+class Columns:
+    """Columns of the text, of the label, and of a title to be put before the text."""
+
+    text: str
+    label: str
+    title: str | None = None
+
+
+def open_table(
+    task: str | datasets.Dataset | datasets.DatasetDict, config: str | None, revision: str | None
+) -> tuple[str, Source]:
+    """The table of a task by path or Hub name, or an object that is one: its name for messages, and its splits.
+
+    This is the one place that opens a labelled table; how a file is to be read belongs here.
+    """
+    if isinstance(task, str):
+        return task, read_source(task, config=config, revision=revision)
+    splits = task if isinstance(task, datasets.DatasetDict) else datasets.DatasetDict(train=task)
+    return "the data set", Source(splits.with_format(None), None)
+
+
+def find_columns(table: datasets.DatasetDict, columns: Columns) -> Columns:
+    """The columns of a table object: where it lacks these, its only column of strings and its only ClassLabel."""
+    features = next(iter(table.values())).features
+    text, label = columns.text, columns.label
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if label not in features and len(classes) == 1:
+        label = classes[0]
+    strings = [
+        name for name, feature in features.items() if getattr(feature, "dtype", "") in ("string", "large_string")
+    ]
+    strings = [name for name in strings if name not in (label, columns.title)]
+    if text not in features and len(strings) == 1:
+        text = strings[0]
+    return Columns(text, label, columns.title)
+
+
+def read_rows(table: datasets.DatasetDict, name: str, columns: Columns, labels: Sequence[str] = ()) -> TaskSource:
     """The usable rows of a table's own train, validation and test splits (of its only split, as train).
 
-    Rows without a text or with an empty label (None, NaN, blank, or -1 of a ClassLabel) are left out and counted.
-    Labels become names: strings, integers and whole floats as they are written, booleans as False and True, in sorted
-    order; a ClassLabel and a known task keep theirs. The id of a row is what its own column `id` says where that tells
-    the rows of all splits apart, else where the row stands, such as `train/17`.
+    Rows without a text or with an empty label (None, NaN, blank, or -1 of a ClassLabel) are left out and counted. The
+    id of a row is what its own column `id` says where that tells the rows of all splits apart, else its place, such as
+    `train/17`.
 
     Args:
         table: the splits.
         name: what to call it in errors.
-        columns: of the text, of the label, and of a title to be put before the text (or None).
-        known: the known task that it is.
+        columns: which to read.
+        labels: names of a known task's classes.
 
     Raises:
         UserError: no train split or no such column, a column without text or one that is no UTF-8, one class alone,
             labels that are no names, or more than `MOST_MISSING` of a split's labels or titles missing.
     """
-    text_column, label_column, title_column = columns
-    splits = {split: table[split] for split in SPLITS if split in table}
-    if "train" not in splits and splits:
-        raise UserError(f"{name!r} has the splits {', '.join(splits)} but no train split: give a source with one.")
-    if not splits:
-        splits = {"train": next(iter(table.values()))}
+    splits = _own_splits(table, name)
     for rows in splits.values():
-        check_column(rows, text_column, name, "--text-column")
-        check_column(rows, label_column, name, "--label-column")
-        if title_column is not None:
-            check_column(rows, title_column, name, "--title-column")
-    feature = splits["train"].features[label_column]
-    names = list(known.labels) if known else list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    labels = {
-        split: [_label(value, unlabelled=-1 if names else None) for value in _cells(rows, label_column, name)]
-        for split, rows in splits.items()
-    }
-    for split, values in labels.items():
-        _check_missing(values, f"Column {label_column!r} of {name!r}", split, "fill them in, or set --label-column")
-    if names is None:
-        names, ids = _name_labels([value for values in labels.values() for value in values], name, label_column)
-    else:
-        ids = {index: index for index in range(len(names))}
-    has_ids = ID not in columns and tells_rows_apart(list(splits.values()), ID)
+        check_column(rows, columns.text, name, "--text-column")
+        check_column(rows, columns.label, name, "--label-column")
+        if columns.title is not None:
+            check_column(rows, columns.title, name, "--title-column")
+    names, numbers = _read_labels(splits, name, columns.label, list(labels))
+    has_ids = ID not in (columns.text, columns.label, columns.title) and tells_rows_apart(list(splits.values()), ID)
     source = TaskSource({split: [] for split in splits}, names)
+    labels_of: dict[str, set[int]] = defaultdict(set)
     for split, rows in splits.items():
-        titles: list[str | None] = [None] * len(rows)
-        if title_column is not None:
-            titles = [_text(value) or None for value in _cells(rows, title_column, name)]
-            where = f"Column {title_column!r} of {name!r}"
-            _check_missing(
-                titles, where, split, "leave --title-column out, or give a source with titles in every split"
-            )
-        texts = _cells(rows, text_column, name)
-        row_ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
-        for number, (value, label, title) in enumerate(zip(texts, labels[split], titles, strict=True)):
-            text = _text(value)
-            if label is None:
+        titles = _read_titles(rows, split, name, columns.title)
+        texts = [_text(value) for value in _cells(rows, columns.text, name)]
+        ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
+        for text, number, title, row_id in zip(texts, numbers[split], titles, ids, strict=True):
+            if number is None:
                 source.dropped["empty label"] += 1
-            elif label.__hash__ is None or label not in ids:  # a list has no hash
-                raise UserError(
-                    f"The label {label!r} in row {number} of {split} of {name!r} is none of 0 to {len(names) - 1} "
-                    f"({', '.join(names[:3])} ...): correct it, or set --label-column."
-                )
             elif not text:
                 source.dropped["empty text"] += 1
             else:
-                shown = text if title is None else f"{title} {text}"
-                source.rows[split].append(Row(shown, ids[label], row_ids[number], text))
-    usable = [row for rows in source.rows.values() for row in rows]
-    if not usable:
-        raise UserError(f"Column {text_column!r} of {name!r} holds no text: set --text-column.")
-    classes = {row.label for row in usable}
+                source.rows[split].append(Row(f"{title} {text}" if title else text, number, row_id, text))
+                labels_of[text].add(number)
+    if not labels_of:
+        raise UserError(f"Column {columns.text!r} of {name!r} holds no text: set --text-column.")
+    classes = set().union(*labels_of.values())
     if len(classes) < 2:
-        raise UserError(f"The task {name!r} has {len(classes)} class in {label_column!r}: give at least two classes.")
-    labels_of: dict[str, set[int]] = defaultdict(set)
-    for row in usable:
-        labels_of[row.key].add(row.label)
+        raise UserError(f"The task {name!r} has one class in {columns.label!r}: give at least two classes.")
     source.two_labels = sum(len(found) > 1 for found in labels_of.values())
     return source
+
+
+def _own_splits(table: datasets.DatasetDict, name: str) -> dict[str, datasets.Dataset]:
+    splits = {split: table[split] for split in SPLITS if split in table}
+    if "train" not in splits and splits:
+        raise UserError(f"{name!r} has the splits {', '.join(splits)} but no train split: give a source with one.")
+    return splits or {"train": next(iter(table.values()))}
+
+
+def _read_labels(
+    splits: dict[str, datasets.Dataset], name: str, column: str, names: list[str]
+) -> tuple[list[str], dict[str, list[int | None]]]:
+    """Names of the classes, and by split the number of each row's class (None where it is empty).
+
+    Strings, integers and whole floats are names as they are written, booleans are False and True, in sorted order; a
+    ClassLabel and a known task (whose `names` are given) keep theirs.
+    """
+    feature = splits["train"].features[column]
+    if not names and isinstance(feature, datasets.ClassLabel):
+        names = list(feature.names)
+    unlabelled = -1 if names else None
+    values = {
+        split: [_label(cell, unlabelled) for cell in _cells(rows, column, name)] for split, rows in splits.items()
+    }
+    for split, labels in values.items():
+        _check_missing(labels, f"Column {column!r} of {name!r}", split, "fill them in, or set --label-column")
+    if not names:
+        different = _different_labels([value for labels in values.values() for value in labels], name, column)
+        index = {value: number for number, value in enumerate(different)}
+        return [str(value) for value in different], {
+            split: [None if value is None else index[value] for value in labels] for split, labels in values.items()
+        }
+    for split, labels in values.items():
+        for number, value in enumerate(labels):
+            if value is not None and value not in range(len(names)):
+                raise UserError(
+                    f"The label {value!r} in row {number} of {split} of {name!r} is none of 0 to {len(names) - 1} "
+                    f"({', '.join(names[:3])} ...): correct it, or set --label-column."
+                )
+    return names, {split: [None if value is None else int(value) for value in of] for split, of in values.items()}
+
+
+def _different_labels(values: list[Any], name: str, column: str) -> list[Any]:
+    """The strings, integers or booleans that label the rows, sorted."""
+    present = [value for value in values if value is not None]
+    kinds = {type(value) for value in present}
+    if len(kinds) == 1 and kinds <= {str, int, bool}:
+        return sorted(set(present))
+    odd = [value for value in present if not isinstance(value, str | int)]
+    raise UserError(
+        f"Labels must be integers or names, but column {column!r} of {name!r} holds {repr(odd[0]) if odd else 'both'}: "
+        "clean it, or set --label-column."
+    )
+
+
+def _read_titles(rows: datasets.Dataset, split: str, name: str, column: str | None) -> list[str | None]:
+    if column is None:
+        return [None] * len(rows)
+    titles = [_text(value) or None for value in _cells(rows, column, name)]
+    remedy = "leave --title-column out, or give a source with titles in every split"
+    _check_missing(titles, f"Column {column!r} of {name!r}", split, remedy)
+    return titles
 
 
 def _cells(rows: datasets.Dataset, column: str, name: str) -> list[Any]:
@@ -205,7 +270,7 @@ def _label(value: Any, unlabelled: int | None) -> Any:
     return None if unlabelled is not None and value == unlabelled else value
 
 
-def _check_missing(values: list[Any], where: str, split: str, remedy: str) -> None:
+def _check_missing(values: Sequence[Any], where: str, split: str, remedy: str) -> None:
     """Raise UserError when more than one value and more than `MOST_MISSING` of them are None."""
     missing = sum(value is None for value in values)
     if missing > max(1, MOST_MISSING * len(values)):
@@ -213,17 +278,3 @@ def _check_missing(values: list[Any], where: str, split: str, remedy: str) -> No
             f"{where} has an empty cell in {missing} of {len(values)} rows of {split} (the first in row "
             f"{values.index(None)}, counted from 0): {remedy}."
         )
-
-
-def _name_labels(values: list[Any], name: str, column: str) -> tuple[list[str], dict[Any, int]]:
-    """Class names in the sorted order of the strings, integers or booleans that label the rows."""
-    present = [value for value in values if value is not None]
-    kinds = {type(value) for value in present}
-    if len(kinds) == 1 and kinds <= {str, int, bool}:
-        found = sorted(set(present))
-        return [str(value) for value in found], {value: index for index, value in enumerate(found)}
-    odd = [value for value in present if not isinstance(value, str | int)]
-    raise UserError(
-        f"Labels must be integers or names, but column {column!r} of {name!r} holds {repr(odd[0]) if odd else 'both'}: "
-        "clean it, or set --label-column."
-    )

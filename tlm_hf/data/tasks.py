@@ -1,7 +1,7 @@
 """Classification tasks: `docstrings` (embedded), AG News, DBpedia-14, FewRel, any table with a text and a label column.
 
-Each is a `DatasetDict` of train, validation and test, whose rows hang on the source and the seed alone; what reproduces
-a split travels with it (`subsets.facts_of`)::
+Each is a `DatasetDict` of train, validation and test, whose rows depend on the source and the seed alone; what
+reproduces a split travels with it (`subsets.facts_of`)::
 
     task = load_task("fewrel", root="data", train_per_label=150, test_per_label=30)
     facts_of(task["train"])     # source, revision, seed, counts by class, rows left out by reason
@@ -10,24 +10,107 @@ a split travels with it (`subsets.facts_of`)::
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from ..errors import UserError
+from ..errors import UserError, check_range
+from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings, load_docstrings_task, mask_names
 from .fewrel import MARKINGS, read_fewrel
-from .sources import data_root, read_source, text_hash
+from .leakage import drop_leaking
+from .sources import data_root, text_hash
 from .subsets import ID, describe_split
-from .tables import KNOWN, SPLITS, KnownTask, Row, read_rows
+from .tables import KNOWN, SPLITS, Columns, Row, TaskSource, find_columns, open_table, read_rows
 from .task_splits import Sizes, choose_rows
 
 logger = logging.getLogger(__name__)
 
-SHORTFALLS = ("error", "take")
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What chooses the rows of a task.
+
+    Attributes:
+        task: `docstrings`, `ag_news`, `dbpedia_14`, `fewrel`, a file, a folder, `owner/name` on the Hub, or a `Dataset`
+            or `DatasetDict`.
+        train_per_label: texts of each class for training; None for the paper's number, or all (docstrings: 200).
+        validation_per_label: texts of each class for validation; None for a tenth of the class, at most 200.
+        test_per_label: texts of each class for test; None for the paper's number, or all.
+        text_column: column of the text; None for the known task's, or `text`. A `Dataset` without it may have one
+            column of strings instead.
+        label_column: column of the label: class names, integers, whole floats or booleans. A `Dataset` without it may
+            have one ClassLabel instead.
+        title_column: column put before the text, with a space between; None for the text alone.
+        entity_markers: for `fewrel`, see `fewrel.read_fewrel`.
+        path: where a known task is; None for the folder of its name under the data root, or else the Hub.
+        config: configuration of a Hub data set; for `fewrel` the part, `train_wiki` (default) or `val_wiki`.
+        revision: revision of a Hub data set; None for the pinned one of a known task.
+        root: data root; None for the variable TLM_DATA.
+        seed: chooses the rows.
+        all_rows: where no number is given, take all rows, for known tasks too.
+        shortfall: what happens where a class has fewer rows than asked for: `error`, or `take` all that it has.
+        drop_leakage: leave out training and validation texts that repeat held-out ones (see `leakage`).
+    """
+
+    task: str | datasets.Dataset | datasets.DatasetDict
+    train_per_label: int | None = None
+    validation_per_label: int | None = None
+    test_per_label: int | None = None
+    text_column: str | None = None
+    label_column: str = "label"
+    title_column: str | None = None
+    entity_markers: str = "none"
+    path: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    root: str | None = None
+    seed: int = 0
+    all_rows: bool = False
+    shortfall: str = "error"
+    drop_leakage: bool = False
+
+    @property
+    def name(self) -> str:
+        """The task's name in messages and facts."""
+        return self.task if isinstance(self.task, str) else "the data set"
+
+    def check(self) -> None:
+        """Raise UserError for values that no task takes, and options that this task has no use for."""
+        check_range(self, 1, float("inf"), "train_per_label", "validation_per_label", "test_per_label")
+        if self.shortfall not in ("error", "take"):
+            raise UserError(f"--shortfall is {self.shortfall!r}: give error or take.")
+        if self.entity_markers not in MARKINGS:
+            raise UserError(f"--entity-markers is {self.entity_markers!r}: give one of {', '.join(MARKINGS)}.")
+        unused = set(UNUSED.get(self.name, ()))
+        if self.name not in KNOWN:
+            unused.add("path")
+        if self.name != "fewrel":
+            unused.add("entity_markers")
+        if not isinstance(self.task, str):
+            unused |= {"config", "revision"}
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in unused and value != option.default:
+                flag = f"--{FLAGS.get(option.name, option.name).replace('_', '-')}"
+                raise UserError(f"The task {self.name!r} has no use for {flag} {value}: leave it out.")
+
+
+UNUSED = {
+    "docstrings": ("text_column", "title_column", "config", "revision", "all_rows"),
+    "fewrel": ("text_column", "title_column", "revision"),
+}
+FLAGS = {
+    "path": "task_path",
+    "config": "task_config",
+    "revision": "task_revision",
+    "seed": "task_seed",
+    "root": "data_root",
+}
+"""Options that a command calls otherwise."""
 
 
 @dataclass
@@ -49,7 +132,7 @@ class TaskArguments:
         default="none", metadata={"help": "For fewrel: none, text ([E1] ... as ordinary text) or added (as tokens)."}
     )
     task_path: str | None = field(
-        default=None, metadata={"help": "Where ag_news, dbpedia_14 or fewrel lies (default: data root, then the Hub)."}
+        default=None, metadata={"help": "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub)."}
     )
     task_config: str | None = field(
         default=None, metadata={"help": "Configuration of a Hub data set; for fewrel train_wiki or val_wiki."}
@@ -59,9 +142,11 @@ class TaskArguments:
         default=None, metadata={"help": "Training texts of each class (default: the paper's for its tasks, or all)."}
     )
     validation_per_label: int | None = field(default=None, metadata={"help": "Validation texts of each class."})
-    test_per_label: int | None = field(default=None, metadata={"help": "Test texts of each class (default: likewise)."})
+    test_per_label: int | None = field(
+        default=None, metadata={"help": "Test texts of each class (default: the paper's, or all)."}
+    )
     all_rows: bool = field(
-        default=False, metadata={"help": "Where no number is given, all there is instead of the paper's numbers."}
+        default=False, metadata={"help": "Where no number is given, all rows instead of the paper's numbers."}
     )
     shortfall: str = field(
         default="error", metadata={"help": "When a class has fewer texts than asked for: error, or take all it has."}
@@ -69,151 +154,57 @@ class TaskArguments:
     task_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
 
+    def options(self) -> TaskOptions:
+        """The same for `load_task`."""
+        names = [option.name for option in fields(TaskOptions) if option.name != "drop_leakage"]
+        return TaskOptions(**{name: getattr(self, FLAGS.get(name, name)) for name in names})
 
-def load_task(
-    name: str,
-    *,
-    train_per_label: int | None = None,
-    validation_per_label: int | None = None,
-    test_per_label: int | None = None,
-    text_column: str | None = None,
-    label_column: str = "label",
-    title_column: str | None = None,
-    entity_markers: str = "none",
-    path: str | None = None,
-    config: str | None = None,
-    revision: str | None = None,
-    root: str | None = None,
-    seed: int = 0,
-    all_rows: bool = False,
-    shortfall: str = "error",
-) -> datasets.DatasetDict:
+
+def load_task(task: str | datasets.Dataset | datasets.DatasetDict, **options: Any) -> datasets.DatasetDict:
     """Load a task as train, validation and test splits with `text`, `label` (ClassLabel with names) and `id`.
 
     Validation rows come out of the training split, so the test split is never used for choosing. Where the source has
-    no test split, 15% of each class are held out as test and 15% as validation (where it has one, validation is a tenth
-    of each class, at most 200 texts). The choice of rows depends on the texts and the seed alone; a smaller number of
-    training rows with the same seed is a subset of a larger one. Rows without a text or a label are left out, as are
-    rows whose text stands in another split, where it stays in test before validation before train. A text that stands
-    under two labels is left out of FewRel; in a table it is kept and counted. A column `id` of a table is kept where it
-    tells the rows apart (strings, none missing, all different); else the id says where the row stands.
+    no test split, 15% of each class are held out as test and 15% as validation. The choice of rows depends on the texts
+    and the seed alone; a smaller number of training rows with the same seed is a subset of a larger one. Left out are
+    rows without a text or a label, and rows whose text is in another split, where it stays in test before validation
+    before train. A text under two labels is left out of FewRel; in a table it is kept and counted.
 
     AG News and DBpedia-14 have by default the paper's 1000 and 100 texts of each class, train and test alike. FewRel
-    has 630 and 70. The official files have 700 sentences of each relation, so a tenth of the 630 are the validation
-    split; and since those that stand under two relations are left out, many relations have somewhat fewer, and the
-    numbers are refused unless `shortfall` is `take`.
+    has 630 (a tenth of them the validation split) and 70; since sentences under two relations are left out, many
+    relations have fewer, which is refused unless `shortfall` is `take`.
 
-    The facts of each split (`subsets.facts_of`): `task`, `split_name`, `source`, `revision` (of the Hub, or the SHA-256
-    of a local file or of a folder's `sha256sum` lines), `seed`, `columns`, `asked_per_label`, `per_label` (what each
-    class got), `dropped` (rows of the source by reason), `texts_with_two_labels` (kept), and FewRel's options.
+    The facts of each split: `task`, `split_name`, `source`, `revision` (of the Hub, or the SHA-256 of a local file or
+    of a folder's `sha256sum` lines), `seed`, `columns`, `asked_per_label`, `per_label` (what each class got), `dropped`
+    (rows of the source by reason), `texts_with_two_labels` (kept), and FewRel's options.
 
     Args:
-        name: `docstrings`, `ag_news`, `dbpedia_14`, `fewrel`, a file, a folder, or `owner/name` on the Hub.
-        train_per_label: texts of each class for training; None for the paper's number, or all (docstrings: 200).
-        validation_per_label: likewise for validation; None for a tenth of the class's training rows, at most 200.
-        test_per_label: likewise for test; None for the paper's number, or all.
-        text_column: column of the text; None for the known task's, or `text`.
-        label_column: column of the label: class names, integers, whole floats or booleans.
-        title_column: column put before the text, with a space between; None for the text alone.
-        entity_markers: for `fewrel`, see `fewrel.read_fewrel`.
-        path: where a known task lies; None for the folder of its name under the data root, or else the Hub.
-        config: configuration of a Hub data set; for `fewrel` the part, `train_wiki` (default) or `val_wiki`.
-        revision: revision of a Hub data set; None for the pinned one of a known task. The facts have its commit.
-        root: data root; None for the variable TLM_DATA.
-        seed: chooses the rows.
-        all_rows: where no number is given, take all there is, for known tasks too.
-        shortfall: what happens where a class has fewer rows than asked for: `error`, or `take` all that it has.
+        task: see `TaskOptions`.
+        **options: the other fields of `TaskOptions`.
 
     Raises:
         UserError: no such task or column, one class only, labels that are neither integers nor names, too many rows
             without a label or title, fewer rows in a class than asked for, or an option that the task has no use for.
     """
-    wanted = {"train": train_per_label, "validation": validation_per_label, "test": test_per_label}
-    for split, count in wanted.items():
-        if count is not None and count < 1:
-            raise UserError(f"--{split}-per-label is {count}: give at least 1.")
-    if shortfall not in SHORTFALLS:
-        raise UserError(f"--shortfall is {shortfall!r}: give error or take.")
-    if entity_markers not in MARKINGS:
-        raise UserError(f"--entity-markers is {entity_markers!r}: give one of {', '.join(MARKINGS)}.")
-    known = KNOWN.get(name)
-    if known is None and path is not None:
-        raise UserError(f"--task-path is where {', '.join(KNOWN)} lies: for {name!r} give the path itself as the task.")
-    if name != "fewrel" and entity_markers != "none":
-        raise UserError(f"--entity-markers belongs to the task fewrel, not to {name!r}: leave it out.")
-    if name in ("docstrings", "fewrel") and title_column is not None:
-        raise UserError(f"The task {name!r} has no titles: leave --title-column out.")
-    unused = {"text-column": text_column, "task-revision": revision, "task-config": config}
-    if name == "fewrel":
-        del unused["task-config"]
-    for option, value in unused.items():
-        if name in ("docstrings", "fewrel") and value is not None:
-            raise UserError(f"The task {name!r} has no use for --{option} {value}: leave it out.")
-    if name == "docstrings":
-        if all_rows:
-            raise UserError("The task 'docstrings' is balanced by number: give --train-per-label, not --all-rows.")
-        return _load_docstrings(wanted, seed)
-    place, fixed_revision = _find(name, known, path, revision, root)
-    if name == "fewrel":
-        source = read_fewrel(place, config, entity_markers)
-    else:
-        table, found_revision = read_source(place, config=config, revision=fixed_revision)
-        columns = (text_column or (known.text_column if known else "text"), label_column, title_column)
-        source = read_rows(table, name, columns, known)
-        source.facts |= {
-            "source": portable_path(place),
-            "revision": found_revision,
-            "config": config,
-            "columns": dict(zip(("text", "label", "title"), columns, strict=True)),
-        }
-    sizes = _sizes(known, wanted, all_rows)
-    chosen, notes = choose_rows(source, name, sizes, seed, shortfall, tenth=known is not None)
-    dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
-    if dropped:
-        notes.insert(0, f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}")
-    if source.two_labels:
-        notes.append(f"{source.two_labels} texts of the source stand under more than one label and were not left out")
-    if notes:
-        logger.warning("Note: %s: %s.", name, "; ".join(notes))
-    asked = {**sizes._asdict(), "train": sizes.pool or sizes.train}
-    facts = {
-        **source.facts,
-        "task": portable_path(name),
-        "seed": seed,
-        "asked_per_label": {split: asked[split] for split in SPLITS},
-        "validation_within_train": sizes.pool is not None,
-        "dropped": dropped,
-        "texts_with_two_labels": source.two_labels,
-    }
-    return _describe(chosen, source.names, facts)
+    chosen = TaskOptions(task, **options)
+    chosen.check()
+    splits = _load_docstrings(chosen) if chosen.name == "docstrings" else _load_rows(chosen)
+    if chosen.drop_leakage:
+        splits["validation"] = drop_leaking(splits["validation"], "validation", [splits["test"]])
+        splits["train"] = drop_leaking(splits["train"], "train", [splits["test"], splits["validation"]])
+    return splits
 
 
 def load_task_from(arguments: TaskArguments) -> datasets.DatasetDict:
     """The task that the options choose; raises UserError as `load_task`."""
-    return load_task(
-        arguments.task,
-        train_per_label=arguments.train_per_label,
-        validation_per_label=arguments.validation_per_label,
-        test_per_label=arguments.test_per_label,
-        text_column=arguments.text_column,
-        label_column=arguments.label_column,
-        title_column=arguments.title_column,
-        entity_markers=arguments.entity_markers,
-        path=arguments.task_path,
-        config=arguments.task_config,
-        revision=arguments.task_revision,
-        root=arguments.data_root,
-        seed=arguments.task_seed,
-        all_rows=arguments.all_rows,
-        shortfall=arguments.shortfall,
-    )
+    options = arguments.options()
+    return load_task(**{option.name: getattr(options, option.name) for option in fields(options)})
 
 
 TEXT_OPTIONS = ("title_column", "entity_markers", "all_rows", "shortfall")
 """Options that are not among a run's settings, since they count by the texts that they choose."""
 
 
-def text_options(arguments: TaskArguments) -> dict[str, Any]:
+def text_options(arguments: TaskArguments) -> Json:
     """Those of `TEXT_OPTIONS` that differ from their default: with the settings they make the same task again."""
     defaults = TaskArguments()
     values = {name: getattr(arguments, name) for name in TEXT_OPTIONS}
@@ -232,49 +223,90 @@ def class_names(task: datasets.DatasetDict) -> list[str]:
     return list(task["train"].features["label"].names)
 
 
-def _find(
-    name: str, known: KnownTask | None, path: str | None, revision: str | None, root: str | None
-) -> tuple[str, str | None]:
-    """Path or Hub name of a task, and the revision to read there."""
+def find_task(options: TaskOptions) -> tuple[Any, str | None]:
+    """Path, Hub name or object that a task is read from, and the revision to read there."""
+    known = KNOWN.get(options.name)
     if known is None:
-        return name, revision
-    if path is not None:
-        if not Path(path).expanduser().exists():
-            raise UserError(f"--task-path {path} does not exist: give the file or folder of {name}.")
-        return path, revision
-    folder = data_root(root)
-    if folder is not None and (folder / name).is_dir():
-        return str(folder / name), revision
-    if known.hub is None:
+        return options.task, options.revision
+    if options.path is not None:
+        if not Path(options.path).expanduser().exists():
+            raise UserError(f"--task-path {options.path} does not exist: give the file or folder of {options.name}.")
+        return options.path, options.revision
+    folder = data_root(options.root)
+    if folder is not None and (folder / options.name).is_dir():
+        return str(folder / options.name), options.revision
+    if known.hub is None or datasets.config.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE is set" if known.hub else "its official files are not on the Hub"
         raise UserError(
-            f"The task {name!r} is not under the data root, and its official files are not on the Hub: give "
-            f"--task-path, or set TLM_DATA or --data-root to a folder that holds {name}/."
+            f"The task {options.name!r} is not under the data root, and {reason}: give --task-path, or set TLM_DATA or "
+            f"--data-root to a folder that holds {options.name}/."
         )
-    if datasets.config.HF_HUB_OFFLINE:
-        raise UserError(
-            f"The task {name!r} is not under the data root and HF_HUB_OFFLINE is set: set TLM_DATA or --data-root "
-            f"to a folder that holds {name}/*.parquet, or allow the Hub."
-        )
-    return known.hub, revision or known.revision
+    return known.hub, options.revision or known.revision
 
 
-def _sizes(known: KnownTask | None, wanted: dict[str, int | None], all_rows: bool) -> Sizes:
+def _load_rows(options: TaskOptions) -> datasets.DatasetDict:
+    """Read a source, choose the rows of each split, and say what was left out."""
+    source = _read_source(options)
+    sizes = _sizes(options)
+    chosen, notes = choose_rows(source, options.name, sizes, options.seed, options.shortfall)
+    dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
+    if dropped:
+        notes.insert(0, f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}")
+    if source.two_labels:
+        notes.append(f"{source.two_labels} texts of the source have more than one label and were not left out")
+    if notes:
+        logger.warning("Note: %s: %s.", options.name, "; ".join(notes))
+    facts = {
+        **source.facts,
+        "task": portable_path(options.name),
+        "seed": options.seed,
+        "asked_per_label": {"train": sizes.pool or sizes.train, "validation": sizes.validation, "test": sizes.test},
+        "validation_within_train": sizes.pool is not None,
+        "dropped": dropped,
+        "texts_with_two_labels": source.two_labels,
+    }
+    return _describe(chosen, source.names, facts)
+
+
+def _read_source(options: TaskOptions) -> TaskSource:
+    known = KNOWN.get(options.name)
+    place, revision = find_task(options)
+    if options.name == "fewrel":
+        return read_fewrel(place, options.config, options.entity_markers)
+    name, table = open_table(place, options.config, revision)
+    columns = Columns(
+        options.text_column or (known.text_column if known else "text"), options.label_column, options.title_column
+    )
+    if not isinstance(place, str):
+        columns = find_columns(table.splits, columns)
+    source = read_rows(table.splits, options.name, columns, known.labels if known else ())
+    source.facts |= {
+        "source": portable_path(name),
+        "revision": table.revision,
+        "config": options.config,
+        "columns": {"text": columns.text, "label": columns.label, "title": columns.title},
+    }
+    return source
+
+
+def _sizes(options: TaskOptions) -> Sizes:
     """What was asked for, with the paper's numbers where none was given."""
-    train, validation, test = (wanted[split] for split in SPLITS)
-    if known is None or all_rows:
-        return Sizes(train, validation, test)
-    if test is None:
-        test = known.test_per_label
-    if train is not None:
-        return Sizes(train, validation, test)
-    if known.validation_within_train:
-        return Sizes(None, validation, test, known.train_per_label)
-    return Sizes(known.train_per_label, validation, test)
+    known = KNOWN.get(options.name)
+    train, test, pool = options.train_per_label, options.test_per_label, None
+    if known is not None and not options.all_rows:
+        test = test or known.test_per_label
+        if train is None and known.validation_within_train:
+            pool = known.train_per_label
+        elif train is None:
+            train = known.train_per_label
+    return Sizes(train, options.validation_per_label, test, pool, tenth=known is not None)
 
 
-def _load_docstrings(wanted: dict[str, int | None], seed: int) -> datasets.DatasetDict:
+def _load_docstrings(options: TaskOptions) -> datasets.DatasetDict:
     """The embedded task with the ids of its paragraphs, which are found again by their masked text."""
-    given: dict[str, Any] = {f"{split}_per_label": count for split, count in wanted.items() if count is not None}
+    seed = options.seed
+    numbers = {f"{split}_per_label": getattr(options, f"{split}_per_label") for split in SPLITS}
+    given = {name: number for name, number in numbers.items() if number is not None}
     task, corpus = load_docstrings_task(seed=seed, **given), load_docstrings()
     chosen = {}
     for split in SPLITS:
@@ -302,7 +334,7 @@ def _load_docstrings(wanted: dict[str, int | None], seed: int) -> datasets.Datas
     return _describe(chosen, list(TASK_LIBRARIES), facts)
 
 
-def _describe(chosen: dict[str, list[Row]], names: list[str], facts: dict[str, Any]) -> datasets.DatasetDict:
+def _describe(chosen: dict[str, list[Row]], names: list[str], facts: Json) -> datasets.DatasetDict:
     """The chosen rows as splits that carry their facts."""
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names), ID: datasets.Value("string")}

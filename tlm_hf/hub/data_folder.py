@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import DatasetCard
 
 from ..data.dataset_card import UNKNOWN
-from ..data.lineage import SUBSET_FILE, SUBSET_KIND
+from ..data.leakage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..runs.atomic_files import file_hash, write_json
 from .release_entries import DataEntry

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..commands.overlap import OverlapArguments
+from ..data.overlap_report import OverlapArguments
 from ..data.prepare import PrepareDataArguments
 from ..errors import UserError
 from ..loading import weights_hash

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import DatasetCard, ModelCard, RepoCard
 from tqdm.auto import tqdm
 
-from ..data.lineage import SUBSET_FILE
+from ..data.leakage import SUBSET_FILE
 from ..errors import UserError
 from ..runs.atomic_files import file_hash, write_json
 from ..runs.output_folder import RESULTS_FILE

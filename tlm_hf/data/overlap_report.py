@@ -1,0 +1,291 @@
+"""How much of the tasks' tokens a corpus has, and subsets of it with high, random and low overlap: table and plot."""
+
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import datasets
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import UserError, check_range
+from ..runs.atomic_files import Json, write_json
+from ..runs.provenance import portable_path, provenance
+from .corpora import load_corpus
+from .dataset_folder import check_writable, open_destination, write_dataset_folder
+from .overlap import MIN_COUNT, TokenTexts, count_tokens, encode_texts, measure_overlap
+from .overlap_subsets import KINDS, ROUNDS, select_subsets, subset_configs, subset_splits, task_stem
+from .prepare import Prepared
+from .sources import text_hash
+from .subsets import facts_of
+from .tasks import load_task, task_hash
+from .tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
+
+logger = logging.getLogger(__name__)
+
+SHOWN = ("train", "test")
+MEASURES = {
+    "jensen_shannon_bits": "Jensen-Shannon divergence (bits)",
+    "type_coverage": "share of the task's token types",
+    "occurrence_coverage": "share of its token occurrences",
+}
+COLOURS = {"high": "#2f6db5", "random": "#9aa5b1", "low": "#b5532f"}
+
+
+@dataclass
+class OverlapArguments:
+    """Options of `tlm overlap`."""
+
+    corpus: str = field(
+        default="wikipedia", metadata={"help": "docstrings, wikipedia, a file or folder, or a Hub data set."}
+    )
+    text_column: str = field(default="text", metadata={"help": "Column of the corpus that holds the text."})
+    corpus_texts: int | None = field(default=None, metadata={"help": "Texts to choose from (default: all)."})
+    tasks: list[str] = field(
+        default_factory=lambda: ["ag_news", "dbpedia_14", "fewrel"],
+        metadata={"help": "Tasks: known names, files, folders or Hub data sets."},
+    )
+    train_per_label: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Training texts of each class: one number, or one for each task (default: the task's)."},
+    )
+    test_per_label: list[int] = field(default_factory=list, metadata={"help": "The same for test."})
+    shortfall: str = field(
+        default="error", metadata={"help": "Where a class has fewer rows than asked for: error, or take all it has."}
+    )
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "vocab.txt, folder or Hub name; default: a WordPiece trained on the corpus."}
+    )
+    vocab_size: int = field(default=8000, metadata={"help": "Size of the trained WordPiece."})
+    num_texts: int = field(default=20_000, metadata={"help": "Texts of each subset."})
+    max_length: int = field(default=128, metadata={"help": "Tokens of each text that count, special tokens included."})
+    min_count: int = field(default=MIN_COUNT, metadata={"help": "How often a subset must have a token to cover it."})
+    seed: int = field(default=0, metadata={"help": "Seed of the random subset and of ties."})
+    task_seed: int = field(default=0, metadata={"help": "Seed of the choice of a task's rows."})
+    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+    json: str | None = field(default=None, metadata={"help": "File for the results; the plot is put beside it (.png)."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Data set folder to make of the subsets: configurations TASK-high, TASK-random, TASK-low."},
+    )
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """The corpus, its training texts, their tokens, and how long these took."""
+
+    splits: datasets.DatasetDict
+    texts: list[str]
+    tokens: TokenTexts
+    tokenizer: PreTrainedTokenizerBase
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """One task's subsets: as splits, what they are, how they overlap with the task, and how long the choice took."""
+
+    splits: datasets.DatasetDict
+    description: Json
+    measures: dict[str, dict[str, dict[str, float]]]
+    seconds: float
+
+
+def overlap(arguments: OverlapArguments) -> Json:
+    """Measure token overlap, and choose subsets of a corpus with high, random and low overlap with each task.
+
+    The subsets are chosen by the tasks' training splits (see `data.overlap_subsets`) and measured on both training and
+    test splits (see `data.overlap`). With `output_dir` they become a data set folder with a card.
+
+    Returns:
+        `table` (by task, by subset or the whole `corpus`, by split the measures), sizes and SHA-256 of everything, and
+        the seconds of the selections.
+
+    Raises:
+        UserError: bad input, before the selection.
+    """
+    _check(arguments)
+    destination = open_destination(arguments) if arguments.output_dir is not None else None
+    made_by = provenance()  # at the start: the checkout may move on
+    tasks = _load_tasks(arguments)
+    corpus = _read_corpus(arguments)
+    selections = {name: _select(arguments, corpus, name, task) for name, task in tasks.items()}
+    by_task = {portable_path(name): selection for name, selection in selections.items()}
+    settings = {name: getattr(arguments, name) for name in ("num_texts", "max_length", "min_count", "seed")}
+    results: Json = {
+        "corpus": {
+            "name": portable_path(arguments.corpus),
+            "texts": len(corpus.texts),
+            "tokens": len(corpus.tokens.ids),
+            "sha256": text_hash(corpus.texts),
+        },
+        "tokenizer": {
+            "name": portable_path(arguments.tokenizer) if arguments.tokenizer else "WordPiece trained on the corpus",
+            "tokens": len(corpus.tokenizer),
+            "sha256": tokenizer_hash(corpus.tokenizer),
+        },
+        "settings": {**settings, "rounds": ROUNDS},
+        "selection": {
+            "texts": len(corpus.texts),
+            "seconds": {name: selection.seconds for name, selection in by_task.items()},
+            "tokenizing_seconds": corpus.seconds,
+        },
+        "tasks": {name: selection.description for name, selection in by_task.items()},
+        "table": {name: selection.measures for name, selection in by_task.items()},
+    }
+    if destination is not None:
+        prepared = Prepared("overlap", arguments.corpus, {}, {})
+        for name, selection in selections.items():
+            configs, leakage = subset_configs(
+                name, selection.splits, corpus.splits, tasks[name]["test"], selection.measures, results["tokenizer"]
+            )
+            prepared.configs.update(configs)
+            prepared.leakage.update(leakage)
+        write_dataset_folder(prepared, *destination)
+    if arguments.json is not None:
+        target = Path(arguments.json).expanduser()
+        draw_plot(results["table"], arguments, target.with_suffix(".png"))
+        write_json(target, {**results, "provenance": made_by})
+    return results
+
+
+def _check(arguments: OverlapArguments) -> None:
+    """Raise UserError for options that cannot work; nothing is read yet."""
+    check_range(arguments, 1, math.inf, "num_texts", "min_count", "corpus_texts", "vocab_size")
+    check_range(arguments, 3, math.inf, "max_length")
+    stems = {task_stem(name).casefold() for name in arguments.tasks}
+    if not stems or "" in stems or len(stems) < len(arguments.tasks):
+        raise UserError("--tasks names no task, or two by one name: name each task once, with file names that differ.")
+    for option in ("train_per_label", "test_per_label"):
+        if len(getattr(arguments, option)) not in (0, 1, len(arguments.tasks)):
+            raise UserError(f"--{option.replace('_', '-')} must be one number, or one for each of the --tasks.")
+    _check_number(arguments, arguments.corpus_texts)
+    if arguments.json is None:
+        return
+    target = Path(arguments.json).expanduser()
+    if target.suffix == ".png":
+        raise UserError(f"--json {arguments.json} has the ending of the plot beside it: end it in .json.")
+    if arguments.output_dir and Path(arguments.output_dir).expanduser().resolve() in target.resolve().parents:
+        raise UserError(f"--json {arguments.json} is inside the data set folder --output-dir: name a file elsewhere.")
+    check_writable(target, "--json")
+    if target.is_dir() or target.with_suffix(".png").is_dir():
+        raise UserError(f"--json {arguments.json}, or the plot beside it, is a folder: choose another --json.")
+
+
+def _check_number(arguments: OverlapArguments, texts: int | None) -> None:
+    """Refuse subsets larger than the corpus, before a vocabulary is trained on it."""
+    if texts is not None and arguments.num_texts > texts:
+        raise UserError(
+            f"{arguments.num_texts} texts per subset were asked for, but the corpus has {texts} to choose from: ask "
+            f"for at most {texts} (--num-texts)."
+        )
+
+
+def _load_tasks(arguments: OverlapArguments) -> dict[str, datasets.DatasetDict]:
+    """The tasks by name, each with its own numbers of texts."""
+    tasks = {}
+    for index, name in enumerate(arguments.tasks):
+        numbers = {}
+        for option in ("train_per_label", "test_per_label"):
+            given = getattr(arguments, option)
+            numbers[option] = given[index if len(given) > 1 else 0] if given else None
+        tasks[name] = load_task(
+            name, root=arguments.data_root, seed=arguments.task_seed, shortfall=arguments.shortfall, **numbers
+        )
+    return tasks
+
+
+def _read_corpus(arguments: OverlapArguments) -> _Corpus:
+    """The corpus with its tokens; its vocabulary is trained where no tokenizer is given."""
+    splits = load_corpus(
+        arguments.corpus,
+        num_texts=arguments.corpus_texts,
+        text_column=arguments.text_column,
+        root=arguments.data_root,
+    )
+    texts = list(splits["train"]["text"])
+    _check_number(arguments, len(texts))
+    if arguments.tokenizer is not None:
+        tokenizer = load_tokenizer(os.path.expandvars(arguments.tokenizer))
+    else:
+        tokenizer = train_wordpiece(texts, arguments.vocab_size, arguments.max_length)
+    logger.info("Tokenizing %s texts", f"{len(texts):,}")
+    start = time.perf_counter()
+    tokens = encode_texts(texts, tokenizer, arguments.max_length)
+    return _Corpus(splits, texts, tokens, tokenizer, round(time.perf_counter() - start, 2))
+
+
+def _select(arguments: OverlapArguments, corpus: _Corpus, name: str, task: datasets.DatasetDict) -> _Selection:
+    """Choose a task's subsets by its training split, and measure them and the whole corpus on training and test."""
+    counts = {
+        split: count_tokens(encode_texts(list(task[split]["text"]), corpus.tokenizer, arguments.max_length))
+        for split in SHOWN
+    }
+    start = time.perf_counter()
+    subsets = select_subsets(corpus.tokens, corpus.texts, counts["train"], arguments.num_texts, seed=arguments.seed)
+    seconds = round(time.perf_counter() - start, 2)
+    splits = subset_splits(
+        corpus.splits["train"],
+        subsets,
+        source=facts_of(corpus.splits["train"]) or portable_path(arguments.corpus),
+        task=portable_path(name),
+        max_length=arguments.max_length,
+        seed=arguments.seed,
+    )
+    description = {
+        "train_texts": len(task["train"]),
+        "test_texts": len(task["test"]),
+        "train": facts_of(task["train"]),
+        "sha256": task_hash(task),
+        "subsets": {kind: facts_of(splits[kind]) for kind in KINDS},
+        "shared_texts": {
+            f"{one}-{other}": len(np.intersect1d(subsets[one].indices, subsets[other].indices))
+            for one, other in combinations(KINDS, 2)
+        },
+    }
+    of_corpus = {kind: count_tokens(corpus.tokens, subsets[kind].indices) for kind in KINDS}
+    of_corpus["corpus"] = count_tokens(corpus.tokens)
+    measures = {
+        kind: {split: measure_overlap(of_kind, counts[split], arguments.min_count) for split in SHOWN}
+        for kind, of_kind in of_corpus.items()
+    }
+    return _Selection(splits, description, measures, seconds)
+
+
+def draw_plot(table: Json, arguments: OverlapArguments, path: Path) -> None:
+    """The table as bars by task (on training splits; dots on test splits), one panel a measure."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, len(MEASURES), figsize=(12, 4), layout="constrained")
+    width = 0.28
+    for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
+        for offset, kind in enumerate(KINDS):
+            train, test = ([row[kind][split][measure] for row in table.values()] for split in SHOWN)
+            places = np.arange(len(table)) + (offset - 1) * width
+            name = "random" if kind == "random" else f"{kind} overlap"
+            bars = axes.bar(places, train, width, label=name, color=COLOURS[kind])
+            axes.bar_label(bars, fmt="%.3f", fontsize=7)
+            label = "on the test split" if kind == KINDS[-1] else None
+            axes.scatter(places, test, s=18, color="black", edgecolors="white", linewidths=0.6, zorder=3, label=label)
+        # Where all values are close to 1, the axis starts below the lowest of them, and the title says so.
+        lowest = min(row[kind][split][measure] for row in table.values() for kind in KINDS for split in SHOWN)
+        bottom = int(10 * lowest - 1) / 10 if lowest > 0.6 else 0.0
+        axes.set_ylim(bottom=bottom)
+        axes.set_xticks(range(len(table)), list(table))
+        seen = "" if measure == "jensen_shannon_bits" else f"\nseen at least {arguments.min_count} times"
+        axes.set_title(f"{title}{seen}" + (f" (axis from {bottom:.1f})" if bottom else ""), fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    figure.suptitle(
+        f"Subsets of {arguments.num_texts:,} texts, equal in tokens, chosen by each task's training split", fontsize=11
+    )
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
