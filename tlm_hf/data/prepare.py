@@ -152,9 +152,8 @@ def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dat
     task = load_task_from(arguments)
     made_from = find_lineage(find_task(arguments.options())[0], arguments.task_config)
     config = made_from.config if made_from else arguments.task_config
-    train, validation, test = (
-        _published(task[split], facts_of(task[split]), config) for split in ("train", "validation", "test")
-    )
+    published = {split: _published(rows, facts_of(rows), config) for split, rows in task.items()}
+    train, validation, test = (published[split] for split in SPLITS)
     others = {label: rows for label, rows in tests.items() if label != f"{arguments.task} test"}
     if arguments.drop_leakage:
         validation = drop_leaking(validation, "validation", [test, *others.values()])
