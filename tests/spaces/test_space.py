@@ -16,7 +16,7 @@ from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForSequence
 from tlm_hf.data.overlap import count_tokens, encode_texts, measure_overlap
 from tlm_hf.evaluation.calibration import expected_calibration_error, fit_temperature
 from tlm_hf.evaluation.metrics import classification_metrics
-from tlm_hf.evaluation.packed_logits import unpack_logits
+from tlm_hf.evaluation.scoring import unpack_logits
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra demo")
 TEXT = "the old boat crosses the river"

@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score
 from transformers import AutoModelForSequenceClassification
 
 from tlm_hf.errors import UserError
-from tlm_hf.evaluation.packed_logits import LOGIT_STEP, pack_logits, unpack_logits
+from tlm_hf.evaluation.scoring import LOGIT_STEP, pack_logits, unpack_logits
 from tlm_hf.study.execute import RunArguments, _without_paths, read_record
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan

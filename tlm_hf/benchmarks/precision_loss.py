@@ -1,8 +1,7 @@
 """Accuracy that a classifier or committee loses in bfloat16 and int8, on the test split of a task."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -18,33 +17,34 @@ from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..export import FLOAT_FILE, INT8_FILE, OnnxClassifier, check_packages, export_onnx, quantize
 from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
-from ..runs.atomic_files import write_json
-from ..runs.provenance import portable, portable_path, provenance
+from ..runs.atomic_files import Json
+from ..runs.provenance import portable_path
+from .measure import finish
 
 
 @dataclass
 class PrecisionArguments(TaskArguments):
     """Options of `tlm benchmark precision`."""
 
-    what: str = field(default="precision", metadata={"help": "precision."})
     model: str = field(default="", metadata={"help": "Folder or Hub name of a classifier or committee."})
     json: str | None = field(default=None, metadata={"help": "File for the results."})
 
 
-class _Exported:
-    """An exported file with the little of a model's interface that `predict_logits` needs."""
+class ExportedModel(torch.nn.Module):
+    """An exported file as a model for `predict_logits`."""
+
+    device = torch.device("cpu")
 
     def __init__(self, path: Path, config: Any) -> None:
-        self.run, self.config, self.device = OnnxClassifier(path), config, torch.device("cpu")
+        super().__init__()
+        self.run, self.config = OnnxClassifier(path), config
 
-    def eval(self) -> "_Exported":
-        return self
-
-    def __call__(self, **batch: torch.Tensor) -> SimpleNamespace:
+    def forward(self, **batch: torch.Tensor) -> SimpleNamespace:
+        """Token ids and attention mask to an output with `logits`."""
         return SimpleNamespace(logits=torch.from_numpy(self.run(**batch)))
 
 
-def compare_precisions(arguments: PrecisionArguments) -> dict[str, Any]:
+def compare_precisions(arguments: PrecisionArguments) -> Json:
     """Score one model in float32, bfloat16 (torch), and float32 and int8 (onnxruntime) on the same test texts.
 
     Returns:
@@ -63,39 +63,27 @@ def compare_precisions(arguments: PrecisionArguments) -> dict[str, Any]:
     task = load_task_from(arguments)
     check_task_labels(model, arguments.model, arguments.task, class_names(task))
     texts, labels = task["test"]["text"][:], np.array(task["test"]["label"][:])
-    rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         exported = export_onnx(model, Path(folder) / FLOAT_FILE)
-        smaller = quantize(exported, Path(folder) / INT8_FILE)
-        variants: dict[tuple[str, str], Callable[[], Any]] = {
-            ("torch", "fp32"): lambda: model,
-            ("torch", "bf16"): lambda: copy.deepcopy(model).to(torch.bfloat16),
-            ("onnx", "fp32"): lambda: _Exported(exported, model.config),
-            ("onnx", "int8"): lambda: _Exported(smaller, model.config),
+        variants = {
+            ("torch", "fp32"): model,
+            ("torch", "bf16"): copy.deepcopy(model).to(torch.bfloat16),
+            ("onnx", "fp32"): ExportedModel(exported, model.config),
+            ("onnx", "int8"): ExportedModel(quantize(exported, Path(folder) / INT8_FILE), model.config),
         }
-        exact = None
-        for (runtime, precision), build in variants.items():
-            logits, _ = predict_logits(build(), tokenizer, texts)
-            exact = logits if exact is None else exact
-            rows.append(
-                {
-                    "runtime": runtime,
-                    "precision": precision,
-                    **classification_metrics(logits, labels),
-                    "calibration_error": expected_calibration_error(logits, labels),
-                    "brier_score": brier_score(logits, labels),
-                    "agreement": float((logits.argmax(-1) == exact.argmax(-1)).mean()),
-                    "max_abs_diff": float(np.abs(logits - exact).max()),
-                }
-            )
-    results = {
-        "model": portable_path(arguments.model),
-        "task": arguments.task,
-        "texts": len(labels),
-        "rows": rows,
-        "settings": portable({key: value for key, value in asdict(arguments).items() if key != "json"}),
-        **provenance(),
-    }
-    if arguments.json is not None:
-        write_json(arguments.json, results)
-    return results
+        logits = {kind: predict_logits(variant, tokenizer, texts)[0] for kind, variant in variants.items()}
+    exact = logits["torch", "fp32"]
+    rows = [
+        {
+            "runtime": runtime,
+            "precision": precision,
+            **classification_metrics(values, labels),
+            "calibration_error": expected_calibration_error(values, labels),
+            "brier_score": brier_score(values, labels),
+            "agreement": float((values.argmax(-1) == exact.argmax(-1)).mean()),
+            "max_abs_diff": float(np.abs(values - exact).max()),
+        }
+        for (runtime, precision), values in logits.items()
+    ]
+    results = {"model": portable_path(arguments.model), "task": arguments.task, "texts": len(labels), "rows": rows}
+    return finish(arguments, results)

@@ -1,227 +1,346 @@
-"""Speed of the real training command: tokens a second, time outside its steps, share of the machine's peak.
+"""Training speed against the authors' way: one optimizer step, and the real pre-training command.
 
-`training.pretrain.pretrain` itself runs, as `tlm pretrain` runs it, on real text: loading, masking, logging, evaluation
-and checkpoints included. Every so many steps it waits while a process beside it takes one step the authors' way (stock
-BERT with labels, float32, `torch.optim.AdamW` with its defaults, dropout 0.1, texts of full length), so that both meet
-the same state of the machine.
+The authors' way is stock BERT with the logits of every position, float32 and `torch.optim.AdamW` with its defaults.
+Each side of a comparison has a process, so that its peak memory and its allocator's setting are its own. The sides
+take turns, never two at a time. All of them hold their models and optimizers throughout.
 """
 
+import gc
+import multiprocessing
 import os
 import statistics
-import time
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
+from ..allocator import keep_freed_memory
 from ..errors import UserError, check_range
-from ..flops import cheapest_path, masked_lm_multiply_adds
+from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..recipes import build_config
-from ..runs.atomic_files import write_json
-from ..runs.output_folder import RUN_FILE
-from ..runs.provenance import portable, provenance
-from ..training.callbacks import OTHER, WARM_STEPS, StepClock
+from ..runs.atomic_files import Json
 from ..training.pretrain import pretrain
-from ..training.pretrain_options import PretrainArguments, check_arguments, choose_schedule
-from ..training.processes import stays_on_cpu
+from ..training.pretrain_options import PretrainArguments
+from ..training.step_clock import OTHER, WARM_STEPS, StepClock
 from ..training.trainer import RunTrainer
-from .speed import WARMUP, BenchmarkArguments, Side, running_side
+from .measure import alternating_seconds, check_stock_recipe, finish, measure_seconds, peak_memory, stock_config
 
-PEAK_SIZE, SMALL_SIZE, PEAK_REPEATS = 2048, 512, 10
-THEIR_DROPOUT, THEIR_EPOCHS = 0.1, 50
-DEFAULT_BUDGET = "30m"
+LABELS = 4
+EPOCHS = 50
+"""Passes of the authors' pre-training over their texts (arXiv 2507.14871)."""
+TASKS = {
+    "pretraining": (BertForMaskedLM, TLMForMaskedLM),
+    "finetuning": (BertForSequenceClassification, TLMForSequenceClassification),
+}
 
 
 @dataclass
-class TrainingBenchmarkArguments(PretrainArguments):
-    """Options of `tlm benchmark training`: those of `tlm pretrain`, and some of its own."""
+class StepArguments:
+    """Options of `tlm benchmark pretraining` and `tlm benchmark finetuning`."""
 
-    output_dir: str = field(
-        default="outputs/benchmark-training", metadata={"help": "Folder of the training; must be a new one."}
-    )
-    size: str = field(default="paper", metadata={"help": "smoke, quickstart, laptop or paper."})
-    what: str = field(default="training", metadata={"help": "training."})
+    what: str = field(metadata={"help": "pretraining or finetuning."})
+    recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
+    size: str = field(default="paper", metadata={"help": "Its size."})
+    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step."})
+    max_length: int | None = field(default=None, metadata={"help": "Tokens per text, in place of the size's."})
+    repeats: int = field(default=5, metadata={"help": "Timed rounds (medians are taken)."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout of both sides (the authors': 0.1)."})
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to predict (the authors': 0.15)."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of each side; default: the cores."})
     json: str | None = field(default=None, metadata={"help": "File for the results."})
-    stock_steps: int = field(default=15, metadata={"help": "Timed steps the authors' way; 0 for none."})
-    epochs_to_estimate: int = field(default=THEIR_EPOCHS, metadata={"help": "Passes of the training to estimate."})
 
 
-def measure_peak(bf16: bool) -> float:
-    """FLOP/s of a product of two square matrices of size 2048: median of ten, after two that are not counted.
+@dataclass(frozen=True)
+class Side:
+    """One way to take a step.
 
-    Of size 512 where the larger ones would take more than a second each, as in bfloat16 without AVX-512.
+    Args:
+        stock: stock BERT (else ours).
+        dropout: hidden and attention dropout.
+        keeps_memory: with the allocator's setting of our training commands.
+        best: bfloat16 autocast, fused AdamW and gradient clipping, as in our training commands.
     """
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    generator = torch.Generator().manual_seed(0)
-    left, right = (torch.randn(PEAK_SIZE, PEAK_SIZE, generator=generator).to(dtype) for _ in range(2))
-    small = [each[:SMALL_SIZE, :SMALL_SIZE].contiguous() for each in (left, right)]
-    start = time.perf_counter()
-    torch.mm(*small)
-    if (time.perf_counter() - start) * (PEAK_SIZE / SMALL_SIZE) ** 3 > 1:
-        left, right = small
-    seconds = []
-    for turn in range(WARMUP + PEAK_REPEATS):
-        start = time.perf_counter()
-        torch.mm(left, right)
-        if turn >= WARMUP:
-            seconds.append(time.perf_counter() - start)
-    return 2 * len(left) ** 3 / statistics.median(seconds)
+
+    stock: bool
+    dropout: float = 0.0
+    keeps_memory: bool = False
+    best: bool = False
 
 
-def product_flop(clock: StepClock, trainer: RunTrainer) -> float:
-    """FLOP in matrix products of the counted passes, forward and backward, padding included (`flops`).
+def build_model(arguments: StepArguments, side: Side) -> PreTrainedModel:
+    """The side's model in training mode; the seeded weights are equal on all sides."""
+    config = build_config(arguments.recipe, arguments.size, max_length=arguments.max_length, dropout=side.dropout)
+    config.id2label = {index: f"LABEL_{index}" for index in range(LABELS)}
+    stock_class, our_class = TASKS[arguments.what]
+    torch.manual_seed(0)
+    return stock_class(stock_config(config, LABELS)).train() if side.stock else our_class(config).train()
 
-    The labelled tokens are spread evenly over the texts, and the last layer takes the path of fewest multiply-adds.
+
+def build_batch(arguments: StepArguments, vocab_size: int, length: int) -> dict[str, torch.Tensor]:
+    """Random texts of full length: `input_ids`, `attention_mask` (batch, length), and the task's `labels`."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (arguments.batch_size, length)
+    input_ids = torch.randint(5, vocab_size, shape, generator=generator)
+    if arguments.what == "finetuning":
+        labels = torch.randint(0, LABELS, (arguments.batch_size,), generator=generator)
+    else:
+        labels = torch.where(torch.rand(shape, generator=generator) < arguments.mlm_probability, input_ids, -100)
+        labels[0, 0] = input_ids[0, 0]  # at least one
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
+
+
+class SideProcess:
+    """The work of a side in its process: a model, a batch and an optimizer."""
+
+    current: "SideProcess"
+
+    def __init__(self, arguments: StepArguments, side: Side, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.memory_before = peak_memory()
+        if side.keeps_memory:
+            keep_freed_memory()
+        self.side = side
+        self.model = build_model(arguments, side)
+        config = self.model.config
+        self.batch = build_batch(arguments, config.vocab_size, config.max_position_embeddings)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5, weight_decay=0.01, fused=side.best or None)
+        gc.collect()
+
+    def step(self) -> float:
+        """Take one optimizer step and return its loss."""
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.side.best):
+            loss = self.model(**self.batch).loss
+        loss.backward()
+        if self.side.best:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+    def memory(self) -> float | None:
+        """Peak memory in MiB above that after the imports; None where it cannot be read."""
+        peak = peak_memory()
+        return None if peak is None or self.memory_before is None else round(peak - self.memory_before, 1)
+
+
+def _start_side(*arguments: Any) -> None:
+    SideProcess.current = SideProcess(*arguments)
+
+
+def _ask_side(method: str) -> float | None:
+    return getattr(SideProcess.current, method)()
+
+
+@contextmanager
+def running_side(arguments: StepArguments, side: Side, threads: int) -> Iterator[Callable[[str], float | None]]:
+    """Start a side's process and give a function that calls a method of its `SideProcess`.
+
+    Raises:
+        UserError: the process ended early.
     """
-    config, labelled = trainer.model.config, clock.summary()["labelled_tokens_per_text"]
-    total = 0.0
-    for (rows, length), count in clock.passes.items():
-        path = cheapest_path(config, length, round(labelled), training=True)
-        total += 2 * count * rows * masked_lm_multiply_adds(config, length, round(labelled), path=path)
-    return total
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, _start_side, (arguments, side, threads)) as pool:
+
+        def ask(method: str) -> float | None:
+            try:
+                return pool.submit(_ask_side, method).result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "A process of the benchmark ended early: free some memory, or lower --batch-size."
+                ) from error
+
+        ask("memory")  # waits for the imports and the model
+        yield ask
+
+
+def compare_losses(arguments: StepArguments) -> Json:
+    """Loss and gradients of ours against stock BERT: dropout 0, float32, the same weights, batch and masks.
+
+    Returns:
+        `loss` and `loss_difference` in nats, and `gradient_difference`: the largest entry of the difference as a share
+        of the largest entry of stock BERT's gradients.
+    """
+    stock, ours = (build_model(arguments, Side(stock=stock)) for stock in (True, False))
+    ours.load_state_dict(stock.state_dict())
+    batch = build_batch(arguments, stock.config.vocab_size, stock.config.max_position_embeddings)
+    losses = [model(**batch).loss for model in (stock, ours)]
+    for loss in losses:
+        loss.backward()
+    gradients = {name: parameter.grad for name, parameter in stock.named_parameters()}
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    difference = max(float((weight.grad - gradients[name]).abs().max()) for name, weight in ours.named_parameters())
+    return {
+        "loss": losses[0].item(),
+        "loss_difference": abs(losses[0].item() - losses[1].item()),
+        "gradient_difference": difference / largest,
+    }
+
+
+def benchmark_steps(arguments: StepArguments) -> Json:
+    """Time one optimizer step, forward, backward and AdamW, against stock BERT's, and compare losses and memory.
+
+    Raises:
+        UserError: unknown recipe or size, a recipe that stock BERT does not have, or a number out of range.
+    """
+    check_range(arguments, 1, 2**20, "batch_size", "max_length", "repeats", "num_threads")
+    check_range(arguments, 0, 0.99, "dropout")
+    check_range(arguments, 0.01, 0.99, "mlm_probability")
+    check_stock_recipe(arguments.recipe, arguments.size, arguments.max_length)
+    threads = arguments.num_threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    best = Side(stock=False, keeps_memory=True, best=True)
+    sides = {
+        "stock": Side(stock=True, dropout=arguments.dropout),
+        "stock_same_allocator": Side(stock=True, dropout=arguments.dropout, keeps_memory=True),
+        "ours_same_precision": Side(stock=False, dropout=arguments.dropout, keeps_memory=True),
+        "ours_best_same_dropout": replace(best, dropout=arguments.dropout),
+    }
+    if arguments.what == "pretraining":
+        sides["ours_best"] = best  # our pre-training command's default is no dropout
+    differences = compare_losses(arguments)
+    gc.collect()
+    with ExitStack() as stack:
+        ask = {name: stack.enter_context(running_side(arguments, side, threads)) for name, side in sides.items()}
+        steps = {name: _stepping(function) for name, function in ask.items()}
+        seconds = alternating_seconds(steps, arguments.repeats)
+        memory = {name: function("memory") for name, function in ask.items()}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = {name: medians["stock"] / value for name, value in medians.items()}
+    results = {
+        "benchmark": arguments.what,
+        "recipe": f"{arguments.recipe}@{arguments.size}",
+        "ratio_same_precision": ratios["ours_same_precision"],
+        "ratio_best": ratios.get("ours_best", ratios["ours_best_same_dropout"]),
+        "ratio_best_same_dropout": ratios["ours_best_same_dropout"],
+        "ratio_same_precision_and_allocator": medians["stock_same_allocator"] / medians["ours_same_precision"],
+        **differences,
+        "median_seconds": medians,
+        "seconds": seconds,
+        "peak_memory_mib": memory,
+        "sides": {name: asdict(side) for name, side in sides.items()},
+    }
+    return finish(arguments, results)
+
+
+def _stepping(ask: Callable[[str], float | None]) -> Callable[[], object]:
+    return lambda: ask("step")
+
+
+@dataclass
+class TrainingSpeedArguments:
+    """Options of `tlm benchmark training`."""
+
+    corpus: str = field(default="wikipedia", metadata={"help": "As in tlm pretrain."})
+    recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
+    size: str = field(default="paper", metadata={"help": "Its size."})
+    schedule: str = field(default="tlm", metadata={"help": "As in tlm pretrain."})
+    num_texts: int | None = field(default=None, metadata={"help": "Texts to train on, in place of the size's."})
+    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step."})
+    max_steps: int = field(default=300, metadata={"help": "Optimizer steps of the training."})
+    stock_steps: int = field(default=10, metadata={"help": "Timed steps the authors' way."})
+    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of each side; default: the cores."})
+    json: str | None = field(default=None, metadata={"help": "File for the results."})
 
 
 class StockBetween(TrainerCallback):
-    """Let a process beside the training take a step every so often, while the training waits.
+    """Times a step the authors' way every so often, in another process, while the training waits.
 
     Args:
-        ask: sends the process a message, from `speed.running_side`.
-        clock: the training's, which leaves the wait out.
-        turns: steps to take in the whole training, those that are not counted included.
+        step: takes a stock step.
+        max_steps: steps of the training.
+        count: stock steps to time, at equal distances.
     """
 
-    def __init__(self, ask: Any, clock: StepClock, turns: int) -> None:
-        self.ask, self.clock, self.turns = ask, clock, turns
+    clock: StepClock
+
+    def __init__(self, step: Callable[[], object], max_steps: int, count: int) -> None:
+        self.step, self.max_steps, self.count = step, max_steps, count
         self.seconds: list[float] = []
 
+    def observe(self, trainer: RunTrainer) -> None:
+        """Join a training before it begins."""
+        self.clock = trainer.clock
+        trainer.add_callback(self)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Wait for a step at equal distances."""
-        if control.should_training_stop and state.global_step < state.max_steps:
-            return  # interrupted: the checkpoint comes first
-        if len(self.seconds) < self.turns and state.global_step * self.turns >= state.max_steps * len(self.seconds):
+        """Let the training wait for a stock step, which its clock leaves out."""
+        if state.global_step * self.count >= self.max_steps * (len(self.seconds) + 1):
             with self.clock.apart(OTHER):
-                self.seconds.append(self.ask("step"))
+                self.seconds.append(measure_seconds(self.step))
 
 
-def _refuse(arguments: TrainingBenchmarkArguments) -> None:
-    """Refuse what cannot be measured before any work.
-
-    Raises:
-        UserError: one sentence that names the option.
-    """
-    config = build_config(arguments.recipe, arguments.size, max_length=arguments.max_length)
-    if config.has_convolution and arguments.stock_steps:
-        raise UserError(
-            f"The recipe {arguments.recipe} has a convolution front-end, which stock BERT has not: add --stock-steps 0."
-        )
-    if arguments.members is not None:
-        raise UserError("One training is measured at a time: leave --members out, or take `tlm benchmark members`.")
-    shape = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-    if arguments.stock_steps and any(getattr(arguments, name) is not None for name in shape):
-        raise UserError("The steps beside the training have the recipe's own shape: add --stock-steps 0 for another.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or not stays_on_cpu(arguments.use_cpu):
-        raise UserError("The benchmark measures one process on a CPU: start it without a launcher, with --use-cpu.")
-    fewest = max(2 * WARM_STEPS, WARMUP + arguments.stock_steps)
-    if 0 <= arguments.max_steps < fewest:
-        raise UserError(f"--max-steps {arguments.max_steps} is too short to measure: give at least {fewest}.")
-    if (Path(arguments.output_dir) / RUN_FILE).exists():
-        raise UserError(f"There is a training in {arguments.output_dir}: choose a new --output-dir to measure one.")
-
-
-def benchmark_training(arguments: TrainingBenchmarkArguments) -> dict[str, Any]:
+def benchmark_training(arguments: TrainingSpeedArguments) -> Json:
     """Measure the real pre-training command beside steps the authors' way, and estimate the paper's whole training.
 
-    Without `--max-steps` or `--time-budget` the training takes 30 minutes (steps the authors' way come on top).
+    Loading, masking, logging, evaluation and checkpoints are part of it; the trained model is thrown away.
 
     Returns:
-        The results: `tokens_per_second`, `share_outside` (of the time, evaluation and checkpoints apart, that is
-        neither forward, backward nor optimizer), `product_rate` (FLOP/s of the training in matrix products),
-        `peak_rate` (FLOP/s of a product of two matrices of size 2048, the better of one before and one after),
-        `share_of_peak`, `step_seconds` and `stock_step_seconds` (medians), `hours` and `stock_hours` for the paper's
-        number of epochs.
+        `tokens_per_second`; `share_outside` of the time, evaluation and checkpoints apart, that is neither forward,
+        backward nor optimizer; `step_seconds` and `stock_step_seconds` (medians) and their `ratio`; `hours` and
+        `stock_hours` for the authors' 50 epochs of these texts.
 
     Raises:
-        UserError: bad options, or an output folder that is not new.
+        UserError: bad options.
     """
-    check_range(arguments, 0, 10**6, "stock_steps")
-    check_range(arguments, 1, 10**6, "epochs_to_estimate")
-    _refuse(arguments)
-    options = PretrainArguments(**{entry.name: getattr(arguments, entry.name) for entry in fields(PretrainArguments)})
-    if options.max_steps < 0 and options.time_budget is None:
-        options.time_budget = DEFAULT_BUDGET
-    check_arguments(options, choose_schedule(options))
-    if arguments.json is not None:
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)  # after the refusals, before the work
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
-    threads = torch.get_num_threads()
-    trainers: list[RunTrainer] = []
-    between: list[StockBetween] = []
-    peaks: list[float] = []
-
-    def observe(trainer: RunTrainer) -> None:
-        trainers.append(trainer)
-        peaks.append(measure_peak(trainer.args.bf16))
-        if ask is not None:
-            between.append(StockBetween(ask, trainer.clock, WARMUP + arguments.stock_steps))
-            trainer.add_callback(between[0])
-
-    stock = BenchmarkArguments(
-        what="pretraining",
-        recipe=arguments.recipe,
-        size=arguments.size,
-        batch_size=arguments.batch_size,
-        max_length=arguments.max_length,
-    )
-    beside = running_side(stock, Side(stock=True, dropout=THEIR_DROPOUT), threads)
-    with beside if arguments.stock_steps else nullcontext() as ask:
-        found = pretrain(options, observe)
-    (trainer,) = trainers
-    peaks.append(measure_peak(trainer.args.bf16))
-    results = _sum_up(arguments, found, trainer, between[0].seconds[WARMUP:] if between else [], peaks)
-    if arguments.json is not None:
-        write_json(Path(arguments.json), results)
-    return results
-
-
-def _sum_up(
-    arguments: TrainingBenchmarkArguments,
-    found: dict[str, Any],
-    trainer: RunTrainer,
-    stock: list[float],
-    peaks: list[float],
-) -> dict[str, Any]:
-    speed = trainer.clock.summary()
-    rate, peak = product_flop(trainer.clock, trainer) / speed["seconds"], max(peaks)
-    training = found["seconds_since_start_or_continuation"] - speed["seconds_apart"][OTHER]
-    steps = arguments.epochs_to_estimate * found["texts"] / arguments.batch_size
-    stock_step = statistics.median(stock) if stock else None
-    return {
+    check_range(arguments, 2 * WARM_STEPS, 10**6, "max_steps")
+    check_range(arguments, 1, arguments.max_steps, "stock_steps")
+    check_range(arguments, 1, 2**20, "batch_size", "num_texts", "num_threads")
+    check_stock_recipe(arguments.recipe, arguments.size)
+    threads = arguments.num_threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    stock = StepArguments("pretraining", arguments.recipe, arguments.size, arguments.batch_size)
+    with tempfile.TemporaryDirectory() as folder, running_side(stock, Side(True, stock.dropout), threads) as ask:
+        options = PretrainArguments(
+            output_dir=f"{folder}/run",
+            corpus=arguments.corpus,
+            recipe=arguments.recipe,
+            size=arguments.size,
+            schedule=arguments.schedule,
+            num_texts=arguments.num_texts,
+            batch_size=arguments.batch_size,
+            max_steps=arguments.max_steps,
+            data_root=arguments.data_root,
+            num_threads=threads,
+            use_cpu=True,
+        )
+        between = StockBetween(_stepping(ask), arguments.max_steps, arguments.stock_steps)
+        training = pretrain(options, between.observe)
+    speed = training["speed"]
+    own_seconds = training["seconds_since_start_or_continuation"] - speed["seconds_apart"][OTHER]
+    stock_step = statistics.median(between.seconds)
+    steps = EPOCHS * training["texts"] / arguments.batch_size
+    results = {
         "benchmark": "training",
         "recipe": f"{arguments.recipe}@{arguments.size}",
         "schedule": arguments.schedule,
+        "precision": "bfloat16" if training["settings"]["bf16"] else "float32",
         "tokens_per_second": speed["tokens_per_second"],
         "share_outside": speed["share_outside"],
-        "share_of_peak": rate / peak,
-        "product_rate": rate,
-        "peak_rate": peak,
-        "peak_rates_before_and_after": peaks,
-        "precision": "bfloat16" if trainer.args.bf16 else "float32",
         "step_seconds": speed["median_step_seconds"],
         "stock_step_seconds": stock_step,
-        "ratio": stock_step / speed["median_step_seconds"] if stock_step else None,
-        "stock_seconds": stock,
-        "estimate": {"texts": found["texts"], "epochs": arguments.epochs_to_estimate, "steps": steps},
-        "hours": steps * training / found["steps"] / 3600,
-        "stock_hours": steps * stock_step / 3600 if stock_step else None,
-        "training_seconds": training,
-        "steps": found["steps"],
-        "padding_share": found["padding_share"],
-        "held_out": found["held_out"],
+        "ratio": stock_step / speed["median_step_seconds"],
+        "stock_seconds": between.seconds,
+        "estimated_steps": steps,
+        "hours": steps * own_seconds / training["steps"] / 3600,
+        "stock_hours": steps * stock_step / 3600,
+        "steps": training["steps"],
+        "texts": training["texts"],
+        "held_out": training["held_out"],
         "speed": speed,
-        "settings": portable({key: value for key, value in asdict(arguments).items() if key != "json"}),
-        "provenance": provenance(),
     }
+    return finish(arguments, results)

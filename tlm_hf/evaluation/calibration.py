@@ -6,7 +6,10 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from ..runs.figure import new_figure
+
 LOWEST, HIGHEST = 0.05, 20.0
+COLOURS = ("#b5532f", "#2f6db5")
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -36,12 +39,7 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
 
 
 def brier_score(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over texts of the squared distance of softmax(logits) from the one-hot label, in [0, 2] (Brier, 1950).
-
-    Args:
-        logits: float (n, classes).
-        labels: int (n,).
-    """
+    """Mean over texts of the squared distance of softmax(logits) from the one-hot label, in [0, 2] (Brier, 1950)."""
     probabilities = np.exp(log_softmax(logits, axis=-1))
     probabilities[np.arange(len(labels)), labels] -= 1
     return float((probabilities**2).sum(axis=-1).mean())
@@ -51,43 +49,32 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> list[
     """For each confidence bin that is not empty its mean `confidence`, its `accuracy` and its `share` of the texts."""
     probabilities = np.exp(log_softmax(logits, axis=-1))
     confidence, correct = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
-    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     return [
         {
-            "confidence": float(confidence[places == place].mean()),
-            "accuracy": float(correct[places == place].mean()),
-            "share": float((places == place).mean()),
+            "confidence": float(confidence[bin_of == index].mean()),
+            "accuracy": float(correct[bin_of == index].mean()),
+            "share": float((bin_of == index).mean()),
         }
-        for place in np.unique(places)
+        for index in np.unique(bin_of)
     ]
 
 
 def draw_reliability(diagrams: dict[str, list[dict[str, float]]], path: Path, title: str) -> Path:
-    """Reliability diagram: accuracy against confidence, the area of a dot being its bin's share of the texts.
+    """Draw accuracy against confidence; the area of a dot is its bin's share of the texts.
 
     Args:
-        diagrams: what `reliability` gives, by the name that the legend shows.
+        diagrams: what `reliability` gives, by name in the legend.
         path: PNG file to write.
         title: of the figure.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(5, 4.6), layout="constrained")
-    axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle="--")
-    for (name, rows), colour in zip(diagrams.items(), ("#b5532f", "#2f6db5"), strict=False):
-        confidence, accuracy, share = ([row[key] for row in rows] for key in ("confidence", "accuracy", "share"))
-        axes.plot(confidence, accuracy, color=colour, linewidth=1, label=name)
-        axes.scatter(confidence, accuracy, s=[8 + 400 * value for value in share], color=colour, alpha=0.5, linewidth=0)
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.05)
-    axes.set_xlabel("confidence (probability of the predicted class)")
-    axes.set_ylabel("accuracy")
-    axes.set_title(title)
-    axes.legend(frameon=False, loc="upper left")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with new_figure(path, title, "confidence (probability of the predicted class)", "accuracy", (5, 4.6)) as axes:
+        axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle="--")
+        for (name, rows), colour in zip(diagrams.items(), COLOURS, strict=False):
+            confidence, accuracy, share = ([row[key] for row in rows] for key in ("confidence", "accuracy", "share"))
+            axes.plot(confidence, accuracy, color=colour, linewidth=1, label=name)
+            areas = [8 + 400 * value for value in share]
+            axes.scatter(confidence, accuracy, s=areas, color=colour, alpha=0.5, linewidth=0)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
+        axes.legend(frameon=False, loc="upper left")
     return path

@@ -1,92 +1,78 @@
 """What a card says beyond a run's results: intervals, calibration, the TF-IDF row, latency; measured once."""
 
-import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from ..benchmarks.latency import classifier_latency
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash
 from ..errors import UserError
 from ..loading import load_classifier, load_classifier_tokenizer
-from ..runs.atomic_files import write_json
+from ..runs.atomic_files import Json, read_json, write_json
 from ..runs.provenance import machine
 from .baselines import tfidf_baseline
 from .calibration import brier_score, expected_calibration_error
+from .latency import classifier_latency
 from .metrics import classification_metrics
 from .scoring import predict_logits
 
 logger = logging.getLogger(__name__)
-LATENCY_REPEATS = 30
+LATENCY_ROUNDS = 30
 CONFIDENCE = 0.95
 
 
 def wilson_interval(accuracy: float, texts: int) -> dict[str, float]:
-    """95% interval of a share of `texts` test texts (Wilson, 1927): `low` and `high`, in [0, 1].
+    """95% interval of an accuracy on `texts` test texts (Wilson, 1927): `low` and `high`, in [0, 1].
 
-    It speaks of other test texts, not of other seeds of the training.
+    It covers other test texts, not other seeds of the training.
     """
-    found = binomtest(round(accuracy * texts), texts).proportion_ci(CONFIDENCE, "wilson")
-    return {"low": float(found.low), "high": float(found.high)}
+    interval = binomtest(round(accuracy * texts), texts).proportion_ci(CONFIDENCE, "wilson")
+    return {"low": float(interval.low), "high": float(interval.high)}
 
 
-def _busy() -> float | None:
-    """Load of the last minute, where that is more than this process and one more; None where it is not known either."""
-    try:
-        load = os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
-    return load if load > (os.cpu_count() or 1) + 0.5 else None
-
-
-def load_task_of(results: dict[str, Any], name: str, data_root: str | None) -> Any:
+def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.DatasetDict:
     """The task of a fine-tuning or committee, from what its results say.
 
     Raises:
-        UserError: the task is not here, or its texts are no longer those of the run.
+        UserError: the task is not here, or its texts have changed since the run.
     """
     settings = results["settings"]
-    wanted = {key: settings[key] for key in TaskArguments.__dataclass_fields__ if key in settings}
-    options = {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
-    task = load_task_from(TaskArguments(**{**wanted, "task": results["task"], **options, "data_root": data_root}))
+    options = {key: settings[key] for key in TaskArguments.__dataclass_fields__ if key in settings}
+    options |= {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
+    task = load_task_from(TaskArguments(**options | {"task": results["task"], "data_root": data_root}))
     if task_hash(task) != settings["task_sha256"]:
         raise UserError(
-            f"The texts of the task {results['task']} are no longer those that {name} was trained on, so its numbers "
-            "cannot be measured: use the same data, or run it again."
+            f"The texts of the task {results['task']} are not those that {name} was trained on: use the same data, or "
+            "run it again."
         )
     return task
 
 
-def measure_classifier(
-    folder: Path, results: dict[str, Any], weights: str, kept: Path, data_root: str | None = None
-) -> dict[str, Any]:
+def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, data_root: str | None = None) -> Json:
     """Evaluation of a classifier or committee on its task's test split.
 
     Args:
         folder: its run.
         results: the run's results.
-        weights: SHA-256 of its weights; with the task's hash it decides whether `kept` still holds.
-        kept: JSON file that keeps what was measured, so that a release staged again is the same to the last byte.
+        weights: SHA-256 of its weights; with the task's hash it decides whether `kept` is still valid.
+        kept: JSON file that keeps the measurement, so that a release staged again is the same to the last byte.
         data_root: folder of real text; None for the variable TLM_DATA.
 
     Returns:
         `texts`, `accuracy` with `low` and `high`, `macro_f1`, `loss` (nats), `calibration_error`, `brier_score`;
-        `baseline` likewise of TF-IDF + logistic regression; `latency`: median `milliseconds` for one text on CPU,
-        `threads` and the `machine`.
+        `baseline`: the same of TF-IDF + logistic regression; `latency`: median `milliseconds` for one text on CPU,
+        its `tokens`, `threads` and the `machine`.
 
     Raises:
-        UserError: see `load_task_of`.
+        UserError: see `load_task_of`; or the model's accuracy is not that of its results.
     """
     key = {"weights": weights, "task": results["settings"]["task_sha256"]}
-    if kept.is_file():
-        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        if found["of"] == key:
-            return found
+    if kept.is_file() and (stored := read_json(kept))["of"] == key:
+        return {name: value for name, value in stored.items() if name != "of"}
     task = load_task_of(results, folder.name, data_root)
     model = load_classifier(str(folder))
     tokenizer = load_classifier_tokenizer(str(folder), model)
@@ -95,19 +81,12 @@ def measure_classifier(
     scores = classification_metrics(logits, labels)
     if abs(scores["accuracy"] - results["test"]["accuracy"]) > 0.5 / len(labels):
         raise UserError(
-            f"{folder.name} is right on {scores['accuracy']:.4f} of its test texts here and its results say "
-            f"{results['test']['accuracy']:.4f}: its weights are not those of its results, so run it again."
+            f"{folder.name} has a test accuracy of {scores['accuracy']:.4f} here and of "
+            f"{results['test']['accuracy']:.4f} in its results: its weights have changed, so run it again."
         )
     baseline = tfidf_baseline(task)
-    if (busy := _busy()) is not None:
-        logger.warning(
-            "The machine is busy (%.1f processes at work on its %d cores), so the latency in the card of %s will be "
-            "too high: for another measurement remove %s, and stage on a quiet machine.",
-            busy, os.cpu_count() or 1, folder.name, kept.name,
-        )  # fmt: skip
-    milliseconds = classifier_latency({"this": model}, tokenizer, texts[0], LATENCY_REPEATS)["this"]
-    found = {
-        "of": key,
+    _warn_if_busy(folder.name, kept.name)
+    facts = {
         "texts": len(labels),
         **scores,
         **wilson_interval(scores["accuracy"], len(labels)),
@@ -119,12 +98,27 @@ def measure_classifier(
             **wilson_interval(baseline["accuracy"], len(labels)),
         },
         "latency": {
-            "milliseconds": milliseconds,
+            "milliseconds": classifier_latency({"this": model}, tokenizer, texts[0], LATENCY_ROUNDS)["this"],
             "tokens": min(len(tokenizer(texts[0])["input_ids"]), tokenizer.model_max_length),
             "threads": torch.get_num_threads(),
             "machine": machine(),
         },
     }
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_json(kept, found)
-    return found
+    write_json(kept, {"of": key, **facts})
+    return facts
+
+
+def _warn_if_busy(name: str, kept: str) -> None:
+    """Warn where other processes use the machine's cores (where the system tells): a latency would be too high."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > cores + 0.5:
+        logger.warning(
+            "The machine is busy (load %.1f on %d cores), so the latency in the card of %s will be too high: to "
+            "measure it again remove %s and stage on a quiet machine.",
+            load,
+            cores,
+            name,
+            kept,
+        )

@@ -1,6 +1,4 @@
-"""Metrics as `evaluate` modules kept in the package, since `evaluate.load` needs the network."""
-
-from typing import Any
+"""Metrics as an `evaluate` module kept in the package, since `evaluate.load` needs the network."""
 
 import datasets
 import evaluate
@@ -8,34 +6,24 @@ import numpy as np
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, f1_score
 
-_CITATION = "Pedregosa et al., Scikit-learn: Machine Learning in Python, JMLR 12, 2011"
 
-
-def _info(description: str) -> evaluate.MetricInfo:
-    features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
-    return evaluate.MetricInfo(
-        description=description, citation=_CITATION, inputs_description="class ids (n,)", features=features
-    )
-
-
-class Accuracy(evaluate.Metric):
-    """Share of predictions that equal their reference; int ids (n,) each (scikit-learn `accuracy_score`)."""
+class AccuracyAndF1(evaluate.Metric):
+    """`accuracy` and `macro_f1` (unweighted mean over classes) of class ids (n,), by scikit-learn."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return _info("Share of correct predictions.")
+        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(
+            description="Share of correct predictions, and mean F1 over classes.",
+            citation="Pedregosa et al., Scikit-learn: Machine Learning in Python, JMLR 12, 2011",
+            inputs_description="class ids (n,)",
+            features=features,
+        )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"accuracy": float(accuracy_score(references, predictions))}
-
-
-class MacroF1(evaluate.Metric):
-    """Unweighted mean of the classes' F1; int ids (n,) each (scikit-learn `f1_score`, macro)."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _info("Mean F1 over classes.")
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0))}
+    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        return {
+            "accuracy": float(accuracy_score(references, predictions)),
+            "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0)),
+        }
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -48,8 +36,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     Returns:
         `accuracy` and `macro_f1` in [0, 1], `loss` in nats per text.
     """
-    predictions = logits.argmax(axis=-1)
-    metrics = evaluate.combine([Accuracy(keep_in_memory=True), MacroF1(keep_in_memory=True)])
-    found: dict[str, float] = metrics.compute(predictions=predictions, references=labels)
-    found["loss"] = float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean())
-    return found
+    metric = AccuracyAndF1(keep_in_memory=True)
+    scores: dict[str, float] = metric.compute(predictions=logits.argmax(axis=-1), references=labels)
+    loss = -log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean()
+    return {**scores, "loss": float(loss)}

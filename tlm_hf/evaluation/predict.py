@@ -1,21 +1,49 @@
-"""Labels and probabilities for texts or for a table of texts."""
+"""Labels, probabilities and a committee's uncertainty for texts, a data set or a file."""
 
+import logging
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pandas as pd
+import torch
 from scipy.special import softmax
 
 from ..data.sources import check_column, read_table
 from ..errors import UserError, check_range
 from ..loading import load_classifier, load_classifier_tokenizer
+from ..models.combination_committee import CommitteeOutput
+from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..runs.atomic_files import Json
 from .scoring import predict_logits
 
+logger = logging.getLogger(__name__)
 WRITERS = (".csv", ".json", ".jsonl", ".parquet")
 DIGITS = 6
+UNCERTAINTY = ("entropy", "mutual_information", "agreement")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier or committee says of one text.
+
+    Args:
+        label: the most probable class.
+        probability: its probability.
+        probabilities: those of all classes, by name.
+        entropy: of the members' mean probability, in nats (this and the next two: None unless it is a committee).
+        mutual_information: the part of the entropy that the members' disagreement makes, in nats.
+        agreement: share of the members that vote for the class with the most votes.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    entropy: float | None = None
+    mutual_information: float | None = None
+    agreement: float | None = None
 
 
 @dataclass
@@ -31,16 +59,39 @@ class PredictArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
-def predict(arguments: PredictArguments) -> dict[str, Any]:
-    """Classify texts, or the rows of a file.
+def predict(
+    texts: Sequence[str] | datasets.Dataset, model: str, *, text_column: str = "text", batch_size: int = 64
+) -> list[Prediction]:
+    """Classify texts.
 
     Args:
-        arguments: the options.
+        texts: n texts, or a data set of n rows.
+        model: folder or Hub name of a classifier or committee.
+        text_column: column of the data set that holds the text.
+        batch_size: texts per pass.
 
     Returns:
-        Without `--output`: `predictions`, per text its `label`, its `probability` and the `probabilities` by label.
-        With it: the file, which holds the input's columns, `label` (or `predicted_label` where the input has one) and
-        one `p(...)` column per class. Both say how many texts were `truncated`.
+        n predictions, in the order of the texts. Texts longer than the model are truncated, with a warning.
+
+    Raises:
+        UserError: no such column, a row without text, or a model that cannot classify.
+    """
+    if isinstance(texts, datasets.Dataset):
+        check_column(texts, text_column, "The data set", "text_column")
+        texts = texts[text_column][:]
+    predictions, truncated = _classify(list(texts), model, "texts", batch_size, show_progress=False)
+    if truncated:
+        logger.warning("%d of %d texts are longer than the model and were truncated.", truncated, len(predictions))
+    return predictions
+
+
+def predict_command(arguments: PredictArguments) -> Json:
+    """Classify texts, or the rows of a file.
+
+    Returns:
+        Without `--output`: `predictions`, per text its fields of `Prediction`. With it: the file, which holds the
+        input's columns, `label`, `probability`, a committee's uncertainty and one `p(...)` column per class
+        (`predicted_...` where the input has such a column). Both say how many texts were `truncated`.
 
     Raises:
         UserError: bad input, before any text is classified.
@@ -50,50 +101,69 @@ def predict(arguments: PredictArguments) -> dict[str, Any]:
     if bool(arguments.texts) == bool(arguments.input):
         raise UserError("predict needs either --texts or --input.")
     check_range(arguments, 1, math.inf, "batch_size")
-    target = None if arguments.output is None else Path(arguments.output).expanduser()
-    if target is not None and target.suffix not in WRITERS:
-        raise UserError(f"--output {target} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
-    if target is not None and not target.resolve().parent.is_dir():
-        raise UserError(f"The folder of --output {target} does not exist: make it first.")
-    if target is not None and arguments.input and target.resolve() == Path(arguments.input).expanduser().resolve():
-        raise UserError(f"--output {target} is the input itself: name another file, so that nothing is lost.")
+    target = None if arguments.output is None else _check_output(Path(arguments.output).expanduser(), arguments.input)
     table = _read_input(arguments)
     texts = table[arguments.text_column].to_list()
-    culprit = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
-    if culprit is not None:
-        raise UserError(
-            f"Row {culprit} of {arguments.input!r} has no text in {arguments.text_column!r}: fill or drop it."
-        )
-    model = load_classifier(arguments.model)
-    tokenizer = load_classifier_tokenizer(arguments.model, model)
-    logits, truncated = predict_logits(model, tokenizer, texts, arguments.batch_size, not arguments.disable_tqdm)
-    probabilities = softmax(logits.astype("float64"), axis=-1)
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    chosen = [labels[index] for index in probabilities.argmax(axis=-1)]
-    said = {"texts": len(texts), "truncated": truncated}
+    predictions, truncated = _classify(
+        texts, arguments.model, repr(arguments.input), arguments.batch_size, not arguments.disable_tqdm
+    )
+    counts = {"texts": len(texts), "truncated": truncated}
+    records = [
+        {name: value for name, value in asdict(prediction).items() if value is not None} for prediction in predictions
+    ]
     if target is None:
-        predictions = [
-            {
-                "text": text,
-                "label": label,
-                "probability": round(float(row.max()), DIGITS),
-                "probabilities": {name: round(float(value), DIGITS) for name, value in zip(labels, row, strict=True)},
-            }
-            for text, label, row in zip(texts, chosen, probabilities, strict=True)
-        ]
-        return {"predictions": predictions, **said}
-    table["predicted_label" if "label" in table.columns else "label"] = chosen
-    for index, name in enumerate(labels):
-        table[f"p({name})"] = probabilities[:, index].round(DIGITS)
+        return {
+            "predictions": [{"text": text, **record} for text, record in zip(texts, records, strict=True)],
+            **counts,
+        }
+    for record in records:
+        record |= {f"p({name})": value for name, value in record.pop("probabilities").items()}
+    for name, column in pd.DataFrame(records, index=table.index).items():
+        table[f"predicted_{name}" if name in table.columns else name] = column
     _write(table, target)
-    return {"output": str(target), **said}
+    return {"output": str(target), **counts}
+
+
+def _classify(
+    texts: list[str], source: str, culprit: str, batch_size: int, show_progress: bool
+) -> tuple[list[Prediction], int]:
+    """Predictions, and how many texts were truncated; `culprit` names the texts in a message."""
+    empty = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
+    if empty is not None:
+        raise UserError(f"Row {empty} of {culprit} has no text: fill or drop it.")
+    model = load_classifier(source)
+    tokenizer = load_classifier_tokenizer(source, model)
+    is_committee = isinstance(model, CommitteeForSequenceClassification)
+    logits, truncated = predict_logits(model, tokenizer, texts, batch_size, show_progress, member_logits=is_committee)
+    uncertainty = {}
+    if is_committee:
+        output = CommitteeOutput(member_logits=torch.from_numpy(logits))
+        uncertainty = {name: output.uncertainty[name].tolist() for name in UNCERTAINTY}
+        logits = model.combine(output.member_logits).numpy()
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    predictions = []
+    for row, probabilities in enumerate(softmax(logits.astype("float64"), axis=-1)):
+        by_label = {name: round(float(value), DIGITS) for name, value in zip(labels, probabilities, strict=True)}
+        label = labels[probabilities.argmax()]
+        doubt = {name: round(values[row], DIGITS) for name, values in uncertainty.items()}
+        predictions.append(Prediction(label, by_label[label], by_label, **doubt))
+    return predictions, truncated
+
+
+def _check_output(target: Path, source: str | None) -> Path:
+    if target.suffix not in WRITERS:
+        raise UserError(f"--output {target} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
+    if not target.resolve().parent.is_dir():
+        raise UserError(f"The folder of --output {target} does not exist: make it first.")
+    if source and target.resolve() == Path(source).expanduser().resolve():
+        raise UserError(f"--output {target} is the input itself: name another file, so that nothing is lost.")
+    return target
 
 
 def _read_input(arguments: PredictArguments) -> pd.DataFrame:
     if arguments.input is None:
         return pd.DataFrame({arguments.text_column: arguments.texts})
-    loaded: datasets.DatasetDict = read_table(arguments.input)
-    split = next(iter(loaded.values()))
+    split = next(iter(read_table(arguments.input).values()))
     check_column(split, arguments.text_column, arguments.input, "--text-column")
     path = Path(arguments.input).expanduser()
     if path.suffix not in (".csv", ".tsv") or not path.is_file():

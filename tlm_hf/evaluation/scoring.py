@@ -1,16 +1,43 @@
-"""Scoring: logits of a classifier over texts, and the masked-language-model loss on fixed masks."""
+"""Scores: logits of classifiers, the masked-language-model loss on fixed masks, and `tlm score`."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.corpora import load_corpus
 from ..data.masking import HELD_OUT_STREAM, MaskingCollator
+from ..data.tasks import TaskArguments, class_names, load_task_from, task_hash
+from ..data.tokenization import tokenize
+from ..errors import UserError
+from ..loading import (
+    check_task_labels,
+    load_classifier,
+    load_classifier_tokenizer,
+    load_masked_lm,
+    load_matching_tokenizer,
+    read_config,
+    trained_on_another_split,
+)
+from ..runs.atomic_files import Json
+from ..runs.output_folder import write_json
+from ..runs.provenance import portable_path, provenance
+from .calibration import expected_calibration_error
+from .metrics import classification_metrics
 
+logger = logging.getLogger(__name__)
 HELD_OUT_MASK_RATE = 0.15
 HELD_OUT_SEED = 0
+LOGIT_STEP = 1 / 128
+"""Stored logits are multiples of this: smaller differences decide next to nothing, and files stay small."""
+HELD_OUT_CORPORA = ("docstrings", "wikipedia")
+"""Corpora of which one part is held out from training: that part is scored."""
 
 
 def _batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -104,3 +131,104 @@ def predict_logits(
             logits[indices] = (output.member_logits if member_logits else output.logits).float().cpu().numpy()
             progress.update(len(indices))
     return logits, truncated
+
+
+def pack_logits(logits: np.ndarray) -> np.ndarray:
+    """Distances below each row's largest logit in units of `LOGIT_STEP`: uint16 (..., classes), the same softmax.
+
+    Only the largest one (the first of equals) is at 0, so that rounding changes no decision.
+    """
+    below = np.rint((logits.max(axis=-1, keepdims=True) - logits) / LOGIT_STEP)
+    first = np.arange(logits.shape[-1]) == logits.argmax(axis=-1)[..., None]
+    return np.clip(below, np.where(first, 0, 1), np.iinfo(np.uint16).max).astype(np.uint16)
+
+
+def unpack_logits(packed: np.ndarray) -> np.ndarray:
+    """Logits (..., classes), float64, the largest of each row 0."""
+    return -packed.astype(np.float64) * LOGIT_STEP
+
+
+@dataclass
+class ScoreArguments(TaskArguments):
+    """Options of `tlm score`."""
+
+    task: str = field(default="", metadata={"help": "Task for a classifier or committee (its test split)."})
+    model: str = field(default="", metadata={"help": "Folder or Hub name."})
+    text: str | None = field(
+        default=None, metadata={"help": "Text for an encoder's fixed-mask loss, in place of --task."}
+    )
+    output: str | None = field(default=None, metadata={"help": "JSON file for the results."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
+
+
+def score(arguments: ScoreArguments) -> Json:
+    """Score a model: accuracy, macro F1 and loss of a classifier, or fixed-mask loss and perplexity of an encoder.
+
+    A classifier or committee takes `--task` and is scored on its test split. An encoder takes `--text` (the held-out
+    part of `docstrings` or `wikipedia`, or all of any other text), or `--task`, whose test texts are then the text.
+
+    Returns:
+        `metrics`, with loss in nats, the number of texts, and where they came from.
+
+    Raises:
+        UserError: bad input.
+    """
+    if not arguments.model:
+        raise UserError("score needs --model (a folder or Hub name).")
+    if bool(arguments.task) == bool(arguments.text):
+        raise UserError("score needs either --task or --text.")
+    if arguments.output is not None and not Path(arguments.output).expanduser().resolve().parent.is_dir():
+        raise UserError(f"The folder of --output {arguments.output} does not exist: make it first.")
+    config = read_config(arguments.model)
+    classifies = any("SequenceClassification" in name for name in config.get("architectures") or [])
+    if classifies and arguments.text:
+        raise UserError(f"The model {arguments.model!r} is a classifier: score it with --task.")
+    scores = _score_classifier(arguments) if classifies else _score_encoder(arguments, config)
+    results = {"model": portable_path(arguments.model), **scores, **provenance()}
+    if arguments.output is not None:
+        write_json(Path(arguments.output).expanduser(), results)
+    return results
+
+
+def _score_classifier(arguments: ScoreArguments) -> Json:
+    model = load_classifier(arguments.model)
+    tokenizer = load_classifier_tokenizer(arguments.model, model)
+    task = load_task_from(arguments)
+    check_task_labels(model, arguments.model, arguments.task, class_names(task))
+    other_split = trained_on_another_split(arguments.model, task_hash(task))
+    if other_split:
+        logger.warning(
+            "Note: %s was fine-tuned on another split of this task; test texts may be among its training texts (give "
+            "the task options of its fine-tuning, such as --task-seed and --train-per-label).",
+            arguments.model,
+        )
+    texts, labels = task["test"]["text"][:], np.array(task["test"]["label"][:])
+    logits, truncated = predict_logits(model, tokenizer, texts, show_progress=not arguments.disable_tqdm)
+    calibration_error = expected_calibration_error(logits, labels)
+    return {
+        "task": arguments.task,
+        "metrics": {**classification_metrics(logits, labels), "calibration_error": calibration_error},
+        "texts": len(labels),
+        "truncated": truncated,
+        "trained_on_another_split": other_split,
+    }
+
+
+def _score_encoder(arguments: ScoreArguments, config: Json) -> Json:
+    model = load_masked_lm(arguments.model)
+    tokenizer = load_matching_tokenizer(arguments.model, None, config["vocab_size"])
+    if arguments.text is None:
+        dataset = load_task_from(arguments)["test"].select_columns(["text"])
+    else:
+        corpus = load_corpus(arguments.text, text_column=arguments.text_column or "text", root=arguments.data_root)
+        dataset = corpus["validation"]
+        if arguments.text not in HELD_OUT_CORPORA:
+            dataset = datasets.concatenate_datasets([corpus["train"], corpus["validation"]])
+    length = min(tokenizer.model_max_length, config["max_position_embeddings"])
+    ids = tokenize(dataset, tokenizer, length)["input_ids"][:]
+    metrics = masked_lm_score(model, tokenizer, ids, show_progress=not arguments.disable_tqdm)
+    source = arguments.text or arguments.task
+    if not metrics["masked_tokens"]:
+        raise UserError(f"{source!r} is too short to mask a token of it: give more text.")
+    name = "task" if arguments.text is None else "text"
+    return {name: portable_path(source), "metrics": metrics, "texts": len(ids)}

@@ -16,8 +16,7 @@ import numpy as np
 from ..data.overlap import count_tokens, encode_texts
 from ..data.tasks import class_names
 from ..data.tokenization import load_tokenizer
-from ..evaluation.packed_logits import pack_logits
-from ..evaluation.scoring import predict_logits
+from ..evaluation.scoring import pack_logits, predict_logits
 from ..loading import load_classifier
 from ..models.joining_committee import in_label_order
 from ..runs.atomic_files import write_json

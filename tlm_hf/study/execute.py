@@ -27,7 +27,7 @@ from ..data.tasks import load_task
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import sentence_baseline, tfidf_baseline
-from ..evaluation.packed_logits import pack_logits
+from ..evaluation.scoring import pack_logits
 from ..recipes import build_config, find_size
 from ..runs.atomic_files import flush_tree, write_json
 from ..runs.output_folder import RESULTS_FILE

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..evaluation.packed_logits import unpack_logits
+from ..evaluation.scoring import unpack_logits
 from ..training.finetune import LOGITS_FILE
 from .estimates import (
     Estimate,

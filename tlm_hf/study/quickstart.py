@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from ..benchmarks.latency import classifier_latency
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import tfidf_baseline
+from ..evaluation.latency import classifier_latency
 from ..hub.demo_data import DemoTask, stage_demo
 from ..hub.staging import stage_model
 from ..loading import load_classifier

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..benchmarks.inference_speed import build_batch, stock_classifier
-from ..benchmarks.latency import alternating_medians
+from ..evaluation.latency import alternating_medians
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..recipes import build_config, find_size

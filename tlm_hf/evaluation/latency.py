@@ -1,0 +1,66 @@
+"""The package's one timing loop, and the latency of classifiers."""
+
+import random
+import statistics
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.utils.benchmark import Timer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LEAST_SECONDS = 0.01
+"""Time spent on one measurement: fast functions are called several times."""
+
+
+def measure_seconds(function: Callable[[], object]) -> float:
+    """Median seconds of a call (`torch.utils.benchmark.Timer`), after at least one call that warms up."""
+    timer = Timer("function()", globals={"function": function}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=LEAST_SECONDS).median
+
+
+def alternating_seconds(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each function in each round. The order changes, so that other load on the machine hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    order, shuffle = list(functions), random.Random(0).shuffle
+    for _ in range(rounds):
+        shuffle(order)
+        for name in order:
+            seconds[name].append(measure_seconds(functions[name]))
+    return seconds
+
+
+def alternating_medians(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each function over the rounds of `alternating_seconds`."""
+    return {name: statistics.median(values) for name, values in alternating_seconds(functions, rounds).items()}
+
+
+def classifier_latency(
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    rounds: int = 30,
+    threads: int | None = None,
+) -> dict[str, float]:
+    """Median milliseconds for one text, tokenization included, of each model.
+
+    Args:
+        models: classifiers by name, which share the tokenizer.
+        tokenizer: the tokenizer.
+        text: the text to classify.
+        rounds: timed rounds.
+        threads: torch threads during the measurement; None leaves them.
+    """
+
+    def classify(model: PreTrainedModel) -> Callable[[], object]:
+        return lambda: (
+            model(**tokenizer(text, truncation=True, return_tensors="pt", return_token_type_ids=False)).logits
+        )
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with torch.inference_mode():
+            seconds = alternating_medians({name: classify(model.eval()) for name, model in models.items()}, rounds)
+    finally:
+        torch.set_num_threads(before)
+    return {name: 1000 * value for name, value in seconds.items()}
