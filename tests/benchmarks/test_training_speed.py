@@ -1,31 +1,111 @@
-"""The clock of a training and the benchmark of the training command.
+"""The training benchmarks at `smoke` size, and the clock of a training. Nothing here asserts a time.
 
-Oracles: a clock that is moved by hand, and torch's own count of the FLOP of a step.
+Oracles: stock BERT's losses and gradients, a clock that is moved by hand, the kernel's count of resident pages.
 """
 
 import json
+import math
+import sys
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from helpers_commands import write_corpus
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tlm_hf.benchmarks import training_speed
-from tlm_hf.benchmarks.training_speed import TrainingBenchmarkArguments, benchmark_training, product_flop
-from tlm_hf.data.masking import MaskingCollator
-from tlm_hf.data.tokenization import load_tokenizer
+from tlm_hf.benchmarks.members_speed import MembersSpeedArguments, benchmark_members, seconds_of_a_step
+from tlm_hf.benchmarks.training_speed import (
+    Side,
+    StepArguments,
+    TrainingSpeedArguments,
+    benchmark_steps,
+    benchmark_training,
+    build_batch,
+    build_model,
+    compare_losses,
+)
 from tlm_hf.errors import UserError
-from tlm_hf.models.modeling_tlm import TLMForMaskedLM
-from tlm_hf.training import callbacks
-from tlm_hf.training.callbacks import WARM_STEPS, StepClock
+from tlm_hf.training import step_clock
+from tlm_hf.training.step_clock import WARM_STEPS, StepClock
 
-BATCH, STEPS, WORDS = 4, 9, 20
-SENTENCE = "boat mill river bread flour salt baker teacher story morning evening bridge old new small runs reads counts"
+SIDES = {"stock", "stock_same_allocator", "ours_same_precision", "ours_best_same_dropout", "ours_best"}
+STEPS = 9
+
+
+@pytest.mark.slow
+def test_every_side_is_timed_and_compared(tmp_path):
+    file = tmp_path / "folder" / "speed.json"
+    arguments = StepArguments("pretraining", size="smoke", json=str(file), batch_size=4, repeats=1, num_threads=1)
+    results = benchmark_steps(arguments)
+    assert json.loads(file.read_text())["ratio_same_precision"] == results["ratio_same_precision"]
+    assert set(results["median_seconds"]) == SIDES == set(results["peak_memory_mib"])
+    for name, ratio in (("ours_same_precision", "ratio_same_precision"), ("ours_best", "ratio_best")):
+        assert results[ratio] == results["median_seconds"]["stock"] / results["median_seconds"][name]
+    assert results["loss_difference"] < 1e-5
+    assert results["gradient_difference"] < 1e-4
+    assert results["loss"] == pytest.approx(math.log(1000), rel=0.1)  # untrained: nearly uniform guesses
+    assert {"command", "commit", "machine", "settings", "versions"} <= set(results)
+
+
+def test_both_sides_are_equal_models():
+    compared = compare_losses(StepArguments("finetuning", recipe="bert-6", size="smoke", batch_size=4))
+    assert compared["loss_difference"] < 1e-5
+    assert compared["gradient_difference"] < 1e-4
+    arguments = StepArguments("pretraining", size="smoke", batch_size=400)
+    stock, ours = (build_model(arguments, Side(stock=kind, dropout=0.2)) for kind in (True, False))
+    for model in (stock, ours):
+        assert model.config.hidden_dropout_prob == model.config.attention_probs_dropout_prob == 0.2
+    assert all(torch.equal(ours.get_parameter(name), value) for name, value in stock.named_parameters())
+    share = (build_batch(arguments, 1000, 32)["labels"] != -100).float().mean().item()
+    assert abs(share - 0.15) < 5 * math.sqrt(0.15 * 0.85 / (400 * 32))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"recipe": "bert-1-conv2"}, "bert-1-conv2 has a convolution front-end"),
+        ({"recipe": "bert-2"}, "no recipe 'bert-2'"),
+        ({"repeats": 0}, "--repeats is 0"),
+        ({"dropout": 1.0}, "--dropout is 1.0"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(fields, sentence, one_sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        benchmark_steps(StepArguments("pretraining", **fields))
+    one_sentence(caught.value)
+
+
+def test_the_real_training_is_measured(tmp_path):
+    write_corpus(tmp_path / "corpus.txt", texts=200)
+    results = benchmark_training(
+        TrainingSpeedArguments(
+            corpus=str(tmp_path / "corpus.txt"),
+            size="smoke",
+            num_texts=160,
+            max_steps=STEPS,
+            batch_size=4,
+            stock_steps=2,
+            num_threads=1,
+        )
+    )
+    assert 0 < results["share_outside"] < 1
+    assert results["speed"]["steps"] == STEPS - WARM_STEPS
+    assert results["speed"]["seconds_apart"]["other"] > sum(results["stock_seconds"])
+    assert len(results["stock_seconds"]) == 2
+    assert results["ratio"] == results["stock_step_seconds"] / results["step_seconds"]
+    assert results["estimated_steps"] == 50 * 160 / 4
+    assert results["stock_hours"] == pytest.approx(2000 * results["stock_step_seconds"] / 3600)
+    for fields, sentence in (
+        ({"recipe": "bert-1-conv2"}, "convolution front-end"),
+        ({"max_steps": 5}, "--max-steps is 5"),
+        ({"stock_steps": 0}, "--stock-steps is 0"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            benchmark_training(TrainingSpeedArguments(**fields))
 
 
 def test_time_is_booked_where_it_was_spent(monkeypatch, tmp_path):
     now = [0.0]
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(step_clock.time, "perf_counter", lambda: now[0])
     clock = StepClock()
     events = (TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerState(), TrainerControl())
     batch = {"input_ids": torch.ones(2, 3), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
@@ -56,89 +136,40 @@ def test_time_is_booked_where_it_was_spent(monkeypatch, tmp_path):
     assert found["seconds_apart"] == {"evaluation": 100, "checkpoints": 0, "other": 0}
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """Results of a benchmark of smoke size, its trainer, and the file that it wrote."""
-    home = tmp_path_factory.mktemp("training-speed")
-    lines = [f"{SENTENCE} number {index}" for index in range(200)]
-    (home / "corpus.txt").write_text("\n".join(lines) + "\n")
-    trainers = []
-    count = training_speed.product_flop
-
-    def keep(clock, trainer):
-        trainers.append(trainer)
-        return count(clock, trainer)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_speed, "product_flop", keep)
-        results = benchmark_training(
-            TrainingBenchmarkArguments(
-                output_dir=str(home / "run"), corpus=str(home / "corpus.txt"), size="smoke", validation_texts=20,
-                max_steps=STEPS, batch_size=BATCH, eval_steps=4, save_steps=4, stock_steps=2, num_threads=1,
-                bf16="false", num_texts=160, json=str(home / "speed.json"), disable_tqdm=True,
-            )
-        )  # fmt: skip
-    return results, trainers[0], home
+def test_a_step_of_all_members():
+    assert seconds_of_a_step([0.2, 0.3], workers=1) == pytest.approx(0.5)  # one after the other
+    assert seconds_of_a_step([0.2, 0.3], workers=2) == 0.3  # the slower one
 
 
-def test_the_real_training_is_measured(measured):
-    results, trainer, home = measured
-    assert json.loads((home / "speed.json").read_text())["share_outside"] == results["share_outside"]
-    assert 0 < results["share_outside"] < 1
-    assert results["speed"]["steps"] == STEPS - WARM_STEPS
-    length = len(load_tokenizer(str(home / "run"), 32)(f"{SENTENCE} number 7")["input_ids"])
-    assert {shape[0] for shape in trainer.clock.passes} == {BATCH}
-    tokens = results["tokens_per_second"] * results["speed"]["seconds"]
-    assert tokens == pytest.approx(BATCH * (STEPS - WARM_STEPS) * length, rel=0.1)  # numbers differ in their pieces
-    assert len(results["stock_seconds"]) == 2
-    assert results["ratio"] == results["stock_step_seconds"] / results["step_seconds"]
-    assert results["estimate"]["steps"] == 50 * 160 / BATCH
-    assert results["stock_hours"] == pytest.approx(2000 * results["stock_step_seconds"] / 3600)
-    assert all(results["speed"]["seconds_apart"][kind] > 0 for kind in ("evaluation", "checkpoints", "other"))
-    assert json.loads((home / "run" / "results.json").read_text())["steps"] == STEPS
+@pytest.mark.slow
+def test_members_are_timed_both_ways(tmp_path):
+    write_corpus(tmp_path / "corpus.txt")
+    results = benchmark_members(
+        MembersSpeedArguments(
+            size="smoke", steps=10, repeats=1, corpus=str(tmp_path / "corpus.txt"), num_texts=100, members=2
+        )
+    )
+    assert results["workers"]["in_turn"] == 1
+    seconds = results["seconds_of_a_step_of_all"]
+    assert results["ratio_steps"] == seconds["in_turn"] / seconds["side_by_side"]
 
 
-def test_products_are_those_that_torch_counts(measured):
-    _, trainer, home = measured
-    tokenizer = load_tokenizer(str(home / "run"), 32)
-    model = TLMForMaskedLM.from_pretrained(home / "run", attn_implementation="eager").train()
-    length = max(length for _, length in trainer.clock.passes)
-    ids = [5 + item % 50 for item in range(length)]
-    counted = 0
-    for batch in range(20):  # the number of labels differs from draw to draw
-        rows = [{"input_ids": ids, "item": batch * BATCH + row} for row in range(BATCH)]
-        inputs = MaskingCollator(tokenizer, 0.3, seed=0)(rows)
-        with FlopCounterMode(display=False) as counter:
-            model(**inputs).loss.backward()
-        counted += counter.get_total_flops() / 20
-    clock = StepClock()
-    clock.passes[BATCH, length], clock.steps, clock.whole, clock.inside = 1, 1, 1.0, 1.0
-    clock._seconds, clock._labelled = [1.0], BATCH * round(0.3 * (length - 2))
-    assert product_flop(clock, trainer) == pytest.approx(counted, rel=0.25)  # our packing pads texts of fewer labels
-    assert product_flop(clock, trainer) <= counted * 1.02
-
-
-@pytest.mark.parametrize(
-    ("fields", "sentence"),
-    [
-        ({"recipe": "bert-1-conv2"}, "add --stock-steps 0"),
-        ({"stock_steps": -1}, "--stock-steps is -1"),
-        ({"time_budget": "soon"}, "--time-budget is 'soon'"),
-        ({"members": 2}, "leave --members out"),
-        ({"hidden_size": 64}, "add --stock-steps 0"),
-        ({"max_steps": 10}, "--max-steps 10 is too short to measure: give at least 17"),
-        ({"learning_rate": -1.0}, "--learning-rate is -1"),
-    ],
-)
-def test_bad_options_are_refused_before_any_work(fields, sentence, one_sentence, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_speed, "running_side", lambda *arguments: pytest.fail("a process was started"))
-    with pytest.raises(UserError, match=sentence) as caught:
-        benchmark_training(TrainingBenchmarkArguments(output_dir=str(tmp_path / "run"), **fields))
-    one_sentence(caught.value)
-
-
-def test_a_finished_training_is_not_measured_again(measured, one_sentence):
-    _, _, home = measured
-    with pytest.raises(UserError, match="choose a new --output-dir") as caught:
-        benchmark_training(TrainingBenchmarkArguments(output_dir=str(home / "run")))
-    one_sentence(caught.value)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's count of resident pages")
+def test_freed_memory_stays_in_the_process_when_asked(run_with_package):
+    code = """
+import json, sys, torch
+from tlm_hf.allocator import keep_freed_memory
+asked = sys.argv[1] == "yes"
+took = keep_freed_memory() if asked else None
+def pages():
+    return int(open("/proc/self/statm").read().split()[1])
+block = torch.ones(64 * 2**20 // 4)
+full = pages()
+del block
+print(json.dumps({"took": took, "freed_mib": (full - pages()) * 4096 / 2**20}))
+"""
+    kept, given_back = run_with_package(code, "yes"), run_with_package(code, "no")
+    if not kept["took"]:
+        pytest.skip("not glibc")
+    assert kept["freed_mib"] < 1
+    assert given_back["freed_mib"] > 60

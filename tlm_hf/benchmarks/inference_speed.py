@@ -86,14 +86,14 @@ def benchmark_inference(arguments: InferenceSpeedArguments) -> Json:
     torch.set_num_threads(threads)
     rows: list[Json] = []
     shapes = list(itertools.product(arguments.batch_size, arguments.sequence_length))
-    with TemporaryDirectory() as folder, torch.inference_mode():
-        reference = _variants(stock_classifier(_config(arguments, arguments.reference)), arguments, threads, folder)
+    with torch.inference_mode():
+        reference = _variants(stock_classifier(_config(arguments, arguments.reference)), arguments, threads)
         members = {count: _members(arguments, count) for count in arguments.members}
         committees = {}
         for count, models in members.items():
             with torch.inference_mode(False):
                 committee = CommitteeForSequenceClassification.from_members(models)
-            committees[count] = _variants(committee, arguments, threads, folder)
+            committees[count] = _variants(committee, arguments, threads)
         for texts, length in tqdm(shapes, desc="Shapes", unit="shape"):
             batch = build_batch(_config(arguments, arguments.recipe).vocab_size, texts, length)
             functions = {f"reference {kind}": partial(model, **batch) for kind, model in reference.items()}
@@ -149,21 +149,21 @@ def _members(arguments: InferenceSpeedArguments, count: int) -> list[TLMForSeque
         return [TLMForSequenceClassification(_config(arguments, arguments.recipe)).eval() for _ in range(count)]
 
 
-def _variants(model: Any, arguments: InferenceSpeedArguments, threads: int, folder: str) -> dict[str, Model]:
+def _variants(model: Any, arguments: InferenceSpeedArguments, threads: int) -> dict[str, Model]:
     """The model in every runtime and precision. Idle threads of onnxruntime sleep, so that others have the cores."""
     variants: dict[str, Model] = {}
-    for kind in arguments.kinds:
-        with torch.inference_mode(False):
+    with torch.inference_mode(False), TemporaryDirectory() as folder:
+        exported = Path(folder) / "model.onnx"
+        if any(kind.startswith("onnx") for kind in arguments.kinds):
+            export_onnx(model, exported)
+        for kind in arguments.kinds:
             if kind == "torch-fp32":
                 variants[kind] = model
             elif kind == "torch-bf16":
                 variants[kind] = copy.deepcopy(model).to(torch.bfloat16)
             else:
-                with TemporaryDirectory(dir=folder) as own:
-                    path = export_onnx(model, Path(own) / "model.onnx")
-                    if kind == "onnx-int8":
-                        path = quantize(path, Path(own) / "int8.onnx")
-                    variants[kind] = OnnxClassifier(path, threads, spins=False)
+                path = exported if kind == "onnx-fp32" else quantize(exported, Path(folder) / "int8.onnx")
+                variants[kind] = OnnxClassifier(path, threads, spins=False)
     return variants
 
 

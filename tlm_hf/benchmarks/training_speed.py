@@ -160,7 +160,7 @@ def running_side(arguments: StepArguments, side: Side, threads: int) -> Iterator
                 return pool.submit(_ask_side, method).result()
             except BrokenProcessPool as error:
                 raise UserError(
-                    "A process of the benchmark ended early: free some memory, or lower --batch-size."
+                    "A process of the benchmark ended early: lower --batch-size, or free memory."
                 ) from error
 
         ask("memory")  # waits for the imports and the model

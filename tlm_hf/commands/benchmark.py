@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = words.pop(0) if words else ""
     known = ", ".join(BENCHMARKS)
     if name in ("-h", "--help"):
-        print(
-            f"usage: tlm benchmark WHAT [options]\n\nWHAT is one of {known}; tlm benchmark WHAT --help lists its options."
-        )
+        print(f"usage: tlm benchmark WHAT [options]   (tlm benchmark WHAT --help lists them; WHAT: {known})")
         return
     if name not in BENCHMARKS:
         sys.stderr.write(f"error: there is no benchmark {name!r}; choose one of {known}.\n")
@@ -46,5 +44,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments_class, function = BENCHMARKS[name]
     if arguments_class is StepArguments:
         words = ["--what", name, *words]
-    arguments = parse(arguments_class, f"benchmark {name}", function.__doc__ or "", words)
+    arguments: Any = parse(arguments_class, f"benchmark {name}", function.__doc__ or "", words)
     run_command(lambda: function(arguments), SUMMARY)

@@ -25,8 +25,7 @@ from ..loading import (
     read_config,
     trained_on_another_split,
 )
-from ..runs.atomic_files import Json
-from ..runs.output_folder import write_json
+from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable_path, provenance
 from .calibration import expected_calibration_error
 from .metrics import classification_metrics
