@@ -72,10 +72,15 @@ def accuracy_curve(
     random = np.array([accuracy_by_count(member_logits, labels, order, combination) for order in orders])
     chosen = accuracy_by_count(member_logits, labels, greedy, combination)
     low, high = np.percentile(random, [5, 95], axis=0)
-    columns = zip(chosen, random.mean(axis=0), low, high, strict=True)
     return [
-        {"members": count, "greedy": first, "mean": float(mean), "low": float(lowest), "high": float(highest)}
-        for count, (first, mean, lowest, highest) in enumerate(columns, start=1)
+        {
+            "members": count + 1,
+            "greedy": chosen[count],
+            "mean": float(random[:, count].mean()),
+            "low": float(low[count]),
+            "high": float(high[count]),
+        }
+        for count in range(len(chosen))
     ]
 
 
@@ -84,8 +89,8 @@ def draw_curve(curve: list[dict[str, float]], path: Path, title: str) -> Path:
     counts = [int(row["members"]) for row in curve]
     percent = {name: [100 * row[name] for row in curve] for name in ("greedy", "mean", "low", "high")}
     with new_figure(path, title, "members", "accuracy (%)") as axes:
-        band = {"color": "#2f6db5", "alpha": 0.2, "linewidth": 0, "label": "random orders, 5% to 95%"}
-        axes.fill_between(counts, percent["low"], percent["high"], **band)
+        label = "random orders, 5% to 95%"
+        axes.fill_between(counts, percent["low"], percent["high"], color="#2f6db5", alpha=0.2, linewidth=0, label=label)
         axes.plot(counts, percent["mean"], color="#2f6db5", label="random orders, mean")
         axes.plot(counts, percent["greedy"], "o-", color="#b5532f", label="greedy on validation")
         axes.set_xticks(counts if len(counts) <= 12 else counts[:: len(counts) // 10])
