@@ -1,22 +1,23 @@
 """Checkpoints as the paper's authors publish them, made tensor by tensor by their names, and what they compute.
 
-`described_logits` is the tests' own reading of the description, in numpy and float64; it shares nothing with the
-forward pass that the import compares with.
+`described_logits` is the oracle: stock BERT, and the convolution block written from the paper's description.
 """
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from helpers_commands import succeed
+import torch.nn.functional as F
 from safetensors.torch import save_file
-from scipy.special import erf
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from tlm_hf import TLMForMaskedLM, TLMForSequenceClassification
+from tlm_hf.paper.import_weights import ImportArguments, import_paper_weights
 
-COMMAND, CONFIG, WEIGHTS = "import-paper-weights", "config.json", "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 BLOCK = "bert.encoder.layer.0"
 SIZE = {"vocab": 40, "hidden": 24, "heads": 3, "inner": 36, "positions": 12, "types": 2, "layers": 1, "kernels": ()}
 KINDS = {
@@ -120,75 +121,61 @@ def publish(folder, kind, seed=0, tensors=None, remove=(), **fields):
     return folder, tensors
 
 
-def described_logits(tensors, ids, types, length, pad_to, heads=3, pad=0, epsilon=1e-12):
-    """Logits of one text of an authors' model, in numpy: (length, vocabulary) or (labels,)."""
-    weights = {name: tensor.numpy().astype(np.float64) for name, tensor in tensors.items()}
+def described_logits(kind, tensors, ids, types, pad_to, pad=0):
+    """Logits of one text of an authors' model: stock BERT, with the block between its embeddings and its encoder.
 
-    def dense(states, name):
-        return states @ weights[name + ".weight"].T + weights[name + ".bias"]
+    The block is written with torch.nn.functional from the paper's description. Padding is seen by the convolutions,
+    and by nothing behind them.
+    """
+    size = SIZE | KINDS[kind]
+    has_block = bool(size["kernels"])
+    config = BertConfig(
+        vocab_size=size["vocab"], hidden_size=size["hidden"], num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"], intermediate_size=size["inner"], pad_token_id=pad,
+        max_position_embeddings=len(tensors["bert.embeddings.position_embeddings.weight"]),
+        num_labels=size.get("labels", 2),
+    )  # fmt: skip
+    model = (BertForSequenceClassification if "labels" in size else BertForMaskedLM)(config).eval()
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    state = {name: tensor for name, tensor in tensors.items() if not (has_block and name.startswith(BLOCK + "."))}
+    if has_block:
+        for index in range(1, size["layers"] + 1):
+            old, new = f"bert.encoder.layer.{index}.", f"bert.encoder.layer.{index - 1}."
+            state = {name.replace(old, new): tensor for name, tensor in state.items()}
+    report = model.load_state_dict(state, strict=False)
+    assert not report.unexpected_keys
+    assert all("decoder" in name for name in report.missing_keys)
+    model.tie_weights()
 
-    def gelu(states):
-        return states * 0.5 * (1 + erf(states / math.sqrt(2)))
+    def convolve(picture, name, norm):
+        picture = F.conv2d(picture, tensors[f"{name}.weight"], tensors[f"{name}.bias"], padding="same")
+        statistics = [tensors[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+        return F.gelu(F.batch_norm(picture, *statistics))
 
-    def layer_norm(states, name):
-        centred = states - states.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
-        return scaled * weights[name + ".weight"] + weights[name + ".bias"]
-
-    def convolve(picture, name, norm):  # (channels, sequence, hidden); "same", with the odd zero at the end
-        kernel = weights[name + ".weight"]
-        around = [((extent - 1) // 2, extent - 1 - (extent - 1) // 2) for extent in kernel.shape[2:]]
-        windows = np.lib.stride_tricks.sliding_window_view(
-            np.pad(picture, [(0, 0), *around]), kernel.shape[2:], axis=(1, 2)
-        )
-        picture = np.einsum("cshab,ocab->osh", windows, kernel, optimize=True)
-
-        def of_channel(values):
-            return values[:, None, None]
-
-        picture = picture + of_channel(weights[name + ".bias"])
-        mean, variance = weights[norm + ".running_mean"], weights[norm + ".running_var"]
-        picture = (picture - of_channel(mean)) / np.sqrt(of_channel(variance) + 1e-5)
-        return gelu(picture * of_channel(weights[norm + ".weight"]) + of_channel(weights[norm + ".bias"]))
-
-    is_block = any(name.startswith(BLOCK + ".conv.") for name in weights)
-    ids = np.concatenate([ids[:length], np.full(pad_to - length, pad)])
-    types = np.concatenate([types[:length], np.zeros(pad_to - length, dtype=int)])
-    states = weights["bert.embeddings.word_embeddings.weight"][ids]
-    states = states + weights["bert.embeddings.position_embeddings.weight"][:pad_to]
-    states = layer_norm(
-        states + weights["bert.embeddings.token_type_embeddings.weight"][types], "bert.embeddings.LayerNorm"
-    )
-    if is_block:
-        picture = states[None]
-        for place in (0, 3, 6):
-            if f"{BLOCK}.layers.{place}.weight" in weights:
-                picture = convolve(picture, f"{BLOCK}.layers.{place}", f"{BLOCK}.layers.{place + 1}")
-        states = convolve(picture, BLOCK + ".conv.0", BLOCK + ".conv.1")[0]
-    states = states[:length]  # attention never looks at padding
-    for index in range(is_block, is_block + 9):
-        layer = f"bert.encoder.layer.{index}"
-        if layer + ".output.dense.bias" not in weights:
-            break
-        contexts = []
-        query, key, value = (dense(states, f"{layer}.attention.self.{name}") for name in ("query", "key", "value"))
-        for head in np.split(np.arange(states.shape[1]), heads):
-            scores = query[:, head] @ key[:, head].T / math.sqrt(len(head))
-            scores = np.exp(scores - scores.max(-1, keepdims=True))
-            contexts.append(scores / scores.sum(-1, keepdims=True) @ value[:, head])
-        attended = dense(np.concatenate(contexts, axis=1), layer + ".attention.output.dense") + states
-        attended = layer_norm(attended, layer + ".attention.output.LayerNorm")
-        inner = gelu(dense(attended, layer + ".intermediate.dense"))
-        states = layer_norm(dense(inner, layer + ".output.dense") + attended, layer + ".output.LayerNorm")
-    if "classifier.weight" in weights:
-        return dense(np.tanh(dense(states[0], "bert.pooler.dense")), "classifier")
-    states = layer_norm(gelu(dense(states, "cls.predictions.transform.dense")), "cls.predictions.transform.LayerNorm")
-    return states @ weights["bert.embeddings.word_embeddings.weight"].T + weights["cls.predictions.bias"]
+    length = len(ids)
+    missing = pad_to - length
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
+        states = model.bert.embeddings(F.pad(ids, (0, missing), value=pad)[None], F.pad(types, (0, missing))[None])
+        if has_block:
+            picture = states[:, None]
+            for index in range(len(size["kernels"])):
+                picture = convolve(picture, f"{BLOCK}.layers.{3 * index}", f"{BLOCK}.layers.{3 * index + 1}")
+            states = convolve(picture, f"{BLOCK}.conv.0", f"{BLOCK}.conv.1")[:, 0]
+        states = model.bert.encoder(states[:, :length]).last_hidden_state
+        return (model.classifier(model.bert.pooler(states)) if "labels" in size else model.cls(states))[0]
 
 
-def close(found, expected):
-    found = found.detach().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
-    assert np.abs(found - expected).max() <= 1e-5 * (1 + np.abs(expected).max())
+def check_logits(model, kind, tensors, batch, pad=0):
+    """Assert that the model's logits for a batch are those that are described, row by row."""
+    with torch.no_grad():
+        logits = model(**batch).logits
+    for row, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
+        ids, types = (batch[name][row, :length] for name in ("input_ids", "token_type_ids"))
+        pad_to = model.config.max_position_embeddings if kind in CONVOLUTIONAL else length
+        expected = described_logits(kind, tensors, ids, types, pad_to, pad)
+        found = logits[row, :length] if logits.dim() == 3 else logits[row]
+        torch.testing.assert_close(found, expected, atol=1e-5 * (1 + expected.abs().max().item()), rtol=0)
 
 
 def ragged(lengths, width, seed=0):
@@ -207,8 +194,8 @@ def open_imported(folder):
     return model
 
 
-def import_checkpoint(capsys, *words):
-    """Run the command and return what it prints."""
-    capsys.readouterr()
-    succeed(COMMAND, *words)
-    return json.loads(capsys.readouterr().out)
+def import_folder(folder, output, tokenizer=None):
+    """Import a checkpoint in this process and return what the command would print."""
+    return import_paper_weights(
+        ImportArguments(str(folder), str(output), None if tokenizer is None else str(tokenizer))
+    )

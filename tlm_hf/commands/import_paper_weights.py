@@ -8,12 +8,12 @@ from .common import parse, run_command
 
 SUMMARY = (
     "output", "model", "recipe", "parameters", "num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size",
-    "max_position_embeddings", "conv_channels", "conv_kernel_sizes", "labels", "parity", "notes",
+    "max_position_embeddings", "conv_channels", "conv_kernel_sizes", "labels", "notes",
 )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line (`FOLDER OUTPUT` stand first, without their options' names) and run."""
+    """Parse the command line (`FOLDER OUTPUT` come first) and run."""
     words, named = list(sys.argv[1:] if argv is None else argv), []
     for option in ("--folder", "--output-dir"):
         if not words or words[0].startswith("-"):

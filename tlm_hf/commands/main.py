@@ -20,7 +20,7 @@ COMMANDS = {
     "study": "the four findings of the paper: plan, run, report",
     "release": "models, data sets, cards and the Space to the Hub: stage, verify, push, status, reproduce",
     "benchmark": "training and inference against stock BERT, tokenising against bare tokenizers",
-    "import-paper-weights": "a checkpoint of the paper's authors into a folder of ours, after a parity check",
+    "import-paper-weights": "a checkpoint of the paper's authors into a folder of ours",
 }
 
 
