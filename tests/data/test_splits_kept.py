@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tlm_hf.data.tasks import load_task
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.baselines import tfidf_baseline
-from tlm_hf.evaluation.predict import PredictArguments, _read_input, predict
+from tlm_hf.evaluation.predict import PredictArguments, _read_input, predict_command
 from tlm_hf.loading import trained_on_another_split
 
 
@@ -57,7 +57,7 @@ def test_predict_reads_cells_as_they_are_written(tmp_path):
 def test_predict_does_not_overwrite_its_input(tmp_path):
     write(tmp_path / "a.csv", [["text"], ["one"]])
     with pytest.raises(UserError, match="input itself"):
-        predict(PredictArguments(model="m", input=str(tmp_path / "a.csv"), output=str(tmp_path / "a.csv")))
+        predict_command(PredictArguments(model="m", input=str(tmp_path / "a.csv"), output=str(tmp_path / "a.csv")))
     assert (tmp_path / "a.csv").read_text().split() == ["text", "one"]
 
 
