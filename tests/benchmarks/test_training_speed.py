@@ -24,8 +24,8 @@ from tlm_hf.benchmarks.training_speed import (
     compare_losses,
 )
 from tlm_hf.errors import UserError
-from tlm_hf.training import step_clock
-from tlm_hf.training.step_clock import WARM_STEPS, StepClock
+from tlm_hf.training import callbacks
+from tlm_hf.training.callbacks import WARM_STEPS, StepClock
 
 SIDES = {"stock", "stock_same_allocator", "ours_same_precision", "ours_best_same_dropout", "ours_best"}
 STEPS = 9
@@ -105,7 +105,7 @@ def test_the_real_training_is_measured(tmp_path):
 
 def test_time_is_booked_where_it_was_spent(monkeypatch, tmp_path):
     now = [0.0]
-    monkeypatch.setattr(step_clock.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
     clock = StepClock()
     events = (TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerState(), TrainerControl())
     batch = {"input_ids": torch.ones(2, 3), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
@@ -158,7 +158,7 @@ def test_members_are_timed_both_ways(tmp_path):
 def test_freed_memory_stays_in_the_process_when_asked(run_with_package):
     code = """
 import json, sys, torch
-from tlm_hf.allocator import keep_freed_memory
+from tlm_hf.training.trainer import keep_freed_memory
 asked = sys.argv[1] == "yes"
 took = keep_freed_memory() if asked else None
 def pages():

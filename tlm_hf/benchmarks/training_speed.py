@@ -28,15 +28,14 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..allocator import keep_freed_memory
 from ..errors import UserError, check_range
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..recipes import build_config
 from ..runs.atomic_files import Json
+from ..training.callbacks import OTHER, WARM_STEPS, StepClock
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments
-from ..training.step_clock import OTHER, WARM_STEPS, StepClock
-from ..training.trainer import RunTrainer
+from ..training.trainer import RunTrainer, keep_freed_memory
 from .measure import alternating_seconds, check_stock_recipe, finish, measure_seconds, peak_memory, stock_config
 
 LABELS = 4
