@@ -10,7 +10,7 @@
 set -uo pipefail
 # shellcheck source=scripts/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
-tlm_environment dev || exit
+tlm_environment requirements-dev.lock || exit
 cd -- "$TLM_ROOT" || exit
 
 # Nothing in the tests may reach for the network, and a tokenizer must not start threads before a fork.
@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false 
 failed=()
 check() {
     printf '== %s\n' "$*"
-    "$VENV_PYTHON" -m "$@" || failed+=("$*")
+    python -m "$@" || failed+=("$*")
 }
 check ruff check .
 check ruff format --check .
@@ -27,7 +27,7 @@ check mypy
 
 # Two files of tests at a time, one thread each: most of a test's time is imports and small tensors, which fill one core.
 printf '== pytest\n'
-OMP_NUM_THREADS=1 "$VENV_PYTHON" -m pytest -q --durations 20 --numprocesses "${TLM_TEST_PROCESSES:-2}" --dist loadfile "$@"
+OMP_NUM_THREADS=1 python -m pytest -q --durations 20 --numprocesses "${TLM_TEST_PROCESSES:-2}" --dist loadfile "$@"
 status=$?
 if [ "${#failed[@]}" -gt 0 ]; then
     printf 'error: failed before the tests: %s\n' "$(IFS=';'; printf '%s' "${failed[*]}")" >&2

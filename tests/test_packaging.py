@@ -5,7 +5,6 @@ wheel.
 """
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -14,13 +13,15 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+
+import tlm_hf
+from tlm_hf.errors import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -181,53 +182,41 @@ def test_lock_file_has_exact_public_versions_only(name: str):
         assert forbidden not in text, forbidden
 
 
-def test_core_lock_holds_every_core_dependency_within_its_range():
-    pins = locked("requirements.lock")
-    for text in [*PYPROJECT["project"]["dependencies"], *PYPROJECT["build-system"]["requires"]]:
-        requirement = Requirement(text)
+def requirements_of(extra: str | None) -> list[Requirement]:
+    """What an extra of pyproject.toml declares, with the extras that it names; the core without one."""
+    project = PYPROJECT["project"]
+    declared = [Requirement(text) for text in project["optional-dependencies"][extra] if extra] if extra else []
+    own = [part for one in declared if one.name == "tlm-hf" for part in one.extras]
+    core = [Requirement(text) for text in project["dependencies"]]
+    nested = [requirement for part in own for requirement in requirements_of(part)]
+    return [*core, *(one for one in declared if one.name != "tlm-hf"), *nested]
+
+
+@pytest.mark.parametrize(("extra", "locks"), [("release", LOCKS[:1]), ("study", LOCKS[:1]), ("dev", LOCKS)])
+def test_lock_files_hold_every_declared_dependency_within_its_range(extra: str, locks: tuple[str, ...]):
+    pins = {name: pin for lock in locks for name, pin in locked(lock).items()}
+    for requirement in requirements_of(extra):
         key = canonicalize_name(requirement.name)
-        assert key in pins, f"{key} is not in requirements.lock: run scripts/lock.py"
+        assert key in pins, f"{key} is not in {locks}: run scripts/lock.sh"
         assert requirement.specifier.contains(pins[key]), f"{key}=={pins[key]} is outside {requirement.specifier}"
 
 
-def test_dev_lock_adds_every_development_tool_and_repeats_nothing():
-    core, dev = locked("requirements.lock"), locked("requirements-dev.lock")
-    assert "-r requirements.lock" in (ROOT / "requirements-dev.lock").read_text(encoding="utf-8").splitlines()
-    assert set(core) & set(dev) == set()
-    for text in PYPROJECT["project"]["optional-dependencies"]["dev"]:
-        requirement = Requirement(text)
-        pinned = (core | dev).get(canonicalize_name(requirement.name))
-        assert pinned is not None, f"{requirement.name} is not in a lock file: run scripts/lock.py"
-        assert requirement.specifier.contains(pinned)
+def test_the_development_lock_repeats_nothing():
+    assert set(locked("requirements.lock")) & set(locked("requirements-dev.lock")) == set()
 
 
-def test_lock_files_are_what_the_script_writes_in_the_locked_environment():
-    pins = locked("requirements.lock") | locked("requirements-dev.lock")
-    for name, pinned in pins.items():
-        try:
-            found = Version(version(name)).public
-        except PackageNotFoundError:
-            found = "absent"
-        if found != pinned:
-            pytest.skip(f"this is not the locked environment: {name} is {found}, the lock says {pinned}")
-    tested = re.search(r"Python (\d+\.\d+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"))
-    assert tested
-    if tested[1] != f"{sys.version_info.major}.{sys.version_info.minor}" or sys.platform != "linux":
-        pytest.skip("the closure depends on the platform and the Python version: locked for another one")
-    spec = importlib.util.spec_from_file_location("lock_script", ROOT / "scripts" / "lock.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for name, text in script.render().items():
-        assert (ROOT / name).read_text(encoding="utf-8") == text, f"{name}: run scripts/lock.py"
+# What may be imported at the top of a module: the core everywhere, an extra's packages in the rooms that need it.
+CORE_ROOMS = {"__init__.py", "errors.py", "models", "recipes.py", "flops.py"}
+EXTRA_OF_ROOM = {"hub": "release", "cards.py": "release", "study": "study"}
 
 
 def test_module_level_imports_are_declared_dependencies():
-    declared = {canonicalize_name(Requirement(text).name) for text in PYPROJECT["project"]["dependencies"]}
     owners = packages_distributions()
     undeclared = {}
     for path in (ROOT / "tlm_hf").rglob("*.py"):
+        room = path.relative_to(ROOT / "tlm_hf").parts[0]
+        extra = None if room in CORE_ROOMS else EXTRA_OF_ROOM.get(room, "train")
+        declared = {canonicalize_name(requirement.name) for requirement in requirements_of(extra)}
         for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -239,6 +228,76 @@ def test_module_level_imports_are_declared_dependencies():
                 if not declared & {canonicalize_name(owner) for owner in owners.get(top, [])}:
                     undeclared[f"{path.relative_to(ROOT)}: {top}"] = owners.get(top, [])
     assert undeclared == {}
+
+
+def test_a_missing_package_is_named_with_its_extra():
+    """Oracle: pyproject.toml, which says what each extra brings."""
+    owners = packages_distributions()
+    for extra, modules in EXTRAS.items():
+        declared = {canonicalize_name(requirement.name) for requirement in requirements_of(extra)}
+        for module in modules:
+            assert declared & {canonicalize_name(owner) for owner in owners[module]}, (extra, module)
+
+
+def test_importing_the_package_imports_neither_torch_nor_transformers(installed: Path, tmp_path: Path):
+    program = "import sys, tlm_hf.commands.main; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    result = run_away(installed, tmp_path, "-c", program)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["import tlm_hf", "import transformers"],
+        ["import transformers.models.auto.modeling_auto", "import tlm_hf"],
+        ["from tlm_hf import TLMForMaskedLM"],
+        ["from tlm_hf.models.modeling_committee import CommitteeForSequenceClassification"],
+    ],
+)
+def test_our_classes_are_registered_in_whatever_order_is_imported(installed: Path, tmp_path: Path, lines: list[str]):
+    program = [
+        *lines,
+        "from transformers import AutoConfig, AutoModelForSequenceClassification",
+        "for kind in ('tlm', 'tlm_committee'):",
+        "    print(AutoModelForSequenceClassification._model_mapping[type(AutoConfig.for_model(kind))].__name__)",
+    ]
+    result = run_away(installed, tmp_path, "-c", "\n".join(program))
+    assert result.stdout.split() == ["TLMForSequenceClassification", "CommitteeForSequenceClassification"], (
+        result.stderr
+    )
+
+
+def test_every_public_name_can_be_imported_and_is_listed():
+    assert set(tlm_hf.__all__) - {"UserError"} == set(tlm_hf._HOMES)
+    for name in tlm_hf.__all__:
+        assert getattr(tlm_hf, name).__name__ == name
+    assert set(tlm_hf.__all__) <= set(dir(tlm_hf))
+
+
+def test_dependencies_point_downward():
+    """Oracle: import-linter, with the layers of pyproject.toml."""
+    result = subprocess.run(
+        [shutil.which("lint-imports") or "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_user_program_is_type_checked_against_the_package(installed: Path, tmp_path: Path):
+    """Oracle: mypy, which reads `py.typed` and the names that the package imports lazily."""
+    program = [
+        "from tlm_hf import TLMConfig, UserError",
+        "config = TLMConfig(hidden_size=64)",
+        "reveal_type(UserError('x'))",
+        "UserError.missing",
+    ]
+    (tmp_path / "program.py").write_text("\n".join(program))
+    (tmp_path / "mypy.ini").write_text("[mypy]\nfollow_imports = skip\n[mypy-tlm_hf.*]\nfollow_imports = silent\n")
+    command = [sys.executable, "-m", "mypy", "program.py"]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert 'note: Revealed type is "tlm_hf.errors.UserError"' in result.stdout
+    assert result.stdout.count("error:") == 1, result.stdout
+    assert 'has no attribute "missing"' in result.stdout
 
 
 def test_no_path_of_a_machine_stands_in_a_project_file():

@@ -1,46 +1,191 @@
 """Tiny language models for the Hugging Face Hub: small encoders, and soft committees of them.
 
-Importing the package registers the classes with transformers' Auto classes, so that convolution encoders (`"tlm"`) and
-committees (`"tlm_committee"`) open through `AutoModel...from_pretrained`; encoders without convolution are stock BERTs
-and open without this package.
+Importing the package takes a fraction of a second: the public names below are imported when they are first used.
+Our classes are registered with transformers' Auto classes as soon as both packages are imported, in either order, so
+that convolution encoders (`"tlm"`) and committees (`"tlm_committee"`) open through `AutoModel...from_pretrained`.
+Encoders without convolution are stock BERTs and open without this package.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+import importlib
+import importlib.util
+import sys
+import threading
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from .errors import UserError, explain_missing_module
 
-from .errors import UserError
-from .models.configuration_committee import CommitteeConfig
-from .models.configuration_tlm import TLMConfig
-from .models.modeling_committee import (
-    CommitteeForMaskedLM,
-    CommitteeForSequenceClassification,
-    CommitteeModel,
-    CommitteeOutput,
-)
-from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification, TLMModel
+if TYPE_CHECKING:
+    from .data.masking import MaskingCollator, PretrainingSchedule
+    from .data.overlap import TokenOverlap
+    from .data.tokenization import train_wordpiece
+    from .evaluation.predict import predict
+    from .models.combination_committee import CommitteeOutput
+    from .models.configuration_committee import CommitteeConfig
+    from .models.configuration_tlm import TLMConfig
+    from .models.modeling_committee import CommitteeForSequenceClassification
+    from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification, TLMModel
+    from .training.finetune import finetune
+    from .training.pretrain import pretrain
+    from .training.train_committee import train_committee
+    from .training.trainer import RunTrainer
 
-try:
-    __version__ = version("tlm-hf")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0+unknown"
-
-AutoConfig.register(TLMConfig.model_type, TLMConfig, exist_ok=True)
-AutoConfig.register(CommitteeConfig.model_type, CommitteeConfig, exist_ok=True)
-AutoModel.register(TLMConfig, TLMModel, exist_ok=True)
-AutoModel.register(CommitteeConfig, CommitteeModel, exist_ok=True)
-AutoModelForMaskedLM.register(TLMConfig, TLMForMaskedLM, exist_ok=True)
-AutoModelForMaskedLM.register(CommitteeConfig, CommitteeForMaskedLM, exist_ok=True)
-AutoModelForSequenceClassification.register(TLMConfig, TLMForSequenceClassification, exist_ok=True)
-AutoModelForSequenceClassification.register(CommitteeConfig, CommitteeForSequenceClassification, exist_ok=True)
+    __version__: str
 
 __all__ = [
     "CommitteeConfig",
     "CommitteeForSequenceClassification",
     "CommitteeOutput",
+    "MaskingCollator",
+    "PretrainingSchedule",
+    "RunTrainer",
     "TLMConfig",
     "TLMForMaskedLM",
     "TLMForSequenceClassification",
     "TLMModel",
+    "TokenOverlap",
     "UserError",
+    "finetune",
+    "predict",
+    "pretrain",
+    "train_committee",
+    "train_wordpiece",
 ]
+
+_HOMES = {
+    "CommitteeConfig": "models.configuration_committee",
+    "CommitteeForSequenceClassification": "models.modeling_committee",
+    "CommitteeOutput": "models.combination_committee",
+    "MaskingCollator": "data.masking",
+    "PretrainingSchedule": "data.masking",
+    "RunTrainer": "training.trainer",
+    "TLMConfig": "models.configuration_tlm",
+    "TLMForMaskedLM": "models.modeling_tlm",
+    "TLMForSequenceClassification": "models.modeling_tlm",
+    "TLMModel": "models.modeling_tlm",
+    "TokenOverlap": "data.overlap",
+    "finetune": "training.finetune",
+    "predict": "evaluation.predict",
+    "pretrain": "training.pretrain",
+    "train_committee": "training.train_committee",
+    "train_wordpiece": "data.tokenization",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562); ImportError names the extra that is missing."""
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOMES:
+        try:
+            value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        except ModuleNotFoundError as error:
+            explanation = explain_missing_module(error)
+            if explanation is None:
+                raise
+            raise ImportError(explanation) from error
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tlm-hf")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0+unknown"
+
+
+_AUTO_CONFIGURATIONS = "transformers.models.auto.configuration_auto"
+_AUTO_MODELS = "transformers.models.auto.modeling_auto"
+_executing: set[str] = set()
+
+
+def _register_configurations() -> None:
+    from transformers import AutoConfig
+
+    from .models.configuration_committee import CommitteeConfig
+    from .models.configuration_tlm import TLMConfig
+
+    AutoConfig.register(TLMConfig.model_type, TLMConfig, exist_ok=True)
+    AutoConfig.register(CommitteeConfig.model_type, CommitteeConfig, exist_ok=True)
+
+
+def _register_models() -> None:
+    from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
+
+    from .models import modeling_committee as committee
+    from .models import modeling_tlm as encoder
+    from .models.configuration_committee import CommitteeConfig
+    from .models.configuration_tlm import TLMConfig
+
+    for auto, of_encoder, of_committee in (
+        (AutoModel, encoder.TLMModel, committee.CommitteeModel),
+        (AutoModelForMaskedLM, encoder.TLMForMaskedLM, committee.CommitteeForMaskedLM),
+        (
+            AutoModelForSequenceClassification,
+            encoder.TLMForSequenceClassification,
+            committee.CommitteeForSequenceClassification,
+        ),
+    ):
+        auto.register(TLMConfig, of_encoder, exist_ok=True)
+        auto.register(CommitteeConfig, of_committee, exist_ok=True)
+
+
+def _register() -> None:
+    """Register what can be registered now: nothing while one of our modules is half imported, whose end calls this."""
+    if any(name.startswith(f"{__name__}.") for name in _executing):
+        return
+    if _AUTO_CONFIGURATIONS in sys.modules and _AUTO_CONFIGURATIONS not in _executing:
+        _register_configurations()
+    if _AUTO_MODELS in sys.modules and _AUTO_MODELS not in _executing:
+        _register_models()
+
+
+class _RegisterAfterImport(MetaPathFinder):
+    """Registers our classes once transformers' Auto classes or our models are imported; nothing is imported for it.
+
+    Transformers has no plug-in mechanism: it reads no entry point of another package.
+    """
+
+    def __init__(self) -> None:
+        self.searching = threading.local()
+
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The spec by the other finders, its loader made to call `_register` at the end."""
+        is_ours = fullname.startswith(f"{__name__}.models.")
+        if not is_ours and fullname not in (_AUTO_CONFIGURATIONS, _AUTO_MODELS):
+            return None
+        if getattr(self.searching, "name", None) == fullname:
+            return None
+        self.searching.name = fullname
+        spec = importlib.util.find_spec(fullname)
+        self.searching.name = None
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            _executing.add(fullname)
+            try:
+                execute(module)
+            finally:
+                _executing.discard(fullname)
+            _register()
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, _RegisterAfterImport())
+_register()

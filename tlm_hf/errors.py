@@ -29,3 +29,27 @@ def check_range(arguments: Any, lowest: float, highest: float, *names: str) -> N
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, after a training has saved a checkpoint: commands leave with exit code 143."""
+
+
+# fmt: off
+EXTRAS = {
+    "train": ("accelerate", "datasets", "evaluate", "filelock", "matplotlib", "pandas", "peft", "psutil", "pyarrow",
+              "scipy", "sklearn", "tqdm", "yaml"),
+    "release": ("httpx2", "jinja2"),
+    "sentence": ("sentence_transformers",),
+    "demo": ("gradio",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "cluster": ("ray",),
+}
+# fmt: on
+"""Which modules an extra of `pyproject.toml` brings; a module of several extras is named with the first."""
+
+
+def explain_missing_module(error: ModuleNotFoundError) -> str | None:
+    """The sentence that names the extra with a missing module; None for a module that no extra brings."""
+    module = (error.name or "").split(".")[0]
+    for extra, modules in EXTRAS.items():
+        if module in modules:
+            command = f"pip install 'tlm-hf[{extra}]' (in a clone: pip install -e '.[{extra}]')"
+            return f"The Python package {module} is not installed: run {command}."
+    return None
