@@ -52,10 +52,11 @@ def make_demo(folder, tokenizer, sentences, members=3):
     return stage_demo(folder / "demo", [task], encoders, "a dozen sentences", sentences * 3, study)
 
 
-def _study_row(finding, model, x, measure, estimate):
+def _study_row(finding, model, x, measure, estimate, timed_as=None):
     return {
         "finding": finding, "task": "news", "model": model, "x": x, "measure": measure, "estimate": estimate,
         "low": estimate - 0.02, "high": estimate + 0.02, "seeds": 3, "t_low": None, "t_high": None,
+        "timed_as": timed_as,
     }  # fmt: skip
 
 
@@ -69,13 +70,12 @@ STUDY = {
         _study_row("overlap", "bert-1, high overlap", 0.12, "gap", 0.04),
         _study_row("overlap", "bert-1, low overlap", 0.31, "gap", 0.01),
         _study_row("overlap", "bert-1", "high - low", "difference", 0.02) | {"task": "mean of the tasks"},
-        _study_row("committee", "bert-6", 1, "accuracy", 0.82),
-        _study_row("committee", "committee of bert-1", 1, "accuracy", 0.84),
-        _study_row("committee", "committee of bert-1", 2, "accuracy", 0.86),
-        _study_row("committee", "committee of bert-1 of 24,000 steps", 2, "accuracy", 0.88),
+        _study_row("committee", "bert-6", 1, "accuracy", 0.82, "bert-6"),
+        _study_row("committee", "committee of bert-1", 1, "accuracy", 0.84, "bert-1"),
+        _study_row("committee", "committee of bert-1", 2, "accuracy", 0.86, "bert-1"),
+        _study_row("committee", "committee of bert-1 of 24,000 steps", 2, "accuracy", 0.88, "bert-1"),
         _study_row("baselines", "TF-IDF", None, "accuracy", 0.85),
     ],
-    "sentences": {"gap": ["On news, pre-training changes the accuracy of bert-1 by +5.0 points (it pays)."]},
     "latency": [
         {"model": "bert-1", "members": 2, "batch_size": 1, "milliseconds": 1.5},
         {"model": "bert-6", "members": 1, "batch_size": 1, "milliseconds": 9.0},

@@ -17,7 +17,7 @@ import demo_views as views
 import gradio as gr
 import torch
 from demo_data import Demo, build_committee, load_demo, measure_overlap, read_upload
-from demo_findings import EXPLANATIONS, FINDINGS, latency, plotted, sentences, table, tasks_of
+from demo_findings import EXPLANATIONS, FINDINGS, latency, plotted, table, tasks_of
 from demo_models import DemoError, classify, fill_masks
 from transformers.utils import logging as transformers_logging
 
@@ -154,7 +154,7 @@ def masks_tab(demo: Demo) -> None:
 
 
 def findings_tab(demo: Demo) -> None:
-    """The study's four findings as plots, sentences and a table."""
+    """The study's four findings as plots and a table."""
     study = demo.study
     if study is None or not study["rows"]:
         gr.Markdown(
@@ -187,7 +187,6 @@ def findings_tab(demo: Demo) -> None:
             )
             for name in FINDINGS
         ]  # fmt: skip
-        words = [EXPLANATIONS[finding], *(f"- {sentence}" for sentence in sentences(study, finding, task))]
         shown = table(study, finding, task)
         file = tables / f"{finding}-{task}.csv"  # the same file for every visitor
         if not file.is_file():
@@ -198,15 +197,15 @@ def findings_tab(demo: Demo) -> None:
             visible=finding == "committee" and len(points) > 0, height=340, label="Accuracy against latency",
             show_label=False,
         )  # fmt: skip
-        return *plots, "\n\n".join(words), shown, pareto, str(file)
+        return *plots, EXPLANATIONS[finding], shown, pareto, str(file)
 
     *plots, said, numbers, pareto, file = show("gap", tasks_of(study)[0])
-    says = gr.Markdown(said, label="Sentences", elem_id="sentences")
+    says = gr.Markdown(said, label="Explanation", elem_id="explanation")
     data = gr.Dataframe(numbers, label="The numbers (percent; 95% intervals)", interactive=False, max_height=320)
     download = gr.DownloadButton("Download the table (CSV)", value=file)
     gr.on(
         [finding.change, task.change], show, [finding, task], [*plots, says, data, pareto, download],
-        api_name="findings", api_description="Plots, sentences and table of one finding of the study on one task.",
+        api_name="findings", api_description="Plots and table of one finding of the study on one task.",
     )  # fmt: skip
 
 

@@ -18,13 +18,6 @@ EXPLANATIONS = {
 }
 
 
-def sentences(study: dict[str, Any], finding: str, task: str) -> list[str]:
-    """What the study says of a finding on a task, and over all of them, with its intervals."""
-    return [
-        words for words in study["sentences"].get(finding, []) if words.startswith((f"On {task},", "Over all tasks,"))
-    ]
-
-
 def tasks_of(study: dict[str, Any]) -> list[str]:
     """Tasks of the study, in its order; their mean, of which there are differences alone, is none."""
     return list(dict.fromkeys(row["task"] for row in study["rows"] if row["measure"] != "difference"))
@@ -82,9 +75,7 @@ def latency(study: dict[str, Any], task: str) -> pd.DataFrame:
     for row in study["rows"]:
         if row["finding"] != "committee" or row["task"] != task or row["measure"] != "accuracy":
             continue
-        # Members of more steps (`bert-1 of 24,000 steps`) answer as fast as others of their shape.
-        shape = row["model"].removeprefix("committee of ").split(" of ")[0]
-        model = "mixed" if row["model"].startswith("mixed") else shape
-        if (model, row["x"]) in times:
-            points.append((round(times[model, row["x"]], 3), round(100 * row["estimate"], 2), row["model"], row["x"]))
+        key = row["timed_as"], row["x"]
+        if key in times:
+            points.append((round(times[key], 3), round(100 * row["estimate"], 2), row["model"], row["x"]))
     return pd.DataFrame(points, columns=["milliseconds", "accuracy", "model", "members"])

@@ -20,10 +20,11 @@ from tlm_hf.study.estimates import (
     slope,
     subsets,
 )
-from tlm_hf.study.findings import BASELINE_NAMES, WITHOUT_COLLAPSED, Findings
-from tlm_hf.study.plan_file import read_plan
-from tlm_hf.study.report import Report
-from tlm_hf.study.study_facts import precisions
+from tlm_hf.study.execute import Record
+from tlm_hf.study.findings import WITHOUT_COLLAPSED, Findings
+from tlm_hf.study.plan import Planner
+from tlm_hf.study.plan_file import ARMS, read_plan
+from tlm_hf.study.report import Tables
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_one_seed_is_scipys_bootstrap_over_items(answers):
     assert found.value == pytest.approx(ours.mean())
     assert found.low == pytest.approx(theirs.low, abs=0.004)
     assert found.high == pytest.approx(theirs.high, abs=0.004)
-    assert (found.t_low, found.t_high, found.seeds) == (None, None, 1)
+    assert (found.t_low, found.t_high, found.runs) == (None, None, (1,))
 
 
 def test_the_t_interval_of_paired_seeds_is_scipys(answers):
@@ -59,7 +60,7 @@ def test_the_t_interval_of_sides_with_runs_of_their_own_is_scipys(answers):
     found = difference(ours, theirs)
     expected = stats.ttest_ind(ours.mean(axis=1), theirs.mean(axis=1), equal_var=False).confidence_interval(0.95)
     assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
-    assert (found.runs, found.seeds) == ((4, 3), 3)
+    assert found.runs == (4, 3)
     assert difference(ours, theirs[:1]).t_low is None
 
 
@@ -162,92 +163,93 @@ def test_of_too_many_committees_some_are_drawn():
     assert all(0 <= first < 30 <= second < 60 for first, second in drawn)
 
 
-def test_a_mixed_committee_is_held_against_as_many_of_the_first_recipe(tmp_path, monkeypatch):
+@pytest.fixture
+def findings(tmp_path):
+    """Findings of the laptop plan without records, which tests fill in."""
+
+    def make(validation=None, records=None):
+        return Findings(Planner(read_plan("laptop"), validation or {}), records or {}, tmp_path)
+
+    return make
+
+
+def test_a_mixed_committee_is_held_against_as_many_of_the_first_recipe(findings, monkeypatch):
     generator = np.random.default_rng(6)
     labels = generator.integers(4, size=400)
 
     def members(count, skill):
         return generator.normal(size=(400, count, 4)) + skill * np.eye(4)[labels][:, None], labels
 
-    there = {"bert-1": members(4, 1.0), "bert-1-wide": members(1, 2.0), "bert-1-conv2": members(1, 0.5)}
-    plan = read_plan("laptop")
-    findings = Findings(plan, {}, tmp_path)
-    monkeypatch.setattr(findings, "members", lambda task: there if task == "fewrel" else {})
-    rows = findings.rows()
-    (row,) = [row for row in rows if row["measure"] == "difference from as many bert-1"]  # there are no six bert-1
-    assert (row["task"], row["x"]) == ("fewrel", 3)
-    assert row["model"] == "mixed: one each of bert-1, bert-1-wide, bert-1-conv2"
+    answers = {"bert-1": members(4, 1.0), "bert-1-wide": members(1, 2.0), "bert-1-conv2": members(1, 0.5)}
+    made = findings()
+    monkeypatch.setattr(made, "members", lambda task: answers if task == "fewrel" else {})
+    rows = made.rows()
+    (row,) = [row for row in rows if row.measure == "difference from as many bert-1"]  # there are no six bert-1
+    assert (row.task, row.x) == ("fewrel", 3)
+    assert row.model == "mixed: one each of bert-1, bert-1-wide, bert-1-conv2"
 
     def right(logits):
         return (softmax(logits, axis=-1).mean(axis=1).argmax(axis=-1) == labels).mean()
 
-    mixed = [  # with each of the four bert-1
-        right(np.stack([there["bert-1"][0][:, one], *(there[recipe][0][:, 0] for recipe in list(there)[1:])], axis=1))
-        for one in range(4)
-    ]
-    alike = [right(there["bert-1"][0][:, list(chosen)]) for chosen in combinations(range(4), 3)]
-    assert row["estimate"] == pytest.approx(np.mean(mixed) - np.mean(alike), abs=1e-6)
-    assert row["low"] < row["estimate"] < row["high"]
-    report = Report(rows, [{"model": "mixed", "members": 6, "batch_size": 1, "milliseconds": 9.0}], plan)
-    (said,) = [words for words in report.sentences()["committee"] if "one each of" in words]
-    assert said.startswith(
-        "On fewrel, one each of bert-1, bert-1-wide, bert-1-conv2 together differ from a committee of 3"
-    )
-    assert "difference from as many bert-1" in report.committee_table()["head"]
+    single = [answers[recipe][0][:, 0] for recipe in ("bert-1-wide", "bert-1-conv2")]
+    plain = answers["bert-1"][0]
+    mixed = [right(np.stack([plain[:, one], *single], axis=1)) for one in range(4)]
+    alike = [right(plain[:, list(chosen)]) for chosen in combinations(range(4), 3)]
+    assert row.estimate == pytest.approx(np.mean(mixed) - np.mean(alike), abs=1e-6)
+    assert row.low < row.estimate < row.high
+    assert "difference from as many bert-1" in Tables(rows, [], made.planner, {}).committee()
 
 
-def test_the_gap_without_runs_that_did_not_learn_stands_beside_the_one_with_them(tmp_path, monkeypatch):
-    plan, arms = read_plan("laptop"), ("pretrained", "scratch")
-    planner = Findings(plan, {}, tmp_path).planner
+def test_the_gap_without_runs_that_did_not_learn_is_beside_the_one_with_them(findings, monkeypatch):
+    planner = findings().planner
     accuracies = {
-        name: 0.8 - place / 100
-        for arm in arms
-        for place, name in enumerate(planner.candidates("bert-6", "ag_news", arm))
+        run.name: 0.8 - place / 100
+        for arm in ARMS
+        for place, run in enumerate(planner.candidates("bert-6", "ag_news", arm))
     }
-
-    def records():
-        return {name: {"kind": "finetune", "validation": {"accuracy": value}} for name, value in accuracies.items()}
-
-    runs = Findings(plan, records(), tmp_path).arms("bert-6", "ag_news")
-    names = {arm: [runs[arm][seed][0] for seed in range(3)] for arm in arms}
+    runs = findings(accuracies).arms("bert-6", "ag_news")
+    names = {arm: [runs[arm][seed][0].name for seed in range(3)] for arm in ARMS}
     accuracies |= {names["pretrained"][1]: 0.83, names["pretrained"][2]: 0.61}  # 0.19 below the one that chose the rate
     accuracies |= {names["scratch"][1]: 0.78, names["scratch"][2]: 0.25}
-    findings = Findings(plan, records(), tmp_path)
     generator = np.random.default_rng(3)
-    right = {name: (generator.random(500) < accuracies[name]).astype(float) for arm in arms for name in names[arm]}
-    monkeypatch.setattr(findings.records, "correct", right.get)
-    rows = {row["x"]: row for row in findings.gap() if row["measure"] == "gap"}
+    right = {name: (generator.random(500) < accuracies[name]).astype(float) for arm in ARMS for name in names[arm]}
+
+    def gaps():
+        made = findings(accuracies)
+        monkeypatch.setattr(made.answers, "correct", lambda run: right.get(run.name))
+        return {row.x: row for row in made.gap() if row.measure == "gap"}
+
+    rows = gaps()
     ours = np.mean([right[name] for name in names["pretrained"]])
     for x, count in (("gap", 3), (WITHOUT_COLLAPSED, 2)):
         expected = ours - np.mean([right[name] for name in names["scratch"][:count]])
-        assert rows[x]["estimate"] == pytest.approx(expected, abs=1e-6)
-        assert rows[x]["runs"] == [3, count]
-    said = Report(list(rows.values()), [], plan).sentences()["gap"]
-    assert said[1].startswith(f"On ag_news, without 1 run from scratch that did not learn ({names['scratch'][2]}), ")
+        assert rows[x].estimate == pytest.approx(expected, abs=1e-6)
+        assert rows[x].runs == [3, count]
+    assert rows[WITHOUT_COLLAPSED].collapsed == [names["scratch"][2]]
+    assert names["scratch"][2] in Tables(list(rows.values()), [], planner, {}).collapsed()
     accuracies[names["scratch"][2]] = 0.7
-    findings = Findings(plan, records(), tmp_path)
-    monkeypatch.setattr(findings.records, "correct", right.get)
-    assert WITHOUT_COLLAPSED not in {row["x"] for row in findings.gap()}
+    assert WITHOUT_COLLAPSED not in gaps()
 
 
-def test_overlaps_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
+def test_overlaps_are_compared_over_the_seeds_that_both_have(findings, monkeypatch):
     generator = np.random.default_rng(11)
-    there = {kind: {seed: (generator.random(300) < 0.7).astype(float) for seed in seeds}
-             for kind, seeds in (("high", (0, 2)), ("random", (0, 1, 2)), ("low", (0, 1)))}  # fmt: skip
-    plan = read_plan("laptop")
-    findings = Findings(plan, {}, tmp_path)
-    measure = {kind: {"train": {"jensen_shannon_bits": 0.1}} for kind in there}
-    findings.records.found[findings.planner.subsets()] = {"measures": dict.fromkeys(plan.tasks, measure)}
-    monkeypatch.setattr(findings, "scratch", lambda recipe, task: {0: there["low"][0]} if task == "fewrel" else {})
+    seeds = {"high": (0, 2), "random": (0, 1, 2), "low": (0, 1)}
+    right = {kind: {s: (generator.random(300) < 0.7).astype(float) for s in found} for kind, found in seeds.items()}
+    made = findings()
+    measures = {task: {kind: {"train": {"jensen_shannon_bits": 0.1}} for kind in seeds} for task in made.plan.tasks}
+    name = made.planner.subsets.name
+    made.records = {name: Record(name, "subsets", {}, {"measures": measures})}
+    monkeypatch.setattr(made, "scratch", lambda recipe, task: {0: right["low"][0]} if task == "fewrel" else {})
     monkeypatch.setattr(
-        findings, "_of_encoders",
-        lambda recipe, task, encoders: next(rows for kind, rows in there.items() if f"-{kind}-" in encoders[0]),
-    )  # fmt: skip
-    rows = {row["x"]: row for row in findings.overlap() if row["measure"] == "difference"}
-    assert rows["high - low"]["estimate"] == pytest.approx((there["high"][0] - there["low"][0]).mean(), abs=1e-6)
-    assert rows["high - low"]["runs"] == [1, 1]
-    both = [(there["high"][seed] - there["random"][seed]).mean() for seed in (0, 2)]
-    assert rows["high - random"]["estimate"] == pytest.approx(np.mean(both), abs=1e-6)
+        made,
+        "_of_encoders",
+        lambda recipe, task, runs: next(rows for kind, rows in right.items() if f"-{kind}-" in runs[0].name),
+    )
+    rows = {row.x: row for row in made.overlap() if row.measure == "difference"}
+    for name, other, common in (("high - low", "low", [0]), ("high - random", "random", [0, 2])):
+        expected = np.mean([(right["high"][seed] - right[other][seed]).mean() for seed in common])
+        assert rows[name].estimate == pytest.approx(expected, abs=1e-6)
+        assert rows[name].runs == [len(common)] * 2
 
 
 def test_not_worse_holds_from_a_number_on():
@@ -261,44 +263,3 @@ def test_not_worse_holds_from_a_number_on():
 def test_sides_of_other_items_are_refused(answers):
     with pytest.raises(ValueError, match="same test items"):
         difference(answers[0], answers[1][:, :5])
-
-
-def test_what_would_close_a_gap_to_a_baseline_is_extrapolated_from_the_measured_rise():
-    plan = read_plan("laptop")
-    base = BASELINE_NAMES["tfidf"]
-
-    def row(finding, model, x, measure, estimate, low, high):
-        return {"finding": finding, "task": "fewrel", "model": model, "x": x, "measure": measure, "estimate": estimate,
-                "low": low, "high": high, "seeds": 1, "runs": [3, 1], "t_low": None, "t_high": None}  # fmt: skip
-
-    behind = row("committee", "committee of bert-1", 3, f"difference from {base}", -0.03, -0.05, -0.01)
-    rise = row("corpus_size", "bert-1, equal epochs", "slope", "gap per doubling", 0.012, 0.005, 0.02)
-    (said,) = Report([behind, rise], [], plan).sentences()["committee"]
-    assert f"a committee of 3 bert-1 differs from {base} by -3.0 [-5.0, -1.0] points (below it)" in said
-    assert "so 1.5 to 6.0 doublings would close that" in said  # 0.03 / 0.02 and 0.03 / 0.005
-    (said,) = Report([{**behind, "estimate": 0.03, "low": 0.01, "high": 0.05}, rise], [], plan).sentences()["committee"]
-    assert "(above it)." in said
-    (said,) = Report([behind, {**rise, "low": -0.001}], [], plan).sentences()["committee"]
-    assert "doublings" not in said
-    longer = "committee of bert-1 of 24,000 steps"
-    rows = [
-        row("committee", longer, 1, "accuracy", 0.5, 0.4, 0.6),
-        row("committee", longer, 1, "difference from as many bert-1", 0.02, 0.01, 0.03),
-        row("committee", longer, 2, f"difference from {base}", -0.015, -0.03, -0.005),
-    ]
-    plain, said = Report([behind, rise, *rows], [], plan).sentences()["committee"]
-    assert "doublings" not in plain
-    assert f"a committee of 2 bert-1 of 24,000 steps differs from {base} by -1.5 [-3.0, -0.5] points" in said
-    # Two doublings, from 6,000 to 24,000 steps: 2 x 0.015 / 0.03 and 2 x 0.015 / 0.01.
-    assert "gains +2.0 [+1.0, +3.0] points from 2 doublings of the steps, so 1.0 to 3.0 doublings" in said
-
-
-def test_trainings_are_counted_by_the_precision_that_their_processor_took():
-    def record(kind, fast, accelerator=None, **settings):
-        return {"kind": kind, "machine": {"avx512_bf16": fast, "accelerator": accelerator}, "settings": settings}
-
-    records = [
-        *[record("pretrain", True), record("finetune", False), record("finetune", False)],
-        *[record("tfidf", False), record("pretrain", False, "H100"), record("finetune", True, bf16="false")],
-    ]
-    assert precisions(records) == {"bfloat16": 1, "float32": 2}

@@ -19,10 +19,9 @@ from transformers import AutoModelForSequenceClassification
 
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.scoring import LOGIT_STEP, pack_logits, unpack_logits
-from tlm_hf.study.execute import RunArguments, _without_paths, read_record
-from tlm_hf.study.report import write_report
+from tlm_hf.study.execute import _without_paths, read_record
+from tlm_hf.study.report import stage_study_demo, write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
-from tlm_hf.study.study_demo import stage_study_demo
 
 
 def arguments(folder, **more):
@@ -42,20 +41,35 @@ def study(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def copy(study, tmp_path):
+    """A folder with the plan and the study's records, without weights, as in a fresh clone."""
+    shutil.copytree(study / "results", tmp_path / "results")
+    write_plan(tmp_path)
+    return tmp_path
+
+
 def records(folder):
     return {path.name: read_record(path) for path in sorted((folder / "results" / "runs").iterdir())}
 
 
+def finetunings(folder):
+    return [record for record in records(folder).values() if record.kind == "finetune"]
+
+
+def read_logits(folder, name):
+    with np.load(folder / "results" / "runs" / name / "logits.npz", allow_pickle=False) as stored:
+        return dict(stored)
+
+
 def test_an_accuracy_is_that_of_the_committed_logits(study):
-    tested = 0
-    for name, record in records(study).items():
-        if record["kind"] == "finetune":
-            stored = np.load(study / "results" / "runs" / name / "logits.npz", allow_pickle=False)
-            for split in ("validation", "test"):
-                ours = accuracy_score(stored[f"{split}_labels"], unpack_logits(stored[split]).argmax(axis=-1))
-                assert ours == pytest.approx(record[split]["accuracy"])
-                tested += 1
-    assert tested >= 10
+    tuned = finetunings(study)
+    assert len(tuned) >= 5
+    for record in tuned:
+        stored = read_logits(study, record.name)
+        for split in ("validation", "test"):
+            ours = accuracy_score(stored[f"{split}_labels"], unpack_logits(stored[split]).argmax(axis=-1))
+            assert ours == pytest.approx(record.results[split]["accuracy"])
 
 
 def test_stored_logits_keep_the_probabilities():
@@ -85,68 +99,56 @@ def test_the_report_is_equal_the_second_time(study):
 
 
 def test_the_gap_is_the_difference_of_the_mean_accuracies(study):
-    rows = write_report(arguments(study))["rows"]
-    found = records(study).values()
-    scratch_runs = [
-        record["test"]["accuracy"] for record in found
-        if record["kind"] == "finetune" and record["settings"]["encoder"] is None
-    ]  # fmt: skip
-    assert len(scratch_runs) == 2
-    scratch = next(row for row in rows if (row["finding"], row["x"]) == ("gap", "scratch"))
-    assert scratch["estimate"] == pytest.approx(np.mean(scratch_runs), abs=1e-6)
-    gap, pretrained = (next(r for r in rows if (r["finding"], r["x"]) == ("gap", x)) for x in ("gap", "pretrained"))
-    assert gap["estimate"] == pytest.approx(pretrained["estimate"] - scratch["estimate"], abs=2e-6)
+    scratch = [r.results["test"]["accuracy"] for r in finetunings(study) if r.settings["encoder"] is None]
+    assert len(scratch) == 2
+    found = write_report(arguments(study))["rows"]
+    rows = {
+        row["x"]: row["estimate"]
+        for row in found
+        if (row["finding"], row["model"]) == ("gap", "bert-1") and row["measure"] in ("gap", "accuracy")
+    }
+    assert rows["scratch"] == pytest.approx(np.mean(scratch), abs=1e-6)
+    assert rows["gap"] == pytest.approx(rows["pretrained"] - rows["scratch"], abs=2e-6)
 
 
-def test_members_with_more_steps_stand_against_as_many_and_all_of_the_first(study):
+def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(study):
     found = write_report(arguments(study))["rows"]
     name = "committee of bert-1 of 6 steps"
     rows = {(row["x"], row["measure"]): row["estimate"] for row in found if row["model"] == name}
-    logits, labels = {"4": [], "6": []}, None
-    tuned = [record for record in records(study).values() if record["kind"] == "finetune"]
-    (rate,) = {
-        record["settings"]["learning_rate"] for record in tuned
-        if record["settings"]["encoder"] is not None and record["settings"]["seed"] > 0
-    }  # fmt: skip
+    tuned = [record for record in finetunings(study) if record.settings["encoder"] is not None]
+    (rate,) = {record.settings["learning_rate"] for record in tuned if record.settings["seed"] > 0}
+    probabilities = {"4": [], "6": []}
     for record in tuned:
-        encoder = record["settings"]["encoder"] or ""
-        for steps, members in logits.items():
-            is_member = encoder.startswith(f"pretrain-bert-1-128-texts-{steps}-steps")
-            if is_member and record["settings"]["learning_rate"] == rate:
-                with np.load(study / "results" / "runs" / record["name"] / "logits.npz", allow_pickle=False) as stored:
-                    labels = stored["test_labels"].astype(int)
-                    members.append(softmax(unpack_logits(stored["test"]), axis=-1))
+        for steps, members in probabilities.items():
+            is_member = record.settings["encoder"].startswith(f"pretrain-bert-1-128-texts-{steps}-steps")
+            if is_member and record.settings["learning_rate"] == rate:
+                stored = read_logits(study, record.name)
+                labels = stored["test_labels"].astype(int)
+                members.append(softmax(unpack_logits(stored["test"]), axis=-1))
 
     def right(members):
         return (np.mean(members, axis=0).argmax(axis=-1) == labels).mean()
 
-    assert (len(logits["4"]), len(logits["6"])) == (3, 2)
-    assert rows[1, "accuracy"] == pytest.approx(np.mean([right([one]) for one in logits["6"]]), abs=1e-6)
-    assert rows[2, "accuracy"] == pytest.approx(right(logits["6"]), abs=1e-6)
-    pairs = np.mean([right(pair) for pair in combinations(logits["4"], 2)])
-    assert rows[2, "difference from as many bert-1"] == pytest.approx(right(logits["6"]) - pairs, abs=2e-6)
-    whole = right(logits["6"]) - right(logits["4"])
-    assert rows[2, "difference from 3 bert-1"] == pytest.approx(whole, abs=2e-6)
+    four, six = probabilities.values()
+    assert (len(four), len(six)) == (3, 2)
+    assert rows[1, "accuracy"] == pytest.approx(np.mean([right([one]) for one in six]), abs=1e-6)
+    assert rows[2, "accuracy"] == pytest.approx(right(six), abs=1e-6)
+    pairs = np.mean([right(pair) for pair in combinations(four, 2)])
+    assert rows[2, "difference from as many bert-1"] == pytest.approx(right(six) - pairs, abs=2e-6)
+    assert rows[2, "difference from 3 bert-1"] == pytest.approx(right(six) - right(four), abs=2e-6)
     (gap,) = [row for row in found if (row["model"], row["x"]) == ("bert-1 of 6 steps", "gap")]
-    scratch = [record["test"]["accuracy"] for record in tuned if record["settings"]["encoder"] is None]
+    scratch = [r.results["test"]["accuracy"] for r in finetunings(study) if r.settings["encoder"] is None]
     assert gap["estimate"] == pytest.approx(rows[1, "accuracy"] - np.mean(scratch), abs=2e-6)
     assert gap["runs"] == [2, 2]
-    said = (study / "results" / "REPORT.md").read_text()
-    assert "pre-training changes the accuracy of bert-1 of 6 steps by" in said
-    assert "a committee of 2 bert-1 of 6 steps differs from 3 bert-1 by" in said
 
 
 def test_the_demo_shows_the_members_of_the_study(study):
-    found = stage_study_demo(arguments(study))
-    assert found["tasks"] == ["docstrings"]
+    assert stage_study_demo(arguments(study))["tasks"] == ["docstrings"]
     folder = study / "work" / "demo"
     task = json.loads((folder / "demo.json").read_text())["tasks"][0]
     with np.load(folder / task["answers"], allow_pickle=False) as stored:
         right = unpack_logits(stored["test"]).argmax(axis=-1) == stored["test_labels"][:, None].astype(int)
-    accuracies = [
-        record["test"]["accuracy"] for record in records(study).values()
-        if record["kind"] == "finetune" and record["settings"]["encoder"] in set(encoders(study))
-    ]  # fmt: skip
+    accuracies = [record.results["test"]["accuracy"] for record in finetunings(study)]
     assert len(task["members"]) == 3
     for accuracy in right.mean(axis=0):
         assert min(abs(accuracy - other) for other in accuracies) < 1e-6
@@ -154,14 +156,9 @@ def test_the_demo_shows_the_members_of_the_study(study):
     assert model.config.num_members == 3
 
 
-def encoders(folder):
-    """The encoders on the whole corpus."""
-    return [name for name in records(folder) if name.startswith("pretrain-bert-1-128-texts-4-steps")]
-
-
 def test_a_deleted_record_comes_back_and_nothing_else_is_done_again(study):
     for kind in ("finetune", "pretrain", "tfidf", "tokenizer"):
-        name = next(name for name, record in records(study).items() if record["kind"] == kind)
+        name = next(name for name, record in records(study).items() if record.kind == kind)
         folder = study / "results" / "runs" / name
         before, others = read_record(folder), {p: p.stat().st_mtime_ns for p in folder.parent.iterdir() if p != folder}
         shutil.rmtree(folder)
@@ -169,20 +166,18 @@ def test_a_deleted_record_comes_back_and_nothing_else_is_done_again(study):
         assert run_study(arguments(study))["done"] == 1
         after = read_record(folder)
         for measured in ("test", "validation", "held_out", "accuracy", "sha256"):
-            assert after.get(measured) == before.get(measured)
+            assert after.results.get(measured) == before.results.get(measured)
         assert others == {p: p.stat().st_mtime_ns for p in folder.parent.iterdir() if p != folder}
 
 
-def test_weights_that_are_made_again_leave_committed_records_alone(study, tmp_path):
-    shutil.copytree(study / "results", tmp_path / "results")  # as in a fresh clone: records without weights
-    write_plan(tmp_path)
-    runs = tmp_path / "results" / "runs"
-    lost = next(name for name, record in records(study).items() if record["settings"].get("encoder"))
+def test_weights_that_are_made_again_leave_committed_records_alone(study, copy):
+    runs = copy / "results" / "runs"
+    lost = next(record.name for record in finetunings(study) if record.settings["encoder"])
     shutil.rmtree(runs / lost)
     before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
-    assert run_study(arguments(tmp_path))["done"] == 1
+    assert run_study(arguments(copy))["done"] == 1
     assert {path: path.read_bytes() for path in before} == before
-    assert read_record(runs / lost)["test"] == records(study)[lost]["test"]
+    assert read_record(runs / lost).results["test"] == records(study)[lost].results["test"]
 
 
 def test_a_killed_study_loses_no_finished_run(tmp_path):
@@ -217,7 +212,7 @@ def test_chosen_runs_alone_are_planned_and_what_they_need_is_done(tmp_path):
     chosen = arguments(tmp_path, runs=["pretrain-bert-1-128-texts-4-steps-0-*"])
     assert show_plan(chosen)["runs"] == 1
     assert run_study(chosen)["missing"] == 0
-    assert sorted(record["kind"] for record in records(tmp_path).values()) == ["pretrain", "tokenizer"]
+    assert sorted(record.kind for record in records(tmp_path).values()) == ["pretrain", "tokenizer"]
     with pytest.raises(UserError, match="--runs bert-9 fits no run"):
         show_plan(arguments(tmp_path, runs=["bert-9"]))
 
@@ -232,38 +227,29 @@ def test_chosen_runs_alone_are_planned_and_what_they_need_is_done(tmp_path):
         ("logits.npz", b"PK"),
     ],
 )
-def test_a_damaged_record_is_named(study, tmp_path, one_sentence, file, content):
-    shutil.copytree(study / "results", tmp_path / "results")
-    write_plan(tmp_path)
-    broken = next(path for path in (tmp_path / "results" / "runs").iterdir() if (path / "logits.npz").is_file())
+def test_a_damaged_record_is_named(copy, one_sentence, file, content):
+    broken = next(path for path in (copy / "results" / "runs").iterdir() if (path / "logits.npz").is_file())
     (broken / file).write_bytes(content)
     with pytest.raises(UserError, match="delete it") as caught:
-        show_plan(arguments(tmp_path))
+        show_plan(arguments(copy))
     assert broken.name in one_sentence(caught.value)
 
 
-def test_a_lost_candidate_is_named_by_the_plan(study, tmp_path):
-    shutil.copytree(study / "results", tmp_path / "results")
-    write_plan(tmp_path)
-    lost = next(name for name, record in records(study).items() if record["settings"].get("learning_rate") == 3e-3)
-    shutil.rmtree(tmp_path / "results" / "runs" / lost)
-    assert (
-        f"No rate is chosen yet for docstrings, bert-1, pretrained: {lost} to be done."
-        in (show_plan(arguments(tmp_path))["table"])
-    )
+def test_a_lost_candidate_is_named_by_the_plan(study, copy):
+    lost = next(record.name for record in finetunings(study) if record.settings["learning_rate"] == 3e-3)
+    shutil.rmtree(copy / "results" / "runs" / lost)
+    said = f"No rate is chosen yet for docstrings, bert-1, pretrained: {lost} to be done."
+    assert said in show_plan(arguments(copy))["table"]
     assert "No rate" not in show_plan(arguments(study))["table"]
 
 
-def test_runs_of_other_test_texts_are_not_compared(study, tmp_path, one_sentence):
-    shutil.copytree(study / "results", tmp_path / "results")
-    write_plan(tmp_path)
-    name = next(name for name, record in records(study).items() if record["settings"].get("encoder"))
-    file = tmp_path / "results" / "runs" / name / "logits.npz"
-    with np.load(file, allow_pickle=False) as stored:
-        values = dict(stored)
+def test_runs_of_other_test_texts_are_not_compared(study, copy, one_sentence):
+    name = next(record.name for record in finetunings(study) if record.settings["encoder"])
+    values = read_logits(copy, name)
+    file = copy / "results" / "runs" / name / "logits.npz"
     np.savez_compressed(file, **values | {"test_labels": values["test_labels"][::-1]})
     with pytest.raises(UserError, match="other test texts") as caught:
-        write_report(arguments(tmp_path))
+        write_report(arguments(copy))
     one_sentence(caught.value)
 
 
@@ -311,15 +297,14 @@ def test_text_that_is_not_there_is_named_before_the_first_run(tmp_path, one_sent
 
 def test_a_second_study_in_the_same_folder_is_refused(tmp_path):
     write_plan(tmp_path)
-    folder = arguments(tmp_path).results_folder()
+    folder = arguments(tmp_path).results_folder
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"), pytest.raises(UserError, match="Another study"):
         run_study(arguments(tmp_path))
 
 
 def test_logs_go_without_bars_and_folders_of_the_machine(tmp_path):
-    run = RunArguments("finetune", "a", {}, str(tmp_path / "work" / "a"), str(tmp_path), None, "tlm study run")
     text = (
         f"Loading /opt/here/lib/model. Half 3/4, {tmp_path}/work/a/model\n 5%|#  | 1/20 [00:01<00:19, 1.0it/s]\nDone.\n"
     )
-    assert _without_paths(text, run) == "Loading model. Half 3/4, WORK/a/model\nDone.\n"
+    assert _without_paths(text, tmp_path / "work") == "Loading model. Half 3/4, WORK/a/model\nDone.\n"

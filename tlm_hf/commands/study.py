@@ -1,19 +1,18 @@
-"""`tlm study plan|run|report|demo`: the paper's four findings (`study.study`, `study.report`, `study.study_demo`)."""
+"""`tlm study plan|run|report|demo`: the paper's four findings (`study.study`, `study.report`)."""
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ..errors import UserError
-from ..study.report import write_report
+from ..runs.atomic_files import Json
+from ..study.report import stage_study_demo, write_report
 from ..study.study import StudyArguments, run_study, show_plan
-from ..study.study_demo import stage_study_demo
 from .common import parse, run_command
 
-WHAT: dict[str, tuple[Callable[[StudyArguments], dict[str, Any]], tuple[str, ...]]] = {
+WHAT: dict[str, tuple[Callable[[StudyArguments], Json], tuple[str, ...]]] = {
     "plan": (show_plan, ()),
     "run": (run_study, ("done", "missing", "waiting")),
-    "report": (write_report, ("report", "findings")),
+    "report": (write_report, ("report",)),
     "demo": (stage_study_demo, ("demo", "tasks")),
 }
 
@@ -24,13 +23,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words and not words[0].startswith("-"):
         words.insert(0, "--what")
     arguments = parse(StudyArguments, "study", __doc__ or "", words)
+    function, summary = WHAT.get(arguments.what, (_refuse, ()))
 
-    def run() -> dict[str, Any]:
-        if arguments.what not in WHAT:
-            raise UserError(f"study {arguments.what}: say what to do, one of {', '.join(WHAT)}.")
-        found = WHAT[arguments.what][0](arguments)
-        if "table" in found:
-            print(found["table"])
-        return found
+    def run() -> Json:
+        results = function(arguments)
+        if "table" in results:
+            print(results["table"])
+        return results
 
-    run_command(run, WHAT.get(arguments.what, (None, ()))[1])
+    run_command(run, summary)
+
+
+def _refuse(arguments: StudyArguments) -> Json:
+    raise UserError(f"study {arguments.what}: say what to do, one of {', '.join(WHAT)}.")

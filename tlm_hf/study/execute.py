@@ -1,24 +1,24 @@
 """Carrying out one run of the study; its record (settings, results, log, logits) is a small folder, made whole or not.
 
-Weights and checkpoints lie in the work folder, which is not committed; records are. A run that was killed continues
-from its last checkpoint, and one whose record was deleted is made anew from the work folder where that is still there.
+Weights and checkpoints stay in the work folder, which is not committed; records are. A killed run continues from its
+last checkpoint, and a run whose record was deleted is made again from the work folder where that still exists.
 """
 
-import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import datasets
 import numpy as np
-from transformers import set_seed
+import torch
+from transformers import PreTrainedModel, set_seed
 
+from ..benchmarks.inference_speed import build_batch, stock_classifier
 from ..data.corpora import load_corpus
 from ..data.overlap import count_tokens, encode_texts, measure_overlap
 from ..data.overlap_subsets import KINDS, overlap_subsets
@@ -27,24 +27,40 @@ from ..data.tasks import load_task
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import sentence_baseline, tfidf_baseline
+from ..evaluation.latency import alternating_medians
 from ..evaluation.scoring import pack_logits
+from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_tlm import TLMForSequenceClassification
 from ..recipes import build_config, find_size
-from ..runs.atomic_files import flush_tree, write_json
+from ..runs.atomic_files import Json, flush_tree, read_json, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
 from ..runs.worker_pool import LOG_FILE
 from ..training.finetune import LOGITS_FILE, FinetuneArguments, finetune
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments
-from .study_latency import measure_latency
 
 logger = logging.getLogger(__name__)
 CONFIG_FILE, RECORD_LOG = "config.json", "run.log"
-ABSOLUTE = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}")
+PATH_IN_LOG = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}")
+PROGRESS_BAR_ENDS = ("it/s]", "s/it]", "examples/s]")
 SAME_LOSS = 1e-4
-"""Nats by which an encoder that is made again may differ without a word."""
-BAR_ENDS = ("it/s]", "s/it]", "examples/s]")
-"""Ends of progress bars, which logs go without."""
+"""Largest difference in nats of an encoder that is made again."""
+LATENCY_REPEATS = 31
+PRETRAINING_RESULTS = (
+    "parameters", "steps", "texts", "epochs", "tokens_per_epoch", "held_out", "speed", "continued_from_step",
+)  # fmt: skip
+FINETUNING_RESULTS = ("parameters", "rows", "validation", "test", "best_step", "steps", "speed")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run left: the folder's `config.json` and `results.json`."""
+
+    name: str
+    kind: str
+    settings: Json
+    results: Json
 
 
 @dataclass(frozen=True)
@@ -52,17 +68,17 @@ class RunArguments:
     """One run and where things are.
 
     Args:
-        kind, name, settings: the run's (see `plan.StudyRun`).
-        output_dir: its work folder; the work folders of what it needs lie beside it.
+        kind, name, settings: the run's (`plan.StudyRun`).
+        output_dir: its work folder, beside those of the runs that it needs.
         record_dir: folder of the records.
         data_root: folder of real text; None for the variable TLM_DATA.
         command: the command that the record names.
-        keep_record: there is a record already, and only the weights are needed again: leave it as it is.
+        keep_record: only the weights are needed again: leave the existing record as it is.
     """
 
     kind: str
     name: str
-    settings: dict[str, Any]
+    settings: Json
     output_dir: str
     record_dir: str
     data_root: str | None
@@ -73,15 +89,19 @@ class RunArguments:
         """Work folder of another run."""
         return Path(self.output_dir).parent / name
 
+    def load_task(self) -> datasets.DatasetDict:
+        """The task in the settings."""
+        return load_task(self.settings["task"], root=self.data_root, **self.settings["task_options"])
 
-def execute(arguments: RunArguments) -> dict[str, Any]:
+
+def execute(arguments: RunArguments) -> Json:
     """Do the run and write its record.
 
     Returns:
         What the record's `results.json` holds.
 
     Raises:
-        UserError: bad input, such as a task that is not there.
+        UserError: bad input, such as a missing task.
         KeyboardInterrupt: interrupted, after a checkpoint was saved.
     """
     started = provenance()
@@ -89,15 +109,10 @@ def execute(arguments: RunArguments) -> dict[str, Any]:
     found = EXECUTORS[arguments.kind](arguments)
     logits = found.pop("logits", None)
     if arguments.keep_record:
-        _compare(record, found)
+        _warn_of_other_loss(record, found)
         return found
-    results = {
-        "name": arguments.name,
-        "kind": arguments.kind,
-        **portable(found),
-        **started,
-        "command": arguments.command,
-    }
+    named = {"name": arguments.name, "kind": arguments.kind}
+    results = {**named, **portable(found), **started, "command": arguments.command}
     partial = record.with_name(f".partial-{arguments.name}-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -106,170 +121,172 @@ def execute(arguments: RunArguments) -> dict[str, Any]:
         write_json(partial / RESULTS_FILE, results)
         log = Path(arguments.output_dir) / LOG_FILE
         if log.is_file():
-            (partial / RECORD_LOG).write_text(_without_paths(log.read_text(errors="replace"), arguments))
+            (partial / RECORD_LOG).write_text(_without_paths(log.read_text(errors="replace"), log.parent.parent))
         if logits is not None:
             np.savez_compressed(partial / LOGITS_FILE, **logits)
         flush_tree(partial)
-        if record.exists():  # one that was not whole
-            shutil.rmtree(record)
+        shutil.rmtree(record, ignore_errors=True)  # one that was not whole
         partial.rename(record)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return results
 
 
-def _compare(record: Path, found: dict[str, Any]) -> None:
-    """Say so where weights that were made again are not those of the record: what follows is made of these."""
-    before = (read_record(record) or {}).get("held_out", {}).get("loss")
-    now = found.get("held_out", {}).get("loss")
-    if before is not None and now is not None and abs(before - now) > SAME_LOSS:
+def read_record(folder: Path) -> Record | None:
+    """The record in a folder; None where it is not whole.
+
+    Raises:
+        UserError: a damaged record.
+    """
+    if not all((folder / name).is_file() for name in (RESULTS_FILE, CONFIG_FILE)):
+        return None
+    try:
+        results, settings = read_json(folder / RESULTS_FILE), read_json(folder / CONFIG_FILE)
+        if results["kind"] in ("finetune", "tfidf", "sentence"):
+            with np.load(folder / LOGITS_FILE, allow_pickle=False) as stored:
+                stored["test"], stored["test_labels"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise UserError(f"The record {folder} is damaged: delete it, and the study makes it again.") from error
+    return Record(folder.name, results["kind"], settings, results)
+
+
+def _warn_of_other_loss(folder: Path, found: Json) -> None:
+    """Weights that were made again may differ from those of the record; what follows is made of the new ones."""
+    record = read_record(folder)
+    if record is None or "held_out" not in found:
+        return
+    before, now = record.results["held_out"]["loss"], found["held_out"]["loss"]
+    if abs(before - now) > SAME_LOSS:
         logger.warning(
-            "%s was made again and has a held-out loss of %.4f where its record says %.4f (another machine or another "
-            "version rounds otherwise): the runs that follow are made from these weights.", record.name, now, before,
+            "%s was made again with a held-out loss of %.4f, and its record says %.4f (another machine or version "
+            "rounds differently): the runs that follow use the new weights.", record.name, now, before,
         )  # fmt: skip
 
 
-def _without_paths(text: str, arguments: RunArguments) -> str:
-    """A log as other machines can read it: progress bars and folders of this one left out."""
-    here = str(Path(arguments.output_dir).resolve().parent)
-    kept = [line.replace(here, "WORK") for line in text.splitlines() if not line.endswith(BAR_ENDS)]
-    return ABSOLUTE.sub(lambda found: Path(found.group(0)).name, "\n".join(kept)) + "\n"
+def _without_paths(text: str, work: Path) -> str:
+    """A log without progress bars and folders of this machine."""
+    lines = [line for line in text.splitlines() if not line.endswith(PROGRESS_BAR_ENDS)]
+    words = "\n".join(lines).replace(str(work.resolve()), "WORK")
+    return PATH_IN_LOG.sub(lambda path: Path(path.group(0)).name, words) + "\n"
 
 
 def is_ready(kind: str, folder: Path) -> bool:
     """Whether the work folder has what other runs need of this one."""
     if kind == "tokenizer":
         return (folder / "tokenizer.json").is_file()
-    if kind == "pretrain":
-        return (folder / RESULTS_FILE).is_file() and (folder / "model.safetensors").is_file()
-    return (folder / RESULTS_FILE).is_file()
+    has_results = (folder / RESULTS_FILE).is_file()
+    return has_results and (kind != "pretrain" or (folder / "model.safetensors").is_file())
 
 
-def _tokenizer(arguments: RunArguments) -> dict[str, Any]:
-    settings = arguments.settings
-    folder = Path(arguments.output_dir)
+def _tokenizer(arguments: RunArguments) -> Json:
+    settings, folder = arguments.settings, Path(arguments.output_dir)
     if not is_ready("tokenizer", folder):
         corpus = load_corpus(settings["corpus"], num_texts=settings["num_texts"], root=arguments.data_root)["train"]
         tokenizer = train_wordpiece(TextColumn(corpus), settings["vocab_size"], settings["max_length"])
         partial = folder.with_name(f".partial-{folder.name}")
         shutil.rmtree(partial, ignore_errors=True)
         tokenizer.save_pretrained(partial)
-        for file in partial.iterdir():  # tokenizer.json, which says that all is there, last
-            if file.name != "tokenizer.json":
-                file.replace(folder / file.name)
-        (partial / "tokenizer.json").replace(folder / "tokenizer.json")
+        # tokenizer.json comes last: it says that all files are there.
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == "tokenizer.json"):
+            file.replace(folder / file.name)
         partial.rmdir()
     tokenizer = load_tokenizer(str(folder))
     return {"tokens": len(tokenizer), "sha256": tokenizer_hash(tokenizer)}
 
 
-def _load_task(arguments: RunArguments, name: str, options: Mapping[str, Any]) -> datasets.DatasetDict:
-    return load_task(name, root=arguments.data_root, **options)
-
-
-def _subsets(arguments: RunArguments) -> dict[str, Any]:
+def _subsets(arguments: RunArguments) -> Json:
     """Subsets of one corpus with high, random and low overlap with each task, as folders `TASK-KIND`."""
     settings, folder = arguments.settings, Path(arguments.output_dir)
-    tokenizer = load_tokenizer(str(arguments.beside(settings["tokenizer"])))
+    tokenizer, length = load_tokenizer(str(arguments.beside(settings["tokenizer"]))), settings["max_length"]
     corpus = load_corpus(settings["corpus"], num_texts=settings["corpus_texts"], root=arguments.data_root)
-    length = settings["max_length"]
-    measures: dict[str, Any] = {}
+
+    def count(split: datasets.Dataset) -> np.ndarray:
+        return count_tokens(encode_texts(list(split["text"]), tokenizer, length))
+
+    measures: dict[str, Json] = {}
     for name, options in settings["tasks"].items():
-        task = _load_task(arguments, name, options)
-        splits = overlap_subsets(corpus["train"], task["train"], tokenizer, settings["num_texts"], max_length=length)
-        counts = {
-            split: count_tokens(encode_texts(list(task[split]["text"]), tokenizer, length))
-            for split in ("train", "test")
-        }
+        task = load_task(name, root=arguments.data_root, **options)
+        subsets = overlap_subsets(corpus["train"], task["train"], tokenizer, settings["num_texts"], max_length=length)
+        counts = {split: count(task[split]) for split in ("train", "test")}
         measures[name] = {}
         for kind in KINDS:
             target = folder / f"{name}-{kind}"
             target.mkdir(exist_ok=True)
-            splits[kind].to_parquet(target / "train.parquet")
+            subsets[kind].to_parquet(target / "train.parquet")
             corpus["validation"].select_columns(["text", "id"]).to_parquet(target / "validation.parquet")
-            own = count_tokens(encode_texts(list(splits[kind]["text"]), tokenizer, length))
-            facts = facts_of(splits[kind])
-            measures[name][kind] = {
-                "texts": facts["texts"],
-                "tokens": facts["tokens"],
-                "sha256": facts["sha256"],
-                **{split: measure_overlap(own, counts[split]) for split in counts},
-            }
-    if len({measures[name]["random"]["sha256"] for name in measures}) > 1:
+            facts, own = facts_of(subsets[kind]), count(subsets[kind])
+            measures[name][kind] = {key: facts[key] for key in ("texts", "tokens", "sha256")}
+            measures[name][kind] |= {split: measure_overlap(own, counts[split]) for split in counts}
+    if len({kinds["random"]["sha256"] for kinds in measures.values()}) > 1:
         raise UserError("The random subsets differ between tasks (texts of very uneven lengths): ask for more texts.")
     write_json(folder / RESULTS_FILE, measures)  # says that all is there
     return {"measures": measures}
 
 
-def _pretrain(arguments: RunArguments) -> dict[str, Any]:
+def _pretrain(arguments: RunArguments) -> Json:
     settings = dict(arguments.settings)
     tokenizer = str(arguments.beside(settings.pop("tokenizer")))
-    config = settings.pop("corpus_config", None)
-    if config is not None:
-        settings["corpus"] = str(arguments.beside(settings["corpus"]) / config)
-    found = pretrain(
-        PretrainArguments(
-            output_dir=arguments.output_dir,
-            tokenizer=tokenizer,
-            data_root=arguments.data_root,
-            disable_tqdm=True,
-            num_threads=1,
-            **settings,
-        )
+    if "corpus_config" in settings:
+        settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
+    options = PretrainArguments(
+        output_dir=arguments.output_dir,
+        tokenizer=tokenizer,
+        data_root=arguments.data_root,
+        disable_tqdm=True,
+        num_threads=1,
+        **settings,
     )
-    kept = ("parameters", "steps", "texts", "epochs", "tokens_per_epoch", "held_out", "speed", "continued_from_step")
+    found = pretrain(options)
     losses = [
         {"step": row["step"], "loss": row["eval_loss"]} for row in found["history"] if row.get("eval_loss") is not None
     ]
-    return {key: found[key] for key in kept} | {"seconds": _seconds(found), "losses": losses}
+    return {key: found[key] for key in PRETRAINING_RESULTS} | {"seconds": _seconds(found), "losses": losses}
 
 
-def _seconds(found: dict[str, Any]) -> float:
-    """Seconds of all steps of a training, also where it was continued: a step's as last measured, times the steps."""
+def _seconds(found: Json) -> float:
+    """Seconds of all steps of a training, also of a continued one: its last measured step time, times the steps."""
     speed = found["speed"]
     if not speed:  # fewer steps than the clock takes to warm up
         return float(found["seconds_since_start_or_continuation"])
     return float(speed["seconds"] / speed["steps"] * found["steps"])
 
 
-def _finetune(arguments: RunArguments) -> dict[str, Any]:
-    settings = dict(arguments.settings)
+def _finetune(arguments: RunArguments) -> Json:
+    settings, folder = dict(arguments.settings), Path(arguments.output_dir)
     tokenizer = arguments.beside(settings.pop("tokenizer"))
-    encoder, recipe, size = settings.pop("encoder"), settings.pop("recipe"), settings.pop("size")
-    options = settings.pop("task_options")
-    from_scratch = encoder is None
-    source = Path(arguments.output_dir) / "architecture" if from_scratch else arguments.beside(encoder)
-    if from_scratch and not (source / "config.json").is_file():
-        # An architecture and a tokenizer, no weights: that is all that new weights are made from.
+    encoder, recipe, size = (settings.pop(name) for name in ("encoder", "recipe", "size"))
+    source = folder / "architecture" if encoder is None else arguments.beside(encoder)
+    if encoder is None and not (source / "config.json").is_file():
+        # New weights are made from an architecture and a tokenizer alone.
         loaded = load_tokenizer(str(tokenizer))
-        config = build_config(recipe, size, vocab_size=len(loaded), max_length=find_size(size).max_length)
         loaded.save_pretrained(source)
-        config.save_pretrained(source)
-    folder = Path(arguments.output_dir) / "classifier"
-    found = finetune(
-        FinetuneArguments(
-            model=str(source),
-            from_scratch=from_scratch,
-            output_dir=str(folder),
-            data_root=arguments.data_root,
-            save_logits=True,
-            disable_tqdm=True,
-            num_threads=1,
-            **settings,
-            **options,
+        build_config(recipe, size, vocab_size=len(loaded), max_length=find_size(size).max_length).save_pretrained(
+            source
         )
+    options = FinetuneArguments(
+        model=str(source),
+        from_scratch=encoder is None,
+        output_dir=str(folder / "classifier"),
+        data_root=arguments.data_root,
+        save_logits=True,
+        disable_tqdm=True,
+        num_threads=1,
+        **settings.pop("task_options"),
+        **settings,
     )
-    with np.load(folder / LOGITS_FILE, allow_pickle=False) as stored:
+    found = finetune(options)
+    with np.load(folder / "classifier" / LOGITS_FILE, allow_pickle=False) as stored:
         logits = {
-            key: pack_logits(stored[key]) if stored[key].ndim > 1 else stored[key].astype(np.uint16) for key in stored
+            key: values.astype(np.uint16) if values.ndim == 1 else pack_logits(values) for key, values in stored.items()
         }
-    kept = ("parameters", "rows", "validation", "test", "best_step", "steps", "speed")
-    return {key: found[key] for key in kept} | {"seconds": _seconds(found), "logits": logits}
+    return {key: found[key] for key in FINETUNING_RESULTS} | {"seconds": _seconds(found), "logits": logits}
 
 
-def _baseline(measure: Callable[[datasets.DatasetDict], dict[str, Any]]) -> Callable[[RunArguments], dict[str, Any]]:
-    def run(arguments: RunArguments) -> dict[str, Any]:
-        task = _load_task(arguments, arguments.settings["task"], arguments.settings["task_options"])
+def _baseline(measure: Callable[[datasets.DatasetDict], Json]) -> Callable[[RunArguments], Json]:
+    def run(arguments: RunArguments) -> Json:
+        task = arguments.load_task()
         set_seed(0)
         found = measure(task)
         logits = found.pop("logits")
@@ -280,11 +297,45 @@ def _baseline(measure: Callable[[datasets.DatasetDict], dict[str, Any]]) -> Call
     return run
 
 
-def _latency(arguments: RunArguments) -> dict[str, Any]:
-    return measure_latency(**arguments.settings)
+def _latency(arguments: RunArguments) -> Json:
+    """Median milliseconds of a batch of full-length texts, every second one half as long, all models in one run.
+
+    Time does not depend on the weights, so the models are new: the deep encoder as stock BERT and as our class,
+    committees of the first recipe at every count, one member of each other recipe, and one mixed committee.
+    """
+    settings = arguments.settings
+    size, reference, members = settings["size"], settings["reference"], settings["members"]
+
+    def member(recipe: str) -> TLMForSequenceClassification:
+        return TLMForSequenceClassification(build_config(recipe, size)).eval()
+
+    def committee(recipes: list[str]) -> CommitteeForSequenceClassification:
+        return CommitteeForSequenceClassification.from_members([member(recipe) for recipe in recipes]).eval()
+
+    torch.set_num_threads(os.cpu_count() or 1)  # a worker of the study has one, but nothing runs beside this
+    torch.manual_seed(0)
+    first, *others = members
+    deep = build_config(reference, size)
+    deep.id2label = {0: "a", 1: "b"}
+    models: dict[tuple[str, int], PreTrainedModel] = {(reference, 1): stock_classifier(deep)}
+    models[f"{reference}, our fast path", 1] = member(reference)
+    models |= {(first, count): committee([first] * count) for count in settings["counts"]}
+    models |= {(recipe, 1): member(recipe) for recipe in others}
+    if others:
+        models["mixed", len(members)] = committee(list(members))
+    rows = []
+    for texts in settings["batch_size"]:
+        batch = build_batch(deep.vocab_size, texts, find_size(size).max_length)
+        calls = {str(key): (lambda model=model, batch=batch: model(**batch).logits) for key, model in models.items()}
+        with torch.inference_mode():
+            seconds = alternating_medians(calls, LATENCY_REPEATS)
+        for name, count in models:
+            milliseconds = 1000 * seconds[str((name, count))]
+            rows.append({"model": name, "members": count, "batch_size": texts, "milliseconds": milliseconds})
+    return {"rows": rows, "threads": torch.get_num_threads()}
 
 
-EXECUTORS: dict[str, Callable[[RunArguments], dict[str, Any]]] = {
+EXECUTORS: dict[str, Callable[[RunArguments], Json]] = {
     "tokenizer": _tokenizer,
     "subsets": _subsets,
     "pretrain": _pretrain,
@@ -293,28 +344,3 @@ EXECUTORS: dict[str, Callable[[RunArguments], dict[str, Any]]] = {
     "sentence": _baseline(sentence_baseline),
     "latency": _latency,
 }
-
-
-HAS_LOGITS = ("finetune", "tfidf", "sentence")
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record in a folder: its `results.json` with `settings`; None where it is not whole.
-
-    Raises:
-        UserError: a record that cannot be read.
-    """
-    try:
-        results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        settings = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        if not isinstance(results, dict) or results.get("kind") not in EXECUTORS or not isinstance(settings, dict):
-            raise ValueError(f"no kind of run in {RESULTS_FILE}")
-        if results["kind"] in HAS_LOGITS:
-            with np.load(folder / LOGITS_FILE, allow_pickle=False) as stored:
-                if missing := {"test", "test_labels"} - set(stored.files):
-                    raise ValueError(f"no {sorted(missing)[0]} in {LOGITS_FILE}")
-    except FileNotFoundError:
-        return None
-    except (ValueError, EOFError, BadZipFile) as error:
-        raise UserError(f"The record {folder} is damaged ({error}): delete it, and the study makes it anew.") from error
-    return {**results, "settings": settings}

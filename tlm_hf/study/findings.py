@@ -1,8 +1,4 @@
-"""From the records of the study to the rows of its four findings; nothing runs here and nothing is looked up elsewhere.
-
-A row is `finding`, `task`, `model`, `x`, `measure`, `estimate`, `low`, `high`, `seeds` (runs of the side that has
-fewer), `runs` (of each side), `t_low`, `t_high` (see `estimates`). Accuracies are shares of the test texts.
-"""
+"""From the records of the study to the rows of its four findings; nothing runs or is looked up elsewhere."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ..data.overlap_subsets import KINDS
 from ..errors import UserError
 from ..evaluation.scoring import unpack_logits
+from ..runs.atomic_files import Json
 from ..training.finetune import LOGITS_FILE
 from .estimates import (
     Estimate,
@@ -26,282 +24,335 @@ from .estimates import (
     slope,
     subsets,
 )
-from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, KINDS, OVERLAP, Planner, validation_accuracies
-from .plan_checks import ARMS
-from .plan_file import SizePlan
+from .execute import Record
+from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, Planner, StudyRun
+from .plan_file import ARMS
 
-Row = dict[str, Any]
 NOT_WORSE = 0.01
-"""A committee counts as not worse than the deep encoder when the interval of the difference lies above minus this."""
+"""A committee is not worse than the deep encoder when the interval of the difference lies above minus this."""
+COLLAPSED = 0.2
+"""A run did not learn when its validation accuracy is this far below that of the run that chose its rate."""
 ALL_TASKS = "mean of the tasks"
-HIGH_LOW, HIGH_RANDOM = "high - low", "high - random"
+COMPARED_SUBSETS = {"high - low": "low", "high - random": "random"}
 OTHER_SEEDS = "gap, other seeds"
 """The gap without the runs whose validation accuracy chose the rates: their test accuracy may be flattered."""
-COLLAPSED = 0.2
-"""A run whose validation accuracy lies this far below that of the one that chose its rate did not learn."""
 WITHOUT_COLLAPSED = "gap, without collapsed runs"
+ALL_MEMBERS, MIXED = "all members", "mixed"
 BASELINE_NAMES = {"tfidf": "TF-IDF + logistic regression", "sentence": "frozen MiniLM-L6 + logistic regression"}
+Right = dict[int, np.ndarray]
+"""Right or wrong by seed, float (items,) each."""
 
 
-@dataclass
-class Records:
-    """Reads test answers of finished runs.
+def difference_from(side: str) -> str:
+    """Name of the measure of a difference."""
+    return f"difference from {side}"
+
+
+def committee_of(member: str) -> str:
+    """Name of committees of one model."""
+    return f"committee of {member}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimate of a finding. Accuracies are shares of the test texts.
 
     Args:
-        folder: of the records.
-        found: `results.json` of each by name.
+        finding, task, model, x, measure: what it is of.
+        estimate, low, high: with the bootstrap interval.
+        seeds: runs of the side that has fewer.
+        runs: runs of each side.
+        t_low, t_high: t-interval (see `estimates`).
+        measures: of a subset: its overlap with the task.
+        collapsed: names of the runs that were left out.
+        timed_as: of committees: the model of the latency rows that has their time.
     """
 
-    folder: Path
-    found: dict[str, dict[str, Any]]
+    finding: str
+    task: str
+    model: str
+    x: Any
+    measure: str
+    estimate: float
+    low: float
+    high: float
+    seeds: int
+    runs: list[int]
+    t_low: float | None
+    t_high: float | None
+    measures: dict[str, float] | None = None
+    collapsed: list[str] | None = None
+    timed_as: str | None = None
 
-    def __post_init__(self) -> None:
+    @property
+    def percent(self) -> str:
+        """`85.6 [84.1, 87.0]`, in percent of the test texts."""
+        return f"{100 * self.estimate:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+    @property
+    def points(self) -> str:
+        """`+3.1 [+1.0, +5.2]`, in percentage points."""
+        return f"{100 * self.estimate:+.1f} [{_bound(self.low)}, {_bound(self.high)}]"
+
+    @property
+    def t_points(self) -> str:
+        """The t-interval over runs, in percentage points."""
+        if self.t_low is None or self.t_high is None:
+            return "one run"
+        return f"[{_bound(self.t_low)}, {_bound(self.t_high)}]"
+
+    @property
+    def sides(self) -> str:
+        """`10 and 7`: runs of each side."""
+        return " and ".join(map(str, self.runs))
+
+
+def _bound(share: float) -> str:
+    """An end of an interval in percentage points; with more digits where it would round to 0."""
+    value = 100 * share
+    return f"{value:+.1f}" if abs(value) >= 0.05 else f"{value:+.3f}"
+
+
+def make_row(finding: str, task: str, model: str, x: Any, measure: str, found: Estimate) -> Row:
+    """A row with values rounded to a ten-thousandth of a point: further digits vary with a machine's order of sums."""
+    t_low, t_high = (None if value is None else round(value, 6) for value in (found.t_low, found.t_high))
+    low, high = round(found.low, 6), round(found.high, 6)
+    runs = list(found.runs)
+    return Row(finding, task, model, x, measure, round(found.value, 6), low, high, min(runs), runs, t_low, t_high)
+
+
+class Answers:
+    """Reads test answers of finished runs from the records' folder."""
+
+    def __init__(self, folder: Path, records: Mapping[str, Record]) -> None:
+        self.folder, self.records = folder, records
         self._cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._labels: dict[str, tuple[str, np.ndarray]] = {}
 
-    def test(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Test logits (items, classes) and labels (items,) of a run; None where it is not there."""
-        if name not in self.found:
+    def test(self, run: StudyRun) -> tuple[np.ndarray, np.ndarray] | None:
+        """Test logits (items, classes) and labels (items,); None where the run has no record."""
+        name = run.name
+        if name not in self.records:
             return None
         if name not in self._cache:
             with np.load(self.folder / name / LOGITS_FILE, allow_pickle=False) as stored:
                 logits, labels = unpack_logits(stored["test"]), stored["test_labels"].astype(int)
-            task = self.found[name]["settings"]["task"]
-            first, expected = self._labels.setdefault(task, (name, labels))
+            first, expected = self._labels.setdefault(run.settings["task"], (name, labels))
             if not np.array_equal(labels, expected):
                 raise UserError(
-                    f"The runs {first} and {name} have other test texts, so that they cannot be compared: delete the "
-                    "records made with other data, and the study makes them anew."
+                    f"The runs {first} and {name} have other test texts and cannot be compared: delete the records "
+                    "made with other data, and the study makes them again."
                 )
             self._cache[name] = logits, labels
         return self._cache[name]
 
-    def correct(self, name: str) -> np.ndarray | None:
-        """Which test items a run has right, float (items,)."""
-        found = self.test(name)
+    def correct(self, run: StudyRun) -> np.ndarray | None:
+        """Which test items a run has right, float (items,); None where it has no record."""
+        found = self.test(run)
         return None if found is None else (found[0].argmax(axis=-1) == found[1]).astype(float)
+
+    def members(self, runs: Iterable[StudyRun]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Test logits (items, members, classes) and labels (items,) of members; None without any."""
+        answers = [answer for run in runs if (answer := self.test(run)) is not None]
+        return (np.stack([logits for logits, _ in answers], axis=1), answers[0][1]) if answers else None
 
 
 class Findings:
     """The rows of a study, as far as its records go.
 
     Args:
-        plan: of one size.
-        records: the records.
+        planner: of the plan, with the validation accuracies of the records.
+        records: by name.
         folder: where they lie.
     """
 
-    def __init__(self, plan: SizePlan, records: dict[str, dict[str, Any]], folder: Path) -> None:
-        self.plan = plan
-        self.records = Records(folder, records)
-        self.planner = Planner(plan, validation_accuracies(records))
+    def __init__(self, planner: Planner, records: Mapping[str, Record], folder: Path) -> None:
+        self.plan, self.planner, self.records = planner.plan, planner, records
+        self.answers = Answers(folder, records)
 
     def rows(self) -> list[Row]:
         """Rows of all findings, in order."""
-        return [
-            row for part in (self.gap, self.corpus_size, self.overlap, self.committee, self.baselines) for row in part()
-        ]
+        parts = (self.gap, self.corpus_size, self.overlap, self.committee, self.baselines)
+        return [row for part in parts for row in part()]
 
-    def _names(
-        self, recipe: str, task: str, arm: str, runs: Sequence[tuple[str | None, list[int]]]
-    ) -> list[list[str]]:  # fmt: skip
-        """By encoder the names of its fine-tunings with the chosen rate; none as long as it is not chosen."""
-        candidate = self.planner.chosen(recipe, task, arm)
-        if candidate is None:
-            return []
-        return [
-            [self.planner.finetuning(recipe, task, encoder, seed, [], 0, candidate) for seed in tuned]
-            for encoder, tuned in runs
-        ]
-
-    def _right(self, runs: Mapping[int, list[str]], without: Sequence[str] = ()) -> dict[int, np.ndarray]:
-        """By seed the share of its fine-tunings that are right, (items,); seeds without any left out."""
-        rows: dict[int, np.ndarray] = {}
-        for seed, names in runs.items():
-            answers = [self.records.correct(name) for name in names if name not in without]
-            there = [right for right in answers if right is not None]
-            if there:
-                rows[seed] = np.mean(there, axis=0)
+    def latency(self) -> list[Json]:
+        """`model`, `members`, `batch_size`, `milliseconds` of each; empty before the latency was measured."""
+        record = self.records.get(self.planner.latency.name)
+        rows: list[Json] = [] if record is None else record.results["rows"]
         return rows
 
-    def arms(self, model: str, task: str) -> dict[str, dict[int, list[str]]]:
-        """By arm and seed the names of the runs of finding a, of a recipe or of the first one with more steps.
+    def _right(self, runs: Mapping[int, Sequence[StudyRun]], without: Sequence[str] = ()) -> Right:
+        """By seed the share of its fine-tunings that are right; seeds without any are left out."""
+        rows: Right = {}
+        for seed, several in runs.items():
+            answers = [self.answers.correct(run) for run in several if run.name not in without]
+            done = [right for right in answers if right is not None]
+            if done:
+                rows[seed] = np.mean(done, axis=0)
+        return rows
 
-        Pre-trained is every encoder on the whole corpus, those that are only members of committees too, by
-        pre-training seed. From scratch is every run by its own seed: no corpus is behind it, so that it stands against
-        all of them.
+    def arms(self, model: str, task: str) -> dict[str, dict[int, list[StudyRun]]]:
+        """By arm and seed the runs of finding a.
+
+        Pre-trained is every encoder on the whole corpus by pre-training seed, members of committees too. From scratch
+        is every run by its own seed: no corpus is behind it, so it is compared with all of them.
         """
-        if model == self.plan.longer_name:
-            recipe, tuned = self.plan.first_member, {seed: [one] for seed, one in self.planner.longer_seeds()}
-            encoders = [(self.planner.longer_encoder(seed), seeds) for seed, seeds in tuned.items()]
-        else:
-            recipe, tuned = model, self.planner.encoder_seeds(model)
-            encoders = [(self.planner.pretraining(recipe, seed, [], 0), seeds) for seed, seeds in tuned.items()]
-        seeds = [seed for _, several in self.planner.gap_seeds() for seed in several]
-        scratch = [(None, [seed]) for seed in seeds]
+        recipe = self.plan.first_member if model == self.plan.longer_name else model
+        seeds = [seed for several in self.planner.gap_seeds.values() for seed in several]
+        encoders = self.planner.encoders(model)
         return {
-            "pretrained": dict(zip(tuned, self._names(recipe, task, "pretrained", encoders), strict=False)),
-            "scratch": dict(zip(seeds, self._names(recipe, task, "scratch", scratch), strict=False)),
+            "pretrained": {s: self.planner.tuned(recipe, task, *encoder) for s, encoder in encoders.items()},
+            "scratch": {seed: self.planner.tuned(recipe, task, None, [seed]) for seed in seeds},
         }
 
-    def pretrained(self, recipe: str, task: str) -> dict[int, np.ndarray]:
-        """What the pre-trained encoders have right, (items,) each."""
-        return self._right(self.arms(recipe, task)["pretrained"])
-
-    def scratch(self, recipe: str, task: str) -> dict[int, np.ndarray]:
-        """What the encoders from scratch have right, (items,) each."""
+    def scratch(self, recipe: str, task: str) -> Right:
+        """What the encoders from scratch have right."""
         return self._right(self.arms(recipe, task)["scratch"])
 
-    def collapsed(self, recipe: str, task: str, arms: Mapping[str, dict[int, list[str]]]) -> dict[str, list[str]]:
-        """By arm the runs of finding a that did not learn (see `COLLAPSED`): by validation, not by what is reported."""
-        found = {}
+    def collapsed(self, recipe: str, task: str, arm: str, runs: Mapping[int, list[StudyRun]]) -> list[str]:
+        """The runs that did not learn (`COLLAPSED`): by validation, not by what is reported."""
         validation = self.planner.validation
-        for arm, runs in arms.items():
-            best = max((validation.get(name, 0.0) for name in self.planner.candidates(recipe, task, arm)), default=0.0)
-            names = [name for several in runs.values() for name in several if name in validation]
-            found[arm] = [name for name in names if validation[name] < best - COLLAPSED]
-        return found
+        best = max((validation.get(run.name, 0.0) for run in self.planner.candidates(recipe, task, arm)), default=0.0)
+        names = [run.name for several in runs.values() for run in several]
+        return [name for name in names if validation.get(name, best) < best - COLLAPSED]
 
     def gap(self) -> Iterator[Row]:
-        """Finding a: both arms, their difference, that without the seed that chose, and that from the baselines."""
-        for model, recipe in self.plan.gap_models().items():
+        """Finding a: both arms, their difference, that without some runs, and that from the baselines."""
+        for model in self.plan.gap_models:
+            recipe = self.plan.first_member if model == self.plan.longer_name else model
             for task in self.plan.tasks:
-                runs = self.arms(model, task)
-                ours, theirs = (self._right(runs[arm]) for arm in ARMS)
+                arms = self.arms(model, task)
+                ours, theirs = (self._right(arms[arm]) for arm in ARMS)
                 if not ours or not theirs:
                     continue
-                for arm, found in zip(ARMS, (ours, theirs), strict=True):
-                    yield _row(GAP, task, model, arm, "accuracy", accuracy(_stack(found)))
-                yield _row(GAP, task, model, "gap", "gap", difference(_stack(ours), _stack(theirs)))
-                rest = [[seed for seed in found if seed > 0] for found in (ours, theirs)]
+                for arm, right in zip(ARMS, (ours, theirs), strict=True):
+                    yield make_row(GAP, task, model, arm, "accuracy", accuracy(_stack(right)))
+                yield make_row(GAP, task, model, "gap", "gap", difference(_stack(ours), _stack(theirs)))
+                rest = [{seed: row for seed, row in right.items() if seed > 0} for right in (ours, theirs)]
                 if all(rest):
-                    left = difference(_stack(ours, rest[0]), _stack(theirs, rest[1]))
-                    yield _row(GAP, task, model, OTHER_SEEDS, "gap", left)
-                collapsed = self.collapsed(recipe, task, runs)
-                kept = [self._right(runs[arm], collapsed[arm]) for arm in ARMS]
-                if any(collapsed.values()) and all(kept):  # none may have learnt of those that chose no rate
-                    learnt, others = map(_stack, kept)
-                    yield _row(GAP, task, model, WITHOUT_COLLAPSED, "gap", difference(learnt, others)) | {
-                        "collapsed": collapsed
-                    }
-                for kind, other in self._baselines(task).items():
-                    measure = f"difference from {BASELINE_NAMES[kind]}"
-                    yield _row(GAP, task, model, ARMS[0], measure, difference(_stack(ours), other))
+                    left = difference(_stack(rest[0]), _stack(rest[1]))
+                    yield make_row(GAP, task, model, OTHER_SEEDS, "gap", left)
+                collapsed = [name for arm in ARMS for name in self.collapsed(recipe, task, arm, arms[arm])]
+                learnt = [self._right(arms[arm], collapsed) for arm in ARMS]
+                if collapsed and all(learnt):
+                    left = difference(_stack(learnt[0]), _stack(learnt[1]))
+                    yield replace(make_row(GAP, task, model, WITHOUT_COLLAPSED, "gap", left), collapsed=collapsed)
+                for name, other in self._baselines(task).items():
+                    yield make_row(GAP, task, model, ARMS[0], difference_from(name), difference(_stack(ours), other))
 
-    def _of_encoders(self, recipe: str, task: str, encoders: list[str]) -> dict[int, np.ndarray]:
-        """Encoders of other corpora by pre-training seed, one fine-tuning seed each."""
-        tuned = [[seed * self.plan.gap["finetuning_seeds"]] for seed in range(len(encoders))]
-        names = self._names(recipe, task, "pretrained", list(zip(encoders, tuned, strict=True)))
-        return self._right(dict(enumerate(names)))
+    def _of_encoders(self, recipe: str, task: str, encoders: Mapping[int, StudyRun]) -> Right:
+        """What encoders of other corpora have right by pre-training seed, with one fine-tuning seed each."""
+        seeds = self.planner.seeds(len(encoders))
+        return self._right({seed: self.planner.tuned(recipe, task, run, seeds[seed]) for seed, run in encoders.items()})
 
     def corpus_size(self) -> Iterator[Row]:
         """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""
-        recipe, seeds = self.plan.corpus_size["recipe"], range(self.plan.corpus_size["pretraining_seeds"])
+        recipe, seeds = self.plan.corpus_size.recipe, range(self.plan.corpus_size.pretraining_seeds)
         for task in self.plan.tasks:
             scratch = self.scratch(recipe, task)
             for equal in ("steps", "epochs") if scratch else ():
-                points = []
+                model, points = f"{recipe}, equal {equal}", {}
                 for texts, kind, steps in self.planner.corpus_steps():
-                    if kind != equal:
-                        continue
-                    changes: dict[str, Any] = {"num_texts": texts, "max_steps": steps}
-                    encoders = [self.planner.pretraining(recipe, seed, [], 0, **changes) for seed in seeds]
-                    found = self._of_encoders(recipe, task, encoders)
-                    if not found:
-                        continue
-                    points.append((np.log2(texts), found))
-                    gap = difference(_stack(found), _stack(scratch))
-                    yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "gap", gap)
-                    yield _row(
-                        CORPUS_SIZE, task, f"{recipe}, equal {equal}", texts, "accuracy", accuracy(_stack(found))
-                    )
-                # Over the seeds that all sizes have, or a seed would count as a size.
-                common = _common(*(found for _, found in points)) if len(points) > 1 else []
+                    encoders = {
+                        seed: self.planner.pretraining(recipe, seed, num_texts=texts, max_steps=steps) for seed in seeds
+                    }
+                    found = self._of_encoders(recipe, task, encoders) if kind == equal else {}
+                    if found:
+                        points[texts] = found
+                        gap = difference(_stack(found), _stack(scratch))
+                        yield make_row(CORPUS_SIZE, task, model, texts, "gap", gap)
+                        yield make_row(CORPUS_SIZE, task, model, texts, "accuracy", accuracy(_stack(found)))
+                # Over the seeds that all sizes have: another seed would count as another size.
+                common = _common(*points.values()) if len(points) > 1 else []
                 if common:
-                    rows = [_stack(found, common) for _, found in points]
-                    found_slope = slope([size for size, _ in points], rows)
-                    yield _row(CORPUS_SIZE, task, f"{recipe}, equal {equal}", "slope", "gap per doubling", found_slope)
+                    rise = slope(np.log2(list(points)).tolist(), [_stack(found, common) for found in points.values()])
+                    yield make_row(CORPUS_SIZE, task, model, "slope", "gap per doubling", rise)
 
     def overlap(self) -> Iterator[Row]:
         """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less the others."""
-        recipe, options = self.plan.overlap["recipe"], self.plan.overlap
-        record = self.records.found.get(self.planner.subsets())
+        recipe, seeds = self.plan.overlap.recipe, range(self.plan.overlap.pretraining_seeds)
+        record = self.records.get(self.planner.subsets.name)
         if record is None:
             return
-        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {HIGH_LOW: [], HIGH_RANDOM: []}
+        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in COMPARED_SUBSETS}
         for task in self.plan.tasks:
-            scratch, there = self.scratch(recipe, task), {}
-            for kind in KINDS if scratch else ():
-                encoders = [
-                    self.planner.overlap_encoder(task, kind, seed) for seed in range(options["pretraining_seeds"])
-                ]
-                found = self._of_encoders(recipe, task, encoders)
-                if not found:
-                    continue
-                there[kind] = found
-                divergence = record["measures"][task][kind]["train"]["jensen_shannon_bits"]
-                gap = difference(_stack(found), _stack(scratch))
-                row = _row(OVERLAP, task, f"{recipe}, {kind} overlap", divergence, "gap", gap)
-                yield row | {"measures": record["measures"][task][kind]["train"]}
-            for name, other in ((HIGH_LOW, "low"), (HIGH_RANDOM, "random")):
-                common = _common(there["high"], there[other]) if {"high", other} <= set(there) else []
-                if common:
-                    pair = _stack(there["high"], common), _stack(there[other], common)
+            scratch = self.scratch(recipe, task)
+            right = {
+                kind: self._of_encoders(
+                    recipe, task, {seed: self.planner.on_subset(task, kind, seed) for seed in seeds}
+                )
+                for kind in KINDS
+            }
+            for kind, found in right.items():
+                if found and scratch:
+                    measures = record.results["measures"][task][kind]["train"]
+                    gap = difference(_stack(found), _stack(scratch))
+                    model, divergence = f"{recipe}, {kind} overlap", measures["jensen_shannon_bits"]
+                    yield replace(make_row(OVERLAP, task, model, divergence, "gap", gap), measures=measures)
+            for name, other in COMPARED_SUBSETS.items():
+                common = _common(right["high"], right[other])
+                if common and scratch:
+                    pair = _stack(right["high"], common), _stack(right[other], common)
                     pairs[name].append(pair)
-                    yield _row(OVERLAP, task, recipe, name, "difference", difference(*pair, paired=True))
-        for name, found_pairs in pairs.items():
-            if len(found_pairs) > 1:
-                yield _row(OVERLAP, ALL_TASKS, recipe, name, "difference", mean_difference(found_pairs))
+                    yield make_row(OVERLAP, task, recipe, name, "difference", difference(*pair, paired=True))
+        for name, several in pairs.items():
+            if len(several) > 1:
+                yield make_row(OVERLAP, ALL_TASKS, recipe, name, "difference", mean_difference(several))
 
     def members(self, task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By recipe the members' test logits (items, members, classes) and the labels (items,)."""
         found = {}
-        for recipe in self.plan.committee["members"]:
-            seeds = self.planner.member_seeds(recipe)
-            encoders = [(self.planner.pretraining(recipe, seed, [], 0), [tuned]) for seed, tuned in seeds]
-            found[recipe] = self._answers(self._names(recipe, task, "pretrained", encoders))
-        return {recipe: answers for recipe, answers in found.items() if answers is not None}
-
-    def _answers(self, members: Iterable[list[str]]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Test logits (items, members, classes) and labels (items,) of members of one run each; None without any."""
-        there = [answers for (name,) in members if (answers := self.records.test(name)) is not None]
-        return (np.stack([logits for logits, _ in there], axis=1), there[0][1]) if there else None
+        for recipe in self.plan.committee.members:
+            runs = [
+                run
+                for seed, tuned in self.planner.member_seeds(recipe).items()
+                for run in self.planner.tuned(recipe, task, self.planner.pretraining(recipe, seed), tuned)
+            ]
+            answers = self.answers.members(runs)
+            if answers is not None:
+                found[recipe] = answers
+        return found
 
     def committee(self) -> Iterator[Row]:
         """Finding d: accuracy against the number of members, against the deep encoder and the baselines."""
-        first, reference = self.plan.first_member, self.plan.committee["reference"]
+        first, reference = self.plan.first_member, self.plan.committee.reference
         for task in self.plan.tasks:
             members = self.members(task)
-            there = self.pretrained(reference, task)
-            deep = _stack(there) if there else None
+            right = self._right(self.arms(reference, task)["pretrained"])
+            deep = _stack(right) if right else None
             if deep is not None:
-                yield _row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep))
+                row = make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep))
+                yield replace(row, timed_as=reference)
             if first not in members:
                 continue
-            logits, labels = members[first]
-            alike = _of_all_sizes(logits, labels)
-            name = f"committee of {first}"
-            for place, found in enumerate(committee_curve(alike)):
-                yield _row(COMMITTEE, task, name, place + 1, "accuracy", found)
-            if deep is not None:
-                curve = committee_curve(alike, deep)
-                for place, found in enumerate(curve):
-                    yield _row(COMMITTEE, task, name, place + 1, f"difference from {reference}", found)
-                smallest = {"not worse": first_not_worse(curve, NOT_WORSE), "better": first_not_worse(curve, 0.0)}
-                for words, count in smallest.items():
-                    if count is not None:
-                        yield _row(COMMITTEE, task, name, count, f"smallest that is {words}", curve[count - 1])
-            for kind, other in self._baselines(task).items():
-                measure = f"difference from {BASELINE_NAMES[kind]}"
-                found = replace(difference(alike[-1], other), runs=(len(alike), 1))
-                yield _row(COMMITTEE, task, name, len(alike), measure, found)
-            for recipe in members if len(members) > 1 else ():
+            alike = _all_sizes(*members[first])
+            yield from self._alike(task, alike, deep)
+            for recipe, answers in members.items():
                 if recipe != first:
-                    alone = committees_right(*members[recipe], subsets(members[recipe][0].shape[1], 1))
-                    yield _row(COMMITTEE, task, recipe, 1, "accuracy", accuracy(alone))
+                    alone = accuracy(committees_right(*answers, subsets(answers[0].shape[1], 1)))
+                    yield replace(make_row(COMMITTEE, task, recipe, 1, "accuracy", alone), timed_as=recipe)
             if len(members) > 1:
                 yield from self._mixed(task, members, alike, deep)
             yield from self._longer(task, alike, deep)
+
+    def _alike(self, task: str, alike: list[np.ndarray], deep: np.ndarray | None) -> Iterator[Row]:
+        """Committees of the first recipe."""
+        first, reference = self.plan.first_member, self.plan.committee.reference
+        name = committee_of(first)
+        for count, found in enumerate(committee_curve(alike), 1):
+            yield replace(make_row(COMMITTEE, task, name, count, "accuracy", found), timed_as=first)
+        if deep is not None:
+            curve = committee_curve(alike, deep)
+            for count, found in enumerate(curve, 1):
+                yield make_row(COMMITTEE, task, name, count, difference_from(reference), found)
+            for words, margin in (("not worse", NOT_WORSE), ("better", 0.0)):
+                smallest = first_not_worse(curve, margin)
+                if smallest is not None:
+                    found = curve[smallest - 1]
+                    yield make_row(COMMITTEE, task, name, smallest, f"smallest that is {words}", found)
+        for side, other in self._baselines(task).items():
+            found = replace(difference(alike[-1], other), runs=(len(alike), 1))
+            yield make_row(COMMITTEE, task, name, len(alike), difference_from(side), found)
 
     def _mixed(
         self, task: str, members: dict[str, tuple[np.ndarray, np.ndarray]], alike: list[np.ndarray],
@@ -311,91 +362,68 @@ class Findings:
         counts = [logits.shape[1] for logits, _ in members.values()]
         together = np.concatenate([logits for logits, _ in members.values()], axis=1)
         labels = members[self.plan.first_member][1]
-        for words, committees in (
-            ("all members", [tuple(range(sum(counts)))]),
-            (f"mixed: one each of {', '.join(members)}", one_of_each(counts)),
-        ):
-            right, count = committees_right(together, labels, committees), len(committees[0])
-            runs = tuple(counts) if words != "all members" else (sum(counts),)
-            yield from self._compared(task, words, count, right, runs, alike, deep)
+        whole = committees_right(together, labels, [tuple(range(sum(counts)))])
+        yield from self._compared(task, ALL_MEMBERS, sum(counts), whole, (sum(counts),), alike, deep, None)
+        mixed, model = (
+            committees_right(together, labels, one_of_each(counts)),
+            f"mixed: one each of {', '.join(members)}",
+        )
+        yield from self._compared(task, model, len(counts), mixed, tuple(counts), alike, deep, MIXED)
 
     def _longer(self, task: str, alike: list[np.ndarray], deep: np.ndarray | None) -> Iterator[Row]:
         """Committees of the first recipe with more pre-training, also against all of its plain members together."""
-        first, name = self.plan.first_member, f"committee of {self.plan.longer_name}"
-        found = self._answers(self.arms(self.plan.longer_name, task)["pretrained"].values() if self.plan.longer else [])
-        sizes = [] if found is None else _of_all_sizes(*found)
-        for place, right in enumerate(sizes):
-            runs = (len(sizes),)
-            yield from self._compared(task, name, place + 1, right, runs, alike, deep)
-            whole = replace(difference(right, alike[-1], single=True), runs=runs)
-            yield _row(COMMITTEE, task, name, place + 1, f"difference from {len(alike)} {first}", whole)
+        if not self.plan.longer_name:
+            return
+        first, name = self.plan.first_member, committee_of(self.plan.longer_name)
+        runs = self.arms(self.plan.longer_name, task)["pretrained"].values()
+        found = self.answers.members(run for several in runs for run in several)
+        sizes = [] if found is None else _all_sizes(*found)
+        for count, right in enumerate(sizes, 1):
+            yield from self._compared(task, name, count, right, (len(sizes),), alike, deep, first)
+            whole = replace(difference(right, alike[-1], single=True), runs=(len(sizes),))
+            yield make_row(COMMITTEE, task, name, count, difference_from(f"{len(alike)} {first}"), whole)
 
     def _compared(
         self, task: str, model: str, count: int, right: np.ndarray, runs: tuple[int, ...], alike: list[np.ndarray],
-        deep: np.ndarray | None,
+        deep: np.ndarray | None, timed_as: str | None,
     ) -> Iterator[Row]:  # fmt: skip
-        """Accuracy of committees of `count` members, and its differences from what a committee is held against."""
-        first, reference = self.plan.first_member, self.plan.committee["reference"]
+        """Accuracy of committees of `count` members, and its differences from plain ones, baselines, deep encoder."""
         sides: dict[str, Estimate] = {}
-        if count <= len(alike):  # what another make of members is worth: as many of the first instead
-            sides[f"as many {first}"] = difference(right, alike[count - 1], single=True, single_theirs=True)
-        for kind, other in self._baselines(task).items():
-            sides[BASELINE_NAMES[kind]] = difference(right, other, single=True)
+        if count <= len(alike):
+            alike_as_many = difference(right, alike[count - 1], single=True, single_theirs=True)
+            sides[f"as many {self.plan.first_member}"] = alike_as_many
+        for side, other in self._baselines(task).items():
+            sides[side] = difference(right, other, single=True)
         if deep is not None:
-            sides[reference] = difference(right, deep, single=True)
-        yield _row(COMMITTEE, task, model, count, "accuracy", replace(accuracy(right, single=True), runs=runs))
+            sides[self.plan.committee.reference] = difference(right, deep, single=True)
+        found = replace(accuracy(right, single=True), runs=runs)
+        yield replace(make_row(COMMITTEE, task, model, count, "accuracy", found), timed_as=timed_as)
         for side, found in sides.items():
-            yield _row(COMMITTEE, task, model, count, f"difference from {side}", replace(found, runs=runs))
+            yield make_row(COMMITTEE, task, model, count, difference_from(side), replace(found, runs=runs))
 
     def _baselines(self, task: str) -> dict[str, np.ndarray]:
-        """Right or wrong of the baselines that are there, (1, items) each."""
-        found = {}
-        for run in self.planner.baselines(task):
-            correct = self.records.correct(run.name)
-            if correct is not None:
-                found[run.kind] = correct[None]
-        return found
+        """Right or wrong of the baselines that have records, (1, items) each."""
+        found = {BASELINE_NAMES[run.kind]: self.answers.correct(run) for run in self.planner.baselines(task)}
+        return {name: right[None] for name, right in found.items() if right is not None}
 
     def baselines(self) -> Iterator[Row]:
-        """The rows that stand in every table."""
+        """The baselines' accuracies."""
         for task in self.plan.tasks:
-            for kind, correct in self._baselines(task).items():
-                yield _row(BASELINES, task, BASELINE_NAMES[kind], None, "accuracy", accuracy(correct))
-
-    def latency(self) -> list[Row]:
-        """`model`, `members`, `batch_size`, `milliseconds` of each; empty before the latency was measured."""
-        record = next((found for found in self.records.found.values() if found["kind"] == "latency"), None)
-        return [] if record is None else record["rows"]
+            for name, right in self._baselines(task).items():
+                yield make_row(BASELINES, task, name, None, "accuracy", accuracy(right))
 
 
-def _of_all_sizes(logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+def _all_sizes(logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
     """What all committees of 1, 2, ... of the members have right (see `committees_right`)."""
     members = logits.shape[1]
     return [committees_right(logits, labels, subsets(members, count + 1)) for count in range(members)]
 
 
-def _common(*sides: dict[int, np.ndarray]) -> list[int]:
+def _common(*sides: Right) -> list[int]:
     """The seeds that all sides have."""
     return sorted(set.intersection(*map(set, sides)))
 
 
-def _stack(rows: dict[int, np.ndarray], seeds: Sequence[int] | None = None) -> np.ndarray:
+def _stack(rows: Right, seeds: Sequence[int] | None = None) -> np.ndarray:
     """Rows by seed as (runs, items): all of them, or those of some seeds."""
     return np.stack([rows[seed] for seed in (rows if seeds is None else seeds)])
-
-
-def _row(finding: str, task: str, model: str, x: Any, measure: str, found: Estimate) -> Row:
-    values = {"estimate": found.value, "low": found.low, "high": found.high}
-    bounds = {"t_low": found.t_low, "t_high": found.t_high}
-    return {
-        "finding": finding,
-        "task": task,
-        "model": model,
-        "x": x,
-        "measure": measure,
-        # To a ten-thousandth of a point: further digits hang on the order in which a machine adds.
-        **{name: round(value, 6) for name, value in values.items()},
-        "seeds": found.seeds,
-        "runs": list(found.runs),
-        **{name: None if value is None else round(value, 6) for name, value in bounds.items()},
-    }

@@ -1,77 +1,96 @@
-"""The study's runs: all four findings of a plan (`plan_file`).
+"""The study's runs: what all four findings of a plan (`plan_file`) need.
 
-A run is a dictionary of settings; its name ends in the SHA-256 of them, those of the runs that it needs included. So a
+A run is a dictionary of settings. Its name ends in the SHA-256 of them, those of the runs that it needs included, so a
 changed setting makes a new run, and findings that need the same encoder share it.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..data.overlap_subsets import KINDS
 from ..recipes import find_size
-from .defaults import mark
-from .plan_file import SizePlan
+from ..runs.atomic_files import Json
+from .plan_file import ARMS, SizePlan
 
 GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES = "gap", "corpus_size", "overlap", "committee", "baselines"
 FINDINGS = (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyRun:
     """One piece of work.
 
     Args:
         kind: tokenizer, subsets, pretrain, finetune, tfidf, sentence or latency.
-        label: what people read; the folder's name is `label-hash`.
-        settings: all that decides the result, JSON values; ids of needed runs included.
-        needs: names of the runs that must be there first.
-        findings: which findings use it.
-        priority: lower runs first, so that a study that is stopped early has something of every finding.
+        label: what people read; the name is `label-hash`.
+        settings: all that decides the result, JSON values; names of needed runs included.
+        needs: the runs that must be done first.
     """
 
     kind: str
     label: str
-    settings: dict[str, Any]
-    needs: tuple[str, ...] = ()
-    findings: tuple[str, ...] = ()
-    priority: int = 0
+    settings: Json
+    needs: tuple["StudyRun", ...] = ()
 
-    @property
+    @cached_property
     def name(self) -> str:
-        """Content address: the label and the first 10 digits of the SHA-256 of kind, settings and changed defaults."""
-        text = json.dumps({"kind": self.kind, **self.settings, **mark(self.kind, self.settings)}, sort_keys=True)
+        """Content address: the label and the first 10 digits of the SHA-256 of kind and settings."""
+        text = json.dumps({"kind": self.kind, **self.settings}, sort_keys=True)
         return f"{self.label}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A pre-trained encoder, and what a finding makes of it.
+
+    Args:
+        recipe: its recipe, which decides how it is fine-tuned.
+        run: the pre-training.
+        seeds: fine-tuning seeds.
+        findings: which findings use it.
+        priority: lower ones first, so that a study that is stopped early has something of every finding.
+        scratch: the same seeds are also trained from scratch.
+        tasks: those that it is fine-tuned on; empty for all.
+    """
+
+    recipe: str
+    run: StudyRun
+    seeds: Sequence[int]
+    findings: tuple[str, ...]
+    priority: int
+    scratch: bool = False
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass
 class Expansion:
-    """The runs that can be named now, and how many fine-tunings wait for the choice of their rates.
+    """The runs that can be named now.
 
-    `open` has, by arm, the candidates that are still to be done where others are: without them nothing is said of it.
+    Args:
+        runs: by name; each after those that it needs.
+        findings, priorities: of each run, by name.
+        waiting: fine-tunings whose rates are not chosen yet.
+        open: by arm the candidates still to be done where others are.
     """
 
     runs: dict[str, StudyRun] = field(default_factory=dict)
+    findings: dict[str, list[str]] = field(default_factory=dict)
+    priorities: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
     open: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, run: StudyRun) -> str:
-        """Add a run, or a finding to the run that is there already; returns its name."""
-        there = self.runs.get(run.name)
-        if there is not None:
-            findings = (*there.findings, *(name for name in run.findings if name not in there.findings))
-            run = replace(run, findings=findings, priority=min(there.priority, run.priority))
-        self.runs[run.name] = run
-        for need in run.needs:  # what a run needs is wanted by its findings, and no later than it
-            self.add(replace(self.runs[need], findings=run.findings, priority=run.priority))
-        return run.name
-
-
-def validation_accuracies(records: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """By name what the finished fine-tunings among the records reached on validation."""
-    return {name: found["validation"]["accuracy"] for name, found in records.items() if found["kind"] == "finetune"}
+    def add(self, run: StudyRun, findings: Sequence[str], priority: int) -> None:
+        """Add a run and what it needs; a run that several findings use has the lowest of their priorities."""
+        for need in run.needs:
+            self.add(need, findings, priority)
+        self.runs.setdefault(run.name, run)
+        known = self.findings.setdefault(run.name, [])
+        known += [finding for finding in findings if finding not in known]
+        self.priorities[run.name] = min(priority, self.priorities.get(run.name, priority))
 
 
 class Planner:
@@ -79,252 +98,213 @@ class Planner:
 
     Args:
         plan: of one size.
-        validation: by run name, the validation accuracy of finished fine-tunings: rates are chosen with it.
+        validation: validation accuracy of finished fine-tunings by name: rates are chosen with it.
     """
 
     def __init__(self, plan: SizePlan, validation: Mapping[str, float]) -> None:
         self.plan = plan
         self.validation = validation
-        self.found = Expansion()
-        others = list(plan.committee["members"])[1:]
-        self.priorities = {recipe: 60 for recipe in others if recipe not in plan.gap["recipes"]}
-        self.priorities.setdefault(plan.committee["reference"], self._dear(0))
-        scale = find_size(plan.recipe_size)
-        self.tokenizer = self.found.add(
-            StudyRun(
-                "tokenizer",
-                "tokenizer",
-                {
-                    "corpus": plan.corpus,
-                    "num_texts": plan.tokenizer["num_texts"],
-                    "vocab_size": plan.tokenizer.get("vocab_size", scale.vocab_size),
-                    "max_length": scale.max_length,
-                },
-            )
-        )
 
-    def expand(self) -> Expansion:
-        """All runs that can be named: rates that are not chosen yet leave their fine-tunings waiting."""
-        for finding in (self._gap, self._committee, self._corpus_size, self._overlap, self._baselines):
-            finding()
-        return self.found
+    @cached_property
+    def tokenizer(self) -> StudyRun:
+        """The run that trains the WordPiece of all encoders."""
+        size = find_size(self.plan.recipe_size)
+        settings = {
+            "corpus": self.plan.corpus,
+            "num_texts": self.plan.tokenizer.num_texts,
+            "vocab_size": size.vocab_size,
+            "max_length": size.max_length,
+        }
+        return StudyRun("tokenizer", "tokenizer", settings)
 
-    def pretraining(
-        self, recipe: str, seed: int, findings: Sequence[str], priority: int, subset: str = "", **changes: Any
-    ) -> str:
+    @cached_property
+    def subsets(self) -> StudyRun:
+        """The run that chooses subsets of high, random and low overlap with each task."""
+        settings = {
+            "corpus": self.plan.corpus,
+            "corpus_texts": self.plan.overlap.corpus_texts,
+            "num_texts": self.plan.overlap.num_texts,
+            "tasks": self.plan.tasks,
+            "tokenizer": self.tokenizer.name,
+            "max_length": find_size(self.plan.recipe_size).max_length,
+        }
+        return StudyRun("subsets", "subsets", settings, (self.tokenizer,))
+
+    @cached_property
+    def latency(self) -> StudyRun:
+        """The run that times the committees and the deep encoder."""
+        options = asdict(self.plan.committee)
+        del options["longer"]  # more pre-training steps change nothing of the time
+        return StudyRun("latency", "latency", {"size": self.plan.recipe_size, **options})
+
+    def baselines(self, task: str) -> list[StudyRun]:
+        """TF-IDF, and a frozen sentence encoder where the plan has it."""
+        settings = {"task": task, "task_options": self.plan.tasks[task]}
+        kinds = ["tfidf", "sentence"] if self.plan.sentence_encoder else ["tfidf"]
+        return [StudyRun(kind, f"{task}-{kind}", settings) for kind in kinds]
+
+    def pretraining(self, recipe: str, seed: int, subset: str = "", **changes: Any) -> StudyRun:
         """The run that pre-trains an encoder; `subset` is a configuration of the overlap subsets."""
-        options = {**self.plan.pretraining[recipe], **changes}
-        needs = [self.tokenizer]
         settings = {
             "recipe": recipe,
             "size": self.plan.recipe_size,
             "seed": seed,
-            "tokenizer": self.tokenizer,
-            **options,
+            "tokenizer": self.tokenizer.name,
+            **self.plan.pretraining[recipe],
+            **changes,
         }
+        needs, texts = [self.tokenizer], subset
         if subset:
-            needs.append(self.subsets())
-            settings |= {"corpus": self.subsets(), "corpus_config": subset}
-            settings.pop("num_texts", None)
+            needs.append(self.subsets)
+            settings |= {"corpus": self.subsets.name, "corpus_config": subset}
+            del settings["num_texts"]
         else:
             settings["corpus"] = self.plan.corpus
-        texts = subset or f"{settings['num_texts']}-texts"
+            texts = f"{settings['num_texts']}-texts"
         label = f"pretrain-{recipe}-{texts}-{settings['max_steps']}-steps-{seed}"
-        return self.found.add(StudyRun("pretrain", label, settings, tuple(needs), tuple(findings), priority))
+        return StudyRun("pretrain", label, settings, tuple(needs))
 
-    def subsets(self) -> str:
-        """The run that chooses subsets of high, random and low overlap with each task."""
-        options = self.plan.overlap
-        settings = {
-            "corpus": self.plan.corpus,
-            "corpus_texts": options["corpus_texts"],
-            "num_texts": options["num_texts"],
-            "tasks": self.plan.tasks,
-            "tokenizer": self.tokenizer,
-            "max_length": find_size(self.plan.recipe_size).max_length,
-        }
-        return self.found.add(StudyRun("subsets", "subsets", settings, (self.tokenizer,), (OVERLAP,), 20))
+    def on_subset(self, task: str, kind: str, seed: int) -> StudyRun:
+        """The run that pre-trains on a subset; the random one is the same for all tasks (`execute` checks that)."""
+        config = f"{next(iter(self.plan.tasks)) if kind == 'random' else task}-{kind}"
+        return self.pretraining(self.plan.overlap.recipe, seed, config, max_steps=self.plan.overlap.max_steps)
 
     def finetuning(
-        self, recipe: str, task: str, encoder: str | None, seed: int, findings: Sequence[str], priority: int,
-        candidate: dict[str, Any],
-    ) -> str:  # fmt: skip
+        self, recipe: str, task: str, encoder: StudyRun | None, seed: int, candidate: Mapping[str, float]
+    ) -> StudyRun:
         """The run that fine-tunes an encoder (None: new weights) with the settings of a candidate."""
-        options = self.plan.finetuning[recipe]
         settings = {
             "recipe": recipe,
             "size": self.plan.recipe_size,
             "task": task,
             "task_options": self.plan.tasks[task],
-            "tokenizer": self.tokenizer,
-            "encoder": encoder,
+            "tokenizer": self.tokenizer.name,
+            "encoder": None if encoder is None else encoder.name,
             "seed": seed,
-            "num_train_epochs": options["num_train_epochs"],
+            "num_train_epochs": self.plan.finetuning[recipe].num_train_epochs,
             **candidate,
         }
         arm = "scratch" if encoder is None else "pretrained"
         needs = (self.tokenizer,) if encoder is None else (self.tokenizer, encoder)
-        label = f"{task}-{recipe}-{arm}-{seed}"
-        return self.found.add(StudyRun("finetune", label, settings, needs, tuple(findings), priority))
+        return StudyRun("finetune", f"{task}-{recipe}-{arm}-{seed}", settings, needs)
 
-    def candidates(
-        self, recipe: str, task: str, arm: str, findings: Sequence[str] = (), priority: int = 0
-    ) -> list[str]:  # fmt: skip
+    def candidates(self, recipe: str, task: str, arm: str) -> list[StudyRun]:
         """The runs among which validation chooses, in the plan's order: the first seeds with each candidate."""
-        encoder = self.pretraining(recipe, 0, findings, priority) if arm == "pretrained" else None
-        options = self.plan.finetuning[recipe][arm]
-        return [self.finetuning(recipe, task, encoder, 0, findings, priority, candidate) for candidate in options]
+        encoder = self.pretraining(recipe, 0) if arm == "pretrained" else None
+        options = self.plan.finetuning[recipe].candidates(arm)
+        return [self.finetuning(recipe, task, encoder, 0, candidate) for candidate in options]
 
-    def chosen(self, recipe: str, task: str, arm: str, findings: Sequence[str] = ()) -> dict[str, Any] | None:
-        """The candidate of the best validation accuracy with the first seeds; None until all were tried.
+    def chosen(self, recipe: str, task: str, arm: str) -> dict[str, float] | None:
+        """The candidate of the best validation accuracy, the first of equals; None until all were tried."""
+        options = self.plan.finetuning[recipe].candidates(arm)
+        if len(options) == 1:
+            return options[0]
+        accuracies = [self.validation.get(run.name) for run in self.candidates(recipe, task, arm)]
+        tried = [accuracy for accuracy in accuracies if accuracy is not None]
+        return options[accuracies.index(max(tried))] if len(tried) == len(options) else None
 
-        Each arm chooses for itself, and scratch its initial weights too. Among equals the first in the plan's order.
+    def tuned(self, recipe: str, task: str, encoder: StudyRun | None, seeds: Sequence[int]) -> list[StudyRun]:
+        """Fine-tunings of an encoder (None: new weights) with the chosen candidate; none until it is chosen."""
+        candidate = self.chosen(recipe, task, "scratch" if encoder is None else "pretrained")
+        if candidate is None:
+            return []
+        return [self.finetuning(recipe, task, encoder, seed, candidate) for seed in seeds]
+
+    def seeds(self, count: int, each: int = 1) -> dict[int, list[int]]:
+        """Fine-tuning seeds by pre-training seed; p has p n, p n + 1, ..., so that no two encoders share one."""
+        step = self.plan.gap.finetuning_seeds
+        return {seed: [seed * step + place for place in range(each)] for seed in range(count)}
+
+    @property
+    def gap_seeds(self) -> dict[int, list[int]]:
+        """Seeds of finding a."""
+        return self.seeds(self.plan.gap.pretraining_seeds, self.plan.gap.finetuning_seeds)
+
+    def member_seeds(self, recipe: str) -> dict[int, list[int]]:
+        """Seeds of a recipe's members: the first ones are encoders of finding a."""
+        return self.seeds(self.plan.committee.members.get(recipe, 0))
+
+    def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
+        """All encoders of a model on the whole corpus by seed, each with its fine-tuning seeds.
+
+        Args:
+            model: a recipe, or the first member with more steps (`SizePlan.longer_name`).
         """
-        candidates: list[dict[str, Any]] = self.plan.finetuning[recipe][arm]
-        if len(candidates) == 1:
-            return candidates[0]
-        # As soon as its first encoder is there: further runs wait for the choice.
-        first = self.priorities.get(recipe, 10)
-        names = self.candidates(recipe, task, arm, findings, first)
-        left = [name for name in names if name not in self.validation]
-        if left:
-            if len(left) < len(names):
-                self.found.open[f"{task}, {recipe}, {arm}"] = left
-            return None
-        best = max(range(len(names)), key=lambda place: (self.validation[names[place]], -place))
-        return candidates[best]
-
-    def runs_of(
-        self, recipe: str, arm: str, encoder: str | None, seeds: Sequence[int], findings: Sequence[str], priority: int,
-        tasks: Sequence[str] | None = None,
-    ) -> None:  # fmt: skip
-        """Fine-tunings of an encoder on tasks (all of them by default) over seeds, with the chosen settings."""
-        for task in self.plan.tasks if tasks is None else tasks:
-            candidate = self.chosen(recipe, task, arm, findings)
-            if candidate is None:
-                self.found.waiting += len(seeds)
-                continue
-            for seed in seeds:
-                self.finetuning(recipe, task, encoder, seed, findings, priority, candidate)
-
-    def gap_seeds(self) -> Iterator[tuple[int, list[int]]]:
-        """Pre-training seeds, each with the fine-tuning seeds of its runs: no two runs have the same one."""
-        tuned = self.plan.gap["finetuning_seeds"]
-        for seed in range(self.plan.gap["pretraining_seeds"]):
-            yield seed, [seed * tuned + place for place in range(tuned)]
-
-    @staticmethod
-    def _dear(seed: int) -> int:
-        """Priority of the deep encoder: after the shallow ones' first seeds."""
-        return 26 + 30 * seed
-
-    def _gap(self) -> None:
-        """Pre-trained against scratch; pre-training seed p has the fine-tuning seeds p n ... p n + n - 1."""
-        for recipe in self.plan.gap["recipes"]:
-            for seed, seeds in self.gap_seeds():
-                is_dear = recipe == self.plan.committee["reference"]
-                first = self._dear(seed) if is_dear else 10 + 2 * seed
-                encoder = self.pretraining(recipe, seed, [GAP], first)
-                for place, tuned in enumerate(seeds):
-                    priority = first + 1 + 40 * place
-                    self.runs_of(recipe, "pretrained", encoder, [tuned], [GAP], priority)
-                    self.runs_of(recipe, "scratch", None, [tuned], [GAP], priority)
-
-    def member_seeds(self, recipe: str) -> list[tuple[int, int]]:
-        """(pre-training seed, fine-tuning seed) of each member: the first ones are runs of the gap."""
-        tuned = self.plan.gap["finetuning_seeds"]
-        return [(seed, seed * tuned) for seed in range(self.plan.committee["members"][recipe])]
-
-    def longer_seeds(self) -> list[tuple[int, int]]:
-        """(pre-training seed, fine-tuning seed) of the members with more steps: those of the first members."""
-        tuned = self.plan.gap["finetuning_seeds"]
-        return [(seed, seed * tuned) for seed in range(self.plan.longer.get("members", 0))]
-
-    def longer_encoder(self, seed: int, findings: Sequence[str] = (), priority: int = 0) -> str:
-        """The run that pre-trains a member with more steps."""
-        return self.pretraining(
-            self.plan.first_member, seed, findings, priority, max_steps=self.plan.longer["max_steps"]
-        )
-
-    def encoder_seeds(self, recipe: str) -> dict[int, list[int]]:
-        """Pre-training seeds of all encoders on the whole corpus, each with the fine-tuning seeds of its runs."""
-        tuned = {}
-        if recipe in self.plan.committee["members"]:
-            tuned = {seed: [one] for seed, one in self.member_seeds(recipe)}
-        if recipe in (*self.plan.gap["recipes"], self.plan.committee["reference"]):
-            tuned |= dict(self.gap_seeds())
-        return dict(sorted(tuned.items()))
-
-    def _committee(self) -> None:
-        for number, recipe in enumerate(self.plan.committee["members"]):
-            for place, (seed, tuned) in enumerate(self.member_seeds(recipe)):
-                priority = 15 + 4 * place + 45 * min(number, 1)
-                encoder = self.pretraining(recipe, seed, [COMMITTEE], priority)
-                self.runs_of(recipe, "pretrained", encoder, [tuned], [COMMITTEE], priority + 1)
-        findings = [COMMITTEE, GAP] if self.plan.longer_name in self.plan.gap_models() else [COMMITTEE]
-        for place, (seed, tuned) in enumerate(self.longer_seeds()):  # before the other recipes
-            priority = 45 + 4 * place
-            encoder = self.longer_encoder(seed, findings, priority)
-            self.runs_of(self.plan.first_member, "pretrained", encoder, [tuned], findings, priority + 1)
-        reference = self.plan.committee["reference"]
-        for seed, seeds in self.gap_seeds():  # what the committees are compared with
-            encoder = self.pretraining(reference, seed, [COMMITTEE], self._dear(seed))
-            for place, tuned in enumerate(seeds):
-                priority = self._dear(seed) + 1 + 40 * place
-                self.runs_of(reference, "pretrained", encoder, [tuned], [COMMITTEE], priority)
-        settings = {
-            "size": self.plan.recipe_size,
-            "members": dict(self.plan.committee["members"]),
-            "reference": self.plan.committee["reference"],
-            "counts": self.plan.committee["counts"],
-            "batch_size": self.plan.committee["batch_size"],
-        }
-        self.found.add(StudyRun("latency", "latency", settings, (), (COMMITTEE,), 10_000))
+        longer = self.plan.committee.longer
+        if longer is not None and model == self.plan.longer_name:
+            first, seeds = self.plan.first_member, self.seeds(longer.members)
+            return {s: (self.pretraining(first, s, max_steps=longer.max_steps), seeds[s]) for s in seeds}
+        seeds = self.member_seeds(model)
+        if model in (*self.plan.gap.recipes, self.plan.committee.reference):
+            seeds |= self.gap_seeds
+        return {seed: (self.pretraining(model, seed), seeds[seed]) for seed in sorted(seeds)}
 
     def corpus_steps(self) -> Iterator[tuple[int, str, int]]:
-        """(texts, what is equal, steps) of each point of the finding on the corpus size."""
-        options, largest = self.plan.corpus_size, self.plan.corpus_size["num_texts"][-1]
-        for texts in options["num_texts"]:
-            yield texts, "steps", options["max_steps"]
-            yield texts, "epochs", round(options["max_steps"] * texts / largest)
+        """(texts, what is equal, steps) of each point of finding b."""
+        steps, sizes = self.plan.corpus_size.max_steps, self.plan.corpus_size.num_texts
+        for texts in sizes:
+            yield texts, "steps", steps
+            yield texts, "epochs", round(steps * texts / sizes[-1])
 
-    def _corpus_size(self) -> None:
-        recipe = self.plan.corpus_size["recipe"]
-        for seed in range(self.plan.corpus_size["pretraining_seeds"]):
+    def _priority(self, recipe: str, seed: int) -> int:
+        """The deep encoder takes longest, so it comes after the first seeds of the shallow ones of finding a."""
+        if recipe == self.plan.committee.reference:
+            return 26 + 30 * seed
+        return 10 + 2 * seed if recipe in self.plan.gap.recipes else 60
+
+    def _encoders(self) -> Iterator[Encoder]:
+        """Every encoder, by finding."""
+        plan = self.plan
+        for recipe in plan.gap.recipes:
+            for seed, tuned in self.gap_seeds.items():
+                run = self.pretraining(recipe, seed)
+                yield Encoder(recipe, run, tuned, (GAP,), self._priority(recipe, seed), scratch=True)
+        for recipe in plan.committee.members:
+            later = 0 if recipe == plan.first_member else 45
+            for seed, tuned in self.member_seeds(recipe).items():
+                yield Encoder(recipe, self.pretraining(recipe, seed), tuned, (COMMITTEE,), 15 + 4 * seed + later)
+        findings = (COMMITTEE, GAP) if plan.longer_name in plan.gap_models else (COMMITTEE,)
+        for seed, (run, tuned) in self.encoders(plan.longer_name).items() if plan.longer_name else ():
+            yield Encoder(plan.first_member, run, tuned, findings, 45 + 4 * seed)
+        deep = plan.committee.reference
+        for seed, tuned in self.gap_seeds.items():
+            yield Encoder(deep, self.pretraining(deep, seed), tuned, (COMMITTEE,), self._priority(deep, seed))
+        recipe = plan.corpus_size.recipe
+        for seed, tuned in self.seeds(plan.corpus_size.pretraining_seeds).items():
             for texts, _, steps in self.corpus_steps():
-                priority = 24 + 15 * seed
-                changes: dict[str, Any] = {"num_texts": texts, "max_steps": steps}
-                encoder = self.pretraining(recipe, seed, [CORPUS_SIZE], priority, **changes)
-                tuned = [seed * self.plan.gap["finetuning_seeds"]]
-                self.runs_of(recipe, "pretrained", encoder, tuned, [CORPUS_SIZE], priority + 1)
-                self.runs_of(recipe, "scratch", None, tuned, [CORPUS_SIZE], priority + 1)
-
-    def overlap_encoder(self, task: str, kind: str, seed: int, findings: Sequence[str] = (), priority: int = 0) -> str:
-        """The run that pre-trains on a subset; the random one is the same for all tasks (`execute` checks that)."""
-        config = f"{next(iter(self.plan.tasks)) if kind == 'random' else task}-{kind}"
-        options = self.plan.overlap
-        return self.pretraining(
-            options["recipe"], seed, findings, priority, subset=config, max_steps=options["max_steps"]
-        )
-
-    def _overlap(self) -> None:
-        recipe, options = self.plan.overlap["recipe"], self.plan.overlap
-        for seed in range(options["pretraining_seeds"]):
-            for task in self.plan.tasks:
+                run = self.pretraining(recipe, seed, num_texts=texts, max_steps=steps)
+                yield Encoder(recipe, run, tuned, (CORPUS_SIZE,), 24 + 15 * seed, scratch=True)
+        for seed, tuned in self.seeds(plan.overlap.pretraining_seeds).items():
+            for task in plan.tasks:
                 for kind in KINDS:
-                    priority = 22 + 15 * seed
-                    encoder = self.overlap_encoder(task, kind, seed, [OVERLAP], priority)
-                    tuned = [seed * self.plan.gap["finetuning_seeds"]]
-                    self.runs_of(recipe, "pretrained", encoder, tuned, [OVERLAP], priority + 1, [task])
-                    self.runs_of(recipe, "scratch", None, tuned, [OVERLAP], priority + 1, [task])
+                    run = self.on_subset(task, kind, seed)
+                    yield Encoder(plan.overlap.recipe, run, tuned, (OVERLAP,), 22 + 15 * seed, True, (task,))
 
-    def baselines(self, task: str) -> list[StudyRun]:
-        """The rows that stand in every table."""
-        settings = {"task": task, "task_options": self.plan.tasks[task]}
-        kinds = ["tfidf", "sentence"] if self.plan.sentence_encoder else ["tfidf"]
-        return [StudyRun(kind, f"{task}-{kind}", settings, (), (BASELINES,), 5) for kind in kinds]
-
-    def _baselines(self) -> None:
+    def expand(self) -> Expansion:
+        """All runs that can be named: fine-tunings whose rates are not chosen yet are only counted."""
+        expansion = Expansion()
+        expansion.add(self.tokenizer, (), 0)
+        for encoder in self._encoders():
+            expansion.add(encoder.run, encoder.findings, encoder.priority)
+            for task in encoder.tasks or self.plan.tasks:
+                for arm in ARMS if encoder.scratch else ARMS[:1]:
+                    self._add_finetunings(expansion, encoder, task, arm)
+        expansion.add(self.latency, (COMMITTEE,), 10_000)
         for task in self.plan.tasks:
             for run in self.baselines(task):
-                self.found.add(run)
+                expansion.add(run, (BASELINES,), 5)
+        return expansion
+
+    def _add_finetunings(self, expansion: Expansion, encoder: Encoder, task: str, arm: str) -> None:
+        candidates = self.candidates(encoder.recipe, task, arm)
+        if len(candidates) > 1:  # first of all: further runs wait for the choice
+            for candidate in candidates:
+                expansion.add(candidate, encoder.findings, self._priority(encoder.recipe, 0))
+        runs = self.tuned(encoder.recipe, task, encoder.run if arm == "pretrained" else None, encoder.seeds)
+        if not runs:
+            expansion.waiting += len(encoder.seeds)
+            left = [run.name for run in candidates if run.name not in self.validation]
+            if len(left) < len(candidates):
+                expansion.open[f"{task}, {encoder.recipe}, {arm}"] = left
+        for place, run in enumerate(runs):
+            expansion.add(run, encoder.findings, encoder.priority + 1 + 40 * place)

@@ -1,6 +1,6 @@
-"""The study's runs as tasks of a Ray cluster: each retried on another node when its own dies.
+"""The study's runs as tasks of a Ray cluster: each is retried on another node when its own dies.
 
-Records and work folders must lie on a path that all nodes share: a run that moves continues from its checkpoint there.
+Records and work folders must be on a path that all nodes share: a run that moves continues from its checkpoint there.
 Inside a run Accelerate does the parallel work; between runs Ray only schedules.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..runs.worker_pool import Job
+from ..runs.worker_pool import Job, work
 
 logger = logging.getLogger(__name__)
 RETRIES = 3
@@ -31,7 +31,7 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
     """Do jobs on a cluster until none is wanted.
 
     Args:
-        wanted: gives the jobs that are to be done from now on, in order of preference; asked again when one has ended.
+        wanted: the jobs to be done from now on, in order of preference; asked again when one has ended.
         address: the cluster's; None for the variable RAY_ADDRESS, or a cluster of this machine alone.
         gpus: GPUs that each job takes, 0 for CPUs alone; a job takes one CPU.
 
@@ -43,52 +43,27 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
     check_ray()
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    mine = not ray.is_initialized()
-    if mine:
-        try:
-            fresh: dict[str, Any] = {} if address or os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
-            ray.init(address=address, log_to_driver=False, **fresh)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"No Ray cluster answers at {address} ({error}): give another --ray-address.") from error
-    if gpus and ray.cluster_resources().get("GPU", 0) < gpus:
-        raise UserError(
-            f"--gpus-per-run is {gpus:g} but the cluster has {ray.cluster_resources().get('GPU', 0):g} GPUs: give less."
-        )
-    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
-    remote = ray.remote(**options)(_work)
+    started_here = not ray.is_initialized()
+    _connect(ray, address, gpus)
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD")(_work)
     flying: dict[Any, Job] = {}
     finished: set[str] = set()
     try:
         with tqdm(desc="Study on Ray", unit="run", file=sys.stderr) as bar:
             waiting = list(wanted())
-            while waiting or flying:
-                running = {job.name for job in flying.values()}
-                # What waits in the cluster would be started after --stop-after too: no more than it works on at once.
-                there = ray.cluster_resources()
-                slots = int(there.get("CPU", 1))
-                if gpus:
-                    slots = min(slots, int(there.get("GPU", 0) / gpus))
-                for job in waiting:
-                    if len(flying) >= max(1, slots):
-                        break
-                    if job.name not in running | finished and finished.issuperset(job.after):
-                        flying[remote.remote(job.function, job.arguments)] = job
+            while True:
+                started = {job.name for job in flying.values()} | finished
+                ready = [job for job in waiting if job.name not in started and finished.issuperset(job.after)]
+                # Jobs queued in the cluster would also start after --stop-after: send no more than it runs at once.
+                for job in ready[: max(0, _slots(ray, gpus) - len(flying))]:
+                    flying[remote.remote(job.function, job.arguments)] = job
                 if not flying:
                     break
-                known = {job.name for job in waiting} | {job.name for job in flying.values()} | finished
-                bar.total = len(known)
+                bar.total = len({job.name for job in (*waiting, *flying.values())} | finished)
                 done, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_SECONDS)
                 for reference in done:
                     job = flying.pop(reference)
-                    try:
-                        _result(ray, reference, job)
-                    except Exception as error:
-                        if flying:  # end first, as on one machine: what they have done since a checkpoint is kept
-                            logger.error("%s failed (%s); waiting for the other runs in hand.", job.name, error)
-                            ray.wait(list(flying), num_returns=len(flying))
-                            flying.clear()
-                        raise
+                    _raise_failure(ray, reference, job, flying)
                     finished.add(job.name)
                     bar.update(1)
                 if done:
@@ -96,28 +71,51 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
     finally:
         for reference in flying:
             ray.cancel(reference, force=True)
-        if mine:
+        if started_here:
             ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None, gpus: float) -> None:
+    """Join the cluster, or start one on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    new = not address and "RAY_ADDRESS" not in os.environ
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, **({"include_dashboard": False} if new else {}))
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"No Ray cluster answers at {address} ({error}): give another --ray-address.") from error
+    available = ray.cluster_resources().get("GPU", 0)
+    if available < gpus:
+        raise UserError(f"--gpus-per-run is {gpus:g} but the cluster has {available:g} GPUs: give less.")
+
+
+def _slots(ray: Any, gpus: float) -> int:
+    """How many jobs the cluster runs at once."""
+    resources = ray.cluster_resources()
+    slots = int(resources.get("CPU", 1))
+    return max(1, min(slots, int(resources.get("GPU", 0) / gpus)) if gpus else slots)
 
 
 def _work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> bool:
     """Body of a task; results are read from the shared folder, so only success comes back."""
-    from ..runs.worker_pool import work
-
     work(function, arguments)
     return True
 
 
-def _result(ray: Any, reference: Any, job: Job) -> None:
+def _raise_failure(ray: Any, reference: Any, job: Job, others: dict[Any, Job]) -> None:
+    """Raise what a job raised, after the others have ended: what they did since a checkpoint is kept."""
     try:
         ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise
     except ray.exceptions.RayError as error:
-        raise UserError(
-            f"The run {job.name} ended {RETRIES + 1} times with its node ({type(error).__name__}): start the same "
-            "command again, it continues."
-        ) from error
+        if others:
+            logger.error("%s failed (%s); waiting for the other runs.", job.name, error)
+            ray.wait(list(others), num_returns=len(others))
+            others.clear()
+        if not isinstance(error, ray.exceptions.RayTaskError):
+            raise UserError(
+                f"The run {job.name} ended {RETRIES + 1} times with its node ({type(error).__name__}): start the same "
+                "command again, it continues."
+            ) from error
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise

@@ -1,231 +1,331 @@
-"""`tlm study report`: tables, sentences and plots of the findings from the records alone; twice gives equal bytes."""
+"""`tlm study report`: tables and plots of the findings from the records alone; twice gives equal bytes."""
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jinja2
 
+from ..data.corpora import load_corpus
+from ..data.overlap_subsets import KINDS
+from ..data.tasks import load_task
 from ..errors import UserError
-from ..runs.atomic_files import write_json, write_text
-from .findings import ALL_TASKS, BASELINE_NAMES, COLLAPSED, NOT_WORSE, OTHER_SEEDS, Findings, Row
-from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
-from .plan_file import SizePlan
+from ..hub.demo_data import DEMO_FILE, DemoTask, stage_demo
+from ..runs.atomic_files import Json, write_json, write_text
+from ..runs.provenance import portable_path
+from ..training.join_committee import CommitteeArguments, join_committee
+from .execute import Record, is_ready
+from .findings import (
+    BASELINE_NAMES,
+    COLLAPSED,
+    NOT_WORSE,
+    OTHER_SEEDS,
+    WITHOUT_COLLAPSED,
+    Findings,
+    Row,
+    difference_from,
+)
+from .plan import BASELINES, COMMITTEE, GAP, OVERLAP, Planner
+from .plan_file import ARMS
 from .plots import draw_plots
-from .report_sentences import Sentences, percent, points, runs, t_points
-from .study import RECORDS, StudyArguments, check_arguments, read_state
-from .study_facts import models, precisions, rates
+from .study import StudyArguments, check_arguments, read_state
 
 REPORT_FILE, ROWS_FILE = "REPORT.md", "rows.json"
 TEMPLATE = Path(__file__).with_name("report.md.jinja")
-Table = dict[str, Any]
+MOST_DEMO_MEMBERS = 5
+TITLES = {
+    "ag_news": "AG News: world, sports, business or technology?",
+    "dbpedia_14": "DBpedia: what kind of thing is described?",
+    "fewrel": "FewRel: which relation does a sentence state?",
+    "docstrings": "Which library does a paragraph document?",
+}
 
 
-def write_report(arguments: StudyArguments) -> dict[str, Any]:
+def write_report(arguments: StudyArguments) -> Json:
     """Write `REPORT.md`, `rows.json` and the plots into the results folder, and the rows to `--json` too.
 
     Returns:
-        `report`: the page; `findings`: the sentences; `rows`.
+        `report`: the page; `rows` as written.
 
     Raises:
         UserError: bad options or plan, or no record yet.
     """
     plan = check_arguments(arguments)
-    state = read_state(arguments, plan)
+    state, folder = read_state(arguments, plan), arguments.results_folder
     if not state.records:
-        raise UserError(
-            f"{arguments.results_folder()} has no finished run: start with `tlm study run --size {arguments.size}`."
-        )
-    folder = arguments.results_folder()
-    findings = Findings(plan, state.records, folder / RECORDS)
+        raise UserError(f"{folder} has no finished run: start with `tlm study run --size {arguments.size}`.")
+    findings = Findings(state.planner, state.records, arguments.records_folder)
     rows, latency = findings.rows(), findings.latency()
-    view = Report(rows, latency, plan, models(findings), rates(findings))
-    drawn = draw_plots(rows, latency, plan, folder)
-    sentences = view.sentences()
+    tables = Tables(rows, latency, state.planner, state.records)
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters["table"] = markdown
-    records = state.records.values()
+    records = list(state.records.values())
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=arguments.title,
-        plan=plan,
         command=arguments.command("report"),
-        drawn=drawn,
-        reference=plan.committee["reference"],
-        deep=next((row for row in view.models if row["recipe"] == plan.committee["reference"]), None),
-        shallow=next((row for row in view.models if row["recipe"] == plan.first_member), None),
-        view=view,
-        sentences=sentences,
-        runs=len(state.records),
-        missing=len(state.missing),
-        waiting=state.expansion.waiting,
-        hours=sum(record.get("seconds", 0.0) for record in records) / 3600,
-        trainings=precisions(records),
-        machines=sorted({_machine(record["machine"]) for record in records}),
-        commits=sorted({_commit(record["commit"]) for record in records}),
+        plan=plan,
+        state=state,
+        tables=tables,
+        drawn=draw_plots(rows, latency, plan, folder),
+        hours=sum(record.results.get("seconds", 0.0) for record in records) / 3600,
+        machines=sorted({_machine(record.results["machine"]) for record in records}),
+        commits=sorted({_commit(record.results["commit"]) for record in records}),
         margin=NOT_WORSE,
         collapsed=COLLAPSED,
     )
     write_text(folder / REPORT_FILE, page)
-    found = {"size": arguments.size, "rows": rows, "latency": latency, "sentences": sentences}
-    found |= {"reference": plan.committee["reference"], "models": view.models, "rates": view.rates}
-    write_json(folder / ROWS_FILE, found)
-    if arguments.json is not None:
-        write_json(Path(arguments.json).expanduser(), found)
-    return {"report": str(folder / REPORT_FILE), "findings": sentences, "rows": rows}
+    written = {"size": arguments.size, "reference": plan.committee.reference, "rows": [asdict(row) for row in rows]}
+    written["latency"] = latency
+    for file in (folder / ROWS_FILE, *([Path(arguments.json).expanduser()] if arguments.json else [])):
+        write_json(file, written)
+    return {"report": portable_path(str(folder / REPORT_FILE)), "rows": written["rows"]}
 
 
-def _commit(commit: str | None) -> str:
-    if commit is None:
-        return "none"
-    return commit[:12] + ("-dirty" if commit.endswith("-dirty") else "")
+def _commit(found: str | None) -> str:
+    return "none" if found is None else found[:12] + ("-dirty" if found.endswith("-dirty") else "")
 
 
-def _machine(found: dict[str, Any]) -> str:
-    accelerator = found.get("accelerator") or "no GPU"
-    return f"{found['processor']}, {found['cores']} cores, {accelerator}"
+def _machine(found: Json) -> str:
+    return f"{found['processor']}, {found['cores']} cores, {found.get('accelerator') or 'no GPU'}"
 
 
-def markdown(table: Table) -> str:
-    """A Markdown table of `head` and `rows`."""
-    lines = [f"| {' | '.join(table['head'])} |", f"|{'---|' * len(table['head'])}"]
-    lines += [f"| {' | '.join(row)} |" for row in table["rows"]]
-    return "\n".join(lines)
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(
+        [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *[f"| {' | '.join(row)} |" for row in lines]]
+    )
 
 
-class Report(Sentences):
-    """Tables of the rows, beside their sentences.
+class Tables:
+    """The tables of the report, in Markdown.
 
     Args:
-        rows, latency, plan: as of `Sentences`.
-        models, rates: see `study_facts`.
+        rows, latency: as of `Findings`.
+        planner, records: of the study.
     """
 
-    def __init__(
-        self, rows: list[Row], latency: list[dict[str, Any]], plan: SizePlan,
-        models: Sequence[dict[str, Any]] = (), rates: Sequence[dict[str, Any]] = (),
-    ) -> None:  # fmt: skip
-        super().__init__(rows, latency, plan)
-        self.models, self.rates = list(models), list(rates)
+    def __init__(self, rows: list[Row], latency: list[Json], planner: Planner, records: dict[str, Record]) -> None:
+        self.rows, self.latency_rows, self.planner, self.records = rows, latency, planner, records
+        self.plan = planner.plan
 
-    def model_table(self) -> Table:
-        """What the encoders on the whole corpus cost."""
+    def select(self, **values: Any) -> list[Row]:
+        """All rows with these values."""
+        return [row for row in self.rows if all(getattr(row, key) == value for key, value in values.items())]
+
+    def find(self, **values: Any) -> Row | None:
+        """The one row with these values."""
+        return next(iter(self.select(**values)), None)
+
+    def models(self) -> str:
+        """What the encoders on the whole corpus are and cost."""
         head = ["encoder", "parameters", "seeds", "texts", "steps", "held-out loss, nats", "seconds of one core"]
         lines = []
-        for row in self.models:
-            low, high = row["loss"]
-            loss = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
-            numbers = [f"{row[name]:,}" for name in ("parameters", "encoders", "texts", "steps")]
-            lines.append([row["recipe"], *numbers, loss, f"{row['seconds']:,.0f}"])
-        return {"head": head, "rows": lines}
+        for model in (*self.plan.pretraining, self.plan.longer_name):
+            runs = [run for run, _ in self.planner.encoders(model).values()] if model else []
+            found = [self.records[run.name].results for run in runs if run.name in self.records]
+            if found:
+                losses = [record["held_out"]["loss"] for record in found]
+                low, high = f"{min(losses):.2f}", f"{max(losses):.2f}"
+                counts = [found[0]["parameters"], len(found), found[0]["texts"], found[0]["steps"]]
+                seconds = median(record["seconds"] for record in found)
+                loss = low if low == high else f"{low} to {high}"
+                lines.append([model, *[f"{count:,}" for count in counts], loss, f"{seconds:,.0f}"])
+        return markdown(head, lines)
 
-    def rate_table(self) -> Table:
-        """What validation said of the candidates of each arm."""
-        head = ["task", "model", "arm", "validation accuracy of each candidate, the chosen one in bold", "at the edge"]
-        lines = []
-        for row in self.rates:
-            cells = []
-            for candidate in row["candidates"]:
-                words = f"{candidate['learning_rate']:g}"
-                if "initializer_range" in candidate:
-                    words += f" (initial weights {candidate['initializer_range']:g})"
-                words += ": " + ("to be done" if candidate["validation"] is None else f"{candidate['validation']:.3f}")
-                cells.append(f"**{words}**" if candidate["chosen"] else words)
-            edge = "yes" if row["at_edge"] else ""
-            lines.append([row["task"], row["recipe"], row["arm"], ", ".join(cells), edge])
-        return {"head": head, "rows": lines}
-
-    def _baseline_rows(self, columns: int, place: int) -> list[list[str]]:
-        """A line for each baseline and task: its accuracy in column `place`."""
-        lines = []
-        for task in self.tasks:
-            for row in self.all(finding=BASELINES, task=task):
-                cells = [task, row["model"], *[""] * (columns - 2)]
-                cells[place] = percent(row)
-                lines.append(cells)
-        return lines
-
-    def gap_table(self) -> Table:
+    def gap(self) -> str:
         """Finding a."""
         head = ["task", "model", "from scratch", "pre-trained", "gap", "t-interval of the gap", "runs",
                 "gap, other seeds", "pre-trained less TF-IDF"]  # fmt: skip
         lines = []
-        for task in self.tasks:
-            for model in self.plan.gap_models():
-                of = {"finding": GAP, "task": task, "model": model}
-                gap = self.find(**of, x="gap")
-                if gap is not None:
-                    arms = [self.find(**of, x=arm, measure="accuracy") for arm in ("scratch", "pretrained")]
-                    rest = points(self.find(**of, x=OTHER_SEEDS))
-                    tfidf = points(self.find(**of, measure=f"difference from {BASELINE_NAMES['tfidf']}"))
-                    lines.append([task, model, *map(percent, arms), points(gap), t_points(gap), runs(gap), rest, tfidf])
-        return {"head": head, "rows": lines + self._baseline_rows(len(head), 3)}
+        for row in self.select(finding=GAP, x="gap"):
+            of = {"finding": GAP, "task": row.task, "model": row.model}
+            arms = [_percent(self.find(**of, x=arm, measure="accuracy")) for arm in ("scratch", "pretrained")]
+            rest = _points(self.find(**of, x=OTHER_SEEDS))
+            tfidf = _points(self.find(**of, measure=difference_from(BASELINE_NAMES["tfidf"])))
+            lines.append([row.task, row.model, *arms, row.points, row.t_points, row.sides, rest, tfidf])
+        lines.sort(key=lambda line: list(self.plan.tasks).index(line[0]))
+        return markdown(head, lines + self._baselines(len(head)))
 
-    def corpus_table(self) -> Table:
+    def collapsed(self) -> str:
+        """The gap without runs that did not learn; empty where all did."""
+        head = ["task", "model", "runs that did not learn", "gap without them", "t-interval", "runs"]
+        rows = self.select(x=WITHOUT_COLLAPSED)
+        lines = [
+            [row.task, row.model, ", ".join(row.collapsed or ()), row.points, row.t_points, row.sides] for row in rows
+        ]
+        return markdown(head, lines) if lines else ""
+
+    def _baselines(self, columns: int) -> list[list[str]]:
+        """A line for each baseline and task, with its accuracy in the fourth column."""
+        rows = self.select(finding=BASELINES)
+        return [[row.task, row.model, "", row.percent, *[""] * (columns - 4)] for row in rows]
+
+    def corpus_size(self) -> str:
         """Finding b."""
-        sizes = self.plan.corpus_size["num_texts"]
+        sizes = self.plan.corpus_size.num_texts
         head = ["task", "at equal", *[f"{size:,} texts" for size in sizes], "gap per doubling", "t-interval", "runs"]
         lines = []
-        recipe = self.plan.corpus_size["recipe"]
-        for task in self.tasks:
+        for task in self.plan.tasks:
             for equal in ("steps", "epochs"):
-                model = f"{recipe}, equal {equal}"
-                found = [
-                    self.find(finding=CORPUS_SIZE, task=task, model=model, x=size, measure="gap") for size in sizes
-                ]
-                rise = self.find(finding=CORPUS_SIZE, task=task, model=model, x="slope")
-                if any(found):
-                    fewest = min((row for row in found if row is not None), key=lambda row: row["runs"])
-                    lines.append([task, equal, *map(points, found), points(rise), t_points(rise), runs(fewest)])
-        return {"head": head, "rows": lines}
+                of = {"task": task, "model": f"{self.plan.corpus_size.recipe}, equal {equal}"}
+                gaps = [self.find(**of, x=size, measure="gap") for size in sizes]
+                if any(gaps):
+                    rise = self.find(**of, x="slope")
+                    fewest = min((row for row in gaps if row is not None), key=lambda row: row.runs)
+                    t_interval = "" if rise is None else rise.t_points
+                    lines.append([task, equal, *map(_points, gaps), _points(rise), t_interval, fewest.sides])
+        return markdown(head, lines)
 
-    def overlap_table(self) -> Table:
+    def overlap(self) -> str:
         """Finding c."""
         head = [
             "task", "subset", "divergence, bits", "types covered", "occurrences covered", "gap", "t-interval", "runs",
         ]  # fmt: skip
         lines = []
-        for task in self.tasks:
-            for row in self.all(finding=OVERLAP, task=task, measure="gap"):
-                measured = row["measures"]
-                lines.append(
-                    [task, row["model"].split(", ")[1], f"{row['x']:.3f}", f"{measured['type_coverage']:.3f}",
-                     f"{measured['occurrence_coverage']:.4f}", points(row), t_points(row), runs(row)]
-                )  # fmt: skip
-        for task in (*self.tasks, ALL_TASKS):
-            for row in self.all(finding=OVERLAP, task=task, measure="difference"):
-                lines.append([task, row["x"], "", "", "", points(row), t_points(row), runs(row)])
-        return {"head": head, "rows": lines}
+        for task in self.plan.tasks:
+            for kind in KINDS:
+                row = self.find(task=task, model=f"{self.plan.overlap.recipe}, {kind} overlap", measure="gap")
+                if row is not None and row.measures is not None:
+                    covered = [f"{row.measures['type_coverage']:.3f}", f"{row.measures['occurrence_coverage']:.4f}"]
+                    divergence = f"{row.measures['jensen_shannon_bits']:.3f}"
+                    interval = [row.points, row.t_points, row.sides]
+                    lines.append([task, f"{kind} overlap", divergence, *covered, *interval])
+        for row in self.select(finding=OVERLAP, measure="difference"):
+            lines.append([row.task, str(row.x), "", "", "", row.points, row.t_points, row.sides])
+        return markdown(head, lines)
 
-    def committee_table(self) -> Table:
+    def committee(self) -> str:
         """Finding d: accuracy of committees, the deep encoder and the baselines."""
-        reference = self.plan.committee["reference"]
         first = self.plan.first_member
-        plain = f"{self.plan.committee['members'][first]} {first}"
-        sides = (reference, f"as many {first}", plain, *BASELINE_NAMES.values())
-        comparisons = [f"difference from {name}" for name in sides]
-        comparisons = [measure for measure in comparisons if self.all(measure=measure)]
-        head = ["task", "model", "members", "accuracy", *comparisons]
+        plain = f"{self.plan.committee.members[first]} {first}"
+        sides = (self.plan.committee.reference, f"as many {first}", plain, *BASELINE_NAMES.values())
+        measures = [difference_from(side) for side in sides if self.select(measure=difference_from(side))]
+        head = ["task", "model", "members", "accuracy", *measures]
         lines = []
-        for task in self.tasks:
-            rows = self.all(finding=COMMITTEE, task=task, measure="accuracy")
-            for row in rows:
-                others = [
-                    self.find(finding=COMMITTEE, task=task, model=row["model"], x=row["x"], measure=measure)
-                    for measure in comparisons
-                ]
-                lines.append([task, row["model"], str(row["x"]), percent(row), *map(points, others)])
-        return {"head": head, "rows": lines + self._baseline_rows(len(head), 3)}
+        for row in self.select(finding=COMMITTEE, measure="accuracy"):
+            of = {"finding": COMMITTEE, "task": row.task, "model": row.model, "x": row.x}
+            others = [_points(self.find(**of, measure=measure)) for measure in measures]
+            lines.append([row.task, row.model, str(row.x), row.percent, *others])
+        return markdown(head, lines + self._baselines(len(head)))
 
-    def latency_table(self) -> Table:
-        """Milliseconds of the models of finding d."""
-        batches = sorted({row["batch_size"] for row in self.latency})
-        head = ["model", "members", *[f"batch of {texts}, ms" for texts in batches]]
+    def smallest(self) -> str:
+        """The smallest committees that are not worse than the deep encoder."""
+        first, reference = self.plan.first_member, self.plan.committee.reference
+        times = {
+            (row["model"], row["members"]): row["milliseconds"] for row in self.latency_rows if row["batch_size"] == 1
+        }
         lines = []
-        for model, members in dict.fromkeys((row["model"], row["members"]) for row in self.latency):
-            times = {
-                row["batch_size"]: row["milliseconds"]
-                for row in self.latency
-                if (row["model"], row["members"]) == (model, members)
-            }
-            lines.append([model, str(members), *[f"{times[texts]:.2f}" for texts in batches]])
-        return {"head": head, "rows": lines}
+        for row in self.select(measure="smallest that is not worse"):
+            ours, theirs = times.get((first, row.x)), times.get((reference, 1))
+            faster = f"{theirs / ours:.1f}" if ours and theirs else ""
+            lines.append([row.task, row.model, str(row.x), row.points, faster])
+        return markdown(["task", "model", "members", difference_from(reference), "times as fast, one text"], lines)
+
+    def latency(self) -> str:
+        """Milliseconds of the models of finding d."""
+        batches = sorted({row["batch_size"] for row in self.latency_rows})
+        times: dict[tuple[str, int], dict[int, float]] = {}
+        for row in self.latency_rows:
+            times.setdefault((row["model"], row["members"]), {})[row["batch_size"]] = row["milliseconds"]
+        lines = [
+            [model, str(members), *[f"{found[batch]:.2f}" for batch in batches]]
+            for (model, members), found in times.items()
+        ]
+        return markdown(["model", "members", *[f"batch of {texts}, ms" for texts in batches]], lines)
+
+    def rates(self) -> str:
+        """What validation said of the candidates of each arm, where there are several."""
+        head = ["task", "model", "arm", "validation accuracy of each candidate, the chosen one in bold", "at the edge"]
+        lines = []
+        for task in self.plan.tasks:
+            for recipe, tuning in self.plan.finetuning.items():
+                for arm in ARMS:
+                    options = tuning.candidates(arm)
+                    runs = self.planner.candidates(recipe, task, arm)
+                    accuracies = [self.planner.validation.get(run.name) for run in runs]
+                    if len(options) > 1 and any(accuracies):
+                        chosen = self.planner.chosen(recipe, task, arm)
+                        cells = [_candidate(*each, chosen) for each in zip(options, accuracies, strict=True)]
+                        rates = [option["learning_rate"] for option in options]
+                        is_edge = chosen is not None and chosen["learning_rate"] in (min(rates), max(rates))
+                        lines.append([task, recipe, arm, ", ".join(cells), "yes" if is_edge else ""])
+        return markdown(head, lines)
+
+
+def _candidate(option: dict[str, float], accuracy: float | None, chosen: dict[str, float] | None) -> str:
+    words = f"{option['learning_rate']:g}"
+    if "initializer_range" in option:
+        words += f" (initial weights {option['initializer_range']:g})"
+    words += ": to be done" if accuracy is None else f": {accuracy:.3f}"
+    return f"**{words}**" if option is chosen else words
+
+
+def _percent(row: Row | None) -> str:
+    return "" if row is None else row.percent
+
+
+def _points(row: Row | None) -> str:
+    return "" if row is None else row.points
+
+
+def stage_study_demo(arguments: StudyArguments) -> Json:
+    """Join finished members into committees of up to five; stage them with a deep encoder for the Space.
+
+    Returns:
+        `demo`: the description in `WORK_DIR/demo`; `tasks` that it has.
+
+    Raises:
+        UserError: no task has two members whose weights are in the work folder.
+    """
+    plan = check_arguments(arguments)
+    planner, work = read_state(arguments, plan).planner, arguments.work_folder
+    tasks = [demo for task in plan.tasks if (demo := _demo_task(arguments, planner, task)) is not None]
+    if not tasks:
+        raise UserError(
+            f"{work} has no task with two members whose weights are there: run `tlm study run --size {arguments.size}` "
+            "first."
+        )
+    first = plan.first_member
+    encoders = {recipe: work / planner.pretraining(recipe, 0).name for recipe in (first, plan.committee.reference)}
+    encoders = {recipe: folder for recipe, folder in encoders.items() if is_ready("pretrain", folder)}
+    corpus = load_corpus(plan.corpus, num_texts=plan.pretraining[first]["num_texts"], root=arguments.data_root)["train"]
+    rows = arguments.results_folder / ROWS_FILE
+    words = f"{plan.corpus}, {len(corpus):,} texts"
+    folder = stage_demo(work / "demo", tasks, encoders, words, corpus["text"][:], rows if rows.is_file() else None)
+    return {"demo": portable_path(str(folder / DEMO_FILE)), "tasks": [task.name for task in tasks]}
+
+
+def _demo_task(arguments: StudyArguments, planner: Planner, task: str) -> DemoTask | None:
+    """A committee of the members that have weights, and the deep encoder; None with fewer than two members."""
+    plan, work = planner.plan, arguments.work_folder
+
+    def classifiers(recipe: str, seeds: dict[int, list[int]]) -> list[Path]:
+        runs = [
+            run
+            for seed, tuned in seeds.items()
+            for run in planner.tuned(recipe, task, planner.pretraining(recipe, seed), tuned)
+        ]
+        folders = [work / run.name / "classifier" for run in runs]
+        return [folder for folder in folders if is_ready("pretrain", folder)]  # results and weights
+
+    members = classifiers(plan.first_member, planner.member_seeds(plan.first_member))[:MOST_DEMO_MEMBERS]
+    if len(members) < 2:
+        return None
+    digest = hashlib.sha256("\n".join(member.parent.name for member in members).encode()).hexdigest()[:10]
+    output, options = work / f"committee-{task}-{digest}", plan.tasks[task]
+    paths = [str(member) for member in members]
+    join_committee(
+        CommitteeArguments(
+            task=task,
+            data_root=arguments.data_root,
+            members=paths,
+            output_dir=str(output),
+            disable_tqdm=True,
+            **options,
+        )
+    )
+    deep = classifiers(plan.committee.reference, planner.seeds(1))
+    splits = load_task(task, root=arguments.data_root, **options)
+    return DemoTask(task, TITLES.get(task, task), output, deep[0] if deep else None, splits)

@@ -1,15 +1,15 @@
-"""The study: `plan` shows its runs and what they cost, `run` does those that are missing (`report` reads them)."""
+"""The study: `plan` shows its runs and what they cost, `run` does the missing ones (`report` reads them)."""
 
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 from filelock import FileLock, Timeout
 
@@ -17,32 +17,25 @@ from ..data.sources import data_root
 from ..errors import UserError, check_range
 from ..evaluation.baselines import check_sentence_encoder
 from ..flops import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
-from ..recipes import build_config, find_schedule, find_size
+from ..recipes import build_config, find_schedule
+from ..runs.atomic_files import Json
 from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
 from ..training.time_budget import parse_duration
-from .execute import RunArguments, execute, is_ready, read_record
-from .plan import (
-    FINDINGS,
-    Expansion,
-    Planner,
-    StudyRun,
-    validation_accuracies,
-)
-from .plan_checks import check_data
-from .plan_file import PLAN_FILE, SizePlan, read_plan
+from .execute import Record, RunArguments, execute, is_ready, read_record
+from .plan import FINDINGS, Expansion, Planner, StudyRun
+from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
 from .ray_executor import check_ray, run_on_ray
 
 logger = logging.getLogger(__name__)
 RECORDS = "runs"
-EXECUTORS = ("local", "ray")
-OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "tfidf": 20.0, "sentence": 240.0, "latency": 60.0}
-"""Guesses for what is no training."""
-START_SECONDS = 10.0
-"""Of a training: reading texts, scoring."""
 HOUR = 3600.0
-ALONE = "latency"
-"""Kind of run that must have the machine to itself."""
+BATCH_SIZE = 32
+MULTIPLY_ADDS_PER_SECOND = 5e10
+"""Of one core: a guess for trainings that no record has timed."""
+STEP_SECONDS, START_SECONDS = 0.008, 10.0
+"""Time of a training that is no multiply-adds: in each step, and once for reading and scoring texts."""
+OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "tfidf": 20.0, "sentence": 240.0, "latency": 60.0}
 
 
 @dataclass
@@ -71,7 +64,7 @@ class StudyArguments:
     stop_after: str | None = field(default=None, metadata={"help": "Start no further run after so long, such as 2h."})
     executor: str = field(
         default="local",
-        metadata={"help": "local, or ray for a cluster (extra `cluster`) whose nodes all have the same folders."},
+        metadata={"help": "local, or ray for a cluster (extra `cluster`) whose nodes share the folders."},
     )
     ray_address: str | None = field(
         default=None,
@@ -89,19 +82,26 @@ class StudyArguments:
 
     @property
     def title(self) -> str:
-        """`laptop`, or with a plan of one's own `PLAN-laptop`, so that the reports of two plans lie apart."""
+        """`laptop`, or with another plan `PLAN-laptop`, so that two plans have separate folders."""
         return self.size if self.own_plan is None else f"{Path(self.own_plan).stem}-{self.size}"
 
+    @property
     def results_folder(self) -> Path:
-        """Where records, tables and plots lie."""
+        """Folder of records, tables and plots."""
         return Path(self.results_dir or f"results/study/{self.title}").expanduser()
 
+    @property
+    def records_folder(self) -> Path:
+        """Folder of records."""
+        return self.results_folder / RECORDS
+
+    @property
     def work_folder(self) -> Path:
-        """Where weights and checkpoints lie."""
+        """Folder of weights and checkpoints."""
         return Path(self.work_dir or f"outputs/study/{self.title}").expanduser()
 
     def command(self, what: str) -> str:
-        """The command that a record or report names: the same however it was started."""
+        """The command that a record or report names, however it was started."""
         plan = [] if self.own_plan is None else ["--plan", self.own_plan]
         return command_line(["tlm", "study", what, "--size", self.size, *plan])
 
@@ -117,15 +117,14 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
     for name in arguments.findings:
         if name not in FINDINGS:
             raise UserError(f"--findings has {name!r}: choose among {', '.join(FINDINGS)}.")
-    if arguments.executor not in EXECUTORS:
-        raise UserError(f"--executor is {arguments.executor!r}: choose {' or '.join(EXECUTORS)}.")
+    if arguments.executor not in ("local", "ray"):
+        raise UserError(f"--executor is {arguments.executor!r}: choose local or ray.")
     if arguments.ray_address is not None and arguments.executor != "ray":
         raise UserError("--ray-address is that of a Ray cluster: add --executor ray, or leave it out.")
-    for name in ("findings", "runs"):
-        if getattr(arguments, name) and arguments.what == "report":
-            raise UserError(f"A report has all findings: leave --{name} out.")
+    if arguments.what == "report" and (arguments.findings or arguments.runs):
+        raise UserError("A report has all findings: leave --findings and --runs out.")
     if arguments.json is not None and not Path(arguments.json).expanduser().absolute().parent.is_dir():
-        raise UserError(f"--json is {arguments.json}, whose folder is not there: make it first.")
+        raise UserError(f"--json is {arguments.json}, whose folder is missing: make it first.")
     plan = read_plan(arguments.size, arguments.plan)
     if plan.sentence_encoder and arguments.what == "run":
         check_sentence_encoder()
@@ -134,238 +133,206 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 
 @dataclass(frozen=True)
 class State:
-    """The runs of a plan and the records that are there, both by name; those that are asked for (None: all)."""
+    """The runs of a plan, the records of some of them, and the runs that the options ask for.
 
+    Args:
+        planner: with the validation accuracies of the records.
+        expansion: the runs that can be named.
+        records: by name.
+        asked: the runs asked for.
+    """
+
+    planner: Planner
     expansion: Expansion
-    records: dict[str, dict[str, Any]]
-    chosen: frozenset[str] | None = None
-
-    @property
-    def asked(self) -> list[StudyRun]:
-        """The runs that are asked for."""
-        return [run for run in self.expansion.runs.values() if self.chosen is None or run.name in self.chosen]
+    records: dict[str, Record]
+    asked: list[StudyRun]
 
     @property
     def missing(self) -> list[StudyRun]:
         """Those asked for that have no record, in the order in which they are to be done."""
         left = [run for run in self.asked if run.name not in self.records]
-        return sorted(left, key=lambda run: run.priority)
-
-
-def read_records(arguments: StudyArguments) -> dict[str, dict[str, Any]]:
-    """All whole records of the results folder, by name."""
-    folder = arguments.results_folder() / RECORDS
-    found = {}
-    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-        record = None if entry.name.startswith(".") or not entry.is_dir() else read_record(entry)
-        if record is not None:
-            found[entry.name] = record
-    return found
+        return sorted(left, key=lambda run: self.expansion.priorities[run.name])
 
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
-    """The plan's runs as far as they can be named, those of `--findings` and `--runs` where given, and records."""
-    records = read_records(arguments)
-    expansion = Planner(plan, validation_accuracies(records)).expand()
+    """The plan's runs as far as they can be named, their records, and those that the options ask for.
+
+    Raises:
+        UserError: a damaged record, or `--runs` that fit none.
+    """
+    folder = arguments.records_folder
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    found = [read_record(folder / name) for name in names if not name.startswith(".")]
+    records = {record.name: record for record in found if record is not None}
+    tuned = {name: record for name, record in records.items() if record.kind == "finetune"}
+    planner = Planner(plan, {name: record.results["validation"]["accuracy"] for name, record in tuned.items()})
+    expansion = planner.expand()
+    asked = list(expansion.runs.values())
     if arguments.findings:
-        wanted = set(arguments.findings)
-        expansion.runs = {name: run for name, run in expansion.runs.items() if wanted & set(run.findings)}
-    there = {name: records[name] for name in expansion.runs if name in records}
-    if not arguments.runs:
-        return State(expansion, there)
-    chosen = {name for name in expansion.runs if any(fnmatchcase(name, pattern) for pattern in arguments.runs)}
-    if not chosen:
-        example = next(iter(expansion.runs), "")
-        raise UserError(
-            f"--runs {' '.join(arguments.runs)} fits no run that can be named yet: a name is such as {example}."
-        )
-    return State(expansion, there, frozenset(chosen))
+        asked = [run for run in asked if set(arguments.findings) & set(expansion.findings[run.name])]
+    records = {name: records[name] for name in expansion.runs if name in records}
+    if arguments.runs:
+        example = asked[0].name
+        asked = [run for run in asked if any(fnmatchcase(run.name, pattern) for pattern in arguments.runs)]
+        if not asked:
+            raise UserError(f"--runs {' '.join(arguments.runs)} fits no run that can be named yet, such as {example}.")
+    return State(planner, expansion, records, asked)
 
 
 class Costs:
-    """Seconds of runs on one core: of a record with the same work where there is one, else of its multiply-adds."""
+    """Seconds of runs on one core: those of records with the same work, else a guess from multiply-adds."""
 
-    def __init__(self, plan: SizePlan, records: dict[str, dict[str, Any]]) -> None:
-        self.plan = plan
-        self.measured: dict[tuple[Any, ...], list[float]] = {}
+    def __init__(self, records: dict[str, Record]) -> None:
+        self.measured: dict[tuple[str | None, ...], list[float]] = {}
+        self.steps: dict[tuple[str | None, ...], int] = {}
         for record in records.values():
-            if "seconds" in record:
-                steps = record["steps"]
-                key = self._key(record["kind"], record["settings"])
-                self.measured.setdefault(key, []).append(record["seconds"] / steps)
+            if "seconds" in record.results:
+                key = self._key(record.kind, record.settings)
+                self.measured.setdefault(key, []).append(record.results["seconds"] / record.results["steps"])
+                self.steps[key] = record.results["steps"]
 
     @staticmethod
-    def _key(kind: str, settings: dict[str, Any]) -> tuple[Any, ...]:
-        return kind, settings.get("recipe"), settings.get("task")
+    def _key(kind: str, settings: Json) -> tuple[str | None, ...]:
+        return kind, settings["recipe"], settings.get("task")
 
     def seconds(self, run: StudyRun) -> float:
         """Expected seconds on one core."""
         if run.kind in OTHER_SECONDS:
             return OTHER_SECONDS[run.kind]
-        steps = self.steps(run)
-        times = self.measured.get(self._key(run.kind, run.settings))
-        step = sorted(times)[len(times) // 2] if times else self._step_seconds(run)
-        return START_SECONDS + steps * step
-
-    def steps(self, run: StudyRun) -> int:
-        """Optimizer steps of a training."""
-        if run.kind == "pretrain":
-            return int(run.settings["max_steps"])
-        options = run.settings["task_options"]
-        labels = {"ag_news": 4, "dbpedia_14": 14, "fewrel": 64, "docstrings": 9}.get(run.settings["task"], 10)
-        texts = labels * int(options.get("train_per_label") or find_size(self.plan.recipe_size).train_per_label)
-        return max(1, round(run.settings["num_train_epochs"] * texts / 32))
-
-    def _step_seconds(self, run: StudyRun) -> float:
-        config = build_config(run.settings["recipe"], run.settings["size"])
+        key, settings = self._key(run.kind, run.settings), run.settings
+        config = build_config(settings["recipe"], settings["size"])
         length = config.max_position_embeddings
         if run.kind == "pretrain":
-            share = run.settings.get("mlm_probability", find_schedule("tlm").mlm_probability)
-            labelled = round(share * length)
+            steps = settings["max_steps"]
+            labelled = round(settings.get("mlm_probability", find_schedule("tlm").mlm_probability) * length)
             path = cheapest_path(config, length, labelled, training=True)
             text = masked_lm_multiply_adds(config, length, labelled, path=path)
         else:
+            labels = {"ag_news": 4, "dbpedia_14": 14, "fewrel": 64, "docstrings": 9}.get(settings["task"], 10)
+            texts = labels * settings["task_options"].get("train_per_label", 1000)
+            steps = self.steps.get(key, round(settings["num_train_epochs"] * texts / BATCH_SIZE))
             path = cheapest_path(config, length, 1, training=True)
             text = classifier_multiply_adds(config, length, path=path, training=True)
-        # Work that is not multiply-adds (optimizer, norms, Python) takes some milliseconds a step in any case.
-        return 0.008 + 32 * text / self.plan.core_multiply_adds_per_second
+        guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND
+        return START_SECONDS + steps * median(self.measured.get(key, [guess]))
 
 
-def show_plan(arguments: StudyArguments) -> dict[str, Any]:
-    """The runs by kind and finding, those that are there, and what the others cost.
+def show_plan(arguments: StudyArguments) -> Json:
+    """The runs by finding and kind, and what the missing ones cost.
 
     Returns:
-        `table`, for people; `runs`, `done`, `waiting` (fine-tunings whose rates are not chosen yet), `core_hours` of
-        all that is missing and can be named, and `rows` by kind and finding.
+        `table`, for people; `runs`, `done`, `waiting` (fine-tunings whose rates are not chosen yet) and `core_hours`
+        of the missing runs that can be named.
 
     Raises:
         UserError: bad options or plan.
     """
-    plan = check_arguments(arguments)
-    state = read_state(arguments, plan)
-    costs = Costs(plan, state.records)
-    runs = state.asked
-    missing = {run.name for run in state.missing}
+    state = read_state(arguments, check_arguments(arguments))
+    costs = Costs(state.records)
     groups: dict[tuple[str, str], list[StudyRun]] = {}
-    for run in runs:
-        groups.setdefault((run.findings[0] if run.findings else "all", run.kind), []).append(run)
-    rows: list[dict[str, Any]] = []
-    for finding, kind in sorted(groups):
-        there = groups[finding, kind]
-        left = [run for run in there if run.name in missing]
-        longest = max(costs.seconds(run) for run in there)
-        hours = sum(costs.seconds(run) for run in left) / HOUR
-        rows.append(
-            {"finding": finding, "kind": kind, "runs": len(there), "missing": len(left), "core_hours": hours,
-             "longest_minutes": longest / 60}
-        )  # fmt: skip
+    for run in state.asked:
+        groups.setdefault((state.expansion.findings[run.name][0], run.kind), []).append(run)
+    lines = [f"{'finding (first)':<16}{'kind':<11}{'runs':>6}{'missing':>9}{'core-hours left':>17}{'longest, min':>14}"]
+    total = 0.0
+    for (finding, kind), runs in sorted(groups.items()):
+        missing = [run for run in runs if run.name not in state.records]
+        hours, longest = sum(map(costs.seconds, missing)) / HOUR, max(map(costs.seconds, runs))
+        total += hours
+        lines.append(f"{finding:<16}{kind:<11}{len(runs):>6}{len(missing):>9}{hours:>17.2f}{longest / 60:>14.1f}")
         if longest > HOUR:
             logger.warning(
                 "A %s of %s takes %.1f hours, more than one: lower its steps.", kind, finding, longest / HOUR
             )
-    head = ("finding (first)", "kind", "runs", "missing", "core-hours left", "longest, min")
-    lines = [f"{head[0]:<16}{head[1]:<11}{head[2]:>6}{head[3]:>9}{head[4]:>17}{head[5]:>14}"]
-    lines += [
-        f"{row['finding']:<16}{row['kind']:<11}{row['runs']:>6}{row['missing']:>9}{row['core_hours']:>17.2f}"
-        f"{row['longest_minutes']:>14.1f}"
-        for row in rows
-    ]
-    hours = sum(row["core_hours"] for row in rows)
+    waiting = state.expansion.waiting
     lines.append(
-        f"{len(runs)} runs, {len(missing)} missing: {hours:.2f} core-hours; {state.expansion.waiting} fine-tunings "
-        "more once their rates are chosen. A run stands under the first finding that uses it."
+        f"{len(state.asked)} runs, {len(state.missing)} missing: {total:.2f} core-hours; {waiting} more fine-tunings "
+        "once their rates are chosen. A run is listed under the first finding that uses it."
     )
     lines += [
         f"No rate is chosen yet for {arm}: {', '.join(names)} to be done."
         for arm, names in state.expansion.open.items()
     ]
-    return {
-        "table": "\n".join(lines),
-        "runs": len(runs),
-        "done": len(runs) - len(missing),
-        "waiting": state.expansion.waiting,
-        "core_hours": hours,
-        "rows": rows,
-    }
+    done = len(state.asked) - len(state.missing)
+    counts = {"runs": len(state.asked), "done": done, "waiting": waiting, "core_hours": total}
+    return {"table": "\n".join(lines), **counts}
 
 
-def jobs_for(arguments: StudyArguments, plan: SizePlan, state: State, wanted: Sequence[StudyRun]) -> list[Job]:
-    """The wanted runs as jobs, with those whose weights they need and that are no longer there."""
-    costs = Costs(plan, state.records)
+def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
+    """The runs to be done from now on, with those whose weights they need and that no longer exist.
+
+    The latency is measured last, alone on the machine.
+    """
+    state = read_state(arguments, plan)
+    costs = Costs(state.records)
     jobs: dict[str, Job] = {}
-    command = arguments.command("run")
 
     def add(run: StudyRun) -> None:
-        if run.name in jobs:
-            return
-        after = []
-        for name in run.needs:
-            needed = state.expansion.runs[name]
-            if name not in state.records or not is_ready(needed.kind, arguments.work_folder() / name):
-                add(needed)
-                after.append(name)
+        work = arguments.work_folder
+        needs = [
+            need for need in run.needs if need.name not in state.records or not is_ready(need.kind, work / need.name)
+        ]
+        for need in needs:
+            add(need)
         options = RunArguments(
-            run.kind, run.name, run.settings, str(arguments.work_folder() / run.name),
-            str(arguments.results_folder() / RECORDS), arguments.data_root, command, run.name in state.records,
+            run.kind, run.name, run.settings, str(work / run.name), str(arguments.records_folder),
+            arguments.data_root, arguments.command("run"), keep_record=run.name in state.records,
         )  # fmt: skip
-        jobs[run.name] = Job(run.name, execute, options, tuple(after), weight=costs.seconds(run))
+        after = tuple(need.name for need in needs)
+        jobs[run.name] = Job(run.name, execute, options, after, weight=costs.seconds(run))
 
-    for run in wanted:
+    together = [run for run in state.missing if run.kind != "latency"]
+    for run in together or state.missing:
         add(run)
     return list(jobs.values())
 
 
-def run_study(arguments: StudyArguments) -> dict[str, Any]:
+def run_study(arguments: StudyArguments) -> Json:
     """Do every run that has no record, as many at once as there are cores.
 
-    Runs are done in the order of their priorities; rates are chosen as soon as all their candidates are there, which
-    names further runs. The latency is measured last, alone. Interrupted or killed, the same command goes on; at most
-    the steps since the last checkpoint of the runs in hand are lost.
+    Rates are chosen as soon as all their candidates are done, which names further runs. Interrupted or killed, the same
+    command goes on; at most the steps since the last checkpoint of the running ones are lost.
 
     Returns:
-        `done`: runs of this call; `missing`: what `--stop-after` left.
+        `done`: runs of this call; `missing`: what `--stop-after` left; `waiting`: fine-tunings without a rate.
 
     Raises:
-        UserError: bad options or plan, text that is not there (found before the first run), or what a run raises.
+        UserError: bad options or plan, text that is missing (found before the first run), or what a run raises.
         KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
     plan = check_arguments(arguments)
+    seconds = float("inf")
+    if arguments.stop_after is not None:
+        seconds = parse_duration(arguments.stop_after, "--stop-after")
+    end = time.monotonic() + seconds
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = arguments.workers or cores
-    ends = (
-        None
-        if arguments.stop_after is None
-        else time.monotonic() + parse_duration(arguments.stop_after, "--stop-after")
-    )
     if arguments.executor == "ray":
         check_ray()
-        # Workers of a cluster stand in other folders and do not have this shell's variables.
-        arguments.results_dir = str(arguments.results_folder().resolve())
-        arguments.work_dir = str(arguments.work_folder().resolve())
+        # Workers of a cluster run in other folders, without the variables of this shell.
+        arguments.results_dir = str(arguments.results_folder.resolve())
+        arguments.work_dir = str(arguments.work_folder.resolve())
         root = data_root(arguments.data_root)
         arguments.data_root = None if root is None else str(root.resolve())
     before = len(read_state(arguments, plan).records)
 
     def wanted() -> list[Job]:
-        if ends is not None and time.monotonic() > ends:
-            return []
-        state = read_state(arguments, plan)
-        together = [run for run in state.missing if run.kind != ALONE]
-        return jobs_for(arguments, plan, state, together or state.missing)
+        return missing_jobs(arguments, plan) if time.monotonic() < end else []
 
-    with _only_one(arguments.results_folder()):
-        for left in (arguments.results_folder() / RECORDS).glob(".partial-*"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        first = wanted()
-        check_data((job.arguments.settings for job in first), arguments.data_root)
-        _execute(arguments, first, wanted, workers or 1)
+    with _only_study_in(arguments.results_folder):
+        for partial in arguments.records_folder.glob(".partial-*"):  # of a process that was killed
+            shutil.rmtree(partial, ignore_errors=True)
+        jobs = wanted()
+        check_data((job.arguments.settings for job in jobs), arguments.data_root)
+        if arguments.executor == "ray":
+            run_on_ray(wanted, address=arguments.ray_address, gpus=arguments.gpus_per_run)
+        else:
+            run_jobs(jobs, arguments.workers or cores or 1, "Study", wanted)
     state = read_state(arguments, plan)
     return {"done": len(state.records) - before, "missing": len(state.missing), "waiting": state.expansion.waiting}
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Keep a second study out of the same folder: the two would write over each other's runs."""
+def _only_study_in(folder: Path) -> Iterator[None]:
+    """Keep a second study out of the folder: the two would overwrite each other's runs."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -378,11 +345,3 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _execute(arguments: StudyArguments, first: list[Job], wanted: Callable[[], list[Job]], workers: int) -> None:
-    """Do the jobs here or on a cluster: the first ones, and what is wanted after each."""
-    if arguments.executor == "ray":
-        run_on_ray(wanted, address=arguments.ray_address, gpus=arguments.gpus_per_run)
-    else:
-        run_jobs(first, workers, "Study", wanted)
