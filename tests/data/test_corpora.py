@@ -20,9 +20,7 @@ from hypothesis import strategies as st
 
 from tlm_hf.data.corpora import corpus_hash, load_corpus
 from tlm_hf.data.docstrings import fingerprint, load_docstrings
-from tlm_hf.data.sources import read_table, seeded_order, text_hash
-from tlm_hf.data.streaming import PARAGRAPHS_PER_ARTICLE, paragraphs
-from tlm_hf.data.subsets import facts_of
+from tlm_hf.data.sources import facts_of, read_table, seeded_order, text_hash
 from tlm_hf.errors import UserError
 
 RAW = [
@@ -122,9 +120,9 @@ print(json.dumps([[split["id"][:], split["text"][:]] for split in load_corpus(sy
 
     def test_docstrings(self):
         corpus = load_corpus("docstrings", num_texts=50, validation_texts=20, seed=4)
-        whole = load_docstrings(show_progress=False)
+        whole = load_docstrings()
         for split, key, size in (("train", 4, 50), ("validation", "validation", 20)):
-            known = dict(zip(whole[split]["row_id"], whole[split]["text"], strict=True))
+            known = dict(zip(whole[split]["id"], whole[split]["text"], strict=True))
             ordered = sorted(known.values(), key=lambda text: hashlib.sha256(f"{key}\0{text}".encode()).digest())
             assert corpus[split]["text"][:] == ordered[:size]
             assert [known[place] for place in corpus[split]["id"]] == ordered[:size]
@@ -361,33 +359,3 @@ def test_options_without_a_use_are_refused(tmp_path, cache, one_sentence):
     for options in ({"revision": "v1"}, {"config": "small"}, {"text_column": "body"}):
         assert "leave" in refusal(one_sentence, load_corpus, "docstrings", **options)
     assert "'v1'" in refusal(one_sentence, load_corpus, path, revision="v1")
-
-
-class TestParagraphs:
-    WORDS = " ".join(f"word{index}" for index in range(39))
-
-    @pytest.mark.parametrize(
-        ("line", "kept"),
-        [
-            (f"{WORDS} last.", True),
-            (f"{WORDS}.", False),  # 39 words
-            (f"{WORDS} last", False),  # as a heading or a list item ends
-            (f"{WORDS} last:", False),
-            (f'{WORDS} "last!")', True),
-            (f"{WORDS} last?”", True),
-            (f"{WORDS} {{{{cite}}}} last.", False),
-            (f"{WORDS} <ref name='a'> last.", False),
-            (f"{WORDS} if 3 < 4 and 5 > 4, last.", True),
-            (" ".join(["word"] * 599) + " last.", True),
-            (" ".join(["word"] * 600) + " last.", False),
-        ],
-    )
-    def test_rules(self, line, kept):
-        found = paragraphs(f"Title\n\n{line}\n== End ==")
-        assert found == ([(2, line)] if kept else [])
-
-    def test_white_space_and_number(self):
-        line = f"\t{self.WORDS}  last. "
-        text = "\n".join([line] * 40)
-        found = paragraphs(text)
-        assert found == [(index, f"{self.WORDS} last.") for index in range(PARAGRAPHS_PER_ARTICLE)]

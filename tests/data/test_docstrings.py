@@ -40,7 +40,7 @@ def cache(shared_corpus: Path | None, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def corpus(cache: Path) -> datasets.DatasetDict:
     """The corpus of this environment."""
-    return docstrings.load_docstrings(cache, num_proc=2, show_progress=False)
+    return docstrings.load_docstrings(cache)
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +102,14 @@ def test_package_is_read_but_never_run(fake: Path, tmp_path: Path) -> None:
     """No import, no side effect; tests, vendored copies and files that do not parse are left out."""
     files = [(path.relative_to(fake).as_posix(), path) for path in source_files(fake)]
     assert [name for name, _ in files] == ["__init__.py", "broken.py", "sub/latin.py", "sub/module.py"]
-    rows, unreadable = extract_files(files)
-    assert rows == [
+    assert extract_files(files) == [
         ("__init__.py", 0, PROSE),
         ("sub/latin.py", 0, OTHER.replace("queue", "café")),
         ("sub/module.py", 0, OTHER),
     ]
-    assert unreadable == 1
-    loaded = rows_of(docstrings.load_docstrings(tmp_path / "cache", num_proc=2, show_progress=False))
+    loaded = rows_of(docstrings.load_docstrings(tmp_path / "cache"))
     # The two versions of the same sentence differ in one word: the later one is a near-duplicate.
-    assert sorted(row["row_id"] for row in loaded) == ["fakepkg/__init__.py#0", "fakepkg/sub/latin.py#0"]
+    assert sorted(row["id"] for row in loaded) == ["fakepkg/__init__.py#0", "fakepkg/sub/latin.py#0"]
     assert "fakepkg" not in sys.modules
     assert not (fake / "RAN").exists()
 
@@ -120,9 +118,9 @@ def test_size_and_columns(corpus: datasets.DatasetDict) -> None:
     """15,000 to 30,000 paragraphs, 80/10/10 in every library, nothing twice."""
     rows = rows_of(corpus)
     assert list(corpus) == ["train", "validation", "test"]
-    assert all(split.column_names == ["text", "library", "module", "row_id"] for split in corpus.values())
+    assert all(split.column_names == ["text", "library", "module", "id"] for split in corpus.values())
     assert 15_000 <= len(rows) <= 30_000
-    assert len({row["row_id"] for row in rows}) == len({row["text"] for row in rows}) == len(rows)
+    assert len({row["id"] for row in rows}) == len({row["text"] for row in rows}) == len(rows)
     assert {row["library"] for row in rows} <= set(docstrings.CORPUS_LIBRARIES)
     for library in docstrings.TASK_LIBRARIES:
         counts = {split: corpus[split]["library"].count(library) for split in corpus}
@@ -178,28 +176,28 @@ def test_splits_share_no_module_and_no_near_duplicate(corpus: datasets.DatasetDi
 
 
 def test_same_rows_whatever_the_processes(fake: Path, tmp_path: Path) -> None:
-    """Other salts of Python's hash, one or two workers: the same rows in the same order."""
+    """Other salts of Python's hash: the same rows in the same order."""
     code = """
 import hashlib, json, sys
 from pathlib import Path
 from tlm_hf.data import docstrings
 docstrings.CORPUS_LIBRARIES = ("networkx", "jinja2")
-corpus = docstrings.load_docstrings(Path(sys.argv[1]), num_proc=int(sys.argv[2]), show_progress=False)
+corpus = docstrings.load_docstrings(Path(sys.argv[1]))
 rows = [[split, *row.values()] for split in corpus for row in corpus[split]]
 assert len(rows) > 500
 sys.stdout.write(hashlib.sha256(json.dumps(rows).encode()).hexdigest())
 """
     digests = set()
-    for number, salt in ((1, "1"), (2, "2")):
+    for salt in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / salt), str(number)],
+            [sys.executable, "-c", code, str(tmp_path / salt)],
             env={**os.environ, "PYTHONHASHSEED": salt},
             cwd=Path(docstrings.__file__).parents[2],
             capture_output=True,
             text=True,
             check=True,
         )
-        assert "docstrings:" not in done.stderr  # no progress bar when none is asked for
+        assert "Reading docstrings" not in done.stderr  # a progress bar is for terminals
         digests.add(done.stdout)
     assert len(digests) == 1
     assert len(digests.pop()) == 64
@@ -294,67 +292,65 @@ def no_extraction(*_: object, **__: object) -> None:
     raise AssertionError("extracted again")
 
 
+def files(folder: Path) -> list[str]:
+    """Names of the files in a cache folder, without locks."""
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+
+
 def test_cache_is_used_and_follows_the_versions(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second call reads; another version of a library makes another corpus; `TLM_CACHE` names the folder."""
     monkeypatch.setenv("TLM_CACHE", str(tmp_path / "here"))
-    first = docstrings.load_docstrings(show_progress=False, num_proc=1)
+    first = docstrings.load_docstrings()
     key = {"extraction": docstrings.EXTRACTION_VERSION, "libraries": {"fakepkg": "1.0"}}
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     assert docstrings.fingerprint() == name
-    folder = tmp_path / "here" / f"docstrings-{name[:16]}"
-    assert sorted(path.name for path in folder.iterdir()) == ["test.parquet", "train.parquet", "validation.parquet"]
-    assert [path.name for path in folder.parent.iterdir() if path.suffix != ".lock"] == [folder.name]
-    with monkeypatch.context() as patch:
-        patch.setattr(docstrings, "extract_files", no_extraction)
-        second = docstrings.load_docstrings(show_progress=False, num_proc=1)
-        assert rows_of(second) == rows_of(first)
-        assert second["train"]._fingerprint == first["train"]._fingerprint
-        (fake.parent / "fakepkg-1.0.dist-info" / "METADATA").write_text("Name: fakepkg\nVersion: 2.0\n")
-        with pytest.raises(AssertionError, match="extracted again"):
-            docstrings.load_docstrings(show_progress=False, num_proc=1)
+    assert files(tmp_path / "here") == [f"docstrings-{name[:16]}.parquet"]
+    monkeypatch.setattr(docstrings, "source_files", no_extraction)
+    second = docstrings.load_docstrings()
+    assert rows_of(second) == rows_of(first)
+    assert second["train"]._fingerprint == first["train"]._fingerprint
+    (fake.parent / "fakepkg-1.0.dist-info" / "METADATA").write_text("Name: fakepkg\nVersion: 2.0\n")
+    with pytest.raises(AssertionError, match="extracted again"):
+        docstrings.load_docstrings()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "draft"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "draft"])
 def test_half_written_cache_is_not_used(fake: Path, tmp_path: Path, damage: str) -> None:
     """Whatever is left of a broken cache, the rows are the right ones and the cache is whole afterwards."""
-    good = rows_of(docstrings.load_docstrings(tmp_path, num_proc=1, show_progress=False))
-    folder = tmp_path / f"docstrings-{docstrings.fingerprint()[:16]}"
-    broken = folder / "train.parquet"
-    content = broken.read_bytes()
+    good = rows_of(docstrings.load_docstrings(tmp_path))
+    path = tmp_path / f"docstrings-{docstrings.fingerprint()[:16]}.parquet"
+    content = path.read_bytes()
     if damage == "truncated":
-        broken.write_bytes(content[: len(content) // 2])
+        path.write_bytes(content[: len(content) // 2])
     elif damage == "flipped":  # within the first data page: only its checksum can tell
         place = content.index(b"sort")
-        broken.write_bytes(content[:place] + b"S" + content[place + 1 :])
-    elif damage == "missing":
-        broken.unlink()
+        path.write_bytes(content[:place] + b"S" + content[place + 1 :])
     else:
-        folder.rename(tmp_path / f".{folder.name}-left-by-a-killed-run")
-    assert rows_of(docstrings.load_docstrings(tmp_path, num_proc=1, show_progress=False)) == good
-    assert broken.read_bytes() == content
+        path.rename(path.with_suffix(".0.draft"))
+    assert rows_of(docstrings.load_docstrings(tmp_path)) == good
+    assert path.read_bytes() == content
 
 
 def test_who_comes_second_waits_and_reads_what_the_first_made(
     fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = rows_of(docstrings.load_docstrings(tmp_path / "first", num_proc=1, show_progress=False))
-    name, root = f"docstrings-{docstrings.fingerprint()[:16]}", tmp_path / "second"
+    made = rows_of(docstrings.load_docstrings(tmp_path / "first"))
+    name, root = f"docstrings-{docstrings.fingerprint()[:16]}.parquet", tmp_path / "second"
     root.mkdir()
-    monkeypatch.setattr(docstrings, "extract_files", no_extraction)
+    monkeypatch.setattr(docstrings, "_extract", no_extraction)
     with ThreadPoolExecutor(1) as pool, FileLock(root / f".{name}.lock"):
-        waiting = pool.submit(docstrings.load_docstrings, root, num_proc=1, show_progress=False)
+        waiting = pool.submit(docstrings.load_docstrings, root)
         assert wait([waiting], timeout=1).not_done
-        shutil.copytree(tmp_path / "first" / name, root / name)
+        shutil.copy(tmp_path / "first" / name, root / name)
     assert rows_of(waiting.result()) == made
 
 
-def test_a_killed_extraction_leaves_no_cache(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_extraction_leaves_no_cache(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error on the way leaves neither a corpus nor a draft."""
-    with monkeypatch.context() as patch:
-        patch.setattr(docstrings.pq, "write_table", no_extraction)
-        with pytest.raises(AssertionError):
-            docstrings.load_docstrings(tmp_path / "cache", num_proc=1, show_progress=False)
-    assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
+    monkeypatch.setattr(docstrings.pq, "write_table", no_extraction)
+    with pytest.raises(AssertionError):
+        docstrings.load_docstrings(tmp_path / "cache")
+    assert files(tmp_path / "cache") == []
 
 
 def test_missing_library(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,19 +358,17 @@ def test_missing_library(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(docstrings, "CORPUS_LIBRARIES", ("fakepkg", "no_such_library"))
         with pytest.raises(UserError, match=r"'no_such_library', which is not installed: reinstall tlm_hf"):
-            docstrings.load_docstrings(tmp_path, show_progress=False)
+            docstrings.load_docstrings(tmp_path)
     fake.rename(fake.with_name("elsewhere"))
     with pytest.raises(UserError, match="'fakepkg', which is not installed"):
-        docstrings.load_docstrings(tmp_path, show_progress=False)
+        docstrings.load_docstrings(tmp_path)
 
 
-def test_bad_arguments(fake: Path, tmp_path: Path) -> None:
-    """No workers; a cache folder that is a file."""
-    with pytest.raises(UserError, match="num_proc must be at least 1, not 0"):
-        docstrings.load_docstrings(tmp_path, num_proc=0)
+def test_a_cache_folder_that_is_a_file(fake: Path, tmp_path: Path) -> None:
+    """One sentence that names the folder."""
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        docstrings.load_docstrings(tmp_path / "file", num_proc=1)
+        docstrings.load_docstrings(tmp_path / "file")
 
 
 def test_libraries_are_core_dependencies() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlm_hf.data.fewrel import ENTITY_MARKERS, read_fewrel
-from tlm_hf.data.subsets import facts_of
+from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tasks import SPLITS, class_names, load_task
 from tlm_hf.errors import UserError
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tlm_hf.data import leakage
 from tlm_hf.data.leakage import check_splits, drop_leaking, find_leakage, normalise
-from tlm_hf.data.subsets import facts_of
+from tlm_hf.data.sources import facts_of
 from tlm_hf.errors import UserError
 
 WORDS = ["boat", "Mill", "river", "flour", "bridge", "SALT", "ü2", "ﬁsh", "and", "the"]

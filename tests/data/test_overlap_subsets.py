@@ -19,8 +19,7 @@ from scipy.spatial.distance import jensenshannon
 from tlm_hf.data import overlap_subsets as module
 from tlm_hf.data.overlap import TokenTexts
 from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
-from tlm_hf.data.sources import seeded_order, text_hash
-from tlm_hf.data.subsets import facts_of
+from tlm_hf.data.sources import facts_of, seeded_order, text_hash
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.errors import UserError
 
@@ -215,7 +214,6 @@ class TestSplits:
 import json, sys, datasets
 from pathlib import Path
 from tlm_hf.data.overlap_subsets import overlap_subsets
-from tlm_hf.data.subsets import facts_of
 from tlm_hf.data.tokenization import load_tokenizer
 texts = json.loads(Path(sys.argv[1], "texts.json").read_text(encoding="utf-8"))
 corpus = datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlm_hf.data.docstrings import TASK_LIBRARIES, load_docstrings, mask_names
-from tlm_hf.data.subsets import facts_of
+from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tables import KNOWN
 from tlm_hf.data.tasks import SPLITS, class_names, load_task, task_hash
 from tlm_hf.errors import UserError
@@ -269,7 +269,6 @@ class TestRows:
         path = write_csv(tmp_path / "task.csv", labelled_rows(40))
         code = """
 import json, sys, datasets
-from tlm_hf.data.subsets import facts_of
 from tlm_hf.data.tasks import load_task
 datasets.disable_progress_bars()
 task = load_task(sys.argv[1], seed=1)
@@ -281,7 +280,7 @@ print(json.dumps([[task[split]["id"][:], facts_of(task[split])] for split in tas
     def test_docstrings_have_the_ids_of_their_paragraphs(self):
         task, corpus = load_task("docstrings", train_per_label=25, test_per_label=5, seed=3), load_docstrings()
         for split in SPLITS:
-            known = {row["row_id"]: row for row in corpus[split]}
+            known = {row["id"]: row for row in corpus[split]}
             assert len(set(task[split]["id"])) == len(task[split])
             for row in task[split]:
                 found = known[row["id"]]

@@ -16,7 +16,7 @@ import pytest
 from helpers_commands import refused, succeed, write_corpus
 
 import tlm_hf.data.token_cache as token_cache
-from tlm_hf.data.token_cache import TokenTable, cache_root, tokenize_once
+from tlm_hf.data.token_cache import TokenTable, tokenize_once
 from tlm_hf.data.tokenization import TextColumn, encoder_of, train_wordpiece
 from tlm_hf.errors import UserError
 
@@ -43,9 +43,9 @@ def expected(tokenizer, texts, length=LENGTH):
     return [tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in texts]
 
 
-def folders(root: Path) -> list[str]:
-    """What lies there, but for the empty lock files."""
-    return sorted(path.name for path in root.iterdir() if path.suffix != ".lock" or path.stat().st_size)
+def files(root: Path) -> list[str]:
+    """The files of a folder without the locks and checksums."""
+    return sorted(path.name for path in root.iterdir() if path.suffix not in (".lock", ".sha256"))
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_another_text_tokenizer_or_length_makes_another_cache(trained, texts, tm
     def make(texts=texts, tokenizer=trained, length=LENGTH, column="text"):
         return tokenize_once(
             as_table(texts, column), tokenizer, length, text_column=column, cache_dir=tmp_path
-        ).path.parent.name
+        ).path.name
 
     first = make()
     moved = [texts[0] + texts[1][0], texts[1][1:], *texts[2:]]  # the same letters, cut elsewhere
@@ -111,34 +111,28 @@ def test_another_text_tokenizer_or_length_makes_another_cache(trained, texts, tm
         make(length=LENGTH + 1),
     ]
     assert len({first, *others}) == 7
-    assert folders(tmp_path) == sorted({first, *others})
+    assert files(tmp_path) == sorted({first, *others})
     monkeypatch.setattr(token_cache, "encoder_of", None)  # nothing is tokenised from here on
     rows = as_table([*texts, "left out"]).select(range(len(texts)))
-    assert tokenize_once(rows, trained, LENGTH, cache_dir=tmp_path).path.parent.name == first
+    assert tokenize_once(rows, trained, LENGTH, cache_dir=tmp_path).path.name == first
     assert make(column="content") == first
-    monkeypatch.setattr(token_cache, "FORMAT", 2)
+    monkeypatch.setattr(token_cache, "FORMAT", 99)
     with pytest.raises(TypeError):
         make()
 
 
-def cut(folder):
-    (folder / "tokens.arrow").write_bytes((folder / "tokens.arrow").read_bytes()[:-100])
-
-
-def flip(folder):
-    content = bytearray((folder / "tokens.arrow").read_bytes())
+def flip(path):
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    (folder / "tokens.arrow").write_bytes(content)
+    path.write_bytes(content)
 
 
 DAMAGE = {
-    "cut short": cut,
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "one bit": flip,
-    "no tokens": lambda folder: (folder / "tokens.arrow").unlink(),
-    "no facts": lambda folder: (folder / "facts.json").unlink(),
-    "half the facts": lambda folder: (folder / "facts.json").write_text('{"format": 1,'),
-    "other facts": lambda folder: (folder / "facts.json").write_text("[1]"),
-    "empty": lambda folder: [file.write_bytes(b"") for file in folder.iterdir()],
+    "no tokens": lambda path: path.unlink(),
+    "no checksum": lambda path: path.with_suffix(".sha256").unlink(),
+    "empty": lambda path: path.write_bytes(b""),
 }
 
 
@@ -146,12 +140,11 @@ DAMAGE = {
 def test_a_damaged_cache_is_made_again(trained, texts, tmp_path, how):
     table = tokenize_once(as_table(texts), trained, LENGTH, cache_dir=tmp_path)
     before = table.path.read_bytes()
-    DAMAGE[how](table.path.parent)
+    DAMAGE[how](table.path)
     again = tokenize_once(as_table(texts), trained, LENGTH, cache_dir=tmp_path)
     assert [ids.tolist() for ids in again] == expected(trained, texts)
     assert again.path.read_bytes() == before
-    assert folders(tmp_path) == [table.path.parent.name]
-    assert folders(table.path.parent) == ["facts.json", "tokens.arrow"]
+    assert files(tmp_path) == [table.path.name]
 
 
 def test_where_nothing_can_be_written_tokens_stay_in_memory(trained, texts, tmp_path, caplog, one_sentence):
@@ -163,7 +156,7 @@ def test_where_nothing_can_be_written_tokens_stay_in_memory(trained, texts, tmp_
     (message,) = (record.getMessage() for record in caplog.records)
     assert str(tmp_path) in one_sentence(message)
     assert [ids.tolist() for ids in pickle.loads(pickle.dumps(table[3:5]))] == expected(trained, texts[3:5])
-    assert folders(tmp_path) == ["file"]
+    assert files(tmp_path) == ["file"]
 
 
 def test_a_readable_cache_needs_no_writing(trained, texts, tmp_path, monkeypatch):
@@ -188,20 +181,8 @@ def test_no_texts_and_rows_without_text(trained, tmp_path, one_sentence):
     one_sentence(caught.value)
 
 
-def test_the_cache_lies_where_datasets_keeps_its_own(run_with_package, tmp_path):
-    code = """
-import json, os, sys
-os.environ.pop("HF_DATASETS_CACHE", None)
-os.environ["HF_HOME"] = sys.argv[1]
-from tlm_hf.data.token_cache import cache_root
-print(json.dumps(str(cache_root())))
-"""
-    assert run_with_package(code, str(tmp_path)) == str(tmp_path / "datasets" / "tlm_hf" / "tokens")
-    assert cache_root() == Path(datasets.config.HF_DATASETS_CACHE) / "tlm_hf" / "tokens"
-
-
 PROCESSES = """
-import contextlib, hashlib, json, logging, os, resource, signal, sys
+import hashlib, json, logging, os, resource, signal, sys
 from pathlib import Path
 import datasets
 import tlm_hf.data.token_cache as cache
@@ -235,14 +216,6 @@ def children(count, prepare):
 def at_once(index):
     return home / "together", home / f"together-{index}.log"
 
-@contextlib.contextmanager
-def no_lock(folder):
-    yield False
-
-def without_locks(index):
-    cache.sole_writer = no_lock
-    return home / "unlocked", home / f"unlocked-{index}.log"
-
 def killed(index):
     def die(*arguments):
         yield from list(batches(*arguments))
@@ -256,7 +229,7 @@ def full(index):
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     return root, home / "full.log"
 
-ends = {"together": children(4, at_once), "unlocked": children(4, without_locks)}
+ends = {"together": children(4, at_once)}
 ends["killed"] = children(1, killed)
 left = sorted(path.name for path in (home / "killed").iterdir())
 ends["full"] = children(1, full)
@@ -268,36 +241,26 @@ def test_processes_that_are_killed_run_out_of_room_or_ask_at_once(trained, texts
     as_table(texts).save_to_disk(tmp_path / "texts")
     trained.save_pretrained(tmp_path / "tokenizer")
     ends, left = run_with_package(PROCESSES, str(tmp_path))
-    assert ends == {"together": [0] * 4, "unlocked": [0] * 4, "killed": [-9], "full": [0]}
+    assert ends == {"together": [0] * 4, "killed": [-9], "full": [0]}
     table = tokenize_once(as_table(texts), trained, LENGTH, cache_dir=tmp_path / "killed")
-    key = table.path.parent.name
-    here = [ids.tolist() for ids in table]
-    assert here == expected(trained, texts)
+    assert [ids.tolist() for ids in table] == expected(trained, texts)
 
     # Killed while it wrote: what it left is no cache, and is gone after the next one.
-    assert len([name for name in left if name.endswith(".partial")]) == 1
-    assert key not in left
-    assert folders(tmp_path / "killed") == [key]
+    assert [name for name in left if not name.endswith(".lock")] == [table.path.with_suffix(".partial").name]
+    assert files(tmp_path / "killed") == [table.path.name]
 
-    def said(name):
-        return json.loads((tmp_path / f"{name}.digest").read_text())
-
-    # All at once: one wrote, all read the same; without locks each wrote, and one stayed.
-    for name, writers in (("together", 1), ("unlocked", 4)):
-        answers = [said(f"{name}-{index}") for index in range(4)]
-        assert answers == [answers[0]] * 4
-        assert answers[0][1] is False
-        assert folders(tmp_path / name) == [key]
-        assert (tmp_path / name / key / "tokens.arrow").read_bytes() == table.path.read_bytes()
-        writes = [path.read_text() for path in tmp_path.glob(f"{name}-*.writes")]
-        assert 1 <= len("".join(writes)) <= writers
+    # All at once: one wrote, all read the same.
+    answers = [json.loads((tmp_path / f"together-{index}.digest").read_text()) for index in range(4)]
+    assert answers == [answers[0]] * 4
+    assert answers[0][1] is False
+    assert (tmp_path / "together" / table.path.name).read_bytes() == table.path.read_bytes()
+    assert "".join(path.read_text() for path in tmp_path.glob("together-*.writes")) == "x"
 
     # No room: the same tokens, from memory, one sentence, and nothing half-written.
-    assert said("full") == [said("together-0")[0], True]
-    assert folders(tmp_path / "full") == []
+    assert json.loads((tmp_path / "full.digest").read_text()) == [answers[0][0], True]
+    assert files(tmp_path / "full") == []
     (sentence,) = (tmp_path / "full.log").read_text().splitlines()
     assert "File too large" in sentence
-    assert sentence.endswith(").")
 
 
 def test_the_benchmark_says_what_it_did(tmp_path, capsys, monkeypatch):

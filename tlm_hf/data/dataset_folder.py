@@ -20,8 +20,7 @@ from ..runs.provenance import portable, portable_path, provenance
 from .dataset_card import file_name, render_dataset_card
 from .leakage import SUBSET_FILE, SUBSET_KIND
 from .prepare import Prepared, PrepareDataArguments, prepare
-from .sources import text_hash
-from .subsets import facts_of
+from .sources import facts_of, text_hash
 
 CARD_FILE = "README.md"
 NOT_SETTINGS = ("output_dir", "json", "data_root")

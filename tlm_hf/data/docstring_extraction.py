@@ -1,14 +1,13 @@
 r"""English paragraphs out of Python docstrings: reading, light cleaning, and dropping near-duplicates.
 
-Source files are parsed with `ast` and never imported or executed, so the text can be taken from any installed package.
-`docstrings.py` decides which packages to read, how to split the result and where to keep it; nothing here touches the
-environment, so every function can be tried on a string::
+Source files are parsed with `ast` and never imported or executed. `docstrings.py` decides which packages to read, how
+to split the result and where to keep it::
 
     docstring_paragraphs('''Sort the rows.\n\nThe sort is stable, so rows that compare equal keep the order ...''')
 """
 
 import ast
-import gc
+import contextlib
 import hashlib
 import inspect
 import itertools
@@ -19,10 +18,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-MIN_WORDS = 20
-MAX_WORDS = 150
-MIN_STOP_WORD_SHARE = 0.2
-MIN_PLAIN_WORD_SHARE = 0.8
+MIN_WORDS, MAX_WORDS = 20, 150
+MIN_STOP_WORD_SHARE, MIN_PLAIN_WORD_SHARE = 0.2, 0.8
 SHINGLE_WORDS = 5  # for overlap with everything kept so far
 PAIR_SHINGLE_WORDS = 3  # for overlap of two texts
 
@@ -32,7 +29,6 @@ _FOLDERS = (
     "array_api_compat array_api_extra templates __pycache__"
 )
 SKIPPED_FOLDERS = frozenset(_FOLDERS.split())
-
 _STOP_WORDS = (
     "a about after all also an and any are as at be because been before being between both but by can cannot "
     "could did do does each either else even every for from had has have how however i if in instead into is it "
@@ -85,34 +81,23 @@ _WORD_EDGES = string.punctuation + "“”‘’"
 
 
 def source_files(package: Path) -> list[Path]:
-    """List the Python files of a package that may hold its own documentation.
-
-    Args:
-        package: Folder of the package.
-
-    Returns:
-        The files in order of their POSIX path (the same on every machine), without tests and vendored copies.
-    """
+    """Python files of a package, by POSIX path (the same on every machine), without tests and vendored copies."""
     files = []
     for path in package.rglob("*.py"):
         inner = path.relative_to(package)
-        if not SKIPPED_FOLDERS.isdisjoint(inner.parts[:-1]) or inner.name.startswith(("test_", "conftest")):
-            continue
-        files.append(path)
+        if SKIPPED_FOLDERS.isdisjoint(inner.parts[:-1]) and not inner.name.startswith(("test_", "conftest")):
+            files.append(path)
     return sorted(files, key=lambda path: path.relative_to(package).as_posix())
 
 
 def source_docstrings(source: bytes) -> list[str]:
-    """Read the docstrings of a module and of every class and function in it, in the order of the file.
+    """Docstrings of a module and of every class and function in it, cleaned, in the order of the file.
 
     Args:
-        source: The module's source, as bytes, so that its encoding declaration counts.
-
-    Returns:
-        Docstrings cleaned by `inspect.cleandoc`.
+        source: as bytes, so that its encoding declaration counts.
 
     Raises:
-        SyntaxError: The source does not parse (also raised for null bytes and for nesting that is too deep).
+        SyntaxError: the source does not parse (also for null bytes and for nesting that is too deep).
     """
     if b'"""' not in source and b"'''" not in source:  # a one-line '...' docstring is too short to be a paragraph
         return []
@@ -122,21 +107,21 @@ def source_docstrings(source: bytes) -> list[str]:
             tree = ast.parse(source)
     except (ValueError, RecursionError, MemoryError) as error:
         raise SyntaxError(str(error)) from error
-    found = []
+    docstrings = []
     pending: list[ast.AST] = [tree]
     while pending:  # `ast.walk` would also visit every expression, which takes longer than parsing
         node = pending.pop()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node, clean=False)
             if text:
-                found.append((node.body[0].lineno, inspect.cleandoc(text)))
+                docstrings.append((node.body[0].lineno, inspect.cleandoc(text)))
         for field in ("body", "orelse", "finalbody", "handlers", "cases"):
             pending.extend(getattr(node, field, ()))
-    return [text for _, text in sorted(found, key=lambda item: item[0])]
+    return [text for _, text in sorted(docstrings, key=lambda item: item[0])]
 
 
 def _strip_blocks(lines: Sequence[str]) -> Iterator[str]:
-    """Blank out what is no prose as a whole: code, doctests, tables, directives, headings, lists of references."""
+    """Blank out code, doctests, tables, directives, headings and lists of references."""
     fenced = doctest = skipped_section = False
     drop_deeper_than: int | None = None  # indentation of the line that opened a literal block or a dropped directive
     for number, line in enumerate(lines):
@@ -164,10 +149,10 @@ def _strip_blocks(lines: Sequence[str]) -> Iterator[str]:
         elif _UNDERLINE.match(line) or _TABLE_ROW.search(line) or _HEADING.match(line):
             yield ""
         else:
-            kept = _KEPT_DIRECTIVE.match(line)
-            if kept:
+            directive = _KEPT_DIRECTIVE.match(line)
+            if directive:
                 yield ""  # the text on the directive's own line starts a paragraph
-                line = " " * (indent + 3) + line[kept.end() :]
+                line = " " * (indent + 3) + line[directive.end() :]
             elif stripped.endswith("::"):
                 drop_deeper_than = indent
                 line = line.rstrip()[:-1]
@@ -182,15 +167,11 @@ def _join_lines(lines: Sequence[str]) -> Iterator[str]:
     for line in [*lines, ""]:
         text = line.strip()
         indent = len(line) - len(line.lstrip())
+        signature = _NUMPY_SIGNATURE.match(text) is not None
         opener = None
-        signature = False
-        if text:
+        if text and not signature:
             complete = not current or current[-1].endswith((".", ":", "!", "?", ")", "`"))
-            signature = _NUMPY_SIGNATURE.match(text) is not None
-            if not signature:
-                opener = (
-                    _LIST_ITEM.match(text) or _FIELD.match(text) or (complete and _GOOGLE_ENTRY.match(text)) or None
-                )
+            opener = _LIST_ITEM.match(text) or _FIELD.match(text) or (_GOOGLE_ENTRY.match(text) if complete else None)
         if current and (not text or opener or signature or (indent != depth and not (hanging and indent > depth))):
             yield " ".join(current)
             current = []
@@ -212,14 +193,10 @@ def _clean_inline(text: str) -> str:
 
 
 def is_prose(text: str) -> bool:
-    """Tell whether a cleaned paragraph reads as English prose.
+    """Whether a paragraph without markup reads as English prose.
 
-    Args:
-        text: One paragraph without markup.
-
-    Returns:
-        True for `MIN_WORDS` to `MAX_WORDS` words, most of them plain words and enough of them stop words, that open
-        with a capital letter and close like a sentence.
+    It has `MIN_WORDS` to `MAX_WORDS` words, most of them plain words and enough of them stop words, opens with a
+    capital letter and closes like a sentence.
     """
     words = text.split()
     if not MIN_WORDS <= len(words) <= MAX_WORDS or not text[0].isalpha() or not text[0].isupper():
@@ -235,14 +212,10 @@ def is_prose(text: str) -> bool:
 
 
 def docstring_paragraphs(docstring: str) -> list[str]:
-    """Find the paragraphs of English prose in one docstring.
+    """Paragraphs of English prose in a docstring (numpy, Google, Sphinx or plain style), on one line each, in order.
 
     Args:
-        docstring: A docstring in numpy, Google, Sphinx or plain style, cleaned by `inspect.cleandoc`.
-
-    Returns:
-        Paragraphs on one line each, in order; code, doctests, tables, headings, signatures of parameters and lists of
-        references are left out.
+        docstring: cleaned by `inspect.cleandoc`.
     """
     if len(docstring.split()) < MIN_WORDS:  # most are; cleaning never adds words
         return []
@@ -252,16 +225,9 @@ def docstring_paragraphs(docstring: str) -> list[str]:
 
 
 def shingles(text: str, size: int) -> set[bytes]:
-    """Hash every run of `size` words of a text, spelling details aside.
+    """8-byte hashes of every run of `size` words of a text; case, digits and punctuation do not count.
 
-    Case, digits and punctuation do not count. A text shorter than one run is a single shingle.
-
-    Args:
-        text: Any text.
-        size: Words in a run.
-
-    Returns:
-        8-byte hashes, the same in every process (Python's own `hash` of a string is salted).
+    A text shorter than one run is a single shingle.
     """
     words = re.sub(r"[^\w\s]+", " ", re.sub(r"\d+", "0", text.lower())).split()
     runs = [words[start : start + size] for start in range(max(1, len(words) - size + 1))]
@@ -269,22 +235,14 @@ def shingles(text: str, size: int) -> set[bytes]:
 
 
 def unique_indices(texts: Sequence[str]) -> list[int]:
-    """Choose the texts to keep so that no two of them are near-duplicates.
+    """Indices, ascending, of texts to keep so that no two of them are near-duplicates.
 
-    In the given order, a text goes
+    In the given order, a text is dropped if more than half
 
-    - when more than half of its runs of `SHINGLE_WORDS` words stand in texts kept before it, in one or in several:
-      boilerplate is often put together from pieces;
-    - when more than half of its runs of `PAIR_SHINGLE_WORDS` words stand in one text kept before it, or the other way
-      round: a long text may follow a short one that it contains, and siblings may differ in a word here and there.
-
-    Hence, for any two kept texts, at most half of the three-word runs of either stand in the other.
-
-    Args:
-        texts: Texts in an order that is the same on every machine.
-
-    Returns:
-        Indices of the kept texts, ascending.
+    - of its runs of `SHINGLE_WORDS` words occur in texts kept before it, in one or in several (boilerplate is often put
+      together from pieces), or
+    - of its runs of `PAIR_SHINGLE_WORDS` words occur in one text kept before it, or half of that text's in it (a long
+      text may contain a short one, and siblings may differ in a few words).
     """
     kept = []
     seen: set[bytes] = set()
@@ -306,29 +264,19 @@ def unique_indices(texts: Sequence[str]) -> list[int]:
     return kept
 
 
-def extract_files(files: Sequence[tuple[str, Path]]) -> tuple[list[tuple[str, int, str]], int]:
-    """Read the paragraphs of several source files: one unit of work for a worker process.
+def extract_files(files: Sequence[tuple[str, Path]]) -> list[tuple[str, int, str]]:
+    """Paragraphs of several source files: one unit of work for a worker process.
 
     Args:
-        files: Pairs of a module's name in the corpus and its path.
+        files: pairs of a module's name in the corpus and its path; what cannot be read or parsed is skipped.
 
     Returns:
-        Triples of module, position in the module, text; and the number of files that could not be read or parsed.
+        Triples of module, position in the module, and text.
     """
     rows: list[tuple[str, int, str]] = []
-    unreadable = 0
-    collecting = gc.isenabled()
-    gc.disable()  # trees have no cycles, and searching the heap for some while they grow takes as long as parsing
-    try:
-        for module, path in files:
-            try:
-                docstrings = source_docstrings(path.read_bytes())
-            except (OSError, SyntaxError):
-                unreadable += 1
-                continue
+    for module, path in files:
+        with contextlib.suppress(OSError, SyntaxError):
+            docstrings = source_docstrings(path.read_bytes())
             texts = [text for docstring in docstrings for text in docstring_paragraphs(docstring)]
             rows.extend((module, position, text) for position, text in enumerate(texts))
-    finally:
-        if collecting:
-            gc.enable()
-    return rows, unreadable
+    return rows

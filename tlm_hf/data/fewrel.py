@@ -110,7 +110,7 @@ def apply_entity_markers(facts: dict[str, Any], tokenizer: PreTrainedTokenizerBa
     """Fit tokenizer and model to the markers of a task, and say in the model's config which markers its texts bear.
 
     Args:
-        facts: what `subsets.facts_of` says of the task's training split; without `entity_markers` nothing is done.
+        facts: what `sources.facts_of` says of the task's training split; without `entity_markers` nothing is done.
         tokenizer: changed in place where the markers are added tokens.
         model: likewise; `config.entity_markers` becomes `text` or `added` where there are markers.
     """

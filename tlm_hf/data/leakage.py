@@ -31,7 +31,7 @@ from scipy.sparse import csr_matrix
 
 from ..errors import UserError
 from ..runs.atomic_files import file_hash
-from .subsets import ID, describe_split, facts_of
+from .sources import ID, describe_split, facts_of
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,7 @@ from .dataset_folder import check_writable, open_destination, write_dataset_fold
 from .overlap import MIN_COUNT, TokenTexts, count_tokens, encode_texts, measure_overlap
 from .overlap_subsets import KINDS, ROUNDS, select_subsets, subset_configs, subset_splits, task_stem
 from .prepare import Prepared
-from .sources import text_hash
-from .subsets import facts_of
+from .sources import facts_of, text_hash
 from .tasks import load_task, task_hash
 from .tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 

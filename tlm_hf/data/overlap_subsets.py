@@ -37,8 +37,7 @@ from ..errors import UserError
 from ..runs.atomic_files import Json
 from .leakage import LeakageReport, check_splits
 from .overlap import TokenTexts, count_tokens, encode_texts, jensen_shannon_bits
-from .sources import seeded_order
-from .subsets import ID, describe_split, facts_of
+from .sources import ID, describe_split, facts_of, seeded_order
 
 logger = logging.getLogger(__name__)
 

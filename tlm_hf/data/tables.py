@@ -9,8 +9,7 @@ import datasets
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
-from .sources import Source, check_column, read_source, reading, tells_rows_apart
-from .subsets import ID
+from .sources import ID, Source, check_column, read_source, reading, tells_rows_apart
 
 SPLITS = ("train", "validation", "test")
 MOST_MISSING = 0.1

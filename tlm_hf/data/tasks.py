@@ -1,13 +1,12 @@
 """Classification tasks: `docstrings` (embedded), AG News, DBpedia-14, FewRel, any table with a text and a label column.
 
 Each is a `DatasetDict` of train, validation and test, whose rows depend on the source and the seed alone; what
-reproduces a split travels with it (`subsets.facts_of`)::
+reproduces a split travels with it (`sources.facts_of`)::
 
     task = load_task("fewrel", root="data", train_per_label=150, test_per_label=30)
     facts_of(task["train"])     # source, revision, seed, counts by class, rows left out by reason
 """
 
-import hashlib
 import logging
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -19,11 +18,10 @@ import datasets
 from ..errors import UserError, check_range
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
-from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings, load_docstrings_task, mask_names
+from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings_task
 from .fewrel import MARKINGS, read_fewrel
 from .leakage import drop_leaking
-from .sources import data_root, text_hash
-from .subsets import ID, describe_split
+from .sources import ID, data_root, describe_split, text_hash
 from .tables import KNOWN, SPLITS, Columns, Row, TaskSource, find_columns, open_table, read_rows
 from .task_splits import Sizes, choose_rows
 
@@ -303,30 +301,15 @@ def _sizes(options: TaskOptions) -> Sizes:
 
 
 def _load_docstrings(options: TaskOptions) -> datasets.DatasetDict:
-    """The embedded task with the ids of its paragraphs, which are found again by their masked text."""
-    seed = options.seed
     numbers = {f"{split}_per_label": getattr(options, f"{split}_per_label") for split in SPLITS}
     given = {name: number for name, number in numbers.items() if number is not None}
-    task, corpus = load_docstrings_task(seed=seed, **given), load_docstrings()
-    chosen = {}
-    for split in SPLITS:
-        rows = [Row(row["text"], row["label"], "", row["text"]) for row in task[split]]
-        wanting = {(TASK_LIBRARIES[row.label], row.text): number for number, row in enumerate(rows)}
-        missing = Counter(library for library, _ in wanting)
-        columns = (corpus[split][column][:] for column in ("text", "library", "row_id"))
-        known = [(*row, hashlib.sha256(f"{seed}\n{row[0]}".encode()).digest()) for row in zip(*columns, strict=True)]
-        # Texts may be equal once masked: the task took the first in this order, and few beyond those it took.
-        for text, library, row_id, _ in sorted(known, key=lambda row: row[-1]):
-            number = wanting.pop((library, mask_names(text)), None) if missing[library] else None
-            if number is not None:
-                rows[number] = rows[number]._replace(id=row_id)
-                missing[library] -= 1
-        chosen[split] = rows
+    task = load_docstrings_task(seed=options.seed, **given)
+    chosen = {split: [Row(row["text"], row["label"], row[ID], row["text"]) for row in task[split]] for split in SPLITS}
     facts = {
         "task": "docstrings",
         "source": "docstrings",
         "revision": f"sha256:{fingerprint()}",
-        "seed": seed,
+        "seed": options.seed,
         "asked_per_label": {split: len(task[split]) // len(TASK_LIBRARIES) for split in SPLITS},
         "dropped": {},
         "texts_with_two_labels": 0,

@@ -22,12 +22,7 @@ TEXTS_AT_ONCE = 2000
 
 @dataclass(frozen=True)
 class TextColumn:
-    """The texts of a table's column, read some at a time from where they lie; can be gone through again and again.
-
-    Args:
-        dataset: the table.
-        column: its column of texts.
-    """
+    """The texts of a table's column, read in batches from disk; can be iterated several times."""
 
     dataset: datasets.Dataset
     column: str = "text"
@@ -51,12 +46,22 @@ class TextColumn:
             yield texts.to_pylist()
 
 
-def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerBase:
+def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int = 512) -> PreTrainedTokenizerBase:
     """Train an uncased WordPiece vocabulary; the same texts give the same vocabulary and ids in every process.
 
+    `tokenizers` alone does not promise that (tokenizers#1794). The result is a stock `BertTokenizer`::
+
+        from datasets import load_dataset
+        from transformers import BertConfig, BertForMaskedLM
+
+        texts = load_dataset("text", data_files="corpus.txt")["train"]["text"][:]
+        tokenizer = train_wordpiece(texts, vocab_size=8192, max_length=128)
+        tokenizer.save_pretrained("tokenizer")
+        model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128))
+
     Args:
-        texts: the corpus; gone through three times, and held in memory only where it is an iterator, which ends.
-        vocab_size: bound of tokens, special tokens included (special tokens and letters are there in any case).
+        texts: the corpus; it is read three times, and held in memory only if it is an iterator.
+        vocab_size: tokens at most, special tokens included (special tokens and letters are always part of it).
         max_length: becomes the tokenizer's `model_max_length` (tokens).
     """
     corpus = list(texts) if isinstance(texts, Iterator) else texts
@@ -72,20 +77,20 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int) -> P
         tokenizer.normalizer = normalizer
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         trainer = trainers.WordPieceTrainer(
-            vocab_size=size, special_tokens=first_tokens, initial_alphabet=alphabet, limit_alphabet=len(alphabet),
-            min_frequency=2, show_progress=False,
-        )  # fmt: skip
+            vocab_size=size,
+            special_tokens=first_tokens,
+            initial_alphabet=alphabet,
+            limit_alphabet=len(alphabet),
+            min_frequency=2,
+            show_progress=False,
+        )
         tokenizer.train_from_iterator(corpus, trainer)
         return tokenizer.get_vocab()
 
     # The trainer numbers letters inside words ("##a") as a randomly seeded hash table yields them, and breaks ties
-    # between pairs by these numbers. So the letters alone are found first, and given in a fixed order then.
+    # between pairs by these numbers. So a first run finds the letters, and the second gets them in a fixed order.
     letters = sorted(set(train(0, list(SPECIAL_TOKENS))) - set(SPECIAL_TOKENS))
-    return from_vocabulary(train(vocab_size, [*SPECIAL_TOKENS, *letters]), max_length)
-
-
-def from_vocabulary(vocabulary: dict[str, int], max_length: int) -> PreTrainedTokenizerBase:
-    """Stock uncased `BertTokenizer` over `vocabulary` (token to id)."""
+    vocabulary = train(vocab_size, [*SPECIAL_TOKENS, *letters])
     return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=max_length)
 
 
@@ -93,26 +98,21 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     """Token to id of a `vocab.txt`: one token a line, its id is the line's number from 0.
 
     Raises:
-        UserError: not UTF-8, special tokens missing, an empty line, or a token that stands there twice.
+        UserError: not UTF-8, special tokens missing, an empty line, or a token that occurs twice.
     """
     try:
-        # A token may be a line break of Unicode, so lines end at "\n" alone ("\r\n" is read as "\n").
+        # A token may be a line break of Unicode, so lines end at "\n" only ("\r\n" is read as "\n").
         tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"The vocabulary {path} is not UTF-8 text: give a vocab.txt or a folder.") from error
-    vocabulary: dict[str, int] = {}
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+    if missing:
+        raise UserError(f"The vocabulary {path} lacks {', '.join(missing)}: give a BERT vocab.txt or a folder.")
     for index, token in enumerate(tokens):
-        if vocabulary.setdefault(token, index) != index:
-            first = vocabulary[token] + 1
-            raise UserError(
-                f"The vocabulary {path} has {token!r} on line {first} and again on line {index + 1}: every token needs "
-                "one id, so restore the file."
-            )
-    absent = [token for token in SPECIAL_TOKENS if token not in vocabulary]
-    if absent:
-        raise UserError(f"The vocabulary {path} lacks {', '.join(absent)}: give a BERT vocab.txt or a folder.")
-    if "" in vocabulary:
-        raise UserError(f"Line {vocabulary[''] + 1} of the vocabulary {path} is empty: restore the file.")
+        if not token or vocabulary[token] != index:
+            fault = f"repeats {token!r} on line {vocabulary[token] + 1}" if token else f"is empty on line {index + 1}"
+            raise UserError(f"The vocabulary {path} {fault}: every token needs one id, so restore the file.")
     return vocabulary
 
 
@@ -124,27 +124,26 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
         max_length: new `model_max_length` in tokens; None keeps the tokenizer's.
 
     Raises:
-        UserError: nothing there, or a tokenizer without [MASK], [CLS], [SEP] and [PAD].
+        UserError: no tokenizer, or one without [MASK], [CLS], [SEP], [PAD] or [UNK].
     """
     path = Path(source).expanduser()
     if path.is_file():
-        tokenizer = from_vocabulary(read_vocabulary(path), max_length or 512)
-    else:
-        if path.is_dir() and not (path / "tokenizer.json").is_file() and not (path / "vocab.txt").is_file():
-            raise UserError(f"The folder {source} holds no tokenizer (tokenizer.json): name one with --tokenizer.")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        except Exception as error:  # on damaged files the libraries raise anything, down to a bare KeyError
-            reason = str(error).strip().splitlines()[0].rstrip(". ") if isinstance(error, OSError | ValueError) else ""
-            raise UserError(
-                f"The tokenizer {source!r} cannot be loaded: {reason or 'its files are damaged'} (restore it, or name "
-                "another)."
-            ) from error
-        if max_length is not None:
-            tokenizer.model_max_length = max_length
-    missing = [name for name in ("mask", "cls", "sep", "pad") if getattr(tokenizer, f"{name}_token_id") is None]
-    if missing or tokenizer.unk_token_id is None:
-        raise UserError(f"The tokenizer {source!r} lacks the special token {missing or ['unk']}: use a BERT tokenizer.")
+        return BertTokenizer(vocab=read_vocabulary(path), do_lower_case=True, model_max_length=max_length or 512)
+    if path.is_dir() and not (path / "tokenizer.json").is_file() and not (path / "vocab.txt").is_file():
+        raise UserError(f"The folder {source} holds no tokenizer (tokenizer.json): name one with --tokenizer.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # on damaged files the libraries raise anything, down to a bare KeyError
+        reason = str(error).strip().splitlines()[0].rstrip(". ") if isinstance(error, OSError | ValueError) else ""
+        raise UserError(
+            f"The tokenizer {source!r} cannot be loaded: {reason or 'its files are damaged'} (restore it, or name "
+            "another)."
+        ) from error
+    if max_length is not None:
+        tokenizer.model_max_length = max_length
+    missing = [name for name in ("mask", "cls", "sep", "pad", "unk") if getattr(tokenizer, f"{name}_token_id") is None]
+    if missing:
+        raise UserError(f"The tokenizer {source!r} lacks the special token {missing[0]}: use a BERT tokenizer.")
     return tokenizer
 
 
@@ -166,8 +165,8 @@ def encoder_of(
         max_length: tokens of a text at most, special tokens included.
 
     Returns:
-        Function of n texts that returns their ids one after the other, int32 (all tokens,), and their lengths, int32
-        (n,); the same ids as `tokenizer(texts, truncation=True, max_length=max_length)`.
+        Function of n texts that returns their ids in a row, int32 (all tokens,), and their lengths, int32 (n,); the
+        same ids as `tokenizer(texts, truncation=True, max_length=max_length)`.
     """
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.encode_special_tokens = tokenizer.split_special_tokens
@@ -189,10 +188,6 @@ def tokenize(
     """Replace the column `text` by `input_ids` (truncated to `max_length` tokens, special tokens included)."""
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        encoded = tokenizer(
-            batch["text"], truncation=True, max_length=max_length, return_attention_mask=False,
-            return_token_type_ids=False,
-        )  # fmt: skip
-        return {"input_ids": encoded["input_ids"]}
+        return {"input_ids": tokenizer(batch["text"], truncation=True, max_length=max_length)["input_ids"]}
 
     return dataset.map(encode, batched=True, remove_columns=["text"], desc=description)

@@ -22,7 +22,7 @@ from ..benchmarks.inference_speed import build_batch, stock_classifier
 from ..data.corpora import load_corpus
 from ..data.overlap import count_tokens, encode_texts, measure_overlap
 from ..data.overlap_subsets import KINDS, overlap_subsets
-from ..data.subsets import facts_of
+from ..data.sources import facts_of
 from ..data.tasks import load_task
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError

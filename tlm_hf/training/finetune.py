@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ..data.fewrel import apply_entity_markers
-from ..data.subsets import facts_of
+from ..data.sources import facts_of
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, class_names, load_task_from, task_hash, text_options
 from ..data.tokenization import tokenize, tokenizer_hash
 from ..errors import UserError, check_range

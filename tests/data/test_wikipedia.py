@@ -1,0 +1,314 @@
+"""Wikipedia from a Hub on this machine: which texts, in which order, at what cost, and what if the connection breaks.
+
+Oracles: the rows that the test wrote, put in order with plain `hashlib` as the docstrings describe; the server's log.
+"""
+
+import collections
+import hashlib
+import io
+import os
+import random
+
+import datasets
+import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers_server import CUT, DROP, REFUSE, LocalHub
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlm_hf.data.sources import facts_of
+from tlm_hf.data.wikipedia import CONFIG, PARAGRAPHS_PER_ARTICLE, REPOSITORY, REVISION, paragraphs, stream_wikipedia
+from tlm_hf.errors import UserError
+
+FILES, GROUPS, ROWS = 3, 12, 20
+WORDS = " ".join(f"word{index}" for index in range(39))
+
+
+def parquet(texts) -> bytes:
+    """A parquet file with `ROWS` rows in a row group."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"id": [str(index) for index in range(len(texts))], "text": texts}), buffer, ROWS)
+    return buffer.getvalue()
+
+
+def prose(rng: random.Random, words: int) -> str:
+    return " ".join(f"{rng.getrandbits(40):x}" for _ in range(words)) + "."
+
+
+@pytest.fixture(scope="module")
+def written() -> dict[str, list[str]]:
+    """Texts by file; every tenth repeats an earlier one, every seventeenth is blank."""
+    rng = random.Random(0)
+    files: dict[str, list[str]] = {}
+    known: list[str] = []
+    for file in range(FILES):
+        texts = files.setdefault(f"{CONFIG}/train-{file:05}-of-{FILES:05}.parquet", [])
+        for index in range(GROUPS * ROWS):
+            text = "\n".join([f"Heading {file}", "", *(prose(rng, rng.choice((8, 60))) for _ in range(4))])
+            if index % 10 == 9:
+                text = f"  {rng.choice(known)}\n"
+            if index % 17 == 16:
+                text = " \n "
+            known.append(text)
+            texts.append(text)
+    return files
+
+
+@pytest.fixture(scope="module")
+def served(written):
+    with LocalHub() as hub:
+        files = {name: parquet(texts) for name, texts in written.items()}
+        hub.add(REPOSITORY, {**files, f"{CONFIG}/test.parquet": parquet(["of the test split"])}, commit=REVISION)
+        yield hub
+
+
+@pytest.fixture
+def hub(served, tmp_path, monkeypatch):
+    """The Hub, reachable, with an empty cache, no pauses between attempts, and an empty log on the other side."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    served.requests.clear()
+    served.fault = lambda request: None
+    yield served
+    served.fault = lambda request: None
+
+
+def stream(hub, num_texts=50, validation_texts=10, **options) -> datasets.DatasetDict:
+    return stream_wikipedia(num_texts, validation_texts, endpoint=hub.url, **options)
+
+
+def rows(split: datasets.Dataset) -> list[tuple[str, str]]:
+    return list(zip(split["id"], split["text"], strict=True))
+
+
+def by_hash(names, seed) -> list[str]:
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest())
+
+
+def expected(written, seed, size, held_out=10):
+    """Training rows, held-out rows, and how many empty and repeated texts come before the last training row."""
+    pieces = [f"{file}#{group}" for file in written for group in range(GROUPS)]
+    reserved = by_hash(pieces, "validation")[: max(1, round(len(pieces) / 100))]
+    trained_on = [piece for piece in by_hash(pieces, seed) if piece not in reserved]
+    seen, results = set(), []
+    for order, key, count in ((reserved, "validation", held_out), (trained_on, seed, size)):
+        chosen, dropped = [], [0, 0]
+        for piece in order:
+            file, group = piece.split("#")
+            for place in by_hash([f"{file}/{int(group) * ROWS + row}" for row in range(ROWS)], key):
+                text = written[file][int(place.rsplit("/")[-1])].strip()
+                if len(chosen) == count:
+                    break
+                dropped[0] += not text
+                dropped[1] += bool(text) and text in seen
+                if text and text not in seen:
+                    seen.add(text)
+                    chosen.append((place, text))
+        results.append((chosen, dropped))
+    return results[1][0], results[0][0], results[1][1]
+
+
+def piece_of(place: str) -> tuple[str, int]:
+    file, row = place.rsplit("/", 1)
+    return file, int(row) // ROWS
+
+
+@pytest.mark.parametrize(("seed", "size"), [(0, 50), (7, 333)])
+def test_texts_and_order_are_as_described(hub, written, seed, size):
+    corpus = stream(hub, size, seed=seed, revision="main")
+    train, held_out, dropped = expected(written, seed, size)
+    assert rows(corpus["train"]) == train
+    assert rows(corpus["validation"]) == held_out
+    facts = facts_of(corpus["train"])
+    assert [facts["empty"], facts["duplicates"]] == dropped
+    assert (size == 50) or min(dropped) > 0
+    names = ("source", "config", "revision", "unit", "seed", "rows")
+    assert [facts[name] for name in names] == [REPOSITORY, CONFIG, REVISION, "article", seed, size]
+
+
+def test_subsets_are_nested_and_held_out_texts_the_same(hub):
+    stream(hub, 300)  # so that the examples come from the cache
+
+    @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 5), st.integers(1, 15))
+    def check(size, other, seed, held_out):
+        few, many = (stream(hub, count, seed=seed) for count in sorted((size, other)))
+        assert rows(few["train"]) == rows(many["train"])[: len(few["train"])]
+        assert rows(few["validation"]) == rows(many["validation"])
+        fewer = stream(hub, 1, held_out, seed=seed + 1)["validation"]
+        shared = min(held_out, 10)
+        assert rows(fewer)[:shared] == rows(many["validation"])[:shared]
+        train, validation = ({piece_of(place) for place in many[split]["id"]} for split in ("train", "validation"))
+        assert not train & validation
+        texts = many["train"]["text"][:] + many["validation"]["text"][:]
+        assert len(set(texts)) == len(texts)
+
+    check()
+
+
+def test_a_text_can_be_a_paragraph(hub, written):
+    corpus = stream(hub, 200, unit="paragraph")
+    for place, text in rows(corpus["train"]) + rows(corpus["validation"]):
+        file, row, line = place.rsplit("/", 2)
+        assert " ".join(written[file][int(row)].split("\n")[int(line)].split()) == text
+        assert len(text.split()) == 60
+    assert len({text for split in corpus.values() for text in split["text"]}) == 210
+    assert rows(stream(hub, 90, unit="paragraph")["train"]) == rows(corpus["train"])[:90]
+
+
+def test_only_footers_and_needed_row_groups_are_read_and_nothing_twice(hub, tmp_path, monkeypatch):
+    rng = random.Random(1)
+    names = [f"{CONFIG}/train-{file}.parquet" for file in range(2)]
+    files = {name: parquet([prose(rng, 600) for _ in range(30 * ROWS)]) for name in names}
+    with LocalHub() as large:
+        large.add(REPOSITORY, files, commit=REVISION)
+        corpus = stream(large, 60)
+        needed = {piece_of(place) for split in corpus.values() for place in split["id"]}
+        footers = {file: pq.read_metadata(io.BytesIO(content)) for file, content in files.items()}
+        columns = sum(footers[file].row_group(group).column(1).total_compressed_size for file, group in needed)
+        assert len(large.reads()) == len(files) + len(needed) == 6
+        # pyarrow reads 64 KiB for a footer, then the column of a row group at once.
+        assert sum(request.sent for request in large.reads()) == len(files) * 2**16 + columns
+        assert sum(request.sent for request in large.requests) < 0.1 * sum(map(len, files.values()))
+        count = len(large.requests)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # whole in the cache
+        assert rows(stream(large, 60)["train"]) == rows(corpus["train"])
+        assert len(large.requests) == count
+        with pytest.raises(UserError, match="offline"):
+            stream(large, 80)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        assert rows(stream(large, 80)["train"])[:60] == rows(corpus["train"])
+        assert len(large.reads()) == 6 + 2  # a footer and a row group more
+
+
+@pytest.mark.parametrize("fault", [CUT, DROP, REFUSE])
+def test_single_failures_are_tried_again(hub, written, fault):
+    seen = collections.Counter()
+
+    def first_time(request):
+        seen[request.path, request.range] += 1
+        is_file = request.path.endswith(".parquet") and request.method == "GET"
+        return fault if is_file and seen[request.path, request.range] == 1 else None
+
+    hub.fault = first_time
+    assert rows(stream(hub, 80)["train"]) == expected(written, 0, 80)[0]
+
+
+def test_a_lasting_failure_is_one_sentence_and_the_next_call_continues(hub, written, one_sentence):
+    hub.fault = lambda request: DROP if len(hub.reads()) > FILES + 4 else None
+    with pytest.raises(UserError) as caught:
+        stream(hub, 150)
+    train, held_out, _ = expected(written, 0, 150)
+    whole = list(dict.fromkeys(piece_of(place) for place, _ in held_out + train))[:4]
+    done = sum(piece_of(place) in whole for place, _ in held_out + train)
+    assert f"{done} of 160 texts were read" in one_sentence(caught.value)
+    assert "--corpus docstrings" in str(caught.value)
+    hub.fault = lambda request: None
+    hub.requests.clear()
+    assert rows(stream(hub, 150)["train"]) == train
+    pieces = {piece_of(place) for place, _ in held_out + train} - set(whole)
+    assert len(hub.reads()) == len(pieces) + len({file for file, _ in pieces})
+
+
+def test_without_a_network_one_attempt_is_made(hub, monkeypatch, one_sentence):
+    attempts = []
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", attempts.append)
+    with pytest.raises(UserError, match="check the network, set TLM_DATA") as caught:
+        stream_wikipedia(50, 10, endpoint="http://127.0.0.1:9")
+    assert "0 of 60 texts" in one_sentence(caught.value)
+    assert attempts == []
+
+
+def test_a_damaged_cache_is_read_again(hub):
+    before = rows(stream(hub, 80)["train"])
+    files = [file for file in datasets.config.HF_DATASETS_CACHE.rglob("*.parquet") if file.is_file()]
+    assert len(files) > 4
+    for damage in (lambda content: content[: len(content) // 2], lambda content: b"\0" * len(content)):
+        for file in files:
+            file.write_bytes(damage(file.read_bytes()))
+        assert rows(stream(hub, 80)["train"]) == before
+
+
+def test_a_disk_that_cannot_be_written_costs_the_cache_only(hub, written, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    assert rows(stream(hub, 50)["train"]) == expected(written, 0, 50)[0]
+    assert "HF_DATASETS_CACHE" in caplog.text
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_texts": 10_000}, "at most 700"),
+        ({"num_texts": 690}, "at most"),
+        ({"num_texts": 50_000, "unit": "paragraph"}, "at most"),
+        ({"validation_texts": 21}, "held-out"),
+        ({"revision": "0" * 40}, "0000"),
+        ({"revision": "elsewhere"}, "elsewhere"),
+        ({"config": "fr"}, "fr"),
+    ],
+)
+def test_requests_that_cannot_be_met(hub, one_sentence, options, said):
+    with pytest.raises(UserError) as caught:
+        stream(hub, **options)
+    assert said in one_sentence(caught.value)
+    if options.get("num_texts") != 690:  # what the footers rule out is refused before the download
+        assert len(hub.reads()) <= FILES + 1
+
+
+@pytest.mark.parametrize(
+    ("line", "is_paragraph"),
+    [
+        (f"{WORDS} last.", True),
+        (f"{WORDS}.", False),  # 39 words
+        (f"{WORDS} last", False),  # as a heading or a list item ends
+        (f"{WORDS} last:", False),
+        (f'{WORDS} "last!")', True),
+        (f"{WORDS} last?”", True),
+        (f"{WORDS} {{{{cite}}}} last.", False),
+        (f"{WORDS} <ref name='a'> last.", False),
+        (f"{WORDS} if 3 < 4 and 5 > 4, last.", True),
+        (" ".join(["word"] * 599) + " last.", True),
+        (" ".join(["word"] * 600) + " last.", False),
+    ],
+)
+def test_which_lines_are_paragraphs(line, is_paragraph):
+    assert paragraphs(f"Title\n\n{line}\n== End ==") == ([(2, line)] if is_paragraph else [])
+    spaced = "\n".join([f"\t{WORDS}  last. "] * 40)
+    assert paragraphs(spaced) == [(index, f"{WORDS} last.") for index in range(PARAGRAPHS_PER_ARTICLE)]
+
+
+def test_corpora_and_tasks_from_the_hub_in_another_process(served, written, run_with_package, tmp_path):
+    """From the Hub's address alone, as a user: Wikipedia by either name, and other sets, which are read whole."""
+    served.fault = lambda request: None
+    everything = [text for texts in written.values() for text in texts]
+    other = served.add("someone/articles", {"train.parquet": parquet(everything)})
+    (tmp_path / "data" / "wikipedia").mkdir(parents=True)
+    code = """
+import json, os, sys
+os.environ.update(HF_ENDPOINT=sys.argv[1], HF_DATASETS_CACHE=sys.argv[2], HF_HOME=sys.argv[2], HF_HUB_OFFLINE="0")
+os.environ.pop("TLM_DATA", None)
+import datasets
+from tlm_hf.data.corpora import load_corpus
+from tlm_hf.data.sources import facts_of
+datasets.disable_progress_bars()
+results = []
+for name, options in (
+    ("wikipedia", {}),
+    ("wikimedia/wikipedia", {"root": sys.argv[3]}),  # streamed even where a local copy of `wikipedia` is
+    ("wikipedia", {"unit": "paragraph"}),
+    ("someone/articles", {"revision": "main"}),
+):
+    train = load_corpus(name, num_texts=60, seed=3, validation_texts=10, **options)["train"]
+    results.append([list(zip(train["id"][:], train["text"][:])), facts_of(train)])
+print(json.dumps(results))
+"""
+    short, full, cut, whole = run_with_package(code, served.url, str(tmp_path), str(tmp_path / "data"))
+    assert full == short
+    assert [tuple(row) for row in short[0]] == expected(written, 3, 60)[0]
+    assert (cut[1]["unit"], cut[1]["revision"]) == ("paragraph", REVISION)
+    assert (whole[1]["source"], whole[1]["revision"]) == ("someone/articles", other)
+    assert all(everything[int(place.removeprefix("train/"))].strip() == text for place, text in whole[0])
