@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tlm_hf.data.corpora import corpus_hash, load_corpus
 from tlm_hf.data.docstrings import fingerprint, load_docstrings
-from tlm_hf.data.sources import facts_of, read_table, seeded_order, text_hash
+from tlm_hf.data.sources import facts_of, read_table, text_hash
 from tlm_hf.errors import UserError
 
 RAW = [
@@ -105,19 +105,6 @@ class TestChoice:
 
         check()
 
-    def test_another_process_chooses_the_same(self, tmp_path, cache, run_with_package):
-        path = write(tmp_path / "corpus.parquet", RAW)
-        code = """
-import json, pathlib, sys, datasets
-datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[2])
-from tlm_hf.data.corpora import load_corpus
-datasets.disable_progress_bars()
-print(json.dumps([[split["id"][:], split["text"][:]] for split in load_corpus(sys.argv[1], num_texts=30).values()]))
-"""
-        here = load_corpus(path, num_texts=30)
-        there = run_with_package(code, path, str(tmp_path / "elsewhere"))
-        assert there == [[here[split]["id"][:], here[split]["text"][:]] for split in ("train", "validation")]
-
     def test_docstrings(self):
         corpus = load_corpus("docstrings", num_texts=50, validation_texts=20, seed=4)
         whole = load_docstrings()
@@ -130,21 +117,21 @@ print(json.dumps([[split["id"][:], split["text"][:]] for split in load_corpus(sy
         with pytest.raises(UserError, match=f"at most {len(whole['train'])}[.]"):
             load_corpus("docstrings", num_texts=10**7)
 
-    @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
-    def test_ids_of_the_source_are_kept(self, tmp_path, cache, kind):
-        texts, ids = [f"text {index}" for index in range(50)], [f"book/{index}" for index in range(50)]
-        path = tmp_path / "corpus.parquet"
-        pq.write_table(pa.table({"text": texts, "id": pa.array(ids, kind)}), path)
-        for split in load_corpus(str(path)).values():
-            assert split["id"][:] == [f"book/{text.split()[1]}" for text in split["text"]]
-            assert str(split.features["id"].dtype) == "string"
-
-    @pytest.mark.parametrize("ids", [["same"] * 50, [None, *(f"b{index}" for index in range(49))], list(range(50))])
-    def test_ids_that_tell_no_rows_apart_are_not(self, tmp_path, cache, ids):
+    @pytest.mark.parametrize(
+        ("ids", "kept"),
+        [
+            (pa.array([f"book/{index}" for index in range(50)]), True),
+            (pa.array([f"book/{index}" for index in range(50)], pa.large_string()), True),
+            (["same"] * 50, False),
+            ([None, *(f"book/{index}" for index in range(1, 50))], False),
+            (list(range(50)), False),
+        ],
+    )
+    def test_ids_of_the_source_are_kept_where_they_tell_rows_apart(self, tmp_path, cache, ids, kept):
         path = tmp_path / "corpus.parquet"
         pq.write_table(pa.table({"text": [f"text {index}" for index in range(50)], "id": ids}), path)
         for split in load_corpus(str(path)).values():
-            assert split["id"][:] == [f"train/{text.split()[1]}" for text in split["text"]]
+            assert split["id"][:] == [f"{'book' if kept else 'train'}/{text.split()[1]}" for text in split["text"]]
 
     def test_ids_that_two_splits_share_are_not_kept(self, tmp_path, cache):
         for split in ("train", "validation"):
@@ -153,6 +140,27 @@ print(json.dumps([[split["id"][:], split["text"][:]] for split in load_corpus(sy
         for name, split in load_corpus(str(tmp_path)).items():
             assert split["id"][:] == [text.replace(" ", "/") for text in split["text"]]
             assert {text.split()[0] for text in split["text"]} == {name}
+
+    def test_loaded_tables_are_chosen_from_as_a_file_is(self, tmp_path, cache):
+        path = write(tmp_path / "corpus.parquet", RAW, column="body")
+        table = datasets.Dataset.from_dict({"body": RAW})
+        options = {"num_texts": 40, "seed": 2, "validation_texts": 5, "text_column": "body"}
+        loaded, read = load_corpus(table, **options), load_corpus(path, **options)
+        assert corpus_hash(loaded) == corpus_hash(read)
+        assert loaded["train"]["id"][:] == read["train"]["id"][:]
+        facts = facts_of(loaded["train"])
+        assert (facts["source"], facts["empty"], facts["duplicates"]) == ("Dataset", 3, 21)
+        assert facts["revision"] == f"sha256:{text_hash(text or '' for text in RAW)}"
+        own = datasets.DatasetDict(
+            train=table, validation=datasets.Dataset.from_dict({"body": ["text number 5", "new"]})
+        )
+        splits = load_corpus(own, text_column="body")
+        assert sorted(splits["validation"]["text"]) == ["new", "text number 5"]
+        assert "text number 5" not in splits["train"]["text"][:]
+        with pytest.raises(UserError, match="no column 'text'"):
+            load_corpus(table)
+        with pytest.raises(UserError, match="revision"):
+            load_corpus(table, text_column="body", revision="main")
 
     def test_places_in_a_split_of_another_name(self, tmp_path, cache):
         pq.write_table(pa.table({"text": [f"text {index}" for index in range(30)]}), tmp_path / "test.parquet")
@@ -177,14 +185,6 @@ print(json.dumps([[split["id"][:], split["text"][:]] for split in load_corpus(sy
         after = load_corpus(str(path))["train"]["text"][:]
         assert set(after) <= set(path.read_text(encoding="utf-8").splitlines())
         assert set(after) != set(before)
-
-
-def test_seeded_order_is_that_of_plain_sorting():
-    texts = [f"t{index % 300}" for index in range(1000)]
-    keys = [hashlib.sha256(f"seed\0{text}".encode()).digest() for text in texts]
-    assert seeded_order(texts, "seed") == sorted(range(1000), key=keys.__getitem__)
-    assert seeded_order(iter(texts), "seed") == seeded_order(texts, "seed")
-    assert seeded_order([], 0) == []
 
 
 def test_texts_do_not_pile_up_in_memory(tmp_path, cache):
@@ -239,6 +239,7 @@ class TestRefusals:
         path = write(tmp_path / "corpus.parquet", RAW)
         assert "'body'" in refusal(one_sentence, load_corpus, path, text_column="body")
         assert "--text-column" in refusal(one_sentence, load_corpus, path, text_column="other")
+        assert "at least 1" in refusal(one_sentence, load_corpus, path, validation_texts=0)
         assert "at least 1" in refusal(one_sentence, load_corpus, path, num_texts=0)
         assert "at most 65" in refusal(one_sentence, load_corpus, path, num_texts=66)
         for name, texts in (("blank", ["", " \n", None]), ("none", [None, None]), ("one", ["a", "a", " a"])):
@@ -355,7 +356,7 @@ def test_options_without_a_use_are_refused(tmp_path, cache, one_sentence):
     for options in ({"revision": "deadbeef"}, {"unit": "article"}, {"unit": "paragraph"}):
         said = refusal(one_sentence, load_corpus, "wikipedia", root=str(tmp_path), **options)
         assert next(iter(options.values())) in said
-        assert "wikimedia/wikipedia" in said
     for options in ({"revision": "v1"}, {"config": "small"}, {"text_column": "body"}):
-        assert "leave" in refusal(one_sentence, load_corpus, "docstrings", **options)
+        assert "docstrings" in refusal(one_sentence, load_corpus, "docstrings", **options)
+    assert "--text-column" in refusal(one_sentence, load_corpus, "wikimedia/wikipedia", text_column="title")
     assert "'v1'" in refusal(one_sentence, load_corpus, path, revision="v1")

@@ -198,8 +198,8 @@ def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path, one_sentence)
         assert "[MASK]" in refusal(load_tokenizer, str(tmp_path / name))
     special = "\n".join(SPECIAL_TOKENS)
     lines = {
-        "twice.txt": (f"{special}\na\nb\na\n", "'a' on line 6 and again on line 8"),
-        "gap.txt": (f"{special}\n\na\n", "Line 6"),
+        "twice.txt": (f"{special}\na\nb\na\n", "'a' on line 8"),
+        "gap.txt": (f"{special}\n\na\n", "line 6"),
     }
     for name, (content, said) in lines.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
