@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from tlm_hf.study.quickstart_report import Row, report_text
+from tlm_hf.study.quickstart_report import TableRow, report_text
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments
 
@@ -17,7 +17,7 @@ def test_quickstart_output_is_that_of_the_results_file():
     section = readme.split("<!-- quickstart-output -->")[1].split("<!-- /quickstart-output -->")[0]
     assert report_text(results, "outputs/quickstart").strip() in section
     assert results["report"].strip() in section
-    rows = {row["model"]: Row(**row) for row in results["rows"]}
+    rows = {row["model"]: TableRow(**row) for row in results["rows"]}
     committee = rows["committee of 3 bert-1"]
     # The claims of the text below the table.
     assert rows["bert-1"].gap is not None

@@ -9,7 +9,7 @@ from tlm_hf.errors import UserError
 from tlm_hf.hub.hub_names import known
 from tlm_hf.hub.release_entries import CommitteeEntry, EncoderEntry, SpaceEntry
 from tlm_hf.hub.release_file import read_release
-from tlm_hf.study.quickstart import ARMS, FULL, SMOKE, _encoder_names, _fine_tunings
+from tlm_hf.study.quickstart import ARMS, FULL, SMOKE
 
 WHOLE = """\
 version: 0.1.0
@@ -125,8 +125,9 @@ class TestShipped:
     def test_its_folders_are_those_that_the_quickstart_leaves(self, tmp_path, monkeypatch, name):
         plan, output = QUICKSTARTS[name], Path("outputs") / name
         monkeypatch.chdir(tmp_path)
-        made = [output / "encoders" / encoder for encoder, _, _ in _encoder_names(plan)]
-        made += [output / "classifiers" / run for run, *_ in _fine_tunings(plan)]
+        made = [output / "encoders" / encoder for encoder in plan.encoders]
+        runs = [run for encoder in plan.encoders for arm in ARMS for run in plan.classifiers(encoder, arm)]
+        made += [output / "classifiers" / run for run in runs]
         made += [output / "committees" / f"committee-{arm}-{seed}" for arm in ARMS for seed in range(plan.seeds)]
         for folder in [*made, output / "release" / "demo"]:
             folder.mkdir(parents=True)

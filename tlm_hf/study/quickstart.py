@@ -4,7 +4,8 @@ import logging
 import os
 import statistics
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..hub.demo_data import DemoTask, stage_demo
 from ..hub.staging import stage_model
 from ..loading import load_classifier
 from ..recipes import find_size
+from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from ..runs.worker_pool import Job, run_jobs
@@ -27,11 +29,15 @@ from ..training.finetune import FinetuneArguments, finetune
 from ..training.join_committee import CommitteeArguments, join_committee
 from ..training.pretrain import pretrain
 from ..training.pretrain_options import PretrainArguments
-from .quickstart_report import Row, draw_plot, report_text
+from .quickstart_report import TableRow, draw_plot, report_text
 
 logger = logging.getLogger(__name__)
 ARMS = ("scratch", "pretrained")
+MEMBERS = 3
 LATENCY_REPEATS = 40
+PRETRAINING_RATE = {"shallow": 2e-3, "deep": 5e-4}
+FINETUNING_RATE = {"shallow": 1e-3, "deep": 3e-4}
+"""For both arms, each chosen on validation in the search under results/quickstart/."""
 
 
 @dataclass
@@ -46,40 +52,52 @@ class QuickstartArguments:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much the quickstart trains; the values of `FULL` come from the search under results/quickstart/."""
+class Scale:
+    """How much the quickstart trains; epochs by kind of encoder, shallow and deep.
+
+    Args:
+        size: of the recipes.
+        seeds: fine-tunings of each `bert-1` and arm; the deep encoder has one.
+        deep_layers: of the deep encoder.
+        num_texts: of the corpus; None for all.
+    """
 
     size: str
-    members: int
     seeds: int
-    shallow_epochs: float
-    deep_epochs: float
     deep_layers: int
-    finetune_epochs: dict[str, float]
     num_texts: int | None
-    pretrain_rate: dict[str, float]
-    finetune_rate: dict[tuple[str, str], float]
-    """Peak learning rate by encoder (shallow, deep) and arm, each chosen on validation."""
+    pretraining_epochs: Mapping[str, float]
+    finetuning_epochs: Mapping[str, float]
+
+    @property
+    def deep(self) -> str:
+        """Name of the deep encoder."""
+        return f"bert-{self.deep_layers}"
+
+    @property
+    def encoders(self) -> dict[str, int]:
+        """Seed of each encoder by name, the deep one first since it takes longest."""
+        return {self.deep: 0, **{f"bert-1-{seed}": seed for seed in range(MEMBERS)}}
+
+    def kind(self, encoder: str) -> str:
+        """`deep` or `shallow`."""
+        return "deep" if encoder == self.deep else "shallow"
+
+    def classifiers(self, encoder: str, arm: str) -> list[str]:
+        """Names of the fine-tunings of an encoder."""
+        return [f"{encoder}-{arm}-{seed}" for seed in range(1 if encoder == self.deep else self.seeds)]
 
 
-RATES = {
-    ("shallow", "scratch"): 1e-3,
-    ("shallow", "pretrained"): 1e-3,
-    ("deep", "scratch"): 3e-4,
-    ("deep", "pretrained"): 3e-4,
-}
-FULL = Plan(
-    "quickstart", 3, 3, 5.5, 2.0, 6, {"shallow": 10.0, "deep": 5.0}, None, {"shallow": 2e-3, "deep": 5e-4}, RATES
-)
-SMOKE = Plan("smoke", 3, 1, 1.0, 1.0, 2, {"shallow": 2.0, "deep": 2.0}, 500, {"shallow": 2e-3, "deep": 5e-4}, RATES)
+FULL = Scale("quickstart", 3, 6, None, {"shallow": 5.5, "deep": 2.0}, {"shallow": 10.0, "deep": 5.0})
+SMOKE = Scale("smoke", 1, 2, 500, {"shallow": 1.0, "deep": 1.0}, {"shallow": 2.0, "deep": 2.0})
 
 
-def quickstart(arguments: QuickstartArguments) -> dict[str, Any]:
-    """Run the whole idea; called again, it reuses what is there and continues what is not.
+def quickstart(arguments: QuickstartArguments) -> Json:
+    """Run the whole idea; called again, it reuses what is finished and continues what is not.
 
-    K = 3 `bert-1` and one deep encoder are pre-trained on the docstrings of installed libraries, fine-tuned on telling
-    the libraries apart from their checkpoints and from scratch, and joined into committees; a TF-IDF + logistic
-    regression row stands beside them.
+    Three `bert-1` and one deep encoder are pre-trained on the docstrings of installed libraries, fine-tuned on telling
+    the libraries apart, from their checkpoints and from scratch, and joined into committees. TF-IDF + logistic
+    regression is the baseline.
 
     Returns:
         The results as written to `results.json` in the output folder, with the printed `report`.
@@ -90,242 +108,187 @@ def quickstart(arguments: QuickstartArguments) -> dict[str, Any]:
     """
     if arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}: give at least 1.")
-    plan = SMOKE if arguments.smoke else FULL
-    workers = 1 if arguments.smoke else arguments.workers
+    scale, workers = (SMOKE, 1) if arguments.smoke else (FULL, arguments.workers)
     output = Path(arguments.output_dir or f"outputs/quickstart{'-smoke' if arguments.smoke else ''}").expanduser()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     start = time.perf_counter()
+
+    # 1. Data: a corpus, a task on other texts, one vocabulary for all.
     logger.info("Reading the docstrings of installed libraries (the first time takes up to a minute) ...")
-    corpus = load_corpus("docstrings", num_texts=plan.num_texts)
-    scale = find_size(plan.size)
+    corpus = load_corpus("docstrings", num_texts=scale.num_texts)
+    size = find_size(scale.size)
     per_label: dict[str, Any] = {
-        "train_per_label": scale.train_per_label,
-        "validation_per_label": scale.validation_per_label,
-        "test_per_label": scale.test_per_label,
+        "train_per_label": size.train_per_label,
+        "validation_per_label": size.validation_per_label,
+        "test_per_label": size.test_per_label,
     }
     task = load_task("docstrings", **per_label)
-    settings = {"plan": repr(plan), "corpus_sha256": corpus_hash(corpus), "task_sha256": task_hash(task)}
+    settings = {"scale": asdict(scale), "corpus_sha256": corpus_hash(corpus), "task_sha256": task_hash(task)}
     run = Run(output, "quickstart", settings)
     if run.results is not None:
-        logger.info("Finished before; showing the results in %s (delete the folder to start anew).", output)
+        logger.info("Finished before; showing the results in %s (delete the folder to run it again).", output)
         return run.results
-    tokenizer_folder = output / "tokenizer"
-    if not (tokenizer_folder / "tokenizer.json").is_file():
-        train_wordpiece(corpus["train"]["text"][:], scale.vocab_size, scale.max_length).save_pretrained(
-            tokenizer_folder
-        )
-    results = run_jobs(_jobs(plan, output, per_label, workers), workers, "Training")
-    committees = _committees(plan, output, per_label)
+    if not (output / "tokenizer" / "tokenizer.json").is_file():
+        tokenizer = train_wordpiece(corpus["train"]["text"][:], size.vocab_size, size.max_length)
+        tokenizer.save_pretrained(output / "tokenizer")
+
+    # 2. Training, side by side.
+    threads = 1 if workers > 1 else None
+    jobs = [*_pretrainings(scale, output, threads), *_finetunings(scale, output, per_label, threads)]
+    results = run_jobs(jobs, workers, "Training")
+
+    # 3. Committees, the baseline, latency.
+    committees = {arm: [_join(output, per_label, arm, seed) for seed in range(scale.seeds)] for arm in ARMS}
     baseline = tfidf_baseline(task)
-    latency = _latency(plan, output, task["test"]["text"][0], workers)
-    rows = _rows(plan, results, committees, baseline, latency)
+    latency = _latency(scale, output, task["test"]["text"][0], min(workers, torch.get_num_threads()))
+
+    # 4. Table, plot, release folders.
+    rows = _rows(scale, results, committees, baseline, latency)
     plot = draw_plot(rows, output / "accuracy.png", smoke=arguments.smoke)
-    staged = _stage(plan, output, results, committees, baseline, plot)
+    classifier_facts = {"baseline": baseline, "plot": plot, "smoke": arguments.smoke}
+    staged = _stage(scale, output, results, committees["pretrained"][0], classifier_facts)
+    title = "Which library does a paragraph document?"
+    release = output / "release"
+    demo_models = release / "tlm-committee-docstrings", release / f"tlm-{scale.deep}-docstrings"
     demo = stage_demo(
-        output / "release" / "demo",
-        [
-            DemoTask(
-                "docstrings",
-                "Which library does a paragraph document?",
-                output / "release" / "tlm-committee-docstrings",
-                output / "release" / f"tlm-bert-{plan.deep_layers}-docstrings",
-                task,
-            )
-        ],
-        {name: output / "release" / f"tlm-{name}" for name in ("bert-1-0", f"bert-{plan.deep_layers}")},
+        release / "demo",
+        [DemoTask("docstrings", title, *demo_models, task)],
+        {name: release / f"tlm-{name}" for name in ("bert-1-0", scale.deep)},
         "docstrings of installed Python libraries",
         corpus["train"]["text"][:],
     )
-    seconds = time.perf_counter() - start
-    summary = {
+    summary: Json = {
         "smoke": arguments.smoke,
-        "rows": [vars(row) for row in rows],
+        "rows": [asdict(row) for row in rows],
         "corpus": {"texts": len(corpus["train"]), "held_out_texts": len(corpus["validation"])},
-        "epochs": {
-            "pretraining": {"shallow": plan.shallow_epochs, "deep": plan.deep_epochs},
-            "finetuning": plan.finetune_epochs,
-        },
+        "epochs": {"pretraining": scale.pretraining_epochs, "finetuning": scale.finetuning_epochs},
         "task": {"labels": len(task["train"].features["label"].names), **{split: len(task[split]) for split in task}},
-        "pretraining_loss": {
-            name: result["held_out"]["loss"] for name, result in results.items() if "held_out" in result
-        },
+        "pretraining_loss": {f"pre-train {name}": _loss(results, name) for name in scale.encoders},
         "staged": [portable_path(str(folder)) for folder in staged],
         "demo": portable_path(str(demo)),
-        "seconds_since_start_or_continuation": seconds,
+        "seconds_since_start_or_continuation": time.perf_counter() - start,
     }
     summary["report"] = report_text(summary, portable_path(str(output)))
     return run.finish(None, summary)
 
 
-def _encoder_names(plan: Plan) -> list[tuple[str, str, int]]:
-    """(name, kind, seed) of the encoders, the deep one first since it takes longest."""
-    deep = (f"bert-{plan.deep_layers}", "deep", 0)
-    return [deep, *((f"bert-1-{seed}", "shallow", seed) for seed in range(plan.members))]
+def _loss(results: dict[str, Json], encoder: str) -> float:
+    return float(results[f"pre-train {encoder}"]["held_out"]["loss"])
 
 
-def _fine_tunings(plan: Plan) -> list[tuple[str, str, str, int]]:
-    """(run name, encoder name, arm, seed): 3 seeds for each `bert-1`, one for the deep encoder."""
-    runs = []
-    for encoder, kind, _ in _encoder_names(plan):
-        for arm in ARMS:
-            for seed in range(plan.seeds if kind == "shallow" else 1):
-                runs.append((f"{encoder}-{arm}-{seed}", encoder, arm, seed))
-    return runs
-
-
-def _jobs(plan: Plan, output: Path, per_label: dict[str, Any], workers: int) -> list[Job]:
-    """Every training of the plan, weighted by its expected seconds."""
-    threads = 1 if workers > 1 else None
+def _pretrainings(scale: Scale, output: Path, threads: int | None) -> list[Job]:
     jobs = []
-    kinds = {}
-    scale = find_size(plan.size)
-    for name, kind, seed in _encoder_names(plan):
-        kinds[name] = kind
+    for name, seed in scale.encoders.items():
+        kind = scale.kind(name)
         options = PretrainArguments(
-            bf16="false",  # the published numbers are of float32
-            unigram_bias=False,
             output_dir=str(output / "encoders" / name),
             corpus="docstrings",
-            num_texts=plan.num_texts,
+            num_texts=scale.num_texts,
             tokenizer=str(output / "tokenizer"),
             recipe="bert-6" if kind == "deep" else "bert-1",
-            size=plan.size,
-            num_hidden_layers=plan.deep_layers if kind == "deep" else None,
-            num_train_epochs=plan.deep_epochs if kind == "deep" else plan.shallow_epochs,
-            learning_rate=plan.pretrain_rate[kind],
-            # Also for the deep one, as in the published numbers; the recipe takes 0.02 for several layers since.
-            initializer_range=(64 * scale.heads) ** -0.5,
+            size=scale.size,
+            num_hidden_layers=scale.deep_layers if kind == "deep" else None,
+            num_train_epochs=scale.pretraining_epochs[kind],
+            learning_rate=PRETRAINING_RATE[kind],
+            # These three are as in the published numbers; the recipes have other values since.
+            initializer_range=(64 * find_size(scale.size).heads) ** -0.5,
+            unigram_bias=False,
+            bf16="false",
             seed=seed,
             num_threads=threads,
             disable_tqdm=True,
         )
-        weight = plan.deep_epochs * 3.4 if kind == "deep" else plan.shallow_epochs
+        weight = scale.pretraining_epochs[kind] * (3.4 if kind == "deep" else 1.0)
         jobs.append(Job(f"pre-train {name}", pretrain, options, weight=weight))
-    for name, encoder, arm, seed in _fine_tunings(plan):
-        member = 0 if kinds[encoder] == "deep" else int(encoder.rsplit("-", 1)[1])
-        fine_tuning = FinetuneArguments(
-            bf16="false",  # as the encoder was trained
-            task="docstrings",
-            **per_label,
-            model=str(output / "encoders" / encoder),
-            output_dir=str(output / "classifiers" / name),
-            from_scratch=arm == "scratch",
-            num_train_epochs=plan.finetune_epochs[kinds[encoder]],
-            learning_rate=plan.finetune_rate[(kinds[encoder], arm)],
-            # Seeds differ between members, so that scratch members differ too.
-            seed=plan.seeds * member + seed,
-            num_threads=threads,
-            disable_tqdm=True,
-        )
-        weight = 2.5 if kinds[encoder] == "deep" else 0.4
-        jobs.append(Job(name, finetune, fine_tuning, after=(f"pre-train {encoder}",), weight=weight))
     return jobs
 
 
-def _committees(plan: Plan, output: Path, per_label: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """For each arm one committee per fine-tuning seed: member k is `bert-1` number k fine-tuned with that seed."""
-    joined: dict[str, list[dict[str, Any]]] = {}
-    for arm in ARMS:
-        for seed in range(plan.seeds):
-            members = [str(output / "classifiers" / f"bert-1-{k}-{arm}-{seed}") for k in range(plan.members)]
-            options = CommitteeArguments(
-                task="docstrings",
-                **per_label,
-                members=members,
-                output_dir=str(output / "committees" / f"committee-{arm}-{seed}"),
-                disable_tqdm=True,
-            )
-            joined.setdefault(arm, []).append(join_committee(options))
-    return joined
+def _finetunings(scale: Scale, output: Path, per_label: dict[str, Any], threads: int | None) -> list[Job]:
+    jobs = []
+    for encoder, member in scale.encoders.items():
+        kind = scale.kind(encoder)
+        for arm in ARMS:
+            for seed, name in enumerate(scale.classifiers(encoder, arm)):
+                options = FinetuneArguments(
+                    task="docstrings",
+                    **per_label,
+                    model=str(output / "encoders" / encoder),
+                    output_dir=str(output / "classifiers" / name),
+                    from_scratch=arm == "scratch",
+                    num_train_epochs=scale.finetuning_epochs[kind],
+                    learning_rate=FINETUNING_RATE[kind],
+                    bf16="false",
+                    seed=scale.seeds * member + seed,  # differs between members, so scratch members differ too
+                    num_threads=threads,
+                    disable_tqdm=True,
+                )
+                weight = 2.5 if kind == "deep" else 0.4
+                jobs.append(Job(name, finetune, options, after=(f"pre-train {encoder}",), weight=weight))
+    return jobs
 
 
-def _latency(plan: Plan, output: Path, text: str, workers: int) -> dict[str, float]:
-    """Median milliseconds for one text of the deep encoder, one `bert-1` and the committee, by turns."""
-    deep = f"bert-{plan.deep_layers}-pretrained-0"
+def _join(output: Path, per_label: dict[str, Any], arm: str, seed: int) -> Json:
+    """The committee of an arm and seed: member k is `bert-1` number k fine-tuned with that seed."""
+    options = CommitteeArguments(
+        task="docstrings",
+        **per_label,
+        members=[str(output / "classifiers" / f"bert-1-{member}-{arm}-{seed}") for member in range(MEMBERS)],
+        output_dir=str(output / "committees" / f"committee-{arm}-{seed}"),
+        disable_tqdm=True,
+    )
+    return join_committee(options)
+
+
+def _latency(scale: Scale, output: Path, text: str, threads: int) -> dict[str, float]:
+    """Median milliseconds for one text of the deep encoder, one `bert-1` and the committee."""
     folders = {
-        "deep": output / "classifiers" / deep,
+        "deep": output / "classifiers" / f"{scale.deep}-pretrained-0",
         "bert-1": output / "classifiers" / "bert-1-0-pretrained-0",
         "committee": output / "committees" / "committee-pretrained-0",
     }
     models = {name: load_classifier(str(folder)) for name, folder in folders.items()}
-    tokenizer = load_tokenizer(str(folders["bert-1"]))
-    threads = min(workers, torch.get_num_threads())
-    return classifier_latency(models, tokenizer, text, LATENCY_REPEATS, threads)
+    return classifier_latency(models, load_tokenizer(str(folders["bert-1"])), text, LATENCY_REPEATS, threads)
 
 
 def _rows(
-    plan: Plan,
-    results: dict[str, Any],
-    committees: dict[str, list[dict[str, Any]]],
-    baseline: dict[str, float],
+    scale: Scale, results: dict[str, Json], committees: dict[str, list[Json]], baseline: dict[str, float],
     latency: dict[str, float],
-) -> list[Row]:
-    """The table: accuracy on the test split as mean and standard deviation over runs."""
+) -> list[TableRow]:  # fmt: skip
+    """The table: test accuracies of all runs by model and arm."""
 
-    def of(pattern: str, arm: str) -> list[float]:
-        names = [
-            name for name, encoder, run_arm, _ in _fine_tunings(plan) if encoder.startswith(pattern) and run_arm == arm
-        ]
+    def accuracies(encoders: Sequence[str], arm: str) -> list[float]:
+        names = [name for encoder in encoders for name in scale.classifiers(encoder, arm)]
         return [results[name]["test"]["accuracy"] for name in names]
 
-    deep = f"bert-{plan.deep_layers}"
-    deep_parameters = results[f"{deep}-pretrained-0"]["parameters"]
-    shallow_parameters = results["bert-1-0-pretrained-0"]["parameters"]
-    best_members = {arm: [result["best_member_test_accuracy"] for result in committees[arm]] for arm in ARMS}
-    together = {arm: [result["test"]["accuracy"] for result in committees[arm]] for arm in ARMS}
+    def row(model: str, encoders: Sequence[str], milliseconds: float) -> TableRow:
+        parameters = results[f"{encoders[0]}-pretrained-0"]["parameters"]
+        scratch, pretrained = (accuracies(encoders, arm) for arm in ARMS)
+        return TableRow(model, parameters, scratch, pretrained, milliseconds)
+
+    shallow = [encoder for encoder in scale.encoders if encoder != scale.deep]
+    scratch, pretrained = ([result["test"]["accuracy"] for result in committees[arm]] for arm in ARMS)
+    best_member = statistics.mean(result["best_member_test_accuracy"] for result in committees["pretrained"])
+    size = committees["pretrained"][0]["parameters"]
     return [
-        Row("bert-1", shallow_parameters, of("bert-1-", "scratch"), of("bert-1-", "pretrained"), latency["bert-1"]),
-        Row(deep, deep_parameters, of(deep, "scratch"), of(deep, "pretrained"), latency["deep"]),
-        Row(
-            f"committee of {plan.members} bert-1",
-            committees["pretrained"][0]["parameters"],
-            together["scratch"],
-            together["pretrained"],
-            latency["committee"],
-            best_member=statistics.mean(best_members["pretrained"]),
-        ),
-        Row("TF-IDF + logistic regression", None, [baseline["accuracy"]], [], None),
+        row("bert-1", shallow, latency["bert-1"]),
+        row(scale.deep, [scale.deep], latency["deep"]),
+        TableRow(f"committee of {MEMBERS} bert-1", size, scratch, pretrained, latency["committee"], best_member),
+        TableRow("TF-IDF + logistic regression", None, [baseline["accuracy"]], [], None),
     ]
 
 
 def _stage(
-    plan: Plan,
-    output: Path,
-    results: dict[str, Any],
-    committees: dict[str, list[dict[str, Any]]],
-    baseline: dict[str, float],
-    plot: Path,
+    scale: Scale, output: Path, results: dict[str, Json], committee: Json, classifier_facts: dict[str, Any]
 ) -> list[Path]:
     """Release folders: every encoder, the first `bert-1` and the deep classifier, and the first committee."""
-    release = output / "release"
+    release, folders = output / "release", []
     corpus = "docstrings of installed Python libraries"
-    smoke = plan is SMOKE
-    task = "docstrings: which library a paragraph documents"
-    folders = []
-    for name, _, _ in _encoder_names(plan):
-        folders.append(
-            stage_model(
-                output / "encoders" / name,
-                release / f"tlm-{name}",
-                "encoder",
-                results[f"pre-train {name}"],
-                corpus=corpus,
-            )
-        )
-    for name in ("bert-1-0-pretrained-0", f"bert-{plan.deep_layers}-pretrained-0"):
-        target = release / f"tlm-{name.removesuffix('-pretrained-0')}-docstrings"
-        facts: dict[str, Any] = {"task": task, "baseline": baseline, "plot": plot, "smoke": smoke}
-        folders.append(stage_model(output / "classifiers" / name, target, "classifier", results[name], **facts))
-    folders.append(
-        stage_model(
-            output / "committees" / "committee-pretrained-0",
-            release / "tlm-committee-docstrings",
-            "committee",
-            committees["pretrained"][0],
-            task=task,
-            baseline=baseline,
-            plot=plot,
-            smoke=smoke,
-        )
-    )
-    return folders
+    for name in scale.encoders:
+        target, found = release / f"tlm-{name}", results[f"pre-train {name}"]
+        folders.append(stage_model(output / "encoders" / name, target, "encoder", found, corpus=corpus))
+    facts = {"task": "docstrings: which library a paragraph documents", **classifier_facts}
+    for name in ("bert-1-0", scale.deep):
+        run, target = f"{name}-pretrained-0", release / f"tlm-{name}-docstrings"
+        folders.append(stage_model(output / "classifiers" / run, target, "classifier", results[run], **facts))
+    folder, target = output / "committees" / "committee-pretrained-0", release / "tlm-committee-docstrings"
+    return [*folders, stage_model(folder, target, "committee", committee, **facts)]
