@@ -13,9 +13,9 @@ import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,50 +36,40 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def resident(server: Server) -> float:
-    """Resident memory of the server, MiB."""
-    return psutil.Process(server.process.pid).memory_info().rss / 2**20
-
-
-def visit(
-    url: str, endpoint: str, calls: Sequence[dict[str, Any]], until: float, most: int, seconds: list[float],
-    errors: list[str],
-) -> None:  # fmt: skip
-    """Call an endpoint until the time is over or so many requests were made; an error is no answer and has no time."""
-    client = Client(url, verbose=False)
-    for turn in range(most):
-        if time.monotonic() > until:
-            return
-        start = time.perf_counter()
-        try:
-            client.predict(**calls[turn % len(calls)], api_name=endpoint)
-        except Exception as error:
-            errors.append(str(error)[:200])
-        else:
-            seconds.append(time.perf_counter() - start)
-
-
-def together(
+def visit_together(
     url: str, endpoint: str, calls: Sequence[dict[str, Any]], visitors: int, seconds: float, most: int
 ) -> dict[str, Any]:
-    """Visits of several visitors at once, each with these calls in turn."""
+    """Visits of several visitors at once, each with these calls in turn; an error has no time."""
     times: list[float] = []
     errors: list[str] = []
-    until = time.monotonic() + seconds
     start = time.perf_counter()
-    threads = [
-        threading.Thread(target=visit, args=(url, endpoint, calls, until, most, times, errors)) for _ in range(visitors)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+
+    def visit() -> None:
+        client = Client(url, verbose=False)
+        for turn in range(most):
+            begin = time.perf_counter()
+            if begin - start > seconds:
+                return
+            try:
+                client.predict(**calls[turn % len(calls)], api_name=endpoint)
+            except Exception as error:
+                errors.append(str(error)[:200])
+            else:
+                times.append(time.perf_counter() - begin)
+
+    with ThreadPoolExecutor(visitors) as pool:
+        for each in [pool.submit(visit) for _ in range(visitors)]:
+            each.result()
     return {
-        "visitors": visitors, "seconds": time.perf_counter() - start, "requests": len(times) + len(errors),
-        "answers": len(times), "errors": len(errors), "first_errors": errors[:3],
+        "visitors": visitors,
+        "seconds": time.perf_counter() - start,
+        "requests": len(times) + len(errors),
+        "answers": len(times),
+        "errors": len(errors),
+        "first_errors": errors[:3],
         "median_ms": 1000 * statistics.median(times) if times else None,
         "p95_ms": 1000 * percentile(times, 0.95) if times else None,
-    }  # fmt: skip
+    }
 
 
 def calls_of_tabs(url: str, texts: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -125,18 +115,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         server = Server(demo, home)
         try:
-            together(server.url, "/classify", asked, 1, 5, 20)  # warm
-            single = together(server.url, "/classify", asked, 1, 60, 100)
-            crowd = together(server.url, "/classify", asked, arguments.visitors, arguments.seconds, 10**6)
+            visit_together(server.url, "/classify", asked, 1, 5, 20)  # warm
+            single = visit_together(server.url, "/classify", asked, 1, 60, 100)
+            crowd = visit_together(server.url, "/classify", asked, arguments.visitors, arguments.seconds, 10**6)
             tabs = {
-                endpoint: together(server.url, endpoint, calls, arguments.tab_visitors, arguments.tab_seconds, 10**6)
+                endpoint: visit_together(
+                    server.url, endpoint, calls, arguments.tab_visitors, arguments.tab_seconds, 10**6
+                )
                 for endpoint, calls in calls_of_tabs(server.url, texts).items()
             }
-            memory = [resident(server)]
+            process = psutil.Process(server.process.pid)
+            memory = [process.memory_info().rss / 2**20]
             for _ in range(4):
                 each = arguments.requests // 4 // 8
-                together(server.url, "/classify", asked, 8, 600, each)
-                memory.append(resident(server))
+                visit_together(server.url, "/classify", asked, 8, 600, each)
+                memory.append(process.memory_info().rss / 2**20)
         finally:
             server.stop()
     results = {
@@ -144,8 +137,7 @@ def main() -> None:
         "crowd": crowd, "tabs": tabs, "server_ms": handled, "memory_mib": memory, "memory_requests": arguments.requests,
         **provenance(),
     }  # fmt: skip
-    Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(arguments.json), results)
+    write_json(arguments.json, results)
     print(json.dumps({key: results[key] for key in ("single", "crowd", "tabs", "server_ms", "memory_mib")}, indent=2))
 
 

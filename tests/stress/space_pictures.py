@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -28,46 +28,32 @@ STILL_MS = 500
 """Of a plot, which is drawn after its data have come, and of what fades in."""
 
 
-def answer_a_sentence(page: Page, text: str) -> None:
-    """Classify."""
-    page.get_by_label("Text to classify").fill(text)
-    page.get_by_role("button", name="Classify", exact=True).click()
-    page.locator("#attention .words").wait_for()
+@dataclass(frozen=True)
+class Tab:
+    """A tab, a field that it has unless it is empty, and what is done there until the result appears."""
+
+    name: str
+    field: str
+    result: str
+    button: str | None = None
+    fill: bool = False
+
+    def use(self, page: Page, text: str) -> None:
+        """Fill the field, press the button, wait for the result."""
+        if self.fill:
+            page.get_by_label(self.field).fill(text)
+        if self.button is not None:
+            page.get_by_role("button", name=self.button, exact=True).click()
+        page.locator(self.result).first.wait_for()
 
 
-def fill_masks(page: Page, text: str) -> None:
-    """Of the text that stands there."""
-    page.get_by_role("button", name="Fill the masks").click()
-    page.locator("#masks table").first.wait_for()
-
-
-def show_a_finding(page: Page, text: str) -> None:
-    """The first one is shown from the start."""
-    page.get_by_text("The numbers (percent").wait_for()
-    page.locator(".vega-embed canvas, .vega-embed svg").first.wait_for()
-
-
-def measure_overlap(page: Page, text: str) -> None:
-    """Of the sentence."""
-    page.get_by_label("Text to compare").fill(text)
-    page.get_by_role("button", name="Measure the overlap").click()
-    page.locator("#overlap table").wait_for()
-
-
-def build_a_committee(page: Page, text: str) -> None:
-    """Of all members."""
-    page.get_by_role("button", name="Show this committee").click()
-    page.locator("#committee table").wait_for()
-
-
-TABS: dict[str, tuple[str, str, Callable[[Page, str], None]]] = {
-    "classify.png": ("Classify", "Text to classify", answer_a_sentence),
-    "masks.png": ("Fill the mask", "Text with [MASK]", fill_masks),
-    "findings.png": ("Findings", "Finding", show_a_finding),
-    "overlap.png": ("Overlap", "Text to compare", measure_overlap),
-    "committee.png": ("Build a committee", "Task of the members", build_a_committee),
+TABS = {
+    "classify.png": Tab("Classify", "Text to classify", "#attention .words", "Classify", fill=True),
+    "masks.png": Tab("Fill the mask", "Text with [MASK]", "#masks table", "Fill the masks"),
+    "findings.png": Tab("Findings", "Finding", ".vega-embed canvas, .vega-embed svg"),
+    "overlap.png": Tab("Overlap", "Text to compare", "#overlap table", "Measure the overlap", fill=True),
+    "committee.png": Tab("Build a committee", "Task of the members", "#committee table", "Show this committee"),
 }
-"""By picture: the tab, a field that it has unless it is empty, and what is done there."""
 
 
 def main() -> None:
@@ -88,15 +74,15 @@ def main() -> None:
         try:
             options = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
             browser = player.chromium.launch(executable_path=chromium, headless=True, args=options)
-            for name, (tab, field, act) in TABS.items():
+            for name, tab in TABS.items():
                 page = browser.new_page(viewport=SIZE)
                 page.goto(server.url, wait_until="domcontentloaded")
-                page.get_by_role("tab", name=tab).click()
+                page.get_by_role("tab", name=tab.name).click()
                 page.wait_for_timeout(STILL_MS)
-                if not page.get_by_label(field, exact=True).first.is_visible():
-                    print(f"{name}: the tab {tab} is empty here, so there is no picture of it.")
+                if not page.get_by_label(tab.field, exact=True).first.is_visible():
+                    print(f"{name}: the tab {tab.name} is empty here, so there is no picture of it.")
                     continue
-                act(page, text)
+                tab.use(page, text)
                 page.mouse.move(0, 0)
                 page.wait_for_timeout(STILL_MS)
                 page.screenshot(path=folder / name, full_page=True)

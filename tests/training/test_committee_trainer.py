@@ -54,12 +54,8 @@ def test_it_equals_training_the_members_apart(build_pair, tmp_path, accumulation
         norms.append([row["grad_norm"] for row in logs])
     assert np.min(norms) < bound < np.max(norms)
     committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs])
-    options = arguments(
-        tmp_path / "together",
-        max_grad_norm=bound,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=accumulation,
-    )
+    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": accumulation}
+    options = arguments(tmp_path / "together", max_grad_norm=bound, **sizes)
     trainer = CommitteeTrainer(committee, options, train_dataset=data)
     output = trainer.train()
     for member, (_, stock) in zip(committee, pairs, strict=True):
@@ -83,13 +79,10 @@ def test_trainers_own_clipping_would_not(build_pair, tmp_path):
     assert not torch.allclose(committee[0].classifier.weight, stock.classifier.weight, atol=1e-6, rtol=0)
 
 
-def test_other_models_are_refused_in_one_sentence(build_pair, one_sentence):
+def test_refusals(build_pair, tmp_path, one_sentence):
     with pytest.raises(TypeError, match="trains a CommitteeForSequenceClassification, not a Bert") as caught:
         CommitteeTrainer(build_pair("classifier")[1])
     one_sentence(caught.value)
-
-
-def test_a_loss_of_the_committees_logits_is_refused(build_pair, tmp_path, one_sentence):
     committee = CommitteeForSequenceClassification.from_members([build_pair("classifier")[0]])
     with pytest.raises(ValueError, match="leave label_smoothing_factor and compute_loss_func out") as caught:
         CommitteeTrainer(committee, arguments(tmp_path, label_smoothing_factor=0.1), train_dataset=rows())

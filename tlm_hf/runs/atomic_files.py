@@ -68,49 +68,57 @@ def file_hash(path: Path) -> str:
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush all files of a folder and then the folders to disk, so that a rename is never seen before its content."""
-    folders = [folder]
-    for path in folder.rglob("*"):
-        if path.is_dir():
-            folders.append(path)
-        elif path.is_file():
-            flush(path)
-    for path in reversed(folders):
+    """Flush a folder to disk, files before folders, so that a rename is never seen before its content."""
+    paths = sorted(folder.rglob("*"), key=Path.is_dir)
+    for path in [*paths, folder]:
         flush(path)
 
 
 def flush(path: Path) -> None:
     """Flush one file, or the names in one folder, to disk."""
-    if path.is_dir() and os.name == "nt":  # Windows flushes names by itself and opens no folders
+    windows = os.name == "nt"
+    if windows and path.is_dir():  # Windows flushes names by itself and opens no folders
         return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
+def lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
+    """Lock a file, which is made when missing, for this process; the system frees it when the process dies.
+
+    On a file system without locks the lock that comes back is not held (`is_locked`).
+
+    Raises:
+        filelock.Timeout: another process holds it, and `wait` is false.
+    """
+    holder = filelock.FileLock(path, is_singleton=True)
+    try:
+        holder.acquire(blocking=False)
+    except filelock.Timeout:
+        if not wait:
+            raise
+        logger.info("Waiting for another process that has locked %s.", path)
+        holder.acquire()
+    except (NotImplementedError, OSError):  # no locks on this file system
+        pass
+    return holder
+
+
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a cache's folder, waiting for who holds it; what was made meanwhile is there afterwards.
+    """Hold the lock of a cache's folder, after waiting for another process that holds it.
 
     Args:
-        folder: need not exist yet; its parent must. The lock is a hidden file beside it, free when its holder dies.
+        folder: need not exist yet; its parent must. The lock is a hidden file beside it.
 
     Yields:
-        False where the file system has no locks: then the first rename wins.
+        False on a file system without locks: then the first rename wins.
     """
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    holder = lock(folder.with_name(f".{folder.name}.lock"), wait=True)
     try:
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            logger.info("Another process is making %s: waiting for it.", folder)
-            lock.acquire()
-        alone = True
-    except (NotImplementedError, OSError):
-        alone = False
-    try:
-        yield alone
+        yield holder.is_locked
     finally:
-        lock.release()
+        holder.release()

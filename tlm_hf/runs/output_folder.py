@@ -1,7 +1,7 @@
 """Output folders of long work: each belongs to one run, says so in `run.json`, and lets the same command continue it.
 
-A finished run has `results.json`, written last; until then checkpoints lie in `checkpoint-N` folders, each renamed into
-place when whole (see `training.trainer`).
+A finished run has `results.json`, written last; until then its checkpoints are `checkpoint-N` folders, each renamed
+into place when whole (see `training.trainer`).
 """
 
 import json
@@ -9,25 +9,21 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+import filelock
 
 from ..errors import UserError
-from .atomic_files import flush_tree, write_json
-from .checkpoints import cannot_write, last_whole, list_checkpoints
+from .atomic_files import Json, flush_tree, lock, read_json, write_json
+from .checkpoints import DAMAGED, cannot_write, last_whole, list_checkpoints
 from .provenance import commit, portable, provenance
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.json"
 PARTIAL = ".partial"
-
-
-_HELD: dict[str, BinaryIO] = {}
-"""Records that this process holds locked, until their runs are finished or it ends."""
+LOCK = ".lock"
+HARMLESS = (".log", ".tmp", LOCK)
+"""Endings of files that may be in a new run's folder: logs, and what a process killed at its very start leaves."""
 
 
 def is_main_process() -> bool:
@@ -36,7 +32,7 @@ def is_main_process() -> bool:
 
 
 class Run:
-    """The output folder of one run.
+    """The output folder of one run, locked until the run or this process ends: two commands never share it.
 
     Args:
         folder: the output folder; made when missing.
@@ -44,134 +40,112 @@ class Run:
         settings: everything that decides the result, inputs' hashes included; JSON values.
 
     Raises:
-        UserError: the folder holds something else, or a run with other settings; the sentence names the first three.
+        UserError: the folder holds something else, a run with other settings (the sentence names the first three), or
+            one that another process works on.
     """
 
-    def __init__(self, folder: str | Path, kind: str, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: str | Path, kind: str, settings: Json) -> None:
         self.folder = Path(folder).expanduser()
         self.kind = kind
-        self.commit = commit()  # at the start: the checkout may move on while the run goes on
-        self.settings = json.loads(json.dumps(settings))
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"The output folder {folder} is a file: choose another --output-dir.")
+        self.commit = commit()  # at the start: the checkout may change during the run
+        self.settings: Json = json.loads(json.dumps(settings))
+        self._lock: filelock.BaseFileLock | None = None
         record = self.folder / RUN_FILE
         if record.is_file():
-            self._check_same(record)
+            self._compare(read_json(record))
             if self.results is None:
-                self._lock(record)
+                self._take()
             elif is_main_process():
                 self._remove_checkpoints()  # killed between its results and this
             return
-        # A log, or the record that a process killed at its very start (or running beside this one) had not yet renamed.
-        harmless = (".log", ".tmp")
-        others = [entry.name for entry in self.folder.iterdir()] if self.folder.is_dir() else []
-        others = [name for name in others if not name.endswith(harmless)]
-        if others and (is_main_process() or others != [RUN_FILE]):  # process 0 of this very run may have been faster
-            raise UserError(
-                f"The output folder {folder} holds other files and no {RUN_FILE}: choose an empty or new --output-dir."
-            )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"The output folder {folder} cannot be made ({error.strerror}): choose another --output-dir."
-            ) from error
+        self._make_folder()
+        self._take()
         if is_main_process():
             write_json(record, {"kind": kind, "settings": self.settings})
-            self._lock(record)
 
-    def _lock(self, record: Path) -> None:
-        """Hold the folder until the run or this process ends (where the system can): two commands never share it."""
-        if fcntl is None or not is_main_process():
-            return
-        name = str(record.resolve())
-        if name in _HELD:  # the same process again: a notebook cell after an interrupt
-            return
-        held = record.open("rb")
+    def _make_folder(self) -> None:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            names = [path.name for path in self.folder.iterdir() if not path.name.endswith(HARMLESS)]
         except OSError as error:
-            held.close()
-            if not isinstance(error, BlockingIOError):  # a file system without locks
-                return
+            raise UserError(
+                f"The output folder {self.folder} cannot be used ({error.strerror}): choose another --output-dir."
+            ) from error
+        if names and (is_main_process() or names != [RUN_FILE]):  # process 0 of this very run may have been faster
+            raise UserError(
+                f"The output folder {self.folder} holds other files and no {RUN_FILE}: choose an empty or new "
+                "--output-dir."
+            )
+
+    def _take(self) -> None:
+        if not is_main_process():
+            return
+        try:
+            self._lock = lock(self.folder / LOCK, wait=False)
+        except filelock.Timeout:
             raise UserError(
                 f"Another process is working in {self.folder}: wait for it, or choose another --output-dir."
             ) from None
-        _HELD[name] = held
 
     def _release(self) -> None:
-        """Let the folder go: the work in it is over."""
-        held = _HELD.pop(str((self.folder / RUN_FILE).resolve()), None)
-        if held is not None:
-            held.close()
+        if self._lock is not None:
+            (self.folder / LOCK).unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
 
-    def _check_same(self, record: Path) -> None:
-        try:
-            there = json.loads(record.read_text(encoding="utf-8"))
-            kind, settings = there["kind"], there["settings"]
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{record} is not readable as a run's record: choose another --output-dir.") from error
+    def _compare(self, record: Json) -> None:
+        """Refuse a folder of another run; the threads of a finished one, which is only read, may differ."""
+        kind, settings = record.get("kind"), record.get("settings", {})
         if kind != self.kind:
             raise UserError(
                 f"The output folder {self.folder} belongs to another run (a {kind}, not a {self.kind}): choose another "
                 "--output-dir."
             )
-        keys = sorted(set(settings) | set(self.settings))
-        differing = [key for key in keys if settings.get(key) != self.settings.get(key)]
-        if differing == ["threads"] and self.results is not None:
-            return  # a finished run is only read
+        names = sorted(settings.keys() | self.settings.keys())
+        differing = [name for name in names if settings.get(name) != self.settings.get(name)]
+        if not differing or (differing == ["threads"] and self.results is not None):
+            return
         if differing == ["threads"]:
-            there_were = settings["threads"]
             raise UserError(
-                f"The run in {self.folder} began with {there_were} CPU threads and would go on with "
-                f"{self.settings['threads']}, which rounds otherwise: add --num-threads {there_were}."
+                f"The run in {self.folder} began with {settings['threads']} CPU threads and would continue with "
+                f"{self.settings['threads']}, which rounds otherwise: add --num-threads {settings['threads']}."
             )
-        if differing:
-            details = ", ".join(
-                f"{key} {settings.get(key)!r} there and {self.settings.get(key)!r} here" for key in differing[:3]
-            )
-            raise UserError(
-                f"The output folder {self.folder} belongs to another run ({details}): choose another --output-dir, or "
-                "delete that folder."
-            )
+        details = [f"{name} {settings.get(name)!r} there and {self.settings.get(name)!r} here" for name in differing]
+        raise UserError(
+            f"The output folder {self.folder} belongs to another run ({', '.join(details[:3])}): choose another "
+            "--output-dir, or delete that folder."
+        )
 
     @property
-    def results(self) -> dict[str, Any] | None:
+    def results(self) -> Json | None:
         """Results of the finished run, or None."""
         path = self.folder / RESULTS_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def last_checkpoint(self) -> Path | None:
-        """Newest whole checkpoint, or None; a damaged one is passed over with a sentence (`runs.checkpoints`).
-
-        Under several processes all of them must call this, after the Trainer was made.
-        """
+        """Newest whole checkpoint, or None; all processes must call this, after the Trainer was made."""
         return last_whole(self.folder)
 
     def discard(self) -> None:
         """Give the folder back: a run that was refused after it had taken the folder leaves no record there."""
-        if not list_checkpoints(self.folder) and self.results is None:
-            self._release()
-            (self.folder / RUN_FILE).unlink(missing_ok=True)
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
+        if list_checkpoints(self.folder) or self.results is not None:
+            return
+        (self.folder / RUN_FILE).unlink(missing_ok=True)
+        self._release()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
-    def describe(self, results: dict[str, Any]) -> dict[str, Any]:
+    def describe(self, results: Json) -> Json:
         """Results with the run's kind, settings and provenance added, as `results.json` holds them."""
-        return {
-            "kind": self.kind,
-            **results,
-            "settings": portable(self.settings),
-            **provenance(),
-            "commit": self.commit,
-        }
+        settings = portable(self.settings)
+        return {"kind": self.kind, **results, "settings": settings, **provenance(), "commit": self.commit}
 
-    def finish(self, save: Callable[[Path], None] | None, results: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, save: Callable[[Path], Any] | None, results: Json) -> Json:
         """Put the model files in place, then the results, then remove the checkpoints.
 
         Args:
             save: writes the model and its tokenizer into the folder that it is given; None for a run without a model.
-            results: metrics and what else the run found.
+            results: metrics and other results.
 
         Returns:
             The results with settings and provenance added, as written.
@@ -179,11 +153,11 @@ class Run:
         Raises:
             UserError: no space for the files; the last checkpoint stays.
         """
-        written = self.describe(results)
+        described = self.describe(results)
         try:
             if save is not None:
                 self._put_in_place(save)
-            write_json(self.folder / RESULTS_FILE, written)
+            write_json(self.folder / RESULTS_FILE, described)
         except Exception as error:
             shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
             sentence = cannot_write(error, "The results", self.folder)
@@ -192,9 +166,9 @@ class Run:
             raise sentence from error
         self._remove_checkpoints()
         self._release()
-        return written
+        return described
 
-    def _put_in_place(self, save: Callable[[Path], None]) -> None:
+    def _put_in_place(self, save: Callable[[Path], Any]) -> None:
         """Write the model's files under a temporary name, flush them, and move them into the folder."""
         partial = self.folder / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
@@ -206,6 +180,7 @@ class Run:
         partial.rmdir()
 
     def _remove_checkpoints(self) -> None:
-        """Of a finished run no checkpoint is needed."""
-        for path in (*self.folder.glob("checkpoint-*"), self.folder / PARTIAL):
-            shutil.rmtree(path, ignore_errors=True)
+        """A finished run needs no checkpoint."""
+        for pattern in ("checkpoint-*", f"{DAMAGED}checkpoint-*", PARTIAL):
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,5 +1,6 @@
 """What made a result: command, commit, machine, versions; without paths of the machine."""
 
+import contextlib
 import datetime
 import os
 import platform
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from .atomic_files import Json
 
 PACKAGES = (
     "tlm-hf", "torch", "transformers", "datasets", "evaluate", "accelerate", "huggingface-hub", "tokenizers", "peft",
@@ -32,23 +35,22 @@ def portable_path(value: str) -> str:
 
 
 def portable(value: Any) -> Any:
-    """Apply `portable_path` to every absolute path inside a JSON value."""
+    """Apply `portable_path` to every absolute path inside a JSON value, also in `NAME=/path` and `NAME=word:/path`."""
     if isinstance(value, dict):
         return {key: portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
-    if isinstance(value, str) and (found := re.fullmatch(r"((?:[\w.-]+=)?(?:[\w-]+:)?)(/(?!/).*)", value)):
-        return found.group(1) + portable_path(found.group(2))  # also NAME=/path and NAME=word:/path
-    return value
+    match = re.fullmatch(r"((?:[\w.-]+=)?(?:[\w-]+:)?)(/(?!/).*)", value) if isinstance(value, str) else None
+    return value if match is None else match[1] + portable_path(match[2])
 
 
 def command_line(arguments: list[str] | None = None) -> str:
     """The command that is running, as a user would type it elsewhere."""
     program, *rest = sys.argv if arguments is None else arguments
     name = Path(program).name
-    if name == "main.py" or name == "tlm":
+    if name == "main.py":
         name = "tlm"
-    elif Path(program).suffix == ".py":
+    elif name.endswith(".py"):
         name = f"python {portable_path(str(Path(program).resolve()))}"
     return " ".join([name, *(word if word.startswith("$") else shlex.quote(word) for word in portable(rest))])
 
@@ -58,16 +60,16 @@ def commit() -> str | None:
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
+    git = ["git", "-C", str(folder)]
     try:
-        options: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True, "check": True}
-        head = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "tlm_hf", "scripts"], **options).stdout
+        head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True, stderr=subprocess.DEVNULL).strip()
+        changed = subprocess.check_output([*git, "status", "--porcelain", "tlm_hf", "scripts"], text=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head}-dirty" if changed.strip() else head
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Json:
     """Processor, cores, threads in use, memory in GiB and accelerator of this machine."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
@@ -89,17 +91,15 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that a result depends on."""
-    found = {}
+    installed = {}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
 
 
-def provenance() -> dict[str, Any]:
-    """Everything above, to stand in each results file."""
+def provenance() -> Json:
+    """Command, commit, date, machine and versions, for each results file."""
     return {
         "command": command_line(),
         "commit": commit(),

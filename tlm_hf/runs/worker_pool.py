@@ -1,12 +1,13 @@
-"""Running several trainings side by side on one machine: one process and one core each, one progress bar for all."""
+"""Running several trainings side by side on one machine: one process each, one progress bar for all."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..errors import UserError
+from ..errors import Terminated, UserError
+from .atomic_files import Json
 from .quiet import quiet_libraries
 
 LOG_FILE = "train.log"
@@ -26,6 +28,12 @@ POLL_SECONDS = 0.5
 LOG_SECONDS = 20
 STOP_SIGNAL: int | None = getattr(signal, "SIGUSR1", None)
 """Asks a training to save and stop; unlike a second SIGINT it never ends it at once (`training.trainer`)."""
+LAUNCH_VARIABLES = (
+    "RANK", "LOCAL_", "NODE_RANK", "GROUP_", "ROLE_", "MASTER_", "WORLD_SIZE", "TORCHELASTIC_", "ACCELERATE_", "FSDP_",
+    "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_",
+)  # fmt: skip
+"""How variables begin by which torch, Accelerate and MPI tell a process that it is one of several."""
+USE_CPU = "ACCELERATE_USE_CPU"
 
 
 @dataclass(frozen=True)
@@ -41,10 +49,84 @@ class Job:
     """
 
     name: str
-    function: Callable[[Any], dict[str, Any]]
+    function: Callable[[Any], Json]
     arguments: Any
     after: tuple[str, ...] = ()
     weight: float = 1.0
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    workers: int,
+    description: str,
+    wanted: Callable[[], Sequence[Job]] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    show: bool = True,
+) -> dict[str, Json]:
+    """Run jobs, as many at once as there are workers, and show one progress bar with the time left.
+
+    Args:
+        jobs: in order of preference; a job starts when those that it comes after are done.
+        workers: processes of one thread each; 1 runs everything in this process.
+        description: what the progress bar says.
+        wanted: called whenever a job has ended, gives the jobs to do from now on, in order of preference (those that
+            are done or running may be among them); None for `jobs` alone.
+        environment: variables of the workers, which then are child processes even if there is one of them.
+        show: whether to show the bar.
+
+    Returns:
+        Results by job name. A job whose output folder is finished returns its results at once.
+
+    Raises:
+        UserError: what a job raises, after the others in flight have ended; a process that was killed.
+        ValueError: jobs that wait for one that does not exist, or for themselves.
+        KeyboardInterrupt: interrupted; every training has saved a checkpoint.
+    """
+    in_children = workers > 1 or environment is not None
+    executor = (
+        ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) if in_children else _Here()
+    )
+    variables = child_environment(environment or {}) if in_children else contextlib.nullcontext()
+    waiting, running, results = list(jobs), dict[Future[Json], Job](), dict[str, Json]()
+    with _Bar(description, show) as bar, variables, executor, _interrupted_by_sigterm(in_children):
+        try:
+            while waiting or running:
+                ready = [job for job in waiting if results.keys() >= set(job.after)][: workers - len(running)]
+                if not ready and not running:
+                    raise ValueError(f"The job {waiting[0].name!r} waits for jobs that never end: {waiting[0].after}.")
+                waiting = [job for job in waiting if job not in ready]
+                bar.show([*running.values(), *ready], waiting)
+                for job in ready:
+                    running[executor.submit(work, job.function, job.arguments, in_children)] = job
+                for future in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    results[job.name] = _result(job, future)
+                    bar.done += job.weight
+                    if wanted is not None:
+                        known = results.keys() | {other.name for other in running.values()}
+                        waiting = [other for other in wanted() if other.name not in known]
+        except KeyboardInterrupt:
+            if isinstance(executor, ProcessPoolExecutor):
+                _ask_to_stop(executor)
+            raise
+        bar.show([], [])
+    return results
+
+
+@contextlib.contextmanager
+def child_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables for child processes that train alone: none of a launch, and one thread where nothing else is given."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(LAUNCH_VARIABLES) and name != USE_CPU:
+            del os.environ[name]
+    os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **variables})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def write_progress(folder: Path, share: float) -> None:
@@ -62,11 +144,8 @@ def read_progress(folder: Path) -> float:
 
 
 def end_with_parent() -> None:
-    """Start of a worker: if the command that started it is killed, end too, or two would write to one folder.
-
-    The parent is known since the worker was made: one that is killed while the worker still imports is missed as well.
-    """
-    parent = parent_process()
+    """Start of a worker: if the command that started it is killed, end too, or two would write to one folder."""
+    parent = parent_process()  # known since the worker was made, so a kill while it still imports is not missed
 
     def watch() -> None:
         while parent is not None and os.getppid() == parent.pid:
@@ -76,130 +155,84 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> dict[str, Any]:
-    """Body of a worker: everything that the training prints goes to `train.log` in its output folder."""
+def work(function: Callable[[Any], Json], arguments: Any, in_child: bool = True) -> Json:
+    """Do a job; everything that it prints goes to `train.log` in its output folder."""
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_FILE).open("a") as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
-        quiet_libraries()
-        return function(arguments)
+        if in_child:
+            for stream in (1, 2):
+                os.dup2(log.fileno(), stream)
+            quiet_libraries()
+            return function(arguments)
+        with redirect_stdout(log), redirect_stderr(log):
+            return function(arguments)
 
 
-def ask_to_stop(pool: ProcessPoolExecutor) -> None:
-    """Tell every worker to save and stop: of an interrupt a terminal tells all, `kill` or a notebook the parent."""
+class _Here(Executor):
+    """Runs everything in this process, at once."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run it; only bad input waits in the future, as from a child process."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except UserError as error:
+            future.set_exception(error)
+        return future
+
+
+def _result(job: Job, future: Future[Json]) -> Json:
+    try:
+        return future.result()
+    except UserError as error:
+        raise UserError(f"{job.name}: {error}") from error
+    except BrokenProcessPool:
+        raise UserError(
+            f"The process of {job.name} or one beside it was killed, perhaps for want of memory (its {LOG_FILE} holds "
+            "what it said): the same command continues; --workers 1 needs the least memory."
+        ) from None
+
+
+class _Bar(tqdm):
+    """Progress of all jobs; in a log file, where every line stays, it is drawn less often."""
+
+    def __init__(self, description: str, show: bool) -> None:
+        layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
+        pause = POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS
+        super().__init__(
+            desc=description, bar_format=layout, mininterval=pause, miniters=0, file=sys.stderr, disable=not show
+        )
+        self.done = 0.0
+
+    def show(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
+        """Draw, with the weight of what is done in `done`."""
+        self.total = self.done + sum(job.weight for job in [*running, *waiting])
+        self.set_postfix_str(", ".join(job.name for job in running), refresh=False)
+        parts = [job.weight * read_progress(Path(job.arguments.output_dir)) for job in running]
+        self.update(self.done + sum(parts) - self.n)
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm(in_children: bool) -> Iterator[None]:
+    """Let SIGTERM end the command like an interrupt, so that its workers save; possible in the main thread only."""
+
+    def end(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if not in_children or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ask_to_stop(pool: ProcessPoolExecutor) -> None:
+    """Tell every worker to save and stop: a terminal interrupts all, `kill` or a notebook the parent only."""
+    sys.stderr.write("\nInterrupted: every training saves a checkpoint ...\n")
     for process in list((pool._processes or {}).values()):
         if STOP_SIGNAL is not None and process.is_alive():
             os.kill(process.pid or 0, STOP_SIGNAL)
-
-
-def in_order(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs reordered as little as needed for each to stand behind those that it comes after.
-
-    Raises:
-        ValueError: a job that comes after one that is not there, or after itself.
-    """
-    ordered: list[Job] = []
-    waiting = list(jobs)
-    while waiting:
-        names = {job.name for job in ordered}
-        ready = next((job for job in waiting if names.issuperset(job.after)), None)
-        if ready is None:
-            raise ValueError(f"The job {waiting[0].name!r} waits for jobs that never end: {waiting[0].after}.")
-        ordered.append(ready)
-        waiting.remove(ready)
-    return ordered
-
-
-def run_jobs(
-    jobs: Sequence[Job], workers: int, description: str, wanted: Callable[[], Sequence[Job]] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Run jobs, as many at once as there are workers, and show one progress bar with the time left.
-
-    Args:
-        jobs: in order of preference; a job starts when those that it comes after are done.
-        workers: processes of one thread each; 1 runs everything in this process.
-        description: what the progress bar says.
-        wanted: called whenever a job has ended, gives the jobs that are to be done from there on, in order of
-            preference (those that are done or running may be among them); None for `jobs` alone.
-
-    Returns:
-        Results by job name. A job whose output folder is finished returns its results at once.
-
-    Raises:
-        UserError: what a job raises, after the others in flight have ended; a process that was killed.
-        KeyboardInterrupt: interrupted; every training has saved a checkpoint.
-    """
-    results: dict[str, dict[str, Any]] = {}
-    jobs = in_order(jobs)
-    waiting, weights = list(jobs), {job.name: job.weight for job in jobs}
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-
-    def look_again(bar: tqdm, running: Sequence[str]) -> list[Job]:
-        """The jobs that wait now, after one has ended."""
-        if wanted is None:
-            return waiting
-        again = [job for job in in_order(wanted()) if job.name not in results and job.name not in running]
-        weights.update({job.name: job.weight for job in again})
-        there = {*results, *running, *(job.name for job in again)}
-        bar.total = sum(weight for name, weight in weights.items() if name in there)
-        return again
-
-    with tqdm(total=sum(weights.values()), desc=description, bar_format=layout, file=sys.stderr) as bar:
-        if workers == 1:
-            while waiting:
-                job = waiting.pop(0)
-                bar.set_postfix_str(job.name)
-                folder = Path(job.arguments.output_dir)
-                folder.mkdir(parents=True, exist_ok=True)
-                with (folder / LOG_FILE).open("a") as log, redirect_stdout(log), redirect_stderr(log):
-                    results[job.name] = job.function(job.arguments)
-                bar.update(job.weight)
-                waiting = look_again(bar, ())
-            return results
-        before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")}
-        os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        try:
-            with ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) as pool:
-                try:
-                    next_line = 0.0
-                    flying: dict[Future, Job] = {}
-                    while waiting or flying:
-                        for job in list(waiting):
-                            if len(flying) < workers and all(name in results for name in job.after):
-                                flying[pool.submit(work, job.function, job.arguments)] = job
-                                waiting.remove(job)
-                        done, _ = wait(flying, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                        for future in done:
-                            job = flying.pop(future)
-                            try:
-                                results[job.name] = future.result()
-                            except BrokenProcessPool as error:
-                                raise UserError(
-                                    f"A process ended by itself beside {job.name} (killed for want of memory?): the "
-                                    "same command goes on from the last checkpoints, with fewer --workers."
-                                ) from error
-                        if done:
-                            waiting = look_again(bar, [job.name for job in flying.values()])
-                        finished = sum(weights[name] for name in results)
-                        bar.n = finished + sum(
-                            job.weight * read_progress(Path(job.arguments.output_dir)) for job in flying.values()
-                        )
-                        bar.set_postfix_str(", ".join(job.name for job in flying.values()), refresh=False)
-                        if time.monotonic() >= next_line:  # in a log file every line stays, so there are fewer of them
-                            bar.refresh()
-                            next_line = time.monotonic() + (POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS)
-                except KeyboardInterrupt:
-                    ask_to_stop(pool)
-                    raise
-        except KeyboardInterrupt:
-            sys.stderr.write("\nInterrupted: every training saves a checkpoint ...\n")
-            raise
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-    return results

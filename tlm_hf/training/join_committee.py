@@ -2,19 +2,11 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+import datasets
 import numpy as np
 
-from ..data.tasks import (
-    SPLITS,
-    TEXT_OPTIONS,
-    TaskArguments,
-    class_names,
-    load_task_from,
-    task_hash,
-    text_options,
-)
+from ..data.tasks import TEXT_OPTIONS, TaskArguments, class_names, load_task_from, task_hash, text_options
 from ..data.tokenization import load_tokenizer, tokenizer_hash
 from ..errors import UserError, check_range
 from ..evaluation.calibration import (
@@ -31,6 +23,7 @@ from ..loading import load_classifier, load_classifier_tokenizer, read_config, t
 from ..models.combination_committee import COMBINATIONS
 from ..models.joining_committee import in_label_order
 from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 
@@ -49,16 +42,11 @@ class CommitteeArguments(TaskArguments):
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
-NOT_DECISIVE = (
-    *("output_dir", "members", "data_root", "disable_tqdm"),
-    *("task_path", *TEXT_OPTIONS),
-)
-"""Members count by their weights, wherever they lie, and options of the task by the texts that they choose."""
-ADDED_LATER = {"combination": "probabilities", "choose": False, "max_members": None}
-"""Options that older committees do not name: at these values they are not recorded."""
+NOT_DECISIVE = {"output_dir", "members", "data_root", "disable_tqdm", "task_path", *TEXT_OPTIONS}
+"""Members count by their weights, wherever they are, and options of the task by the texts that they choose."""
 
 
-def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
+def join_committee(arguments: CommitteeArguments) -> Json:
     """Join members, fit the temperature on the task's validation split, score committee and members on test.
 
     Members, their number and temperature are chosen on the validation split alone.
@@ -68,13 +56,80 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
 
     Returns:
         The results as written: `test` and `validation` metrics of the committee with loss, expected calibration error
-        and Brier score before and after the temperature, each member's test metrics, `chosen` (places of the members
+        and Brier score before and after the temperature, each member's test metrics, `chosen` (indices of the members
         that are kept), and where there are several members the `curve` of test accuracy against their number. The
         folder also has `reliability.png` and `members.png`.
 
     Raises:
         UserError: no members, members of another task or tokenizer, a broken folder, or bad task options.
     """
+    # 1. The members, with the task's labels in its order, as one model
+    _check_options(arguments)
+    check_tokenizers(arguments.members)
+    task = load_task_from(arguments)
+    committee = _load_committee(arguments, task)
+    tokenizer = load_classifier_tokenizer(arguments.members[0], committee)
+
+    # 2. The output folder
+    settings = {name: value for name, value in asdict(arguments).items() if name not in NOT_DECISIVE}
+    settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_hash(task)}
+    run = Run(arguments.output_dir, "committee", settings)
+    if run.results is not None:
+        return run.results
+
+    # 3. Every member's logits (texts, members, classes) on validation and test
+    labels = {split: np.array(task[split]["label"][:]) for split in ("validation", "test")}
+    logits = {}
+    for split in labels:
+        texts, show = task[split]["text"][:], not arguments.disable_tqdm
+        logits[split], _ = predict_logits(committee, tokenizer, texts, show_progress=show, member_logits=True)
+
+    # 4. Members and temperature, chosen on validation
+    order = greedy_order(logits["validation"], labels["validation"], arguments.combination)
+    chosen = list(range(len(arguments.members)))
+    if arguments.choose:
+        accuracies = accuracy_by_count(logits["validation"], labels["validation"], order, arguments.combination)
+        chosen = order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
+        committee = committee.subset(chosen)
+    joined = {split: combined(logits[split], chosen, arguments.combination) for split in labels}
+    temperature = fit_temperature(joined["validation"], labels["validation"])
+    committee.config.combination, committee.config.temperature = arguments.combination, temperature
+
+    # 5. Scores
+    member_scores = [classification_metrics(each, labels["test"]) for each in logits["test"].swapaxes(0, 1)]
+    curve = accuracy_curve(logits["test"], labels["test"], order, arguments.combination)
+    diagrams = {
+        "before": reliability(joined["test"], labels["test"]),
+        f"after (temperature {temperature:.2f})": reliability(joined["test"] / temperature, labels["test"]),
+    }
+    results = {
+        "task": arguments.task,
+        "task_options": text_options(arguments),
+        "members": [portable_path(arguments.members[index]) for index in chosen],
+        "parameters": committee.num_parameters(),
+        "labels": class_names(task),
+        "temperature": temperature,
+        "chosen": chosen,
+        **{split: _score(joined[split], temperature, labels[split]) for split in labels},
+        "member_test": member_scores,
+        "best_member_test_accuracy": max(score["accuracy"] for score in member_scores),
+        "greedy_order": order,
+        "curve": curve,
+        "reliability": diagrams,
+    }
+
+    # 6. The folder
+    def save(folder: Path) -> None:
+        committee.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        draw_reliability(diagrams, folder / "reliability.png", f"{arguments.task}: {len(chosen)} members, test split")
+        if len(curve) > 1:
+            draw_curve(curve, folder / "members.png", f"{arguments.task}: test accuracy by number of members")
+
+    return run.finish(save, results)
+
+
+def _check_options(arguments: CommitteeArguments) -> None:
     if not arguments.members or not arguments.output_dir:
         raise UserError("committee needs --members (folders of fine-tuned classifiers) and --output-dir.")
     if arguments.combination not in COMBINATIONS:
@@ -85,100 +140,43 @@ def join_committee(arguments: CommitteeArguments) -> dict[str, Any]:
     for member in arguments.members:
         if read_config(member)["model_type"] == "tlm_committee":
             raise UserError(f"The member {member!r} is itself a committee: name its members instead.")
-    shared = tokenizer_hash(load_tokenizer(arguments.members[0]))
-    for member in arguments.members[1:]:
-        if tokenizer_hash(load_tokenizer(member)) != shared:
+
+
+def check_tokenizers(models: list[str]) -> None:
+    """Raise UserError unless all models have the same tokenizer."""
+    hashes = [tokenizer_hash(load_tokenizer(model)) for model in models]
+    for model, tokenizer in zip(models, hashes, strict=True):
+        if tokenizer != hashes[0]:
             raise UserError(
-                f"The member {member!r} has another tokenizer than {arguments.members[0]!r}: a committee reads its "
-                "text once, so all members must be trained with one tokenizer (pretrain --tokenizer)."
+                f"The model {model!r} has another tokenizer than {models[0]!r}: a committee reads its text once, so "
+                "all members must be trained with one tokenizer (pretrain --tokenizer)."
             )
-    task = load_task_from(arguments)
-    members = [load_classifier(member) for member in arguments.members]
-    for member, model in zip(arguments.members, members, strict=True):
-        labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        if sorted(labels) != sorted(class_names(task)):
-            raise UserError(
-                f"The member {member!r} knows the labels {labels} but the task {arguments.task!r} has "
-                f"{class_names(task)}: name the task that the members were fine-tuned on."
-            )
-    try:
-        # In the order of the task's labels, matched by name.
-        members = [in_label_order(member, dict(enumerate(class_names(task)))) for member in members]
-        committee = CommitteeForSequenceClassification.from_members(members)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    tokenizer = load_classifier_tokenizer(arguments.members[0], committee)
-    task_sha256 = task_hash(task)
+
+
+def _load_committee(arguments: CommitteeArguments, task: datasets.DatasetDict) -> CommitteeForSequenceClassification:
+    """All members as one model; their labels are matched to the task's by name."""
+    labels, task_sha256 = class_names(task), task_hash(task)
+    models = []
     for member in arguments.members:
+        model = load_classifier(member)
+        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        if sorted(names) != sorted(labels):
+            raise UserError(
+                f"The member {member!r} knows the labels {names} but the task {arguments.task!r} has {labels}: name "
+                "the task that the members were fine-tuned on."
+            )
         if trained_on_another_split(member, task_sha256):
             raise UserError(
                 f"The member {member!r} was fine-tuned on another split of its task, so test texts may be among its "
                 "training texts: give the options of the task (--task-seed, --*-per-label, --all-rows, --shortfall, "
                 "--entity-markers, --title-column) that it was fine-tuned with."
             )
-    settings = {
-        key: value
-        for key, value in asdict(arguments).items()
-        if key not in NOT_DECISIVE and (key not in ADDED_LATER or value != ADDED_LATER[key])
-    }
-    settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_sha256}
-    run = Run(arguments.output_dir, "committee", settings)
-    if run.results is not None:
-        return run.results
-    votes, labels_of = {}, {}
-    for split in SPLITS[1:]:
-        votes[split], _ = predict_logits(
-            committee,
-            tokenizer,
-            task[split]["text"][:],
-            show_progress=not arguments.disable_tqdm,
-            member_logits=True,
-        )
-        labels_of[split] = np.array(task[split]["label"][:])
-    member_scores = [
-        classification_metrics(votes["test"][:, place], labels_of["test"]) for place in range(len(members))
-    ]
-    order = greedy_order(votes["validation"], labels_of["validation"], arguments.combination)
-    curve = accuracy_curve(votes["test"], labels_of["test"], order, arguments.combination)
-    chosen = list(range(len(members)))
-    if arguments.choose:
-        by_count = accuracy_by_count(votes["validation"], labels_of["validation"], order, arguments.combination)
-        count = 1 + int(np.argmax(by_count[: arguments.max_members]))
-        chosen = order[:count]
-        committee = committee.subset(chosen)
-    joined = {split: combined(votes[split], chosen, arguments.combination) for split in votes}
-    temperature = fit_temperature(joined["validation"], labels_of["validation"])
-    committee.config.combination = arguments.combination
-    committee.config.temperature = temperature
-    scores = {split: _score(joined[split], temperature, labels_of[split]) for split in SPLITS[1:]}
-    diagrams = {
-        "before": reliability(joined["test"], labels_of["test"]),
-        f"after (temperature {temperature:.2f})": reliability(joined["test"] / temperature, labels_of["test"]),
-    }
-    results = {
-        "task": arguments.task,
-        "task_options": text_options(arguments),
-        "members": [portable_path(arguments.members[place]) for place in chosen],
-        "parameters": committee.num_parameters(),
-        "labels": class_names(task),
-        "temperature": temperature,
-        "chosen": chosen,
-        **scores,
-        "member_test": member_scores,
-        "best_member_test_accuracy": max(score["accuracy"] for score in member_scores),
-        "greedy_order": order,
-        "curve": curve,
-        "reliability": diagrams,
-    }
-
-    def save(folder: Path) -> None:
-        committee.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        draw_reliability(diagrams, folder / "reliability.png", f"{arguments.task}: {len(chosen)} members, test split")
-        if len(curve) > 1:
-            draw_curve(curve, folder / "members.png", f"{arguments.task}: test accuracy by number of members")
-
-    return run.finish(save, results)
+        models.append(model)
+    try:
+        models = [in_label_order(model, dict(enumerate(labels))) for model in models]
+        return CommitteeForSequenceClassification.from_members(models)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _score(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[str, float]:

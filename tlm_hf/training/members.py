@@ -1,40 +1,33 @@
-"""Several members of a committee trained at once, each a run of its own that another command could have done alone.
+"""Several members of a committee trained at once, each a run that another command could have done alone.
 
 Every member trains in a child process without the variables of a distributed launch, on one device: so nothing is
 synchronised between members, and with N processes (`torchrun --nproc_per_node N`, or `accelerate launch`) each process
 trains its share of them, K members in ceil(K / N) rounds. A process that has a CPU trains several side by side.
 """
 
-import contextlib
 import datetime
-import json
 import math
 import os
 import shutil
-import sys
+import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from tqdm.auto import tqdm
 
 from ..data.corpora import corpus_hash
 from ..data.tasks import class_names, load_task_from, task_hash
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
-from ..runs.atomic_files import flush_tree
+from ..runs.atomic_files import Json, flush_tree, read_json
 from ..runs.output_folder import RESULTS_FILE, Run
-from ..runs.worker_pool import LOG_FILE, LOG_SECONDS, POLL_SECONDS, ask_to_stop, end_with_parent, read_progress, work
+from ..runs.worker_pool import POLL_SECONDS, USE_CPU, Job, run_jobs
 from .finetune import NEW, FinetuneArguments, decisive_options, finetune
 from .finetune import check_arguments as check_finetuning
-from .member_results import sum_up_losses, sum_up_scores
 from .pretrain import load_pretraining_corpus, pretrain
 from .pretrain_options import LARGEST_SEED, NOT_DECISIVE, PretrainArguments, choose_schedule
 from .pretrain_options import check_arguments as check_pretraining
@@ -42,64 +35,38 @@ from .snapshots import check_not_missed
 
 TOKENIZER = "tokenizer"
 """Folder of the members' tokenizer inside the output folder, where none was given."""
-LAUNCHED = (
-    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
-    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
-)
-LAUNCHED_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
-"""Variables by which torch, Accelerate and MPI tell a process that it is one of several."""
-KEPT = "ACCELERATE_USE_CPU"
 LONGEST_PREPARATION = datetime.timedelta(days=1)
+OF_EACH = ("folder", "seed", "steps", "seconds_since_start_or_continuation")
 Arguments = TypeVar("Arguments", PretrainArguments, FinetuneArguments)
 
 
 @dataclass(frozen=True)
-class Place:
-    """This process among those of one launch."""
+class Process:
+    """This process among those of one launch: as torchrun and `accelerate launch` say, else the only one."""
 
     rank: int
     world: int
     local_rank: int
 
     @classmethod
-    def here(cls) -> "Place":
-        """As torchrun and `accelerate launch` say; without them the only process."""
+    def current(cls) -> "Process":
+        """Read the variables of the launch."""
         rank, world, local_rank = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         return cls(int(rank or 0), int(world or 1), int(local_rank or 0))
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What process 0 found out, for every process.
-
-    Args:
-        arguments: one per member, each with a folder of its own.
-        expected: settings that a finished member must have, by name.
-        workers: members side by side in each process.
-        unfinished: numbers of the members to train; were each process to look for itself, a fast one could have
-            finished some by then.
-    """
-
-    arguments: list[Any]
-    expected: list[dict[str, Any]]
-    workers: int
-    unfinished: list[int] = field(default_factory=list)
-
-    def rows(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
-        """Folder, seed and results of these members as far as they are done."""
-        rows = []
-        for number in numbers:
-            member = self.arguments[number]
-            results = _finished(member, self.expected[number])
-            if results is not None:
-                rows.append({"folder": Path(member.output_dir).name, "seed": member.seed, **results})
-        return rows
+    def device_variables(self, use_cpu: bool) -> dict[str, str]:
+        """The one CUDA device that this process's members train on; processes share devices when there are fewer."""
+        devices = 0 if use_cpu else torch.cuda.device_count()
+        if not devices:
+            return {}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(devices)))
+        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[self.local_rank % devices]}
 
 
-def pretrain_members(arguments: PretrainArguments, members: int, workers: int | None = None) -> dict[str, Any]:
-    """Pre-train K independent members, or continue where an interrupted run stood.
+def pretrain_members(arguments: PretrainArguments, members: int, workers: int | None = None) -> Json:
+    """Pre-train K independent members, or continue an interrupted run.
 
-    Member k lies in `OUTPUT/member-k` and is to the last bit what `pretrain` with `--seed SEED+k`, the tokenizer in
+    Member k, in `OUTPUT/member-k`, is to the last bit what `pretrain` with `--seed SEED+k`, the tokenizer in
     `OUTPUT/tokenizer` (or the one given) and the same `--num-threads` gives: own weights, order and masks on the same
     texts.
 
@@ -117,263 +84,200 @@ def pretrain_members(arguments: PretrainArguments, members: int, workers: int | 
         UserError: bad input, an output folder that belongs to another run, or what the training of a member raises.
         KeyboardInterrupt: interrupted, after every member in training has saved a checkpoint.
     """
-    return _train_all(arguments, pretrain, lambda: _prepare_pretraining(arguments, members, workers), sum_up_losses)
+    return _train_members(arguments, pretrain, lambda: _prepare_pretraining(arguments, members, workers), sum_up_losses)
 
 
-def finetune_members(arguments: FinetuneArguments, workers: int | None = None) -> dict[str, Any]:
+def finetune_members(arguments: FinetuneArguments, workers: int | None = None) -> Json:
     """Fine-tune a classifier from each of `arguments.models` on one task, or continue.
 
-    Member k lies in `OUTPUT/member-k` and is to the last bit what `finetune` of the k-th model with `--seed SEED+k` and
-    the same `--num-threads` gives. All have the same rows for training, validation and test.
+    Member k, in `OUTPUT/member-k`, is to the last bit what `finetune` of the k-th model with `--seed SEED+k` and the
+    same `--num-threads` gives. All have the same rows for training, validation and test.
 
     Args:
         arguments: the options; `seed` is that of member 0, `num_threads` the CPU threads of each member.
-        workers: members side by side in each process; default: `arguments.workers`, or on a CPU as many as there are
-            threads and else 1.
+        workers: members side by side in each process; default: `arguments.workers`, or as in `pretrain_members`.
 
     Returns:
         The results as written to `OUTPUT/results.json`: `members` (folder, seed, validation and test scores of each)
         and the mean, lowest and highest accuracy on `validation` and `test`. Nothing is chosen by them.
 
     Raises:
-        UserError: bad input, an output folder that belongs to another run, or what the training of a member raises.
-        KeyboardInterrupt: interrupted, after every member in training has saved a checkpoint.
+        UserError: as `pretrain_members`.
+        KeyboardInterrupt: as `pretrain_members`.
     """
     workers = workers or arguments.workers
-    return _train_all(arguments, finetune, lambda: _prepare_finetuning(arguments, workers), sum_up_scores)
+    return _train_members(arguments, finetune, lambda: _prepare_finetuning(arguments, workers), sum_up_scores)
 
 
-def _prepare_pretraining(arguments: PretrainArguments, members: int, workers: int | None) -> tuple[Run, Plan]:
+def _train_members(
+    arguments: Arguments,
+    function: Callable[[Arguments], Json],
+    prepare: Callable[[], tuple[Run, list[Arguments], int]],
+    sum_up: Callable[[list[Json]], Json],
+) -> Json:
+    # 1. The first process loads the data and takes the output folder; the members, or its refusal, go to all.
+    process = Process.current()
+    run: Run | None = None
+    shared: Any = None
+    if process.rank == 0:
+        try:
+            run, *shared = prepare()
+        except UserError as refused:
+            shared = refused
+    shared = _from_first_process(process, shared)
+    if isinstance(shared, UserError):
+        raise shared
+    if run is not None and run.results is not None:
+        return run.results
+
+    # 2. Every process trains its share, in children; a finished member returns at once.
+    members, workers = shared
+    share = members[process.rank :: process.world]
+    variables = {"OMP_NUM_THREADS": str(members[0].num_threads), **process.device_variables(arguments.use_cpu)}
+    run_jobs(
+        [Job(Path(member.output_dir).name, function, member) for member in share],
+        workers,
+        f"{len(share)} members",
+        environment=variables,
+        show=process.rank == 0 and not arguments.disable_tqdm,
+    )
+
+    # 3. The first process waits for the others' members and writes the results.
+    if run is None:
+        return sum_up(_read_results(share)) if share else {}
+    while not all((Path(member.output_dir) / RESULTS_FILE).is_file() for member in members):
+        time.sleep(POLL_SECONDS)
+    return run.finish(None, sum_up(_read_results(members)) | {"workers": workers, "processes": process.world})
+
+
+def _read_results(members: Sequence[Any]) -> list[Json]:
+    """Folder, seed and results of each member."""
+    rows = []
+    for member in members:
+        folder = Path(member.output_dir)
+        rows.append({"folder": folder.name, "seed": member.seed, **read_json(folder / RESULTS_FILE)})
+    return rows
+
+
+def _from_first_process(process: Process, value: Any) -> Any:
+    """What process 0 holds, in every process. The group of processes ends here: members need none."""
+    if process.world == 1:
+        return value
+    torch.distributed.init_process_group("gloo", timeout=LONGEST_PREPARATION)
+    values = [value]
+    torch.distributed.broadcast_object_list(values)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return values[0]
+
+
+def _prepare_pretraining(
+    arguments: PretrainArguments, members: int, workers: int | None
+) -> tuple[Run, list[PretrainArguments], int]:
     """Load the corpus once, take the output folder and put the shared tokenizer there."""
     schedule = choose_schedule(arguments)
     config = check_pretraining(arguments, schedule)
     _check_counts(arguments, members, workers, "--members")
-    workers, threads = _share_out(arguments, members, workers)
-    tokenizer = None
+    workers, threads = choose_workers(arguments, members, workers)
+    settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE and value is not None}
     if arguments.tokenizer is not None:
         tokenizer = load_tokenizer(arguments.tokenizer, config.max_position_embeddings)
+        settings["tokenizer_sha256"] = tokenizer_hash(tokenizer)
     corpus = load_pretraining_corpus(arguments)
-    shared = {"corpus_sha256": corpus_hash(corpus), "threads": threads}
-    given = {} if tokenizer is None else {"tokenizer_sha256": tokenizer_hash(tokenizer)}
-    chosen = asdict(arguments).items()
-    settings = {key: value for key, value in chosen if key not in NOT_DECISIVE and value is not None}
-    run = Run(arguments.output_dir, "pretrain-members", settings | shared | given | {"members": members})
-    folder = run.folder / TOKENIZER
-    if tokenizer is None and not folder.is_dir():
+    settings |= {"corpus_sha256": corpus_hash(corpus), "threads": threads, "members": members}
+    run = Run(arguments.output_dir, "pretrain-members", settings)
+    arguments = replace(arguments, num_threads=threads)
+    if arguments.tokenizer is None:
         try:
-            trained = train_wordpiece(TextColumn(corpus["train"]), config.vocab_size, config.max_position_embeddings)
+            folder = _train_tokenizer(run, corpus["train"], config.vocab_size, config.max_position_embeddings)
         except UserError:
             run.discard()
             raise
+        arguments = replace(arguments, tokenizer=str(folder))
+    planned = [_as_member(arguments, run, index) for index in range(members)]
+    for member in planned:
+        if (Path(member.output_dir) / RESULTS_FILE).is_file():
+            check_not_missed(Path(member.output_dir), member.snapshot_steps)
+    return run, planned, workers
+
+
+def _train_tokenizer(run: Run, rows: Any, vocab_size: int, max_length: int) -> Path:
+    """Train the members' tokenizer and rename it into place, unless that was done before."""
+    folder = run.folder / TOKENIZER
+    if not folder.is_dir():
+        tokenizer = train_wordpiece(TextColumn(rows), vocab_size, max_length)
         partial = folder.with_name(f".{TOKENIZER}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        trained.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
         flush_tree(partial)
         partial.rename(folder)
-    if tokenizer is None:
-        tokenizer = load_tokenizer(str(folder), config.max_position_embeddings)
-    shared |= {"tokenizer_sha256": tokenizer_hash(tokenizer)}
-    arguments = replace(arguments, tokenizer=arguments.tokenizer or str(folder), num_threads=threads)
-    plans = [_as_member(arguments, run, index) for index in range(members)]
-    for plan in plans:
-        if (Path(plan.output_dir) / RESULTS_FILE).is_file():
-            check_not_missed(Path(plan.output_dir), plan.snapshot_steps)
-    return run, Plan(plans, [{**shared, "seed": plan.seed} for plan in plans], workers)
+    return folder
 
 
-def _prepare_finetuning(arguments: FinetuneArguments, workers: int | None) -> tuple[Run, Plan]:
+def _prepare_finetuning(arguments: FinetuneArguments, workers: int | None) -> tuple[Run, list[FinetuneArguments], int]:
     """Open every encoder's folder and the task once, and take the output folder."""
     if arguments.model:
         raise UserError("--model and --models exclude each other: name every encoder in --models.")
     if not arguments.models or not arguments.output_dir:
         raise UserError("Fine-tuning members needs --models (pre-trained encoders) and --output-dir.")
     checked = check_finetuning(arguments)
-    members = len(arguments.models)
-    _check_counts(arguments, members, workers, "--models")
-    workers, threads = _share_out(arguments, members, workers)
+    _check_counts(arguments, len(arguments.models), workers, "--models")
+    workers, threads = choose_workers(arguments, len(arguments.models), workers)
     for model in arguments.models:
         load_matching_tokenizer(model, None, read_encoder_config(model)["vocab_size"])
     weights = [NEW if arguments.from_scratch else weights_hash(model) for model in arguments.models]
     task = load_task_from(arguments)
-    shared = {"task_sha256": task_hash(task), "threads": threads}
-    names = {"labels": class_names(task), "weights": weights}
-    run = Run(arguments.output_dir, "finetune-members", decisive_options(checked) | shared | names)
-    models = enumerate(arguments.models)
-    arguments = replace(arguments, models=[], num_threads=threads)
-    plans = [_as_member(replace(arguments, model=model), run, index) for index, model in models]
-    expected = [{**shared, "seed": plan.seed, "weights": hash_} for plan, hash_ in zip(plans, weights, strict=True)]
-    return run, Plan(plans, expected, workers)
+    settings = decisive_options(checked) | {"task_sha256": task_hash(task), "labels": class_names(task)}
+    run = Run(arguments.output_dir, "finetune-members", settings | {"threads": threads, "weights": weights})
+    options = replace(arguments, models=[], num_threads=threads)
+    members = [_as_member(replace(options, model=model), run, index) for index, model in enumerate(arguments.models)]
+    return run, members, workers
 
 
 def _as_member(arguments: Arguments, run: Run, index: int) -> Arguments:
-    """Options of member number `index`: own folder, own seed."""
+    """Options of member number `index`: its folder and its seed."""
     folder = str(run.folder / f"member-{index}")
     return replace(arguments, output_dir=folder, seed=arguments.seed + index, disable_tqdm=True)
 
 
 def _check_counts(arguments: Arguments, members: int, workers: int | None, option: str) -> None:
-    """Refuse impossible numbers of members and workers."""
     for name, value in ((option, members), ("--workers", workers)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: give at least 1.")
     check_range(arguments, 0, LARGEST_SEED - members + 1, "seed")
 
 
-def _share_out(arguments: Arguments, members: int, workers: int | None) -> tuple[int, int]:
+def choose_workers(arguments: Arguments, members: int, workers: int | None) -> tuple[int, int]:
     """Members side by side in each process, and CPU threads for each of them.
 
     Small models leave most of a second thread idle, so on a CPU one thread for each of several members comes first.
     """
-    budget = torch.get_num_threads()
+    threads = torch.get_num_threads()
     if workers is None:
-        on_cpu = arguments.use_cpu or KEPT in os.environ or not torch.accelerator.is_available()
-        rounds = math.ceil(members / Place.here().world)
-        workers = min(rounds, max(1, budget // (arguments.num_threads or 1))) if on_cpu else 1
-    return workers, arguments.num_threads or max(1, budget // workers)
+        on_cpu = arguments.use_cpu or USE_CPU in os.environ or not torch.accelerator.is_available()
+        rounds = math.ceil(members / Process.current().world)
+        workers = min(rounds, max(1, threads // (arguments.num_threads or 1))) if on_cpu else 1
+    return workers, arguments.num_threads or max(1, threads // workers)
 
 
-def _train_all(
-    arguments: Arguments,
-    function: Callable[[Arguments], dict[str, Any]],
-    prepare: Callable[[], tuple[Run, Plan]],
-    sum_up: Callable[[list[dict[str, Any]]], dict[str, Any]],
-) -> dict[str, Any]:
-    """Prepare in process 0, train this process's members, and finish the run in process 0."""
-    place = Place.here()
-    run = plan = None
-    error: Exception | None = None
-    if place.rank == 0:
-        try:
-            run, plan = prepare()
-            pairs = enumerate(zip(plan.arguments, plan.expected, strict=True))
-            plan.unfinished.extend(number for number, pair in pairs if _finished(*pair) is None)
-        except UserError as refused:
-            error = refused
-    plan, error = _from_first(place, (plan, error))
-    if error is not None:
-        raise error
-    assert plan is not None
-    if run is not None and run.results is not None:
-        return run.results
-    mine = plan.unfinished[place.rank :: place.world]
-    _train_mine(place, function, mine, plan, show=place.rank == 0 and not arguments.disable_tqdm)
-    if run is None:
-        return sum_up(plan.rows(mine)) if mine else {}
-    results = sum_up(plan.rows(range(len(plan.arguments))))
-    return run.finish(None, results | {"workers": plan.workers, "processes": place.world})
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": statistics.mean(values), "lowest": min(values), "highest": max(values)}
 
 
-def _from_first(place: Place, value: Any) -> Any:
-    """What process 0 holds, in every process. The group of processes ends here: members need none."""
-    if place.world == 1:
-        return value
-    torch.distributed.init_process_group("gloo", timeout=LONGEST_PREPARATION)
-    box = [value]
-    torch.distributed.broadcast_object_list(box)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    return box[0]
+def sum_up_losses(rows: list[Json]) -> Json:
+    """Results of pre-trained members: what they share, each one's loss, and mean, lowest and highest (nats a token)."""
+    return {
+        **{name: rows[0][name] for name in ("model", "corpus", "parameters", "steps")},
+        "held_out": {"loss": _spread([row["held_out"]["loss"] for row in rows])},
+        "members": [{name: row[name] for name in (*OF_EACH, "held_out")} for row in rows],
+    }
 
 
-def _finished(member: Any, expected: dict[str, Any]) -> dict[str, Any] | None:
-    """Results of a member that is done, or None.
-
-    Raises:
-        UserError: it has other settings than `expected`, so it came from elsewhere.
-    """
-    try:
-        results = json.loads((Path(member.output_dir) / RESULTS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    for name, value in expected.items():
-        if results["settings"].get(name) != value:
-            raise UserError(
-                f"The folder {member.output_dir} holds another run ({name} is {results['settings'].get(name)!r} there "
-                f"and {value!r} here): delete that folder."
-            )
-    return results
-
-
-def _share_done(member: Any) -> float:
-    """Share of a member's steps that is done."""
-    folder = Path(member.output_dir)
-    return 1.0 if (folder / RESULTS_FILE).is_file() else min(0.999, read_progress(folder))
-
-
-@contextlib.contextmanager
-def _environment_of_children(place: Place, threads: int, *, use_cpu: bool) -> Iterator[None]:
-    """Variables for processes that train alone: none of a launch, and one device."""
-    before = dict(os.environ)
-    for name in before:
-        if name in LAUNCHED or (name.startswith(LAUNCHED_PREFIXES) and name != KEPT):
-            del os.environ[name]
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    if not use_cpu and (devices := torch.cuda.device_count()):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(devices)))
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[place.local_rank % devices]
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _train_mine(
-    place: Place, function: Callable[[Any], dict[str, Any]], mine: Sequence[int], plan: Plan, *, show: bool
-) -> None:
-    """Train members in child processes; process 0 shows the progress of all and waits for all."""
-    members, waiting = plan.arguments, [plan.arguments[number] for number in mine]
-    flying: dict[Future, Any] = {}
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left, {rate_inv_fmt}{postfix}"
-    bar = tqdm(
-        total=len(members),
-        initial=sum(map(_share_done, members)),
-        desc=f"{len(members)} members",
-        unit="member",
-        bar_format=layout,
-        file=sys.stderr,
-        disable=not show,
-    )
-    first = members[0]
-    with (
-        bar,
-        _environment_of_children(place, first.num_threads, use_cpu=first.use_cpu),
-        ProcessPoolExecutor(plan.workers, get_context("spawn"), initializer=end_with_parent) as pool,
-    ):
-        next_line = 0.0
-        try:
-            while waiting or flying or (place.rank == 0 and any(_share_done(member) < 1 for member in members)):
-                while waiting and len(flying) < plan.workers:
-                    member = waiting.pop(0)
-                    flying[pool.submit(work, function, member)] = member
-                if flying:
-                    done, _ = wait(flying, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                else:  # members of other processes
-                    done = set()
-                    time.sleep(POLL_SECONDS)
-                for future in done:
-                    _check_end(flying.pop(future), future)
-                bar.n = sum(map(_share_done, members))
-                names = (Path(member.output_dir).name for member in flying.values())
-                bar.set_postfix_str(", ".join(names), refresh=False)
-                if time.monotonic() >= next_line:  # in a log file every line stays, so there are fewer of them
-                    bar.refresh()
-                    next_line = time.monotonic() + (POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS)
-        except KeyboardInterrupt:
-            ask_to_stop(pool)
-            sys.stderr.write("\nInterrupted: every member in training saves a checkpoint ...\n")
-            raise
-
-
-def _check_end(member: Any, future: Future) -> None:
-    """Raise what a member's training raised, with its folder named."""
-    folder = Path(member.output_dir)
-    try:
-        future.result()
-    except UserError as error:
-        raise UserError(f"{folder.name}: {error}") from error
-    except BrokenProcessPool:
-        raise UserError(
-            f"The process that trained {folder.name} was killed, perhaps for want of memory ({folder / LOG_FILE} holds "
-            "what it said): the same command continues; --workers 1 needs the least memory."
-        ) from None
+def sum_up_scores(rows: list[Json]) -> Json:
+    """Results of fine-tuned members: what they share, each one's scores, and mean, lowest and highest accuracy."""
+    scores = ("model", "parameters", "trainable_parameters", "validation", "test", "best_step")
+    return {
+        **{name: rows[0][name] for name in ("task", "labels", "rows", "from_scratch", "schedule")},
+        **{split: {"accuracy": _spread([row[split]["accuracy"] for row in rows])} for split in ("validation", "test")},
+        "members": [{name: row[name] for name in (*OF_EACH, *scores)} for row in rows],
+    }

@@ -257,7 +257,7 @@ class _PretrainTrainer(RunTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """The snapshot of this step comes first, so that of a checkpoint's steps no snapshot is missing."""
         if self.snapshots is not None:
-            self.snapshots.write(self, self._rejected)
+            self.snapshots.write(self)
         super()._save_checkpoint(model, trial)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:

@@ -8,7 +8,7 @@ a random number or changes a weight: the finished run is bit-equal to one withou
 """
 
 import shutil
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +108,11 @@ class Snapshots(TrainerCallback):
         if state.global_step in self.steps:
             control.should_save = True
 
-    def write(self, trainer: RunTrainer, rejected: Container[str] = ()) -> None:
+    def write(self, trainer: RunTrainer) -> None:
         """Write the snapshot of the step that the trainer stands at, if one is wanted; every process must call this.
 
         Args:
             trainer: between two steps.
-            rejected: names of damaged checkpoints, which an error does not recommend.
 
         Raises:
             UserError: no space for it.
@@ -128,12 +127,10 @@ class Snapshots(TrainerCallback):
         with trainer.clock.apart(CHECKPOINT):
             save = encoder_saver(trainer, self.tokenizer)
             if trainer.args.should_save:
-                self._put_in_place(save, step, results, rejected)
+                self._put_in_place(save, step, results)
             trainer.accelerator.wait_for_everyone()
 
-    def _put_in_place(
-        self, save: Callable[[Path], None], step: int, results: dict[str, Any], rejected: Container[str]
-    ) -> None:
+    def _put_in_place(self, save: Callable[[Path], None], step: int, results: dict[str, Any]) -> None:
         """Write the folder under `.partial`, flush and rename it; on a full disk leave nothing of it."""
         partial, final = self.run.folder / PARTIAL, snapshot_folder(self.run.folder, step)
         written = partial / final.name
@@ -152,7 +149,7 @@ class Snapshots(TrainerCallback):
             written.rename(final)
             flush(self.run.folder)
         except Exception as error:
-            sentence = cannot_write(error, f"The snapshot of step {step}", self.run.folder, rejected)
+            sentence = cannot_write(error, f"The snapshot of step {step}", self.run.folder)
             if sentence is None:
                 raise
             raise sentence from error

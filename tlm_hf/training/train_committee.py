@@ -1,4 +1,4 @@
-"""A committee from a user's own table of texts and labels, in one go."""
+"""A committee from a user's own table of texts and labels, in one call."""
 
 import math
 import shutil
@@ -7,25 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 
 from ..data.corpora import load_corpus
 from ..data.tasks import load_task, task_hash
-from ..data.tokenization import tokenizer_hash, train_wordpiece
+from ..data.tokenization import train_wordpiece
 from ..errors import UserError, check_range
 from ..evaluation.baselines import tfidf_baseline
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..recipes import build_config
+from ..runs.atomic_files import Json
 from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
 from ..runs.provenance import portable_path
-from ..runs.worker_pool import Job, run_jobs
-from .finetune import FinetuneArguments, finetune
+from .finetune import FinetuneArguments
 from .finetune import check_arguments as check_finetuning
-from .join_committee import CommitteeArguments, join_committee
-from .pretrain import pretrain
+from .join_committee import CommitteeArguments, check_tokenizers, join_committee
+from .members import finetune_members, pretrain_members
 from .pretrain_options import LARGEST_SEED, PretrainArguments
 
-WORK = "work"
-SPLIT_FILES = ("train", "validation", "test")
+DECISIVE = ("num_members", "recipe", "size", "pretrain_steps", "num_train_epochs", "learning_rate", "corpus", "seed")
 
 
 @dataclass
@@ -56,11 +56,20 @@ class OwnDataArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the split and of the members."})
 
 
-def train_committee(arguments: OwnDataArguments) -> dict[str, Any]:
+def train_committee(data: Any, text: str | None = None, label: str = "label", **options: Any) -> Json:
     """Split a table, pre-train or take encoders, fine-tune K members, calibrate, and write one folder.
 
     70% of each class train, 15% choose epochs and temperature, 15% are the test set; a source with splits of its own
     keeps them. The folder opens with `pipeline("text-classification", model=FOLDER)`. Called again, it continues.
+
+        results = train_committee(frame, text="body", label="kind", num_members=5, output_dir="outputs/mail")
+
+    Args:
+        data: a CSV, JSON or parquet file, a folder, a Hub data set, a `datasets.Dataset` or `DatasetDict`, or a pandas
+            DataFrame.
+        text: column of the text (default: the task's, or `text`).
+        label: column of the label.
+        **options: the other options of `tlm train-committee`, fields of `OwnDataArguments`.
 
     Returns:
         Test metrics of the committee, of its members and of TF-IDF + logistic regression on the same split.
@@ -69,137 +78,115 @@ def train_committee(arguments: OwnDataArguments) -> dict[str, Any]:
         UserError: bad input, before any training.
         KeyboardInterrupt: interrupted; the same command continues.
     """
-    if not arguments.data:
-        raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ... ")
-    check_range(arguments, 1, math.inf, "num_members", "pretrain_steps", "workers")
-    check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
-    check_finetuning(_fine_tuning(arguments, "", Path(), 0))
-    task = load_task(
-        arguments.data, text_column=arguments.text_column, label_column=arguments.label_column, seed=arguments.seed
-    )
-    build_config(arguments.recipe, arguments.size)
-    _check_encoders(arguments.encoder)
-    output = Path(arguments.output_dir or f"outputs/{Path(arguments.data).stem}-committee").expanduser()
-    names = ("num_members", "recipe", "size", "pretrain_steps", "num_train_epochs", "learning_rate", "corpus", "seed")
-    settings = {name: getattr(arguments, name) for name in names}
+    # 1. Everything that can be refused, before any training
+    arguments = OwnDataArguments(text_column=text, label_column=label, **options)
+    _check_options(arguments)
+    task = _load_data(data, arguments)
+    texts = _pretraining_texts(arguments, task)
+
+    # 2. The output folder
+    name = Path(data).stem if isinstance(data, str | Path) else "own"
+    output = Path(arguments.output_dir or f"outputs/{name}-committee").expanduser()
+    settings = {name: getattr(arguments, name) for name in DECISIVE}
     settings |= {"encoder": [weights_hash(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
     run = Run(output, "train-committee", settings)
     if run.results is not None:
         return run.results
-    try:
-        texts = _own_texts(arguments, task)
-    except UserError:
-        run.discard()
-        raise
-    work = output / WORK
-    for split in SPLIT_FILES:
-        (work / "data").mkdir(parents=True, exist_ok=True)
-        task[split].to_parquet(str(work / "data" / f"{split}.parquet"))
+    work = output / "work"
+    (work / "data").mkdir(parents=True, exist_ok=True)
+    for split, rows in task.items():
+        rows.to_parquet(str(work / "data" / f"{split}.parquet"))
+
+    # 3. Encoders, classifiers, committee
     baseline = tfidf_baseline(task)
-    jobs, members = _plan(arguments, work, texts)
-    results = run_jobs(jobs, arguments.workers, "Training the committee")
+    encoders = arguments.encoder or _pretrain_encoders(arguments, work, texts)
+    models = [encoders[index % len(encoders)] for index in range(arguments.num_members)]
+    tuned = finetune_members(_fine_tuning(arguments, models, work), arguments.workers)
+    members = [str(work / "members" / member["folder"]) for member in tuned["members"]]
+    folder = work / "committee"
     committee = join_committee(
-        CommitteeArguments(
-            task=str(work / "data"), members=members, output_dir=str(work / "committee"), disable_tqdm=True
-        )
+        CommitteeArguments(task=str(work / "data"), members=members, output_dir=str(folder), disable_tqdm=True)
     )
-    fine_tuned = [results[f"fine-tune member {index}"] for index in range(arguments.num_members)]
 
-    def save(folder: Path) -> None:
-        for file in (work / "committee").iterdir():
+    # 4. The committee's files and the results in the output folder
+    def save(target: Path) -> None:
+        for file in folder.iterdir():
             if file.is_file() and file.name not in (RUN_FILE, RESULTS_FILE):
-                shutil.copy2(file, folder / file.name)
+                shutil.copy2(file, target / file.name)
 
-    return run.finish(
-        save,
-        {
-            "output_dir": portable_path(str(output)),
-            "labels": committee["labels"],
-            "rows": {split: len(task[split]) for split in SPLIT_FILES},
-            "committee": committee["test"],
-            "temperature": committee["temperature"],
-            "members": [result["test"] for result in fine_tuned],
-            "tfidf": baseline,
-            "next": f'import tlm_hf; pipeline("text-classification", "{portable_path(str(output))}", truncation=True)',
-        },
-    )
-
-
-def _check_encoders(encoders: list[str]) -> None:
-    """Refuse before any training encoders that could not become members of one committee."""
-    hashes = [
-        tokenizer_hash(load_matching_tokenizer(name, None, read_encoder_config(name)["vocab_size"]))
-        for name in encoders
-    ]
-    for name, found in zip(encoders, hashes, strict=True):
-        if found != hashes[0]:
-            raise UserError(
-                f"The encoder {name!r} has another tokenizer than {encoders[0]!r}: give encoders that were trained "
-                "with one tokenizer."
-            )
+    portable = portable_path(str(output))
+    results = {
+        "output_dir": portable,
+        "labels": committee["labels"],
+        "rows": {split: len(rows) for split, rows in task.items()},
+        "committee": committee["test"],
+        "temperature": committee["temperature"],
+        "members": [member["test"] for member in tuned["members"]],
+        "tfidf": baseline,
+        "next": f'import tlm_hf; pipeline("text-classification", "{portable}", truncation=True)',
+    }
+    return run.finish(save, results)
 
 
-def _plan(arguments: OwnDataArguments, work: Path, texts: list[str]) -> tuple[list[Job], list[str]]:
-    """Jobs of pre-training (unless encoders are given) and fine-tuning; and the folders of the members."""
-    jobs: list[Job] = []
-    encoders = list(arguments.encoder)
-    if not encoders:
-        corpus, tokenizer = _own_corpus(arguments, work, texts)
-        for index in range(arguments.num_members):
-            folder = str(work / f"encoder-{index}")
-            options = PretrainArguments(
-                bf16="false",  # float32 for fine-tuning too
-                output_dir=folder,
-                corpus=corpus,
-                tokenizer=tokenizer,
-                recipe=arguments.recipe,
-                size=arguments.size,
-                max_steps=arguments.pretrain_steps,
-                seed=arguments.seed + index,
-                num_threads=1,
-                disable_tqdm=True,
-            )
-            jobs.append(Job(f"pre-train member {index}", pretrain, options, weight=5))
-            encoders.append(folder)
-    members = []
-    for index in range(arguments.num_members):
-        encoder = encoders[index % len(encoders)]
-        fine_tuning = _fine_tuning(arguments, encoder, work, index)
-        after = () if arguments.encoder else (f"pre-train member {index}",)
-        jobs.append(Job(f"fine-tune member {index}", finetune, fine_tuning, after=after))
-        members.append(fine_tuning.output_dir)
-    return jobs, members
+def _check_options(arguments: OwnDataArguments) -> None:
+    check_range(arguments, 1, math.inf, "num_members", "pretrain_steps", "workers")
+    check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
+    check_finetuning(_fine_tuning(arguments, [], Path()))
+    build_config(arguments.recipe, arguments.size)
+    for name in arguments.encoder:
+        load_matching_tokenizer(name, None, read_encoder_config(name)["vocab_size"])
+    check_tokenizers(arguments.encoder)
 
 
-def _fine_tuning(arguments: OwnDataArguments, encoder: str, work: Path, index: int) -> FinetuneArguments:
-    """Options of member number `index`."""
-    return FinetuneArguments(
-        bf16="false",  # as the encoder was trained
-        model=encoder,
-        task=str(work / "data"),
-        output_dir=str(work / f"member-{index}"),
-        num_train_epochs=arguments.num_train_epochs,
-        learning_rate=arguments.learning_rate,
-        seed=arguments.seed + index,
-        num_threads=1,
-        disable_tqdm=True,
-    )
+def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
+    if isinstance(data, pd.DataFrame):
+        data = datasets.Dataset.from_pandas(data, preserve_index=False)
+    elif isinstance(data, str | Path):
+        data = str(data)
+    if data == "":
+        raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ... ")
+    return load_task(data, text_column=arguments.text_column, label_column=arguments.label_column, seed=arguments.seed)
 
 
-def _own_texts(arguments: OwnDataArguments, task: datasets.DatasetDict) -> list[str]:
-    """The pre-training text: the task's training texts and those of `--corpus`; none where encoders are given."""
+def _pretraining_texts(arguments: OwnDataArguments, task: datasets.DatasetDict) -> list[str]:
+    """The task's training texts and those of `--corpus`; none where encoders are given."""
     if arguments.encoder:
         return []
-    texts = task["train"]["text"][:]
+    texts = list(task["train"]["text"])
     if arguments.corpus is not None:
-        texts += load_corpus(arguments.corpus)["train"]["text"][:]
+        texts += load_corpus(arguments.corpus)["train"]["text"]
     return texts
 
 
-def _own_corpus(arguments: OwnDataArguments, work: Path, texts: list[str]) -> tuple[str, str]:
-    """Write the pre-training text and a tokenizer trained on it."""
-    corpus, tokenizer = work / "corpus.parquet", work / "tokenizer"
+def _pretrain_encoders(arguments: OwnDataArguments, work: Path, texts: list[str]) -> list[str]:
+    """Pre-train one encoder per member, and a tokenizer for all, on the texts; returns their folders."""
+    corpus, tokenizer, encoders = work / "corpus.parquet", work / "tokenizer", work / "encoders"
     datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
     config = build_config(arguments.recipe, arguments.size)
     train_wordpiece(texts, config.vocab_size, config.max_position_embeddings).save_pretrained(tokenizer)
-    return str(corpus), str(tokenizer)
+    options = PretrainArguments(
+        bf16="false",  # float32 for fine-tuning too
+        output_dir=str(encoders),
+        corpus=str(corpus),
+        tokenizer=str(tokenizer),
+        recipe=arguments.recipe,
+        size=arguments.size,
+        max_steps=arguments.pretrain_steps,
+        seed=arguments.seed,
+        num_threads=1,
+    )
+    trained = pretrain_members(options, arguments.num_members, arguments.workers)
+    return [str(encoders / member["folder"]) for member in trained["members"]]
+
+
+def _fine_tuning(arguments: OwnDataArguments, models: list[str], work: Path) -> FinetuneArguments:
+    return FinetuneArguments(
+        bf16="false",  # as the encoders were trained
+        models=models,
+        task=str(work / "data"),
+        output_dir=str(work / "members"),
+        num_train_epochs=arguments.num_train_epochs,
+        learning_rate=arguments.learning_rate,
+        seed=arguments.seed,
+        num_threads=1,
+    )

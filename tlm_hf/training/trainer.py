@@ -22,11 +22,9 @@ from ..runs.checkpoints import (
     best_beside,
     cannot_write,
     last_whole,
-    list_checkpoints,
     publish,
     read_manifest,
     seal,
-    step_of,
 )
 from ..runs.output_folder import PARTIAL
 from .callbacks import CHECKPOINT, EVALUATION, Interrupt, LossWatch, ProgressFile, StepClock
@@ -96,7 +94,6 @@ class RunTrainer(Trainer):
         for callback in (self.clock, self.interrupt, ProgressFile(), _Continue(self)):
             self.add_callback(callback)
         self._continued: Path | None = None
-        self._rejected: set[str] = set()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Trainer's training.
@@ -122,8 +119,6 @@ class RunTrainer(Trainer):
             newest = last_whole(root) if resume_from_checkpoint else None
             resume_from_checkpoint = None if newest is None else str(newest)
         self._continued = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
-        begun = -1 if self._continued is None else step_of(self._continued)
-        self._rejected = {path.name for path in list_checkpoints(root) if step_of(path) > begun}
         if self.args.should_save:
             shutil.rmtree(root / PARTIAL, ignore_errors=True)  # what a kill left may be what fills the disk
         if self._continued is not None:
@@ -225,7 +220,7 @@ class RunTrainer(Trainer):
             # The other processes wait at a barrier for one that fails; their launcher ends them with it.
             shutil.rmtree(partial_root, ignore_errors=True)
             what = f"The checkpoint of step {self.state.global_step}"
-            sentence = cannot_write(error, what, final_root, self._rejected)
+            sentence = cannot_write(error, what, final_root)
             if sentence is None:
                 raise
             raise sentence from error
@@ -245,4 +240,4 @@ class RunTrainer(Trainer):
             self.state.best_model_checkpoint = best = str(final_root / written.name)
             self.state.save_to_json(str(written / STATE_FILE))
         seal(written, self.state.global_step, self.args.world_size)
-        publish(written, final_root, None if best is None else Path(best), self._rejected)
+        publish(written, final_root, None if best is None else Path(best))
