@@ -3,12 +3,9 @@
 import hashlib
 import threading
 import time
-import types
 from dataclasses import dataclass, field
-from unittest import mock
 
 from helpers_release import TOKEN, client
-from huggingface_hub.utils import _http
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.push import push
@@ -151,9 +148,3 @@ def _try(hub, release, **options):
     except UserError as error:
         return str(error)
     return "done"
-
-
-def hurry():
-    """huggingface_hub's own waits between attempts cost no time."""
-    impatient = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
-    return mock.patch.object(_http, "time", impatient)

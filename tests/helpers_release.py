@@ -1,12 +1,16 @@
 """The local Hub for tests of releases, and a client in this process that reaches it."""
 
 import contextlib
+import time
+import types
 from unittest import mock
 
 import huggingface_hub
 from hub_server.local_hub import LocalHub
 from huggingface_hub import constants
+from huggingface_hub.utils import _http
 
+from tlm_hf.hub import client as client_module
 from tlm_hf.hub.client import Hub
 
 TOKEN = "hf_" + "TestTokenOfNobody" * 2
@@ -43,9 +47,18 @@ def restored(hub):
     hub.state = before
 
 
-def client(hub, token=TOKEN, waits=None):
-    """Our client of it; what it would wait for is noted in `waits` in place of being waited for."""
-    return Hub(token=token, endpoint=hub.url, sleep=(waits if waits is not None else []).append)
+@contextlib.contextmanager
+def hurry():
+    """Waits between attempts, ours and those of huggingface_hub, cost no time; yields them in seconds."""
+    waits = []
+    impatient = types.SimpleNamespace(**{**vars(time), "sleep": waits.append})
+    with mock.patch.object(_http, "time", impatient), mock.patch.object(client_module, "time", impatient):
+        yield waits
+
+
+def client(hub, token=TOKEN):
+    """Our client of it."""
+    return Hub(token=token, endpoint=hub.url)
 
 
 def api(hub, token=TOKEN):

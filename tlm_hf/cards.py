@@ -1,7 +1,8 @@
-"""Model cards: a Jinja template of `model_cards/`, filled from a results file and nothing else."""
+"""Model cards: a Jinja template of `model_cards/`, filled from a results file and the facts beside it."""
 
 import json
 import re
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,50 @@ PAPER = "arxiv:2507.14871"
 SMOKE = "smoke"
 """The size whose numbers mean little."""
 KINDS = ("encoder", "classifier", "committee", "adapter")
-PIPELINES = {kind: "fill-mask" if kind == "encoder" else "text-classification" for kind in KINDS}
 MASKED_EXAMPLE = "returns the [MASK] of the array."
 EXAMPLE = "Returns the eigenvalues of a symmetric matrix."
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says beside the run's results.
+
+    Args:
+        trained_on: the corpus of an encoder, the task of the others, in words.
+        baseline: `accuracy` and `macro_f1` of TF-IDF; classifiers without an `evaluation` need it.
+        evaluation: see `evaluation.classifier_facts`; None where nothing was measured beyond the results.
+        base_models: base or members, `owner/name` or `owner/name@branch`.
+        datasets: Hub ids of what it was trained on.
+        plot: file name of a plot of accuracies in the folder.
+        plots: captions of further plots by file name.
+        revisions: branches that the card names.
+        branch: the branch that this card is for; None for main.
+        remote_code: whether the folder opens with trusted code alone; a committee always does.
+        example: text of the snippet and the widget.
+        licence, language: the Hub's identifiers.
+        wall_clock: seconds of training.
+        uncased: whether the tokenizer makes letters small.
+        smoke: whether the run is of smoke size; None takes it from the results.
+        version: of the release; None outside of one.
+    """
+
+    trained_on: str
+    baseline: dict[str, float] | None = None
+    evaluation: dict[str, Any] | None = None
+    base_models: list[str] = field(default_factory=list)
+    datasets: list[str] = field(default_factory=list)
+    plot: str | None = None
+    plots: dict[str, str] = field(default_factory=dict)
+    revisions: list[str] = field(default_factory=list)
+    branch: str | None = None
+    remote_code: bool = False
+    example: str | None = None
+    licence: str = "apache-2.0"
+    language: str = "en"
+    wall_clock: float | None = None
+    uncased: bool | None = None
+    smoke: bool | None = None
+    version: str | None = None
 
 
 def package_data(folder: str) -> Path:
@@ -40,11 +82,6 @@ def place_in_words(place: str) -> str:
     """`owner/name@branch` as a card's text says it; a snippet must name the branch apart."""
     name, _, branch = place.partition("@")
     return f"`{escape_code(name)}`" + (f" (branch `{escape_code(branch)}`)" if branch else "")
-
-
-def repositories(places: list[str]) -> list[str]:
-    """Ids, each once, of the repositories of `owner/name@branch`: the Hub's metadata knows no branches."""
-    return list(dict.fromkeys(place.partition("@")[0] for place in places))
 
 
 def slug(name: str) -> str:
@@ -100,53 +137,31 @@ def card_template(kind: str) -> Template:
     return environment.get_template(f"{kind}.md.jinja")
 
 
-def render_card(kind: str, name: str, results: dict[str, Any], *, plot: str | None = None, **facts: Any) -> str:
+def render_card(kind: str, name: str, results: dict[str, Any], facts: CardFacts) -> str:
     """Render a model card.
 
     Args:
         kind: `encoder`, `classifier`, `committee` or `adapter`.
         name: the repository, `owner/name`, or a folder's name; snippets load it by this name.
-        results: the run's `results.json`; every number in the card comes from it or from `evaluation`.
-        plot: file name of a plot of accuracies in the folder.
-        **facts: what else the template names: `corpus` or `task` in words and `baseline` (accuracy, macro F1); where
-            they are known `base_models` (Hub ids, or `owner/name@branch`), `datasets` (Hub ids), `evaluation` (see
-            `release_facts`), `plots` (captions by file name), `revisions` (branches and what they hold), `branch` (the
-            one that this card is for), `remote_code` (whether the folder opens with trusted code alone), `example`
-            (text of the snippet), `licence`, `language`, `wall_clock` (seconds), `uncased` (whether the tokenizer makes
-            letters small), `smoke` (whether the run is of smoke size; None takes it from the results).
+        results: the run's `results.json`; every number in the card comes from it or from `facts`.
+        facts: what else the card says.
 
     Returns:
         Markdown with YAML front matter.
 
     Raises:
-        jinja2.UndefinedError: when the template names a field that is not there.
+        jinja2.UndefinedError: when the template names a result that is not there.
     """
-    facts = {
-        "base_models": [],
-        "datasets": [],
-        "evaluation": None,
-        "plots": {},
-        "revisions": {},
-        "branch": None,
-        "remote_code": kind == "committee",
-        "example": None,
-        "licence": "apache-2.0",
-        "language": "en",
-        "wall_clock": None,
-        "uncased": None,
-        "smoke": None,
-        **facts,
-    }
-    if facts["smoke"] is None:
-        facts["smoke"] = results.get("settings", {}).get("size") == SMOKE
+    example = facts.example or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
+    is_smoke = results.get("settings", {}).get("size") == SMOKE if facts.smoke is None else facts.smoke
     # Without it the snippets on the card of a branch would open main.
-    facts["at"] = f', revision="{escape_code(facts["branch"])}"' if facts["branch"] else ""
-    facts["example"] = facts["example"] or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
-    body = card_template(kind).render(name=name, results=results, plot=plot, **facts)
-    return f"---\n{_metadata(kind, name, results, facts).to_yaml()}\n---\n\n{body.strip()}\n"
+    at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""
+    context = {**vars(facts), "name": name, "results": results, "example": example, "smoke": is_smoke, "at": at}
+    body = card_template(kind).render(**context)
+    return f"---\n{_metadata(kind, name, results, facts, example).to_yaml()}\n---\n\n{body.strip()}\n"
 
 
-def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, Any]) -> ModelCardData:
+def _metadata(kind: str, name: str, results: dict[str, Any], facts: CardFacts, example: str) -> ModelCardData:
     """Front matter for the Hub; huggingface_hub writes the YAML, so that names in it are quoted."""
     details: dict[str, Any] = {}
     if kind != "encoder":
@@ -154,8 +169,8 @@ def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, An
         details["eval_results"] = [
             EvalResult(
                 task_type="text-classification",
-                dataset_type=(facts["datasets"] or [slug(str(results.get("task", facts["task"])))])[0],
-                dataset_name=str(facts["task"]),
+                dataset_type=(facts.datasets or [slug(str(results.get("task", facts.trained_on)))])[0],
+                dataset_name=facts.trained_on,
                 dataset_split="test",
                 metric_type="f1" if metric == "macro_f1" else metric,
                 metric_name=metric.replace("_", " "),
@@ -164,18 +179,19 @@ def _metadata(kind: str, name: str, results: dict[str, Any], facts: dict[str, An
             for metric in ("accuracy", "macro_f1")
             if metric in results["test"]
         ]
-    if facts["base_models"]:
-        details["base_model"] = repositories(facts["base_models"])
-    if kind == "committee" and facts["base_models"]:
-        details["base_model_relation"] = "merge"
-    if facts["datasets"]:
-        details["datasets"] = facts["datasets"]
+    if facts.base_models:
+        # Each once: the Hub's metadata knows no branches.
+        details["base_model"] = list(dict.fromkeys(place.partition("@")[0] for place in facts.base_models))
+        if kind == "committee":
+            details["base_model_relation"] = "merge"
+    if facts.datasets:
+        details["datasets"] = facts.datasets
     return ModelCardData(
-        language=facts["language"],
-        license=facts["licence"],
+        language=facts.language,
+        license=facts.licence,
         library_name="peft" if kind == "adapter" else "transformers",
-        pipeline_tag=PIPELINES[kind],
+        pipeline_tag="fill-mask" if kind == "encoder" else "text-classification",
         tags=["tlm", "tiny-language-model", *(["lora"] if kind == "adapter" else []), PAPER],
-        widget=[{"text": facts["example"]}],
+        widget=[{"text": example}],
         **details,
     )

@@ -18,8 +18,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent.parent.parent)]
 
 from helpers_family import family, staged
-from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, first_trees, hurry, trees, with_foreign
-from helpers_release import client, local_hub
+from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, first_trees, trees, with_foreign
+from helpers_release import client, hurry, local_hub
 from tqdm.auto import tqdm
 
 from tlm_hf.hub.push import push
@@ -35,7 +35,7 @@ def second_release(folder):
     text = Path("release.yaml").read_text().replace("0.1.0", "0.2.0").replace("farm or sea", "farm, or sea")
     Path("second.yaml").write_text(text)
     (Path("together") / "members.png").unlink()
-    shutil.copytree(staged() / "measured", folder / "measured")
+    shutil.copytree(staged() / ".measured", folder / ".measured")
     stage("second.yaml", str(folder))
     verify(str(folder))
     return folder

@@ -1,16 +1,16 @@
 """`tlm release stage|verify|push|status|reproduce`: a family of repositories, up to the Hub whole or not at all."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..errors import UserError
-from ..runs.atomic_files import write_json
+from ..runs.atomic_files import Json, write_json
+from ..runs.provenance import portable, provenance
 from .common import parse, run_command
 
 SECOND = {"stage": "--release-file", "reproduce": "--repo"}
-"""What the second word is, where it is no option; with the others it is the folder of the staged release."""
+"""What the second word is, where it is not an option; with the others it is the folder of the staged release."""
 WHAT = ("stage", "verify", "push", "status", "reproduce")
 
 
@@ -20,9 +20,7 @@ class ReleaseArguments:
 
     what: str = field(default="", metadata={"help": "stage, verify, push, status or reproduce."})
     release_file: str = field(default="release.yaml", metadata={"help": "With stage: the YAML that names it all."})
-    output_dir: str = field(
-        default="outputs/release", metadata={"help": "Folder of the staged release (of reproduce: of the new run)."}
-    )
+    output_dir: str = field(default="outputs/release", metadata={"help": "Folder of the staged release."})
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
     i_have_checked_the_licence: bool = field(
         default=False, metadata={"help": "With stage: rows of AG News or of docstrings may be published again."}
@@ -35,7 +33,6 @@ class ReleaseArguments:
     target: str | None = field(default=None, metadata={"help": "With push: a folder in place of the Hub."})
     repo: str = field(default="", metadata={"help": "With reproduce: folder or Hub name (or the second word)."})
     revision: str | None = field(default=None, metadata={"help": "With reproduce: a branch or tag of it."})
-    run: bool = field(default=False, metadata={"help": "With reproduce: run it again whatever it takes."})
     json: str | None = field(default=None, metadata={"help": "A JSON file for the results."})
 
 
@@ -46,63 +43,48 @@ def main(argv: Sequence[str] | None = None) -> None:
         words.insert(0, "--what")
         if len(words) > 2 and not words[2].startswith("-"):
             words.insert(2, SECOND.get(words[1], "--output-dir"))
-    own_output = any(word.split("=")[0].replace("_", "-") == "--output-dir" for word in words)
     arguments = parse(ReleaseArguments, "release", __doc__ or "", words)
 
-    def run() -> dict[str, Any]:
-        if arguments.what not in WHAT:
-            raise UserError(f"Say what to do with the release, one of {', '.join(WHAT)}, not {arguments.what!r}.")
-        found = _function(arguments, own_output)()
-        if "table" in found:
-            print(found["table"])
+    def run() -> Json:
+        results = _call(arguments)
+        print(results["table"])
         if arguments.json is not None:
-            from ..runs.provenance import portable, provenance
-
-            write_json(arguments.json, {**portable(found), **provenance()})
-        if found.get("identical") is False:
-            raise UserError("The run gave other files than the repository holds: see above what differs.")
-        return found
+            write_json(arguments.json, {**portable(results), **provenance()})
+        return results
 
     run_command(run)
 
 
-def _function(arguments: ReleaseArguments, own_output: bool) -> Callable[[], dict[str, Any]]:
-    """What to call; imported here, since each part needs other libraries."""
+def _call(arguments: ReleaseArguments) -> Json:
+    """What was asked for; imported here, since each part needs other libraries."""
+    output, overwrite, dry_run = arguments.output_dir, arguments.overwrite, arguments.dry_run
     if arguments.what == "stage":
         from ..hub.stage import stage
 
-        return lambda: stage(
+        return stage(
             arguments.release_file,
-            arguments.output_dir,
+            output,
             data_root=arguments.data_root,
             licence_checked=arguments.i_have_checked_the_licence,
         )
     if arguments.what == "verify":
         from ..hub.verify import verify
 
-        return lambda: verify(arguments.output_dir)
-    if arguments.what == "status":
-        from ..hub.push import status
-
-        return lambda: status(arguments.output_dir)
+        return verify(output)
     if arguments.what == "reproduce":
-        from ..hub.release_reproduce import reproduce
+        from ..hub.manifest import reproduce
 
         if not arguments.repo:
             raise UserError("release reproduce needs a repository: a folder, or its name on the Hub.")
-        output = arguments.output_dir if own_output else None
-        return lambda: reproduce(arguments.repo, revision=arguments.revision, run=arguments.run, output_dir=output)
-    if arguments.target is not None:
-        from ..hub.release_directory import push_to_directory
+        return reproduce(arguments.repo, revision=arguments.revision)
+    from ..hub.push import push, push_to_directory, status
 
-        if arguments.public:
-            raise UserError("--public is of the Hub, and --target is a folder: leave one of them out.")
-        target = arguments.target
-        return lambda: push_to_directory(
-            arguments.output_dir, target, overwrite=arguments.overwrite, dry_run=arguments.dry_run
-        )
-    from ..hub.push import push
-
-    return lambda: push(
-        arguments.output_dir, public=arguments.public, overwrite=arguments.overwrite, dry_run=arguments.dry_run
-    )
+    if arguments.what == "status":
+        return status(output)
+    if arguments.what != "push":
+        raise UserError(f"Say what to do with the release, one of {', '.join(WHAT)}, not {arguments.what!r}.")
+    if arguments.target is None:
+        return push(output, public=arguments.public, overwrite=overwrite, dry_run=dry_run)
+    if arguments.public:
+        raise UserError("--public is of the Hub, and --target is a folder: leave one of them out.")
+    return push_to_directory(output, arguments.target, overwrite=overwrite, dry_run=dry_run)

@@ -1,11 +1,8 @@
-"""The Hub through `huggingface_hub`: each call tried again where that helps, every other failure in one sentence."""
+"""The Hub through `huggingface_hub`: every failure in one sentence, those that pass tried again.
 
-import email.utils
-import logging
-import math
-import random
-import socket
-import ssl
+`huggingface_hub` itself repeats the uploads of files (`http_backoff`), but not its other calls.
+"""
+
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,165 +14,121 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from ..errors import UserError
 from .safety import redact
 
-logger = logging.getLogger(__name__)
-Found = TypeVar("Found")
-NETWORK = (httpx2.TransportError, ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
-"""Failures of the way to the Hub; other errors of the operating system are of this machine's files."""
-AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+Answer = TypeVar("Answer")
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """Answers that may be others a moment later."""
-ATTEMPTS = 6
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1.0, 300.0
+WAITS = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between attempts."""
 
 
 class ParentChangedError(Exception):
-    """The branch is no longer where the commit was made for (HTTP 412)."""
+    """The branch is no longer at the commit that a commit was made for (HTTP 412)."""
 
 
 class Hub:
-    """`HfApi` with patience.
+    """`HfApi` whose failures are sentences.
 
     Args:
         token: of the user; None for the one that `hf auth login` or HF_TOKEN left.
         endpoint: address of the Hub; None for HF_ENDPOINT or the public one.
-        sleep: how to wait, in seconds.
 
     Raises:
         UserError: there is no token.
     """
 
-    def __init__(
-        self, token: str | None = None, endpoint: str | None = None, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
+    def __init__(self, token: str | None = None, endpoint: str | None = None) -> None:
         self.token = token or get_token()
         if self.token is None:
             raise UserError("There is no token for the Hub: run `hf auth login`, or set HF_TOKEN.")
         self.api = HfApi(endpoint=endpoint, token=self.token, library_name="tlm_hf")
-        self.sleep = sleep
 
     def call(
         self,
         what: str,
-        function: Callable[..., Found],
+        function: Callable[..., Answer],
         *arguments: Any,
         expected: tuple[type[Exception], ...] = (),
         **options: Any,
-    ) -> Found:
-        """Call a method of `api`, again after network failures and answers that say "later".
+    ) -> Answer:
+        """Call a method of `api`.
 
         Args:
             what: in words, for messages, such as `making tiny-lab/tlm-bert1`.
-            function: the method.
+            function: the method; called again after a failure that may pass, so its work must bear repetition.
             *arguments: its arguments.
             expected: errors that the caller handles.
-            **options: likewise.
+            **options: its keyword arguments.
 
         Raises:
-            UserError: one sentence for what does not go away: a token that is not taken, no rights, no space, a bad
-                card, a file of this machine that cannot be read, offline mode, or a Hub that did not answer in all
-                attempts.
-            Exception: one of `expected`; ParentChangedError stands for HTTP 412.
+            UserError: one sentence for every other failure.
+            Exception: one of `expected`; ParentChangedError for HTTP 412.
         """
-        for attempt in range(ATTEMPTS):
+        for wait in (*WAITS, None):
             try:
                 return function(*arguments, **options)
+            except expected:
+                raise
             except Exception as error:
                 cause = _cause(error)
                 status = _status(cause)
-                if isinstance(error, expected):
-                    raise
                 if status == 412 and ParentChangedError in expected:
                     raise ParentChangedError(what) from error
-                if isinstance(cause, OfflineModeIsEnabled):
-                    raise UserError(
-                        f"HF_HUB_OFFLINE is set, so the Hub is not asked ({what}): unset it to push or look."
-                    ) from error
-                passing = status in AGAIN or (status is None and isinstance(cause, NETWORK))
-                if not passing:
-                    raise self.refusal(what, error, cause, status) from error
-                if attempt == ATTEMPTS - 1:
-                    reason = f"HTTP {status}" if status else type(cause).__name__
-                    raise UserError(
-                        f"The Hub did not answer in {ATTEMPTS} attempts ({what}: {reason}): push again later, it goes "
-                        "on where it stood."
-                    ) from error
-                wait = self._wait(cause, attempt)
-                logger.info("%s: %s; again in %.0f s.", what, f"HTTP {status}" if status else "no connection", wait)
-                self.sleep(wait)
+                offline = isinstance(cause, OfflineModeIsEnabled)
+                is_network = isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError) and not offline
+                if wait is None or not (is_network or status in PASSING):
+                    raise self._sentence(what, cause, status) from error
+                time.sleep(wait)
         raise AssertionError("unreachable")
 
-    @staticmethod
-    def _wait(cause: BaseException, attempt: int) -> float:
-        """Seconds until the next attempt: what the Hub asks for, or twice as long as before, with some chance."""
-        response = getattr(cause, "response", None)
-        asked = response.headers.get("Retry-After") if response is not None else None
-        if asked:
-            try:
-                seconds = float(asked)
-            except ValueError:
-                try:
-                    seconds = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
-                except (ValueError, TypeError, OverflowError):
-                    seconds = math.nan
-            if math.isfinite(seconds):  # what is neither seconds nor a date is as if it were not there
-                return min(max(0.0, seconds), LONGEST_WAIT_SECONDS)
-        return min(FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.8, 1.2), LONGEST_WAIT_SECONDS)
+    def _sentence(self, what: str, cause: BaseException, status: int | None) -> UserError:
+        """What went wrong and what to do, in one sentence, without the token."""
+        text = " ".join(str(getattr(cause, "server_message", None) or cause).split()) or type(cause).__name__
+        reason = redact(text, self.token)[:300].rstrip(". ")
+        if isinstance(cause, OfflineModeIsEnabled):
+            remedy = "HF_HUB_OFFLINE is set, so the Hub is not asked: unset it to push or look"
+        elif status == 401:
+            remedy = "the Hub does not accept the token: log in again with `hf auth login`, or set HF_TOKEN"
+        elif status == 507 or (status in (403, 413) and any(word in reason.lower() for word in ("storage", "quota"))):
+            remedy = f"there is no space left on the Hub ({reason}): free some there, then push again"
+        elif status == 403:
+            remedy = f"the token may not do that ({reason}): use one with write access to the namespace"
+        elif status == 400:
+            remedy = f"the Hub refuses the content ({reason}): correct it, then stage and verify again"
+        elif status is None and isinstance(cause, OSError) and not isinstance(cause, ConnectionError | TimeoutError):
+            remedy = f"a file of this machine cannot be read ({reason}): stage and verify again"
+        else:
+            kind = f"HTTP {status}" if status else type(cause).__name__
+            remedy = f"the Hub does not answer as it should ({kind}: {reason}): push again later, it continues"
+        return UserError(f"Failed at {what}, since {remedy}.")
 
-    def refusal(self, what: str, error: BaseException, cause: BaseException, status: int | None) -> UserError:
-        """What the Hub refused for good, in one sentence, without the token."""
-        said = redact(" ".join(str(getattr(cause, "server_message", None) or cause).split()), self.token)[:300].rstrip(
-            ". "
-        )
-        if status == 401:
-            return UserError(
-                f"The Hub does not take the token ({what}): log in again with `hf auth login`, or set HF_TOKEN."
-            )
-        if status == 507 or (status in (403, 413) and any(word in said.lower() for word in ("storage", "quota"))):
-            return UserError(f"There is no space left on the Hub ({what}: {said}): free some there, then push again.")
-        if status == 403:
-            return UserError(
-                f"The token may not do that ({what}: {said}): take one with write access to the namespace, or another "
-                "namespace."
-            )
-        if status == 400:
-            return UserError(f"The Hub refuses the content ({what}: {said}): correct it, then stage and verify again.")
-        if status is None and isinstance(cause, OSError):
-            return UserError(
-                f"A file of this machine cannot be read ({what}: {said or type(cause).__name__}): stage and verify "
-                "again."
-            )
-        kind = f"HTTP {status}" if status else type(error).__name__
-        return UserError(f"The Hub refused ({what}: {kind}, {said}): push again, and nothing that is up is lost.")
-
-    def check_namespace(self, namespace: str) -> str:
-        """Refuse a namespace that the token may not write to; returns the user's name.
+    def check_namespace(self, namespace: str) -> None:
+        """Refuse a namespace that the token may not write to.
 
         Raises:
             UserError: one sentence.
         """
-        found = self.call("asking who the token belongs to", self.api.whoami)
-        name: str = found["name"]
-        role = ((found.get("auth") or {}).get("accessToken") or {}).get("role")
+        user = self.call("asking who the token belongs to", self.api.whoami)
+        name = user["name"]
+        organizations = {each["name"]: each.get("roleInOrg") for each in user.get("orgs", [])}
+        role = ((user.get("auth") or {}).get("accessToken") or {}).get("role")
         if role == "read":
             raise UserError(f"The token of {name} may only read: make one with write access.")
-        organizations = {each["name"]: each.get("roleInOrg") for each in found.get("orgs", [])}
         if namespace != name and namespace not in organizations:
-            known = ", ".join([name, *organizations])
             raise UserError(
-                f"The namespace {namespace!r} does not exist or is not one of this token's ({known}): correct it in "
-                "the release file."
+                f"The namespace {namespace!r} does not exist or is not one of this token's "
+                f"({', '.join([name, *organizations])}): correct it in the release file."
             )
         if organizations.get(namespace) == "read":
             raise UserError(f"{name} may only read in {namespace}: ask for write access there.")
-        return name
 
 
 def _cause(error: BaseException) -> BaseException:
     """The HTTP or network failure behind an error of huggingface_hub; the error itself where there is none."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, HfHubHTTPError | httpx2.HTTPError | ConnectionError | OfflineModeIsEnabled):
-            return seen
-        seen = seen.__cause__ or seen.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HfHubHTTPError | httpx2.HTTPError | ConnectionError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
     return error
 
 

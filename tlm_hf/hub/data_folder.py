@@ -1,17 +1,15 @@
 """Data set repositories of a release: a folder of `tlm prepare-data` or `tlm overlap` under its name on the Hub."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import DatasetCard
 
 from ..data.dataset_card import UNKNOWN
 from ..data.leakage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
-from ..runs.atomic_files import file_hash, write_json
-from .release_entries import DataEntry
+from ..runs.atomic_files import Json, file_hash, read_json, write_json
+from .release_file import Entry
 
 CARD = "README.md"
 NEEDS_CHECK = {
@@ -22,33 +20,31 @@ NEEDS_CHECK = {
 """Licences, by `license_name`, under which rows are published again only by somebody who has looked."""
 
 
-def dataset_facts(entry: DataEntry, licence_checked: bool) -> dict[str, Any]:
+def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
     """`subset.json` of the folder, after its licence was looked at.
 
     Raises:
         UserError: no data set folder of ours, files changed since, or a licence that is unknown or was not checked.
     """
-    folder = entry.folder
+    folder = entry.source
     try:
-        facts: dict[str, Any] = json.loads((folder / SUBSET_FILE).read_text(encoding="utf-8"))
+        facts = read_json(folder / SUBSET_FILE)
         kind, files = facts["kind"], facts["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError):
         kind = None
     if kind != SUBSET_KIND:
-        raise UserError(f"{folder} is no data set folder: make one with `tlm prepare-data` or `tlm overlap`.")
+        raise UserError(f"{folder} is not a data set folder: make one with `tlm prepare-data` or `tlm overlap`.")
     for name, expected in files.items():
         path = folder / name
         if not path.is_file() or (name != CARD and file_hash(path) != expected):  # a card is there to be edited
             raise UserError(f"{path} is missing or was changed since the folder was made: make it again.")
     card = DatasetCard.load(folder / CARD)
-    data = card.data
-    licence = data.license
-    if licence in (None, "unknown") or licence == ["unknown"] or UNKNOWN in card.text:
+    if card.data.license in (None, "unknown", ["unknown"]) or UNKNOWN in card.text:
         raise UserError(
             f"The licence of {entry.name}'s source is not known: say it in {folder / CARD}, in the field `license` and "
             "in the text, and stage again."
         )
-    name = data.to_dict().get("license_name")
+    name = card.data.to_dict().get("license_name")
     if name in NEEDS_CHECK and not licence_checked:
         raise UserError(
             f"{entry.name} would publish its rows again, and {NEEDS_CHECK[name]}: look whether you may, then add "
@@ -57,7 +53,7 @@ def dataset_facts(entry: DataEntry, licence_checked: bool) -> dict[str, Any]:
     return facts
 
 
-def stage_dataset(entry: DataEntry, repo_id: str, folder: Path, version: str) -> dict[str, Any]:
+def stage_dataset(entry: Entry, repo_id: str, folder: Path, version: str) -> Json:
     """Copy a data set folder; its card then says the repository's name and the release's version.
 
     Args:
@@ -72,13 +68,13 @@ def stage_dataset(entry: DataEntry, repo_id: str, folder: Path, version: str) ->
     facts = dataset_facts(entry, licence_checked=True)  # asked before
     for name in facts["files"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(entry.folder / name, folder / name)
+        shutil.copyfile(entry.source / name, folder / name)
     card = DatasetCard.load(folder / CARD)
     old = facts["name"]
     body = card.text.replace(f'load_dataset("{old}"', f'load_dataset("{repo_id}"')
     body = body.replace(f"# {old}\n", f"# {entry.name}\n", 1)
     if f'load_dataset("{repo_id}"' not in body:
-        raise UserError(f"The card {entry.folder / CARD} does not say how to load {old}: make the folder again.")
+        raise UserError(f"The card {entry.source / CARD} does not say how to load {old}: make the folder again.")
     card.data["pretty_name"] = entry.name
     body = f"{body.rstrip()}\n\nVersion {version} of the release; `manifest.json` has the hash of every file.\n"
     (folder / CARD).write_text(f"---\n{card.data.to_yaml()}\n---\n{body}", encoding="utf-8")

@@ -1,31 +1,138 @@
-"""`manifest.json`: what a repository was made from and by what, and the hash of every file in it."""
+"""`manifest.json` (what one repository was made from and by what, the hash of every file) and `release.json` (all)."""
 
 import hashlib
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from ..commands.overlap import OverlapArguments
+from ..data.prepare import PrepareDataArguments
 from ..data.tasks import TEXT_OPTIONS
-from ..runs.atomic_files import file_hash
+from ..errors import UserError
+from ..runs.atomic_files import Json, file_hash, read_json
 from ..runs.provenance import commit, versions
 from ..training.finetune import FinetuneArguments
 from ..training.join_committee import CommitteeArguments
 from ..training.pretrain_options import PretrainArguments
 from ..training.snapshots import snapshot_folder
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE, RELEASE_FILE = "manifest.json", "release.json"
 REPOSITORY, BASE, MEMBERS, OUTPUT = "{repository}", "{base}", "{members}", "{output}"
-"""Stand in a manifest's command for folders: of the repository itself, of its base model, of the members, of the
-result."""
-COMMANDS: dict[str, tuple[str, Any]] = {
-    "pretrain": ("pretrain", PretrainArguments),
-    "finetune": ("finetune", FinetuneArguments),
-    "committee": ("committee", CommitteeArguments),
+"""In a manifest's command: folders of the repository itself, of its base model, of the members, of the result."""
+COMMANDS: dict[str, Any] = {
+    "pretrain": PretrainArguments,
+    "finetune": FinetuneArguments,
+    "committee": CommitteeArguments,
+    "prepare-data": PrepareDataArguments,
+    "overlap": OverlapArguments,
 }
+MAKES = {
+    "encoder": ["pretrain"],
+    "classifier": ["finetune"],
+    "adapter": ["finetune"],
+    "committee": ["committee"],
+    "data": ["prepare-data", "overlap"],
+}
+"""Commands that make each kind of repository."""
 RENAMED = {"threads": "num_threads"}
 """Settings whose option has another name."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a staged repository was made from.
+
+    Args:
+        results: of the run, or the facts of a data set; empty for a Space.
+        command: with placeholders; [] where there is none.
+        inputs: repositories and hashes that the command reads, by placeholder.
+        code: SHA-256 of the remote code by file name.
+        data: hashes and revisions of the texts.
+    """
+
+    results: Json = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
+    inputs: Json = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
+    data: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One repository of a staged release; `tree` has the hash of each of its folders, the main one's and branches'."""
+
+    name: str
+    kind: str
+    repo_type: str
+    repo_id: str
+    folder: str
+    revisions: dict[str, str]
+    linked: list[str]
+    variables: dict[str, str]
+    files: int
+    bytes: int
+    tree: dict[str, str]
+
+    @property
+    def folders(self) -> list[str]:
+        """That of main, then those of the branches."""
+        return [self.folder, *self.revisions.values()]
+
+
+@dataclass(frozen=True)
+class StagedRelease:
+    """What `release.json` holds, in the order in which repositories are pushed; `output` is its folder."""
+
+    output: Path
+    version: str
+    namespace: str
+    visibility: str
+    collection: Json | None
+    repositories: list[Repository]
+    made_by: Json
+
+    @property
+    def folders(self) -> list[tuple[Repository, str]]:
+        """Every folder with its repository."""
+        return [(repository, folder) for repository in self.repositories for folder in repository.folders]
+
+    def record(self) -> Json:
+        """What `release.json` holds."""
+        return {key: value for key, value in asdict(self).items() if key != "output"}
+
+
+def read_staged(output_dir: str) -> StagedRelease:
+    """The staged release in a folder.
+
+    Raises:
+        UserError: nothing is staged there, or not the whole of it.
+    """
+    staged = read_record(Path(output_dir).expanduser())
+    for _, folder in staged.folders:
+        if not (staged.output / folder / MANIFEST_FILE).is_file():
+            raise UserError(f"{folder} has no {MANIFEST_FILE}, so it was not staged whole: stage again.")
+    return staged
+
+
+def read_record(output: Path) -> StagedRelease:
+    """What `release.json` says is staged in a folder.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    if not (output / RELEASE_FILE).is_file():
+        raise UserError(f"There is no staged release in {output}: make one with `tlm release stage`.")
+    record = read_json(output / RELEASE_FILE)
+    try:
+        repositories = [Repository(**each) for each in record.pop("repositories")]
+        return StagedRelease(output, repositories=repositories, **record)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{output / RELEASE_FILE} is damaged ({error}): remove {output}, and stage again.") from error
 
 
 def git_hash(path: Path) -> str:
@@ -34,7 +141,7 @@ def git_hash(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
-def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+def describe_files(folder: Path) -> dict[str, Json]:
     """`size` in bytes, `sha256` and `git` hash of every file but the manifest, by its path inside the folder."""
     return {
         path.relative_to(folder).as_posix(): {
@@ -56,6 +163,27 @@ def tree_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def changed_file(folder: Path) -> str | None:
+    """The first file that is not what the folder's manifest says; None where all are."""
+    try:
+        recorded = read_json(folder / MANIFEST_FILE)["files"]
+    except (UserError, KeyError):
+        return MANIFEST_FILE
+    present = describe_files(folder)
+    return next((name for name in sorted({*recorded, *present}) if recorded.get(name) != present.get(name)), None)
+
+
+def check_files(staged: StagedRelease, repository: Repository, folder: str) -> None:
+    """Refuse a folder in which something was changed, added or removed since it was staged.
+
+    Raises:
+        UserError: one sentence that names the file.
+    """
+    if tree_hash(staged.output / folder) != repository.tree[folder]:
+        name = changed_file(staged.output / folder) or MANIFEST_FILE
+        raise UserError(f"{folder}/{name} was changed after the release was staged: stage and verify again.")
+
+
 def result_folder(results: Mapping[str, Any]) -> str:
     """Where in a run's folder these results' weights lie: `step-N` for a snapshot, "." for the run's own."""
     return snapshot_folder(Path(), results["snapshot"]).as_posix() if results.get("snapshot") else "."
@@ -63,34 +191,29 @@ def result_folder(results: Mapping[str, Any]) -> str:
 
 def training_seconds(results: Mapping[str, Any]) -> float | None:
     """Wall-clock seconds of all steps of a training, also where it was continued; None where there were none."""
-    speed = results.get("speed")
-    if speed:
+    if speed := results.get("speed"):
         return float(speed["seconds"] / speed["steps"] * results["steps"])
-    found = results.get("seconds_since_start_or_continuation")
-    return None if found is None else float(found)
+    seconds = results.get("seconds_since_start_or_continuation")
+    return None if seconds is None else float(seconds)
 
 
 def run_command(results: Mapping[str, Any]) -> list[str]:
-    """The command that a run's settings amount to, with placeholders for folders; [] for other kinds of results."""
-    if results.get("kind") not in COMMANDS:
-        return []
-    name, arguments_class = COMMANDS[results["kind"]]
+    """The command that a run's settings amount to, with placeholders for folders."""
+    name = results["kind"]
     settings = {RENAMED.get(key, key): value for key, value in results["settings"].items()}
     settings |= {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
-    for key in ("corpus", "task"):
-        if key in results:
-            settings[key] = results[key]
+    settings |= {key: results[key] for key in ("corpus", "task") if key in results}
     if name == "pretrain":  # off it is not recorded, and left out it would be the schedule's
         settings.setdefault("unigram_bias", False)
-    known = {entry.name: entry.default for entry in fields(arguments_class)}
+    defaults = {entry.name: entry.default for entry in fields(COMMANDS[name])}
     words = ["tlm", name]
     for key, value in settings.items():
-        if key not in known or value is None or value == []:
-            continue
-        if value == known[key] and key not in ("corpus", "task"):
+        is_default = key in defaults and value == defaults[key] and key not in ("corpus", "task")
+        if key not in defaults or value is None or value == [] or is_default:
             continue
         words.append(f"--{key.replace('_', '-')}")
-        words += [str(item) for item in value] if isinstance(value, list) else [_word(value)]
+        for item in value if isinstance(value, list) else [value]:
+            words.append(str(item).lower() if isinstance(item, bool) else str(item))
     if name == "committee":
         words += ["--members", MEMBERS]
     elif name == "finetune":
@@ -101,59 +224,36 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
     return [*words, "--output-dir", OUTPUT]
 
 
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def dataset_command(record: Mapping[str, Any]) -> list[str]:
     """The command that made a data set folder, with a placeholder for the folder."""
     words = shlex.split(str(record["command"]))
     if words and Path(words[0]).name.startswith("python"):
         words = ["tlm", Path(words[1]).stem.replace("_", "-"), *words[2:]]
-    kept: list[str] = []
+    command: list[str] = []
     skip = False
     for word in words:
-        option = word.split("=")[0].replace("_", "-")
-        if option in ("--output-dir", "--json"):
+        if word.split("=")[0].replace("_", "-") in ("--output-dir", "--json"):
             skip = "=" not in word
         elif skip:
             skip = False
         else:
-            kept.append(word)
-    return [*kept, "--output-dir", OUTPUT]
+            command.append(word)
+    return [*command, "--output-dir", OUTPUT]
 
 
-def build_manifest(
-    repo_id: str,
-    kind: str,
-    version: str,
-    folder: Path,
-    results: Mapping[str, Any] | None,
-    *,
-    command: list[str],
-    inputs: Mapping[str, Any],
-    code: Mapping[str, str],
-    data: Mapping[str, Any],
-) -> dict[str, Any]:
+def build_manifest(repo_id: str, kind: str, version: str, folder: Path, origin: Origin) -> Json:
     """What `manifest.json` holds.
 
     Args:
         repo_id: `owner/name`.
-        kind: `encoder`, `classifier`, `adapter`, `committee`, `data` or `space`.
+        kind: see `release_file.KINDS`.
         version: of the release.
         folder: the staged folder, all but its manifest in place.
-        results: of the run, or the facts of a data set; None for a Space.
-        command: with placeholders; [] where there is nothing to run again.
-        inputs: repositories and hashes that the command reads, by placeholder.
-        code: SHA-256 of the remote code by file name.
-        data: hashes and revisions of the texts.
-
-    Returns:
-        JSON values without paths of this machine.
+        origin: what it was made from.
     """
-    found = dict(results or {})
-    settings = found.get("settings", {})
-    tokens = found.get("tokens_per_epoch")
+    results = origin.results
+    settings = results.get("settings", {})
+    tokens = results.get("tokens_per_epoch")
     return {
         "schema": 1,
         "repository": repo_id,
@@ -161,20 +261,93 @@ def build_manifest(
         "version": version,
         "package": {"version": versions().get("tlm-hf"), "commit": commit()},
         "run": {
-            "recipe": found.get("model") if kind == "encoder" else None,
-            "command": found.get("command"),
-            "date": found.get("date"),
-            "commit": found.get("commit"),
-            "versions": found.get("versions", versions()),
-            "machine": found.get("machine"),
+            "recipe": results.get("model") if kind == "encoder" else None,
+            "command": results.get("command"),
+            "date": results.get("date"),
+            "commit": results.get("commit"),
+            "versions": results.get("versions", versions()),
+            "machine": results.get("machine"),
             "seeds": {key: value for key, value in settings.items() if key.endswith("seed")},
-            "wall_clock_seconds": training_seconds(found),
-            "tokens": None if tokens is None else round(tokens * found["epochs"]),
+            "wall_clock_seconds": training_seconds(results),
+            "tokens": None if tokens is None else round(tokens * results["epochs"]),
             "settings": settings,
         },
-        "data": dict(data),
+        "data": origin.data,
         # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot lies.
-        "reproduce": {"command": command, "inputs": dict(inputs), "result": result_folder(found)},
-        "remote_code": dict(code),
+        "reproduce": {"command": origin.command, "inputs": origin.inputs, "result": result_folder(results)},
+        "remote_code": origin.code,
         "files": describe_files(folder),
     }
+
+
+def reproduce(repo: str, *, revision: str | None = None) -> Json:
+    """The command that made a repository, after a check; nothing is run.
+
+    Args:
+        repo: folder of a staged or downloaded repository, or `owner/name` (or `owner/name@branch`) on the Hub.
+        revision: branch or tag; None for main.
+
+    Returns:
+        `table`, for people; `command`; `inputs`: the repositories that its placeholders are to be replaced by.
+
+    Raises:
+        UserError: no manifest, or one without a command that makes such a repository.
+    """
+    name, _, branch = repo.rstrip("/").partition("@")
+    manifest = _read_manifest(name, revision or branch or None)
+    try:
+        words, inputs = manifest["reproduce"]["command"], manifest["reproduce"]["inputs"]
+        check_command(manifest["kind"], words)
+        command = shlex.join(words)
+        lines = [command, f"{OUTPUT} is a new folder."]
+        if REPOSITORY in words:
+            lines.append(f"{REPOSITORY} is {repo} itself.")
+        for placeholder, needed in inputs.items():
+            for each in needed if isinstance(needed, list) else [needed]:
+                place = each["repository"] or "a model that was not released"
+                lines.append(f"{placeholder} is {place}, whose weights have the SHA-256 {each['weights']}.")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"The manifest of {repo} is damaged ({error}): get it again.") from error
+    return {"table": "\n".join(lines), "command": command, "inputs": inputs}
+
+
+def check_command(kind: str, words: list[str]) -> None:
+    """Refuse a command that does not make such a repository: a manifest can come from a stranger.
+
+    Raises:
+        UserError: another command, an option that it does not have, or another output folder than the placeholder.
+    """
+    if len(words) < 2 or words[0] != "tlm" or words[1] not in MAKES.get(kind, []):
+        raise UserError(f"The manifest has no command that makes a repository of the kind {kind}: name another one.")
+    options = {entry.name for entry in fields(COMMANDS[words[1]])} - {"output_dir", "json", "report_to"}
+    for word in words[2:-2]:
+        is_option = word.startswith("-") and not word.lstrip("-")[:1].isdigit()
+        if is_option and word.split("=")[0].removeprefix("--").replace("-", "_") not in options:
+            raise UserError(f"The manifest's command has {word}, which `tlm {words[1]}` does not have: get it again.")
+    if words[-2:] != ["--output-dir", OUTPUT] or any(OUTPUT in word for word in words[:-1]):
+        raise UserError(f"The manifest's command does not write to {OUTPUT} alone: get it again.")
+
+
+def _read_manifest(name: str, revision: str | None) -> Json:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        path = folder.with_name(f"{folder.name}@{revision}" if revision else folder.name) / MANIFEST_FILE
+        if not path.is_file():
+            raise UserError(f"There is no {path}: name a repository of a release, or a branch that it has.")
+    else:
+        path = _download_manifest(name, revision)
+    return read_json(path)
+
+
+def _download_manifest(name: str, revision: str | None) -> Path:
+    try:
+        try:
+            return Path(hf_hub_download(name, MANIFEST_FILE, revision=revision))
+        except RepositoryNotFoundError:
+            return Path(hf_hub_download(name, MANIFEST_FILE, revision=revision, repo_type="dataset"))
+    except (OSError, ValueError) as error:  # what huggingface_hub raises is one of both
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{name} is not a folder here, and the Hub has no {MANIFEST_FILE} of it ({reason}): correct the name, or "
+            "log in with `hf auth login` if it is private."
+        ) from error

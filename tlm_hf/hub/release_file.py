@@ -1,4 +1,4 @@
-"""The release file: one YAML that names every repository of a release, read with the line of each mistake.
+"""The release file: one YAML that names every repository of a release.
 
     version: 0.1.0
     namespace: tiny-lab            # user or organization on the Hub
@@ -23,218 +23,291 @@ Paths are relative to the folder that the command is started in, as in every com
 
 import difflib
 import re
-from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
+import yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from .hub_names import VERSION, known, no_branch
-from .release_entries import SECTIONS, AdapterEntry, Collection, Entry, Release, SpaceEntry
-from .release_yaml import Reader, Unquoted
+from ..errors import UserError
 
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+BRANCH = re.compile(
+    r"(?!main$|HEAD$|refs$|v\d+\.\d+\.\d+$|[0-9a-fA-F]{40}$)[A-Za-z0-9_](?:\.?[A-Za-z0-9_-])*(?<!\.lock)"
+)
+"""Branches that are also names of folders, and that git and the Hub read as nothing else (main, a tag, a commit)."""
+LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual")
+ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 LONGEST_DESCRIPTION = 150
 """Characters of a collection's description (`HfApi.create_collection`)."""
-ARXIV = re.compile(r"\d{4}\.\d{4,5}")
-FREE_TEXT = ("corpus", "task", "example", "title", "description")
-"""Fields that may have several lines."""
-OTHER_KEYS = ("version", "namespace", "visibility", "licence", "language", "collection")
+LICENCES = (
+    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "agpl-3.0", "lgpl-3.0", "mpl-2.0",
+    "unlicense", "cc0-1.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "openrail",
+    "odc-by", "other",
+)  # fmt: skip
+"""The Hub's identifiers of common licences; the Hub itself checks the card when it is pushed."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of repository is called, and what the release file may say of it."""
+
+    section: str
+    repo_type: Literal["dataset", "model", "space"]
+    source: str
+    keys: tuple[str, ...] = ()
+
+
+KINDS = {
+    "data": Kind("data", "dataset", "folder"),
+    "encoder": Kind("encoders", "model", "run", ("corpus", "data", "example", "revisions")),
+    "adapter": Kind("adapters", "model", "run", ("base", "task", "data", "example", "revisions")),
+    "classifier": Kind("classifiers", "model", "run", ("base", "task", "data", "example", "revisions")),
+    "committee": Kind("committees", "model", "run", ("members", "task", "data", "example", "revisions")),
+    "space": Kind("spaces", "space", "demo", ("committees", "deep", "encoders")),
+}
+"""In the order in which they are made, verified and pushed: what is linked to comes before what links to it."""
+LINKS = {
+    "base": ("encoder", "classifier"),
+    "members": ("classifier",),
+    "data": ("data",),
+    "committees": ("committee",),
+    "deep": ("classifier",),
+    "encoders": ("encoder",),
+}
+"""Fields that name other repositories, and the kinds that they may name."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One repository of the release file.
+
+    Args:
+        name: without the namespace.
+        kind: see `KINDS`.
+        source: folder that it is made from: of a data set (`folder`), of a finished run (`run`), or with `demo.json`.
+        revisions: further runs of the same kind by the name of their branch, such as `seed-1` or `step-500`.
+        example: text of the card's snippet and widget.
+        corpus: what an encoder was trained on, in words.
+        task: likewise of the others.
+        base: the encoder that a classifier or adapter was trained from, or one of its branches (`name@branch`).
+        members: those classifiers of a committee that have a repository, or are a branch.
+        data: data sets that a model was trained on.
+        committees, deep: models of the Space, by task.
+        encoders: likewise, by what people read.
+    """
+
+    name: str
+    kind: str
+    source: Path
+    revisions: dict[str, Path] = field(default_factory=dict)
+    example: str | None = None
+    corpus: str | None = None
+    task: str | None = None
+    base: str | None = None
+    members: list[str] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)
+    committees: dict[str, str] = field(default_factory=dict)
+    deep: dict[str, str] = field(default_factory=dict)
+    encoders: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_model(self) -> bool:
+        """Whether it is made from a run."""
+        return KINDS[self.kind].repo_type == "model"
+
+    @property
+    def links(self) -> list[tuple[str, str]]:
+        """`(field, name)` of each repository, of this release or `owner/name`, that it is made from or shows."""
+        base = [("base", self.base)] if self.base is not None else []
+        lists = [(key, getattr(self, key)) for key in LINKS if key != "base"]
+        return base + [
+            (key, name) for key, names in lists for name in (names.values() if isinstance(names, dict) else names)
+        ]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The collection that holds all of it, together with the papers (arXiv numbers)."""
+
+    title: str
+    description: str = ""
+    papers: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a release file says, checked; `entries` are in the order of `SECTIONS`."""
+
+    version: str
+    namespace: str
+    entries: tuple[Entry, ...]
+    visibility: str = "private"
+    licence: str = "apache-2.0"
+    language: str = "en"
+    collection: Collection | None = None
+
+    def place(self, name: str) -> str:
+        """`owner/name`, or `owner/name@branch`, of a repository of this release; another one's as it is."""
+        return name if "/" in name else f"{self.namespace}/{name}"
+
+    def repo_id(self, name: str) -> str:
+        """The same without the branch."""
+        return self.place(name).partition("@")[0]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is written twice; YAML itself would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: list[Any] = []
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} is there twice", problem_mark=key.start_mark
+                )
+            seen.append(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_release(path: str | Path) -> Release:
     """Read and check a release file; the folders that it names are looked for, not opened.
 
     Raises:
-        UserError: one sentence with the line: no YAML, an unknown or doubled key, a value of the wrong type, a name
-            that the Hub does not take, a link to nothing, or a folder that is missing.
+        UserError: not YAML, an unknown or doubled key, a value of the wrong type, a name that the Hub does not accept,
+            a link to nothing, or a folder that is missing.
     """
-    reader = Reader(Path(path).expanduser())
-    top = reader.value
-    if not isinstance(top, dict):
-        raise reader.refusal((), "it must be a mapping with version, namespace and sections of repositories")
-    for key in top:
-        _check_key(reader, (key,), [*OTHER_KEYS, *SECTIONS])
-    for key in ("version", "namespace"):
-        if key not in top:
-            raise reader.refusal((), f"{key!r} is missing")
-    values = {key: _value(reader, (key,), str, top[key]) for key in OTHER_KEYS if key in top and key != "collection"}
-    if not VERSION.fullmatch(values["version"]):
-        raise reader.refusal(("version",), f"version is {values['version']!r}: write it as X.Y.Z")
-    if values.get("visibility", "private") not in ("private", "public"):
-        raise reader.refusal(("visibility",), f"visibility is {values['visibility']!r}: choose private or public")
-    for key in ("licence", "language"):
-        if key in values and values[key] not in known(key):
-            raise reader.refusal(
-                (key,), f"{values[key]!r} is no {key} that the Hub knows{_meant(values[key], known(key))}"
-            )
-    entries = tuple(_entries(reader, top))
+    file = Path(path).expanduser()
+    try:
+        release = _release(yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys))
+        _check_links(release)
+    except OSError as error:
+        raise UserError(f"The release file {file} cannot be read ({error.strerror}): name one that exists.") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"The release file {file}{line}, is not valid YAML ({error.problem}): correct it.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"The release file {file}: {' '.join(str(error).split())}.") from error
+    return release
+
+
+def _release(content: object) -> Release:
+    if not isinstance(content, dict):
+        raise ValueError("it must be a mapping with version, namespace and sections of repositories")
+    entries: list[Entry] = []
+    for kind, facts in KINDS.items():
+        repositories = content.pop(facts.section, None) or {}
+        if not isinstance(repositories, dict):
+            raise ValueError(f"{facts.section} must be a mapping of names to what they are made from")
+        entries += [_entry(name, kind, values) for name, values in repositories.items()]
     if not entries:
-        raise reader.refusal((), "it names no repository: add a section such as encoders")
-    _check_names(reader, values["namespace"], entries)
-    collection = None
-    if "collection" in top:
-        collection = _build(reader, ("collection",), Collection, top["collection"], {})
-        _check_collection(reader, collection)
-    return Release(entries=entries, collection=collection, **values)
-
-
-def _check_collection(reader: Reader, collection: Collection) -> None:
-    """What the Hub would refuse after all else is up, since the collection comes last."""
-    if len(collection.description) > LONGEST_DESCRIPTION:
-        raise reader.refusal(
-            ("collection", "description"),
-            f"the description has {len(collection.description)} characters, and the Hub takes {LONGEST_DESCRIPTION}",
-        )
-    for place, number in enumerate(collection.papers):
-        if not ARXIV.fullmatch(number):
-            raise reader.refusal(
-                ("collection", "papers", place), f"{number!r} is no number of an arXiv paper: write it as 2507.14871"
+        raise ValueError("it names no repository: add a section such as encoders")
+    types = {key: kind for key, kind in Release.__annotations__.items() if key != "entries"}
+    sections = dict.fromkeys((facts.section for facts in KINDS.values()), dict)
+    release = Release(entries=tuple(entries), **_read(content, types | sections, ["version", "namespace"], "it"))
+    if not VERSION.fullmatch(release.version):
+        raise ValueError(f"version is {release.version!r}: write it as X.Y.Z")
+    if release.visibility not in ("private", "public"):
+        raise ValueError(f"visibility is {release.visibility!r}: choose private or public")
+    if release.licence not in LICENCES:
+        raise ValueError(f"licence is {release.licence!r}{_nearest(release.licence, LICENCES)}")
+    if not LANGUAGE.fullmatch(release.language):
+        raise ValueError(f"language is {release.language!r}: write the Hub's code, such as en")
+    if release.collection is not None:
+        if len(release.collection.description) > LONGEST_DESCRIPTION:
+            raise ValueError(
+                f"the Hub accepts {LONGEST_DESCRIPTION} characters as description: shorten the collection's"
             )
+        for paper in release.collection.papers:
+            if not ARXIV.fullmatch(paper):
+                raise ValueError(f"the paper {paper!r} is not an arXiv number: write it as 2507.14871")
+    return release
 
 
-def _entries(reader: Reader, top: dict[str, Any]) -> Iterator[Entry]:
-    for section, entry_class in SECTIONS.items():
-        there = {} if top.get(section) is None else top[section]
-        if not isinstance(there, dict):
-            raise reader.refusal((section,), f"{section} must be a mapping of names to what they are made from")
-        for name, value in there.items():
-            entry = _build(reader, (section, name), entry_class, value, {"name": name})
-            for key, folder in entry.folders.items():
-                if not _is_folder(folder):
-                    raise reader.refusal(
-                        (section, name, *key.split(": ")),
-                        f"{key} of {name} is {folder}, which is no folder here: make it first, or correct the path",
-                    )
-            if isinstance(entry, AdapterEntry) and entry.base is None:
-                raise reader.refusal((section, name), f"the adapter {name} loads on an encoder: name it as base")
-            if isinstance(entry, AdapterEntry | SpaceEntry):
-                # peft and the Space open the main branch of what they are given.
-                for link in entry.linked:
-                    if "@" in link:
-                        raise reader.refusal(
-                            (section, name),
-                            f"{name} opens main branches only: release {link} as a repository of its own",
-                        )
-            for revision in getattr(entry, "revisions", {}):
-                if reason := no_branch(revision):
-                    raise reader.refusal(
-                        (section, name, "revisions", revision), f"{revision!r} is no name of a branch ({reason})"
-                    )
-            yield entry
+def _entry(name: object, kind: str, values: object) -> Entry:
+    facts = KINDS[kind]
+    text: str = _convert(str, name, f"a name in {facts.section}")
+    required = [facts.source, *(["base"] if kind == "adapter" else [])]  # an adapter loads on its base
+    found = _read(
+        values, {facts.source: Path} | {key: Entry.__annotations__[key] for key in facts.keys}, required, text
+    )
+    return Entry(text, kind, found.pop(facts.source), **found)
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that is too long, a folder that may not be entered
-        return False
+def _read(values: object, types: dict[str, Any], required: Iterable[str], where: str) -> dict[str, Any]:
+    """The values of a mapping, each as the type of its key; unknown and missing keys are refused."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a mapping")
+    for key in values:
+        if key not in types:
+            raise ValueError(f"{where} has the unknown key {key!r}{_nearest(str(key), types)}")
+    for key in required:
+        if key not in values:
+            raise ValueError(f"{where} has no {key!r}: add it")
+    return {key: _convert(types[key], value, f"{key} of {where}") for key, value in values.items()}
 
 
-def _build(reader: Reader, where: tuple[Any, ...], wanted: type, value: Any, given: dict[str, Any]) -> Any:
-    """A dataclass from a mapping: unknown and missing keys and wrong types are refused."""
-    if not isinstance(value, dict):
-        raise reader.refusal(where, f"{where[-1]} must be a mapping")
-    known_fields = {entry.name: entry for entry in fields(wanted) if entry.name not in given}
-    for key in value:
-        _check_key(reader, (*where, key), list(known_fields))
-    for name, entry in known_fields.items():
-        if name not in value and entry.default is MISSING and entry.default_factory is MISSING:
-            raise reader.refusal(where, f"{where[-1]} has no {name!r}")
-    found = {key: _value(reader, (*where, key), known_fields[key].type, item) for key, item in value.items()}
-    return wanted(**given, **found)
-
-
-def _value(reader: Reader, where: tuple[Any, ...], wanted: Any, value: Any) -> Any:
-    name = next(part for part in reversed(where) if isinstance(part, str))
-    if get_origin(wanted) is dict:
-        if isinstance(value, dict):
-            inner = get_args(wanted)[1]
-            return {key: _value(reader, (*where, key), inner, item) for key, item in value.items()}
-        raise reader.refusal(where, f"{name} must be a mapping")
-    if get_origin(wanted) is list:
-        if isinstance(value, list):
-            return [_value(reader, (*where, place), str, item) for place, item in enumerate(value)]
-        raise reader.refusal(where, f"{name} must be a list, such as [{value}]")
-    if isinstance(value, Unquoted):
-        raise reader.refusal(where, f"{name} must be text {value.hint}")
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(kind, UnionType):  # X | None
+        kind = get_args(kind)[0]
+    if kind is Collection:
+        return Collection(**_read(value, Collection.__annotations__, ["title"], where))
+    if get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list, such as [{value}]")
+        return [_convert(str, item, where) for item in value]
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be a mapping")
+        return {_convert(str, key, where): _convert(get_args(kind)[1], item, where) for key, item in value.items()}
     if not isinstance(value, str) or not value.strip():
-        raise reader.refusal(where, f"{name} must be text, and {_what(value)} stands there")
-    if name not in FREE_TEXT and ("\n" in value or "\t" in value):
-        raise reader.refusal(where, f"{name} must be text on one line")
-    if wanted is not Path:
-        return value
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:  # ~somebody
-        raise reader.refusal(where, f"{name} is {value}, and there is no such user here") from error
+        raise ValueError(f"{where} must be text, and YAML reads {value!r}: write it, in quotes")
+    return Path(value).expanduser() if kind is Path else value
 
 
-def _what(value: Any) -> str:
-    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, list) else "nothing"
-
-
-def _check_key(reader: Reader, where: tuple[Any, ...], choices: list[str]) -> None:
-    if where[-1] not in choices:
-        raise reader.refusal(where, f"{where[-1]!r} is no key there{_meant(str(where[-1]), choices)}")
-
-
-def _meant(word: str, choices: Any) -> str:
+def _nearest(word: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(choices), 1)
-    listed = list(choices)
-    return f" (did you mean {close[0]!r}?)" if close else f": choose among {', '.join(listed[:12])}"
+    return f" (did you mean {close[0]!r}?)" if close else f": choose among {', '.join(choices)}"
 
 
-LINKS = {
-    "base": ("encoder", "classifier"),
-    "data": ("data",),
-    "committees": ("committee",),
-    "deep": ("classifier",),
-    "encoders": ("encoder",),
-}
-"""What a field may point to; members are compared by their weights."""
-
-
-def _check_names(reader: Reader, namespace: str, entries: tuple[Entry, ...]) -> None:
-    """Names that the Hub takes, each once, and links that lead somewhere, to what the field is for."""
-    sections = {entry_class.kind: section for section, entry_class in SECTIONS.items()}
-    kinds = {entry.name: entry.kind for entry in entries}
-    branches = {f"{entry.name}@{branch}" for entry in entries for branch in getattr(entry, "revisions", {})}
-    seen: set[str] = set()
-    for entry in entries:
-        where = (sections[entry.kind], entry.name)
-        _check_id(reader, where, f"{namespace}/{entry.name}")
-        if entry.name in seen:
-            raise reader.refusal(where, f"{entry.name} names two repositories: choose another name")
-        seen.add(entry.name)
-        for link in entry.linked:
-            known_ones = branches if "@" in link else set(kinds)
-            if "/" not in link and link not in known_ones:
-                raise reader.refusal(
-                    where,
-                    f"{entry.name} points to {link!r}, which is no {'branch' if '@' in link else 'repository'} of this "
-                    f"release{_meant(link, known_ones)}",
-                )
+def _check_links(release: Release) -> None:
+    """Folders that exist, names that the Hub accepts, each once, and links to repositories of the right kind."""
+    kinds: dict[str, str] = {}
+    for entry in release.entries:
+        if entry.name in kinds:
+            raise ValueError(f"{entry.name} names two repositories: choose another name")
+        _check_id(release.repo_id(entry.name))
+        kinds[entry.name] = entry.kind
+        for branch in entry.revisions:
+            if not BRANCH.fullmatch(branch):
+                raise ValueError(f"{entry.name} has the branch {branch!r}: choose a name such as seed-1 or step-500")
+            kinds[f"{entry.name}@{branch}"] = entry.kind
+        for folder in (entry.source, *entry.revisions.values()):
+            if not folder.is_dir():
+                raise ValueError(f"{entry.name} is made from {folder}, and there is no such folder: correct the path")
+    for entry in release.entries:
+        for key, link in entry.links:
+            what = f"{key} of {entry.name} names {link!r}"
+            if "@" in link and entry.kind in ("adapter", "space"):
+                # peft and the Space open the main branch of what they are given.
+                raise ValueError(f"{what}, and only a main branch can be opened: release it as a repository")
             if "/" in link:
-                _check_id(reader, where, link.partition("@")[0])
-            # Named so, its weights would go unchecked.
-            if link.startswith(f"{namespace}/") and link.partition("/")[2].partition("@")[0] in kinds:
-                raise reader.refusal(where, f"{link!r} is of this release: write it as {link.partition('/')[2]}")
-        for field_name, wanted in LINKS.items():
-            value = getattr(entry, field_name, None) or []
-            for link in [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value:
-                name = link.partition("@")[0]
-                if kinds.get(name, wanted[0]) not in wanted:
-                    raise reader.refusal(
-                        (*where, field_name),
-                        f"{field_name} of {entry.name} names {link}, of the kind {kinds[name]}: name one of the kind "
-                        f"{' or '.join(wanted)}",
-                    )
+                _check_id(link.partition("@")[0])
+                if link.removeprefix(f"{release.namespace}/") in kinds:  # else its weights would go unchecked
+                    raise ValueError(f"{what}, which is of this release: leave out the namespace")
+            elif link not in kinds:
+                raise ValueError(f"{what}, which is not in this release{_nearest(link, kinds)}")
+            elif kinds[link] not in LINKS[key]:
+                raise ValueError(f"{what}, of the kind {kinds[link]}: name one of the kind {' or '.join(LINKS[key])}")
 
 
-def _check_id(reader: Reader, where: tuple[str, ...], repo_id: str) -> None:
+def _check_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise reader.refusal(where, f"{repo_id} is no name for a repository ({reason})") from error
+        raise ValueError(
+            f"the Hub does not accept the name {repo_id} ({str(error).splitlines()[0].rstrip('.')})"
+        ) from error

@@ -4,10 +4,11 @@ import getpass
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from ..errors import UserError
@@ -24,22 +25,23 @@ SECRETS = {
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/:@]{3,}@[\w.-]+"),
 }
 ALLOWED = frozenset(
-    {".json", ".safetensors", ".md", ".py", ".png", ".svg", ".parquet", ".npz", ".txt", ".yaml", ".css", ".csv", ""}
+    {".json", ".safetensors", ".md", ".py", ".png", ".svg", ".parquet", ".npz", ".txt", ".yaml", ".css", ".csv"}
 )
 """Kinds of files that a repository may hold; no pickle is among them (arrays in .npz are read without)."""
-WITHOUT_SUFFIX = ("LICENSE",)
 TEXT = frozenset({".json", ".md", ".py", ".txt", ".yaml", ".css", ".csv", ".svg", ""})
-NO_NAMES = frozenset({"root", "user", "admin", "runner", "ubuntu", "home", "work", "jovyan", "app", "nobody", "python"})
-"""User names that say nothing of anybody, and that stand in many texts as common words."""
+LICENCE = "LICENSE"
+COMMON_NAMES = frozenset(
+    {"root", "user", "admin", "runner", "ubuntu", "home", "work", "jovyan", "app", "nobody", "python"}
+)
+"""User names that identify nobody, and that many texts have as common words."""
 SHORTEST_NAME = 4
-
-
 PATH_FIELDS = frozenset({"settings", "command", "corpus", "task", "task_options", "model", "members"})
 """Fields of results and manifests that hold paths, where every absolute one is of some machine."""
 ABSOLUTE = re.compile(r"(?<=')/[^'\n]+(?=')|(?<![\w.$/])(?:/[\w.@+-]+)+/?")
 """A path as a word, or between the quotes that a command has around one with spaces; no part of an address."""
 START = r"(?:(?<![\w.-])|(?<=\\[nrt]))"
 """Where a path can begin: not within a word, but after an escaped line break of JSON."""
+HOME = re.compile(START + r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+")
 
 
 def check_folder(folder: Path, code: dict[str, str], places: Iterable[Path] = ()) -> None:
@@ -52,103 +54,90 @@ def check_folder(folder: Path, code: dict[str, str], places: Iterable[Path] = ()
             the variable TLM_DATA.
 
     Raises:
-        UserError: one sentence that names the file: a secret (not shown), a path of this machine, a user name or
-            e-mail address of this machine, a kind of file that does not belong there, or foreign code.
+        UserError: one sentence that names the file: a secret (not shown), a path, user name or e-mail address of this
+            machine, a kind of file that does not belong there, arrays that need pickle, or foreign code.
     """
-    private = list(_private(places))
+    private = {"a path of this machine": _paths(places), "a path of a home folder": HOME} | _identity()
     for path in sorted(folder.rglob("*")):
-        name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
+        inside = path.relative_to(folder).as_posix()
+        name = f"{folder.name}/{inside}"
         if path.is_symlink():
             raise UserError(f"{name} is a link: put the file itself there.")
         if path.is_dir():
             continue
         suffix = path.suffix.lower()
-        if suffix not in ALLOWED or (not suffix and path.name not in WITHOUT_SUFFIX):
+        if suffix not in ALLOWED and path.name != LICENCE:
             raise UserError(
-                f"{name} is no file of a release (weights as safetensors, data as parquet): take it out of what is "
+                f"{name} is not a file of a release (weights as safetensors, data as parquet): take it out of what is "
                 "released."
             )
-        if suffix == ".py" and code.get(path.relative_to(folder).as_posix()) != file_hash(path):
+        if suffix == ".py" and code.get(inside) != file_hash(path):
             raise UserError(f"{name} is code that is not of this package: restore it from there, or take it out.")
         if suffix == ".npz":
-            check_arrays(path, name)
-        for text in _texts(path):
-            _check_text(name, text, private if suffix != ".parquet" else [])
+            _check_arrays(path, name)
+        elif suffix == ".parquet":
+            for column in pq.read_table(path).columns:
+                if str(column.type) in ("string", "large_string"):
+                    _check_text(name, "\n".join(value for value in column.to_pylist() if value is not None), {})
+        elif suffix in TEXT:
+            _check_text(name, _read_text(path, name), private)
 
 
-def check_arrays(path: Path, name: str) -> None:
-    """Refuse an .npz that needs pickle to be read, since that runs code.
+def _read_text(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text: save it as such, or take it out.") from error
 
-    Raises:
-        UserError: one sentence that names the file.
-    """
-    import numpy as np
 
+def _check_arrays(path: Path, name: str) -> None:
+    """Refuse an .npz that needs pickle to be read, since that runs code."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             for key in stored:
                 stored[key]
     except (OSError, ValueError) as error:
-        raise UserError(f"{name} is no plain array file: make it again without objects in it.") from error
+        raise UserError(f"{name} is not a plain array file: make it again without objects in it.") from error
 
 
-def _texts(path: Path) -> Iterator[str]:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        table = pq.read_table(path)
-        for column in table.columns:
-            if str(column.type) in ("string", "large_string"):
-                yield "\n".join(value for value in column.to_pylist() if value is not None)
-    elif suffix in TEXT:
-        try:
-            yield path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path.name} is not UTF-8 text: save it as such, or take it out.") from error
-
-
-def _private(places: Iterable[Path]) -> Iterator[tuple[str, re.Pattern[str]]]:
-    """What tells of this machine and its user, as far as it can be told from common words."""
-    yield "a path of this machine", _paths(places)
-    yield "a path of a home folder", re.compile(START + r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+")
+def _identity() -> dict[str, re.Pattern[str]]:
+    """The user's name and e-mail address, as far as they can be told from common words."""
+    patterns = {}
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):
-        user = ""
-    if len(user) >= SHORTEST_NAME and user.lower() not in NO_NAMES:
-        yield "the name of this machine's user", re.compile(rf"(?<![\w.-]){re.escape(user)}(?![\w.-])")
-    try:
-        found = subprocess.run(["git", "config", "user.email"], capture_output=True, text=True, check=False)
-        email = found.stdout.strip()
-    except OSError:
-        email = ""
+        git = subprocess.run(["git", "config", "user.email"], capture_output=True, text=True, check=False)
+        email = git.stdout.strip()
+    except (OSError, KeyError):  # a container without a name for the user, or without git
+        return {}
+    if len(user) >= SHORTEST_NAME and user.lower() not in COMMON_NAMES:
+        patterns["the name of this machine's user"] = re.compile(rf"(?<![\w.-]){re.escape(user)}(?![\w.-])")
     if "@" in email:
-        yield "the e-mail address of this shell", re.compile(re.escape(email), re.IGNORECASE)
+        patterns["the e-mail address of this shell"] = re.compile(re.escape(email), re.IGNORECASE)
+    return patterns
 
 
 def _paths(places: Iterable[Path]) -> re.Pattern[str]:
     """Finds each of these folders where it begins a path; those beside a run are as private as the run itself."""
     own = {Path.home(), Path.cwd()}
-    given = {place.expanduser().absolute() for place in places}
     if root := os.environ.get("TLM_DATA"):
         own.add(Path(root).absolute())
-    found = own | {place.resolve() for place in own} | given | {place.resolve() for place in given}
-    found |= {place.parent for place in found if len(place.parents) > 2 and place not in own}
-    named = sorted(str(place) for place in found if len(place.parts) > 1)
-    return re.compile("|".join(rf"{START}{re.escape(place)}(?![\w-])" for place in named) or r"(?!)")
+    given = {place.expanduser().absolute() for place in places}
+    private = {form for place in own | given for form in (place, place.resolve())}
+    private |= {place.parent for place in private if len(place.parents) > 2 and place not in own}
+    names = sorted(str(place) for place in private if len(place.parts) > 1)
+    return re.compile("|".join(rf"{START}{re.escape(name)}(?![\w-])" for name in names) or r"(?!)")
 
 
-def _check_text(name: str, text: str, private: list[tuple[str, re.Pattern[str]]]) -> None:
+def _check_text(name: str, text: str, private: dict[str, re.Pattern[str]]) -> None:
     for what, pattern in SECRETS.items():
-        found = pattern.search(text)
-        if found:
-            line = text.count("\n", 0, found.start()) + 1
+        if match := pattern.search(text):
+            line = text.count("\n", 0, match.start()) + 1
             raise UserError(
                 f"{name}, line {line}, holds what looks like {what}: take it out (and withdraw it) before a release."
             )
-    for what, pattern in private:
-        found = pattern.search(text)
-        if found:
-            raise UserError(f"{name} holds {what} ({found.group(0)!r}): take it out of what is released.")
+    for what, pattern in private.items():
+        if match := pattern.search(text):
+            raise UserError(f"{name} holds {what} ({match.group(0)!r}): take it out of what is released.")
 
 
 def redact(text: object, *secrets: str | None) -> str:
@@ -168,7 +157,7 @@ def without_paths(value: Any, places: Iterable[Path] = ()) -> Any:
         value: results, or a manifest.
         places: see `check_folder`. A text that names none of them, outside of `PATH_FIELDS`, is left as it is.
     """
-    private = [pattern for what, pattern in _private(places) if "path" in what]
+    private = (_paths(places), HOME)
 
     def cut(item: Any, field: str | None) -> Any:
         if isinstance(item, dict):
@@ -179,6 +168,6 @@ def without_paths(value: Any, places: Iterable[Path] = ()) -> Any:
             return item
         if field not in (None, "command") and item.startswith("/") and "\n" not in item:  # one path, maybe with spaces
             return Path(item).name or item
-        return ABSOLUTE.sub(lambda found: Path(found.group(0)).name, item)
+        return ABSOLUTE.sub(lambda match: Path(match.group(0)).name, item)
 
     return cut(value, None)

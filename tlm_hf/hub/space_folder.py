@@ -1,35 +1,30 @@
 """The Space of a release: exactly `spaces/tlm-demo/`, with what it shows and a card that names the models."""
 
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import RepoCard
 
 from ..cards import card_template, package_data
 from ..errors import UserError
-from ..runs.atomic_files import file_hash, write_json
+from ..runs.atomic_files import Json, file_hash, read_json, write_json
 from .demo_data import DEMO_FILE
 from .model_folder import member_configs
-from .release_entries import Release, SpaceEntry
+from .release_file import Entry, Release
 
 SPACE = "tlm-demo"
 DEMO = "demo"
 USAGE = "## How to run it"
-"""Where the Space's own README goes on with what holds for every demonstration."""
+"""Heading in the Space's own README from which on it holds for every demonstration."""
 LEFT_OUT = ("__pycache__", ".gradio", DEMO)
 
 
 def space_files() -> dict[str, Path]:
     """The files of `spaces/tlm-demo/`, by their path in it."""
     root = package_data("spaces") / SPACE
-    return {
-        path.relative_to(root).as_posix(): path
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and not any(part in LEFT_OUT for part in path.relative_to(root).parts)
-    }
+    files = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.is_file()}
+    return {name.as_posix(): path for name, path in files.items() if not set(name.parts) & set(LEFT_OUT)}
 
 
 def space_code() -> dict[str, str]:
@@ -37,71 +32,73 @@ def space_code() -> dict[str, str]:
     return {name: file_hash(path) for name, path in space_files().items() if name.endswith(".py")}
 
 
-def space_variables(entry: SpaceEntry, release: Release) -> dict[str, str]:
+def space_variables(entry: Entry, release: Release) -> dict[str, str]:
     """Environment variables of the Space on the Hub: which repositories it loads (see its README)."""
 
     def listed(names: dict[str, str]) -> str:
         return ",".join(f"{key}={release.repo_id(name)}" for key, name in names.items())
 
-    found = {
+    variables = {
         "TLM_DEMO_COMMITTEES": listed(entry.committees),
         "TLM_DEMO_DEEP": listed(entry.deep),
         "TLM_DEMO_ENCODERS": listed(entry.encoders),
         # Committees open with their own code alone, which this release hashes.
         "TLM_DEMO_TRUST": "1" if entry.committees else "",
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in variables.items() if value}
 
 
-def stage_space(entry: SpaceEntry, release: Release, folder: Path, root: Path, *, smoke: bool) -> None:
+def stage_space(entry: Entry, release: Release, folder: Path, root: Path, *, smoke: bool) -> None:
     """Copy the Space and its demonstration, whose models become those of the release.
 
     Args:
         entry: the repository.
         release: that it belongs to.
         folder: where to.
-        root: of the staged release, where the models lie as `owner/name`.
+        root: of the staged release, which has the models as `owner/name`.
         smoke: whether it shows a model of smoke size.
 
     Raises:
-        UserError: a folder that is no demonstration, or one that shows what the release does not name.
+        UserError: a folder that is not a demonstration, or one that shows what the release does not name.
     """
     for name, path in space_files().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / name)
     target = folder / DEMO
-    try:
-        demo: dict[str, Any] = json.loads((entry.demo / DEMO_FILE).read_text(encoding="utf-8"))
-        kept = [demo["corpus"]["counts"], *(task["answers"] for task in demo["tasks"])]
-        kept += [demo["study"]] if demo.get("study") else []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{entry.demo} is no demonstration ({DEMO_FILE} is missing or damaged): make it again."
-        ) from error
     target.mkdir()
-    for name in kept:
-        if Path(name).name != name or not (entry.demo / name).is_file():
-            raise UserError(f"The demonstration {entry.demo} has no {name}: make it again.")
-        shutil.copyfile(entry.demo / name, target / name)
+    try:
+        demo = read_json(entry.source / DEMO_FILE)
+        files = [demo["corpus"]["counts"], *(task["answers"] for task in demo["tasks"])]
+        files += [demo["study"]] if demo.get("study") else []
+        for name in files:
+            shutil.copyfile(entry.source / Path(name).name, target / Path(name).name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{entry.source} is not a whole demonstration ({error}): make it again.") from error
 
     def beside(key: str, names: dict[str, str], what: str) -> str:
         if key not in names:
             raise UserError(
-                f"The demonstration {entry.demo} shows the {what} {key!r}: name its repository in the release."
+                f"The demonstration {entry.source} shows the {what} {key!r}: name its repository in the release."
             )
         return Path(os.path.relpath(root / release.repo_id(names[key]), target)).as_posix()
 
-    shown = {**_shown(demo, entry, release, root), "smoke": smoke}
+    body = _body(demo, entry, release, root, smoke)
     for task in demo["tasks"]:
         task["committee"] = beside(task["name"], entry.committees, "committee of the task")
         if task["deep"] is not None:
             task["deep"] = beside(task["name"], entry.deep, "deep classifier of the task")
     demo["encoders"] = {name: beside(name, entry.encoders, "encoder") for name in entry.encoders}
     write_json(target / DEMO_FILE, {key: value for key, value in demo.items() if key != "made_by"})
-    (folder / "README.md").write_text(_card(entry, release, folder / "README.md", shown), encoding="utf-8")
+    card = RepoCard.load(folder / "README.md", repo_type="space", ignore_metadata_errors=False)
+    models = [release.repo_id(name) for name in dict.fromkeys(name for _, name in entry.links)]
+    card.data["models"] = models
+    card.data["license"] = release.licence
+    usage = card.text[card.text.index(USAGE) :].strip()
+    text = card_template("space").render(**body, usage=usage, models=models, version=release.version).strip()
+    (folder / "README.md").write_text(f"---\n{card.data.to_yaml()}\n---\n\n{text}\n", encoding="utf-8")
 
 
-def _shown(demo: dict[str, Any], entry: SpaceEntry, release: Release, root: Path) -> dict[str, Any]:
+def _body(demo: Json, entry: Entry, release: Release, root: Path, smoke: bool) -> Json:
     """What the card says of the demonstration: sizes from the models' own configurations."""
 
     def layers(name: str | None) -> list[int] | None:
@@ -125,16 +122,5 @@ def _shown(demo: dict[str, Any], entry: SpaceEntry, release: Release, root: Path
         "encoders": list(entry.encoders),
         "corpus": demo["corpus"]["name"],
         "study": bool(demo.get("study")),
+        "smoke": smoke,
     }
-
-
-def _card(entry: SpaceEntry, release: Release, original: Path, shown: dict[str, Any]) -> str:
-    """The Space's own front matter with the models that it loads; what this demonstration shows, and how to run it."""
-    card = RepoCard.load(original, repo_type="space", ignore_metadata_errors=False)
-    models = [release.repo_id(name) for name in dict.fromkeys(entry.linked)]
-    card.data["models"] = models
-    card.data["license"] = release.licence
-    usage = card.text[card.text.index(USAGE) :].strip()
-    version = {"version": release.version}
-    body = card_template("space").render(**shown, usage=usage, models=models, release=version)
-    return f"---\n{card.data.to_yaml()}\n---\n\n{body.strip()}\n"

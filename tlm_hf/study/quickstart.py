@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..cards import CardFacts
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
@@ -18,7 +19,7 @@ from ..errors import UserError
 from ..evaluation.baselines import tfidf_baseline
 from ..evaluation.latency import classifier_latency
 from ..hub.demo_data import DemoTask, stage_demo
-from ..hub.staging import stage_model
+from ..hub.model_folder import stage_model
 from ..loading import load_classifier
 from ..recipes import find_size
 from ..runs.atomic_files import Json
@@ -145,8 +146,8 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     # 4. Table, plot, release folders.
     rows = _rows(scale, results, committees, baseline, latency)
     plot = draw_plot(rows, output / "accuracy.png", smoke=arguments.smoke)
-    classifier_facts = {"baseline": baseline, "plot": plot, "smoke": arguments.smoke}
-    staged = _stage(scale, output, results, committees["pretrained"][0], classifier_facts)
+    facts = CardFacts("docstrings: which library a paragraph documents", baseline, smoke=arguments.smoke)
+    staged = _stage(scale, output, results, committees["pretrained"][0], facts, plot)
     title = "Which library does a paragraph document?"
     release = output / "release"
     demo_models = release / "tlm-committee-docstrings", release / f"tlm-{scale.deep}-docstrings"
@@ -278,17 +279,16 @@ def _rows(
 
 
 def _stage(
-    scale: Scale, output: Path, results: dict[str, Json], committee: Json, classifier_facts: dict[str, Any]
+    scale: Scale, output: Path, results: dict[str, Json], committee: Json, facts: CardFacts, plot: Path
 ) -> list[Path]:
     """Release folders: every encoder, the first `bert-1` and the deep classifier, and the first committee."""
     release, folders = output / "release", []
     corpus = "docstrings of installed Python libraries"
     for name in scale.encoders:
         target, found = release / f"tlm-{name}", results[f"pre-train {name}"]
-        folders.append(stage_model(output / "encoders" / name, target, "encoder", found, corpus=corpus))
-    facts = {"task": "docstrings: which library a paragraph documents", **classifier_facts}
+        folders.append(stage_model(output / "encoders" / name, target, "encoder", found, CardFacts(corpus)))
     for name in ("bert-1-0", scale.deep):
         run, target = f"{name}-pretrained-0", release / f"tlm-{name}-docstrings"
-        folders.append(stage_model(output / "classifiers" / run, target, "classifier", results[run], **facts))
+        folders.append(stage_model(output / "classifiers" / run, target, "classifier", results[run], facts, plot))
     folder, target = output / "committees" / "committee-pretrained-0", release / "tlm-committee-docstrings"
-    return [*folders, stage_model(folder, target, "committee", committee, **facts)]
+    return [*folders, stage_model(folder, target, "committee", committee, facts, plot)]

@@ -7,6 +7,7 @@ import ast
 import copy
 import re
 import shutil
+from dataclasses import replace
 
 import jinja2
 import pytest
@@ -16,9 +17,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import WordPiece
 
-from tlm_hf.cards import KINDS, is_uncased, render_card
+from tlm_hf.cards import KINDS, CardFacts, is_uncased, render_card
 from tlm_hf.errors import UserError
-from tlm_hf.hub.staging import stage_model
+from tlm_hf.hub.model_folder import stage_model
 
 PROVENANCE = {
     "command": "tlm finetune --task ag_news",
@@ -47,47 +48,19 @@ RESULTS = {
 }  # fmt: skip
 RESULTS["adapter"] = RESULTS["classifier"] | {"trainable_parameters": 3579, "settings": {"lora_rank": 6}}
 FACTS = {
-    "encoder": {"corpus": "docstrings of libraries"},
-    "classifier": {"task": "news by section", "baseline": {"accuracy": 0.70707, "macro_f1": 0.60606}},
-    "committee": {"task": "news by section", "baseline": {"accuracy": 0.70707, "macro_f1": 0.60606}},
+    "encoder": CardFacts("docstrings of libraries"),
+    "classifier": CardFacts("news by section", {"accuracy": 0.70707, "macro_f1": 0.60606}),
 }
-FACTS["adapter"] = FACTS["classifier"] | {"base_models": ["maker/tlm-bert1"]}
+FACTS["committee"] = FACTS["classifier"]
+FACTS["adapter"] = replace(FACTS["classifier"], base_models=["maker/tlm-bert1"])
 SHOWN = {
-    "encoder": [
-        *(
-            "1,234,567",
-            "1 layer,",
-            "192",
-            "7,654",
-            "48 tokens",
-            "4,321",
-            "24 texts",
-            "5.7 epochs",
-            "23,456",
-            "3,456,789",
-        ),
-        *("**3.457**", "31.7", "13,579", "0.0019", "7%", "0.23", "Test Processor 3000, 3 threads"),
-    ],
-    "classifier": ["2,345,678", "0.877", "0.765", "0.707", "0.606", "0.919", "1357", "246", "468", "World, Sports"],
-    "committee": [
-        *(
-            "3 shallow",
-            "3,456,789",
-            "0.877",
-            "0.765",
-            "0.707",
-            "0.606",
-            "0.818",
-            "1.23",
-            "0.012",
-            "0.046",
-            "0.543",
-            "0.654",
-        ),
-        "World, Sports",
-    ],
+    "encoder": """1,234,567|1 layer,|192|7,654|48 tokens|4,321|24 texts|5.7 epochs|23,456|3,456,789|**3.457**|31.7|
+        13,579|0.0019|7%|0.23|Test Processor 3000, 3 threads""",
+    "classifier": "2,345,678|0.877|0.765|0.707|0.606|0.919|1357|246|468|World, Sports",
+    "committee": "3 shallow|3,456,789|0.877|0.765|0.707|0.606|0.818|1.23|0.012|0.046|0.543|0.654|World, Sports",
+    "adapter": "3,579|rank 6|maker/tlm-bert1|0.877|0.765|0.707|0.606|0.919|1357|246|468|World, Sports",
 }
-SHOWN["adapter"] = ["3,579", "rank 6", "maker/tlm-bert1", *(shown for shown in SHOWN["classifier"][1:])]
+SHOWN = {kind: [each.strip() for each in shown.split("|")] for kind, shown in SHOWN.items()}
 NASTY = [
     "a|b",
     "<script>alert(1)</script>",
@@ -101,8 +74,8 @@ NASTY = [
 ]
 
 
-def render(kind: str, results: dict | None = None, **facts: object) -> str:
-    return render_card(kind, f"tlm-{kind}", (results or RESULTS[kind]) | PROVENANCE, **{**FACTS[kind], **facts})
+def render(kind: str, results: dict | None = None, **changes: object) -> str:
+    return render_card(kind, f"tlm-{kind}", (results or RESULTS[kind]) | PROVENANCE, replace(FACTS[kind], **changes))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,9 +113,9 @@ class TestCard:
             del results[name]
             with pytest.raises(jinja2.UndefinedError, match=f"'{name}'"):
                 render(kind, results)
-        fact = next(iter(FACTS[kind]))
-        with pytest.raises(jinja2.UndefinedError, match=f"'{fact}'"):
-            render_card(kind, "x", RESULTS[kind] | PROVENANCE, **{k: v for k, v in FACTS[kind].items() if k != fact})
+        if kind != "encoder":
+            with pytest.raises(jinja2.UndefinedError, match="accuracy"):
+                render(kind, baseline=None)
 
     def test_plot(self, kind):
         assert "![" not in render(kind)
@@ -166,11 +139,9 @@ class TestCard:
         plain = render(kind)
         for nasty in NASTY:
             results = copy.deepcopy(RESULTS[kind]) | ({"labels": [nasty, *NASTY]} if kind != "encoder" else {})
-            where = {"corpus": nasty} if kind == "encoder" else {"task": nasty}
-            text = render_card(
-                kind, f"tlm-{kind}", results | PROVENANCE | {"command": f"x `{nasty}`"}, **{**FACTS[kind], **where}
-            )
-            card = ModelCard(text)
+            provenance = PROVENANCE | {"command": f"x `{nasty}`"}
+            facts = replace(FACTS[kind], trained_on=nasty)
+            card = ModelCard(render_card(kind, f"tlm-{kind}", results | provenance, facts))
             assert card.data.license == "apache-2.0"
             if kind != "encoder":
                 assert {result.dataset_name for result in card.data.eval_results} == {nasty}
@@ -237,11 +208,10 @@ def test_the_data_set_of_the_model_index_is_an_id(task, known, expected):
 
 @pytest.mark.parametrize("branch", [None, "seed-1"])
 def test_a_released_card_says_its_version_and_how_to_make_it_again(branch):
-    card = render("encoder", release={"repo_id": "maker/tlm", "version": "7.8.9"}, branch=branch)
+    card = render("encoder", version="7.8.9", branch=branch)
     assert "version 7.8.9" in card
     (command,) = re.findall(r"`(tlm release reproduce [^`]*)`", card)
-    assert command == "tlm release reproduce maker/tlm" + (" --revision seed-1" if branch else "")
-    assert "`--run`" in card
+    assert command == "tlm release reproduce tlm-encoder" + (" --revision seed-1" if branch else "")
     assert ("opens by path as `tlm-encoder@seed-1`" in card) == bool(branch)
 
 
@@ -299,27 +269,21 @@ def test_the_pooler_is_what_an_encoder_lacks_as_its_card_says(home):
     assert "reports the pooler's weights as missing and newly initialized" in render("encoder")
 
 
-CODE = ["configuration_tlm.py", "convolution_tlm.py", "fast_paths_tlm.py", "layers_tlm.py", "modeling_tlm.py"]
-MODEL = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-STAGED = {"encoder": ("encoder", CODE), "classifier": ("member", CODE)}
-COMMITTEE_CODE = ("combination", "configuration", "joining", "modeling")
-STAGED["committee"] = ("committee", [*CODE, *(f"{name}_committee.py" for name in COMMITTEE_CODE)])
+RUNS = {"encoder": "encoder", "classifier": "member", "committee": "committee"}
 
 
-@pytest.mark.parametrize("kind", sorted(STAGED))
+@pytest.mark.parametrize("kind", RUNS)
 def test_staged_folder_holds_the_model_and_its_card(home, tmp_path, kind):
-    source, code = STAGED[kind]
-    results = results_of(home / source)
+    run = home / RUNS[kind]
+    results = results_of(run)
     (tmp_path / "plot.png").write_bytes(b"picture")
     target = tmp_path / "release" / f"tlm-{kind}"
-    for plot in (None, tmp_path / "plot.png"):
-        done = stage_model(home / source, target, kind, results, plot=plot, **FACTS[kind])
-        assert done == target
-        extra = ["plot.png"] if plot else []
-        assert sorted(contents(target)) == sorted([*MODEL, *code, *extra])
-    original = contents(home / source)
+    assert stage_model(run, target, kind, results, FACTS[kind], tmp_path / "plot.png") == target
     copied = contents(target)
-    assert all(copied[name] == original[name] for name in [*MODEL[1:], *code])
+    assert copied.pop("plot.png")
+    assert copied.pop("README.md")
+    model = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert copied == {name: contents(run)[name] for name in [*model, *(path.name for path in run.glob("*.py"))]}
     card = ModelCard.load(target / "README.md")
     assert f"{results['parameters']:,}" in card.text
     assert str(home) not in card.content
@@ -328,30 +292,21 @@ def test_staged_folder_holds_the_model_and_its_card(home, tmp_path, kind):
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-def test_staging_replaces_a_folder_whole(home, tmp_path):
-    target = tmp_path / "tlm-encoder"
-    target.mkdir()
-    (target / "stale.bin").write_bytes(b"old")
-    (tmp_path / ".tlm-encoder.partial").mkdir()
-    (tmp_path / ".tlm-encoder.partial" / "half.bin").write_bytes(b"old")
-    stage_model(home / "encoder", target, "encoder", results_of(home / "encoder"), **FACTS["encoder"])
-    assert sorted(contents(target)) == sorted([*MODEL, *CODE])
-    assert [path.name for path in tmp_path.iterdir()] == ["tlm-encoder"]
-
-
-def test_failed_staging_leaves_the_old_folder(home, tmp_path, one_sentence):
-    target = tmp_path / "tlm-encoder"
-    stage_model(home / "encoder", target, "encoder", results_of(home / "encoder"), **FACTS["encoder"])
+def test_staging_replaces_a_folder_whole_or_leaves_it(home, tmp_path, one_sentence):
+    target, results = tmp_path / "out" / "tlm-encoder", results_of(home / "encoder")
+    for name in ("tlm-encoder", ".tlm-encoder.partial"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "stale.bin").write_bytes(b"old")
+    stage_model(home / "encoder", target, "encoder", results, FACTS["encoder"])
     before = contents(target)
-    unfinished = tmp_path / "unfinished"
-    shutil.copytree(home / "encoder", unfinished, ignore=shutil.ignore_patterns("results.json"))
-    with pytest.raises(UserError, match="has not finished") as caught:
-        stage_model(unfinished, target, "encoder", {}, **FACTS["encoder"])
-    one_sentence(caught.value)
-    lacking = tmp_path / "lacking"
-    shutil.copytree(home / "encoder", lacking, ignore=shutil.ignore_patterns("model.safetensors"))
-    with pytest.raises(UserError, match=r"has no model\.safetensors"):
-        stage_model(lacking, target, "encoder", results_of(lacking), **FACTS["encoder"])
+    assert "stale.bin" not in before
+    assert [path.name for path in target.parent.iterdir()] == ["tlm-encoder"]
+    for name, words in (("results.json", "has not finished"), ("model.safetensors", "has no model.safetensors")):
+        run = tmp_path / f"without-{name}"
+        shutil.copytree(home / "encoder", run, ignore=shutil.ignore_patterns(name))
+        with pytest.raises(UserError) as refusal:
+            stage_model(run, target, "encoder", results, FACTS["encoder"])
+        assert words in one_sentence(refusal.value)
     with pytest.raises(jinja2.UndefinedError):
-        stage_model(home / "encoder", target, "encoder", PROVENANCE, **FACTS["encoder"])
+        stage_model(home / "encoder", target, "encoder", PROVENANCE, FACTS["encoder"])
     assert contents(target) == before

@@ -1,0 +1,262 @@
+"""What a push sends, in which order, and what it refuses before it writes anything.
+
+Oracle: the local Hub's own record of requests and commits. `test_push_faults` has pushes that are disturbed.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers_commands import contents
+from helpers_commands import refused as command_refused
+from helpers_family import OWNER, family, mark_verified, staged
+from helpers_release import TOKEN, api, client, local_hub, restored
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from tlm_hf.errors import UserError
+from tlm_hf.hub.manifest import describe_files, tree_hash
+from tlm_hf.hub.push import push, status
+
+ROOT = Path(__file__).resolve().parents[2]
+BERT = f"{OWNER}/tlm-bert1"
+REPOSITORIES = {
+    "dataset": ["tlm-texts"],
+    "model": ["tlm-bert1", "tlm-bert2", "tlm-conv", "tlm-lora", "tlm-bert1-words", "tlm-bert2-words", "tlm-scratch",
+              "tlm-committee-words"],
+    "space": ["tlm-demo"],
+}  # fmt: skip
+ORDER = [(kind, f"{OWNER}/{name}") for kind, names in REPOSITORIES.items() for name in names]
+
+
+@pytest.fixture(scope="module")
+def released():
+    """A hub to which 0.1.0 was pushed."""
+    with local_hub() as running:
+        push(str(staged()), hub=client(running))
+        yield running
+
+
+@pytest.fixture
+def hub(released):
+    """The same, to be changed."""
+    with restored(released):
+        yield released
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(staged(), tmp_path / "release")
+
+
+def edit(release, folder, version=None):
+    """Change a staged folder as staging and verifying something else would have."""
+    place = release / OWNER / folder
+    (place / "README.md").write_text((place / "README.md").read_text() + "\nMore.\n")
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest |= {"files": describe_files(place), "version": version or manifest["version"]}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    record = json.loads((release / "release.json").read_text())
+    record["version"] = version or record["version"]
+    for repository in record["repositories"]:
+        repository["tree"] = {name: tree_hash(release / name) for name in repository["tree"]}
+    (release / "release.json").write_text(json.dumps(record))
+    mark_verified(release)
+
+
+def refused(hub, release, one_sentence, **options):
+    """The sentence of a push that wrote nothing."""
+    before = hub.snapshot()
+    hub.requests.clear()
+    with pytest.raises(UserError) as refusal:
+        push(str(release), hub=client(hub), **options)
+    assert {request.method for request in hub.requests} <= {"GET", "HEAD"}
+    assert hub.snapshot() == before
+    planned = status(str(release), hub=client(hub))
+    assert planned["refused"] > 0
+    assert "REFUSED" in planned["table"]
+    return one_sentence(refusal.value)
+
+
+class TestSent:
+    def test_everything_in_order_in_one_commit_each(self, hub):
+        assert list(hub.state.repositories) == ORDER
+        for kind, name in ORDER:
+            files = hub.files(kind, name)
+            assert files.pop(".gitattributes")
+            assert files == {path: (staged() / name / path).read_bytes() for path in contents(staged() / name)}
+            assert hub.commits(kind, name) == ["Release 0.1.0", "initial commit"]
+            assert hub.repository(kind, name).private
+            assert hub.repository(kind, name).tags == {"v0.1.0": hub.repository(kind, name).branches["main"]}
+        branch = hub.files("model", BERT, "seed-1")
+        assert branch["model.safetensors"] == (family() / "encoder-1" / "model.safetensors").read_bytes()
+        (collection,) = hub.snapshot()["collections"]
+        assert collection["items"] == [*ORDER, ("paper", "2507.14871")]
+        assert collection["private"]
+        with pytest.raises(RepositoryNotFoundError):
+            api(hub, token=False).model_info(BERT)
+
+    def test_a_second_push_changes_nothing(self, hub):
+        before = hub.snapshot()
+        assert push(str(staged()), hub=client(hub))["commits"] == 0
+        assert {request.method for request in hub.requests} == {"GET"}
+        assert hub.snapshot() == before
+
+    def test_dry_run_and_status_change_nothing_and_name_every_file(self):
+        with local_hub() as empty:
+            found = push(str(staged()), hub=client(empty), dry_run=True)
+            assert not empty.state.repositories
+            for path in (staged() / OWNER).rglob("*"):
+                if path.is_file():
+                    name = re.escape("/".join(path.relative_to(staged() / OWNER).parts[1:]))
+                    assert re.search(rf"send\s+{path.stat().st_size:,} bytes  {name}$", found["table"], re.MULTILINE)
+            assert not any(row["is_there"] for row in status(str(staged()), hub=client(empty))["repositories"])
+
+    def test_status_names_what_differs(self, hub):
+        hub.foreign_commit("model", f"{OWNER}/tlm-conv", {"README.md": b"mine now\n"})
+        found = {row["repository"]: row for row in status(str(staged()), hub=client(hub))["repositories"]}
+        assert found[f"{OWNER}/tlm-conv"]["foreign"] == "README.md"
+        assert list(found[f"{OWNER}/tlm-conv"]["send"]) == ["README.md"]
+        assert (found[BERT]["send"], found[BERT]["hub"]) == ({}, "0.1.0")
+
+    def test_public_in_the_end(self, hub):
+        push(str(staged()), hub=client(hub), public=True)
+        assert not any(each.private for each in hub.state.repositories.values())
+        assert not hub.snapshot()["collections"][0]["private"]
+
+    def test_nothing_is_public_before_the_last_upload(self):
+        with local_hub() as other:
+            other.fault("status", method="POST", path="tlm-demo/commit/", code=403, times=1000)
+            with pytest.raises(UserError):
+                push(str(staged()), hub=client(other), public=True)
+            assert all(each.private for each in other.state.repositories.values())
+
+    def test_only_changed_files_are_sent(self, hub, copy):
+        edit(copy, "tlm-bert2", "0.1.1")
+        hub.requests.clear()
+        assert push(str(copy), hub=client(hub))["commits"] == 1
+        assert not [request for request in hub.requests if request.method == "PUT"]
+        assert hub.commits("model", f"{OWNER}/tlm-bert2")[0] == "Release 0.1.1"
+        assert set(hub.repository("model", BERT).tags) == {"v0.1.0", "v0.1.1"}
+
+    def test_the_tag_is_the_commit_that_was_made(self, hub, copy):
+        """Also where someone else commits between the commit and its tag."""
+        edit(copy, "tlm-bert1", "0.2.0")
+        hub.fault("stale_parent", method="GET", path=rf"{BERT}/refs$")
+        push(str(copy), hub=client(hub))
+        found = hub.repository("model", BERT)
+        titles = [commit.title for commit in found.history("main")]
+        assert titles == ["by someone else", "Release 0.2.0", "Release 0.1.0", "initial commit"]
+        assert found.commits[found.tags["v0.2.0"]].title == "Release 0.2.0"
+
+
+class TestRefused:
+    def test_someone_elses_change_of_the_last_repository_stops_the_first_too(self, hub, copy, one_sentence):
+        edit(copy, "tlm-bert1", "0.2.0")
+        hub.foreign_commit("space", f"{OWNER}/tlm-demo", {"app.py": b"print()\n", "notes.md": b"mine\n"})
+        edit(copy, "tlm-demo", "0.2.0")
+        assert "tlm-demo was changed on the Hub by others (app.py)" in refused(hub, copy, one_sentence)
+        assert push(str(copy), hub=client(hub), overwrite=True)["commits"] == 2
+        assert "notes.md" not in hub.files("space", f"{OWNER}/tlm-demo")
+
+    @pytest.mark.parametrize("folder", ["tlm-bert1", "tlm-bert1@seed-1"])
+    def test_a_version_that_is_taken(self, hub, copy, one_sentence, folder):
+        edit(copy, folder)
+        assert f"{folder} was released as 0.1.0 with another README.md" in refused(hub, copy, one_sentence)
+        refused(hub, copy, one_sentence, overwrite=True)
+
+    @pytest.mark.parametrize("folder", ["tlm-bert1", "tlm-bert1@seed-1"])
+    def test_versions_do_not_go_back(self, hub, copy, one_sentence, folder):
+        edit(copy, folder, "0.10.0")
+        push(str(copy), hub=client(hub))
+        edit(copy, folder, "0.9.0")
+        assert f"{folder} is at 0.10.0 on the Hub, which is newer than 0.9.0" in refused(hub, copy, one_sentence)
+
+    def test_all_refusals_are_counted(self, hub, copy, one_sentence):
+        for name in ("tlm-bert1", "tlm-conv", "tlm-texts"):
+            edit(copy, name)
+        assert "2 more would be refused" in refused(hub, copy, one_sentence)
+
+    @pytest.mark.parametrize(
+        ("token", "role", "organizations", "words"),
+        [
+            ("hf_" + "Nobody" * 6, None, {}, "does not accept the token"),
+            ("hf_" + "Reader" * 6, "read", {OWNER: "write"}, "may only read"),
+            ("hf_" + "Stranger" * 5, "write", {}, "does not exist or is not one"),
+            ("hf_" + "Member" * 6, "write", {OWNER: "read"}, "write access"),
+        ],
+    )
+    def test_tokens_without_rights(self, hub, one_sentence, token, role, organizations, words):
+        if role is not None:
+            hub.add_user("another", token, role=role, organizations=organizations)
+        with pytest.raises(UserError) as refusal:
+            push(str(staged()), hub=client(hub, token))
+        assert words in one_sentence(refusal.value)
+        assert token not in str(refusal.value)
+        assert {request.method for request in hub.requests} == {"GET"}
+
+
+class TestWhatIsThere:
+    @pytest.mark.parametrize("kind", ["space", "model"])
+    def test_the_hubs_own_first_commit_is_nobodys_change(self, hub, kind):
+        """A Space begins with a README of the Hub's own."""
+        name = {"space": f"{OWNER}/tlm-demo", "model": BERT}[kind]
+        del hub.state.repositories[kind, name]
+        api(hub).create_repo(name, repo_type=kind, **({"space_sdk": "gradio"} if kind == "space" else {}))
+        assert ("README.md" in hub.files(kind, name)) == (kind == "space")
+        push(str(staged()), hub=client(hub))
+        assert hub.files(kind, name)["README.md"] == (staged() / name / "README.md").read_bytes()
+
+    def test_what_a_user_committed_to_a_new_space_is_kept(self, hub, one_sentence):
+        name = f"{OWNER}/tlm-demo"
+        del hub.state.repositories["space", name]
+        api(hub).create_repo(name, repo_type="space", space_sdk="gradio")
+        hub.foreign_commit("space", name, {"README.md": b"mine\n"})
+        assert "README.md" in refused(hub, staged(), one_sentence)
+
+    def test_branches_that_are_missing_begun_or_left_over(self, hub):
+        found = hub.repository("model", BERT)
+        found.branches["seed-9"] = found.branches["main"]
+        assert f"{BERT}@seed-9" in status(str(staged()), hub=client(hub))["leftovers"]
+        for begun in (False, True):  # by a push that was interrupted
+            found.branches.pop("seed-1")
+            if begun:
+                found.branches["seed-1"] = found.branches["main"]
+            assert push(str(staged()), hub=client(hub))["commits"] == 1
+            assert hub.files("model", BERT, "seed-1").keys() == hub.files("model", BERT).keys()
+
+    def test_a_release_that_others_changed_comes_back_under_its_own_version(self, hub):
+        hub.foreign_commit("model", BERT, {"notes.md": b"mine\n"})
+        tagged = hub.repository("model", BERT).tags["v0.1.0"]
+        assert push(str(staged()), hub=client(hub), overwrite=True)["commits"] == 1
+        assert "notes.md" not in hub.files("model", BERT)
+        assert hub.repository("model", BERT).tags["v0.1.0"] == tagged
+
+
+def test_the_command_as_a_user_starts_it(released, tmp_path):
+    """One process with the hub in its environment alone; nothing shows the token."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "TLM_DATA")}
+    environment = kept | {
+        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path), "HF_ENDPOINT": released.url,
+        "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
+    }  # fmt: skip
+    command = [sys.executable, str(ROOT / "scripts" / "release.py"), "push", "--output-dir", str(staged())]
+    done = subprocess.run(
+        command, text=True, stdin=subprocess.DEVNULL, capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 commits; tag v0.1.0" in done.stdout
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_words_that_cannot_be_done(capsys, monkeypatch):
+    monkeypatch.setattr("tlm_hf.hub.client.get_token", lambda: None)
+    output = ("--output-dir", staged())
+    assert "hf auth login" in command_refused(capsys, "release", "push", *output)
+    assert "--public" in command_refused(capsys, "release", "push", *output, "--target", "x", "--public")
+    assert "one of stage, verify" in command_refused(capsys, "release", "pull", *output)
+    assert "needs a repository" in command_refused(capsys, "release", "reproduce")

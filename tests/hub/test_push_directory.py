@@ -1,0 +1,60 @@
+"""`push --target`: the same tree without a Hub. Oracle: the staged files."""
+
+import json
+import shutil
+
+import pytest
+from helpers_commands import contents
+from helpers_family import OWNER, mark_verified, staged
+
+from tlm_hf.errors import UserError
+from tlm_hf.hub.push import push_to_directory
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """Where a release was copied to."""
+    push_to_directory(str(staged()), str(tmp_path / "shelf"))
+    return tmp_path / "shelf"
+
+
+def refused(source, target, one_sentence, **options):
+    before = contents(target)
+    with pytest.raises(UserError) as refusal:
+        push_to_directory(str(source), str(target), **options)
+    assert contents(target) == before
+    return one_sentence(refusal.value)
+
+
+def test_the_same_tree(shelf):
+    assert contents(shelf / OWNER) == contents(staged() / OWNER)
+    assert push_to_directory(str(staged()), str(shelf))["copied"] == []
+
+
+@pytest.mark.parametrize("file", ["README.md", "manifest.json", "notes.md"])
+def test_changes_there_are_kept_until_overwritten(shelf, one_sentence, file):
+    (shelf / OWNER / "tlm-conv" / file).write_text("mine\n")
+    assert f"tlm-conv was changed by others ({file})" in refused(staged(), shelf, one_sentence)
+    assert push_to_directory(str(staged()), str(shelf), overwrite=True)["copied"] == [f"{OWNER}/tlm-conv"]
+    assert contents(shelf / OWNER) == contents(staged() / OWNER)
+
+
+def test_versions_do_not_go_back(shelf, one_sentence):
+    path = shelf / OWNER / "tlm-conv" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": "0.10.0"}))
+    assert "0.10.0, which is newer than 0.1.0" in refused(staged(), shelf, one_sentence)
+    push_to_directory(str(staged()), str(shelf), overwrite=True)
+    assert json.loads(path.read_text())["version"] == "0.1.0"
+
+
+def test_folders_that_cannot_be_the_target(tmp_path, one_sentence):
+    copy = shutil.copytree(staged(), tmp_path / "release")
+    (tmp_path / "file").write_text("")
+    assert "a release is staged" in refused(staged(), copy, one_sentence)
+    assert "a release is staged" in refused(copy, copy / "shelf", one_sentence)
+    assert "is a file" in refused(copy, tmp_path / "file", one_sentence)
+    (copy / "verified.json").unlink()
+    assert "verify" in refused(copy, tmp_path / "shelf", one_sentence)
+    mark_verified(copy)
+    push_to_directory(str(copy), str(tmp_path / "shelf"), dry_run=True)
+    assert not (tmp_path / "shelf").exists()

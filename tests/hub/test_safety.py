@@ -1,0 +1,183 @@
+"""What must not go up. Oracle: the planted secret, path or file."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers_family import OWNER, family, staged
+
+from tlm_hf.errors import UserError
+from tlm_hf.hub.data_folder import dataset_facts
+from tlm_hf.hub.model_folder import code_files
+from tlm_hf.hub.release_file import Entry
+from tlm_hf.hub.safety import check_folder, redact, without_paths
+from tlm_hf.hub.stage import stage
+
+PLANTED = {
+    "a Hugging Face token": "hf_" + "Ab1" * 12,
+    "a GitHub token": "ghp_" + "x" * 36,
+    "an AWS key": "AKIA" + "ABCD" * 4,
+    "a private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "an API key": "sk-" + "a1" * 20,
+    "a password in an address": "https://me:" + "secret1@example.org",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A staged repository, looked at from an empty folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return shutil.copytree(staged() / OWNER / "tlm-bert1", tmp_path / "tlm-bert1")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder that is neither the home folder nor the working folder."""
+    return tmp_path / "disk" / "me"
+
+
+def note(folder, text):
+    (folder / "config.json").write_text('{"note": "' + text + '"}')
+
+
+@pytest.fixture
+def refusal_of(folder, one_sentence):
+    def refusal(*places):
+        with pytest.raises(UserError) as refusal:
+            check_folder(folder, code_files(folder), places)
+        return one_sentence(refusal.value)
+
+    check_folder(folder, code_files(folder))  # as it was staged it is safe
+    return refusal
+
+
+@pytest.mark.parametrize("what", PLANTED)
+@pytest.mark.parametrize("file", ["README.md", "rows.parquet"])
+def test_secrets_stop_it_and_are_not_shown(folder, refusal_of, what, file):
+    if file.endswith(".parquet"):
+        pq.write_table(pa.table({"text": ["harmless", f"see {PLANTED[what]} there"]}), folder / file)
+    else:
+        (folder / file).write_text((folder / file).read_text() + f'\n"{PLANTED[what]}"\n')
+    message = refusal_of()
+    assert what in message
+    assert file in message
+    assert PLANTED[what] not in message + redact(f"it said {PLANTED[what]}")
+
+
+def test_names_of_this_machine(folder, refusal_of, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "mabel-tester")
+    for planted, words in (
+        (str(Path.cwd() / "x"), "path of this machine"),
+        ("/ho" + "me/somebody/models", "home folder"),
+        ("mabel-tester", "user"),
+    ):
+        note(folder, planted)
+        assert words in refusal_of()
+
+
+def test_foreign_files_and_code(folder, refusal_of):
+    planted = {"model.bin": pickle.dumps({}), "extra.py": b"print()\n", "notes.txt": b"\xff"}
+    for name, content in planted.items():
+        (folder / name).write_bytes(content)
+        assert name in refusal_of()
+        (folder / name).unlink()
+    np.savez(folder / "answers.npz", answers=np.array([{"a": 1}], dtype=object))  # needs pickle
+    assert "answers.npz" in refusal_of()
+    (folder / "answers.npz").unlink()
+    (folder / "more.json").symlink_to(folder / "config.json")
+    assert "more.json" in refusal_of()
+    (folder / "more.json").unlink()
+    with (folder / "modeling_tlm.py").open("a") as file:
+        file.write("import os\n")
+    assert "modeling_tlm.py" in refusal_of()
+
+
+@pytest.mark.parametrize("planted", ["runs/first", "runs/base/config.json", "texts/ag_news"])
+@pytest.mark.parametrize("before", ["", "read from ", "file:" + "//", "two lines\\n", "--corpus="])
+def test_runs_and_texts_are_not_named(folder, disk, refusal_of, monkeypatch, planted, before):
+    note(folder, f"{before}{disk}/{planted}")
+    check_folder(folder, code_files(folder))  # nobody has said yet that it is private
+    monkeypatch.setenv("TLM_DATA", str(disk / "texts"))
+    assert "config.json holds a path of this machine" in refusal_of(disk / "runs" / "first")
+
+
+def test_a_link_to_a_run_names_neither_end(folder, disk, refusal_of):
+    (disk / "runs" / "first").mkdir(parents=True)
+    Path("link").symlink_to(disk / "runs" / "first")
+    note(folder, f"{disk}/runs/first")
+    assert "path of this machine" in refusal_of(Path("link"))
+
+
+@pytest.mark.parametrize("text", ["https://example.org{}/x", "outputs{}"])
+def test_what_only_looks_like_a_path(folder, disk, text):
+    note(folder, text.format(disk / "runs"))
+    check_folder(folder, code_files(folder), [disk / "runs"])
+
+
+def test_a_run_on_another_disk_is_staged_without_its_place(folder, disk, tmp_path):
+    run = shutil.copytree(family() / "encoder", disk / "runs" / "first")
+    results = json.loads((run / "results.json").read_text())
+    results["command"] = f"tlm pretrain --tokenizer {disk}/tokenizer --output-dir {run}"
+    results["settings"]["note"] = f"{disk}/runs/old"
+    results["history"] = [{"saved": f"to {run}/checkpoint-3"}]
+    (run / "results.json").write_text(json.dumps(results))
+    Path("r.yaml").write_text(f"version: 0.1.0\nnamespace: {OWNER}\nencoders:\n  tlm-bert1: {{run: {run}}}\n")
+    stage("r.yaml", str(tmp_path / "out"))
+    output = tmp_path / "out" / OWNER / "tlm-bert1"
+    assert not [path for path in output.iterdir() if path.suffix in (".json", ".md") and str(disk) in path.read_text()]
+    staged_results = json.loads((output / "results.json").read_text())
+    assert staged_results["command"] == "tlm pretrain --tokenizer tokenizer --output-dir first"
+    assert staged_results["settings"]["note"] == "old"
+    assert staged_results["history"] == [{"saved": "to checkpoint-3"}]
+
+
+def test_fields_of_paths_are_cut_wherever_they_point():
+    value = {
+        "settings": {"corpus": "/data/me/My texts/a.txt", "words": ["/scratch/x", "a/b", 1], "one": "/data"},
+        "command": "/opt/bin/tlm pretrain --corpus '/mnt/big disk/a.txt' --model=/data/me/first --x a/b "
+        "--map ag=/data/me/ag --of pair:/data/me/p --from https://example.org/a/b --root $TLM_DATA/ag_news",
+        "reproduce": {"command": ["tlm", "--model", "/data/me/first", "{output}"]},
+        "note": "see /data/me/first",
+    }
+    assert without_paths(value) == {
+        "settings": {"corpus": "a.txt", "words": ["x", "a/b", 1], "one": "data"},
+        "command": "tlm pretrain --corpus 'a.txt' --model=first --x a/b "
+        "--map ag=ag --of pair:p --from https://example.org/a/b --root $TLM_DATA/ag_news",
+        "reproduce": {"command": ["tlm", "--model", "first", "{output}"]},
+        "note": "see /data/me/first",
+    }
+    assert without_paths({"note": "see /data/me/first"}, [Path("/data/me/first")]) == {"note": "see first"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "checked", "words"),
+    [
+        ("license: mit", "license: unknown", True, "licence"),
+        ("Licence: MIT.", "Its licence is not known to the program that wrote this card.", True, "in the text"),
+        ("license: mit", "license: other\nlicense_name: ag-corpus-research-non-commercial", False, "--i-have-checked"),
+    ],
+)
+def test_licences(tmp_path, one_sentence, old, new, checked, words):
+    data = shutil.copytree(family() / "texts", tmp_path / "texts")
+    text = (data / "README.md").read_text()
+    assert old in text
+    (data / "README.md").write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError) as refusal:
+        dataset_facts(Entry("tlm-texts", "data", data), licence_checked=checked)
+    assert words in one_sentence(refusal.value)
+    if not checked:
+        assert dataset_facts(Entry("tlm-texts", "data", data), licence_checked=True)["configs"]
+
+
+def test_rows_that_were_changed(tmp_path, one_sentence):
+    data = shutil.copytree(family() / "texts", tmp_path / "texts")
+    (data / "40" / "train-00000-of-00001.parquet").write_bytes(b"x")
+    with pytest.raises(UserError) as refusal:
+        dataset_facts(Entry("tlm-texts", "data", data), licence_checked=True)
+    assert "changed" in one_sentence(refusal.value)

@@ -1,0 +1,252 @@
+"""Staged folders. Oracles: the runs' files and results, huggingface_hub's reading of cards, the planted mistake."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers_commands import contents, results_of
+from helpers_family import OWNER, RELEASE, family, staged
+from huggingface_hub import DatasetCard, ModelCard, RepoCard
+
+from tlm_hf.errors import UserError
+from tlm_hf.hub.manifest import read_staged
+from tlm_hf.hub.model_folder import is_smoke
+from tlm_hf.hub.release_file import Entry, read_release
+from tlm_hf.hub.space_folder import stage_space
+from tlm_hf.hub.stage import _check_origin, stage
+from tlm_hf.runs.atomic_files import write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = {
+    "tlm-bert1": "encoder", "tlm-bert1@seed-1": "encoder-1", "tlm-bert2@step-4": "deep/step-4", "tlm-conv": "conv",
+    "tlm-bert1-words": "first", "tlm-committee-words": "together",
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.chdir(family())
+
+
+def card_of(name):
+    card_class = {"tlm-texts": DatasetCard, "tlm-demo": RepoCard}.get(name, ModelCard)
+    return card_class.load(staged() / OWNER / name / "README.md", ignore_metadata_errors=False)
+
+
+def text_of(name):
+    return " ".join(card_of(name).text.split())
+
+
+def refusal_of(release, folder, one_sentence):
+    """Why a release cannot be staged; nothing is left where it was to go."""
+    (folder / "bad.yaml").write_text(yaml.safe_dump(release))
+    with pytest.raises(UserError) as refusal:
+        stage(str(folder / "bad.yaml"), str(folder / "out"))
+    assert contents(folder / "out") == {}
+    return one_sentence(refusal.value)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_model_files_are_those_of_the_run(name):
+    ours, theirs = contents(staged() / OWNER / name), contents(family() / RUNS[name])
+    names = [
+        "model.safetensors",
+        "tokenizer.json",
+        *(name for name in theirs if name.endswith(".py") and "/" not in name),
+    ]
+    assert {name: ours[name] for name in names} == {name: theirs[name] for name in names}
+
+
+@pytest.mark.parametrize("name", [*RUNS, "tlm-lora", "tlm-scratch"])
+def test_numbers_in_cards_are_in_the_results(name):
+    """Every decimal number of a card's text is one of its results file or manifest, rounded."""
+    folder = staged() / OWNER / name
+    text = (folder / "results.json").read_text() + (folder / "manifest.json").read_text()
+    numbers = [float(found) for found in re.findall(r"-?\d+\.\d+(?:e-?\d+)?|-?\d+", text)]
+    numbers += [100 * value for value in numbers]  # shown as percent
+    body = re.sub(r"2507\.14871|[Aa]pache-2\.0|`[^`]*`|(transformers|torch|tlm-hf) [\d.]+", "", card_of(name).text)
+    for shown in re.findall(r"\d+\.\d+", body):
+        digits = len(shown.split(".")[1])
+        assert any(abs(float(shown) - value) <= 0.5001 * 10**-digits for value in numbers), shown
+
+
+def test_front_matter():
+    for folder in (staged() / OWNER).iterdir():
+        card = card_of(folder.name)
+        again = type(card)(f"---\n{card.data.to_yaml()}\n---\n{card.text}")
+        assert again.data.to_dict() == card.data.to_dict()
+        assert "ersion 0.1.0" in card.text, folder.name
+        assert ("smoke size**" in card.text) == (folder.name != "tlm-texts"), folder.name
+    assert card_of("tlm-lora").data.library_name == "peft"
+    assert card_of("tlm-bert1").data.datasets == [f"{OWNER}/tlm-texts"]
+    assert card_of("tlm-bert1-words").data.to_dict()["widget"] == [{"text": "the cow and the boat"}]
+    adapter = json.loads((staged() / OWNER / "tlm-lora" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == f"{OWNER}/tlm-bert1"
+
+
+def test_nothing_tells_of_this_machine():
+    for path in (staged() / OWNER).rglob("*"):
+        if path.suffix in (".json", ".md", ".yaml"):
+            text = path.read_text()
+            assert str(family().parent) not in text, path
+            assert str(ROOT) not in text, path
+
+
+def test_staged_again_it_is_the_same(here, tmp_path):
+    shutil.copytree(staged() / ".measured", tmp_path / "again" / ".measured")
+    stage("release.yaml", str(tmp_path / "again"))
+    assert contents(tmp_path / "again" / OWNER) == contents(staged() / OWNER)
+
+
+class TestOrigins:
+    """The branch that a run read is found by its weights, and the text names it; the metadata has the repository."""
+
+    @pytest.mark.parametrize(
+        ("name", "words", "bases"),
+        [
+            ("tlm-bert1-words", f"fine-tuned from `{OWNER}/tlm-bert1` with", ["tlm-bert1"]),
+            ("tlm-bert1-words@seed-1", f"fine-tuned from `{OWNER}/tlm-bert1` (branch `seed-1`) with", ["tlm-bert1"]),
+            ("tlm-lora", f"language model `{OWNER}/tlm-bert1`.", ["tlm-bert1"]),
+            ("tlm-scratch", "trained from scratch", None),
+            (
+                "tlm-committee-words@seed-1",
+                f": `{OWNER}/tlm-bert1-words` (branch `seed-1`), `{OWNER}/tlm-bert2-words`;",
+                ["tlm-bert1-words", "tlm-bert2-words"],
+            ),
+        ],
+    )
+    def test_card(self, name, words, bases):
+        assert words in text_of(name)
+        assert card_of(name).data.base_model == (bases and [f"{OWNER}/{base}" for base in bases])
+
+    @pytest.mark.parametrize(
+        ("section", "name", "entry", "words"),
+        [
+            ("classifiers", "tlm-scratch", {"run": "scratch", "base": "tlm-bert1"}, "trained from scratch"),
+            ("classifiers", "tlm-bert1-words", {"run": "first", "base": "other/model"}, "its run names encoder"),
+            ("classifiers", "tlm-bert1-words", {"run": "first", "base": "tlm-bert2"}, "other weights"),
+            ("committees", "tlm-c", {"run": "together", "members": ["other/model"]}, "its run names first, second"),
+            ("committees", "tlm-c", {"run": "together", "members": ["tlm-bert1-words@seed-1"]}, "is not made of"),
+            ("encoders", "tlm-bert1", {"run": "first"}, "is a finetune"),
+            ("encoders", "tlm-bert1", {"run": "demo"}, "has not finished"),
+            ("adapters", "tlm-lora", {"run": "first", "base": "tlm-bert1"}, "no adapter"),
+        ],
+    )
+    def test_runs_that_do_not_fit(self, here, tmp_path, one_sentence, section, name, entry, words):
+        small = {key: RELEASE[key] for key in ("version", "namespace", "encoders", "classifiers")}
+        small["encoders"] = {
+            name: {key: facts[key] for key in facts if key != "data"} for name, facts in small["encoders"].items()
+        }
+        small |= {section: small.get(section, {}) | {name: entry}}
+        assert words in refusal_of(small, tmp_path, one_sentence)
+
+    def test_an_adapter_of_a_branch_is_refused(self, here, tmp_path, one_sentence):
+        """peft opens the main branch of what the adapter names."""
+        shutil.copytree("adapted", tmp_path / "adapted")
+        results = results_of(family() / "adapted")
+        results["settings"]["weights"] = results_of(family() / "third")["settings"]["weights"]
+        write_json(tmp_path / "adapted" / "results.json", results)
+        release = {
+            "version": "0.1.0",
+            "namespace": OWNER,
+            "encoders": {"tlm-bert1": {"run": "encoder", "revisions": {"seed-1": "encoder-1"}}},
+            "adapters": {"tlm-lora": {"run": str(tmp_path / "adapted"), "base": "tlm-bert1"}},
+        }
+        assert "release tlm-bert1@seed-1 as a repository" in refusal_of(release, tmp_path, one_sentence)
+
+    def test_origins_elsewhere_that_the_run_names(self, tmp_path):
+        """A run that read a model of the Hub has its name in its results."""
+        results = {"model": "other/model", "settings": {"weights": "other/model"}, "members": ["other/model"]}
+        _check_origin(Entry("tlm-a", "adapter", tmp_path, base="other/model"), results)
+        _check_origin(Entry("tlm-c", "committee", tmp_path, members=["other/model"]), results)
+
+
+@pytest.mark.parametrize(
+    ("settings", "known", "width", "expected"),
+    [
+        ({"size": "laptop"}, {}, 64, False),
+        ({"size": "smoke"}, {}, 128, True),
+        ({"weights": ["a", "b"]}, {"b": True}, 128, True),
+        ({"weights": "new"}, {"a": False}, 64, True),
+        ({"weights": "new"}, {"a": True}, 128, False),
+    ],
+)
+def test_what_counts_as_smoke(tmp_path, settings, known, width, expected):
+    write_json(tmp_path / "config.json", {"hidden_size": width})
+    assert is_smoke(tmp_path, {"settings": settings}, known) == expected
+
+
+class TestSpace:
+    def test_it_is_that_of_the_checkout(self):
+        source, ours = contents(ROOT / "spaces" / "tlm-demo"), contents(staged() / OWNER / "tlm-demo")
+        for name, digest in source.items():
+            if "__pycache__" not in name and name != "README.md" and not name.startswith("demo/"):
+                assert ours.pop(name) == digest
+        assert {name.split("/")[0] for name in ours} == {"README.md", "demo", "manifest.json"}
+
+    def test_its_card_says_what_the_demonstration_has(self):
+        text = text_of("tlm-demo")
+        assert "a soft committee of 2 encoders of 1 or 2 layers, beside one encoder of 2 layers." in text
+        assert "Fill the mask: one layer, two layers, and" in text
+        assert "Findings: empty here" in text
+        assert "pip install -r requirements.txt" in text
+        assert "outputs/" not in text
+
+    def test_another_demonstration(self, here, tmp_path, one_sentence):
+        """Six layers, a study, and a committee of other people, of whose members nothing is known."""
+        release = read_release("release.yaml")
+        (entry,) = (each for each in release.entries if each.kind == "space")
+        shutil.copytree(entry.source, tmp_path / "demo")
+        demo = json.loads((tmp_path / "demo" / "demo.json").read_text())
+        write_json(tmp_path / "demo" / "demo.json", demo | {"study": "study.json"})
+        (tmp_path / "demo" / "study.json").write_text("{}")
+        write_json(tmp_path / OWNER / "tlm-bert2-words" / "config.json", {"num_hidden_layers": 6})
+        entry = replace(entry, source=tmp_path / "demo", committees={"words": "other/committee"})
+        target = tmp_path / OWNER / "tlm-demo"
+        stage_space(entry, release, target, tmp_path, smoke=False)
+        text = (target / "README.md").read_text()
+        assert "a soft committee of 2 encoders, beside one encoder of 6 layers." in text
+        assert "as we measured them" in text
+        assert "smoke" not in text
+        for change, words in (
+            ({"committees": {"others": "other/committee"}}, "'words'"),
+            ({"source": tmp_path}, "whole"),
+        ):
+            with pytest.raises(UserError) as refusal:
+                stage_space(replace(entry, **change), release, tmp_path / OWNER / words, tmp_path, smoke=False)
+            assert words in one_sentence(refusal.value)
+
+
+class TestOutputFolder:
+    def test_what_others_put_there_is_never_deleted(self, here, tmp_path, one_sentence):
+        copy = shutil.copytree(staged(), tmp_path / "copy")
+        (copy / OWNER / "mine").mkdir()
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "notes" / "thesis.txt").write_text("mine\n")
+        (tmp_path / "file").write_text("mine\n")
+        before = contents(tmp_path)
+        for folder in (copy, tmp_path / "notes", tmp_path / "file"):
+            with pytest.raises(UserError) as refusal:
+                stage("release.yaml", str(folder))
+            one_sentence(refusal.value)
+        assert contents(tmp_path) == before
+
+    def test_a_release_that_was_replaced_by_half_can_be_staged_again_and_nothing_else(
+        self, here, tmp_path, one_sentence
+    ):
+        release = {key: RELEASE[key] for key in ("version", "namespace", "data")}
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump(release))
+        output = shutil.copytree(staged(), tmp_path / "copy")
+        shutil.rmtree(output / OWNER / "tlm-bert1")
+        with pytest.raises(UserError) as refusal:
+            read_staged(str(output))
+        assert "tlm-bert1 has no manifest.json" in one_sentence(refusal.value)
+        stage(str(tmp_path / "small.yaml"), str(output))
+        assert [path.name for path in (output / OWNER).iterdir()] == ["tlm-texts"]
+        assert not (output / "verified.json").exists()
+        with pytest.raises(UserError, match="no staged release"):
+            read_staged(str(tmp_path))

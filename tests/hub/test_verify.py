@@ -1,0 +1,93 @@
+"""`tlm release verify`: what was staged opens without the package, and what was changed does not pass.
+
+Oracle: the planted change. `test_read_back` has readers of the Hub.
+"""
+
+import json
+import shutil
+
+import pytest
+from helpers_family import OWNER, mark_verified, staged
+
+from tlm_hf.errors import UserError
+from tlm_hf.hub.manifest import tree_hash
+from tlm_hf.hub.push import push
+from tlm_hf.hub.verify import verify
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(staged(), tmp_path / "release")
+
+
+def keep(release, *names):
+    """Take all but these repositories out of the record; the hashes are those of the folders."""
+    record = json.loads((release / "release.json").read_text())
+    record["repositories"] = [each for each in record["repositories"] if each["name"] in names]
+    for repository in record["repositories"]:
+        repository["tree"] = {folder: tree_hash(release / folder) for folder in repository["tree"]}
+    (release / "release.json").write_text(json.dumps(record))
+
+
+def refusal_of(release, one_sentence):
+    with pytest.raises(UserError) as refusal:
+        verify(str(release))
+    return one_sentence(refusal.value)
+
+
+def test_one_repository_of_each_kind_passes(copy):
+    names = ["tlm-texts", "tlm-bert1", "tlm-conv", "tlm-committee-words", "tlm-demo"]
+    keep(copy, *names)
+    checks = verify(str(copy))["checks"]
+    branches = ["tlm-bert1@seed-1", "tlm-committee-words@seed-1"]
+    assert set(checks) == {f"{OWNER}/{name}" for name in names + branches}
+    assert "AutoModel without trust, equal" in checks[f"{OWNER}/tlm-bert1@seed-1"]
+    assert "AutoModel without trust is refused" in checks[f"{OWNER}/tlm-conv"]
+    assert "the app answers for words" in checks[f"{OWNER}/tlm-demo"]
+    assert set(json.loads((copy / "verified.json").read_text())["verified"]) == set(checks)
+
+
+def test_a_broken_branch_is_not_verified(copy, one_sentence):
+    """What only the snippet finds, in the branch alone: main is as it was."""
+    folder = copy / OWNER / "tlm-bert1@seed-1"
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"mask_token": "[NONE]"}))
+    keep(copy, "tlm-bert1")
+    (copy / "verified.json").unlink()
+    assert "tlm-bert1@seed-1 does not open" in refusal_of(copy, one_sentence)
+    assert not (copy / "verified.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("README.md", "value: ", "value: 1", "another accuracy"),
+        ("README.md", "\n## Limits", "\n![x](missing.png)\n## Limits", "missing.png"),
+        ("README.md", "\nlanguage: en", "\nlanguage: [en", "cannot be read"),
+    ],
+)
+def test_cards_that_are_not_of_their_folder(copy, one_sentence, file, old, new, words):
+    path = copy / OWNER / "tlm-bert1-words" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    keep(copy, "tlm-bert1-words")
+    assert words in refusal_of(copy, one_sentence)
+
+
+@pytest.mark.parametrize("file", ["config.json", "manifest.json", "extra.md"])
+def test_what_was_changed_after_staging_is_not_verified_or_pushed(copy, one_sentence, file):
+    path = copy / OWNER / "tlm-committee-words" / file
+    path.write_text(json.dumps({"version": "9.9.9"}))
+    assert f"tlm-committee-words/{file}" in refusal_of(copy, one_sentence)
+    with pytest.raises(UserError, match="tlm-committee-words"):
+        push(str(copy))
+
+
+def test_a_record_that_was_changed_is_not_pushed(copy, one_sentence):
+    keep(copy, "tlm-texts")
+    with pytest.raises(UserError, match=r"release\.json was changed"):
+        push(str(copy))
+    mark_verified(copy)
+    (copy / "verified.json").unlink()
+    with pytest.raises(UserError, match="not verified"):
+        push(str(copy))
