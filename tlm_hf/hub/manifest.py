@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from ..commands.overlap import OverlapArguments
+from ..data.overlap_report import OverlapArguments
 from ..data.prepare import PrepareDataArguments
 from ..data.tasks import TEXT_OPTIONS
 from ..errors import UserError
