@@ -63,7 +63,6 @@ def test_a_broken_branch_is_not_verified(copy, one_sentence):
     [
         ("README.md", "value: ", "value: 1", "another accuracy"),
         ("README.md", "\n## Limits", "\n![x](missing.png)\n## Limits", "missing.png"),
-        ("README.md", "\nlanguage: en", "\nlanguage: [en", "cannot be read"),
     ],
 )
 def test_cards_that_are_not_of_their_folder(copy, one_sentence, file, old, new, words):

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import yaml
 from huggingface_hub import DatasetCard
 
 from ..data.dataset_card import UNKNOWN
@@ -38,7 +39,11 @@ def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
         path = folder / name
         if not path.is_file() or (name != CARD and file_hash(path) != expected):  # a card is there to be edited
             raise UserError(f"{path} is missing or was changed since the folder was made: make it again.")
-    card = DatasetCard.load(folder / CARD)
+    try:
+        card = DatasetCard.load(folder / CARD)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The front matter of {folder / CARD} cannot be read ({reason}): correct it.") from error
     if card.data.license in (None, "unknown", ["unknown"]) or UNKNOWN in card.text:
         raise UserError(
             f"The licence of {entry.name}'s source is not known: say it in {folder / CARD}, in the field `license` and "

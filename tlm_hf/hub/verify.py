@@ -164,11 +164,7 @@ def check_card(folder: Path, repo_type: str) -> None:
         UserError: one sentence that names the field.
     """
     card_class = {"model": ModelCard, "dataset": DatasetCard}.get(repo_type, RepoCard)
-    try:
-        card = card_class.load(folder / "README.md", repo_type=repo_type, ignore_metadata_errors=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The card of {folder.name} cannot be read ({reason}): stage again.") from error
+    card = card_class.load(folder / "README.md", repo_type=repo_type, ignore_metadata_errors=False)
     data = card.data.to_dict()
     missing = [image for image in IMAGE.findall(card.text) if not (folder / image).is_file()]
     required = ["license"] + (["title", "sdk", "sdk_version", "app_file"] if repo_type == "space" else [])
