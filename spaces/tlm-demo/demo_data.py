@@ -34,14 +34,11 @@ LOGIT_STEP = 1 / 128
 """Members' logits lie in the files as distances below the largest one, in units of this."""
 BINS = 15
 SPLITS = ("validation", "test")
-ENTRY = {
-    "name": str, "title": str, "examples": list, "members": list, "committee": str, "deep": (str, type(None)),
-    "answers": str,
-}  # fmt: skip
+ENTRY = {"name": str, "title": str, "examples": list, "members": list, "committee": str, "answers": str}
 CORPUS = {"name": str, "texts": int, "counts": str}
 ROW = ("finding", "task", "model", "x", "measure", "estimate", "low", "high", "seeds", "timed_as")
-BROKEN = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-"""What numpy raises for a file that is missing, empty, cut short or none of its own."""
+BROKEN = (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile)
+"""What numpy raises for a file that is missing, cut short or something else."""
 HOW_TO_MAKE = (
     "Make one with `bash scripts/quickstart.sh` (15 minutes; `--smoke` for two), or name a folder with `demo.json` in "
     "the environment variable `TLM_DEMO`."
@@ -96,31 +93,24 @@ def load_demo() -> Demo:
         demo.trouble.append(f"There is no `demo.json`{where}. {HOW_TO_MAKE}")
         return demo
     try:
-        found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-        entries, encoders, demo.corpus = found["tasks"], found["encoders"], found["corpus"]
-        for entry in entries:
-            _check(entry, ENTRY)
-        _check(demo.corpus, CORPUS)
-        _check(encoders, dict.fromkeys(encoders, str))
+        found = _read_description(folder)
         committees, deep, own = (named(f"TLM_DEMO_{name}") for name in ("COMMITTEES", "DEEP", "ENCODERS"))
-        known = [entry["name"] for entry in entries]
+        known = [entry["name"] for entry in found["tasks"]]
         for name in (*committees, *deep):
             if name not in known:
                 raise DemoError(
                     f"TLM_DEMO_COMMITTEES or TLM_DEMO_DEEP names the task {name!r}: choose among {', '.join(known)}."
                 )
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        demo.trouble.append(f"`{folder.name}/demo.json` cannot be read ({escape(error)}). {HOW_TO_MAKE}")
-        return demo
     except DemoError as error:
         demo.trouble.append(escape(error))
         return demo
-    for entry in entries:
+    demo.corpus = found["corpus"]
+    for entry in found["tasks"]:
         task = _load_task(folder, entry, committees.get(entry["name"]), deep.get(entry["name"]))
         demo.tasks[task.name] = task
         if task.trouble:
             demo.trouble.append(escape(task.trouble))
-    for name, source in (own or encoders).items():
+    for name, source in (own or found["encoders"]).items():
         try:
             demo.fillers[name] = load_filler(name, *_source(folder, source, bool(own)))
         except DemoError as error:
@@ -132,6 +122,19 @@ def load_demo() -> Demo:
     if found.get("study"):
         demo.study = _study(folder / found["study"], demo.trouble)
     return demo
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    """`demo.json`, checked."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+        for entry in found["tasks"]:
+            _check(entry, {**ENTRY, "deep": (str, type(None))})
+        _check(found["corpus"], CORPUS)
+        _check(found["encoders"], dict.fromkeys(found["encoders"], str))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise DemoError(f"{folder.name}/demo.json cannot be read ({error}). {HOW_TO_MAKE}") from error
+    return found
 
 
 def _check(entry: dict[str, Any], kinds: dict[str, Any]) -> None:
@@ -195,7 +198,7 @@ def _load_task(folder: Path, entry: dict[str, Any], committee: str | None, deep:
                 if answers[split].shape[1] != len(task.members) or f"{split}_labels" not in answers:
                     raise ValueError("other members")
             task.answers = answers
-    except (*BROKEN, IndexError):
+    except BROKEN:
         task.trouble += f" The members' answers for {task.name} are missing, so no committee of them can be built."
     return task
 
@@ -251,14 +254,12 @@ def _scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"accuracy": float(correct.mean()), "calibration_error": float(error), "loss": float(likelihood)}
 
 
-def read_upload(path: str | None) -> str:
+def read_upload(path: str) -> str:
     """The text of an uploaded file.
 
     Raises:
         DemoError: too large, or not text.
     """
-    if path is None:
-        return ""
     file = Path(path)
     if file.stat().st_size > LARGEST_FILE:
         raise DemoError(f"The file has {file.stat().st_size:,} bytes: give one of at most {LARGEST_FILE:,}.")
@@ -272,8 +273,8 @@ def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, list[
     """Token overlap of a text with the pre-training corpus.
 
     Returns:
-        `tokens`, `types`, `types_seen`, `occurrences_seen` (shares of what stands at least `MIN_COUNT` times in the
-        corpus) and `divergence` (Jensen-Shannon, bits); HTML with unseen tokens marked; notes.
+        `tokens`, `types`, `types_seen`, `occurrences_seen` (shares of what the corpus has at least `MIN_COUNT` times)
+        and `divergence` (Jensen-Shannon, bits); HTML with unseen tokens marked; notes.
 
     Raises:
         DemoError: an empty text, or one without tokens.
@@ -288,12 +289,10 @@ def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, list[
         notes.append(f"Only the first {LONGEST_OVERLAP:,} of {len(words):,} characters were looked at.")
         words = words[:LONGEST_OVERLAP]
     ids = np.array(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"], dtype=int)
-    special = set(tokenizer.all_special_ids)
-    kept = ids[[token not in special for token in ids]] if len(ids) else ids
-    if not len(kept):
+    is_known = ~np.isin(ids, tokenizer.all_special_ids)
+    if not is_known.any():
         raise DemoError("The text has no token that the encoders know: write English words.")
-    task = np.bincount(kept, minlength=len(demo.counts))
-    seen = demo.counts >= MIN_COUNT
+    task, seen = np.bincount(ids[is_known], minlength=len(demo.counts)), demo.counts >= MIN_COUNT
     present = task > 0
     P, Q = demo.counts / demo.counts.sum(), task / task.sum()
     middle = (P + Q) / 2
@@ -304,15 +303,14 @@ def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, list[
         "occurrences_seen": float(task[seen].sum() / task.sum()),
         "divergence": float((rel_entr(P, middle).sum() + rel_entr(Q, middle).sum()) / 2 / np.log(2)),
     }
-    shown = ids[:SHOWN_TOKENS]
     marks = []
-    for token, word in zip(shown, tokenizer.convert_ids_to_tokens(shown.tolist()), strict=True):
-        unknown = token in special or not seen[token]
-        what = "an unknown sign" if token in special else f"{demo.counts[token]:,} times in the pre-training text"
-        inner = escape(word)
-        marks.append(f'<mark title="{what}">{inner}</mark>' if unknown else f'<span title="{what}">{inner}</span>')
-    if len(kept) < len(ids):
-        notes.append(f"{len(ids) - len(kept):,} signs that the encoders do not know are not counted.")
+    shown = tokenizer.convert_ids_to_tokens(ids[:SHOWN_TOKENS].tolist())
+    for token, known, word in zip(ids, is_known, shown, strict=False):
+        title = f"{demo.counts[token]:,} times in the pre-training text" if known else "an unknown sign"
+        tag = "span" if known and seen[token] else "mark"
+        marks.append(f'<{tag} title="{title}">{escape(word)}</{tag}>')
+    if not is_known.all():
+        notes.append(f"{(~is_known).sum():,} signs that the encoders do not know are not counted.")
     if len(ids) > SHOWN_TOKENS:
         notes.append(f"Shown are the first {SHOWN_TOKENS} of {len(ids):,} tokens.")
     return found, " ".join(marks), notes

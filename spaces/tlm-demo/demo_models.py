@@ -173,9 +173,7 @@ def classify(text: str, committee: Classifier, deep: Classifier | None) -> Answe
     member_logits = getattr(output, "member_logits", None)
     members = (output.logits[:, None] if member_logits is None else member_logits)[0].softmax(-1).numpy()
     probabilities = output.logits[0].softmax(-1).numpy()
-    mean = members.mean(axis=0)
-    entropies = -(members * np.log(members + 1e-12)).sum(axis=-1)
-    entropy = float(-(mean * np.log(mean + 1e-12)).sum())
+    entropy = _entropy(members.mean(axis=0))
     deep_probabilities = None
     if deep is not None and "deep" in outputs:  # by name: the order may be another one
         found = outputs["deep"].logits[0].softmax(-1).numpy()
@@ -187,7 +185,7 @@ def classify(text: str, committee: Classifier, deep: Classifier | None) -> Answe
         deep=deep_probabilities,
         agreement=float((members.argmax(axis=-1) == probabilities.argmax()).mean()),
         entropy=entropy,
-        mutual_information=max(0.0, entropy - float(entropies.mean())),
+        mutual_information=max(0.0, entropy - float(np.mean([_entropy(member) for member in members]))),
         # Of two the lower: after a rest the first run of a model is a cold one.
         milliseconds={name: statistics.median_low(values) for name, values in times.items()},
         runs=len(times["committee"]),
@@ -197,6 +195,10 @@ def classify(text: str, committee: Classifier, deep: Classifier | None) -> Answe
             number: cls_attention(encoder, batch["input_ids"]) for number, encoder in committee.attentive.items()
         },
     )
+
+
+def _entropy(probabilities: np.ndarray) -> float:
+    return float(-(probabilities * np.log(probabilities + 1e-12)).sum())
 
 
 def _encode(side: Classifier, words: str) -> Any:

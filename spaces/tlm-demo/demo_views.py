@@ -31,59 +31,75 @@ def _heat(share: float) -> str:
     return f"background: rgba(47, 109, 181, {0.08 + 0.62 * float(np.clip(share, 0, 1)):.2f})"
 
 
-def caption(words: str) -> str:
-    """A table's name, for screen readers."""
-    return f'<caption class="sr-only">{escape(words)}</caption>'
-
-
 def notes(words: Sequence[str]) -> str:
     """Sentences for the visitor."""
     return "".join(f'<p role="status"><strong>Note:</strong> {escape(sentence)}</p>' for sentence in words)
 
 
+def _table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A table; the caption is for screen readers.
+
+    Args:
+        caption: its name.
+        head: names of the columns; empty for none. One that ends in `|2` spans two columns.
+        rows: name and cells (HTML) of each.
+    """
+    columns = ""
+    for name in head:
+        name, span, count = name.partition("|")
+        columns += f'<th scope="col"{f" colspan={count}" if span else ""}>{escape(name)}</th>'
+    body = "".join(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>' for name, cells in rows)
+    return (
+        f'<table><caption class="sr-only">{escape(caption)}</caption>'
+        f"{f'<thead><tr>{columns}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+    )
+
+
+def _number(words: str) -> str:
+    return f'<td class="number">{words}</td>'
+
+
+def _bar(share: float, words: str, kind: str = "") -> str:
+    """A bar and the number beside it."""
+    return f'<td class="track"><span class="bar {kind}" style="width:{100 * share:.1f}%"></span></td>{_number(words)}'
+
+
+def _box(*parts: str) -> str:
+    return f'<div class="tlm">{"".join(parts)}</div>'
+
+
 def verdict(answer: Answer) -> str:
     """Probabilities of the committee and of the deep encoder as bars, and how sure the committee is."""
     order = np.argsort(-answer.probabilities)[:10]
-    best = answer.labels[order[0]]
-    rows = ""
+    rows = []
     for place in order:
-        deep = "" if answer.deep is None else (
-            f'<td class="track"><span class="bar deep" style="width:{100 * answer.deep[place]:.1f}%"></span></td>'
-            f'<td class="number">{100 * answer.deep[place]:.1f}%</td>'
-        )  # fmt: skip
-        rows += (
-            f'<tr><th scope="row">{escape(answer.labels[place])}</th>'
-            f'<td class="track"><span class="bar" style="width:{100 * answer.probabilities[place]:.1f}%"></span></td>'
-            f'<td class="number">{100 * answer.probabilities[place]:.1f}%</td>{deep}</tr>'
-        )
-    deep_head = "" if answer.deep is None else '<th scope="col" colspan="2">deep encoder</th>'
+        cells = [_bar(answer.probabilities[place], f"{100 * answer.probabilities[place]:.1f}%")]
+        if answer.deep is not None:
+            cells.append(_bar(answer.deep[place], f"{100 * answer.deep[place]:.1f}%", "deep"))
+        rows.append((answer.labels[place], cells))
+    head = ["class", "committee|2", *([] if answer.deep is None else ["deep encoder|2"])]
     count = len(answer.members)
-    named = round(answer.agreement * count)
-    return (
-        f'<div class="tlm">{notes(answer.notes)}<p role="status">The committee says <strong>{escape(best)}</strong> '
-        f"({100 * answer.probabilities[order[0]]:.1f}%); {named} of {count} members agree. Entropy "
-        f"{answer.entropy:.2f} nats, of which {answer.mutual_information:.2f} are disagreement between members "
+    said = (
+        f'<p role="status">The committee says <strong>{escape(answer.labels[order[0]])}</strong> '
+        f"({100 * answer.probabilities[order[0]]:.1f}%); {round(answer.agreement * count)} of {count} members agree. "
+        f"Entropy {answer.entropy:.2f} nats, of which {answer.mutual_information:.2f} are disagreement between members "
         "(before calibration).</p>"
-        f'<table>{caption("Probabilities by class")}<thead><tr><th scope="col">class</th>'
-        f'<th scope="col" colspan="2">committee</th>{deep_head}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
+    return _box(notes(answer.notes), said, _table("Probabilities by class", head, rows))
 
 
 def heat_map(answer: Answer) -> str:
     """Members x classes, each cell with its probability."""
     order = np.argsort(-answer.probabilities)[:10]
-    head = "".join(f'<th scope="col">{escape(answer.labels[place])}</th>' for place in order)
-    rows = ""
+    rows = []
     for number, member in enumerate(answer.members):
-        cells = "".join(
-            f'<td class="heat" style="{_heat(member[place])}">'
-            f"{'<strong>' if place == member.argmax() else ''}{100 * member[place]:.0f}%"
-            f"{'</strong>' if place == member.argmax() else ''}</td>"
-            for place in order
-        )
-        rows += f'<tr><th scope="row">member {number}</th>{cells}</tr>'
-    head = f'<thead><tr><th scope="col">votes</th>{head}</tr></thead>'
-    return f'<div class="tlm"><table>{caption("Probabilities by member")}{head}<tbody>{rows}</tbody></table></div>'
+        cells = []
+        for place in order:
+            words = f"{100 * member[place]:.0f}%"
+            shown = f"<strong>{words}</strong>" if place == member.argmax() else words
+            cells.append(f'<td class="heat" style="{_heat(member[place])}">{shown}</td>')
+        rows.append((f"member {number}", cells))
+    return _box(_table("Probabilities by member", ["votes", *[answer.labels[place] for place in order]], rows))
 
 
 def latency(answer: Answer) -> str:
@@ -91,16 +107,10 @@ def latency(answer: Answer) -> str:
     longest = max(answer.milliseconds.values())
     of_runs = "The faster of 2 runs" if answer.runs == 2 else f"Median of {answer.runs} runs"
     names = {"committee": f"committee of {len(answer.members)}", "deep": "deep encoder"}
-    rows = "".join(
-        f'<tr><th scope="row">{names[name]}</th><td class="track"><span class="bar {name}" '
-        f'style="width:{100 * value / longest:.1f}%"></span></td><td class="number">{value:.2f} ms</td></tr>'
-        for name, value in answer.milliseconds.items()
-    )
-    return (
-        f'<div class="tlm"><table>{caption("Latency")}<tbody>'
-        f"{rows}</tbody></table>"
-        f"<p>{of_runs} on this server just now, tokenisation included.</p></div>"
-    )
+    rows = [
+        (names[name], [_bar(value / longest, f"{value:.2f} ms", name)]) for name, value in answer.milliseconds.items()
+    ]
+    return _box(_table("Latency", [], rows), f"<p>{of_runs} on this server just now, tokenisation included.</p>")
 
 
 def attention(answer: Answer, member: int | None, head: int | None) -> str:
@@ -112,73 +122,56 @@ def attention(answer: Answer, member: int | None, head: int | None) -> str:
         head: which attention head; None for the mean of all.
     """
     chosen = [weights for number, weights in answer.attention.items() if member in (None, number)]
-    rows = [weights.mean(axis=0) if head is None else weights[head] for weights in chosen
-            if head is None or head < len(weights)]  # fmt: skip
+    if head is None:
+        rows = [weights.mean(axis=0) for weights in chosen]
+    else:
+        rows = [weights[head] for weights in chosen if head < len(weights)]
     if not rows:
         who = "These members have" if member is None else f"Member {member} has"
-        what = "no single layer of attention over the tokens" if not chosen else f"no head {head}"
-        return f'<div class="tlm"><p>{who} {what} to show.</p></div>'
+        what = f"no head {head}" if chosen else "no single layer of attention over the tokens"
+        return _box(f"<p>{who} {what} to show.</p>")
     weights = sum(rows) / len(rows)
-    largest = max(float(weights[1:].max()) if len(weights) > 1 else 0.0, 1e-9)
-    most = np.argsort(-weights)[:5]
-    spoken = ", ".join(f"{escape(answer.tokens[place])} {100 * weights[place]:.0f}%" for place in most)
-    spans = " ".join(
+    largest = max([1e-9, *weights[1:].tolist()])
+    most = ", ".join(f"{escape(answer.tokens[k])} {100 * weights[k]:.0f}%" for k in np.argsort(-weights)[:5])
+    spans = [
         f'<span style="{_heat(weight / largest)}" title="{100 * weight:.1f}%">{escape(token)}</span>'
         for token, weight in zip(answer.tokens, weights.tolist(), strict=True)
-    )
-    return f'<div class="tlm"><p class="sr-only">Most attention: {spoken}.</p><p class="words">{spans}</p></div>'
+    ]
+    return _box(f'<p class="sr-only">Most attention: {most}.</p><p class="words">{" ".join(spans)}</p>')
 
 
 def masks(name: str, found: list[list[tuple[str, float]]]) -> str:
     """The likely tokens of each mask."""
-    columns = "".join(f'<th scope="col">mask {place + 1}</th>' for place in range(len(found)))
-    rows = "".join(
-        "<tr>" + "".join(
-            f'<td style="{_heat(tokens[rank][1])}">{escape(tokens[rank][0])} {100 * tokens[rank][1]:.1f}%</td>'
-            for tokens in found
-        ) + "</tr>"
-        for rank in range(len(found[0]))
-    )  # fmt: skip
-    return (
-        f'<div class="tlm"><h3>{escape(name)}</h3><table>{caption(f"Likely tokens by {name}")}'
-        f"<thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    rows = [
+        (str(rank + 1), [f'<td style="{_heat(p)}">{escape(token)} {100 * p:.1f}%</td>' for token, p in tokens])
+        for rank, tokens in enumerate(zip(*found, strict=True))
+    ]
+    head = ["rank", *[f"mask {place + 1}" for place in range(len(found))]]
+    return _box(f"<h3>{escape(name)}</h3>", _table(f"Likely tokens by {name}", head, rows))
 
 
 def overlap(found: dict[str, float], marked: str, words: Sequence[str]) -> str:
     """The measures and the text with unseen tokens marked."""
-    rows = (
-        ("tokens", f"{found['tokens']:,}"),
-        ("different tokens", f"{found['types']:,}"),
-        (f"of these seen in pre-training (at least {MIN_COUNT} times)", f"{100 * found['types_seen']:.1f}%"),
-        ("occurrences seen in pre-training", f"{100 * found['occurrences_seen']:.1f}%"),
-        ("divergence from the pre-training text", f"{found['divergence']:.3f} bits"),
-    )
-    table = "".join(f'<tr><th scope="row">{name}</th><td class="number">{value}</td></tr>' for name, value in rows)
-    head = caption("Overlap with the pre-training text")
-    return (
-        f'<div class="tlm">{notes(words)}<table>{head}<tbody>{table}</tbody></table><p class="words">{marked}</p></div>'
-    )
+    rows = {
+        "tokens": f"{found['tokens']:,}",
+        "different tokens": f"{found['types']:,}",
+        f"of these seen in pre-training (at least {MIN_COUNT} times)": f"{100 * found['types_seen']:.1f}%",
+        "occurrences seen in pre-training": f"{100 * found['occurrences_seen']:.1f}%",
+        "divergence from the pre-training text": f"{found['divergence']:.3f} bits",
+    }
+    table = _table("Overlap with the pre-training text", [], [(name, [_number(value)]) for name, value in rows.items()])
+    return _box(notes(words), table, f'<p class="words">{marked}</p>')
 
 
 def committee(rows: list[dict[str, float | str]], milliseconds: dict[str, float]) -> str:
     """Accuracy, calibration and latency of a committee, its members and the deep encoder."""
-    body = ""
+    head = ["model", "accuracy", "calibration error", "negative log-likelihood", "temperature", "ms for one text"]
+    body = []
     for row in rows:
-        model, time = str(row["model"]), milliseconds.get(str(row["model"]))
-        cells = [f"{100 * float(row['accuracy']):.1f}%", f"{float(row['calibration_error']):.3f}"]
-        cells += [
-            f"{float(row['loss']):.3f}",
-            f"{float(row['temperature']):.2f}",
-            "" if time is None else f"{time:.2f}",
-        ]
-        numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-        body += f'<tr><th scope="row">{escape(model)}</th>{numbers}</tr>'
-    return (
-        f'<div class="tlm"><table>{caption("Committee, members and deep encoder on test texts")}<thead><tr>'
-        '<th scope="col">model</th><th scope="col">accuracy</th>'
-        '<th scope="col">calibration error</th><th scope="col">negative log-likelihood</th>'
-        '<th scope="col">temperature</th><th scope="col">ms for one text</th></tr></thead>'
-        f"<tbody>{body}</tbody></table>"
-        "<p>Each is calibrated by a temperature of its own, fitted on the validation texts.</p></div>"
-    )
+        cells = [f"{100 * float(row['accuracy']):.1f}%"]
+        cells += [f"{float(row[name]):.{digits}f}" for name, digits in (("calibration_error", 3), ("loss", 3))]
+        time = milliseconds.get(str(row["model"]))
+        cells += [f"{float(row['temperature']):.2f}", "" if time is None else f"{time:.2f}"]
+        body.append((str(row["model"]), list(map(_number, cells))))
+    remark = "<p>Each has its own temperature, fitted on the validation texts.</p>"
+    return _box(_table("Committee, members and deep encoder on test texts", head, body), remark)
