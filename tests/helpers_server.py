@@ -15,9 +15,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-REFUSE, CUT, DROP, SHORT = "refuse", "cut", "drop", "short"
-"""A fault: answer 500; send half of the body and break off; break off before any answer; send half as if it were
-all."""
+REFUSE, CUT, DROP = "refuse", "cut", "drop"
+"""A fault: answer 500; send half of the body and break off; break off before any answer."""
 
 
 @dataclass
@@ -139,8 +138,6 @@ class _Handler(BaseHTTPRequestHandler):
             start, end = request.range
             headers["Content-Range"] = f"bytes {start}-{min(end, len(body)) - 1}/{len(body)}"
             status, body = 206, body[start:end]
-        if fault == SHORT:
-            body = body[: len(body) // 2]
         self.send(request, status, body, headers, cut=fault == CUT)
 
     def byte_range(self) -> tuple[int, int] | None:

@@ -129,24 +129,6 @@ def test_whole_words_are_masked_together(tokenizer):
     assert chosen_words / words == pytest.approx(rate, abs=0.01)
 
 
-def test_pieces_after_a_special_token_are_a_word_of_their_own(tokenizer):
-    piece = next(index for index in range(len(tokenizer)) if tokenizer.convert_ids_to_tokens(index).startswith("##"))
-    start = next(
-        index for index in range(5, len(tokenizer)) if not tokenizer.convert_ids_to_tokens(index).startswith("##")
-    )
-    ids = np.array([2, piece, piece, tokenizer.unk_token_id, piece, start, piece, piece, 3])
-    words = [[1, 2], [4], [5, 6, 7]]
-    assert words_of(tokenizer, ids.tolist()) == words
-    collate = MaskingCollator(tokenizer, 0.5, seed=0, whole_word=True)
-    chosen = np.stack([collate([{"input_ids": ids, "item": item}])["labels"][0] != -100 for item in range(400)])
-    assert not chosen[:, [0, 3, 8]].any()
-    firsts = chosen[:, [word[0] for word in words]]
-    for word, first in zip(words, firsts.T, strict=True):
-        assert (chosen[:, word] == first[:, None]).all()
-    assert len({tuple(row) for row in firsts.tolist()}) == 8  # the three words are chosen independently
-    assert firsts.mean() == pytest.approx(0.5, abs=0.06)
-
-
 @given(seed=st.integers(0, 100), most=st.sampled_from([1, 3, 8]))
 def test_a_fixed_count_of_masks_in_rows_of_a_fixed_length(tokenizer, seed, most):
     rows = make_rows(tokenizer, 40, seed)
@@ -169,14 +151,6 @@ def test_every_token_is_as_likely_under_a_fixed_count(tokenizer):
     counts = (labels != -100).sum(dim=0).numpy()
     assert counts.sum() == 3 * 4000
     assert chisquare(counts[1:-1]).pvalue > 1e-4
-
-
-def test_a_model_with_a_fixed_count_is_stock_bert_on_these_masks(build_pair, tokenizer):
-    ours, stock = build_pair("masked_lm", vocab_size=len(tokenizer), max_position_embeddings=32)
-    batch = MaskingCollator(tokenizer, 0.3, 0, num_predictions=4, length=32)(make_rows(tokenizer, 9))
-    ours.train()
-    loss = ours(**batch, num_predictions=4).loss
-    torch.testing.assert_close(loss, stock(**batch).loss, atol=1e-5, rtol=1e-5)
 
 
 def test_masking_options_that_do_not_fit(tokenizer):
@@ -233,11 +207,6 @@ def test_an_epoch_shows_each_text_at_most_once(count, batch_size, grouped, seed)
         assert [int(other[index]["input_ids"][0]) for index in range(whole)] != epochs[0]
     # Reading backwards, as a continued run may, gives the same.
     assert [int(schedule[index]["input_ids"][0]) for index in reversed(range(whole))] == epochs[0][::-1]
-
-
-def test_texts_left_out_of_one_epoch_are_seen_in_another():
-    schedule = PretrainingSchedule(make_texts(15), 1000, batch_size=8, seed=0)
-    assert set(np.concatenate([schedule.order(epoch) for epoch in range(20)])) == set(range(15))
 
 
 def test_grouping_by_length_saves_padding():

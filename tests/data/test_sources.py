@@ -51,21 +51,6 @@ def task_path(tmp_path_factory) -> str:
     return str(write_csv(tmp_path_factory.mktemp("task") / "task.csv", rows))
 
 
-def test_another_process_chooses_the_same_in_the_same_order(corpus_path, task_path, run_with_package):
-    code = """
-import json, sys, datasets
-from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.tasks import load_task, task_hash
-datasets.disable_progress_bars()
-texts = load_corpus(sys.argv[1], num_texts=40, seed=5)["train"]["text"][:]
-print(json.dumps([texts, task_hash(load_task(sys.argv[2], train_per_label=10, seed=3))]))
-"""
-    texts, task = run_with_package(code, corpus_path, task_path)
-    assert texts == load_corpus(corpus_path, num_texts=40, seed=5)["train"]["text"][:]
-    assert task == task_hash(load_task(task_path, train_per_label=10, seed=3))
-    assert task != task_hash(load_task(task_path, train_per_label=10, seed=4))
-
-
 class TestReadTable:
     @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
     def test_formats(self, tmp_path, ending):
@@ -97,15 +82,9 @@ class TestReadTable:
         assert {split: table[split].to_list() for split in table} == {"train": ROWS[:2], "test": ROWS[2:]}
 
     def test_bad_files_are_refused_in_one_sentence(self, tmp_path, one_sentence):
-        whole = tmp_path / "whole.parquet"
-        pq.write_table(pa.Table.from_pylist(ROWS * 50), whole)
         bad = {
             "empty.csv": b"",
             "header.csv": b"text,label\n",
-            "truncated.parquet": whole.read_bytes()[:-50],
-            "start.parquet": whole.read_bytes()[:100],
-            "latin.csv": b"text,label\n" + "café,a\n".encode("latin-1") * 9,
-            "latin.txt": "café\n".encode("latin-1") * 9,
             "broken.json": b'[{"text": ',
             "empty.jsonl": b"[]",
             "letter.docx": b"PK",
@@ -157,25 +136,20 @@ class TestReadTable:
 @pytest.mark.parametrize(
     ("ids", "kind", "expected"),
     [
-        ([["a", "b"], ["c"]], pa.string(), True),
         ([["a", "b"], ["c"]], pa.large_string(), True),
         ([[f"{index}" for index in range(2500)]], pa.string(), True),
         ([[f"{index % 2499}" for index in range(2500)]], pa.string(), False),
         ([["a", "b"], ["b"]], pa.string(), False),
         ([["a", None]], pa.string(), False),
         ([[1, 2]], pa.int64(), False),
-        ([[["a"], ["b"]]], pa.list_(pa.string()), False),
     ],
 )
 def test_which_columns_tell_rows_apart(ids, kind, expected):
     tables = [datasets.Dataset(pa.table({"id": pa.array(part, kind)})) for part in ids]
     assert tells_rows_apart(tables, "id") is expected
     assert not tells_rows_apart(tables, "other")
-
-
-def test_ids_that_are_no_utf8_do_not_count():
-    strings = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"b"]).buffers())
-    assert not tells_rows_apart([datasets.Dataset(pa.table({"id": strings}))], "id")
+    latin = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"b"]).buffers())
+    assert not tells_rows_apart([datasets.Dataset(pa.table({"id": latin}))], "id")
 
 
 def test_hash_depends_on_every_boundary():

@@ -52,16 +52,6 @@ def trained(corpus) -> transformers.PreTrainedTokenizerBase:
     return train_wordpiece(corpus.read_text(encoding="utf-8").splitlines(), vocab_size=250, max_length=24)
 
 
-def test_training_is_the_same_in_another_process(corpus, trained, run_with_package):
-    code = """
-import json, sys
-from tlm_hf.data.tokenization import tokenizer_hash, train_wordpiece
-tokenizer = train_wordpiece(open(sys.argv[1], encoding="utf-8").read().splitlines(), vocab_size=250, max_length=24)
-print(json.dumps([tokenizer.get_vocab(), tokenizer_hash(tokenizer)]))
-"""
-    assert run_with_package(code, str(corpus)) == [trained.get_vocab(), tokenizer_hash(trained)]
-
-
 def test_trained_vocabulary(trained):
     assert len(trained) <= 250
     assert [trained.convert_ids_to_tokens(index) for index in range(5)] == list(SPECIAL_TOKENS)
@@ -90,21 +80,8 @@ def test_saved_tokenizer_opens_with_auto_tokenizer(trained, tmp_path):
     ours = load_tokenizer(str(tmp_path), max_length=16)
     assert ours(texts)["input_ids"] == trained(texts)["input_ids"]
     assert ours.model_max_length == 16
+    assert "auto_map" not in json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert tokenizer_hash(ours) == tokenizer_hash(trained)
-
-
-def test_saved_tokenizer_opens_without_the_package(trained, tmp_path, run_without_package):
-    trained.save_pretrained(tmp_path)
-    code = """
-import json, sys
-from transformers import AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-print(json.dumps([tokenizer(json.loads(sys.argv[2]))["input_ids"], type(tokenizer).__module__.split(".")[0]]))
-"""
-    texts = [KNOWN, *HARD]
-    assert run_without_package(code, str(tmp_path), json.dumps(texts)) == [trained(texts)["input_ids"], "transformers"]
-    saved = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
-    assert "auto_map" not in saved
 
 
 def test_training_reads_the_texts_where_they_lie(corpus, trained):
@@ -197,10 +174,7 @@ def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path, one_sentence)
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert "[MASK]" in refusal(load_tokenizer, str(tmp_path / name))
     special = "\n".join(SPECIAL_TOKENS)
-    lines = {
-        "twice.txt": (f"{special}\na\nb\na\n", "'a' on line 8"),
-        "gap.txt": (f"{special}\n\na\n", "line 6"),
-    }
+    lines = {"twice.txt": (f"{special}\na\nb\na\n", "'a' on line 8"), "gap.txt": (f"{special}\n\na\n", "line 6")}
     for name, (content, said) in lines.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
         sentence = refusal(load_tokenizer, str(tmp_path / name))

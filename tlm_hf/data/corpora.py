@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,10 +53,9 @@ def load_corpus(
 ) -> datasets.DatasetDict:
     """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`.
 
-    Texts are stripped; empty ones and exact duplicates are dropped and counted. Subsets are seeded and nested: the
-    first 20,000 texts of a seed are the first half of its first 40,000. Held-out texts are the same for every seed and
-    size. Each split keeps its facts (`sources.facts_of`). The id is the source's column `id` where that tells the rows
-    apart, else the row's place. Choosing takes 64 bytes of memory a text; the texts stay on disk.
+    Texts are stripped; empty ones and exact duplicates are dropped and counted. Subsets are seeded and nested; held-out
+    texts are the same for every seed and size. Each split keeps its facts (`sources.facts_of`). The id is the source's
+    column `id` where that tells the rows apart, else the row's place. The texts stay on disk.
 
     Args:
         corpus: `docstrings`; `wikipedia` (that folder of the data root, or else streamed from the Hub);
@@ -73,8 +71,7 @@ def load_corpus(
         unit: `article` (default) or `paragraph` of a streamed Wikipedia.
 
     Raises:
-        UserError: no such corpus or column, no text in it, more texts asked for than there are, or an option that the
-            corpus has no use for.
+        UserError: no such corpus, column or text, too few texts, or an option that the corpus has no use for.
     """
     for use, count in (("training", num_texts), ("held-out", validation_texts)):
         if count is not None and count < 1:
@@ -101,12 +98,10 @@ def load_corpus(
             unit=unit or UNITS[0],
             seed=seed,
         )
-    tables = _read(corpus, text_column, config, revision)
-    return _choose(tables, num_texts, validation_texts, seed)
+    return _choose(_read(corpus, text_column, config, revision), num_texts, validation_texts, seed)
 
 
-@dataclass(frozen=True)
-class _Tables:
+class _Tables(NamedTuple):
     """What a corpus is chosen from: the table `split`, and the source's own validation split where it has one."""
 
     name: str

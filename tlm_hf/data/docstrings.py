@@ -56,6 +56,7 @@ HELD_OUT_SHARE = 0.1  # of each library's paragraphs, for validation and again f
 _COLUMNS = ("text", "library", "module", ID)
 _WORKERS, _FILES_PER_CHUNK = 2, 50
 
+NOT_INSTALLED = "The docstrings corpus reads the package {!r}, which is not installed: reinstall tlm_hf."
 MASK_WORD = "library"
 # Any word that contains one of these names, with the dotted or slashed path around it, ...
 _NAMES = (
@@ -84,7 +85,7 @@ def fingerprint() -> str:
         try:
             versions[library] = importlib.metadata.version(_DISTRIBUTIONS.get(library, library))
         except importlib.metadata.PackageNotFoundError:
-            raise _missing(library) from None
+            raise UserError(NOT_INSTALLED.format(library)) from None
     key = {"extraction": EXTRACTION_VERSION, "libraries": versions}
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
@@ -141,8 +142,8 @@ def load_docstrings_task(
 
     Args:
         train_per_label: texts of each class in `train`, from the corpus's split of that name.
-        validation_per_label: texts of each class in `validation`.
-        test_per_label: texts of each class in `test`.
+        validation_per_label: same for `validation`.
+        test_per_label: same for `test`.
         seed: chooses the texts; a larger number with the same seed contains the smaller choice.
         cache_dir: see `load_docstrings`.
 
@@ -213,18 +214,11 @@ def split_modules(sizes: dict[str, int]) -> dict[str, str]:
     return splits
 
 
-def _missing(library: str) -> UserError:
-    return UserError(
-        f"The docstrings corpus reads the package {library!r}, which is not installed: reinstall tlm_hf with its "
-        "dependencies."
-    )
-
-
 def _package_folder(library: str) -> Path:
     """Folder of a package, without importing it (a top-level name needs no parent)."""
     spec = importlib.util.find_spec(library)
     if spec is None or spec.origin is None:
-        raise _missing(library)
+        raise UserError(NOT_INSTALLED.format(library))
     return Path(spec.origin).parent
 
 

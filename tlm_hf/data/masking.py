@@ -28,8 +28,8 @@ def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
 class PretrainingSchedule(Dataset):
     """The sequence of texts that a training sees: pass after pass in seeded orders, exactly resumable.
 
-    An interrupted Trainer that shuffles by itself does not continue the same order in every setting
-    (transformers#11323, datasets#7901). Here the order is in the data set, so Trainer reads it in sequence::
+    A resumed Trainer may differ from an uninterrupted one (transformers#11323), and a shuffled stream cannot be resumed
+    exactly (datasets#7901). Here the order is in the data set, so stock Trainer only reads it in sequence::
 
         tokens = texts.map(lambda row: tokenizer(row["text"], truncation=True))
         schedule = PretrainingSchedule(tokens["input_ids"], num_items=32 * 1000, batch_size=32)

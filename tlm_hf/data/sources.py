@@ -124,12 +124,10 @@ def _check_files(files: list[Path]) -> None:
 
 def _file_options(path: Path, config: str | None) -> dict[str, Any]:
     """How `datasets.load_dataset` is to read one file."""
-    if path.suffix not in READERS:
-        raise UserError(f"{path} has the ending {path.suffix!r}; known are {', '.join(READERS)}.")
+    if path.suffix not in READERS or path.stat().st_size == 0:
+        raise UserError(f"{path} is empty or of another kind than {', '.join(READERS)}: give a file with text in it.")
     if config is not None:
         raise UserError(f"{path} is one file and has no configuration {config!r}: leave the configuration out.")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty: give a file with text in it.")
     options: dict[str, Any] = {"path": READERS[path.suffix], "data_files": str(path)}
     if READERS[path.suffix] == "csv":  # "NA" and "None" are words like others; only an empty cell is empty
         options |= {"keep_default_na": False, "na_values": [""], "delimiter": "\t" if path.suffix == ".tsv" else ","}
@@ -161,18 +159,17 @@ def _folder_options(path: Path, config: str | None) -> dict[str, Any]:
 def _load(name: str, options: dict[str, Any]) -> datasets.DatasetDict:
     """`datasets.load_dataset`, whose errors become one sentence."""
     cache = Path(datasets.config.HF_DATASETS_CACHE)
-    remedy = "free space, or set HF_DATASETS_CACHE to another folder"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The cache folder {cache} cannot be written ({error.strerror}): {remedy}.") from error
-    try:
         return datasets.load_dataset(**options)
     except Exception as error:  # the readers raise anything
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
-                raise UserError(f"The cache folder {cache} cannot be written ({cause.strerror}): {remedy}.") from error
+                raise UserError(
+                    f"The cache folder {cache} cannot be written ({cause.strerror}): free space, or set "
+                    "HF_DATASETS_CACHE to another folder."
+                ) from error
             cause = cause.__cause__ or cause.__context__
         if "corresponds to no data" in f"{error} {error.__cause__}":
             raise UserError(f"{name!r} has no rows: give a file or folder with text in it.") from error

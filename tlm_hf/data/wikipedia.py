@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import datasets
-import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub.errors import HTTPError  # of the client that this version of the Hub's library uses
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -96,7 +96,7 @@ def stream_wikipedia(
             # Held-out texts come first, so that no training text repeats one of them.
             validation = source.choose(held_out, validation_texts, "validation")
             train = source.choose(trained_on, num_texts, seed)
-        except (httpx2.HTTPError, OSError, pa.ArrowException) as error:
+        except (HTTPError, OSError, pa.ArrowException) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
             raise UserError(
                 f"{source.name} cannot be read from the Hub ({reason}; {len(source.seen)} of {total} texts were read "
