@@ -6,9 +6,8 @@ a download. The source files are parsed, never imported or executed::
     corpus = load_docstrings()              # splits train, validation, test; columns text, library, module, id
     task = load_docstrings_task(seed=0)     # the same splits, balanced; columns text, label, id
 
-All paragraphs of a module are in one split, and near-duplicates are dropped over the whole corpus beforehand, so
-held-out text is not paraphrased in the training split. In the task's texts the names and import paths of all task
-libraries are replaced by one neutral word.
+All paragraphs of a module are in one split, and near-duplicates are dropped beforehand, so held-out text is not
+paraphrased in the training split. In the task's texts the names of all task libraries are replaced by one word.
 """
 
 import functools
@@ -97,8 +96,8 @@ def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
         cache_dir: folder of the cache; None for the variable TLM_CACHE, or `~/.cache/tlm_hf`.
 
     Returns:
-        Splits `train`, `validation` and `test` with the string columns `text` (one paragraph), `library` (import name),
-        `module` (path of the source file from the package's parent folder) and `id` (`module#position`).
+        Splits `train`, `validation` and `test` with the columns `text` (one paragraph), `library` (import name),
+        `module` (path of the source file) and `id` (`module#position`).
 
     Raises:
         UserError: a library is missing, or the cache folder cannot be written.
@@ -148,8 +147,7 @@ def load_docstrings_task(
         cache_dir: see `load_docstrings`.
 
     Returns:
-        Splits `train`, `validation` and `test` with the columns `text` (masked by `mask_names`), `label` (ClassLabel
-        with the libraries' names) and `id`, in mixed order.
+        Three splits with the columns `text` (masked by `mask_names`), `label` (ClassLabel) and `id`, in mixed order.
 
     Raises:
         UserError: a number is below 1 or above what a class has; also as in `load_docstrings`.
@@ -196,14 +194,11 @@ def mask_names(text: str) -> str:
 
 
 def split_modules(sizes: dict[str, int]) -> dict[str, str]:
-    """Assign the modules of one library to splits.
+    """Assign the modules of one library, with their numbers of paragraphs, to splits.
 
     In the order of the SHA-256 of its path, a module goes to `validation` if it still fits into `HELD_OUT_SHARE` of the
     library's paragraphs, else to `test` on the same condition, else to `train`. (A bare hash of the path would hold out
     next to nothing of a library with a few large modules.)
-
-    Args:
-        sizes: number of paragraphs by module.
     """
     room = {split: HELD_OUT_SHARE * sum(sizes.values()) for split in ("validation", "test")}
     splits = {}

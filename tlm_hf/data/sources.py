@@ -259,11 +259,9 @@ def seeded_order(texts: Iterable[str], seed: int | str) -> list[int]:
 
 
 def describe_split(split: datasets.Dataset, **facts: Any) -> datasets.Dataset:
-    """Keep the facts that reproduce a subset with it: as JSON in `info.description`, which `save_to_disk` keeps.
+    """Keep the facts that reproduce a split with it, as JSON in `info.description`, which `save_to_disk` keeps.
 
-    Args:
-        split: with the columns `text` and `id`.
-        **facts: JSON values, such as `source`, `revision` and `seed`. `rows` and `sha256` (`text_hash`) are added.
+    `rows` and `sha256` (`text_hash` of the column `text`) are added to them.
     """
     described = split.with_format(None)
     facts |= {"rows": len(split), "sha256": text_hash(split["text"])}
