@@ -269,6 +269,7 @@ class TestRows:
         path = write_csv(tmp_path / "task.csv", labelled_rows(40))
         code = """
 import json, sys, datasets
+from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tasks import load_task
 datasets.disable_progress_bars()
 task = load_task(sys.argv[1], seed=1)

@@ -3,7 +3,6 @@
 Oracles: the rows that the test wrote, put in order with plain `hashlib` as the docstrings describe; the server's log.
 """
 
-import collections
 import hashlib
 import io
 import os
@@ -14,7 +13,8 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers_server import CUT, DROP, REFUSE, LocalHub
+from hub_server.local_hub import LocalHub
+from hub_server.state import Commit, File, Repository
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,12 +56,26 @@ def written() -> dict[str, list[str]]:
     return files
 
 
+def add(hub: LocalHub, name: str, files: dict[str, bytes], commit: str) -> None:
+    """Add a data set at a given commit."""
+    repository = Repository("dataset", name, private=False)
+    tree = {path: File(content) for path, content in files.items()}
+    repository.commits[commit] = Commit(commit, None, "files", "someone", tree)
+    repository.branches["main"] = commit
+    hub.state.repositories["dataset", name] = repository
+
+
 @pytest.fixture(scope="module")
 def served(written):
     with LocalHub() as hub:
         files = {name: parquet(texts) for name, texts in written.items()}
-        hub.add(REPOSITORY, {**files, f"{CONFIG}/test.parquet": parquet(["of the test split"])}, commit=REVISION)
+        add(hub, REPOSITORY, {**files, f"{CONFIG}/test.parquet": parquet(["of the test split"])}, REVISION)
         yield hub
+
+
+def reads(hub: LocalHub) -> list:
+    """The requests for content of parquet files."""
+    return [request for request in hub.requests if request.method == "GET" and request.path.endswith(".parquet")]
 
 
 @pytest.fixture
@@ -71,9 +85,8 @@ def hub(served, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     served.requests.clear()
-    served.fault = lambda request: None
     yield served
-    served.fault = lambda request: None
+    served.clear_faults()
 
 
 def stream(hub, num_texts=50, validation_texts=10, **options) -> datasets.DatasetDict:
@@ -163,14 +176,14 @@ def test_only_footers_and_needed_row_groups_are_read_and_nothing_twice(hub, tmp_
     names = [f"{CONFIG}/train-{file}.parquet" for file in range(2)]
     files = {name: parquet([prose(rng, 600) for _ in range(30 * ROWS)]) for name in names}
     with LocalHub() as large:
-        large.add(REPOSITORY, files, commit=REVISION)
+        add(large, REPOSITORY, files, REVISION)
         corpus = stream(large, 60)
         needed = {piece_of(place) for split in corpus.values() for place in split["id"]}
         footers = {file: pq.read_metadata(io.BytesIO(content)) for file, content in files.items()}
         columns = sum(footers[file].row_group(group).column(1).total_compressed_size for file, group in needed)
-        assert len(large.reads()) == len(files) + len(needed) == 6
+        assert len(reads(large)) == len(files) + len(needed) == 6
         # pyarrow reads 64 KiB for a footer, then the column of a row group at once.
-        assert sum(request.sent for request in large.reads()) == len(files) * 2**16 + columns
+        assert sum(request.sent for request in reads(large)) == len(files) * 2**16 + columns
         assert sum(request.sent for request in large.requests) < 0.1 * sum(map(len, files.values()))
         count = len(large.requests)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # whole in the cache
@@ -180,24 +193,21 @@ def test_only_footers_and_needed_row_groups_are_read_and_nothing_twice(hub, tmp_
             stream(large, 80)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         assert rows(stream(large, 80)["train"])[:60] == rows(corpus["train"])
-        assert len(large.reads()) == 6 + 2  # a footer and a row group more
+        assert len(reads(large)) == 6 + 2  # a footer and a row group more
 
 
-@pytest.mark.parametrize("fault", [CUT, DROP, REFUSE])
-def test_single_failures_are_tried_again(hub, written, fault):
-    seen = collections.Counter()
-
-    def first_time(request):
-        seen[request.path, request.range] += 1
-        is_file = request.path.endswith(".parquet") and request.method == "GET"
-        return fault if is_file and seen[request.path, request.range] == 1 else None
-
-    hub.fault = first_time
+@pytest.mark.parametrize(
+    ("kind", "options"), [("cut_download", {"bytes": 99}), ("refuse", {}), ("status", {"code": 503})]
+)
+def test_single_failures_are_tried_again(hub, written, kind, options):
+    for after in (0, 2, FILES + 3):
+        hub.fault(kind, method="GET", path=r"\.parquet$", after=after, **options)
     assert rows(stream(hub, 80)["train"]) == expected(written, 0, 80)[0]
+    assert sum(fault.done for fault in hub.faults) == 3
 
 
 def test_a_lasting_failure_is_one_sentence_and_the_next_call_continues(hub, written, one_sentence):
-    hub.fault = lambda request: DROP if len(hub.reads()) > FILES + 4 else None
+    hub.fault("refuse", method="GET", path=r"\.parquet$", after=FILES + 4, times=99)
     with pytest.raises(UserError) as caught:
         stream(hub, 150)
     train, held_out, _ = expected(written, 0, 150)
@@ -205,11 +215,11 @@ def test_a_lasting_failure_is_one_sentence_and_the_next_call_continues(hub, writ
     done = sum(piece_of(place) in whole for place, _ in held_out + train)
     assert f"{done} of 160 texts were read" in one_sentence(caught.value)
     assert "--corpus docstrings" in str(caught.value)
-    hub.fault = lambda request: None
+    hub.clear_faults()
     hub.requests.clear()
     assert rows(stream(hub, 150)["train"]) == train
     pieces = {piece_of(place) for place, _ in held_out + train} - set(whole)
-    assert len(hub.reads()) == len(pieces) + len({file for file, _ in pieces})
+    assert len(reads(hub)) == len(pieces) + len({file for file, _ in pieces})
 
 
 def test_without_a_network_one_attempt_is_made(hub, monkeypatch, one_sentence):
@@ -256,7 +266,7 @@ def test_requests_that_cannot_be_met(hub, one_sentence, options, said):
         stream(hub, **options)
     assert said in one_sentence(caught.value)
     if options.get("num_texts") != 690:  # what the footers rule out is refused before the download
-        assert len(hub.reads()) <= FILES + 1
+        assert len(reads(hub)) <= FILES + 1
 
 
 @pytest.mark.parametrize(
@@ -283,9 +293,9 @@ def test_which_lines_are_paragraphs(line, is_paragraph):
 
 def test_corpora_and_tasks_from_the_hub_in_another_process(served, written, run_with_package, tmp_path):
     """From the Hub's address alone, as a user: Wikipedia by either name, and other sets, which are read whole."""
-    served.fault = lambda request: None
     everything = [text for texts in written.values() for text in texts]
-    other = served.add("someone/articles", {"train.parquet": parquet(everything)})
+    other = "5" * 40
+    add(served, "someone/articles", {"train.parquet": parquet(everything)}, other)
     (tmp_path / "data" / "wikipedia").mkdir(parents=True)
     code = """
 import json, os, sys

@@ -23,6 +23,7 @@ class Record:
     path: str
     status: int | None = None
     received: int = 0
+    sent: int = 0
     fault: str | None = None
 
 
@@ -131,7 +132,7 @@ class LocalHub:
             response = Response(
                 json.dumps({"error": error.message, **extra}), error.status, headers, "application/json"
             )
-        record.status = response.status_code
+        record.status, record.sent = response.status_code, len(response.body)
         return response
 
     # Control interface.
