@@ -214,6 +214,7 @@ class TestSplits:
 import json, sys, datasets
 from pathlib import Path
 from tlm_hf.data.overlap_subsets import overlap_subsets
+from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tokenization import load_tokenizer
 texts = json.loads(Path(sys.argv[1], "texts.json").read_text(encoding="utf-8"))
 corpus = datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
