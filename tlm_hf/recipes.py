@@ -32,14 +32,9 @@ TABLE_NOTE = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """One encoder of the family at the paper's width.
+    """One encoder of the family: heads and convolution channels at `paper` width, hidden size 64 x heads.
 
-    Args:
-        name: what users type.
-        num_hidden_layers: transformer layers.
-        num_attention_heads: heads at `paper` width; hidden size is 64 x heads.
-        conv_kernel_sizes: one (sequence, hidden) kernel per convolution layer; empty for none.
-        conv_channels: convolution channels at `paper` width.
+    `conv_kernel_sizes` has one (sequence, hidden) kernel for each convolution layer.
     """
 
     name: str
@@ -53,14 +48,8 @@ class Architecture:
 class Size:
     """A scale at which the whole family is trained.
 
-    Args:
-        name: what users type.
-        heads: heads of `bert-1` and `bert-6` (12 at `paper`); other recipes scale along.
-        vocab_size: WordPiece vocabulary.
-        max_length: tokens per text, special tokens included.
-        conv_channels: channels of a 64-channel recipe, None for 64 x hidden/768.
-        num_texts: pre-training texts by default.
-        train_per_label, validation_per_label, test_per_label: task samples by default.
+    `heads` are those of `bert-1` and `bert-6`, and other recipes scale along; `max_length` counts special tokens;
+    `num_texts` and samples are defaults; `conv_channels` are a 64-channel recipe's, None for 64 x hidden/768.
     """
 
     name: str
@@ -82,42 +71,23 @@ class Schedule:
     it is set once for each of so many equal parts of the run, 0 in the first and (parts - e) / (parts - 1) of the
     peak in part e = 1, 2, ...: the authors step `get_linear_schedule_with_warmup(max(epochs // 100, 1), epochs)` once
     an epoch (their `main.py`, 50 epochs), so the first of their epochs trains nothing.
-
-    Args:
-        name: what users type.
-        learning_rate: at the peak.
-        warmup_share: of the steps, with rising rate.
-        weight_decay: AdamW's.
-        decays_everything: also biases, LayerNorms and embeddings alike; else matrices alone, as in Trainer.
-        adam_beta2: AdamW's second beta.
-        max_grad_norm: of the clipped gradient; 0 does not clip.
-        mlm_probability: share of tokens to predict.
-        dropout: hidden and attention dropout.
-        initializer_range: of new weights; None for `default_initializer_range`.
-        parts: see above; None for a rate that changes at every step.
-        final_mlm_probability: share at the last step, to which it moves linearly; None to keep it.
-        group_by_length: batches of texts of similar length (see `data.masking.PretrainingSchedule`).
-        full_rate_up_to: hidden size up to which `learning_rate` is the peak; wider encoders take it times the square of
-            this over their width (None: all take it whole).
-        unigram_bias: start the decoder's bias at the log of each token's share of the training texts, where stock BERT
-            starts it at 0: the first steps need not learn the frequencies.
     """
 
     name: str
-    learning_rate: float
+    learning_rate: float  # at the peak
     warmup_share: float
     weight_decay: float
-    decays_everything: bool
+    decays_everything: bool  # also biases, LayerNorms and embeddings; else matrices alone, as in Trainer
     adam_beta2: float
-    max_grad_norm: float
+    max_grad_norm: float  # 0 does not clip
     mlm_probability: float
-    dropout: float
-    initializer_range: float | None
-    parts: int | None = None
-    final_mlm_probability: float | None = None
-    group_by_length: bool = True
-    unigram_bias: bool = False
-    full_rate_up_to: int | None = None
+    dropout: float  # hidden and attention
+    initializer_range: float | None  # None for `default_initializer_range`
+    parts: int | None = None  # None for a rate that changes at every step
+    final_mlm_probability: float | None = None  # at the last step, moving linearly; None to keep `mlm_probability`
+    group_by_length: bool = True  # batches of texts of similar length
+    unigram_bias: bool = False  # the decoder's bias starts at log token shares: the first steps need not learn them
+    full_rate_up_to: int | None = None  # wider encoders take the rate times the square of this over their width
 
     def rate_at(self, hidden_size: int) -> float:
         """Peak rate of an encoder of this width."""
@@ -141,7 +111,6 @@ SCHEDULES = {
         Schedule("paper-repaired", 5e-5, 0.02, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, group_by_length=False),
     )
 }
-
 
 ARCHITECTURES = {
     architecture.name: architecture
@@ -168,35 +137,24 @@ SIZES = {
 
 
 def _find(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
+    """Look a name up; an unknown one raises UserError with the known ones."""
     if name not in registry:
         raise UserError(f"There is no {kind} {name!r}; choose one of {', '.join(registry)}.")
     return registry[name]
 
 
 def find_architecture(name: str) -> Architecture:
-    """Look an architecture up.
-
-    Raises:
-        UserError: unknown name; the sentence lists the known ones.
-    """
+    """The architecture of this name; UserError for an unknown one."""
     return _find(ARCHITECTURES, "recipe", name)
 
 
 def find_size(name: str) -> Size:
-    """Look a size up.
-
-    Raises:
-        UserError: unknown name; the sentence lists the known ones.
-    """
+    """The size of this name; UserError for an unknown one."""
     return _find(SIZES, "size", name)
 
 
 def find_schedule(name: str) -> Schedule:
-    """Look a schedule up.
-
-    Raises:
-        UserError: unknown name; the sentence lists the known ones.
-    """
+    """The schedule of this name; UserError for an unknown one."""
     return _find(SCHEDULES, "schedule", name)
 
 
@@ -204,7 +162,7 @@ def default_initializer_range(hidden_size: int, num_hidden_layers: int) -> float
     """Standard deviation of new weights: 1/sqrt(hidden_size) for one narrow layer, else BERT's 0.02.
 
     Measured (results/training/LOG.md, sections 2 and 8): at hidden size 256 one layer learns slower from 0.02, and six
-    hardly learn at all from 1/sqrt(hidden_size); at 768 one layer learns faster from 0.02. `NARROW` lies between.
+    hardly learn at all from 1/sqrt(hidden_size); at 768 one layer learns faster from 0.02. `NARROW` is between.
     """
     return max(0.02, hidden_size**-0.5) if num_hidden_layers == 1 and hidden_size <= NARROW else 0.02
 
@@ -221,33 +179,22 @@ def build_config(
     initializer_range: float | None = None,
     dropout: float = 0.1,
 ) -> TLMConfig:
-    """Configuration of `recipe@size`, with single fields overridden.
+    """Configuration of `recipe@size`, with single fields overridden (None: the recipe's at this size).
 
-    Args:
-        recipe: name in `ARCHITECTURES`.
-        size: name in `SIZES`.
-        vocab_size: the tokenizer's; None for the size's.
-        max_length: longest text in tokens; None for the size's.
-        hidden_size: width; None for 64 x heads. The channels of a convolution follow it.
-        num_hidden_layers: depth; None for the recipe's.
-        num_attention_heads: heads; None for the recipe's scaled to the size, or hidden_size / 64.
-        initializer_range: standard deviation of new weights; None for `default_initializer_range`.
-        dropout: hidden and attention dropout.
+    Heads follow an overridden width (one for each 64), and so do the channels of a convolution; `initializer_range`
+    follows `default_initializer_range`.
 
     Raises:
-        UserError: unknown name, or heads that do not divide the hidden size.
+        UserError: unknown name, a number below 1, or heads that do not divide the hidden size.
     """
     architecture, scale = find_architecture(recipe), find_size(size)
-    given = {"vocab-size": vocab_size, "max-length": max_length, "hidden-size": hidden_size}
-    given |= {"num-hidden-layers": num_hidden_layers, "num-attention-heads": num_attention_heads}
-    for option, value in given.items():
+    overrides = {"vocab-size": vocab_size, "max-length": max_length, "hidden-size": hidden_size}
+    overrides |= {"num-hidden-layers": num_hidden_layers, "num-attention-heads": num_attention_heads}
+    for option, value in overrides.items():
         if value is not None and value < 1:
             raise UserError(f"--{option} is {value}: give at least 1.")
-    heads, heads_of_size = num_attention_heads, architecture.num_attention_heads * scale.heads / PAPER_HEADS
-    if heads is None and hidden_size is not None:
-        heads = max(1, hidden_size // HEAD_SIZE)
-    elif heads is None:
-        heads = max(1, round(heads_of_size))
+    heads_of_size = max(1, round(architecture.num_attention_heads * scale.heads / PAPER_HEADS))
+    heads = num_attention_heads or (max(1, hidden_size // HEAD_SIZE) if hidden_size else heads_of_size)
     hidden = hidden_size or HEAD_SIZE * heads
     if hidden % heads:
         raise UserError(
@@ -257,7 +204,7 @@ def build_config(
     channels = None
     if architecture.conv_channels is not None:
         at_64 = scale.conv_channels if scale.conv_channels is not None else 64 * scale.heads / PAPER_HEADS
-        wider = hidden / (HEAD_SIZE * max(1, round(heads_of_size)))  # 1 unless the width was overridden
+        wider = hidden / (HEAD_SIZE * heads_of_size)  # 1 unless the width was overridden
         channels = max(1, round(architecture.conv_channels / 64 * at_64 * wider))
     layers = num_hidden_layers or architecture.num_hidden_layers
     if initializer_range is None:
@@ -287,27 +234,15 @@ def shorten(count: int) -> str:
 
 
 def describe_recipes() -> str:
-    """Table of every recipe at every size: shape, parameters, and multiply-adds per text.
-
-    Parameters are those of the encoder, `TLMModel` with its pooler, counted on the built model. Multiply-adds (matrix
-    products and convolutions; `flops` says what exactly is counted, and has the formulas) are those of one text
-    of the size's full length; for training, of forward and backward. The columns: a pre-training step with the last
-    layer and the decoder at the labelled positions only, and stock BERT's; a fine-tuning step and classification with
-    the last layer at [CLS] only, and stock BERT's classification.
-    """
+    """Table of every recipe at every size: shape, parameters (counted on the built model) and multiply-adds."""
     import torch
 
     from .models.modeling_tlm import TLMModel
 
     shape = f"{'':<27}{'layers':>7}{'hidden':>7}{'heads':>6}{'parameters':>12}{'w/o embed.':>12}"
-    operations = f"{'fast':>9}{'stock':>8}{'fast':>12}{'fast':>11}{'stock':>8}"
     titles = f"{'pre-training':>17}{'fine-tuning':>12}{'classification':>19}"
-    rows = [
-        textwrap.fill(TABLE_NOTE, 118),
-        "",
-        f"{'':<{len(shape)}}{titles}",
-        shape + operations,
-    ]
+    operations = f"{'fast':>9}{'stock':>8}{'fast':>12}{'fast':>11}{'stock':>8}"
+    rows = [textwrap.fill(TABLE_NOTE, 118), "", f"{'':<{len(shape)}}{titles}", shape + operations]
     for size, scale in SIZES.items():
         length, labelled = scale.max_length, round(MASKED_SHARE * scale.max_length)
         rows += ["", f"{size}: {length} tokens, {labelled} of them labelled; vocabulary {scale.vocab_size:,}"]
@@ -315,23 +250,18 @@ def describe_recipes() -> str:
             config = build_config(recipe, size)
             with torch.device("meta"):
                 model = TLMModel(config)
-            total = sum(parameter.numel() for parameter in model.parameters())
+            total = model.num_parameters()
             inside = total - sum(parameter.numel() for parameter in model.embeddings.parameters())
             masked = cheapest_path(config, length, labelled, training=True)
             tuning, reading = (cheapest_path(config, length, 1, training=training) for training in (True, False))
-            counts = (
-                masked_lm_multiply_adds(config, length, labelled, path=masked),
-                masked_lm_multiply_adds(config, length, labelled),
-                classifier_multiply_adds(config, length, path=tuning, training=True),
-                classifier_multiply_adds(config, length, path=reading),
-                classifier_multiply_adds(config, length),
-            )
-            cells = "".join(
-                f"{shorten(count):>{width}}" for count, width in zip(counts, (9, 8, 12, 11, 8), strict=True)
-            )
             rows.append(
                 f"{recipe + '@' + size:<27}{config.num_hidden_layers:>7}{config.hidden_size:>7}"
-                f"{config.num_attention_heads:>6}{total:>12,}{inside:>12,}{cells}"
+                f"{config.num_attention_heads:>6}{total:>12,}{inside:>12,}"
+                f"{shorten(masked_lm_multiply_adds(config, length, labelled, path=masked)):>9}"
+                f"{shorten(masked_lm_multiply_adds(config, length, labelled)):>8}"
+                f"{shorten(classifier_multiply_adds(config, length, path=tuning, training=True)):>12}"
+                f"{shorten(classifier_multiply_adds(config, length, path=reading)):>11}"
+                f"{shorten(classifier_multiply_adds(config, length)):>8}"
             )
     return "\n".join(rows)
 

@@ -11,12 +11,21 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, TINY
-from test_convolution import build_model, plain_front_end
-from test_modeling import VOCABULARY, close, compare_gradients, plain_batch
-from test_portability import BY_BACKEND, BY_KIND, CLASS_IDS, labels_for, scalar
+from conftest import CLASSES
+from helpers_models import (
+    BY_BACKEND,
+    BY_KIND,
+    CLASS_IDS,
+    VOCABULARY,
+    close,
+    compare_gradients,
+    labels_for,
+    plain_batch,
+    scalar,
+)
+from test_convolution import build_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
+from transformers import AutoModelForSequenceClassification
 
 from tlm_hf import CommitteeForSequenceClassification, TLMForMaskedLM, TLMForSequenceClassification, TLMModel
 
@@ -141,7 +150,7 @@ def test_loading_in_half_precision(build_pair, tmp_path, kind, dtype, fast):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_committee_and_a_convolution_load_in_half_precision(build_pair, tmp_path, dtype):
+def test_a_committee_loads_in_half_precision(build_pair, tmp_path, dtype):
     inputs, _ = plain_batch()
     pairs, rounding = [build_pair("classifier", seed=seed) for seed in range(3)], torch.finfo(dtype).eps
     CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs]).save_pretrained(tmp_path / "all")
@@ -154,17 +163,6 @@ def test_a_committee_and_a_convolution_load_in_half_precision(build_pair, tmp_pa
     assert float((found.logits.softmax(-1) - expected).abs().max()) <= 5 * rounding
     committee.train()(**inputs, labels=CLASS_IDS[:3]).loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in committee.parameters() if parameter.grad is not None)
-
-    exact = build_model(TLMForMaskedLM, [[3, 3], [3, 3]])
-    exact.save_pretrained(tmp_path / "convolution")
-    ours = TLMForMaskedLM.from_pretrained(tmp_path / "convolution", dtype=dtype)
-    stock = BertForMaskedLM(BertConfig(**TINY)).eval()
-    stock.load_state_dict(exact.state_dict(), strict=False)
-    states = plain_front_end(exact.bert.front_end, stock.bert.embeddings(inputs["input_ids"]))
-    expected = stock.cls(stock.bert.encoder(states).last_hidden_state)
-    found = ours(inputs["input_ids"]).logits
-    assert found.dtype == dtype
-    assert float((found - expected).abs().max()) <= 5 * rounding * float(expected.abs().max())
 
 
 # ---- activation checkpointing
@@ -281,23 +279,6 @@ def test_compiled_convolution(model_class, training):
         assert training == (not torch.equal(expected, build_model(model_class, KERNELS).get_buffer(name)))
 
 
-def test_compiled_dropout_and_autocast(build_pair):
-    inputs, labels = batch_of(3, 10)
-    fields = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
-    dropping, _ = build_pair("masked_lm", num_hidden_layers=2, **fields)
-    compiled, _ = counted(dropping.train())
-    losses = [compiled(**inputs, labels=labels, num_predictions=most(labels)).loss for _ in range(3)]
-    losses[0].backward()
-    assert len({float(loss.detach()) for loss in losses}) == 3  # new masks at every call
-    assert all(parameter.grad.isfinite().all() for parameter in dropping.parameters())
-    ours, stock = build_pair("masked_lm", num_hidden_layers=2)
-    compiled, _ = counted(ours.train())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = compiled(**inputs, labels=labels, num_predictions=most(labels)).loss
-        expected = stock.train()(**inputs, labels=labels).loss
-    torch.testing.assert_close(found.float(), expected.float(), atol=2e-2, rtol=2e-2)
-
-
 @pytest.mark.parametrize("kind", ["masked_lm", "classifier"])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, NEEDS_COMPILER])])
 def test_compiled_backward(build_pair, kind, backend):
@@ -310,20 +291,6 @@ def test_compiled_backward(build_pair, kind, backend):
     ours.eval()
     with torch.no_grad():
         close(compiled(**inputs).logits, stock.eval()(**inputs).logits)
-
-
-@pytest.mark.slow
-@NEEDS_COMPILER
-def test_flex_attention_is_for_inference_on_a_cpu(build_pair):
-    """Its kernel is compiled; torch has no backward pass of it there."""
-    inputs, _ = batch_of(3, 10)
-    ours, stock = build_pair("classifier")
-    for model in (ours, stock):
-        model.set_attn_implementation("flex_attention")
-    with torch.no_grad():
-        close(ours(**inputs).logits, stock(**inputs).logits)
-    with pytest.raises(NotImplementedError, match="backward on CPU"):
-        ours.train()(**inputs, labels=CLASS_IDS[:3])
 
 
 # ---- torch.export

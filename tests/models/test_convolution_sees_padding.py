@@ -118,18 +118,6 @@ def test_training_is_plain_batch_norm_over_all_positions(fast, extra):
     close(first.batch_norm.running_mean, mean)
 
 
-def test_recorded_states_have_the_callers_length():
-    model = build(attn_implementation="eager")
-    stock = stock_around(model)
-    batch, _ = padded_batch([9, 4, 6], 9)
-    with torch.no_grad():
-        outputs = model(**batch, output_hidden_states=True, output_attentions=True)
-        expected = by_hand(stock, model.bert.front_end, **batch)
-        close(outputs.hidden_states[-1], expected[:, :9])
-        assert {tuple(states.shape) for states in outputs.hidden_states} == {(3, 9, TINY["hidden_size"])}
-        assert {tuple(weights.shape) for weights in outputs.attentions} == {(3, TINY["num_attention_heads"], 9, 9)}
-
-
 def test_any_length_is_compiled_and_exported():
     model = build(TLMForSequenceClassification)
     stock = stock_around(model)

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from transformers import BertTokenizer
 
-from tlm_hf import CommitteeForSequenceClassification
+from tlm_hf import CommitteeConfig, CommitteeForSequenceClassification
 
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
 join = CommitteeForSequenceClassification.from_members
@@ -95,6 +95,7 @@ def test_impossible_choices_are_refused(pairs, one_sentence):
         (lambda: committee.resize_token_embeddings(99), "cannot resize its embeddings"),
         (lambda: join("folder"), "takes a list of members"),
         (lambda: join([3]), "Member 0 is a int"),
+        (lambda: CommitteeForSequenceClassification(CommitteeConfig()), "at least one member"),
     ):
         with pytest.raises(ValueError, match=sentence) as caught:
             choose()
@@ -190,3 +191,20 @@ def test_a_broken_folder_is_named(pairs, tmp_path, one_sentence, break_it, reaso
 def change_config(folder, **fields):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+@torch.no_grad()
+def test_folders_take_the_options_of_from_pretrained(pairs, ids, tmp_path):
+    """A folder that exists is a folder, whatever its name."""
+    folders = [save(ours, tmp_path / f"run@{place}" / "inner") for place, (ours, _) in enumerate(pairs)]
+    expected = torch.stack([stock(ids).logits for _, stock in pairs], dim=1)
+    torch.testing.assert_close(join(folders)(ids).member_logits, expected, atol=1e-5, rtol=1e-5)
+    outer = [str(tmp_path / f"run@{place}") for place in range(3)]
+    torch.testing.assert_close(join(outer, subfolder="inner")(ids).member_logits, expected, atol=1e-5, rtol=1e-5)
+    half = join(folders, dtype=torch.bfloat16, device_map="cpu")
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(half(ids).member_logits.float(), expected, atol=0.1, rtol=0.1)
+    with pytest.raises(TypeError, match="takes no 'member_weights'"):
+        join(folders, member_weights=[1.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=r"Member 0, .*run@9.*neither a folder nor a Hub name"):
+        join([str(tmp_path / "run@9")])

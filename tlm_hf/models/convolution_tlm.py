@@ -1,16 +1,5 @@
-# Copyright 2026 The tlm_hf contributors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
+# SPDX-License-Identifier: Apache-2.0
 """Convolution front-end of the paper's variants, correct under padding and in several processes.
 
 This file travels to the Hub as remote code; it needs torch only. The embedding output (batch, sequence, hidden) is
@@ -36,42 +25,28 @@ def pad_inputs(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """Pad on the right to `config.max_position_embeddings`, for a front-end that sees padding (`conv_sees_padding`).
 
-    Args:
-        config: names the length and the pad token.
-        word_embeddings: gives the pad token's vector where `inputs_embeds` are padded.
-        input_ids: int64 (batch, sequence) or None; continued with the pad token.
-        token_type_ids: int64 (batch or 1, sequence) or None; continued with 0.
-        position_ids: int64 (batch or 1, sequence) or None; each added position bears its own number.
-        inputs_embeds: (batch, sequence, hidden) or None.
+    The arguments are those of `TLMModel.forward`, not longer than that; `word_embeddings` gives the pad token's vector
+    where `inputs_embeds` are padded. Ids continue with the pad token, token types with 0, positions with their numbers.
 
     Returns:
         The last four in their order, None where they were None.
-
-    Raises:
-        ValueError: when the text is longer than `config.max_position_embeddings`.
     """
-    tokens = input_ids if inputs_embeds is None else inputs_embeds
-    if tokens is None or config.pad_token_id is None:
-        raise ValueError("A front-end that sees padding needs input_ids or inputs_embeds, and a pad_token_id.")
+    tokens: Any = input_ids if inputs_embeds is None else inputs_embeds
     batch, length, longest = tokens.shape[0], tokens.shape[1], config.max_position_embeddings
-    if length > longest:
-        raise ValueError(
-            f"The input has {length} tokens but max_position_embeddings is {longest}: "
-            f"truncate it (tokenizer(..., truncation=True, max_length={longest}))."
-        )
     # Always `longest` more, then cut: torch.export would hold on to how many (longest - length) there were.
-    pad_ids = torch.full((batch, longest), config.pad_token_id, dtype=torch.long, device=tokens.device)
-    if input_ids is not None:
-        input_ids = torch.cat([input_ids, pad_ids], dim=1)[:, :longest]
+    pad_ids = torch.full((batch, longest), config.pad_token_id or 0, dtype=torch.long, device=tokens.device)
+
+    def extend(values: torch.Tensor | None, added: torch.Tensor) -> torch.Tensor | None:
+        return None if values is None else torch.cat([values, added], dim=1)[:, :longest]
+
+    input_ids = extend(input_ids, pad_ids)
     if inputs_embeds is not None:
-        added = word_embeddings(pad_ids).to(inputs_embeds.dtype)
-        inputs_embeds = torch.cat([inputs_embeds, added], dim=1)[:, :longest]
+        inputs_embeds = extend(inputs_embeds, word_embeddings(pad_ids).to(inputs_embeds.dtype))
     if token_type_ids is not None:
-        added = token_type_ids.new_zeros((token_type_ids.shape[0], longest))
-        token_type_ids = torch.cat([token_type_ids, added], dim=1)[:, :longest]
+        token_type_ids = extend(token_type_ids, token_type_ids.new_zeros((token_type_ids.shape[0], longest)))
     if position_ids is not None:
         added = torch.arange(length, length + longest, device=position_ids.device).expand(position_ids.shape[0], -1)
-        position_ids = torch.cat([position_ids, added], dim=1)[:, :longest]
+        position_ids = extend(position_ids, added)
     return input_ids, token_type_ids, position_ids, inputs_embeds
 
 
@@ -80,36 +55,23 @@ def process_count() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-class SumOverProcesses(torch.autograd.Function):
-    """Sum of a tensor over all processes, on any backend; so its gradient is the sum of all processes' gradients."""
+def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over all processes, on any backend; its gradient is the sum of all processes' gradients."""
+    from torch.distributed.nn.functional import all_reduce  # not in builds without torch.distributed
 
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        """Same shape in every process."""
-        total = values.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        """The sum enters every process's loss."""
-        total = gradients[0].clone()
-        distributed.all_reduce(total)
-        return total
+    return all_reduce(values)
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics leave padding out and cover the batches of all processes.
 
-    Weights and buffers are `nn.BatchNorm2d`'s. Mean and variance are taken in float32 at least, over the token
-    positions of the *whole* batch: where torch.distributed runs several processes (gloo on a CPU, nccl on GPUs; torch's
-    SyncBatchNorm is for GPUs only), count and sum, then the centred squares, are summed over the default process group,
-    and so are their gradients. After DistributedDataParallel has averaged the parameters' gradients, they are those of
-    one process with the whole batch. The running statistics come out equal in every process, so that the buffers which
-    DistributedDataParallel broadcasts from rank 0 change nothing.
+    Mean and variance are taken in float32 at least, over the token positions of the *whole* batch: with several
+    processes (gloo or nccl; torch's SyncBatchNorm is for GPUs only), count and sum, then the centred squares, and their
+    gradients, are summed over the default process group. After DistributedDataParallel has averaged the parameters'
+    gradients, they are those of one process with the whole batch, and the running statistics are equal everywhere.
 
-    Every process must run the same training passes, forward and backward. Where they do not (each trains a model of
-    its own), set `synchronise` to False: statistics are then each process's own, and rank 0's are the ones saved.
+    Every process must run the same training passes, forward and backward. Where each trains another model, set
+    `synchronise` to False: statistics are then each process's own, and rank 0's are the ones saved.
     """
 
     synchronise: bool = True
@@ -123,9 +85,9 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Normalise (batch, channels, sequence, hidden); `mask` (batch, 1, sequence, 1) is 1 for tokens, 0 for padding.
 
-        In training mean and variance are taken over token positions alone (all positions when `mask` is None) and
-        folded into the running statistics; in evaluation the running statistics are used, so no text depends on its
-        neighbours. The result has the type of `states`.
+        In training mean and variance are those of the token positions (of all positions without a mask), and update the
+        running statistics; in evaluation the running statistics are used, so no text depends on its neighbours. The
+        result has the type of `states`.
         """
         across = self.training and self.synchronise and process_count() > 1
         if not self.training or (mask is None and not across):
@@ -136,13 +98,13 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         mask = mask.to(values.dtype)
         totals = torch.cat([(values * mask).sum(dim=(0, 2, 3)), mask.sum()[None]])
         if across:
-            totals = SumOverProcesses.apply(totals)
+            totals = sum_over_processes(totals)
         count = (totals[-1] * states.shape[-1]).clamp(min=1)
         mean = totals[:-1] / count
         centred = (values - mean[:, None, None]) * mask
         squares = centred.square().sum(dim=(0, 2, 3))
         if across:
-            squares = SumOverProcesses.apply(squares)
+            squares = sum_over_processes(squares)
         variance = squares / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)

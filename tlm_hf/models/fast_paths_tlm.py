@@ -1,26 +1,15 @@
-# Copyright 2026 The tlm_hf contributors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
+# SPDX-License-Identifier: Apache-2.0
 """Exact fast paths: the same function as stock BERT, to rounding, with less arithmetic and less memory traffic.
 
 This file travels to the Hub as remote code; it needs torch only. Notation: hidden size h, sequence length T, heads H,
-head size d = h/H, vocabulary V, n positions of a text that are read ("queries"). Everything here is taken when
-`config.use_fast_path` and the conditions named below hold; otherwise the plain path runs.
+head size d = h/H, vocabulary V, n positions of a text that are read ("queries"). A path is taken when
+`config.use_fast_path` and its own conditions hold; otherwise the plain path runs.
 
-1. Reduced last layer. The queries, the attention output, the feed-forward block and both LayerNorms act on each
-   position alone, so in the last layer they are computed only where the head reads: at the n masked positions in
-   masked-language-model training (about 15% of T), at [CLS] for classification. Keys and values are needed at all T.
-   Conditions: no hidden states or attentions asked for, a mask that is the same for every query (2-d), eager or sdpa.
+1. Reduced last layer. Queries, attention output, feed-forward block and LayerNorms act on each position alone, so the
+   last layer computes them only where the head reads: at the n masked positions in masked-language-model training
+   (about 15% of T), at [CLS] for classification. Keys and values are needed at all T. Conditions: no hidden states or
+   attentions asked for, a mask that is the same for every query (2-d), eager or sdpa.
 
 2. Absorbed keys and values (`absorbed_attention`). With x_t the layer's input at t, W_k,h and W_v,h the (d, h) blocks
    of head h, and q_h the query of a head,
@@ -28,30 +17,26 @@ head size d = h/H, vocabulary V, n positions of a text that are read ("queries")
        score_t   = q_h . (W_k,h x_t + b_k,h)          = (W_k,h^T q_h) . x_t + q_h . b_k,h = u_h . x_t + const
        context_h = sum_t a_t (W_v,h x_t + b_v,h)      = W_v,h (sum_t a_t x_t) + b_v,h sum_t a_t
 
-   so two h x h projections of T tokens become nH vectors u_h of size h, and as many pooled inputs. The constant is the
-   same for all t and drops out of the softmax; it is kept where gradients are taken, since the stock bias has one (0 to
-   rounding). sum_t a_t is 1 only without attention dropout. Multiply-adds of a text: 2 n h^2 + 2 n H T h in place of
-   2 T h^2 + 2 n T h for keys, values and what is done with them; taken when that is less (`is_absorbed`). Conditions: a
-   reduced last layer, and `key` and `value` plain `nn.Linear` (not a LoRA or quantised layer, no hooks on them). On a
-   CPU texts with different n are multiplied one by one, so that none is filled up (`is_ragged`).
+   so two h x h projections of T tokens become nH vectors u_h of size h, and as many pooled inputs. The constant drops
+   out of the softmax, but gets a gradient (0 to rounding) as stock's does; sum_t a_t is 1 only without attention
+   dropout. Conditions: a reduced last layer, plain `key` and `value` (no adapter, quantised weights or hooks), fewer
+   multiply-adds (`is_absorbed`). On a CPU each text is multiplied alone, without padding to the largest n.
 
 3. Constant query. In a one-layer encoder without convolution the input at [CLS] is LayerNorm(word[CLS] + position[0] +
-   type[0]): the same row for every text that starts alike. Then one query, and one u_h, serve the batch. Conditions:
-   one position read of each text, the rows found equal (whatever made them so: `rows_are_equal` compares them), `query`
-   plain, a CPU, and no gradient wanted (each text's row must get its own). Reading the data would break a graph, so
-   torch.compile and torch.export take a query for each text.
+   type[0]), the same row for every text that starts alike, so one query and one u_h serve the batch. Conditions: one
+   position read of each text, equal rows (`rows_are_equal` compares them), a plain `query`, a CPU, no gradient (each
+   text's row must get its own), no torch.compile, torch.export or tracing (reading the data would break the graph).
 
-4. `sixteen_bit_dropout`. On a CPU torch draws a number for each element (`aten::bernoulli_`), one after the other;
-   here 16 random bits decide, four elements a draw. The probability is rounded to 1/65536 and the scale is the rounded
-   probability's, so the expectation is exact in float32 (in half precision the scale is rounded, as torch's is).
-   Another stream of random numbers than torch's, the same distribution.
+4. `sixteen_bit_dropout`. On a CPU torch draws a number for each element; here 16 random bits decide. The probability is
+   rounded to 1/65536 and the scale is the rounded probability's, so the expectation is exact in float32. The random
+   stream differs from torch's.
 
-5. `MaskedLMLoss`. Decoder and cross-entropy as one function that takes softmax and its gradient in one pass, and the
-   gradient of the tied word embedding as decoder part plus the rows that were read, without a second (V, h) matrix.
-   CPU, tied or not, `nn.Linear` decoder with a bias; there is no second gradient (`create_graph=True`, `torch.func`).
+5. `MaskedLMLoss`. Decoder and cross-entropy as one function that takes softmax and its gradient in one pass; the tied
+   word embedding's gradient is the decoder's part plus the rows that were read, without a second (V, h) matrix.
+   Conditions: a CPU, a plain decoder with a bias, no second gradient (`create_graph=True`, `torch.func`).
 
-6. `narrowed`. In training under autocast on a CPU the states between the layers are in autocast's dtype too. This one
-   is not exact beyond that dtype; float32 training is untouched.
+6. `narrowed`. In training under autocast on a CPU the states between the layers have autocast's dtype too. This is not
+   exact beyond that dtype; float32 training is untouched.
 """
 
 from typing import Any, NamedTuple
@@ -69,45 +54,64 @@ class Queries(NamedTuple):
 
     Args:
         positions: int64 (batch, n).
-        is_query: bool (batch, n): keep these slots alone and flatten; None keeps all as (batch, n).
+        is_query: bool (batch, n), False in the slots that fill up shorter rows, which are dropped: the result is flat;
+            None keeps every slot.
     """
 
     positions: torch.Tensor
     is_query: torch.Tensor | None = None
 
 
-def pack_positions(selected: torch.Tensor, num_predictions: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gather the selected positions of each row at its front, in order.
-
-    Args:
-        selected: bool, (batch, sequence).
-        num_predictions: width n of the result, for static shapes; None for the largest count of a row (at least 1).
+def select_labelled(labels: torch.Tensor, num_predictions: int | None) -> tuple[Queries, torch.Tensor]:
+    """Choose the labelled positions (those that are not `IGNORE_INDEX`) of int64 `labels` (batch, sequence), in order.
 
     Returns:
-        positions: int64, (batch, n).
-        is_query: bool, (batch, n), False at the slots that only fill up shorter rows; so
-            `values.gather(1, positions)[is_query]` equals `values[selected]`.
+        The queries, and their labels: (batch, num_predictions), labelled ones first, for static shapes; or flat
+        (count,) without `num_predictions`.
+
+    Raises:
+        ValueError: a row has more labels than `num_predictions` (a compiled model cannot tell).
     """
+    selected = labels != IGNORE_INDEX
     counts = selected.sum(dim=1)
-    queries = max(int(counts.max()), 1) if num_predictions is None else num_predictions
-    positions = torch.argsort(selected.to(torch.uint8), dim=1, descending=True, stable=True)[:, :queries]
+    slots = num_predictions
+    if slots is None:
+        slots = max(int(counts.max()), 1)
+    elif not torch.compiler.is_compiling() and int(counts.max()) > slots:
+        raise ValueError(f"A row has {int(counts.max())} labels but num_predictions is {slots}: raise it.")
+    positions = torch.argsort(selected.to(torch.uint8), dim=1, descending=True, stable=True)[:, :slots]
+    if num_predictions is not None:
+        return Queries(positions), labels.gather(1, positions)
     is_query = torch.arange(positions.shape[1], device=selected.device) < counts[:, None]
-    return positions, is_query
+    return Queries(positions, is_query), labels[selected]
+
+
+def read_rows(hidden_states: torch.Tensor, queries: Queries) -> torch.Tensor:
+    """The rows of (batch, sequence, hidden) at the queries: (batch, n, hidden), or (is_query.sum(), hidden)."""
+    if queries.is_query is None:
+        return hidden_states.gather(1, queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1]))
+    starts = torch.arange(hidden_states.shape[0], device=hidden_states.device)[:, None] * hidden_states.shape[1]
+    return hidden_states.flatten(0, 1).index_select(0, (queries.positions + starts)[queries.is_query])
+
+
+def count_rows(queries: Any) -> list[int]:
+    """How many flat rows each text has, in order."""
+    return queries.is_query.sum(dim=1).tolist()
 
 
 def rows_are_equal(states: torch.Tensor) -> bool:
-    """Whether every text of (batch, n, hidden) has the same rows, so that one query serves all (n = 1, no gradient).
+    """Whether every text of (batch, n, hidden) has the same rows, so that one query serves all (section 3).
 
     False where reading them would cost a transfer (an accelerator) or a branch in a graph (compile, export, trace).
     """
-    read = states.shape[0] > 1 and states.shape[1] == 1 and states.device.type == "cpu"
-    if not read or states.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    readable = states.shape[0] > 1 and states.shape[1] == 1 and states.device.type == "cpu"
+    if not readable or states.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return bool((states == states[:1]).all())
 
 
 def is_bare(*modules: nn.Module) -> bool:
-    """Whether nothing stands around the modules: no hook, no `forward` of their own (Accelerate's offloading)."""
+    """Whether the modules have no hooks and no replaced `forward` (Accelerate's offloading)."""
     return not any(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -119,20 +123,14 @@ def is_bare(*modules: nn.Module) -> bool:
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
-    """Whether the module is exactly of this kind on plain weights, so that reading its weight is calling it.
-
-    Not one with hooks, an adapter or quantised weights, nor one whose `forward` was replaced.
-    """
+    """Whether reading the module's weight is calling it: exactly this kind, no adapter, quantised weights or hooks."""
     return type(module) is kind and type(module.weight) in (nn.Parameter, torch.Tensor) and is_bare(module)
 
 
 def is_absorbed(attention: Any, queries: int, length: int) -> bool:
     """Whether `absorbed_attention` is possible and needs fewer multiply-adds than projecting keys and values.
 
-    Args:
-        attention: a `TLMSelfAttention`.
-        queries: n, positions read of each text.
-        length: T, positions of each text.
+    `attention` is a `TLMSelfAttention`; `queries` of `length` positions of each text are read.
     """
     if not (is_plain(attention.key) and is_plain(attention.value)):
         return False
@@ -143,18 +141,11 @@ def is_absorbed(attention: Any, queries: int, length: int) -> bool:
     return absorbed < projected
 
 
-def is_ragged(attention: Any, queries: Queries, hidden_states: torch.Tensor) -> bool:
+def is_ragged(attention: Any, hidden_states: torch.Tensor, queries: Queries) -> bool:
     """Whether keys and values are absorbed text by text: on a CPU, where a small product each costs no more."""
     eager = hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
     absorbed = is_absorbed(attention, queries.positions.shape[1], hidden_states.shape[1])
     return eager and absorbed and queries.is_query is not None
-
-
-def read_rows(queries: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
-    """The rows of (batch, sequence, hidden) at the real queries, text after text (rows, hidden), and their counts."""
-    starts = torch.arange(hidden_states.shape[0])[:, None] * hidden_states.shape[1]
-    rows = hidden_states.flatten(0, 1).index_select(0, (queries.positions + starts)[queries.is_query])
-    return rows, queries.is_query.sum(dim=1).tolist()
 
 
 def absorbed_attention(
@@ -164,7 +155,7 @@ def absorbed_attention(
     attention_mask: torch.Tensor | None,
     counts: list[int] | None = None,
 ) -> torch.Tensor:
-    """Attend without projecting keys and values (section 2 of this file's head).
+    """Attend without projecting keys and values (section 2).
 
     Args:
         attention: a `TLMSelfAttention` with plain `key` and `value`.
@@ -193,11 +184,7 @@ def absorbed_attention(
         scores = torch.einsum("bnhc,btc->bnht", absorbed, hidden_states)
     if torch.is_grad_enabled() and key.bias is not None and key.bias.requires_grad:
         scores = scores + (query * key.bias.unflatten(0, (-1, head_size))).sum(dim=-1, keepdim=True)
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    elif attention_mask is not None:
-        scores = scores + attention_mask
-    weights = attention.dropout(scores.softmax(dim=-1))
+    weights = attention.dropout(add_mask(scores, attention_mask).softmax(dim=-1))
     if counts is not None:
         pooled = _TextProduct.apply(weights.flatten(0, 1), hidden_states, sizes, False).unflatten(0, absorbed.shape[:2])
     else:
@@ -212,8 +199,17 @@ def absorbed_attention(
     return context.flatten(-2)
 
 
+def add_mask(scores: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Mask scores (..., sequence) by None, a bool mask (True where attended), or one that is added."""
+    if attention_mask is None:
+        return scores
+    if attention_mask.dtype == torch.bool:
+        return scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    return scores + attention_mask
+
+
 class _TextProduct(torch.autograd.Function):
-    """Each text's own rows times its matrix: texts with more and with fewer rows need no filling up.
+    """Each text's own rows times its matrix, without padding texts of fewer rows.
 
     rows (all, k), matrices (batch, sequence, hidden), sizes (rows of each text): rows_b @ matrix_b^T (all, sequence)
     where `transposed` and k = hidden, else rows_b @ matrix_b (all, hidden) with k = sequence.
@@ -239,44 +235,12 @@ class _TextProduct(torch.autograd.Function):
         refuse_second_gradient()
         rows, matrices = ctx.saved_tensors
         of_rows, of_matrices = torch.empty_like(rows), torch.empty_like(matrices)
-        parts = zip(
-            gradient.to(rows.dtype).split(ctx.sizes), rows.split(ctx.sizes), matrices, of_rows.split(ctx.sizes),
-            of_matrices, strict=True,
-        )  # fmt: skip
-        for change, part, matrix, of_part, of_matrix in parts:
+        flat = [tensor.split(ctx.sizes) for tensor in (gradient.to(rows.dtype), rows, of_rows)]
+        for change, part, of_part, matrix, of_matrix in zip(*flat, matrices, of_matrices, strict=True):
             torch.mm(change, matrix if ctx.transposed else matrix.t(), out=of_part)
-            torch.mm(*((change.t(), part) if ctx.transposed else (part.t(), change)), out=of_matrix)
+            left, right = (change, part) if ctx.transposed else (part, change)
+            torch.mm(left.t(), right, out=of_matrix)
         return of_rows.to(ctx.dtypes[0]), of_matrices.to(ctx.dtypes[1]), None, None
-
-
-def dropout(states: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-    """Zero elements with `probability` in training and scale the rest up; on a CPU by `sixteen_bit_dropout`."""
-    is_drawn = training and 0 < round(probability * 65536) < 65536
-    if is_drawn and states.device.type == "cpu" and not torch.compiler.is_compiling():
-        return sixteen_bit_dropout(states, probability)
-    return nn.functional.dropout(states, probability, training)
-
-
-def sixteen_bit_dropout(states: torch.Tensor, probability: float) -> torch.Tensor:
-    """Dropout decided by 16 random bits an element, from torch's generator (section 4 of this file's head)."""
-    dropped = round(probability * 65536)
-    words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64, device=states.device)
-    bits = words.random_(-(2**63), None).view(torch.int16)[: states.numel()].view(states.shape)
-    # The mask in the states' own type: a product with bool would convert it in both passes.
-    return states * (bits >= dropped - 32768).to(states.dtype).mul_(65536 / (65536 - dropped))
-
-
-class TLMDropout(nn.Dropout):
-    """`nn.Dropout` by `dropout` above, or torch's own with `config.use_fast_path = False`."""
-
-    def __init__(self, probability: float, config: Any) -> None:
-        super().__init__(probability)
-        self.config = config
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Any shape to the same shape."""
-        # CODEPATH: a user's switch, on in every checkpoint of ours; both sides are equal to rounding.
-        return dropout(states, self.p, self.training) if self.config.use_fast_path else super().forward(states)
 
 
 def refuse_second_gradient() -> None:
@@ -287,56 +251,59 @@ def refuse_second_gradient() -> None:
         )
 
 
-def loss_is_fused(decoder: nn.Module) -> bool:
-    """Whether `MaskedLMLoss` may stand in for decoder and cross-entropy: CPU, plain decoder, gradients wanted."""
-    return (
-        is_plain(decoder)
-        and decoder.bias is not None
-        and decoder.weight.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-    )
+def sixteen_bit_dropout(states: torch.Tensor, probability: float) -> torch.Tensor:
+    """Dropout decided by 16 random bits an element, from torch's generator (section 4)."""
+    dropped = round(probability * 65536)
+    words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64, device=states.device)
+    bits = words.random_(-(2**63), None).view(torch.int16)[: states.numel()].view(states.shape)
+    # The mask in the states' own type: a product with bool would convert it in both passes.
+    return states * (bits >= dropped - 32768).to(states.dtype).mul_(65536 / (65536 - dropped))
 
 
-def sum_masked_lm_loss(
-    decoder: nn.Linear, hidden_states: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode and take the cross-entropy.
+class TLMDropout(nn.Dropout):
+    """`nn.Dropout`, in training on a CPU by `sixteen_bit_dropout`."""
 
-    Args:
-        decoder: (vocab_size, hidden), plain (`loss_is_fused`).
-        hidden_states: (positions, hidden).
-        labels: int64 (positions,), each a token id.
+    def __init__(self, probability: float, config: Any) -> None:
+        super().__init__(probability)
+        self.config = config
 
-    Returns:
-        The sum of the cross-entropies in nats (float32 scalar), and the logits (positions, vocab_size).
-    """
-    return MaskedLMLoss.apply(hidden_states, decoder.weight, decoder.bias, labels)
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Any shape to the same shape."""
+        on_cpu = states.device.type == "cpu" and not torch.compiler.is_compiling()
+        # CODEPATH: a user's switch, on in every checkpoint of ours; both sides are equal to rounding.
+        if self.config.use_fast_path and on_cpu and self.training and 0 < round(self.p * 65536) < 65536:
+            return sixteen_bit_dropout(states, self.p)
+        return super().forward(states)
 
 
 class MaskedLMLoss(torch.autograd.Function):
-    """Decoder and summed cross-entropy (section 5 of this file's head); float32 sums over logits of any dtype."""
+    """Decoder and summed cross-entropy (section 5); float32 sums over logits of any dtype."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `sum_masked_lm_loss`; under autocast the products are taken in its dtype."""
+        """Decode (positions, hidden) by weight (vocab_size, hidden) and bias; `labels` (positions,) are token ids.
+
+        Returns the sum of the cross-entropies in nats (float32 scalar), and the logits (positions, vocab_size). Under
+        autocast the products are taken in its dtype.
+        """
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
         ctx.dtypes = hidden_states.dtype, weight.dtype
         ctx.set_materialize_grads(False)  # the logits seldom get a gradient, and zeros would be as large as they are
         hidden_states, weight = hidden_states.to(dtype), weight.to(dtype)
         logits = torch.addmm(bias.to(dtype), hidden_states, weight.t())
         probability = torch.empty_like(logits)
-        losses, rows = [], 0
-        for part, out in zip(_parts(logits), _parts(probability), strict=True):
-            here = labels[rows : (rows := rows + len(part)), None]
+        rows = max(1, LOGITS_AT_ONCE // logits.shape[1])
+        losses = []
+        pieces = (logits.split(rows), probability.split(rows), labels[:, None].split(rows))
+        for part, out, targets in zip(*pieces, strict=True):
             exact = part.float()
             softmax = exact.softmax(dim=1)
             # log-sum-exp from the largest logit and its probability, which cannot underflow.
             log_total = exact.amax(dim=1, keepdim=True) - softmax.amax(dim=1, keepdim=True).log()
-            losses.append(log_total - exact.gather(1, here))
-            out.copy_(softmax.scatter_add_(1, here, torch.full_like(log_total, -1.0)))
+            losses.append(log_total - exact.gather(1, targets))
+            out.copy_(softmax.scatter_add_(1, targets, torch.full_like(log_total, -1.0)))
         ctx.save_for_backward(hidden_states, weight, probability)
         return torch.cat(losses).sum(), logits
 
@@ -364,9 +331,23 @@ class MaskedLMLoss(torch.autograd.Function):
         )
 
 
-def _parts(logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Views of a few rows each, `LOGITS_AT_ONCE` elements at most (one row at least)."""
-    return logits.split(max(1, LOGITS_AT_ONCE // logits.shape[1]))
+def loss_is_fusable(decoder: nn.Module) -> bool:
+    """Whether `MaskedLMLoss` may replace decoder and cross-entropy (section 5)."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch.is_grad_enabled()
+        and is_plain(decoder)
+        and decoder.bias is not None
+        and decoder.weight.device.type == "cpu"
+    )
+
+
+def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Linear) -> bool:
+    """Whether the gradient of `embedding` may be its rows alone (sparse), to be added to the decoder's dense one.
+
+    The decoder must be the same matrix, read in the same pass; the optimizer sees a dense sum.
+    """
+    return decoder.weight is embedding.weight and is_plain(embedding, nn.Embedding)
 
 
 def narrowed(states: torch.Tensor, config: Any, training: bool) -> torch.Tensor:
@@ -375,16 +356,3 @@ def narrowed(states: torch.Tensor, config: Any, training: bool) -> torch.Tensor:
     if config.use_fast_path and training and states.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return states.to(torch.get_autocast_dtype("cpu"))
     return states
-
-
-def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Module | None) -> bool:
-    """Whether the gradient of `embedding` may be its rows alone (sparse), to be added to the decoder's dense one.
-
-    That needs a decoder which is the same matrix and is read in the same pass; the optimizer sees a dense sum.
-    """
-    return (
-        decoder is not None
-        and decoder.weight is embedding.weight
-        and is_plain(embedding, nn.Embedding)
-        and embedding.weight.device.type == "cpu"
-    )

@@ -1,16 +1,5 @@
-# Copyright 2026 The tlm_hf contributors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
+# SPDX-License-Identifier: Apache-2.0
 """Building blocks of the encoder: embeddings, attention, feed-forward, pooler and language-model head.
 
 This file travels to the Hub as remote code; it needs torch and transformers only. Module and weight names are stock
@@ -31,6 +20,8 @@ from .fast_paths_tlm import (
     Queries,
     TLMDropout,
     absorbed_attention,
+    add_mask,
+    count_rows,
     is_absorbed,
     is_plain,
     is_ragged,
@@ -72,15 +63,9 @@ class TLMEmbeddings(nn.Module):
             hidden_states = nn.functional.embedding(input_ids, words.weight, words.padding_idx, sparse=True)
         else:
             hidden_states = words(input_ids)
-        length, longest = hidden_states.shape[1], self.position_embeddings.weight.shape[0]
         if position_ids is None:
-            if length > longest:
-                raise ValueError(
-                    f"The input has {length} tokens but max_position_embeddings is {longest}: "
-                    f"truncate it (tokenizer(..., truncation=True, max_length={longest}))."
-                )
             # Made here, not kept as a buffer: non-persistent buffers come back as garbage from a meta-device load.
-            position_ids = torch.arange(length, device=hidden_states.device)[None]
+            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
         if token_type_ids is None and is_plain(self.token_type_embeddings, nn.Embedding):
             token_types = self.token_type_embeddings.weight[0]
         else:
@@ -88,11 +73,6 @@ class TLMEmbeddings(nn.Module):
             token_types = self.token_type_embeddings(types)
         hidden_states = hidden_states + token_types + self.position_embeddings(position_ids)
         return self.dropout(self.LayerNorm(hidden_states))
-
-
-def all_attend(attention_mask: torch.Tensor | None) -> bool:
-    """Whether each query of a bool mask (..., queries, sequence) may attend somewhere."""
-    return attention_mask is None or bool(attention_mask.any(dim=-1).all())
 
 
 def eager_attention_forward(
@@ -107,11 +87,7 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend over (batch, heads, sequence, head_size); returns (batch, sequence, heads, head_size) and weights."""
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    elif attention_mask is not None:
-        scores = scores + attention_mask
-    weights = module.dropout(scores.softmax(dim=-1))
+    weights = module.dropout(add_mask(scores, attention_mask).softmax(dim=-1))
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
@@ -120,11 +96,6 @@ class TLMSelfAttention(nn.Module):
 
     def __init__(self, config: TLMConfig) -> None:
         super().__init__()
-        if config.hidden_size % config.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {config.hidden_size} is not divisible by num_attention_heads "
-                f"{config.num_attention_heads}: choose a multiple of it."
-            )
         self.config = config
         self.head_size = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_size**-0.5
@@ -139,7 +110,7 @@ class TLMSelfAttention(nn.Module):
         return states.view(*states.shape[:-1], -1, self.head_size).transpose(1, 2)
 
     def implementation(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> str | None:
-        """The attention backend, with eager in place of sdpa where that is slower: in training on a CPU.
+        """The attention backend, with eager in place of sdpa in training on a CPU, where it is no slower.
 
         There sdpa has no kernel with dropout, and its kernel without took 3 times eager's time in bfloat16 (sequence
         128, forward and backward), as long in float32.
@@ -152,8 +123,9 @@ class TLMSelfAttention(nn.Module):
         if not (chosen == "sdpa" and trains and short) or not self.config.use_fast_path:
             return chosen
         # Of a text that is all padding sdpa makes 0, eager the mean.
-        is_mask = attention_mask is not None and attention_mask.dtype == torch.bool
-        return chosen if is_mask and not all_attend(attention_mask) else "eager"
+        if attention_mask is not None and attention_mask.dtype == torch.bool and not attention_mask.any(dim=-1).all():
+            return chosen
+        return "eager"
 
     def forward(
         self,
@@ -166,14 +138,12 @@ class TLMSelfAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights.
 
-        `is_reduced` says that the queries are some of the positions (then a batch of one serves every text), so that
-        keys and values may be absorbed; the weights are None then. `counts`: see `absorbed_attention`.
+        `is_reduced` says that the queries are some of the positions (a batch of one serves every text), so that keys
+        and values may be absorbed; the weights are None then. `counts`: see `absorbed_attention`.
         """
-        if counts is not None:
+        if is_reduced and (counts is not None or is_absorbed(self, query_states.shape[1], hidden_states.shape[1])):
             return absorbed_attention(self, query_states, hidden_states, attention_mask, counts), None
         if is_reduced:
-            if is_absorbed(self, query_states.shape[1], hidden_states.shape[1]):
-                return absorbed_attention(self, query_states, hidden_states, attention_mask), None
             query_states = query_states.expand(hidden_states.shape[0], -1, -1)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.implementation(hidden_states, attention_mask), eager_attention_forward
@@ -226,12 +196,11 @@ class TLMAttention(nn.Module):
             return self.output(context, hidden_states)
         # A padding mask is the same for every query, so one row of it serves them all.
         attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
-        if is_ragged(self.self, queries, hidden_states):
-            residual, counts = read_rows(queries, hidden_states)
+        if is_ragged(self.self, hidden_states, queries):
+            residual, counts = read_rows(hidden_states, queries), count_rows(queries)
             context, _ = self.self(residual, hidden_states, attention_mask, is_reduced=True, counts=counts)
             return self.output(context, residual)
-        index = queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1])
-        residual = hidden_states.gather(1, index)
+        residual = read_rows(hidden_states, Queries(queries.positions))
         # An adapter on the query may draw its dropout for each text, or be another one for each text.
         asking = residual[:1] if is_plain(self.self.query) and rows_are_equal(residual) else residual
         context, _ = self.self(asking, hidden_states, attention_mask, is_reduced=True, **kwargs)
@@ -269,17 +238,10 @@ class TLMLayer(GradientCheckpointingLayer):
         queries: Queries | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Transform (batch, sequence, hidden).
+        """Transform (batch, sequence, hidden), or compute the output at the queries only (shapes of `read_rows`).
 
-        Args:
-            hidden_states: (batch, sequence, hidden).
-            attention_mask: what `create_bidirectional_mask` made, or None.
-            queries: compute the output at these positions only.
-            **kwargs: options of the attention backend.
-
-        Returns:
-            (batch, sequence, hidden); (batch, n, hidden) with `queries`; (is_query.sum(), hidden) with
-            `queries.is_query`.
+        `attention_mask` is what `create_bidirectional_mask` made, or None; `kwargs` are options of the attention
+        backend.
         """
         states = self.attention(hidden_states, attention_mask, queries, **kwargs)
         return self.output(self.intermediate(states), states)

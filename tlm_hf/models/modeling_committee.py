@@ -1,16 +1,5 @@
-# Copyright 2026 The tlm_hf contributors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
+# SPDX-License-Identifier: Apache-2.0
 """Soft committee: several independently trained encoders whose class probabilities are averaged.
 
 This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
@@ -30,8 +19,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .combination_committee import CommitteeOutput, combine
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
-from .joining_committee import check_member, check_tokenizers, in_label_order, open_member
-from .modeling_tlm import TLMForSequenceClassification
+from .joining_committee import check_distinct, check_member, check_tokenizers, in_label_order, open_member
+from .modeling_tlm import HUB_OPTIONS, TLMForSequenceClassification
 
 
 class CommitteePreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
@@ -66,57 +55,67 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         members: Sequence[str | os.PathLike | PreTrainedModel],
         temperature: float = 1.0,
         combination: str = "probabilities",
+        *,
+        dtype: torch.dtype | str | None = None,
+        device_map: str | dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> "CommitteeForSequenceClassification":
         """Join fine-tuned classifiers into a committee.
 
         Args:
-            members: folders, Hub names or models (`TLMForSequenceClassification` or stock
-                `BertForSequenceClassification`) of one precision, with one tokenizer and the same labels, matched by
-                name: where their order differs from member 0's, the member's classifier is permuted.
+            members: folders, Hub names (`owner/name`, `owner/name@revision`) or models (`TLMForSequenceClassification`,
+                stock `BertForSequenceClassification`) of one precision, with one tokenizer and the same labels,
+                matched by name: where their order differs from member 0's, the member's classifier is permuted.
             temperature: see `CommitteeConfig`.
             combination: see `CommitteeConfig`.
+            dtype: precision in which folders and Hub names are loaded, as in `from_pretrained`.
+            device_map: where they are put, as in `from_pretrained`.
+            **kwargs: where they are looked for, as in `from_pretrained`: `revision`, `token`, `cache_dir`, `subfolder`,
+                `local_files_only`, `force_download`, `proxies`. A name's own `@revision` comes first.
 
         Returns:
             The committee in evaluation mode; the weights of models passed in are shared, not copied (but for a
             permuted classifier's).
 
         Raises:
-            ValueError: no members, a folder that is broken, a member that is itself a committee, no classifier of one
-                label a text, or the same object as another, labels, tokenizers or precisions that differ; the
-                sentence names the member.
+            ValueError: no members, a broken folder, a member that is itself a committee, no classifier of one label a
+                text, or the same object as another, labels, tokenizers or precisions that differ; it names the member.
+            TypeError: an unknown keyword.
         """
+        unknown = sorted(set(kwargs) - set(HUB_OPTIONS))
+        if unknown:
+            raise TypeError(f"from_members takes no {unknown[0]!r}: give one of {', '.join(HUB_OPTIONS)}.")
         if isinstance(members, str | os.PathLike | PreTrainedModel | dict) or not isinstance(members, Iterable):
             raise ValueError("from_members takes a list of members: put folders, names or models into brackets.")
         members = list(members)
         if not members:
             raise ValueError("A committee needs at least one member, but the list of members is empty.")
-        check_tokenizers(members)
-        models = [open_member(member, position) for position, member in enumerate(members)]
+        loading = {
+            name: value for name, value in {"dtype": dtype, "device_map": device_map}.items() if value is not None
+        }
+        check_tokenizers(members, kwargs)
+        models = [open_member(member, position, kwargs, loading) for position, member in enumerate(members)]
+        check_distinct(members, models)
         for position, model in enumerate(models):
-            if any(model is other for other in models[:position]) or any(
-                members[position] is other for other in members[:position] if isinstance(other, nn.Module)
-            ):
-                raise ValueError(f"Member {position} is the same object as an earlier member: pass each model once.")
             check_member(model, position, models[0])
         labels = dict(models[0].config.id2label)
-        models = [in_label_order(model, labels) for model in models]
-        return cls._join(models, temperature, combination)
+        return cls._join([in_label_order(model, labels) for model in models], temperature, combination)
 
     @classmethod
     def _join(cls, models: list[Any], temperature: float, combination: str) -> "CommitteeForSequenceClassification":
         """The committee of checked members."""
-        fields = [
-            {key: value for key, value in model.config.to_dict().items() if key not in MEMBER_ONLY_FIELDS}
-            for model in models
-        ]
+        first = models[0].config
         try:
             config = cls.config_class(
-                member_configs=fields,
+                member_configs=[
+                    {key: value for key, value in model.config.to_dict().items() if key not in MEMBER_ONLY_FIELDS}
+                    for model in models
+                ],
                 temperature=float(temperature),
                 combination=combination,
-                id2label=dict(models[0].config.id2label),
-                label2id={name: index for index, name in models[0].config.id2label.items()},
-                pad_token_id=models[0].config.pad_token_id,
+                id2label=dict(first.id2label),
+                label2id={name: index for index, name in first.id2label.items()},
+                pad_token_id=first.pad_token_id,
                 problem_type="single_label_classification",
             )
         except Exception as error:  # the validator's, whose cause is the sentence
@@ -127,17 +126,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         return committee.eval()
 
     def add_member(self, member: str | os.PathLike | PreTrainedModel) -> "CommitteeForSequenceClassification":
-        """A committee with one member more, sharing all weights with this one.
-
-        Args:
-            member: as in `from_members`.
-
-        Returns:
-            The new committee in evaluation mode; its temperature is this one's, to be fitted again.
-
-        Raises:
-            ValueError: as `from_members`.
-        """
+        """A committee with one member more (as in `from_members`); see `subset`."""
         return self._with_members([*self.members, member])
 
     def drop_member(self, position: int) -> "CommitteeForSequenceClassification":
@@ -146,13 +135,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         return self.subset([index for index in range(len(self)) if index != dropped])
 
     def subset(self, positions: Sequence[int]) -> "CommitteeForSequenceClassification":
-        """A committee of some of the members, sharing their weights.
+        """A committee of the members at these positions, sharing their weights, in evaluation mode.
 
-        Args:
-            positions: places of the members, each once.
-
-        Returns:
-            The new committee in evaluation mode; its temperature is this one's, to be fitted again.
+        Its temperature is this one's, to be fitted again.
 
         Raises:
             IndexError: no member at a position.
@@ -195,37 +180,76 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CommitteeOutput:
-        """Let every member vote on the same tokens.
+        """Let every member classify the same tokens.
 
-        Args:
-            input_ids: int64 (batch, sequence).
-            attention_mask: (batch, sequence), 1 for tokens, 0 for padding.
-            token_type_ids: int64 (batch, sequence).
-            position_ids: int64 (batch or 1, sequence).
-            labels: int64 (batch,), class ids.
-            **kwargs: options of the attention backend.
+        Inputs are those of `TLMModel.forward`; `labels` are class ids, int64 (batch,).
 
         Returns:
             `CommitteeOutput`; see there for what `loss` means in training and in evaluation.
 
         Raises:
-            ValueError: when `labels` are not class ids (regression and multi-label targets cannot be averaged).
+            ValueError: when `labels` are not class ids.
         """
         if labels is not None and (labels.dim() != 1 or labels.is_floating_point()):
             raise ValueError(
                 "A soft committee takes class ids (batch,) as labels: it has no regression or multi-label."
             )
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
-        votes = [member(input_ids, **inputs, return_dict=True, **kwargs).logits for member in self.members]
-        member_logits = torch.stack(votes, dim=1)
+        each = [member(input_ids, **inputs, return_dict=True, **kwargs).logits for member in self.members]
+        member_logits = torch.stack(each, dim=1)
         logits = combine(member_logits, self.config.combination, self.config.temperature)
         loss = None
         if labels is not None and self.training:
-            losses = [nn.functional.cross_entropy(vote.float(), labels) for vote in votes]
-            loss = torch.stack(losses).sum()
+            loss = torch.stack([nn.functional.cross_entropy(one.float(), labels) for one in each]).sum()
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
         return CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
+
+    @torch.inference_mode()
+    def predict(self, texts: str | Iterable[str], tokenizer: Any, batch_size: int = 32) -> Any:
+        """Classify texts, in evaluation mode, truncated to the longest input that tokenizer and members take.
+
+        Args:
+            texts: one text, or several.
+            tokenizer: the members'.
+            batch_size: texts at a time.
+
+        Returns:
+            For each text a dictionary (one alone for one text): `label`, `score` (its probability), and what
+            `combination_committee.uncertainty` says: `entropy` and `mutual_information` in nats, `agreement`.
+
+        Raises:
+            ValueError: a text that is not a string.
+        """
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        for position, text in enumerate(batch):
+            if not isinstance(text, str):
+                raise ValueError(f"Text {position} is a {type(text).__name__}: give strings.")
+        longest = min(
+            tokenizer.model_max_length,
+            *(member.max_position_embeddings for member in self.config.build_member_configs()),
+        )
+        training, records = self.training, []
+        self.eval()
+        try:
+            for start in range(0, len(batch), batch_size):
+                piece = batch[start : start + batch_size]
+                inputs = tokenizer(piece, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+                records += self._records(self(**inputs.to(self.device)))
+        finally:
+            self.train(training)
+        return records[0] if isinstance(texts, str) else records
+
+    def _records(self, output: CommitteeOutput) -> list[dict[str, str | float]]:
+        """What `predict` says of a batch."""
+        scores, classes = output.logits.softmax(dim=-1).max(dim=-1)  # type: ignore[union-attr]
+        doubts = output.uncertainty
+        columns = {"score": scores, **{name: doubts[name] for name in ("entropy", "mutual_information", "agreement")}}
+        values = {name: column.tolist() for name, column in columns.items()}
+        return [
+            {"label": self.config.id2label[index], **{name: column[row] for name, column in values.items()}}
+            for row, index in enumerate(classes.tolist())
+        ]
 
 
 class _NoHiddenState(CommitteePreTrainedModel):
@@ -233,19 +257,14 @@ class _NoHiddenState(CommitteePreTrainedModel):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuse."""
-        raise ValueError(cls.explain("This model"))
+        return cls.from_pretrained("This model")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Refuse."""
-        raise ValueError(cls.explain(pretrained_model_name_or_path))
-
-    @staticmethod
-    def explain(name: object) -> str:
-        """The sentence."""
-        return (
-            f"{name} is a committee, which has no single hidden state and no language-model head: open it with "
-            "AutoModelForSequenceClassification."
+        raise ValueError(
+            f"{pretrained_model_name_or_path} is a committee, which has no single hidden state and no language-model "
+            "head: open it with AutoModelForSequenceClassification."
         )
 
 

@@ -1,28 +1,17 @@
-# Copyright 2026 The tlm_hf contributors.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
+# SPDX-License-Identifier: Apache-2.0
 """Tiny language models: stock BERT's weights and names, with a last layer that computes only what is read.
 
 This file travels to the Hub as remote code; it needs torch and transformers only. Weight names are stock BERT's
 (`bert.encoder.layer.N...`, `cls.predictions...`, `classifier`), so an encoder without convolution opens anywhere.
 
 Loss, logits and gradients are stock BERT's to rounding with dropout 0, but the last layer is computed only where the
-head reads: at the masked positions for masked language modelling (about 15%), at [CLS] for classification. For a
-one-layer model that is nearly the whole model. `fast_paths_tlm` has the derivations and their conditions; the fast
-paths are taken when nothing that they skip was asked for, and `config.use_fast_path = False` switches them off.
+head reads: at the masked positions (about 15%), or at [CLS]. For a one-layer model that is nearly the whole model.
+`fast_paths_tlm` has the derivations and their conditions; `config.use_fast_path = False` switches them off.
 """
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,15 +27,15 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_tlm import TLMConfig
 from .convolution_tlm import TLMConvolutionFrontEnd, pad_inputs
 from .fast_paths_tlm import (
-    IGNORE_INDEX,
+    MaskedLMLoss,
     Queries,
     TLMDropout,
     adds_rows_in_place,
     is_bare,
-    loss_is_fused,
+    loss_is_fusable,
     narrowed,
-    pack_positions,
-    sum_masked_lm_loss,
+    read_rows,
+    select_labelled,
 )
 from .layers_tlm import (
     TLMEmbeddings,
@@ -57,6 +46,11 @@ from .layers_tlm import (
     TLMPooler,
     TLMSelfAttention,
 )
+
+HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+"""Options of `from_pretrained` that say where a file is looked for."""
+EVERY_POSITION, LABELLED_POSITIONS, FUSED_LOSS = "every position", "labelled positions", "fused loss"
+"""Paths of `TLMForMaskedLM`; see `choose_path`."""
 
 
 class TLMPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
@@ -80,31 +74,19 @@ class TLMPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
         if isinstance(module, TLMLMPredictionHead):
             init.zeros_(module.bias)  # leaves a loaded bias alone
 
-    def last_layer_is_reducible(self, attention_mask: torch.Tensor | None, options: dict[str, Any]) -> bool:
+    def last_layer_is_reducible(self, attention_mask: torch.Tensor | None, options: Mapping[str, Any]) -> bool:
         """Whether the last layer may be computed only at the positions that the head reads.
 
-        Args:
-            attention_mask: the user's mask, None or (batch, sequence); a mask that differs by query forbids it.
-            options: the caller's keyword arguments; asking for hidden states or attentions forbids it.
+        A mask that differs by query forbids it, and `options` (the caller's) that ask for hidden states or attentions.
         """
-        wants_more = any(
-            (value if (value := options.get(name)) is not None else getattr(self.config, name, False))
-            for name in ("output_hidden_states", "output_attentions")
-        )
+        for name in ("output_hidden_states", "output_attentions"):
+            asked = options.get(name)
+            if getattr(self.config, name, False) if asked is None else asked:
+                return False
         plain_mask = attention_mask is None or attention_mask.dim() == 2
         # Other backends take other masks.
         known_backend = self.config._attn_implementation in (None, "eager", "sdpa")  # trf-ignore: TRF051
-        return self.config.use_fast_path and not wants_more and plain_mask and known_backend
-
-
-def warn_of_tied_adapter(words: nn.Module, decoder: nn.Module) -> None:
-    """Warn of an adapter on the word embeddings or on the decoder while they are one matrix; PEFT knows other names."""
-    adapted = words is not getattr(words, "base_layer", words) or decoder is not getattr(decoder, "base_layer", decoder)
-    if adapted and words.weight is decoder.weight and not torch.compiler.is_compiling():
-        warnings.warn(
-            "An adapter stands on the word embeddings or the decoder, which are tied (one matrix): merging it would "
-            "change both, so leave `word_embeddings` and `decoder` out of target_modules, or do not merge."
-        )
+        return self.config.use_fast_path and plain_mask and known_backend
 
 
 class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
@@ -148,23 +130,45 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
             token_type_ids: int64 (batch, sequence); zeros by default.
             position_ids: int64 (batch or 1, sequence); 0..sequence-1 by default.
             inputs_embeds: (batch, sequence, hidden) in place of `input_ids`.
-            queries: compute the last layer at these positions only, see
-                `TLMPreTrainedModel.last_layer_is_reducible` for when that is allowed.
+            queries: compute the last layer at these positions only, where `last_layer_is_reducible`.
             sparse_gradient: see `TLMEmbeddings.forward`.
             **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, options of the attention backend.
 
         Returns:
-            `last_hidden_state` (batch, sequence, hidden), or at the queries only (`TLMLayer.forward`), and
+            `last_hidden_state` (batch, sequence, hidden), or at the queries only (shapes of `read_rows`), and
             `pooler_output` (batch, hidden), None without a pooler or when the queries are flattened.
 
         Raises:
-            ValueError: when both or neither of `input_ids` and `inputs_embeds` are given, when the text is longer
-                than `max_position_embeddings`, or when a convolution front-end gets a mask that is not 2-d (unless
-                `conv_sees_padding`).
+            ValueError: not exactly one of `input_ids` and `inputs_embeds`, too long a text, or a mask that is not 2-d
+                for a convolution front-end (unless `conv_sees_padding`).
         """
+        inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
+        hidden_states = narrowed(self._embed(*inputs, attention_mask, sparse_gradient), self.config, self.training)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
+        hidden_states = self.encoder(hidden_states, mask, queries, **kwargs)
+        flat = hidden_states.dim() == 2
+        pooled = self.pooler(hidden_states) if self.pooler is not None and not flat else None
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def _embed(
+        self,
+        input_ids: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        sparse_gradient: bool,
+    ) -> torch.Tensor:
+        """Embeddings and front-end: the first layer's input (batch, sequence, hidden)."""
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if tokens is None or (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        length, longest = tokens.shape[1], self.config.max_position_embeddings
+        if length > longest and (position_ids is None or self.config.conv_sees_padding):
+            raise ValueError(
+                f"The input has {length} tokens but max_position_embeddings is {longest}: "
+                f"truncate it (tokenizer(..., truncation=True, max_length={longest}))."
+            )
         inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
         # CODEPATH: the authors' own convolution checkpoints see padding, ours do not.
         if self.config.conv_sees_padding:
@@ -172,18 +176,11 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         hidden_states = self.embeddings(*inputs, sparse_gradient=sparse_gradient)
         if self.front_end is not None:
             hidden_states = self.front_end(hidden_states, attention_mask)
-        # CODEPATH: the authors' own convolution checkpoints see padding, ours do not.
+        # CODEPATH: as above. What `pad_inputs` added is for the convolution alone: attention would mask it, so every
+        # output has the caller's length. (torch.export takes no slice here for any length.)
         if self.config.conv_sees_padding:
-            # What `pad_inputs` added is for the convolution alone: attention would mask it, so it goes before the
-            # layers, and every output has the caller's length. (torch.export takes no slice here for any length.)
-            given = torch.arange(tokens.shape[1], device=hidden_states.device)
-            hidden_states = hidden_states.index_select(1, given)
-        hidden_states = narrowed(hidden_states, self.config, self.training)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
-        hidden_states = self.encoder(hidden_states, mask, queries, **kwargs)
-        flat = hidden_states.dim() == 2
-        pooled = self.pooler(hidden_states) if self.pooler is not None and not flat else None
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+            hidden_states = hidden_states.index_select(1, torch.arange(length, device=hidden_states.device))
+        return hidden_states
 
 
 class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
@@ -209,12 +206,8 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         """
         config = kwargs.get("config")
         if config is None and kwargs.get("state_dict") is None:
-            lookup = {
-                key: kwargs[key] for key in ("revision", "subfolder", "token", "cache_dir", "local_files_only")
-                if key in kwargs
-            }  # fmt: skip
-            config, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **lookup)
-            config = cls.config_class.from_dict(config)
+            lookup = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **lookup)
         architectures = getattr(config, "architectures", None) or []
         if any("SequenceClassification" in name for name in architectures):
             raise ValueError(
@@ -247,91 +240,101 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
     ) -> MaskedLMOutput:
         """Predict masked tokens; inputs as in `TLMModel.forward`.
 
-        Args:
-            input_ids: as in `TLMModel.forward`.
-            attention_mask: as in `TLMModel.forward`.
-            token_type_ids: as in `TLMModel.forward`.
-            position_ids: as in `TLMModel.forward`.
-            inputs_embeds: as in `TLMModel.forward`.
-            labels: int64 (batch, sequence), -100 where no loss is taken.
-            sparse_prediction: with `labels`, score only the labelled positions; None (default) means in training.
-            num_predictions: at most so many labels stand in a row: where only labelled positions are scored, score so
-                many of each row (static shapes for torch.compile, torch.export and CUDA graphs). Without it a compiled
-                model scores every position.
-            **kwargs: as in `TLMModel.forward`; `num_items_in_batch` divides the summed loss (Trainer's accumulation).
+        `labels` are int64 (batch, sequence), -100 where no loss is taken. With them `sparse_prediction` (None: in
+        training) scores only labelled positions, and `num_predictions` so many of each row, which is the most labels
+        that a row may have (static shapes for torch.compile, torch.export and CUDA graphs). `num_items_in_batch`
+        divides the summed loss (Trainer's accumulation).
 
         Returns:
             `loss`, the mean cross-entropy over labelled positions in nats (NaN when there is none, as in stock BERT),
-            and `logits`: (batch, sequence, vocab_size); (labelled positions, vocab_size) in row-major order when
-            sparse; (batch, num_predictions or fewer, vocab_size), labelled positions first,
-            when sparse with `num_predictions`.
+            and `logits`; `choose_path` has their shapes.
 
         Raises:
             ValueError: when a row has more labels than `num_predictions` (a compiled model cannot tell).
         """
-        inputs: dict[str, Any] = {
+        inputs = {
+            "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
-            "return_dict": True,
         }
-        queries = selected = None
-        if labels is not None and (self.training if sparse_prediction is None else sparse_prediction):
-            queries, selected, labels = self.select_labelled(labels, num_predictions)
-        words, decoder = self.bert.embeddings.word_embeddings, self.cls.predictions.decoder
-        warn_of_tied_adapter(words, decoder)
-        fused = selected is not None and self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
-        fused = fused and is_bare(self.cls, self.cls.predictions)  # which are passed by
-        is_reduced = queries is not None and self.last_layer_is_reducible(attention_mask, kwargs)
-        # Only where nothing leaves the model that has not gone through the decoder: the rows alone would be sparse.
-        if fused and is_reduced and adds_rows_in_place(words, decoder):
-            inputs["sparse_gradient"] = loss_is_fused(decoder)
-        outputs = self.bert(input_ids, queries=queries if is_reduced else None, **inputs, **kwargs)
-        hidden_states = outputs.last_hidden_state
-        if selected is not None and not is_reduced:
-            hidden_states = hidden_states[selected]
-        elif queries is not None and not is_reduced:
-            hidden_states = hidden_states.gather(1, queries.positions[..., None].expand(-1, -1, hidden_states.shape[2]))
-        loss = None
-        if fused and labels is not None and loss_is_fused(decoder):
-            total, logits = sum_masked_lm_loss(decoder, self.cls.predictions.transform(hidden_states), labels)
-            items = kwargs.get("num_items_in_batch")
-            loss = total / (len(logits) if items is None else items)
-        else:
-            logits = self.cls(hidden_states)
-            if labels is not None:
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        warn_of_tied_adapter(self.bert.embeddings.word_embeddings, self.cls.predictions.decoder)
+        path = self.choose_path(labels, sparse_prediction, num_predictions)
+        queries = None
+        if labels is not None and path != EVERY_POSITION:
+            queries, labels = select_labelled(labels, num_predictions)
+        outputs, hidden_states = self._encode(inputs, queries, path, kwargs)
+        score = self._fused_loss if path == FUSED_LOSS else self._stock_loss
+        logits, loss = score(hidden_states, labels, kwargs)
+        return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
-    @staticmethod
-    def select_labelled(
-        labels: torch.Tensor, num_predictions: int | None
-    ) -> tuple[Queries | None, torch.Tensor | None, torch.Tensor]:
-        """Choose the positions to score.
+    def choose_path(
+        self, labels: torch.Tensor | None, sparse_prediction: bool | None, num_predictions: int | None
+    ) -> str:
+        """Choose what is scored (arguments as in `forward`), by the first row whose condition holds.
 
-        Args:
-            labels: int64 (batch, sequence), -100 where no loss is taken.
-            num_predictions: see `forward`.
+        condition                                                  path                   logits
+        no labels, or `sparse_prediction` (else training) is off   every position         (batch, sequence, V)
+        `num_predictions`                                          labelled positions     (batch, slots, V)
+        compiled: the count of labels may not shape a graph        every position         (batch, sequence, V)
+        fast path, stock loss, bare head, `loss_is_fusable`        these, in a fused loss (labels, V)
+        otherwise                                                  labelled positions     (labels, V)
 
-        Returns:
-            The queries (None: score every position), the bool mask (batch, sequence) of labelled positions where their
-            count is free (else None), and the labels of what is scored, (count,) or (batch, num_predictions).
+        Labelled positions are in row-major order; slots are `num_predictions` or fewer, labelled ones first.
         """
-        selected = labels != IGNORE_INDEX
-        compiling = torch.compiler.is_compiling()
-        if num_predictions is None:
-            if compiling:
-                return None, None, labels
-            return Queries(*pack_positions(selected)), selected, labels[selected]
-        if not compiling and int(selected.sum(dim=1).max()) > num_predictions:
-            raise ValueError(
-                f"A row has {int(selected.sum(dim=1).max())} labels but num_predictions is {num_predictions}: raise it."
-            )
-        positions, _ = pack_positions(selected, num_predictions)
-        return Queries(positions), None, labels.gather(1, positions)
+        sparse = self.training if sparse_prediction is None else sparse_prediction
+        if labels is None or not sparse:
+            return EVERY_POSITION
+        if num_predictions is not None:
+            return LABELLED_POSITIONS
+        if torch.compiler.is_compiling():
+            return EVERY_POSITION
+        fast = self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
+        bare = is_bare(self.cls, self.cls.predictions)  # which the fused loss bypasses
+        return FUSED_LOSS if fast and bare and loss_is_fusable(self.cls.predictions.decoder) else LABELLED_POSITIONS
+
+    def _encode(
+        self, inputs: Mapping[str, Any], queries: Queries | None, path: str, options: Mapping[str, Any]
+    ) -> tuple[BaseModelOutputWithPooling, torch.Tensor]:
+        """The encoder's outputs, and the hidden states that are scored."""
+        if queries is None or not self.last_layer_is_reducible(inputs["attention_mask"], options):
+            outputs = self.bert(**inputs, return_dict=True, **options)
+            states = outputs.last_hidden_state
+            return outputs, states if queries is None else read_rows(states, queries)
+        # Only where nothing leaves the model that has not gone through the decoder: the rows alone would be sparse.
+        words, decoder = self.bert.embeddings.word_embeddings, self.cls.predictions.decoder
+        sparse_gradient = path == FUSED_LOSS and adds_rows_in_place(words, decoder)
+        outputs = self.bert(**inputs, queries=queries, sparse_gradient=sparse_gradient, return_dict=True, **options)
+        return outputs, outputs.last_hidden_state
+
+    def _stock_loss(
+        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, options: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Logits and loss of hidden states (..., hidden) with labels (...)."""
+        logits = self.cls(hidden_states)
+        if labels is None:
+            return logits, None
+        return logits, self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
+
+    def _fused_loss(
+        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, options: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same of flat hidden states (labels, hidden) in one pass."""
+        states, decoder = self.cls.predictions.transform(hidden_states), self.cls.predictions.decoder
+        total, logits = MaskedLMLoss.apply(states, decoder.weight, decoder.bias, labels)
+        items = options.get("num_items_in_batch")
+        return logits, total / (len(logits) if items is None else items)
+
+
+def warn_of_tied_adapter(words: nn.Module, decoder: nn.Module) -> None:
+    """Warn of an adapter on word embeddings or decoder while they are one matrix; PEFT knows other names."""
+    adapted = words is not getattr(words, "base_layer", words) or decoder is not getattr(decoder, "base_layer", decoder)
+    if adapted and words.weight is decoder.weight and not torch.compiler.is_compiling():
+        warnings.warn(
+            "An adapter wraps the word embeddings or the decoder, which are tied (one matrix): merging it would "
+            "change both, so leave `word_embeddings` and `decoder` out of target_modules, or do not merge."
+        )
 
 
 class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
@@ -359,31 +362,26 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
     ) -> SequenceClassifierOutput:
         """Classify texts; inputs as in `TLMModel.forward`.
 
-        Args:
-            input_ids: as in `TLMModel.forward`.
-            attention_mask: as in `TLMModel.forward`.
-            token_type_ids: as in `TLMModel.forward`.
-            position_ids: as in `TLMModel.forward`.
-            inputs_embeds: as in `TLMModel.forward`.
-            labels: (batch,) class ids, or what `config.problem_type` says (regression: floats; multi-label:
-                (batch, labels) of 0. and 1.), as in stock BERT.
-            **kwargs: as in `TLMForMaskedLM.forward`.
+        `labels` are class ids (batch,), or what `config.problem_type` says (regression: floats; multi-label:
+        (batch, labels) of 0. and 1.), as in stock BERT; `num_items_in_batch` divides the summed loss.
 
         Returns:
             `loss` (mean over the batch) and `logits` (batch, num_labels).
         """
-        inputs: dict[str, Any] = {
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            "return_dict": True,
-        }
         tokens = input_ids if input_ids is not None else inputs_embeds
+        queries = None
         if tokens is not None and self.last_layer_is_reducible(attention_mask, kwargs):
-            first = torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=tokens.device)
-            inputs["queries"] = Queries(first)
-        outputs = self.bert(input_ids, **inputs, **kwargs)
+            queries = Queries(torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=tokens.device))
+        outputs = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            queries=queries,
+            return_dict=True,
+            **kwargs,
+        )
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:
@@ -392,9 +390,7 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
             if items is not None and self.config.problem_type != "single_label_classification":
                 # The stock losses of the other problem types ignore it: accumulated steps would be that much too large.
                 loss = loss * (labels.numel() / items)
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 TLMModel.register_for_auto_class("AutoModel")

@@ -1,0 +1,186 @@
+"""Closed formulas of multiply-adds against torch's own counter of the products that really run.
+
+Oracle: `torch.utils.flop_counter.FlopCounterMode` (FLOPs are 2 x multiply-adds) under eager attention, since sdpa on a
+CPU counts as 0. Stock BERT and our plain path run on the meta device; the paths that look at which positions are
+labelled need real tensors.
+"""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+
+from tlm_hf import TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
+from tlm_hf.flops import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
+from tlm_hf.recipes import ARCHITECTURES, MASKED_SHARE, SIZES, build_config
+
+BATCH = 2
+CONVOLUTIONS = [recipe for recipe, architecture in ARCHITECTURES.items() if architecture.conv_kernel_sizes]
+BY_TRAINING = pytest.mark.parametrize("training", [False, True], ids=["forward", "step"])
+
+
+def tiny(**changes):
+    """No two of its numbers are equal, so that no formula can take one for another."""
+    shape = {"vocab_size": 61, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3}
+    shape |= {"intermediate_size": 40, "max_position_embeddings": 19}
+    return TLMConfig(**shape | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} | changes)
+
+
+TINY = {
+    "one layer": tiny(),
+    "three layers": tiny(num_hidden_layers=3),
+    "many narrow heads": tiny(num_attention_heads=24),
+    "convolutions": tiny(num_hidden_layers=2, conv_channels=5, conv_kernel_sizes=[[5, 2], [1, 4], [3, 3]]),
+}
+
+
+def named(name):
+    return TINY[name] if name in TINY else build_config(*name.split("@"), dropout=0.0)
+
+
+def counted(model, training, **inputs):
+    """Multiply-adds per text of a forward pass, or of forward and backward."""
+    model.train(training)
+    with torch.set_grad_enabled(training), FlopCounterMode(display=False) as counter:
+        outputs = model(**inputs)
+        if training:
+            outputs.loss.backward()
+    total, rest = divmod(counter.get_total_flops(), 2 * BATCH)
+    assert rest == 0
+    return total
+
+
+def count_on_meta(model_class, config, length, training, **options):
+    with torch.device("meta"):
+        model = model_class(config)
+        inputs = {"input_ids": torch.zeros(BATCH, length, dtype=torch.long)}
+        classifies = "Classification" in model_class.__name__
+        inputs["labels"] = torch.zeros((BATCH,) if classifies else (BATCH, length), dtype=torch.long)
+        return counted(model, training, **inputs, **options)
+
+
+def count_ours(model_class, config, length, training, labelled=None, first=(5, 6)):
+    """Multiply-adds of our model at its own choice of path; `first` tokens that differ forbid the constant query."""
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        model = model_class(config)
+    model = model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.uniform_(-0.5, 0.5, generator=generator)  # not so small that texts come to equal each other
+        for value in model.buffers():
+            value.fill_(1)
+    ids = torch.randint(5, config.vocab_size, (BATCH, length), generator=generator)
+    ids[:, 0] = torch.tensor(first)
+    if labelled is None:
+        return counted(model, training, input_ids=ids, labels=torch.tensor([0, 1]))
+    order = torch.rand(BATCH, length, generator=generator).argsort(dim=1)
+    labels = torch.where(order < labelled, ids, -100)
+    return counted(model, training, input_ids=ids, labels=labels, sparse_prediction=True)
+
+
+def share(length):
+    return round(MASKED_SHARE * length)
+
+
+@BY_TRAINING
+@pytest.mark.parametrize(
+    ("name", "length"), [("one layer", 7), ("three layers", 11), ("many narrow heads", 19), ("bert-6@paper", 128)]
+)
+def test_plain_path_is_stock_bert(name, length, training):
+    config = named(name)
+    stock = BertConfig(**config.to_dict() | {"num_labels": 7}, attn_implementation="eager")
+    formula = masked_lm_multiply_adds(config, length, share(length), training=training)
+    assert formula == count_on_meta(BertForMaskedLM, stock, length, training)
+    formula = classifier_multiply_adds(config, length, 7, training=training)
+    assert formula == count_on_meta(BertForSequenceClassification, stock, length, training)
+
+
+@BY_TRAINING
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [("convolutions", 19), ("convolutions", 8), *[(f"{recipe}@paper", 128) for recipe in CONVOLUTIONS]],
+)
+def test_plain_path_of_the_convolution_variants(name, length, training):
+    config = named(name)
+    plain = TLMConfig(**config.to_dict() | {"use_fast_path": False, "num_labels": 7})
+    plain._attn_implementation = "eager"
+    formula = masked_lm_multiply_adds(config, length, share(length), training=training)
+    assert formula == count_on_meta(TLMForMaskedLM, plain, length, training, sparse_prediction=False)
+    formula = classifier_multiply_adds(config, length, 7, training=training)
+    assert formula == count_on_meta(TLMForSequenceClassification, plain, length, training)
+
+
+@BY_TRAINING
+@pytest.mark.parametrize(
+    ("path", "name", "length", "labelled"),
+    [
+        ("reduced", "one layer", 19, 15),
+        ("reduced", "many narrow heads", 19, 3),
+        ("reduced", "convolutions", 8, 7),
+        ("reduced", "bert-6@smoke", 32, 32),
+        ("absorbed", "one layer", 19, 3),
+        ("absorbed", "three layers", 11, 2),
+        ("absorbed", "convolutions", 19, 4),
+        ("absorbed", "bert-1@laptop", 64, 10),
+    ],
+)
+def test_fast_paths_of_the_masked_language_model(path, name, length, labelled, training):
+    config = named(name)
+    assert cheapest_path(config, length, labelled, training=training) == path
+    formula = masked_lm_multiply_adds(config, length, labelled, path=path, training=training)
+    assert formula == count_ours(TLMForMaskedLM, config, length, training, labelled)
+
+
+@BY_TRAINING
+@pytest.mark.parametrize(
+    ("path", "name", "length"),
+    [
+        ("reduced", "many narrow heads", 19),
+        ("absorbed", "three layers", 11),
+        ("absorbed", "convolutions", 19),
+        ("absorbed", "bert-6@laptop", 64),
+        ("absorbed", "one layer", 19),
+        ("absorbed", "bert-1@laptop", 64),
+    ],
+)
+def test_fast_paths_of_the_classifier(path, name, length, training):
+    """Texts that start unlike: the query differs by text, whether or not it could have been constant."""
+    config = named(name)
+    formula = classifier_multiply_adds(config, length, config.num_labels, path=path, training=training)
+    assert formula == count_ours(TLMForSequenceClassification, config, length, training)
+
+
+@pytest.mark.parametrize(("name", "length"), [("one layer", 19), ("bert-1@laptop", 64), ("bert-1-wide@smoke", 32)])
+def test_constant_query_of_a_one_layer_classifier(name, length):
+    """The model makes the constant, 2 h^2, once for a batch whose texts start alike; the formula leaves that out."""
+    config = named(name)
+    assert cheapest_path(config, length, 1, training=False) == "constant"
+    formula = classifier_multiply_adds(config, length, 2, path="constant")
+    ours = count_ours(TLMForSequenceClassification, config, length, False, first=(5, 5))
+    assert BATCH * ours == BATCH * formula + 2 * config.hidden_size**2
+
+
+def test_break_even_of_absorbed_and_reduced():
+    """q (h + (H - 1) T) < T h, as the head of flops.py says: 45 of 128 positions for bert-1."""
+    for name, length in [("bert-1@paper", 128), ("many narrow heads", 19), ("bert-1-wide@smoke", 32)]:
+        config = named(name)
+        hidden, heads = config.hidden_size, config.num_attention_heads
+        paths = [cheapest_path(config, length, queries, training=True) for queries in range(1, length + 1)]
+        cheaper = [queries * (hidden + (heads - 1) * length) < length * hidden for queries in range(1, length + 1)]
+        assert paths == ["absorbed" if is_cheaper else "reduced" for is_cheaper in cheaper]
+    assert sum(cheaper) < length
+    assert [cheapest_path(named("bert-1@paper"), 128, queries, training=True) for queries in (45, 46)] == [
+        "absorbed",
+        "reduced",
+    ]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_recipes_take_the_absorbed_path(size):
+    length = SIZES[size].max_length
+    for recipe in ARCHITECTURES:
+        config = build_config(recipe, size)
+        assert cheapest_path(config, length, share(length), training=True) == "absorbed"
+        assert cheapest_path(config, length, 1, training=True) == "absorbed"
