@@ -1,4 +1,4 @@
-"""The embedded corpus: English paragraphs from the docstrings of the package's own core dependencies.
+"""The embedded corpus: English paragraphs from the docstrings of the packages that training needs.
 
 It is real technical English that every installation already has, so pre-training and a classification task run without
 a download. The source files are parsed, never imported or executed::
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 EXTRACTION_VERSION = 2  # raise it with any change of the extraction: caches are found by it
 # The order counts: of two near-duplicates the one from the earlier library stays (scipy repeats numpy's texts).
 TASK_LIBRARIES = ("numpy", "scipy", "pandas", "sympy", "networkx", "sklearn", "matplotlib", "torch", "transformers")
-# Core dependencies and what always comes with them, so that extras do not change the corpus.
+# The extra `train` and what always comes with it, so that other extras do not change the corpus.
 CORPUS_LIBRARIES = (
     *TASK_LIBRARIES,
     *("datasets", "huggingface_hub", "accelerate", "peft", "evaluate", "tokenizers", "safetensors", "pyarrow"),
@@ -55,7 +55,7 @@ HELD_OUT_SHARE = 0.1  # of each library's paragraphs, for validation and again f
 _COLUMNS = ("text", "library", "module", ID)
 _WORKERS, _FILES_PER_CHUNK = 2, 50
 
-NOT_INSTALLED = "The docstrings corpus reads the package {!r}, which is not installed: reinstall tlm_hf."
+NOT_INSTALLED = "The docstrings corpus reads the package {!r}, which is not installed: pip install 'tlm-hf[train]'."
 MASK_WORD = "library"
 # Any word that contains one of these names, with the dotted or slashed path around it, ...
 _NAMES = (

@@ -1,11 +1,9 @@
 """Wikipedia read from the Hub: only the row groups that hold the chosen texts are downloaded.
 
-`wikimedia/wikipedia` is a set of parquet files whose row groups hold about a thousand neighbouring articles. Row groups
-are ordered by the SHA-256 of seed and name, and so are the texts of a row group: the first n texts of a seed do not
-depend on any library's shuffle, and they are a prefix of its first n + 1. One row group in a hundred, first in an order
-that no seed changes, is held out and never trained on.
-
-Row groups that were read stay in the cache of `datasets`: an interrupted or larger request reads only the rest.
+A row group holds about a thousand neighbouring articles. Row groups are ordered by the SHA-256 of seed and name, and so
+are the texts of a row group: the first n texts of a seed depend on no library's shuffle and begin its first n + 1. One
+row group in a hundred, first in an order that no seed changes, is held out. Row groups that were read stay in the cache
+of `datasets`, so an interrupted or larger request reads only the rest.
 """
 
 import contextlib
@@ -26,6 +24,7 @@ from huggingface_hub.errors import HTTPError  # of the client that this version 
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..runs.atomic_files import Json
 from .sources import ID, describe_split, seeded_order
 
 logger = logging.getLogger(__name__)
@@ -41,13 +40,10 @@ _MARKUP = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}|</?\w+[^<>]*>")
 
 
 def paragraphs(article: str) -> list[tuple[int, str]]:
-    """Cut the prose paragraphs out of an article, at most `PARAGRAPHS_PER_ARTICLE`.
+    """The first `PARAGRAPHS_PER_ARTICLE` paragraphs of an article, each with the number of its line (from 0).
 
     A line is a paragraph if it has `SHORTEST_PARAGRAPH` to `LONGEST_PARAGRAPH` words, ends like a sentence and has no
     left-over mark-up. Runs of white space become one space.
-
-    Returns:
-        Number of the line in the article (from 0) and the paragraph.
     """
     result: list[tuple[int, str]] = []
     for number, line in enumerate(article.split("\n")):
@@ -81,8 +77,7 @@ def stream_wikipedia(
         endpoint: address of the Hub; None for HF_ENDPOINT or the public one.
 
     Returns:
-        Splits `train` and `validation` with the columns `text` and `id` (`config/file/row`, and `/line` for a
-        paragraph) and their facts (`sources.facts_of`).
+        Splits `train` and `validation` with `text`, `id` (`config/file/row[/line]`) and facts (`sources.facts_of`).
 
     Raises:
         UserError: no connection, no such configuration or revision, or more texts asked for than there are.
@@ -161,25 +156,16 @@ class _Wikipedia:
         if count > most:
             use = "held-out" if seed == "validation" else "training"
             raise UserError(f"{count} {use} texts were asked for, but {self.name} has {most}: ask for at most {most}.")
-        facts = {
-            "source": REPOSITORY,
-            "config": self.config,
-            "revision": self.revision,
-            "unit": self.unit,
-            "seed": None if seed == "validation" else seed,
-            "empty": empty,
-            "duplicates": duplicates,
-        }
+        facts: Json = {"source": REPOSITORY, "config": self.config, "revision": self.revision, "unit": self.unit}
+        facts |= {"seed": None if seed == "validation" else seed, "empty": empty, "duplicates": duplicates}
         table = pa.table({"text": pa.array(texts.values(), pa.string()), ID: pa.array(texts, pa.string())})
         fingerprint = hashlib.sha256(json.dumps([facts, count]).encode()).hexdigest()[:32]
         return describe_split(datasets.Dataset(table, fingerprint=fingerprint), **facts)
 
     def _texts(self, piece: _Piece, seed: int | str) -> Iterator[tuple[str, str]]:
         """Ids and stripped texts of a row group in seeded order; a row without a text gives an empty one."""
-        table = self._cached(
-            f"{piece.file}-{piece.group:05}.parquet",
-            lambda: self._open(piece.file).read_row_group(piece.group, columns=["text"]),
-        )
+        name = f"{piece.file}-{piece.group:05}.parquet"
+        table = self._cached(name, lambda: self._open(piece.file).read_row_group(piece.group, columns=["text"]))
         rows: list[tuple[str, str]] = []
         for number, article in enumerate(table["text"].to_pylist(), start=piece.first):
             place = f"{piece.file}/{number}"
