@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,12 @@ from helpers_commands import ENVIRONMENT, assert_equal_weights, interruptible, r
 from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
-from tlm_hf.training.finetune import FinetuneArguments
 from tlm_hf.training.members import (
     Process,
     choose_workers,
     finetune_members,
     pretrain_members,
 )
-from tlm_hf.training.pretrain_options import PretrainArguments
 
 SEED = 5
 OPTIONS = {"size": "smoke", "max_steps": 6, "save_steps": 3, "eval_steps": 3, "batch_size": 8, "dropout": 0.1}
@@ -35,10 +32,9 @@ OPTIONS |= {"seed": SEED, "num_threads": 1, "disable_tqdm": True}
 LAUNCHED = """
 import json, sys
 from tlm_hf.training.members import pretrain_members
-from tlm_hf.training.pretrain_options import PretrainArguments
 if __name__ == "__main__":
     members, options = json.loads(sys.argv[1])
-    results = pretrain_members(PretrainArguments(**options), members, 1)
+    results = pretrain_members(num_members=members, workers=1, **options)
     print("trained", [member["folder"] for member in results["members"]])
 """
 
@@ -59,7 +55,7 @@ def home(tmp_path_factory) -> Path:
     write_corpus(folder / "corpus.txt", texts=90)
     before = os.getcwd()
     os.chdir(folder)
-    pretrain_members(PretrainArguments(output_dir="together", corpus="corpus.txt", **OPTIONS), 2, 2)
+    pretrain_members(num_members=2, workers=2, output_dir="together", corpus="corpus.txt", **OPTIONS)
     for index in range(3):
         options = OPTIONS | {"seed": SEED + index, "tokenizer": "together/tokenizer", "output_dir": f"alone-{index}"}
         succeed("pretrain", "--corpus", "corpus.txt", *words_of(options))
@@ -97,17 +93,17 @@ def test_the_tokenizer_is_the_one_that_a_run_alone_trains(home, tmp_path):
 def test_finished_members_are_read_and_others_trained(home, tmp_path):
     """In turn in a folder that has moved; a finished member is not touched, and the same call again trains nothing."""
     shutil.copytree("together", tmp_path / "run")
-    arguments = PretrainArguments(output_dir=str(tmp_path / "run"), corpus="corpus.txt", **OPTIONS)
+    options = OPTIONS | {"num_members": 2, "workers": 1, "output_dir": str(tmp_path / "run"), "corpus": "corpus.txt"}
     finished = tmp_path / "run" / "member-0"
     files = {path: path.stat().st_mtime_ns for path in finished.iterdir() if path.suffix != ".log"}
     (tmp_path / "run" / "results.json").unlink()
     (tmp_path / "run" / "member-1" / "results.json").unlink()
     (tmp_path / "run" / "member-1" / "model.safetensors").unlink()
-    results = pretrain_members(arguments, 2, 1)
+    results = pretrain_members(**options)
     assert results["members"][0] == results_of(home / "together")["members"][0]
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert_same_member(tmp_path / "run" / "member-1", home / "alone-1")
-    assert pretrain_members(arguments, 2, 1) == results
+    assert pretrain_members(**options) == results
 
 
 @pytest.mark.slow
@@ -180,16 +176,9 @@ def test_killed_and_interrupted_members_continue(home, tmp_path):
 
 def test_fine_tuned_members(home, tmp_path):
     encoders = [str(home / "together" / f"member-{index}") for index in range(2)]
-    arguments = FinetuneArguments(
-        models=encoders,
-        task=str(shelf() / "task.csv"),
-        output_dir=str(tmp_path / "run"),
-        seed=SEED,
-        num_train_epochs=2.0,
-        num_threads=1,
-        disable_tqdm=True,
-    )
-    results = finetune_members(arguments, 2)
+    options = {"models": encoders, "task": str(shelf() / "task.csv"), "output_dir": str(tmp_path / "run"), "seed": SEED}
+    options |= {"num_train_epochs": 2.0, "num_threads": 1, "disable_tqdm": True}
+    results = finetune_members(workers=2, **options)
     for index, encoder in enumerate(encoders):
         words = ("--task", shelf() / "task.csv", "--num-train-epochs", 2, "--disable-tqdm", "--num-threads", 1)
         alone = tmp_path / f"alone-{index}"
@@ -203,32 +192,32 @@ def test_fine_tuned_members(home, tmp_path):
     assert results["test"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
     assert results["labels"] == ["farm", "sea"]
     with pytest.raises(UserError, match="belongs to another run"):
-        finetune_members(replace(arguments, models=encoders[::-1]))
+        finetune_members(**options | {"models": encoders[::-1]})
     with pytest.raises(UserError, match="--model and --models"):
-        finetune_members(replace(arguments, model=encoders[0]))
+        finetune_members(**options, model=encoders[0])
 
 
 def test_what_a_member_raises_names_it(tmp_path):
     (tmp_path / "corpus.txt").write_text("\n".join(f"word{index}" for index in range(40)), encoding="utf-8")
     options = OPTIONS | {"tokenizer": str(shelf() / "encoder"), "validation_texts": 4}
-    arguments = PretrainArguments(output_dir=str(tmp_path / "run"), corpus=str(tmp_path / "corpus.txt"), **options)
+    options |= {"output_dir": str(tmp_path / "run"), "corpus": str(tmp_path / "corpus.txt")}
     with pytest.raises(UserError, match=r"^member-0: .* has no text of at least 8 tokens"):
-        pretrain_members(arguments, 2, 1)
+        pretrain_members(num_members=2, workers=1, **options)
 
 
 def test_refusals(home, tmp_path):
-    arguments = PretrainArguments(output_dir="together", corpus="corpus.txt", **OPTIONS)
+    options = OPTIONS | {"output_dir": "together", "corpus": "corpus.txt"}
     for members, workers, said in ((0, 1, "--members is 0"), (2, 0, "--workers is 0"), (3, 2, "members 2 there and 3")):
         with pytest.raises(UserError, match=said):
-            pretrain_members(arguments, members, workers)
+            pretrain_members(num_members=members, workers=workers, **options)
     with pytest.raises(UserError, match="--seed is"):
-        pretrain_members(replace(arguments, seed=2**32 - 2), 3)
+        pretrain_members(num_members=3, **options | {"seed": 2**32 - 2})
     shutil.copytree("together", tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     shutil.rmtree(tmp_path / "run" / "member-1")
     shutil.copytree("alone-2", tmp_path / "run" / "member-1")
     with pytest.raises(UserError, match=r"member-1: .* belongs to another run \(seed 7 there and 6 here\)"):
-        pretrain_members(replace(arguments, output_dir=str(tmp_path / "run")), 2)
+        pretrain_members(num_members=2, **options | {"output_dir": str(tmp_path / "run")})
 
 
 def test_every_process_has_one_device(monkeypatch):
@@ -255,8 +244,7 @@ def test_threads_are_shared_out(monkeypatch, members, threads, world, workers, e
     """Of 8 threads on a CPU."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setenv("WORLD_SIZE", str(world))
-    arguments = PretrainArguments(output_dir="", num_threads=threads, use_cpu=True)
-    assert choose_workers(arguments, members, workers) == expected
+    assert choose_workers({"num_threads": threads, "use_cpu": True}, members, workers) == expected
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
-    assert choose_workers(PretrainArguments(output_dir=""), 4, None)[0] == 1  # on a device one at a time
+    assert choose_workers({}, 4, None)[0] == 1  # on a device one at a time

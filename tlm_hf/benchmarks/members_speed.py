@@ -14,7 +14,6 @@ from ..errors import check_range
 from ..runs.atomic_files import Json, read_json
 from ..runs.output_folder import RESULTS_FILE
 from ..training.members import pretrain_members
-from ..training.pretrain_options import PretrainArguments
 from .measure import finish
 
 
@@ -78,7 +77,9 @@ def benchmark_members(arguments: MembersSpeedArguments) -> Json:
 
 
 def _train(arguments: MembersSpeedArguments, folder: str, members: int, workers: int, threads: int) -> None:
-    options = PretrainArguments(
+    pretrain_members(
+        num_members=members,
+        workers=workers,
         output_dir=folder,
         corpus=arguments.corpus,
         recipe=arguments.recipe,
@@ -91,7 +92,6 @@ def _train(arguments: MembersSpeedArguments, folder: str, members: int, workers:
         use_cpu=True,
         disable_tqdm=True,
     )
-    pretrain_members(options, members, workers)
 
 
 def seconds_of_a_step(medians: list[float], workers: int) -> float:

@@ -12,4 +12,4 @@ SUMMARY = ("model", "task", "from_scratch", "validation", "test", "schedule", "m
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run."""
     arguments = parse(FinetuneArguments, "finetune", finetune.__doc__ or "", argv)
-    run_command(lambda: finetune_members(arguments) if arguments.models else finetune(arguments), SUMMARY)
+    run_command(lambda: finetune_members(**vars(arguments)) if arguments.models else finetune(arguments), SUMMARY)

@@ -16,5 +16,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.members is None:
         run_command(lambda: pretrain(arguments), SUMMARY)
         return
-    members = arguments.members
-    run_command(lambda: pretrain_members(arguments, members, arguments.workers), SUMMARY)
+    options = vars(arguments)
+    num_members = options.pop("members")
+    run_command(lambda: pretrain_members(num_members=num_members, **options), SUMMARY)

@@ -42,14 +42,14 @@ class Job:
 
     Args:
         name: unique; shown to the user.
-        function: a top-level function of one argument, such as `training.pretrain.pretrain`.
-        arguments: its argument, a dataclass with `output_dir`.
+        function: a top-level function.
+        arguments: its keyword arguments, `output_dir` among them, or its only argument, a dataclass with `output_dir`.
         after: names of jobs that must be finished first.
         weight: expected work in any unit, for the progress bar.
     """
 
     name: str
-    function: Callable[[Any], Json]
+    function: Callable[..., Json]
     arguments: Any
     after: tuple[str, ...] = ()
     weight: float = 1.0
@@ -155,18 +155,28 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def work(function: Callable[[Any], Json], arguments: Any, in_child: bool = True) -> Json:
+def call(function: Callable[..., Json], arguments: Any) -> Json:
+    """Call a job's function with its arguments."""
+    return function(**arguments) if isinstance(arguments, dict) else function(arguments)
+
+
+def folder_of(arguments: Any) -> Path:
+    """The output folder of a job's arguments."""
+    return Path(arguments["output_dir"] if isinstance(arguments, dict) else arguments.output_dir)
+
+
+def work(function: Callable[..., Json], arguments: Any, in_child: bool = True) -> Json:
     """Do a job; everything that it prints goes to `train.log` in its output folder."""
-    folder = Path(arguments.output_dir)
+    folder = folder_of(arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_FILE).open("a") as log:
         if in_child:
             for stream in (1, 2):
                 os.dup2(log.fileno(), stream)
             quiet_libraries()
-            return function(arguments)
+            return call(function, arguments)
         with redirect_stdout(log), redirect_stderr(log):
-            return function(arguments)
+            return call(function, arguments)
 
 
 class _Here(Executor):
@@ -209,7 +219,7 @@ class _Bar(tqdm):
         """Draw, with the weight of what is done in `done`."""
         self.total = self.done + sum(job.weight for job in [*running, *waiting])
         self.set_postfix_str(", ".join(job.name for job in running), refresh=False)
-        parts = [job.weight * read_progress(Path(job.arguments.output_dir)) for job in running]
+        parts = [job.weight * read_progress(folder_of(job.arguments)) for job in running]
         self.update(self.done + sum(parts) - self.n)
 
 

@@ -12,9 +12,10 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -37,7 +38,6 @@ TOKENIZER = "tokenizer"
 """Folder of the members' tokenizer inside the output folder, where none was given."""
 LONGEST_PREPARATION = datetime.timedelta(days=1)
 OF_EACH = ("folder", "seed", "steps", "seconds_since_start_or_continuation")
-Arguments = TypeVar("Arguments", PretrainArguments, FinetuneArguments)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Process:
         return {"CUDA_VISIBLE_DEVICES": visible.split(",")[self.local_rank % devices]}
 
 
-def pretrain_members(arguments: PretrainArguments, members: int, workers: int | None = None) -> Json:
+def pretrain_members(*, num_members: int, workers: int | None = None, **options: Any) -> Json:
     """Pre-train K independent members, or continue an interrupted run.
 
     Member k, in `OUTPUT/member-k`, is to the last bit what `pretrain` with `--seed SEED+k`, the tokenizer in
@@ -71,9 +71,9 @@ def pretrain_members(arguments: PretrainArguments, members: int, workers: int | 
     texts.
 
     Args:
-        arguments: the options; `seed` is that of member 0, `num_threads` the CPU threads of each member.
-        members: K.
+        num_members: K.
         workers: members side by side in each process; default: on a CPU as many as there are threads, else 1.
+        **options: those of `pretrain`; `seed` is that of member 0, `num_threads` the CPU threads of each member.
 
     Returns:
         The results as written to `OUTPUT/results.json`: `members` (folder, seed and held-out loss of each) and
@@ -84,18 +84,20 @@ def pretrain_members(arguments: PretrainArguments, members: int, workers: int | 
         UserError: bad input, an output folder that belongs to another run, or what the training of a member raises.
         KeyboardInterrupt: interrupted, after every member in training has saved a checkpoint.
     """
-    return _train_members(arguments, pretrain, lambda: _prepare_pretraining(arguments, members, workers), sum_up_losses)
+    return _train_members(
+        options, _pretrain, lambda: _prepare_pretraining(options, num_members, workers), sum_up_losses
+    )
 
 
-def finetune_members(arguments: FinetuneArguments, workers: int | None = None) -> Json:
-    """Fine-tune a classifier from each of `arguments.models` on one task, or continue.
+def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
+    """Fine-tune a classifier from each of `models` on one task, or continue.
 
     Member k, in `OUTPUT/member-k`, is to the last bit what `finetune` of the k-th model with `--seed SEED+k` and the
     same `--num-threads` gives. All have the same rows for training, validation and test.
 
     Args:
-        arguments: the options; `seed` is that of member 0, `num_threads` the CPU threads of each member.
-        workers: members side by side in each process; default: `arguments.workers`, or as in `pretrain_members`.
+        workers: as of `pretrain_members`.
+        **options: those of `finetune`; `seed` is that of member 0, `num_threads` the CPU threads of each member.
 
     Returns:
         The results as written to `OUTPUT/results.json`: `members` (folder, seed, validation and test scores of each)
@@ -105,14 +107,21 @@ def finetune_members(arguments: FinetuneArguments, workers: int | None = None) -
         UserError: as `pretrain_members`.
         KeyboardInterrupt: as `pretrain_members`.
     """
-    workers = workers or arguments.workers
-    return _train_members(arguments, finetune, lambda: _prepare_finetuning(arguments, workers), sum_up_scores)
+    return _train_members(options, _finetune, lambda: _prepare_finetuning(options, workers), sum_up_scores)
+
+
+def _pretrain(**options: Any) -> Json:
+    return pretrain(PretrainArguments(**options))
+
+
+def _finetune(**options: Any) -> Json:
+    return finetune(FinetuneArguments(**options))
 
 
 def _train_members(
-    arguments: Arguments,
-    function: Callable[[Arguments], Json],
-    prepare: Callable[[], tuple[Run, list[Arguments], int]],
+    options: Json,
+    function: Callable[..., Json],
+    prepare: Callable[[], tuple[Run, list[Json], int]],
     sum_up: Callable[[list[Json]], Json],
 ) -> Json:
     # 1. The first process loads the data and takes the output folder; the members, or its refusal, go to all.
@@ -133,29 +142,29 @@ def _train_members(
     # 2. Every process trains its share, in children; a finished member returns at once.
     members, workers = shared
     share = members[process.rank :: process.world]
-    variables = {"OMP_NUM_THREADS": str(members[0].num_threads), **process.device_variables(arguments.use_cpu)}
+    device = process.device_variables(bool(options.get("use_cpu")))
     run_jobs(
-        [Job(Path(member.output_dir).name, function, member) for member in share],
+        [Job(Path(member["output_dir"]).name, function, member) for member in share],
         workers,
         f"{len(share)} members",
-        environment=variables,
-        show=process.rank == 0 and not arguments.disable_tqdm,
+        environment={"OMP_NUM_THREADS": str(members[0]["num_threads"]), **device},
+        show=process.rank == 0 and not options.get("disable_tqdm"),
     )
 
     # 3. The first process waits for the others' members and writes the results.
     if run is None:
         return sum_up(_read_results(share)) if share else {}
-    while not all((Path(member.output_dir) / RESULTS_FILE).is_file() for member in members):
+    while not all((Path(member["output_dir"]) / RESULTS_FILE).is_file() for member in members):
         time.sleep(POLL_SECONDS)
     return run.finish(None, sum_up(_read_results(members)) | {"workers": workers, "processes": process.world})
 
 
-def _read_results(members: Sequence[Any]) -> list[Json]:
+def _read_results(members: Sequence[Json]) -> list[Json]:
     """Folder, seed and results of each member."""
     rows = []
     for member in members:
-        folder = Path(member.output_dir)
-        rows.append({"folder": folder.name, "seed": member.seed, **read_json(folder / RESULTS_FILE)})
+        folder = Path(member["output_dir"])
+        rows.append({"folder": folder.name, "seed": member["seed"], **read_json(folder / RESULTS_FILE)})
     return rows
 
 
@@ -171,14 +180,12 @@ def _from_first_process(process: Process, value: Any) -> Any:
     return values[0]
 
 
-def _prepare_pretraining(
-    arguments: PretrainArguments, members: int, workers: int | None
-) -> tuple[Run, list[PretrainArguments], int]:
+def _prepare_pretraining(options: Json, members: int, workers: int | None) -> tuple[Run, list[Json], int]:
     """Load the corpus once, take the output folder and put the shared tokenizer there."""
-    schedule = choose_schedule(arguments)
-    config = check_pretraining(arguments, schedule)
-    _check_counts(arguments, members, workers, "--members")
-    workers, threads = choose_workers(arguments, members, workers)
+    arguments = PretrainArguments(**options, members=members, workers=workers)
+    config = check_pretraining(arguments, choose_schedule(arguments))
+    _check_counts(options, members, workers, "--members")
+    workers, threads = choose_workers(options, members, workers)
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE and value is not None}
     if arguments.tokenizer is not None:
         tokenizer = load_tokenizer(arguments.tokenizer, config.max_position_embeddings)
@@ -186,18 +193,18 @@ def _prepare_pretraining(
     corpus = load_pretraining_corpus(arguments)
     settings |= {"corpus_sha256": corpus_hash(corpus), "threads": threads, "members": members}
     run = Run(arguments.output_dir, "pretrain-members", settings)
-    arguments = replace(arguments, num_threads=threads)
+    options = {**options, "num_threads": threads}
     if arguments.tokenizer is None:
         try:
             folder = _train_tokenizer(run, corpus["train"], config.vocab_size, config.max_position_embeddings)
         except UserError:
             run.discard()
             raise
-        arguments = replace(arguments, tokenizer=str(folder))
-    planned = [_as_member(arguments, run, index) for index in range(members)]
+        options["tokenizer"] = str(folder)
+    planned = [_as_member(options, run, index) for index in range(members)]
     for member in planned:
-        if (Path(member.output_dir) / RESULTS_FILE).is_file():
-            check_not_missed(Path(member.output_dir), member.snapshot_steps)
+        if (Path(member["output_dir"]) / RESULTS_FILE).is_file():
+            check_not_missed(Path(member["output_dir"]), arguments.snapshot_steps)
     return run, planned, workers
 
 
@@ -214,50 +221,51 @@ def _train_tokenizer(run: Run, rows: Any, vocab_size: int, max_length: int) -> P
     return folder
 
 
-def _prepare_finetuning(arguments: FinetuneArguments, workers: int | None) -> tuple[Run, list[FinetuneArguments], int]:
+def _prepare_finetuning(options: Json, workers: int | None) -> tuple[Run, list[Json], int]:
     """Open every encoder's folder and the task once, and take the output folder."""
+    arguments = FinetuneArguments(**options)
     if arguments.model:
         raise UserError("--model and --models exclude each other: name every encoder in --models.")
     if not arguments.models or not arguments.output_dir:
         raise UserError("Fine-tuning members needs --models (pre-trained encoders) and --output-dir.")
     checked = check_finetuning(arguments)
-    _check_counts(arguments, len(arguments.models), workers, "--models")
-    workers, threads = choose_workers(arguments, len(arguments.models), workers)
+    _check_counts(options, len(arguments.models), workers, "--models")
+    workers, threads = choose_workers(options, len(arguments.models), workers)
     for model in arguments.models:
         load_matching_tokenizer(model, None, read_encoder_config(model)["vocab_size"])
     weights = [NEW if arguments.from_scratch else weights_hash(model) for model in arguments.models]
     task = load_task_from(arguments)
     settings = decisive_options(checked) | {"task_sha256": task_hash(task), "labels": class_names(task)}
     run = Run(arguments.output_dir, "finetune-members", settings | {"threads": threads, "weights": weights})
-    options = replace(arguments, models=[], num_threads=threads)
-    members = [_as_member(replace(options, model=model), run, index) for index, model in enumerate(arguments.models)]
+    shared = {name: value for name, value in options.items() if name != "models"} | {"num_threads": threads}
+    members = [_as_member({**shared, "model": model}, run, index) for index, model in enumerate(arguments.models)]
     return run, members, workers
 
 
-def _as_member(arguments: Arguments, run: Run, index: int) -> Arguments:
+def _as_member(options: Json, run: Run, index: int) -> Json:
     """Options of member number `index`: its folder and its seed."""
     folder = str(run.folder / f"member-{index}")
-    return replace(arguments, output_dir=folder, seed=arguments.seed + index, disable_tqdm=True)
+    return {**options, "output_dir": folder, "seed": options.get("seed", 0) + index, "disable_tqdm": True}
 
 
-def _check_counts(arguments: Arguments, members: int, workers: int | None, option: str) -> None:
+def _check_counts(options: Json, members: int, workers: int | None, option: str) -> None:
     for name, value in ((option, members), ("--workers", workers)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: give at least 1.")
-    check_range(arguments, 0, LARGEST_SEED - members + 1, "seed")
+    check_range(SimpleNamespace(seed=options.get("seed", 0)), 0, LARGEST_SEED - members + 1, "seed")
 
 
-def choose_workers(arguments: Arguments, members: int, workers: int | None) -> tuple[int, int]:
+def choose_workers(options: Json, members: int, workers: int | None) -> tuple[int, int]:
     """Members side by side in each process, and CPU threads for each of them.
 
     Small models leave most of a second thread idle, so on a CPU one thread for each of several members comes first.
     """
-    threads = torch.get_num_threads()
+    available, threads = torch.get_num_threads(), options.get("num_threads")
     if workers is None:
-        on_cpu = arguments.use_cpu or USE_CPU in os.environ or not torch.accelerator.is_available()
+        on_cpu = options.get("use_cpu") or USE_CPU in os.environ or not torch.accelerator.is_available()
         rounds = math.ceil(members / Process.current().world)
-        workers = min(rounds, max(1, threads // (arguments.num_threads or 1))) if on_cpu else 1
-    return workers, arguments.num_threads or max(1, threads // workers)
+        workers = min(rounds, max(1, available // (threads or 1))) if on_cpu else 1
+    return workers, threads or max(1, available // workers)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

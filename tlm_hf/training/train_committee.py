@@ -23,7 +23,7 @@ from .finetune import FinetuneArguments
 from .finetune import check_arguments as check_finetuning
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
 from .members import finetune_members, pretrain_members
-from .pretrain_options import LARGEST_SEED, PretrainArguments
+from .pretrain_options import LARGEST_SEED
 
 DECISIVE = ("num_members", "recipe", "size", "pretrain_steps", "num_train_epochs", "learning_rate", "corpus", "seed")
 
@@ -101,7 +101,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
     baseline = tfidf_baseline(task)
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, texts)
     models = [encoders[index % len(encoders)] for index in range(arguments.num_members)]
-    tuned = finetune_members(_fine_tuning(arguments, models, work), arguments.workers)
+    tuned = finetune_members(workers=arguments.workers, **_fine_tuning(arguments, models, work))
     members = [str(work / "members" / member["folder"]) for member in tuned["members"]]
     folder = work / "committee"
     committee = join_committee(
@@ -131,7 +131,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
 def _check_options(arguments: OwnDataArguments) -> None:
     check_range(arguments, 1, math.inf, "num_members", "pretrain_steps", "workers")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
-    check_finetuning(_fine_tuning(arguments, [], Path()))
+    check_finetuning(FinetuneArguments(**_fine_tuning(arguments, [], Path())))
     build_config(arguments.recipe, arguments.size)
     for name in arguments.encoder:
         load_matching_tokenizer(name, None, read_encoder_config(name)["vocab_size"])
@@ -164,7 +164,9 @@ def _pretrain_encoders(arguments: OwnDataArguments, work: Path, texts: list[str]
     datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
     config = build_config(arguments.recipe, arguments.size)
     train_wordpiece(texts, config.vocab_size, config.max_position_embeddings).save_pretrained(tokenizer)
-    options = PretrainArguments(
+    trained = pretrain_members(
+        num_members=arguments.num_members,
+        workers=arguments.workers,
         bf16="false",  # float32 for fine-tuning too
         output_dir=str(encoders),
         corpus=str(corpus),
@@ -175,18 +177,18 @@ def _pretrain_encoders(arguments: OwnDataArguments, work: Path, texts: list[str]
         seed=arguments.seed,
         num_threads=1,
     )
-    trained = pretrain_members(options, arguments.num_members, arguments.workers)
     return [str(encoders / member["folder"]) for member in trained["members"]]
 
 
-def _fine_tuning(arguments: OwnDataArguments, models: list[str], work: Path) -> FinetuneArguments:
-    return FinetuneArguments(
-        bf16="false",  # as the encoders were trained
-        models=models,
-        task=str(work / "data"),
-        output_dir=str(work / "members"),
-        num_train_epochs=arguments.num_train_epochs,
-        learning_rate=arguments.learning_rate,
-        seed=arguments.seed,
-        num_threads=1,
-    )
+def _fine_tuning(arguments: OwnDataArguments, models: list[str], work: Path) -> Json:
+    """Options of `finetune_members`."""
+    return {
+        "bf16": "false",  # as the encoders were trained
+        "models": models,
+        "task": str(work / "data"),
+        "output_dir": str(work / "members"),
+        "num_train_epochs": arguments.num_train_epochs,
+        "learning_rate": arguments.learning_rate,
+        "seed": arguments.seed,
+        "num_threads": 1,
+    }
