@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, product
 from math import comb, prod
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -40,6 +41,76 @@ class Estimate:
     runs: tuple[int, ...]
     t_low: float | None = None
     t_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimate of a finding. Accuracies are shares of the test texts.
+
+    Args:
+        finding, task, model, x, measure: what it is of.
+        estimate, low, high: with the bootstrap interval.
+        seeds: runs of the side that has fewer.
+        runs: runs of each side.
+        t_low, t_high: t-interval (see `estimates`).
+        measures: of a subset: its overlap with the task.
+        collapsed: names of the runs that were left out.
+        timed_as: of committees: the model of the latency rows that has their time.
+    """
+
+    finding: str
+    task: str
+    model: str
+    x: Any
+    measure: str
+    estimate: float
+    low: float
+    high: float
+    seeds: int
+    runs: list[int]
+    t_low: float | None
+    t_high: float | None
+    measures: dict[str, float] | None = None
+    collapsed: list[str] | None = None
+    timed_as: str | None = None
+
+    @property
+    def percent(self) -> str:
+        """`85.6 [84.1, 87.0]`, in percent of the test texts."""
+        return f"{100 * self.estimate:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+    @property
+    def points(self) -> str:
+        """`+3.1 [+1.0, +5.2]`, in percentage points."""
+        return f"{100 * self.estimate:+.1f} [{_bound(self.low)}, {_bound(self.high)}]"
+
+    @property
+    def t_points(self) -> str:
+        """The t-interval over runs, in percentage points."""
+        if self.t_low is None or self.t_high is None:
+            return "one run"
+        return f"[{_bound(self.t_low)}, {_bound(self.t_high)}]"
+
+    @property
+    def sides(self) -> str:
+        """`10 and 7`: runs of each side."""
+        return " and ".join(map(str, self.runs))
+
+
+def _bound(share: float) -> str:
+    """An end of an interval in percentage points; with more digits where it would round to 0."""
+    value = 100 * share
+    return f"{value:+.1f}" if abs(value) >= 0.05 else f"{value:+.3f}"
+
+
+def make_row(finding: str, task: str, model: str, x: Any, measure: str, found: Estimate, **more: Any) -> Row:
+    """A row with values rounded to a ten-thousandth of a point: further digits vary with a machine's order of sums."""
+    t_low, t_high = (None if value is None else round(value, 6) for value in (found.t_low, found.t_high))
+    low, high = round(found.low, 6), round(found.high, 6)
+    runs = list(found.runs)
+    return Row(
+        finding, task, model, x, measure, round(found.value, 6), low, high, min(runs), runs, t_low, t_high, **more
+    )
 
 
 def _t_interval(values: np.ndarray) -> Interval:

@@ -1,9 +1,8 @@
 """From the records of the study to the rows of its four findings; nothing runs or is looked up elsewhere."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,11 +13,13 @@ from ..runs.atomic_files import Json
 from ..training.finetune import LOGITS_FILE
 from .estimates import (
     Estimate,
+    Row,
     accuracy,
     committee_curve,
     committees_right,
     difference,
     first_not_worse,
+    make_row,
     mean_difference,
     one_of_each,
     slope,
@@ -51,74 +52,6 @@ def difference_from(side: str) -> str:
 def committee_of(member: str) -> str:
     """Name of committees of one model."""
     return f"committee of {member}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One estimate of a finding. Accuracies are shares of the test texts.
-
-    Args:
-        finding, task, model, x, measure: what it is of.
-        estimate, low, high: with the bootstrap interval.
-        seeds: runs of the side that has fewer.
-        runs: runs of each side.
-        t_low, t_high: t-interval (see `estimates`).
-        measures: of a subset: its overlap with the task.
-        collapsed: names of the runs that were left out.
-        timed_as: of committees: the model of the latency rows that has their time.
-    """
-
-    finding: str
-    task: str
-    model: str
-    x: Any
-    measure: str
-    estimate: float
-    low: float
-    high: float
-    seeds: int
-    runs: list[int]
-    t_low: float | None
-    t_high: float | None
-    measures: dict[str, float] | None = None
-    collapsed: list[str] | None = None
-    timed_as: str | None = None
-
-    @property
-    def percent(self) -> str:
-        """`85.6 [84.1, 87.0]`, in percent of the test texts."""
-        return f"{100 * self.estimate:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-    @property
-    def points(self) -> str:
-        """`+3.1 [+1.0, +5.2]`, in percentage points."""
-        return f"{100 * self.estimate:+.1f} [{_bound(self.low)}, {_bound(self.high)}]"
-
-    @property
-    def t_points(self) -> str:
-        """The t-interval over runs, in percentage points."""
-        if self.t_low is None or self.t_high is None:
-            return "one run"
-        return f"[{_bound(self.t_low)}, {_bound(self.t_high)}]"
-
-    @property
-    def sides(self) -> str:
-        """`10 and 7`: runs of each side."""
-        return " and ".join(map(str, self.runs))
-
-
-def _bound(share: float) -> str:
-    """An end of an interval in percentage points; with more digits where it would round to 0."""
-    value = 100 * share
-    return f"{value:+.1f}" if abs(value) >= 0.05 else f"{value:+.3f}"
-
-
-def make_row(finding: str, task: str, model: str, x: Any, measure: str, found: Estimate) -> Row:
-    """A row with values rounded to a ten-thousandth of a point: further digits vary with a machine's order of sums."""
-    t_low, t_high = (None if value is None else round(value, 6) for value in (found.t_low, found.t_high))
-    low, high = round(found.low, 6), round(found.high, 6)
-    runs = list(found.runs)
-    return Row(finding, task, model, x, measure, round(found.value, 6), low, high, min(runs), runs, t_low, t_high)
 
 
 class Answers:
@@ -178,8 +111,7 @@ class Findings:
     def latency(self) -> list[Json]:
         """`model`, `members`, `batch_size`, `milliseconds` of each; empty before the latency was measured."""
         record = self.records.get(self.planner.latency.name)
-        rows: list[Json] = [] if record is None else record.results["rows"]
-        return rows
+        return [] if record is None else list(record.results["rows"])
 
     def _right(self, runs: Mapping[int, Sequence[StudyRun]], without: Sequence[str] = ()) -> Right:
         """By seed the share of its fine-tunings that are right; seeds without any are left out."""
@@ -236,14 +168,14 @@ class Findings:
                 learnt = [self._right(arms[arm], collapsed) for arm in ARMS]
                 if collapsed and all(learnt):
                     left = difference(_stack(learnt[0]), _stack(learnt[1]))
-                    yield replace(make_row(GAP, task, model, WITHOUT_COLLAPSED, "gap", left), collapsed=collapsed)
+                    yield make_row(GAP, task, model, WITHOUT_COLLAPSED, "gap", left, collapsed=collapsed)
                 for name, other in self._baselines(task).items():
                     yield make_row(GAP, task, model, ARMS[0], difference_from(name), difference(_stack(ours), other))
 
-    def _of_encoders(self, recipe: str, task: str, encoders: Mapping[int, StudyRun]) -> Right:
-        """What encoders of other corpora have right by pre-training seed, with one fine-tuning seed each."""
+    def _of_encoders(self, recipe: str, task: str, encoders: Sequence[StudyRun]) -> Right:
+        """What encoders of other corpora, one of each seed, have right with one fine-tuning seed each."""
         seeds = self.planner.seeds(len(encoders))
-        return self._right({seed: self.planner.tuned(recipe, task, run, seeds[seed]) for seed, run in encoders.items()})
+        return self._right({seed: self.planner.tuned(recipe, task, encoders[seed], seeds[seed]) for seed in seeds})
 
     def corpus_size(self) -> Iterator[Row]:
         """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""
@@ -253,9 +185,8 @@ class Findings:
             for equal in ("steps", "epochs") if scratch else ():
                 model, points = f"{recipe}, equal {equal}", {}
                 for texts, kind, steps in self.planner.corpus_steps():
-                    encoders = {
-                        seed: self.planner.pretraining(recipe, seed, num_texts=texts, max_steps=steps) for seed in seeds
-                    }
+                    changes: Json = {"num_texts": texts, "max_steps": steps}
+                    encoders = [self.planner.pretraining(recipe, seed, **changes) for seed in seeds]
                     found = self._of_encoders(recipe, task, encoders) if kind == equal else {}
                     if found:
                         points[texts] = found
@@ -277,21 +208,19 @@ class Findings:
         pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in COMPARED_SUBSETS}
         for task in self.plan.tasks:
             scratch = self.scratch(recipe, task)
-            right = {
-                kind: self._of_encoders(
-                    recipe, task, {seed: self.planner.on_subset(task, kind, seed) for seed in seeds}
-                )
-                for kind in KINDS
-            }
+            right: dict[str, Right] = {}
+            for kind in KINDS:
+                encoders = [self.planner.on_subset(task, kind, seed) for seed in seeds]
+                right[kind] = self._of_encoders(recipe, task, encoders) if scratch else {}
             for kind, found in right.items():
-                if found and scratch:
+                if found:
                     measures = record.results["measures"][task][kind]["train"]
                     gap = difference(_stack(found), _stack(scratch))
                     model, divergence = f"{recipe}, {kind} overlap", measures["jensen_shannon_bits"]
-                    yield replace(make_row(OVERLAP, task, model, divergence, "gap", gap), measures=measures)
+                    yield make_row(OVERLAP, task, model, divergence, "gap", gap, measures=measures)
             for name, other in COMPARED_SUBSETS.items():
                 common = _common(right["high"], right[other])
-                if common and scratch:
+                if common:
                     pair = _stack(right["high"], common), _stack(right[other], common)
                     pairs[name].append(pair)
                     yield make_row(OVERLAP, task, recipe, name, "difference", difference(*pair, paired=True))
@@ -301,17 +230,9 @@ class Findings:
 
     def members(self, task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By recipe the members' test logits (items, members, classes) and the labels (items,)."""
-        found = {}
-        for recipe in self.plan.committee.members:
-            runs = [
-                run
-                for seed, tuned in self.planner.member_seeds(recipe).items()
-                for run in self.planner.tuned(recipe, task, self.planner.pretraining(recipe, seed), tuned)
-            ]
-            answers = self.answers.members(runs)
-            if answers is not None:
-                found[recipe] = answers
-        return found
+        runs = {recipe: self.planner.members(recipe, task) for recipe in self.plan.committee.members}
+        found = {recipe: self.answers.members(several) for recipe, several in runs.items()}
+        return {recipe: answers for recipe, answers in found.items() if answers is not None}
 
     def committee(self) -> Iterator[Row]:
         """Finding d: accuracy against the number of members, against the deep encoder and the baselines."""
@@ -321,8 +242,7 @@ class Findings:
             right = self._right(self.arms(reference, task)["pretrained"])
             deep = _stack(right) if right else None
             if deep is not None:
-                row = make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep))
-                yield replace(row, timed_as=reference)
+                yield make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep), timed_as=reference)
             if first not in members:
                 continue
             alike = _all_sizes(*members[first])
@@ -330,7 +250,7 @@ class Findings:
             for recipe, answers in members.items():
                 if recipe != first:
                     alone = accuracy(committees_right(*answers, subsets(answers[0].shape[1], 1)))
-                    yield replace(make_row(COMMITTEE, task, recipe, 1, "accuracy", alone), timed_as=recipe)
+                    yield make_row(COMMITTEE, task, recipe, 1, "accuracy", alone, timed_as=recipe)
             if len(members) > 1:
                 yield from self._mixed(task, members, alike, deep)
             yield from self._longer(task, alike, deep)
@@ -340,7 +260,7 @@ class Findings:
         first, reference = self.plan.first_member, self.plan.committee.reference
         name = committee_of(first)
         for count, found in enumerate(committee_curve(alike), 1):
-            yield replace(make_row(COMMITTEE, task, name, count, "accuracy", found), timed_as=first)
+            yield make_row(COMMITTEE, task, name, count, "accuracy", found, timed_as=first)
         if deep is not None:
             curve = committee_curve(alike, deep)
             for count, found in enumerate(curve, 1):
@@ -364,10 +284,8 @@ class Findings:
         labels = members[self.plan.first_member][1]
         whole = committees_right(together, labels, [tuple(range(sum(counts)))])
         yield from self._compared(task, ALL_MEMBERS, sum(counts), whole, (sum(counts),), alike, deep, None)
-        mixed, model = (
-            committees_right(together, labels, one_of_each(counts)),
-            f"mixed: one each of {', '.join(members)}",
-        )
+        mixed = committees_right(together, labels, one_of_each(counts))
+        model = f"mixed: one each of {', '.join(members)}"
         yield from self._compared(task, model, len(counts), mixed, tuple(counts), alike, deep, MIXED)
 
     def _longer(self, task: str, alike: list[np.ndarray], deep: np.ndarray | None) -> Iterator[Row]:
@@ -390,14 +308,14 @@ class Findings:
         """Accuracy of committees of `count` members, and its differences from plain ones, baselines, deep encoder."""
         sides: dict[str, Estimate] = {}
         if count <= len(alike):
-            alike_as_many = difference(right, alike[count - 1], single=True, single_theirs=True)
-            sides[f"as many {self.plan.first_member}"] = alike_as_many
+            as_many = difference(right, alike[count - 1], single=True, single_theirs=True)
+            sides[f"as many {self.plan.first_member}"] = as_many
         for side, other in self._baselines(task).items():
             sides[side] = difference(right, other, single=True)
         if deep is not None:
             sides[self.plan.committee.reference] = difference(right, deep, single=True)
         found = replace(accuracy(right, single=True), runs=runs)
-        yield replace(make_row(COMMITTEE, task, model, count, "accuracy", found), timed_as=timed_as)
+        yield make_row(COMMITTEE, task, model, count, "accuracy", found, timed_as=timed_as)
         for side, found in sides.items():
             yield make_row(COMMITTEE, task, model, count, difference_from(side), replace(found, runs=runs))
 

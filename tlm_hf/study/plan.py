@@ -224,6 +224,11 @@ class Planner:
         """Seeds of a recipe's members: the first ones are encoders of finding a."""
         return self.seeds(self.plan.committee.members.get(recipe, 0))
 
+    def members(self, recipe: str, task: str) -> list[StudyRun]:
+        """The members' fine-tunings; none until their rate is chosen."""
+        seeds = self.member_seeds(recipe)
+        return [run for s in seeds for run in self.tuned(recipe, task, self.pretraining(recipe, s), seeds[s])]
+
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
         """All encoders of a model on the whole corpus by seed, each with its fine-tuning seeds.
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..data.overlap_subsets import KINDS
 from ..runs.atomic_files import Json
-from .findings import ALL_MEMBERS, BASELINE_NAMES, MIXED, Row, committee_of
+from .estimates import Row
+from .findings import ALL_MEMBERS, BASELINE_NAMES, MIXED, committee_of
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
 from .plan_file import SizePlan
 

@@ -17,6 +17,7 @@ from ..hub.demo_data import DEMO_FILE, DemoTask, stage_demo
 from ..runs.atomic_files import Json, write_json, write_text
 from ..runs.provenance import portable_path
 from ..training.join_committee import CommitteeArguments, join_committee
+from .estimates import Row
 from .execute import Record, is_ready
 from .findings import (
     BASELINE_NAMES,
@@ -25,10 +26,9 @@ from .findings import (
     OTHER_SEEDS,
     WITHOUT_COLLAPSED,
     Findings,
-    Row,
     difference_from,
 )
-from .plan import BASELINES, COMMITTEE, GAP, OVERLAP, Planner
+from .plan import BASELINES, COMMITTEE, GAP, OVERLAP, Planner, StudyRun
 from .plan_file import ARMS
 from .plots import draw_plots
 from .study import StudyArguments, check_arguments, read_state
@@ -299,33 +299,19 @@ def stage_study_demo(arguments: StudyArguments) -> Json:
 
 def _demo_task(arguments: StudyArguments, planner: Planner, task: str) -> DemoTask | None:
     """A committee of the members that have weights, and the deep encoder; None with fewer than two members."""
-    plan, work = planner.plan, arguments.work_folder
+    plan, work, reference = planner.plan, arguments.work_folder, planner.plan.committee.reference
 
-    def classifiers(recipe: str, seeds: dict[int, list[int]]) -> list[Path]:
-        runs = [
-            run
-            for seed, tuned in seeds.items()
-            for run in planner.tuned(recipe, task, planner.pretraining(recipe, seed), tuned)
-        ]
+    def classifiers(runs: list[StudyRun]) -> list[Path]:
         folders = [work / run.name / "classifier" for run in runs]
         return [folder for folder in folders if is_ready("pretrain", folder)]  # results and weights
 
-    members = classifiers(plan.first_member, planner.member_seeds(plan.first_member))[:MOST_DEMO_MEMBERS]
+    members = classifiers(planner.members(plan.first_member, task))[:MOST_DEMO_MEMBERS]
     if len(members) < 2:
         return None
     digest = hashlib.sha256("\n".join(member.parent.name for member in members).encode()).hexdigest()[:10]
     output, options = work / f"committee-{task}-{digest}", plan.tasks[task]
-    paths = [str(member) for member in members]
-    join_committee(
-        CommitteeArguments(
-            task=task,
-            data_root=arguments.data_root,
-            members=paths,
-            output_dir=str(output),
-            disable_tqdm=True,
-            **options,
-        )
-    )
-    deep = classifiers(plan.committee.reference, planner.seeds(1))
+    joined: Json = {"members": [str(member) for member in members], "output_dir": str(output), "disable_tqdm": True}
+    join_committee(CommitteeArguments(task=task, data_root=arguments.data_root, **joined, **options))
+    deep = classifiers(planner.tuned(reference, task, planner.pretraining(reference, 0), [0]))
     splits = load_task(task, root=arguments.data_root, **options)
     return DemoTask(task, TITLES.get(task, task), output, deep[0] if deep else None, splits)
