@@ -82,16 +82,6 @@ def test_a_visitor_classifies_and_sees_what_the_model_says(page, demo):
     assert page.evaluate("window.hacked") is None  # a label holds a script
 
 
-def test_each_member_and_head_can_be_looked_at(page):
-    classify(page, TEXT)
-    page.wait_for_timeout(300)
-    mean = page.locator("#attention").inner_html()
-    page.get_by_label("Attention of member").click()
-    page.get_by_role("option", name="2").click()
-    page.get_by_role("button", name="Classify", exact=True).click()
-    page.wait_for_function("before => document.querySelector('#attention').innerHTML !== before", arg=mean)
-
-
 def test_an_answer_goes_when_another_task_is_meant_and_follows_what_is_chosen(page):
     classify(page, TEXT)
     page.get_by_label("Head").click()
@@ -136,11 +126,6 @@ def test_masks_overlap_and_committee(page):
     page.get_by_role("tab", name="Build a committee").click()
     page.get_by_label("member 1").uncheck()
     page.locator("#committee").get_by_text("committee of 2").wait_for()
-
-
-def test_an_empty_text_is_said_on_the_page(page):
-    page.get_by_role("button", name="Classify", exact=True).click()
-    page.get_by_text("The text is empty: write a sentence.").wait_for()
 
 
 def test_the_keyboard_alone_will_do(page):
