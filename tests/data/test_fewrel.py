@@ -10,12 +10,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlm_hf.data.fewrel import ENTITY_MARKERS, read_fewrel
+import tlm_hf
+from tlm_hf.data.fewrel import ENTITY_MARKERS, add_entity_markers, apply_entity_markers, read_fewrel
 from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tasks import SPLITS, class_names, load_task
+from tlm_hf.data.tokenization import tokenizer_hash
 from tlm_hf.errors import UserError
 
 DATA = os.environ.get("TLM_DATA")
@@ -89,16 +93,11 @@ class TestRows:
             pid = row_id.split("/")[0]
             assert known[pid][row_id] == text
             assert class_names(task)[label] == f"name of {pid}"
-
-    def test_facts_reproduce_a_split(self, folder):
-        found = facts_of(load(folder, seed=3)["test"])
+        facts = facts_of(task["test"])
         content = (folder / "train_wiki.json").read_bytes()
-        assert found["revision"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
-        assert (found["task"], found["split_name"], found["seed"], found["part"]) == ("fewrel", "test", 3, "train_wiki")
-        assert found["asked_per_label"] == {"train": 20, "validation": None, "test": 5}
-        assert found["per_label"] == {"name of P3": 5, "name of P20": 5, "name of P100": 5}
-        assert found["entity_markers"] == "none"
-        assert "added_tokens" not in found
+        assert facts["revision"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
+        assert (facts["task"], facts["part"], facts["entity_markers"]) == ("fewrel", "train_wiki", "none")
+        assert facts["asked_per_label"] == {"train": 20, "validation": None, "test": 5}
 
     def test_sentence_under_two_relations_is_dropped_from_both_and_counted(self, tmp_path):
         def shouted(item):
@@ -194,16 +193,6 @@ class TestSizes:
             (split, label, text) for split, _, label, text in theirs
         ]
 
-    def test_another_process_chooses_the_same(self, folder, run_with_package):
-        code = """
-import json, sys
-from tlm_hf.data.tasks import load_task
-task = load_task("fewrel", path=sys.argv[1], train_per_label=20, test_per_label=5, seed=2)
-print(json.dumps([[split, row["id"], row["label"], row["text"]] for split in task for row in task[split]]))
-"""
-        assert [tuple(row) for row in run_with_package(code, str(folder))] == rows_of(load(folder, seed=2))
-        assert rows_of(load(folder, seed=2)) != rows_of(load(folder, seed=3))
-
 
 class TestMarkers:
     @pytest.mark.parametrize(
@@ -264,67 +253,54 @@ class TestRefusals:
 
     def test_files(self, say, tmp_path, one_sentence):
         whole = json.dumps({pid: [sentence(n, pid) for n in range(9)] for pid in ("P1", "P2")}).encode()
-        for content in (whole[:-30], b"", b"\xff\xfe{}", whole.replace(b"near", b"n\xe9ar")):
+        for content in (whole[:-30], b"\xff\xfe{}", whole.replace(b"near", b"n\xe9ar")):
             said = say(content, self.NAMES)
             assert "train_wiki.json" in said
             assert "not whole JSON" in said
-        assert "P2" in say(whole, {"P1": ["one", ""]})
         assert "not whole JSON" in say(whole, b'{"P1": ["on')
+        assert "'P2'" in say(whole, {"P1": ["one", ""]})
         for entry in ("one", [], [3], {}):
             assert "[name, description]" in say(whole, {**self.NAMES, "P2": entry})
         (tmp_path / "pid2name.json").unlink()
         missing = str(tmp_path / "nowhere")
-        cases = [({"path": str(tmp_path)}, "pid2name.json"), ({"path": missing}, "--task-path")]
-        cases += [
-            ({"root": missing}, "which is no folder"),
+        for options, part in (
+            ({"path": str(tmp_path)}, "pid2name.json"),
+            ({"path": missing}, "--task-path"),
             ({"root": str(tmp_path)}, "--task-path"),
-            ({"path": __file__}, "not whole JSON"),
-        ]
-        for options, part in cases:
+            ({"path": str(tmp_path), "config": "val_wiki"}, "val_wiki"),
+        ):
             with pytest.raises(UserError) as caught:
                 load_task("fewrel", **options)
             assert part in one_sentence(caught.value)
-        (tmp_path / "train_wiki.json").unlink()
-        with pytest.raises(UserError, match="cannot be read"):
-            load_task("fewrel", path=str(tmp_path))
-        with pytest.raises(UserError, match="val_wiki"):
-            load_task("fewrel", path=str(tmp_path), config="val_wiki")
 
     def test_shapes(self, say):
         good = [sentence(n, "lies") for n in range(3)]
         assert "JSON object" in say([good], self.NAMES)
         assert "1 relation" in say({"P1": good}, self.NAMES)
         assert "'P2' is not a list" in say({"P1": good, "P2": {"tokens": []}}, self.NAMES)
-        rows = [
+        entities = {"h": good[0]["h"], "t": good[0]["t"]}
+        for row in (
             ["a", "b"],
-            "a b",
-            {"tokens": "a b", "h": good[0]["h"], "t": good[0]["t"]},
-            {"tokens": ["a", 1], "h": good[0]["h"], "t": good[0]["t"]},
+            {"tokens": "a b", **entities},
+            {"tokens": ["a", 1], **entities},
+            {"tokens": ["a\ud800"], **entities},
             {"tokens": ["a"], "h": good[0]["h"]},
             {"tokens": ["a"], "h": {"pos": [0, 1]}, "t": good[0]["t"]},
             {"tokens": ["a"], "h": ["a", ""], "t": good[0]["t"]},
-            {"tokens": ["a\ud800"], "h": good[0]["h"], "t": good[0]["t"]},
-        ]
-        for row in rows:
-            said = say({"P1": good, "P2": [*good[:2], row]}, self.NAMES)
-            assert "row 2 of 'P2'" in said
+        ):
+            assert "row 2 of 'P2'" in say({"P1": good, "P2": [*good[:2], row]}, self.NAMES)
 
     @pytest.mark.parametrize(
         ("head", "said"),
         [
             ([[3]], "overlap"),
-            ([[4, 5]], "overlap"),
             ([[0, 1, 2, 3]], "overlap"),
-            ([[6]], "6 to 6"),
-            ([[5, 6]], "5 to 6"),
-            ([[-1]], "-1 to -1"),
+            ([[6]], "outside"),
+            ([[-1]], "outside"),
             ([[0, 2]], "unbroken"),
-            ([[1, 0]], "unbroken"),
             ([[]], "unbroken"),
             ([], "unbroken"),
-            ([["0"]], "unbroken"),
             ([[True]], "unbroken"),
-            ([0], "unbroken"),
         ],
     )
     def test_spans(self, say, head, said):
@@ -343,24 +319,21 @@ class TestRefusals:
         folder = write(tmp_path, {"P1": [sentence(n, "lies") for n in range(8)], "P2": [broken]})
         assert len(read_fewrel(folder).rows["train"]) == 9
 
-    def test_options(self, folder, one_sentence):
+    def test_options(self, folder):
         for options, said in (
             ({"entity_markers": "maybe"}, "maybe"),
-            ({"shortfall": "ignore"}, "ignore"),
             ({"title_column": "title"}, "--title-column"),
             ({"config": "test_wiki"}, "test_wiki"),
+            ({"text_column": "v1"}, "--text-column v1"),
+            ({"revision": "v1"}, "--task-revision v1"),
         ):
-            with pytest.raises(UserError) as caught:
+            with pytest.raises(UserError, match=said):
                 load(folder, **options)
-            assert said in one_sentence(caught.value)
         with pytest.raises(UserError, match="one file"):
             load(folder / "train_wiki.json", config="val_wiki")
-        with pytest.raises(UserError, match="--entity-markers"):
-            load_task("docstrings", entity_markers="text")
-        for name, option in (("fewrel", "text_column"), ("fewrel", "revision"), ("docstrings", "config")):
-            with pytest.raises(UserError, match="leave it out") as caught:
-                load_task(name, **{option: "v1"})
-            assert f"{option.rsplit('_', maxsplit=1)[-1]} v1" in one_sentence(caught.value)
+        for option in ("entity_markers", "config"):
+            with pytest.raises(UserError, match="leave it out"):
+                load_task("docstrings", **{option: "text"})
 
 
 @needs_data
@@ -398,3 +371,71 @@ class TestRealText:
             assert " ".join(word for word in words if word not in ENTITY_MARKERS) == known[row_id.split("/")[0]][row_id]
             assert words.index("[E1]") < words.index("[/E1]") - 1
             assert words.index("[E2]") < words.index("[/E2]") - 1
+
+
+@pytest.fixture
+def own_tokenizer(tokenizer, tmp_path):
+    """The shared tokenizer, in a copy that may be changed."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return transformers.AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+
+
+def test_added_markers_are_one_token_each_and_stay_so(own_tokenizer, tokenizer, tmp_path):
+    ours = own_tokenizer
+    text = "[E1] the miller [/E1] counts [E2] salt [/E2]"
+    assert not set(ENTITY_MARKERS) & set(ours.tokenize(text))
+    assert add_entity_markers(ours) == 4
+    words = ours.tokenize(text)
+    assert [word for word in words if word in ENTITY_MARKERS] == list(ENTITY_MARKERS)
+    assert [word for word in words if word not in ENTITY_MARKERS] == tokenizer.tokenize("the miller counts salt")
+    assert add_entity_markers(ours) == 0
+    ours.save_pretrained(tmp_path / "after")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "after")
+    assert again.tokenize(text) == words
+    assert len(again) == len(tokenizer) + 4
+    assert tokenizer_hash(again) == tokenizer_hash(ours) != tokenizer_hash(tokenizer)
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+def test_model_grows_and_its_config_says_so(own_tokenizer, tmp_path, convolution):
+    ours = own_tokenizer
+    shape = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape |= {"max_position_embeddings": 16, "vocab_size": len(ours), "num_labels": 3}
+    if convolution:
+        shape |= {"conv_channels": 2, "conv_kernel_sizes": [[3, 3]]}
+    model = tlm_hf.TLMForSequenceClassification(tlm_hf.TLMConfig(**shape)).eval()
+    before = model.get_input_embeddings().weight.detach().clone()
+    ids = ours("the miller counts", return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**ids).logits
+    apply_entity_markers({"entity_markers": "added"}, ours, model)
+    after = model.get_input_embeddings().weight
+    assert after.shape == (len(before) + 4, 12)
+    assert model.config.vocab_size == len(ours) == len(before) + 4
+    assert torch.equal(after[:-4], before)
+    with torch.no_grad():
+        assert torch.equal(model(**ids).logits, logits)
+        marked = model(**ours("[E1] the miller [/E1] counts", return_tensors="pt")).logits
+    assert not torch.equal(marked, logits)
+    model.save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["entity_markers"] == "added"
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    assert again.config.entity_markers == "added"
+    if not convolution:
+        assert isinstance(again, transformers.BertForSequenceClassification)
+    with torch.no_grad():
+        found = again(**ours("[E1] the miller [/E1] counts", return_tensors="pt")).logits
+    torch.testing.assert_close(found, marked)
+
+
+def test_without_added_markers_nothing_grows(tokenizer):
+    model = transformers.BertModel(
+        transformers.BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
+    size = len(tokenizer)
+    apply_entity_markers({}, tokenizer, model)
+    assert not hasattr(model.config, "entity_markers")
+    apply_entity_markers({"entity_markers": "text"}, tokenizer, model)
+    assert model.config.entity_markers == "text"
+    assert (len(tokenizer), model.config.vocab_size) == (size, 9)

@@ -107,20 +107,6 @@ def test_every_pair_is_that_of_the_definition(batch, monkeypatch):
     assert sum(seen) > 100
 
 
-def test_longer_texts_too():
-    rng = random.Random(5)
-    vocabulary = [f"word{number}" for number in range(40)]
-    held_out = [" ".join(rng.choices(vocabulary, k=rng.randint(5, 60))) for _ in range(40)]
-    training = []
-    for _ in range(120):
-        words = rng.choice(held_out).split()
-        for _ in range(rng.randint(0, 3)):
-            words[rng.randrange(len(words))] = rng.choice([*vocabulary, "new", "unseen"])
-        training.append(" ".join([*rng.choices(vocabulary, k=rng.choice([0, 0, 30])), *words]))
-    assert expect(training, held_out) > 60
-    assert expect(held_out, training) > 60
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -191,8 +177,6 @@ def test_report_has_counts_and_ids_and_no_text():
     ]
     written = json.dumps(report)
     assert not any(word in written for word in ("boat", "baker", "children"))
-    assert len(check_splits(*sides, ("train", "test"), examples=1).examples) == 1
-    assert check_splits(*sides, ("train", "test"), examples=0).examples == []
 
 
 def labelled(texts: list[str], labels: list[int]) -> datasets.Dataset:
@@ -205,7 +189,7 @@ def test_leaking_rows_are_dropped_and_counted_by_class(caplog):
     assert clean["id"][:] == ["train/1", "train/3"]
     facts = facts_of(clean)
     assert (facts["rows"], facts["leaking_rows_dropped"], facts["per_label"]) == (2, 2, {"a": 1, "b": 1})
-    assert "2 of 4 texts of train" in caplog.text
+    assert "dropped 2 texts of train" in caplog.text
     assert "1 of a, 1 of b" in caplog.text
     same = drop_leaking(clean, "train", [with_ids(["none of these"], "test")])
     assert same.to_list() == clean.to_list()

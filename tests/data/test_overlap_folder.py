@@ -1,6 +1,6 @@
-"""Folders that `tlm overlap` writes: one configuration a task and kind, a card, facts, one validation split for all.
+"""`tlm overlap`: refusals, and folders with one configuration a task and kind, a card, facts, one validation split.
 
-Oracles: the corpus file that the test wrote and its loader, `datasets` in a process without the package, the results
+Oracles: the corpus file that the test wrote and its loader, the results
 file of the same command, pyarrow and PyYAML on the files, string comparison for duplicates.
 """
 
@@ -15,7 +15,7 @@ import yaml
 from helpers_commands import contents, labelled_rows, refused, succeed, write_corpus, write_csv
 from huggingface_hub import DatasetCard
 
-from tlm_hf.data import dataset_folder
+from tlm_hf.data import dataset_folder, overlap_report
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.overlap_subsets import task_stem
 from tlm_hf.data.sources import seeded_order, text_hash
@@ -89,26 +89,6 @@ def test_subsets_are_never_mixed(made):
     assert sorted(alone["train"]["text"]) == sorted(row["text"] for row in rows_of(made, "water-high", "train"))
 
 
-LOAD = """
-import json, sys, datasets
-datasets.disable_progress_bars()
-found = {}
-for config in sys.argv[2:]:
-    splits = datasets.load_dataset(sys.argv[1], config)
-    found[config] = {name: [rows.column_names, rows["text"][:]] for name, rows in splits.items()}
-print(json.dumps(found))
-"""
-
-
-def test_opens_anywhere(made, run_without_package):
-    found = run_without_package(LOAD, str(made), *CONFIGS)
-    for config, splits in found.items():
-        assert list(splits) == ["train", "validation"]
-        for split, (columns, texts) in splits.items():
-            assert columns == ["text", "id"]
-            assert texts == [row["text"] for row in rows_of(made, config, split)]
-
-
 def test_facts_and_card_agree_with_files_and_results(home, made):
     facts = json.loads((made / "subset.json").read_text(encoding="utf-8"))
     results = json.loads((home / "table.json").read_text(encoding="utf-8"))
@@ -134,11 +114,14 @@ def test_facts_and_card_agree_with_files_and_results(home, made):
         cells = [", ".join(f"{train['measures'][split][name]:.4f}" for split in ("train", "test")) for name in MEASURES]
         assert f"| {config} | {task} | {train['tokens']:,} | {' | '.join(cells)} |\n" in text
         assert f'load_dataset("made", "{config}")\n' in text
+    assert (home / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert list(results["table"]) == list(results["selection"]["seconds"]) == ["land", "water"]
+    for rows in results["table"].values():
+        bits = [rows[kind]["train"]["jensen_shannon_bits"] for kind in KINDS]
+        assert bits == sorted(bits)
     hashes = contents(made)
     del hashes["subset.json"]
     assert facts["files"] == hashes
-    assert "at least 3 times" in text
-    assert "nested" not in text
     for path in made.rglob("*"):
         if path.is_file():
             assert str(home).encode() not in path.read_bytes()
@@ -192,15 +175,38 @@ def test_interrupted_writing_leaves_nothing(home, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_bad_options_are_refused_before_any_work(home, tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.txt").touch()
+    (tmp_path / "table.png").mkdir()
+    for work in ("train_wordpiece", "encode_texts"):
+        monkeypatch.setattr(overlap_report, work, lambda *_, work=work: pytest.fail(f"{work} was called"))
+    file = home / "corpus.txt"
+    good = ("overlap", "--corpus", file, "--tasks", home / "land", "--vocab-size", 300)
+    for more, culprit in (
+        (["--num-texts", 0], "--num-texts"),
+        (["--train-per-label", 1, 2], "--train-per-label"),
+        (["--max-length", 2], "--max-length"),
+        (["--corpus", "no_such_corpus", "--corpus-texts", 50], "at most 50 (--num-texts)"),
+        (["--num-texts", 181], "at most 180 (--num-texts)"),  # 20 of 200 are held out
+        (["--output-dir", tmp_path / "mine"], "no data subset of ours"),
+        (["--output-dir", file / "made"], "--output-dir"),
+        (["--output-dir", ""], "--output-dir"),
+        (["--tasks", home / "land", home / "land,"], "--tasks"),
+        (["--json", tmp_path / "mine"], "is a folder"),
+        (["--json", tmp_path / "table.json"], "is a folder"),
+        (["--json", tmp_path / "other.png"], ".json"),
+        (["--json", ""], "--json"),
+        (["--json", tmp_path / ("x" * 300)], "--json"),
+        (["--json", tmp_path / "new" / "table.json", "--output-dir", tmp_path / "new"], "elsewhere"),
+    ):
+        assert culprit in refused(capsys, *good, *more)
+    assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "mine.txt")
+
+
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [
-        ("fewrel", "fewrel"),
-        ("a/my tasks/news|old.csv", "news-old"),
-        ("owner/name", "name"),
-        ("..", ""),
-        ("a/?.csv", ""),
-    ],
+    [("fewrel", "fewrel"), ("a/my tasks/news|old.csv", "news-old"), ("owner/name", "name"), ("..", "")],
 )
 def test_names_of_configurations(name, stem):
     assert task_stem(name) == stem

@@ -5,8 +5,6 @@ plain Python counters, a second process.
 """
 
 import itertools
-import json
-import os
 from collections import Counter
 
 import datasets
@@ -19,12 +17,10 @@ from scipy.spatial.distance import jensenshannon
 from tlm_hf.data import overlap_subsets as module
 from tlm_hf.data.overlap import TokenTexts
 from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
-from tlm_hf.data.sources import facts_of, seeded_order, text_hash
-from tlm_hf.data.tokenization import load_tokenizer
+from tlm_hf.data.sources import seeded_order, text_hash
+from tlm_hf.data.sources import facts_of
 from tlm_hf.errors import UserError
 
-DATA = os.environ.get("TLM_DATA")
-needs_data = pytest.mark.skipif(not DATA, reason="TLM_DATA is not set: no real text to read")
 VOCABULARY = 50
 
 
@@ -209,15 +205,14 @@ class TestSplits:
     def test_another_process_chooses_the_same(self, tokenizer, sentences, tmp_path, run_with_package):
         tokenizer.save_pretrained(tmp_path / "tokenizer")
         corpus = documents(sentences)
-        (tmp_path / "texts.json").write_text(json.dumps(corpus["text"][:]), encoding="utf-8")
+        corpus.to_json(tmp_path / "corpus.jsonl")
         code = """
 import json, sys, datasets
-from pathlib import Path
 from tlm_hf.data.overlap_subsets import overlap_subsets
 from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tokenization import load_tokenizer
-texts = json.loads(Path(sys.argv[1], "texts.json").read_text(encoding="utf-8"))
-corpus = datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
+datasets.disable_progress_bars()
+corpus = datasets.Dataset.from_json(sys.argv[1] + "/corpus.jsonl", cache_dir=sys.argv[1])
 task = datasets.Dataset.from_dict({"text": ["a boat on the river", "the river and the bridge"]})
 subsets = overlap_subsets(corpus, task, load_tokenizer(sys.argv[1] + "/tokenizer"), 30, seed=3)
 print(json.dumps([[kind, split["id"][:], facts_of(split)] for kind, split in subsets.items()]))
@@ -256,31 +251,3 @@ def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sent
     assert ours == theirs
     assert len(set(ours.values())) == 3
     assert tables[0]["table"]["task"]["high"]["test"] != tables[1]["table"]["task"]["high"]["test"]
-
-
-@needs_data
-def test_subsets_of_real_text_by_counter():
-    tokenizer = load_tokenizer(f"{DATA}/vocab/vocab.txt")
-    rows = datasets.Dataset.from_parquet(f"{DATA}/wikipedia/train.parquet").select(range(1500))
-    corpus = rows.select_columns(["text"]).add_column("id", [f"train/{index}" for index in range(len(rows))])
-    news = datasets.Dataset.from_parquet(f"{DATA}/ag_news/train.parquet").select(range(400))
-    subsets = overlap_subsets(corpus, news, tokenizer, 300, max_length=128)
-
-    def count(texts) -> Counter[str]:
-        cut = (tokenizer.tokenize(text)[:126] for text in texts)
-        return Counter(token for tokens in cut for token in tokens if token != "[UNK]")
-
-    task = count(news["text"])
-    found = {kind: count(split["text"]) for kind, split in subsets.items()}
-    sums = {kind: sum(counter.values()) for kind, counter in found.items()}
-    assert max(sums.values()) <= 1.01 * min(sums.values())
-    assert sums == {kind: facts_of(split)["tokens"] for kind, split in subsets.items()}
-    tokens = sorted(set(task).union(*found.values()))
-    divergences = {
-        kind: bits(np.array([counter[token] for token in tokens]), np.array([task[token] for token in tokens]))
-        for kind, counter in found.items()
-    }
-    assert divergences == pytest.approx({kind: facts_of(subsets[kind])["jensen_shannon_bits"] for kind in KINDS})
-    assert divergences["high"] < 0.9 * divergences["random"] < 0.9 * divergences["low"]
-    covered = {kind: sum(counter[token] >= 10 for token in task) for kind, counter in found.items()}
-    assert covered["high"] > covered["low"]

@@ -1,6 +1,6 @@
 """Cards of data sets: YAML that `datasets` and the Hub read, and a page in words, from the facts of the subsets."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCardData
 
 from ..cards import PAPER, card_template, escape_code
 from ..runs.atomic_files import Json
-from .leakage import NEAR_SHARE, SHINGLE_WORDS, Lineage
+from .leakage import NEAR_SHARE, SHINGLE_WORDS, lineage_chain
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,6 @@ def render_dataset_card(record: Json, kind: str, origin: str, tables: Tables, fo
     )
     splits = list(record["configs"].values())[-1]
     checks = [check for of_config in record["leakage"].values() for check in of_config]
-    made_from = Lineage.from_json(record["made_from"])
     body = card_template("dataset").render(
         name=record["name"],
         kind=kind,
@@ -107,7 +106,7 @@ def render_dataset_card(record: Json, kind: str, origin: str, tables: Tables, fo
         labels=list(splits["train"].get("per_label", {})),
         counts={split: facts.get("per_label", {}) for split, facts in splits.items()},
         chosen=_shown(splits["train"]),
-        parents=[replace(parent, facts=_shown(parent.facts)) for parent in (made_from.chain() if made_from else [])],
+        parents=[{**parent, "facts": _shown(parent["facts"])} for parent in lineage_chain(record["made_from"])],
         leakage=record["leakage"],
         leaking=any(check["training"]["exact"] + check["training"]["near"] for check in checks),
         dropped=sum(facts.get("leaking_rows_dropped", 0) for facts in splits.values()),

@@ -22,7 +22,6 @@ from .leakage import SUBSET_FILE, SUBSET_KIND
 from .prepare import Prepared, PrepareDataArguments, prepare
 from .sources import facts_of, text_hash
 
-CARD_FILE = "README.md"
 NOT_SETTINGS = ("output_dir", "json", "data_root")
 REMEDY = "choose another --output-dir, or remove it"
 
@@ -40,10 +39,10 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
     prepared = prepare(arguments)
     record = write_dataset_folder(prepared, destination, settings)
     if arguments.json is not None:
-        write_json(Path(arguments.json), dict(sorted({**others, record["name"]: record}.items())))
+        write_json(arguments.json, dict(sorted({**others, record["name"]: record}.items())))
     rows = {config: {split: len(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()}
     leaking = {
-        config: {" / ".join(check.between): check.training.leaking for check in checks}
+        config: {" / ".join(check.between): check.leaking for check in checks}
         for config, checks in prepared.leakage.items()
     }
     return {**record, "output_dir": arguments.output_dir, "rows": rows, "leaking": leaking}
@@ -69,7 +68,7 @@ def open_destination(arguments: Any) -> tuple[Path, Json]:
     _, old = _beside(destination)
     if old.is_dir() and not destination.exists():  # a command that was killed between its two renames
         old.rename(destination)
-    _read_record(destination, settings)
+    _check_destination(destination, settings)
     return destination, settings
 
 
@@ -102,21 +101,21 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
     Raises:
         UserError: the folder holds something else, or it cannot be written.
     """
-    tables = {
-        config: {split: _plain(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()
-    }
-    facts = {
-        config: {split: _facts(prepared.configs[config][split], table) for split, table in splits.items()}
-        for config, splits in tables.items()
-    }
-    _check_same_texts(destination, settings, facts)
     destination = destination.resolve()
+    facts: Json = {
+        config: {
+            split: {**facts_of(rows), "rows": len(rows), "sha256": text_hash(rows["text"])}
+            for split, rows in splits.items()
+        }
+        for config, splits in prepared.configs.items()
+    }
+    _check_destination(destination, settings, facts)
     record = portable(
         {
             "kind": SUBSET_KIND,
             "name": destination.name,
             "settings": settings,
-            "made_from": asdict(prepared.made_from) if prepared.made_from else None,
+            "made_from": prepared.made_from,
             "configs": facts,
             "leakage": {config: [asdict(check) for check in checks] for config, checks in prepared.leakage.items()},
             **provenance(),
@@ -125,15 +124,7 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
     partial, old = _beside(destination)
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        for config, splits in tables.items():
-            (partial / config).mkdir(parents=True)
-            for split, table in splits.items():
-                table.to_parquet(str(partial / file_name(config, split)))
-        origin = prepared.made_from.origin if prepared.made_from else portable_path(prepared.source)
-        card = render_dataset_card(record, prepared.kind, origin, tables, partial)
-        (partial / CARD_FILE).write_text(card, encoding="utf-8")
-        record["files"] = {name: file_hash(path) for name, path in _files(partial).items()}
-        write_json(partial / SUBSET_FILE, record)
+        _write_files(prepared, record, partial)
         if destination.exists():
             shutil.rmtree(old, ignore_errors=True)
             destination.rename(old)
@@ -152,49 +143,57 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
     return record
 
 
-def _read_record(destination: Path, settings: Json) -> Json | None:
-    """The `subset.json` of a folder that these settings wrote, untouched since; None where nothing is there yet.
+def _write_files(prepared: Prepared, record: Json, folder: Path) -> None:
+    """Write the parquet files, the card and `subset.json`; `record` gets the hashes of the files."""
+    tables: dict[str, dict[str, datasets.Dataset]] = {}
+    for config, splits in prepared.configs.items():
+        (folder / config).mkdir(parents=True)
+        tables[config] = {}
+        for split, rows in splits.items():
+            # In one piece, without indices or history, so that equal rows give equal files.
+            columns = {name: rows[name][:] for name in rows.column_names}
+            tables[config][split] = datasets.Dataset.from_dict(columns, features=rows.features)
+            tables[config][split].to_parquet(str(folder / file_name(config, split)))
+    origin = prepared.made_from["origin"] if prepared.made_from else portable_path(prepared.source)
+    card = render_dataset_card(record, prepared.kind, origin, tables, folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    record["files"] = {name: file_hash(path) for name, path in _files(folder).items()}
+    write_json(folder / SUBSET_FILE, record)
 
-    Raises:
-        UserError: it holds anything else.
+
+def _check_destination(destination: Path, settings: Json, facts: Json | None = None) -> None:
+    """Raise UserError unless the folder is new, empty, or holds what these settings wrote, untouched since.
+
+    `facts`, once they are known, must be of the same texts.
     """
     if destination.exists() and not destination.is_dir():
         raise UserError(f"The output folder {destination} is a file: choose another --output-dir.")
     if not destination.is_dir() or not any(destination.iterdir()):
-        return None
+        return
+    where = f"The output folder {destination}"
     try:
         record: Json = json.loads((destination / SUBSET_FILE).read_text(encoding="utf-8"))
         is_ours = record["kind"] == SUBSET_KIND
         before, hashes = record["settings"], record["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        texts = _text_hashes(record["configs"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         is_ours = False
     if not is_ours:
-        raise UserError(f"The output folder {destination} holds other files and no data subset of ours: {REMEDY}.")
-    differing = [key for key in sorted({*before, *settings}) if before.get(key) != settings.get(key)]
-    if differing:
-        details = ", ".join(
-            f"{key} {before.get(key, 'nothing')!r} there and {settings.get(key, 'nothing')!r} here"
-            for key in differing[:3]
-        )
-        raise UserError(f"The output folder {destination} holds another subset ({details}): {REMEDY}.")
+        raise UserError(f"{where} holds other files and no data subset of ours: {REMEDY}.")
+    for key in sorted({*before, *settings}):
+        one, other = (side.get(key, "nothing") for side in (before, settings))
+        if one != other:
+            raise UserError(f"{where} holds another subset ({key} {one!r} there and {other!r} here): {REMEDY}.")
+    if facts is not None and _text_hashes(facts) != texts:
+        raise UserError(f"{where} holds other texts, since the source changed: {REMEDY}.")
     for name, path in _files(destination).items():
         if name != SUBSET_FILE and hashes.get(name) != file_hash(path):
             raise UserError(f"{name} in the output folder {destination} was added or changed by others: {REMEDY}.")
-    return record
 
 
-def _check_same_texts(destination: Path, settings: Json, facts: Json) -> None:
-    """Raise UserError where the folder holds other texts, chosen by the same settings from a source that changed."""
-    record = _read_record(destination, settings)
-    if record is None:
-        return
-    for config, splits in facts.items():
-        for split, of_split in splits.items():
-            if record["configs"].get(config, {}).get(split, {}).get("sha256") != of_split["sha256"]:
-                raise UserError(
-                    f"The output folder {destination} holds other texts in {config}/{split} (the source changed): "
-                    f"{REMEDY}."
-                )
+def _text_hashes(facts: Json) -> list[tuple[str, str, str]]:
+    """Configuration, split and SHA-256 of its texts."""
+    return [(config, split, of["sha256"]) for config, splits in facts.items() for split, of in splits.items()]
 
 
 def _beside(destination: Path) -> tuple[Path, Path]:
@@ -206,15 +205,6 @@ def _beside(destination: Path) -> tuple[Path, Path]:
 def _files(folder: Path) -> dict[str, Path]:
     """The files of a folder by their names in it, sorted."""
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _plain(rows: datasets.Dataset) -> datasets.Dataset:
-    """The same rows in one piece, without indices or history, so that equal rows give equal files."""
-    return datasets.Dataset.from_dict({name: rows[name][:] for name in rows.column_names}, features=rows.features)
-
-
-def _facts(rows: datasets.Dataset, table: datasets.Dataset) -> Json:
-    return {**facts_of(rows), "rows": len(table), "sha256": text_hash(table["text"][:])}
 
 
 def _read_facts_file(path: str | None) -> Json:

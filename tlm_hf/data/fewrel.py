@@ -14,11 +14,12 @@ from typing import Any
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
+from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .tables import Row, TaskSource
 
 ENTITY_MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")
-"""What stands before and after the head, and before and after the tail."""
+"""Before and after the head, and before and after the tail."""
 
 MARKINGS = ("none", "text", "added")
 """No markers; markers that are ordinary text, which any tokenizer splits; markers that are meant as added tokens."""
@@ -30,9 +31,9 @@ NAMES_FILE = "pid2name.json"
 def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str = "none") -> TaskSource:
     """Read one of FewRel's files.
 
-    A text is its tokens joined by single spaces (the files' blank tokens leave no trace). A sentence that stands under
-    two relations is dropped from both, whether its copies are equal or differ in case and spaces alone; of a sentence
-    that stands twice under one relation the first stays. Which sentences these are does not depend on the markers.
+    A text is its tokens joined by single spaces (the files' blank tokens leave no trace). A sentence under two
+    relations is dropped from both, also where its copies differ in case and spaces; of a sentence that is twice under
+    one relation the first stays. Which sentences these are does not depend on the markers.
 
     Args:
         path: folder with `train_wiki.json` and `pid2name.json`, or one such file with `pid2name.json` beside it.
@@ -41,40 +42,32 @@ def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str =
             and tail. The texts are the same for both, the facts say which is meant.
 
     Returns:
-        The rows as the split `train`, with ids such as `P931/12`; names by `pid2name.json`, classes in the order of the
-        relations' numbers; rows dropped by reason; in `facts` source, SHA-256 of the file, `entity_markers`, and
-        `added_tokens` where the tokenizer must know them (see `add_entity_markers`).
+        The rows as the split `train`, with ids such as `P931/12`; classes in the order of the relations' numbers.
 
     Raises:
         UserError: a file is missing, truncated or of another shape, a relation has no name, or (where they are marked)
-            head and tail overlap or lie outside of the sentence; the sentence names relation and row.
+            head and tail overlap or are outside of the sentence; the message names relation and row.
     """
-    if entity_markers not in MARKINGS:
-        raise UserError(f"--entity-markers is {entity_markers!r}: give one of {', '.join(MARKINGS)}.")
     file = Path(path).expanduser()
     if file.is_file() and part is not None and part != file.stem:
-        raise UserError(
-            f"{str(path)!r} is one file, so it has no part {part!r}: give the folder that holds {part}.json."
-        )
+        raise UserError(f"{path} is one file, so it has no part {part!r}: give the folder that holds {part}.json.")
     if not file.is_file():
         file = file / f"{part or DEFAULT_PART}.json"
     relations, digest = _read_json(file, "sentences by relation")
     pids = sorted(relations, key=lambda pid: (int(pid[1:]) if pid[1:].isdecimal() else 0, pid))
     if len(pids) < 2:
-        raise UserError(f"{str(file)!r} holds {len(pids)} relation: give a FewRel file with at least two.")
-    names = _names(file.with_name(NAMES_FILE), pids)
+        raise UserError(f"{file} holds {len(pids)} relation: give a FewRel file with at least two.")
     rows = []
     for label, pid in enumerate(pids):
         if not isinstance(relations[pid], list):
-            raise UserError(f"{str(file)!r} is no FewRel file: {pid!r} is not a list of sentences.")
+            raise UserError(f"{file} is no FewRel file: {pid!r} is not a list of sentences.")
         for number, item in enumerate(relations[pid]):
-            tokens = _tokens(item, f"row {number} of {pid!r} in {str(file)!r}")
-            plain = _joined(tokens)
-            if entity_markers != "none":
-                tokens = _marked(item, f"row {number} of {pid!r} in {str(file)!r}")
-            rows.append(Row(_joined(tokens), label, f"{pid}/{number}", plain))
-    kept, dropped = _without_repetition(rows)
-    facts: dict[str, Any] = {
+            where = f"row {number} of {pid!r} in {file}"
+            tokens = _tokens(item, where)
+            text = _joined(tokens if entity_markers == "none" else _marked(item, where))
+            rows.append(Row(text, label, f"{pid}/{number}", _joined(tokens)))
+    unique, dropped = _without_repetition(rows)
+    facts: Json = {
         "source": portable_path(str(file)),
         "revision": f"sha256:{digest}",
         "part": file.stem,
@@ -82,22 +75,14 @@ def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str =
     }
     if entity_markers == "added":
         facts["added_tokens"] = list(ENTITY_MARKERS)
-    return TaskSource({"train": kept}, names, dropped, facts=facts)
+    return TaskSource({"train": unique}, _names(file.with_name(NAMES_FILE), pids), dropped, facts=facts)
 
 
 def add_entity_markers(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> int:
-    """Make `ENTITY_MARKERS` tokens of their own, and give a model an embedding for each.
+    """Make each of `ENTITY_MARKERS` one token, and give a model an embedding for it; returns how many are new.
 
-    The tokenizer then keeps each of them whole, whatever its normalisation (an uncased one would read `[e1]`). The new
-    rows of the model are drawn like any new weight, so set the seed before. Called again, it changes nothing. All
-    members of a committee need it, or none, since a committee reads its text with one tokenizer.
-
-    Args:
-        tokenizer: changed in place.
-        model: changed in place: its word embeddings, (vocabulary, hidden), and its config's `vocab_size`.
-
-    Returns:
-        How many tokens were new.
+    Tokenizer and model are changed in place. The new rows of the model are drawn like any new weight, so set the seed
+    before. All members of a committee need the markers, or none, since a committee has one tokenizer.
     """
     markers = [AddedToken(marker, normalized=False, special=True) for marker in ENTITY_MARKERS]
     new = tokenizer.add_tokens(markers, special_tokens=True)
@@ -106,14 +91,8 @@ def add_entity_markers(tokenizer: PreTrainedTokenizerBase, model: PreTrainedMode
     return new
 
 
-def apply_entity_markers(facts: dict[str, Any], tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Fit tokenizer and model to the markers of a task, and say in the model's config which markers its texts bear.
-
-    Args:
-        facts: what `sources.facts_of` says of the task's training split; without `entity_markers` nothing is done.
-        tokenizer: changed in place where the markers are added tokens.
-        model: likewise; `config.entity_markers` becomes `text` or `added` where there are markers.
-    """
+def apply_entity_markers(facts: Json, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Fit tokenizer and model to the markers that the facts of a task name; the model's config says them too."""
     kind = facts.get("entity_markers", "none")
     if kind == "added":
         add_entity_markers(tokenizer, model)
@@ -121,21 +100,21 @@ def apply_entity_markers(facts: dict[str, Any], tokenizer: PreTrainedTokenizerBa
         model.config.entity_markers = kind
 
 
-def _read_json(file: Path, what: str) -> tuple[dict[str, Any], str]:
+def _read_json(file: Path, what: str) -> tuple[Json, str]:
     """A JSON object and the SHA-256 of the file."""
     try:
         content = file.read_bytes()
         found = json.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(
-            f"{str(file)!r} cannot be read ({error.strerror}): give the folder of the official FewRel files, "
+            f"{file} cannot be read ({error.strerror}): give the folder of the official FewRel files, "
             f"{DEFAULT_PART}.json and {NAMES_FILE}."
         ) from error
     except (ValueError, RecursionError) as error:  # a wrong byte is a ValueError as well
         reason = str(error).splitlines()[0].rstrip(". ")
-        raise UserError(f"{str(file)!r} is not whole JSON ({reason}): fetch it again.") from error
+        raise UserError(f"{file} is not whole JSON ({reason}): fetch it again.") from error
     if not isinstance(found, dict):
-        raise UserError(f"{str(file)!r} is no FewRel file: it must be a JSON object of {what}.")
+        raise UserError(f"{file} is no FewRel file: it must be a JSON object of {what}.")
     return found, hashlib.sha256(content).hexdigest()
 
 
@@ -144,11 +123,9 @@ def _names(file: Path, pids: list[str]) -> list[str]:
     known, _ = _read_json(file, "[name, description] by relation")
     names = []
     for pid in pids:
-        if pid not in known:
-            raise UserError(f"The relation {pid!r} has no name in {str(file)!r}: add it there as [name, description].")
-        entry = known[pid]
+        entry = known.get(pid)
         if not isinstance(entry, list) or not entry or not isinstance(entry[0], str) or not entry[0].strip():
-            raise UserError(f"The relation {pid!r} in {str(file)!r} is not [name, description]: correct it there.")
+            raise UserError(f"The relation {pid!r} has no name in {file}: add it there as [name, description].")
         names.append(entry[0].strip())
     times = Counter(names)
     return [name if times[name] == 1 else f"{name} ({pid})" for name, pid in zip(names, pids, strict=True)]
@@ -156,44 +133,40 @@ def _names(file: Path, pids: list[str]) -> list[str]:
 
 def _tokens(item: Any, where: str) -> list[str]:
     """The tokens of a row of the official shape."""
-    tokens = item.get("tokens") if isinstance(item, dict) else None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise UserError(f"The {where} has no list of tokens: give files of the official shape (tokens, h, t).")
     try:
-        "".join(tokens).encode()
-    except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can escape
-        raise UserError(f"The {where} has a token that is no valid text: correct it.") from error
-    for side in ("h", "t"):
-        entity = item.get(side)
-        if not isinstance(entity, list) or len(entity) != 3 or not isinstance(entity[2], list):
-            raise UserError(f"The {where} has no {side!r} of the official shape [name, Q-id, [[token numbers], ...]].")
-    return tokens
+        tokens, entities = item["tokens"], [item[side] for side in ("h", "t")]
+        "".join(tokens).encode()  # fails for what is no string, and for half a surrogate pair, which JSON can escape
+        is_official = isinstance(tokens, list) and all(isinstance(entity[2], list) for entity in entities)
+    except (KeyError, IndexError, TypeError, UnicodeEncodeError):
+        is_official = False
+    if not is_official:
+        raise UserError(
+            f"The {where} is not of the official shape: correct it (tokens, and h and t as [name, Q-id, [[token "
+            "numbers], ...]])."
+        )
+    return list(tokens)
 
 
 def _joined(tokens: list[str]) -> str:
     return " ".join(" ".join(tokens).split())
 
 
-def _marked(item: dict[str, Any], where: str) -> list[str]:
+def _marked(item: Json, where: str) -> list[str]:
     """The tokens with the markers around the first mention of head and tail."""
     tokens = list(item["tokens"])
+    remedy = "correct it, or leave --entity-markers out"
     spans = []
     for side in ("h", "t"):
         span: Any = item[side][2][0] if item[side][2] else None
         is_span = isinstance(span, list) and len(span) > 0 and all(type(number) is int for number in span)
         if not is_span or span != list(range(span[0], span[0] + len(span))):
-            raise UserError(
-                f"The {where} has no unbroken span for {side!r}: correct it, or leave --entity-markers out."
-            )
+            raise UserError(f"The {where} has no unbroken span for {side!r}: {remedy}.")
         if span[0] < 0 or span[-1] >= len(tokens):
-            raise UserError(
-                f"The {where} has the span {span[0]} to {span[-1]} for {side!r} but {len(tokens)} tokens: correct it, "
-                "or leave --entity-markers out."
-            )
+            raise UserError(f"The {where} has a span for {side!r} outside of its {len(tokens)} tokens: {remedy}.")
         spans.append((span[0], span[-1] + 1))
     (head, head_end), (tail, tail_end) = spans
     if head < tail_end and tail < head_end:
-        raise UserError(f"In the {where} head and tail overlap: correct it, or leave --entity-markers out.")
+        raise UserError(f"In the {where} head and tail overlap: {remedy}.")
     # From the right, so that the numbers on the left still hold; where spans touch, the closing marker comes first.
     places = [(head, 1, ENTITY_MARKERS[0]), (head_end, 0, ENTITY_MARKERS[1])]
     places += [(tail, 1, ENTITY_MARKERS[2]), (tail_end, 0, ENTITY_MARKERS[3])]
@@ -203,14 +176,13 @@ def _marked(item: dict[str, Any], where: str) -> list[str]:
 
 
 def _without_repetition(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
-    """Rows whose sentence, without markers, stands under one relation and has not come before there."""
+    """Rows whose sentence, without markers, is under one relation and has not come before there."""
     exact, alike = defaultdict(set), defaultdict(set)
     for row in rows:
         exact[row.key].add(row.label)
         alike[row.key.casefold()].add(row.label)
-    kept = []
+    unique: dict[str, Row] = {}
     dropped: Counter[str] = Counter()
-    seen = set()
     for row in rows:
         folded = row.key.casefold()
         if not row.key:
@@ -219,9 +191,8 @@ def _without_repetition(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
             dropped["two labels"] += 1
         elif len(alike[folded]) > 1:
             dropped["two labels but for case and spaces"] += 1
-        elif folded in seen:
+        elif folded in unique:
             dropped["duplicates"] += 1
         else:
-            seen.add(folded)
-            kept.append(row)
-    return kept, dropped
+            unique[folded] = row
+    return list(unique.values()), dropped

@@ -4,8 +4,7 @@ Definitions, all exact (nothing is sampled, and no hash decides):
 
 - The *words* of a text are its runs of letters and digits after Unicode NFKC and case folding.
 - The *normalised* text is its words with one space between them. A text without any word (a row of dashes, say) is
-  taken as it is, white space aside.
-- Two texts are *exact duplicates* when their normalised texts are equal.
+  taken as it is, white space aside. Two texts are *exact duplicates* when their normalised texts are equal.
 - A *shingle* is five successive words. The *share* of two texts is the number of different shingles in both, divided by
   the number of different shingles of the one that has fewer (containment, so that a sentence inside a paragraph
   counts). Texts that are not exact duplicates are *near duplicates* when the share is at least 0.8. A text of fewer
@@ -23,14 +22,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import UserError
-from ..runs.atomic_files import file_hash
+from ..runs.atomic_files import Json, file_hash
 from .sources import ID, describe_split, facts_of
 
 logger = logging.getLogger(__name__)
@@ -56,8 +54,7 @@ class Side:
     """What the texts of one side have on the other.
 
     Attributes:
-        share: (rows,) float64, the largest share with a text of the other side; 1 for an exact duplicate, 0 without any
-            duplicate.
+        share: (rows,) float64, the largest share; 1 for an exact duplicate, 0 without any duplicate.
         exact: (rows,) bool, whether the other side has an exact duplicate.
         partner: (rows,) int64, the row of the other side that is meant: an exact duplicate before a near one, then the
             largest share, then the first; -1 where there is none.
@@ -72,6 +69,21 @@ class Side:
         """(rows,) bool: the other side has an exact or a near duplicate."""
         return self.partner >= 0
 
+    def counts(self) -> "SideCounts":
+        """How many rows leak."""
+        rows, exact, leaks = len(self.share), int(self.exact.sum()), int(self.leaks.sum())
+        return SideCounts(rows, exact, leaks - exact, round(leaks / rows, 6) if rows else 0.0)
+
+
+@dataclass(frozen=True)
+class SideCounts:
+    """Rows of a side, those with an exact duplicate, those with a near one alone, and the share of both together."""
+
+    rows: int
+    exact: int
+    near: int
+    share: float
+
 
 @dataclass(frozen=True)
 class Leakage:
@@ -84,71 +96,32 @@ class Leakage:
 
 
 @dataclass(frozen=True)
-class SideCounts:
-    """Rows of a side, those with an exact duplicate, those with a near one alone, and the share of both together."""
-
-    rows: int
-    exact: int
-    near: int
-    share: float
-
-    @property
-    def leaking(self) -> int:
-        """Rows with an exact or a near duplicate."""
-        return self.exact + self.near
-
-
-@dataclass(frozen=True)
-class Example:
-    """Ids of two duplicates, one of each side."""
-
-    training: str
-    held_out: str
-    share: float
-    exact: bool
-
-
-@dataclass(frozen=True)
 class LeakageReport:
-    """What a folder says of one check: counts and the ids of some pairs, never a text.
-
-    Attributes:
-        between: names of the split that is trained on, and of the held-out texts.
-        training: counts of the first.
-        held_out: counts of the second.
-        pairs: how many `exact` and `near`.
-        examples: some pairs, spread over the held-out texts that leak.
-        shingle_words: the definition's words of a shingle.
-        near_share: the definition's smallest share.
-    """
+    """What a folder says of one check between two splits: counts and the ids of some pairs, never a text."""
 
     between: tuple[str, str]
     training: SideCounts
     held_out: SideCounts
     pairs: dict[str, int]
-    examples: list[Example]
+    examples: list[Json]
     shingle_words: int = SHINGLE_WORDS
     near_share: float = NEAR_SHARE
 
-
-def split_words(text: str) -> list[str]:
-    """The words of a text: runs of letters and digits after NFKC and case folding."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    @property
+    def leaking(self) -> int:
+        """Training texts with an exact or a near duplicate."""
+        return self.training.exact + self.training.near
 
 
 def normalise(text: str) -> str:
     """The text that exact duplicates share: its words with one space between them, see the module."""
-    return " ".join(split_words(text)) or " ".join(text.split())
+    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) or " ".join(text.split())
 
 
 def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> Leakage:
-    """Find every exact and near duplicate between two lists of texts.
+    """Find every exact and near duplicate between two lists of texts (or columns of a `datasets.Dataset`).
 
     The side with fewer texts is indexed; the other passes by in batches, so memory grows with the smaller side.
-
-    Args:
-        training: texts that may be dropped (a list, or a column of a `datasets.Dataset`).
-        held_out: texts that stay, such as a test split.
     """
     if len(training) < len(held_out):
         turned = find_leakage(held_out, training)
@@ -160,18 +133,20 @@ def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> Leakage:
         rows, groups, scores = index.duplicates(training[start : start + BATCH])
         batches.append((rows + start, groups, scores))
     rows, groups, scores = (np.concatenate(part) for part in zip(*batches, strict=True))
-    exact_pairs = int(index.sizes[groups[scores > 1]].sum())
-    near_pairs = int(index.sizes[groups[scores <= 1]].sum())
     by_group = _best(groups, rows, scores, len(index.sizes))
-    by_row = Side(by_group.share[index.group], by_group.exact[index.group], by_group.partner[index.group])
-    return Leakage(_best(rows, index.first[groups], scores, len(training)), by_row, exact_pairs, near_pairs)
+    return Leakage(
+        training=_best(rows, index.first[groups], scores, len(training)),
+        held_out=Side(by_group.share[index.group], by_group.exact[index.group], by_group.partner[index.group]),
+        exact_pairs=int(index.sizes[groups[scores > 1]].sum()),
+        near_pairs=int(index.sizes[groups[scores <= 1]].sum()),
+    )
 
 
 class _Index:
-    """The different texts of the smaller side and their shingles.
+    """The different texts of the smaller side (groups of equal ones) and their shingles.
 
     Attributes:
-        numbers: by normalised text its number, as a group of equal texts.
+        numbers: by normalised text the number of its group.
         group: (rows,) the group of each text.
         first: (groups,) the first row of a group.
         sizes: (groups,) the rows of a group.
@@ -182,10 +157,10 @@ class _Index:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.numbers: dict[str, int] = {}
-        keys = [normalise(text) for text in texts]
+        self.shingles: dict[tuple[str, ...], int] = {}
+        keys = (normalise(text) for text in texts)
         self.group = np.array([self.numbers.setdefault(key, len(self.numbers)) for key in keys], dtype=np.int64)
         _, self.first, self.sizes = np.unique(self.group, return_index=True, return_counts=True)
-        self.shingles: dict[tuple[str, ...], int] = {}
         matrix, self.lengths = self._count(self.numbers, learn=True)
         self.by_shingle = matrix.T.tocsr()
 
@@ -233,35 +208,24 @@ def _best(rows: np.ndarray, partners: np.ndarray, scores: np.ndarray, count: int
     return Side(np.minimum(score, 1.0), score > 1, partner)
 
 
-def check_splits(
-    training: datasets.Dataset, held_out: datasets.Dataset, between: tuple[str, str], examples: int = EXAMPLES
-) -> LeakageReport:
-    """Report the leakage between two splits with the columns `text` and `id`."""
+def check_splits(training: datasets.Dataset, held_out: datasets.Dataset, between: tuple[str, str]) -> LeakageReport:
+    """Report the leakage between two splits with the columns `text` and `id`; examples are spread over the second."""
     leakage = find_leakage(training["text"], held_out["text"])
     side = leakage.held_out
     rows = np.flatnonzero(side.leaks)
-    spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(examples, len(rows))).round().astype(np.int64))]
+    spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).round().astype(np.int64))]
     training_ids, held_out_ids = training[ID], held_out[ID]
-    return LeakageReport(
-        between,
-        _counts(leakage.training),
-        _counts(side),
-        {"exact": leakage.exact_pairs, "near": leakage.near_pairs},
-        [
-            Example(
-                training_ids[int(side.partner[row])],
-                held_out_ids[int(row)],
-                round(float(side.share[row]), 4),
-                bool(side.exact[row]),
-            )
-            for row in spread
-        ],
-    )
-
-
-def _counts(side: Side) -> SideCounts:
-    rows, exact, leaks = len(side.share), int(side.exact.sum()), int(side.leaks.sum())
-    return SideCounts(rows, exact, leaks - exact, round(leaks / rows, 6) if rows else 0.0)
+    examples = [
+        {
+            "training": training_ids[int(side.partner[row])],
+            "held_out": held_out_ids[int(row)],
+            "share": round(float(side.share[row]), 4),
+            "exact": bool(side.exact[row]),
+        }
+        for row in spread
+    ]
+    pairs = {"exact": leakage.exact_pairs, "near": leakage.near_pairs}
+    return LeakageReport(between, leakage.training.counts(), side.counts(), pairs, examples)
 
 
 def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets.Dataset]) -> datasets.Dataset:
@@ -273,60 +237,27 @@ def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets
     leaks = np.zeros(len(split), dtype=bool)
     for other in held_out:
         leaks |= find_leakage(split["text"], other["text"]).training.leaks
-    if leaks.all():
-        raise UserError(
-            f"Every text of {name} leaks into held-out texts: give more texts, or leave --drop-leakage out."
-        )
     clean = split.select(np.flatnonzero(~leaks))
     facts = {**facts_of(split), "leaking_rows_dropped": int(leaks.sum())}
-    said = f"{int(leaks.sum())} of {len(split)} texts of {name} leak into held-out texts and were left out"
+    counts = {f"the split {name}": len(clean)}
     if "label" in split.column_names:
-        counts = Counter(clean["label"])
-        facts["per_label"] = {label: counts[index] for index, label in enumerate(split.features["label"].names)}
-        for label, count in facts["per_label"].items():
-            if not count:
-                raise UserError(
-                    f"Every text of the class {label!r} in {name} leaks into held-out texts (--drop-leakage): give "
-                    "more texts of it."
-                )
-        said += "; now there are " + ", ".join(f"{count} of {label}" for label, count in facts["per_label"].items())
+        by_label = Counter(clean["label"])
+        counts = {label: by_label[index] for index, label in enumerate(split.features["label"].names)}
+        facts["per_label"] = counts
+    for label, count in counts.items():
+        if not count:
+            raise UserError(
+                f"Every text of {label!r} in {name} repeats a held-out text (--drop-leakage): give more texts of it."
+            )
     if leaks.any():
-        logger.warning("Note: %s.", said)
+        left = ", ".join(f"{count} of {label}" for label, count in counts.items())
+        logger.warning(
+            "Note: %s texts of %s repeat held-out texts and were dropped; left are %s.", leaks.sum(), name, left
+        )
     return describe_split(clean, **facts)
 
 
-@dataclass(frozen=True)
-class Lineage:
-    """The data set folder that a subset was made from.
-
-    Attributes:
-        name: of the folder's data set.
-        config: configuration that was read.
-        origin: corpus or task that the text first came from, such as `wikipedia`.
-        facts: of its training split, see `CARRIED`.
-        made_from: the same of the folder that it was itself made from.
-    """
-
-    name: str
-    config: str
-    origin: str
-    facts: dict[str, Any]
-    made_from: "Lineage | None"
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any] | None) -> "Lineage | None":
-        """Read what `dataclasses.asdict` wrote; raises KeyError or TypeError for anything else."""
-        if entry is None:
-            return None
-        facts = {key: entry["facts"][key] for key in CARRIED if entry["facts"].get(key) is not None}
-        return cls(entry["name"], entry["config"], entry["origin"], facts, cls.from_json(entry["made_from"]))
-
-    def chain(self) -> "list[Lineage]":
-        """This one, what it was made from, and so on."""
-        return [self, *(self.made_from.chain() if self.made_from else [])]
-
-
-def find_lineage(place: str, config: str | None = None) -> Lineage | None:
+def find_lineage(place: str, config: str | None = None) -> Json | None:
     """What is known of the text under a path that is, or lies in, a folder of `prepare-data`.
 
     Args:
@@ -334,7 +265,9 @@ def find_lineage(place: str, config: str | None = None) -> Lineage | None:
         config: configuration that is read of it; None for the folder's default, the last one.
 
     Returns:
-        None where the folder is none of ours, or was changed since.
+        `name` of the folder's data set, `config`, `origin` (the corpus or task that the text first came from), `facts`
+        of its training split (see `CARRIED`), and `made_from`, the same of the folder that it was itself made from, or
+        None. None where the folder is none of ours, or was changed since.
     """
     path = Path(place).expanduser().absolute()
     folder = next((above for above in (path, *path.parents[:2]) if (above / SUBSET_FILE).is_file()), None)
@@ -347,9 +280,14 @@ def find_lineage(place: str, config: str | None = None) -> Lineage | None:
             return None
         config = within[0] if within else config or list(record["configs"])[-1]
         parent, settings = record["made_from"], record["settings"]
-        origin = parent["origin"] if parent else settings.get("corpus") or settings["task"]
         facts = record["configs"][config]["train"]
-        lineage = Lineage.from_json({**record, "config": config, "origin": origin, "facts": facts})
+        lineage = {
+            "name": record["name"],
+            "config": config,
+            "origin": parent["origin"] if parent else settings.get("corpus") or settings["task"],
+            "facts": {key: facts[key] for key in CARRIED if facts.get(key) is not None},
+            "made_from": parent,
+        }
         hashes = {name: digest for name, digest in record["files"].items() if name.split("/")[0] == config}
         changed = [name for name, digest in hashes.items() if file_hash(folder / name) != digest]
         if within:  # without the card, a file that was put beside them is read as well
@@ -360,3 +298,8 @@ def find_lineage(place: str, config: str | None = None) -> Lineage | None:
         logger.warning("Note: %s was changed since %s was made, so its origin is not carried on.", changed[0], folder)
         return None
     return lineage
+
+
+def lineage_chain(made_from: Json | None) -> list[Json]:
+    """What a subset was made from, what that was made from, and so on."""
+    return [made_from, *lineage_chain(made_from["made_from"])] if made_from else []

@@ -1,12 +1,12 @@
 """Token overlap between a pre-training corpus and a task: two coverages and a divergence, from token counts.
 
-Let c(v) be how often token v occurs in the corpus and t(v) in the task, C and T their sums, P = c / C and Q = t / T.
-Special tokens ([UNK] among them) are never counted, and nothing is smoothed. So all three measures depend on how many
-texts there are: compare corpora of one size on one split of a task.
+Let c(v) be how often token v occurs in the corpus and t(v) in the task, P = c / sum c and Q = t / sum t. Special tokens
+([UNK] among them) are never counted and nothing is smoothed, so all three measures depend on how many texts there are:
+compare corpora of one size on one split of a task.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 
 import numpy as np
@@ -22,21 +22,11 @@ BATCH = 1000
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of a task's tokens a corpus has.
-
-    Attributes:
-        type_coverage: share of the task's different tokens that the corpus has at least `min_count` times.
-        occurrence_coverage: share of the task's token occurrences that are of such tokens.
-        jensen_shannon_bits: divergence of the two token distributions, 0 (equal) to 1 (no common token).
-        corpus_tokens: tokens of the corpus.
-        task_tokens: tokens of the task.
-    """
+    """The three measures: shares of the task's token types and occurrences, and 0 (equal) to 1 (disjoint) bits."""
 
     type_coverage: float
     occurrence_coverage: float
     jensen_shannon_bits: float
-    corpus_tokens: int
-    task_tokens: int
 
 
 class TokenOverlap:
@@ -64,16 +54,14 @@ class TokenOverlap:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, *, min_count: int = MIN_COUNT, max_length: int | None = None
     ) -> None:
-        self.tokenizer = tokenizer
-        self.min_count = min_count
-        self.max_length = max_length
+        self.tokenizer, self.min_count, self.max_length = tokenizer, min_count, max_length
 
     def compute(self, corpus_texts: Sequence[str], task_texts: Sequence[str]) -> Overlap:
         """Measure the overlap; raises UserError where one side has no tokens."""
-        corpus = count_tokens(encode_texts(corpus_texts, self.tokenizer, self.max_length))
-        task = count_tokens(encode_texts(task_texts, self.tokenizer, self.max_length))
-        measures = measure_overlap(corpus, task, self.min_count)
-        return Overlap(**measures, corpus_tokens=int(corpus.sum()), task_tokens=int(task.sum()))
+        corpus, task = (
+            count_tokens(encode_texts(texts, self.tokenizer, self.max_length)) for texts in (corpus_texts, task_texts)
+        )
+        return compare_counts(corpus, task, self.min_count)
 
 
 @dataclass(frozen=True)
@@ -103,13 +91,7 @@ class TokenTexts:
 def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> TokenTexts:
     """Tokenise texts for counting, without any token that the tokenizer calls special ([UNK] too).
 
-    Args:
-        texts: the texts.
-        tokenizer: the tokenizer.
-        max_length: cut each text as training at this length would, special tokens included; None for whole texts.
-
-    Returns:
-        The texts' tokens, in order; a text may be left with none.
+    `max_length` cuts each text as training at this length would, special tokens included.
     """
     special = np.array(sorted(tokenizer.all_special_ids), dtype=np.int32)
     limit = None if max_length is None else max(0, max_length - tokenizer.num_special_tokens_to_add())
@@ -128,12 +110,7 @@ def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_l
 
 
 def count_tokens(texts: TokenTexts, chosen: np.ndarray | None = None) -> np.ndarray:
-    """How often each token occurs in the texts, int64 (vocab_size,).
-
-    Args:
-        texts: tokenised texts.
-        chosen: indices of the texts that count, each once; None for all.
-    """
+    """How often each token occurs in the texts, or in those with the indices `chosen`, int64 (vocab_size,)."""
     ids = texts.ids
     if chosen is not None:
         is_chosen = np.zeros(len(texts), dtype=bool)
@@ -142,8 +119,24 @@ def count_tokens(texts: TokenTexts, chosen: np.ndarray | None = None) -> np.ndar
     return np.bincount(ids, minlength=texts.vocab_size)
 
 
-def type_coverage(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> float:
-    """Share of the task's token types that the corpus has: |{v : t(v) > 0 and c(v) >= n}| / |{v : t(v) > 0}|.
+def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:
+    """Jensen-Shannon divergence between two unigram distributions, in bits (Lin, IEEE Trans. Inf. Theory 37, 1991).
+
+    1/2 sum_v P log2(P / M) + 1/2 sum_v Q log2(Q / M) with M = (P + Q) / 2: the divergence, not its square root (the
+    distance). Takes counts, (vocab_size,); errors as `compare_counts`.
+    """
+    _check(corpus, task)
+    P, Q = corpus / corpus.sum(), task / task.sum()
+    M = (P + Q) / 2
+    nats = (rel_entr(P, M).sum() + rel_entr(Q, M).sum()) / 2
+    return float(np.clip(nats / np.log(2), 0.0, 1.0))
+
+
+def compare_counts(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> Overlap:
+    """The three measures of two token counts.
+
+    Type coverage is |{v : t(v) > 0 and c(v) >= n}| / |{v : t(v) > 0}|, occurrence coverage (sum of t(v) over
+    c(v) >= n) / sum t.
 
     Args:
         corpus: counts c, (vocab_size,).
@@ -153,43 +146,23 @@ def type_coverage(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COU
     Raises:
         UserError: a side without tokens, counts over different vocabularies, or n below 1.
     """
-    _check(corpus, task, min_count)
-    present = task > 0
-    return float(np.count_nonzero(present & (corpus >= min_count)) / np.count_nonzero(present))
-
-
-def occurrence_coverage(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> float:
-    """Share of the task's occurrences that are of such types, (sum of t(v) over c(v) >= n) / T; see `type_coverage`."""
-    _check(corpus, task, min_count)
-    return float(task[corpus >= min_count].sum() / task.sum())
-
-
-def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:
-    """Jensen-Shannon divergence between two unigram distributions, in bits (Lin, IEEE Trans. Inf. Theory 37, 1991).
-
-    1/2 sum_v P log2(P / M) + 1/2 sum_v Q log2(Q / M) with M = (P + Q) / 2: the divergence, not its square root (the
-    distance). 0 for equal distributions, 1 for distributions without a common token; low divergence is high overlap.
-
-    Raises:
-        UserError: a side without tokens, or counts over different vocabularies.
-    """
     _check(corpus, task)
-    P, Q = corpus / corpus.sum(), task / task.sum()
-    M = (P + Q) / 2
-    nats = (rel_entr(P, M).sum() + rel_entr(Q, M).sum()) / 2
-    return float(np.clip(nats / np.log(2), 0.0, 1.0))
+    if min_count < 1:
+        raise UserError(f"min_count is {min_count}: a token must be seen at least 1 time to count as covered.")
+    present, covered = task > 0, corpus >= min_count
+    return Overlap(
+        type_coverage=float(np.count_nonzero(present & covered) / np.count_nonzero(present)),
+        occurrence_coverage=float(task[covered].sum() / task.sum()),
+        jensen_shannon_bits=jensen_shannon_bits(corpus, task),
+    )
 
 
 def measure_overlap(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> dict[str, float]:
-    """The three measures of two token counts by name; arguments and errors as `type_coverage`."""
-    return {
-        "type_coverage": type_coverage(corpus, task, min_count),
-        "occurrence_coverage": occurrence_coverage(corpus, task, min_count),
-        "jensen_shannon_bits": jensen_shannon_bits(corpus, task),
-    }
+    """`compare_counts` by name, for results files."""
+    return asdict(compare_counts(corpus, task, min_count))
 
 
-def _check(corpus: np.ndarray, task: np.ndarray, min_count: int = 1) -> None:
+def _check(corpus: np.ndarray, task: np.ndarray) -> None:
     if corpus.ndim != 1 or corpus.shape != task.shape:
         raise UserError(
             f"Token counts of shapes {corpus.shape} and {task.shape} cannot be compared: count both with one tokenizer."
@@ -197,5 +170,3 @@ def _check(corpus: np.ndarray, task: np.ndarray, min_count: int = 1) -> None:
     for side, counts in (("corpus", corpus), ("task", task)):
         if not counts.sum() > 0:
             raise UserError(f"The {side} has no tokens besides special ones: give texts in the tokenizer's language.")
-    if min_count < 1:
-        raise UserError(f"min_count is {min_count}: a token must be seen at least 1 time to count as covered.")

@@ -1,25 +1,21 @@
 """Overlap-controlled subsets: from one corpus, equally large subsets with high, random and low overlap with a task.
 
 The objective is the Jensen-Shannon divergence between the subset's unigram distribution P and Q, that of the task's
-training split: as small as possible for `high`, as large as possible for `low`. It still separates subsets that all
-cover nearly every token of the task.
+training split: as small as possible for `high`, as large as possible for `low`.
 
 The algorithm is the conditional gradient method (Frank and Wolfe, Naval Research Logistics Quarterly 3, 1956) over
 subsets. The derivative of the divergence with respect to P(v) is g(v) = 1/2 log2(P(v) / M(v)) with M = (P + Q) / 2, so
-a text with tokens v_1 ... v_L has the score (g(v_1) + ... + g(v_L)) / L, the rate at which the divergence changes when
-P moves towards the text. A round takes the texts with the lowest scores (`high`) or the highest (`low`). The first
-round linearises at the corpus' distribution, later ones at the subset's: for `high` at a mean of the rounds so far
-(round t moves it by 2 / (t + 1)), for `low` at the last round's (the divergence is convex in P, so whole steps climb).
-A share `FLOOR` of the corpus' distribution is mixed in, so that g is finite. The subset of the best round wins.
+a text with tokens v_1 ... v_L has the score (g(v_1) + ... + g(v_L)) / L. A round takes the texts with the lowest scores
+(`high`) or the highest (`low`). The first round linearises at the corpus' distribution, later ones at the subset's: for
+`high` at a mean of the rounds so far (round t moves it by 2 / (t + 1)), for `low` at the last round's (the divergence
+is convex in P, so whole steps climb). A share `FLOOR` of the corpus' distribution is mixed in, so that g is finite. The
+subset of the best round wins.
 
 Texts are sorted by length and cut into strata of about `STRATUM` texts; every subset takes the same number of texts
 from each. Where its tokens still differ by more than `MARGIN` from those of `random`, a price per token, found by
 bisection, is added to the scores; where that is too coarse, the strata become finer. So all subsets have equally many
-texts, and tokens within 1%.
-
-`random` takes texts in seeded order, the same for every task that needs the same strata; ties go by that order too.
-Scores are sums of integers (g in units of 2^-20 bits), independent of the order of summation. Another machine's
-logarithm may exchange a few texts of nearly equal score, so compare the SHA-256 of the facts.
+texts, and tokens within 1%. `random` takes texts in seeded order, which also breaks ties. Scores are sums of integers
+(g in units of 2^-20 bits), so the order of summation does not matter.
 """
 
 import logging
@@ -93,10 +89,10 @@ def select_subsets(
 
     Args:
         tokens: the tokenised corpus.
-        texts: its texts; their SHA-256 with the seed gives the order (`sources.seeded_order`).
+        texts: its texts, which with the seed give the order.
         task_train: token counts of the task's training split alone, (vocab_size,).
         num_texts: texts of each subset.
-        seed: chooses the random subset and breaks ties, of scores and of lengths.
+        seed: chooses the random subset and breaks ties.
         rounds: linearisations, at least 1.
 
     Raises:
@@ -155,14 +151,11 @@ def overlap_subsets(
     Args:
         corpus: with `text` and `id`.
         task_train: the task's training split alone, with `text`.
-        tokenizer: whose tokens are compared.
+        tokenizer: whose tokens are compared, the first `max_length` of each text (special tokens included).
         num_texts: texts of each subset.
-        max_length: tokens of each text that count, special tokens included; None for whole texts.
-        seed: see `select_subsets`.
+        max_length: see `overlap.encode_texts`.
+        seed: see `select_subsets`, whose errors it raises too.
         **facts: what else to keep with each, such as `source` and `task`.
-
-    Raises:
-        UserError: as `select_subsets`, or a whole task in place of its training split.
     """
     if isinstance(task_train, dict):
         raise UserError("Subsets are chosen by a task's training split alone: give task['train'], not the whole task.")
@@ -191,10 +184,7 @@ def subset_splits(corpus: datasets.Dataset, subsets: dict[str, Subset], **facts:
 
 
 def task_stem(name: str) -> str:
-    """What a task's configurations are named after: its name, or that of its file or data set without folders.
-
-    Anything else than letters, digits, dots and dashes becomes a dash; empty where nothing is left.
-    """
+    """What a task's configurations are named after: the last part of its name in letters, digits, dots and dashes."""
     return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.")
 
 
@@ -206,7 +196,7 @@ def subset_configs(
     measures: Json,
     tokenizer: Json,
 ) -> tuple[dict[str, datasets.DatasetDict], dict[str, list[LeakageReport]]]:
-    """One task's subsets as configurations TASK-high, TASK-random and TASK-low of a data set folder.
+    """One task's subsets as configurations TASK-high, TASK-random and TASK-low of a data set folder, and their leakage.
 
     Each has the subset as `train` and the corpus' held-out texts as `validation`, so that losses are comparable.
 
@@ -217,9 +207,6 @@ def subset_configs(
         task_test: the task's test split; training texts are checked against it and the held-out texts.
         measures: by kind, on the task's train and test, what `overlap.measure_overlap` gives; the card shows them.
         tokenizer: what to keep about it.
-
-    Returns:
-        By configuration the splits, and by configuration the leakage reports.
     """
     whole = facts_of(corpus["train"])
     validation = describe_split(corpus["validation"].select_columns(["text", ID]), **facts_of(corpus["validation"]))
@@ -227,34 +214,22 @@ def subset_configs(
     for kind, subset in subsets.items():
         config = f"{task_stem(name)}-{kind}"
         facts = {**facts_of(subset), **{key: whole[key] for key in SOURCE_FACTS if key in whole}}
-        facts |= {"corpus": whole, "measures": measures[kind], "tokenizer": tokenizer}
-        train = describe_split(subset, **facts)
+        train = describe_split(subset, **{**facts, "corpus": whole, "measures": measures[kind], "tokenizer": tokenizer})
         configs[config] = datasets.DatasetDict(train=train, validation=validation)
         leakage[config] = [
             check_splits(train, validation, ("train", "validation")),
             check_splits(train, task_test, ("train", f"{task_stem(name)} test")),
         ]
         for check in leakage[config]:
-            if check.training.leaking:
-                logger.warning(
-                    "Note: %s: %s of %s texts repeat texts of %s, word for word or nearly so (see the card).",
-                    config,
-                    check.training.leaking,
-                    check.training.rows,
-                    check.between[1],
-                )
+            if check.leaking:
+                logger.warning("Note: %s texts of %s repeat texts of %s.", check.leaking, config, check.between[1])
     return configs, leakage
 
 
 class _Chooser:
-    """Takes the texts with the lowest scores from each stratum of length.
+    """Takes the `num_texts` texts with the lowest scores, its share from each stratum of length.
 
-    Args:
-        tokens: the tokenised corpus.
-        usable: indices of its texts that have tokens, rising, (n,).
-        rank: their places in the seeded order, (n,).
-        num_texts: how many to take.
-        strata: how many strata, at most `num_texts`.
+    `usable` are the indices of the texts that have tokens, rising, (n,); `rank` their places in the seeded order.
     """
 
     def __init__(self, tokens: TokenTexts, usable: np.ndarray, rank: np.ndarray, num_texts: int, strata: int) -> None:

@@ -11,10 +11,11 @@ import datasets
 from ..errors import UserError, check_range
 from ..runs.atomic_files import Json
 from .corpora import load_corpus
-from .leakage import LeakageReport, Lineage, check_splits, drop_leaking, find_lineage
-from .sources import ID, data_root, describe_split, facts_of
+from .leakage import LeakageReport, check_splits, drop_leaking, find_lineage
+from .sources import data_root
+from .sources import ID, describe_split, facts_of
 from .tables import KNOWN, SPLITS
-from .tasks import TaskArguments, find_task, load_task_from
+from .tasks import TaskArguments, find_task, load_task_from, options_of
 
 
 @dataclass
@@ -54,14 +55,14 @@ class Prepared:
         source: the name that was given for it.
         configs: by configuration the splits, with the columns `text`, `id` and for a task `label`.
         leakage: by configuration one report for each check.
-        made_from: the folder of ours that the source is; None for any other source.
+        made_from: the folder of ours that the source is (see `leakage.find_lineage`); None for any other source.
     """
 
     kind: str
     source: str
     configs: dict[str, datasets.DatasetDict]
     leakage: dict[str, list[LeakageReport]]
-    made_from: Lineage | None = None
+    made_from: Json | None = None
 
 
 def prepare(arguments: PrepareDataArguments) -> Prepared:
@@ -119,7 +120,7 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
     if place == "wikipedia" and root is not None:
         place = str(root / place)
     made_from = find_lineage(place, arguments.corpus_config)
-    config = made_from.config if made_from else arguments.corpus_config
+    config = made_from["config"] if made_from else arguments.corpus_config
     sizes: list[int | None] = [*arguments.num_texts] or [None]
     corpus = load_corpus(
         arguments.corpus,
@@ -149,8 +150,8 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
 def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
     """The task as `load_task` gives it; where that was asked, without training and validation texts that leak."""
     task = load_task_from(arguments)
-    made_from = find_lineage(find_task(arguments.options())[0], arguments.task_config)
-    config = made_from.config if made_from else arguments.task_config
+    made_from = find_lineage(find_task(options_of(arguments))[0], arguments.task_config)
+    config = made_from["config"] if made_from else arguments.task_config
     published = {split: _published(rows, facts_of(rows), config) for split, rows in task.items()}
     train, validation, test = (published[split] for split in SPLITS)
     others = {label: rows for label, rows in tests.items() if label != f"{arguments.task} test"}

@@ -18,16 +18,9 @@ MOST_MISSING = 0.1
 
 @dataclass(frozen=True)
 class KnownTask:
-    """A task of the paper.
+    """A task of the paper: its place and pinned commit on the Hub, its classes in order, the paper's texts of each.
 
-    Attributes:
-        hub: its name on the Hub; None where it is not there.
-        revision: the pinned commit on the Hub.
-        text_column: column of the text.
-        labels: names of the classes in the order of their numbers; empty where the files name them.
-        train_per_label: the paper's training texts of each class.
-        test_per_label: the paper's test texts of each class.
-        validation_within_train: the source has no more than these, so validation comes out of `train_per_label`.
+    With `validation_within_train` the source has no more than these, so validation comes out of `train_per_label`.
     """
 
     hub: str | None
@@ -65,14 +58,7 @@ KNOWN = {
 
 
 class Row(NamedTuple):
-    """A usable row of a source.
-
-    Args:
-        text: as it is given out.
-        label: number of its class.
-        id: where it is in its source.
-        key: what it is chosen and compared by: the text without markers or title.
-    """
+    """A usable row: `id` is its place in the source, `key` the text without markers or title, which it is chosen by."""
 
     text: str
     label: int
@@ -82,14 +68,9 @@ class Row(NamedTuple):
 
 @dataclass
 class TaskSource:
-    """What was read of a source, before rows are chosen.
+    """What was read of a source: rows of its own splits, names of the classes, rows dropped by reason.
 
-    Attributes:
-        rows: rows of the source's own splits.
-        names: names of the classes, in label order.
-        dropped: rows that were left out, by reason, over all splits of the source.
-        two_labels: different texts that have two labels and were kept (in a table they may).
-        facts: what else reproduces it: `source`, `revision`, columns.
+    `two_labels` are the different texts that have two labels and were kept, `facts` what else reproduces it.
     """
 
     rows: dict[str, list[Row]]
@@ -154,7 +135,10 @@ def read_rows(table: datasets.DatasetDict, name: str, columns: Columns, labels: 
         UserError: no train split or no such column, a column without text or one that is no UTF-8, one class alone,
             labels that are no names, or more than `MOST_MISSING` of a split's labels or titles missing.
     """
-    splits = _own_splits(table, name)
+    splits = {split: table[split] for split in SPLITS if split in table}
+    if "train" not in splits and splits:
+        raise UserError(f"{name!r} has the splits {', '.join(splits)} but no train split: give a source with one.")
+    splits = splits or {"train": next(iter(table.values()))}
     for rows in splits.values():
         check_column(rows, columns.text, name, "--text-column")
         check_column(rows, columns.label, name, "--label-column")
@@ -183,13 +167,6 @@ def read_rows(table: datasets.DatasetDict, name: str, columns: Columns, labels: 
         raise UserError(f"The task {name!r} has one class in {columns.label!r}: give at least two classes.")
     source.two_labels = sum(len(found) > 1 for found in labels_of.values())
     return source
-
-
-def _own_splits(table: datasets.DatasetDict, name: str) -> dict[str, datasets.Dataset]:
-    splits = {split: table[split] for split in SPLITS if split in table}
-    if "train" not in splits and splits:
-        raise UserError(f"{name!r} has the splits {', '.join(splits)} but no train split: give a source with one.")
-    return splits or {"train": next(iter(table.values()))}
 
 
 def _read_labels(

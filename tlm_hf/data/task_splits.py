@@ -14,12 +14,8 @@ Groups = list[list[Row]]
 class Sizes:
     """Texts of each class; None for no limit (validation: for its share).
 
-    Attributes:
-        train: for training.
-        validation: for validation.
-        test: for test.
-        pool: for training and validation together, in place of `train`.
-        tenth: validation is a tenth of the training rows even where the source has no test split.
+    `pool` counts training and validation together, in place of `train`. With `tenth` validation is a tenth of the
+    training rows even where the source has no test split.
     """
 
     train: int | None
@@ -34,15 +30,10 @@ def choose_rows(
 ) -> tuple[dict[str, list[Row]], list[str]]:
     """Seeded rows of each split, and notes about classes that have fewer than asked for.
 
-    Args:
-        source: the rows; what is left out is counted in its `dropped`.
-        name: what to call it in errors.
-        sizes: how many rows of each class.
-        seed: chooses the rows.
-        shortfall: `error`, or `take` what a class has.
+    What is left out is counted in the source's `dropped`.
 
     Raises:
-        UserError: fewer rows in a class than asked for, or a class without any in a split.
+        UserError: fewer rows in a class than asked for (unless `shortfall` is `take`), or none in a split.
     """
     ordered = {split: _by_class(source, split, seed) for split in source.rows}
     groups, pooled = _cut(source, ordered, sizes)

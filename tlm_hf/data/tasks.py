@@ -28,30 +28,55 @@ from .task_splits import Sizes, choose_rows
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class TaskArguments:
+    """Options that choose a task; shared by every command that takes one."""
+
+    task: str = field(
+        default="docstrings",
+        metadata={"help": "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set."},
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the text (default: the task's, or text)."}
+    )
+    label_column: str = field(default="label", metadata={"help": "Column of the label."})
+    title_column: str | None = field(
+        default=None, metadata={"help": "Column put before the text, such as title for dbpedia_14 (default: none)."}
+    )
+    entity_markers: str = field(
+        default="none", metadata={"help": "For fewrel: none, text ([E1] ... as ordinary text) or added (as tokens)."}
+    )
+    task_path: str | None = field(
+        default=None, metadata={"help": "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub)."}
+    )
+    task_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set; for fewrel train_wiki or val_wiki."}
+    )
+    task_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
+    train_per_label: int | None = field(
+        default=None, metadata={"help": "Training texts of each class (default: the paper's for its tasks, or all)."}
+    )
+    validation_per_label: int | None = field(default=None, metadata={"help": "Validation texts of each class."})
+    test_per_label: int | None = field(
+        default=None, metadata={"help": "Test texts of each class (default: the paper's, or all)."}
+    )
+    all_rows: bool = field(
+        default=False, metadata={"help": "Where no number is given, all rows instead of the paper's numbers."}
+    )
+    shortfall: str = field(
+        default="error", metadata={"help": "When a class has fewer texts than asked for: error, or take all it has."}
+    )
+    task_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
+    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+
+
 @dataclass(frozen=True)
 class TaskOptions:
     """What chooses the rows of a task.
 
-    Attributes:
-        task: `docstrings`, `ag_news`, `dbpedia_14`, `fewrel`, a file, a folder, `owner/name` on the Hub, or a `Dataset`
-            or `DatasetDict`.
-        train_per_label: texts of each class for training; None for the paper's number, or all (docstrings: 200).
-        validation_per_label: texts of each class for validation; None for a tenth of the class, at most 200.
-        test_per_label: texts of each class for test; None for the paper's number, or all.
-        text_column: column of the text; None for the known task's, or `text`. A `Dataset` without it may have one
-            column of strings instead.
-        label_column: column of the label: class names, integers, whole floats or booleans. A `Dataset` without it may
-            have one ClassLabel instead.
-        title_column: column put before the text, with a space between; None for the text alone.
-        entity_markers: for `fewrel`, see `fewrel.read_fewrel`.
-        path: where a known task is; None for the folder of its name under the data root, or else the Hub.
-        config: configuration of a Hub data set; for `fewrel` the part, `train_wiki` (default) or `val_wiki`.
-        revision: revision of a Hub data set; None for the pinned one of a known task.
-        root: data root; None for the variable TLM_DATA.
-        seed: chooses the rows.
-        all_rows: where no number is given, take all rows, for known tasks too.
-        shortfall: what happens where a class has fewer rows than asked for: `error`, or `take` all that it has.
-        drop_leakage: leave out training and validation texts that repeat held-out ones (see `leakage`).
+    Each field means what the option of `TaskArguments` says (`FLAGS` has those with another name there). `task` may
+    also be a `Dataset` or `DatasetDict`: where it lacks the columns, its only column of strings and its only ClassLabel
+    are taken. `drop_leakage` leaves out training and validation texts that repeat held-out ones (see `leakage`).
     """
 
     task: str | datasets.Dataset | datasets.DatasetDict
@@ -101,101 +126,56 @@ UNUSED = {
     "docstrings": ("text_column", "title_column", "config", "revision", "all_rows"),
     "fewrel": ("text_column", "title_column", "revision"),
 }
-FLAGS = {
-    "path": "task_path",
-    "config": "task_config",
-    "revision": "task_revision",
-    "seed": "task_seed",
-    "root": "data_root",
-}
-"""Options that a command calls otherwise."""
-
-
-@dataclass
-class TaskArguments:
-    """Options that choose a task; shared by every command that takes one."""
-
-    task: str = field(
-        default="docstrings",
-        metadata={"help": "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set."},
-    )
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column of the text (default: the task's, or text)."}
-    )
-    label_column: str = field(default="label", metadata={"help": "Column of the label."})
-    title_column: str | None = field(
-        default=None, metadata={"help": "Column put before the text, such as title for dbpedia_14 (default: none)."}
-    )
-    entity_markers: str = field(
-        default="none", metadata={"help": "For fewrel: none, text ([E1] ... as ordinary text) or added (as tokens)."}
-    )
-    task_path: str | None = field(
-        default=None, metadata={"help": "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub)."}
-    )
-    task_config: str | None = field(
-        default=None, metadata={"help": "Configuration of a Hub data set; for fewrel train_wiki or val_wiki."}
-    )
-    task_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
-    train_per_label: int | None = field(
-        default=None, metadata={"help": "Training texts of each class (default: the paper's for its tasks, or all)."}
-    )
-    validation_per_label: int | None = field(default=None, metadata={"help": "Validation texts of each class."})
-    test_per_label: int | None = field(
-        default=None, metadata={"help": "Test texts of each class (default: the paper's, or all)."}
-    )
-    all_rows: bool = field(
-        default=False, metadata={"help": "Where no number is given, all rows instead of the paper's numbers."}
-    )
-    shortfall: str = field(
-        default="error", metadata={"help": "When a class has fewer texts than asked for: error, or take all it has."}
-    )
-    task_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
-    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
-
-    def options(self) -> TaskOptions:
-        """The same for `load_task`."""
-        names = [option.name for option in fields(TaskOptions) if option.name != "drop_leakage"]
-        return TaskOptions(**{name: getattr(self, FLAGS.get(name, name)) for name in names})
+FLAGS = {name: f"task_{name}" for name in ("path", "config", "revision", "seed")} | {"root": "data_root"}
+"""Options with another name in a command."""
 
 
 def load_task(task: str | datasets.Dataset | datasets.DatasetDict, **options: Any) -> datasets.DatasetDict:
     """Load a task as train, validation and test splits with `text`, `label` (ClassLabel with names) and `id`.
 
-    Validation rows come out of the training split, so the test split is never used for choosing. Where the source has
-    no test split, 15% of each class are held out as test and 15% as validation. The choice of rows depends on the texts
-    and the seed alone; a smaller number of training rows with the same seed is a subset of a larger one. Left out are
-    rows without a text or a label, and rows whose text is in another split, where it stays in test before validation
-    before train. A text under two labels is left out of FewRel; in a table it is kept and counted.
+    Validation rows come out of the training split: a tenth of each class, at most 200. Where the source has no test
+    split, 15% of each class are held out as test and 15% as validation. The choice of rows depends on the texts and the
+    seed alone; fewer training rows with the same seed are a subset of more. Left out are rows without a text or a
+    label, and rows whose text is in another split, where it stays in test before validation before train. A text under
+    two labels is left out of FewRel; in a table it is kept and counted.
 
     AG News and DBpedia-14 have by default the paper's 1000 and 100 texts of each class, train and test alike. FewRel
-    has 630 (a tenth of them the validation split) and 70; since sentences under two relations are left out, many
-    relations have fewer, which is refused unless `shortfall` is `take`.
+    has 630 (a tenth of them the validation split) and 70; many of its relations have fewer, which is refused unless
+    `shortfall` is `take`.
 
     The facts of each split: `task`, `split_name`, `source`, `revision` (of the Hub, or the SHA-256 of a local file or
     of a folder's `sha256sum` lines), `seed`, `columns`, `asked_per_label`, `per_label` (what each class got), `dropped`
     (rows of the source by reason), `texts_with_two_labels` (kept), and FewRel's options.
 
     Args:
-        task: see `TaskOptions`.
+        task: its name, path or Hub name, or a table of it, see `TaskOptions`.
         **options: the other fields of `TaskOptions`.
 
     Raises:
         UserError: no such task or column, one class only, labels that are neither integers nor names, too many rows
             without a label or title, fewer rows in a class than asked for, or an option that the task has no use for.
     """
-    chosen = TaskOptions(task, **options)
-    chosen.check()
-    splits = _load_docstrings(chosen) if chosen.name == "docstrings" else _load_rows(chosen)
-    if chosen.drop_leakage:
+    return _load(TaskOptions(task, **options))
+
+
+def _load(options: TaskOptions) -> datasets.DatasetDict:
+    options.check()
+    splits = _load_docstrings(options) if options.name == "docstrings" else _load_rows(options)
+    if options.drop_leakage:
         splits["validation"] = drop_leaking(splits["validation"], "validation", [splits["test"]])
         splits["train"] = drop_leaking(splits["train"], "train", [splits["test"], splits["validation"]])
     return splits
 
 
 def load_task_from(arguments: TaskArguments) -> datasets.DatasetDict:
-    """The task that the options choose; raises UserError as `load_task`."""
-    options = arguments.options()
-    return load_task(**{option.name: getattr(options, option.name) for option in fields(options)})
+    """The task that a command's options choose; raises UserError as `load_task`."""
+    return _load(options_of(arguments))
+
+
+def options_of(arguments: TaskArguments) -> TaskOptions:
+    """A command's options as those of `load_task`."""
+    names = [option.name for option in fields(TaskOptions) if option.name != "drop_leakage"]
+    return TaskOptions(**{name: getattr(arguments, FLAGS.get(name, name)) for name in names})
 
 
 TEXT_OPTIONS = ("title_column", "entity_markers", "all_rows", "shortfall")
