@@ -121,8 +121,13 @@ print(json.dumps(found))
 """
 
 
-def test_opens_anywhere_with_its_features(corpus_folder, task_folder, run_without_package):
-    found = run_without_package(LOAD, str(corpus_folder), "40", "80", "160", "-")
+def test_opens_anywhere_without_stale_files(corpus_folder, task_folder, tmp_path, run_without_package):
+    folder = tmp_path / "tiny-corpus"
+    shutil.copytree(corpus_folder, folder)
+    for stale in ("40/train-00000-of-00002.parquet", "40/train-00001-of-00002.parquet", "data/train-0.parquet"):
+        (folder / stale).parent.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict({"words": ["left over"]}).to_parquet(str(folder / stale))
+    found = run_without_package(LOAD, str(folder), "40", "80", "160", "-")
     for config, size in (("40", 40), ("80", 80), ("160", 160), ("-", 160)):
         assert found[config]["train"][:2] == [size, ["text", "id"]]
         assert found[config]["validation"][:2] == [10, ["text", "id"]]
@@ -130,8 +135,7 @@ def test_opens_anywhere_with_its_features(corpus_folder, task_folder, run_withou
     (splits,) = run_without_package(LOAD, str(task_folder), "default").values()
     assert list(splits) == ["train", "validation", "test"]
     for name, (rows, columns, first, names) in splits.items():
-        assert columns == ["text", "id", "label"]
-        assert names == LABELS
+        assert (columns, names) == (["text", "id", "label"], LABELS)
         assert first == rows_of(task_folder, "default", name)[0]
         assert rows == len(rows_of(task_folder, "default", name))
 
@@ -325,18 +329,6 @@ def test_a_changed_source_does_not_replace_what_is_there(home, tmp_path, capsys)
     assert contents(tmp_path / "data") == before
 
 
-def test_a_stale_file_is_never_read(corpus_folder, tmp_path, run_without_package):
-    folder = tmp_path / "tiny-corpus"
-    shutil.copytree(corpus_folder, folder)
-    other = datasets.Dataset.from_dict({"words": ["left over"]})
-    for stale in ("40/train-00000-of-00002.parquet", "40/train-00001-of-00002.parquet", "data/train-0.parquet"):
-        (folder / stale).parent.mkdir(exist_ok=True)
-        other.to_parquet(str(folder / stale))
-    found = run_without_package(LOAD, str(folder), "40", "80")
-    assert found["40"]["train"][:2] == [40, ["text", "id"]]
-    assert found["80"]["train"][:2] == [80, ["text", "id"]]
-
-
 @pytest.mark.parametrize(
     ("when", "failure"),
     [("second table", OSError(errno.ENOSPC, "No space left on device")), ("card", KeyboardInterrupt())],
@@ -384,44 +376,33 @@ def test_left_overs_of_a_killed_command_do_no_harm(home, task_folder, tmp_path, 
     assert contents(tmp_path / "data") == whole
 
 
-BAD = {
-    "nothing chosen": (["--output-dir", "OUT"], "one of --corpus and --task"),
-    "both": (["--corpus", "CORPUS", "--task", "TASK", "--output-dir", "OUT"], "one of --corpus and --task"),
-    "no folder": (["--task", "TASK"], "--output-dir"),
-    "unknown task": (["--task", "no_such_task", "--output-dir", "OUT"], "no_such_task"),
-    "unknown corpus": (["--corpus", "no_such_corpus", "--output-dir", "OUT"], "no_such_corpus"),
-    "unknown task to check": (
-        ["--corpus", "CORPUS", "--check-against", "no_such_task", "--output-dir", "OUT"],
-        "no_such_task",
-    ),
-    "descending": (["--corpus", "CORPUS", "--num-texts", "80", "40", "--output-dir", "OUT"], "ascending"),
-    "twice": (["--corpus", "CORPUS", "--num-texts", "40", "40", "--output-dir", "OUT"], "ascending"),
-    "no text": (["--corpus", "CORPUS", "--num-texts", "0", "--output-dir", "OUT"], "ascending"),
-    "too many": (["--corpus", "CORPUS", "--num-texts", "40", "4000", "--output-dir", "OUT"], "4000 texts"),
-    "sizes of a task": (["--task", "TASK", "--num-texts", "40", "--output-dir", "OUT"], "--train-per-label"),
-    "no name": (["--task", "TASK", "--output-dir", "/"], "no name"),
-    "a file": (["--task", "TASK", "--output-dir", "FILE"], "is a file"),
-    "other files": (["--task", "TASK", "--output-dir", "SOURCES"], "no data subset of ours"),
-    "facts under a file": (["--task", "TASK", "--output-dir", "OUT", "--json", "UNDER"], "choose another --json"),
-    "other facts": (["--task", "TASK", "--output-dir", "OUT", "--json", "OTHER"], "choose another --json"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_sentence(case, home, tmp_path, capsys):
-    words, part = BAD[case]
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("--output-dir OUT", "one of --corpus and --task"),
+        ("--corpus CORPUS --task TASK --output-dir OUT", "one of --corpus and --task"),
+        ("--task TASK", "--output-dir"),
+        ("--task no_such_task --output-dir OUT", "no_such_task"),
+        ("--corpus no_such_corpus --output-dir OUT", "no_such_corpus"),
+        ("--corpus CORPUS --check-against no_such_task --output-dir OUT", "no_such_task"),
+        ("--corpus CORPUS --num-texts 80 40 --output-dir OUT", "ascending"),
+        ("--corpus CORPUS --num-texts 0 --output-dir OUT", "ascending"),
+        ("--corpus CORPUS --num-texts 40 4000 --output-dir OUT", "4000 texts"),
+        ("--task TASK --num-texts 40 --output-dir OUT", "--train-per-label"),
+        ("--task TASK --output-dir /", "no name"),
+        ("--task TASK --output-dir CORPUS", "is a file"),
+        ("--task TASK --output-dir TASK", "no data subset of ours"),
+        ("--task TASK --output-dir OUT --json OTHER/facts.json", "choose another --json"),
+        ("--task TASK --output-dir OUT --json OTHER", "choose another --json"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, part, home, tmp_path, capsys):
     (tmp_path / "other.json").write_text('{"a": 1}')
-    places = {
-        "OUT": tmp_path / "out",
-        "CORPUS": home / "corpus.txt",
-        "TASK": home / "task",
-        "FILE": home / "corpus.txt",
-        "SOURCES": home / "task",
-        "OTHER": tmp_path / "other.json",
-        "UNDER": tmp_path / "other.json" / "facts.json",
-    }
+    places = {"OUT": tmp_path / "out", "CORPUS": home / "corpus.txt", "TASK": home / "task"}
+    for name, place in {**places, "OTHER": tmp_path / "other.json"}.items():
+        words = words.replace(name, str(place))
     before = contents(home)
-    assert part in refused(capsys, *(places.get(word, word) for word in words))
+    assert part in refused(capsys, *words.split())
     assert contents(home) == before
     assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
 
@@ -438,18 +419,11 @@ def test_names_from_data_are_harmless(tmp_path):
     assert datasets.load_dataset(str(tmp_path / "data"))["train"].features["label"].names == sorted(nasty)
 
 
-@pytest.mark.parametrize(
-    ("size", "name"), [(20_000, "20k"), (2_000_000, "2m"), (1_500_000, "1500k"), (1234, "1234"), (None, "all")]
-)
-def test_configuration_names(size, name):
-    assert config_name(size) == name
-
-
-@pytest.mark.parametrize(
-    ("rows", "name"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M")]
-)
-def test_size_categories(rows, name):
-    assert size_category(rows) == name
+def test_names_of_sizes():
+    sizes = {20_000: "20k", 2_000_000: "2m", 1_500_000: "1500k", 1234: "1234", None: "all"}
+    assert {size: config_name(size) for size in sizes} == sizes
+    categories = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 99_999: "10K<n<100K", 10**6: "1M<n<10M", 10**9: "n>1B"}
+    assert {rows: size_category(rows) for rows in categories} == categories
 
 
 @pytest.fixture(scope="module")

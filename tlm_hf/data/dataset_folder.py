@@ -184,16 +184,17 @@ def _check_destination(destination: Path, settings: Json, facts: Json | None = N
         one, other = (side.get(key, "nothing") for side in (before, settings))
         if one != other:
             raise UserError(f"{where} holds another subset ({key} {one!r} there and {other!r} here): {REMEDY}.")
-    if facts is not None and _text_hashes(facts) != texts:
-        raise UserError(f"{where} holds other texts, since the source changed: {REMEDY}.")
+    for place, digest in _text_hashes(facts or {}).items():
+        if texts.get(place) != digest:
+            raise UserError(f"{where} holds other texts in {place}, since the source changed: {REMEDY}.")
     for name, path in _files(destination).items():
         if name != SUBSET_FILE and hashes.get(name) != file_hash(path):
             raise UserError(f"{name} in the output folder {destination} was added or changed by others: {REMEDY}.")
 
 
-def _text_hashes(facts: Json) -> list[tuple[str, str, str]]:
-    """Configuration, split and SHA-256 of its texts."""
-    return [(config, split, of["sha256"]) for config, splits in facts.items() for split, of in splits.items()]
+def _text_hashes(facts: Json) -> dict[str, str]:
+    """SHA-256 of the texts by `configuration/split`."""
+    return {f"{config}/{split}": of["sha256"] for config, splits in facts.items() for split, of in splits.items()}
 
 
 def _beside(destination: Path) -> tuple[Path, Path]:

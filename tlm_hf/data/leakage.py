@@ -185,7 +185,7 @@ class _Index:
         columns: list[int] = []
         ends, lengths = [0], []
         for key in keys:
-            words = _WORD.findall(key)
+            words = key.split() if _WORD.search(key) else []
             shingles = set(zip(*(words[step:] for step in range(SHINGLE_WORDS)), strict=False))
             if learn:
                 columns += [self.shingles.setdefault(shingle, len(self.shingles)) for shingle in shingles]

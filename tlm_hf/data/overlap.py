@@ -35,7 +35,7 @@ class TokenOverlap:
     Example::
 
         from datasets import load_dataset
-        from tlm_hf.data.overlap import TokenOverlap
+        from tlm_hf import TokenOverlap
         from transformers import AutoTokenizer
 
         overlap = TokenOverlap(AutoTokenizer.from_pretrained("bert-base-uncased"), max_length=128)
