@@ -12,8 +12,7 @@ from ..errors import UserError, check_range
 from ..runs.atomic_files import Json
 from .corpora import load_corpus
 from .leakage import LeakageReport, check_splits, drop_leaking, find_lineage
-from .sources import data_root
-from .sources import ID, describe_split, facts_of
+from .sources import ID, data_root, describe_split, facts_of
 from .tables import KNOWN, SPLITS
 from .tasks import TaskArguments, find_task, load_task_from, options_of
 
