@@ -137,13 +137,6 @@ def test_order_and_random_choice_are_seeded_and_of_no_task(corpus, task_counts):
         assert [place[index] for index in indices.tolist()] == sorted(place[index] for index in indices.tolist())
 
 
-def test_blocks_change_nothing(corpus, task_counts, monkeypatch):
-    whole, _ = select(*corpus, task_counts, 200)
-    monkeypatch.setattr(module, "BLOCK", 37)
-    parts, _ = select(*corpus, task_counts, 200)
-    assert all(np.array_equal(whole[kind], parts[kind]) for kind in KINDS)
-
-
 def test_all_the_corpus_is_one_subset(corpus, task_counts):
     tokens, texts = corpus
     usable = int((tokens.lengths > 0).sum())
