@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 
 from ..errors import UserError
-from ..runs.atomic_files import Json, file_hash, write_json
+from ..runs.atomic_files import Json, file_hash, read_json, write_json
 from ..runs.provenance import portable, portable_path, provenance
 from .dataset_card import file_name, render_dataset_card
 from .leakage import SUBSET_FILE, SUBSET_KIND
@@ -29,7 +29,7 @@ REMEDY = "choose another --output-dir, or remove it"
 def prepare_data(arguments: PrepareDataArguments) -> Json:
     """Make a data set folder, ready to push, of a corpus in nested sizes or of a task, with a leakage report.
 
-    The same command again gives the same parquet files, byte for byte; a folder of another subset is refused.
+    The same command elsewhere gives the same parquet files, byte for byte; a folder of another subset is refused.
 
     Raises:
         UserError: see `data.prepare.prepare` and `write_dataset_folder`.
@@ -65,9 +65,6 @@ def open_destination(arguments: Any) -> tuple[Path, Json]:
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
     settings = portable(json.loads(json.dumps(settings)))
     check_writable(destination, "--output-dir")
-    _, old = _beside(destination)
-    if old.is_dir() and not destination.exists():  # a command that was killed between its two renames
-        old.rename(destination)
     _check_destination(destination, settings)
     return destination, settings
 
@@ -87,8 +84,8 @@ def check_writable(path: Path, option: str) -> None:
 def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) -> Json:
     """Write subsets as a folder that `datasets.load_dataset(folder, configuration)` opens, features and all.
 
-    The folder is made under another name beside it and renamed when it is whole. Its content depends on the subsets
-    alone, but for the provenance in `subset.json` and the card.
+    The folder is made under another name beside it and renamed when it is whole. One that holds the same subsets stays
+    as it is.
 
     Args:
         prepared: the subsets.
@@ -102,15 +99,15 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
         UserError: the folder holds something else, or it cannot be written.
     """
     destination = destination.resolve()
-    facts: Json = {
-        config: {
-            split: {**facts_of(rows), "rows": len(rows), "sha256": text_hash(rows["text"])}
-            for split, rows in splits.items()
-        }
-        for config, splits in prepared.configs.items()
-    }
-    _check_destination(destination, settings, facts)
-    record = portable(
+    facts: Json = {}
+    for config, splits in prepared.configs.items():
+        facts[config] = {}
+        for split, rows in splits.items():
+            facts[config][split] = {**facts_of(rows), "rows": len(rows), "sha256": text_hash(rows["text"])}
+    present = _check_destination(destination, settings, facts)
+    if present is not None:
+        return present
+    record: Json = portable(
         {
             "kind": SUBSET_KIND,
             "name": destination.name,
@@ -121,13 +118,12 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
             **provenance(),
         }
     )
-    partial, old = _beside(destination)
+    partial = destination.with_name(f".{destination.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         _write_files(prepared, record, partial)
-        if destination.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            destination.rename(old)
+        if destination.is_dir():  # it is empty
+            destination.rmdir()
         partial.rename(destination)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
@@ -137,9 +133,6 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if old.is_dir() and not destination.exists():
-            old.rename(destination)
-        shutil.rmtree(old, ignore_errors=True)
     return record
 
 
@@ -161,22 +154,22 @@ def _write_files(prepared: Prepared, record: Json, folder: Path) -> None:
     write_json(folder / SUBSET_FILE, record)
 
 
-def _check_destination(destination: Path, settings: Json, facts: Json | None = None) -> None:
-    """Raise UserError unless the folder is new, empty, or holds what these settings wrote, untouched since.
+def _check_destination(destination: Path, settings: Json, facts: Json | None = None) -> Json | None:
+    """The `subset.json` of a folder that these settings wrote, untouched since; None where nothing is there yet.
 
-    `facts`, once they are known, must be of the same texts.
+    Raises:
+        UserError: it holds anything else, or (once the `facts` are known) other texts.
     """
     if destination.exists() and not destination.is_dir():
         raise UserError(f"The output folder {destination} is a file: choose another --output-dir.")
     if not destination.is_dir() or not any(destination.iterdir()):
-        return
+        return None
     where = f"The output folder {destination}"
     try:
-        record: Json = json.loads((destination / SUBSET_FILE).read_text(encoding="utf-8"))
+        record = read_json(destination / SUBSET_FILE)
         is_ours = record["kind"] == SUBSET_KIND
-        before, hashes = record["settings"], record["files"]
-        texts = _text_hashes(record["configs"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        before, hashes, texts = record["settings"], record["files"], _text_hashes(record["configs"])
+    except (UserError, KeyError, TypeError, AttributeError):
         is_ours = False
     if not is_ours:
         raise UserError(f"{where} holds other files and no data subset of ours: {REMEDY}.")
@@ -190,17 +183,12 @@ def _check_destination(destination: Path, settings: Json, facts: Json | None = N
     for name, path in _files(destination).items():
         if name != SUBSET_FILE and hashes.get(name) != file_hash(path):
             raise UserError(f"{name} in the output folder {destination} was added or changed by others: {REMEDY}.")
+    return record
 
 
 def _text_hashes(facts: Json) -> dict[str, str]:
     """SHA-256 of the texts by `configuration/split`."""
     return {f"{config}/{split}": of["sha256"] for config, splits in facts.items() for split, of in splits.items()}
-
-
-def _beside(destination: Path) -> tuple[Path, Path]:
-    """Where a folder is made, and where its predecessor waits while the new one takes its place."""
-    whole = destination.resolve()
-    return whole.with_name(f".{whole.name}.partial"), whole.with_name(f".{whole.name}.old")
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -213,12 +201,7 @@ def _read_facts_file(path: str | None) -> Json:
     if path is None:
         return {}
     check_writable(Path(path), "--json")
-    if not Path(path).exists():
-        return {}
-    try:
-        entries: Json = json.loads(Path(path).read_text(encoding="utf-8"))
-        if all(entry["kind"] == SUBSET_KIND for entry in entries.values()):
-            return entries
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise UserError(f"{path} exists and holds something else than facts of data subsets: choose another --json.")
+    entries = read_json(path) if Path(path).exists() else {}
+    if not all(isinstance(entry, dict) and entry.get("kind") == SUBSET_KIND for entry in entries.values()):
+        raise UserError(f"{path} exists and holds something else than facts of data subsets: choose another --json.")
+    return entries

@@ -14,7 +14,6 @@ Five-word shingles and containment are the habit of the field (Broder 1997, "On 
 documents"; Lee et al. 2022, arXiv 2107.06499, for training text).
 """
 
-import json
 import logging
 import re
 import unicodedata
@@ -28,7 +27,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import UserError
-from ..runs.atomic_files import Json, file_hash
+from ..runs.atomic_files import Json, file_hash, read_json
 from .sources import ID, describe_split, facts_of
 
 logger = logging.getLogger(__name__)
@@ -275,7 +274,7 @@ def find_lineage(place: str, config: str | None = None) -> Json | None:
         return None
     within = path.relative_to(folder).parts
     try:
-        record = json.loads((folder / SUBSET_FILE).read_text(encoding="utf-8"))
+        record = read_json(folder / SUBSET_FILE)
         if record["kind"] != SUBSET_KIND:
             return None
         config = within[0] if within else config or list(record["configs"])[-1]
@@ -292,7 +291,7 @@ def find_lineage(place: str, config: str | None = None) -> Json | None:
         changed = [name for name, digest in hashes.items() if file_hash(folder / name) != digest]
         if within:  # without the card, a file that was put beside them is read as well
             changed += {f"{config}/{file.name}" for file in (folder / config).iterdir()} - hashes.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (OSError, UserError, KeyError, TypeError, AttributeError, IndexError):
         return None
     if changed:
         logger.warning("Note: %s was changed since %s was made, so its origin is not carried on.", changed[0], folder)

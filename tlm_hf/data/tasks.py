@@ -130,7 +130,7 @@ FLAGS = {name: f"task_{name}" for name in ("path", "config", "revision", "seed")
 """Options with another name in a command."""
 
 
-def load_task(task: str | datasets.Dataset | datasets.DatasetDict, **options: Any) -> datasets.DatasetDict:
+def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **options: Any) -> datasets.DatasetDict:
     """Load a task as train, validation and test splits with `text`, `label` (ClassLabel with names) and `id`.
 
     Validation rows come out of the training split: a tenth of each class, at most 200. Where the source has no test
@@ -155,7 +155,7 @@ def load_task(task: str | datasets.Dataset | datasets.DatasetDict, **options: An
         UserError: no such task or column, one class only, labels that are neither integers nor names, too many rows
             without a label or title, fewer rows in a class than asked for, or an option that the task has no use for.
     """
-    return _load(TaskOptions(task, **options))
+    return _load(TaskOptions(str(task) if isinstance(task, Path) else task, **options))
 
 
 def _load(options: TaskOptions) -> datasets.DatasetDict:
