@@ -11,6 +11,7 @@ from scipy.special import log_softmax, logsumexp
 from transformers import AutoTokenizer, BertTokenizer
 
 from tlm_hf import CommitteeForSequenceClassification
+from tlm_hf import export as onnx_export
 from tlm_hf.data.tasks import load_task
 
 pytest.importorskip("onnxscript")
@@ -18,25 +19,37 @@ onnxruntime = pytest.importorskip("onnxruntime")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{place}" for place in range(TINY["vocab_size"] - 5))]
 
 
-@pytest.fixture
-def folder(build_pair, tmp_path):
-    """A saved committee; its stock members."""
+@pytest.fixture(scope="module")
+def folder(build_pair, tmp_path_factory):
+    """A committee saved in half precision, and stock BERT members with the same (rounded) weights in float32."""
+    root = tmp_path_factory.mktemp("export")
     pairs = [build_pair("classifier", seed=seed, num_labels=3) for seed in range(3)]
-    CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs]).save_pretrained(tmp_path / "committee")
+    for pair in pairs:
+        for model in pair:
+            model.bfloat16().float()
+    committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs])
+    committee.bfloat16().save_pretrained(root / "committee")
     tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(WORDS)}, model_max_length=16)
-    tokenizer.save_pretrained(tmp_path / "committee")
-    return tmp_path, [stock for _, stock in pairs]
+    tokenizer.save_pretrained(root / "committee")
+    return root, [stock for _, stock in pairs]
 
 
-def test_both_files_answer_as_the_members_do(folder):
+def committee_logits(stock, tokenizer, texts):
+    """Members' logits (texts, members, labels), and the log of their mean probability, in numpy."""
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        votes = np.stack([model(**batch).logits.numpy() for model in stock], axis=1)
+    return votes, logsumexp(log_softmax(votes, axis=-1), axis=1) - np.log(len(stock))
+
+
+def test_both_files_answer_as_the_members_do_in_float32(folder):
     root, stock = folder
     succeed("export", "--model", str(root / "committee"), "--output-dir", str(root / "out"), "--int8")
     tokenizer = AutoTokenizer.from_pretrained(root / "out")
-    batch = tokenizer(["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10"], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        votes = np.stack([model(**batch).logits.numpy() for model in stock], axis=1)
-    expected = logsumexp(log_softmax(votes, axis=-1), axis=1) - np.log(3)
-    inputs = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    texts = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10"]
+    votes, expected = committee_logits(stock, tokenizer, texts)
+    batch = tokenizer(texts, padding=True, return_tensors="np")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     for file, tolerance in (("model.onnx", 1e-5), ("model_int8.onnx", 0.15)):
         session = onnxruntime.InferenceSession(root / "out" / file, providers=["CPUExecutionProvider"])
         logits, member_logits = session.run(["logits", "member_logits"], inputs)
@@ -49,44 +62,27 @@ def test_both_files_answer_as_the_members_do(folder):
     assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(3)}
 
 
-def test_half_precision_is_exported_in_float32(folder):
+def test_bad_input_is_refused(folder, tmp_path, capsys, monkeypatch):
     root, _ = folder
-    committee = CommitteeForSequenceClassification.from_pretrained(root / "committee").bfloat16()
-    committee.save_pretrained(root / "half")
-    BertTokenizer.from_pretrained(root / "committee").save_pretrained(root / "half")
-    succeed("export", "--model", str(root / "half"), "--output-dir", str(root / "out"))
-    assert json.loads((root / "out" / "results.json").read_text())["max_abs_diff"]["model.onnx"] < 1e-5
-
-
-def test_bad_input_is_refused(folder, capsys, monkeypatch):
-    root, _ = folder
+    out = str(tmp_path / "out")
     assert "export needs --model" in refused(capsys, "export", "--output-dir", "out")
-    assert "neither a folder" in refused(capsys, "export", "--model", "missing", "--output-dir", str(root / "out"))
-    from tlm_hf import export as onnx_export
-
+    assert "neither a folder" in refused(capsys, "export", "--model", "missing", "--output-dir", out)
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else name)
-    said = refused(capsys, "export", "--model", str(root / "committee"), "--output-dir", str(root / "out"))
+    said = refused(capsys, "export", "--model", str(root / "committee"), "--output-dir", out)
     assert "needs onnxscript: pip install 'tlm-hf[onnx]'" in said
-    assert not (root / "out").exists()
+    assert not (tmp_path / "out").exists()
 
 
-def test_precisions_are_compared_on_the_task(folder, capsys):
+def test_precisions_are_compared_on_the_task(folder, tmp_path, capsys):
     root, stock = folder
     rows = [{"text": f"w{place} w{place % 7} w3", "label": f"LABEL_{place % 3}"} for place in range(60)]
-    write_csv(root / "task.csv", rows)
-    words = ("benchmark", "precision", "--model", root / "committee", "--task", root / "task.csv")
-    succeed(*words, "--json", root / "results" / "precision.json")
-    capsys.readouterr()
-    found = {
-        (row["runtime"], row["precision"]): row
-        for row in json.loads((root / "results" / "precision.json").read_text())["rows"]
-    }
-    test = load_task(str(root / "task.csv"))["test"]
-    tokenizer = AutoTokenizer.from_pretrained(root / "committee")
-    with torch.no_grad():
-        batch = tokenizer(test["text"][:], padding=True, return_tensors="pt")
-        votes = np.stack([model(**batch).logits.numpy() for model in stock], axis=1)
-    expected = logsumexp(log_softmax(votes, axis=-1), axis=1) - np.log(3)
+    write_csv(tmp_path / "task.csv", rows)
+    words = ("benchmark", "precision", "--model", root / "committee", "--task")
+    succeed(*words, tmp_path / "task.csv", "--json", tmp_path / "results" / "precision.json")
+    results = json.loads((tmp_path / "results" / "precision.json").read_text())
+    found = {(row["runtime"], row["precision"]): row for row in results["rows"]}
+    test = load_task(str(tmp_path / "task.csv"))["test"]
+    _, expected = committee_logits(stock, AutoTokenizer.from_pretrained(root / "committee"), test["text"][:])
     accuracy = (expected.argmax(-1) == np.array(test["label"][:])).mean()
     assert set(found) == {("torch", "fp32"), ("torch", "bf16"), ("onnx", "fp32"), ("onnx", "int8")}
     for kind in (("torch", "fp32"), ("onnx", "fp32")):
@@ -94,9 +90,6 @@ def test_precisions_are_compared_on_the_task(folder, capsys):
         assert found[kind]["max_abs_diff"] < 1e-5
     assert 1e-4 < found["onnx", "int8"]["max_abs_diff"] < 0.2
     assert 1e-4 < found["torch", "bf16"]["max_abs_diff"] < 0.2
-    assert "has ['LABEL_0'" in refused(capsys, *words[:3], words[3], "--task", other_task(root))
-
-
-def other_task(root):
-    rows = [{"text": f"w{place}", "label": f"LABEL_{place % 2}"} for place in range(40)]
-    return write_csv(root / "other.csv", rows) or root / "other.csv"
+    write_csv(tmp_path / "other.csv", [row | {"label": f"LABEL_{place % 2}"} for place, row in enumerate(rows)])
+    capsys.readouterr()
+    assert "has ['LABEL_0'" in refused(capsys, *words, tmp_path / "other.csv")

@@ -334,7 +334,7 @@ def test_broken_folders_are_refused_in_one_sentence(shelf, tmp_path, one_sentenc
     halved, no_weights = {"model.safetensors": weights[: len(weights) // 2]}, {"model.safetensors": None}
     cases = [
         (load_masked_lm, without, "no config.json"),
-        (load_masked_lm, {"config.json": b"{"}, "not valid JSON"),
+        (load_masked_lm, {"config.json": b"{"}, "not JSON"),
         (load_masked_lm, no_weights, "no model.safetensors"),
         (load_masked_lm, halved, "truncated or damaged"),
         (load_masked_lm, {"config.json": json.dumps(config | {"model_type": "gpt2"}).encode()}, "gpt2"),

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .errors import UserError
 from .loading import load_classifier, load_classifier_tokenizer
 from .models.modeling_committee import CommitteeForSequenceClassification
+from .runs.atomic_files import Json
 from .runs.output_folder import Run
 
 FLOAT_FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
@@ -41,7 +42,7 @@ class ExportArguments:
     int8: bool = field(default=False, metadata={"help": f"Also write {INT8_FILE}, its products quantized to int8."})
 
 
-def export(arguments: ExportArguments) -> dict[str, Any]:
+def export(arguments: ExportArguments) -> Json:
     """Write a classifier or committee with its tokenizer as ONNX, and compare its logits with torch's.
 
     Returns:
@@ -59,7 +60,8 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
     run = Run(arguments.output_dir, "export", {"model": arguments.model, "int8": arguments.int8})
     if run.results is not None:
         return run.results
-    results: dict[str, Any] = {"files": {}, "max_abs_diff": {}}
+    sizes: dict[str, int] = {}
+    differences: dict[str, float] = {}
 
     def save(folder: Path) -> None:
         export_onnx(model, folder / FLOAT_FILE)
@@ -68,15 +70,15 @@ def export(arguments: ExportArguments) -> dict[str, Any]:
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         for file in sorted(folder.glob("*.onnx")):
-            results["files"][file.name] = sum(part.stat().st_size for part in folder.glob(f"{file.name}*"))
-            results["max_abs_diff"][file.name] = compare(file, model, tokenizer)
-        if results["max_abs_diff"][FLOAT_FILE] > TOLERANCE:
+            sizes[file.name] = sum(part.stat().st_size for part in folder.glob(f"{file.name}*"))
+            differences[file.name] = compare(file, model, tokenizer)
+        if differences[FLOAT_FILE] > TOLERANCE:
             raise UserError(
-                f"The exported logits differ from torch's by {results['max_abs_diff'][FLOAT_FILE]:g}: this version of "
-                "torch.onnx cannot export the model rightly, so take the one of requirements.lock."
+                f"The exported logits differ from torch's by {differences[FLOAT_FILE]:g}: this version of torch.onnx "
+                "exports the model wrongly, so install the one of requirements.lock."
             )
 
-    return run.finish(save, results)
+    return run.finish(save, {"files": sizes, "max_abs_diff": differences})
 
 
 def check_packages() -> None:
@@ -88,15 +90,14 @@ def check_packages() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter prints its steps, and warns of packages that are not used here."""
-    disabled = logging.root.manager.disable
+    """Silence the exporter, which prints its steps and warns of packages that are not used here."""
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        logging.disable(disabled)
+        logging.disable(level)
 
 
 def export_onnx(model: PreTrainedModel, path: Path) -> Path:
@@ -132,47 +133,35 @@ def export_onnx(model: PreTrainedModel, path: Path) -> Path:
 
 
 def quantize(source: Path, target: Path) -> Path:
-    """Write a copy whose matrix products with weights are int8 (onnxruntime's dynamic quantization); embeddings stay.
-
-    Args:
-        source: float32 file.
-        target: file to write.
-
-    Returns:
-        `target`.
-    """
+    """Write a copy whose products with weights are int8 (onnxruntime's dynamic quantization); embeddings stay."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    two_files = source.with_name(f"{source.name}.data").exists()
     with quiet():
         quantize_dynamic(
             source,
             target,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=["MatMul", "Gemm"],
-            use_external_data_format=source.stat().st_size > ONE_FILE
-            or source.with_name(f"{source.name}.data").exists(),
+            use_external_data_format=two_files,
         )
     return target
 
 
 class OnnxClassifier:
-    """Runs an exported file.
+    """Runs an exported file. Its idle threads sleep, so that whoever runs beside it has the cores.
 
     Args:
         path: the .onnx file.
-        num_threads: CPU threads; None for onnxruntime's choice.
-        spins: let its threads wait busily for the next call, as is onnxruntime's default: faster for calls that follow
-            one another, but it takes the cores from whatever runs beside or between them.
+        num_threads: CPU threads; 0 for onnxruntime's choice.
     """
 
-    def __init__(self, path: Path, num_threads: int | None = None, spins: bool = True) -> None:
+    def __init__(self, path: Path, num_threads: int = 0) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        if num_threads is not None:
-            options.intra_op_num_threads = num_threads
-        if not spins:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = num_threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, input_ids: Any, attention_mask: Any) -> np.ndarray:

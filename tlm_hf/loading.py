@@ -1,7 +1,6 @@
 """Opening checkpoints for our own commands: checked first, so that a broken folder gives one sentence."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,21 @@ from .models.configuration_committee import CommitteeConfig
 from .models.configuration_tlm import TLMConfig
 from .models.modeling_committee import CommitteeForSequenceClassification
 from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+from .runs.atomic_files import Json, read_json
 
 WEIGHTS = "model.safetensors"
+MODEL_TYPES = ("bert", TLMConfig.model_type, CommitteeConfig.model_type)
 
 
-def _first_line(error: BaseException) -> str:
-    """First line of a library's message; of a refused configuration, the reason rather than the validator's name."""
-    reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ is not None else error
-    return str(reason).strip().splitlines()[0]
-
-
-def read_config(source: str, needs_weights: bool = True) -> dict[str, Any]:
+def read_config(source: str, needs_weights: bool = True) -> Json:
     """`config.json` of a folder or Hub name, after a check that the folder's weights are whole.
 
     Args:
         source: folder or Hub name.
-        needs_weights: False where the architecture alone is wanted: a folder without weights will do.
+        needs_weights: False where the architecture alone is read: a folder without weights will do.
 
     Raises:
-        UserError: no such folder, no or broken `config.json`, missing or truncated weights, or a model of a kind that
-            is not ours.
+        UserError: no such folder, no or broken `config.json`, missing or truncated weights, or another kind of model.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -45,27 +39,20 @@ def read_config(source: str, needs_weights: bool = True) -> dict[str, Any]:
     try:
         config, _ = TLMConfig.get_config_dict(source)
     except (OSError, ValueError) as error:
-        raise UserError(f"The model {source!r} cannot be opened: {_first_line(error)}") from error
-    if config.get("model_type") not in ("bert", TLMConfig.model_type, CommitteeConfig.model_type):
+        raise _cannot(source, "opened", error) from error
+    if config.get("model_type") not in MODEL_TYPES:
         raise UserError(
             f"The model {source!r} is of type {config.get('model_type')!r}; BERT encoders, tlm and tlm_committee work."
         )
     if config["model_type"] == CommitteeConfig.model_type:
         return config
-    try:
-        checked = TLMConfig.from_dict({**config, "model_type": TLMConfig.model_type})
-    except StrictDataclassError as error:
-        raise UserError(f"The model {source!r} cannot be opened: {_first_line(error)}") from error
+    checked = _build_config(source, config)
     # A stock config.json need not name what equals BERT's defaults.
     return {name: getattr(checked, name) for name in ("vocab_size", "max_position_embeddings")} | config
 
 
-def read_encoder_config(source: str, needs_weights: bool = True) -> dict[str, Any]:
-    """`read_config` of something that can be fine-tuned.
-
-    Raises:
-        UserError: as `read_config`, and for a committee.
-    """
+def read_encoder_config(source: str, needs_weights: bool = True) -> Json:
+    """`read_config` of something that can be fine-tuned; raises UserError for a committee too."""
     config = read_config(source, needs_weights)
     if config["model_type"] == CommitteeConfig.model_type:
         raise UserError(f"The model {source!r} is a committee: fine-tune its members one by one.")
@@ -74,21 +61,16 @@ def read_encoder_config(source: str, needs_weights: bool = True) -> dict[str, An
 
 def check_folder(folder: Path, needs_weights: bool = True) -> None:
     """Raise UserError unless `folder` holds a readable config and, where they are needed, whole safetensors weights."""
-    config_file, weights = folder / "config.json", folder / WEIGHTS
-    if not config_file.is_file():
+    if not (folder / "config.json").is_file():
         unfinished = " (its training has not finished)" if (folder / "run.json").is_file() else ""
         raise UserError(f"The model folder {folder} has no config.json{unfinished}: name a folder that holds a model.")
-    try:
-        if not isinstance(json.loads(config_file.read_text(encoding="utf-8")), dict):
-            raise ValueError
-    except ValueError as error:
-        raise UserError(f"{config_file} is not valid JSON: restore it from where the model came.") from error
+    read_json(folder / "config.json")
     if not needs_weights:
         return
-    shards = sorted(folder.glob("model-*.safetensors"))
-    if not weights.is_file() and not shards:
-        raise UserError(f"The model folder {folder} has no {WEIGHTS}: restore the weights from where the model came.")
-    for file in shards or [weights]:
+    files = sorted(folder.glob("model-*.safetensors")) or [folder / WEIGHTS]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"The model folder {folder} has no {file.name}: restore it from where the model came.")
         try:
             with safe_open(file, framework="pt") as opened:
                 opened.keys()
@@ -102,53 +84,22 @@ def weights_hash(source: str) -> str:
     """SHA-256 of a folder's weights, or the Hub name itself."""
     digest = hashlib.sha256()
     files = sorted(Path(source).expanduser().glob("*.safetensors"))
-    if not files:
-        return source
     for file in files:
         with file.open("rb") as opened:
             while block := opened.read(1 << 20):
                 digest.update(block)
-    return digest.hexdigest()
-
-
-def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwargs: Any) -> PreTrainedModel:
-    """`from_pretrained`, with missing or wrong-shaped weights as one sentence (new ones where that is allowed)."""
-    try:
-        # Shapes are compared below: transformers' own error refers to a report that our commands keep silent.
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = model_class.from_pretrained(source, **kwargs)
-    except (OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"The model {source!r} cannot be loaded: {_first_line(error)}") from error
-    missing = [name for name in report["missing_keys"] if not name.startswith(allowed_missing)]
-    if missing:
-        raise UserError(
-            f"The model {source!r} lacks {len(missing)} weights, {sorted(missing)[0]} among them: restore the weights "
-            "from where the model came."
-        )
-    differing = sorted(entry for entry in report["mismatched_keys"] if not entry[0].startswith(allowed_missing))
-    if differing:
-        name, found, expected = differing[0]
-        raise UserError(
-            f"The weights of the model {source!r} do not fit its config.json ({name} is {list(found)}, not "
-            f"{list(expected)}): restore both from where the model came."
-        )
-    return model
+    return digest.hexdigest() if files else source
 
 
 def load_masked_lm(source: str) -> PreTrainedModel:
     """Masked language model of a folder or Hub name, in evaluation mode; see `read_config` for what is raised."""
-    config = read_config(source)
-    if config["model_type"] == CommitteeConfig.model_type:
+    if read_config(source)["model_type"] == CommitteeConfig.model_type:
         raise UserError(f"The model {source!r} is a committee, which has no language-model head.")
     return _load(TLMForMaskedLM, source, ("cls.predictions.decoder",)).eval()
 
 
 def load_classifier(source: str) -> PreTrainedModel:
-    """Fine-tuned classifier or committee, in evaluation mode.
-
-    Raises:
-        UserError: as `read_config`, and for an encoder whose classifier would be random.
-    """
+    """Fine-tuned classifier or committee, in evaluation mode; raises UserError for an encoder without a classifier."""
     config = read_config(source)
     if config["model_type"] == CommitteeConfig.model_type:
         return _load(CommitteeForSequenceClassification, source, ()).eval()
@@ -165,7 +116,7 @@ def load_for_finetuning(
     Args:
         source: folder or Hub name of a pre-trained encoder.
         labels: class names in label order.
-        dropout: hidden, attention and classifier dropout while fine-tuning.
+        dropout: hidden, attention and classifier dropout.
         from_scratch: take the architecture alone.
         initializer_range: standard deviation of new weights; None for the encoder's.
     """
@@ -179,32 +130,19 @@ def load_for_finetuning(
         "attention_probs_dropout_prob": dropout,
         "problem_type": "single_label_classification",
     }
-    try:
-        config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type}, **changes)
-    except StrictDataclassError as error:
-        raise UserError(f"The model {source!r} cannot be opened: {_first_line(error)}") from error
+    config = _build_config(source, fields, **changes)
     if from_scratch:
         return TLMForSequenceClassification(config)
     model = _load(TLMForSequenceClassification, source, ("classifier.", "bert.pooler."), config=config)
     if list((fields.get("id2label") or {}).values()) != labels:
-        # transformers keeps a classifier of as many labels; one that was trained on other labels is no start for these.
+        # transformers keeps a classifier with as many labels, though it was trained on others.
         torch.nn.init.normal_(model.classifier.weight, std=config.initializer_range)
         torch.nn.init.zeros_(model.classifier.bias)
     return model
 
 
 def check_task_labels(model: PreTrainedModel, source: str, task: str, names: list[str]) -> None:
-    """Refuse a classifier of other classes than a task's, or in another order.
-
-    Args:
-        model: what `load_classifier` made of it.
-        source: folder or Hub name of the model, for the message.
-        task: the task's name, for the message.
-        names: class names of the task in label order.
-
-    Raises:
-        UserError: the sentence names both lists.
-    """
+    """Raise UserError unless a classifier has the classes of a task, in label order; `source` and `task` are named."""
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if names != known:
         raise UserError(
@@ -216,23 +154,14 @@ def check_task_labels(model: PreTrainedModel, source: str, task: str, names: lis
 def trained_on_another_split(source: str, task_sha256: str) -> bool:
     """Whether the folder's own results say that it was fine-tuned on other rows than the task with this hash."""
     results = Path(source).expanduser() / "results.json"
-    if not results.is_file():
-        return False
-    try:
-        found = json.loads(results.read_text(encoding="utf-8"))["settings"].get("task_sha256")
-    except (ValueError, KeyError, AttributeError):
-        return False
-    return found is not None and found != task_sha256
+    own = read_json(results).get("settings", {}).get("task_sha256") if results.is_file() else None
+    return own not in (None, task_sha256)
 
 
 def load_matching_tokenizer(
     model_source: str, tokenizer_source: str | None, vocab_size: int
 ) -> PreTrainedTokenizerBase:
-    """The model's tokenizer (or another one given), checked against the model's vocabulary size.
-
-    Raises:
-        UserError: when the sizes differ.
-    """
+    """The model's tokenizer (or another one given); raises UserError where it does not fit the model's vocabulary."""
     tokenizer = load_tokenizer(tokenizer_source or model_source)
     if len(tokenizer) != vocab_size:
         raise UserError(
@@ -243,18 +172,46 @@ def load_matching_tokenizer(
 
 
 def load_classifier_tokenizer(source: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Tokenizer of a classifier or committee, which cuts texts where the model (its shortest member) ends.
-
-    Args:
-        source: folder or Hub name of the model.
-        model: what `load_classifier` made of it.
-
-    Raises:
-        UserError: no tokenizer, or one of another size than the model's vocabulary.
-    """
+    """Tokenizer of a classifier or committee, which truncates texts to its shortest member's length."""
     config = model.config
     parts = config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
     tokenizer = load_matching_tokenizer(source, None, parts[0].vocab_size)
     longest = min(part.max_position_embeddings for part in parts)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     return tokenizer
+
+
+def _build_config(source: str, fields: Json, **changes: Any) -> TLMConfig:
+    try:
+        return TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type}, **changes)
+    except StrictDataclassError as error:
+        raise _cannot(source, "opened", error) from error
+
+
+def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwargs: Any) -> PreTrainedModel:
+    """`from_pretrained`, with missing or wrong-shaped weights as one sentence (new ones where that is allowed)."""
+    try:
+        # Shapes are compared below: transformers' own error refers to a report that our commands keep silent.
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = model_class.from_pretrained(source, **kwargs)
+    except (OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError) as error:
+        raise _cannot(source, "loaded", error) from error
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(allowed_missing))
+    if missing:
+        raise UserError(
+            f"The model {source!r} lacks {len(missing)} weights, {missing[0]} among them: restore the weights from "
+            "where the model came."
+        )
+    for name, size, expected in sorted(report["mismatched_keys"]):
+        if not name.startswith(allowed_missing):
+            raise UserError(
+                f"The weights of the model {source!r} do not fit its config.json ({name} is {list(size)}, not "
+                f"{list(expected)}): restore both from where the model came."
+            )
+    return model
+
+
+def _cannot(source: str, what: str, error: BaseException) -> UserError:
+    """A library's message in one sentence; of a refused configuration, the reason rather than the validator's name."""
+    reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ is not None else error
+    return UserError(f"The model {source!r} cannot be {what}: {str(reason).strip().splitlines()[0]}")

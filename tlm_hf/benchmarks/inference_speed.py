@@ -150,7 +150,7 @@ def _members(arguments: InferenceSpeedArguments, count: int) -> list[TLMForSeque
 
 
 def _variants(model: Any, arguments: InferenceSpeedArguments, threads: int) -> dict[str, Model]:
-    """The model in every runtime and precision. Idle threads of onnxruntime sleep, so that others have the cores."""
+    """The model in every runtime and precision."""
     variants: dict[str, Model] = {}
     with torch.inference_mode(False), TemporaryDirectory() as folder:
         exported = Path(folder) / "model.onnx"
@@ -163,7 +163,7 @@ def _variants(model: Any, arguments: InferenceSpeedArguments, threads: int) -> d
                 variants[kind] = copy.deepcopy(model).to(torch.bfloat16)
             else:
                 path = exported if kind == "onnx-fp32" else quantize(exported, Path(folder) / "int8.onnx")
-                variants[kind] = OnnxClassifier(path, threads, spins=False)
+                variants[kind] = OnnxClassifier(path, threads)
     return variants
 
 

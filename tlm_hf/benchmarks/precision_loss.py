@@ -58,7 +58,7 @@ def compare_precisions(arguments: PrecisionArguments) -> Json:
     if not arguments.model or not arguments.task:
         raise UserError("benchmark precision needs --model (a classifier or committee) and --task.")
     check_packages()
-    model = load_classifier(arguments.model)
+    model = load_classifier(arguments.model).float()
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     task = load_task_from(arguments)
     check_task_labels(model, arguments.model, arguments.task, class_names(task))

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from ..data.sources import check_column, read_table
 from ..errors import UserError, check_range
 from ..loading import load_classifier, load_classifier_tokenizer
-from ..models.combination_committee import CommitteeOutput
+from ..models.combination_committee import CommitteeOutput, combine
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.atomic_files import Json
 from .scoring import predict_logits
@@ -139,7 +139,8 @@ def _classify(
     if is_committee:
         output = CommitteeOutput(member_logits=torch.from_numpy(logits))
         uncertainty = {name: output.uncertainty[name].tolist() for name in UNCERTAINTY}
-        logits = model.combine(output.member_logits).numpy()
+        config = model.config
+        logits = combine(output.member_logits, config.combination, temperature=config.temperature).numpy()
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     predictions = []
     for row, probabilities in enumerate(softmax(logits.astype("float64"), axis=-1)):
