@@ -137,10 +137,11 @@ def _classify(
     logits, truncated = predict_logits(model, tokenizer, texts, batch_size, show_progress, member_logits=is_committee)
     uncertainty = {}
     if is_committee:
-        output = CommitteeOutput(member_logits=torch.from_numpy(logits))
+        member_logits = torch.from_numpy(logits)
+        output = CommitteeOutput(member_logits=member_logits)
         uncertainty = {name: output.uncertainty[name].tolist() for name in UNCERTAINTY}
         config = model.config
-        logits = combine(output.member_logits, config.combination, temperature=config.temperature).numpy()
+        logits = combine(member_logits, config.combination, temperature=config.temperature).numpy()
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     predictions = []
     for row, probabilities in enumerate(softmax(logits.astype("float64"), axis=-1)):
