@@ -9,7 +9,7 @@ members=("$out"/classifiers/member-{0..4})
 encoders=("$out"/encoders/member-{0..4})
 task=(--task ag_news --train-per-label 1000 --validation-per-label 200 --test-per-label 500)
 mkdir -p results/committee
-python scripts/pretrain.py --corpus wikipedia --num-texts 40000 --recipe bert-1 --size laptop --members 5 --max-steps 1000 \
+python scripts/pretrain.py --corpus wikipedia --num-texts 40000 --recipe bert-1 --size laptop --num-members 5 --max-steps 1000 \
     --output-dir "$out/encoders"
 python scripts/finetune.py --models "${encoders[@]}" "${task[@]}" --learning-rate 1e-3 --num-train-epochs 4 --output-dir "$out/classifiers"
 python scripts/committee.py --members "${members[@]}" "${task[@]}" --output-dir "$out/committee"

@@ -91,11 +91,15 @@ def weights_hash(source: str) -> str:
     return digest.hexdigest() if files else source
 
 
-def load_masked_lm(source: str) -> PreTrainedModel:
-    """Masked language model of a folder or Hub name, in evaluation mode; see `read_config` for what is raised."""
+def load_masked_lm(source: str, **changes: Any) -> PreTrainedModel:
+    """Masked language model of a folder or Hub name, in evaluation mode, with changes of its configuration.
+
+    Raises:
+        UserError: as `read_config`, and for a committee.
+    """
     if read_config(source)["model_type"] == CommitteeConfig.model_type:
         raise UserError(f"The model {source!r} is a committee, which has no language-model head.")
-    return _load(TLMForMaskedLM, source, ("cls.predictions.decoder",)).eval()
+    return _load(TLMForMaskedLM, source, ("cls.predictions.decoder",), **changes).eval()
 
 
 def load_classifier(source: str) -> PreTrainedModel:

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from tlm_hf.errors import UserError
 from tlm_hf.loading import load_for_finetuning
-from tlm_hf.training.finetune import FinetuneArguments, check_arguments
+from tlm_hf.training.finetune_options import FinetuneOptions
 
 SHAPE = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -45,6 +45,5 @@ def test_new_weights_have_the_range_that_was_asked_for(tmp_path):
 
 
 def test_a_range_without_new_weights_is_refused(tmp_path):
-    arguments = FinetuneArguments(model="x", output_dir=str(tmp_path), initializer_range=0.1)
     with pytest.raises(UserError, match="--from-scratch"):
-        check_arguments(arguments)
+        FinetuneOptions.read({"model": "x", "output_dir": str(tmp_path), "initializer_range": 0.1})

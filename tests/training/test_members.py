@@ -207,7 +207,11 @@ def test_what_a_member_raises_names_it(tmp_path):
 
 def test_refusals(home, tmp_path):
     options = OPTIONS | {"output_dir": "together", "corpus": "corpus.txt"}
-    for members, workers, said in ((0, 1, "--members is 0"), (2, 0, "--workers is 0"), (3, 2, "members 2 there and 3")):
+    for members, workers, said in (
+        (0, 1, "--num-members is 0"),
+        (2, 0, "--workers is 0"),
+        (3, 2, "members 2 there and 3"),
+    ):
         with pytest.raises(UserError, match=said):
             pretrain_members(num_members=members, workers=workers, **options)
     with pytest.raises(UserError, match="--seed is"):

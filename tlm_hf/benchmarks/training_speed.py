@@ -34,7 +34,6 @@ from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..training.callbacks import OTHER, WARM_STEPS, StepClock
 from ..training.pretrain import pretrain
-from ..training.pretrain_options import PretrainArguments
 from ..training.trainer import RunTrainer, keep_freed_memory
 from .measure import alternating_seconds, check_stock_recipe, finish, measure_seconds, peak_memory, stock_config
 
@@ -304,7 +303,9 @@ def benchmark_training(arguments: TrainingSpeedArguments) -> Json:
     torch.set_num_threads(threads)
     stock = StepArguments("pretraining", arguments.recipe, arguments.size, arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder, running_side(stock, Side(True, stock.dropout), threads) as ask:
-        options = PretrainArguments(
+        between = StockBetween(_stepping(ask), arguments.max_steps, arguments.stock_steps)
+        training = pretrain(
+            observe=between.observe,
             output_dir=f"{folder}/run",
             corpus=arguments.corpus,
             recipe=arguments.recipe,
@@ -317,8 +318,6 @@ def benchmark_training(arguments: TrainingSpeedArguments) -> Json:
             num_threads=threads,
             use_cpu=True,
         )
-        between = StockBetween(_stepping(ask), arguments.max_steps, arguments.stock_steps)
-        training = pretrain(options, between.observe)
     speed = training["speed"]
     own_seconds = training["seconds_since_start_or_continuation"] - speed["seconds_apart"][OTHER]
     stock_step = statistics.median(between.seconds)

@@ -1,50 +1,160 @@
-"""What every command shares: parsing into a dataclass, quiet logs, and errors as one sentence with exit code 2."""
+"""What every command shares: one parser, quiet logs, and errors as one sentence with exit code 2."""
 
+import argparse
+import copy
 import json
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
-from ..errors import UserError
+import yaml
+from transformers import HfArgumentParser
+
+from ..errors import Terminated, UserError
 from ..runs.output_folder import is_main_process
 from ..runs.quiet import quiet_libraries
+from ..training.options import REFUSED, suggest
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
 Arguments = TypeVar("Arguments")
 
 
-def parse(arguments_class: type[Arguments], name: str, description: str, argv: Sequence[str] | None) -> Arguments:
-    """Parse a command line into a dataclass; `--long-name` and `--long_name` are the same option.
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=118)
 
-    A wrong command line ends the process with exit code 2 and one sentence, without argparse's page of usage.
+
+class Parser(HfArgumentParser):
+    """HfArgumentParser for a command: each option once in `--help`, in groups; errors and guesses as one sentence.
+
+    Dashes and underscores are the same, `--config FILE.yaml` gives options by name (the command line wins), and
+    `parse` returns only what was given. Field metadata may hold `group` (its heading), `positional` and `choices`.
+
+    Args:
+        groups: dataclasses of options.
+        name: of the command.
+        description: shown by `--help`.
+        aliases: other names of options.
     """
-    from transformers import HfArgumentParser
 
-    class Parser(HfArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            sys.stderr.write(f"error: {message} (tlm {name} --help lists the options).\n")
-            raise SystemExit(BAD_INPUT)
+    def __init__(
+        self, groups: Sequence[type], name: str, description: str, aliases: Mapping[str, str] | None = None
+    ) -> None:
+        self.titled: dict[str, Any] = {}
+        self.command, positional = name, [e.name for g in groups for e in fields(g) if e.metadata.get("positional")]
+        usage = " ".join([f"tlm {name}", *(f"[{each.upper()}]" for each in positional), "[options]"])
+        super().__init__(
+            groups, prog=f"tlm {name}", usage=usage, description=description, formatter_class=_Formatter,
+            allow_abbrev=False,
+        )  # fmt: skip
+        self.add_argument("--config", help="A YAML file of options by name; the command line wins.")
+        for action in self._actions:
+            self._show_once(action)
+        for alias, option in (aliases or {}).items():
+            for word in (alias, alias.replace("_", "-")):
+                self._option_string_actions[f"--{word}"] = self._option_string_actions[f"--{option}"]
 
-    parser = Parser(arguments_class, prog=f"tlm {name}", description=description.strip().split("\n\n")[0])  # type: ignore[arg-type]
-    words = list(argv) if argv is not None else None
-    parsed, unknown = parser.parse_args_into_dataclasses(args=words, return_remaining_strings=True)
-    if unknown:
-        parser.error(f"there is no option {unknown[0]!r}")
-    return parsed
+    def _add_dataclass_arguments(self, dtype: Any) -> None:
+        hints = get_type_hints(dtype)
+        for entry in fields(dtype):
+            if entry.init:
+                changed = copy.copy(entry)
+                metadata = dict(entry.metadata)
+                title = metadata.pop("group", getattr(dtype, "_argument_group_name", None))
+                if title is not None and title not in self.titled:
+                    self.titled[title] = self.add_argument_group(title)
+                parser = self if title is None else self.titled[title]
+                if metadata.pop("positional", False):
+                    parser.add_argument(entry.name, nargs="?", default=argparse.SUPPRESS, help=metadata.get("help"))
+                changed.metadata, changed.type = metadata, hints[entry.name]  # type: ignore[assignment]
+                self._parse_dataclass_field(parser, changed)
+
+    def _show_once(self, action: argparse.Action) -> None:
+        """Show `--long-name` alone, with its default and choices; what is not given stays out of the namespace."""
+        if action.dest == "help" or not action.option_strings:
+            return
+        default = action.default.value if isinstance(action.default, Enum) else action.default
+        if default not in (None, "", False, argparse.SUPPRESS) and default != []:
+            shown = " ".join(map(str, default)) if isinstance(default, list) else default
+            action.help = f"{action.help or ''} (default: {shown})".strip()
+        action.default = argparse.SUPPRESS
+        if action.dest in REFUSED or action.option_strings[0].startswith("--no_"):
+            action.help = argparse.SUPPRESS
+        action.option_strings = [f"--{action.dest.replace('_', '-')}"]
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2 and one sentence."""
+        sys.stderr.write(f"error: {message} (tlm {self.command} --help lists the options).\n")
+        raise SystemExit(BAD_INPUT)
+
+    def parse(self, argv: Sequence[str] | None) -> dict[str, Any]:
+        """The options that were given, by name."""
+        words = list(sys.argv[1:] if argv is None else argv)
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--config")
+        found, words = finder.parse_known_args(words)
+        if found.config is not None:
+            words = self._read_config(found.config) + words
+        namespace, unknown = self.parse_known_args(words)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            guess = suggest(word, [name.strip("-") for name in self._option_string_actions])
+            self.error(f"there is no option {unknown[0]!r}{guess}")
+        return vars(namespace)
+
+    def _read_config(self, file: str) -> list[str]:
+        """A YAML file as words of a command line."""
+        try:
+            options = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError) as error:
+            self.error(f"the file {file} cannot be read as YAML ({str(error).splitlines()[0]})")
+        if not isinstance(options, dict):
+            self.error(f"the file {file} holds no options: write `name: value` lines")
+        words = []
+        for name, value in options.items():
+            if f"--{name}" not in self._option_string_actions:
+                names = [each.strip("-") for each in self._option_string_actions]
+                self.error(f"the file {file} has an unknown option {name!r}{suggest(str(name), names)}")
+            if value is not None:
+                values = value if isinstance(value, list) else [value]
+                words += [f"--{name}", *(each if isinstance(each, str) else json.dumps(each) for each in values)]
+        return words
+
+
+def parse(arguments_class: type[Arguments], name: str, description: str, argv: Sequence[str] | None) -> Arguments:
+    """Parse a command line into a dataclass; a wrong one ends the process with exit code 2 and one sentence."""
+    return arguments_class(**Parser([arguments_class], name, description.strip().split("\n\n")[0]).parse(argv))
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise Terminated
 
 
 def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence[str] = ()) -> None:
-    """Call `function`, print the named parts of its results, and leave with 0, 2 (bad input) or 130 (interrupted)."""
+    """Call `function` and print the named parts of its results.
+
+    The process leaves with 0, 2 (bad input), 130 (interrupted) or 143 (SIGTERM).
+    """
     quiet_libraries()
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
     try:
         results = function()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         sys.stderr.write(
-            "Interrupted; the same command continues where it stood, or begins again where nothing was finished.\n"
+            "Interrupted; the same command continues where it stopped, or begins again where nothing was finished.\n"
         )
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED) from None
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
     if results is not None and summary and is_main_process():
         print(json.dumps({key: results[key] for key in summary if key in results}, indent=2, ensure_ascii=False))

@@ -1,21 +1,26 @@
 """`tlm pretrain`: see `training.pretrain`."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from ..training.members import pretrain_members
-from ..training.pretrain import pretrain
-from ..training.pretrain_options import PretrainArguments
-from .common import parse, run_command
+from ..training.pretrain_options import ALIASES, GROUPS
+from .common import Parser, run_command
 
+DESCRIPTION = "Pre-train an encoder on text, or continue an existing one (--model); the same command continues a run."
 SUMMARY = ("model", "steps", "held_out", "members")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run."""
-    arguments = parse(PretrainArguments, "pretrain", pretrain.__doc__ or "", argv)
-    if arguments.members is None:
-        run_command(lambda: pretrain(arguments), SUMMARY)
-        return
-    options = vars(arguments)
-    num_members = options.pop("members")
-    run_command(lambda: pretrain_members(num_members=num_members, **options), SUMMARY)
+    options = Parser(GROUPS, "pretrain", DESCRIPTION, ALIASES).parse(argv)
+
+    def run() -> dict[str, Any]:
+        if "num_members" not in options:
+            from ..training.pretrain import pretrain
+
+            return pretrain(**options)
+        from ..training.members import pretrain_members
+
+        return pretrain_members(**options)
+
+    run_command(run, SUMMARY)

@@ -2,8 +2,8 @@
 
 import hashlib
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,20 @@ from ..data.tasks import TEXT_OPTIONS
 from ..errors import UserError
 from ..runs.atomic_files import Json, file_hash, read_json
 from ..runs.provenance import commit, versions
-from ..training.finetune import FinetuneArguments
+from ..training import finetune_options, pretrain_options
 from ..training.join_committee import CommitteeArguments
-from ..training.pretrain_options import PretrainArguments
+from ..training.options import NOT_DECISIVE, option_defaults
 from ..training.snapshots import snapshot_folder
 
 MANIFEST_FILE, RELEASE_FILE = "manifest.json", "release.json"
 REPOSITORY, BASE, MEMBERS, OUTPUT = "{repository}", "{base}", "{members}", "{output}"
 """In a manifest's command: folders of the repository itself, of its base model, of the members, of the result."""
-COMMANDS: dict[str, Any] = {
-    "pretrain": PretrainArguments,
-    "finetune": FinetuneArguments,
-    "committee": CommitteeArguments,
-    "prepare-data": PrepareDataArguments,
-    "overlap": OverlapArguments,
+COMMANDS: dict[str, Sequence[type]] = {
+    "pretrain": pretrain_options.GROUPS,
+    "finetune": finetune_options.GROUPS,
+    "committee": (CommitteeArguments,),
+    "prepare-data": (PrepareDataArguments,),
+    "overlap": (OverlapArguments,),
 }
 MAKES = {
     "encoder": ["pretrain"],
@@ -205,7 +205,7 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
     settings |= {key: results[key] for key in ("corpus", "task") if key in results}
     if name == "pretrain":  # off it is not recorded, and left out it would be the schedule's
         settings.setdefault("unigram_bias", False)
-    defaults = {entry.name: entry.default for entry in fields(COMMANDS[name])}
+    defaults = option_defaults(COMMANDS[name])
     words = ["tlm", name]
     for key, value in settings.items():
         is_default = key in defaults and value == defaults[key] and key not in ("corpus", "task")
@@ -319,7 +319,8 @@ def check_command(kind: str, words: list[str]) -> None:
     """
     if len(words) < 2 or words[0] != "tlm" or words[1] not in MAKES.get(kind, []):
         raise UserError(f"The manifest has no command that makes a repository of the kind {kind}: name another one.")
-    options = {entry.name for entry in fields(COMMANDS[words[1]])} - {"output_dir", "json", "report_to"}
+    refused = {"json", *NOT_DECISIVE} - {"num_threads", "data_root", "workers"}
+    options = set(option_defaults(COMMANDS[words[1]])) - refused
     for word in words[2:-2]:
         is_option = word.startswith("-") and not word.lstrip("-")[:1].isdigit()
         if is_option and word.split("=")[0].removeprefix("--").replace("-", "_") not in options:

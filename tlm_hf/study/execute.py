@@ -36,9 +36,8 @@ from ..runs.atomic_files import Json, flush_tree, read_json, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
 from ..runs.worker_pool import LOG_FILE
-from ..training.finetune import LOGITS_FILE, FinetuneArguments, finetune
+from ..training.finetune import LOGITS_FILE, finetune
 from ..training.pretrain import pretrain
-from ..training.pretrain_options import PretrainArguments
 
 logger = logging.getLogger(__name__)
 CONFIG_FILE, RECORD_LOG = "config.json", "run.log"
@@ -230,7 +229,7 @@ def _pretrain(arguments: RunArguments) -> Json:
     tokenizer = str(arguments.beside(settings.pop("tokenizer")))
     if "corpus_config" in settings:
         settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
-    options = PretrainArguments(
+    found = pretrain(
         output_dir=arguments.output_dir,
         tokenizer=tokenizer,
         data_root=arguments.data_root,
@@ -238,7 +237,6 @@ def _pretrain(arguments: RunArguments) -> Json:
         num_threads=1,
         **settings,
     )
-    found = pretrain(options)
     losses = [
         {"step": row["step"], "loss": row["eval_loss"]} for row in found["history"] if row.get("eval_loss") is not None
     ]
@@ -265,7 +263,7 @@ def _finetune(arguments: RunArguments) -> Json:
         build_config(recipe, size, vocab_size=len(loaded), max_length=find_size(size).max_length).save_pretrained(
             source
         )
-    options = FinetuneArguments(
+    found = finetune(
         model=str(source),
         from_scratch=encoder is None,
         output_dir=str(folder / "classifier"),
@@ -276,7 +274,6 @@ def _finetune(arguments: RunArguments) -> Json:
         **settings.pop("task_options"),
         **settings,
     )
-    found = finetune(options)
     with np.load(folder / "classifier" / LOGITS_FILE, allow_pickle=False) as stored:
         logits = {
             key: values.astype(np.uint16) if values.ndim == 1 else pack_logits(values) for key, values in stored.items()

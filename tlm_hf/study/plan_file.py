@@ -11,8 +11,9 @@ from ..data.tasks import load_task
 from ..errors import UserError
 from ..recipes import find_architecture, find_size
 from ..runs.atomic_files import Json
+from ..training.options import option_fields
 from ..training.pretrain import load_pretraining_corpus
-from ..training.pretrain_options import PretrainArguments
+from ..training.pretrain_options import GROUPS, CorpusOptions
 
 PLAN_FILE = Path(__file__).with_name("plan.yaml")
 ARMS = ("pretrained", "scratch")
@@ -24,8 +25,8 @@ TASK_OPTIONS = {
 """Options of a task that loading it and fine-tuning on it both take."""
 CORPUS_OPTIONS = {"corpus", "text_column", "corpus_revision", "corpus_unit", "validation_texts", "subset_seed"}
 SET_BY_STUDY = {
-    "corpus", "corpus_config", "data_root", "disable_tqdm", "members", "num_threads", "output_dir", "recipe", "seed",
-    "size", "tokenizer", "workers",
+    "corpus", "corpus_config", "data_root", "disable_tqdm", "num_members", "num_threads", "output_dir", "recipe",
+    "seed", "size", "tokenizer", "workers",
 }  # fmt: skip
 """Options of a pre-training that a plan cannot name."""
 
@@ -204,7 +205,7 @@ def _check(plan: SizePlan, where: str) -> None:
     for recipe, options in plan.pretraining.items():
         find_architecture(recipe)
         place = f"{where}.pretraining.{recipe}"
-        _check_names(options, {each.name for each in fields(PretrainArguments)} - SET_BY_STUDY, place)
+        _check_names(options, set(option_fields(GROUPS)) - SET_BY_STUDY, place)
         for name in ("num_texts", "max_steps"):
             _read(int, options.get(name), f"{place}.{name}")
     for recipe, tuning in plan.finetuning.items():
@@ -248,6 +249,6 @@ def check_data(settings: Iterable[Json], root: str | None) -> None:
         if "task" in each:
             tasks[each["task"]] = each["task_options"]
     for options, texts in corpora.items():
-        load_pretraining_corpus(PretrainArguments(output_dir="", data_root=root, num_texts=texts, **dict(options)))
+        load_pretraining_corpus(CorpusOptions(data_root=root, num_texts=texts, **dict(options)), "laptop")
     for name, task_options in tasks.items():
         load_task(name, root=root, **task_options)

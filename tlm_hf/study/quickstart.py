@@ -26,10 +26,9 @@ from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from ..runs.worker_pool import Job, run_jobs
-from ..training.finetune import FinetuneArguments, finetune
+from ..training.finetune import finetune
 from ..training.join_committee import CommitteeArguments, join_committee
 from ..training.pretrain import pretrain
-from ..training.pretrain_options import PretrainArguments
 from .quickstart_report import TableRow, draw_plot, report_text
 
 logger = logging.getLogger(__name__)
@@ -181,7 +180,7 @@ def _pretrainings(scale: Scale, output: Path, threads: int | None) -> list[Job]:
     jobs = []
     for name, seed in scale.encoders.items():
         kind = scale.kind(name)
-        options = PretrainArguments(
+        options = dict(
             output_dir=str(output / "encoders" / name),
             corpus="docstrings",
             num_texts=scale.num_texts,
@@ -210,7 +209,7 @@ def _finetunings(scale: Scale, output: Path, per_label: dict[str, Any], threads:
         kind = scale.kind(encoder)
         for arm in ARMS:
             for seed, name in enumerate(scale.classifiers(encoder, arm)):
-                options = FinetuneArguments(
+                options = dict(
                     task="docstrings",
                     **per_label,
                     model=str(output / "encoders" / encoder),

@@ -5,6 +5,7 @@ one without.
 """
 
 import contextlib
+import datetime
 import logging
 import math
 import signal
@@ -19,7 +20,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, generator
 from ..errors import Terminated, UserError
@@ -130,12 +139,28 @@ class StepClock(TrainerCallback):
 
 
 class LogRows(TrainerCallback):
-    """Logs one aligned row of numbers for each of Trainer's log lines: step, epoch, losses, rate, speed, time left."""
+    """Logs one aligned row of numbers for each log line: step, epoch, losses, rate, tokens a second, time left."""
 
-    COLUMNS = (("step", 9), ("epoch", 8), ("loss", 9), ("eval loss", 10), ("rate", 10), ("tokens/s", 10), ("left", 9))
+    COLUMNS = (
+        ("epoch", "epoch", 8, ".2f"),
+        ("loss", "loss", 9, ".4f"),
+        ("eval loss", "eval_loss", 11, ".4f"),
+        ("accuracy", "eval_accuracy", 10, ".4f"),
+        ("rate", "learning_rate", 10, ".2e"),
+    )
 
-    def __init__(self, clock: StepClock) -> None:
+    def __init__(self, clock: StepClock, accuracy: bool) -> None:
         self.clock, self._titled = clock, False
+        self.columns = [column for column in self.COLUMNS if accuracy or column[0] != "accuracy"]
+
+    @classmethod
+    def install(cls, trainer: Any, *, accuracy: bool = False) -> None:
+        """Put rows in place of the dictionaries that a `RunTrainer` prints; its progress bar stays."""
+        trainer.remove_callback(PrinterCallback)
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback):
+                callback.on_log = lambda *_, **__: None
+        trainer.add_callback(cls(trainer.clock, accuracy))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -143,20 +168,19 @@ class LogRows(TrainerCallback):
         """Log the row, and before the first one the titles."""
         if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
-        speed = self.clock.summary()
-        left = (state.max_steps - state.global_step) * speed["seconds"] / speed["steps"] if speed else None
-        values = {"step": f"{state.global_step:,}"}
-        formats = (("epoch", "epoch", ".2f"), ("loss", "loss", ".4f"), ("eval loss", "eval_loss", ".4f"))
-        for title, name, form in (*formats, ("rate", "learning_rate", ".2e")):
-            if name in logs:
-                values[title] = format(logs[name], form)
-        if "loss" in logs and left is not None:
-            values["tokens/s"] = f"{speed['tokens_per_second'] * args.world_size:,.0f}"
-            values["left"] = f"{int(left // 3600)}:{int(left // 60 % 60):02}:{int(left % 60):02}"
+        speed, pace, left = self.clock.summary() if "loss" in logs else {}, "", ""
+        if speed:
+            pace = f"{speed['tokens_per_second'] * args.world_size:,.0f}"
+            seconds = int((state.max_steps - state.global_step) * speed["seconds"] / speed["steps"])
+            left = str(datetime.timedelta(seconds=seconds))
         if not self._titled:
-            logger.info("".join(f"{title:>{width}}" for title, width in self.COLUMNS))
+            titles = "".join(f"{title:>{width}}" for title, _, width, _ in self.columns)
+            logger.info(f"{'step':>9}{titles}{'tokens/s':>11}{'left':>10}")
             self._titled = True
-        logger.info("".join(f"{values.get(title, ''):>{width}}" for title, width in self.COLUMNS).rstrip())
+        cells = (
+            f"{format(logs[name], form) if name in logs else '':>{width}}" for _, name, width, form in self.columns
+        )
+        logger.info(f"{state.global_step:>9,}{''.join(cells)}{pace:>11}{left:>10}".rstrip())
 
 
 class ProgressFile(TrainerCallback):

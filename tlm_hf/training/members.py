@@ -12,7 +12,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,11 +27,11 @@ from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs.atomic_files import Json, flush_tree, read_json
 from ..runs.output_folder import RESULTS_FILE, Run
 from ..runs.worker_pool import POLL_SECONDS, USE_CPU, Job, run_jobs
-from .finetune import NEW, FinetuneArguments, decisive_options, finetune
-from .finetune import check_arguments as check_finetuning
+from .finetune import NEW, finetune
+from .finetune_options import FinetuneOptions
+from .options import LARGEST_SEED
 from .pretrain import load_pretraining_corpus, pretrain
-from .pretrain_options import LARGEST_SEED, NOT_DECISIVE, PretrainArguments, choose_schedule
-from .pretrain_options import check_arguments as check_pretraining
+from .pretrain_options import PretrainOptions
 from .snapshots import check_not_missed
 
 TOKENIZER = "tokenizer"
@@ -84,9 +84,7 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
         UserError: bad input, an output folder that belongs to another run, or what the training of a member raises.
         KeyboardInterrupt: interrupted, after every member in training has saved a checkpoint.
     """
-    return _train_members(
-        options, _pretrain, lambda: _prepare_pretraining(options, num_members, workers), sum_up_losses
-    )
+    return _train_members(options, pretrain, lambda: _prepare_pretraining(options, num_members, workers), sum_up_losses)
 
 
 def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
@@ -107,15 +105,7 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
         UserError: as `pretrain_members`.
         KeyboardInterrupt: as `pretrain_members`.
     """
-    return _train_members(options, _finetune, lambda: _prepare_finetuning(options, workers), sum_up_scores)
-
-
-def _pretrain(**options: Any) -> Json:
-    return pretrain(PretrainArguments(**options))
-
-
-def _finetune(**options: Any) -> Json:
-    return finetune(FinetuneArguments(**options))
+    return _train_members(options, finetune, lambda: _prepare_finetuning(options, workers), sum_up_scores)
 
 
 def _train_members(
@@ -182,19 +172,18 @@ def _from_first_process(process: Process, value: Any) -> Any:
 
 def _prepare_pretraining(options: Json, members: int, workers: int | None) -> tuple[Run, list[Json], int]:
     """Load the corpus once, take the output folder and put the shared tokenizer there."""
-    arguments = PretrainArguments(**options, members=members, workers=workers)
-    config = check_pretraining(arguments, choose_schedule(arguments))
-    _check_counts(options, members, workers, "--members")
+    chosen = PretrainOptions.read({**options, "num_members": members, "workers": workers})
+    config, settings = chosen.config(), chosen.settings()
+    _check_seed(options, members)
     workers, threads = choose_workers(options, members, workers)
-    settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_DECISIVE and value is not None}
-    if arguments.tokenizer is not None:
-        tokenizer = load_tokenizer(arguments.tokenizer, config.max_position_embeddings)
+    if chosen.model.tokenizer is not None:
+        tokenizer = load_tokenizer(chosen.model.tokenizer, config.max_position_embeddings)
         settings["tokenizer_sha256"] = tokenizer_hash(tokenizer)
-    corpus = load_pretraining_corpus(arguments)
+    corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
     settings |= {"corpus_sha256": corpus_hash(corpus), "threads": threads, "members": members}
-    run = Run(arguments.output_dir, "pretrain-members", settings)
+    run = Run(options["output_dir"], "pretrain-members", settings)
     options = {**options, "num_threads": threads}
-    if arguments.tokenizer is None:
+    if chosen.model.tokenizer is None:
         try:
             folder = _train_tokenizer(run, corpus["train"], config.vocab_size, config.max_position_embeddings)
         except UserError:
@@ -204,7 +193,7 @@ def _prepare_pretraining(options: Json, members: int, workers: int | None) -> tu
     planned = [_as_member(options, run, index) for index in range(members)]
     for member in planned:
         if (Path(member["output_dir"]) / RESULTS_FILE).is_file():
-            check_not_missed(Path(member["output_dir"]), arguments.snapshot_steps)
+            check_not_missed(Path(member["output_dir"]), chosen.output.snapshot_steps)
     return run, planned, workers
 
 
@@ -223,22 +212,22 @@ def _train_tokenizer(run: Run, rows: Any, vocab_size: int, max_length: int) -> P
 
 def _prepare_finetuning(options: Json, workers: int | None) -> tuple[Run, list[Json], int]:
     """Open every encoder's folder and the task once, and take the output folder."""
-    arguments = FinetuneArguments(**options)
-    if arguments.model:
+    models: list[str] = options.get("models") or []
+    if options.get("model"):
         raise UserError("--model and --models exclude each other: name every encoder in --models.")
-    if not arguments.models or not arguments.output_dir:
+    if not models or not options.get("output_dir"):
         raise UserError("Fine-tuning members needs --models (pre-trained encoders) and --output-dir.")
-    checked = check_finetuning(arguments)
-    _check_counts(options, len(arguments.models), workers, "--models")
-    workers, threads = choose_workers(options, len(arguments.models), workers)
-    for model in arguments.models:
+    chosen = FinetuneOptions.read({**options, "workers": workers})
+    _check_seed(options, len(models))
+    workers, threads = choose_workers(options, len(models), workers)
+    for model in models:
         load_matching_tokenizer(model, None, read_encoder_config(model)["vocab_size"])
-    weights = [NEW if arguments.from_scratch else weights_hash(model) for model in arguments.models]
-    task = load_task_from(arguments)
-    settings = decisive_options(checked) | {"task_sha256": task_hash(task), "labels": class_names(task)}
-    run = Run(arguments.output_dir, "finetune-members", settings | {"threads": threads, "weights": weights})
+    weights = [NEW if chosen.classifier.from_scratch else weights_hash(model) for model in models]
+    task = load_task_from(chosen.task)
+    settings = chosen.settings() | {"task_sha256": task_hash(task), "labels": class_names(task)}
+    run = Run(options["output_dir"], "finetune-members", settings | {"threads": threads, "weights": weights})
     shared = {name: value for name, value in options.items() if name != "models"} | {"num_threads": threads}
-    members = [_as_member({**shared, "model": model}, run, index) for index, model in enumerate(arguments.models)]
+    members = [_as_member({**shared, "model": model}, run, index) for index, model in enumerate(models)]
     return run, members, workers
 
 
@@ -248,10 +237,7 @@ def _as_member(options: Json, run: Run, index: int) -> Json:
     return {**options, "output_dir": folder, "seed": options.get("seed", 0) + index, "disable_tqdm": True}
 
 
-def _check_counts(options: Json, members: int, workers: int | None, option: str) -> None:
-    for name, value in ((option, members), ("--workers", workers)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}: give at least 1.")
+def _check_seed(options: Json, members: int) -> None:
     check_range(SimpleNamespace(seed=options.get("seed", 0)), 0, LARGEST_SEED - members + 1, "seed")
 
 

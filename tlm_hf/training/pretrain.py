@@ -4,14 +4,14 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.masking import MaskingCollator, PretrainingSchedule
@@ -19,36 +19,42 @@ from ..data.token_cache import TokenTable, tokenize_once
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
 from ..evaluation.scoring import masked_lm_score
+from ..loading import load_masked_lm, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM
-from ..recipes import Schedule, find_size
+from ..recipes import Schedule
 from ..runs.checkpoints import step_of
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .callbacks import EarlyLook
+from .callbacks import EarlyLook, LogRows
+from .hub_push import HubPush
+from .options import rows_per_step, source_name
 from .pretrain_options import (
-    FROM_SCHEDULE,
-    NOT_DECISIVE,
     SHORTEST_TEXT,
-    PretrainArguments,
-    check_arguments,
-    choose_schedule,
-    training_arguments,
+    CorpusOptions,
+    PretrainingArguments,
+    PretrainOptions,
+    check_steps,
+    count_texts,
 )
-from .processes import choose_precision, report_processes
-from .snapshots import Snapshots, check_not_missed, check_steps, encoder_saver
+from .processes import report_processes
+from .snapshots import Snapshots, check_not_missed, encoder_saver
 from .time_budget import decide_steps, parse_duration
 from .trainer import RunTrainer
 
 
-def pretrain(arguments: PretrainArguments, observe: Callable[[RunTrainer], None] | None = None) -> dict[str, Any]:
-    """Pre-train an encoder, or continue where an interrupted run stood.
+def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: Any) -> dict[str, Any]:
+    """Pre-train an encoder with new weights or continue an existing one; an interrupted run continues.
 
     The finished folder holds the model (a stock BERT where there is no convolution), its tokenizer and `results.json`.
 
+        pretrain(corpus="corpus.txt", size="quickstart", output_dir="encoder", max_steps=3000)
+        pretrain(corpus=dataset, model="google-bert/bert-base-uncased", output_dir="adapted", max_steps=1000)
+
     Args:
-        arguments: the options.
         observe: is given the trainer before it trains, to add callbacks that leave weights and random numbers alone.
+        **options: those of `tlm pretrain`, every field of transformers.TrainingArguments among them; `corpus` may be a
+            `datasets.Dataset` or `DatasetDict`.
 
     Returns:
         The results as written: the loss on fixed masks (nats per masked token), texts, tokens, seconds,
@@ -60,178 +66,247 @@ def pretrain(arguments: PretrainArguments, observe: Callable[[RunTrainer], None]
         KeyboardInterrupt: interrupted, after a checkpoint was saved.
     """
     started = time.perf_counter()
-    bf16 = choose_precision(arguments.bf16, arguments.use_cpu)
-    schedule = choose_schedule(arguments)
-    config = check_arguments(arguments, schedule)
-    options = training_arguments(arguments, schedule, bf16)
-    if arguments.num_threads is not None:
-        torch.set_num_threads(arguments.num_threads)
-    report_processes(options)
-    tokenizer = None
-    if arguments.tokenizer is not None:
-        tokenizer = load_tokenizer(arguments.tokenizer, config.max_position_embeddings)
-        if arguments.vocab_size not in (None, len(tokenizer)):
-            raise UserError(
-                f"--vocab-size is {arguments.vocab_size} but the tokenizer {arguments.tokenizer!r} has "
-                f"{len(tokenizer)} tokens: leave --vocab-size out."
-            )
-    corpus = load_pretraining_corpus(arguments)
-    chosen = asdict(arguments) | {"bf16": bf16} | {name: getattr(schedule, name) for name in FROM_SCHEDULE}
-    settings = {key: value for key, value in chosen.items() if key not in NOT_DECISIVE}
-    settings["corpus_sha256"] = corpus_hash(corpus)
-    settings["threads"] = torch.get_num_threads()
-    if tokenizer is not None:
-        settings["tokenizer_sha256"] = tokenizer_hash(tokenizer)
+    chosen = PretrainOptions.read(options)
+    arguments = chosen.arguments()
+    if chosen.output.num_threads is not None:
+        torch.set_num_threads(chosen.output.num_threads)
+    report_processes(arguments)
+
+    # 1. Model: the recipe's configuration or an existing encoder, and its tokenizer where there is one
+    encoder = _Encoder.find(chosen)
+    hub = HubPush.prepare(chosen.training, arguments)
+
+    # 2. Data
+    corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
+    settings = chosen.settings() | encoder.hashes() | {"batch_size": rows_per_step(arguments)}
+    settings |= {"corpus_sha256": corpus_hash(corpus), "threads": torch.get_num_threads()}
     run = Run(arguments.output_dir, "pretrain", settings)
     if run.results is not None:
-        check_not_missed(run.folder, arguments.snapshot_steps)
+        check_not_missed(run.folder, chosen.output.snapshot_steps)
+        hub.push(run.folder)
         return run.results
-    if tokenizer is None:
-        tokenizer = train_wordpiece(TextColumn(corpus["train"]), config.vocab_size, config.max_position_embeddings)
-    config.vocab_size = len(tokenizer)
-    config.pad_token_id = tokenizer.pad_token_id
-    length = config.max_position_embeddings
-    token_ids = {split: tokenize_once(corpus[split], tokenizer, length) for split in ("train", "validation")}
-    return _train(arguments, schedule, run, options, config, tokenizer, token_ids, started, observe)
-
-
-def load_pretraining_corpus(arguments: PretrainArguments) -> datasets.DatasetDict:
-    """The corpus that the options choose; raises UserError as `load_corpus`."""
-    return load_corpus(
-        arguments.corpus,
-        num_texts=_texts_wanted(arguments),
-        validation_texts=arguments.validation_texts,
-        text_column=arguments.text_column,
-        config=arguments.corpus_config,
-        revision=arguments.corpus_revision,
-        root=arguments.data_root,
-        seed=arguments.subset_seed,
-        unit=arguments.corpus_unit,
+    tokenizer = encoder.tokenizer or train_wordpiece(
+        TextColumn(corpus["train"]), encoder.config.vocab_size, encoder.config.max_position_embeddings
     )
-
-
-def _texts_wanted(arguments: PretrainArguments) -> int | None:
-    """How many texts: as asked, or the size's for Wikipedia; any other corpus is taken whole."""
-    if arguments.num_texts is not None or arguments.corpus != "wikipedia":
-        return arguments.num_texts
-    # A tenth of the local paragraphs is enough held-out text, so "up to" 100,000 stays below what there is.
-    return min(find_size(arguments.size).num_texts, 90_000)
-
-
-def _train(
-    arguments: PretrainArguments,
-    schedule: Schedule,
-    run: Run,
-    options: TrainingArguments,
-    config: TLMConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    token_ids: dict[str, TokenTable],
-    started: float,
-    observe: Callable[[RunTrainer], None] | None,
-) -> dict[str, Any]:
-    """Build model and Trainer, train from the last checkpoint, and finish the run."""
-    texts = token_ids["train"].select(np.flatnonzero(token_ids["train"].lengths >= SHORTEST_TEXT))
+    length = chosen.model.max_length or encoder.config.max_position_embeddings
+    tokens = {split: tokenize_once(corpus[split], tokenizer, length) for split in ("train", "validation")}
+    texts = tokens["train"].select(np.flatnonzero(tokens["train"].lengths >= SHORTEST_TEXT))
     if not len(texts):
         run.discard()
         raise UserError(
-            f"The corpus {arguments.corpus!r} has no text of at least {SHORTEST_TEXT} tokens: give longer texts."
-        )
-    steps = arguments.max_steps
-    if steps < 0:
-        steps = math.ceil(arguments.num_train_epochs * len(texts) / arguments.batch_size)
-
-    bias = unigram_bias(texts, config.vocab_size, tokenizer) if schedule.unigram_bias else None
-
-    def build_trainer(steps: int, output_dir: str, *, trial: bool) -> _PretrainTrainer:
-        """The run's trainer, or one of the same work for the trial of a time budget."""
-        items = steps * arguments.batch_size
-        sequence = PretrainingSchedule(
-            texts, items, arguments.batch_size, arguments.seed, group_by_length=schedule.group_by_length
-        )
-        own = copy.copy(options)
-        own.max_steps, own.output_dir = steps, output_dir
-        if trial:
-            own.report_to, own.disable_tqdm = [], True
-        set_seed(arguments.seed)
-        model = TLMForMaskedLM(copy.deepcopy(config))
-        if bias is not None:
-            model.cls.predictions.bias.data.copy_(bias)
-        return _PretrainTrainer(
-            schedule=schedule,
-            model=model,
-            args=own,
-            train_dataset=sequence,
-            eval_dataset=[],  # evaluation is the scorer's
-            data_collator=MaskingCollator(
-                tokenizer,
-                schedule.mlm_probability,
-                arguments.seed,
-                whole_word=arguments.whole_word_masking,
-                final_mlm_probability=schedule.final_mlm_probability,
-                num_items=items,
-            ),
-            processing_class=tokenizer,
-            scorer=lambda scored: masked_lm_score(scored, tokenizer, token_ids["validation"]),
-            callbacks=[] if trial else [EarlyLook(tokenizer, token_ids["validation"])],
+            f"The corpus {chosen.corpus.corpus!r} has no text of at least {SHORTEST_TEXT} tokens: give longer texts."
         )
 
-    if arguments.time_budget is not None:
-        steps = decide_steps(
-            run.folder,
-            parse_duration(arguments.time_budget),
-            lambda trial_steps, folder: build_trainer(trial_steps, folder, trial=True),
-            eval_steps=arguments.eval_steps,
-            save_steps=arguments.save_steps,
-            started=started,
-        )
-    try:
-        check_steps(arguments.snapshot_steps, steps)
-    except UserError:
-        if arguments.time_budget is None:  # else the number of steps is decided, and the folder keeps it
-            run.discard()
-        raise
-    trainer = build_trainer(steps, arguments.output_dir, trial=False)
+    # 3. Trainer
+    workshop = _Workshop(chosen, arguments, encoder, tokenizer, texts, tokens["validation"])
+    steps = _choose_steps(workshop, run, started)
+    trainer = workshop.build_trainer(steps, arguments.output_dir)
     if observe is not None:
         observe(trainer)
-    model, sequence = trainer.model, trainer.train_dataset
     checkpoint = run.last_checkpoint()
     begun = 0 if checkpoint is None else step_of(checkpoint)
-    check_not_missed(run.folder, arguments.snapshot_steps, begun)
+    check_not_missed(run.folder, chosen.output.snapshot_steps, begun)
     start = time.perf_counter()
 
     def describe(done: int) -> dict[str, Any]:
+        seconds = {"seconds_since_start_or_continuation": time.perf_counter() - start}
+        return workshop.describe(trainer, done) | seconds | {"continued_from_step": begun}
+
+    trainer.take_snapshots(Snapshots(run, chosen.output.snapshot_steps, tokenizer, describe))
+
+    # 4. Train
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+    # 5. Save
+    results = describe(steps)
+    save = encoder_saver(trainer, tokenizer)
+    if arguments.should_save:
+        results = run.finish(save, results)
+        hub.push(run.folder)
+    return results
+
+
+def load_pretraining_corpus(options: CorpusOptions, size: str) -> datasets.DatasetDict:
+    """The corpus that the options choose; raises UserError as `load_corpus`."""
+    return load_corpus(
+        options.corpus,
+        num_texts=count_texts(options, size),
+        validation_texts=options.validation_texts,
+        text_column=options.text_column,
+        config=options.corpus_config,
+        revision=options.corpus_revision,
+        root=options.data_root,
+        seed=options.subset_seed,
+        unit=options.corpus_unit,
+    )
+
+
+@dataclass
+class _Encoder:
+    """What training starts from.
+
+    Args:
+        name: of the recipe and size, or folder or Hub name of an existing encoder.
+        config: its configuration; the vocabulary of a recipe is the one asked for.
+        tokenizer: None where it is to be trained.
+        source: folder or Hub name of the existing encoder, or None for new weights.
+        dropout: in place of the existing encoder's; None for its own.
+    """
+
+    name: str
+    config: TLMConfig
+    tokenizer: PreTrainedTokenizerBase | None
+    source: str | None = None
+    dropout: float | None = None
+
+    @classmethod
+    def find(cls, options: PretrainOptions) -> "_Encoder":
+        """From the options; raises UserError for a broken folder or a tokenizer that does not fit."""
+        model = options.model
+        if model.model is not None:
+            fields = read_encoder_config(model.model)
+            tokenizer = load_matching_tokenizer(model.model, None, fields["vocab_size"])
+            config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type})
+            if (model.max_length or 0) > config.max_position_embeddings:
+                raise UserError(
+                    f"--max-length is {model.max_length}, and {model.model} reads at most "
+                    f"{config.max_position_embeddings} tokens: give at most that."
+                )
+            return cls(portable_path(model.model), config, tokenizer, model.model, model.dropout)
+        config, found = options.config(), None
+        if model.tokenizer is not None:
+            found = load_tokenizer(model.tokenizer, config.max_position_embeddings)
+            if model.vocab_size not in (None, len(found)):
+                raise UserError(
+                    f"--vocab-size is {model.vocab_size} but the tokenizer {model.tokenizer!r} has {len(found)} "
+                    "tokens: leave --vocab-size out."
+                )
+        return cls(f"{model.recipe}@{model.size}", config, found)
+
+    def hashes(self) -> dict[str, str]:
+        """Of the weights and the tokenizer that it starts from, where there are some."""
+        weights = {} if self.source is None else {"weights": weights_hash(self.source)}
+        return weights if self.tokenizer is None else weights | {"tokenizer_sha256": tokenizer_hash(self.tokenizer)}
+
+    def build(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+        """The model before the first step; new weights are drawn from torch's generator."""
+        if self.source is not None:
+            names = () if self.dropout is None else ("hidden_dropout_prob", "attention_probs_dropout_prob")
+            return load_masked_lm(self.source, **dict.fromkeys(names, self.dropout)).train()
+        config = copy.deepcopy(self.config)
+        config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+        return TLMForMaskedLM(config)
+
+
+@dataclass
+class _Workshop:
+    """What a trainer of this run is made from.
+
+    Args:
+        options: of the run.
+        arguments: Trainer's options but for the number of steps.
+        encoder: what training starts from.
+        tokenizer: the model's.
+        texts: token ids to train on.
+        held_out: token ids for the loss on fixed masks.
+    """
+
+    options: PretrainOptions
+    arguments: PretrainingArguments
+    encoder: _Encoder
+    tokenizer: PreTrainedTokenizerBase
+    texts: TokenTable
+    held_out: TokenTable
+
+    @property
+    def batch_size(self) -> int:
+        """Texts per optimizer step."""
+        return rows_per_step(self.arguments)
+
+    def build_trainer(self, steps: int, output_dir: str, *, trial: bool = False) -> "PretrainTrainer":
+        """The run's trainer, or with `trial` one of the same work without a word, for a time budget."""
+        schedule, seed = self.options.schedule, self.arguments.seed
+        items = steps * self.batch_size
+        arguments = copy.copy(self.arguments)
+        arguments.max_steps, arguments.output_dir = steps, output_dir
+        if trial:
+            arguments.report_to, arguments.disable_tqdm = [], True  # type: ignore[assignment]
+        set_seed(seed)
+        model = self.encoder.build(self.tokenizer)
+        if schedule.unigram_bias:
+            model.cls.predictions.bias.data.copy_(unigram_bias(self.texts, len(self.tokenizer), self.tokenizer))
+        trainer = PretrainTrainer(
+            schedule=schedule,
+            model=model,
+            args=arguments,
+            train_dataset=PretrainingSchedule(
+                self.texts, items, self.batch_size, seed, group_by_length=schedule.group_by_length
+            ),
+            eval_dataset=[],  # evaluation is the scorer's
+            data_collator=MaskingCollator(
+                self.tokenizer,
+                schedule.mlm_probability,
+                seed,
+                whole_word=self.options.masking.whole_word_masking,
+                final_mlm_probability=schedule.final_mlm_probability,
+                num_items=items,
+            ),
+            processing_class=self.tokenizer,
+            scorer=lambda scored: masked_lm_score(scored, self.tokenizer, self.held_out),
+            callbacks=[] if trial else [EarlyLook(self.tokenizer, self.held_out)],
+        )
+        if not trial:
+            LogRows.install(trainer)
+        return trainer
+
+    def describe(self, trainer: "PretrainTrainer", done: int) -> dict[str, Any]:
         """What the results say of the encoder after so many steps; every process scores it."""
-        seconds = time.perf_counter() - start
-        items = done * arguments.batch_size
+        model, items = trainer.model, done * self.batch_size
         return {
-            "model": f"{arguments.recipe}@{arguments.size}",
-            "corpus": portable_path(arguments.corpus),
+            "model": self.encoder.name,
+            "corpus": source_name(self.options.corpus.corpus),
             "parameters": model.num_parameters(),
-            "hidden_size": config.hidden_size,
-            "num_hidden_layers": config.num_hidden_layers,
-            "vocab_size": config.vocab_size,
-            "max_length": config.max_position_embeddings,
+            "hidden_size": model.config.hidden_size,
+            "num_hidden_layers": model.config.num_hidden_layers,
+            "vocab_size": model.config.vocab_size,
+            "max_length": self.options.model.max_length or model.config.max_position_embeddings,
             "steps": done,
-            "texts": len(texts),
-            "epochs": items / len(texts),
-            "tokens_per_epoch": int(texts.lengths.sum(dtype=np.int64)),
-            "padding_share": sequence.padding_share(options.train_batch_size, 0, items),
-            "held_out": masked_lm_score(trainer.model, tokenizer, token_ids["validation"]),
+            "texts": len(self.texts),
+            "epochs": items / len(self.texts),
+            "tokens_per_epoch": int(self.texts.lengths.sum(dtype=np.int64)),
+            "padding_share": trainer.train_dataset.padding_share(trainer.args.train_batch_size, 0, items),
+            "held_out": masked_lm_score(model, self.tokenizer, self.held_out),
             "speed": trainer.clock.summary(),
-            "seconds_since_start_or_continuation": seconds,
-            "continued_from_step": begun,
             "history": trainer.state.log_history,
         }
 
-    trainer.take_snapshots(Snapshots(run, arguments.snapshot_steps, tokenizer, describe))
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    results = describe(steps)
-    save = encoder_saver(trainer, tokenizer)
-    return run.finish(save, results) if options.should_save else results
+
+def _choose_steps(workshop: _Workshop, run: Run, started: float) -> int:
+    """Number of optimizer steps: as given, from the epochs, or what fits into the time budget."""
+    arguments, budget = workshop.arguments, workshop.options.masking.time_budget
+    steps = arguments.max_steps
+    if budget is not None:
+        steps = decide_steps(
+            run.folder,
+            parse_duration(budget),
+            lambda trial_steps, folder: workshop.build_trainer(trial_steps, folder, trial=True),
+            eval_steps=int(arguments.eval_steps or 1),
+            save_steps=int(arguments.save_steps),
+            started=started,
+        )
+    elif steps < 0:
+        steps = math.ceil(arguments.num_train_epochs * len(workshop.texts) / workshop.batch_size)
+    try:
+        check_steps(workshop.options.output.snapshot_steps, steps)
+    except UserError:
+        if budget is None:  # else the number of steps is decided, and the folder keeps it
+            run.discard()
+        raise
+    return steps
 
 
 def unigram_bias(texts: TokenTable, vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """log((n + 1) / (N + vocab_size)), n of N being how often a token stands in the texts: float32 (vocab_size,).
+    """log((n + 1) / (N + vocab_size)) for a token seen n times among N: float32 (vocab_size,).
 
     Special tokens count as never seen: they are never to be predicted. With small initial weights a model with this
     bias guesses the share of each token, whose loss is the entropy of the tokens.
@@ -241,8 +316,8 @@ def unigram_bias(texts: TokenTable, vocab_size: int, tokenizer: PreTrainedTokeni
     return torch.from_numpy(np.log((counts + 1) / (counts.sum() + vocab_size))).float()
 
 
-class _PretrainTrainer(RunTrainer):
-    """RunTrainer with a `Schedule`; it logs with each training loss the share of padding in the batches since then."""
+class PretrainTrainer(RunTrainer):
+    """RunTrainer with a `Schedule`, snapshots, and epochs of the corpus in its log."""
 
     def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
         self.schedule = schedule
@@ -264,8 +339,9 @@ class _PretrainTrainer(RunTrainer):
         """Trainer's, or the rate by parts of the run."""
         if self.schedule.parts is None:
             return super().create_scheduler(num_training_steps, optimizer)
-        wanted = self.optimizer if optimizer is None else optimizer
-        self.lr_scheduler = LambdaLR(wanted, lambda step: self.schedule.factor(step, num_training_steps))
+        self.lr_scheduler = LambdaLR(
+            optimizer or self.optimizer, lambda step: self.schedule.factor(step, num_training_steps)
+        )
         return self.lr_scheduler
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
@@ -275,8 +351,12 @@ class _PretrainTrainer(RunTrainer):
         return super().get_decay_parameter_names(model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and isinstance(self.train_dataset, PretrainingSchedule):
+        """Trainer's, with epochs of the corpus and the share of padding in the batches since the last loss."""
+        data: PretrainingSchedule = self.train_dataset
+        if "loss" in logs:
             before = max((row["step"] for row in self.state.log_history if "padding_share" in row), default=0)
-            items = (step * self.train_dataset.batch_size for step in (before, self.state.global_step))
-            logs["padding_share"] = self.train_dataset.padding_share(self.args.train_batch_size, *items)
+            items = (step * data.batch_size for step in (before, self.state.global_step))
+            logs["padding_share"] = data.padding_share(self.args.train_batch_size, *items)
+        share, self.state.epoch = self.state.epoch, self.state.global_step * data.batch_size / len(data.input_ids)
         super().log(logs, start_time)
+        self.state.epoch = share

@@ -1,48 +1,71 @@
-"""Options of pre-training: what there is, what is refused, and what of it Trainer is told."""
+"""Options of pre-training: what there is, what is refused, and what a run records of it."""
 
-import importlib.util
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-import torch
-from transformers import TrainingArguments
-
-from ..data.tokenization import SPECIAL_TOKENS
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
-from ..recipes import Schedule, build_config, find_schedule
-from .processes import stays_on_cpu
-from .snapshots import check_steps
+from ..recipes import ARCHITECTURES, SCHEDULES, SIZES, Schedule, build_config, find_schedule, find_size
+from .options import (
+    LARGEST_SEED,
+    OurArguments,
+    build_arguments,
+    check_training,
+    choose_batch_size,
+    decisive,
+    name_options,
+    option_defaults,
+    take,
+)
+from .processes import choose_precision
 from .time_budget import parse_duration
-
-LARGEST_SEED = 2**32 - 1
-"""What numpy's seeding accepts."""
-TRACKERS = ("tensorboard", "trackio", "wandb")
-
-
-def check_report_to(name: str) -> None:
-    """Raise UserError unless `--report-to` is `none` or a known tracker that is installed."""
-    if name not in ("none", *TRACKERS):
-        raise UserError(f"--report-to is {name!r}: choose none, {', '.join(TRACKERS)}.")
-    if name != "none" and importlib.util.find_spec(name) is None:
-        raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
-
 
 SHORTEST_TEXT = 8
 """Texts of fewer tokens are left out: with a few tokens masked they would often have nothing to predict."""
+BATCH_SIZE = 32
+CONTINUED_RATE = 1e-4
+"""Peak rate where `--model` continues an encoder, whatever the schedule's for new weights."""
 
 
 @dataclass
-class PretrainArguments:
-    """Options of `tlm pretrain`; names follow transformers' TrainingArguments where there is one."""
+class CorpusOptions:
+    """The text."""
 
-    output_dir: str = field(metadata={"help": "Output folder; called again with the same one, the run continues."})
+    _argument_group_name = "data"
     corpus: str = field(
         default="wikipedia",
         metadata={"help": "docstrings, wikipedia, a parquet/JSON/CSV/text file or folder, or a Hub data set."},
     )
-    recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
-    size: str = field(default="laptop", metadata={"help": "smoke, quickstart, laptop or paper."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
+    num_texts: int | None = field(
+        default=None, metadata={"help": "Texts to train on; Wikipedia's default: the size's."}
+    )
+    validation_texts: int = field(default=1000, metadata={"help": "Texts held out for the fixed-mask loss."})
+    subset_seed: int = field(default=0, metadata={"help": "Seed of the choice of texts."})
+    corpus_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    corpus_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
+    corpus_unit: str | None = field(
+        default=None,
+        metadata={"choices": ["article", "paragraph"], "help": "Of a Wikipedia streamed from the Hub."},
+    )
+    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+
+
+@dataclass
+class ModelOptions:
+    """The encoder: a recipe with new weights, or an existing one."""
+
+    _argument_group_name = "model"
+    recipe: str = field(
+        default="bert-1", metadata={"choices": list(ARCHITECTURES), "help": "python -m tlm_hf.recipes shows them."}
+    )
+    size: str = field(default="laptop", metadata={"choices": list(SIZES), "help": "Width, vocabulary and lengths."})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Encoder to continue (BERT or ours: folder or Hub name), with its tokenizer, not a recipe."},
+    )
     hidden_size: int | None = field(default=None, metadata={"help": "Width, in place of the size's."})
     num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers, in place of the recipe's."})
     num_attention_heads: int | None = field(default=None, metadata={"help": "Heads, in place of hidden size / 64."})
@@ -51,177 +74,269 @@ class PretrainArguments:
     tokenizer: str | None = field(
         default=None, metadata={"help": "vocab.txt, folder or Hub name; default: WordPiece trained on the corpus."}
     )
-    num_texts: int | None = field(default=None, metadata={"help": "Texts to train on, in place of the size's."})
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
-    corpus_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
-    corpus_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
-    corpus_unit: str | None = field(
-        default=None, metadata={"help": "Of a Wikipedia streamed from the Hub: article (default) or paragraph."}
+    dropout: float | None = field(
+        default=None, metadata={"help": "Hidden and attention dropout; default: the schedule's."}
     )
-    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
-    validation_texts: int = field(default=1000, metadata={"help": "Texts held out for the fixed-mask loss."})
-    num_train_epochs: float = field(default=6.0, metadata={"help": "Passes over the corpus."})
-    max_steps: int = field(default=-1, metadata={"help": "Optimizer steps, in place of epochs."})
-    time_budget: str | None = field(
-        default=None, metadata={"help": "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs."}
-    )
-    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step, over all processes."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Passes that make up one step."})
-    schedule: str = field(
-        default="tlm",
-        metadata={"help": "tlm, paper (the authors', faults kept) or paper-repaired."},
-    )
-    learning_rate: float | None = field(default=None, metadata={"help": "At the peak (default: the schedule's)."})
-    warmup_share: float | None = field(
-        default=None, metadata={"help": "Share of the steps with rising rate (likewise)."}
-    )
-    weight_decay: float | None = field(default=None, metadata={"help": "AdamW's (likewise)."})
-    adam_beta2: float | None = field(default=None, metadata={"help": "AdamW's second beta (likewise)."})
-    max_grad_norm: float | None = field(default=None, metadata={"help": "Gradient clipping, 0 for none (likewise)."})
-    mlm_probability: float | None = field(default=None, metadata={"help": "Share of tokens to predict (likewise)."})
-    final_mlm_probability: float | None = field(
-        default=None, metadata={"help": "That share at the last step, to which it moves linearly."}
-    )
-    whole_word_masking: bool = field(default=False, metadata={"help": "Mask whole words in place of single tokens."})
-    dropout: float | None = field(default=None, metadata={"help": "Hidden and attention dropout (likewise)."})
     initializer_range: float | None = field(
         default=None, metadata={"help": "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02."}
     )
     unigram_bias: bool | None = field(
-        default=None, metadata={"help": "Start the decoder's bias at the tokens' log frequencies (the schedule's)."}
+        default=None,
+        metadata={"help": "Start the decoder's bias at the tokens' log frequencies; default: the schedule's."},
     )
-    seed: int = field(default=0, metadata={"help": "Seed of weights, order and masks (not of the choice of texts)."})
-    subset_seed: int = field(default=0, metadata={"help": "Seed of the choice of texts."})
-    bf16: str = field(
-        default="auto",
-        metadata={"nargs": "?", "const": "true", "help": "bfloat16 autocast: true, false, or auto (where it is fast)."},
+
+
+@dataclass
+class ScheduleOptions:
+    """How it is trained."""
+
+    _argument_group_name = "schedule"
+    schedule: str = field(
+        default="tlm", metadata={"choices": list(SCHEDULES), "help": "Ours, the authors', or theirs without faults."}
     )
-    members: int | None = field(default=None, metadata={"help": "Independent members, each in OUTPUT/member-k."})
-    workers: int | None = field(
-        default=None, metadata={"help": "With --members: side by side; default: one for each CPU thread."}
+    batch_size: int | None = field(
+        default=None, metadata={"help": f"Texts per optimizer step, over all processes (default: {BATCH_SIZE})."}
     )
-    save_steps: int = field(default=500, metadata={"help": "Steps between checkpoints."})
+    time_budget: str | None = field(
+        default=None, metadata={"help": "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs."}
+    )
+    warmup_share: float | None = field(
+        default=None, metadata={"help": "Share of the steps with rising rate; default: the schedule's."}
+    )
+    mlm_probability: float | None = field(
+        default=None, metadata={"help": "Share of tokens to predict; default: the schedule's."}
+    )
+    final_mlm_probability: float | None = field(
+        default=None, metadata={"help": "That share at the last step, to which it moves linearly."}
+    )
+    whole_word_masking: bool = field(default=False, metadata={"help": "Mask whole words in place of single tokens."})
+
+
+@dataclass
+class OutputOptions:
+    """What is made beside the model."""
+
+    _argument_group_name = "output"
     snapshot_steps: list[int] = field(
         default_factory=list, metadata={"help": "Keep the encoder as it is after these steps, in OUTPUT/step-N."}
     )
-    eval_steps: int = field(default=500, metadata={"help": "Steps between fixed-mask losses."})
-    logging_steps: int = field(default=50, metadata={"help": "Steps between log lines."})
-    report_to: str = field(default="none", metadata={"help": "tensorboard, trackio or wandb."})
+    num_members: int | None = field(default=None, metadata={"help": "Independent members, each in OUTPUT/member-k."})
+    workers: int | None = field(
+        default=None, metadata={"help": "With --num-members: side by side; default: one for each CPU thread."}
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is a GPU."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
-COUNTS = (
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "num_texts", "validation_texts", "batch_size",
-    "gradient_accumulation_steps", "save_steps", "eval_steps", "logging_steps", "num_threads",
+@dataclass
+class PretrainingArguments(OurArguments):
+    """transformers' TrainingArguments with the defaults of pre-training."""
+
+    num_train_epochs: float = field(default=6.0, metadata={"group": "schedule", "help": "Passes over the corpus."})
+    max_steps: int = field(default=-1, metadata={"group": "schedule", "help": "Optimizer steps, in place of epochs."})
+    learning_rate: float = field(default=2e-3, metadata={"group": "schedule", "help": "Peak rate (the schedule's)."})
+    save_steps: float = field(default=500, metadata={"group": "output", "help": "Steps between checkpoints."})
+    eval_steps: float | None = field(
+        default=500, metadata={"group": "output", "help": "Steps between losses on fixed masks."}
+    )
+    eval_strategy: str = "steps"  # type: ignore[assignment]
+    remove_unused_columns: bool = False
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every weight has a gradient, and looking for others costs."}
+    )
+
+
+GROUPS = (CorpusOptions, ModelOptions, ScheduleOptions, OutputOptions, PretrainingArguments)
+ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "corpus"}
+NEW_WEIGHTS = (
+    "recipe", "size", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "tokenizer",
+    "initializer_range", "unigram_bias", "num_members",
 )  # fmt: skip
-"""Options of which there must be at least 1."""
-NOT_DECISIVE = (
-    *("output_dir", "report_to", "logging_steps", "save_steps", "disable_tqdm", "data_root", "num_threads"),
-    *("members", "workers", "snapshot_steps"),
-    *("corpus", "corpus_unit", "tokenizer"),  # they count by their texts and tokens, wherever they lie
-)
-"""Options that leave the weights as they are, so that a run may continue with others."""
-FROM_SCHEDULE = (
-    "learning_rate", "warmup_share", "weight_decay", "adam_beta2", "max_grad_norm", "mlm_probability",
+"""Options of new weights, which `--model` refuses."""
+NOT_OF_PRETRAINING = (
+    "per_device_eval_batch_size", "label_smoothing_factor", "metric_for_best_model", "greater_is_better",
+    "include_for_metrics", "prediction_loss_only", "batch_eval_metrics", "eval_accumulation_steps",
+)  # fmt: skip
+NOT_RECORDED = ("corpus", "corpus_unit", "tokenizer", "model", "snapshot_steps", "num_members")
+"""They count by their texts, tokens and weights, or leave the weights as they are."""
+OF_SCHEDULE = (
+    "learning_rate", "weight_decay", "adam_beta2", "max_grad_norm", "warmup_share", "mlm_probability",
     "final_mlm_probability", "dropout", "initializer_range", "unigram_bias",
 )  # fmt: skip
 """Options whose default is the schedule's."""
 
 
-def choose_schedule(arguments: PretrainArguments) -> Schedule:
-    """The named schedule with the values that were given in place of its own.
+class PretrainOptions(NamedTuple):
+    """The groups of a pre-training's options.
 
-    Raises:
-        UserError: unknown schedule, or a warm-up for a rate that is set by parts.
+    Args:
+        corpus: the text.
+        model: the encoder.
+        masking: batch, masks and budget.
+        output: what is made beside the model.
+        schedule: the named schedule with the values that were given in place of its own.
+        training: fields of TrainingArguments that were given.
     """
-    schedule = find_schedule(arguments.schedule)
-    if schedule.parts is not None and arguments.warmup_share is not None:
-        raise UserError(f"The schedule {schedule.name} has its own warm-up: leave --warmup-share out.")
-    if arguments.learning_rate is None and schedule.full_rate_up_to is not None:
-        width = build_config(
-            arguments.recipe,
-            arguments.size,
-            hidden_size=arguments.hidden_size,
-            num_attention_heads=arguments.num_attention_heads,
-        ).hidden_size
-        schedule = replace(schedule, learning_rate=schedule.rate_at(width))
-    given = {name: getattr(arguments, name) for name in FROM_SCHEDULE}
-    return replace(schedule, **{name: value for name, value in given.items() if value is not None})
 
+    corpus: CorpusOptions
+    model: ModelOptions
+    masking: ScheduleOptions
+    output: OutputOptions
+    schedule: Schedule
+    training: dict[str, Any]
 
-def check_arguments(arguments: PretrainArguments, schedule: Schedule) -> TLMConfig:
-    """Refuse impossible options before any work; returns the configuration that the recipe gives.
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> "PretrainOptions":
+        """Sort options into groups and refuse impossible ones before any work.
 
-    Raises:
-        UserError: one sentence that names the option.
-    """
-    check_range(arguments, 1, math.inf, *COUNTS)
-    check_range(arguments, SHORTEST_TEXT, math.inf, "max_length")
-    check_range(arguments, len(SPECIAL_TOKENS) + 1, math.inf, "vocab_size")
-    check_range(arguments, 0, 1, "warmup_share", "dropout", "adam_beta2")
-    check_range(arguments, 0, math.inf, "learning_rate", "weight_decay", "max_grad_norm", "initializer_range")
-    check_range(arguments, 0, LARGEST_SEED, "seed", "subset_seed")
-    check_report_to(arguments.report_to)
-    for name in ("mlm_probability", "final_mlm_probability"):
-        share = getattr(arguments, name)
-        if share is not None and not 0 < share < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {share}: give a share between 0 and 1.")
-    if arguments.time_budget is not None:
-        parse_duration(arguments.time_budget)
-        if arguments.members is not None:
-            raise UserError("--time-budget is for one run, not for --members: give --max-steps or --num-train-epochs.")
-        if arguments.max_steps > 0:
-            raise UserError("--time-budget and --max-steps both say when to stop: leave one of them out.")
-    if arguments.max_steps == 0 or (arguments.max_steps < 0 and arguments.num_train_epochs <= 0):
-        raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
-    check_steps(arguments.snapshot_steps, arguments.max_steps if arguments.max_steps > 0 else None)
-    config = build_config(
-        arguments.recipe,
-        arguments.size,
-        vocab_size=arguments.vocab_size,
-        max_length=arguments.max_length,
-        hidden_size=arguments.hidden_size,
-        num_hidden_layers=arguments.num_hidden_layers,
-        num_attention_heads=arguments.num_attention_heads,
-        initializer_range=schedule.initializer_range,
-        dropout=schedule.dropout,
-    )
-    return config
-
-
-def training_arguments(arguments: PretrainArguments, schedule: Schedule, bf16: bool) -> TrainingArguments:
-    """Trainer's options but for the steps; the batch size is split over processes and accumulation."""
-    options = TrainingArguments(
-        output_dir=arguments.output_dir,
-        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-        learning_rate=schedule.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=schedule.warmup_share,
-        weight_decay=schedule.weight_decay,
-        adam_beta2=schedule.adam_beta2,
-        max_grad_norm=schedule.max_grad_norm,
-        bf16=bf16,
-        use_cpu=stays_on_cpu(arguments.use_cpu),
-        seed=arguments.seed,
-        logging_steps=arguments.logging_steps,
-        save_steps=arguments.save_steps,
-        eval_strategy="steps",
-        eval_steps=arguments.eval_steps,
-        report_to=arguments.report_to,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        logging_nan_inf_filter=False,  # the watch on the loss must see it
-        ddp_find_unused_parameters=False,  # every weight has a gradient, and looking for others costs
-        disable_tqdm=arguments.disable_tqdm,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    parts = options.world_size * max(1, options.n_gpu) * arguments.gradient_accumulation_steps
-    if arguments.batch_size % parts:
-        raise UserError(
-            f"--batch-size {arguments.batch_size} cannot be split over {parts} parts (processes x accumulation steps): "
-            f"choose a multiple of {parts}."
+        Raises:
+            UserError: one sentence that names the option.
+        """
+        given = name_options(given, GROUPS, ALIASES)
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in NOT_OF_PRETRAINING:
+            if name in given:
+                raise UserError(f"--{name.replace('_', '-')} has no effect on pre-training: leave it out.")
+        model = take(ModelOptions, given)
+        names = PretrainingArguments.__dataclass_fields__
+        training = {name: value for name, value in given.items() if name in names}
+        options = cls(
+            take(CorpusOptions, given),
+            model,
+            take(ScheduleOptions, given),
+            take(OutputOptions, given),
+            _choose_schedule(model, given),
+            training,
         )
-    options.per_device_train_batch_size = arguments.batch_size // parts
-    return options
+        options._check(given)
+        return options
+
+    def _check(self, given: Mapping[str, Any]) -> None:
+        check_range(self.model, SHORTEST_TEXT, math.inf, "max_length")
+        check_range(self.model, 6, math.inf, "vocab_size")  # five special tokens and one other
+        check_range(self.corpus, 1, math.inf, "num_texts", "validation_texts")
+        check_range(self.corpus, 0, LARGEST_SEED, "subset_seed")
+        check_range(self.masking, 1, math.inf, "batch_size")
+        check_range(self.output, 1, math.inf, "num_members", "workers", "num_threads")
+        check_range(self.schedule, 0, 1, "warmup_share", "dropout")
+        check_range(self.schedule, 0, math.inf, "initializer_range")
+        check_training(self.training, PretrainingArguments)
+        for name in ("save_steps", "eval_steps"):
+            if self.training.get(name, 1) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {self.training[name]}: give at least 1.")
+        for name in ("mlm_probability", "final_mlm_probability"):
+            share = getattr(self.schedule, name)
+            if share is not None and not 0 < share < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {share}: give a share between 0 and 1.")
+        choose_batch_size(given, BATCH_SIZE)
+        if "warmup_steps" in given and "warmup_share" in given:
+            raise UserError("--warmup-steps and --warmup-share both set the warm-up: leave one of them out.")
+        max_steps = self.training.get("max_steps", -1)
+        if self.masking.time_budget is not None:
+            parse_duration(self.masking.time_budget)
+            if self.output.num_members is not None:
+                raise UserError("--time-budget is for one run, not for --num-members: give --max-steps instead.")
+            if max_steps > 0:
+                raise UserError("--time-budget and --max-steps both say when to stop: leave one of them out.")
+        check_steps(self.output.snapshot_steps, max_steps if max_steps > 0 else None)
+        if self.model.model is None:
+            self.config()
+            return
+        for name in NEW_WEIGHTS:
+            if name in given:
+                raise UserError(f"--{name.replace('_', '-')} is of new weights, and --model has its own: leave it out.")
+
+    def config(self) -> TLMConfig:
+        """The configuration that the recipe gives; raises UserError for an impossible one."""
+        return build_config(
+            self.model.recipe,
+            self.model.size,
+            vocab_size=self.model.vocab_size,
+            max_length=self.model.max_length,
+            hidden_size=self.model.hidden_size,
+            num_hidden_layers=self.model.num_hidden_layers,
+            num_attention_heads=self.model.num_attention_heads,
+            initializer_range=self.schedule.initializer_range,
+            dropout=self.schedule.dropout,
+        )
+
+    def arguments(self) -> PretrainingArguments:
+        """Trainer's options but for the number of steps."""
+        schedule = self.schedule
+        values = {
+            "learning_rate": schedule.learning_rate,
+            "warmup_steps": schedule.warmup_share,
+            "weight_decay": schedule.weight_decay,
+            "adam_beta2": schedule.adam_beta2,
+            "max_grad_norm": schedule.max_grad_norm,
+        }
+        batch_size = choose_batch_size({**self.training, "batch_size": self.masking.batch_size}, BATCH_SIZE)
+        return build_arguments(PretrainingArguments, values | self.training, batch_size)
+
+    def settings(self) -> dict[str, Any]:
+        """What a run records: the options that decide the weights."""
+        names = (
+            "num_train_epochs",
+            "max_steps",
+            "gradient_accumulation_steps",
+            "eval_steps",
+            "seed",
+            "bf16",
+            "use_cpu",
+        )
+        defaults = option_defaults((PretrainingArguments,))
+        chosen = {**vars(self.corpus), **vars(self.model), **vars(self.masking)}
+        chosen |= {name: defaults[name] for name in names} | self.training
+        chosen |= {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
+        chosen["bf16"] = choose_precision(chosen["bf16"], chosen["use_cpu"])
+        chosen["batch_size"] = choose_batch_size({**self.training, "batch_size": self.masking.batch_size}, BATCH_SIZE)
+        if "warmup_steps" in self.training:
+            del chosen["warmup_share"]
+        unused = NEW_WEIGHTS if self.model.model is not None else ()
+        return decisive(chosen, (*NOT_RECORDED, *unused))
+
+
+def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
+    """The named schedule with the values that were given in place of its own."""
+    schedule = find_schedule(given.get("schedule", "tlm"))
+    if schedule.parts is not None:
+        for name in ("warmup_share", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs"):
+            if name in given:
+                option = name.replace("_", "-")
+                raise UserError(f"The schedule {schedule.name} sets the rate itself: leave --{option} out.")
+    if model.model is not None:
+        rate = schedule.learning_rate if "schedule" in given else CONTINUED_RATE
+        schedule = replace(schedule, learning_rate=rate, unigram_bias=False)
+    elif schedule.full_rate_up_to is not None:
+        config = build_config(
+            model.recipe, model.size, hidden_size=model.hidden_size, num_attention_heads=model.num_attention_heads
+        )
+        schedule = replace(schedule, learning_rate=schedule.rate_at(config.hidden_size))
+    return replace(schedule, **{name: given[name] for name in OF_SCHEDULE if name in given})
+
+
+def check_steps(steps: Sequence[int], last: int | None = None) -> None:
+    """Refuse steps that no snapshot can be of.
+
+    Args:
+        steps: as given.
+        last: optimizer steps of the run; None where they are not known yet.
+
+    Raises:
+        UserError: one sentence that names the step.
+    """
+    for number, step in enumerate(steps):
+        if step < 1:
+            raise UserError(f"--snapshot-steps has {step}: give steps of at least 1.")
+        if step in steps[:number]:
+            raise UserError(f"--snapshot-steps has {step} twice: give every step once.")
+        if last is not None and step > last:
+            raise UserError(f"--snapshot-steps has {step}, and the run ends after {last} steps: give at most {last}.")
+
+
+def count_texts(corpus: CorpusOptions, size: str) -> int | None:
+    """How many texts: as asked, or the size's for Wikipedia; any other corpus is taken whole."""
+    if corpus.num_texts is not None or not isinstance(corpus.corpus, str) or corpus.corpus != "wikipedia":
+        return corpus.num_texts
+    # A tenth of the local paragraphs is enough held-out text, so "up to" 100,000 stays below what there is.
+    return min(find_size(size).num_texts, 90_000)

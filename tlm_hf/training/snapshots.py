@@ -1,10 +1,8 @@
 """`--snapshot-steps N ...`: the encoder as it was after N steps, kept in `OUTPUT/step-N` beside the finished one.
 
-A snapshot is a folder like that of a finished run: model, tokenizer, code of its own, and `results.json` with the
-fixed-mask loss after N steps. So it can be fine-tuned, scored, or named as a branch by a release file. It is there
-whole or not at all, like a checkpoint: written under `.partial`, flushed, renamed. No checkpoint of step N or later
-appears before it, so a run that is killed and goes on comes by every step whose snapshot is missing. Nothing here draws
-a random number or changes a weight: the finished run is bit-equal to one without snapshots.
+A snapshot is a folder like that of a finished run, so it can be fine-tuned, scored, or named as a branch by a release
+file. Like a checkpoint it is whole or absent. No checkpoint of step N or later appears before it, so a run that is
+killed and continued passes every step whose snapshot is missing. The finished run is bit-equal to one without.
 """
 
 import shutil
@@ -25,27 +23,8 @@ WEIGHTS = "model.safetensors"
 
 
 def snapshot_folder(run: Path, step: int) -> Path:
-    """Where the snapshot of a step lies in a run's folder."""
+    """Where the snapshot of a step is in a run's folder."""
     return run / f"step-{step}"
-
-
-def check_steps(steps: Sequence[int], last: int | None = None) -> None:
-    """Refuse steps that no snapshot can be of.
-
-    Args:
-        steps: as given.
-        last: optimizer steps of the run; None where they are not known yet.
-
-    Raises:
-        UserError: one sentence that names the step.
-    """
-    for number, step in enumerate(steps):
-        if step < 1:
-            raise UserError(f"--snapshot-steps has {step}: give steps of at least 1.")
-        if step in steps[:number]:
-            raise UserError(f"--snapshot-steps has {step} twice: give every step once.")
-        if last is not None and step > last:
-            raise UserError(f"--snapshot-steps has {step}, and the run ends after {last} steps: give at most {last}.")
 
 
 def check_not_missed(run: Path, steps: Sequence[int], done: int | None = None) -> None:
@@ -61,7 +40,7 @@ def check_not_missed(run: Path, steps: Sequence[int], done: int | None = None) -
     """
     for step in steps:
         if (done is None or step <= done) and not (snapshot_folder(run, step) / RESULTS_FILE).is_file():
-            where = "has finished" if done is None else f"stands at step {done}"
+            where = "has finished" if done is None else f"is at step {done}"
             raise UserError(
                 f"The run in {run} {where} and has no snapshot of step {step}: leave it out of --snapshot-steps, or "
                 "choose another --output-dir."
@@ -103,13 +82,13 @@ class Snapshots(TrainerCallback):
     ) -> None:
         self.run, self.steps, self.tokenizer, self.describe = run, frozenset(steps), tokenizer, describe
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for the checkpoint."""
         if state.global_step in self.steps:
             control.should_save = True
 
     def write(self, trainer: RunTrainer) -> None:
-        """Write the snapshot of the step that the trainer stands at, if one is wanted; every process must call this.
+        """Write the snapshot of the trainer's step, if one is wanted; every process must call this.
 
         Args:
             trainer: between two steps.
@@ -122,8 +101,7 @@ class Snapshots(TrainerCallback):
             return
         with trainer.clock.apart(EVALUATION):
             results = self.run.describe({**self.describe(step), "snapshot": step})
-        # Only this step: the command that the settings amount to is for this folder, whatever lies beside it.
-        results["settings"]["snapshot_steps"] = [step]
+        results["settings"]["snapshot_steps"] = [step]  # the command that makes this folder
         with trainer.clock.apart(CHECKPOINT):
             save = encoder_saver(trainer, self.tokenizer)
             if trainer.args.should_save:
@@ -140,11 +118,10 @@ class Snapshots(TrainerCallback):
             save(written)
             write_json(written / RESULTS_FILE, results)
             flush_tree(written)
-            if final.exists():
-                # The run has come by here before, was killed, and went on from an earlier checkpoint.
-                if _same_weights(written, final):
+            if final.exists():  # the run was here before, was killed, and continued from an earlier checkpoint
+                whole = (final / RESULTS_FILE).is_file() and (final / WEIGHTS).is_file()
+                if whole and file_hash(final / WEIGHTS) == file_hash(written / WEIGHTS):
                     return
-                # Begun with other processes, say: the run that goes on is the one to show.
                 final.rename(partial / "old")
             written.rename(final)
             flush(self.run.folder)
@@ -155,9 +132,3 @@ class Snapshots(TrainerCallback):
             raise sentence from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _same_weights(written: Path, there: Path) -> bool:
-    """Whether a finished snapshot holds the weights that were just written anew."""
-    files = there / RESULTS_FILE, there / WEIGHTS
-    return all(file.is_file() for file in files) and file_hash(there / WEIGHTS) == file_hash(written / WEIGHTS)

@@ -15,14 +15,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
 from ..runs.atomic_files import write_json
 from ..runs.output_folder import is_main_process
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 logger = logging.getLogger(__name__)
 BUDGET_FILE = "time_budget.json"
@@ -145,7 +148,7 @@ def _slowest(seconds: float, args: TrainingArguments) -> float:
 def decide_steps(
     folder: str | Path,
     budget: float,
-    build: Callable[[int, str], Trainer],
+    build: "Callable[[int, str], Trainer]",
     *,
     eval_steps: int,
     save_steps: int,

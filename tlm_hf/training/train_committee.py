@@ -19,11 +19,10 @@ from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
 from ..runs.provenance import portable_path
-from .finetune import FinetuneArguments
-from .finetune import check_arguments as check_finetuning
+from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
 from .members import finetune_members, pretrain_members
-from .pretrain_options import LARGEST_SEED
+from .options import LARGEST_SEED
 
 DECISIVE = ("num_members", "recipe", "size", "pretrain_steps", "num_train_epochs", "learning_rate", "corpus", "seed")
 
@@ -131,7 +130,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
 def _check_options(arguments: OwnDataArguments) -> None:
     check_range(arguments, 1, math.inf, "num_members", "pretrain_steps", "workers")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
-    check_finetuning(FinetuneArguments(**_fine_tuning(arguments, [], Path())))
+    FinetuneOptions.read(_fine_tuning(arguments, [], Path()))
     build_config(arguments.recipe, arguments.size)
     for name in arguments.encoder:
         load_matching_tokenizer(name, None, read_encoder_config(name)["vocab_size"])

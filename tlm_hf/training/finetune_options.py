@@ -1,0 +1,208 @@
+"""Options of fine-tuning: what there is, what is refused, and what a run records of it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..data.tasks import TEXT_OPTIONS, TaskArguments
+from ..errors import UserError, check_range
+from .options import (
+    OurArguments,
+    build_arguments,
+    check_training,
+    choose_batch_size,
+    decisive,
+    name_options,
+    option_defaults,
+    take,
+)
+from .processes import choose_precision
+
+SCHEDULES: dict[str, dict[str, float]] = {
+    "tlm": {
+        "num_train_epochs": 8.0, "batch_size": 32, "learning_rate": 1e-3, "warmup_share": 0.1, "weight_decay": 0.01,
+        "max_grad_norm": 1.0, "dropout": 0.1,
+    },
+    "paper": {
+        "num_train_epochs": 50.0, "batch_size": 32, "learning_rate": 5e-5, "warmup_share": 0.0, "weight_decay": 0.01,
+        "max_grad_norm": 0.0, "dropout": 0.1,
+    },
+}  # fmt: skip
+"""What options are where they are not given. `paper` (the authors' settings) also decays every weight, biases and
+LayerNorms included, and lowers the learning rate once an epoch; `tlm` decays matrices alone and lowers it each step."""
+
+
+@dataclass
+class ClassifierOptions:
+    """The classifier and what it starts from."""
+
+    _argument_group_name = "model"
+    model: str = field(default="", metadata={"help": "Pre-trained encoder: folder or Hub name."})
+    models: list[str] = field(
+        default_factory=list, metadata={"help": "Several encoders in place of --model: OUTPUT/member-k from each."}
+    )
+    from_scratch: bool = field(default=False, metadata={"help": "Same architecture and tokenizer, new weights."})
+    max_length: int | None = field(default=None, metadata={"help": "Tokens of a text; default: the encoder's."})
+    dropout: float | None = field(default=None, metadata={"help": "Hidden, attention and classifier dropout (0.1)."})
+    initializer_range: float | None = field(
+        default=None, metadata={"help": "With --from-scratch: standard deviation of new weights (the encoder's)."}
+    )
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "Train adapters of this rank, pooler and classifier alone (LoRA)."}
+    )
+    lora_alpha: float | None = field(default=None, metadata={"help": "Adapters' scale times rank; default: 2 x rank."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["query", "value"], metadata={"help": "Layers with adapters, or all-linear."}
+    )
+
+
+@dataclass
+class FinetuneScheduleOptions:
+    """How it is trained."""
+
+    _argument_group_name = "schedule"
+    schedule: str = field(
+        default="tlm", metadata={"choices": list(SCHEDULES), "help": "Defaults of the rest: ours or the authors'."}
+    )
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Texts per optimizer step, over all processes (32)."}
+    )
+    warmup_share: float | None = field(
+        default=None, metadata={"help": "Share of the steps with rising learning rate (0.1 or 0)."}
+    )
+
+
+@dataclass
+class FinetuneOutputOptions:
+    """What is made beside the model."""
+
+    _argument_group_name = "output"
+    save_logits: bool = field(
+        default=False, metadata={"help": "Also logits.npz: validation and test logits with their labels."}
+    )
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
+    workers: int | None = field(
+        default=None, metadata={"help": "With --models: members side by side; default: one for each CPU thread."}
+    )
+
+
+@dataclass
+class FinetuningArguments(OurArguments):
+    """transformers' TrainingArguments with the defaults of fine-tuning."""
+
+    num_train_epochs: float = field(
+        default=8.0, metadata={"group": "schedule", "help": "Passes over the training split (8 or 50)."}
+    )
+    learning_rate: float = field(
+        default=1e-3, metadata={"group": "schedule", "help": "Peak rate (1e-3 or 5e-5; tune it for deep encoders)."}
+    )
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows of an evaluation batch."})
+    eval_strategy: str = "epoch"  # type: ignore[assignment]
+    save_strategy: str = "epoch"  # type: ignore[assignment]
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = field(
+        default="accuracy", metadata={"help": "Chooses the epoch on validation: accuracy, macro_f1 or loss."}
+    )
+
+
+GROUPS = (TaskArguments, ClassifierOptions, FinetuneScheduleOptions, FinetuneOutputOptions, FinetuningArguments)
+ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "task"}
+NOT_OF_FINETUNING = ("save_steps", "eval_steps")
+NOT_RECORDED = ("task", "task_path", *TEXT_OPTIONS, "model", "models", "save_logits")
+"""They count by their texts and weights, or leave the weights as they are."""
+
+
+class FinetuneOptions(NamedTuple):
+    """The groups of a fine-tuning's options, with the schedule's values where none was given.
+
+    Args:
+        task: the labelled texts.
+        classifier: what is trained, from what.
+        schedule: batch and warm-up.
+        output: what is made beside the model.
+        training: fields of TrainingArguments.
+    """
+
+    task: TaskArguments
+    classifier: ClassifierOptions
+    schedule: FinetuneScheduleOptions
+    output: FinetuneOutputOptions
+    training: dict[str, Any]
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> "FinetuneOptions":
+        """Sort options into groups and refuse impossible ones before any work.
+
+        Raises:
+            UserError: one sentence that names the option.
+        """
+        given = name_options(given, GROUPS, ALIASES)
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in NOT_OF_FINETUNING:
+            if name in given:
+                option = name.replace("_", "-")
+                raise UserError(f"--{option} is refused (each epoch is evaluated and saved): leave it out.")
+        name = given.get("schedule", "tlm")
+        if name not in SCHEDULES:
+            raise UserError(f"--schedule is {name!r}: choose {' or '.join(SCHEDULES)}.")
+        if name == "paper" and "lr_scheduler_type" in given:
+            raise UserError("The schedule paper sets the rate itself: leave --lr-scheduler-type out.")
+        if "warmup_steps" in given and "warmup_share" in given:
+            raise UserError("--warmup-steps and --warmup-share both set the warm-up: leave one of them out.")
+        batch_size = choose_batch_size(given, int(SCHEDULES[name]["batch_size"]))
+        given = {**SCHEDULES[name], **given, "batch_size": batch_size}
+        schedule = take(FinetuneScheduleOptions, given)
+        names = FinetuningArguments.__dataclass_fields__
+        training = {name: value for name, value in given.items() if name in names}
+        training.setdefault("warmup_steps", schedule.warmup_share)
+        options = cls(
+            take(TaskArguments, given),
+            take(ClassifierOptions, given),
+            schedule,
+            take(FinetuneOutputOptions, given),
+            training,
+        )
+        options._check()
+        return options
+
+    def _check(self) -> None:
+        classifier = self.classifier
+        check_training(self.training, FinetuningArguments)
+        check_range(self.schedule, 1, math.inf, "batch_size")
+        check_range(self.schedule, 0, 1, "warmup_share")
+        check_range(self.output, 1, math.inf, "num_threads", "workers")
+        check_range(classifier, 1, math.inf, "lora_rank")
+        check_range(classifier, 3, math.inf, "max_length")
+        check_range(classifier, 0, 1, "dropout")
+        check_range(classifier, 0, math.inf, "lora_alpha", "initializer_range")
+        if classifier.initializer_range is not None and not classifier.from_scratch:
+            raise UserError("--initializer-range is that of new weights: add --from-scratch, or leave it out.")
+        if classifier.lora_rank is None:
+            if classifier.lora_alpha is not None:
+                raise UserError("--lora-alpha scales the adapters of --lora-rank: give that as well, or neither.")
+            return
+        if classifier.from_scratch:
+            raise UserError("--lora-rank adapts pre-trained weights, and --from-scratch has none: leave one out.")
+        if self.task.entity_markers == "added":
+            raise UserError(
+                "--lora-rank leaves the embeddings as they are, those of added markers untrained: take "
+                "--entity-markers text."
+            )
+        classifier.lora_alpha = classifier.lora_alpha or 2.0 * classifier.lora_rank
+
+    def arguments(self) -> FinetuningArguments:
+        """Trainer's options."""
+        return build_arguments(FinetuningArguments, self.training, self.schedule.batch_size)
+
+    def settings(self) -> dict[str, Any]:
+        """What a run records: the options that decide the weights."""
+        defaults = option_defaults((FinetuningArguments,))
+        chosen = {**vars(self.task), **vars(self.classifier), **vars(self.schedule)}
+        chosen |= {name: defaults[name] for name in ("seed", "bf16", "use_cpu")} | self.training
+        chosen["bf16"] = choose_precision(chosen["bf16"], chosen["use_cpu"])
+        without = ["lora_targets"] if self.classifier.lora_rank is None else []
+        without.append(
+            "warmup_steps" if self.training["warmup_steps"] == self.schedule.warmup_share else "warmup_share"
+        )
+        return decisive(chosen, (*NOT_RECORDED, *without))

@@ -1,0 +1,222 @@
+"""Options by name, in small groups: what `tlm pretrain --seed 1` and `pretrain(seed=1)` have in common.
+
+A command's options are the fields of a few dataclasses, the last of which is transformers' TrainingArguments with other
+defaults. Options travel as a mapping of those that the user gave; each function takes the groups that it needs.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import torch
+from transformers import TrainingArguments
+
+from ..errors import UserError, check_range
+from ..runs.provenance import portable_path
+from .processes import choose_precision, stays_on_cpu
+
+LARGEST_SEED = 2**32 - 1
+"""What numpy's seeding accepts."""
+ORDER = "the order of the texts is a function of --seed and the step, so that a run can continue exactly"
+CHECKPOINTS = "checkpoints hold all that an exact continuation needs, and the last two and the best one are kept"
+BY_TASK = "it is for scripts that choose what to do, which these commands do not read"
+REFUSED = {
+    **dict.fromkeys(("ignore_data_skip", "train_sampling_strategy", "length_column_name", "data_seed"), ORDER),
+    **dict.fromkeys(("dataloader_drop_last", "accelerator_config", "parallelism_config"), ORDER),
+    **dict.fromkeys(("save_only_model", "save_total_limit", "save_on_each_node", "enable_jit_checkpoint"), CHECKPOINTS),
+    **dict.fromkeys(("restore_callback_states_from_checkpoint", "deepspeed"), CHECKPOINTS),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank"), BY_TASK),
+    "resume_from_checkpoint": "the same command with the same --output-dir continues by itself",
+    "load_best_model_at_end": "pre-training ends with its last weights, fine-tuning with those of the best epoch",
+    "eval_strategy": "pre-training evaluates every --eval-steps, fine-tuning after each epoch",
+    "save_strategy": "pre-training saves every --save-steps, fine-tuning after each epoch",
+    "eval_on_start": "a continued run would evaluate again",
+    "eval_delay": "the best checkpoint is chosen among all of them",
+    "auto_find_batch_size": "the batch size decides the weights",
+    "remove_unused_columns": "the collator needs the columns that it is given",
+    "label_names": "the labels are always called labels",
+    "fp16": "float16 needs loss scaling, which is not tested: take --bf16",
+    "fp16_full_eval": "scores are those of the saved float32 weights",
+    "bf16_full_eval": "scores are those of the saved float32 weights",
+    "hub_strategy": "the finished folder is pushed, once",
+    "hub_always_push": "the finished folder is pushed, once",
+}
+"""Fields of TrainingArguments that are refused by name, and why."""
+NOT_DECISIVE = frozenset({
+    "output_dir", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
+    "trackio_static_space_id", "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node",
+    "log_level", "log_level_replica", "logging_nan_inf_filter", "disable_tqdm", "save_steps", "push_to_hub",
+    "hub_token", "hub_private_repo", "hub_model_id", "hub_revision", "dataloader_num_workers",
+    "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "ddp_timeout",
+    "skip_memory_metrics", "debug", "num_threads", "workers", "data_root",
+})  # fmt: skip
+"""Options that leave the weights as they are, so that a run may continue with others."""
+
+
+@dataclass
+class OurArguments(TrainingArguments):
+    """TrainingArguments with the defaults that pre-training and fine-tuning share."""
+
+    _argument_group_name = "all of transformers.TrainingArguments"
+    output_dir: str = field(  # type: ignore[assignment]
+        default="", metadata={"group": "output", "help": "Output folder; with the same one the run continues."}
+    )
+    seed: int = field(
+        default=0, metadata={"group": "schedule", "help": "Seed of new weights, order, masks and dropout."}
+    )
+    bf16: str = field(  # type: ignore[assignment]
+        default="auto",
+        metadata={
+            "group": "schedule", "nargs": "?", "const": "true",
+            "help": "bfloat16 autocast: true, false, or auto (where the hardware is fast at it).",
+        },
+    )  # fmt: skip
+    logging_steps: float = field(default=50, metadata={"group": "output", "help": "Steps between log lines."})
+    report_to: str = field(  # type: ignore[assignment]
+        default="none", metadata={"group": "output", "nargs": "+", "help": "tensorboard, trackio, wandb, ..."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"group": "output", "help": "No progress bar (for logs)."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is a GPU."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide NaN and infinite losses in logs, which the watch on the loss reads."}
+    )
+
+    def __post_init__(self) -> None:
+        self.bf16 = choose_precision(self.bf16, self.use_cpu)  # type: ignore[assignment]
+        self.use_cpu = stays_on_cpu(self.use_cpu)
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False
+        super().__post_init__()
+
+
+Group = TypeVar("Group")
+Arguments = TypeVar("Arguments", bound=OurArguments)
+
+
+def option_fields(groups: Sequence[type]) -> dict[str, Field]:
+    """The fields of all groups by name."""
+    return {entry.name: entry for group in groups for entry in fields(group) if entry.init}
+
+
+def option_defaults(groups: Sequence[type]) -> dict[str, Any]:
+    """The default of every option of the groups by name."""
+    entries = option_fields(groups).items()
+    return {
+        name: entry.default if entry.default_factory is MISSING else entry.default_factory() for name, entry in entries
+    }
+
+
+def suggest(word: str, names: Sequence[str]) -> str:
+    """`: did you mean --this?` for a mistyped option, or nothing."""
+    plain = [name.replace("_", "-") for name in names]
+    close = difflib.get_close_matches(word.strip("-").replace("_", "-"), plain, 1)
+    return f": did you mean --{close[0]}?" if close else ""
+
+
+def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Given options under their own names.
+
+    Raises:
+        UserError: an unknown option, one that is refused, or one given twice under two names.
+    """
+    known, named = option_fields(groups), {}
+    for word, value in given.items():
+        name = aliases.get(word, word)
+        if name not in known:
+            raise UserError(f"There is no option {word!r}{suggest(word, list(known)) or '.'}")
+        if name in named:
+            raise UserError(f"{name!r} is given twice, once as {word!r}: leave one of them out.")
+        if name in REFUSED:
+            raise UserError(f"--{name.replace('_', '-')} is refused ({REFUSED[name]}): leave it out.")
+        named[name] = value
+    return named
+
+
+def take(group: type[Group], options: Mapping[str, Any]) -> Group:
+    """The group's own options out of all."""
+    return group(**{entry.name: options[entry.name] for entry in fields(group) if entry.name in options})  # type: ignore[arg-type]
+
+
+def check_training(options: Mapping[str, Any], arguments_class: type[OurArguments]) -> None:
+    """Refuse impossible options of TrainingArguments before any work.
+
+    Raises:
+        UserError: one sentence that names the option.
+    """
+    values = SimpleNamespace(**{**option_defaults((arguments_class,)), **options})
+    if not values.output_dir:
+        raise UserError("There is no output folder: give --output-dir.")
+    check_range(values, 1, math.inf, "logging_steps", "gradient_accumulation_steps", "per_device_train_batch_size")
+    check_range(values, 0, 1, "adam_beta1", "adam_beta2")
+    check_range(values, 0, math.inf, "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps")
+    check_range(values, 0, LARGEST_SEED, "seed")
+    choose_precision(values.bf16, values.use_cpu)
+    if values.max_steps == 0 or (values.max_steps < 0 and not values.num_train_epochs > 0):
+        raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
+    names = values.report_to.split() if isinstance(values.report_to, str) else values.report_to
+    if names != ["none"]:
+        from transformers.integrations import get_available_reporting_integrations
+
+        for name in names:
+            if name != "all" and name not in get_available_reporting_integrations():
+                raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
+
+
+def build_arguments(arguments_class: type[Arguments], values: Mapping[str, Any], batch_size: int | None) -> Arguments:
+    """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes.
+
+    Args:
+        arguments_class: with our defaults.
+        values: fields by name.
+        batch_size: None where `per_device_train_batch_size` decides.
+
+    Raises:
+        UserError: what TrainingArguments refuses, or a batch that cannot be split.
+    """
+    try:
+        arguments = arguments_class(**{**values, "push_to_hub": False})  # the finished folder is pushed by `push`
+    except UserError:
+        raise
+    except (ValueError, ImportError, NotImplementedError) as error:
+        raise UserError(f"The options do not work together: {str(error).strip().splitlines()[0]}") from error
+    parts = arguments.world_size * max(1, arguments.n_gpu) * arguments.gradient_accumulation_steps
+    if batch_size is not None:
+        if batch_size % parts:
+            raise UserError(
+                f"--batch-size {batch_size} cannot be split over {parts} parts (processes x accumulation steps): "
+                f"choose a multiple of {parts}."
+            )
+        arguments.per_device_train_batch_size = batch_size // parts
+    return arguments
+
+
+def rows_per_step(arguments: TrainingArguments) -> int:
+    """Rows of an optimizer step over all processes, devices and accumulated passes."""
+    return arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+
+
+def choose_batch_size(options: Mapping[str, Any], default: int) -> int | None:
+    """Rows per step as given, or the default; None where `--per-device-train-batch-size` decides.
+
+    Raises:
+        UserError: both were given.
+    """
+    if "per_device_train_batch_size" not in options:
+        return default if options.get("batch_size") is None else options["batch_size"]
+    if options.get("batch_size") is not None:
+        raise UserError("--batch-size and --per-device-train-batch-size both set the batch: leave one of them out.")
+    return None
+
+
+def source_name(source: Any) -> str:
+    """What results call a corpus or task: its path or name, or what kind of object it is."""
+    return portable_path(source) if isinstance(source, str) else f"a {type(source).__name__} in memory"
+
+
+def decisive(options: Mapping[str, Any], left_out: Sequence[str] = ()) -> dict[str, Any]:
+    """The options that decide the weights, as a run records them; those that are None are left out."""
+    names = NOT_DECISIVE.union(left_out)
+    return {name: value for name, value in options.items() if name not in names and value is not None}
