@@ -64,16 +64,6 @@ def create(hub, call):
     return {"url": url, "name": name, "id": name}
 
 
-@route("DELETE", "/api/repos/delete")
-def delete(hub, call):
-    body = call.json
-    owner = body.get("organization") or call.user.name
-    hub.state.check_write(call.user, owner)
-    if hub.state.repositories.pop((body.get("type") or "model", f"{owner}/{body['name']}"), None) is None:
-        raise Error(404, "Repository not found", "RepoNotFound")
-    return {}
-
-
 @route("PUT", rf"{API}/settings")
 def settings(hub, call, plural, name):
     found = hub.state.repository(kind_of(plural), name, call.user, write=True)
@@ -200,14 +190,6 @@ def make_tag(hub, call, plural, name, revision):
     return {}
 
 
-@route("DELETE", rf"{API}/(branch|tag)/([^/]+)")
-def delete_ref(hub, call, plural, name, kind, ref):
-    found = hub.state.repository(kind_of(plural), name, call.user, write=True)
-    if (found.branches if kind == "branch" else found.tags).pop(ref, None) is None:
-        raise Error(404, f"Reference not found: {ref}", "RevisionNotFound")
-    return {}
-
-
 @route("GET", rf"{API}/refs")
 def refs(hub, call, plural, name):
     found = hub.state.repository(kind_of(plural), name, call.user)
@@ -281,17 +263,6 @@ def info(hub, call, plural, name, revision):
         "author": found.name.split("/")[0], "downloads": 0, "likes": 0, "sdk": found.sdk,
         "lastModified": "2026-01-01T00:00:00.000Z", "createdAt": "2026-01-01T00:00:00.000Z",
     }  # fmt: skip
-
-
-@route("GET", r"/api/(models|datasets|spaces)")
-def listing(hub, call, plural):
-    author = call.query.get("author", [None])[0]
-    found = []
-    for (kind, name), each in hub.state.repositories.items():
-        visible = not each.private or (call.user and name.split("/")[0] in (call.user.name, *call.user.organizations))
-        if kind == kind_of(plural) and visible and author in (None, name.split("/")[0]):
-            found.append(info(hub, call, plural, name, None))
-    return found
 
 
 @route("HEAD|GET", rf"{WEB}/resolve/([^/]+)/(.+)")

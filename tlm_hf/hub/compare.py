@@ -23,8 +23,7 @@ class Change:
     """What one branch of one repository needs.
 
     Attributes:
-        repo_id, repo_type, revision: where.
-        folder: what it is to hold.
+        folder: what the branch is to hold.
         version: of this release.
         head: commit that this was compared with; None where there is no repository or branch yet.
         add: paths to send with their sizes in bytes.
@@ -228,11 +227,6 @@ class Comparison:
 
 def describe_changes(changes: dict[str, list[Change]], leftovers: list[str], *, overwrite: bool = False) -> Json:
     """What a push would do, file by file, without doing any of it; also `tlm release status`.
-
-    Args:
-        changes: of `Comparison.compare_all`.
-        leftovers: of `Comparison.leftovers`.
-        overwrite: whether the push would be one with --overwrite.
 
     Returns:
         `table`; `repositories` (local and Hub version, files to send with their bytes, files to delete, `refused`: why

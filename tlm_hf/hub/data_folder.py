@@ -61,14 +61,8 @@ def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
 def stage_dataset(entry: Entry, repo_id: str, folder: Path, version: str) -> Json:
     """Copy a data set folder; its card then says the repository's name and the release's version.
 
-    Args:
-        entry: the repository.
-        repo_id: `owner/name`.
-        folder: where to.
-        version: of the release.
-
     Returns:
-        What its `subset.json` holds.
+        What its `subset.json` then holds.
     """
     facts = dataset_facts(entry, licence_checked=True)  # asked before
     for name in facts["files"]:

@@ -242,15 +242,7 @@ def dataset_command(record: Mapping[str, Any]) -> list[str]:
 
 
 def build_manifest(repo_id: str, kind: str, version: str, folder: Path, origin: Origin) -> Json:
-    """What `manifest.json` holds.
-
-    Args:
-        repo_id: `owner/name`.
-        kind: see `release_file.KINDS`.
-        version: of the release.
-        folder: the staged folder, all but its manifest in place.
-        origin: what it was made from.
-    """
+    """What `manifest.json` holds, for a folder in which all else is in place."""
     results = origin.results
     settings = results.get("settings", {})
     tokens = results.get("tokens_per_epoch")

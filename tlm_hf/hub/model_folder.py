@@ -146,14 +146,14 @@ def _edit(path: Path, **values: str) -> None:
 def card_facts(
     run: SourceRun, release: Release, folder: Path, evaluation: Json | None, inputs: Json, smoke: bool
 ) -> CardFacts:
-    """What the card of a release says beside the results; what the release file leaves open is taken from them.
+    """What the card of a staged folder says beside the results; what the release file leaves open is taken from them.
 
     Args:
         run: what the folder is made from.
         release: that it belongs to.
         folder: the staged folder, all else in place.
         evaluation: see `evaluation.classifier_facts`; None for encoders.
-        inputs: of the manifest: base or members.
+        inputs: base or members, as the manifest has them.
         smoke: whether the run is of smoke size.
     """
     entry, is_encoder = run.entry, run.entry.kind == "encoder"
@@ -201,12 +201,9 @@ def member_configs(folder: Path) -> list[Json]:
 
 
 def is_smoke(run: Path, results: Json, known: dict[str, bool]) -> bool:
-    """Whether a run is of smoke size: an encoder says so itself, and what was made from one is what it is.
+    """Whether a run is of smoke size; `known` has the answer for other runs, by their weights' hashes.
 
-    Args:
-        run: the run's folder.
-        results: its results.
-        known: the answer for other runs, by their weights' hashes.
+    An encoder says so itself, and what was made from one is what it is.
     """
     settings = results["settings"]
     if "size" in settings:

@@ -34,16 +34,7 @@ class Publisher(Comparison):
     """Sends what differs; see `Comparison` for its arguments."""
 
     def push(self, repository: Repository, changes: list[Change], *, overwrite: bool) -> int:
-        """Bring a repository to what was staged; returns how many commits that took.
-
-        Args:
-            repository: the repository.
-            changes: of its branches, as they were before anything was written.
-            overwrite: also over what others changed.
-
-        Raises:
-            UserError: someone else changed it meanwhile, or what `Hub.call` raises.
-        """
+        """Bring a repository to what was staged; returns how many commits that took."""
         repo_id, repo_type = repository.repo_id, repository.repo_type
         if changes[-1].head is None:
             sdk: dict[str, Any] = {"space_sdk": "gradio"} if repo_type == "space" else {}
@@ -127,12 +118,7 @@ class Publisher(Comparison):
             self.hub.call(what, self.api.update_repo_settings, repo_id, repo_type=repo_type, private=False)
 
     def push_collection(self, wanted: Json, *, public: bool) -> str:
-        """Make the collection, or bring the one of this title up to date; returns its slug.
-
-        Args:
-            wanted: `title`, `description` and `papers`; what others added to it stays.
-            public: make it public; otherwise a new one is private and an old one as it was.
-        """
+        """Make the collection, or bring the one of this title up to date; what others added stays. Returns its slug."""
         api, title, description, owner = self.api, wanted["title"], wanted["description"], self.staged.namespace
 
         def find() -> str | None:
@@ -228,13 +214,8 @@ def status(output_dir: str, *, hub: Hub | None = None) -> Json:
 def push_to_directory(output_dir: str, target: str, *, overwrite: bool = False, dry_run: bool = False) -> Json:
     """Copy a verified release into a folder, from which it loads by path as `owner/name`.
 
-    Each repository is put in place whole, and equal ones are left alone.
-
-    Args:
-        output_dir: folder of the staged release.
-        target: the folder; made when missing.
-        overwrite: also over repositories there that others changed, or that are of a newer version.
-        dry_run: only say what would be copied.
+    Each repository is put in place whole, and equal ones are left alone. `overwrite` also replaces what others changed
+    there, or what is of a newer version.
 
     Returns:
         `table`, for people; `copied`, names of the folders.

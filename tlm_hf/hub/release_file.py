@@ -34,21 +34,20 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..errors import UserError
 
-VERSION = re.compile(r"\d+\.\d+\.\d+")
+FORMATS = {
+    "version": (re.compile(r"\d+\.\d+\.\d+"), "write it as X.Y.Z"),
+    "visibility": (re.compile("private|public"), "choose private or public"),
+    "licence": (re.compile("[a-z0-9][a-z0-9.+-]*"), "write the Hub's identifier, such as apache-2.0"),
+    "language": (re.compile("[a-z]{2,3}|multilingual"), "write the Hub's code, such as en"),
+}  # fmt: skip
+"""Of the fields of a release; the Hub itself checks every card when it is pushed."""
 BRANCH = re.compile(
     r"(?!main$|HEAD$|refs$|v\d+\.\d+\.\d+$|[0-9a-fA-F]{40}$)[A-Za-z0-9_](?:\.?[A-Za-z0-9_-])*(?<!\.lock)"
 )
 """Branches that are also names of folders, and that git and the Hub read as nothing else (main, a tag, a commit)."""
-LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual")
 ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 LONGEST_DESCRIPTION = 150
 """Characters of a collection's description (`HfApi.create_collection`)."""
-LICENCES = (
-    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "agpl-3.0", "lgpl-3.0", "mpl-2.0",
-    "unlicense", "cc0-1.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "openrail",
-    "odc-by", "other",
-)  # fmt: skip
-"""The Hub's identifiers of common licences; the Hub itself checks the card when it is pushed."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +90,11 @@ class Entry:
         source: folder that it is made from: of a data set (`folder`), of a finished run (`run`), or with `demo.json`.
         revisions: further runs of the same kind by the name of their branch, such as `seed-1` or `step-500`.
         example: text of the card's snippet and widget.
-        corpus: what an encoder was trained on, in words.
-        task: likewise of the others.
-        base: the encoder that a classifier or adapter was trained from, or one of its branches (`name@branch`).
+        corpus, task: what a model was trained on, in words.
+        base: the encoder that it was trained from, or one of its branches (`name@branch`).
         members: those classifiers of a committee that have a repository, or are a branch.
-        data: data sets that a model was trained on.
-        committees, deep: models of the Space, by task.
-        encoders: likewise, by what people read.
+        data: data sets that it was trained on.
+        committees, deep, encoders: models of the Space, by task or by what people read.
     """
 
     name: str
@@ -122,11 +119,15 @@ class Entry:
     @property
     def links(self) -> list[tuple[str, str]]:
         """`(field, name)` of each repository, of this release or `owner/name`, that it is made from or shows."""
-        base = [("base", self.base)] if self.base is not None else []
-        lists = [(key, getattr(self, key)) for key in LINKS if key != "base"]
-        return base + [
-            (key, name) for key, names in lists for name in (names.values() if isinstance(names, dict) else names)
-        ]
+        named: dict[str, Iterable[str]] = {
+            "base": [self.base] if self.base else [],
+            "members": self.members,
+            "data": self.data,
+            "committees": self.committees.values(),
+            "deep": self.deep.values(),
+            "encoders": self.encoders.values(),
+        }
+        return [(key, name) for key, names in named.items() for name in names]
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class Release:
-    """What a release file says, checked; `entries` are in the order of `SECTIONS`."""
+    """What a release file says, checked; `entries` are in the order of `KINDS`."""
 
     version: str
     namespace: str
@@ -163,13 +164,10 @@ class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that is written twice; YAML itself would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: list[Any] = []
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} is there twice", problem_mark=key.start_mark
-                )
-            seen.append(key.value)
+        keys = [key.value for key, _ in node.value]
+        doubled = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
+        if doubled is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{doubled.value!r} is there twice", doubled.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -208,14 +206,9 @@ def _release(content: object) -> Release:
     types = {key: kind for key, kind in Release.__annotations__.items() if key != "entries"}
     sections = dict.fromkeys((facts.section for facts in KINDS.values()), dict)
     release = Release(entries=tuple(entries), **_read(content, types | sections, ["version", "namespace"], "it"))
-    if not VERSION.fullmatch(release.version):
-        raise ValueError(f"version is {release.version!r}: write it as X.Y.Z")
-    if release.visibility not in ("private", "public"):
-        raise ValueError(f"visibility is {release.visibility!r}: choose private or public")
-    if release.licence not in LICENCES:
-        raise ValueError(f"licence is {release.licence!r}{_nearest(release.licence, LICENCES)}")
-    if not LANGUAGE.fullmatch(release.language):
-        raise ValueError(f"language is {release.language!r}: write the Hub's code, such as en")
+    for key, (pattern, remedy) in FORMATS.items():
+        if not pattern.fullmatch(getattr(release, key)):
+            raise ValueError(f"{key} is {getattr(release, key)!r}: {remedy}")
     if release.collection is not None:
         if len(release.collection.description) > LONGEST_DESCRIPTION:
             raise ValueError(
