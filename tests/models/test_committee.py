@@ -99,9 +99,10 @@ def test_predict_is_numpys_mean_of_stock_bert_members(build_pair, tokenizer, sen
     members = [build_pair("classifier", seed=seed, **{**shape, **fields}) for seed, shape in enumerate(SHAPES)]
     committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in members], temperature=1.3)
     committee.train(training)
+    committee[0].eval()
     texts = [sentences[0], "bread", " ".join(sentences), *sentences[1:3]]  # the third is truncated
     records = committee.predict(texts, tokenizer, batch_size=2)
-    assert committee.training is training
+    assert (committee.training, committee[0].training, committee[1].training) == (training, False, training)
     for record in records:
         assert list(record) == ["label", "score", "entropy", "mutual_information", "agreement"]
     for text, record in zip(texts, records, strict=True):

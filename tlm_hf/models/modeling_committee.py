@@ -225,11 +225,10 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         for position, text in enumerate(batch):
             if not isinstance(text, str):
                 raise ValueError(f"Text {position} is a {type(text).__name__}: give strings.")
-        longest = min(
-            tokenizer.model_max_length,
-            *(member.max_position_embeddings for member in self.config.build_member_configs()),
-        )
-        training, records = self.training, []
+        lengths = [member.max_position_embeddings for member in self.config.build_member_configs()]
+        longest = min(tokenizer.model_max_length, *lengths)
+        modes = {module: module.training for module in self.modules()}
+        records: list[dict[str, str | float]] = []
         self.eval()
         try:
             for start in range(0, len(batch), batch_size):
@@ -237,7 +236,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
                 inputs = tokenizer(piece, padding=True, truncation=True, max_length=longest, return_tensors="pt")
                 records += self._records(self(**inputs.to(self.device)))
         finally:
-            self.train(training)
+            for module, training in modes.items():
+                module.training = training
         return records[0] if isinstance(texts, str) else records
 
     def _records(self, output: CommitteeOutput) -> list[dict[str, str | float]]:
@@ -252,8 +252,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         ]
 
 
-class _NoHiddenState(CommitteePreTrainedModel):
-    """Base of the two classes that exist to refuse, in one sentence, what a committee cannot be."""
+class CommitteeModel(CommitteePreTrainedModel):  # trf-ignore: TRF057
+    """`AutoModel` of a committee: raises one clear sentence."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuse."""
@@ -268,12 +268,8 @@ class _NoHiddenState(CommitteePreTrainedModel):
         )
 
 
-class CommitteeModel(_NoHiddenState):  # trf-ignore: TRF057
-    """`AutoModel` of a committee: raises one clear sentence."""
-
-
-class CommitteeForMaskedLM(_NoHiddenState):  # trf-ignore: TRF057
-    """`AutoModelForMaskedLM` of a committee: raises one clear sentence."""
+class CommitteeForMaskedLM(CommitteeModel):  # trf-ignore: TRF057
+    """`AutoModelForMaskedLM` of a committee: raises the same sentence."""
 
 
 CommitteeForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
