@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from ..errors import UserError
-from .atomic_files import Json, file_hash, flush, flush_tree
+from .atomic_files import Json, file_hash, flush, flush_tree, read_json
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -129,7 +129,7 @@ def _find_unreadable(folder: Path, names: list[str]) -> str | None:
             _open_safely(folder / name)
         except Exception:  # whatever a strange file makes it raise
             return f"{name} does not open as {Path(name).suffix}"
-    if json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"] != step_of(folder):
+    if read_json(folder / STATE_FILE)["global_step"] != step_of(folder):
         return f"{STATE_FILE} is not the state after {step_of(folder)} steps"
     return None
 
@@ -153,8 +153,7 @@ def best_beside(checkpoint: Path) -> Path | None:
 
     The recorded path counts by its last part, since the run's folder may have been moved.
     """
-    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    best = Path(state.get("best_model_checkpoint") or "")
+    best = Path(read_json(checkpoint / STATE_FILE).get("best_model_checkpoint") or "")
     return checkpoint.parent / best.name if re.fullmatch(r"checkpoint-\d+", best.name) else None
 
 
@@ -237,7 +236,7 @@ def publish(written: Path, final_root: Path, best: Path | None) -> None:
     shutil.rmtree(written.parent)
 
 
-def why_not_written(error: BaseException | None) -> str | None:
+def _why_not_written(error: BaseException | None) -> str | None:
     """Why a file could not be written, for the user; None for an error of another kind.
 
     torch, safetensors and tokenizers write in their own languages and raise errors that have no `errno`.
@@ -263,7 +262,7 @@ def cannot_write(error: BaseException, what: str, folder: Path) -> UserError | N
         what: what was written, to begin the sentence with.
         folder: the run's folder.
     """
-    why = why_not_written(error)
+    why = _why_not_written(error)
     if why is None:
         return None
     checkpoints = list_checkpoints(folder)
