@@ -114,9 +114,9 @@ def disturbed_push(hub, start, release, wanted, kind, method, path, options, kno
     """Push under one fault, watched, then push again without it.
 
     Returns:
-        `struck` (whether the fault met a request), `first` (done, or the sentence), `second` likewise, `equal` (the end
-        is that of an undisturbed push), `watched` looks of the reader and the `strange` ones, `overwrite` whether the
-        second push needed it, and whether the token stood in a sentence.
+        `struck` (whether the fault met a request), `first` and `second` (done, or the sentence), `equal` (the end is
+        that of an undisturbed push), `watched` looks of the reader and the `strange` ones, `overwrite` whether the
+        second push needed it, `token_shown` whether a sentence shows the token.
     """
     hub.state = start.copy()
     hub.requests.clear()

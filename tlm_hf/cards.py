@@ -28,15 +28,11 @@ class CardFacts:
         evaluation: see `evaluation.classifier_facts`; None where nothing was measured beyond the results.
         base_models: base or members, `owner/name` or `owner/name@branch`.
         datasets: Hub ids of what it was trained on.
-        plot: file name of a plot of accuracies in the folder.
-        plots: captions of further plots by file name.
-        revisions: branches that the card names.
-        branch: the branch that this card is for; None for main.
+        plot, plots: file name of a plot of accuracies in the folder; captions of further plots by file name.
+        revisions, branch: branches that the card names; the branch that this card is for, None for main.
         remote_code: whether the folder opens with trusted code alone; a committee always does.
         example: text of the snippet and the widget.
-        licence, language: the Hub's identifiers.
         wall_clock: seconds of training.
-        uncased: whether the tokenizer makes letters small.
         smoke: whether the run is of smoke size; None takes it from the results.
         version: of the release; None outside of one.
     """
@@ -74,7 +70,7 @@ def escape_markdown(text: object) -> str:
 
 
 def escape_code(text: object) -> str:
-    """Keep a text that stands between backquotes there, on one line."""
+    """Keep a text between backquotes there, on one line."""
     return re.sub(r"\s+", " ", str(text)).replace("`", "'")
 
 
@@ -138,16 +134,13 @@ def card_template(kind: str) -> Template:
 
 
 def render_card(kind: str, name: str, results: dict[str, Any], facts: CardFacts) -> str:
-    """Render a model card.
+    """Render a model card: Markdown with YAML front matter.
 
     Args:
-        kind: `encoder`, `classifier`, `committee` or `adapter`.
+        kind: see `KINDS`.
         name: the repository, `owner/name`, or a folder's name; snippets load it by this name.
         results: the run's `results.json`; every number in the card comes from it or from `facts`.
         facts: what else the card says.
-
-    Returns:
-        Markdown with YAML front matter.
 
     Raises:
         jinja2.UndefinedError: when the template names a result that is not there.

@@ -58,21 +58,6 @@ def test_a_broken_branch_is_not_verified(copy, one_sentence):
     assert not (copy / "verified.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "words"),
-    [
-        ("README.md", "value: ", "value: 1", "another accuracy"),
-        ("README.md", "\n## Limits", "\n![x](missing.png)\n## Limits", "missing.png"),
-    ],
-)
-def test_cards_that_are_not_of_their_folder(copy, one_sentence, file, old, new, words):
-    path = copy / OWNER / "tlm-bert1-words" / file
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1))
-    keep(copy, "tlm-bert1-words")
-    assert words in refusal_of(copy, one_sentence)
-
-
 @pytest.mark.parametrize("file", ["config.json", "manifest.json", "extra.md"])
 def test_what_was_changed_after_staging_is_not_verified_or_pushed(copy, one_sentence, file):
     path = copy / OWNER / "tlm-committee-words" / file

@@ -215,9 +215,14 @@ class Comparison:
         """Files and version of the release that is there; no version where its manifest is damaged."""
         with tempfile.TemporaryDirectory(prefix="tlm-push-") as cache:
             path = self.hub.call(
-                f"reading the manifest of {change.repo_id}", self.api.hf_hub_download, change.repo_id, MANIFEST_FILE,
-                repo_type=change.repo_type, revision=change.head, cache_dir=cache,
-            )  # fmt: skip
+                f"reading the manifest of {change.repo_id}",
+                self.api.hf_hub_download,
+                change.repo_id,
+                MANIFEST_FILE,
+                repo_type=change.repo_type,
+                revision=change.head,
+                cache_dir=cache,
+            )
             try:
                 manifest = read_json(path)
                 return {str(name): dict(facts) for name, facts in manifest["files"].items()}, str(manifest["version"])
@@ -244,12 +249,19 @@ def describe_changes(changes: dict[str, list[Change]], leftovers: list[str], *, 
     return {
         "table": "\n".join(lines),
         "repositories": [
-            {"repository": change.where, "here": change.version, "hub": change.hub_version, "send": change.add,
-             "delete": change.delete, "foreign": change.foreign, "is_there": change.head is not None,
-             "refused": refusal}
+            {
+                "repository": change.where,
+                "here": change.version,
+                "hub": change.hub_version,
+                "send": change.add,
+                "delete": change.delete,
+                "foreign": change.foreign,
+                "is_there": change.head is not None,
+                "refused": refusal,
+            }
             for change, refusal in zip(branches, refusals, strict=True)
         ],
         "differing": sum(not change.is_empty for change in branches),
         "refused": refused,
         "leftovers": leftovers,
-    }  # fmt: skip
+    }

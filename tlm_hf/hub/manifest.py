@@ -265,7 +265,7 @@ def build_manifest(repo_id: str, kind: str, version: str, folder: Path, origin: 
             "settings": settings,
         },
         "data": origin.data,
-        # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot lies.
+        # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot is.
         "reproduce": {"command": origin.command, "inputs": origin.inputs, "result": result_folder(results)},
         "remote_code": origin.code,
         "files": describe_files(folder),

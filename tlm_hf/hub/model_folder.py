@@ -105,7 +105,7 @@ def _copy(run: Path, folder: Path, names: Iterable[str]) -> None:
 
 
 def copy_model_files(run: SourceRun, folder: Path, release: Release) -> None:
-    """Copy what a model repository holds; its code is that of this package, not what lies in the run.
+    """Copy what a model repository holds; its code is that of this package, not what the run has.
 
     Raises:
         UserError: the run lacks a file, or holds other code.

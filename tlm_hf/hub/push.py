@@ -39,9 +39,14 @@ class Publisher(Comparison):
         if changes[-1].head is None:
             sdk: dict[str, Any] = {"space_sdk": "gradio"} if repo_type == "space" else {}
             self.hub.call(
-                f"making {repo_id}", self.api.create_repo, repo_id, repo_type=repo_type, private=True, exist_ok=True,
+                f"making {repo_id}",
+                self.api.create_repo,
+                repo_id,
+                repo_type=repo_type,
+                private=True,
+                exist_ok=True,
                 **sdk,
-            )  # fmt: skip
+            )
         self._set_variables(repository)
         commits, head = 0, None
         for change in changes:
@@ -49,9 +54,14 @@ class Publisher(Comparison):
             commits += sent
         if self.tag not in self.tags(repo_id, repo_type):  # on the commit of this push, whatever came after it
             self.hub.call(
-                f"tagging {repo_id}", self.api.create_tag, repo_id, tag=self.tag, revision=head, repo_type=repo_type,
+                f"tagging {repo_id}",
+                self.api.create_tag,
+                repo_id,
+                tag=self.tag,
+                revision=head,
+                repo_type=repo_type,
                 exist_ok=True,
-            )  # fmt: skip
+            )
         return commits
 
     def _set_variables(self, repository: Repository) -> None:
@@ -69,9 +79,13 @@ class Publisher(Comparison):
         if change.head is None:
             if change.revision != MAIN:  # a branch begins at the head of main
                 self.hub.call(
-                    f"making the branch {change.where}", self.api.create_branch, change.repo_id,
-                    branch=change.revision, repo_type=change.repo_type, exist_ok=True,
-                )  # fmt: skip
+                    f"making the branch {change.where}",
+                    self.api.create_branch,
+                    change.repo_id,
+                    branch=change.revision,
+                    repo_type=change.repo_type,
+                    exist_ok=True,
+                )
             change = self.compare(repository, change.revision)
         if change.is_empty:
             logger.info("%s: nothing to send.", change.where)
@@ -93,9 +107,13 @@ class Publisher(Comparison):
             ]
             operations += [CommitOperationDelete(path_in_repo=path) for path in change.delete]
             commit = self.api.create_commit(
-                change.repo_id, operations, repo_type=change.repo_type, revision=change.revision,
-                commit_message=f"Release {self.staged.version}", parent_commit=change.head,
-            )  # fmt: skip
+                change.repo_id,
+                operations,
+                repo_type=change.repo_type,
+                revision=change.revision,
+                commit_message=f"Release {self.staged.version}",
+                parent_commit=change.head,
+            )
             return str(commit.oid)
 
         try:
@@ -127,9 +145,14 @@ class Publisher(Comparison):
         slug = self.hub.call(f"looking for the collection {title!r}", find)
         if slug is None:
             collection = self.hub.call(
-                f"making the collection {title!r}", api.create_collection, title, namespace=owner,
-                description=description or None, private=True, exists_ok=True,
-            )  # fmt: skip
+                f"making the collection {title!r}",
+                api.create_collection,
+                title,
+                namespace=owner,
+                description=description or None,
+                private=True,
+                exists_ok=True,
+            )
             slug = collection.slug
         current = self.hub.call(f"reading the collection {slug}", api.get_collection, slug)
         changes: Json = {}

@@ -1,8 +1,7 @@
-"""`tlm release verify`: each staged repository is opened by a program without this package, and its card is checked."""
+"""`tlm release verify`: each staged repository is opened by a program without this package."""
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -10,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.util import find_spec
 from pathlib import Path
 
-from huggingface_hub import DatasetCard, ModelCard, RepoCard
 from tqdm.auto import tqdm
 
 from ..data.leakage import SUBSET_FILE
@@ -26,7 +24,6 @@ DRIVER = Path(__file__).with_name("verify_driver.py")
 VERIFIED_FILE = "verified.json"
 TIMEOUT_SECONDS = 1800
 """For one repository, on a machine that is busy with other work."""
-IMAGE = re.compile(r"!\[[^\]]*\]\((?!\w+://)([^)]+)\)")
 HIDDEN_VARIABLES = ("HF_", "TLM_", "PYTHON", "HUGGING", "TRANSFORMERS_", "SPACE_")
 
 
@@ -55,7 +52,6 @@ def verify(output_dir: str) -> Json:
         check_files(staged, repository, folder)
         path = staged.output / folder
         check_folder(path, space_code() if repository.kind == "space" else code_files(path), [staged.output])
-        check_card(path, repository.repo_type)
     checks: dict[str, list[str]] = {}
     workers = min(os.cpu_count() or 1, 4)
     with ThreadPoolExecutor(workers) as pool:
@@ -108,15 +104,25 @@ def _open(staged: StagedRelease, repository: Repository, workers: int) -> dict[s
         order.write_text(json.dumps(jobs), encoding="utf-8")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN_VARIABLES)}
         environment = kept | {
-            "HF_HOME": home, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false",
-            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)), "MPLBACKEND": "Agg",
+            "HF_HOME": home,
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers)),
+            "MPLBACKEND": "Agg",
             "PYTHONDONTWRITEBYTECODE": "1",
-        }  # fmt: skip
+        }
         try:
             done = subprocess.run(
-                [sys.executable, "-P", str(DRIVER), str(order), str(report)], cwd=home, env=environment, text=True,
-                stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=TIMEOUT_SECONDS,
-            )  # fmt: skip
+                [sys.executable, "-P", str(DRIVER), str(order), str(report)],
+                cwd=home,
+                env=environment,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=TIMEOUT_SECONDS,
+            )
         except subprocess.TimeoutExpired as error:
             minutes = TIMEOUT_SECONDS // 60
             raise UserError(f"{repository.repo_id} took more than {minutes} minutes to open: verify again.") from error
@@ -153,29 +159,3 @@ def _job(staged: StagedRelease, repository: Repository, folder: str, home: Path)
     elif repository.kind != "space":
         job["labels"] = read_json(output / folder / RESULTS_FILE).get("labels")
     return job
-
-
-def check_card(folder: Path, repo_type: str) -> None:
-    """Compare a card with its folder: pictures and fields are there, and its numbers are those of the results.
-
-    The Hub itself checks licence, languages and tasks when the card is pushed.
-
-    Raises:
-        UserError: one sentence that names the field.
-    """
-    card_class = {"model": ModelCard, "dataset": DatasetCard}.get(repo_type, RepoCard)
-    card = card_class.load(folder / "README.md", repo_type=repo_type, ignore_metadata_errors=False)
-    data = card.data.to_dict()
-    missing = [image for image in IMAGE.findall(card.text) if not (folder / image).is_file()]
-    required = ["license"] + (["title", "sdk", "sdk_version", "app_file"] if repo_type == "space" else [])
-    missing += [field for field in required if not data.get(field)]
-    if missing:
-        raise UserError(f"The card of {folder.name} lacks {missing[0]}: put it there, and stage again.")
-    metrics = [
-        metric for model in data.get("model-index") or [] for result in model["results"] for metric in result["metrics"]
-    ]
-    for metric in metrics:
-        key = "macro_f1" if metric["type"] == "f1" else metric["type"]
-        test = read_json(folder / RESULTS_FILE)["test"]
-        if round(test[key], 4) != metric["value"]:
-            raise UserError(f"The card of {folder.name} has another {key} than {RESULTS_FILE}: stage again.")
