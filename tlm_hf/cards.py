@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -39,7 +40,7 @@ class CardFacts:
 
     trained_on: str
     baseline: dict[str, float] | None = None
-    evaluation: dict[str, Any] | None = None
+    evaluation: Mapping[str, Any] | None = None
     base_models: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
     plot: str | None = None
@@ -93,7 +94,7 @@ def python_literal(value: object) -> str:
 def is_uncased(folder: Path) -> bool:
     """Whether the tokenizer of a model folder makes all letters small, by the normalizers of its `tokenizer.json`."""
 
-    def lowers(normalizer: dict[str, Any] | None) -> bool:
+    def lowers(normalizer: Mapping[str, Any] | None) -> bool:
         found = normalizer or {}
         parts = found.get("normalizers", [])
         return found.get("type") == "Lowercase" or bool(found.get("lowercase")) or any(map(lowers, parts))
@@ -133,7 +134,7 @@ def card_template(kind: str) -> Template:
     return environment.get_template(f"{kind}.md.jinja")
 
 
-def render_card(kind: str, name: str, results: dict[str, Any], facts: CardFacts) -> str:
+def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts) -> str:
     """Render a model card: Markdown with YAML front matter.
 
     Args:
@@ -154,7 +155,7 @@ def render_card(kind: str, name: str, results: dict[str, Any], facts: CardFacts)
     return f"---\n{_metadata(kind, name, results, facts, example).to_yaml()}\n---\n\n{body.strip()}\n"
 
 
-def _metadata(kind: str, name: str, results: dict[str, Any], facts: CardFacts, example: str) -> ModelCardData:
+def _metadata(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts, example: str) -> ModelCardData:
     """Front matter for the Hub; huggingface_hub writes the YAML, so that names in it are quoted."""
     details: dict[str, Any] = {}
     if kind != "encoder":

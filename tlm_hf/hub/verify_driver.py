@@ -17,6 +17,7 @@ SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXT = "The small boat crosses the old river."
 CLOSE = 1e-4
 CLASSIFIER = "AutoModelForSequenceClassification"
+Json = dict[str, Any]
 
 
 class _Blocked:
@@ -66,7 +67,7 @@ def outputs(model: Any, batch: Any) -> Any:
     return output
 
 
-def check_labels(model: Any, job: dict[str, Any]) -> None:
+def check_labels(model: Any, job: Json) -> None:
     """The labels of a classifier are those of its results."""
     names = [model.config.id2label[place] for place in range(model.config.num_labels)]
     need(names == job["labels"], f"the labels are {names} and its results say {job['labels']}")
@@ -83,7 +84,7 @@ def check_refused(repo_id: str, auto: str) -> None:
     raise CheckFailedError(f"{auto} opens {repo_id} without trust")
 
 
-def check_model(job: dict[str, Any]) -> list[str]:
+def check_model(job: Json) -> list[str]:
     """An encoder or classifier: stock classes without trust, our classes with it, equal outputs."""
     import transformers
 
@@ -111,7 +112,7 @@ def check_model(job: dict[str, Any]) -> list[str]:
     return checks
 
 
-def check_committee(job: dict[str, Any]) -> list[str]:
+def check_committee(job: Json) -> list[str]:
     """A committee: classifies with trust; AutoModel refuses it in a sentence."""
     import transformers
 
@@ -131,7 +132,7 @@ def check_committee(job: dict[str, Any]) -> list[str]:
     return [f"{CLASSIFIER} with trust", "without trust and as AutoModel it is refused"]
 
 
-def check_dataset(job: dict[str, Any]) -> list[str]:
+def check_dataset(job: Json) -> list[str]:
     """Every configuration: splits, rows and columns as the facts say."""
     import datasets
 
@@ -145,7 +146,7 @@ def check_dataset(job: dict[str, Any]) -> list[str]:
     return checks
 
 
-def check_space(job: dict[str, Any]) -> list[str]:
+def check_space(job: Json) -> list[str]:
     """The app: imported, built, and asked one question for each task."""
     os.chdir(job["repo_id"])
     sys.path.insert(0, os.getcwd())
@@ -175,7 +176,7 @@ def main() -> None:
     sys.meta_path.insert(0, _Blocked())  # type: ignore[arg-type]
     order, report = map(Path, sys.argv[1:])
     checks: dict[str, list[str]] = {}
-    result: dict[str, Any] = {"checks": checks}
+    result: Json = {"checks": checks}
     for job in json.loads(order.read_text(encoding="utf-8")):
         os.chdir(job["place"])
         try:
