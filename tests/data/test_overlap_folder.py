@@ -139,7 +139,7 @@ def test_test_texts_in_a_subset_are_found_and_said(home, made):
         assert found[kind] == len(test & {row["text"] for row in rows_of(made, f"land-{kind}", "train")})
         assert f"| land-{kind} | {SUBSET} of train | {found[kind]} |" in card
     assert any(found.values())
-    assert "**Warning: training texts stand" in card
+    assert "**Warning: training texts repeat" in card
 
 
 def test_again_gives_the_same_bytes_and_other_folders_are_refused(home, made, tmp_path, capsys):

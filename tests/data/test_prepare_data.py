@@ -230,7 +230,7 @@ def test_planted_leaks_are_found_and_said(home, corpus_folder, task_folder):
     assert train["training"]["near"] + validation["training"]["near"] == NEAR
     assert held_out["training"]["exact"] == 0
     card = (task_folder / "README.md").read_text(encoding="utf-8")
-    assert "**Warning: training texts stand" in card
+    assert "**Warning: training texts repeat" in card
     cells = [len(rows_of(task_folder, "default", "train")), train["training"]["exact"], train["training"]["near"]]
     assert f"| {cells[0]} of train | {cells[1]} | {cells[2]} | 20 of test |" in card
     # In the corpus: 10 test texts inside longer ones and one exactly, as far as they were chosen.
@@ -375,7 +375,7 @@ def test_left_overs_of_a_killed_command_do_no_harm(home, task_folder, tmp_path):
         ("--corpus CORPUS --num-texts 0 --output-dir OUT", "ascending"),
         ("--corpus CORPUS --num-texts 40 4000 --output-dir OUT", "4000 texts"),
         ("--task TASK --num-texts 40 --output-dir OUT", "--train-per-label"),
-        ("--task TASK --output-dir /", "no name"),
+        ("--task TASK --output-dir /", "cannot name"),
         ("--task TASK --output-dir CORPUS", "is a file"),
         ("--task TASK --output-dir TASK", "no data subset of ours"),
         ("--task TASK --output-dir OUT --json OTHER/facts.json", "choose another --json"),

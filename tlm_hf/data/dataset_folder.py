@@ -61,7 +61,7 @@ def open_destination(arguments: Any) -> tuple[Path, Json]:
         raise UserError("--output-dir is missing: name the folder to make.")
     destination = Path(arguments.output_dir).expanduser()
     if not destination.resolve().name:
-        raise UserError(f"{destination} is no name for a data set folder: choose another --output-dir.")
+        raise UserError(f"{destination} cannot name a data set folder: choose another --output-dir.")
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
     settings = portable(json.loads(json.dumps(settings)))
     check_writable(destination, "--output-dir")

@@ -60,7 +60,7 @@ def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str =
     rows = []
     for label, pid in enumerate(pids):
         if not isinstance(relations[pid], list):
-            raise UserError(f"{file} is no FewRel file: {pid!r} is not a list of sentences.")
+            raise UserError(f"{file} is not a FewRel file: {pid!r} is not a list of sentences.")
         for number, item in enumerate(relations[pid]):
             where = f"row {number} of {pid!r} in {file}"
             tokens = _tokens(item, where)
@@ -114,7 +114,7 @@ def _read_json(file: Path, what: str) -> tuple[Json, str]:
         reason = str(error).splitlines()[0].rstrip(". ")
         raise UserError(f"{file} is not whole JSON ({reason}): fetch it again.") from error
     if not isinstance(found, dict):
-        raise UserError(f"{file} is no FewRel file: it must be a JSON object of {what}.")
+        raise UserError(f"{file} is not a FewRel file: it must be a JSON object of {what}.")
     return found, hashlib.sha256(content).hexdigest()
 
 
@@ -135,7 +135,7 @@ def _tokens(item: Any, where: str) -> list[str]:
     """The tokens of a row of the official shape."""
     try:
         tokens, entities = item["tokens"], [item[side] for side in ("h", "t")]
-        "".join(tokens).encode()  # fails for what is no string, and for half a surrogate pair, which JSON can escape
+        "".join(tokens).encode()  # fails for anything but strings, and for half a surrogate pair, which JSON can escape
         is_official = isinstance(tokens, list) and all(isinstance(entity[2], list) for entity in entities)
     except (KeyError, IndexError, TypeError, UnicodeEncodeError):
         is_official = False

@@ -257,7 +257,7 @@ def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets
 
 
 def find_lineage(place: str, config: str | None = None) -> Json | None:
-    """What is known of the text under a path that is, or lies in, a folder of `prepare-data`.
+    """What is known of the text under a path that is, or is inside, a folder of `prepare-data`.
 
     Args:
         place: path of a source, or its name on the Hub.

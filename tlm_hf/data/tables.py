@@ -132,7 +132,7 @@ def read_rows(table: datasets.DatasetDict, name: str, columns: Columns, labels: 
         labels: names of a known task's classes.
 
     Raises:
-        UserError: no train split or no such column, a column without text or one that is no UTF-8, one class alone,
+        UserError: no train split or no such column, a column without text or not in UTF-8, one class alone,
             labels that are no names, or more than `MOST_MISSING` of a split's labels or titles missing.
     """
     splits = {split: table[split] for split in SPLITS if split in table}
@@ -225,13 +225,13 @@ def _read_titles(rows: datasets.Dataset, split: str, name: str, column: str | No
 
 
 def _cells(rows: datasets.Dataset, column: str, name: str) -> list[Any]:
-    """The values of a column; raises UserError where they are no UTF-8."""
+    """The values of a column; raises UserError where they are not UTF-8."""
     with reading(column, name):
         return list(rows[column][:])
 
 
 def _text(value: Any) -> str:
-    """A cell's text; what is no string counts as none."""
+    """A cell's text; anything but a string counts as none."""
     return value.strip() if isinstance(value, str) else ""
 
 
