@@ -164,7 +164,7 @@ def read_rows(table: datasets.DatasetDict, name: str, columns: Columns, labels: 
         raise UserError(f"Column {columns.text!r} of {name!r} holds no text: set --text-column.")
     classes = set().union(*labels_of.values())
     if len(classes) < 2:
-        raise UserError(f"The task {name!r} has one class in {columns.label!r}: give at least two classes.")
+        raise UserError(f"The task {name!r} has 1 class in {columns.label!r}: give at least two classes.")
     source.two_labels = sum(len(found) > 1 for found in labels_of.values())
     return source
 
