@@ -51,9 +51,6 @@ def join_committee(arguments: CommitteeArguments) -> Json:
 
     Members, their number and temperature are chosen on the validation split alone.
 
-    Args:
-        arguments: the options.
-
     Returns:
         The results as written: `test` and `validation` metrics of the committee with loss, expected calibration error
         and Brier score before and after the temperature, each member's test metrics, `chosen` (indices of the members
@@ -79,54 +76,69 @@ def join_committee(arguments: CommitteeArguments) -> Json:
 
     # 3. Every member's logits (texts, members, classes) on validation and test
     labels = {split: np.array(task[split]["label"][:]) for split in ("validation", "test")}
-    logits = {}
-    for split in labels:
-        texts, show = task[split]["text"][:], not arguments.disable_tqdm
-        logits[split], _ = predict_logits(committee, tokenizer, texts, show_progress=show, member_logits=True)
+    options = {"show_progress": not arguments.disable_tqdm, "member_logits": True}
+    logits = {split: predict_logits(committee, tokenizer, task[split]["text"][:], **options)[0] for split in labels}
 
     # 4. Members and temperature, chosen on validation
     order = greedy_order(logits["validation"], labels["validation"], arguments.combination)
     chosen = list(range(len(arguments.members)))
     if arguments.choose:
-        accuracies = accuracy_by_count(logits["validation"], labels["validation"], order, arguments.combination)
-        chosen = order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
+        chosen = _choose_members(arguments, logits["validation"], labels["validation"], order)
         committee = committee.subset(chosen)
     joined = {split: combined(logits[split], chosen, arguments.combination) for split in labels}
     temperature = fit_temperature(joined["validation"], labels["validation"])
     committee.config.combination, committee.config.temperature = arguments.combination, temperature
 
-    # 5. Scores
+    # 5. Scores, and the folder
     member_scores = [classification_metrics(each, labels["test"]) for each in logits["test"].swapaxes(0, 1)]
-    curve = accuracy_curve(logits["test"], labels["test"], order, arguments.combination)
-    diagrams = {
-        "before": reliability(joined["test"], labels["test"]),
-        f"after (temperature {temperature:.2f})": reliability(joined["test"] / temperature, labels["test"]),
+    results = _describe(arguments, task, committee, chosen) | _score_splits(joined, temperature, labels)
+    results |= {
+        "member_test": member_scores,
+        "best_member_test_accuracy": max(score["accuracy"] for score in member_scores),
+        "greedy_order": order,
+        "curve": accuracy_curve(logits["test"], labels["test"], order, arguments.combination),
     }
-    results = {
+
+    def save(folder: Path) -> None:
+        committee.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        _draw(results, folder)
+
+    return run.finish(save, results)
+
+
+def _draw(results: Json, folder: Path) -> None:
+    """Draw `reliability.png`, and `members.png` where there are several members."""
+    task, members = results["task"], len(results["chosen"])
+    draw_reliability(results["reliability"], folder / "reliability.png", f"{task}: {members} members, test split")
+    if len(results["curve"]) > 1:
+        draw_curve(results["curve"], folder / "members.png", f"{task}: test accuracy by number of members")
+
+
+def _choose_members(
+    arguments: CommitteeArguments, logits: np.ndarray, labels: np.ndarray, order: list[int]
+) -> list[int]:
+    """The first members of the greedy order, as many as are most accurate on validation."""
+    accuracies = accuracy_by_count(logits, labels, order, arguments.combination)
+    return order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
+
+
+def _describe(
+    arguments: CommitteeArguments,
+    task: datasets.DatasetDict,
+    committee: CommitteeForSequenceClassification,
+    chosen: list[int],
+) -> Json:
+    """What the results say of the task and the committee."""
+    return {
         "task": arguments.task,
         "task_options": text_options(arguments),
         "members": [portable_path(arguments.members[index]) for index in chosen],
         "parameters": committee.num_parameters(),
         "labels": class_names(task),
-        "temperature": temperature,
+        "temperature": committee.config.temperature,
         "chosen": chosen,
-        **{split: _score(joined[split], temperature, labels[split]) for split in labels},
-        "member_test": member_scores,
-        "best_member_test_accuracy": max(score["accuracy"] for score in member_scores),
-        "greedy_order": order,
-        "curve": curve,
-        "reliability": diagrams,
     }
-
-    # 6. The folder
-    def save(folder: Path) -> None:
-        committee.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        draw_reliability(diagrams, folder / "reliability.png", f"{arguments.task}: {len(chosen)} members, test split")
-        if len(curve) > 1:
-            draw_curve(curve, folder / "members.png", f"{arguments.task}: test accuracy by number of members")
-
-    return run.finish(save, results)
 
 
 def _check_options(arguments: CommitteeArguments) -> None:
@@ -177,6 +189,15 @@ def _load_committee(arguments: CommitteeArguments, task: datasets.DatasetDict) -
         return CommitteeForSequenceClassification.from_members(models)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _score_splits(logits: dict[str, np.ndarray], temperature: float, labels: dict[str, np.ndarray]) -> Json:
+    """Scores of validation and test, and the test split's reliability before and after the temperature."""
+    diagrams = {
+        "before": reliability(logits["test"], labels["test"]),
+        f"after (temperature {temperature:.2f})": reliability(logits["test"] / temperature, labels["test"]),
+    }
+    return {split: _score(logits[split], temperature, labels[split]) for split in labels} | {"reliability": diagrams}
 
 
 def _score(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[str, float]:

@@ -92,9 +92,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
     if run.results is not None:
         return run.results
     work = output / "work"
-    (work / "data").mkdir(parents=True, exist_ok=True)
-    for split, rows in task.items():
-        rows.to_parquet(str(work / "data" / f"{split}.parquet"))
+    _write_splits(task, work / "data")
 
     # 3. Encoders, classifiers, committee
     baseline = tfidf_baseline(task)
@@ -102,29 +100,41 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
     models = [encoders[index % len(encoders)] for index in range(arguments.num_members)]
     tuned = finetune_members(workers=arguments.workers, **_fine_tuning(arguments, models, work))
     members = [str(work / "members" / member["folder"]) for member in tuned["members"]]
-    folder = work / "committee"
-    committee = join_committee(
-        CommitteeArguments(task=str(work / "data"), members=members, output_dir=str(folder), disable_tqdm=True)
-    )
+    committee = _join(members, work)
 
     # 4. The committee's files and the results in the output folder
-    def save(target: Path) -> None:
-        for file in folder.iterdir():
-            if file.is_file() and file.name not in (RUN_FILE, RESULTS_FILE):
-                shutil.copy2(file, target / file.name)
-
-    portable = portable_path(str(output))
+    name = portable_path(str(output))
     results = {
-        "output_dir": portable,
+        "output_dir": name,
         "labels": committee["labels"],
         "rows": {split: len(rows) for split, rows in task.items()},
         "committee": committee["test"],
         "temperature": committee["temperature"],
         "members": [member["test"] for member in tuned["members"]],
         "tfidf": baseline,
-        "next": f'import tlm_hf; pipeline("text-classification", "{portable}", truncation=True)',
+        "next": f'import tlm_hf; pipeline("text-classification", "{name}", truncation=True)',
     }
-    return run.finish(save, results)
+    return run.finish(lambda folder: _copy_model(work / "committee", folder), results)
+
+
+def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in task.items():
+        rows.to_parquet(str(folder / f"{split}.parquet"))
+
+
+def _join(members: list[str], work: Path) -> Json:
+    output = str(work / "committee")
+    return join_committee(
+        CommitteeArguments(task=str(work / "data"), members=members, output_dir=output, disable_tqdm=True)
+    )
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    """Copy a finished run's files, but not what it says of itself."""
+    for file in source.iterdir():
+        if file.is_file() and file.name not in (RUN_FILE, RESULTS_FILE):
+            shutil.copy2(file, target / file.name)
 
 
 def _check_options(arguments: OwnDataArguments) -> None:
