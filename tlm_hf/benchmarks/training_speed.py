@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -213,7 +214,7 @@ def benchmark_steps(arguments: StepArguments) -> Json:
     gc.collect()
     with ExitStack() as stack:
         ask = {name: stack.enter_context(running_side(arguments, side, threads)) for name, side in sides.items()}
-        steps = {name: _stepping(function) for name, function in ask.items()}
+        steps = {name: partial(function, "step") for name, function in ask.items()}
         seconds = alternating_seconds(steps, arguments.repeats)
         memory = {name: function("memory") for name, function in ask.items()}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -232,10 +233,6 @@ def benchmark_steps(arguments: StepArguments) -> Json:
         "sides": {name: asdict(side) for name, side in sides.items()},
     }
     return finish(arguments, results)
-
-
-def _stepping(ask: Callable[[str], float | None]) -> Callable[[], object]:
-    return lambda: ask("step")
 
 
 @dataclass
@@ -303,7 +300,7 @@ def benchmark_training(arguments: TrainingSpeedArguments) -> Json:
     torch.set_num_threads(threads)
     stock = StepArguments("pretraining", arguments.recipe, arguments.size, arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder, running_side(stock, Side(True, stock.dropout), threads) as ask:
-        between = StockBetween(_stepping(ask), arguments.max_steps, arguments.stock_steps)
+        between = StockBetween(partial(ask, "step"), arguments.max_steps, arguments.stock_steps)
         training = pretrain(
             observe=between.observe,
             output_dir=f"{folder}/run",
@@ -333,12 +330,10 @@ def benchmark_training(arguments: TrainingSpeedArguments) -> Json:
         "stock_step_seconds": stock_step,
         "ratio": stock_step / speed["median_step_seconds"],
         "stock_seconds": between.seconds,
-        "estimated_steps": steps,
         "hours": steps * own_seconds / training["steps"] / 3600,
         "stock_hours": steps * stock_step / 3600,
         "steps": training["steps"],
         "texts": training["texts"],
-        "held_out": training["held_out"],
         "speed": speed,
     }
     return finish(arguments, results)

@@ -27,15 +27,14 @@ UNCERTAINTY = ("entropy", "mutual_information", "agreement")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier or committee says of one text.
+    """What a classifier or committee says of one text; the last three are None unless it is a committee.
 
     Args:
-        label: the most probable class.
-        probability: its probability.
+        label: the most probable class, of this `probability`.
         probabilities: those of all classes, by name.
-        entropy: of the members' mean probability, in nats (this and the next two: None unless it is a committee).
+        entropy: of the members' mean probability, in nats.
         mutual_information: the part of the entropy that the members' disagreement makes, in nats.
-        agreement: share of the members that vote for the class with the most votes.
+        agreement: the largest share of members that prefer one class.
     """
 
     label: str
@@ -158,7 +157,7 @@ def _check_output(target: Path, source: str | None) -> Path:
     if not target.resolve().parent.is_dir():
         raise UserError(f"The folder of --output {target} does not exist: make it first.")
     if source and target.resolve() == Path(source).expanduser().resolve():
-        raise UserError(f"--output {target} is the input itself: name another file, so that nothing is lost.")
+        raise UserError(f"--output {target} is the input itself: name another file.")
     return target
 
 
