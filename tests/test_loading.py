@@ -243,6 +243,16 @@ def test_with_the_package_auto_classes_need_no_trust(shelf, tokenizer):
     assert type(stock) is transformers.BertForMaskedLM
 
 
+def test_stock_classes_may_be_imported_first_beside_the_package(run_with_package):
+    """Transformers imports its Auto models halfway through modules that ours need."""
+    code = """
+import tlm_hf
+from transformers import BertForMaskedLM, AutoModelForMaskedLM
+print(str(tlm_hf.TLMConfig in AutoModelForMaskedLM._model_mapping.keys()).lower())
+"""
+    assert run_with_package(code) is True
+
+
 def test_with_the_package_a_committee_says_what_it_cannot_be(shelf, one_sentence):
     for auto in (transformers.AutoModel, transformers.AutoModelForMaskedLM):
         with pytest.raises(ValueError, match=REFUSAL) as caught:

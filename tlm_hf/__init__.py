@@ -108,6 +108,8 @@ def _version() -> str:
 
 _AUTO_CONFIGURATIONS = "transformers.models.auto.configuration_auto"
 _AUTO_MODELS = "transformers.models.auto.modeling_auto"
+_MODELING_LAYERS = "transformers.modeling_layers"
+"""Imports the Auto models before it defines the layers that ours need."""
 _executing: set[str] = set()
 
 
@@ -148,7 +150,7 @@ def _register() -> None:
         return
     if _AUTO_CONFIGURATIONS in sys.modules and _AUTO_CONFIGURATIONS not in _executing:
         _register_configurations()
-    if _AUTO_MODELS in sys.modules and _AUTO_MODELS not in _executing:
+    if _AUTO_MODELS in sys.modules and not _executing & {_AUTO_MODELS, _MODELING_LAYERS}:
         _register_models()
 
 
@@ -164,7 +166,7 @@ class _RegisterAfterImport(MetaPathFinder):
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The spec by the other finders, its loader made to call `_register` at the end."""
         is_ours = fullname.startswith(f"{__name__}.models.")
-        if not is_ours and fullname not in (_AUTO_CONFIGURATIONS, _AUTO_MODELS):
+        if not is_ours and fullname not in (_AUTO_CONFIGURATIONS, _AUTO_MODELS, _MODELING_LAYERS):
             return None
         if getattr(self.searching, "name", None) == fullname:
             return None
