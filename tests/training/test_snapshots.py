@@ -79,7 +79,7 @@ def home(tmp_path_factory):
     os.chdir(folder)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoints, "KEPT", 99)
+            patch.setattr(checkpoints, "KEEP", 99)
             patch.setattr(Run, "_remove_checkpoints", lambda run: None)
             succeed(*PRETRAIN, "--save-steps", 1, "--eval-steps", 1, "--output-dir", "plain")
         succeed(*KEPT, "--output-dir", "kept")
