@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..data.tasks import TEXT_OPTIONS, TaskArguments
@@ -14,6 +14,7 @@ from .options import (
     choose_batch_size,
     decisive,
     name_options,
+    option,
     option_defaults,
     take,
 )
@@ -38,23 +39,17 @@ class ClassifierOptions:
     """The classifier and what it starts from."""
 
     _argument_group_name = "model"
-    model: str = field(default="", metadata={"help": "Pre-trained encoder: folder or Hub name."})
-    models: list[str] = field(
-        default_factory=list, metadata={"help": "Several encoders in place of --model: OUTPUT/member-k from each."}
+    model: str = option("", "Pre-trained encoder: folder or Hub name.")
+    models: list[str] = option(list, "Several encoders in place of --model: OUTPUT/member-k from each.")
+    from_scratch: bool = option(False, "Same architecture and tokenizer, new weights.")
+    max_length: int | None = option(None, "Tokens of a text; default: the encoder's.")
+    dropout: float | None = option(None, "Hidden, attention and classifier dropout (0.1).")
+    initializer_range: float | None = option(
+        None, "With --from-scratch: standard deviation of new weights (the encoder's)."
     )
-    from_scratch: bool = field(default=False, metadata={"help": "Same architecture and tokenizer, new weights."})
-    max_length: int | None = field(default=None, metadata={"help": "Tokens of a text; default: the encoder's."})
-    dropout: float | None = field(default=None, metadata={"help": "Hidden, attention and classifier dropout (0.1)."})
-    initializer_range: float | None = field(
-        default=None, metadata={"help": "With --from-scratch: standard deviation of new weights (the encoder's)."}
-    )
-    lora_rank: int | None = field(
-        default=None, metadata={"help": "Train adapters of this rank, pooler and classifier alone (LoRA)."}
-    )
-    lora_alpha: float | None = field(default=None, metadata={"help": "Adapters' scale times rank; default: 2 x rank."})
-    lora_targets: list[str] = field(
-        default_factory=lambda: ["query", "value"], metadata={"help": "Layers with adapters, or all-linear."}
-    )
+    lora_rank: int | None = option(None, "Train adapters of this rank, pooler and classifier alone (LoRA).")
+    lora_alpha: float | None = option(None, "Adapters' scale times rank; default: 2 x rank.")
+    lora_targets: list[str] = option(lambda: ["query", "value"], "Layers with adapters, or all-linear.")
 
 
 @dataclass
@@ -62,15 +57,9 @@ class FinetuneScheduleOptions:
     """How it is trained."""
 
     _argument_group_name = "schedule"
-    schedule: str = field(
-        default="tlm", metadata={"choices": list(SCHEDULES), "help": "Defaults of the rest: ours or the authors'."}
-    )
-    batch_size: int | None = field(
-        default=None, metadata={"help": "Texts per optimizer step, over all processes (32)."}
-    )
-    warmup_share: float | None = field(
-        default=None, metadata={"help": "Share of the steps with rising learning rate (0.1 or 0)."}
-    )
+    schedule: str = option("tlm", "Defaults of the rest: ours or the authors'.", choices=list(SCHEDULES))
+    batch_size: int | None = option(None, "Texts per optimizer step, over all processes (32).")
+    warmup_share: float | None = option(None, "Share of the steps with rising learning rate (0.1 or 0).")
 
 
 @dataclass
@@ -78,31 +67,23 @@ class FinetuneOutputOptions:
     """What is made beside the model."""
 
     _argument_group_name = "output"
-    save_logits: bool = field(
-        default=False, metadata={"help": "Also logits.npz: validation and test logits with their labels."}
-    )
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
-    workers: int | None = field(
-        default=None, metadata={"help": "With --models: members side by side; default: one for each CPU thread."}
-    )
+    save_logits: bool = option(False, "Also logits.npz: validation and test logits with their labels.")
+    num_threads: int | None = option(None, "CPU threads; default: torch's choice.")
+    workers: int | None = option(None, "With --models: members side by side; default: one for each CPU thread.")
 
 
 @dataclass
 class FinetuningArguments(OurArguments):
     """transformers' TrainingArguments with the defaults of fine-tuning."""
 
-    num_train_epochs: float = field(
-        default=8.0, metadata={"group": "schedule", "help": "Passes over the training split (8 or 50)."}
-    )
-    learning_rate: float = field(
-        default=1e-3, metadata={"group": "schedule", "help": "Peak rate (1e-3 or 5e-5; tune it for deep encoders)."}
-    )
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Rows of an evaluation batch."})
+    num_train_epochs: float = option(8.0, "Passes over the training split (8 or 50).", group="schedule")
+    learning_rate: float = option(1e-3, "Peak rate (1e-3 or 5e-5; tune it for deep encoders).", group="schedule")
+    per_device_eval_batch_size: int = option(128, "Rows of an evaluation batch.")
     eval_strategy: str = "epoch"  # type: ignore[assignment]
     save_strategy: str = "epoch"  # type: ignore[assignment]
     load_best_model_at_end: bool = True
-    metric_for_best_model: str | None = field(
-        default="accuracy", metadata={"help": "Chooses the epoch on validation: accuracy, macro_f1 or loss."}
+    metric_for_best_model: str | None = option(
+        "accuracy", "Chooses the epoch on validation: accuracy, macro_f1 or loss."
     )
 
 

@@ -56,32 +56,40 @@ NOT_DECISIVE = frozenset({
 """Options that leave the weights as they are, so that a run may continue with others."""
 
 
+def option(default: Any, description: str, **metadata: Any) -> Any:
+    """Field of a group of options.
+
+    Args:
+        default: its value where it is not given; a function that makes it, for a list.
+        description: shown by `--help`.
+        **metadata: `group`, the heading in `--help`, and keywords of argparse's `add_argument`.
+    """
+    metadata = {"help": description, **metadata}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass
 class OurArguments(TrainingArguments):
     """TrainingArguments with the defaults that pre-training and fine-tuning share."""
 
     _argument_group_name = "all of transformers.TrainingArguments"
-    output_dir: str = field(  # type: ignore[assignment]
-        default="", metadata={"group": "output", "help": "Output folder; with the same one the run continues."}
+    output_dir: str = option("", "Output folder; with the same one the run continues.", group="output")
+    seed: int = option(0, "Seed of new weights, order, masks and dropout.", group="schedule")
+    bf16: str = option(
+        "auto",
+        "bfloat16 autocast: true, false, or auto (where the hardware is fast at it).",
+        group="schedule",
+        nargs="?",
+        const="true",
     )
-    seed: int = field(
-        default=0, metadata={"group": "schedule", "help": "Seed of new weights, order, masks and dropout."}
-    )
-    bf16: str = field(  # type: ignore[assignment]
-        default="auto",
-        metadata={
-            "group": "schedule", "nargs": "?", "const": "true",
-            "help": "bfloat16 autocast: true, false, or auto (where the hardware is fast at it).",
-        },
-    )  # fmt: skip
-    logging_steps: float = field(default=50, metadata={"group": "output", "help": "Steps between log lines."})
-    report_to: str = field(  # type: ignore[assignment]
-        default="none", metadata={"group": "output", "nargs": "+", "help": "tensorboard, trackio, wandb, ..."}
-    )
-    disable_tqdm: bool = field(default=False, metadata={"group": "output", "help": "No progress bar (for logs)."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU even where there is a GPU."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN and infinite losses in logs, which the watch on the loss reads."}
+    logging_steps: float = option(50, "Steps between log lines.", group="output")
+    report_to: str = option("none", "tensorboard, trackio, wandb, ...", group="output", nargs="+")
+    disable_tqdm: bool = option(False, "No progress bar (for logs).", group="output")
+    use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
+    logging_nan_inf_filter: bool = option(
+        False, "Hide NaN and infinite losses in logs, which the watch on the loss reads."
     )
 
     def __post_init__(self) -> None:

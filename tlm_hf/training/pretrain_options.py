@@ -16,6 +16,7 @@ from .options import (
     choose_batch_size,
     decisive,
     name_options,
+    option,
     option_defaults,
     take,
 )
@@ -34,23 +35,17 @@ class CorpusOptions:
     """The text."""
 
     _argument_group_name = "data"
-    corpus: str = field(
-        default="wikipedia",
-        metadata={"help": "docstrings, wikipedia, a parquet/JSON/CSV/text file or folder, or a Hub data set."},
+    corpus: str = option(
+        "wikipedia", "docstrings, wikipedia, a parquet/JSON/CSV/text file or folder, or a Hub data set."
     )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the text."})
-    num_texts: int | None = field(
-        default=None, metadata={"help": "Texts to train on; Wikipedia's default: the size's."}
-    )
-    validation_texts: int = field(default=1000, metadata={"help": "Texts held out for the fixed-mask loss."})
-    subset_seed: int = field(default=0, metadata={"help": "Seed of the choice of texts."})
-    corpus_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
-    corpus_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
-    corpus_unit: str | None = field(
-        default=None,
-        metadata={"choices": ["article", "paragraph"], "help": "Of a Wikipedia streamed from the Hub."},
-    )
-    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+    text_column: str = option("text", "Column that holds the text.")
+    num_texts: int | None = option(None, "Texts to train on; Wikipedia's default: the size's.")
+    validation_texts: int = option(1000, "Texts held out for the fixed-mask loss.")
+    subset_seed: int = option(0, "Seed of the choice of texts.")
+    corpus_config: str | None = option(None, "Configuration of a Hub data set.")
+    corpus_revision: str | None = option(None, "Revision of a Hub data set.")
+    corpus_unit: str | None = option(None, "Of a Wikipedia streamed from the Hub.", choices=["article", "paragraph"])
+    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
 
 @dataclass
@@ -58,32 +53,20 @@ class ModelOptions:
     """The encoder: a recipe with new weights, or an existing one."""
 
     _argument_group_name = "model"
-    recipe: str = field(
-        default="bert-1", metadata={"choices": list(ARCHITECTURES), "help": "python -m tlm_hf.recipes shows them."}
+    recipe: str = option("bert-1", "python -m tlm_hf.recipes shows them.", choices=list(ARCHITECTURES))
+    size: str = option("laptop", "Width, vocabulary and lengths.", choices=list(SIZES))
+    model: str | None = option(
+        None, "Encoder to continue (BERT or ours: folder or Hub name), with its tokenizer, not a recipe."
     )
-    size: str = field(default="laptop", metadata={"choices": list(SIZES), "help": "Width, vocabulary and lengths."})
-    model: str | None = field(
-        default=None,
-        metadata={"help": "Encoder to continue (BERT or ours: folder or Hub name), with its tokenizer, not a recipe."},
-    )
-    hidden_size: int | None = field(default=None, metadata={"help": "Width, in place of the size's."})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers, in place of the recipe's."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads, in place of hidden size / 64."})
-    max_length: int | None = field(default=None, metadata={"help": "Tokens per text, in place of the size's."})
-    vocab_size: int | None = field(default=None, metadata={"help": "WordPiece vocabulary to train."})
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "vocab.txt, folder or Hub name; default: WordPiece trained on the corpus."}
-    )
-    dropout: float | None = field(
-        default=None, metadata={"help": "Hidden and attention dropout; default: the schedule's."}
-    )
-    initializer_range: float | None = field(
-        default=None, metadata={"help": "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02."}
-    )
-    unigram_bias: bool | None = field(
-        default=None,
-        metadata={"help": "Start the decoder's bias at the tokens' log frequencies; default: the schedule's."},
-    )
+    hidden_size: int | None = option(None, "Width, in place of the size's.")
+    num_hidden_layers: int | None = option(None, "Layers, in place of the recipe's.")
+    num_attention_heads: int | None = option(None, "Heads, in place of hidden size / 64.")
+    max_length: int | None = option(None, "Tokens per text, in place of the size's.")
+    vocab_size: int | None = option(None, "WordPiece vocabulary to train.")
+    tokenizer: str | None = option(None, "vocab.txt, folder or Hub name; default: WordPiece trained on the corpus.")
+    dropout: float | None = option(None, "Hidden and attention dropout; default: the schedule's.")
+    initializer_range: float | None = option(None, "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02.")
+    unigram_bias: bool | None = option(None, "Decoder bias from the tokens' log frequencies; default: the schedule's.")
 
 
 @dataclass
@@ -91,25 +74,13 @@ class ScheduleOptions:
     """How it is trained."""
 
     _argument_group_name = "schedule"
-    schedule: str = field(
-        default="tlm", metadata={"choices": list(SCHEDULES), "help": "Ours, the authors', or theirs without faults."}
-    )
-    batch_size: int | None = field(
-        default=None, metadata={"help": f"Texts per optimizer step, over all processes (default: {BATCH_SIZE})."}
-    )
-    time_budget: str | None = field(
-        default=None, metadata={"help": "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs."}
-    )
-    warmup_share: float | None = field(
-        default=None, metadata={"help": "Share of the steps with rising rate; default: the schedule's."}
-    )
-    mlm_probability: float | None = field(
-        default=None, metadata={"help": "Share of tokens to predict; default: the schedule's."}
-    )
-    final_mlm_probability: float | None = field(
-        default=None, metadata={"help": "That share at the last step, to which it moves linearly."}
-    )
-    whole_word_masking: bool = field(default=False, metadata={"help": "Mask whole words in place of single tokens."})
+    schedule: str = option("tlm", "Ours, the authors', or theirs without faults.", choices=list(SCHEDULES))
+    batch_size: int | None = option(None, f"Texts per optimizer step, over all processes (default: {BATCH_SIZE}).")
+    time_budget: str | None = option(None, "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs.")
+    warmup_share: float | None = option(None, "Share of the steps with rising rate; default: the schedule's.")
+    mlm_probability: float | None = option(None, "Share of tokens to predict; default: the schedule's.")
+    final_mlm_probability: float | None = option(None, "That share at the last step, to which it moves linearly.")
+    whole_word_masking: bool = option(False, "Mask whole words in place of single tokens.")
 
 
 @dataclass
@@ -117,32 +88,26 @@ class OutputOptions:
     """What is made beside the model."""
 
     _argument_group_name = "output"
-    snapshot_steps: list[int] = field(
-        default_factory=list, metadata={"help": "Keep the encoder as it is after these steps, in OUTPUT/step-N."}
-    )
-    num_members: int | None = field(default=None, metadata={"help": "Independent members, each in OUTPUT/member-k."})
-    workers: int | None = field(
-        default=None, metadata={"help": "With --num-members: side by side; default: one for each CPU thread."}
-    )
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: torch's choice."})
+    snapshot_steps: list[int] = option(list, "Keep the encoder as it is after these steps, in OUTPUT/step-N.")
+    num_members: int | None = option(None, "Independent members, each in OUTPUT/member-k.")
+    workers: int | None = option(None, "With --num-members: side by side; default: one for each CPU thread.")
+    num_threads: int | None = option(None, "CPU threads; default: torch's choice.")
 
 
 @dataclass
 class PretrainingArguments(OurArguments):
     """transformers' TrainingArguments with the defaults of pre-training."""
 
-    num_train_epochs: float = field(default=6.0, metadata={"group": "schedule", "help": "Passes over the corpus."})
-    max_steps: int = field(default=-1, metadata={"group": "schedule", "help": "Optimizer steps, in place of epochs."})
-    learning_rate: float = field(default=2e-3, metadata={"group": "schedule", "help": "Peak rate (the schedule's)."})
-    save_steps: float = field(default=500, metadata={"group": "output", "help": "Steps between checkpoints."})
-    eval_steps: float | None = field(
-        default=500, metadata={"group": "output", "help": "Steps between losses on fixed masks."}
-    )
+    num_train_epochs: float = option(6.0, "Passes over the corpus.", group="schedule")
+    max_steps: int = option(-1, "Optimizer steps, in place of epochs.", group="schedule")
+    learning_rate: float = option(2e-3, "Peak rate (the schedule's).", group="schedule")
+    save_steps: float = option(500, "Steps between checkpoints.", group="output")
+    eval_steps: float | None = option(500, "Steps between losses on fixed masks.", group="output")
     eval_strategy: str = "steps"  # type: ignore[assignment]
     remove_unused_columns: bool = False
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every weight has a gradient, and looking for others costs."}
+    ddp_find_unused_parameters: bool | None = option(
+        False, "Every weight has a gradient: there is nothing to look for."
     )
 
 
