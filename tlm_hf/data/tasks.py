@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 class TaskArguments:
     """Options that choose a task; shared by every command that takes one."""
 
+    _argument_group_name = "data"
+
     task: str = field(
         default="docstrings",
         metadata={"help": "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set."},
