@@ -44,8 +44,9 @@ def cluster(monkeypatch):
 
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}.items():
         monkeypatch.setenv(name, value)
-    here = str(Path(__file__).parents[1])
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
+    here = Path(__file__)  # the job below is imported by the workers
+    folders = [str(here.parent), str(here.parents[2]), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
     head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": MEMORY}
     found = Cluster(initialize_head=True, head_node_args=head)
     yield found
