@@ -44,7 +44,7 @@ def data_root(given: str | None) -> Path | None:
 
 
 class Source(NamedTuple):
-    """The tables of a data set by split, and its revision: the Hub's commit, or `sha256:` and `files_hash`."""
+    """The tables of a data set by split, and its revision: the Hub's commit, or `sha256:` and `_files_hash`."""
 
     splits: datasets.DatasetDict
     revision: str | None
@@ -68,15 +68,15 @@ def read_source(name: str, *, config: str | None = None, revision: str | None = 
             revision or configuration of what has none, or no room in the cache folder of `datasets`.
     """
     path = Path(name).expanduser()
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
     if path.exists():
         if revision is not None:
             raise UserError(f"{name!r} is on this machine and has no revision {revision!r}: leave the revision out.")
         _check_files(_tables(path))
         options = _file_options(path, config) if path.is_file() else _folder_options(path, config)
         # `datasets` finds its cache by path and time, and a file may be replaced by another of the same time.
-        digest = files_hash(path)
-        loaded = _load(name, options | {"cache_dir": str(cache / "tlm_hf" / "tables" / digest[:32])})
+        digest = _files_hash(path)
+        cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
+        loaded = _load(name, options | {"cache_dir": str(cache)})
         revision = f"sha256:{digest}"
     elif name.count("/") == 1 and not path.suffix and not name.startswith((".", "/", "~")):
         loaded = _load(name, {"path": name, "name": config, "revision": revision})
@@ -90,7 +90,7 @@ def read_source(name: str, *, config: str | None = None, revision: str | None = 
     return Source(loaded, revision)
 
 
-def files_hash(path: Path) -> str:
+def _files_hash(path: Path) -> str:
     """SHA-256 of a file; of a folder, over the lines that `sha256sum` prints for its tables in sorted order (hex)."""
     if path.is_file():
         return file_hash(path)
@@ -163,19 +163,14 @@ def _load(name: str, options: dict[str, Any]) -> datasets.DatasetDict:
         cache.mkdir(parents=True, exist_ok=True)
         return datasets.load_dataset(**options)
     except Exception as error:  # the readers raise anything
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
-                raise UserError(
-                    f"The cache folder {cache} cannot be written ({cause.strerror}): free space, or set "
-                    "HF_DATASETS_CACHE to another folder."
-                ) from error
-            cause = cause.__cause__ or cause.__context__
-        if "corresponds to no data" in f"{error} {error.__cause__}":
+        cause = error.__cause__ or error.__context__ or error
+        if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
+            raise UserError(
+                f"The cache folder {cache} cannot be written ({cause.strerror}): free space, or set HF_DATASETS_CACHE."
+            ) from error
+        if "corresponds to no data" in f"{error} {cause}":
             raise UserError(f"{name!r} has no rows: give a file or folder with text in it.") from error
-        raise UserError(
-            f"{name!r} cannot be read: {_first_line(error.__cause__ or error)} (give parquet, JSON, CSV or text)."
-        ) from error
+        raise UserError(f"{name!r} cannot be read: {_first_line(cause)} (give parquet, JSON, CSV or text).") from error
 
 
 def _first_line(error: BaseException) -> str:
