@@ -3,7 +3,6 @@
 Oracles: the rows that the test wrote; the choice as plain Python lists, dictionaries and `hashlib` make it.
 """
 
-import errno
 import hashlib
 import json
 import resource
@@ -296,23 +295,6 @@ class TestDisk:
         left = [file for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock"]
         assert not left
         assert len(load_corpus(str(path))["train"]) == 1800
-
-    def test_a_disk_that_is_full_after_reading_costs_memory_alone(self, tmp_path, cache, monkeypatch):
-        path = write_corpus(tmp_path / "corpus.txt", texts=200)
-        before = load_corpus(str(path), num_texts=50)
-        files = {file: file.stat().st_mtime_ns for file in cache.rglob("*") if file.is_file()}
-        write_table = datasets.Dataset.map
-
-        def full(self, *arguments, keep_in_memory=False, **options):
-            if not keep_in_memory:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return write_table(self, *arguments, keep_in_memory=True, **options)
-
-        monkeypatch.setattr(datasets.Dataset, "map", full)
-        after = load_corpus(str(path), num_texts=50)
-        assert after["train"].to_list() == before["train"].to_list()
-        assert facts_of(after["validation"]) == facts_of(before["validation"])
-        assert {file: file.stat().st_mtime_ns for file in cache.rglob("*") if file.is_file()} == files
 
 
 def test_a_unit_fits_wikipedia_alone(tmp_path, one_sentence):

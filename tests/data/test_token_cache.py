@@ -4,7 +4,6 @@ Oracles: stock `tokenizer(text, truncation=True)`; processes that are killed, th
 size, or that all ask at once.
 """
 
-import json
 import pickle
 from pathlib import Path
 

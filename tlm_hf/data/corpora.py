@@ -1,10 +1,8 @@
 """Pre-training corpora: `docstrings` (embedded), `wikipedia`, any local text, any Hub data set, any loaded table."""
 
-import hashlib
 import itertools
-import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -16,7 +14,6 @@ from .docstrings import fingerprint, load_docstrings
 from .sources import (
     BATCH,
     ID,
-    Source,
     check_column,
     data_root,
     describe_split,
@@ -31,12 +28,8 @@ from .sources import (
 )
 from .wikipedia import CONFIG, REPOSITORY, REVISION, UNITS, stream_wikipedia
 
-logger = logging.getLogger(__name__)
-
 STREAMED_TEXTS = 40_000
 """Training texts of a streamed Wikipedia where no number is given."""
-TABLE_VERSION = 1  # raise it with any change of `_take`: cached tables are found by it
-_FEATURES = datasets.Features({"text": datasets.Value("string"), ID: datasets.Value("string")})
 
 
 def load_corpus(
@@ -78,18 +71,14 @@ def load_corpus(
             raise UserError(f"{count} {use} texts were asked for: ask for at least 1.")
     if corpus == "wikipedia":
         folder = data_root(root)
-        if folder is not None and (folder / "wikipedia").is_dir():
-            corpus = str(folder / "wikipedia")
-        else:
-            corpus = REPOSITORY
+        is_local = folder is not None and (folder / "wikipedia").is_dir()
+        corpus = f"{folder}/wikipedia" if is_local else REPOSITORY
     is_streamed = corpus == REPOSITORY and not Path(REPOSITORY).exists()
     if unit is not None and (unit not in UNITS or not is_streamed):
         raise UserError(f"The unit {unit!r} does not fit: a Wikipedia streamed from the Hub has {' or '.join(UNITS)}.")
+    if is_streamed and text_column != "text":
+        raise UserError(f"{REPOSITORY!r} is read by its column 'text', not {text_column!r}: leave --text-column out.")
     if is_streamed:
-        if text_column != "text":
-            raise UserError(
-                f"{REPOSITORY!r} is read by its column 'text', not {text_column!r}: leave --text-column out."
-            )
         return stream_wikipedia(
             num_texts or STREAMED_TEXTS,
             validation_texts,
@@ -98,127 +87,127 @@ def load_corpus(
             unit=unit or UNITS[0],
             seed=seed,
         )
-    return _choose(_read(corpus, text_column, config, revision), num_texts, validation_texts, seed)
+    return _choose(_read(corpus, text_column, config, revision, seed), num_texts, validation_texts, seed)
 
 
-class _Tables(NamedTuple):
-    """What a corpus is chosen from: the table `split`, and the source's own validation split where it has one."""
+class _Texts:
+    """The rows with text of one table.
+
+    Attributes:
+        rows: their numbers, int64 (texts,).
+        held_out_keys: sort keys for held-out texts, uint64 (texts, 4); they depend on the text alone.
+        train_keys: sort keys for training texts; they depend on the seed too.
+    """
+
+    def __init__(self, table: datasets.Dataset, place: str, column: str, ids: str | None, seed: int, name: str) -> None:
+        self.table, self.place, self.column, self.ids = table, place, column, ids
+        rows: list[int] = []
+        held_out_keys, train_keys = [text_keys([], seed)], [text_keys([], seed)]
+        values = table[column]
+        with reading(column, name):
+            for start in range(0, len(table), BATCH):
+                texts = {start + row: (text or "").strip() for row, text in enumerate(values[start : start + BATCH])}
+                texts = {row: text for row, text in texts.items() if text}
+                rows += texts
+                held_out_keys.append(text_keys(texts.values(), "validation"))
+                train_keys.append(text_keys(texts.values(), seed))
+        self.rows = np.array(rows, dtype=np.int64)
+        self.held_out_keys, self.train_keys = np.concatenate(held_out_keys), np.concatenate(train_keys)
+
+    def take(self, chosen: np.ndarray) -> datasets.Dataset:
+        """The texts at these places of `rows` as `text` (stripped) and `id`, in the cache files of `datasets`."""
+        rows, place, column, id_column = self.rows[chosen], self.place, self.column, self.ids
+
+        def finish(batch: dict[str, list[str]], indices: list[int]) -> dict[str, list[str]]:
+            ids = batch[id_column] if id_column else [f"{place}/{number}" for number in rows[indices]]
+            return {"text": [text.strip() for text in batch[column]], "id": ids}
+
+        selected = self.table.select_columns([column, id_column] if id_column else [column]).select(rows)
+        try:
+            return selected.map(
+                finish,
+                batched=True,
+                with_indices=True,
+                remove_columns=selected.column_names,
+                features=datasets.Features({"text": datasets.Value("string"), ID: datasets.Value("string")}),
+                desc="Choosing texts",
+            )
+        except OSError as error:
+            raise UserError(f"The texts cannot be kept ({error}): free space, or set HF_DATASETS_CACHE.") from error
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a corpus is chosen from; `validation` is the source's own validation split, where it has one."""
 
     name: str
-    split: str
-    train: datasets.Dataset
-    validation: datasets.Dataset | None
-    column: str
-    ids: str | None
+    train: _Texts
+    validation: _Texts | None
     facts: Json
 
 
 def _read(
-    corpus: str | datasets.Dataset | datasets.DatasetDict, column: str, config: str | None, revision: str | None
-) -> _Tables:
+    corpus: str | datasets.Dataset | datasets.DatasetDict,
+    column: str,
+    config: str | None,
+    revision: str | None,
+    seed: int,
+) -> _Source:
     name = corpus if isinstance(corpus, str) else type(corpus).__name__
     if (corpus == "docstrings" or not isinstance(corpus, str)) and (config is not None or revision is not None):
         raise UserError(f"The corpus {name!r} has neither configurations nor revisions: leave these out.")
     if not isinstance(corpus, str):
         splits = corpus if isinstance(corpus, datasets.DatasetDict) else datasets.DatasetDict(train=corpus)
-        source = Source(splits, None)
     elif corpus == "docstrings":
-        source = Source(load_docstrings(), fingerprint())
+        splits, revision = load_docstrings(), fingerprint()
     else:
-        source = read_source(corpus, config=config, revision=revision)
-    split = "train" if "train" in source.splits else next(iter(source.splits))
-    validation = source.splits.get("validation") if split == "train" else None
-    tables = [source.splits[split]] if validation is None else [source.splits[split], validation]
-    for table in tables:
+        splits, revision = read_source(corpus, config=config, revision=revision)
+    tables = {split: splits[split] for split in ("train", "validation") if "train" in splits and split in splits}
+    tables = tables or dict(itertools.islice(splits.items(), 1))
+    for table in tables.values():
         check_column(table, column, name, "--text-column")
         if getattr(table.features[column], "dtype", None) not in ("string", "large_string"):
             raise UserError(f"Column {column!r} of {name!r} holds no text: set --text-column.")
     if not isinstance(corpus, str):
-        texts = itertools.chain.from_iterable(each_text(table[column]) for table in tables)
-        source = Source(source.splits, f"sha256:{text_hash(text or '' for text in texts)}")
+        texts = itertools.chain.from_iterable(each_text(table[column]) for table in tables.values())
+        revision = f"sha256:{text_hash(text or '' for text in texts)}"
     path = Path(name).expanduser()
     place = portable_path(str(path)) if path.exists() else name
-    facts = {"source": place, "config": config, "revision": source.revision, "unit": "row"}
-    ids = ID if column != ID and tells_rows_apart(tables, ID) else None
-    return _Tables(name, split, tables[0], validation, column, ids, facts)
+    ids = ID if column != ID and tells_rows_apart(list(tables.values()), ID) else None
+    train, *own = (_Texts(table, split, column, ids, seed, name) for split, table in tables.items())
+    facts = {"source": place, "config": config, "revision": revision, "unit": "row"}
+    return _Source(name, train, own[0] if own else None, facts)
 
 
-def _choose(source: _Tables, num_texts: int | None, validation_texts: int, seed: int) -> datasets.DatasetDict:
-    """Hold out texts and choose training texts in the order of keys that depend on seed and text alone."""
-    keys = _keys(source, source.train, seed)
-    order = first_of_equal(keys.held_out)
+def _choose(source: _Source, num_texts: int | None, validation_texts: int, seed: int) -> datasets.DatasetDict:
+    """Hold out texts and choose training texts in the order of their keys."""
+    texts, own = source.train, source.validation
+    order = first_of_equal(texts.held_out_keys)
     if len(order) < 2:
-        raise UserError(f"{source.name!r} has {len(order)} usable texts in {source.column!r}: give a corpus with text.")
-    dropped = {"empty": len(source.train) - len(keys.rows), "duplicates": len(keys.rows) - len(order)}
-    if source.validation is None:
+        raise UserError(f"{source.name!r} has {len(order)} usable texts in {texts.column!r}: give a corpus with text.")
+    dropped = {"empty": len(texts.table) - len(texts.rows), "duplicates": len(texts.rows) - len(order)}
+    if own is None:
         held_out = order[: max(1, min(validation_texts, len(order) // 10))]
         order = order[len(held_out) :]
-        validation = _take(source, source.train, keys.rows[held_out], source.split)
+        validation = texts.take(held_out)
     else:
-        own = _keys(source, source.validation, seed)
-        held_out = first_of_equal(own.held_out)[:validation_texts]
+        held_out = first_of_equal(own.held_out_keys)[:validation_texts]
         if not len(held_out):
-            raise UserError(f"The validation split of {source.name!r} has no text in {source.column!r}: give it text.")
-        not_for_training = {key.tobytes() for key in own.held_out}
-        order = order[[key.tobytes() not in not_for_training for key in keys.held_out[order]]]
-        validation = _take(source, source.validation, own.rows[held_out], "validation")
+            raise UserError(f"The validation split of {source.name!r} has no text in {own.column!r}: give it text.")
+        not_for_training = {key.tobytes() for key in own.held_out_keys}
+        order = order[[key.tobytes() not in not_for_training for key in texts.held_out_keys[order]]]
+        validation = own.take(held_out)
     if num_texts is not None and num_texts > len(order):
         raise UserError(
             f"{num_texts} texts were asked for, but {source.name!r} has {len(order)} (besides {len(held_out)} held "
             f"out): ask for at most {len(order)}."
         )
     rest = np.sort(order)
-    chosen = rest[key_order(keys.train[rest])][:num_texts]
-    train = _take(source, source.train, keys.rows[chosen], source.split)
+    train = texts.take(rest[key_order(texts.train_keys[rest])][:num_texts])
     return datasets.DatasetDict(
         train=describe_split(train, **source.facts, **dropped, seed=seed),
         validation=describe_split(validation, **source.facts, **dropped, seed=None),
     )
-
-
-class _Keys(NamedTuple):
-    """Numbers of the rows with text, int64 (texts,), and their sort keys for both splits, uint64 (texts, 4)."""
-
-    rows: np.ndarray
-    held_out: np.ndarray
-    train: np.ndarray
-
-
-def _keys(source: _Tables, table: datasets.Dataset, seed: int) -> _Keys:
-    parts = []
-    values = table[source.column]
-    with reading(source.column, source.name):
-        for start in range(0, max(1, len(table)), BATCH):
-            texts = {start + row: (text or "").strip() for row, text in enumerate(values[start : start + BATCH])}
-            texts = {row: text for row, text in texts.items() if text}
-            rows = np.array(list(texts), dtype=np.int64)
-            parts.append(_Keys(rows, text_keys(texts.values(), "validation"), text_keys(texts.values(), seed)))
-    return _Keys(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
-def _take(source: _Tables, table: datasets.Dataset, rows: np.ndarray, place: str) -> datasets.Dataset:
-    """Rows of a table in the given order as `text` (stripped) and `id`, memory-mapped from the cache of `datasets`."""
-    columns = [source.column] if source.ids is None else [source.column, source.ids]
-    selected = table.select_columns(columns).select(rows)
-
-    def finish(batch: dict[str, list[str]], indices: list[int]) -> dict[str, list[str]]:
-        ids = [f"{place}/{number}" for number in rows[indices]] if source.ids is None else batch[source.ids]
-        return {"text": [text.strip() for text in batch[source.column]], ID: ids}
-
-    key = [TABLE_VERSION, table._fingerprint, *columns, place, hashlib.sha256(rows.tobytes()).hexdigest()]
-    options: dict[str, Any] = {
-        "batched": True,
-        "with_indices": True,
-        "remove_columns": selected.column_names,
-        "features": _FEATURES,
-        "new_fingerprint": hashlib.sha256(repr(key).encode()).hexdigest()[:32],
-        "desc": "Choosing texts",
-    }
-    try:
-        return selected.map(finish, **options)
-    except OSError as error:
-        logger.warning("The chosen texts cannot be kept on disk (%s) and stay in memory.", error)
-        return selected.map(finish, **options, keep_in_memory=True, load_from_cache_file=False)
 
 
 def corpus_hash(corpus: datasets.DatasetDict) -> str:
