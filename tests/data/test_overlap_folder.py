@@ -1,7 +1,7 @@
 """`tlm overlap`: refusals, and folders with one configuration a task and kind, a card, facts, one validation split.
 
-Oracles: the corpus file that the test wrote and its loader, the results
-file of the same command, pyarrow and PyYAML on the files, string comparison for duplicates.
+Oracles: the corpus file that the test wrote and its loader, pyarrow and PyYAML on the files, string
+comparison for duplicates.
 """
 
 import json
@@ -53,7 +53,7 @@ def words(home: Path, folder: Path) -> list[object]:
 
 @pytest.fixture(scope="module")
 def made(home) -> Path:
-    succeed(*words(home, home / "made"), "--json", home / "table.json")
+    succeed(*words(home, home / "made"))
     return home / "made"
 
 
@@ -89,9 +89,8 @@ def test_subsets_are_never_mixed(made):
     assert sorted(alone["train"]["text"]) == sorted(row["text"] for row in rows_of(made, "water-high", "train"))
 
 
-def test_facts_and_card_agree_with_files_and_results(home, made):
+def test_facts_and_card_agree_with_files(home, made):
     facts = json.loads((made / "subset.json").read_text(encoding="utf-8"))
-    results = json.loads((home / "table.json").read_text(encoding="utf-8"))
     text = (made / "README.md").read_text(encoding="utf-8")
     card = yaml.safe_load(text.split("---\n")[1])
     assert DatasetCard(text).data.to_dict() == card
@@ -101,24 +100,17 @@ def test_facts_and_card_agree_with_files_and_results(home, made):
     infos = {info["config_name"]: info for info in card["dataset_info"]}
     for config, splits in facts["configs"].items():
         task, kind = config.split("-")
-        of_results = results["tasks"][task]["subsets"][kind]
         train = splits["train"]
-        assert (
-            train["sha256"] == of_results["sha256"] == text_hash(row["text"] for row in rows_of(made, config, "train"))
-        )
-        assert train["measures"] == results["table"][task][kind]
-        assert train["tokenizer"] == results["tokenizer"]
-        assert (train["overlap"], train["task"], train["tokens"]) == (kind, task, of_results["tokens"])
-        assert (train["source"], train["corpus"]) == ("corpus.txt", of_results["source"])
+        assert train["sha256"] == text_hash(row["text"] for row in rows_of(made, config, "train"))
+        assert (train["overlap"], train["task"], train["source"]) == (kind, task, "corpus.txt")
         assert [split["num_examples"] for split in infos[config]["splits"]] == [SUBSET, TEXTS // 10]
         cells = [", ".join(f"{train['measures'][split][name]:.4f}" for split in ("train", "test")) for name in MEASURES]
         assert f"| {config} | {task} | {train['tokens']:,} | {' | '.join(cells)} |\n" in text
         assert f'load_dataset("made", "{config}")\n' in text
-    assert (home / "table.png").read_bytes().startswith(b"\x89PNG")
-    assert list(results["table"]) == list(results["selection"]["seconds"]) == ["land", "water"]
-    for rows in results["table"].values():
-        bits = [rows[kind]["train"]["jensen_shannon_bits"] for kind in KINDS]
-        assert bits == sorted(bits)
+    for task in ("land", "water"):
+        trains = [facts["configs"][f"{task}-{kind}"]["train"] for kind in KINDS]
+        bits = [train["measures"]["train"]["jensen_shannon_bits"] for train in trains]
+        assert bits == sorted(bits) == [train["jensen_shannon_bits"] for train in trains]
     hashes = contents(made)
     del hashes["subset.json"]
     assert facts["files"] == hashes
@@ -165,7 +157,7 @@ def test_interrupted_writing_leaves_nothing(home, tmp_path, monkeypatch):
 
     monkeypatch.setattr(dataset_folder, "write_json", failing)
     with pytest.raises(SystemExit) as leaving:
-        succeed(*words(home, tmp_path / "made"), "--json", tmp_path / "table.json")
+        succeed(*words(home, tmp_path / "made"))
     assert leaving.value.code == 130
     assert not list(tmp_path.iterdir())
 
@@ -173,7 +165,6 @@ def test_interrupted_writing_leaves_nothing(home, tmp_path, monkeypatch):
 def test_bad_options_are_refused_before_any_work(home, tmp_path, capsys, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "mine.txt").touch()
-    (tmp_path / "table.png").mkdir()
     for work in ("train_wordpiece", "encode_texts"):
         monkeypatch.setattr(overlap_report, work, lambda *_, work=work: pytest.fail(f"{work} was called"))
     file = home / "corpus.txt"
@@ -188,12 +179,6 @@ def test_bad_options_are_refused_before_any_work(home, tmp_path, capsys, monkeyp
         (["--output-dir", file / "made"], "--output-dir"),
         (["--output-dir", ""], "--output-dir"),
         (["--tasks", home / "land", home / "land,"], "--tasks"),
-        (["--json", tmp_path / "mine"], "is a folder"),
-        (["--json", tmp_path / "table.json"], "is a folder"),
-        (["--json", tmp_path / "other.png"], ".json"),
-        (["--json", ""], "--json"),
-        (["--json", tmp_path / ("x" * 300)], "--json"),
-        (["--json", tmp_path / "new" / "table.json", "--output-dir", tmp_path / "new"], "elsewhere"),
     ):
         assert culprit in refused(capsys, *good, *more)
     assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "mine.txt")

@@ -9,7 +9,6 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -30,7 +29,6 @@ from huggingface_hub import DatasetCard
 from tlm_hf.commands import prepare_data
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.dataset_card import size_category
-from tlm_hf.data.leakage import find_lineage
 from tlm_hf.data.prepare import config_name
 from tlm_hf.data.sources import text_hash
 from tlm_hf.data.tasks import load_task
@@ -79,14 +77,14 @@ CORPUS = ("--num-texts", 40, 80, 160, "--validation-texts", 10, "--seed", 3)
 
 @pytest.fixture(scope="module")
 def corpus_folder(home) -> Path:
-    words = ("--check-against", home / "task", "--output-dir", home / "tiny-corpus", "--json", home / "facts.json")
+    words = ("--check-against", home / "task", "--output-dir", home / "tiny-corpus")
     succeed("--corpus", home / "corpus.txt", *CORPUS, *words)
     return home / "tiny-corpus"
 
 
 @pytest.fixture(scope="module")
 def task_folder(home, corpus_folder) -> Path:
-    succeed("--task", home / "task", "--output-dir", home / "tiny-task", "--json", home / "facts.json")
+    succeed("--task", home / "task", "--output-dir", home / "tiny-task")
     return home / "tiny-task"
 
 
@@ -187,12 +185,8 @@ def test_facts_are_those_of_the_files(home, corpus_folder, task_folder):
         hashes = contents(folder)
         del hashes["subset.json"]
         assert facts["files"] == hashes
-        for path in (*folder.rglob("*"), home / "facts.json"):  # nothing of this machine is written
+        for path in folder.rglob("*"):  # nothing of this machine is written
             assert path.is_dir() or str(home).encode() not in path.read_bytes()
-    assert json.loads((home / "facts.json").read_text()) == {
-        "tiny-corpus": record(corpus_folder),
-        "tiny-task": record(task_folder),
-    }
 
 
 def test_card_agrees_with_the_files(corpus_folder, task_folder):
@@ -246,7 +240,8 @@ def test_planted_leaks_are_found_and_said(home, corpus_folder, task_folder):
             assert any(known == example["training"] and any(t in text for t in planted) for known, text in ids)
     assert sum(hits) >= 6
     # No text of the data stands in the facts.
-    written = (home / "facts.json").read_text() + (corpus_folder / "README.md").read_text() + card
+    written = card + (corpus_folder / "README.md").read_text()
+    written += "".join((folder / "subset.json").read_text() for folder in (corpus_folder, task_folder))
     for row in [*rows_of(corpus_folder, "160", "train"), *rows_of(task_folder, "default", "test")]:
         assert row["text"] not in written
 
@@ -293,7 +288,7 @@ def test_a_clean_corpus_stays_nested(home, corpus_folder, tmp_path):
 
 def test_same_command_again_gives_the_same_bytes(home, task_folder, tmp_path, capsys):
     before = contents(task_folder)
-    words = ("--task", home / "task", "--output-dir", task_folder, "--json", home / "facts.json")
+    words = ("--task", home / "task", "--output-dir", task_folder)
     succeed(*words)
     assert contents(task_folder) == before
     succeed("--task", home / "task", "--output-dir", tmp_path / "other-name")
@@ -378,19 +373,16 @@ def test_left_overs_of_a_killed_command_do_no_harm(home, task_folder, tmp_path):
         ("--task TASK --output-dir /", "cannot name"),
         ("--task TASK --output-dir CORPUS", "is a file"),
         ("--task TASK --output-dir TASK", "no data subset of ours"),
-        ("--task TASK --output-dir OUT --json OTHER/facts.json", "choose another --json"),
-        ("--task TASK --output-dir OUT --json OTHER", "choose another --json"),
     ],
 )
 def test_bad_input_is_one_sentence(words, part, home, tmp_path, capsys):
-    (tmp_path / "other.json").write_text('{"a": 1}')
     places = {"OUT": tmp_path / "out", "CORPUS": home / "corpus.txt", "TASK": home / "task"}
-    for name, place in {**places, "OTHER": tmp_path / "other.json"}.items():
+    for name, place in places.items():
         words = words.replace(name, str(place))
     before = contents(home)
     assert part in refused(capsys, *words.split())
     assert contents(home) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_from_data_are_harmless(tmp_path):
@@ -410,96 +402,3 @@ def test_names_of_sizes():
     assert {size: config_name(size) for size in sizes} == sizes
     categories = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 99_999: "10K<n<100K", 10**6: "1M<n<10M", 10**9: "n>1B"}
     assert {rows: size_category(rows) for rows in categories} == categories
-
-
-@pytest.fixture(scope="module")
-def ag_news(tmp_path_factory) -> Path:
-    """A folder that says it is AG News, hence has a known licence, of four classes of own sentences."""
-    folder = tmp_path_factory.mktemp("lineage")
-    rows = labelled_rows(30, classes=("farm", "sea", "school", "farm"))
-    for number, row in enumerate(rows):
-        row |= {"label": number % 4, "text": f"{row['text']} of {number}"}
-    (folder / "source").mkdir()
-    write_csv(folder / "source" / "train.csv", rows[:80])
-    write_csv(folder / "source" / "test.csv", rows[80:])
-    words = ("--train-per-label", 12, "--validation-per-label", 4, "--test-per-label", 5, "--task-seed", 3)
-    succeed("--task", "ag_news", "--task-path", folder / "source", *words, "--output-dir", folder / "small-news")
-    return folder / "small-news"
-
-
-LICENCE = "ag-corpus-research-non-commercial"
-
-
-def test_a_subset_of_a_subset_says_where_the_text_came_from(ag_news, tmp_path):
-    first = record(ag_news)["configs"]["default"]["train"]
-    assert record(ag_news)["made_from"] is None
-    succeed("--corpus", ag_news, "--num-texts", 10, 20, "--validation-texts", 4, "--output-dir", tmp_path / "texts")
-    made_from = record(tmp_path / "texts")["made_from"]
-    carried = ("task", "source", "revision", "columns", "seed", "rows", "sha256")
-    assert made_from["facts"] == {key: first[key] for key in carried}
-    assert (made_from["facts"]["seed"], made_from["facts"]["rows"]) == (3, 48)
-    assert {key: made_from[key] for key in ("name", "config", "origin", "made_from")} == {
-        "name": "small-news", "config": "default", "origin": "ag_news", "made_from": None,
-    }  # fmt: skip
-    card = DatasetCard.load(tmp_path / "texts" / "README.md")
-    assert card.data.license_name == LICENCE
-    assert card.data.to_dict()["source_datasets"] == ["fancyzhx/ag_news"]
-    assert "non-commercial" in card.text
-    assert "Made from the configuration `default` of the data set `small-news`" in card.text
-    assert f"- revision: {first['revision']}" in card.text
-    # A subset of that one, of a configuration that is not the default.
-    words = ("--corpus-config", "10", "--validation-texts", 2, "--output-dir", tmp_path / "fewer")
-    succeed("--corpus", tmp_path / "texts", *words)
-    fewer = record(tmp_path / "fewer")
-    assert fewer["made_from"]["made_from"] == made_from
-    assert [fewer["made_from"][key] for key in ("name", "config", "origin")] == ["texts", "10", "ag_news"]
-    for split in ("train", "validation"):
-        assert fewer["configs"]["all"][split]["config"] == "10"
-    card = DatasetCard.load(tmp_path / "fewer" / "README.md")
-    assert card.data.license_name == LICENCE
-    parents = ["Made from the configuration `10` of the data set `texts`", "of the data set `small-news`"]
-    assert [parent in card.text for parent in parents] == [True, True]
-    assert card.text.index(parents[0]) < card.text.index(parents[1])
-
-
-def test_a_known_name_read_from_a_prepared_folder_keeps_its_lineage(ag_news, tmp_path):
-    (tmp_path / "root").mkdir()
-    shutil.copytree(ag_news, tmp_path / "root" / "wikipedia")
-    words = ("--data-root", tmp_path / "root", "--validation-texts", 4, "--output-dir", tmp_path / "texts")
-    succeed("--corpus", "wikipedia", *words)
-    assert record(tmp_path / "texts")["made_from"]["origin"] == "ag_news"  # whatever the folder is called
-    assert DatasetCard.load(tmp_path / "texts" / "README.md").data.license_name == LICENCE
-    words = ("--task", "ag_news", "--task-path", ag_news, "--all-rows", "--output-dir", tmp_path / "task")
-    succeed(*words)
-    assert record(tmp_path / "task")["made_from"]["name"] == "small-news"
-
-
-def test_a_folder_that_was_changed_hands_nothing_on(ag_news, tmp_path, caplog):
-    def lineage(change: Callable[[Path], object], place: str = ".") -> dict | None:
-        folder = tmp_path / "changed"
-        shutil.copytree(ag_news, folder)
-        change(folder)
-        try:
-            return find_lineage(str(folder / place))
-        finally:
-            shutil.rmtree(folder)
-
-    def edit(**entries: object) -> Callable[[Path], object]:
-        return lambda folder: (folder / "subset.json").write_text(json.dumps({**record(folder), **entries}))
-
-    other = datasets.Dataset.from_dict({"text": ["mine"], "label": [0]})
-    table = "default/train-00000-of-00001.parquet"
-    assert lineage(lambda folder: None)["origin"] == "ag_news"
-    assert not caplog.text
-    assert lineage(lambda folder: other.to_parquet(str(folder / table))) is None
-    assert "small-news" in caplog.text or table in caplog.text
-    beside = "default/more.parquet"
-    assert lineage(lambda folder: other.to_parquet(str(folder / beside)), "default") is None
-    assert (
-        lineage(lambda folder: other.to_parquet(str(folder / beside)))["origin"] == "ag_news"
-    )  # the card leaves it out
-    for entries in ({"kind": "other"}, {"configs": {}}, {"configs": 3}, {"files": None}):
-        assert lineage(edit(**entries)) is None
-    assert lineage(lambda folder: (folder / "subset.json").write_text("{")) is None
-    assert find_lineage("owner/name") is None
-    assert find_lineage("ag_news") is None

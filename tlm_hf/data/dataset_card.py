@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCardData
 
 from ..cards import PAPER, card_template, escape_code
 from ..runs.atomic_files import Json
-from .leakage import NEAR_SHARE, SHINGLE_WORDS, lineage_chain
+from .leakage import NEAR_SHARE, SHINGLE_WORDS
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ def render_dataset_card(record: Json, kind: str, origin: str, tables: Tables, fo
         configs=record["configs"],
         labels=list(splits["train"].get("per_label", {})),
         counts={split: facts.get("per_label", {}) for split, facts in splits.items()},
-        chosen=_shown(splits["train"]),
-        parents=[{**parent, "facts": _shown(parent["facts"])} for parent in lineage_chain(record["made_from"])],
+        chosen={key: splits["train"][key] for key in SHOWN_FACTS if splits["train"].get(key) is not None},
         leakage=record["leakage"],
         leaking=any(check["training"]["exact"] + check["training"]["near"] for check in checks),
         dropped=sum(facts.get("leaking_rows_dropped", 0) for facts in splits.values()),
@@ -154,10 +153,6 @@ def _metadata(kind: str, name: str, source: Source, tables: Tables, folder: Path
     DatasetInfosDict(infos).to_dataset_card_data(data)
     data["configs"] = configs
     return data
-
-
-def _shown(facts: Json) -> Json:
-    return {key: facts[key] for key in SHOWN_FACTS if facts.get(key) is not None}
 
 
 def size_category(rows: int) -> str:

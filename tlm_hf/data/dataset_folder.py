@@ -2,7 +2,7 @@
 
 <folder>/<configuration>/<split>-00000-of-00001.parquet
 <folder>/README.md      the card: its YAML names each file, so that a stale one beside it is never read
-<folder>/subset.json    facts of every split, the leakage report, hashes of the files, what they were made from, and how
+<folder>/subset.json    facts of every split, the leakage report, hashes of the files, and how they were made
 """
 
 import json
@@ -22,7 +22,7 @@ from .leakage import SUBSET_FILE, SUBSET_KIND
 from .prepare import Prepared, PrepareDataArguments, prepare
 from .sources import facts_of, text_hash
 
-NOT_SETTINGS = ("output_dir", "json", "data_root")
+NOT_SETTINGS = ("output_dir", "data_root")
 REMEDY = "choose another --output-dir, or remove it"
 
 
@@ -35,11 +35,8 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
         UserError: see `data.prepare.prepare` and `write_dataset_folder`.
     """
     destination, settings = open_destination(arguments)
-    others = _read_facts_file(arguments.json)
     prepared = prepare(arguments)
     record = write_dataset_folder(prepared, destination, settings)
-    if arguments.json is not None:
-        write_json(arguments.json, dict(sorted({**others, record["name"]: record}.items())))
     rows = {config: {split: len(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()}
     leaking = {
         config: {" / ".join(check.between): check.leaking for check in checks}
@@ -64,21 +61,14 @@ def open_destination(arguments: Any) -> tuple[Path, Json]:
         raise UserError(f"{destination} cannot name a data set folder: choose another --output-dir.")
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
     settings = portable(json.loads(json.dumps(settings)))
-    check_writable(destination, "--output-dir")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(destination.parent, os.W_OK):
+            raise PermissionError(0, "Permission denied")
+    except OSError as error:
+        raise UserError(f"{destination} cannot be written ({error.strerror}): choose another --output-dir.") from error
     _check_destination(destination, settings)
     return destination, settings
-
-
-def check_writable(path: Path, option: str) -> None:
-    """Make the folder above `path`; raises UserError where it cannot hold it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.exists()  # raises for a name that no file can have
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(0, "Permission denied")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be written ({reason}): choose another {option}.") from error
 
 
 def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) -> Json:
@@ -112,7 +102,6 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
             "kind": SUBSET_KIND,
             "name": destination.name,
             "settings": settings,
-            "made_from": prepared.made_from,
             "configs": facts,
             "leakage": {config: [asdict(check) for check in checks] for config, checks in prepared.leakage.items()},
             **provenance(),
@@ -147,8 +136,7 @@ def _write_files(prepared: Prepared, record: Json, folder: Path) -> None:
             columns = {name: rows[name][:] for name in rows.column_names}
             tables[config][split] = datasets.Dataset.from_dict(columns, features=rows.features)
             tables[config][split].to_parquet(str(folder / file_name(config, split)))
-    origin = prepared.made_from["origin"] if prepared.made_from else portable_path(prepared.source)
-    card = render_dataset_card(record, prepared.kind, origin, tables, folder)
+    card = render_dataset_card(record, prepared.kind, portable_path(prepared.source), tables, folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
     record["files"] = {name: file_hash(path) for name, path in _files(folder).items()}
     write_json(folder / SUBSET_FILE, record)
@@ -194,14 +182,3 @@ def _text_hashes(facts: Json) -> dict[str, str]:
 def _files(folder: Path) -> dict[str, Path]:
     """The files of a folder by their names in it, sorted."""
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def _read_facts_file(path: str | None) -> Json:
-    """The entries of the file that --json names; empty where there is none yet."""
-    if path is None:
-        return {}
-    check_writable(Path(path), "--json")
-    entries = read_json(path) if Path(path).exists() else {}
-    if not all(isinstance(entry, dict) and entry.get("kind") == SUBSET_KIND for entry in entries.values()):
-        raise UserError(f"{path} exists and holds something else than facts of data subsets: choose another --json.")
-    return entries

@@ -1,4 +1,4 @@
-"""Leakage: which training texts repeat held-out texts, word for word or nearly so; and what a data set was made from.
+"""Leakage: which training texts repeat held-out texts, word for word or nearly so.
 
 Definitions, all exact (nothing is sampled, and no hash decides):
 
@@ -20,14 +20,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import datasets
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import UserError
-from ..runs.atomic_files import Json, file_hash, read_json
+from ..runs.atomic_files import Json
 from .sources import ID, describe_split, facts_of
 
 logger = logging.getLogger(__name__)
@@ -39,11 +38,6 @@ BATCH = 250
 EXAMPLES = 10
 SUBSET_FILE = "subset.json"
 SUBSET_KIND = "tlm_hf data subset"
-CARRIED = (
-    *("task", "source", "revision", "config", "unit", "part", "entity_markers", "columns", "seed"),
-    *("leaking_rows_dropped", "rows", "sha256"),
-)
-"""Facts of a training split that a subset made from it repeats."""
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -254,51 +248,3 @@ def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets
             "Note: %s texts of %s repeat held-out texts and were dropped; left are %s.", leaks.sum(), name, left
         )
     return describe_split(clean, **facts)
-
-
-def find_lineage(place: str, config: str | None = None) -> Json | None:
-    """What is known of the text under a path that is, or is inside, a folder of `prepare-data`.
-
-    Args:
-        place: path of a source, or its name on the Hub.
-        config: configuration that is read of it; None for the folder's default, the last one.
-
-    Returns:
-        `name` of the folder's data set, `config`, `origin` (the corpus or task that the text first came from), `facts`
-        of its training split (see `CARRIED`), and `made_from`, the same of the folder that it was itself made from, or
-        None. None where the folder is none of ours, or was changed since.
-    """
-    path = Path(place).expanduser().absolute()
-    folder = next((above for above in (path, *path.parents[:2]) if (above / SUBSET_FILE).is_file()), None)
-    if folder is None:
-        return None
-    within = path.relative_to(folder).parts
-    try:
-        record = read_json(folder / SUBSET_FILE)
-        if record["kind"] != SUBSET_KIND:
-            return None
-        config = within[0] if within else config or list(record["configs"])[-1]
-        parent, settings = record["made_from"], record["settings"]
-        facts = record["configs"][config]["train"]
-        lineage = {
-            "name": record["name"],
-            "config": config,
-            "origin": parent["origin"] if parent else settings.get("corpus") or settings["task"],
-            "facts": {key: facts[key] for key in CARRIED if facts.get(key) is not None},
-            "made_from": parent,
-        }
-        hashes = {name: digest for name, digest in record["files"].items() if name.split("/")[0] == config}
-        changed = [name for name, digest in hashes.items() if file_hash(folder / name) != digest]
-        if within:  # without the card, a file that was put beside them is read as well
-            changed += {f"{config}/{file.name}" for file in (folder / config).iterdir()} - hashes.keys()
-    except (OSError, UserError, KeyError, TypeError, AttributeError, IndexError):
-        return None
-    if changed:
-        logger.warning("Note: %s was changed since %s was made, so its origin is not carried on.", changed[0], folder)
-        return None
-    return lineage
-
-
-def lineage_chain(made_from: Json | None) -> list[Json]:
-    """What a subset was made from, what that was made from, and so on."""
-    return [made_from, *lineage_chain(made_from["made_from"])] if made_from else []

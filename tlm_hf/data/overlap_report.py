@@ -1,4 +1,4 @@
-"""How much of the tasks' tokens a corpus has, and subsets of it with high, random and low overlap: table and plot."""
+"""How much of the tasks' tokens a corpus has, and subsets of it with high, random and low overlap."""
 
 import logging
 import math
@@ -6,17 +6,16 @@ import os
 import time
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 
 import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError, check_range
-from ..runs.atomic_files import Json, write_json
-from ..runs.provenance import portable_path, provenance
+from ..runs.atomic_files import Json
+from ..runs.provenance import portable_path
 from .corpora import load_corpus
-from .dataset_folder import check_writable, open_destination, write_dataset_folder
+from .dataset_folder import open_destination, write_dataset_folder
 from .overlap import MIN_COUNT, TokenTexts, count_tokens, encode_texts, measure_overlap
 from .overlap_subsets import KINDS, ROUNDS, select_subsets, subset_configs, subset_splits, task_stem
 from .prepare import Prepared
@@ -27,12 +26,7 @@ from .tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 logger = logging.getLogger(__name__)
 
 SHOWN = ("train", "test")
-MEASURES = {
-    "jensen_shannon_bits": "Jensen-Shannon divergence (bits)",
-    "type_coverage": "share of the task's token types",
-    "occurrence_coverage": "share of its token occurrences",
-}
-COLOURS = {"high": "#2f6db5", "random": "#9aa5b1", "low": "#b5532f"}
+MEASURES = ("jensen_shannon_bits", "type_coverage", "occurrence_coverage")
 
 
 @dataclass
@@ -66,7 +60,6 @@ class OverlapArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the random subset and of ties."})
     task_seed: int = field(default=0, metadata={"help": "Seed of the choice of a task's rows."})
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
-    json: str | None = field(default=None, metadata={"help": "File for the results; the plot is put beside it (.png)."})
     output_dir: str | None = field(
         default=None,
         metadata={"help": "Data set folder to make of the subsets: configurations TASK-high, TASK-random, TASK-low."},
@@ -109,7 +102,6 @@ def overlap(arguments: OverlapArguments) -> Json:
     """
     _check(arguments)
     destination = open_destination(arguments) if arguments.output_dir is not None else None
-    made_by = provenance()  # at the start: the checkout may move on
     tasks = _load_tasks(arguments)
     corpus = _read_corpus(arguments)
     selections = {name: _select(arguments, corpus, name, task) for name, task in tasks.items()}
@@ -145,10 +137,6 @@ def overlap(arguments: OverlapArguments) -> Json:
             prepared.configs.update(configs)
             prepared.leakage.update(leakage)
         write_dataset_folder(prepared, *destination)
-    if arguments.json is not None:
-        target = Path(arguments.json).expanduser()
-        draw_plot(results["table"], arguments, target.with_suffix(".png"))
-        write_json(target, {**results, "provenance": made_by})
     return results
 
 
@@ -163,16 +151,6 @@ def _check(arguments: OverlapArguments) -> None:
         if len(getattr(arguments, option)) not in (0, 1, len(arguments.tasks)):
             raise UserError(f"--{option.replace('_', '-')} must be one number, or one for each of the --tasks.")
     _check_number(arguments, arguments.corpus_texts)
-    if arguments.json is None:
-        return
-    target = Path(arguments.json).expanduser()
-    if target.suffix == ".png":
-        raise UserError(f"--json {arguments.json} has the ending of the plot beside it: end it in .json.")
-    if arguments.output_dir and Path(arguments.output_dir).expanduser().resolve() in target.resolve().parents:
-        raise UserError(f"--json {arguments.json} is inside the data set folder --output-dir: name a file elsewhere.")
-    check_writable(target, "--json")
-    if target.is_dir() or target.with_suffix(".png").is_dir():
-        raise UserError(f"--json {arguments.json}, or the plot beside it, is a folder: choose another --json.")
 
 
 def _check_number(arguments: OverlapArguments, texts: int | None) -> None:
@@ -253,38 +231,3 @@ def _select(arguments: OverlapArguments, corpus: _Corpus, name: str, task: datas
         for kind, of_kind in of_corpus.items()
     }
     return _Selection(splits, description, measures, seconds)
-
-
-def draw_plot(table: Json, arguments: OverlapArguments, path: Path) -> None:
-    """The table as bars by task (on training splits; dots on test splits), one panel a measure."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, len(MEASURES), figsize=(12, 4), layout="constrained")
-    width = 0.28
-    for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
-        for offset, kind in enumerate(KINDS):
-            train, test = ([row[kind][split][measure] for row in table.values()] for split in SHOWN)
-            places = np.arange(len(table)) + (offset - 1) * width
-            name = "random" if kind == "random" else f"{kind} overlap"
-            bars = axes.bar(places, train, width, label=name, color=COLOURS[kind])
-            axes.bar_label(bars, fmt="%.3f", fontsize=7)
-            label = "on the test split" if kind == KINDS[-1] else None
-            axes.scatter(places, test, s=18, color="black", edgecolors="white", linewidths=0.6, zorder=3, label=label)
-        # Where all values are close to 1, the axis starts below the lowest of them, and the title says so.
-        lowest = min(row[kind][split][measure] for row in table.values() for kind in KINDS for split in SHOWN)
-        bottom = int(10 * lowest - 1) / 10 if lowest > 0.6 else 0.0
-        axes.set_ylim(bottom=bottom)
-        axes.set_xticks(range(len(table)), list(table))
-        seen = "" if measure == "jensen_shannon_bits" else f"\nseen at least {arguments.min_count} times"
-        axes.set_title(f"{title}{seen}" + (f" (axis from {bottom:.1f})" if bottom else ""), fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    figure.suptitle(
-        f"Subsets of {arguments.num_texts:,} texts, equal in tokens, chosen by each task's training split", fontsize=11
-    )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -11,10 +11,10 @@ import datasets
 from ..errors import UserError, check_range
 from ..runs.atomic_files import Json
 from .corpora import load_corpus
-from .leakage import LeakageReport, check_splits, drop_leaking, find_lineage
-from .sources import ID, data_root, describe_split, facts_of
+from .leakage import LeakageReport, check_splits, drop_leaking
+from .sources import ID, describe_split, facts_of
 from .tables import KNOWN, SPLITS
-from .tasks import TaskArguments, find_task, load_task_from, options_of
+from .tasks import TaskArguments, load_task_from
 
 
 @dataclass
@@ -40,9 +40,6 @@ class PrepareDataArguments(TaskArguments):
         default=False, metadata={"help": "Leave out training texts that repeat held-out ones, and count them."}
     )
     output_dir: str = field(default="", metadata={"help": "The folder to make; its name is the data set's."})
-    json: str | None = field(
-        default=None, metadata={"help": "A JSON file that gets the facts under the folder's name, beside others."}
-    )
 
 
 @dataclass(frozen=True)
@@ -54,14 +51,12 @@ class Prepared:
         source: the name that was given for it.
         configs: by configuration the splits, with the columns `text`, `id` and for a task `label`.
         leakage: by configuration one report for each check.
-        made_from: the folder of ours that the source is (see `leakage.find_lineage`); None for any other source.
     """
 
     kind: str
     source: str
     configs: dict[str, datasets.DatasetDict]
     leakage: dict[str, list[LeakageReport]]
-    made_from: Json | None = None
 
 
 def prepare(arguments: PrepareDataArguments) -> Prepared:
@@ -114,12 +109,7 @@ def _test_split(arguments: PrepareDataArguments, name: str) -> datasets.Dataset:
 
 def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
     """Every size is a prefix of the largest one, so each is in the next; all have the same held-out texts."""
-    place = arguments.corpus
-    root = data_root(arguments.data_root)
-    if place == "wikipedia" and root is not None:
-        place = str(root / place)
-    made_from = find_lineage(place, arguments.corpus_config)
-    config = made_from["config"] if made_from else arguments.corpus_config
+    config = arguments.corpus_config
     sizes: list[int | None] = [*arguments.num_texts] or [None]
     corpus = load_corpus(
         arguments.corpus,
@@ -134,7 +124,7 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
     )
     validation = _published(corpus["validation"], facts_of(corpus["validation"]), config)
     held_out = {"validation": validation, **tests}
-    prepared = Prepared("corpus", arguments.corpus, {}, {}, made_from)
+    prepared = Prepared("corpus", arguments.corpus, {}, {})
     for size in sizes:
         name = config_name(size)
         rows = corpus["train"].select(range(size or len(corpus["train"])))
@@ -149,8 +139,7 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
 def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
     """The task as `load_task` gives it; where that was asked, without training and validation texts that leak."""
     task = load_task_from(arguments)
-    made_from = find_lineage(find_task(options_of(arguments))[0], arguments.task_config)
-    config = made_from["config"] if made_from else arguments.task_config
+    config = arguments.task_config
     published = {split: _published(rows, facts_of(rows), config) for split, rows in task.items()}
     train, validation, test = (published[split] for split in SPLITS)
     others = {label: rows for label, rows in tests.items() if label != f"{arguments.task} test"}
@@ -165,7 +154,7 @@ def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dat
         check_splits(validation, rows, ("validation", label)) for label, rows in {"test": test, **others}.items()
     ]
     splits = datasets.DatasetDict(train=train, validation=validation, test=test)
-    return Prepared("task", arguments.task, {"default": splits}, {"default": reports}, made_from)
+    return Prepared("task", arguments.task, {"default": splits}, {"default": reports})
 
 
 def _published(rows: datasets.Dataset, facts: Json, config: str | None) -> datasets.Dataset:

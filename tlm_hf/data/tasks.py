@@ -203,7 +203,7 @@ def class_names(task: datasets.DatasetDict) -> list[str]:
     return list(task["train"].features["label"].names)
 
 
-def find_task(options: TaskOptions) -> tuple[Any, str | None]:
+def _find_task(options: TaskOptions) -> tuple[Any, str | None]:
     """Path, Hub name or object that a task is read from, and the revision to read there."""
     known = KNOWN.get(options.name)
     if known is None:
@@ -250,7 +250,7 @@ def _load_rows(options: TaskOptions) -> datasets.DatasetDict:
 
 def _read_source(options: TaskOptions) -> TaskSource:
     known = KNOWN.get(options.name)
-    place, revision = find_task(options)
+    place, revision = _find_task(options)
     if options.name == "fewrel":
         return read_fewrel(place, options.config, options.entity_markers)
     name, table = open_table(place, options.config, revision)
