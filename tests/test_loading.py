@@ -21,6 +21,15 @@ from tlm_hf.training.trainer import RunTrainer
 
 TEXT, MASKED = "the small boat crosses the river", "the [MASK] boat crosses the river"
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
+TEXTS = [TEXT, "bread", "salt and water"]
+BERT = ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoint_classifier"]
+CONVOLUTION = ["conv_encoder", "conv_masked_lm", "conv_classifier"]
+EMBEDDED = [("encoder", False), ("encoder", True), ("masked_lm", False), ("checkpoint_classifier", False)]
+EMBEDDED.append(("conv_classifier", True))
+CLASS_OF = {
+    "encoder": TLMModel, "masked_lm": TLMForMaskedLM, "classifier": TLMForSequenceClassification,
+    "committee": CommitteeForSequenceClassification,
+}  # fmt: skip
 STOCK = {"AutoModel": "BertModel", "AutoModelForMaskedLM": "BertForMaskedLM"}
 STOCK["AutoModelForSequenceClassification"] = "BertForSequenceClassification"
 OURS = {name: stock.replace("Bert", "TLM") for name, stock in STOCK.items()}
@@ -29,27 +38,59 @@ AUTO_OF |= {"classifier": "AutoModelForSequenceClassification", "committee": "Au
 REFUSAL = "is a committee, which has no single hidden state and no language-model head"
 
 DRIVER = """
-import json
+import json, logging, warnings
 import torch, transformers
 
+heard = []
+handler = logging.Handler(level=logging.WARNING)
+handler.emit = lambda record: heard.append(record.getMessage())
+logging.getLogger("transformers").addHandler(handler)
+warnings.showwarning = lambda message, *rest, **more: heard.append(str(message))
 root, cases = sys.argv[1], json.loads(sys.argv[2])
 inputs = torch.load(root + "/inputs.pt")
 results = {}
 for name, kind, folder, trust in cases:
+    heard.clear()
     try:
         if kind.startswith("AutoModel"):
             model = getattr(transformers, kind).from_pretrained(root + "/" + folder, trust_remote_code=trust)
+            said = list(heard)
+            if name == f"{folder}/{trust}":
+                model.save_pretrained(f"{root}/again/{name}")
             with torch.no_grad():
                 output = model(**inputs)
             values = output.last_hidden_state if "last_hidden_state" in output else output.logits
             results[name] = {"class": type(model).__name__, "values": values.tolist(), "training": model.training,
-                             "module": type(model).__module__.split(".")[0], "type": model.config.model_type}
+                             "module": type(model).__module__.split(".")[0], "type": model.config.model_type,
+                             "said": said}
         else:
             task, text = kind.split(":")
             pipe = transformers.pipeline(task, model=root + "/" + folder, trust_remote_code=trust, top_k=3)
             results[name] = {"class": type(pipe.model).__name__, "values": pipe(text)}
     except Exception as error:
         results[name] = {"error": str(error)}
+print(json.dumps(results))
+"""
+
+
+EMBED = """
+import json, os, shutil
+from sentence_transformers import SentenceTransformer
+
+root, folders, texts = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+results = {}
+for folder, trust in folders:
+    try:
+        model = SentenceTransformer(root + "/" + folder, device="cpu", trust_remote_code=trust)
+        name = f"{folder}/{trust}"
+        model.save_pretrained("saved")
+        again = SentenceTransformer("saved", device="cpu", trust_remote_code=trust)
+        results[name] = {"first": model.encode(texts).tolist(), "again": again.encode(texts).tolist(),
+                         "modules": [type(module).__name__ for module in model],
+                         "class": [type(one[0].auto_model).__name__ for one in (model, again)]}
+        shutil.rmtree("saved")
+    except Exception as error:
+        results[name] = {"error": f"{type(error).__name__}: {error}"}
 print(json.dumps(results))
 """
 
@@ -63,11 +104,9 @@ def shelf(build_pair, tokenizer, tmp_path_factory):
     for kind in ("encoder", "masked_lm", "classifier"):
         ours, stock = build_pair(kind, **size, **(LABELS if kind == "classifier" else {}))
         models[kind] = (ours, stock)
-    for kind, model_class in (
-        ("encoder", TLMModel), ("masked_lm", TLMForMaskedLM), ("classifier", TLMForSequenceClassification),
-    ):  # fmt: skip
+    for kind in AUTO_OF.keys() - {"committee"}:
         config = TLMConfig(**{**TINY, **size, **LABELS}, conv_channels=3, conv_kernel_sizes=[[4, 4], [3, 3]])
-        model = model_class(config)
+        model = CLASS_OF[kind](config)
         randomise(model, seed=3)
         models[f"conv_{kind}"] = (model.eval(), copy.deepcopy(model))
     member = build_pair("classifier", seed=9, **TINY | {"vocab_size": len(tokenizer)}, **LABELS)[0]
@@ -101,13 +140,16 @@ def make_checkpoint(kind, model, tokenizer, root):
     return model, stock.eval()
 
 
+def kind_of(folder):
+    return folder.removeprefix("checkpoint_").removeprefix("conv_")
+
+
 def cases():
     """[name, auto class or task:text, folder, trust_remote_code]; untrusted ones first, as trust registers classes."""
-    bert = ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoint_classifier"]
     found = []
     for trust in (False, True):
-        for folder in [*bert, "conv_encoder", "conv_masked_lm", "conv_classifier", "committee"]:
-            kind = folder.removeprefix("checkpoint_").removeprefix("conv_")
+        for folder in [*BERT, *CONVOLUTION, "committee"]:
+            kind = kind_of(folder)
             found.append([f"{folder}/{trust}", AUTO_OF[kind], folder, trust])
             if kind == "masked_lm":
                 found.append([f"{folder}/fill-mask/{trust}", f"fill-mask:{MASKED}", folder, trust])
@@ -157,12 +199,10 @@ def expect_pipeline(result, model, tokenizer, task):
         assert [row["label"] for row in shown] == [LABELS["id2label"][place] for place in places.tolist()]
 
 
-@pytest.mark.parametrize(
-    "name", ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoint_classifier"]
-)
+@pytest.mark.parametrize("name", BERT)
 def test_saved_config_is_stock_bert_with_our_auto_map(shelf, name):
     saved = json.loads((shelf[0] / name / "config.json").read_text(encoding="utf-8"))
-    auto = AUTO_OF[name.removeprefix("checkpoint_")]
+    auto = AUTO_OF[kind_of(name)]
     assert saved["model_type"] == "bert"
     assert saved["architectures"] == [STOCK[auto]]
     assert saved["auto_map"] == {
@@ -174,18 +214,17 @@ def test_saved_config_is_stock_bert_with_our_auto_map(shelf, name):
     assert (shelf[0] / name / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(
-    "name", ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoint_classifier"]
-)
+@pytest.mark.parametrize("name", BERT)
 @pytest.mark.parametrize("trust", [False, True])
 def test_plain_encoders_open_without_the_package(shelf, away, tokenizer, name, trust):
     _, expected, inputs = shelf
-    kind = name.removeprefix("checkpoint_")
+    kind = kind_of(name)
     result = away[f"{name}/{trust}"]
     expect(result, expected[name], inputs)
     assert result["class"] == (OURS if trust else STOCK)[AUTO_OF[kind]]
     assert result["module"] == ("transformers_modules" if trust else "transformers")
     assert result["training"] is False
+    assert result["said"] == []
     task = {"masked_lm": "fill-mask", "classifier": "text-classification"}.get(kind)
     if task:
         shown = away[f"{name}/{task}/{trust}"]
@@ -193,7 +232,7 @@ def test_plain_encoders_open_without_the_package(shelf, away, tokenizer, name, t
         assert shown["class"] == result["class"]
 
 
-@pytest.mark.parametrize("name", ["conv_encoder", "conv_masked_lm", "conv_classifier", "committee"])
+@pytest.mark.parametrize("name", [*CONVOLUTION, "committee"])
 def test_convolution_and_committee_open_as_remote_code(shelf, away, tokenizer, name):
     _, expected, inputs = shelf
     result = away[f"{name}/True"]
@@ -201,7 +240,8 @@ def test_convolution_and_committee_open_as_remote_code(shelf, away, tokenizer, n
     assert result["class"] == type(expected[name]).__name__
     assert result["module"] == "transformers_modules"
     assert result["type"] == ("tlm_committee" if name == "committee" else "tlm")
-    kind = name.removeprefix("conv_")
+    assert result["said"] == []
+    kind = kind_of(name)
     if kind != "encoder":
         task = "fill-mask" if kind == "masked_lm" else "text-classification"
         expect_pipeline(away[f"{name}/{task}/True"], expected[name], tokenizer, task)
@@ -230,8 +270,8 @@ def test_what_a_model_cannot_be_is_said_in_one_sentence_without_the_package(shel
 
 def test_with_the_package_auto_classes_need_no_trust(shelf, tokenizer):
     root, expected, inputs = shelf
-    for name in ("conv_encoder", "conv_masked_lm", "conv_classifier", "committee"):
-        auto = getattr(transformers, AUTO_OF[name.removeprefix("conv_")])
+    for name in (*CONVOLUTION, "committee"):
+        auto = getattr(transformers, AUTO_OF[kind_of(name)])
         model = auto.from_pretrained(root / name)
         assert type(model) is type(expected[name])
         with torch.no_grad():
@@ -266,18 +306,53 @@ def test_with_the_package_a_committee_says_what_it_cannot_be(shelf, one_sentence
         one_sentence(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoint_classifier", "conv_encoder",
-     "conv_masked_lm", "conv_classifier", "committee"],
-)  # fmt: skip
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("name", [*BERT, *CONVOLUTION, "committee"])
+def test_saved_again_without_the_package_opens_in_our_classes(shelf, away, name, trust):
+    """By stock BERT, and by the remote code, whose folder is the same as the one it was read from."""
+    root, expected, inputs = shelf
+    if not trust and name not in BERT:
+        return
+    assert "error" not in away[f"{name}/{trust}"]
+    again = root / "again" / name / str(trust)
+    model, report = CLASS_OF[kind_of(name)].from_pretrained(again, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs)[0], expected[name](**inputs)[0], atol=1e-5, rtol=1e-5)
+    if trust:
+        configs = [json.loads((folder / "config.json").read_text()) for folder in (root / name, again)]
+        configs[0].pop("use_cache", None)  # Trainer's
+        assert configs[0] == configs[1]
+        assert {path.name for path in (root / name).glob("*.py")} == {path.name for path in again.glob("*.py")}
+
+
+@pytest.fixture(scope="module")
+def embeddings(shelf, run_without_package):
+    pytest.importorskip("sentence_transformers")
+    return run_without_package(EMBED, str(shelf[0]), json.dumps(EMBEDDED), json.dumps(TEXTS))
+
+
+@pytest.mark.parametrize(("folder", "trust"), EMBEDDED)
+def test_sentence_transformer_is_the_mean_of_our_hidden_states(shelf, embeddings, tokenizer, folder, trust):
+    root, _, _ = shelf
+    result = embeddings[f"{folder}/{trust}"]
+    assert "error" not in result, result["error"]
+    encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    assert encoded["attention_mask"].sum(dim=1).unique().numel() == len(TEXTS)  # so that a wrong mask would show
+    with torch.no_grad():
+        hidden = TLMModel.from_pretrained(root / folder)(**encoded).last_hidden_state
+    weights = encoded["attention_mask"][..., None].float()
+    mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+    torch.testing.assert_close(torch.tensor(result["first"]), mean, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor(result["again"]), mean, atol=1e-5, rtol=1e-5)
+    assert result["modules"] == ["Transformer", "Pooling"]
+    assert result["class"] == ["TLMModel" if trust else "BertModel"] * 2
+
+
+@pytest.mark.parametrize("name", [*BERT, *CONVOLUTION, "committee"])
 def test_loading_back_is_silent_and_whole(shelf, name):
     root, expected, inputs = shelf
-    kind = name.removeprefix("checkpoint_").removeprefix("conv_")
-    model_class = {
-        "encoder": TLMModel, "masked_lm": TLMForMaskedLM, "classifier": TLMForSequenceClassification,
-        "committee": CommitteeForSequenceClassification,
-    }[kind]  # fmt: skip
+    model_class = CLASS_OF[kind_of(name)]
     heard = []
     handler = logging.Handler(level=logging.WARNING)
     handler.emit = heard.append
@@ -329,6 +404,11 @@ def test_our_commands_open_the_right_folders(shelf):
     assert torch.equal(tuned.bert.embeddings.word_embeddings.weight, weight)
     assert not torch.equal(fresh.bert.embeddings.word_embeddings.weight, weight)
     assert tuned.config.id2label == fresh.config.id2label == {0: "a", 1: "b"}
+    convolved = load_for_finetuning(str(root / "conv_masked_lm"), ["a", "b"], dropout=0.0, from_scratch=False)
+    front_end = expected["conv_masked_lm"].bert.front_end.state_dict()
+    assert any(name.endswith("running_var") for name in front_end)
+    for name, value in convolved.bert.front_end.state_dict().items():
+        assert torch.equal(value, front_end[name]), name
     other_task = load_for_finetuning(str(root / "classifier"), ["a", "b"], dropout=0.0, from_scratch=False)
     assert other_task.classifier.weight.shape == (2, TINY["hidden_size"])
     assert torch.equal(

@@ -11,10 +11,14 @@ from tlm_hf.study.study import StudyArguments
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def section_of(name):
+    """The part of the README between two marks."""
+    return (ROOT / "README.md").read_text().split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+
+
 def test_quickstart_output_is_that_of_the_results_file():
     results = json.loads((ROOT / "results" / "quickstart" / "results.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("<!-- quickstart-output -->")[1].split("<!-- /quickstart-output -->")[0]
+    section = section_of("quickstart-output")
     assert report_text(results, "outputs/quickstart").strip() in section
     assert results["report"].strip() in section
     rows = {row["model"]: TableRow(**row) for row in results["rows"]}
@@ -27,16 +31,14 @@ def test_quickstart_output_is_that_of_the_results_file():
 
 
 def test_real_text_table_is_that_of_the_results_files():
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("<!-- real-text -->")[1].split("<!-- /real-text -->")[0]
+    section = section_of("real-text")
     folder = ROOT / "results" / "real_text"
     for file in sorted(folder.glob("finetune-*.json")) + sorted(folder.glob("committee-*.json")):
         assert f"{json.loads(file.read_text())['test']['accuracy']:.3f}" in section, file.name
 
 
 def test_speed_table_is_that_of_the_results_files():
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("<!-- speed -->")[1].split("<!-- /speed -->")[0]
+    section = section_of("speed")
     files = sorted((ROOT / "results" / "benchmark").glob("*.json"))
     assert len(files) == 4
     for file in files:
@@ -54,8 +56,7 @@ def test_speed_table_is_that_of_the_results_files():
 
 
 def test_overlap_table_is_that_of_the_results_file():
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("<!-- overlap -->")[1].split("<!-- /overlap -->")[0]
+    section = section_of("overlap")
     table = json.loads((ROOT / "results" / "data" / "overlap.json").read_text())["table"]
     assert set(table) == {"ag_news", "dbpedia_14", "fewrel"}
     for task, subsets in table.items():
@@ -65,8 +66,7 @@ def test_overlap_table_is_that_of_the_results_file():
 
 
 def test_training_table_is_that_of_the_results_files():
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("<!-- training -->")[1].split("<!-- /training -->")[0]
+    section = section_of("training")
     folder = ROOT / "results" / "training"
     files = sorted(folder.glob("benchmark-*.json"))
     assert files
@@ -98,8 +98,7 @@ def test_training_table_is_that_of_the_results_files():
 
 
 def test_shares_and_downstream_tables_are_those_of_the_results_files():
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("<!-- training -->")[1].split("<!-- /training -->")[0]
+    section = section_of("training")
     for line in (*deep_rows(), *downstream_rows()):
         assert line in section, line
 
@@ -124,8 +123,7 @@ def downstream_rows():
 
 
 def test_committee_tables_are_those_of_the_results_files():
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("<!-- inference -->")[1].split("<!-- /inference -->")[0]
+    section = section_of("inference")
     for line in (*inference_rows(), *grid_rows(), *variant_rows(), *precision_rows()):
         assert line in section, line
 
@@ -178,8 +176,7 @@ def precision_rows():
 
 
 def test_study_tables_are_those_of_its_report():
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("<!-- study -->")[1].split("<!-- /study -->")[0]
+    section = section_of("study")
     report = (ROOT / "results" / "study" / "laptop" / "REPORT.md").read_text().splitlines()
     shown = [line for line in section.splitlines() if line.startswith("| ")]
     assert len(shown) > 5
@@ -199,8 +196,7 @@ def test_the_studys_report_is_that_of_its_records(tmp_path):
 
 
 def test_release_figures_are_those_of_the_results_file():
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("<!-- release -->")[1].split("<!-- /release -->")[0]
+    section = section_of("release")
     summary = json.loads((ROOT / "results" / "release" / "faults.json").read_text())["summary"]
     assert summary["looks_that_found_something_else"] == summary["token_shown"] == 0
     assert f"{summary['disturbed_pushes']} pushes" in section

@@ -83,13 +83,6 @@ def test_sizes_are_those_promised(size):
     assert build_config("bert-1-conv3", size).conv_channels == pytest.approx(channels / 2, abs=0.5)
 
 
-def test_sizes_carry_the_promised_samples():
-    samples = {name: (size.num_texts, size.train_per_label, size.test_per_label) for name, size in SIZES.items()}
-    assert samples["smoke"] == (500, 20, 10)
-    assert samples["laptop"] == (100_000, 1000, 500)
-    assert samples["paper"] == (40_000, 1000, 1000)
-
-
 def test_fields_can_be_overridden_one_by_one():
     shape = {"vocab_size": 77, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = build_config("bert-6", "smoke", **shape, max_length=9, initializer_range=0.5, dropout=0.0)
@@ -125,21 +118,6 @@ def test_bad_names_and_numbers_are_refused_in_one_sentence(call, sentence, one_s
     with pytest.raises(UserError, match=sentence) as caught:
         call()
     one_sentence(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("count", "short"),
-    [
-        (173_000, "173K"),
-        (85_600_000, "85.6M"),
-        (1_230_000_000, "1.23G"),
-        (999_600, "1.00M"),
-        (9_996, "10.0K"),
-        (12, "12.0"),
-    ],
-)
-def test_counts_are_shortened_to_three_digits(count, short):
-    assert shorten(count) == short
 
 
 def test_the_printed_table():

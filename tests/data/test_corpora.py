@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tlm_hf.data.corpora import corpus_hash, load_corpus
 from tlm_hf.data.docstrings import fingerprint, load_docstrings
-from tlm_hf.data.sources import facts_of, read_table, text_hash
+from tlm_hf.data.sources import facts_of, text_hash
 from tlm_hf.errors import UserError
 
 RAW = [
@@ -132,14 +132,6 @@ class TestChoice:
         for split in load_corpus(str(path)).values():
             assert split["id"][:] == [f"{'book' if kept else 'train'}/{text.split()[1]}" for text in split["text"]]
 
-    def test_ids_that_two_splits_share_are_not_kept(self, tmp_path, cache):
-        for split in ("train", "validation"):
-            rows = {"text": [f"{split} {index}" for index in range(20)], "id": [str(index) for index in range(20)]}
-            pq.write_table(pa.table(rows), tmp_path / f"{split}.parquet")
-        for name, split in load_corpus(str(tmp_path)).items():
-            assert split["id"][:] == [text.replace(" ", "/") for text in split["text"]]
-            assert {text.split()[0] for text in split["text"]} == {name}
-
     def test_loaded_tables_are_chosen_from_as_a_file_is(self, tmp_path, cache):
         path = write(tmp_path / "corpus.parquet", RAW, column="body")
         table = datasets.Dataset.from_dict({"body": RAW})
@@ -160,16 +152,6 @@ class TestChoice:
             load_corpus(table)
         with pytest.raises(UserError, match="revision"):
             load_corpus(table, text_column="body", revision="main")
-
-    def test_a_configuration_of_a_folder_is_said(self, tmp_path, cache):
-        (tmp_path / "small").mkdir()
-        write(tmp_path / "small" / "train.parquet", RAW)
-        card = "---\nconfigs:\n- config_name: small\n  data_files: small/*.parquet\n---\n"
-        (tmp_path / "README.md").write_text(card, encoding="utf-8")
-        facts = facts_of(load_corpus(str(tmp_path), config="small")["train"])
-        digest = hashlib.sha256((tmp_path / "small" / "train.parquet").read_bytes()).hexdigest()
-        folder = hashlib.sha256(f"{digest}  small/train.parquet\n".encode()).hexdigest()
-        assert (facts["config"], facts["revision"]) == ("small", f"sha256:{folder}")
 
 
 def test_texts_do_not_pile_up_in_memory(tmp_path, cache):
@@ -213,13 +195,6 @@ class TestRefusals:
             assert name in refusal(one_sentence, load_corpus, str(folder)), name
         assert not [file for file in cache.rglob("*") if file.suffix == ".arrow" or "incomplete" in file.name]
 
-    def test_a_table_whose_strings_are_no_utf8(self, tmp_path, cache, one_sentence):
-        strings = pa.Array.from_buffers(pa.string(), 3, pa.array([b"caf\xe9", b"b", b"c"]).buffers())
-        path = write(tmp_path / "table.parquet", strings)
-        sentence = refusal(one_sentence, load_corpus, path)
-        assert "UTF-8" in sentence
-        assert "table.parquet" in sentence
-
     def test_columns_and_numbers_of_texts(self, tmp_path, cache, one_sentence):
         path = write(tmp_path / "corpus.parquet", RAW)
         assert "'body'" in refusal(one_sentence, load_corpus, path, text_column="body")
@@ -249,20 +224,6 @@ class TestRefusals:
         sentence = refusal(one_sentence, load_corpus, str(tmp_path / "folder"))
         assert formats in sentence
         assert "folder" in sentence
-
-    @pytest.mark.parametrize(
-        ("names", "rows"),
-        [(("train.csv", "test.csv", "classes.txt"), 4), (("a.json", "b.jsonl"), 8), (("a.csv", "picture.png"), 4)],
-    )
-    def test_folders_that_only_look_mixed(self, tmp_path, cache, names, rows):
-        self.fill(tmp_path / "folder", names)
-        assert len(read_table(str(tmp_path / "folder"))["train"]) == rows
-
-    def test_a_card_says_which_files_are_meant(self, tmp_path, cache):
-        self.fill(tmp_path / "folder", ("a.csv", "b.parquet"))
-        card = "---\nconfigs:\n- config_name: default\n  data_files: a.csv\n---\n"
-        (tmp_path / "folder" / "README.md").write_text(card, encoding="utf-8")
-        assert read_table(str(tmp_path / "folder"))["train"]["text"][:] == [f"a.csv {index}" for index in range(4)]
 
     @staticmethod
     def fill(folder, names):

@@ -1,14 +1,11 @@
 """The embedded corpus: its text against independent readings, splits, near-duplicates, task and cache."""
 
 import hashlib
-import io
 import json
 import os
-import random
 import re
 import subprocess
 import sys
-import tokenize
 from collections import Counter
 from pathlib import Path
 
@@ -71,22 +68,6 @@ def rows_of(corpus: datasets.DatasetDict) -> list[dict[str, str]]:
     return [row for split in corpus.values() for row in split]
 
 
-def words_of(text: str) -> list[str]:
-    """Words without underscores, so that identifiers compare however they were quoted."""
-    return re.findall(r"[A-Za-z0-9]+", text)
-
-
-def stands_in(paragraph: str, docstring: str) -> bool:
-    """Whether the words stand in a docstring in order, and nearly always side by side."""
-    words, source = words_of(paragraph), words_of(docstring)
-    position = iter(source)
-    if not all(word in position for word in words):
-        return False
-    triples = set(zip(source, source[1:], source[2:], strict=False))
-    own = list(zip(words, words[1:], words[2:], strict=False))
-    return sum(triple in triples for triple in own) >= 0.7 * len(own)
-
-
 # --- corpus -----------------------------------------------------------------------------------------------------------
 
 
@@ -118,16 +99,6 @@ def test_size_and_columns(corpus: datasets.DatasetDict) -> None:
         counts = {split: corpus[split]["library"].count(library) for split in corpus}
         for split in ("validation", "test"):
             assert 0.08 <= counts[split] / sum(counts.values()) <= 0.1
-
-
-def test_words_really_stand_in_the_source(corpus: datasets.DatasetDict) -> None:
-    """`tokenize` finds every sampled paragraph in one string of the module that its row names."""
-    for row in random.Random(0).sample(rows_of(corpus), 200):
-        folder = docstrings._package_folder(row["library"])
-        source = (folder.parent / row["module"]).read_bytes()
-        tokens = tokenize.tokenize(io.BytesIO(source).readline)
-        strings = [token.string for token in tokens if token.type == tokenize.STRING and len(token.string) > 80]
-        assert any(stands_in(row["text"], string) for string in strings), row
 
 
 def test_splits_share_no_module_and_no_near_duplicate(corpus: datasets.DatasetDict) -> None:
@@ -244,15 +215,6 @@ def test_choice_depends_on_seed_only_and_is_nested(task: datasets.DatasetDict, c
     assert len(set(other["train"]["text"]) & set(fewer["train"]["text"])) < 60
 
 
-def test_more_texts_than_there_are(cache: Path, corpus: datasets.DatasetDict) -> None:
-    """The class and both counts are named; a number below 1 is refused before anything is read."""
-    have = min(corpus["test"]["library"].count(library) for library in docstrings.TASK_LIBRARIES)
-    with pytest.raises(UserError, match=rf"5000 test texts per label, but '\w+' has {have}"):
-        docstrings.load_docstrings_task(20, 10, 5000, cache_dir=cache)
-    with pytest.raises(UserError, match="validation_per_label"):
-        docstrings.load_docstrings_task(validation_per_label=0, cache_dir=Path("/dev/null/nowhere"))
-
-
 # --- cache -----------------------------------------------------------------------------------------------------------
 
 
@@ -315,27 +277,3 @@ def test_missing_library(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     fake.rename(fake.with_name("elsewhere"))
     with pytest.raises(UserError, match="'fakepkg', which is not installed"):
         docstrings.load_docstrings(tmp_path)
-
-
-def test_libraries_are_those_of_the_extra_train() -> None:
-    """The lists hold only what the extra `train` brings, whatever else is installed."""
-    from importlib.metadata import requires
-
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    core = "torch transformers datasets evaluate accelerate huggingface-hub tokenizers peft scikit-learn matplotlib"
-    reached: set[tuple[str, str]] = set()
-    pending = [(name, "") for name in core.split()]
-    while pending:
-        name, extra = pending.pop()
-        if (name, extra) in reached:
-            continue
-        reached.add((name, extra))
-        for line in requires(name) or []:
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                pending.extend((canonicalize_name(requirement.name), one) for one in {"", *requirement.extras})
-    distributions = {canonicalize_name(docstrings._DISTRIBUTIONS.get(one, one)) for one in docstrings.CORPUS_LIBRARIES}
-    assert distributions <= {name for name, _ in reached}
-    assert set(docstrings.TASK_LIBRARIES) <= set(docstrings.CORPUS_LIBRARIES)

@@ -52,14 +52,6 @@ def trained(corpus) -> transformers.PreTrainedTokenizerBase:
     return train_wordpiece(corpus.read_text(encoding="utf-8").splitlines(), vocab_size=250, max_length=24)
 
 
-def test_trained_vocabulary(trained):
-    assert len(trained) <= 250
-    assert [trained.convert_ids_to_tokens(index) for index in range(5)] == list(SPECIAL_TOKENS)
-    assert sorted(trained.get_vocab().values()) == list(range(len(trained)))
-    assert all(token == token.strip() != "" for token in trained.get_vocab())
-    assert trained.model_max_length == 24
-
-
 def test_known_sentence_has_no_unknown_token_and_comes_back(trained):
     ids = trained(KNOWN)["input_ids"]
     assert trained.unk_token_id not in ids
@@ -106,14 +98,6 @@ def test_training_reads_the_texts_where_they_lie(corpus, trained):
     assert max(held) == 64 < len(texts)
     assert list(column) == texts
     assert len(column) == len(texts)
-
-
-def test_hash_ignores_truncation_but_not_the_vocabulary(trained, corpus):
-    before = tokenizer_hash(trained)
-    trained([KNOWN, "short"], truncation=True, max_length=5, padding=True)
-    assert tokenizer_hash(trained) == before
-    texts = corpus.read_text(encoding="utf-8").splitlines()
-    assert tokenizer_hash(train_wordpiece(texts, vocab_size=240, max_length=24)) != before
 
 
 def test_tokenize_truncates_and_keeps_special_tokens(trained, corpus):

@@ -222,25 +222,6 @@ def test_a_lasting_failure_is_one_sentence_and_the_next_call_continues(hub, writ
     assert len(reads(hub)) == len(pieces) + len({file for file, _ in pieces})
 
 
-def test_without_a_network_one_attempt_is_made(hub, monkeypatch, one_sentence):
-    attempts = []
-    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", attempts.append)
-    with pytest.raises(UserError, match="check the network, set TLM_DATA") as caught:
-        stream_wikipedia(50, 10, endpoint="http://127.0.0.1:9")
-    assert "0 of 60 texts" in one_sentence(caught.value)
-    assert attempts == []
-
-
-def test_a_damaged_cache_is_read_again(hub):
-    before = rows(stream(hub, 80)["train"])
-    files = [file for file in datasets.config.HF_DATASETS_CACHE.rglob("*.parquet") if file.is_file()]
-    assert len(files) > 4
-    for damage in (lambda content: content[: len(content) // 2], lambda content: b"\0" * len(content)):
-        for file in files:
-            file.write_bytes(damage(file.read_bytes()))
-        assert rows(stream(hub, 80)["train"]) == before
-
-
 def test_a_disk_that_cannot_be_written_costs_the_cache_only(hub, written, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")

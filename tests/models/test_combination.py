@@ -54,22 +54,6 @@ def test_uncertainty_is_scipys_entropy(shape, scale):
         np.testing.assert_allclose(measured[name].numpy(), values, atol=2e-5, err_msg=name)
 
 
-def test_impossible_logits_give_no_nan():
-    measured = uncertainty(torch.tensor([[[0.0, float("-inf")], [0.0, float("-inf")]]]))
-    assert measured["entropy"].tolist() == [0.0]
-    assert measured["agreement"].tolist() == [1.0]
-
-
-def test_the_output_tells_the_uncertainty(build_pair):
-    models = [build_pair("classifier", seed=seed)[0] for seed in range(3)]
-    committee = CommitteeForSequenceClassification.from_members(models)
-    with torch.no_grad():
-        output = committee(torch.arange(1, 21).view(4, 5))
-    for name, values in uncertainty(output.member_logits).items():
-        torch.testing.assert_close(getattr(output, name), values)
-    assert set(output) - set(committee.config.keys_to_ignore_at_inference) == {"logits"}  # what Trainer gathers
-
-
 def test_an_unknown_combination_is_refused_in_one_sentence(build_pair, one_sentence):
     members = [build_pair("classifier", seed=seed)[0] for seed in range(2)]
     with pytest.raises(ValueError, match="combination is 'median': choose one of probabilities, logits") as caught:

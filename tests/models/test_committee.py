@@ -76,23 +76,6 @@ def test_votes_are_the_stock_members_and_the_loss_is_that_of_the_mean(members):
     close(as_tuple[0], output.loss)
 
 
-@pytest.mark.parametrize("name", ["query", "key", "value"])
-def test_an_edit_of_a_weight_counts_at_once(members, name):
-    """Also through `.data`, which no version counter sees: nothing that depends on a weight may be kept."""
-    committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in members])
-    batch = {"input_ids": make_batch()["input_ids"]}
-    batch["input_ids"][:, 0] = 2  # texts that start alike share one query
-    with torch.no_grad():
-        before = committee(**batch).logits
-        noise = torch.randn(3, TINY["hidden_size"])
-        for model in (committee.members[0], members[0][1]):
-            getattr(model.bert.encoder.layer[0].attention.self, name).weight.data[1:4] += noise
-        votes = np.stack([stock(**batch).logits.numpy() for _, stock in members], axis=1).astype(np.float64)
-        logits = committee(**batch).logits.numpy()
-    assert np.abs(logits - before.numpy()).max() > 1e-3
-    np.testing.assert_allclose(logits, np.log(softmax(votes).mean(axis=1)), atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_predict_is_numpys_mean_of_stock_bert_members(build_pair, tokenizer, sentences, training):
     fields = {"vocab_size": len(tokenizer), **LABELS}

@@ -25,9 +25,8 @@ from helpers_models import (
 )
 from test_convolution import build_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForSequenceClassification
 
-from tlm_hf import CommitteeForSequenceClassification, TLMForMaskedLM, TLMForSequenceClassification, TLMModel
+from tlm_hf import CommitteeForSequenceClassification, TLMForMaskedLM, TLMForSequenceClassification
 
 KERNELS = [[3, 3], [3, 3]]
 BY_LAYERS_AND_BACKEND = pytest.mark.parametrize(("layers", "attention"), [(1, "eager"), (2, "sdpa")])
@@ -149,22 +148,6 @@ def test_loading_in_half_precision(build_pair, tmp_path, kind, dtype, fast):
     assert before is None or not torch.equal(before, ours.bert.encoder.layer[1].output.dense.weight)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_committee_loads_in_half_precision(build_pair, tmp_path, dtype):
-    inputs, _ = plain_batch()
-    pairs, rounding = [build_pair("classifier", seed=seed) for seed in range(3)], torch.finfo(dtype).eps
-    CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs]).save_pretrained(tmp_path / "all")
-    committee = AutoModelForSequenceClassification.from_pretrained(tmp_path / "all", dtype=dtype)
-    assert {parameter.dtype for parameter in committee.parameters()} == {dtype}
-    votes = torch.stack([stock(**inputs).logits for _, stock in pairs], dim=1)
-    found = committee(**inputs, labels=CLASS_IDS[:3])
-    assert float((found.member_logits - votes).abs().max()) <= 5 * rounding * float(votes.abs().max())
-    expected = votes.softmax(-1).mean(1)
-    assert float((found.logits.softmax(-1) - expected).abs().max()) <= 5 * rounding
-    committee.train()(**inputs, labels=CLASS_IDS[:3]).loss.backward()
-    assert all(parameter.grad.isfinite().all() for parameter in committee.parameters() if parameter.grad is not None)
-
-
 # ---- activation checkpointing
 
 
@@ -209,18 +192,6 @@ def test_compiled_masked_lm_of_a_fixed_count(build_pair, layers, attention):
             assert operations[-1] < share * count(stock, **inputs, labels=labels)
 
 
-@BY_BACKEND
-def test_compiled_masked_lm_without_a_count_scores_every_position(build_pair, attention):
-    inputs, labels = batch_of(3, 10)
-    ours, stock = build_pair("masked_lm", num_hidden_layers=2, attention=attention)
-    compiled, _ = counted(ours.train())
-    check_step(compiled, ours, stock, inputs, labels)
-    assert compiled(**inputs, labels=labels).logits.shape == (3, 10, VOCABULARY)
-    ours.eval()
-    with torch.no_grad():
-        close(compiled(**inputs).logits, stock.eval()(**inputs).logits)
-
-
 @BY_LAYERS_AND_BACKEND
 def test_compiled_classifier(build_pair, layers, attention):
     """The graph is made of texts that start alike, and must hold no constant query."""
@@ -258,19 +229,18 @@ def test_compiled_committee(build_pair, training):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("model_class", [TLMModel, TLMForMaskedLM, TLMForSequenceClassification])
+@pytest.mark.parametrize("model_class", [TLMForMaskedLM, TLMForSequenceClassification])
 def test_compiled_convolution(model_class, training):
     inputs, labels = batch_of(3, 10)
-    extra = {TLMForMaskedLM: {"labels": labels, "num_predictions": most(labels)}}.get(model_class, {})
-    if model_class is TLMForSequenceClassification:
-        extra = {"labels": CLASS_IDS[:3]}
+    extra = {"labels": CLASS_IDS[:3]}
+    if model_class is TLMForMaskedLM:
+        extra = {"labels": labels, "num_predictions": most(labels)}
     plain = build_model(model_class, KERNELS).train(training)
     ours = copy.deepcopy(plain)
     compiled, _ = counted(ours)
     results = []
     for model in (compiled, plain):
-        output = model(**inputs, **extra)
-        results.append(output["loss"] if extra else output["last_hidden_state"].square().mean())
+        results.append(model(**inputs, **extra).loss)
         results[-1].backward()
     close(*results)
     compare_gradients(ours, plain)
@@ -306,9 +276,8 @@ def export(model, inputs, **fixed):
 SHAPES = [(1, 1), (1, 7), (5, 16), (2, 2)]
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("kind", ["encoder", "masked_lm", "classifier"])
-@BY_BACKEND
+@BY_LAYERS_AND_BACKEND
+@BY_KIND
 def test_exported_model(build_pair, kind, layers, attention):
     """Exported with texts that start alike; run on texts that do not, since it must ask for each of them."""
     ours, stock = build_pair(kind, num_hidden_layers=layers, attention=attention)

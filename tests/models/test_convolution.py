@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, randomise
 from huggingface_hub.errors import StrictDataclassError
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM
 
 from tlm_hf import TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
@@ -97,19 +95,6 @@ def test_front_end_is_the_description(kernels, training, mask):
     largest = max(float(gradient.abs().max()) for gradient in gradients)
     for one, other in zip(ours, gradients, strict=True):
         assert float((one - other).abs().max()) <= 1e-5 * largest
-
-
-@BY_KERNELS
-@pytest.mark.filterwarnings(IGNORED_WARNING)
-@given(lengths=st.lists(st.integers(1, 11), min_size=1, max_size=4), extra=st.integers(0, 5))
-def test_in_evaluation_a_text_is_alone(kernels, lengths, extra):
-    front_end = build_model(TLMForMaskedLM, kernels).bert.front_end
-    width = max(lengths) + extra
-    states = torch.randn(len(lengths), width, TINY["hidden_size"], generator=torch.Generator().manual_seed(4))
-    mask = torch.arange(width) < torch.tensor(lengths)[:, None]
-    found = front_end(states, mask.long())
-    for row, length in enumerate(lengths):
-        close(found[row, :length], plain_front_end(front_end, states[row : row + 1, :length])[0])
 
 
 @BY_KERNELS
@@ -247,22 +232,6 @@ def test_statistics_of_half_precision_are_taken_in_float32(dtype, parameters, ma
     for name in ("running_mean", "running_var"):
         assert ours.get_buffer(name).dtype == parameters
         torch.testing.assert_close(ours.get_buffer(name).float(), plain.get_buffer(name), atol=0, rtol=2 * rounding)
-
-
-@pytest.mark.parametrize("case", [torch.bfloat16, torch.float16, "autocast"], ids=str)
-def test_a_model_in_half_precision_trains(case):
-    batch, labels = padded_batch([9, 4, 6], 9)
-    losses = []
-    for half in (False, True):
-        model = build_model(TLMForMaskedLM, KERNELS["conv2"]).train()
-        if half and case != "autocast":
-            model = model.to(case)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half and case == "autocast"):
-            loss = model(**batch, labels=labels).loss
-        loss.backward()
-        assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
-        losses.append(float(loss.detach()))
-    assert losses[1] == pytest.approx(losses[0], rel=3e-2)
 
 
 def test_a_mask_that_is_not_2d_is_refused_in_one_sentence(one_sentence):

@@ -15,7 +15,6 @@ from conftest import ROOT
 from test_convolution import KERNELS, build_model, close, padded_batch
 
 from tlm_hf import TLMForMaskedLM
-from tlm_hf.models.convolution_tlm import MaskedBatchNorm2d
 
 WORKER = """
 import sys, torch
@@ -126,15 +125,3 @@ def test_without_synchronisation_each_process_has_its_own_statistics(processes, 
     labelled = [int((half["labels"] != -100).sum()) for half in halves]
     close(processes[rank]["apart"]["loss"], loss * 2 * labelled[rank] / sum(labelled))
     check_statistics(processes[rank]["apart"]["buffers"], model)
-
-
-def test_one_process_and_a_torch_without_distributed_need_no_group(monkeypatch):
-    """Builds without torch.distributed have `is_available` and nothing else of it."""
-    states, mask = torch.randn(2, 3, 4, 5), torch.tensor([[1.0] * 4, [1, 1, 0, 0]])[:, None, :, None]
-    norm = MaskedBatchNorm2d(3).train()
-    expected = [norm(states), norm(states, mask)]
-    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
-    for name in ("is_initialized", "get_world_size", "all_reduce"):
-        monkeypatch.delattr(torch.distributed, name)
-    assert torch.equal(norm(states), expected[0])
-    assert torch.equal(norm(states, mask), expected[1])

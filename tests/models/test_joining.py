@@ -6,14 +6,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, randomise
 from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from transformers import BertTokenizer
 
-from tlm_hf import CommitteeConfig, CommitteeForSequenceClassification
+from tlm_hf import CommitteeConfig, CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification
 
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
+FIRST, SECOND = "1" * 40, "2" * 40
 join = CommitteeForSequenceClassification.from_members
 
 
@@ -122,20 +123,6 @@ def test_stock_weights_are_shared_and_renamed_labels_stay(pairs, ids):
         torch.testing.assert_close(stock(ids).logits, expected)
 
 
-@torch.no_grad()
-def test_a_member_with_its_labels_in_another_order_stays_one_model(build_pair, pairs, ids):
-    turned = {0: "world", 1: "sport", 2: "science"}
-    other = build_pair("classifier", seed=9, id2label=turned, label2id={v: k for k, v in turned.items()})[0]
-    other.classifier.requires_grad_(False)
-    committee = join([pairs[0][0], other])
-    mine = committee[1]
-    assert not mine.classifier.weight.requires_grad
-    assert mine.bert.config is mine.config
-    assert mine.bert.pooler.dense.weight is other.bert.pooler.dense.weight
-    mine.bert.pooler.register_forward_hook(lambda module, inputs, output: output * 0)
-    torch.testing.assert_close(other(ids).logits[:, [1, 2, 0]], join([pairs[0][0], other])(ids).member_logits[:, 1])
-
-
 def test_tokenizers_must_be_the_same(pairs, tmp_path, one_sentence):
     same = [save(pairs[place][0], tmp_path / f"same{place}") for place in range(2)]
     assert len(join(same)) == 2
@@ -208,3 +195,41 @@ def test_folders_take_the_options_of_from_pretrained(pairs, ids, tmp_path):
         join(folders, member_weights=[1.0, 0.0, 0.0])
     with pytest.raises(ValueError, match=r"Member 0, .*run@9.*neither a folder nor a Hub name"):
         join([str(tmp_path / "run@9")])
+
+
+@pytest.fixture(scope="module")
+def hub_cache(tmp_path_factory):
+    """A Hub cache with two revisions of a convolution classifier: branch `main` is the second one, tag `v1` the first.
+
+    Returns the cache and the model by revision.
+    """
+    cache = tmp_path_factory.mktemp("hub_cache")
+    repository = cache / "models--maker--conv"
+    (repository / "refs").mkdir(parents=True)
+    expected = {}
+    for seed, (sha, ref) in enumerate(((FIRST, "v1"), (SECOND, "main"))):
+        (repository / "refs" / ref).write_text(sha)
+        expected[sha] = TLMForSequenceClassification(
+            TLMConfig(**TINY, conv_channels=3, conv_kernel_sizes=[[4, 4], [3, 3]], **LABELS)
+        ).eval()
+        randomise(expected[sha], seed=seed)
+        expected[sha].save_pretrained(repository / "snapshots" / sha)
+    return cache, expected
+
+
+@torch.no_grad()
+def test_our_classes_and_from_members_take_a_revision(hub_cache):
+    cache, expected = hub_cache
+    inputs = {"input_ids": torch.arange(1, 13).view(3, 4)}
+    model = TLMForSequenceClassification.from_pretrained("maker/conv", cache_dir=cache, revision="v1")
+    torch.testing.assert_close(model(**inputs).logits, expected[FIRST](**inputs).logits)
+    for members, options in (
+        (["maker/conv@v1", "maker/conv"], {}),
+        ([f"maker/conv@{FIRST}", "maker/conv@main"], {}),
+        (["maker/conv", "maker/conv@main"], {"revision": "v1"}),
+    ):
+        member_logits = join(members, cache_dir=cache, **options)(**inputs).member_logits
+        for logits, sha in zip(member_logits.unbind(dim=1), (FIRST, SECOND), strict=True):
+            torch.testing.assert_close(logits, expected[sha](**inputs).logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="Member 1, 'maker/conv@v3', cannot be opened"):
+        join(["maker/conv", "maker/conv@v3"], cache_dir=cache)

@@ -21,7 +21,6 @@ from helpers_models import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, Trainer, TrainingArguments
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
@@ -103,34 +102,6 @@ def test_embeddings_as_input_and_4d_mask_are_stock(build_pair, kind, attention, 
         check_equal(kind, pair, changed, labels, training)
 
 
-@BY_HEAD
-def test_activation_checkpointing_changes_nothing(build_pair, kind):
-    pair = build_pair(kind, num_hidden_layers=2)
-    pair[0].gradient_checkpointing_enable()  # the name that older releases know too
-    assert pair[0].is_activation_checkpointing
-    check_equal(kind, pair, *plain_batch())
-
-
-def test_resized_vocabulary_stays_tied(build_pair, tmp_path):
-    ours, _ = build_pair("masked_lm")
-    ours.resize_token_embeddings(VOCABULARY + 5)
-    ours.save_pretrained(tmp_path)
-    for model in (ours, TLMForMaskedLM.from_pretrained(tmp_path)):
-        head = model.cls.predictions
-        assert head.decoder.weight is model.bert.embeddings.word_embeddings.weight
-        assert head.decoder.bias is head.bias
-        assert head.bias.shape == (VOCABULARY + 5,)
-    stock = BertForMaskedLM.from_pretrained(tmp_path).eval()
-    ids = torch.arange(VOCABULARY - 5, VOCABULARY + 5)[None]
-    close(ours(ids).logits, stock(ids).logits)
-    replaced = torch.nn.Linear(ours.config.hidden_size, VOCABULARY + 5)
-    for model in (ours, stock):
-        model.set_output_embeddings(replaced)
-        assert model.get_output_embeddings() is replaced
-        assert model.cls.predictions.bias is replaced.bias
-    close(ours(ids).logits, stock(ids).logits)
-
-
 @pytest.mark.parametrize("fast", [True, False])
 @BY_TRAINING
 def test_the_scored_positions_can_be_chosen(build_pair, fast, training):
@@ -196,20 +167,6 @@ def test_accumulated_step_is_the_whole_batch_step(build_pair, tmp_path, kind, ac
             close(ours.get_parameter(name).detach(), value.detach() - 0.1 * value.grad)
         learnt = stock.bert.encoder.layer[0].output.dense.weight.grad
         assert float(learnt.abs().max()) > 1e-3
-
-
-def test_shortcut_computes_less_than_half_of_stock(build_pair):
-    """The promise of the fast path, counted in floating point operations rather than in seconds."""
-    fields = {"vocab_size": 2000, "hidden_size": 48, "intermediate_size": 192, "max_position_embeddings": 64}
-    ids = torch.randint(1, 2000, (4, 64), generator=torch.Generator().manual_seed(0))
-    masked = torch.where(torch.arange(64) % 7 == 1, ids, -100)
-    for kind, labels, share in (("masked_lm", masked, 0.3), ("classifier", torch.tensor([0, 1, 0, 1]), 0.35)):
-        counts = []
-        for model in build_pair(kind, **fields):
-            with FlopCounterMode(display=False) as counter:
-                model.train()(ids, labels=labels).loss.backward()
-            counts.append(counter.get_total_flops())
-        assert counts[0] < share * counts[1], (kind, counts)
 
 
 @BY_HEAD

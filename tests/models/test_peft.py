@@ -5,7 +5,6 @@ read weights instead of calling layers, so they must step aside for whatever has
 """
 
 import copy
-import warnings
 
 import accelerate
 import pytest
@@ -166,17 +165,6 @@ def test_a_classifier_from_a_masked_lm_needs_its_pooler_saved(build_pair, tmp_pa
     close(output_of(BertForSequenceClassification.from_pretrained(tmp_path / "merged"), **inputs), expected)
 
 
-def test_an_adapter_on_tied_embeddings_warns_that_it_cannot_be_merged(build_pair):
-    """Merging writes it into the decoder as well, which is the same matrix; PEFT knows other names than BERT's."""
-    inputs, labels = plain_batch()
-    pair = adapt_pair(build_pair("masked_lm"), "masked_lm", ["word_embeddings"])
-    with pytest.warns(UserWarning, match="tied"):
-        before = output_of(pair[0], **inputs)
-    with warnings.catch_warnings(action="ignore"):
-        check_equal("masked_lm", pair, inputs, labels)
-    assert float((output_of(pair[0].merge_and_unload().eval(), **inputs) - before).abs().max()) > 0.1
-
-
 # ---- adapters of other kinds and places
 
 
@@ -218,26 +206,6 @@ def test_an_adapter_for_each_text(build_pair, targets):
         draw_adapters(adapted)
         outputs.append(adapted.eval()(**inputs, adapter_names=["two", "__base__", "one"]).logits)
     close(*outputs)
-
-
-def test_adapter_dropout_is_drawn_for_each_text(build_pair):
-    ours, _ = build_pair("classifier")
-    adapted = adapt(ours, "classifier", ["query"], lora_dropout=0.5).train()
-    torch.manual_seed(0)
-    ids = plain_batch()[0]["input_ids"][:1].expand(50, -1)
-    assert len(adapted(ids).logits.unique(dim=0)) > 10
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-@BY_HEAD
-@pytest.mark.filterwarnings("ignore:.*use_reentrant.*")
-def test_adapters_train_under_activation_checkpointing(build_pair, kind, reentrant):
-    inputs, labels = plain_batch()
-    pair = adapt_pair(build_pair(kind, num_hidden_layers=2), kind, ["query", "key", "value"])
-    pair[0].enable_input_require_grads()
-    pair[0].base_model.model.activation_checkpointing_enable({"use_reentrant": reentrant})
-    assert pair[0].base_model.model.is_activation_checkpointing
-    check_equal(kind, pair, inputs, labels)
 
 
 # ---- hooks, replaced weights, offloading

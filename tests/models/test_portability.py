@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from conftest import CLASSES
 from helpers_models import (
     BY_BACKEND,
-    BY_HEAD,
     BY_KIND,
     BY_TRAINING,
     CLASS_IDS,
@@ -24,33 +23,14 @@ from helpers_models import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from test_convolution import build_model
 from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tlm_hf import TLMConfig, TLMModel
-from tlm_hf.models.fast_paths_tlm import TLMDropout, sixteen_bit_dropout
+from tlm_hf import TLMConfig
+from tlm_hf.models.fast_paths_tlm import TLMDropout
 
 # ---- attention backends
-
-
-@pytest.mark.parametrize("way", ["from_pretrained", "set_attn_implementation", "config"])
-@BY_BACKEND
-def test_a_backend_is_set_in_three_ways(build_pair, monkeypatch, tmp_path, way, attention):
-    calls, real = [], F.scaled_dot_product_attention
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(0) or real(*a, **k))
-    ours, stock = build_pair("encoder", num_hidden_layers=2, attention=attention)
-    if way == "from_pretrained":
-        stock.save_pretrained(tmp_path)
-        ours = TLMModel.from_pretrained(tmp_path, attn_implementation=attention)
-    elif way == "set_attn_implementation":
-        ours, _ = build_pair("encoder", num_hidden_layers=2, attention={"eager": "sdpa", "sdpa": "eager"}[attention])
-        ours.set_attn_implementation(attention)
-    inputs, _ = plain_batch()
-    found = ours(**inputs)
-    assert len(calls) == (2 if attention == "sdpa" else 0)
-    close(found.last_hidden_state, stock(**inputs).last_hidden_state)
 
 
 @BY_KIND
@@ -105,59 +85,6 @@ def test_one_query_serves_the_texts_that_start_alike(
         with torch.no_grad():
             close(*(model.train(training)(**inputs).logits for model in pair))
     assert shapes == [(rows, 1, HIDDEN), (1 if alike else rows, 1, HIDDEN)]
-
-
-@pytest.mark.parametrize("case", ["two layers", "embedding dropout", "convolution", "inputs_embeds"])
-def test_texts_that_start_alike_may_come_to_differ(build_pair, case):
-    ids = plain_batch()[0]["input_ids"].clone()
-    ids[:, 0] = 3
-    fields = {"two layers": {"num_hidden_layers": 2}, "embedding dropout": {"hidden_dropout_prob": 0.1}}.get(case, {})
-    model, _ = build_pair("classifier", **fields)
-    if case == "convolution":
-        model = build_model(type(model), [[3, 3]])
-    inputs = {"input_ids": ids}
-    if case == "inputs_embeds":
-        inputs = {"inputs_embeds": model.bert.embeddings.word_embeddings(ids)}
-    with watched() as shapes, torch.no_grad():
-        model.train(case == "embedding dropout")(**inputs)
-        model.eval()(**inputs)
-    after = 1 if case in ("embedding dropout", "inputs_embeds") else 3  # embeddings can be as equal as ids
-    assert shapes == [(1 if case == "inputs_embeds" else 3, 1, HIDDEN), (after, 1, HIDDEN)]
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("fixed", [False, True])
-@pytest.mark.parametrize(("count", "taken"), [(1, True), (5, True), (6, False), (10, False)])
-@BY_BACKEND
-def test_absorbed_where_it_is_less_work(build_pair, layers, fixed, count, taken, attention):
-    """Multiply-adds for n of 10 positions, width 24, 3 heads: 2,592 n against 11,520 + 480 n, equal at n = 5.45."""
-    inputs, labels = plain_batch()
-    labels = torch.full_like(labels, -100)
-    labels[0, :count], labels[2, 4] = torch.arange(7, 7 + count), 9  # a text without labels between them
-    pair = build_pair("masked_lm", num_hidden_layers=layers, attention=attention)
-    with watched() as shapes:
-        check_equal("masked_lm", pair, inputs, labels, **({"num_predictions": count} if fixed else {}))
-    assert len(shapes) == (1 if taken else 0)
-
-
-@BY_HEAD
-@BY_TRAINING
-@pytest.mark.parametrize("case", ["taken", "use_fast_path", "output_attentions", "output_hidden_states", "4-d mask"])
-def test_nothing_is_absorbed_where_more_is_asked_for(build_pair, kind, training, case):
-    inputs, labels = plain_batch()
-    pair = build_pair(kind, num_hidden_layers=2, attention="eager", fast=case != "use_fast_path")
-    if case == "4-d mask":
-        allowed = torch.tensor(np.random.default_rng(4).random((3, 1, 10, 10)) < 0.6) | torch.eye(10, dtype=torch.bool)
-        inputs["attention_mask"] = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
-    with watched() as shapes:
-        found = check_equal(kind, pair, inputs, labels, training, **({case: True} if case.startswith("output") else {}))
-        assert len(shapes) == (case == "taken" and (training or kind == "classifier"))
-        if case.startswith("output"):
-            assert found[case.removeprefix("output_")][0].shape[-2] == 10
-            for model in pair:
-                setattr(model.config, case, True)
-            check_equal(kind, pair, inputs, labels, training)
-            assert not shapes
 
 
 @BY_KIND
@@ -222,16 +149,6 @@ def test_sixteen_bit_dropout_is_dropout(probability, dtype):
     for seed, same in ((7, True), (8, False)):
         torch.manual_seed(seed)
         assert torch.equal(dropout(states), dropped) is same
-
-
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5, 7)])
-def test_sixteen_bit_dropout_of_any_shape(shape):
-    states = torch.ones(shape, requires_grad=True)
-    dropped = sixteen_bit_dropout(states, 0.5)
-    assert dropped.shape == shape
-    assert set(dropped.flatten().tolist()) <= {0.0, 2.0}
-    dropped.sum().backward()
-    assert torch.equal(states.grad, dropped.detach())
 
 
 @pytest.mark.parametrize("probability", [0.0, 1e-9, 0.3, 1 - 1e-9, 1.0])
