@@ -379,16 +379,6 @@ def test_loading_back_is_silent_and_whole(shelf, name):
             torch.testing.assert_close(loaded(**inputs)[0], expected[name](**inputs)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_folder_saved_by_stock_bert_opens_in_our_class(build_pair, tmp_path):
-    _, stock = build_pair("masked_lm")
-    stock.save_pretrained(tmp_path)
-    model, report = TLMForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    ids = torch.arange(1, 10)[None]
-    torch.testing.assert_close(model(ids).logits, stock(ids).logits, atol=1e-5, rtol=1e-5)
-
-
 def test_our_commands_open_the_right_folders(shelf):
     root, expected, inputs = shelf
     for load, name in (

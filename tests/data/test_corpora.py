@@ -116,22 +116,6 @@ class TestChoice:
         with pytest.raises(UserError, match=f"at most {len(whole['train'])}[.]"):
             load_corpus("docstrings", num_texts=10**7)
 
-    @pytest.mark.parametrize(
-        ("ids", "kept"),
-        [
-            (pa.array([f"book/{index}" for index in range(50)]), True),
-            (pa.array([f"book/{index}" for index in range(50)], pa.large_string()), True),
-            (["same"] * 50, False),
-            ([None, *(f"book/{index}" for index in range(1, 50))], False),
-            (list(range(50)), False),
-        ],
-    )
-    def test_ids_of_the_source_are_kept_where_they_tell_rows_apart(self, tmp_path, cache, ids, kept):
-        path = tmp_path / "corpus.parquet"
-        pq.write_table(pa.table({"text": [f"text {index}" for index in range(50)], "id": ids}), path)
-        for split in load_corpus(str(path)).values():
-            assert split["id"][:] == [f"{'book' if kept else 'train'}/{text.split()[1]}" for text in split["text"]]
-
     def test_loaded_tables_are_chosen_from_as_a_file_is(self, tmp_path, cache):
         path = write(tmp_path / "corpus.parquet", RAW, column="body")
         table = datasets.Dataset.from_dict({"body": RAW})
@@ -258,15 +242,6 @@ class TestDisk:
         assert len(load_corpus(str(path))["train"]) == 1800
 
 
-def test_a_unit_fits_wikipedia_alone(tmp_path, one_sentence):
-    path = tmp_path / "corpus.txt"
-    path.write_text("one\ntwo\nthree\n", encoding="utf-8")
-    for name, unit in (("wikipedia", "chapter"), (str(path), "paragraph"), ("docstrings", "article")):
-        with pytest.raises(UserError, match=unit) as caught:
-            load_corpus(name, unit=unit, root=str(Path(tmp_path)))
-        one_sentence(caught.value)
-
-
 def test_options_without_a_use_are_refused(tmp_path, cache, one_sentence):
     (tmp_path / "wikipedia").mkdir()
     path = write(tmp_path / "wikipedia" / "train.parquet", RAW)
@@ -274,7 +249,7 @@ def test_options_without_a_use_are_refused(tmp_path, cache, one_sentence):
     for options in ({"revision": "deadbeef"}, {"unit": "article"}, {"unit": "paragraph"}):
         said = refusal(one_sentence, load_corpus, "wikipedia", root=str(tmp_path), **options)
         assert next(iter(options.values())) in said
-    for options in ({"revision": "v1"}, {"config": "small"}, {"text_column": "body"}):
+    for options in ({"revision": "v1"}, {"config": "small"}, {"text_column": "body"}, {"unit": "article"}):
         assert "docstrings" in refusal(one_sentence, load_corpus, "docstrings", **options)
     assert "--text-column" in refusal(one_sentence, load_corpus, "wikimedia/wikipedia", text_column="title")
     assert "'v1'" in refusal(one_sentence, load_corpus, path, revision="v1")

@@ -270,36 +270,3 @@ def test_which_lines_are_paragraphs(line, is_paragraph):
     assert paragraphs(f"Title\n\n{line}\n== End ==") == ([(2, line)] if is_paragraph else [])
     spaced = "\n".join([f"\t{WORDS}  last. "] * 40)
     assert paragraphs(spaced) == [(index, f"{WORDS} last.") for index in range(PARAGRAPHS_PER_ARTICLE)]
-
-
-def test_corpora_and_tasks_from_the_hub_in_another_process(served, written, run_with_package, tmp_path):
-    """From the Hub's address alone, as a user: Wikipedia by either name, and other sets, which are read whole."""
-    everything = [text for texts in written.values() for text in texts]
-    other = "5" * 40
-    add(served, "someone/articles", {"train.parquet": parquet(everything)}, other)
-    (tmp_path / "data" / "wikipedia").mkdir(parents=True)
-    code = """
-import json, os, sys
-os.environ.update(HF_ENDPOINT=sys.argv[1], HF_DATASETS_CACHE=sys.argv[2], HF_HOME=sys.argv[2], HF_HUB_OFFLINE="0")
-os.environ.pop("TLM_DATA", None)
-import datasets
-from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.sources import facts_of
-datasets.disable_progress_bars()
-results = []
-for name, options in (
-    ("wikipedia", {}),
-    ("wikimedia/wikipedia", {"root": sys.argv[3]}),  # streamed even where a local copy of `wikipedia` is
-    ("wikipedia", {"unit": "paragraph"}),
-    ("someone/articles", {"revision": "main"}),
-):
-    train = load_corpus(name, num_texts=60, seed=3, validation_texts=10, **options)["train"]
-    results.append([list(zip(train["id"][:], train["text"][:])), facts_of(train)])
-print(json.dumps(results))
-"""
-    short, full, cut, whole = run_with_package(code, served.url, str(tmp_path), str(tmp_path / "data"))
-    assert full == short
-    assert [tuple(row) for row in short[0]] == expected(written, 3, 60)[0]
-    assert (cut[1]["unit"], cut[1]["revision"]) == ("paragraph", REVISION)
-    assert (whole[1]["source"], whole[1]["revision"]) == ("someone/articles", other)
-    assert all(everything[int(place.removeprefix("train/"))].strip() == text for place, text in whole[0])

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, randomise
+from helpers_models import close
 from huggingface_hub.errors import StrictDataclassError
+from scipy.special import softmax
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
 from tlm_hf import CommitteeConfig, CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification
@@ -21,15 +23,6 @@ SHAPES = (
     {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 20, "max_position_embeddings": 20},
 )
 LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"sport": 0, "science": 1, "world": 2}}
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def softmax(logits):
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 @pytest.fixture
@@ -67,9 +60,9 @@ def test_votes_are_the_stock_members_and_the_loss_is_that_of_the_mean(members):
         output = committee(**batch, labels=labels)
         votes = np.stack([stock(**batch).logits.numpy() for _, stock in members], axis=1).astype(np.float64)
     np.testing.assert_allclose(output.member_logits.numpy(), votes, atol=1e-5, rtol=1e-5)
-    expected = np.log(softmax(votes).mean(axis=1)) / 1.7
+    expected = np.log(softmax(votes, axis=-1).mean(axis=1)) / 1.7
     np.testing.assert_allclose(output.logits.numpy(), expected, atol=1e-5, rtol=1e-5)
-    cross_entropy = -np.log(softmax(expected))[np.arange(4), labels.numpy()].mean()
+    cross_entropy = -np.log(softmax(expected, axis=-1))[np.arange(4), labels.numpy()].mean()
     assert float(output.loss) == pytest.approx(cross_entropy, abs=1e-5)
     as_tuple = committee(**batch, labels=labels, return_dict=False)
     assert isinstance(as_tuple, tuple)
@@ -91,7 +84,9 @@ def test_predict_is_numpys_mean_of_stock_bert_members(build_pair, tokenizer, sen
     for text, record in zip(texts, records, strict=True):
         batch = tokenizer(text, truncation=True, max_length=TINY["max_position_embeddings"], return_tensors="pt")
         with torch.no_grad():
-            each = softmax(np.stack([stock(**batch).logits[0].numpy() for _, stock in members]).astype(np.float64))
+            each = softmax(
+                np.stack([stock(**batch).logits[0].numpy() for _, stock in members]).astype(np.float64), axis=-1
+            )
         mean = each.mean(axis=0)
         shown = softmax(np.log(mean) / 1.3)
         assert record["label"] == LABELS["id2label"][int(mean.argmax())]
@@ -175,7 +170,7 @@ def test_trainer_predicts_one_array(members, tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True, disable_tqdm=True)
     predicted = Trainer(committee, arguments).predict(rows)
     votes = np.stack([stock(**batch).logits.detach().numpy() for _, stock in members], axis=1).astype(np.float64)
-    expected = np.log(softmax(votes).mean(axis=1))
+    expected = np.log(softmax(votes, axis=-1).mean(axis=1))
     np.testing.assert_allclose(predicted.predictions, expected, atol=1e-5, rtol=1e-5)
     assert predicted.metrics["test_loss"] == pytest.approx(-expected[:, 1].mean(), abs=1e-5)
 

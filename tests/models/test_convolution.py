@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY, randomise
+from helpers_models import close
 from huggingface_hub.errors import StrictDataclassError
 from transformers import BertConfig, BertForMaskedLM
 
@@ -27,10 +28,6 @@ KERNELS = {
 BY_KERNELS = pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS.keys())
 BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.1, 1e-5  # torch's defaults, as in the authors' code
 IGNORED_WARNING = "ignore:Using padding='same' with even kernel lengths:UserWarning"
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def build_config(kernels, **fields):

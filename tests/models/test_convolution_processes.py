@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
-from test_convolution import KERNELS, build_model, close, padded_batch
+from helpers_models import close
+from test_convolution import KERNELS, build_model, padded_batch
 
 from tlm_hf import TLMForMaskedLM
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY
+from helpers_models import close
 from huggingface_hub.errors import StrictDataclassError
 from test_convolution import (
     BATCH_NORM_MOMENTUM,
@@ -17,7 +18,6 @@ from test_convolution import (
     IGNORED_WARNING,
     KERNELS,
     build_model,
-    close,
     padded_batch,
     plain_front_end,
 )

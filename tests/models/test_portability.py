@@ -270,14 +270,6 @@ def test_a_resized_vocabulary_is_stock(build_pair, tmp_path, kind, size):
 # ---- what else a fast path must step aside for
 
 
-@pytest.mark.parametrize("place", ["cls", "cls.predictions"])
-def test_a_hook_on_the_head_is_called(build_pair, place):
-    pair = build_pair("masked_lm")
-    for model in pair:
-        model.get_submodule(place).register_forward_hook(lambda module, arguments, output: output * 2)
-    check_equal("masked_lm", pair, *plain_batch())
-
-
 @pytest.mark.parametrize("place", ["embeddings", "embeddings.word_embeddings", "encoder.layer.0"])
 def test_texts_that_start_alike_but_are_changed_apart_ask_apart(build_pair, place):
     inputs, _ = plain_batch()
@@ -305,12 +297,3 @@ def test_gradients_of_equal_first_embeddings_are_each_texts_own(build_pair):
         (model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits * weights).sum().backward()
         gradients.append(embeds.grad)
     close(*gradients)
-
-
-def test_a_decoder_without_bias_trains(build_pair):
-    pair = build_pair("masked_lm")
-    weight = torch.randn(VOCABULARY, HIDDEN, generator=torch.Generator().manual_seed(2))
-    for model in pair:
-        model.cls.predictions.decoder = nn.Linear(HIDDEN, VOCABULARY, bias=False)
-        model.cls.predictions.decoder.weight = nn.Parameter(weight.clone())
-    check_equal("masked_lm", pair, *plain_batch())
