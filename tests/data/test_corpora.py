@@ -249,7 +249,8 @@ def test_options_without_a_use_are_refused(tmp_path, cache, one_sentence):
     for options in ({"revision": "deadbeef"}, {"unit": "article"}, {"unit": "paragraph"}):
         said = refusal(one_sentence, load_corpus, "wikipedia", root=str(tmp_path), **options)
         assert next(iter(options.values())) in said
-    for options in ({"revision": "v1"}, {"config": "small"}, {"text_column": "body"}, {"unit": "article"}):
+    for options in ({"revision": "v1"}, {"config": "small"}, {"text_column": "body"}):
         assert "docstrings" in refusal(one_sentence, load_corpus, "docstrings", **options)
+    assert "'article'" in refusal(one_sentence, load_corpus, "docstrings", unit="article")
     assert "--text-column" in refusal(one_sentence, load_corpus, "wikimedia/wikipedia", text_column="title")
     assert "'v1'" in refusal(one_sentence, load_corpus, path, revision="v1")
