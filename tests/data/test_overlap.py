@@ -114,7 +114,7 @@ def test_batches_change_nothing(tokenizer, sentences, monkeypatch):
 
 def test_bad_sides_are_refused_in_one_sentence(one_sentence, tokenizer):
     some, none = np.array([1, 2, 0]), np.zeros(3, dtype=int)
-    for corpus, task, culprit in ((none, some, "corpus"), (some, none, "task"), (some, some[:2], "tokenizer")):
+    for corpus, task, culprit in ((none, some, "corpus"), (some, none, "task")):
         for measure in (jensen_shannon_bits, compare_counts):
             with pytest.raises(UserError) as caught:
                 measure(corpus, task)

@@ -6,7 +6,7 @@ from ..data.overlap_report import MEASURES, SHOWN, OverlapArguments, overlap
 from ..runs.atomic_files import Json
 from .common import parse, run_command
 
-SUMMARY = ("corpus", "selection")
+SUMMARY = ("corpus", "seconds")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -77,17 +77,10 @@ def file_name(config: str, split: str) -> str:
 
 
 def render_dataset_card(record: Json, kind: str, origin: str, tables: Tables, folder: Path) -> str:
-    """Render the data set card: Markdown with YAML front matter.
+    """Render the data set card: Markdown with YAML front matter; every number comes from `record` (`subset.json`).
 
-    Args:
-        record: what `subset.json` will hold; every number in the card comes from it.
-        kind: `corpus`, `task` or `overlap`; of the last no configuration is the default, since none holds the others.
-        origin: the corpus or task that the text first came from, free of paths of this machine.
-        tables: the splits as written.
-        folder: where their parquet files are.
-
-    Raises:
-        jinja2.UndefinedError: the template names a field that is not given.
+    `kind` is `corpus`, `task` or `overlap`; of the last no configuration is the default, since none holds the others.
+    `origin` is the name of the corpus or task, `tables` the splits as written under `folder`.
     """
     source = KNOWN_SOURCES.get(origin) or Source(
         origin,
@@ -158,7 +151,7 @@ def _metadata(kind: str, name: str, source: Source, tables: Tables, folder: Path
 def size_category(rows: int) -> str:
     """The Hub's name for a number of rows, such as `10K<n<100K`."""
     bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
-    power = max(0, len(str(rows)) - 3)
-    if power == 0:
+    power = len(str(rows)) - 3
+    if power < 1:
         return "n<1K"
     return f"{bounds[power - 1]}<n<{bounds[power]}" if power < len(bounds) else "n>1B"

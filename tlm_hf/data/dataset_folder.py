@@ -20,7 +20,7 @@ from ..runs.provenance import portable, portable_path, provenance
 from .dataset_card import file_name, render_dataset_card
 from .leakage import SUBSET_FILE, SUBSET_KIND
 from .prepare import Prepared, PrepareDataArguments, prepare
-from .sources import facts_of, text_hash
+from .sources import facts_of
 
 NOT_SETTINGS = ("output_dir", "data_root")
 REMEDY = "choose another --output-dir, or remove it"
@@ -46,13 +46,9 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
 
 
 def open_destination(arguments: Any) -> tuple[Path, Json]:
-    """The folder that a command is to make and the settings that choose its rows, before any work.
+    """The folder that a command is to make and the settings that choose its rows.
 
-    Args:
-        arguments: the command's options, a dataclass with `output_dir`.
-
-    Raises:
-        UserError: no such name, or the folder cannot be written or holds something else.
+    Raises UserError where there is no name, or the folder cannot be written or holds something else.
     """
     if not arguments.output_dir:
         raise UserError("--output-dir is missing: name the folder to make.")
@@ -72,28 +68,17 @@ def open_destination(arguments: Any) -> tuple[Path, Json]:
 
 
 def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) -> Json:
-    """Write subsets as a folder that `datasets.load_dataset(folder, configuration)` opens, features and all.
+    """Write subsets as a folder that `datasets.load_dataset(folder, configuration)` opens; returns its `subset.json`.
 
-    The folder is made under another name beside it and renamed when it is whole. One that holds the same subsets stays
-    as it is.
-
-    Args:
-        prepared: the subsets.
-        destination: the folder; its name is the data set's.
-        settings: what chose the rows, without paths of this machine.
-
-    Returns:
-        What `subset.json` holds.
+    The folder is made under another name and renamed when it is whole. One that holds the same subsets stays as it is.
 
     Raises:
         UserError: the folder holds something else, or it cannot be written.
     """
     destination = destination.resolve()
-    facts: Json = {}
-    for config, splits in prepared.configs.items():
-        facts[config] = {}
-        for split, rows in splits.items():
-            facts[config][split] = {**facts_of(rows), "rows": len(rows), "sha256": text_hash(rows["text"])}
+    facts: Json = {
+        config: {split: facts_of(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()
+    }
     present = _check_destination(destination, settings, facts)
     if present is not None:
         return present
@@ -116,10 +101,7 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
         partial.rename(destination)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
-        raise UserError(
-            f"The data set folder {destination.name} cannot be written ({reason}), so nothing was: make room, or "
-            "choose another --output-dir."
-        ) from error
+        raise UserError(f"{destination.name} cannot be written ({reason}): choose another --output-dir.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return record
@@ -145,38 +127,28 @@ def _write_files(prepared: Prepared, record: Json, folder: Path) -> None:
 def _check_destination(destination: Path, settings: Json, facts: Json | None = None) -> Json | None:
     """The `subset.json` of a folder that these settings wrote, untouched since; None where nothing is there yet.
 
-    Raises:
-        UserError: it holds anything else, or (once the `facts` are known) other texts.
+    Raises UserError where it holds anything else, or (once the `facts` are known) other texts.
     """
     if destination.exists() and not destination.is_dir():
         raise UserError(f"The output folder {destination} is a file: choose another --output-dir.")
     if not destination.is_dir() or not any(destination.iterdir()):
         return None
     where = f"The output folder {destination}"
-    try:
-        record = read_json(destination / SUBSET_FILE)
-        is_ours = record["kind"] == SUBSET_KIND
-        before, hashes, texts = record["settings"], record["files"], _text_hashes(record["configs"])
-    except (UserError, KeyError, TypeError, AttributeError):
-        is_ours = False
-    if not is_ours:
+    record = read_json(destination / SUBSET_FILE) if (destination / SUBSET_FILE).is_file() else {}
+    if record.get("kind") != SUBSET_KIND:
         raise UserError(f"{where} holds other files and no data subset of ours: {REMEDY}.")
-    for key in sorted({*before, *settings}):
-        one, other = (side.get(key, "nothing") for side in (before, settings))
+    for key in sorted({*record["settings"], *settings}):
+        one, other = (side.get(key, "nothing") for side in (record["settings"], settings))
         if one != other:
             raise UserError(f"{where} holds another subset ({key} {one!r} there and {other!r} here): {REMEDY}.")
-    for place, digest in _text_hashes(facts or {}).items():
-        if texts.get(place) != digest:
-            raise UserError(f"{where} holds other texts in {place}, since the source changed: {REMEDY}.")
+    for config, splits in (facts or {}).items():
+        for split, of_split in splits.items():
+            if record["configs"].get(config, {}).get(split, {}).get("sha256") != of_split["sha256"]:
+                raise UserError(f"{where} holds other texts in {config}/{split}, since the source changed: {REMEDY}.")
     for name, path in _files(destination).items():
-        if name != SUBSET_FILE and hashes.get(name) != file_hash(path):
+        if name != SUBSET_FILE and record["files"].get(name) != file_hash(path):
             raise UserError(f"{name} in the output folder {destination} was added or changed by others: {REMEDY}.")
     return record
-
-
-def _text_hashes(facts: Json) -> dict[str, str]:
-    """SHA-256 of the texts by `configuration/split`."""
-    return {f"{config}/{split}": of["sha256"] for config, splits in facts.items() for split, of in splits.items()}
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -31,18 +31,15 @@ NAMES_FILE = "pid2name.json"
 def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str = "none") -> TaskSource:
     """Read one of FewRel's files.
 
-    A text is its tokens joined by single spaces (the files' blank tokens leave no trace). A sentence under two
-    relations is dropped from both, also where its copies differ in case and spaces; of a sentence that is twice under
-    one relation the first stays. Which sentences these are does not depend on the markers.
+    A text is its tokens joined by single spaces. A sentence under two relations is dropped from both, also where its
+    copies differ in case and spaces; of a sentence that is twice under one relation the first stays. Markers do not
+    change which. Rows have ids such as `P931/12`; classes are in the order of the relations' numbers.
 
     Args:
         path: folder with `train_wiki.json` and `pid2name.json`, or one such file with `pid2name.json` beside it.
         part: file of the folder without its ending; None for `train_wiki`.
-        entity_markers: one of `MARKINGS`; with `text` and `added`, `ENTITY_MARKERS` surround the first mention of head
-            and tail. The texts are the same for both, the facts say which is meant.
-
-    Returns:
-        The rows as the split `train`, with ids such as `P931/12`; classes in the order of the relations' numbers.
+        entity_markers: one of `MARKINGS`; `text` and `added` put `ENTITY_MARKERS` around the first mention of head and
+            tail, and differ in the facts alone.
 
     Raises:
         UserError: a file is missing, truncated or of another shape, a relation has no name, or (where they are marked)
@@ -53,14 +50,12 @@ def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str =
         raise UserError(f"{path} is one file, so it has no part {part!r}: give the folder that holds {part}.json.")
     if not file.is_file():
         file = file / f"{part or DEFAULT_PART}.json"
-    relations, digest = _read_json(file, "sentences by relation")
+    relations, digest = _read_json(file)
+    if not isinstance(relations, dict) or len(relations) < 2:
+        raise UserError(f"{file} is not a FewRel file: give a JSON object with at least two relations.")
     pids = sorted(relations, key=lambda pid: (int(pid[1:]) if pid[1:].isdecimal() else 0, pid))
-    if len(pids) < 2:
-        raise UserError(f"{file} holds {len(pids)} relation: give a FewRel file with at least two.")
     rows = []
     for label, pid in enumerate(pids):
-        if not isinstance(relations[pid], list):
-            raise UserError(f"{file} is not a FewRel file: {pid!r} is not a list of sentences.")
         for number, item in enumerate(relations[pid]):
             where = f"row {number} of {pid!r} in {file}"
             tokens = _tokens(item, where)
@@ -81,8 +76,7 @@ def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str =
 def add_entity_markers(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> int:
     """Make each of `ENTITY_MARKERS` one token, and give a model an embedding for it; returns how many are new.
 
-    Tokenizer and model are changed in place. The new rows of the model are drawn like any new weight, so set the seed
-    before. All members of a committee need the markers, or none, since a committee has one tokenizer.
+    Both are changed in place. The new rows are drawn like any new weight, so set the seed before.
     """
     markers = [AddedToken(marker, normalized=False, special=True) for marker in ENTITY_MARKERS]
     new = tokenizer.add_tokens(markers, special_tokens=True)
@@ -100,51 +94,41 @@ def apply_entity_markers(facts: Json, tokenizer: PreTrainedTokenizerBase, model:
         model.config.entity_markers = kind
 
 
-def _read_json(file: Path, what: str) -> tuple[Json, str]:
+def _read_json(file: Path) -> tuple[Json, str]:
     """A JSON object and the SHA-256 of the file."""
     try:
         content = file.read_bytes()
-        found = json.loads(content.decode("utf-8-sig"))
+        relations: Json = json.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(
             f"{file} cannot be read ({error.strerror}): give the folder of the official FewRel files, "
             f"{DEFAULT_PART}.json and {NAMES_FILE}."
         ) from error
-    except (ValueError, RecursionError) as error:  # a wrong byte is a ValueError as well
-        reason = str(error).splitlines()[0].rstrip(". ")
-        raise UserError(f"{file} is not whole JSON ({reason}): fetch it again.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file} is not a FewRel file: it must be a JSON object of {what}.")
-    return found, hashlib.sha256(content).hexdigest()
+    except ValueError as error:  # a wrong byte is a ValueError as well
+        raise UserError(f"{file} is not whole JSON ({error}): fetch it again.") from error
+    return relations, hashlib.sha256(content).hexdigest()
 
 
 def _names(file: Path, pids: list[str]) -> list[str]:
     """Names of the relations; where two share a name, their numbers are added."""
-    known, _ = _read_json(file, "[name, description] by relation")
+    known, _ = _read_json(file)
     names = []
     for pid in pids:
-        entry = known.get(pid)
-        if not isinstance(entry, list) or not entry or not isinstance(entry[0], str) or not entry[0].strip():
+        if pid not in known:
             raise UserError(f"The relation {pid!r} has no name in {file}: add it there as [name, description].")
-        names.append(entry[0].strip())
+        names.append(known[pid][0].strip())
     times = Counter(names)
     return [name if times[name] == 1 else f"{name} ({pid})" for name, pid in zip(names, pids, strict=True)]
 
 
 def _tokens(item: Any, where: str) -> list[str]:
-    """The tokens of a row of the official shape."""
-    try:
-        tokens, entities = item["tokens"], [item[side] for side in ("h", "t")]
-        "".join(tokens).encode()  # fails for anything but strings, and for half a surrogate pair, which JSON can escape
-        is_official = isinstance(tokens, list) and all(isinstance(entity[2], list) for entity in entities)
-    except (KeyError, IndexError, TypeError, UnicodeEncodeError):
-        is_official = False
-    if not is_official:
+    """The tokens of a row; raises UserError for a row of another shape."""
+    if not isinstance(item, dict) or not isinstance(item.get("tokens"), list) or not {"h", "t"} <= item.keys():
         raise UserError(
             f"The {where} is not of the official shape: correct it (tokens, and h and t as [name, Q-id, [[token "
             "numbers], ...]])."
         )
-    return list(tokens)
+    return list(item["tokens"])
 
 
 def _joined(tokens: list[str]) -> str:
@@ -157,17 +141,15 @@ def _marked(item: Json, where: str) -> list[str]:
     remedy = "correct it, or leave --entity-markers out"
     spans = []
     for side in ("h", "t"):
-        span: Any = item[side][2][0] if item[side][2] else None
-        is_span = isinstance(span, list) and len(span) > 0 and all(type(number) is int for number in span)
-        if not is_span or span != list(range(span[0], span[0] + len(span))):
-            raise UserError(f"The {where} has no unbroken span for {side!r}: {remedy}.")
-        if span[0] < 0 or span[-1] >= len(tokens):
-            raise UserError(f"The {where} has a span for {side!r} outside of its {len(tokens)} tokens: {remedy}.")
+        mentions = item[side][2]
+        span = mentions[0] if mentions else []
+        if not span or span != list(range(span[0], span[0] + len(span))) or span[0] < 0 or span[-1] >= len(tokens):
+            raise UserError(f"The {where} has no unbroken span for {side!r} inside its tokens: {remedy}.")
         spans.append((span[0], span[-1] + 1))
     (head, head_end), (tail, tail_end) = spans
     if head < tail_end and tail < head_end:
         raise UserError(f"In the {where} head and tail overlap: {remedy}.")
-    # From the right, so that the numbers on the left still hold; where spans touch, the closing marker comes first.
+    # From the right, so that the numbers on the left stay valid; where spans touch, the closing marker comes first.
     places = [(head, 1, ENTITY_MARKERS[0]), (head_end, 0, ENTITY_MARKERS[1])]
     places += [(tail, 1, ENTITY_MARKERS[2]), (tail_end, 0, ENTITY_MARKERS[3])]
     for place, _, marker in sorted(places, reverse=True):

@@ -1,17 +1,12 @@
 """Leakage: which training texts repeat held-out texts, word for word or nearly so.
 
-Definitions, all exact (nothing is sampled, and no hash decides):
+The *words* of a text are its runs of letters and digits after NFKC and case folding; a text without any word is taken
+as it is, white space aside. Texts with equal words are *exact duplicates*. A *shingle* is five successive words. Other
+texts are *near duplicates* when they share at least 80% of the different shingles of the one that has fewer
+(containment, so that a sentence inside a paragraph counts). Every pair counts: nothing is sampled or hashed.
 
-- The *words* of a text are its runs of letters and digits after Unicode NFKC and case folding.
-- The *normalised* text is its words with one space between them. A text without any word (a row of dashes, say) is
-  taken as it is, white space aside. Two texts are *exact duplicates* when their normalised texts are equal.
-- A *shingle* is five successive words. The *share* of two texts is the number of different shingles in both, divided by
-  the number of different shingles of the one that has fewer (containment, so that a sentence inside a paragraph
-  counts). Texts that are not exact duplicates are *near duplicates* when the share is at least 0.8. A text of fewer
-  than five words has no shingle: it can be an exact duplicate only.
-
-Five-word shingles and containment are the habit of the field (Broder 1997, "On the resemblance and containment of
-documents"; Lee et al. 2022, arXiv 2107.06499, for training text).
+Five-word shingles and containment follow Broder 1997, "On the resemblance and containment of documents", and Lee et al.
+2022, arXiv 2107.06499.
 """
 
 import logging
@@ -44,13 +39,10 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True)
 class Side:
-    """What the texts of one side have on the other.
+    """Duplicates of each row of one side on the other, (rows,) each.
 
-    Attributes:
-        share: (rows,) float64, the largest share; 1 for an exact duplicate, 0 without any duplicate.
-        exact: (rows,) bool, whether the other side has an exact duplicate.
-        partner: (rows,) int64, the row of the other side that is meant: an exact duplicate before a near one, then the
-            largest share, then the first; -1 where there is none.
+    `share` is the largest share of shingles (1 for an exact duplicate), `exact` whether there is an exact duplicate,
+    `partner` the best duplicate's row: exact before near, then the largest share, then the first; -1 for none.
     """
 
     share: np.ndarray
@@ -112,10 +104,7 @@ def normalise(text: str) -> str:
 
 
 def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> Leakage:
-    """Find every exact and near duplicate between two lists of texts (or columns of a `datasets.Dataset`).
-
-    The side with fewer texts is indexed; the other passes by in batches, so memory grows with the smaller side.
-    """
+    """Find every exact and near duplicate between two lists or columns of texts; memory grows with the smaller side."""
     if len(training) < len(held_out):
         turned = find_leakage(held_out, training)
         return replace(turned, training=turned.held_out, held_out=turned.training)
@@ -136,16 +125,10 @@ def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> Leakage:
 
 
 class _Index:
-    """The different texts of the smaller side (groups of equal ones) and their shingles.
+    """The different texts of the smaller side and their shingles.
 
-    Attributes:
-        numbers: by normalised text the number of its group.
-        group: (rows,) the group of each text.
-        first: (groups,) the first row of a group.
-        sizes: (groups,) the rows of a group.
-        shingles: number of each shingle.
-        lengths: (groups,) how many different shingles a group's text has.
-        by_shingle: (shingles, groups) sparse, 1 where the text has the shingle.
+    Equal texts are a group: `group` (rows,), `first` row and `sizes` (groups,), `lengths` (groups,) in shingles, and
+    `by_shingle` (shingles, groups), sparse, 1 where the text has the shingle.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -208,15 +191,10 @@ def check_splits(training: datasets.Dataset, held_out: datasets.Dataset, between
     rows = np.flatnonzero(side.leaks)
     spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).round().astype(np.int64))]
     training_ids, held_out_ids = training[ID], held_out[ID]
-    examples = [
-        {
-            "training": training_ids[int(side.partner[row])],
-            "held_out": held_out_ids[int(row)],
-            "share": round(float(side.share[row]), 4),
-            "exact": bool(side.exact[row]),
-        }
-        for row in spread
-    ]
+    examples = []
+    for row in spread:
+        ids = {"training": training_ids[int(side.partner[row])], "held_out": held_out_ids[int(row)]}
+        examples.append({**ids, "share": round(float(side.share[row]), 4), "exact": bool(side.exact[row])})
     pairs = {"exact": leakage.exact_pairs, "near": leakage.near_pairs}
     return LeakageReport(between, leakage.training.counts(), side.counts(), pairs, examples)
 
@@ -224,8 +202,7 @@ def check_splits(training: datasets.Dataset, held_out: datasets.Dataset, between
 def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets.Dataset]) -> datasets.Dataset:
     """The rows of a split that repeat no held-out text; its facts then have `leaking_rows_dropped`.
 
-    Raises:
-        UserError: a class has no row left, or the split.
+    Raises UserError where a class, or the split, has no row left.
     """
     leaks = np.zeros(len(split), dtype=bool)
     for other in held_out:

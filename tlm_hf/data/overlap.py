@@ -46,8 +46,8 @@ class TokenOverlap:
         print(result.jensen_shannon_bits)  # low divergence is high overlap
 
     Args:
-        tokenizer: whose tokens are compared.
-        min_count: how often the corpus must have a token for it to count as covered.
+        tokenizer: its tokens are compared.
+        min_count: how often the corpus must have a token to cover it.
         max_length: tokens of each text that count, special tokens included; None for whole texts.
     """
 
@@ -66,12 +66,9 @@ class TokenOverlap:
 
 @dataclass(frozen=True)
 class TokenTexts:
-    """Tokenised texts in two flat arrays: text number i is `ids[offsets[i]:offsets[i + 1]]`.
+    """Tokenised texts without special tokens: text i is `ids[offsets[i]:offsets[i + 1]]`.
 
-    Attributes:
-        ids: int32 (tokens,), without special tokens.
-        offsets: int64 (texts + 1,), from 0 to `tokens`, never falling.
-        vocab_size: bound of the ids.
+    `ids` is int32 (tokens,), `offsets` int64 (texts + 1,).
     """
 
     ids: np.ndarray
@@ -79,7 +76,6 @@ class TokenTexts:
     vocab_size: int
 
     def __len__(self) -> int:
-        """Number of texts."""
         return len(self.offsets) - 1
 
     @property
@@ -122,8 +118,7 @@ def count_tokens(texts: TokenTexts, chosen: np.ndarray | None = None) -> np.ndar
 def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:
     """Jensen-Shannon divergence between two unigram distributions, in bits (Lin, IEEE Trans. Inf. Theory 37, 1991).
 
-    1/2 sum_v P log2(P / M) + 1/2 sum_v Q log2(Q / M) with M = (P + Q) / 2: the divergence, not its square root (the
-    distance). Takes counts, (vocab_size,); errors as `compare_counts`.
+    Takes counts, (vocab_size,). This is the divergence, not its square root (the distance).
     """
     _check(corpus, task)
     P, Q = corpus / corpus.sum(), task / task.sum()
@@ -138,13 +133,10 @@ def compare_counts(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_CO
     Type coverage is |{v : t(v) > 0 and c(v) >= n}| / |{v : t(v) > 0}|, occurrence coverage (sum of t(v) over
     c(v) >= n) / sum t.
 
-    Args:
-        corpus: counts c, (vocab_size,).
-        task: counts t, (vocab_size,), in the same tokenizer's tokens.
-        min_count: n, at least 1.
+    `corpus` and `task` are the counts c and t, (vocab_size,), of one tokenizer; `min_count` is n.
 
     Raises:
-        UserError: a side without tokens, counts over different vocabularies, or n below 1.
+        UserError: a side without tokens, or n below 1.
     """
     _check(corpus, task)
     if min_count < 1:
@@ -163,10 +155,6 @@ def measure_overlap(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_C
 
 
 def _check(corpus: np.ndarray, task: np.ndarray) -> None:
-    if corpus.ndim != 1 or corpus.shape != task.shape:
-        raise UserError(
-            f"Token counts of shapes {corpus.shape} and {task.shape} cannot be compared: count both with one tokenizer."
-        )
     for side, counts in (("corpus", corpus), ("task", task)):
         if not counts.sum() > 0:
             raise UserError(f"The {side} has no tokens besides special ones: give texts in the tokenizer's language.")

@@ -5,10 +5,8 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import datasets
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError, check_range
@@ -17,10 +15,10 @@ from ..runs.provenance import portable_path
 from .corpora import load_corpus
 from .dataset_folder import open_destination, write_dataset_folder
 from .overlap import MIN_COUNT, TokenTexts, count_tokens, encode_texts, measure_overlap
-from .overlap_subsets import KINDS, ROUNDS, select_subsets, subset_configs, subset_splits, task_stem
+from .overlap_subsets import KINDS, select_subsets, subset_configs, subset_splits, task_stem
 from .prepare import Prepared
 from .sources import facts_of, text_hash
-from .tasks import load_task, task_hash
+from .tasks import load_task
 from .tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 
 logger = logging.getLogger(__name__)
@@ -68,21 +66,19 @@ class OverlapArguments:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """The corpus, its training texts, their tokens, and how long these took."""
+    """The corpus, its training texts and their tokens."""
 
     splits: datasets.DatasetDict
     texts: list[str]
     tokens: TokenTexts
     tokenizer: PreTrainedTokenizerBase
-    seconds: float
 
 
 @dataclass(frozen=True)
 class _Selection:
-    """One task's subsets: as splits, what they are, how they overlap with the task, and how long the choice took."""
+    """One task's subsets, how they and the whole corpus overlap with the task, and how long the choice took."""
 
     splits: datasets.DatasetDict
-    description: Json
     measures: dict[str, dict[str, dict[str, float]]]
     seconds: float
 
@@ -94,8 +90,8 @@ def overlap(arguments: OverlapArguments) -> Json:
     test splits (see `data.overlap`). With `output_dir` they become a data set folder with a card.
 
     Returns:
-        `table` (by task, by subset or the whole `corpus`, by split the measures), sizes and SHA-256 of everything, and
-        the seconds of the selections.
+        `table` (by task, by subset or the whole `corpus`, by split the measures), the facts of corpus, tokenizer and
+        `subsets`, and the seconds.
 
     Raises:
         UserError: bad input, before the selection.
@@ -106,7 +102,6 @@ def overlap(arguments: OverlapArguments) -> Json:
     corpus = _read_corpus(arguments)
     selections = {name: _select(arguments, corpus, name, task) for name, task in tasks.items()}
     by_task = {portable_path(name): selection for name, selection in selections.items()}
-    settings = {name: getattr(arguments, name) for name in ("num_texts", "max_length", "min_count", "seed")}
     results: Json = {
         "corpus": {
             "name": portable_path(arguments.corpus),
@@ -119,13 +114,10 @@ def overlap(arguments: OverlapArguments) -> Json:
             "tokens": len(corpus.tokenizer),
             "sha256": tokenizer_hash(corpus.tokenizer),
         },
-        "settings": {**settings, "rounds": ROUNDS},
-        "selection": {
-            "texts": len(corpus.texts),
-            "seconds": {name: selection.seconds for name, selection in by_task.items()},
-            "tokenizing_seconds": corpus.seconds,
+        "seconds": {name: selection.seconds for name, selection in by_task.items()},
+        "subsets": {
+            name: {kind: facts_of(selection.splits[kind]) for kind in KINDS} for name, selection in by_task.items()
         },
-        "tasks": {name: selection.description for name, selection in by_task.items()},
         "table": {name: selection.measures for name, selection in by_task.items()},
     }
     if destination is not None:
@@ -191,9 +183,7 @@ def _read_corpus(arguments: OverlapArguments) -> _Corpus:
     else:
         tokenizer = train_wordpiece(texts, arguments.vocab_size, arguments.max_length)
     logger.info("Tokenizing %s texts", f"{len(texts):,}")
-    start = time.perf_counter()
-    tokens = encode_texts(texts, tokenizer, arguments.max_length)
-    return _Corpus(splits, texts, tokens, tokenizer, round(time.perf_counter() - start, 2))
+    return _Corpus(splits, texts, encode_texts(texts, tokenizer, arguments.max_length), tokenizer)
 
 
 def _select(arguments: OverlapArguments, corpus: _Corpus, name: str, task: datasets.DatasetDict) -> _Selection:
@@ -213,21 +203,10 @@ def _select(arguments: OverlapArguments, corpus: _Corpus, name: str, task: datas
         max_length=arguments.max_length,
         seed=arguments.seed,
     )
-    description = {
-        "train_texts": len(task["train"]),
-        "test_texts": len(task["test"]),
-        "train": facts_of(task["train"]),
-        "sha256": task_hash(task),
-        "subsets": {kind: facts_of(splits[kind]) for kind in KINDS},
-        "shared_texts": {
-            f"{one}-{other}": len(np.intersect1d(subsets[one].indices, subsets[other].indices))
-            for one, other in combinations(KINDS, 2)
-        },
-    }
     of_corpus = {kind: count_tokens(corpus.tokens, subsets[kind].indices) for kind in KINDS}
     of_corpus["corpus"] = count_tokens(corpus.tokens)
     measures = {
         kind: {split: measure_overlap(of_kind, counts[split], arguments.min_count) for split in SHOWN}
         for kind, of_kind in of_corpus.items()
     }
-    return _Selection(splits, description, measures, seconds)
+    return _Selection(splits, measures, seconds)

@@ -1,21 +1,18 @@
 """Overlap-controlled subsets: from one corpus, equally large subsets with high, random and low overlap with a task.
 
 The objective is the Jensen-Shannon divergence between the subset's unigram distribution P and Q, that of the task's
-training split: as small as possible for `high`, as large as possible for `low`.
+training split: minimal for `high`, maximal for `low`.
 
-The algorithm is the conditional gradient method (Frank and Wolfe, Naval Research Logistics Quarterly 3, 1956) over
-subsets. The derivative of the divergence with respect to P(v) is g(v) = 1/2 log2(P(v) / M(v)) with M = (P + Q) / 2, so
-a text with tokens v_1 ... v_L has the score (g(v_1) + ... + g(v_L)) / L. A round takes the texts with the lowest scores
-(`high`) or the highest (`low`). The first round linearises at the corpus' distribution, later ones at the subset's: for
-`high` at a mean of the rounds so far (round t moves it by 2 / (t + 1)), for `low` at the last round's (the divergence
-is convex in P, so whole steps climb). A share `FLOOR` of the corpus' distribution is mixed in, so that g is finite. The
-subset of the best round wins.
+The algorithm is the conditional gradient method (Frank and Wolfe, Naval Research Logistics Quarterly 3, 1956). The
+derivative of the divergence is g(v) = 1/2 log2(P(v) / M(v)) with M = (P + Q) / 2, so a text scores the mean g of its
+tokens, and a round takes the texts with the lowest scores (`high`) or the highest (`low`). The first round linearises
+at the corpus' distribution; later ones at a running mean of the subsets (`high`: round t moves it by 2 / (t + 1)) or at
+the last subset (`low`). `FLOOR` of the corpus' distribution is mixed in to keep g finite. The best round wins.
 
-Texts are sorted by length and cut into strata of about `STRATUM` texts; every subset takes the same number of texts
-from each. Where its tokens still differ by more than `MARGIN` from those of `random`, a price per token, found by
-bisection, is added to the scores; where that is too coarse, the strata become finer. So all subsets have equally many
-texts, and tokens within 1%. `random` takes texts in seeded order, which also breaks ties. Scores are sums of integers
-(g in units of 2^-20 bits), so the order of summation does not matter.
+Texts are sorted by length into strata of about `STRATUM`, and every subset takes the same number from each. Where its
+tokens still differ by more than `MARGIN` from those of `random`, a price per token, found by bisection, is added to the
+scores; where that fails, the strata become finer. `random` takes texts in seeded order, which also breaks ties. Scores
+are sums of integers (g in units of 2^-20 bits), so the order of summation does not matter.
 """
 
 import logging
@@ -53,14 +50,7 @@ SOURCE_FACTS = ("source", "config", "revision", "unit")
 
 @dataclass(frozen=True)
 class Subset:
-    """A chosen subset.
-
-    Attributes:
-        indices: its texts in seeded order, int64 (num_texts,).
-        tokens: how many tokens they have.
-        jensen_shannon_bits: divergence to the task's training split.
-        divergence_by_round: the divergence after each round; empty for `random`.
-    """
+    """Indices of the chosen texts in seeded order, int64 (num_texts,), their tokens and divergence to the task."""
 
     indices: np.ndarray
     tokens: int
@@ -85,24 +75,17 @@ def select_subsets(
     seed: int = 0,
     rounds: int = ROUNDS,
 ) -> dict[str, Subset]:
-    """Choose the three subsets (objective and algorithm: see the module).
+    """Choose the three subsets of `num_texts` texts (objective and algorithm: see the module).
 
-    Args:
-        tokens: the tokenised corpus.
-        texts: its texts, which with the seed give the order.
-        task_train: token counts of the task's training split alone, (vocab_size,).
-        num_texts: texts of each subset.
-        seed: chooses the random subset and breaks ties.
-        rounds: linearisations, at least 1.
+    `texts` are those of `tokens`, and with the seed give the order; `task_train` are the token counts of the task's
+    training split alone, (vocab_size,).
 
     Raises:
         UserError: a task or corpus without tokens, more texts asked for than have tokens, or lengths too uneven for
             tokens within 1%.
     """
     corpus_counts = count_tokens(tokens)
-    jensen_shannon_bits(corpus_counts, task_train)  # refuses sides without tokens and unequal vocabularies
-    if len(texts) != len(tokens):
-        raise UserError(f"{len(texts)} texts but {len(tokens)} tokenised ones: give the same texts to both.")
+    jensen_shannon_bits(corpus_counts, task_train)  # refuses sides without tokens
     rank = np.empty(len(texts), dtype=np.int64)
     rank[seeded_order(list(texts), seed)] = np.arange(len(texts))
     usable = np.flatnonzero(tokens.lengths)
@@ -146,19 +129,10 @@ def overlap_subsets(
     seed: int = 0,
     **facts: Any,
 ) -> datasets.DatasetDict:
-    """The three subsets of a corpus as splits `high`, `random`, `low`, each described by its facts.
+    """The three subsets of a corpus as splits `high`, `random`, `low`, described by their facts and `facts`.
 
-    Args:
-        corpus: with `text` and `id`.
-        task_train: the task's training split alone, with `text`.
-        tokenizer: whose tokens are compared, the first `max_length` of each text (special tokens included).
-        num_texts: texts of each subset.
-        max_length: see `overlap.encode_texts`.
-        seed: see `select_subsets`, whose errors it raises too.
-        **facts: what else to keep with each, such as `source` and `task`.
+    `corpus` has `text` and `id`; `task_train` is the task's training split alone. Raises UserError as `select_subsets`.
     """
-    if isinstance(task_train, dict):
-        raise UserError("Subsets are chosen by a task's training split alone: give task['train'], not the whole task.")
     texts = list(corpus["text"])
     task_counts = count_tokens(encode_texts(list(task_train["text"]), tokenizer, max_length))
     tokens = encode_texts(texts, tokenizer, max_length)
@@ -171,15 +145,9 @@ def subset_splits(corpus: datasets.Dataset, subsets: dict[str, Subset], **facts:
     rows = corpus.select_columns(["text", ID])
     splits = {}
     for kind, subset in subsets.items():
-        splits[kind] = describe_split(
-            rows.select(subset.indices),
-            overlap=kind,
-            texts=len(subset.indices),
-            tokens=subset.tokens,
-            jensen_shannon_bits=subset.jensen_shannon_bits,
-            divergence_by_round=subset.divergence_by_round,
-            **facts,
-        )
+        of_subset = {key: value for key, value in vars(subset).items() if key != "indices"}
+        chosen = rows.select(subset.indices)
+        splits[kind] = describe_split(chosen, overlap=kind, texts=len(chosen), **of_subset, **facts)
     return datasets.DatasetDict(splits)
 
 
@@ -198,15 +166,8 @@ def subset_configs(
 ) -> tuple[dict[str, datasets.DatasetDict], dict[str, list[LeakageReport]]]:
     """One task's subsets as configurations TASK-high, TASK-random and TASK-low of a data set folder, and their leakage.
 
-    Each has the subset as `train` and the corpus' held-out texts as `validation`, so that losses are comparable.
-
-    Args:
-        name: the task, as it was given.
-        subsets: see `subset_splits`.
-        corpus: `train` and `validation`, from the first of which they were chosen.
-        task_test: the task's test split; training texts are checked against it and the held-out texts.
-        measures: by kind, on the task's train and test, what `overlap.measure_overlap` gives; the card shows them.
-        tokenizer: what to keep about it.
+    Each has the subset as `train` and the corpus' held-out texts as `validation`, so that losses are comparable. The
+    training texts are checked against both held-out texts and `task_test`; the card shows the `measures` by kind.
     """
     whole = facts_of(corpus["train"])
     validation = describe_split(corpus["validation"].select_columns(["text", ID]), **facts_of(corpus["validation"]))
@@ -270,7 +231,7 @@ class _Chooser:
     def score(self, gradient: np.ndarray) -> np.ndarray:
         """Mean of the tokens' gradients by text, in units of 1 / UNIT, (n,)."""
         weights = np.rint(gradient * UNIT).astype(np.int64)
-        sums = [np.zeros(0, dtype=np.int64)]
+        sums = []
         for first in range(0, len(self.starts), BLOCK):  # in blocks, since a gradient takes twice the memory of an id
             starts = self.starts[first : first + BLOCK]
             following = self.starts[first + BLOCK :]

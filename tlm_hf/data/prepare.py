@@ -44,13 +44,9 @@ class PrepareDataArguments(TaskArguments):
 
 @dataclass(frozen=True)
 class Prepared:
-    """Subsets ready to be written.
+    """Subsets ready to be written: by configuration the splits (`text`, `id`, for a task `label`) and leakage reports.
 
-    Attributes:
-        kind: `corpus`, `task` or `overlap`.
-        source: the name that was given for it.
-        configs: by configuration the splits, with the columns `text`, `id` and for a task `label`.
-        leakage: by configuration one report for each check.
+    `kind` is `corpus`, `task` or `overlap`, `source` the name that was given for it.
     """
 
     kind: str
@@ -60,12 +56,7 @@ class Prepared:
 
 
 def prepare(arguments: PrepareDataArguments) -> Prepared:
-    """Choose the rows that the options ask for and check them for leakage.
-
-    Raises:
-        UserError: both or neither of a corpus and a task, sizes that do not ascend, and whatever `load_corpus`,
-            `load_task` and `leakage.drop_leaking` refuse.
-    """
+    """Choose the rows that the options ask for and check them for leakage; raises UserError for bad options."""
     if bool(arguments.corpus) == bool(arguments.task):
         raise UserError("Give one of --corpus and --task: a data set is made of one of them.")
     check_range(arguments, 1, float("inf"), "validation_texts")
@@ -146,13 +137,10 @@ def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dat
     if arguments.drop_leakage:
         validation = drop_leaking(validation, "validation", [test, *others.values()])
         train = drop_leaking(train, "train", [test, validation, *others.values()])
-    reports = [
-        check_splits(train, rows, ("train", label))
-        for label, rows in {"test": test, "validation": validation, **others}.items()
-    ]
-    reports += [
-        check_splits(validation, rows, ("validation", label)) for label, rows in {"test": test, **others}.items()
-    ]
+    held_out = {"test": test, "validation": validation, **others}
+    reports = [check_splits(train, rows, ("train", label)) for label, rows in held_out.items()]
+    del held_out["validation"]
+    reports += [check_splits(validation, rows, ("validation", label)) for label, rows in held_out.items()]
     splits = datasets.DatasetDict(train=train, validation=validation, test=test)
     return Prepared("task", arguments.task, {"default": splits}, {"default": reports})
 

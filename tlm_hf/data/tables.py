@@ -68,10 +68,7 @@ class Row(NamedTuple):
 
 @dataclass
 class TaskSource:
-    """What was read of a source: rows of its own splits, names of the classes, rows dropped by reason.
-
-    `two_labels` are the different texts that have two labels and were kept, `facts` what else reproduces it.
-    """
+    """What was read of a source: rows of its splits, names of the classes, rows dropped, texts with two labels."""
 
     rows: dict[str, list[Row]]
     names: list[str]
@@ -92,10 +89,7 @@ class Columns:
 def open_table(
     task: str | datasets.Dataset | datasets.DatasetDict, config: str | None, revision: str | None
 ) -> tuple[str, Source]:
-    """The table of a task by path or Hub name, or an object that is one: its name for messages, and its splits.
-
-    This is the one place that opens a labelled table; how a file is to be read belongs here.
-    """
+    """The table of a task by path or Hub name, or an object that is one: its name for messages, and its splits."""
     if isinstance(task, str):
         return task, read_source(task, config=config, revision=revision)
     splits = task if isinstance(task, datasets.DatasetDict) else datasets.DatasetDict(train=task)
@@ -122,14 +116,8 @@ def read_rows(table: datasets.DatasetDict, name: str, columns: Columns, labels: 
     """The usable rows of a table's own train, validation and test splits (of its only split, as train).
 
     Rows without a text or with an empty label (None, NaN, blank, or -1 of a ClassLabel) are left out and counted. The
-    id of a row is what its own column `id` says where that tells the rows of all splits apart, else its place, such as
-    `train/17`.
-
-    Args:
-        table: the splits.
-        name: what to call it in errors.
-        columns: which to read.
-        labels: names of a known task's classes.
+    id of a row is its own column `id` where that tells the rows of all splits apart, else its place, such as
+    `train/17`. `labels` names a known task's classes; `name` is for errors.
 
     Raises:
         UserError: no train split or no such column, a column without text or not in UTF-8, one class alone,

@@ -1,7 +1,6 @@
 """Classification tasks: `docstrings` (embedded), AG News, DBpedia-14, FewRel, any table with a text and a label column.
 
-Each is a `DatasetDict` of train, validation and test, whose rows depend on the source and the seed alone; what
-reproduces a split travels with it (`sources.facts_of`)::
+Each is a `DatasetDict` of train, validation and test, with the facts that reproduce it (`sources.facts_of`)::
 
     task = load_task("fewrel", root="data", train_per_label=150, test_per_label=30)
     facts_of(task["train"])     # source, revision, seed, counts by class, rows left out by reason
@@ -74,11 +73,10 @@ class TaskArguments:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What chooses the rows of a task.
+    """What chooses the rows of a task: the options of `TaskArguments` (`FLAGS` has those with another name there).
 
-    Each field means what the option of `TaskArguments` says (`FLAGS` has those with another name there). `task` may
-    also be a `Dataset` or `DatasetDict`: where it lacks the columns, its only column of strings and its only ClassLabel
-    are taken. `drop_leakage` leaves out training and validation texts that repeat held-out ones (see `leakage`).
+    `task` may also be a `Dataset` or `DatasetDict`: where it lacks the columns, its only column of strings and its only
+    ClassLabel are read. `drop_leakage` leaves out training and validation texts that repeat held-out ones.
     """
 
     task: str | datasets.Dataset | datasets.DatasetDict
@@ -136,21 +134,14 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
     """Load a task as train, validation and test splits with `text`, `label` (ClassLabel with names) and `id`.
 
     Validation rows come out of the training split: a tenth of each class, at most 200. Where the source has no test
-    split, 15% of each class are held out as test and 15% as validation. The choice of rows depends on the texts and the
-    seed alone; fewer training rows with the same seed are a subset of more. Left out are rows without a text or a
-    label, and rows whose text is in another split, where it stays in test before validation before train. A text under
-    two labels is left out of FewRel; in a table it is kept and counted.
-
-    AG News and DBpedia-14 have by default the paper's 1000 and 100 texts of each class, train and test alike. FewRel
-    has 630 (a tenth of them the validation split) and 70; many of its relations have fewer, which is refused unless
-    `shortfall` is `take`.
-
-    The facts of each split: `task`, `split_name`, `source`, `revision` (of the Hub, or the SHA-256 of a local file or
-    of a folder's `sha256sum` lines), `seed`, `columns`, `asked_per_label`, `per_label` (what each class got), `dropped`
-    (rows of the source by reason), `texts_with_two_labels` (kept), and FewRel's options.
+    split, 15% of each class are held out as test and 15% as validation. Rows depend on the texts and the seed alone;
+    fewer training rows with the same seed are a subset of more. Rows without a text or a label are left out, and rows
+    whose text is in another split: test comes before validation before train. A text under two labels is left out of
+    FewRel; in a table it stays and is counted. `facts_of` a split says its source, revision, seed, numbers by class and
+    rows left out by reason.
 
     Args:
-        task: its name, path or Hub name, or a table of it, see `TaskOptions`.
+        task: its name, path or Hub name, or a table of it.
         **options: the other fields of `TaskOptions`.
 
     Raises:
@@ -306,13 +297,9 @@ def _describe(chosen: dict[str, list[Row]], names: list[str], facts: Json) -> da
     )
     splits = {}
     for split, rows in chosen.items():
-        columns = {
-            "text": [row.text for row in rows],
-            "label": [row.label for row in rows],
-            ID: [row.id for row in rows],
-        }
         counts = Counter(row.label for row in rows)
         per_label = {label: counts[index] for index, label in enumerate(names)}
-        table = datasets.Dataset.from_dict(columns, features=features)
+        records = [{"text": row.text, "label": row.label, ID: row.id} for row in rows]
+        table = datasets.Dataset.from_list(records, features=features)
         splits[split] = describe_split(table, **facts, split_name=split, per_label=per_label)
     return datasets.DatasetDict(splits)
