@@ -196,7 +196,7 @@ class TestFinetune:
         words = ("finetune", "--model", home / "encoder", "--task", home / "task.csv", *TINY_FINETUNING)
         before = contents(home)
         assert "seed 0 there and 7 here" in refused(capsys, *words, "--seed", 7, "--output-dir", home / "member")
-        assert "a pretrain, not a finetune" in refused(capsys, *words, "--output-dir", home / "encoder")
+        assert "kind 'pretrain' there and 'finetune' here" in refused(capsys, *words, "--output-dir", home / "encoder")
         assert contents(home) == before
 
 

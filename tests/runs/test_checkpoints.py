@@ -358,7 +358,7 @@ def test_folder_that_not_every_machine_sees_is_refused(tmp_path, monkeypatch, on
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
 
     def answer(box, src):
-        box[0] = "checkpoint-10"
+        box[0] = tmp_path / "checkpoint-10"
 
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", answer)
     with pytest.raises(UserError, match="on every machine") as refused:

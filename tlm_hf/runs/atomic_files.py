@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any, TypeAlias
 import filelock
 
 from ..errors import UserError
-
-logger = logging.getLogger(__name__)
 
 Json: TypeAlias = dict[str, Any]
 """A JSON object on its way from or to a file."""
@@ -37,10 +34,7 @@ def read_json(path: str | Path) -> Json:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all: to a temporary name, flushed to disk, then renamed.
-
-    Missing parent folders are made.
-    """
+    """Write a text file whole or not at all: to a temporary name, flushed, then renamed. Missing folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -69,17 +63,15 @@ def file_hash(path: Path) -> str:
 
 def flush_tree(folder: Path) -> None:
     """Flush a folder to disk, files before folders, so that a rename is never seen before its content."""
-    paths = sorted(folder.rglob("*"), key=Path.is_dir)
-    for path in [*paths, folder]:
+    for path in [*sorted(folder.rglob("*"), key=Path.is_dir), folder]:
         flush(path)
 
 
 def flush(path: Path) -> None:
     """Flush one file, or the names in one folder, to disk."""
-    windows = os.name == "nt"
-    if windows and path.is_dir():  # Windows flushes names by itself and opens no folders
+    if os.name == "nt" and path.is_dir():  # Windows flushes names by itself and opens no folders
         return
-    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -87,9 +79,9 @@ def flush(path: Path) -> None:
 
 
 def lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
-    """Lock a file, which is made when missing, for this process; the system frees it when the process dies.
+    """Lock a file, which is made when missing; the system frees it when this process dies.
 
-    On a file system without locks the lock that comes back is not held (`is_locked`).
+    On a file system without locks the result is not held (`is_locked`).
 
     Raises:
         filelock.Timeout: another process holds it, and `wait` is false.
@@ -100,7 +92,6 @@ def lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
     except filelock.Timeout:
         if not wait:
             raise
-        logger.info("Waiting for another process that has locked %s.", path)
         holder.acquire()
     except (NotImplementedError, OSError):  # no locks on this file system
         pass
@@ -109,10 +100,7 @@ def lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a cache's folder, after waiting for another process that holds it.
-
-    Args:
-        folder: need not exist yet; its parent must. The lock is a hidden file beside it.
+    """Hold the lock of a cache's folder, a hidden file beside it, once no other process does.
 
     Yields:
         False on a file system without locks: then the first rename wins.

@@ -5,11 +5,13 @@ training starts. It guards against accidents. Against malice, weights are read f
 binary file must load with `torch.load(weights_only=True)`, which runs no code of a pickle.
 """
 
+import contextlib
 import errno
 import json
 import logging
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,6 +25,8 @@ MANIFEST = "manifest.json"
 STATE_FILE = "trainer_state.json"
 RUNNING_LOSS = "running_loss.json"
 """Summed loss of each process since the last log line, which Trainer forgets."""
+PARTIAL = ".partial"
+"""Folder inside a run's folder for what is being written."""
 KEEP = 2
 """Whole checkpoints that stay, the newest included; the best one stays beside them."""
 DAMAGED = "damaged-"
@@ -31,7 +35,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.s
 """Files of which one must exist. The last is what FSDP writes; it is read with `weights_only=True`."""
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 TORCH_FILES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
-NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 TORCH_CANNOT_WRITE = r"unexpected pos \d+ vs \d+|iostream error|PytorchStreamWriter failed"
 """What torch.save says on a full disk (2.13: the first, raised from the second)."""
 
@@ -43,14 +47,17 @@ def step_of(checkpoint: Path) -> int:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Folders `checkpoint-N`, newest first, whatever their state."""
-    named = (path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit())
-    return sorted((path for path in named if path.is_dir()), key=step_of, reverse=True)
+    folders = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(filter(Path.is_dir, folders), key=step_of, reverse=True)
 
 
-def _files(folder: Path) -> set[str]:
-    """Names of the files under a folder but for the manifest, with `/`; a link counts as a file."""
-    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return {path.relative_to(folder).as_posix() for path in paths} - {MANIFEST}
+def _describe_files(folder: Path) -> Json:
+    """Size and hash of each file but the manifest, by its path with `/`; a link counts as a file."""
+    paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    names = {path.relative_to(folder).as_posix() for path in paths if path.name != ".DS_Store"} - {MANIFEST}
+    return {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)} for name in sorted(names)
+    }
 
 
 def seal(folder: Path, step: int, processes: int) -> None:
@@ -61,10 +68,7 @@ def seal(folder: Path, step: int, processes: int) -> None:
         step: optimizer steps done.
         processes: how many processes train.
     """
-    files = {}
-    for name in sorted(_files(folder)):
-        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)}
-    manifest = {"step": step, "processes": processes, "files": files}
+    manifest = {"step": step, "processes": processes, "files": _describe_files(folder)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     flush_tree(folder)
 
@@ -87,65 +91,53 @@ def read_manifest(folder: Path) -> Json:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words, or None for a whole one.
-
-    Sizes are compared first, then every byte is read once. No pickle is run.
-    """
+    """What is wrong with a checkpoint, in a few words, or None for a whole one. No pickle is run."""
     try:
-        recorded, existing = read_manifest(folder)["files"], _files(folder)
-        for name, facts in recorded.items():
-            if name not in existing:
+        recorded, files = read_manifest(folder)["files"], _describe_files(folder)
+        for name in sorted(recorded.keys() | files.keys()):
+            if name not in files:
                 return f"{name} is missing"
-            size = (folder / name).stat().st_size
-            if size != facts["bytes"]:
-                return f"{name} has {size} bytes in place of {facts['bytes']}"
-        for name in sorted(existing - set(recorded)):
-            if not Path(name).name.startswith(".DS_Store"):
+            if name not in recorded:
                 return f"{name} was added to it"
-        for name, facts in recorded.items():
-            if file_hash(folder / name) != facts["sha256"]:
+            if files[name]["bytes"] != recorded[name]["bytes"]:
+                return f"{name} has {files[name]['bytes']} bytes in place of {recorded[name]['bytes']}"
+            if files[name] != recorded[name]:
                 return f"the content of {name} has changed"
-        return _find_unreadable(folder, sorted(recorded))
     except ValueError as error:
         return str(error)
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     except (KeyError, TypeError, AttributeError):
-        return f"{MANIFEST} or {STATE_FILE} lacks an entry"
-
-
-def _find_unreadable(folder: Path, names: list[str]) -> str | None:
-    """What a manifest that was rewritten together with the files would hide."""
-    if RUNNING_LOSS not in names:
-        return f"it has no {RUNNING_LOSS}"
-    if not any(name in WEIGHTS for name in names):
+        return f"{MANIFEST} lacks an entry"
+    if not any(name in WEIGHTS for name in files):
         return "it has no weights as safetensors"
-    for name in names:
-        if Path(name).name in PICKLED_WEIGHTS:
-            return f"{name} holds weights as a pickle"
-        if Path(name).name == ".metadata":
-            return f"{name} is a pickle that torch would run; use fsdp_state_dict_type FULL_STATE_DICT"
-        try:
-            _open_safely(folder / name)
-        except Exception:  # whatever a strange file makes it raise
-            return f"{name} does not open as {Path(name).suffix}"
-    if read_json(folder / STATE_FILE)["global_step"] != step_of(folder):
-        return f"{STATE_FILE} is not the state after {step_of(folder)} steps"
-    return None
+    refusals = (_refuse_file(folder / name, name) for name in files)
+    return next((refusal for refusal in refusals if refusal is not None), None)
 
 
-def _open_safely(path: Path) -> None:
-    """Open a file by its kind, without running code that it holds; other kinds are never loaded."""
+def _refuse_file(path: Path, name: str) -> str | None:
+    """Why a file must not be loaded, or None: found without running code that it holds.
+
+    A manifest that was rewritten together with the files would hide this.
+    """
     from transformers.trainer_pt_utils import safe_globals
 
-    if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            file.keys()
-    elif path.suffix == ".json":
-        json.loads(path.read_text(encoding="utf-8"))
-    elif path.suffix in TORCH_FILES:
-        with safe_globals():
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if path.name in PICKLED_WEIGHTS:
+        return f"{name} holds weights as a pickle"
+    if path.name == ".metadata":
+        return f"{name} is a pickle that torch would run; use fsdp_state_dict_type FULL_STATE_DICT"
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                file.keys()
+        elif path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix in TORCH_FILES:
+            with safe_globals():
+                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # whatever a strange file makes them raise
+        return f"{name} does not open as {path.suffix}"
+    return None
 
 
 def best_beside(checkpoint: Path) -> Path | None:
@@ -159,11 +151,11 @@ def best_beside(checkpoint: Path) -> Path | None:
 
 def _find_damage_with_best(checkpoint: Path) -> str | None:
     damage = find_damage(checkpoint)
-    if damage is not None:
+    best = best_beside(checkpoint) if damage is None else None
+    if best is None:
         return damage
-    best = best_beside(checkpoint)
-    damage = None if best is None else find_damage(best)
-    return None if best is None or damage is None else f"{best.name}, the best so far, is damaged: {damage}"
+    damage = find_damage(best)
+    return None if damage is None else f"{best.name}, the best so far, is damaged: {damage}"
 
 
 def _choose(folder: Path) -> Path | None:
@@ -196,25 +188,18 @@ def last_whole(folder: Path) -> Path | None:
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return _choose(folder)
-    names: list[str | None] = [None]
-    if torch.distributed.get_rank() == 0:
-        chosen = _choose(folder)
-        names = [None if chosen is None else chosen.name]
-    torch.distributed.broadcast_object_list(names, src=0)
-    if names[0] is None:
-        return None
-    if not (folder / names[0]).is_dir():
-        raise UserError(
-            f"{names[0]} is not in {folder} on every machine: choose an --output-dir on a file system that they share."
-        )
-    return folder / names[0]
+    answer = [_choose(folder) if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(answer, src=0)
+    chosen = answer[0]
+    if chosen is not None and not chosen.is_dir():
+        raise UserError(f"{chosen} is not on every machine: choose an --output-dir on a file system that they share.")
+    return chosen
 
 
 def publish(written: Path, final_root: Path, best: Path | None) -> None:
     """Rename a sealed checkpoint into place, and only then remove older ones.
 
-    Names `checkpoint-N` appear and vanish by one rename each, so what a kill leaves under them is whole; the rest is
-    beside `written`, where the next checkpoint or the end of the run removes it.
+    Names `checkpoint-N` appear and vanish by one rename each, so what a kill leaves under them is whole.
 
     Args:
         written: the checkpoint under its temporary name, alone in its folder, on the same file system.
@@ -242,10 +227,8 @@ def _why_not_written(error: BaseException | None) -> str | None:
     torch, safetensors and tokenizers write in their own languages and raise errors that have no `errno`.
     """
     while error is not None:
-        number = error.errno if isinstance(error, OSError) else None
         match = re.search(r"(?:os error|code:) (\d+)", str(error))
-        if number is None and match is not None:
-            number = int(match[1])
+        number = getattr(error, "errno", None) or (match and int(match[1]))
         if number in NO_SPACE or re.search(TORCH_CANNOT_WRITE, str(error)):
             return "no space is left (disk full, quota, or limit of file size)"
         if isinstance(error, OSError) and error.strerror:
@@ -254,19 +237,22 @@ def _why_not_written(error: BaseException | None) -> str | None:
     return None
 
 
-def cannot_write(error: BaseException, what: str, folder: Path) -> UserError | None:
-    """The sentence for a user whose disk is full, naming the checkpoint that stays; None for an error of another kind.
+@contextlib.contextmanager
+def writing(what: str, folder: Path) -> Iterator[None]:
+    """While `what` is written in a run's folder: an error removes `.partial` there.
 
-    Args:
-        error: what was raised while something was written.
-        what: what was written, to begin the sentence with.
-        folder: the run's folder.
+    Raises:
+        UserError: the disk is full or refuses; the sentence names the checkpoint that stays.
     """
-    why = _why_not_written(error)
-    if why is None:
-        return None
-    checkpoints = list_checkpoints(folder)
-    last = f"the last good one is {checkpoints[0].name}" if checkpoints else "there is no earlier one"
-    return UserError(
-        f"{what} could not be written: {why}; {last}: free space in {folder} and run the same command again."
-    )
+    try:
+        yield
+    except Exception as error:
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+        why = _why_not_written(error)
+        if why is None:
+            raise
+        checkpoints = list_checkpoints(folder)
+        last = f"the last good one is {checkpoints[0].name}" if checkpoints else "there is no earlier one"
+        raise UserError(
+            f"{what} could not be written: {why}; {last}: free space in {folder} and run the same command again."
+        ) from error

@@ -13,25 +13,12 @@ if TYPE_CHECKING:
 def new_figure(
     path: Path, title: str = "", xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (6, 4)
 ) -> "Iterator[Axes]":
-    """Axes to draw on; the figure is written to `path` when the block ends.
+    """Axes to draw on, `size` inches; the figure is written to `path`, a PNG, when the block ends."""
+    from matplotlib.figure import Figure
 
-    Args:
-        path: PNG file.
-        title: of the figure.
-        xlabel: what the x axis shows.
-        ylabel: what the y axis shows.
-        size: width and height in inches.
-    """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    try:
-        yield axes
-        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(path, dpi=120)
-    finally:
-        plt.close(figure)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    yield axes
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

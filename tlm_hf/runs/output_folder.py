@@ -1,7 +1,7 @@
 """Output folders of long work: each belongs to one run, says so in `run.json`, and lets the same command continue it.
 
 A finished run has `results.json`, written last; until then its checkpoints are `checkpoint-N` folders, each renamed
-into place when whole (see `training.trainer`).
+into place when whole (see `runs.checkpoints`).
 """
 
 import json
@@ -15,12 +15,11 @@ import filelock
 
 from ..errors import UserError
 from .atomic_files import Json, flush_tree, lock, read_json, write_json
-from .checkpoints import DAMAGED, cannot_write, last_whole, list_checkpoints
+from .checkpoints import DAMAGED, PARTIAL, last_whole, list_checkpoints, writing
 from .provenance import commit, portable, provenance
 
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.json"
-PARTIAL = ".partial"
 LOCK = ".lock"
 HARMLESS = (".log", ".tmp", LOCK)
 """Endings of files that may be in a new run's folder: logs, and what a process killed at its very start leaves."""
@@ -51,16 +50,23 @@ class Run:
         self.settings: Json = json.loads(json.dumps(settings))
         self._lock: filelock.BaseFileLock | None = None
         record = self.folder / RUN_FILE
-        if record.is_file():
+        begun = record.is_file()
+        if begun:
             self._compare(read_json(record))
-            if self.results is None:
-                self._take()
-            elif is_main_process():
-                self._remove_checkpoints()  # killed between its results and this
+        else:
+            self._make_folder()
+        if not is_main_process():
             return
-        self._make_folder()
-        self._take()
-        if is_main_process():
+        if self.results is not None:
+            self._remove_checkpoints()  # killed between its results and this
+            return
+        try:
+            self._lock = lock(self.folder / LOCK, wait=False)
+        except filelock.Timeout:
+            raise UserError(
+                f"Another process is working in {self.folder}: wait for it, or choose another --output-dir."
+            ) from None
+        if not begun:
             write_json(record, {"kind": kind, "settings": self.settings})
 
     def _make_folder(self) -> None:
@@ -77,42 +83,23 @@ class Run:
                 "--output-dir."
             )
 
-    def _take(self) -> None:
-        if not is_main_process():
-            return
-        try:
-            self._lock = lock(self.folder / LOCK, wait=False)
-        except filelock.Timeout:
-            raise UserError(
-                f"Another process is working in {self.folder}: wait for it, or choose another --output-dir."
-            ) from None
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            (self.folder / LOCK).unlink(missing_ok=True)
-            self._lock.release()
-            self._lock = None
-
     def _compare(self, record: Json) -> None:
         """Refuse a folder of another run; the threads of a finished one, which is only read, may differ."""
-        kind, settings = record.get("kind"), record.get("settings", {})
-        if kind != self.kind:
-            raise UserError(
-                f"The output folder {self.folder} belongs to another run (a {kind}, not a {self.kind}): choose another "
-                "--output-dir."
-            )
-        names = sorted(settings.keys() | self.settings.keys())
-        differing = [name for name in names if settings.get(name) != self.settings.get(name)]
+        before, now = ({"kind": record["kind"], **record["settings"]}, {"kind": self.kind, **self.settings})
+        names = sorted(before.keys() | now.keys())
+        differing = [name for name in names if before.get(name) != now.get(name)]
         if not differing or (differing == ["threads"] and self.results is not None):
             return
         if differing == ["threads"]:
             raise UserError(
-                f"The run in {self.folder} began with {settings['threads']} CPU threads and would continue with "
-                f"{self.settings['threads']}, which rounds otherwise: add --num-threads {settings['threads']}."
+                f"The run in {self.folder} began with {before['threads']} CPU threads and would continue with "
+                f"{now['threads']}, which rounds otherwise: add --num-threads {before['threads']}."
             )
-        details = [f"{name} {settings.get(name)!r} there and {self.settings.get(name)!r} here" for name in differing]
+        if "kind" in differing:
+            differing = ["kind"]
+        details = [f"{name} {before.get(name)!r} there and {now.get(name)!r} here" for name in differing[:3]]
         raise UserError(
-            f"The output folder {self.folder} belongs to another run ({', '.join(details[:3])}): choose another "
+            f"The output folder {self.folder} belongs to another run ({', '.join(details)}): choose another "
             "--output-dir, or delete that folder."
         )
 
@@ -148,36 +135,30 @@ class Run:
             results: metrics and other results.
 
         Returns:
-            The results with settings and provenance added, as written.
+            The results as written, see `describe`.
 
         Raises:
             UserError: no space for the files; the last checkpoint stays.
         """
         described = self.describe(results)
-        try:
+        with writing("The results", self.folder):
             if save is not None:
-                self._put_in_place(save)
+                partial = self.folder / PARTIAL
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                save(partial)
+                flush_tree(partial)
+                for file in partial.iterdir():
+                    file.replace(self.folder / file.name)
             write_json(self.folder / RESULTS_FILE, described)
-        except Exception as error:
-            shutil.rmtree(self.folder / PARTIAL, ignore_errors=True)
-            sentence = cannot_write(error, "The results", self.folder)
-            if sentence is None:
-                raise
-            raise sentence from error
         self._remove_checkpoints()
         self._release()
         return described
 
-    def _put_in_place(self, save: Callable[[Path], Any]) -> None:
-        """Write the model's files under a temporary name, flush them, and move them into the folder."""
-        partial = self.folder / PARTIAL
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        save(partial)
-        flush_tree(partial)
-        for file in partial.iterdir():
-            file.replace(self.folder / file.name)
-        partial.rmdir()
+    def _release(self) -> None:
+        if self._lock is not None:
+            (self.folder / LOCK).unlink(missing_ok=True)
+            self._lock.release()
 
     def _remove_checkpoints(self) -> None:
         """A finished run needs no checkpoint."""

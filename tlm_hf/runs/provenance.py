@@ -16,10 +16,7 @@ import torch
 
 from .atomic_files import Json
 
-PACKAGES = (
-    "tlm-hf", "torch", "transformers", "datasets", "evaluate", "accelerate", "huggingface-hub", "tokenizers", "peft",
-    "scikit-learn", "numpy",
-)  # fmt: skip
+PACKAGES = "tlm-hf torch transformers datasets evaluate accelerate huggingface-hub tokenizers peft scikit-learn numpy"
 
 
 def portable_path(value: str) -> str:
@@ -48,10 +45,8 @@ def command_line(arguments: list[str] | None = None) -> str:
     """The command that is running, as a user would type it elsewhere."""
     program, *rest = sys.argv if arguments is None else arguments
     name = Path(program).name
-    if name == "main.py":
-        name = "tlm"
-    elif name.endswith(".py"):
-        name = f"python {portable_path(str(Path(program).resolve()))}"
+    if name.endswith(".py"):
+        name = "tlm" if name == "main.py" else f"python {portable_path(str(Path(program).resolve()))}"
     return " ".join([name, *(word if word.startswith("$") else shlex.quote(word) for word in portable(rest))])
 
 
@@ -74,12 +69,11 @@ def machine() -> Json:
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     model = re.search(r"model name\s*:\s*(.+)", text)
-    flags = re.search(r"flags\s*:\s*(.+)", text)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
         "processor": model.group(1).strip() if model else platform.processor() or platform.machine(),
         "architecture": platform.machine(),
-        "avx512_bf16": bool(flags and "avx512_bf16" in flags.group(1).split()),
+        "avx512_bf16": re.search(r"\bavx512_bf16\b", text) is not None,
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "memory_gib": round(memory / 2**30, 1),
@@ -92,7 +86,7 @@ def machine() -> Json:
 def versions() -> dict[str, str]:
     """Installed versions of the packages that a result depends on."""
     installed = {}
-    for package in PACKAGES:
+    for package in PACKAGES.split():
         with contextlib.suppress(PackageNotFoundError):
             installed[package] = version(package)
     return installed

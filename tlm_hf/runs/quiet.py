@@ -4,7 +4,7 @@ import logging
 
 
 def quiet_libraries() -> None:
-    """Keep our own messages visible among those of the libraries."""
+    """Show our own messages, and of the libraries' only warnings or errors."""
     import datasets
     import transformers
 
@@ -13,5 +13,4 @@ def quiet_libraries() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    # What datasets logs as an error it also raises, and run_command says it once.
-    datasets.logging.set_verbosity(logging.CRITICAL)
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what it logs as an error it also raises

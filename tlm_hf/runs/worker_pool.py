@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -29,20 +29,18 @@ LOG_SECONDS = 20
 STOP_SIGNAL: int | None = getattr(signal, "SIGUSR1", None)
 """Asks a training to save and stop; unlike a second SIGINT it never ends it at once (`training.trainer`)."""
 LAUNCH_VARIABLES = (
-    "RANK", "LOCAL_", "NODE_RANK", "GROUP_", "ROLE_", "MASTER_", "WORLD_SIZE", "TORCHELASTIC_", "ACCELERATE_", "FSDP_",
-    "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_",
-)  # fmt: skip
+    "RANK LOCAL_ NODE_RANK GROUP_ ROLE_ MASTER_ WORLD_SIZE TORCHELASTIC_ ACCELERATE_ FSDP_ "
+    "PMI_ OMPI_COMM_WORLD_ MV2_COMM_WORLD_"
+)
 """How variables begin by which torch, Accelerate and MPI tell a process that it is one of several."""
 USE_CPU = "ACCELERATE_USE_CPU"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work.
+    """One piece of work: a top-level function, and a unique name for it.
 
     Args:
-        name: unique; shown to the user.
-        function: a top-level function.
         arguments: its keyword arguments, `output_dir` among them, or its only argument, a dataclass with `output_dir`.
         after: names of jobs that must be finished first.
         weight: expected work in any unit, for the progress bar.
@@ -76,7 +74,7 @@ def run_jobs(
         show: whether to show the bar.
 
     Returns:
-        Results by job name. A job whose output folder is finished returns its results at once.
+        Results by job name.
 
     Raises:
         UserError: what a job raises, after the others in flight have ended; a process that was killed.
@@ -84,9 +82,8 @@ def run_jobs(
         KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
     in_children = workers > 1 or environment is not None
-    executor = (
-        ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent) if in_children else _Here()
-    )
+    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent)
+    submit = executor.submit if in_children else _submit_here
     variables = child_environment(environment or {}) if in_children else contextlib.nullcontext()
     waiting, running, results = list(jobs), dict[Future[Json], Job](), dict[str, Json]()
     with _Bar(description, show) as bar, variables, executor, _interrupted_by_sigterm(in_children):
@@ -98,7 +95,7 @@ def run_jobs(
                 waiting = [job for job in waiting if job not in ready]
                 bar.show([*running.values(), *ready], waiting)
                 for job in ready:
-                    running[executor.submit(work, job.function, job.arguments, in_children)] = job
+                    running[submit(work, job.function, job.arguments, in_children)] = job
                 for future in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     results[job.name] = _result(job, future)
@@ -107,8 +104,7 @@ def run_jobs(
                         known = results.keys() | {other.name for other in running.values()}
                         waiting = [other for other in wanted() if other.name not in known]
         except KeyboardInterrupt:
-            if isinstance(executor, ProcessPoolExecutor):
-                _ask_to_stop(executor)
+            _ask_to_stop(executor)
             raise
         bar.show([], [])
     return results
@@ -119,7 +115,7 @@ def child_environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Variables for child processes that train alone: none of a launch, and one thread where nothing else is given."""
     before = dict(os.environ)
     for name in before:
-        if name.startswith(LAUNCH_VARIABLES) and name != USE_CPU:
+        if name.startswith(tuple(LAUNCH_VARIABLES.split())) and name != USE_CPU:
             del os.environ[name]
     os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **variables})
     try:
@@ -144,7 +140,7 @@ def read_progress(folder: Path) -> float:
 
 
 def end_with_parent() -> None:
-    """Start of a worker: if the command that started it is killed, end too, or two would write to one folder."""
+    """Start of a worker: end if the command that started it is killed, or two would write to one folder."""
     parent = parent_process()  # known since the worker was made, so a kill while it still imports is not missed
 
     def watch() -> None:
@@ -155,11 +151,6 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def call(function: Callable[..., Json], arguments: Any) -> Json:
-    """Call a job's function with its arguments."""
-    return function(**arguments) if isinstance(arguments, dict) else function(arguments)
-
-
 def folder_of(arguments: Any) -> Path:
     """The output folder of a job's arguments."""
     return Path(arguments["output_dir"] if isinstance(arguments, dict) else arguments.output_dir)
@@ -167,29 +158,29 @@ def folder_of(arguments: Any) -> Path:
 
 def work(function: Callable[..., Json], arguments: Any, in_child: bool = True) -> Json:
     """Do a job; everything that it prints goes to `train.log` in its output folder."""
+    keywords = arguments if isinstance(arguments, dict) else {}
+    positional = () if isinstance(arguments, dict) else (arguments,)
     folder = folder_of(arguments)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOG_FILE).open("a") as log:
+    with (folder / LOG_FILE).open("a") as log, contextlib.ExitStack() as redirections:
         if in_child:
-            for stream in (1, 2):
-                os.dup2(log.fileno(), stream)
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
             quiet_libraries()
-            return call(function, arguments)
-        with redirect_stdout(log), redirect_stderr(log):
-            return call(function, arguments)
+        else:
+            redirections.enter_context(redirect_stdout(log))
+            redirections.enter_context(redirect_stderr(log))
+        return function(*positional, **keywords)
 
 
-class _Here(Executor):
-    """Runs everything in this process, at once."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run it; only bad input waits in the future, as from a child process."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except UserError as error:
-            future.set_exception(error)
-        return future
+def _submit_here(function: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Run it in this process, at once; bad input waits in the future, as from a child process."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(function(*args))
+    except UserError as error:
+        future.set_exception(error)
+    return future
 
 
 def _result(job: Job, future: Future[Json]) -> Json:
@@ -205,7 +196,7 @@ def _result(job: Job, future: Future[Json]) -> Json:
 
 
 class _Bar(tqdm):
-    """Progress of all jobs; in a log file, where every line stays, it is drawn less often."""
+    """Progress of all jobs, drawn less often into a log file."""
 
     def __init__(self, description: str, show: bool) -> None:
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from ..errors import UserError
 from ..runs.atomic_files import file_hash, flush, flush_tree, write_json
-from ..runs.checkpoints import cannot_write
-from ..runs.output_folder import PARTIAL, RESULTS_FILE, Run
+from ..runs.checkpoints import PARTIAL, writing
+from ..runs.output_folder import RESULTS_FILE, Run
 from .callbacks import CHECKPOINT, EVALUATION
 from .trainer import RunTrainer
 
@@ -113,22 +113,15 @@ class Snapshots(TrainerCallback):
         partial, final = self.run.folder / PARTIAL, snapshot_folder(self.run.folder, step)
         written = partial / final.name
         shutil.rmtree(partial, ignore_errors=True)
-        try:
+        with writing(f"The snapshot of step {step}", self.run.folder):
             written.mkdir(parents=True)
             save(written)
             write_json(written / RESULTS_FILE, results)
             flush_tree(written)
-            if final.exists():  # the run was here before, was killed, and continued from an earlier checkpoint
-                whole = (final / RESULTS_FILE).is_file() and (final / WEIGHTS).is_file()
-                if whole and file_hash(final / WEIGHTS) == file_hash(written / WEIGHTS):
-                    return
-                final.rename(partial / "old")
-            written.rename(final)
-            flush(self.run.folder)
-        except Exception as error:
-            sentence = cannot_write(error, f"The snapshot of step {step}", self.run.folder)
-            if sentence is None:
-                raise
-            raise sentence from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            whole = (final / RESULTS_FILE).is_file() and (final / WEIGHTS).is_file()
+            if not whole or file_hash(final / WEIGHTS) != file_hash(written / WEIGHTS):
+                if final.exists():  # the run was here before, was killed, and continued from an earlier checkpoint
+                    final.rename(partial / "old")
+                written.rename(final)
+                flush(self.run.folder)
+            shutil.rmtree(partial)

@@ -17,16 +17,16 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
 from ..runs.checkpoints import (
+    PARTIAL,
     RUNNING_LOSS,
     STATE_FILE,
     best_beside,
-    cannot_write,
     last_whole,
     publish,
     read_manifest,
     seal,
+    writing,
 )
-from ..runs.output_folder import PARTIAL
 from .callbacks import CHECKPOINT, EVALUATION, Interrupt, LossWatch, ProgressFile, StepClock
 
 logger = logging.getLogger(__name__)
@@ -212,18 +212,12 @@ class RunTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self.args.output_dir = str(partial_root)
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self._publish(partial_root, final_root, running)
-        except Exception as error:
             # The other processes wait at a barrier for one that fails; their launcher ends them with it.
-            shutil.rmtree(partial_root, ignore_errors=True)
-            what = f"The checkpoint of step {self.state.global_step}"
-            sentence = cannot_write(error, what, final_root)
-            if sentence is None:
-                raise
-            raise sentence from error
+            with writing(f"The checkpoint of step {self.state.global_step}", final_root):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    self._publish(partial_root, final_root, running)
         finally:
             self.args.output_dir = str(final_root)
         self.accelerator.wait_for_everyone()
