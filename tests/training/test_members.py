@@ -19,12 +19,7 @@ from helpers_commands import ENVIRONMENT, assert_equal_weights, interruptible, r
 from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
-from tlm_hf.training.members import (
-    Process,
-    choose_workers,
-    finetune_members,
-    pretrain_members,
-)
+from tlm_hf.training.members import choose_workers, device_variables, finetune_members, pretrain_members
 
 SEED = 5
 OPTIONS = {"size": "smoke", "max_steps": 6, "save_steps": 3, "eval_steps": 3, "batch_size": 8, "dropout": 0.1}
@@ -228,8 +223,9 @@ def test_every_process_has_one_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for variable, rank, device in (("4,7", 1, "7"), ("", 0, "0"), ("", 1, "1"), ("", 2, "0")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-        assert Process(0, 4, rank).device_variables(use_cpu=False) == {"CUDA_VISIBLE_DEVICES": device}
-        assert Process(0, 4, rank).device_variables(use_cpu=True) == {}
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert device_variables(use_cpu=False) == {"CUDA_VISIBLE_DEVICES": device}
+        assert device_variables(use_cpu=True) == {}
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,13 @@ from ..models.modeling_committee import CommitteeForSequenceClassification
 
 
 class CommitteeTrainer(Trainer):
-    """transformers' Trainer for a `CommitteeForSequenceClassification`.
+    """transformers' Trainer for a `CommitteeForSequenceClassification`, with the logged loss of the mean member.
 
-    The loss is the sum of the members' own, so each member's gradients are those of its training apart; here they are
-    also clipped member by member (`max_grad_norm` bounds each member's norm, where Trainer would bound that of all
-    together). AdamW works on each weight alone, so the weights after any number of steps are those of members trained
-    apart on the same batches, to rounding, with dropout 0. The logged loss is the members' mean.
+    The loss is the sum of the members' own and gradients are clipped member by member, so the weights after any number
+    of steps are those of members trained apart on the same batches, to rounding, with dropout 0.
 
     Raises:
-        TypeError: the model is no committee.
+        TypeError: the model is not a committee.
         ValueError: label smoothing, or a loss of the user's own, which would be taken of the committee's logits; FSDP
             or DeepSpeed, under which no process has a member's whole gradient.
     """
@@ -38,21 +36,18 @@ class CommitteeTrainer(Trainer):
             raise ValueError("CommitteeTrainer clips member by member, which FSDP and DeepSpeed cannot: train by DDP.")
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
-        """Clip each member; returns the norm of all gradients before it."""
-        committee = self.accelerator.unwrap_model(model)
         self.accelerator.unscale_gradients()  # once, which clipping by Accelerate would do for each member
-        limit = self.args.max_grad_norm
-        norms = [torch.nn.utils.clip_grad_norm_(member.parameters(), limit) for member in committee.members]
+        limit, members = self.args.max_grad_norm, self.accelerator.unwrap_model(model).members
+        norms = [torch.nn.utils.clip_grad_norm_(member.parameters(), limit) for member in members]
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Trainer's; `training_loss` is that of the mean member, as everywhere."""
+        """Trainer's; `training_loss` is that of the mean member."""
         output = super().train(*args, **kwargs)
         return output._replace(training_loss=output.training_loss / len(self.accelerator.unwrap_model(self.model)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's, with the training loss of the mean member."""
-        for name in ("loss", "train_loss"):
-            if name in logs:
-                logs[name] /= len(self.accelerator.unwrap_model(self.model))
+        for name in {"loss", "train_loss"} & logs.keys():
+            logs[name] /= len(self.accelerator.unwrap_model(self.model))
         super().log(logs, start_time)

@@ -1,6 +1,6 @@
 """Joining fine-tuned classifiers into a calibrated soft committee."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
@@ -26,20 +26,19 @@ from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
+from .options import option
 
 
 @dataclass
 class CommitteeArguments(TaskArguments):
     """Options of `tlm committee`."""
 
-    members: list[str] = field(default_factory=list, metadata={"help": "Folders of the fine-tuned classifiers."})
-    output_dir: str = field(default="", metadata={"help": "Output folder."})
-    combination: str = field(default="probabilities", metadata={"help": "What is averaged: probabilities or logits."})
-    choose: bool = field(
-        default=False, metadata={"help": "Keep the members that greedy selection on validation takes."}
-    )
-    max_members: int | None = field(default=None, metadata={"help": "With --choose: at most so many."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
+    members: list[str] = option(list, "Folders of the fine-tuned classifiers.")
+    output_dir: str = option("", "Output folder.")
+    combination: str = option("probabilities", "What is averaged: probabilities or logits.")
+    choose: bool = option(False, "Keep the members that greedy selection on validation takes.")
+    max_members: int | None = option(None, "With --choose: at most so many.")
+    disable_tqdm: bool = option(False, "No progress bar (for logs).")
 
 
 NOT_DECISIVE = {"output_dir", "members", "data_root", "disable_tqdm", "task_path", *TEXT_OPTIONS}
@@ -47,15 +46,12 @@ NOT_DECISIVE = {"output_dir", "members", "data_root", "disable_tqdm", "task_path
 
 
 def join_committee(arguments: CommitteeArguments) -> Json:
-    """Join members, fit the temperature on the task's validation split, score committee and members on test.
-
-    Members, their number and temperature are chosen on the validation split alone.
+    """Join members, choose them and the temperature on the validation split alone, score committee and members on test.
 
     Returns:
-        The results as written: `test` and `validation` metrics of the committee with loss, expected calibration error
-        and Brier score before and after the temperature, each member's test metrics, `chosen` (indices of the members
-        that are kept), and where there are several members the `curve` of test accuracy against their number. The
-        folder also has `reliability.png` and `members.png`.
+        The results as written: `test` and `validation` metrics of the committee before and after the temperature, each
+        member's test metrics, `chosen` (indices of the members that stay) and the `curve` of test accuracy against
+        their number. The folder also has `reliability.png` and `members.png`.
 
     Raises:
         UserError: no members, members of another task or tokenizer, a broken folder, or bad task options.
@@ -83,20 +79,24 @@ def join_committee(arguments: CommitteeArguments) -> Json:
     order = greedy_order(logits["validation"], labels["validation"], arguments.combination)
     chosen = list(range(len(arguments.members)))
     if arguments.choose:
-        chosen = _choose_members(arguments, logits["validation"], labels["validation"], order)
+        accuracies = accuracy_by_count(logits["validation"], labels["validation"], order, arguments.combination)
+        chosen = order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
         committee = committee.subset(chosen)
     joined = {split: combined(logits[split], chosen, arguments.combination) for split in labels}
     temperature = fit_temperature(joined["validation"], labels["validation"])
     committee.config.combination, committee.config.temperature = arguments.combination, temperature
 
     # 5. Scores, and the folder
-    member_scores = [classification_metrics(each, labels["test"]) for each in logits["test"].swapaxes(0, 1)]
-    results = _describe(arguments, task, committee, chosen) | _score_splits(joined, temperature, labels)
-    results |= {
-        "member_test": member_scores,
-        "best_member_test_accuracy": max(score["accuracy"] for score in member_scores),
-        "greedy_order": order,
-        "curve": accuracy_curve(logits["test"], labels["test"], order, arguments.combination),
+    results = {
+        "task": arguments.task,
+        "task_options": text_options(arguments),
+        "members": [portable_path(arguments.members[index]) for index in chosen],
+        "parameters": committee.num_parameters(),
+        "labels": class_names(task),
+        "temperature": temperature,
+        "chosen": chosen,
+        **{split: _score(joined[split], temperature, labels[split]) for split in labels},
+        **_describe_test(arguments, logits["test"], joined["test"], labels["test"], temperature, order),
     }
 
     def save(folder: Path) -> None:
@@ -108,37 +108,10 @@ def join_committee(arguments: CommitteeArguments) -> Json:
 
 
 def _draw(results: Json, folder: Path) -> None:
-    """Draw `reliability.png`, and `members.png` where there are several members."""
-    task, members = results["task"], len(results["chosen"])
-    draw_reliability(results["reliability"], folder / "reliability.png", f"{task}: {members} members, test split")
+    title = f"{results['task']}: {len(results['chosen'])} members, test split"
+    draw_reliability(results["reliability"], folder / "reliability.png", title)
     if len(results["curve"]) > 1:
-        draw_curve(results["curve"], folder / "members.png", f"{task}: test accuracy by number of members")
-
-
-def _choose_members(
-    arguments: CommitteeArguments, logits: np.ndarray, labels: np.ndarray, order: list[int]
-) -> list[int]:
-    """The first members of the greedy order, as many as are most accurate on validation."""
-    accuracies = accuracy_by_count(logits, labels, order, arguments.combination)
-    return order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
-
-
-def _describe(
-    arguments: CommitteeArguments,
-    task: datasets.DatasetDict,
-    committee: CommitteeForSequenceClassification,
-    chosen: list[int],
-) -> Json:
-    """What the results say of the task and the committee."""
-    return {
-        "task": arguments.task,
-        "task_options": text_options(arguments),
-        "members": [portable_path(arguments.members[index]) for index in chosen],
-        "parameters": committee.num_parameters(),
-        "labels": class_names(task),
-        "temperature": committee.config.temperature,
-        "chosen": chosen,
-    }
+        draw_curve(results["curve"], folder / "members.png", f"{results['task']}: test accuracy by number of members")
 
 
 def _check_options(arguments: CommitteeArguments) -> None:
@@ -191,13 +164,26 @@ def _load_committee(arguments: CommitteeArguments, task: datasets.DatasetDict) -
         raise UserError(str(error)) from error
 
 
-def _score_splits(logits: dict[str, np.ndarray], temperature: float, labels: dict[str, np.ndarray]) -> Json:
-    """Scores of validation and test, and the test split's reliability before and after the temperature."""
-    diagrams = {
-        "before": reliability(logits["test"], labels["test"]),
-        f"after (temperature {temperature:.2f})": reliability(logits["test"] / temperature, labels["test"]),
+def _describe_test(
+    arguments: CommitteeArguments,
+    logits: np.ndarray,
+    joined: np.ndarray,
+    labels: np.ndarray,
+    temperature: float,
+    order: list[int],
+) -> Json:
+    """Reliability before and after the temperature, each member's scores, and accuracy by number of members."""
+    member_scores = [classification_metrics(member, labels) for member in logits.swapaxes(0, 1)]
+    return {
+        "reliability": {
+            "before": reliability(joined, labels),
+            f"after (temperature {temperature:.2f})": reliability(joined / temperature, labels),
+        },
+        "member_test": member_scores,
+        "best_member_test_accuracy": max(score["accuracy"] for score in member_scores),
+        "greedy_order": order,
+        "curve": accuracy_curve(logits, labels, order, arguments.combination),
     }
-    return {split: _score(logits[split], temperature, labels[split]) for split in labels} | {"reliability": diagrams}
 
 
 def _score(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[str, float]:

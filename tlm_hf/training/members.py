@@ -2,7 +2,7 @@
 
 Every member trains in a child process without the variables of a distributed launch, on one device: so nothing is
 synchronised between members, and with N processes (`torchrun --nproc_per_node N`, or `accelerate launch`) each process
-trains its share of them, K members in ceil(K / N) rounds. A process that has a CPU trains several side by side.
+trains its share of them. A process that has a CPU trains several side by side.
 """
 
 import datetime
@@ -12,11 +12,11 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import torch
 
 from ..data.corpora import corpus_hash
@@ -24,6 +24,7 @@ from ..data.tasks import class_names, load_task_from, task_hash
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
+from ..models.configuration_tlm import TLMConfig
 from ..runs.atomic_files import Json, flush_tree, read_json
 from ..runs.output_folder import RESULTS_FILE, Run
 from ..runs.worker_pool import POLL_SECONDS, USE_CPU, Job, run_jobs
@@ -40,35 +41,24 @@ LONGEST_PREPARATION = datetime.timedelta(days=1)
 OF_EACH = ("folder", "seed", "steps", "seconds_since_start_or_continuation")
 
 
-@dataclass(frozen=True)
-class Process:
-    """This process among those of one launch: as torchrun and `accelerate launch` say, else the only one."""
+def device_variables(use_cpu: bool) -> dict[str, str]:
+    """The one CUDA device that this process's members train on; processes share devices when there are fewer."""
+    devices = 0 if use_cpu else torch.cuda.device_count()
+    if not devices:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(devices)))
+    return {"CUDA_VISIBLE_DEVICES": visible.split(",")[int(os.environ.get("LOCAL_RANK", 0)) % devices]}
 
-    rank: int
-    world: int
-    local_rank: int
 
-    @classmethod
-    def current(cls) -> "Process":
-        """Read the variables of the launch."""
-        rank, world, local_rank = (os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return cls(int(rank or 0), int(world or 1), int(local_rank or 0))
-
-    def device_variables(self, use_cpu: bool) -> dict[str, str]:
-        """The one CUDA device that this process's members train on; processes share devices when there are fewer."""
-        devices = 0 if use_cpu else torch.cuda.device_count()
-        if not devices:
-            return {}
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(devices)))
-        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[self.local_rank % devices]}
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def pretrain_members(*, num_members: int, workers: int | None = None, **options: Any) -> Json:
     """Pre-train K independent members, or continue an interrupted run.
 
     Member k, in `OUTPUT/member-k`, is to the last bit what `pretrain` with `--seed SEED+k`, the tokenizer in
-    `OUTPUT/tokenizer` (or the one given) and the same `--num-threads` gives: own weights, order and masks on the same
-    texts.
+    `OUTPUT/tokenizer` (or the one given) and the same `--num-threads` gives.
 
     Args:
         num_members: K.
@@ -76,9 +66,8 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
         **options: those of `pretrain`; `seed` is that of member 0, `num_threads` the CPU threads of each member.
 
     Returns:
-        The results as written to `OUTPUT/results.json`: `members` (folder, seed and held-out loss of each) and
-        `held_out`, mean, lowest and highest loss in nats per masked token. In a launch of several processes those
-        other than the first return only the members that they trained.
+        The results as written (`sum_up_losses`). In a launch of several processes those other than the first return
+        only the members that they trained.
 
     Raises:
         UserError: bad input, an output folder that belongs to another run, or what the training of a member raises.
@@ -98,12 +87,10 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
         **options: those of `finetune`; `seed` is that of member 0, `num_threads` the CPU threads of each member.
 
     Returns:
-        The results as written to `OUTPUT/results.json`: `members` (folder, seed, validation and test scores of each)
-        and the mean, lowest and highest accuracy on `validation` and `test`. Nothing is chosen by them.
+        The results as written (`sum_up_scores`). Nothing is chosen by them.
 
     Raises:
-        UserError: as `pretrain_members`.
-        KeyboardInterrupt: as `pretrain_members`.
+        UserError, KeyboardInterrupt: as `pretrain_members`.
     """
     return _train_members(options, finetune, lambda: _prepare_finetuning(options, workers), sum_up_scores)
 
@@ -115,15 +102,15 @@ def _train_members(
     sum_up: Callable[[list[Json]], Json],
 ) -> Json:
     # 1. The first process loads the data and takes the output folder; the members, or its refusal, go to all.
-    process = Process.current()
+    rank, world = int(os.environ.get("RANK", 0)), _world_size()
     run: Run | None = None
     shared: Any = None
-    if process.rank == 0:
+    if rank == 0:
         try:
             run, *shared = prepare()
         except UserError as refused:
             shared = refused
-    shared = _from_first_process(process, shared)
+    shared = _from_first_process(world, shared)
     if isinstance(shared, UserError):
         raise shared
     if run is not None and run.results is not None:
@@ -131,14 +118,14 @@ def _train_members(
 
     # 2. Every process trains its share, in children; a finished member returns at once.
     members, workers = shared
-    share = members[process.rank :: process.world]
-    device = process.device_variables(bool(options.get("use_cpu")))
+    share = members[rank::world]
+    device = device_variables(bool(options.get("use_cpu")))
     run_jobs(
         [Job(Path(member["output_dir"]).name, function, member) for member in share],
         workers,
         f"{len(share)} members",
         environment={"OMP_NUM_THREADS": str(members[0]["num_threads"]), **device},
-        show=process.rank == 0 and not options.get("disable_tqdm"),
+        show=rank == 0 and not options.get("disable_tqdm"),
     )
 
     # 3. The first process waits for the others' members and writes the results.
@@ -146,7 +133,7 @@ def _train_members(
         return sum_up(_read_results(share)) if share else {}
     while not all((Path(member["output_dir"]) / RESULTS_FILE).is_file() for member in members):
         time.sleep(POLL_SECONDS)
-    return run.finish(None, sum_up(_read_results(members)) | {"workers": workers, "processes": process.world})
+    return run.finish(None, sum_up(_read_results(members)) | {"workers": workers, "processes": world})
 
 
 def _read_results(members: Sequence[Json]) -> list[Json]:
@@ -158,9 +145,9 @@ def _read_results(members: Sequence[Json]) -> list[Json]:
     return rows
 
 
-def _from_first_process(process: Process, value: Any) -> Any:
+def _from_first_process(world: int, value: Any) -> Any:
     """What process 0 holds, in every process. The group of processes ends here: members need none."""
-    if process.world == 1:
+    if world == 1:
         return value
     torch.distributed.init_process_group("gloo", timeout=LONGEST_PREPARATION)
     values = [value]
@@ -184,12 +171,7 @@ def _prepare_pretraining(options: Json, members: int, workers: int | None) -> tu
     run = Run(options["output_dir"], "pretrain-members", settings)
     options = {**options, "num_threads": threads}
     if chosen.model.tokenizer is None:
-        try:
-            folder = _train_tokenizer(run, corpus["train"], config.vocab_size, config.max_position_embeddings)
-        except UserError:
-            run.discard()
-            raise
-        options["tokenizer"] = str(folder)
+        options["tokenizer"] = _train_tokenizer(run, corpus["train"], config)
     planned = [_as_member(options, run, index) for index in range(members)]
     for member in planned:
         if (Path(member["output_dir"]) / RESULTS_FILE).is_file():
@@ -197,17 +179,21 @@ def _prepare_pretraining(options: Json, members: int, workers: int | None) -> tu
     return run, planned, workers
 
 
-def _train_tokenizer(run: Run, rows: Any, vocab_size: int, max_length: int) -> Path:
+def _train_tokenizer(run: Run, rows: datasets.Dataset, config: TLMConfig) -> str:
     """Train the members' tokenizer and rename it into place, unless that was done before."""
     folder = run.folder / TOKENIZER
     if not folder.is_dir():
-        tokenizer = train_wordpiece(TextColumn(rows), vocab_size, max_length)
+        try:
+            tokenizer = train_wordpiece(TextColumn(rows), config.vocab_size, config.max_position_embeddings)
+        except UserError:
+            run.discard()
+            raise
         partial = folder.with_name(f".{TOKENIZER}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         tokenizer.save_pretrained(partial)
         flush_tree(partial)
         partial.rename(folder)
-    return folder
+    return str(folder)
 
 
 def _prepare_finetuning(options: Json, workers: int | None) -> tuple[Run, list[Json], int]:
@@ -242,14 +228,11 @@ def _check_seed(options: Json, members: int) -> None:
 
 
 def choose_workers(options: Json, members: int, workers: int | None) -> tuple[int, int]:
-    """Members side by side in each process, and CPU threads for each of them.
-
-    Small models leave most of a second thread idle, so on a CPU one thread for each of several members comes first.
-    """
+    """Members side by side in each process (on a CPU as many as it has threads), and threads for each of them."""
     available, threads = torch.get_num_threads(), options.get("num_threads")
     if workers is None:
         on_cpu = options.get("use_cpu") or USE_CPU in os.environ or not torch.accelerator.is_available()
-        rounds = math.ceil(members / Process.current().world)
+        rounds = math.ceil(members / _world_size())
         workers = min(rounds, max(1, available // (threads or 1))) if on_cpu else 1
     return workers, threads or max(1, available // workers)
 
@@ -259,7 +242,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def sum_up_losses(rows: list[Json]) -> Json:
-    """Results of pre-trained members: what they share, each one's loss, and mean, lowest and highest (nats a token)."""
+    """What members share, each one's held-out loss, and mean, lowest and highest (nats per masked token)."""
     return {
         **{name: rows[0][name] for name in ("model", "corpus", "parameters", "steps")},
         "held_out": {"loss": _spread([row["held_out"]["loss"] for row in rows])},
@@ -268,7 +251,7 @@ def sum_up_losses(rows: list[Json]) -> Json:
 
 
 def sum_up_scores(rows: list[Json]) -> Json:
-    """Results of fine-tuned members: what they share, each one's scores, and mean, lowest and highest accuracy."""
+    """What members share, each one's scores, and mean, lowest and highest accuracy of both splits."""
     scores = ("model", "parameters", "trainable_parameters", "validation", "test", "best_step")
     return {
         **{name: rows[0][name] for name in ("task", "labels", "rows", "from_scratch", "schedule")},

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..runs.provenance import portable_path
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
 from .members import finetune_members, pretrain_members
-from .options import LARGEST_SEED
+from .options import LARGEST_SEED, option
 
 DECISIVE = ("num_members", "recipe", "size", "pretrain_steps", "num_train_epochs", "learning_rate", "corpus", "seed")
 
@@ -31,57 +31,47 @@ DECISIVE = ("num_members", "recipe", "size", "pretrain_steps", "num_train_epochs
 class OwnDataArguments:
     """Options of `tlm train-committee`."""
 
-    data: str = field(default="", metadata={"help": "CSV, JSON, parquet file or folder, or a Hub data set."})
-    output_dir: str = field(default="", metadata={"help": "Output folder (default: outputs/NAME-committee)."})
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column of the text (default: the task's, or text)."}
-    )
-    label_column: str = field(default="label", metadata={"help": "Column of the label."})
-    num_members: int = field(default=3, metadata={"help": "Members of the committee."})
-    encoder: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Pre-trained encoders to start from (reused in turn); default: pre-train one per member."},
-    )
-    corpus: str | None = field(
-        default=None,
-        metadata={"help": "Text to pre-train on besides the training texts: docstrings, wikipedia, a file."},
-    )
-    recipe: str = field(default="bert-1", metadata={"help": "Architecture of the members."})
-    size: str = field(default="quickstart", metadata={"help": "smoke, quickstart, laptop or paper."})
-    pretrain_steps: int = field(default=3000, metadata={"help": "Optimizer steps of pre-training, 32 texts each."})
-    num_train_epochs: float = field(default=8.0, metadata={"help": "Passes of fine-tuning."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of fine-tuning."})
-    workers: int = field(default=2, metadata={"help": "Members trained side by side, one core each."})
-    seed: int = field(default=0, metadata={"help": "Seed of the split and of the members."})
+    data: str = option("", "CSV, JSON, parquet file or folder, or a Hub data set.")
+    output_dir: str = option("", "Output folder (default: outputs/NAME-committee).")
+    text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
+    label_column: str = option("label", "Column of the label.")
+    num_members: int = option(3, "Members of the committee.")
+    encoder: list[str] = option(list, "Encoders to start from, reused in turn (default: pre-train one per member).")
+    corpus: str | None = option(None, "More text to pre-train on: docstrings, wikipedia, a file.")
+    recipe: str = option("bert-1", "Architecture of the members.")
+    size: str = option("quickstart", "smoke, quickstart, laptop or paper.")
+    pretrain_steps: int = option(3000, "Optimizer steps of pre-training, 32 texts each.")
+    num_train_epochs: float = option(8.0, "Passes of fine-tuning.")
+    learning_rate: float = option(1e-3, "Peak learning rate of fine-tuning.")
+    workers: int = option(2, "Members trained side by side, one core each.")
+    seed: int = option(0, "Seed of the split and of the members.")
 
 
 def train_committee(data: Any, text: str | None = None, label: str = "label", **options: Any) -> Json:
     """Split a table, pre-train or take encoders, fine-tune K members, calibrate, and write one folder.
 
-    70% of each class train, 15% choose epochs and temperature, 15% are the test set; a source with splits of its own
-    keeps them. The folder opens with `pipeline("text-classification", model=FOLDER)`. Called again, it continues.
+    70% of each class train, 15% choose epochs and temperature, 15% are the test set; a source's own splits stay. The
+    folder opens with `pipeline("text-classification", model=FOLDER)`. Called again, it continues.
 
         results = train_committee(frame, text="body", label="kind", num_members=5, output_dir="outputs/mail")
 
     Args:
-        data: a CSV, JSON or parquet file, a folder, a Hub data set, a `datasets.Dataset` or `DatasetDict`, or a pandas
-            DataFrame.
+        data: what `--data` takes, a `datasets.Dataset` or `DatasetDict`, or a pandas DataFrame.
         text: column of the text (default: the task's, or `text`).
         label: column of the label.
-        **options: the other options of `tlm train-committee`, fields of `OwnDataArguments`.
+        **options: the other fields of `OwnDataArguments`.
 
     Returns:
         Test metrics of the committee, of its members and of TF-IDF + logistic regression on the same split.
 
     Raises:
         UserError: bad input, before any training.
-        KeyboardInterrupt: interrupted; the same command continues.
     """
-    # 1. Everything that can be refused, before any training
+    # 1. Everything that can be refused
     arguments = OwnDataArguments(text_column=text, label_column=label, **options)
     _check_options(arguments)
     task = _load_data(data, arguments)
-    texts = _pretraining_texts(arguments, task)
+    more_texts = load_corpus(arguments.corpus)["train"]["text"][:] if arguments.corpus is not None else []
 
     # 2. The output folder
     name = Path(data).stem if isinstance(data, str | Path) else "own"
@@ -96,11 +86,14 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
 
     # 3. Encoders, classifiers, committee
     baseline = tfidf_baseline(task)
-    encoders = arguments.encoder or _pretrain_encoders(arguments, work, texts)
+    encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:] + more_texts)
     models = [encoders[index % len(encoders)] for index in range(arguments.num_members)]
-    tuned = finetune_members(workers=arguments.workers, **_fine_tuning(arguments, models, work))
-    members = [str(work / "members" / member["folder"]) for member in tuned["members"]]
-    committee = _join(members, work)
+    tuned = finetune_members(workers=arguments.workers, **_fine_tuning(arguments, models, work))["members"]
+    members = [str(work / "members" / member["folder"]) for member in tuned]
+    joined = work / "committee"
+    committee = join_committee(
+        CommitteeArguments(task=str(work / "data"), members=members, output_dir=str(joined), disable_tqdm=True)
+    )
 
     # 4. The committee's files and the results in the output folder
     name = portable_path(str(output))
@@ -110,31 +103,18 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         "rows": {split: len(rows) for split, rows in task.items()},
         "committee": committee["test"],
         "temperature": committee["temperature"],
-        "members": [member["test"] for member in tuned["members"]],
+        "members": [member["test"] for member in tuned],
         "tfidf": baseline,
         "next": f'import tlm_hf; pipeline("text-classification", "{name}", truncation=True)',
     }
-    return run.finish(lambda folder: _copy_model(work / "committee", folder), results)
+    own_records = shutil.ignore_patterns(RUN_FILE, RESULTS_FILE)
+    return run.finish(lambda folder: shutil.copytree(joined, folder, ignore=own_records, dirs_exist_ok=True), results)
 
 
 def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in task.items():
         rows.to_parquet(str(folder / f"{split}.parquet"))
-
-
-def _join(members: list[str], work: Path) -> Json:
-    output = str(work / "committee")
-    return join_committee(
-        CommitteeArguments(task=str(work / "data"), members=members, output_dir=output, disable_tqdm=True)
-    )
-
-
-def _copy_model(source: Path, target: Path) -> None:
-    """Copy a finished run's files, but not what it says of itself."""
-    for file in source.iterdir():
-        if file.is_file() and file.name not in (RUN_FILE, RESULTS_FILE):
-            shutil.copy2(file, target / file.name)
 
 
 def _check_options(arguments: OwnDataArguments) -> None:
@@ -150,25 +130,15 @@ def _check_options(arguments: OwnDataArguments) -> None:
 def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
     if isinstance(data, pd.DataFrame):
         data = datasets.Dataset.from_pandas(data, preserve_index=False)
-    elif isinstance(data, str | Path):
+    elif isinstance(data, Path):
         data = str(data)
-    if data == "":
+    elif data == "":
         raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ... ")
     return load_task(data, text_column=arguments.text_column, label_column=arguments.label_column, seed=arguments.seed)
 
 
-def _pretraining_texts(arguments: OwnDataArguments, task: datasets.DatasetDict) -> list[str]:
-    """The task's training texts and those of `--corpus`; none where encoders are given."""
-    if arguments.encoder:
-        return []
-    texts = list(task["train"]["text"])
-    if arguments.corpus is not None:
-        texts += load_corpus(arguments.corpus)["train"]["text"]
-    return texts
-
-
 def _pretrain_encoders(arguments: OwnDataArguments, work: Path, texts: list[str]) -> list[str]:
-    """Pre-train one encoder per member, and a tokenizer for all, on the texts; returns their folders."""
+    """Folders of one encoder per member, pre-trained on the texts with one tokenizer."""
     corpus, tokenizer, encoders = work / "corpus.parquet", work / "tokenizer", work / "encoders"
     datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
     config = build_config(arguments.recipe, arguments.size)
