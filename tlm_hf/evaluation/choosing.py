@@ -28,10 +28,7 @@ def greedy_order(member_logits: np.ndarray, labels: np.ndarray, combination: str
     """Forward selection (Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004), without repetition.
 
     Each round adds the member with which the committee is most accurate; among equals the one of the lowest
-    cross-entropy.
-
-    Returns:
-        All members, in the order in which they are added.
+    cross-entropy. Returns all members in that order.
     """
     order: list[int] = []
     rest = list(range(member_logits.shape[1]))
@@ -61,12 +58,7 @@ def accuracy_by_count(
 def accuracy_curve(
     member_logits: np.ndarray, labels: np.ndarray, greedy: Sequence[int], combination: str = "probabilities"
 ) -> list[dict[str, float]]:
-    """Accuracy against the number of members, for the greedy order and for random ones.
-
-    Returns:
-        For each number of members: `members`, `greedy`, and `mean`, `low` and `high` (the 5th and 95th percentile) over
-        the random orders.
-    """
+    """Accuracy by number of members: `greedy`, and over random orders `mean`, `low` (5th percentile), `high` (95th)."""
     generator = np.random.default_rng(0)
     orders = [generator.permutation(member_logits.shape[1]).tolist() for _ in range(ORDERS)]
     random = np.array([accuracy_by_count(member_logits, labels, order, combination) for order in orders])
@@ -84,7 +76,7 @@ def accuracy_curve(
     ]
 
 
-def draw_curve(curve: list[dict[str, float]], path: Path, title: str) -> Path:
+def draw_curve(curve: list[dict[str, float]], path: Path, title: str) -> None:
     """Draw what `accuracy_curve` gives into a PNG: the greedy order, and the band over random orders."""
     counts = [int(row["members"]) for row in curve]
     percent = {name: [100 * row[name] for row in curve] for name in ("greedy", "mean", "low", "high")}
@@ -95,4 +87,3 @@ def draw_curve(curve: list[dict[str, float]], path: Path, title: str) -> Path:
         axes.plot(counts, percent["greedy"], "o-", color="#b5532f", label="greedy on validation")
         axes.set_xticks(counts if len(counts) <= 12 else counts[:: len(counts) // 10])
         axes.legend(frameon=False)
-    return path

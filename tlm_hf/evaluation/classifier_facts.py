@@ -1,7 +1,5 @@
 """What a card says beyond a run's results: intervals, calibration, the TF-IDF row, latency; measured once."""
 
-import logging
-import os
 from pathlib import Path
 
 import datasets
@@ -20,7 +18,6 @@ from .latency import classifier_latency
 from .metrics import classification_metrics
 from .scoring import predict_logits
 
-logger = logging.getLogger(__name__)
 LATENCY_ROUNDS = 30
 CONFIDENCE = 0.95
 
@@ -53,19 +50,13 @@ def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.Da
 
 
 def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, data_root: str | None = None) -> Json:
-    """Evaluation of a classifier or committee on its task's test split.
+    """Evaluation of a classifier or committee, in a run's `folder` with these `results`, on its task's test split.
 
-    Args:
-        folder: its run.
-        results: the run's results.
-        weights: SHA-256 of its weights; with the task's hash it decides whether `kept` is still valid.
-        kept: JSON file that keeps the measurement, so that a release staged again is the same to the last byte.
-        data_root: folder of real text; None for the variable TLM_DATA.
+    The JSON file `kept` holds the measurement, so that a release staged again is the same to the last byte; it is valid
+    for these `weights` (SHA-256) and the task's hash.
 
     Returns:
-        `texts`, `accuracy` with `low` and `high`, `macro_f1`, `loss` (nats), `calibration_error`, `brier_score`;
-        `baseline`: the same of TF-IDF + logistic regression; `latency`: median `milliseconds` for one text on CPU,
-        its `tokens`, `threads` and the `machine`.
+        `texts`, scores, `baseline` (TF-IDF + logistic regression), and `latency` of one text.
 
     Raises:
         UserError: see `load_task_of`; or the model's accuracy is not that of its results.
@@ -85,7 +76,6 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
             f"{results['test']['accuracy']:.4f} in its results: its weights have changed, so run it again."
         )
     baseline = tfidf_baseline(task)
-    _warn_if_busy(folder.name, kept.name)
     facts = {
         "texts": len(labels),
         **scores,
@@ -107,18 +97,3 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(kept, {"of": key, **facts})
     return facts
-
-
-def _warn_if_busy(name: str, kept: str) -> None:
-    """Warn where other processes use the machine's cores (where the system tells): a latency would be too high."""
-    cores = os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > cores + 0.5:
-        logger.warning(
-            "The machine is busy (load %.1f on %d cores), so the latency in the card of %s will be too high: to "
-            "measure it again remove %s and stage on a quiet machine.",
-            load,
-            cores,
-            name,
-            kept,
-        )

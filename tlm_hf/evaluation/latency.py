@@ -41,15 +41,7 @@ def classifier_latency(
     rounds: int = 30,
     threads: int | None = None,
 ) -> dict[str, float]:
-    """Median milliseconds for one text, tokenization included, of each model.
-
-    Args:
-        models: classifiers by name, which share the tokenizer.
-        tokenizer: the tokenizer.
-        text: the text to classify.
-        rounds: timed rounds.
-        threads: torch threads during the measurement; None leaves them.
-    """
+    """Median milliseconds for one text, tokenization included, of each classifier, on so many torch threads."""
 
     def classify(model: PreTrainedModel) -> Callable[[], object]:
         return lambda: (

@@ -61,13 +61,7 @@ class PredictArguments:
 def predict(
     texts: Sequence[str] | datasets.Dataset, model: str, *, text_column: str = "text", batch_size: int = 64
 ) -> list[Prediction]:
-    """Classify texts.
-
-    Args:
-        texts: n texts, or a data set of n rows.
-        model: folder or Hub name of a classifier or committee.
-        text_column: column of the data set that holds the text.
-        batch_size: texts per pass.
+    """Classify n texts, or a data set of n rows, by a classifier or committee (folder or Hub name).
 
     Returns:
         n predictions, in the order of the texts. Texts longer than the model are truncated, with a warning.

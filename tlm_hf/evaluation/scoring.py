@@ -64,8 +64,7 @@ def masked_lm_score(
         show_progress: whether to show a progress bar.
 
     Returns:
-        `loss`, nats per masked token: the sum over all masked tokens (15%, seed 0) over their number; `perplexity` =
-        exp(loss); `masked_tokens`.
+        `loss`, nats per masked token (15%, seed 0); `perplexity` = exp(loss); `masked_tokens`.
     """
     collator = MaskingCollator(tokenizer, HELD_OUT_MASK_RATE, HELD_OUT_SEED, HELD_OUT_STREAM)
     was_training = model.training
@@ -95,19 +94,11 @@ def predict_logits(
     show_progress: bool = False,
     member_logits: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """Logits of a classifier or committee over texts.
-
-    Args:
-        model: a classifier.
-        tokenizer: its tokenizer; texts are truncated to its `model_max_length`.
-        texts: n texts.
-        batch_size: texts per pass.
-        show_progress: whether to show a progress bar with rate and time left.
-        member_logits: of a committee, the members' own logits.
+    """Logits of a classifier or committee over n texts, truncated to the tokenizer's `model_max_length`.
 
     Returns:
-        Logits float32 (n, classes) in the order of the texts, or (n, members, classes), and how many texts were
-        truncated.
+        Logits float32 (n, classes) in the order of the texts, or with `member_logits` those of a committee's members
+        (n, members, classes), and how many texts were truncated.
     """
     model.eval()
     encoded = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)
