@@ -61,37 +61,27 @@ def _describe_files(folder: Path) -> Json:
 
 
 def seal(folder: Path, step: int, processes: int) -> None:
-    """Write the manifest of a checkpoint that is complete but for it, and flush everything to disk.
-
-    Args:
-        folder: the checkpoint, still under its temporary name.
-        step: optimizer steps done.
-        processes: how many processes train.
-    """
+    """Write the manifest of a checkpoint after `step` optimizer steps in so many processes; flush all to disk."""
     manifest = {"step": step, "processes": processes, "files": _describe_files(folder)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     flush_tree(folder)
 
 
 def read_manifest(folder: Path) -> Json:
-    """The manifest: `step`, `processes`, `files`.
-
-    Raises:
-        ValueError: there is none, or it is damaged; says so in a few words.
-    """
+    """The manifest: `step`, `processes`, `files`; raises ValueError where it is damaged, or of another step."""
     try:
         manifest: Json = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"it has no {MANIFEST}") from None
     except ValueError:
         raise ValueError(f"{MANIFEST} is not JSON") from None
-    if manifest.get("step") != step_of(folder):
+    if manifest["step"] != step_of(folder):
         raise ValueError(f"{MANIFEST} is of another step")
     return manifest
 
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None for a whole one. No pickle is run."""
+    if not (folder / MANIFEST).is_file():
+        return f"it has no {MANIFEST}"
     try:
         recorded, files = read_manifest(folder)["files"], _describe_files(folder)
         for name in sorted(recorded.keys() | files.keys()):
@@ -149,21 +139,15 @@ def best_beside(checkpoint: Path) -> Path | None:
     return checkpoint.parent / best.name if re.fullmatch(r"checkpoint-\d+", best.name) else None
 
 
-def _find_damage_with_best(checkpoint: Path) -> str | None:
-    damage = find_damage(checkpoint)
-    best = best_beside(checkpoint) if damage is None else None
-    if best is None:
-        return damage
-    damage = find_damage(best)
-    return None if damage is None else f"{best.name}, the best so far, is damaged: {damage}"
-
-
 def _choose(folder: Path) -> Path | None:
     """Newest whole checkpoint; damaged ones that are newer are renamed and named in one sentence."""
     damages: dict[str, str] = {}
     chosen = None
     for checkpoint in list_checkpoints(folder):
-        damage = _find_damage_with_best(checkpoint)
+        damage = find_damage(checkpoint)
+        best = best_beside(checkpoint) if damage is None else None
+        if best is not None and find_damage(best) is not None:
+            damage = f"{best.name}, the best so far, is damaged: {find_damage(best)}"
         if damage is None:
             chosen = checkpoint
             break
@@ -199,12 +183,8 @@ def last_whole(folder: Path) -> Path | None:
 def publish(written: Path, final_root: Path, best: Path | None) -> None:
     """Rename a sealed checkpoint into place, and only then remove older ones.
 
-    Names `checkpoint-N` appear and vanish by one rename each, so what a kill leaves under them is whole.
-
-    Args:
-        written: the checkpoint under its temporary name, alone in its folder, on the same file system.
-        final_root: the run's folder.
-        best: the best checkpoint, to be kept whatever its age.
+    Names `checkpoint-N` appear and vanish by one rename each, so what a kill leaves under them is whole. `written` is
+    alone in its folder; `best`, the best checkpoint, stays whatever its age.
     """
     final = final_root / written.name
     trash = written.parent / "old"

@@ -21,9 +21,8 @@ PACKAGES = "tlm-hf torch transformers datasets evaluate accelerate huggingface-h
 
 def portable_path(value: str) -> str:
     """Write a path as other machines can read it: `$TLM_DATA/...`, relative to here, or its last part."""
-    root = os.environ.get("TLM_DATA")
-    path = Path(value)
-    if root and (path == Path(root) or Path(root) in path.parents):
+    root, path = os.environ.get("TLM_DATA"), Path(value)
+    if root and path.is_relative_to(root):
         return "/".join(["$TLM_DATA", *path.relative_to(root).parts])
     if not path.is_absolute():
         return value

@@ -232,7 +232,7 @@ def _interrupted_by_sigterm(in_children: bool) -> Iterator[None]:
 
 
 def _ask_to_stop(pool: ProcessPoolExecutor) -> None:
-    """Tell every worker to save and stop: a terminal interrupts all, `kill` or a notebook the parent only."""
+    """Tell every worker to save and stop: `kill` and notebooks interrupt the parent only."""
     sys.stderr.write("\nInterrupted: every training saves a checkpoint ...\n")
     for process in list((pool._processes or {}).values()):
         if STOP_SIGNAL is not None and process.is_alive():

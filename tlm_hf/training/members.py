@@ -63,7 +63,7 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
     Args:
         num_members: K.
         workers: members side by side in each process; default: on a CPU as many as there are threads, else 1.
-        **options: those of `pretrain`; `seed` is that of member 0, `num_threads` the CPU threads of each member.
+        **options: those of `pretrain`; `seed` is that of member 0, `num_threads` that of each member.
 
     Returns:
         The results as written (`sum_up_losses`). In a launch of several processes those other than the first return
@@ -80,11 +80,11 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
     """Fine-tune a classifier from each of `models` on one task, or continue.
 
     Member k, in `OUTPUT/member-k`, is to the last bit what `finetune` of the k-th model with `--seed SEED+k` and the
-    same `--num-threads` gives. All have the same rows for training, validation and test.
+    same `--num-threads` gives.
 
     Args:
         workers: as of `pretrain_members`.
-        **options: those of `finetune`; `seed` is that of member 0, `num_threads` the CPU threads of each member.
+        **options: those of `finetune`; `seed` and `num_threads` as of `pretrain_members`.
 
     Returns:
         The results as written (`sum_up_scores`). Nothing is chosen by them.
@@ -172,11 +172,9 @@ def _prepare_pretraining(options: Json, members: int, workers: int | None) -> tu
     options = {**options, "num_threads": threads}
     if chosen.model.tokenizer is None:
         options["tokenizer"] = _train_tokenizer(run, corpus["train"], config)
-    planned = [_as_member(options, run, index) for index in range(members)]
-    for member in planned:
-        if (Path(member["output_dir"]) / RESULTS_FILE).is_file():
-            check_not_missed(Path(member["output_dir"]), chosen.output.snapshot_steps)
-    return run, planned, workers
+    for finished in run.folder.glob(f"member-*/{RESULTS_FILE}"):
+        check_not_missed(finished.parent, chosen.output.snapshot_steps)
+    return run, [_as_member(options, run, index) for index in range(members)], workers
 
 
 def _train_tokenizer(run: Run, rows: datasets.Dataset, config: TLMConfig) -> str:
@@ -212,8 +210,8 @@ def _prepare_finetuning(options: Json, workers: int | None) -> tuple[Run, list[J
     task = load_task_from(chosen.task)
     settings = chosen.settings() | {"task_sha256": task_hash(task), "labels": class_names(task)}
     run = Run(options["output_dir"], "finetune-members", settings | {"threads": threads, "weights": weights})
-    shared = {name: value for name, value in options.items() if name != "models"} | {"num_threads": threads}
-    members = [_as_member({**shared, "model": model}, run, index) for index, model in enumerate(models)]
+    options = {**options, "models": [], "num_threads": threads}
+    members = [_as_member({**options, "model": model}, run, index) for index, model in enumerate(models)]
     return run, members, workers
 
 

@@ -85,10 +85,8 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
     _write_splits(task, work / "data")
 
     # 3. Encoders, classifiers, committee
-    baseline = tfidf_baseline(task)
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:] + more_texts)
-    models = [encoders[index % len(encoders)] for index in range(arguments.num_members)]
-    tuned = finetune_members(workers=arguments.workers, **_fine_tuning(arguments, models, work))["members"]
+    tuned = finetune_members(workers=arguments.workers, **_fine_tuning(arguments, encoders, work))["members"]
     members = [str(work / "members" / member["folder"]) for member in tuned]
     joined = work / "committee"
     committee = join_committee(
@@ -104,7 +102,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         "committee": committee["test"],
         "temperature": committee["temperature"],
         "members": [member["test"] for member in tuned],
-        "tfidf": baseline,
+        "tfidf": tfidf_baseline(task),
         "next": f'import tlm_hf; pipeline("text-classification", "{name}", truncation=True)',
     }
     own_records = shutil.ignore_patterns(RUN_FILE, RESULTS_FILE)
@@ -159,11 +157,11 @@ def _pretrain_encoders(arguments: OwnDataArguments, work: Path, texts: list[str]
     return [str(encoders / member["folder"]) for member in trained["members"]]
 
 
-def _fine_tuning(arguments: OwnDataArguments, models: list[str], work: Path) -> Json:
+def _fine_tuning(arguments: OwnDataArguments, encoders: list[str], work: Path) -> Json:
     """Options of `finetune_members`."""
     return {
         "bf16": "false",  # as the encoders were trained
-        "models": models,
+        "models": (encoders * arguments.num_members)[: arguments.num_members],
         "task": str(work / "data"),
         "output_dir": str(work / "members"),
         "num_train_epochs": arguments.num_train_epochs,
