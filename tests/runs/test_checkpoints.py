@@ -9,19 +9,17 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers_commands import (
-    ENVIRONMENT,
     assert_equal_weights,
     check_error,
     labelled_rows,
     results_of,
+    start_launcher,
     succeed,
     write_corpus,
     write_csv,
@@ -297,15 +295,10 @@ main(sys.argv[2:])
 
 def launch(fault: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """The command under torchrun on the CPU; `fault` is `nothing::`, or `kill` or `full`, a rank and a step."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     script = folder.parent / "launched.py"
     script.write_text(LAUNCHED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    command += [str(script), fault, *WORDS, "--output-dir", str(folder)]
-    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", 2, script, fault, *WORDS]
+    return start_launcher([*command, "--output-dir", folder], Path.cwd(), ACCELERATE_USE_CPU="true")
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_commands import ENVIRONMENT, assert_equal_weights, interruptible, results_of, shelf, succeed, write_corpus
+from helpers_commands import (
+    ENVIRONMENT,
+    assert_equal_weights,
+    interruptible,
+    results_of,
+    shelf,
+    start_launcher,
+    succeed,
+    write_corpus,
+)
 from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
@@ -107,23 +115,11 @@ def test_members_spread_over_processes(home, tmp_path):
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED, encoding="utf-8")
     options = OPTIONS | {"output_dir": str(tmp_path / "run"), "corpus": "corpus.txt", "use_cpu": True}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    done = subprocess.run(
-        [*command, str(script), json.dumps([3, options])],
-        cwd=home,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", 2, script, json.dumps([3, options])]
+    done = start_launcher(command, home)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [
-        "trained ['member-0', 'member-1', 'member-2']",
-        "trained ['member-1']",
+        f"trained {names}" for names in (["member-0", "member-1", "member-2"], ["member-1"])
     ]
     for index in range(3):
         found = results_of(tmp_path / "run" / f"member-{index}")
