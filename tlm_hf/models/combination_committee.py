@@ -22,15 +22,7 @@ COMBINATIONS = ("probabilities", "logits")
 
 
 def combine(member_logits: torch.Tensor, combination: str = "probabilities", temperature: float = 1.0) -> torch.Tensor:
-    """Join the members' logits.
-
-    Args:
-        member_logits: (batch, members, num_labels).
-        combination: one of `COMBINATIONS`.
-        temperature: positive.
-
-    Returns:
-        float32 (batch, num_labels).
+    """Join the members' logits (batch, members, num_labels) to float32 (batch, num_labels).
 
     Raises:
         ValueError: unknown combination.
@@ -54,10 +46,7 @@ def entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def uncertainty(member_logits: torch.Tensor) -> dict[str, torch.Tensor]:
-    """How unsure the committee is of each text, and why.
-
-    Args:
-        member_logits: (batch, members, num_labels).
+    """How unsure the committee is of each text, and why, from logits (batch, members, num_labels).
 
     Returns:
         Each float32 (batch,): `entropy` of the members' mean probability, in nats; `expected_entropy`, the members'
@@ -100,22 +89,22 @@ class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
 
     @property
     def entropy(self) -> torch.Tensor:
-        """Entropy of the members' mean probability in nats, (batch,)."""
+        """See `uncertainty`."""
         return self.uncertainty["entropy"]
 
     @property
     def expected_entropy(self) -> torch.Tensor:
-        """Mean of the members' entropies in nats, (batch,): doubt in the text."""
+        """See `uncertainty`."""
         return self.uncertainty["expected_entropy"]
 
     @property
     def mutual_information(self) -> torch.Tensor:
-        """`entropy` minus `expected_entropy` in nats, (batch,): doubt among the members."""
+        """See `uncertainty`."""
         return self.uncertainty["mutual_information"]
 
     @property
     def agreement(self) -> torch.Tensor:
-        """Largest share of members that prefer one class, (batch,)."""
+        """See `uncertainty`."""
         return self.uncertainty["agreement"]
 
 

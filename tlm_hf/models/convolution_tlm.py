@@ -150,11 +150,7 @@ class TLMConvolutionFrontEnd(nn.Module):
         self.projection = TLMConvolution(channels[-1], 1, (1, 1))
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """(batch, sequence, hidden) to the same shape.
-
-        Args:
-            hidden_states: the embedding output; with `conv_sees_padding`, that of `pad_inputs`.
-            attention_mask: None or (batch, sequence); not read with `conv_sees_padding`.
+        """The embedding output (batch, sequence, hidden) to the same shape.
 
         Raises:
             ValueError: when the mask is not 2-d, since padding could then not be told from text.

@@ -50,12 +50,10 @@ LOGITS_AT_ONCE = 2_000_000
 
 
 class Queries(NamedTuple):
-    """Where the last layer is read.
+    """Where the last layer is read: `positions` int64 (batch, n).
 
-    Args:
-        positions: int64 (batch, n).
-        is_query: bool (batch, n), False in the slots that fill up shorter rows, which are dropped: the result is flat;
-            None keeps every slot.
+    `is_query`, bool (batch, n), is False in the slots that fill up shorter rows. They are dropped and the result is
+    flat; None keeps every slot.
     """
 
     positions: torch.Tensor
@@ -128,10 +126,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
 
 
 def is_absorbed(attention: Any, queries: int, length: int) -> bool:
-    """Whether `absorbed_attention` is possible and needs fewer multiply-adds than projecting keys and values.
-
-    `attention` is a `TLMSelfAttention`; `queries` of `length` positions of each text are read.
-    """
+    """Whether `absorbed_attention` is possible and needs fewer multiply-adds than projecting keys and values."""
     if not (is_plain(attention.key) and is_plain(attention.value)):
         return False
     hidden = attention.key.in_features
@@ -309,11 +304,7 @@ class MaskedLMLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of hidden states, weight and bias: (softmax - one-hot) through the decoder.
-
-        The gradient of the loss, one number, is multiplied into the small factors and not into the (positions,
-        vocab_size) matrix.
-        """
+        """Gradients of hidden states, weight and bias: (softmax - one-hot) through the decoder."""
         refuse_second_gradient()
         hidden_states, weight, change = ctx.saved_tensors
         of_loss, of_logits = gradients
@@ -343,10 +334,7 @@ def loss_is_fusable(decoder: nn.Module) -> bool:
 
 
 def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Linear) -> bool:
-    """Whether the gradient of `embedding` may be its rows alone (sparse), to be added to the decoder's dense one.
-
-    The decoder must be the same matrix, read in the same pass; the optimizer sees a dense sum.
-    """
+    """Whether the gradient of `embedding` may be its rows alone (sparse), to be added to the decoder's dense one."""
     return decoder.weight is embedding.weight and is_plain(embedding, nn.Embedding)
 
 

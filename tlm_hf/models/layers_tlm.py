@@ -110,10 +110,9 @@ class TLMSelfAttention(nn.Module):
         return states.view(*states.shape[:-1], -1, self.head_size).transpose(1, 2)
 
     def implementation(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> str | None:
-        """The attention backend, with eager in place of sdpa in training on a CPU, where it is no slower.
+        """The attention backend, with eager in place of sdpa in training on a CPU.
 
-        There sdpa has no kernel with dropout, and its kernel without took 3 times eager's time in bfloat16 (sequence
-        128, forward and backward), as long in float32.
+        There sdpa has no kernel with dropout, and its kernel without took 3 times eager's time in bfloat16.
         """
         chosen = self.config._attn_implementation
         # Without asking for gradients: reentrant activation checkpointing takes none in its first pass.
@@ -238,11 +237,7 @@ class TLMLayer(GradientCheckpointingLayer):
         queries: Queries | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Transform (batch, sequence, hidden), or compute the output at the queries only (shapes of `read_rows`).
-
-        `attention_mask` is what `create_bidirectional_mask` made, or None; `kwargs` are options of the attention
-        backend.
-        """
+        """Transform (batch, sequence, hidden), or compute the output at the queries only (shapes of `read_rows`)."""
         states = self.attention(hidden_states, attention_mask, queries, **kwargs)
         return self.output(self.intermediate(states), states)
 

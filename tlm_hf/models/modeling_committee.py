@@ -138,10 +138,6 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         """A committee of the members at these positions, sharing their weights, in evaluation mode.
 
         Its temperature is this one's, to be fitted again.
-
-        Raises:
-            IndexError: no member at a position.
-            ValueError: no positions, or one twice.
         """
         return self._with_members([self.members[position] for position in positions])
 
@@ -180,15 +176,10 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CommitteeOutput:
-        """Let every member classify the same tokens.
-
-        Inputs are those of `TLMModel.forward`; `labels` are class ids, int64 (batch,).
-
-        Returns:
-            `CommitteeOutput`; see there for what `loss` means in training and in evaluation.
+        """Let every member classify the same tokens; inputs are those of `TLMModel.forward`.
 
         Raises:
-            ValueError: when `labels` are not class ids.
+            ValueError: when `labels` are not class ids, int64 (batch,).
         """
         if labels is not None and (labels.dim() != 1 or labels.is_floating_point()):
             raise ValueError(
@@ -207,16 +198,11 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
     @torch.inference_mode()
     def predict(self, texts: str | Iterable[str], tokenizer: Any, batch_size: int = 32) -> Any:
-        """Classify texts, in evaluation mode, truncated to the longest input that tokenizer and members take.
-
-        Args:
-            texts: one text, or several.
-            tokenizer: the members'.
-            batch_size: texts at a time.
+        """Classify one text or several, in evaluation mode, truncated to what the members' tokenizer and members take.
 
         Returns:
-            For each text a dictionary (one alone for one text): `label`, `score` (its probability), and what
-            `combination_committee.uncertainty` says: `entropy` and `mutual_information` in nats, `agreement`.
+            For each text a dictionary (one alone for one text): `label`, `score` (its probability), and of
+            `combination_committee.uncertainty` `entropy` and `mutual_information` in nats and `agreement`.
 
         Raises:
             ValueError: a text that is not a string.

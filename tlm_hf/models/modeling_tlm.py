@@ -75,10 +75,7 @@ class TLMPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
             init.zeros_(module.bias)  # leaves a loaded bias alone
 
     def last_layer_is_reducible(self, attention_mask: torch.Tensor | None, options: Mapping[str, Any]) -> bool:
-        """Whether the last layer may be computed only at the positions that the head reads.
-
-        A mask that differs by query forbids it, and `options` (the caller's) that ask for hidden states or attentions.
-        """
+        """Whether mask and the caller's options let the last layer be computed only where the head reads."""
         for name in ("output_hidden_states", "output_attentions"):
             asked = options.get(name)
             if getattr(self.config, name, False) if asked is None else asked:
