@@ -128,11 +128,7 @@ class Run:
         return {"kind": self.kind, **results, "settings": settings, **provenance(), "commit": self.commit}
 
     def finish(self, save: Callable[[Path], Any] | None, results: Json) -> Json:
-        """Put the model files in place, then the results, then remove the checkpoints.
-
-        Args:
-            save: writes the model and its tokenizer into the folder that it is given; None for a run without a model.
-            results: metrics and other results.
+        """Put the files that `save` writes into a folder in place, then the results, then remove the checkpoints.
 
         Returns:
             The results as written, see `describe`.

@@ -67,9 +67,8 @@ def run_jobs(
     Args:
         jobs: in order of preference; a job starts when those that it comes after are done.
         workers: processes of one thread each; 1 runs everything in this process.
-        description: what the progress bar says.
-        wanted: called whenever a job has ended, gives the jobs to do from now on, in order of preference (those that
-            are done or running may be among them); None for `jobs` alone.
+        description: of the progress bar.
+        wanted: called whenever a job has ended, gives all jobs to do from now on, in order of preference.
         environment: variables of the workers, which then are child processes even if there is one of them.
         show: whether to show the bar.
 
@@ -190,8 +189,8 @@ def _result(job: Job, future: Future[Json]) -> Json:
         raise UserError(f"{job.name}: {error}") from error
     except BrokenProcessPool:
         raise UserError(
-            f"The process of {job.name} or one beside it was killed, perhaps for want of memory (its {LOG_FILE} holds "
-            "what it said): the same command continues; --workers 1 needs the least memory."
+            f"The process of {job.name} or one beside it was killed, perhaps for want of memory (see its {LOG_FILE}): "
+            "the same command continues; --workers 1 needs the least memory."
         ) from None
 
 
