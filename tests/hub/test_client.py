@@ -40,10 +40,10 @@ def test_failures_that_pass_are_tried_again(error):
     ("error", "words"),
     [
         (FileNotFoundError(2, "No such file or directory", "model.safetensors"), "model.safetensors"),
-        (PermissionError(13, "Permission denied", "model.safetensors"), "Permission denied"),
         (OfflineModeIsEnabled("x"), "HF_HUB_OFFLINE"),
         (answer(401), "hf auth login"),
-        (answer(507), "no space left"),
+        (answer(507), "refuses it"),
+        (PermissionError(13, "Permission denied", "model.safetensors"), "Permission denied"),
         (OSError(f"cannot open {TOKEN}"), "cannot open ***"),
     ],
 )

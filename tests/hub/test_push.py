@@ -114,7 +114,7 @@ class TestSent:
                 if path.is_file():
                     name = re.escape("/".join(path.relative_to(staged() / OWNER).parts[1:]))
                     assert re.search(rf"send\s+{path.stat().st_size:,} bytes  {name}$", found["table"], re.MULTILINE)
-            assert not any(row["is_there"] for row in status(str(staged()), hub=client(empty))["repositories"])
+            assert not any(row["hub"] for row in status(str(staged()), hub=client(empty))["repositories"])
 
     def test_status_names_what_differs(self, hub):
         hub.foreign_commit("model", f"{OWNER}/tlm-conv", {"README.md": b"mine now\n"})
@@ -218,10 +218,8 @@ class TestWhatIsThere:
         hub.foreign_commit("space", name, {"README.md": b"mine\n"})
         assert "README.md" in refused(hub, staged(), one_sentence)
 
-    def test_branches_that_are_missing_begun_or_left_over(self, hub):
+    def test_branches_that_are_missing_or_begun(self, hub):
         found = hub.repository("model", BERT)
-        found.branches["seed-9"] = found.branches["main"]
-        assert f"{BERT}@seed-9" in status(str(staged()), hub=client(hub))["leftovers"]
         for begun in (False, True):  # by a push that was interrupted
             found.branches.pop("seed-1")
             if begun:

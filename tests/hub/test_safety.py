@@ -160,6 +160,7 @@ def test_fields_of_paths_are_cut_wherever_they_point():
     [
         ("license: mit", "license: unknown", True, "licence"),
         ("license: mit", "license: [mit", True, "cannot be read"),
+        ("license: mit", "license: mine", True, "does not accept"),
         ("Licence: MIT.", "Its licence is not known to the program that wrote this card.", True, "in the text"),
         ("license: mit", "license: other\nlicense_name: ag-corpus-research-non-commercial", False, "--i-have-checked"),
     ],

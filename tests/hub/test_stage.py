@@ -14,7 +14,6 @@ from huggingface_hub import DatasetCard, ModelCard, RepoCard
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.manifest import read_staged
-from tlm_hf.hub.model_folder import is_smoke
 from tlm_hf.hub.release_file import Entry, read_release
 from tlm_hf.hub.space_folder import stage_space
 from tlm_hf.hub.stage import _check_origin, stage
@@ -165,21 +164,6 @@ class TestOrigins:
         _check_origin(Entry("tlm-c", "committee", tmp_path, members=["other/model"]), results)
 
 
-@pytest.mark.parametrize(
-    ("settings", "known", "width", "expected"),
-    [
-        ({"size": "laptop"}, {}, 64, False),
-        ({"size": "smoke"}, {}, 128, True),
-        ({"weights": ["a", "b"]}, {"b": True}, 128, True),
-        ({"weights": "new"}, {"a": False}, 64, True),
-        ({"weights": "new"}, {"a": True}, 128, False),
-    ],
-)
-def test_what_counts_as_smoke(tmp_path, settings, known, width, expected):
-    write_json(tmp_path / "config.json", {"hidden_size": width})
-    assert is_smoke(tmp_path, {"settings": settings}, known) == expected
-
-
 class TestSpace:
     def test_it_is_that_of_the_checkout(self):
         source, ours = contents(ROOT / "spaces" / "tlm-demo"), contents(staged() / OWNER / "tlm-demo")
@@ -190,26 +174,24 @@ class TestSpace:
 
     def test_its_card_says_what_the_demonstration_has(self):
         text = text_of("tlm-demo")
-        assert "a soft committee of 2 encoders of 1 or 2 layers, beside one encoder of 2 layers." in text
+        assert "a soft committee of 2 encoders, beside one deep encoder." in text
         assert "Fill the mask: one layer, two layers, and" in text
         assert "Findings: empty here" in text
         assert "pip install -r requirements.txt" in text
         assert "outputs/" not in text
 
     def test_another_demonstration(self, here, tmp_path, one_sentence):
-        """Six layers, a study, and a committee of other people, of whose members nothing is known."""
+        """A study, a committee of other people, and mistakes."""
         release = read_release("release.yaml")
         (entry,) = (each for each in release.entries if each.kind == "space")
         shutil.copytree(entry.source, tmp_path / "demo")
         demo = json.loads((tmp_path / "demo" / "demo.json").read_text())
         write_json(tmp_path / "demo" / "demo.json", demo | {"study": "study.json"})
         (tmp_path / "demo" / "study.json").write_text("{}")
-        write_json(tmp_path / OWNER / "tlm-bert2-words" / "config.json", {"num_hidden_layers": 6})
         entry = replace(entry, source=tmp_path / "demo", committees={"words": "other/committee"})
         target = tmp_path / OWNER / "tlm-demo"
         stage_space(entry, release, target, tmp_path, smoke=False)
         text = (target / "README.md").read_text()
-        assert "a soft committee of 2 encoders, beside one encoder of 6 layers." in text
         assert "as we measured them" in text
         assert "smoke" not in text
         for change, words in (

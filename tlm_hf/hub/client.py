@@ -1,6 +1,6 @@
 """The Hub through `huggingface_hub`: every failure in one sentence, those that pass tried again.
 
-`huggingface_hub` itself repeats the uploads of files (`http_backoff`), but not its other calls.
+`huggingface_hub` itself repeats uploads of files only.
 """
 
 import time
@@ -88,12 +88,8 @@ class Hub:
             remedy = "HF_HUB_OFFLINE is set, so the Hub is not asked: unset it to push or look"
         elif status == 401:
             remedy = "the Hub does not accept the token: log in again with `hf auth login`, or set HF_TOKEN"
-        elif status == 507 or (status in (403, 413) and any(word in reason.lower() for word in ("storage", "quota"))):
-            remedy = f"there is no space left on the Hub ({reason}): free some there, then push again"
-        elif status == 403:
-            remedy = f"the token may not do that ({reason}): use one with write access to the namespace"
-        elif status == 400:
-            remedy = f"the Hub refuses the content ({reason}): correct it, then stage and verify again"
+        elif status in (400, 403, 413, 507):
+            remedy = f"the Hub refuses it ({reason}): correct that, or use a token with write access, then push again"
         elif status is None and isinstance(cause, OSError) and not isinstance(cause, ConnectionError | TimeoutError):
             remedy = f"a file of this machine cannot be read ({reason}): stage and verify again"
         else:

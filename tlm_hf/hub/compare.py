@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.hf_api import GitRefs, RepoFile
+from huggingface_hub.hf_api import RepoFile
 
 from ..runs.atomic_files import Json, read_json
 from .client import Hub
@@ -27,10 +27,10 @@ class Change:
         version: of this release.
         head: commit that this was compared with; None where there is no repository or branch yet.
         add: paths to send with their sizes in bytes.
-        delete: paths that are there and no longer belong there.
-        foreign: path of a file that was changed there by others since the last release, or None.
-        hub_version: version of the release that is there, or None.
-        tagged: path of a file that differs under the tag of this version, or None.
+        delete: paths to delete.
+        foreign: a file that others changed since the last release.
+        hub_version: version of the release that the branch holds.
+        tagged: a file that was released under this version with other content.
     """
 
     repo_id: str
@@ -74,17 +74,8 @@ class Change:
     def describe(self, overwrite: bool) -> list[str]:
         """What a push would do with it, line by line."""
         refused = self.refusal(overwrite)
-        state = "differs"
-        if self.head is None:
-            state = "is not there"
-        elif self.is_empty:
-            state = "is up to date"
-        elif self.foreign:
-            state = f"was changed by others ({self.foreign})"
-        commit = "" if self.is_empty or refused else f'; commit "Release {self.version}":'
-        lines = [f"{self.where}: here {self.version}, on the Hub {self.hub_version or '-'}; it {state}{commit}"]
-        if refused:
-            lines.append(f"    REFUSED: {refused}")
+        lines = [f"{self.where}: here {self.version}, on the Hub {self.hub_version or '-'}"]
+        lines += [f"    REFUSED: {refused}"] if refused else []
         lines += [f"    send    {size:>12,} bytes  {path}" for path, size in self.add.items()]
         return lines + [f"    delete  {'':>12}        {path}" for path in self.delete]
 
@@ -121,20 +112,6 @@ class Comparison:
             for repository in self.staged.repositories
         }
 
-    def leftovers(self) -> list[str]:
-        """Branches that an earlier release left on the Hub and this one has no longer, as `owner/name@branch`."""
-        names: list[str] = []
-        for repository in self.staged.repositories:
-            if repository.repo_type != "model":  # others have no branches
-                continue
-            try:
-                refs = self._refs(repository.repo_id, repository.repo_type, expected=MISSING)
-            except MISSING:
-                continue
-            branches = {branch.name for branch in refs.branches} - {MAIN, *repository.revisions}
-            names += [f"{repository.repo_id}@{name}" for name in sorted(branches)]
-        return names
-
     def head(self, repo_id: str, repo_type: str, revision: str) -> str | None:
         """Commit of a branch; None where there is no such branch or repository."""
         what = f"looking at {repo_id}"
@@ -146,13 +123,11 @@ class Comparison:
             return None
         return info.sha
 
-    def tags(self, repo_id: str, repo_type: str) -> dict[str, str]:
-        """Commits by the name of their tag."""
-        return {tag.name: tag.target_commit for tag in self._refs(repo_id, repo_type).tags}
-
-    def _refs(self, repo_id: str, repo_type: str, expected: tuple[type[Exception], ...] = ()) -> GitRefs:
-        what = f"listing branches and tags of {repo_id}"
-        return self.hub.call(what, self.api.list_repo_refs, repo_id, repo_type=repo_type, expected=expected)
+    def tags(self, repo_id: str, repo_type: str) -> set[str]:
+        """Names of the tags."""
+        what = f"listing tags of {repo_id}"
+        refs = self.hub.call(what, self.api.list_repo_refs, repo_id, repo_type=repo_type)
+        return {tag.name for tag in refs.tags}
 
     def compare(self, repository: Repository, revision: str = MAIN) -> Change:
         """What a branch needs to hold what was staged for it."""
@@ -195,13 +170,10 @@ class Comparison:
             change.foreign = MANIFEST_FILE
             return
         change.foreign = _first_difference({k: v for k, v in remote.items() if k != MANIFEST_FILE}, files)
-        if change.hub_version == change.version and self.tag in (tags := self.tags(change.repo_id, change.repo_type)):
-            # What was released under a tag: of main the tag says it, of a branch its manifest.
-            if change.revision == MAIN:
-                change.tagged = _first_difference(self._files(change, tags[self.tag]), local)
-            else:
-                released = {name: facts["sha256"] for name, facts in files.items()}
-                change.tagged = _first_difference(released, {k: v for k, v in local.items() if k != MANIFEST_FILE})
+        if change.hub_version == change.version and self.tag in self.tags(change.repo_id, change.repo_type):
+            released = {name: facts["sha256"] for name, facts in files.items()}
+            here = {name: facts for name, facts in local.items() if name != MANIFEST_FILE}
+            change.tagged = _first_difference(released, here) or (None if change.foreign else MANIFEST_FILE)
 
     def _is_new(self, change: Change) -> bool:
         """Whether nobody has written there: the Hub's first commit alone, which gives a Space a README."""
@@ -230,38 +202,34 @@ class Comparison:
                 return {}, None
 
 
-def describe_changes(changes: dict[str, list[Change]], leftovers: list[str], *, overwrite: bool = False) -> Json:
+def describe_changes(changes: dict[str, list[Change]], *, overwrite: bool = False) -> Json:
     """What a push would do, file by file, without doing any of it; also `tlm release status`.
 
     Returns:
-        `table`; `repositories` (local and Hub version, files to send with their bytes, files to delete, `refused`: why
-        a push would refuse, or None); how many are `differing` and `refused`; `leftovers`.
+        `table`; `repositories`: one row for each branch; how many of them are `differing` and `refused`.
     """
     branches = [change for each in changes.values() for change in each]
-    refusals = [change.refusal(overwrite) for change in branches]
-    lines = [line for change in branches for line in change.describe(overwrite)]
+    rows = [
+        {
+            "repository": change.where,
+            "here": change.version,
+            "hub": change.hub_version,
+            "send": change.add,
+            "delete": change.delete,
+            "foreign": change.foreign,
+            "refused": change.refusal(overwrite),
+        }
+        for change in branches
+    ]
     sizes = [size for change in branches for size in change.add.values()]
+    lines = [line for change in branches for line in change.describe(overwrite)]
     lines.append(f"{len(sizes)} files, {sum(sizes):,} bytes to send.")
-    lines += [f"{branch} is on the Hub and not in this release; it stays as it is." for branch in leftovers]
-    refused = sum(refusal is not None for refusal in refusals)
+    refused = sum(row["refused"] is not None for row in rows)
     if refused:
-        lines.append(f"A push would be refused, and send nothing: {refused} of {len(branches)} branches, see above.")
+        lines.append(f"A push would be refused, and send nothing: {refused} of {len(rows)} branches, see above.")
     return {
         "table": "\n".join(lines),
-        "repositories": [
-            {
-                "repository": change.where,
-                "here": change.version,
-                "hub": change.hub_version,
-                "send": change.add,
-                "delete": change.delete,
-                "foreign": change.foreign,
-                "is_there": change.head is not None,
-                "refused": refusal,
-            }
-            for change, refusal in zip(branches, refusals, strict=True)
-        ],
+        "repositories": rows,
         "differing": sum(not change.is_empty for change in branches),
         "refused": refused,
-        "leftovers": leftovers,
     }

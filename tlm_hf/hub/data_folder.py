@@ -10,7 +10,7 @@ from ..data.dataset_card import UNKNOWN
 from ..data.leakage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..runs.atomic_files import Json, file_hash, read_json, write_json
-from .release_file import Entry
+from .release_file import LICENCES, Entry
 
 CARD = "README.md"
 NEEDS_CHECK = {
@@ -49,6 +49,9 @@ def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
             f"The licence of {entry.name}'s source is not known: say it in {folder / CARD}, in the field `license` and "
             "in the text, and stage again."
         )
+    licences = card.data.license if isinstance(card.data.license, list) else [card.data.license]
+    if foreign := [name for name in licences if name not in LICENCES]:
+        raise UserError(f"{folder / CARD} has the licence {foreign[0]!r}, which the Hub does not accept: correct it.")
     name = card.data.to_dict().get("license_name")
     if name in NEEDS_CHECK and not licence_checked:
         raise UserError(

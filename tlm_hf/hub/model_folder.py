@@ -66,7 +66,7 @@ def stage_model(
 ) -> Path:
     """Build a model folder with a card from a finished run, outside of a release.
 
-    The folder is made under another name and renamed when it is whole; an older one of the same name is replaced.
+    It is renamed when whole, and replaces an older one of the same name.
 
     Args:
         run_folder: output folder of `pretrain`, `finetune` or `committee`.
@@ -143,10 +143,8 @@ def _edit(path: Path, **values: str) -> None:
         write_json(path, after)
 
 
-def card_facts(
-    run: SourceRun, release: Release, folder: Path, evaluation: Json | None, inputs: Json, smoke: bool
-) -> CardFacts:
-    """What the card of a staged folder says beside the results; what the release file leaves open is taken from them.
+def card_facts(run: SourceRun, release: Release, folder: Path, evaluation: Json | None, inputs: Json) -> CardFacts:
+    """What the card of a staged folder says beside the results.
 
     Args:
         run: what the folder is made from.
@@ -154,7 +152,6 @@ def card_facts(
         folder: the staged folder, all else in place.
         evaluation: see `evaluation.classifier_facts`; None for encoders.
         inputs: base or members, as the manifest has them.
-        smoke: whether the run is of smoke size.
     """
     entry, is_encoder = run.entry, run.entry.kind == "encoder"
     source = str(run.results["corpus" if is_encoder else "task"])
@@ -171,13 +168,13 @@ def card_facts(
         plots={name: caption for name, caption in PLOTS.items() if (folder / name).is_file()},
         revisions=[] if run.branch else list(entry.revisions),
         branch=run.branch,
-        remote_code=entry.kind != "adapter" and _model_type(folder) != "bert",
+        remote_code=entry.kind != "adapter" and read_json(folder / "config.json")["model_type"] != "bert",
         example=entry.example or next(iter(examples), None),
         licence=release.licence,
         language=release.language,
         wall_clock=training_seconds(run.results),
         uncased=is_uncased(folder),
-        smoke=smoke,
+        smoke=is_smoke(run.folder),
         version=release.version,
     )
 
@@ -190,26 +187,7 @@ def _origins(entry: Entry, inputs: Json) -> list[str]:
     return list(dict.fromkeys(place for place in places if place is not None))
 
 
-def _model_type(folder: Path) -> str:
-    return str(read_json(folder / "config.json")["model_type"])
-
-
-def member_configs(folder: Path) -> list[Json]:
-    """Configurations of a committee's members; of another model its own alone."""
-    config = read_json(folder / "config.json")
-    return config.get("member_configs") or [config]
-
-
-def is_smoke(run: Path, results: Json, known: dict[str, bool]) -> bool:
-    """Whether a run is of smoke size; `known` has the answer for other runs, by their weights' hashes.
-
-    An encoder says so itself, and what was made from one is what it is.
-    """
-    settings = results["settings"]
-    if "size" in settings:
-        return bool(settings["size"] == SMOKE)
-    read = settings.get("weights") or []
-    answers = [known[weights] for weights in ([read] if isinstance(read, str) else read) if weights in known]
-    if answers:
-        return any(answers)
-    return bool(member_configs(run)[0].get("hidden_size") == SMOKE_WIDTH)  # from scratch, or from elsewhere
+def is_smoke(run: Path) -> bool:
+    """Whether the model of a run is of smoke size."""
+    config = read_json(run / "config.json")
+    return bool((config.get("member_configs") or [config])[0].get("hidden_size") == SMOKE_WIDTH)

@@ -37,31 +37,17 @@ class Publisher(Comparison):
         """Bring a repository to what was staged; returns how many commits that took."""
         repo_id, repo_type = repository.repo_id, repository.repo_type
         if changes[-1].head is None:
-            sdk: dict[str, Any] = {"space_sdk": "gradio"} if repo_type == "space" else {}
-            self.hub.call(
-                f"making {repo_id}",
-                self.api.create_repo,
-                repo_id,
-                repo_type=repo_type,
-                private=True,
-                exist_ok=True,
-                **sdk,
-            )
+            options: Json = {"repo_type": repo_type, "private": True, "exist_ok": True}
+            options |= {"space_sdk": "gradio"} if repo_type == "space" else {}
+            self.hub.call(f"making {repo_id}", self.api.create_repo, repo_id, **options)
         self._set_variables(repository)
         commits, head = 0, None
         for change in changes:
             head, sent = self._push_branch(repository, change, overwrite)
             commits += sent
         if self.tag not in self.tags(repo_id, repo_type):  # on the commit of this push, whatever came after it
-            self.hub.call(
-                f"tagging {repo_id}",
-                self.api.create_tag,
-                repo_id,
-                tag=self.tag,
-                revision=head,
-                repo_type=repo_type,
-                exist_ok=True,
-            )
+            tagging: Json = {"tag": self.tag, "revision": head, "repo_type": repo_type, "exist_ok": True}
+            self.hub.call(f"tagging {repo_id}", self.api.create_tag, repo_id, **tagging)
         return commits
 
     def _set_variables(self, repository: Repository) -> None:
@@ -78,14 +64,9 @@ class Publisher(Comparison):
         """The commit at which a branch then is, and how many commits that took."""
         if change.head is None:
             if change.revision != MAIN:  # a branch begins at the head of main
-                self.hub.call(
-                    f"making the branch {change.where}",
-                    self.api.create_branch,
-                    change.repo_id,
-                    branch=change.revision,
-                    repo_type=change.repo_type,
-                    exist_ok=True,
-                )
+                options: Json = {"branch": change.revision, "repo_type": change.repo_type, "exist_ok": True}
+                what = f"making the branch {change.where}"
+                self.hub.call(what, self.api.create_branch, change.repo_id, **options)
             change = self.compare(repository, change.revision)
         if change.is_empty:
             logger.info("%s: nothing to send.", change.where)
@@ -144,16 +125,8 @@ class Publisher(Comparison):
 
         slug = self.hub.call(f"looking for the collection {title!r}", find)
         if slug is None:
-            collection = self.hub.call(
-                f"making the collection {title!r}",
-                api.create_collection,
-                title,
-                namespace=owner,
-                description=description or None,
-                private=True,
-                exists_ok=True,
-            )
-            slug = collection.slug
+            options: Json = {"namespace": owner, "description": description or None, "private": True, "exists_ok": True}
+            slug = self.hub.call(f"making the collection {title!r}", api.create_collection, title, **options).slug
         current = self.hub.call(f"reading the collection {slug}", api.get_collection, slug)
         changes: Json = {}
         if (current.description or "") != description:
@@ -177,10 +150,8 @@ def push(
 ) -> Json:
     """Bring the Hub to a staged and verified release.
 
-    Everything is compared with the Hub before the first write: where one branch must not be sent, nothing is. Order:
-    data sets, encoders, adapters, classifiers, committees, the Space, the collection, so that links always lead
-    somewhere. A repository is at its old commit or at its new one, never between; its tag follows. A second push of
-    the same release does nothing.
+    Every branch is compared with the Hub before the first write: where one must not be sent, nothing is. A repository
+    is at its old commit or at its new one, never between; its tag follows.
 
     Args:
         output_dir: folder of the staged release.
@@ -204,7 +175,7 @@ def push(
     logger.info("Comparing %d repositories with the Hub ...", len(staged.repositories))
     changes = publisher.compare_all()
     if dry_run:
-        return describe_changes(changes, publisher.leftovers(), overwrite=overwrite)
+        return describe_changes(changes, overwrite=overwrite)
     refusals = [each for branches in changes.values() for change in branches if (each := change.refusal(overwrite))]
     if refusals:
         more = f" {len(refusals) - 1} more would be refused: see --dry-run." if len(refusals) > 1 else ""
@@ -231,37 +202,34 @@ def status(output_dir: str, *, hub: Hub | None = None) -> Json:
         UserError: nothing staged, no token, or a Hub that does not answer.
     """
     comparison = Comparison(hub or Hub(), read_staged(output_dir))
-    return describe_changes(comparison.compare_all(), comparison.leftovers())
+    return describe_changes(comparison.compare_all())
 
 
 def push_to_directory(output_dir: str, target: str, *, overwrite: bool = False, dry_run: bool = False) -> Json:
     """Copy a verified release into a folder, from which it loads by path as `owner/name`.
 
-    Each repository is put in place whole, and equal ones are left alone. `overwrite` also replaces what others changed
-    there, or what is of a newer version.
+    Each repository is put in place whole. `overwrite` also replaces what others changed there, or what is newer.
 
     Returns:
         `table`, for people; `copied`, names of the folders.
 
     Raises:
-        UserError: not verified, changed there by others, newer there, or a folder that cannot be the target.
+        UserError: not verified, changed there by others, newer there, or a release is staged there.
     """
     staged = read_staged(output_dir)
     check_verified(staged)
     root = Path(target).expanduser()
     if staged.output.resolve() in (root.resolve(), *root.resolve().parents) or (root / RELEASE_FILE).exists():
         raise UserError(f"In --target {target} a release is staged: choose another folder.")
-    if root.exists() and not root.is_dir():
-        raise UserError(f"--target {target} is a file: choose a folder.")
     folders = [folder for _, folder in staged.folders]
     differing = [folder for folder in folders if tree_hash(staged.output / folder) != tree_hash(root / folder)]
-    for folder in differing if not overwrite else []:
-        _check_replaceable(root / folder, staged)
-    for folder in differing if not dry_run else []:
-        _replace(staged.output / folder, root / folder)
+    if not overwrite:
+        for folder in differing:
+            _check_replaceable(root / folder, staged)
+    if not dry_run:
+        for folder in differing:
+            _replace(staged.output / folder, root / folder)
     lines = [f"{'copy ' if folder in differing else 'equal'}  {folder}" for folder in folders]
-    if any("@" in folder for folder in folders):
-        lines.append("A branch opens by its path, NAME@BRANCH: transformers ignores `revision` where a name is a path.")
     lines.append(f"{len(differing)} of {len(folders)} folders {'would be copied' if dry_run else 'copied'}.")
     return {"table": "\n".join(lines), "copied": differing}
 
@@ -270,18 +238,11 @@ def _check_replaceable(folder: Path, staged: StagedRelease) -> None:
     """Refuse to replace a copied repository that others changed, or that is of a newer version."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    changed = changed_file(folder)
-    if changed is not None:
-        raise UserError(
-            f"{folder} was changed by others ({changed}): look at it, and add --overwrite if this release is to "
-            "replace it."
-        )
+    if changed := changed_file(folder):
+        raise UserError(f"{folder} was changed by others ({changed}): add --overwrite to replace it.")
     version = read_json(folder / MANIFEST_FILE).get("version")
     if version_numbers(version) > version_numbers(staged.version):
-        raise UserError(
-            f"{folder} is of version {version}, which is newer than {staged.version}: raise `version` in the release "
-            "file, or add --overwrite to go back."
-        )
+        raise UserError(f"{folder} is of version {version}, which is newer than {staged.version}: add --overwrite.")
 
 
 def _replace(source: Path, target: Path) -> None:

@@ -23,24 +23,38 @@ Paths are relative to the folder that the command is started in, as in every com
 
 import difflib
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..errors import UserError
+from ..runs.atomic_files import Json
 
 FORMATS = {
     "version": (re.compile(r"\d+\.\d+\.\d+"), "write it as X.Y.Z"),
     "visibility": (re.compile("private|public"), "choose private or public"),
-    "licence": (re.compile("[a-z0-9][a-z0-9.+-]*"), "write the Hub's identifier, such as apache-2.0"),
     "language": (re.compile("[a-z]{2,3}|multilingual"), "write the Hub's code, such as en"),
-}  # fmt: skip
-"""Of the fields of a release; the Hub itself checks every card when it is pushed."""
+}
+LICENCES = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc
+        cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0
+        cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0
+        cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 gfdl
+        gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openrail
+        openrail++ osl-3.0 other pddl postgresql unlicense wtfpl zlib
+        """,
+    )
+)
+"""What the Hub accepts on a card; it would refuse another only when earlier repositories are already up."""
 BRANCH = re.compile(
     r"(?!main$|HEAD$|refs$|v\d+\.\d+\.\d+$|[0-9a-fA-F]{40}$)[A-Za-z0-9_](?:\.?[A-Za-z0-9_-])*(?<!\.lock)"
 )
@@ -80,6 +94,7 @@ LINKS = {
 """Fields that name other repositories, and the kinds that they may name."""
 
 
+@strict
 @dataclass(frozen=True)
 class Entry:
     """One repository of the release file.
@@ -87,8 +102,8 @@ class Entry:
     Args:
         name: without the namespace.
         kind: see `KINDS`.
-        source: folder that it is made from: of a data set (`folder`), of a finished run (`run`), or with `demo.json`.
-        revisions: further runs of the same kind by the name of their branch, such as `seed-1` or `step-500`.
+        source: folder that it is made from (`folder`, `run` or `demo`).
+        revisions: further runs of the same kind by branch, such as `seed-1` or `step-500`.
         example: text of the card's snippet and widget.
         corpus, task: what a model was trained on, in words.
         base: the encoder that it was trained from, or one of its branches (`name@branch`).
@@ -130,6 +145,7 @@ class Entry:
         return [(key, name) for key, names in named.items() for name in names]
 
 
+@strict
 @dataclass(frozen=True)
 class Collection:
     """The collection that holds all of it, together with the papers (arXiv numbers)."""
@@ -139,6 +155,7 @@ class Collection:
     papers: list[str] = field(default_factory=list)
 
 
+@strict
 @dataclass(frozen=True)
 class Release:
     """What a release file says, checked; `entries` are in the order of `KINDS`."""
@@ -165,18 +182,16 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
-        doubled = next((key for key, _ in node.value if keys.count(key.value) > 1), None)
-        if doubled is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{doubled.value!r} is there twice", doubled.start_mark)
+        if doubled := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(problem=f"{doubled[0]!r} is there twice")
         return super().construct_mapping(node, deep)
 
 
 def read_release(path: str | Path) -> Release:
-    """Read and check a release file; the folders that it names are looked for, not opened.
+    """Read and check a release file.
 
     Raises:
-        UserError: not YAML, an unknown or doubled key, a value of the wrong type, a name that the Hub does not accept,
-            a link to nothing, or a folder that is missing.
+        UserError: a mistake in it, or a folder that is missing.
     """
     file = Path(path).expanduser()
     try:
@@ -184,86 +199,79 @@ def read_release(path: str | Path) -> Release:
         _check_links(release)
     except OSError as error:
         raise UserError(f"The release file {file} cannot be read ({error.strerror}): name one that exists.") from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"The release file {file}{line}, is not valid YAML ({error.problem}): correct it.") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"The release file {file} is not valid YAML ({reason}): correct it.") from error
+    except ValueError as error:
         raise UserError(f"The release file {file}: {' '.join(str(error).split())}.") from error
     return release
 
 
 def _release(content: object) -> Release:
-    if not isinstance(content, dict):
-        raise ValueError("it must be a mapping with version, namespace and sections of repositories")
+    sections = {facts.section: kind for kind, facts in KINDS.items()}
+    fields = [name for name in Release.__annotations__ if name != "entries"]
+    content = _mapping(content, "it", [*fields, *sections], ["version", "namespace"])
     entries: list[Entry] = []
-    for kind, facts in KINDS.items():
-        repositories = content.pop(facts.section, None) or {}
-        if not isinstance(repositories, dict):
-            raise ValueError(f"{facts.section} must be a mapping of names to what they are made from")
+    for section, kind in sections.items():
+        repositories = _mapping(content.pop(section, None) or {}, section)
         entries += [_entry(name, kind, values) for name, values in repositories.items()]
     if not entries:
         raise ValueError("it names no repository: add a section such as encoders")
-    types = {key: kind for key, kind in Release.__annotations__.items() if key != "entries"}
-    sections = dict.fromkeys((facts.section for facts in KINDS.values()), dict)
-    release = Release(entries=tuple(entries), **_read(content, types | sections, ["version", "namespace"], "it"))
+    if content.get("collection") is not None:
+        values = _mapping(content["collection"], "collection", list(Collection.__annotations__), ["title"])
+        content["collection"] = _made(Collection, "collection", values)
+    release: Release = _made(Release, "it", {**content, "entries": tuple(entries)})
     for key, (pattern, remedy) in FORMATS.items():
         if not pattern.fullmatch(getattr(release, key)):
             raise ValueError(f"{key} is {getattr(release, key)!r}: {remedy}")
-    if release.collection is not None:
-        if len(release.collection.description) > LONGEST_DESCRIPTION:
-            raise ValueError(
-                f"the Hub accepts {LONGEST_DESCRIPTION} characters as description: shorten the collection's"
-            )
-        for paper in release.collection.papers:
-            if not ARXIV.fullmatch(paper):
-                raise ValueError(f"the paper {paper!r} is not an arXiv number: write it as 2507.14871")
+    if release.licence not in LICENCES:
+        raise ValueError(
+            f"licence is {release.licence!r}, which the Hub does not accept{_nearest(release.licence, LICENCES)}"
+        )
+    if release.collection is not None and len(release.collection.description) > LONGEST_DESCRIPTION:
+        raise ValueError(f"the Hub accepts {LONGEST_DESCRIPTION} characters as description: shorten the collection's")
+    for paper in release.collection.papers if release.collection else []:
+        if not ARXIV.fullmatch(paper):
+            raise ValueError(f"the paper {paper!r} is not an arXiv number: write it as 2507.14871")
     return release
 
 
-def _entry(name: object, kind: str, values: object) -> Entry:
+def _entry(name: str, kind: str, values: object) -> Entry:
     facts = KINDS[kind]
-    text: str = _convert(str, name, f"a name in {facts.section}")
     required = [facts.source, *(["base"] if kind == "adapter" else [])]  # an adapter loads on its base
-    found = _read(
-        values, {facts.source: Path} | {key: Entry.__annotations__[key] for key in facts.keys}, required, text
-    )
-    return Entry(text, kind, found.pop(facts.source), **found)
+    values = dict(_mapping(values, name, [facts.source, *facts.keys], required))
+    source = Path(str(values.pop(facts.source))).expanduser()
+    branches = _mapping(values.pop("revisions", {}), f"revisions of {name}")
+    revisions = {branch: Path(str(folder)).expanduser() for branch, folder in branches.items()}
+    entry: Entry = _made(Entry, name, {**values, "name": name, "kind": kind, "source": source, "revisions": revisions})
+    return entry
 
 
-def _read(values: object, types: dict[str, Any], required: Iterable[str], where: str) -> dict[str, Any]:
-    """The values of a mapping, each as the type of its key; unknown and missing keys are refused."""
+def _mapping(values: object, where: str, known: Sequence[str] = (), required: Sequence[str] = ()) -> Json:
+    """The values, which must be a mapping; where keys are known, of those alone."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be a mapping")
     for key in values:
-        if key not in types:
-            raise ValueError(f"{where} has the unknown key {key!r}{_nearest(str(key), types)}")
+        if known and key not in known:
+            raise ValueError(f"{where} has the unknown key {key!r}{_nearest(str(key), known)}")
     for key in required:
         if key not in values:
             raise ValueError(f"{where} has no {key!r}: add it")
-    return {key: _convert(types[key], value, f"{key} of {where}") for key, value in values.items()}
+    return values
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    if isinstance(kind, UnionType):  # X | None
-        kind = get_args(kind)[0]
-    if kind is Collection:
-        return Collection(**_read(value, Collection.__annotations__, ["title"], where))
-    if get_origin(kind) is list:
-        if not isinstance(value, list):
-            raise ValueError(f"{where} must be a list, such as [{value}]")
-        return [_convert(str, item, where) for item in value]
-    if get_origin(kind) is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} must be a mapping")
-        return {_convert(str, key, where): _convert(get_args(kind)[1], item, where) for key, item in value.items()}
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where} must be text, and YAML reads {value!r}: write it, in quotes")
-    return Path(value).expanduser() if kind is Path else value
+def _made(record: Any, where: str, values: Json) -> Any:
+    """A record of these values, whose types it checks."""
+    try:
+        return record(**values)
+    except StrictDataclassError as error:
+        reason = str(error).splitlines()[-1].strip().removeprefix("TypeError: ")
+        raise ValueError(f"{where}: {reason}; put a text in quotes and a list in brackets") from error
 
 
 def _nearest(word: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(choices), 1)
-    return f" (did you mean {close[0]!r}?)" if close else f": choose among {', '.join(choices)}"
+    return f" (did you mean {close[0]!r}?)" if close else f": choose among {', '.join(sorted(choices))}"
 
 
 def _check_links(release: Release) -> None:

@@ -8,9 +8,8 @@ from huggingface_hub import RepoCard
 
 from ..cards import card_template, package_data
 from ..errors import UserError
-from ..runs.atomic_files import Json, file_hash, read_json, write_json
+from ..runs.atomic_files import file_hash, read_json, write_json
 from .demo_data import DEMO_FILE
-from .model_folder import member_configs
 from .release_file import Entry, Release
 
 SPACE = "tlm-demo"
@@ -82,7 +81,13 @@ def stage_space(entry: Entry, release: Release, folder: Path, root: Path, *, smo
             )
         return Path(os.path.relpath(root / release.repo_id(names[key]), target)).as_posix()
 
-    body = _body(demo, entry, release, root, smoke)
+    body = {
+        "tasks": demo["tasks"],
+        "encoders": list(entry.encoders),
+        "corpus": demo["corpus"]["name"],
+        "study": bool(demo.get("study")),
+        "smoke": smoke,
+    }
     for task in demo["tasks"]:
         task["committee"] = beside(task["name"], entry.committees, "committee of the task")
         if task["deep"] is not None:
@@ -96,31 +101,3 @@ def stage_space(entry: Entry, release: Release, folder: Path, root: Path, *, smo
     usage = card.text[card.text.index(USAGE) :].strip()
     text = card_template("space").render(**body, usage=usage, models=models, version=release.version).strip()
     (folder / "README.md").write_text(f"---\n{card.data.to_yaml()}\n---\n\n{text}\n", encoding="utf-8")
-
-
-def _body(demo: Json, entry: Entry, release: Release, root: Path, smoke: bool) -> Json:
-    """What the card says of the demonstration: sizes from the models' own configurations."""
-
-    def layers(name: str | None) -> list[int] | None:
-        """Different numbers of layers of a model, or of a committee's members; None for a model elsewhere."""
-        folder = root / release.repo_id(name or "")
-        if name is None or not (folder / "config.json").is_file():
-            return None
-        return sorted({int(member["num_hidden_layers"]) for member in member_configs(folder)})
-
-    return {
-        "tasks": [
-            {
-                "title": task["title"],
-                "members": len(task["members"]),
-                "member_layers": layers(entry.committees.get(task["name"])),
-                "deep": task["deep"] is not None,
-                "deep_layers": layers(entry.deep.get(task["name"])),
-            }
-            for task in demo["tasks"]
-        ],
-        "encoders": list(entry.encoders),
-        "corpus": demo["corpus"]["name"],
-        "study": bool(demo.get("study")),
-        "smoke": smoke,
-    }

@@ -104,25 +104,17 @@ def read_results(folder: Path, kind: str) -> Json:
 
 
 def _check_origin(entry: Entry, results: Json) -> None:
-    """Refuse a base that the run does not have, and repositories of others that it did not read.
-
-    Those of this release are compared by their weights while staging; of another only the name is known, which the run
-    has recorded.
-    """
+    """Refuse a base and members elsewhere that the run has not recorded; those of this release go by their weights."""
     for name in entry.members:
         if "/" in name and name.partition("@")[0] not in results["members"]:
             members = ", ".join(results["members"])
             raise UserError(f"{entry.name} is not made of {name} (its run names {members}): correct its members.")
     if entry.base is None:
         return
-    if results["settings"]["weights"] == NEW:
-        raise UserError(
-            f"{entry.name} was trained from scratch, so it was not fine-tuned from {entry.base}: take its base out."
-        )
-    if "/" in entry.base and entry.base.partition("@")[0] != results["model"]:
-        raise UserError(
-            f"{entry.name} was not fine-tuned from {entry.base} (its run names {results['model']}): correct its base."
-        )
+    is_new = results["settings"]["weights"] == NEW
+    if is_new or ("/" in entry.base and entry.base.partition("@")[0] != results["model"]):
+        source = "was trained from scratch" if is_new else f"names {results['model']}"
+        raise UserError(f"{entry.name} was not fine-tuned from {entry.base} (its run {source}): correct its base.")
 
 
 def _staged_before(output: Path) -> list[str]:
@@ -168,8 +160,6 @@ class _Stager:
         self.private = [] if data_root is None else [Path(data_root)]
         self.runs: dict[str, SourceRun] = {}
         """By name, and by `name@branch`."""
-        self.smoke: dict[str, bool] = {}
-        """Whether a run is of smoke size, by its weights' hash."""
         for entry in release.entries:
             self.private += [entry.source, *entry.revisions.values()]
             if entry.kind == "data":
@@ -212,7 +202,7 @@ class _Stager:
     def _fill(self, entry: Entry, branch: str | None, folder: Path) -> Origin:
         """Everything in a folder but its manifest; returns what it was made from."""
         if entry.kind == "space":
-            smoke = any(self.smoke.get(self.runs[name].weights, False) for _, name in entry.links if name in self.runs)
+            smoke = any(is_smoke(self.runs[name].folder) for _, name in entry.links if name in self.runs)
             stage_space(entry, self.release, folder, self.root, smoke=smoke)
             return Origin(code=space_code())
         if entry.kind == "data":
@@ -236,8 +226,7 @@ class _Stager:
         results, settings = run.results, run.results["settings"]
         write_json(folder / RESULTS_FILE, {**results, "evaluation": evaluation})
         inputs = self.inputs[run.label]
-        self.smoke[run.weights] = is_smoke(run.folder, results, self.smoke)
-        facts = card_facts(run, self.release, folder, evaluation, inputs, self.smoke[run.weights])
+        facts = card_facts(run, self.release, folder, evaluation, inputs)
         card = render_card(entry.kind, self.release.repo_id(entry.name), results, facts)
         (folder / "README.md").write_text(card, encoding="utf-8")
         data = {key: value for key, value in settings.items() if key.endswith(("sha256", "revision"))}
