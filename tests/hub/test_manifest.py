@@ -55,7 +55,6 @@ def test_places_that_are_nowhere(one_sentence, tmp_path):
     [
         {"command": ["tlm", "release", "push", "--target", "x", "--output-dir", "{output}"]},
         {"command": ["tlm", "pretrain", "--output-dir", "elsewhere"]},
-        {"command": ["tlm", "pretrain", "--nothing", "1", "--output-dir", "{output}"]},
         {"command": ["tlm", "finetune", "--output-dir", "{output}"]},
         {"command": ["rm", "pretrain", "--output-dir", "{output}"]},
         {"command": ["tlm", "pretrain", "--corpus", "docstrings", "--output-dir=elsewhere", "{output}"]},
