@@ -176,11 +176,6 @@ class TestRefused:
         edit(copy, folder, "0.9.0")
         assert f"{folder} is at 0.10.0 on the Hub, which is newer than 0.9.0" in refused(hub, copy, one_sentence)
 
-    def test_all_refusals_are_counted(self, hub, copy, one_sentence):
-        for name in ("tlm-bert1", "tlm-conv", "tlm-texts"):
-            edit(copy, name)
-        assert "2 more would be refused" in refused(hub, copy, one_sentence)
-
     @pytest.mark.parametrize(
         ("token", "role", "organizations", "words"),
         [

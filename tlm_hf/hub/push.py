@@ -178,8 +178,7 @@ def push(
         return describe_changes(changes, overwrite=overwrite)
     refusals = [each for branches in changes.values() for change in branches if (each := change.refusal(overwrite))]
     if refusals:
-        more = f" {len(refusals) - 1} more would be refused: see --dry-run." if len(refusals) > 1 else ""
-        raise UserError(f"{refusals[0]} Nothing was sent.{more}")
+        raise UserError(f"{refusals[0]} Nothing was sent; {len(refusals)} branches would be refused, see --dry-run.")
     commits = 0
     for place, repository in enumerate(staged.repositories, start=1):
         logger.info("%d of %d: %s", place, len(staged.repositories), repository.repo_id)
