@@ -178,7 +178,7 @@ def push(
         return describe_changes(changes, overwrite=overwrite)
     refusals = [each for branches in changes.values() for change in branches if (each := change.refusal(overwrite))]
     if refusals:
-        raise UserError(f"{refusals[0]} Nothing was sent; {len(refusals)} branches would be refused, see --dry-run.")
+        raise UserError(f"{refusals[0]} Nothing was sent; --dry-run lists every refusal.")
     commits = 0
     for place, repository in enumerate(staged.repositories, start=1):
         logger.info("%d of %d: %s", place, len(staged.repositories), repository.repo_id)
