@@ -250,18 +250,6 @@ def test_cache_is_used_and_follows_the_versions(fake: Path, tmp_path: Path, monk
         docstrings.load_docstrings()
 
 
-def test_damaged_cache_is_not_used(fake: Path, tmp_path: Path) -> None:
-    """The rows are the right ones and the cache is whole afterwards."""
-    good = rows_of(docstrings.load_docstrings(tmp_path))
-    path = tmp_path / f"docstrings-{docstrings.fingerprint()[:16]}.parquet"
-    content = path.read_bytes()
-    place = content.index(b"sort")  # in the first data page: only its checksum can tell
-    for damaged in (content[: len(content) // 2], content[:place] + b"S" + content[place + 1 :]):
-        path.write_bytes(damaged)
-        assert rows_of(docstrings.load_docstrings(tmp_path)) == good
-        assert path.read_bytes() == content
-
-
 def test_a_failed_extraction_leaves_no_cache(fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error on the way leaves neither a corpus nor a draft; a cache folder that is a file is named."""
     (tmp_path / "file").touch()

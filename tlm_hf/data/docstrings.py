@@ -17,7 +17,6 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
-import logging
 import multiprocessing
 import os
 import re
@@ -36,8 +35,6 @@ from ..errors import UserError
 from ..runs.atomic_files import sole_writer
 from .docstring_extraction import extract_files, source_files, unique_indices
 from .sources import ID
-
-logger = logging.getLogger(__name__)
 
 EXTRACTION_VERSION = 2  # raise it with any change of the extraction: caches are found by it
 # The order counts: of two near-duplicates the one from the earlier library stays (scipy repeats numpy's texts).
@@ -74,11 +71,7 @@ _MASK_RUN = re.compile(rf"\b{MASK_WORD}(?:[ -]{MASK_WORD})+\b")
 
 
 def fingerprint() -> str:
-    """SHA-256 (hex) over `EXTRACTION_VERSION` and the installed versions of `CORPUS_LIBRARIES`.
-
-    Raises:
-        UserError: a library is not installed.
-    """
+    """SHA-256 (hex) over `EXTRACTION_VERSION` and the installed versions of `CORPUS_LIBRARIES`; raises UserError."""
     versions = {}
     for library in CORPUS_LIBRARIES:
         try:
@@ -105,25 +98,20 @@ def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
     name = fingerprint()
     root = Path(cache_dir or os.environ.get("TLM_CACHE") or Path.home() / ".cache" / "tlm_hf").expanduser()
     path = root / f"docstrings-{name[:16]}.parquet"
-    table = _read_cache(path)
-    if table is None:
+    if not path.is_file():
         folders = {library: _package_folder(library) for library in CORPUS_LIBRARIES}
-        draft = path.with_suffix(f".{os.getpid()}.draft")
         try:
             root.mkdir(parents=True, exist_ok=True)
             with sole_writer(path):  # other processes wait for this one and read what it wrote
-                table = _read_cache(path)
-                if table is None:
-                    table = _extract(folders)
-                    pq.write_table(table, draft, write_page_checksum=True)
+                if not path.is_file():
+                    draft = path.with_suffix(".draft")
+                    pq.write_table(_extract(folders), draft)
                     draft.replace(path)
         except OSError as error:
             raise UserError(
                 f"The cache folder {root} cannot be written ({error.strerror}): set TLM_CACHE to another folder."
             ) from error
-        finally:
-            if draft.exists():
-                draft.unlink()
+    table = pq.read_table(path, partitioning=None)
     splits = {split: table.filter(pc.equal(table["split"], split)).select(_COLUMNS) for split in SPLITS}
     return datasets.DatasetDict(
         {split: datasets.Dataset(rows, fingerprint=f"{name[:32]}-{split}") for split, rows in splits.items()}
@@ -139,8 +127,10 @@ def load_docstrings_task(
 ) -> datasets.DatasetDict:
     """Load the classification task: which of `TASK_LIBRARIES` does a paragraph document?
 
+    Each split is drawn from the corpus's split of that name.
+
     Args:
-        train_per_label: texts of each class in `train`, from the corpus's split of that name.
+        train_per_label: texts of each class in `train`.
         validation_per_label: same for `validation`.
         test_per_label: same for `test`.
         seed: chooses the texts; a larger number with the same seed contains the smaller choice.
@@ -153,9 +143,8 @@ def load_docstrings_task(
         UserError: a number is below 1 or above what a class has; also as in `load_docstrings`.
     """
     per_label = dict(zip(SPLITS, (train_per_label, validation_per_label, test_per_label), strict=True))
-    for split, count in per_label.items():
-        if count < 1:
-            raise UserError(f"{split}_per_label must be at least 1, not {count}.")
+    if min(per_label.values()) < 1:
+        raise UserError(f"The docstrings task needs at least 1 text per label in each split, not {per_label}.")
     corpus = load_docstrings(cache_dir)
     names = datasets.ClassLabel(names=list(TASK_LIBRARIES))
     features = datasets.Features({"text": datasets.Value("string"), "label": names, ID: datasets.Value("string")})
@@ -197,8 +186,7 @@ def split_modules(sizes: dict[str, int]) -> dict[str, str]:
     """Assign the modules of one library, with their numbers of paragraphs, to splits.
 
     In the order of the SHA-256 of its path, a module goes to `validation` if it still fits into `HELD_OUT_SHARE` of the
-    library's paragraphs, else to `test` on the same condition, else to `train`. (A bare hash of the path would hold out
-    next to nothing of a library with a few large modules.)
+    library's paragraphs, else to `test` on the same condition, else to `train`.
     """
     room = {split: HELD_OUT_SHARE * sum(sizes.values()) for split in ("validation", "test")}
     splits = {}
@@ -232,26 +220,11 @@ def _extract(folders: dict[str, Path]) -> pa.Table:
         results = tqdm(executor.map(extract_files, chunks), "Reading docstrings", len(chunks), disable=None)
         rows = list(itertools.chain.from_iterable(results))
     rows = [rows[index] for index in unique_indices([text for _, _, text in rows])]
-    logger.info("docstrings: %d paragraphs of %d files", len(rows), len(files))
     splits: dict[str, str] = {}
     for library in folders:
         splits |= split_modules(Counter(module for module, _, _ in rows if module.split("/")[0] == library))
-    columns = {
-        "text": [text for _, _, text in rows],
-        "library": [module.split("/")[0] for module, _, _ in rows],
-        "module": [module for module, _, _ in rows],
-        ID: [f"{module}#{position}" for module, position, _ in rows],
-        "split": [splits[module] for module, _, _ in rows],
-    }
-    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-
-
-def _read_cache(path: Path) -> pa.Table | None:
-    """The cached corpus; None where there is none or it is damaged."""
-    try:
-        return pq.read_table(path, partitioning=None, page_checksum_verification=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, pa.ArrowException) as error:
-        logger.warning("The cached corpus %s is damaged and is made again (%s).", path, error)
-        return None
+    table = []
+    for module, position, text in rows:
+        place = {"module": module, ID: f"{module}#{position}"}
+        table.append({"text": text, "library": module.split("/")[0], **place, "split": splits[module]})
+    return pa.Table.from_pylist(table)

@@ -16,8 +16,6 @@ from transformers import PreTrainedTokenizerBase
 IGNORE_INDEX = -100
 ORDER_STREAM, MASK_STREAM, HELD_OUT_STREAM = 1, 2, 3
 SORT_WINDOW = 50
-CONTINUATION = "##"
-"""How a WordPiece that continues a word begins."""
 
 
 def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
@@ -28,10 +26,9 @@ def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
 class PretrainingSchedule(Dataset):
     """The sequence of texts that a training sees: pass after pass in seeded orders, exactly resumable.
 
-    A resumed Trainer may differ from an uninterrupted one (transformers#11323), and a shuffled stream cannot be resumed
-    exactly (datasets#7901). Here the order is in the data set, so stock Trainer only reads it in sequence::
+    A resumed Trainer may differ from an uninterrupted one (transformers#11323). Here the order is in the data set, so
+    stock Trainer only reads it in sequence::
 
-        tokens = texts.map(lambda row: tokenizer(row["text"], truncation=True))
         schedule = PretrainingSchedule(tokens["input_ids"], num_items=32 * 1000, batch_size=32)
         arguments = TrainingArguments(
             "output", max_steps=1000, per_device_train_batch_size=32, remove_unused_columns=False,
@@ -100,26 +97,17 @@ class PretrainingSchedule(Dataset):
         """`input_ids` of the index-th text of the training, and `item`, its index, which keys its masks."""
         return {"input_ids": self.input_ids[self.text_at(index)], "item": index}
 
-    def padding_share(self, rows: int, first: int = 0, last: int | None = None) -> float:
-        """Share of padding among the positions of training batches, from the lengths only.
+    def padding_share(self, rows: int, first: int, last: int) -> float:
+        """Share of padding in the batches of the items `first` to `last` (exclusive), each padded to its longest row.
 
-        Args:
-            rows: rows of a batch as the model gets it (of one process, one pass), padded to its longest row.
-            first: the first item that counts.
-            last: the item after the last one that counts; None for all.
+        `rows` are those of a batch as the model gets it (of one process, one pass).
         """
-        end = self.num_items if last is None else last
-        parts = [np.zeros(0, dtype=self.lengths.dtype)]
-        for epoch in range(first // self.epoch_size, -(-end // self.epoch_size)):
-            start = epoch * self.epoch_size
-            parts.append(self.lengths[self.order(epoch)[max(0, first - start) : max(0, end - start)]])
-        lengths = np.concatenate(parts)
+        lengths = np.array([self.lengths[self.text_at(item)] for item in range(first, last)], dtype=np.int64)
         if not len(lengths):
             return 0.0
         starts = np.arange(0, len(lengths), rows)
-        longest = np.maximum.reduceat(lengths, starts).astype(np.int64)
-        positions = int((longest * np.diff(np.append(starts, len(lengths)))).sum())
-        return 1 - int(lengths.sum(dtype=np.int64)) / positions
+        positions = np.maximum.reduceat(lengths, starts) @ np.diff(starts, append=len(lengths))
+        return 1 - int(lengths.sum()) / int(positions)
 
 
 class MaskingCollator:
@@ -179,7 +167,7 @@ class MaskingCollator:
         self.is_special = np.ones(len(tokenizer), dtype=bool)
         self.is_special[self.ordinary] = False
         tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-        self.continues = np.array([str(token).startswith(CONTINUATION) for token in tokens]) & ~self.is_special
+        self.continues = np.array([str(token).startswith("##") for token in tokens]) & ~self.is_special
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate rows with `input_ids` and `item`.

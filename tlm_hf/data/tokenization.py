@@ -4,12 +4,11 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
@@ -49,15 +48,7 @@ class TextColumn:
 def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int = 512) -> PreTrainedTokenizerBase:
     """Train an uncased WordPiece vocabulary; the same texts give the same vocabulary and ids in every process.
 
-    `tokenizers` alone does not promise that (tokenizers#1794). The result is a stock `BertTokenizer`::
-
-        from datasets import load_dataset
-        from transformers import BertConfig, BertForMaskedLM
-
-        texts = load_dataset("text", data_files="corpus.txt")["train"]["text"][:]
-        tokenizer = train_wordpiece(texts, vocab_size=8192, max_length=128)
-        tokenizer.save_pretrained("tokenizer")
-        model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128))
+    `tokenizers` alone does not promise that (tokenizers#1794). The result is a stock `BertTokenizer`.
 
     Args:
         texts: the corpus; it is read three times, and held in memory only if it is an iterator.
@@ -95,11 +86,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int = 512
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Token to id of a `vocab.txt`: one token a line, its id is the line's number from 0.
-
-    Raises:
-        UserError: not UTF-8, special tokens missing, an empty line, or a token that occurs twice.
-    """
+    """Token to id of a `vocab.txt`: one token a line, its id is the line's number from 0. Raises UserError."""
     try:
         # A token may be a line break of Unicode, so lines end at "\n" only ("\r\n" is read as "\n").
         tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
@@ -111,8 +98,10 @@ def read_vocabulary(path: Path) -> dict[str, int]:
         raise UserError(f"The vocabulary {path} lacks {', '.join(missing)}: give a BERT vocab.txt or a folder.")
     for index, token in enumerate(tokens):
         if not token or vocabulary[token] != index:
-            fault = f"repeats {token!r} on line {vocabulary[token] + 1}" if token else f"is empty on line {index + 1}"
-            raise UserError(f"The vocabulary {path} {fault}: every token needs one id, so restore the file.")
+            line = vocabulary[token] + 1
+            raise UserError(
+                f"The vocabulary {path} has {token!r} on line {line}, empty or for the second time: restore it."
+            )
     return vocabulary
 
 
@@ -153,33 +142,6 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     state.pop("truncation", None)
     state.pop("padding", None)
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def encoder_of(
-    tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Callable[[list[str]], tuple[np.ndarray, np.ndarray]]:
-    """Function from texts to token ids, at the speed of the `tokenizers` library.
-
-    Args:
-        tokenizer: a fast tokenizer; it is copied, so its own truncation and padding stay as they are.
-        max_length: tokens of a text at most, special tokens included.
-
-    Returns:
-        Function of n texts that returns their ids in a row, int32 (all tokens,), and their lengths, int32 (n,); the
-        same ids as `tokenizer(texts, truncation=True, max_length=max_length)`.
-    """
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.encode_special_tokens = tokenizer.split_special_tokens
-    backend.no_padding()
-    backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
-
-    def encode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        encodings = backend.encode_batch_fast(texts)
-        lengths = np.fromiter(map(len, encodings), dtype=np.int32, count=len(encodings))
-        every = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
-        return np.fromiter(every, dtype=np.int32, count=int(lengths.sum(dtype=np.int64))), lengths
-
-    return encode
 
 
 def tokenize(

@@ -6,10 +6,8 @@ row group in a hundred, first in an order that no seed changes, is held out. Row
 of `datasets`, so an interrupted or larger request reads only the rest.
 """
 
-import contextlib
 import hashlib
 import json
-import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -26,8 +24,6 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..runs.atomic_files import Json
 from .sources import ID, describe_split, seeded_order
-
-logger = logging.getLogger(__name__)
 
 REPOSITORY, CONFIG = "wikimedia/wikipedia", "20231101.en"
 REVISION = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa"
@@ -67,9 +63,11 @@ def stream_wikipedia(
 ) -> datasets.DatasetDict:
     """Read the first texts of a seeded order; empty texts and exact duplicates are dropped and counted.
 
+    Held-out texts are the same for every seed and `num_texts`; none of them is a training text.
+
     Args:
-        num_texts: training texts.
-        validation_texts: held-out texts, the same for every seed and `num_texts`; none is a training text.
+        num_texts: training texts, which `seed` chooses.
+        validation_texts: held-out texts.
         config: dump and language, a folder of the repository.
         revision: commit, tag or branch.
         unit: `article` (a row is a text) or `paragraph` (see `paragraphs`).
@@ -197,18 +195,16 @@ class _Wikipedia:
         return self._files[file]
 
     def _cached(self, name: str, read: Callable[[], pa.Table]) -> pa.Table:
-        """A table of the cache, or what `read` returns; where the cache cannot be written it is only returned."""
+        """A table of the cache, or what `read` returns, which is kept there."""
         path = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "wikipedia", self.revision, self.config, name)
-        with contextlib.suppress(OSError, pa.ArrowException):  # absent or damaged
-            return pq.read_table(path, partitioning=None, page_checksum_verification=True)
+        if path.is_file():
+            return pq.read_table(path, partitioning=None)
         table = read()
         draft = path.with_suffix(f".{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
+            pq.write_table(table, draft, compression="zstd")
             draft.replace(path)
         except OSError as error:
-            logger.warning("%s cannot be kept (%s): free space or set HF_DATASETS_CACHE.", path, error.strerror)
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
+            raise UserError(f"{path} cannot be written ({error}): free space, or set HF_DATASETS_CACHE.") from error
         return table
