@@ -216,7 +216,7 @@ def test_the_gap_without_runs_that_did_not_learn_is_beside_the_one_with_them(fin
 
     def gaps():
         made = findings(accuracies)
-        monkeypatch.setattr(made.answers, "correct", lambda run: right.get(run.name))
+        monkeypatch.setattr(made, "correct", lambda run: right.get(run.name))
         return {row.x: row for row in made.gap() if row.measure == "gap"}
 
     rows = gaps()

@@ -90,9 +90,9 @@ def test_the_report_is_equal_the_second_time(study):
     write_report(arguments(study))
     files = ("REPORT.md", "rows.json", "gap.png", "corpus_size.png", "overlap.png", "committee.png", "latency.png")
     before = {name: (study / "results" / name).read_bytes() for name in files}
-    write_report(arguments(study, json=str(study / "all.json")))
+    write_report(arguments(study))
     assert before == {name: (study / "results" / name).read_bytes() for name in files}
-    rows = json.loads((study / "all.json").read_text())["rows"]
+    rows = json.loads((study / "results" / "rows.json").read_text())["rows"]
     assert {row["finding"] for row in rows} == {"gap", "corpus_size", "overlap", "committee", "baselines"}
     for row in rows:
         assert row["low"] - 1e-9 <= row["estimate"] <= row["high"] + 1e-9, row
@@ -235,14 +235,6 @@ def test_a_damaged_record_is_named(copy, one_sentence, file, content):
     assert broken.name in one_sentence(caught.value)
 
 
-def test_a_lost_candidate_is_named_by_the_plan(study, copy):
-    lost = next(record.name for record in finetunings(study) if record.settings["learning_rate"] == 3e-3)
-    shutil.rmtree(copy / "results" / "runs" / lost)
-    said = f"No rate is chosen yet for docstrings, bert-1, pretrained: {lost} to be done."
-    assert said in show_plan(arguments(copy))["table"]
-    assert "No rate" not in show_plan(arguments(study))["table"]
-
-
 def test_runs_of_other_test_texts_are_not_compared(study, copy, one_sentence):
     name = next(record.name for record in finetunings(study) if record.settings["encoder"])
     values = read_logits(copy, name)
@@ -257,8 +249,6 @@ def test_no_run_yet_is_said(tmp_path):
     write_plan(tmp_path)
     with pytest.raises(UserError, match="no finished run"):
         write_report(arguments(tmp_path))
-    with pytest.raises(UserError, match="--json"):
-        write_report(arguments(tmp_path, json=str(tmp_path / "none" / "rows.json")))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """Estimates with 95% intervals: bootstrap over runs and test items, and t over independent runs.
 
-Every difference is paired on test items: both sides are resampled on the same ones. The bootstrap resamples the test
-items and, independently, the runs of each side (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007).
-With few runs it is too narrow where they differ much, and too wide where they hardly do, so there is also a t-interval
-over runs (Welch's, where runs of the two sides are not pairs) wherever both sides have at least two. A sign is claimed
-where both exclude 0. All draws are seeded: the same records give the same numbers.
+Every difference is paired on test items. The bootstrap resamples the items and, independently, the runs of each side
+(Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007). With few runs it can be too narrow or too wide,
+so there is also a t-interval over runs (Welch's, where runs of the two sides are not pairs). A sign is claimed where
+both exclude 0. All draws are seeded: the same records give the same numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, product
@@ -27,13 +26,7 @@ Interval = tuple[float | None, float | None]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95% intervals.
-
-    Args:
-        value, low, high: the estimate and its bootstrap interval.
-        runs: independent runs behind each side.
-        t_low, t_high: t-interval over the runs; None where a side has a single one.
-    """
+    """A value, its bootstrap interval, the independent runs of each side, and the t-interval (None below two runs)."""
 
     value: float
     low: float
@@ -45,17 +38,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One estimate of a finding. Accuracies are shares of the test texts.
+    """One estimate of a finding, as a share of the test texts; `seeds` are the runs of the side that has fewer.
 
-    Args:
-        finding, task, model, x, measure: what it is of.
-        estimate, low, high: with the bootstrap interval.
-        seeds: runs of the side that has fewer.
-        runs: runs of each side.
-        t_low, t_high: t-interval (see `estimates`).
-        measures: of a subset: its overlap with the task.
-        collapsed: names of the runs that were left out.
-        timed_as: of committees: the model of the latency rows that has their time.
+    Some have `measures` (a subset's overlap with the task), the names of `collapsed` runs that were left out, or the
+    model of the latency rows that has their time (`timed_as`).
     """
 
     finding: str
@@ -182,17 +168,14 @@ def difference(
         ours: share of a run's answers that are right, float (runs, items).
         theirs: the same of the other side, which may have another number of runs; None for 0.
         paired: row k of both sides belongs together: the t-interval is that of the rows' differences, else Welch's.
-        single: the interval is that of one run of ours (a committee that one would build), not of their mean, and
-            there is no t-interval.
+        single: the interval is that of one run of ours, not of their mean, without a t-interval.
         single_theirs: the same for theirs.
 
     Raises:
-        ValueError: sides with different items, or none; paired sides with different numbers of runs.
+        ValueError: sides with different items, or none.
     """
     if ours.ndim != 2 or not ours.size or (theirs is not None and theirs.shape[1:] != ours.shape[1:]):
         raise ValueError("Both sides need the same test items, and at least one run.")
-    if paired and theirs is not None and len(ours) != len(theirs):
-        raise ValueError("Paired sides need as many runs each.")
     by_run = ours.mean(axis=1)
     other = np.zeros(1) if theirs is None else theirs.mean(axis=1)
     if single or single_theirs:
@@ -207,11 +190,7 @@ def difference(
 
 
 def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
-    """Mean over tasks of paired differences; all rows count alike in the t-interval.
-
-    Args:
-        pairs: (ours, theirs) of each task, float (runs, items of the task), row k of both belonging together.
-    """
+    """Mean over tasks of paired differences (ours, theirs), float (runs, items of the task); all rows count alike."""
     # Each task has other texts, and so another seed.
     draws = np.mean([_draws(*pair, seed) for seed, pair in enumerate(pairs)], axis=0)
     by_run = [ours.mean(axis=1) - theirs.mean(axis=1) for ours, theirs in pairs]
@@ -223,11 +202,8 @@ def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
 def slope(points: Sequence[float], accuracies: Sequence[np.ndarray]) -> Estimate:
     """Least-squares slope of the gap over points, such as log2 of the corpus size.
 
-    The encoders from scratch are the same at all points, so they cancel.
-
-    Args:
-        points: x of each, at least two.
-        accuracies: of the pre-trained encoders at each point, float (seeds, items), of the same seeds at all points.
+    The encoders from scratch are the same at all points, so they cancel: the accuracies are those of the pre-trained
+    encoders, float (seeds, items) at each point, of the same seeds everywhere.
     """
     centred = np.asarray(points, dtype=float) - np.mean(points)
     weights = centred / (centred**2).sum()
@@ -239,10 +215,7 @@ def subsets(members: int, count: int) -> list[tuple[int, ...]]:
     if comb(members, count) <= MOST_COMMITTEES:
         return list(combinations(range(members), count))
     generator = np.random.default_rng(0)
-    found: set[tuple[int, ...]] = set()
-    while len(found) < MOST_COMMITTEES:
-        found.add(tuple(sorted(generator.choice(members, count, replace=False).tolist())))
-    return sorted(found)
+    return _distinct(lambda: sorted(generator.choice(members, count, replace=False).tolist()))
 
 
 def one_of_each(counts: Sequence[int]) -> list[tuple[int, ...]]:
@@ -251,19 +224,20 @@ def one_of_each(counts: Sequence[int]) -> list[tuple[int, ...]]:
     if prod(counts) <= MOST_COMMITTEES:
         return list(product(*(range(start, start + count) for start, count in zip(starts, counts, strict=True))))
     generator = np.random.default_rng(0)
-    found: set[tuple[int, ...]] = set()
-    while len(found) < MOST_COMMITTEES:
-        found.add(tuple((starts + generator.integers(counts)).tolist()))
-    return sorted(found)
+    return _distinct(lambda: (starts + generator.integers(counts)).tolist())
+
+
+def _distinct(draw: Callable[[], list[int]]) -> list[tuple[int, ...]]:
+    committees: set[tuple[int, ...]] = set()
+    while len(committees) < MOST_COMMITTEES:
+        committees.add(tuple(draw()))
+    return sorted(committees)
 
 
 def committees_right(member_logits: np.ndarray, labels: np.ndarray, committees: Sequence[Sequence[int]]) -> np.ndarray:
     """Which items each committee has right by the mean of its members' probabilities, float (committees, items).
 
-    Args:
-        member_logits: float (items, members, classes).
-        labels: int (items,).
-        committees: members of each.
+    Logits are (items, members, classes), labels (items,).
     """
     exponentials = np.exp(member_logits - member_logits.max(axis=-1, keepdims=True))
     probabilities = (exponentials / exponentials.sum(axis=-1, keepdims=True)).transpose(1, 0, 2).copy()
@@ -272,14 +246,9 @@ def committees_right(member_logits: np.ndarray, labels: np.ndarray, committees: 
 
 
 def committee_curve(curve: Sequence[np.ndarray], against: np.ndarray | None = None) -> list[Estimate]:
-    """Accuracy, or its difference from other models, of committees of 1, 2, ... members.
+    """Accuracy, or its difference from other models (runs, items), of committees of 1, 2, ... members.
 
-    The value is the mean over the committees of a size; the bootstrap draws one of them, test items, and runs of the
-    other models. All members together are one committee, so only items and the others' runs vary there.
-
-    Args:
-        curve: what `committees_right` gives for each number of members.
-        against: right or wrong of the models compared with, (runs, items); None for 0.
+    The bootstrap draws one of the committees of a size (`committees_right`), test items, and runs of the others.
     """
     others = () if against is None else (len(against),)
     return [replace(difference(rows, against, single=True), runs=(len(curve), *others)) for rows in curve]

@@ -1,10 +1,8 @@
-"""Carrying out one run of the study; its record (settings, results, log, logits) is a small folder, made whole or not.
+"""Carrying out one run of the study; its record (settings, results, log, logits) is written whole or not at all.
 
-Weights and checkpoints stay in the work folder, which is not committed; records are. A killed run continues from its
-last checkpoint, and a run whose record was deleted is made again from the work folder where that still exists.
+Weights and checkpoints stay in the work folder: a killed run continues from them.
 """
 
-import logging
 import os
 import re
 import shutil
@@ -39,12 +37,9 @@ from ..runs.worker_pool import LOG_FILE
 from ..training.finetune import LOGITS_FILE, finetune
 from ..training.pretrain import pretrain
 
-logger = logging.getLogger(__name__)
 CONFIG_FILE, RECORD_LOG = "config.json", "run.log"
 PATH_IN_LOG = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}")
 PROGRESS_BAR_ENDS = ("it/s]", "s/it]", "examples/s]")
-SAME_LOSS = 1e-4
-"""Largest difference in nats of an encoder that is made again."""
 LATENCY_REPEATS = 31
 PRETRAINING_RESULTS = (
     "parameters", "steps", "texts", "epochs", "tokens_per_epoch", "held_out", "speed", "continued_from_step",
@@ -64,15 +59,9 @@ class Record:
 
 @dataclass(frozen=True)
 class RunArguments:
-    """One run and where things are.
+    """One run (`plan.StudyRun`); its work folder lies beside those of the runs that it needs.
 
-    Args:
-        kind, name, settings: the run's (`plan.StudyRun`).
-        output_dir: its work folder, beside those of the runs that it needs.
-        record_dir: folder of the records.
-        data_root: folder of real text; None for the variable TLM_DATA.
-        command: the command that the record names.
-        keep_record: only the weights are needed again: leave the existing record as it is.
+    With `keep_record` only the weights are needed again. `command` is what the record names.
     """
 
     kind: str
@@ -88,16 +77,9 @@ class RunArguments:
         """Work folder of another run."""
         return Path(self.output_dir).parent / name
 
-    def load_task(self) -> datasets.DatasetDict:
-        """The task in the settings."""
-        return load_task(self.settings["task"], root=self.data_root, **self.settings["task_options"])
-
 
 def execute(arguments: RunArguments) -> Json:
-    """Do the run and write its record.
-
-    Returns:
-        What the record's `results.json` holds.
+    """Do the run, write its record, and return the record's results.
 
     Raises:
         UserError: bad input, such as a missing task.
@@ -108,35 +90,26 @@ def execute(arguments: RunArguments) -> Json:
     found = EXECUTORS[arguments.kind](arguments)
     logits = found.pop("logits", None)
     if arguments.keep_record:
-        _warn_of_other_loss(record, found)
         return found
-    named = {"name": arguments.name, "kind": arguments.kind}
-    results = {**named, **portable(found), **started, "command": arguments.command}
+    results: Json = {"name": arguments.name, "kind": arguments.kind}
+    results |= {**portable(found), **started, "command": arguments.command}
     partial = record.with_name(f".partial-{arguments.name}-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    try:
-        write_json(partial / CONFIG_FILE, {"kind": arguments.kind, **arguments.settings})
-        write_json(partial / RESULTS_FILE, results)
-        log = Path(arguments.output_dir) / LOG_FILE
-        if log.is_file():
-            (partial / RECORD_LOG).write_text(_without_paths(log.read_text(errors="replace"), log.parent.parent))
-        if logits is not None:
-            np.savez_compressed(partial / LOGITS_FILE, **logits)
-        flush_tree(partial)
-        shutil.rmtree(record, ignore_errors=True)  # one that was not whole
-        partial.rename(record)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    write_json(partial / CONFIG_FILE, {"kind": arguments.kind, **arguments.settings})
+    write_json(partial / RESULTS_FILE, results)
+    log = Path(arguments.output_dir) / LOG_FILE
+    if log.is_file():
+        (partial / RECORD_LOG).write_text(_without_paths(log.read_text(errors="replace"), log.parent.parent))
+    if logits is not None:
+        np.savez_compressed(partial / LOGITS_FILE, **logits)
+    flush_tree(partial)
+    shutil.rmtree(record, ignore_errors=True)  # one that was not whole
+    partial.rename(record)
     return results
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in a folder; None where it is not whole.
-
-    Raises:
-        UserError: a damaged record.
-    """
+    """The record in a folder; None where it is not whole, UserError where it is damaged."""
     if not all((folder / name).is_file() for name in (RESULTS_FILE, CONFIG_FILE)):
         return None
     try:
@@ -149,19 +122,6 @@ def read_record(folder: Path) -> Record | None:
     except (ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"The record {folder} is damaged: delete it, and the study makes it again.") from error
     return Record(folder.name, results["kind"], settings, results)
-
-
-def _warn_of_other_loss(folder: Path, found: Json) -> None:
-    """Weights that were made again may differ from those of the record; what follows is made of the new ones."""
-    record = read_record(folder)
-    if record is None or "held_out" not in found:
-        return
-    before, now = record.results["held_out"]["loss"], found["held_out"]["loss"]
-    if abs(before - now) > SAME_LOSS:
-        logger.warning(
-            "%s was made again with a held-out loss of %.4f, and its record says %.4f (another machine or version "
-            "rounds differently): the runs that follow use the new weights.", record.name, now, before,
-        )  # fmt: skip
 
 
 def _without_paths(text: str, work: Path) -> str:
@@ -283,7 +243,7 @@ def _finetune(arguments: RunArguments) -> Json:
 
 def _baseline(measure: Callable[[datasets.DatasetDict], Json]) -> Callable[[RunArguments], Json]:
     def run(arguments: RunArguments) -> Json:
-        task = arguments.load_task()
+        task = load_task(arguments.settings["task"], root=arguments.data_root, **arguments.settings["task_options"])
         set_seed(0)
         found = measure(task)
         logits = found.pop("logits")
@@ -297,8 +257,7 @@ def _baseline(measure: Callable[[datasets.DatasetDict], Json]) -> Callable[[RunA
 def _latency(arguments: RunArguments) -> Json:
     """Median milliseconds of a batch of full-length texts, every second one half as long, all models in one run.
 
-    Time does not depend on the weights, so the models are new: the deep encoder as stock BERT and as our class,
-    committees of the first recipe at every count, one member of each other recipe, and one mixed committee.
+    Time does not depend on the weights, so the models are new.
     """
     settings = arguments.settings
     size, reference, members = settings["size"], settings["reference"], settings["members"]

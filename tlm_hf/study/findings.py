@@ -1,7 +1,7 @@
 """From the records of the study to the rows of its four findings; nothing runs or is looked up elsewhere."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,8 @@ OTHER_SEEDS = "gap, other seeds"
 WITHOUT_COLLAPSED = "gap, without collapsed runs"
 ALL_MEMBERS, MIXED = "all members", "mixed"
 BASELINE_NAMES = {"tfidf": "TF-IDF + logistic regression", "sentence": "frozen MiniLM-L6 + logistic regression"}
+Logits = tuple[np.ndarray, np.ndarray]
+"""Logits and labels."""
 Right = dict[int, np.ndarray]
 """Right or wrong by seed, float (items,) each."""
 
@@ -54,20 +56,28 @@ def committee_of(member: str) -> str:
     return f"committee of {member}"
 
 
-class Answers:
-    """Reads test answers of finished runs from the records' folder."""
+@dataclass(frozen=True)
+class _Sides:
+    """What the committees of a task are compared with: plain ones of 1, 2, ... members, and the deep encoder."""
 
-    def __init__(self, folder: Path, records: Mapping[str, Record]) -> None:
-        self.folder, self.records = folder, records
-        self._cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    alike: list[np.ndarray]
+    deep: np.ndarray | None
+
+
+class Findings:
+    """The rows of a study, as far as its records go, which lie in a folder."""
+
+    def __init__(self, planner: Planner, records: Mapping[str, Record], folder: Path) -> None:
+        self.plan, self.planner, self.records, self.folder = planner.plan, planner, records, folder
+        self._answers: dict[str, Logits] = {}
         self._labels: dict[str, tuple[str, np.ndarray]] = {}
 
-    def test(self, run: StudyRun) -> tuple[np.ndarray, np.ndarray] | None:
+    def _test(self, run: StudyRun) -> Logits | None:
         """Test logits (items, classes) and labels (items,); None where the run has no record."""
         name = run.name
         if name not in self.records:
             return None
-        if name not in self._cache:
+        if name not in self._answers:
             with np.load(self.folder / name / LOGITS_FILE, allow_pickle=False) as stored:
                 logits, labels = unpack_logits(stored["test"]), stored["test_labels"].astype(int)
             first, expected = self._labels.setdefault(run.settings["task"], (name, labels))
@@ -76,32 +86,18 @@ class Answers:
                     f"The runs {first} and {name} have other test texts and cannot be compared: delete the records "
                     "made with other data, and the study makes them again."
                 )
-            self._cache[name] = logits, labels
-        return self._cache[name]
+            self._answers[name] = logits, labels
+        return self._answers[name]
 
     def correct(self, run: StudyRun) -> np.ndarray | None:
         """Which test items a run has right, float (items,); None where it has no record."""
-        found = self.test(run)
-        return None if found is None else (found[0].argmax(axis=-1) == found[1]).astype(float)
+        answers = self._test(run)
+        return None if answers is None else (answers[0].argmax(axis=-1) == answers[1]).astype(float)
 
-    def members(self, runs: Iterable[StudyRun]) -> tuple[np.ndarray, np.ndarray] | None:
+    def _together(self, runs: Iterable[StudyRun]) -> Logits | None:
         """Test logits (items, members, classes) and labels (items,) of members; None without any."""
-        answers = [answer for run in runs if (answer := self.test(run)) is not None]
+        answers = [answer for run in runs if (answer := self._test(run)) is not None]
         return (np.stack([logits for logits, _ in answers], axis=1), answers[0][1]) if answers else None
-
-
-class Findings:
-    """The rows of a study, as far as its records go.
-
-    Args:
-        planner: of the plan, with the validation accuracies of the records.
-        records: by name.
-        folder: where they lie.
-    """
-
-    def __init__(self, planner: Planner, records: Mapping[str, Record], folder: Path) -> None:
-        self.plan, self.planner, self.records = planner.plan, planner, records
-        self.answers = Answers(folder, records)
 
     def rows(self) -> list[Row]:
         """Rows of all findings, in order."""
@@ -117,18 +113,14 @@ class Findings:
         """By seed the share of its fine-tunings that are right; seeds without any are left out."""
         rows: Right = {}
         for seed, several in runs.items():
-            answers = [self.answers.correct(run) for run in several if run.name not in without]
+            answers = [self.correct(run) for run in several if run.name not in without]
             done = [right for right in answers if right is not None]
             if done:
                 rows[seed] = np.mean(done, axis=0)
         return rows
 
     def arms(self, model: str, task: str) -> dict[str, dict[int, list[StudyRun]]]:
-        """By arm and seed the runs of finding a.
-
-        Pre-trained is every encoder on the whole corpus by pre-training seed, members of committees too. From scratch
-        is every run by its own seed: no corpus is behind it, so it is compared with all of them.
-        """
+        """By arm and seed the runs of finding a: pre-trained on the whole corpus (members too) and from scratch."""
         recipe = self.plan.first_member if model == self.plan.longer_name else model
         seeds = [seed for several in self.planner.gap_seeds.values() for seed in several]
         encoders = self.planner.encoders(model)
@@ -136,10 +128,6 @@ class Findings:
             "pretrained": {s: self.planner.tuned(recipe, task, *encoder) for s, encoder in encoders.items()},
             "scratch": {seed: self.planner.tuned(recipe, task, None, [seed]) for seed in seeds},
         }
-
-    def scratch(self, recipe: str, task: str) -> Right:
-        """What the encoders from scratch have right."""
-        return self._right(self.arms(recipe, task)["scratch"])
 
     def collapsed(self, recipe: str, task: str, arm: str, runs: Mapping[int, list[StudyRun]]) -> list[str]:
         """The runs that did not learn (`COLLAPSED`): by validation, not by what is reported."""
@@ -181,7 +169,7 @@ class Findings:
         """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""
         recipe, seeds = self.plan.corpus_size.recipe, range(self.plan.corpus_size.pretraining_seeds)
         for task in self.plan.tasks:
-            scratch = self.scratch(recipe, task)
+            scratch = self._right(self.arms(recipe, task)["scratch"])
             for equal in ("steps", "epochs") if scratch else ():
                 model, points = f"{recipe}, equal {equal}", {}
                 for texts, kind, steps in self.planner.corpus_steps():
@@ -207,7 +195,7 @@ class Findings:
             return
         pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in COMPARED_SUBSETS}
         for task in self.plan.tasks:
-            scratch = self.scratch(recipe, task)
+            scratch = self._right(self.arms(recipe, task)["scratch"])
             right: dict[str, Right] = {}
             for kind in KINDS:
                 encoders = [self.planner.on_subset(task, kind, seed) for seed in seeds]
@@ -228,11 +216,11 @@ class Findings:
             if len(several) > 1:
                 yield make_row(OVERLAP, ALL_TASKS, recipe, name, "difference", mean_difference(several))
 
-    def members(self, task: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def members(self, task: str) -> dict[str, Logits]:
         """By recipe the members' test logits (items, members, classes) and the labels (items,)."""
-        runs = {recipe: self.planner.members(recipe, task) for recipe in self.plan.committee.members}
-        found = {recipe: self.answers.members(several) for recipe, several in runs.items()}
-        return {recipe: answers for recipe, answers in found.items() if answers is not None}
+        recipes = self.plan.committee.members
+        answers = {recipe: self._together(self.planner.members(recipe, task)) for recipe in recipes}
+        return {recipe: answer for recipe, answer in answers.items() if answer is not None}
 
     def committee(self) -> Iterator[Row]:
         """Finding d: accuracy against the number of members, against the deep encoder and the baselines."""
@@ -245,84 +233,87 @@ class Findings:
                 yield make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep), timed_as=reference)
             if first not in members:
                 continue
-            alike = _all_sizes(*members[first])
-            yield from self._alike(task, alike, deep)
+            sides = _Sides(_all_sizes(*members[first]), deep)
+            yield from self._plain(task, sides)
             for recipe, answers in members.items():
                 if recipe != first:
                     alone = accuracy(committees_right(*answers, subsets(answers[0].shape[1], 1)))
                     yield make_row(COMMITTEE, task, recipe, 1, "accuracy", alone, timed_as=recipe)
             if len(members) > 1:
-                yield from self._mixed(task, members, alike, deep)
-            yield from self._longer(task, alike, deep)
+                yield from self._mixed(task, members, sides)
+            if self.plan.longer_name:
+                yield from self._longer(task, sides)
 
-    def _alike(self, task: str, alike: list[np.ndarray], deep: np.ndarray | None) -> Iterator[Row]:
+    def _plain(self, task: str, sides: _Sides) -> Iterator[Row]:
         """Committees of the first recipe."""
-        first, reference = self.plan.first_member, self.plan.committee.reference
+        first, reference, count_all = self.plan.first_member, self.plan.committee.reference, len(sides.alike)
         name = committee_of(first)
-        for count, found in enumerate(committee_curve(alike), 1):
-            yield make_row(COMMITTEE, task, name, count, "accuracy", found, timed_as=first)
-        if deep is not None:
-            curve = committee_curve(alike, deep)
-            for count, found in enumerate(curve, 1):
-                yield make_row(COMMITTEE, task, name, count, difference_from(reference), found)
+        for count, estimate in enumerate(committee_curve(sides.alike), 1):
+            yield make_row(COMMITTEE, task, name, count, "accuracy", estimate, timed_as=first)
+        if sides.deep is not None:
+            curve = committee_curve(sides.alike, sides.deep)
+            for count, estimate in enumerate(curve, 1):
+                yield make_row(COMMITTEE, task, name, count, difference_from(reference), estimate)
             for words, margin in (("not worse", NOT_WORSE), ("better", 0.0)):
                 smallest = first_not_worse(curve, margin)
                 if smallest is not None:
-                    found = curve[smallest - 1]
-                    yield make_row(COMMITTEE, task, name, smallest, f"smallest that is {words}", found)
+                    measure = f"smallest that is {words}"
+                    yield make_row(COMMITTEE, task, name, smallest, measure, curve[smallest - 1])
         for side, other in self._baselines(task).items():
-            found = replace(difference(alike[-1], other), runs=(len(alike), 1))
-            yield make_row(COMMITTEE, task, name, len(alike), difference_from(side), found)
+            estimate = replace(difference(sides.alike[-1], other), runs=(count_all, 1))
+            yield make_row(COMMITTEE, task, name, count_all, difference_from(side), estimate)
 
-    def _mixed(
-        self, task: str, members: dict[str, tuple[np.ndarray, np.ndarray]], alike: list[np.ndarray],
-        deep: np.ndarray | None,
-    ) -> Iterator[Row]:  # fmt: skip
+    def _mixed(self, task: str, members: dict[str, Logits], sides: _Sides) -> Iterator[Row]:
         """Committees of several recipes: all members there are, and one of each recipe, whichever of its members."""
         counts = [logits.shape[1] for logits, _ in members.values()]
+        total = sum(counts)
         together = np.concatenate([logits for logits, _ in members.values()], axis=1)
         labels = members[self.plan.first_member][1]
-        whole = committees_right(together, labels, [tuple(range(sum(counts)))])
-        yield from self._compared(task, ALL_MEMBERS, sum(counts), whole, (sum(counts),), alike, deep, None)
+        whole = committees_right(together, labels, [tuple(range(total))])
+        yield from self._compared(task, ALL_MEMBERS, total, whole, (total,), sides, None)
         mixed = committees_right(together, labels, one_of_each(counts))
         model = f"mixed: one each of {', '.join(members)}"
-        yield from self._compared(task, model, len(counts), mixed, tuple(counts), alike, deep, MIXED)
+        yield from self._compared(task, model, len(counts), mixed, tuple(counts), sides, MIXED)
 
-    def _longer(self, task: str, alike: list[np.ndarray], deep: np.ndarray | None) -> Iterator[Row]:
+    def _longer(self, task: str, sides: _Sides) -> Iterator[Row]:
         """Committees of the first recipe with more pre-training, also against all of its plain members together."""
-        if not self.plan.longer_name:
-            return
-        first, name = self.plan.first_member, committee_of(self.plan.longer_name)
+        first, name, count_all = self.plan.first_member, committee_of(self.plan.longer_name), len(sides.alike)
         runs = self.arms(self.plan.longer_name, task)["pretrained"].values()
-        found = self.answers.members(run for several in runs for run in several)
-        sizes = [] if found is None else _all_sizes(*found)
+        answers = self._together(run for several in runs for run in several)
+        sizes = [] if answers is None else _all_sizes(*answers)
         for count, right in enumerate(sizes, 1):
-            yield from self._compared(task, name, count, right, (len(sizes),), alike, deep, first)
-            whole = replace(difference(right, alike[-1], single=True), runs=(len(sizes),))
-            yield make_row(COMMITTEE, task, name, count, difference_from(f"{len(alike)} {first}"), whole)
+            yield from self._compared(task, name, count, right, (len(sizes),), sides, first)
+            whole = replace(difference(right, sides.alike[-1], single=True), runs=(len(sizes),))
+            yield make_row(COMMITTEE, task, name, count, difference_from(f"{count_all} {first}"), whole)
 
     def _compared(
-        self, task: str, model: str, count: int, right: np.ndarray, runs: tuple[int, ...], alike: list[np.ndarray],
-        deep: np.ndarray | None, timed_as: str | None,
-    ) -> Iterator[Row]:  # fmt: skip
+        self,
+        task: str,
+        model: str,
+        count: int,
+        right: np.ndarray,
+        runs: tuple[int, ...],
+        sides: _Sides,
+        timed: str | None,
+    ) -> Iterator[Row]:
         """Accuracy of committees of `count` members, and its differences from plain ones, baselines, deep encoder."""
-        sides: dict[str, Estimate] = {}
-        if count <= len(alike):
-            as_many = difference(right, alike[count - 1], single=True, single_theirs=True)
-            sides[f"as many {self.plan.first_member}"] = as_many
+        estimates: dict[str, Estimate] = {}
+        if count <= len(sides.alike):
+            as_many = difference(right, sides.alike[count - 1], single=True, single_theirs=True)
+            estimates[f"as many {self.plan.first_member}"] = as_many
         for side, other in self._baselines(task).items():
-            sides[side] = difference(right, other, single=True)
-        if deep is not None:
-            sides[self.plan.committee.reference] = difference(right, deep, single=True)
-        found = replace(accuracy(right, single=True), runs=runs)
-        yield make_row(COMMITTEE, task, model, count, "accuracy", found, timed_as=timed_as)
-        for side, found in sides.items():
-            yield make_row(COMMITTEE, task, model, count, difference_from(side), replace(found, runs=runs))
+            estimates[side] = difference(right, other, single=True)
+        if sides.deep is not None:
+            estimates[self.plan.committee.reference] = difference(right, sides.deep, single=True)
+        own = replace(accuracy(right, single=True), runs=runs)
+        yield make_row(COMMITTEE, task, model, count, "accuracy", own, timed_as=timed)
+        for side, estimate in estimates.items():
+            yield make_row(COMMITTEE, task, model, count, difference_from(side), replace(estimate, runs=runs))
 
     def _baselines(self, task: str) -> dict[str, np.ndarray]:
         """Right or wrong of the baselines that have records, (1, items) each."""
-        found = {BASELINE_NAMES[run.kind]: self.answers.correct(run) for run in self.planner.baselines(task)}
-        return {name: right[None] for name, right in found.items() if right is not None}
+        answers = {BASELINE_NAMES[run.kind]: self.correct(run) for run in self.planner.baselines(task)}
+        return {name: right[None] for name, right in answers.items() if right is not None}
 
     def baselines(self) -> Iterator[Row]:
         """The baselines' accuracies."""

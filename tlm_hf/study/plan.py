@@ -22,14 +22,7 @@ FINDINGS = (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
 
 @dataclass(frozen=True, eq=False)
 class StudyRun:
-    """One piece of work.
-
-    Args:
-        kind: tokenizer, subsets, pretrain, finetune, tfidf, sentence or latency.
-        label: what people read; the name is `label-hash`.
-        settings: all that decides the result, JSON values; names of needed runs included.
-        needs: the runs that must be done first.
-    """
+    """One piece of work: its name is `label-hash`; the settings decide the result, names of needed runs included."""
 
     kind: str
     label: str
@@ -45,16 +38,9 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A pre-trained encoder, and what a finding makes of it.
+    """A pre-trained encoder and its fine-tunings on these tasks (none means all), with `scratch` also from new weights.
 
-    Args:
-        recipe: its recipe, which decides how it is fine-tuned.
-        run: the pre-training.
-        seeds: fine-tuning seeds.
-        findings: which findings use it.
-        priority: lower ones first, so that a study that is stopped early has something of every finding.
-        scratch: the same seeds are also trained from scratch.
-        tasks: those that it is fine-tuned on; empty for all.
+    Runs of low priority numbers come first, so that a study that is stopped early has something of every finding.
     """
 
     recipe: str
@@ -68,20 +54,12 @@ class Encoder:
 
 @dataclass
 class Expansion:
-    """The runs that can be named now.
-
-    Args:
-        runs: by name; each after those that it needs.
-        findings, priorities: of each run, by name.
-        waiting: fine-tunings whose rates are not chosen yet.
-        open: by arm the candidates still to be done where others are.
-    """
+    """The runs that can be named now, each after those that it needs; the fine-tunings `waiting` for a rate."""
 
     runs: dict[str, StudyRun] = field(default_factory=dict)
     findings: dict[str, list[str]] = field(default_factory=dict)
     priorities: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
-    open: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, run: StudyRun, findings: Sequence[str], priority: int) -> None:
         """Add a run and what it needs; a run that several findings use has the lowest of their priorities."""
@@ -94,12 +72,7 @@ class Expansion:
 
 
 class Planner:
-    """Names the runs of a plan.
-
-    Args:
-        plan: of one size.
-        validation: validation accuracy of finished fine-tunings by name: rates are chosen with it.
-    """
+    """Names the runs of a plan; `validation` is the accuracy of finished fine-tunings by name, which chooses rates."""
 
     def __init__(self, plan: SizePlan, validation: Mapping[str, float]) -> None:
         self.plan = plan
@@ -230,11 +203,7 @@ class Planner:
         return [run for s in seeds for run in self.tuned(recipe, task, self.pretraining(recipe, s), seeds[s])]
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
-        """All encoders of a model on the whole corpus by seed, each with its fine-tuning seeds.
-
-        Args:
-            model: a recipe, or the first member with more steps (`SizePlan.longer_name`).
-        """
+        """All encoders of a recipe or `longer_name` on the whole corpus by seed, each with its fine-tuning seeds."""
         longer = self.plan.committee.longer
         if longer is not None and model == self.plan.longer_name:
             first, seeds = self.plan.first_member, self.seeds(longer.members)
@@ -252,7 +221,7 @@ class Planner:
             yield texts, "epochs", round(steps * texts / sizes[-1])
 
     def _priority(self, recipe: str, seed: int) -> int:
-        """The deep encoder takes longest, so it comes after the first seeds of the shallow ones of finding a."""
+        """The deep encoder takes longest, so it follows the first seeds of the shallow ones."""
         if recipe == self.plan.committee.reference:
             return 26 + 30 * seed
         return 10 + 2 * seed if recipe in self.plan.gap.recipes else 60
@@ -308,8 +277,5 @@ class Planner:
         runs = self.tuned(encoder.recipe, task, encoder.run if arm == "pretrained" else None, encoder.seeds)
         if not runs:
             expansion.waiting += len(encoder.seeds)
-            left = [run.name for run in candidates if run.name not in self.validation]
-            if len(left) < len(candidates):
-                expansion.open[f"{task}, {encoder.recipe}, {arm}"] = left
         for place, run in enumerate(runs):
             expansion.add(run, encoder.findings, encoder.priority + 1 + 40 * place)

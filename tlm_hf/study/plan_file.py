@@ -230,15 +230,7 @@ def _check(plan: SizePlan, where: str) -> None:
 
 
 def check_data(settings: Iterable[Json], root: str | None) -> None:
-    """Read each corpus and task of some runs once, so that a missing one is named before hours of other runs.
-
-    Args:
-        settings: those of the runs to be done (`plan.StudyRun`).
-        root: folder of real text; None for the variable TLM_DATA.
-
-    Raises:
-        UserError: a corpus or task is missing, or has fewer texts than a run takes.
-    """
+    """Read each corpus and task of these settings once: a missing one is a UserError before hours of other runs."""
     corpora: dict[tuple[tuple[str, Any], ...], int] = {}
     tasks: dict[str, Json] = {}
     for each in settings:

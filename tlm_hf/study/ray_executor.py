@@ -14,6 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import UserError
+from ..runs.atomic_files import Json
 from ..runs.worker_pool import Job, work
 
 logger = logging.getLogger(__name__)
@@ -96,10 +97,9 @@ def _slots(ray: Any, gpus: float) -> int:
     return max(1, min(slots, int(resources.get("GPU", 0) / gpus)) if gpus else slots)
 
 
-def _work(function: Callable[[Any], dict[str, Any]], arguments: Any) -> bool:
-    """Body of a task; results are read from the shared folder, so only success comes back."""
+def _work(function: Callable[[Any], Json], arguments: Any) -> None:
+    """Body of a task; results are read from the shared folder."""
     work(function, arguments)
-    return True
 
 
 def _raise_failure(ray: Any, reference: Any, job: Job, others: dict[Any, Job]) -> None:

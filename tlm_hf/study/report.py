@@ -45,10 +45,7 @@ TITLES = {
 
 
 def write_report(arguments: StudyArguments) -> Json:
-    """Write `REPORT.md`, `rows.json` and the plots into the results folder, and the rows to `--json` too.
-
-    Returns:
-        `report`: the page; `rows` as written.
+    """Write `REPORT.md`, `rows.json` and the plots into the results folder; returns the page and the rows.
 
     Raises:
         UserError: bad options or plan, or no record yet.
@@ -78,8 +75,7 @@ def write_report(arguments: StudyArguments) -> Json:
     write_text(folder / REPORT_FILE, page)
     written = {"size": arguments.size, "reference": plan.committee.reference, "rows": [asdict(row) for row in rows]}
     written["latency"] = latency
-    for file in (folder / ROWS_FILE, *([Path(arguments.json).expanduser()] if arguments.json else [])):
-        write_json(file, written)
+    write_json(folder / ROWS_FILE, written)
     return {"report": portable_path(str(folder / REPORT_FILE)), "rows": written["rows"]}
 
 
@@ -99,12 +95,7 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 class Tables:
-    """The tables of the report, in Markdown.
-
-    Args:
-        rows, latency: as of `Findings`.
-        planner, records: of the study.
-    """
+    """The tables of the report, in Markdown."""
 
     def __init__(self, rows: list[Row], latency: list[Json], planner: Planner, records: dict[str, Record]) -> None:
         self.rows, self.latency_rows, self.planner, self.records = rows, latency, planner, records
@@ -136,12 +127,12 @@ class Tables:
 
     def gap(self) -> str:
         """Finding a."""
-        head = ["task", "model", "from scratch", "pre-trained", "gap", "t-interval of the gap", "runs",
-                "gap, other seeds", "pre-trained less TF-IDF"]  # fmt: skip
+        head = ["task", "model", "from scratch", "pre-trained", "gap", "t-interval of the gap", "runs"]
+        head += ["gap, other seeds", "pre-trained less TF-IDF"]
         lines = []
         for row in self.select(finding=GAP, x="gap"):
             of = {"finding": GAP, "task": row.task, "model": row.model}
-            arms = [_percent(self.find(**of, x=arm, measure="accuracy")) for arm in ("scratch", "pretrained")]
+            arms = [self.select(**of, x=arm, measure="accuracy")[0].percent for arm in ("scratch", "pretrained")]
             rest = _points(self.find(**of, x=OTHER_SEEDS))
             tfidf = _points(self.find(**of, measure=difference_from(BASELINE_NAMES["tfidf"])))
             lines.append([row.task, row.model, *arms, row.points, row.t_points, row.sides, rest, tfidf])
@@ -180,9 +171,8 @@ class Tables:
 
     def overlap(self) -> str:
         """Finding c."""
-        head = [
-            "task", "subset", "divergence, bits", "types covered", "occurrences covered", "gap", "t-interval", "runs",
-        ]  # fmt: skip
+        head = ["task", "subset", "divergence, bits", "types covered", "occurrences covered"]
+        head += ["gap", "t-interval", "runs"]
         lines = []
         for task in self.plan.tasks:
             for kind in KINDS:
@@ -210,12 +200,15 @@ class Tables:
             lines.append([row.task, row.model, str(row.x), row.percent, *others])
         return markdown(head, lines + self._baselines(len(head)))
 
+    def _times(self, batch: int) -> dict[tuple[str, int], float]:
+        """Milliseconds of a batch by model and members."""
+        rows = [row for row in self.latency_rows if row["batch_size"] == batch]
+        return {(row["model"], row["members"]): row["milliseconds"] for row in rows}
+
     def smallest(self) -> str:
         """The smallest committees that are not worse than the deep encoder."""
         first, reference = self.plan.first_member, self.plan.committee.reference
-        times = {
-            (row["model"], row["members"]): row["milliseconds"] for row in self.latency_rows if row["batch_size"] == 1
-        }
+        times = self._times(1)
         lines = []
         for row in self.select(measure="smallest that is not worse"):
             ours, theirs = times.get((first, row.x)), times.get((reference, 1))
@@ -226,12 +219,10 @@ class Tables:
     def latency(self) -> str:
         """Milliseconds of the models of finding d."""
         batches = sorted({row["batch_size"] for row in self.latency_rows})
-        times: dict[tuple[str, int], dict[int, float]] = {}
-        for row in self.latency_rows:
-            times.setdefault((row["model"], row["members"]), {})[row["batch_size"]] = row["milliseconds"]
+        times = {batch: self._times(batch) for batch in batches}
         lines = [
-            [model, str(members), *[f"{found[batch]:.2f}" for batch in batches]]
-            for (model, members), found in times.items()
+            [model, str(members), *[f"{times[batch][model, members]:.2f}" for batch in batches]]
+            for model, members in (times[batches[0]] if batches else ())
         ]
         return markdown(["model", "members", *[f"batch of {texts}, ms" for texts in batches]], lines)
 
@@ -260,10 +251,6 @@ def _candidate(option: dict[str, float], accuracy: float | None, chosen: dict[st
         words += f" (initial weights {option['initializer_range']:g})"
     words += ": to be done" if accuracy is None else f": {accuracy:.3f}"
     return f"**{words}**" if option is chosen else words
-
-
-def _percent(row: Row | None) -> str:
-    return "" if row is None else row.percent
 
 
 def _points(row: Row | None) -> str:

@@ -1,6 +1,5 @@
 """The study: `plan` shows its runs and what they cost, `run` does the missing ones (`report` reads them)."""
 
-import logging
 import os
 import shutil
 import time
@@ -27,7 +26,6 @@ from .plan import FINDINGS, Expansion, Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
 from .ray_executor import check_ray, run_on_ray
 
-logger = logging.getLogger(__name__)
 RECORDS = "runs"
 HOUR = 3600.0
 BATCH_SIZE = 32
@@ -71,7 +69,6 @@ class StudyArguments:
         metadata={"help": "With --executor ray: the cluster's address (default: RAY_ADDRESS, or a new one)."},
     )
     gpus_per_run: float = field(default=0.0, metadata={"help": "With --executor ray: GPUs that a training takes."})
-    json: str | None = field(default=None, metadata={"help": "With report: file for every estimate as a row."})
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
 
     @property
@@ -107,11 +104,7 @@ class StudyArguments:
 
 
 def check_arguments(arguments: StudyArguments) -> SizePlan:
-    """Refuse impossible options before any work; returns the plan.
-
-    Raises:
-        UserError: one sentence that names the option.
-    """
+    """Refuse impossible options (UserError) before any work; returns the plan."""
     check_range(arguments, 1, 4096, "workers")
     check_range(arguments, 0, 64, "gpus_per_run")
     for name in arguments.findings:
@@ -123,8 +116,6 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
         raise UserError("--ray-address is that of a Ray cluster: add --executor ray, or leave it out.")
     if arguments.what == "report" and (arguments.findings or arguments.runs):
         raise UserError("A report has all findings: leave --findings and --runs out.")
-    if arguments.json is not None and not Path(arguments.json).expanduser().absolute().parent.is_dir():
-        raise UserError(f"--json is {arguments.json}, whose folder is missing: make it first.")
     plan = read_plan(arguments.size, arguments.plan)
     if plan.sentence_encoder and arguments.what == "run":
         check_sentence_encoder()
@@ -133,14 +124,7 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 
 @dataclass(frozen=True)
 class State:
-    """The runs of a plan, the records of some of them, and the runs that the options ask for.
-
-    Args:
-        planner: with the validation accuracies of the records.
-        expansion: the runs that can be named.
-        records: by name.
-        asked: the runs asked for.
-    """
+    """The runs of a plan that can be named, their records by name, and the runs that the options ask for."""
 
     planner: Planner
     expansion: Expansion
@@ -161,9 +145,8 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
         UserError: a damaged record, or `--runs` that fit none.
     """
     folder = arguments.records_folder
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    found = [read_record(folder / name) for name in names if not name.startswith(".")]
-    records = {record.name: record for record in found if record is not None}
+    stored = [read_record(entry) for entry in sorted(folder.glob("[!.]*")) if entry.is_dir()]
+    records = {record.name: record for record in stored if record is not None}
     tuned = {name: record for name, record in records.items() if record.kind == "finetune"}
     planner = Planner(plan, {name: record.results["validation"]["accuracy"] for name, record in tuned.items()})
     expansion = planner.expand()
@@ -218,15 +201,7 @@ class Costs:
 
 
 def show_plan(arguments: StudyArguments) -> Json:
-    """The runs by finding and kind, and what the missing ones cost.
-
-    Returns:
-        `table`, for people; `runs`, `done`, `waiting` (fine-tunings whose rates are not chosen yet) and `core_hours`
-        of the missing runs that can be named.
-
-    Raises:
-        UserError: bad options or plan.
-    """
+    """The runs by finding and kind: a `table` for people, and the counts and `core_hours` of the missing runs."""
     state = read_state(arguments, check_arguments(arguments))
     costs = Costs(state.records)
     groups: dict[tuple[str, str], list[StudyRun]] = {}
@@ -239,19 +214,11 @@ def show_plan(arguments: StudyArguments) -> Json:
         hours, longest = sum(map(costs.seconds, missing)) / HOUR, max(map(costs.seconds, runs))
         total += hours
         lines.append(f"{finding:<16}{kind:<11}{len(runs):>6}{len(missing):>9}{hours:>17.2f}{longest / 60:>14.1f}")
-        if longest > HOUR:
-            logger.warning(
-                "A %s of %s takes %.1f hours, more than one: lower its steps.", kind, finding, longest / HOUR
-            )
     waiting = state.expansion.waiting
     lines.append(
         f"{len(state.asked)} runs, {len(state.missing)} missing: {total:.2f} core-hours; {waiting} more fine-tunings "
         "once their rates are chosen. A run is listed under the first finding that uses it."
     )
-    lines += [
-        f"No rate is chosen yet for {arm}: {', '.join(names)} to be done."
-        for arm, names in state.expansion.open.items()
-    ]
     done = len(state.asked) - len(state.missing)
     counts = {"runs": len(state.asked), "done": done, "waiting": waiting, "core_hours": total}
     return {"table": "\n".join(lines), **counts}
@@ -274,9 +241,15 @@ def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
         for need in needs:
             add(need)
         options = RunArguments(
-            run.kind, run.name, run.settings, str(work / run.name), str(arguments.records_folder),
-            arguments.data_root, arguments.command("run"), keep_record=run.name in state.records,
-        )  # fmt: skip
+            kind=run.kind,
+            name=run.name,
+            settings=run.settings,
+            output_dir=str(work / run.name),
+            record_dir=str(arguments.records_folder),
+            data_root=arguments.data_root,
+            command=arguments.command("run"),
+            keep_record=run.name in state.records,
+        )
         after = tuple(need.name for need in needs)
         jobs[run.name] = Job(run.name, execute, options, after, weight=costs.seconds(run))
 
@@ -287,10 +260,9 @@ def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
 
 
 def run_study(arguments: StudyArguments) -> Json:
-    """Do every run that has no record, as many at once as there are cores.
+    """Do every run that has no record, as many at once as there are cores; the same command continues it.
 
-    Rates are chosen as soon as all their candidates are done, which names further runs. Interrupted or killed, the same
-    command goes on; at most the steps since the last checkpoint of the running ones are lost.
+    Rates are chosen as soon as all their candidates are done, which names further runs.
 
     Returns:
         `done`: runs of this call; `missing`: what `--stop-after` left; `waiting`: fine-tunings without a rate.
@@ -300,10 +272,8 @@ def run_study(arguments: StudyArguments) -> Json:
         KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
     plan = check_arguments(arguments)
-    seconds = float("inf")
-    if arguments.stop_after is not None:
-        seconds = parse_duration(arguments.stop_after, "--stop-after")
-    end = time.monotonic() + seconds
+    limit = arguments.stop_after
+    end = time.monotonic() + (float("inf") if limit is None else parse_duration(limit, "--stop-after"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if arguments.executor == "ray":
         check_ray()
@@ -334,14 +304,10 @@ def run_study(arguments: StudyArguments) -> Json:
 def _only_study_in(folder: Path) -> Iterator[None]:
     """Keep a second study out of the folder: the two would overwrite each other's runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        with FileLock(folder / ".lock", timeout=0):
+            yield
     except Timeout as error:
         raise UserError(
             f"Another study is running in {folder}: wait for it, or give this one another --results-dir and --work-dir."
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
