@@ -22,6 +22,7 @@ from demo_models import (
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, rel_entr
 
+Json = dict[str, Any]
 HERE = Path(__file__).absolute().parent  # not resolved: in a copy from the Hub the files are links into its cache
 CHECKOUT = HERE.parent.parent
 MIN_COUNT = 10
@@ -65,9 +66,9 @@ class Demo:
 
     tasks: dict[str, Task] = field(default_factory=dict)
     fillers: dict[str, MaskFiller] = field(default_factory=dict)
-    corpus: dict[str, Any] = field(default_factory=dict)
+    corpus: Json = field(default_factory=dict)
     counts: np.ndarray | None = None
-    study: dict[str, Any] | None = None
+    study: Json | None = None
     trouble: list[str] = field(default_factory=list)
 
 
@@ -75,11 +76,8 @@ def find_folder() -> Path | None:
     """The folder with `demo.json`: the one that is named, the one beside the app, or what the quickstart left."""
     if os.environ.get("TLM_DEMO"):
         return Path(os.environ["TLM_DEMO"]).expanduser()
-    places = [
-        HERE / "demo",
-        CHECKOUT / "outputs/quickstart/release/demo",
-        CHECKOUT / "outputs/quickstart-smoke/release/demo",
-    ]
+    runs = CHECKOUT / "outputs"
+    places = [HERE / "demo", *(runs / name / "release/demo" for name in ("quickstart", "quickstart-smoke"))]
     return next((place for place in places if (place / "demo.json").is_file()), None)
 
 
@@ -96,11 +94,9 @@ def load_demo() -> Demo:
         found = _read_description(folder)
         committees, deep, own = (named(f"TLM_DEMO_{name}") for name in ("COMMITTEES", "DEEP", "ENCODERS"))
         known = [entry["name"] for entry in found["tasks"]]
-        for name in (*committees, *deep):
-            if name not in known:
-                raise DemoError(
-                    f"TLM_DEMO_COMMITTEES or TLM_DEMO_DEEP names the task {name!r}: choose among {', '.join(known)}."
-                )
+        unknown = [name for name in (*committees, *deep) if name not in known]
+        if unknown:
+            raise DemoError(f"TLM_DEMO_... names the task {unknown[0]!r}: choose among {', '.join(known)}.")
     except DemoError as error:
         demo.trouble.append(escape(error))
         return demo
@@ -124,10 +120,10 @@ def load_demo() -> Demo:
     return demo
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def _read_description(folder: Path) -> Json:
     """`demo.json`, checked."""
     try:
-        found: dict[str, Any] = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+        found: Json = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
         for entry in found["tasks"]:
             _check(entry, {**ENTRY, "deep": (str, type(None))})
         _check(found["corpus"], CORPUS)
@@ -137,7 +133,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _check(entry: dict[str, Any], kinds: dict[str, Any]) -> None:
+def _check(entry: Json, kinds: Json) -> None:
     """Refuse an entry without these keys, or with values of other types."""
     for key, kind in kinds.items():
         if not isinstance(entry[key], kind):
@@ -165,14 +161,14 @@ def _source(folder: Path, source: str, is_hub: bool) -> tuple[str, bool]:
     return str((folder / source).resolve()), True
 
 
-def _study(file: Path | None, trouble: list[str]) -> dict[str, Any] | None:
+def _study(file: Path | None, trouble: list[str]) -> Json | None:
     """What the study's report wrote: the demo's copy, or that of the checkout."""
     places = [file] if file is not None else [HERE / "study.json", CHECKOUT / "results/study/laptop/rows.json"]
     place = next((place for place in places if place.is_file()), None)
     if place is None:
         return None
     try:
-        found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+        found: Json = json.loads(place.read_text(encoding="utf-8"))
         for row in found["rows"]:
             _check(row, dict.fromkeys(ROW, object))
         for row in found["latency"]:
@@ -183,7 +179,7 @@ def _study(file: Path | None, trouble: list[str]) -> dict[str, Any] | None:
     return found
 
 
-def _load_task(folder: Path, entry: dict[str, Any], committee: str | None, deep: str | None) -> Task:
+def _load_task(folder: Path, entry: Json, committee: str | None, deep: str | None) -> Task:
     task = Task(entry["name"], entry["title"], entry["examples"], members=list(entry["members"]))
     try:
         task.committee = load_classifier(*_source(folder, committee or entry["committee"], committee is not None))
@@ -208,16 +204,11 @@ def logits_of(packed: np.ndarray) -> np.ndarray:
     return -packed.astype(np.float64) * LOGIT_STEP
 
 
-def build_committee(task: Task, chosen: list[int]) -> list[dict[str, Any]]:
+def build_committee(task: Task, chosen: list[int]) -> list[Json]:
     """Accuracy and calibration on test texts of a committee of chosen members, of each member, of the deep encoder.
 
-    The committee averages probabilities. Each of them has a temperature of its own, fitted on the validation texts.
-
-    Raises:
-        DemoError: no members were chosen, or the task has no answers.
+    Each has its own temperature, fitted on the validation texts; the committee averages probabilities.
     """
-    if task.answers is None:
-        raise DemoError(f"The members' answers for {task.name} are not here.")
     if not chosen:
         raise DemoError("No member is chosen: tick at least one.")
     labels = {split: task.answers[f"{split}_labels"].astype(int) for split in SPLITS}
@@ -255,11 +246,7 @@ def _scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def read_upload(path: str) -> str:
-    """The text of an uploaded file.
-
-    Raises:
-        DemoError: too large, or not text.
-    """
+    """The text of an uploaded file; DemoError where it is too large or not text."""
     file = Path(path)
     if file.stat().st_size > LARGEST_FILE:
         raise DemoError(f"The file has {file.stat().st_size:,} bytes: give one of at most {LARGEST_FILE:,}.")
@@ -270,17 +257,10 @@ def read_upload(path: str) -> str:
 
 
 def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, list[str]]:
-    """Token overlap of a text with the pre-training corpus.
+    """Token overlap of a text with the pre-training corpus: numbers, HTML with unseen tokens marked, notes.
 
-    Returns:
-        `tokens`, `types`, `types_seen`, `occurrences_seen` (shares of what the corpus has at least `MIN_COUNT` times)
-        and `divergence` (Jensen-Shannon, bits); HTML with unseen tokens marked; notes.
-
-    Raises:
-        DemoError: an empty text, or one without tokens.
+    Seen is what the corpus has at least `MIN_COUNT` times; the divergence is Jensen-Shannon's in bits.
     """
-    if demo.counts is None or not demo.fillers:
-        raise DemoError("The token counts of the pre-training text are not here.")
     tokenizer = next(iter(demo.fillers.values())).tokenizer
     words, notes = plain(text), []
     if not words:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+Json = dict[str, Any]
 FINDINGS = {
     "gap": "a. Pre-trained against scratch",
     "corpus_size": "b. More pre-training text",
@@ -18,12 +19,12 @@ EXPLANATIONS = {
 }
 
 
-def tasks_of(study: dict[str, Any]) -> list[str]:
+def tasks_of(study: Json) -> list[str]:
     """Tasks of the study, in its order; their mean, of which there are differences alone, is none."""
     return list(dict.fromkeys(row["task"] for row in study["rows"] if row["measure"] != "difference"))
 
 
-def table(study: dict[str, Any], finding: str, task: str) -> pd.DataFrame:
+def table(study: Json, finding: str, task: str) -> pd.DataFrame:
     """The rows of a finding on a task as `model`, `x`, `measure`, `estimate`, `low`, `high` (percent), `seeds`."""
     rows = [row for row in study["rows"] if row["finding"] == finding and row["task"] == task]
     columns = ("model", "x", "measure", "estimate", "low", "high", "seeds")
@@ -34,7 +35,7 @@ def table(study: dict[str, Any], finding: str, task: str) -> pd.DataFrame:
     return frame
 
 
-def plotted(study: dict[str, Any], finding: str, task: str) -> tuple[pd.DataFrame, str]:
+def plotted(study: Json, finding: str, task: str) -> tuple[pd.DataFrame, str]:
     """Points to plot as `x`, `value` (percent), `model`; the x axis' title."""
     rows = [row for row in study["rows"] if row["finding"] == finding and row["task"] == task]
     if finding == "gap":
@@ -68,7 +69,7 @@ def plotted(study: dict[str, Any], finding: str, task: str) -> tuple[pd.DataFram
     return frame, title
 
 
-def latency(study: dict[str, Any], task: str) -> pd.DataFrame:
+def latency(study: Json, task: str) -> pd.DataFrame:
     """Accuracy (percent) against milliseconds for one text: `milliseconds`, `accuracy`, `model`, `members`."""
     times = {(row["model"], row["members"]): row["milliseconds"] for row in study["latency"] if row["batch_size"] == 1}
     points = []

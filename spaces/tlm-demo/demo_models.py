@@ -32,15 +32,11 @@ def plain(text: Any) -> str:
     return CONTROL.sub(" ", str(text or "").encode("utf-8", "replace").decode("utf-8")).strip()
 
 
-def clean_text(text: Any, what: str = "text") -> tuple[str, str]:
-    """The text without control characters, cut to `LONGEST_TEXT`, and what was done to it in words.
-
-    Raises:
-        DemoError: nothing is left.
-    """
+def clean_text(text: Any) -> tuple[str, str]:
+    """The text without control characters, cut to `LONGEST_TEXT`, and a note about it; DemoError if nothing is left."""
     words = plain(text)
     if not words:
-        raise DemoError(f"The {what} is empty: write a sentence.")
+        raise DemoError("The text is empty: write a sentence.")
     if len(words) > LONGEST_TEXT:
         return words[:LONGEST_TEXT], f"Only the first {LONGEST_TEXT:,} of {len(words):,} characters were looked at."
     return words, ""
@@ -53,12 +49,9 @@ def read_tokens(tokenizer: Any) -> int:
 
 @dataclass
 class Classifier:
-    """A model with its tokenizer, ready to answer.
+    """A model with its tokenizer and class names in the model's order.
 
-    Args:
-        model, tokenizer: loaded.
-        labels: class names in the model's order.
-        attentive: the encoders of those members that have one layer and no convolution, by the member's number.
+    `attentive` has the encoders of those members that have one layer and no convolution, by the member's number.
     """
 
     model: Any
@@ -66,18 +59,9 @@ class Classifier:
     labels: list[str]
     attentive: dict[int, Any] = field(default_factory=dict)
 
-    @property
-    def limit(self) -> int:
-        """Tokens that the model reads."""
-        return read_tokens(self.tokenizer)
-
 
 def load_classifier(source: str, trust: bool) -> Classifier:
-    """Open a folder or Hub name as a classifier.
-
-    Raises:
-        DemoError: it cannot be opened; the sentence says why.
-    """
+    """Open a folder or Hub name as a classifier; DemoError where that fails."""
     try:
         model = _whole(AutoModelForSequenceClassification, source, trust)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
@@ -115,20 +99,10 @@ def _attentive(model: Any) -> dict[int, Any]:
 
 @dataclass
 class Answer:
-    """What one text gets.
+    """What one text gets: probabilities of the committee (labels,), its members (members, labels), the deep encoder.
 
-    Args:
-        labels: class names.
-        probabilities: the committee's, (labels,).
-        members: the members', (members, labels).
-        deep: the deep encoder's in the same order of labels, or None.
-        agreement: share of the members that name the committee's class.
-        entropy, mutual_information: of the members' probabilities, before calibration; nats.
-        milliseconds: by model, tokenisation included: the median of three runs, or the faster of two.
-        runs: how many times each model was run for it.
-        notes: sentences for the visitor, such as that the text was cut.
-        tokens: those that were read.
-        attention: weights with which [CLS] reads them, (heads, tokens), by the number of the member.
+    Agreement is the share of members that name the committee's class; entropies are in nats, before calibration;
+    milliseconds include tokenisation, over so many runs; attention is (heads, tokens) by the number of the member.
     """
 
     labels: list[str]
@@ -151,11 +125,7 @@ LOCK = threading.Lock()
 
 @torch.inference_mode()
 def classify(text: str, committee: Classifier, deep: Classifier | None) -> Answer:
-    """Classify a text by a committee, and by a deep encoder beside it.
-
-    Raises:
-        DemoError: an empty text.
-    """
+    """Classify a text by a committee, and by a deep encoder beside it; DemoError for an empty text."""
     words, note = clean_text(text)
     notes = [note] if note else []
     batch = _encode(committee, words)
@@ -203,7 +173,7 @@ def _entropy(probabilities: np.ndarray) -> float:
 
 def _encode(side: Classifier, words: str) -> Any:
     return side.tokenizer(
-        words, truncation=True, max_length=side.limit, return_tensors="pt", return_token_type_ids=False
+        words, truncation=True, max_length=read_tokens(side.tokenizer), return_tensors="pt", return_token_type_ids=False
     )
 
 
@@ -224,16 +194,9 @@ def _run_timed(sides: dict[str, Classifier], words: str) -> tuple[dict[str, Any]
 
 
 def cls_attention(encoder: Any, input_ids: torch.Tensor) -> np.ndarray:
-    """Weights with which [CLS] reads each token in the first layer of a BERT: softmax(q k / sqrt(d)) of its row alone.
+    """Weights with which [CLS] reads each token in the first layer of a BERT, (heads, tokens), for ids (1, tokens).
 
-    The whole layer, which `output_attentions=True` runs, would cost more than the committee's answer.
-
-    Args:
-        encoder: a BERT, stock or ours.
-        input_ids: (1, tokens) int64, without padding.
-
-    Returns:
-        (heads, tokens).
+    It is softmax(q k / sqrt(d)) of its row alone: `output_attentions=True` would run the whole layer.
     """
     hidden_states = encoder.embeddings(input_ids=input_ids, token_type_ids=None, position_ids=None, inputs_embeds=None)
     attention, heads = encoder.encoder.layer[0].attention.self, encoder.config.num_attention_heads
@@ -244,12 +207,7 @@ def cls_attention(encoder: Any, input_ids: torch.Tensor) -> np.ndarray:
 
 @dataclass
 class MaskFiller:
-    """An encoder with its language-model head.
-
-    Args:
-        name: what visitors read.
-        model, tokenizer: loaded.
-    """
+    """An encoder with its language-model head, and the name that visitors read."""
 
     name: str
     model: Any
@@ -257,11 +215,7 @@ class MaskFiller:
 
 
 def load_filler(name: str, source: str, trust: bool) -> MaskFiller:
-    """Open a folder or Hub name as a masked language model.
-
-    Raises:
-        DemoError: it cannot be opened.
-    """
+    """Open a folder or Hub name as a masked language model; DemoError where that fails."""
     try:
         model = _whole(AutoModelForMaskedLM, source, trust)
         return MaskFiller(name, model, AutoTokenizer.from_pretrained(source, trust_remote_code=trust))
@@ -278,11 +232,7 @@ def from_scratch(other: MaskFiller) -> MaskFiller:
 
 @torch.inference_mode()
 def fill_masks(text: str, filler: MaskFiller, top: int = 5) -> tuple[list[list[tuple[str, float]]], str]:
-    """The most likely tokens of each [MASK], and a note where some were not looked at.
-
-    Raises:
-        DemoError: an empty text, one without a mask, or with more than `MOST_MASKS`.
-    """
+    """The most likely tokens of each [MASK], and a note where some were not looked at; DemoError without any."""
     words, note = clean_text(text)
     words = re.sub(r"\[mask\]", filler.tokenizer.mask_token, words, flags=re.IGNORECASE)
     masks = words.count(filler.tokenizer.mask_token)
@@ -294,9 +244,9 @@ def fill_masks(text: str, filler: MaskFiller, top: int = 5) -> tuple[list[list[t
     batch = filler.tokenizer(words, truncation=True, max_length=limit, return_tensors="pt", return_token_type_ids=False)
     places = (batch["input_ids"][0] == filler.tokenizer.mask_token_id).nonzero().flatten().tolist()
     if not places:
-        raise DemoError(f"No [MASK] stands in the first {limit} tokens, which are all that is read: shorten the text.")
+        raise DemoError(f"No [MASK] is in the first {limit} tokens, which are all that is read: shorten the text.")
     if len(places) < masks:
-        note = f"Only {len(places)} of {masks} masks stand in the first {limit} tokens, which are all that is read."
+        note = f"Only {len(places)} of {masks} masks are in the first {limit} tokens, which are all that is read."
     probabilities = filler.model(**batch).logits[0, places].softmax(-1)
     values, tokens = probabilities.topk(top)
     return [

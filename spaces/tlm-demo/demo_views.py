@@ -37,13 +37,7 @@ def notes(words: Sequence[str]) -> str:
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A table; the caption is for screen readers.
-
-    Args:
-        caption: its name.
-        head: names of the columns; empty for none. One that ends in `|2` spans two columns.
-        rows: name and cells (HTML) of each.
-    """
+    """A table of rows (name, cells in HTML); a column `NAME|2` spans two; the caption is for screen readers."""
     columns = ""
     for name in head:
         name, span, count = name.partition("|")
@@ -114,13 +108,7 @@ def latency(answer: Answer) -> str:
 
 
 def attention(answer: Answer, member: int | None, head: int | None) -> str:
-    """The tokens, darker where [CLS] reads more.
-
-    Args:
-        answer: of a text.
-        member: which member; None for the mean of all.
-        head: which attention head; None for the mean of all.
-    """
+    """The tokens, darker where [CLS] reads more: in one member and head, or the mean of all (None)."""
     chosen = [weights for number, weights in answer.attention.items() if member in (None, number)]
     if head is None:
         rows = [weights.mean(axis=0) for weights in chosen]

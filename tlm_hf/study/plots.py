@@ -17,8 +17,8 @@ BASELINE_COLOURS = dict(zip(BASELINE_NAMES.values(), ("#b8860b", "#7d5ba6"), str
 ACCURACY, GAPS = "test accuracy (%), 95% intervals", "gap (points), 95% intervals"
 SINGLE_MARKS = ("x", "P", "v", "*", "p")
 """Of single members of further recipes."""
-TICKS = (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
-"""Milliseconds that a logarithmic axis may name."""
+Times = dict[tuple[str | None, int], float]
+"""Milliseconds by model and members."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Panel:
     rows: list[Row]
     baselines: list[Row]
     plan: SizePlan
-    times: dict[tuple[str | None, int], float]
+    times: Times
 
     def select(self, measure: str, **values: Any) -> list[Row]:
         """The rows of a measure with these values."""
@@ -66,9 +66,8 @@ def draw_plots(rows: list[Row], latency: list[Json], plan: SizePlan, folder: Pat
     }
     drawn = []
     for name, (finding, ylabel, draw) in plots.items():
-        own = [row for row in rows if row.finding == finding]
-        if own and (times or draw is not _latency):
-            _draw(own, [row for row in rows if row.finding == BASELINES], plan, times, ylabel, draw, folder / name)
+        if any(row.finding == finding for row in rows) and (times or draw is not _latency):
+            _draw(rows, finding, plan, times, ylabel, draw, folder / name)
             drawn.append(name)
         else:
             (folder / name).unlink(missing_ok=True)
@@ -76,9 +75,8 @@ def draw_plots(rows: list[Row], latency: list[Json], plan: SizePlan, folder: Pat
 
 
 def _draw(
-    rows: list[Row], baselines: list[Row], plan: SizePlan, times: dict[tuple[str | None, int], float], ylabel: str,
-    draw: Callable[[Panel], None], path: Path,
-) -> None:  # fmt: skip
+    rows: list[Row], finding: str, plan: SizePlan, times: Times, ylabel: str, draw: Callable[[Panel], None], path: Path
+) -> None:
     """One panel a task with a shared legend."""
     import matplotlib as mpl
 
@@ -92,8 +90,10 @@ def _draw(
     for axes, task in zip(panels[0], plan.tasks, strict=True):
         axes.set_title(task)
         axes.spines[["top", "right"]].set_visible(False)
-        own = [row for row in rows if row.task == task]
-        draw(Panel(axes, own, [row for row in baselines if row.task == task], plan, times))
+        own, baselines = (
+            [row for row in rows if (row.finding, row.task) == (each, task)] for each in (finding, BASELINES)
+        )
+        draw(Panel(axes, own, baselines, plan, times))
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     columns = min(4, len(entries) or 1)
@@ -123,9 +123,6 @@ def _gap(panel: Panel) -> None:
                 words = f"{values[0]:.1f}\n{row.runs[0]} run{'s' if row.runs[0] > 1 else ''}"
                 style = {"va": "center", "ha": align, "color": colour, "fontsize": 8}
                 axes.annotate(words, (x, values[0]), (5 * side, 0), textcoords="offset points", **style)
-        if not panel.select("accuracy", model=model):
-            style = {"ha": "center", "color": GREY, "fontsize": 8}
-            axes.annotate("not\nmeasured", (place, 0.5), xycoords=("data", "axes fraction"), **style)
     panel.draw_baselines()
     axes.set_xticks(range(len(models)), [model.replace(" of ", " of\n") for model in models])
 
@@ -191,7 +188,7 @@ def _mixed(row: Row) -> str:
 
 
 def _latency(panel: Panel) -> None:
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     axes, plan, times = panel.axes, panel.plan, panel.times
     first, *others = plan.committee.members
@@ -217,8 +214,7 @@ def _latency(panel: Panel) -> None:
     panel.draw_baselines(", not timed")
     axes.set_xscale("log")
     axes.margins(0.12, 0.14)
-    shown = [times[row.timed_as, row.x] for row in timed]
-    ticks = [tick for tick in TICKS if shown and 0.8 * min(shown) <= tick <= 1.25 * max(shown)]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("milliseconds for one text")

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+import datasets
 import torch
 
 from ..cards import CardFacts
@@ -34,6 +34,8 @@ from .quickstart_report import TableRow, draw_plot, report_text
 logger = logging.getLogger(__name__)
 ARMS = ("scratch", "pretrained")
 MEMBERS = 3
+PRETRAIN = "pre-train {}"
+CORPUS = "docstrings of installed Python libraries"
 LATENCY_REPEATS = 40
 PRETRAINING_RATE = {"shallow": 2e-3, "deep": 5e-4}
 FINETUNING_RATE = {"shallow": 1e-3, "deep": 3e-4}
@@ -53,14 +55,7 @@ class QuickstartArguments:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much the quickstart trains; epochs by kind of encoder, shallow and deep.
-
-    Args:
-        size: of the recipes.
-        seeds: fine-tunings of each `bert-1` and arm; the deep encoder has one.
-        deep_layers: of the deep encoder.
-        num_texts: of the corpus; None for all.
-    """
+    """How much the quickstart trains: `seeds` fine-tunings of each `bert-1` and arm, epochs by kind of encoder."""
 
     size: str
     seeds: int
@@ -78,6 +73,12 @@ class Scale:
     def encoders(self) -> dict[str, int]:
         """Seed of each encoder by name, the deep one first since it takes longest."""
         return {self.deep: 0, **{f"bert-1-{seed}": seed for seed in range(MEMBERS)}}
+
+    @property
+    def per_label(self) -> Json:
+        """Texts of a label in each split of the task."""
+        size = find_size(self.size)
+        return {f"{split}_per_label": getattr(size, f"{split}_per_label") for split in ("train", "validation", "test")}
 
     def kind(self, encoder: str) -> str:
         """`deep` or `shallow`."""
@@ -116,64 +117,45 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     # 1. Data: a corpus, a task on other texts, one vocabulary for all.
     logger.info("Reading the docstrings of installed libraries (the first time takes up to a minute) ...")
     corpus = load_corpus("docstrings", num_texts=scale.num_texts)
-    size = find_size(scale.size)
-    per_label: dict[str, Any] = {
-        "train_per_label": size.train_per_label,
-        "validation_per_label": size.validation_per_label,
-        "test_per_label": size.test_per_label,
-    }
-    task = load_task("docstrings", **per_label)
+    task = load_task("docstrings", **scale.per_label)
     settings = {"scale": asdict(scale), "corpus_sha256": corpus_hash(corpus), "task_sha256": task_hash(task)}
     run = Run(output, "quickstart", settings)
     if run.results is not None:
         logger.info("Finished before; showing the results in %s (delete the folder to run it again).", output)
         return run.results
     if not (output / "tokenizer" / "tokenizer.json").is_file():
+        size = find_size(scale.size)
         tokenizer = train_wordpiece(corpus["train"]["text"][:], size.vocab_size, size.max_length)
         tokenizer.save_pretrained(output / "tokenizer")
 
     # 2. Training, side by side.
     threads = 1 if workers > 1 else None
-    jobs = [*_pretrainings(scale, output, threads), *_finetunings(scale, output, per_label, threads)]
-    results = run_jobs(jobs, workers, "Training")
+    results = run_jobs(
+        [*_pretrainings(scale, output, threads), *_finetunings(scale, output, threads)], workers, "Training"
+    )
 
     # 3. Committees, the baseline, latency.
-    committees = {arm: [_join(output, per_label, arm, seed) for seed in range(scale.seeds)] for arm in ARMS}
+    committees = {arm: [_join(scale, output, arm, seed) for seed in range(scale.seeds)] for arm in ARMS}
     baseline = tfidf_baseline(task)
     latency = _latency(scale, output, task["test"]["text"][0], min(workers, torch.get_num_threads()))
 
     # 4. Table, plot, release folders.
     rows = _rows(scale, results, committees, baseline, latency)
-    plot = draw_plot(rows, output / "accuracy.png", smoke=arguments.smoke)
     facts = CardFacts("docstrings: which library a paragraph documents", baseline, smoke=arguments.smoke)
+    plot = draw_plot(rows, output / "accuracy.png", smoke=arguments.smoke)
     staged = _stage(scale, output, results, committees["pretrained"][0], facts, plot)
-    title = "Which library does a paragraph document?"
-    release = output / "release"
-    demo_models = release / "tlm-committee-docstrings", release / f"tlm-{scale.deep}-docstrings"
-    demo = stage_demo(
-        release / "demo",
-        [DemoTask("docstrings", title, *demo_models, task)],
-        {name: release / f"tlm-{name}" for name in ("bert-1-0", scale.deep)},
-        "docstrings of installed Python libraries",
-        corpus["train"]["text"][:],
-    )
     summary: Json = {
         "smoke": arguments.smoke,
         "rows": [asdict(row) for row in rows],
         "corpus": {"texts": len(corpus["train"]), "held_out_texts": len(corpus["validation"])},
         "epochs": {"pretraining": scale.pretraining_epochs, "finetuning": scale.finetuning_epochs},
         "task": {"labels": len(task["train"].features["label"].names), **{split: len(task[split]) for split in task}},
-        "pretraining_loss": {f"pre-train {name}": _loss(results, name) for name in scale.encoders},
+        "pretraining_loss": {job: results[job]["held_out"]["loss"] for job in map(PRETRAIN.format, scale.encoders)},
         "staged": [portable_path(str(folder)) for folder in staged],
-        "demo": portable_path(str(demo)),
+        "demo": portable_path(str(_stage_demo(scale, output / "release", corpus, task))),
         "seconds_since_start_or_continuation": time.perf_counter() - start,
     }
-    summary["report"] = report_text(summary, portable_path(str(output)))
-    return run.finish(None, summary)
-
-
-def _loss(results: dict[str, Json], encoder: str) -> float:
-    return float(results[f"pre-train {encoder}"]["held_out"]["loss"])
+    return run.finish(None, summary | {"report": report_text(summary, portable_path(str(output)))})
 
 
 def _pretrainings(scale: Scale, output: Path, threads: int | None) -> list[Job]:
@@ -199,11 +181,11 @@ def _pretrainings(scale: Scale, output: Path, threads: int | None) -> list[Job]:
             disable_tqdm=True,
         )
         weight = scale.pretraining_epochs[kind] * (3.4 if kind == "deep" else 1.0)
-        jobs.append(Job(f"pre-train {name}", pretrain, options, weight=weight))
+        jobs.append(Job(PRETRAIN.format(name), pretrain, options, weight=weight))
     return jobs
 
 
-def _finetunings(scale: Scale, output: Path, per_label: dict[str, Any], threads: int | None) -> list[Job]:
+def _finetunings(scale: Scale, output: Path, threads: int | None) -> list[Job]:
     jobs = []
     for encoder, member in scale.encoders.items():
         kind = scale.kind(encoder)
@@ -211,7 +193,7 @@ def _finetunings(scale: Scale, output: Path, per_label: dict[str, Any], threads:
             for seed, name in enumerate(scale.classifiers(encoder, arm)):
                 options = dict(
                     task="docstrings",
-                    **per_label,
+                    **scale.per_label,
                     model=str(output / "encoders" / encoder),
                     output_dir=str(output / "classifiers" / name),
                     from_scratch=arm == "scratch",
@@ -223,15 +205,15 @@ def _finetunings(scale: Scale, output: Path, per_label: dict[str, Any], threads:
                     disable_tqdm=True,
                 )
                 weight = 2.5 if kind == "deep" else 0.4
-                jobs.append(Job(name, finetune, options, after=(f"pre-train {encoder}",), weight=weight))
+                jobs.append(Job(name, finetune, options, after=(PRETRAIN.format(encoder),), weight=weight))
     return jobs
 
 
-def _join(output: Path, per_label: dict[str, Any], arm: str, seed: int) -> Json:
+def _join(scale: Scale, output: Path, arm: str, seed: int) -> Json:
     """The committee of an arm and seed: member k is `bert-1` number k fine-tuned with that seed."""
     options = CommitteeArguments(
         task="docstrings",
-        **per_label,
+        **scale.per_label,
         members=[str(output / "classifiers" / f"bert-1-{member}-{arm}-{seed}") for member in range(MEMBERS)],
         output_dir=str(output / "committees" / f"committee-{arm}-{seed}"),
         disable_tqdm=True,
@@ -251,9 +233,12 @@ def _latency(scale: Scale, output: Path, text: str, threads: int) -> dict[str, f
 
 
 def _rows(
-    scale: Scale, results: dict[str, Json], committees: dict[str, list[Json]], baseline: dict[str, float],
+    scale: Scale,
+    results: dict[str, Json],
+    committees: dict[str, list[Json]],
+    baseline: dict[str, float],
     latency: dict[str, float],
-) -> list[TableRow]:  # fmt: skip
+) -> list[TableRow]:
     """The table: test accuracies of all runs by model and arm."""
 
     def accuracies(encoders: Sequence[str], arm: str) -> list[float]:
@@ -282,12 +267,19 @@ def _stage(
 ) -> list[Path]:
     """Release folders: every encoder, the first `bert-1` and the deep classifier, and the first committee."""
     release, folders = output / "release", []
-    corpus = "docstrings of installed Python libraries"
     for name in scale.encoders:
-        target, found = release / f"tlm-{name}", results[f"pre-train {name}"]
-        folders.append(stage_model(output / "encoders" / name, target, "encoder", found, CardFacts(corpus)))
+        target, found = release / f"tlm-{name}", results[PRETRAIN.format(name)]
+        folders.append(stage_model(output / "encoders" / name, target, "encoder", found, CardFacts(CORPUS)))
     for name in ("bert-1-0", scale.deep):
         run, target = f"{name}-pretrained-0", release / f"tlm-{name}-docstrings"
         folders.append(stage_model(output / "classifiers" / run, target, "classifier", results[run], facts, plot))
     folder, target = output / "committees" / "committee-pretrained-0", release / "tlm-committee-docstrings"
     return [*folders, stage_model(folder, target, "committee", committee, facts, plot)]
+
+
+def _stage_demo(scale: Scale, release: Path, corpus: datasets.DatasetDict, task: datasets.DatasetDict) -> Path:
+    """The folder that the Space shows."""
+    models = release / "tlm-committee-docstrings", release / f"tlm-{scale.deep}-docstrings"
+    encoders = {name: release / f"tlm-{name}" for name in ("bert-1-0", scale.deep)}
+    demo = DemoTask("docstrings", "Which library does a paragraph document?", *models, task)
+    return stage_demo(release / "demo", [demo], encoders, CORPUS, corpus["train"]["text"][:])

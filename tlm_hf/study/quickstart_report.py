@@ -5,19 +5,14 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ..runs.atomic_files import Json
+from ..runs.figure import new_figure
 
 
 @dataclass
 class TableRow:
-    """One line of the table.
+    """One line of the table: test accuracies of the runs of both arms, and median milliseconds for one text.
 
-    Args:
-        model: what it is.
-        parameters: how many; None for the linear baseline.
-        scratch: test accuracies of the runs from scratch; of the baseline its only one.
-        pretrained: test accuracies of the pre-trained runs.
-        latency_ms: median milliseconds for one text on this machine.
-        best_member: for a committee, the mean of its best member's test accuracy.
+    The baseline has a single accuracy, under scratch; committees have the mean of their best member's.
     """
 
     model: str
@@ -86,36 +81,24 @@ def report_text(summary: Json, output: str) -> str:
 
 def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> Path:
     """Bar chart of accuracy by model, one bar for each arm, every run as a dot; returns `path` (PNG)."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     models = [row for row in rows if row.pretrained]
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    title = "Which library does a docstring document?" + (" (smoke run: meaningless)" if smoke else "")
     width = 0.36
-    for side, label, arm, colour in (
-        (-0.5, "from scratch", "scratch", "#9aa5b1"),
-        (0.5, "pre-trained", "pretrained", "#2f6db5"),
-    ):
-        places = [index + side * width for index in range(len(models))]
-        accuracies = [getattr(row, arm) for row in models]
-        axes.bar(places, [mean(values) for values in accuracies], width, label=label, color=colour)
-        for place, values in zip(places, accuracies, strict=True):
-            if len(values) > 1:
+    bars = ((-0.5, "from scratch", "scratch", "#9aa5b1"), (0.5, "pre-trained", "pretrained", "#2f6db5"))
+    with new_figure(path, title, ylabel="test accuracy", size=(7, 4)) as axes:
+        for side, label, arm, colour in bars:
+            places = [index + side * width for index in range(len(models))]
+            accuracies = [getattr(row, arm) for row in models]
+            axes.bar(places, [mean(values) for values in accuracies], width, label=label, color=colour)
+            for place, values in zip(places, accuracies, strict=True):
                 axes.scatter([place] * len(values), values, s=9, color="black", zorder=3, alpha=0.6, linewidths=0)
-            above = (place, max(values))
-            axes.annotate(f"{mean(values):.3f}", above, (0, 4), textcoords="offset points", ha="center", fontsize=8)
-    for row in rows:
-        if not row.pretrained:
-            label = f"{row.model} {row.scratch[0]:.3f}"
-            axes.axhline(row.scratch[0], color="#b5532f", linestyle="--", linewidth=1.2, label=label)
-    axes.set_xticks(range(len(models)), [row.model for row in models])
-    axes.set_ylabel("test accuracy")
-    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
-    axes.set_title("Which library does a docstring document?" + (" (smoke run: meaningless)" if smoke else ""))
-    axes.legend(frameon=False, loc="upper left", ncols=3, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+                above = (place, max(values))
+                axes.annotate(f"{mean(values):.3f}", above, (0, 4), textcoords="offset points", ha="center", fontsize=8)
+        for row in rows:
+            if not row.pretrained:
+                label = f"{row.model} {row.scratch[0]:.3f}"
+                axes.axhline(row.scratch[0], color="#b5532f", linestyle="--", linewidth=1.2, label=label)
+        axes.set_xticks(range(len(models)), [row.model for row in models])
+        axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+        axes.legend(frameon=False, loc="upper left", ncols=3, fontsize=8)
     return path
