@@ -1,7 +1,6 @@
 """The Space through its API and its modules, against the models called directly and against our own measures."""
 
 import html
-import json
 import re
 import shutil
 import sys
@@ -261,34 +260,25 @@ def test_findings_are_those_of_the_rows(client):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (None, "bash scripts/quickstart.sh"),
-        ({"corpus": None}, "cannot be read"),
-        ({"encoders": ["encoder-1"]}, "cannot be read"),
-        ({"encoders": {"one": 5}}, "one is 5"),
-        ({"tasks": [{"name": "streams"}]}, "title"),
-        ({"tasks": 3}, "cannot be read"),
-    ],
+    ("described", "said"), [(None, "bash scripts/quickstart.sh"), ("{", "cannot be read"), ("{}", "has no 'tasks'")]
 )
-def test_a_description_that_is_missing_or_wrong_is_said(space, monkeypatch, tmp_path, demo, changes, said):
+def test_a_description_that_is_missing_or_wrong_is_said(space, monkeypatch, tmp_path, described, said):
     demo_data, _ = space
-    if changes is not None:
-        described = json.loads((demo / "demo.json").read_text())
-        (tmp_path / "demo.json").write_text(json.dumps({**described, **changes}))
+    if described is not None:
+        (tmp_path / "demo.json").write_text(described)
     monkeypatch.setenv("TLM_DEMO", str(tmp_path))
     found = demo_data.load_demo()
-    assert said in found.trouble[0]
+    assert said in html.unescape(found.trouble[0])
     assert str(tmp_path) not in found.trouble[0]
     assert found.study is not None  # the checkout's own
 
 
-@pytest.mark.parametrize("study", ["5", '{"rows": [{}], "latency": []}', "{"])
+@pytest.mark.parametrize("study", ["5", '{"rows": [{}]}', "{"])
 def test_results_that_are_no_study_leave_the_tab_empty(space, tmp_path, study):
     (tmp_path / "study.json").write_text(study)
     trouble = []
     assert space[0]._study(tmp_path / "study.json", trouble) is None
-    assert "no result of a study" in trouble[0]
+    assert "study.json" in trouble[0]
 
 
 def test_other_members_vocabularies_models_and_tasks_are_said(space, monkeypatch, tmp_path, demo):

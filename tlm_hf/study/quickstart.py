@@ -98,14 +98,7 @@ def quickstart(arguments: QuickstartArguments) -> Json:
 
     Three `bert-1` and one deep encoder are pre-trained on the docstrings of installed libraries, fine-tuned on telling
     the libraries apart, from their checkpoints and from scratch, and joined into committees. TF-IDF + logistic
-    regression is the baseline.
-
-    Returns:
-        The results as written to `results.json` in the output folder, with the printed `report`.
-
-    Raises:
-        UserError: bad input.
-        KeyboardInterrupt: interrupted; the same command continues.
+    regression is the baseline. Returns the results as written to `results.json`, with the printed `report`.
     """
     if arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}: give at least 1.")
@@ -129,10 +122,8 @@ def quickstart(arguments: QuickstartArguments) -> Json:
         tokenizer.save_pretrained(output / "tokenizer")
 
     # 2. Training, side by side.
-    threads = 1 if workers > 1 else None
-    results = run_jobs(
-        [*_pretrainings(scale, output, threads), *_finetunings(scale, output, threads)], workers, "Training"
-    )
+    jobs = _jobs(scale, output, threads=1 if workers > 1 else None)
+    results = run_jobs(jobs, workers, "Training")
 
     # 3. Committees, the baseline, latency.
     committees = {arm: [_join(scale, output, arm, seed) for seed in range(scale.seeds)] for arm in ARMS}
@@ -158,8 +149,10 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     return run.finish(None, summary | {"report": report_text(summary, portable_path(str(output)))})
 
 
-def _pretrainings(scale: Scale, output: Path, threads: int | None) -> list[Job]:
+def _jobs(scale: Scale, output: Path, threads: int | None) -> list[Job]:
+    """Every pre-training, then every fine-tuning."""
     jobs = []
+    shared: Json = {"bf16": "false", "num_threads": threads, "disable_tqdm": True}
     for name, seed in scale.encoders.items():
         kind = scale.kind(name)
         options = dict(
@@ -175,18 +168,11 @@ def _pretrainings(scale: Scale, output: Path, threads: int | None) -> list[Job]:
             # These three are as in the published numbers; the recipes have other values since.
             initializer_range=(64 * find_size(scale.size).heads) ** -0.5,
             unigram_bias=False,
-            bf16="false",
             seed=seed,
-            num_threads=threads,
-            disable_tqdm=True,
+            **shared,
         )
         weight = scale.pretraining_epochs[kind] * (3.4 if kind == "deep" else 1.0)
         jobs.append(Job(PRETRAIN.format(name), pretrain, options, weight=weight))
-    return jobs
-
-
-def _finetunings(scale: Scale, output: Path, threads: int | None) -> list[Job]:
-    jobs = []
     for encoder, member in scale.encoders.items():
         kind = scale.kind(encoder)
         for arm in ARMS:
@@ -199,10 +185,8 @@ def _finetunings(scale: Scale, output: Path, threads: int | None) -> list[Job]:
                     from_scratch=arm == "scratch",
                     num_train_epochs=scale.finetuning_epochs[kind],
                     learning_rate=FINETUNING_RATE[kind],
-                    bf16="false",
                     seed=scale.seeds * member + seed,  # differs between members, so scratch members differ too
-                    num_threads=threads,
-                    disable_tqdm=True,
+                    **shared,
                 )
                 weight = 2.5 if kind == "deep" else 0.4
                 jobs.append(Job(name, finetune, options, after=(PRETRAIN.format(encoder),), weight=weight))
