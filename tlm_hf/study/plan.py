@@ -1,7 +1,7 @@
 """The study's runs: what all four findings of a plan (`plan_file`) need.
 
-A run is a dictionary of settings. Its name ends in the SHA-256 of them, those of the runs that it needs included, so a
-changed setting makes a new run, and findings that need the same encoder share it.
+The name of a run ends in a hash of its settings, names of the runs that it needs included: a changed setting makes a
+new run, and findings that need the same encoder share it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ FINDINGS = (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
 
 @dataclass(frozen=True, eq=False)
 class StudyRun:
-    """One piece of work: its name is `label-hash`; the settings decide the result, names of needed runs included."""
+    """One piece of work and the runs that must be done before it."""
 
     kind: str
     label: str

@@ -4,7 +4,6 @@ Records and work folders must be on a path that all nodes share: a run that move
 Inside a run Accelerate does the parallel work; between runs Ray only schedules.
 """
 
-import importlib.util
 import logging
 import os
 import sys
@@ -22,26 +21,18 @@ RETRIES = 3
 POLL_SECONDS = 1.0
 
 
-def check_ray() -> None:
-    """Raise UserError where Ray is not installed."""
-    if importlib.util.find_spec("ray") is None:
-        raise UserError('--executor ray needs the extra "cluster": pip install "tlm-hf[cluster]".')
-
-
 def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, gpus: float = 0.0) -> None:
     """Do jobs on a cluster until none is wanted.
 
     Args:
         wanted: the jobs to be done from now on, in order of preference; asked again when one has ended.
         address: the cluster's; None for the variable RAY_ADDRESS, or a cluster of this machine alone.
-        gpus: GPUs that each job takes, 0 for CPUs alone; a job takes one CPU.
+        gpus: GPUs that each job takes beside one CPU.
 
     Raises:
-        UserError: Ray is not installed, no cluster answers at the address, or what a job raises, after the
-            others in flight have ended.
+        UserError: no cluster at the address, or what a job raises, after the others in flight have ended.
         KeyboardInterrupt: interrupted; the jobs are cancelled and continue from their last checkpoints.
     """
-    check_ray()
     import ray
 
     started_here = not ray.is_initialized()

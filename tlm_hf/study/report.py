@@ -109,6 +109,11 @@ class Tables:
         """The one row with these values."""
         return next(iter(self.select(**values)), None)
 
+    def points(self, **values: Any) -> str:
+        """The difference in this row with its interval; empty without the row."""
+        row = self.find(**values)
+        return "" if row is None else row.points
+
     def models(self) -> str:
         """What the encoders on the whole corpus are and cost."""
         head = ["encoder", "parameters", "seeds", "texts", "steps", "held-out loss, nats", "seconds of one core"]
@@ -133,8 +138,8 @@ class Tables:
         for row in self.select(finding=GAP, x="gap"):
             of = {"finding": GAP, "task": row.task, "model": row.model}
             arms = [self.select(**of, x=arm, measure="accuracy")[0].percent for arm in ("scratch", "pretrained")]
-            rest = _points(self.find(**of, x=OTHER_SEEDS))
-            tfidf = _points(self.find(**of, measure=difference_from(BASELINE_NAMES["tfidf"])))
+            rest = self.points(**of, x=OTHER_SEEDS)
+            tfidf = self.points(**of, measure=difference_from(BASELINE_NAMES["tfidf"]))
             lines.append([row.task, row.model, *arms, row.points, row.t_points, row.sides, rest, tfidf])
         lines.sort(key=lambda line: list(self.plan.tasks).index(line[0]))
         return markdown(head, lines + self._baselines(len(head)))
@@ -161,12 +166,12 @@ class Tables:
         for task in self.plan.tasks:
             for equal in ("steps", "epochs"):
                 of = {"task": task, "model": f"{self.plan.corpus_size.recipe}, equal {equal}"}
-                gaps = [self.find(**of, x=size, measure="gap") for size in sizes]
-                if any(gaps):
+                gaps = [row for size in sizes for row in self.select(**of, x=size, measure="gap")]
+                if gaps:
                     rise = self.find(**of, x="slope")
-                    fewest = min((row for row in gaps if row is not None), key=lambda row: row.runs)
-                    t_interval = "" if rise is None else rise.t_points
-                    lines.append([task, equal, *map(_points, gaps), _points(rise), t_interval, fewest.sides])
+                    by_size = [self.points(**of, x=size, measure="gap") for size in sizes]
+                    trend = ["", ""] if rise is None else [rise.points, rise.t_points]
+                    lines.append([task, equal, *by_size, *trend, min(gaps, key=lambda row: row.runs).sides])
         return markdown(head, lines)
 
     def overlap(self) -> str:
@@ -196,7 +201,7 @@ class Tables:
         lines = []
         for row in self.select(finding=COMMITTEE, measure="accuracy"):
             of = {"finding": COMMITTEE, "task": row.task, "model": row.model, "x": row.x}
-            others = [_points(self.find(**of, measure=measure)) for measure in measures]
+            others = [self.points(**of, measure=measure) for measure in measures]
             lines.append([row.task, row.model, str(row.x), row.percent, *others])
         return markdown(head, lines + self._baselines(len(head)))
 
@@ -251,10 +256,6 @@ def _candidate(option: dict[str, float], accuracy: float | None, chosen: dict[st
         words += f" (initial weights {option['initializer_range']:g})"
     words += ": to be done" if accuracy is None else f": {accuracy:.3f}"
     return f"**{words}**" if option is chosen else words
-
-
-def _points(row: Row | None) -> str:
-    return "" if row is None else row.points
 
 
 def stage_study_demo(arguments: StudyArguments) -> Json:

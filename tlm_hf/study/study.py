@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +25,7 @@ from ..training.time_budget import parse_duration
 from .execute import Record, RunArguments, execute, is_ready, read_record
 from .plan import FINDINGS, Expansion, Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
-from .ray_executor import check_ray, run_on_ray
+from .ray_executor import run_on_ray
 
 RECORDS = "runs"
 HOUR = 3600.0
@@ -33,6 +34,10 @@ MULTIPLY_ADDS_PER_SECOND = 5e10
 """Of one core: a guess for trainings that no record has timed."""
 STEP_SECONDS, START_SECONDS = 0.008, 10.0
 """Time of a training that is no multiply-adds: in each step, and once for reading and scoring texts."""
+MANY_LABELS = 16
+"""Labels of a task whose fine-tunings no record has timed."""
+WORK = ("recipe", "task")
+"""Settings on which the time of a step hangs."""
 OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "tfidf": 20.0, "sentence": 240.0, "latency": 60.0}
 
 
@@ -112,6 +117,8 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
             raise UserError(f"--findings has {name!r}: choose among {', '.join(FINDINGS)}.")
     if arguments.executor not in ("local", "ray"):
         raise UserError(f"--executor is {arguments.executor!r}: choose local or ray.")
+    if arguments.executor == "ray" and find_spec("ray") is None:
+        raise UserError('--executor ray needs the extra "cluster": pip install "tlm-hf[cluster]".')
     if arguments.ray_address is not None and arguments.executor != "ray":
         raise UserError("--ray-address is that of a Ray cluster: add --executor ray, or leave it out.")
     if arguments.what == "report" and (arguments.findings or arguments.runs):
@@ -162,48 +169,34 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     return State(planner, expansion, records, asked)
 
 
-class Costs:
-    """Seconds of runs on one core: those of records with the same work, else a guess from multiply-adds."""
-
-    def __init__(self, records: dict[str, Record]) -> None:
-        self.measured: dict[tuple[str | None, ...], list[float]] = {}
-        self.steps: dict[tuple[str | None, ...], int] = {}
-        for record in records.values():
-            if "seconds" in record.results:
-                key = self._key(record.kind, record.settings)
-                self.measured.setdefault(key, []).append(record.results["seconds"] / record.results["steps"])
-                self.steps[key] = record.results["steps"]
-
-    @staticmethod
-    def _key(kind: str, settings: Json) -> tuple[str | None, ...]:
-        return kind, settings["recipe"], settings.get("task")
-
-    def seconds(self, run: StudyRun) -> float:
-        """Expected seconds on one core."""
-        if run.kind in OTHER_SECONDS:
-            return OTHER_SECONDS[run.kind]
-        key, settings = self._key(run.kind, run.settings), run.settings
-        config = build_config(settings["recipe"], settings["size"])
-        length = config.max_position_embeddings
-        if run.kind == "pretrain":
-            steps = settings["max_steps"]
-            labelled = round(settings.get("mlm_probability", find_schedule("tlm").mlm_probability) * length)
-            path = cheapest_path(config, length, labelled, training=True)
-            text = masked_lm_multiply_adds(config, length, labelled, path=path)
-        else:
-            labels = {"ag_news": 4, "dbpedia_14": 14, "fewrel": 64, "docstrings": 9}.get(settings["task"], 10)
-            texts = labels * settings["task_options"].get("train_per_label", 1000)
-            steps = self.steps.get(key, round(settings["num_train_epochs"] * texts / BATCH_SIZE))
-            path = cheapest_path(config, length, 1, training=True)
-            text = classifier_multiply_adds(config, length, path=path, training=True)
-        guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND
-        return START_SECONDS + steps * median(self.measured.get(key, [guess]))
+def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
+    """Seconds of a run on one core: those of the same work in the records, else a guess from multiply-adds."""
+    if run.kind in OTHER_SECONDS:
+        return OTHER_SECONDS[run.kind]
+    settings = run.settings
+    work = run.kind, settings["recipe"], settings.get("task")
+    alike = [each.results for each in records.values() if (each.kind, *map(each.settings.get, WORK)) == work]
+    config = build_config(settings["recipe"], settings["size"])
+    length = config.max_position_embeddings
+    if run.kind == "pretrain":
+        steps = settings["max_steps"]
+        labelled = round(settings.get("mlm_probability", find_schedule("tlm").mlm_probability) * length)
+        path = cheapest_path(config, length, labelled, training=True)
+        text = masked_lm_multiply_adds(config, length, labelled, path=path)
+    else:
+        texts = MANY_LABELS * settings["task_options"].get("train_per_label", 1000)
+        steps = alike[-1]["steps"] if alike else round(settings["num_train_epochs"] * texts / BATCH_SIZE)
+        path = cheapest_path(config, length, 1, training=True)
+        text = classifier_multiply_adds(config, length, path=path, training=True)
+    guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND
+    measured = [results["seconds"] / results["steps"] for results in alike]
+    return START_SECONDS + steps * median(measured or [guess])
 
 
 def show_plan(arguments: StudyArguments) -> Json:
     """The runs by finding and kind: a `table` for people, and the counts and `core_hours` of the missing runs."""
     state = read_state(arguments, check_arguments(arguments))
-    costs = Costs(state.records)
+    seconds = {run.name: expected_seconds(run, state.records) for run in state.asked}
     groups: dict[tuple[str, str], list[StudyRun]] = {}
     for run in state.asked:
         groups.setdefault((state.expansion.findings[run.name][0], run.kind), []).append(run)
@@ -211,7 +204,7 @@ def show_plan(arguments: StudyArguments) -> Json:
     total = 0.0
     for (finding, kind), runs in sorted(groups.items()):
         missing = [run for run in runs if run.name not in state.records]
-        hours, longest = sum(map(costs.seconds, missing)) / HOUR, max(map(costs.seconds, runs))
+        hours, longest = sum(seconds[run.name] for run in missing) / HOUR, max(seconds[run.name] for run in runs)
         total += hours
         lines.append(f"{finding:<16}{kind:<11}{len(runs):>6}{len(missing):>9}{hours:>17.2f}{longest / 60:>14.1f}")
     waiting = state.expansion.waiting
@@ -230,7 +223,6 @@ def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
     The latency is measured last, alone on the machine.
     """
     state = read_state(arguments, plan)
-    costs = Costs(state.records)
     jobs: dict[str, Job] = {}
 
     def add(run: StudyRun) -> None:
@@ -251,7 +243,7 @@ def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
             keep_record=run.name in state.records,
         )
         after = tuple(need.name for need in needs)
-        jobs[run.name] = Job(run.name, execute, options, after, weight=costs.seconds(run))
+        jobs[run.name] = Job(run.name, execute, options, after, weight=expected_seconds(run, state.records))
 
     together = [run for run in state.missing if run.kind != "latency"]
     for run in together or state.missing:
@@ -276,7 +268,6 @@ def run_study(arguments: StudyArguments) -> Json:
     end = time.monotonic() + (float("inf") if limit is None else parse_duration(limit, "--stop-after"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if arguments.executor == "ray":
-        check_ray()
         # Workers of a cluster run in other folders, without the variables of this shell.
         arguments.results_dir = str(arguments.results_folder.resolve())
         arguments.work_dir = str(arguments.work_folder.resolve())
