@@ -65,11 +65,18 @@ def classify_tab(demo: Demo) -> None:
         return
     with gr.Row():
         with gr.Column(scale=2):
-            inputs = _classify_inputs(tasks)
-            text, task, member, head = inputs
+            text = gr.Textbox(label="Text to classify", lines=4, max_lines=12, placeholder="Write a sentence")
+            titles = [(each.title, name) for name, each in tasks.items()]
+            task = gr.Dropdown(titles, value=next(iter(tasks)), label="Task")
+            members = max(len(each.members) for each in tasks.values())
+            encoders = [encoder for each in tasks.values() for encoder in each.committee.attentive.values()]
+            heads = max((encoder.config.num_attention_heads for encoder in encoders), default=1)
+            with gr.Row():
+                member = gr.Dropdown([MEAN, *map(str, range(members))], value=MEAN, label="Attention of member")
+                head = gr.Dropdown([MEAN, *map(str, range(heads))], value=MEAN, label="Head")
+            inputs = [text, task, member, head]
             button = gr.Button("Classify", variant="primary")
-            each = 4 if len(tasks) == 1 else 2
-            examples = [[words, name] for name, one in tasks.items() for words in one.examples[:each]]
+            examples = [[words, name] for name, one in tasks.items() for words in one.examples[:2]]
             if examples:
                 gr.Examples(examples, inputs=[text, task], label="Examples", examples_per_page=len(examples))
         with gr.Column(scale=3):
@@ -107,20 +114,6 @@ def classify_tab(demo: Demo) -> None:
     hidden = {"api_visibility": "private", "concurrency_limit": CONCURRENT}
     gr.on([member.change, head.change], follow, inputs, shown, **hidden)
     task.change(lambda: NOTHING, None, shown, api_visibility="private")
-
-
-def _classify_inputs(tasks: dict[str, Task]) -> list[Any]:
-    """Text, task, member and head."""
-    text = gr.Textbox(label="Text to classify", lines=4, max_lines=12, placeholder="Write a sentence")
-    titles = [(task.title, name) for name, task in tasks.items()]
-    task = gr.Dropdown(titles, value=next(iter(tasks)), label="Task")
-    members = max(len(task.members) for task in tasks.values())
-    encoders = [each for task in tasks.values() if task.committee for each in task.committee.attentive.values()]
-    heads = max((encoder.config.num_attention_heads for encoder in encoders), default=1)
-    with gr.Row():
-        member = gr.Dropdown([MEAN, *map(str, range(members))], value=MEAN, label="Attention of member")
-        head = gr.Dropdown([MEAN, *map(str, range(heads))], value=MEAN, label="Head")
-    return [text, task, member, head]
 
 
 def masks_tab(demo: Demo) -> None:

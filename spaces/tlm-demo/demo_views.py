@@ -156,10 +156,10 @@ def committee(rows: list[dict[str, float | str]], milliseconds: dict[str, float]
     head = ["model", "accuracy", "calibration error", "negative log-likelihood", "temperature", "ms for one text"]
     body = []
     for row in rows:
-        cells = [f"{100 * float(row['accuracy']):.1f}%"]
-        cells += [f"{float(row[name]):.{digits}f}" for name, digits in (("calibration_error", 3), ("loss", 3))]
-        time = milliseconds.get(str(row["model"]))
-        cells += [f"{float(row['temperature']):.2f}", "" if time is None else f"{time:.2f}"]
-        body.append((str(row["model"]), list(map(_number, cells))))
+        name = str(row["model"])
+        scores = [f"{float(row[key]):.3f}" for key in ("calibration_error", "loss")]
+        time = f"{milliseconds[name]:.2f}" if name in milliseconds else ""
+        cells = [f"{100 * float(row['accuracy']):.1f}%", *scores, f"{float(row['temperature']):.2f}", time]
+        body.append((name, list(map(_number, cells))))
     remark = "<p>Each has its own temperature, fitted on the validation texts.</p>"
     return _box(_table("Committee, members and deep encoder on test texts", head, body), remark)

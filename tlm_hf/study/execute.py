@@ -197,9 +197,8 @@ def _pretrain(arguments: RunArguments) -> Json:
         num_threads=1,
         **settings,
     )
-    losses = [
-        {"step": row["step"], "loss": row["eval_loss"]} for row in found["history"] if row.get("eval_loss") is not None
-    ]
+    scored = [row for row in found["history"] if row.get("eval_loss") is not None]
+    losses = [{"step": row["step"], "loss": row["eval_loss"]} for row in scored]
     return {key: found[key] for key in PRETRAINING_RESULTS} | {"seconds": _seconds(found), "losses": losses}
 
 
@@ -213,16 +212,15 @@ def _seconds(found: Json) -> float:
 
 def _finetune(arguments: RunArguments) -> Json:
     settings, folder = dict(arguments.settings), Path(arguments.output_dir)
-    tokenizer = arguments.beside(settings.pop("tokenizer"))
+    tokenizer = str(arguments.beside(settings.pop("tokenizer")))
     encoder, recipe, size = (settings.pop(name) for name in ("encoder", "recipe", "size"))
     source = folder / "architecture" if encoder is None else arguments.beside(encoder)
     if encoder is None and not (source / "config.json").is_file():
         # New weights are made from an architecture and a tokenizer alone.
-        loaded = load_tokenizer(str(tokenizer))
+        loaded = load_tokenizer(tokenizer)
         loaded.save_pretrained(source)
-        build_config(recipe, size, vocab_size=len(loaded), max_length=find_size(size).max_length).save_pretrained(
-            source
-        )
+        config = build_config(recipe, size, vocab_size=len(loaded), max_length=find_size(size).max_length)
+        config.save_pretrained(source)
     found = finetune(
         model=str(source),
         from_scratch=encoder is None,

@@ -51,11 +51,7 @@ class Panel:
 
 
 def draw_plots(rows: list[Row], latency: list[Json], plan: SizePlan, folder: Path) -> list[str]:
-    """Draw `gap.png`, `corpus_size.png`, `overlap.png`, `committee.png` and `latency.png` into a folder.
-
-    Returns:
-        The names of those drawn: a plot whose finding has no row yet is left out, and an old one removed.
-    """
+    """Draw a plot of each finding that has a row, remove old ones of the others; returns the names of those drawn."""
     times = {(row["model"], row["members"]): row["milliseconds"] for row in latency if row["batch_size"] == 1}
     plots: dict[str, tuple[str, str, Callable[[Panel], None]]] = {
         "gap.png": (GAP, ACCURACY, _gap),
@@ -191,8 +187,8 @@ def _latency(panel: Panel) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     axes, plan, times = panel.axes, panel.plan, panel.times
-    first, *others = plan.committee.members
-    marks = {recipe: SINGLE_MARKS[place % len(SINGLE_MARKS)] for place, recipe in enumerate(others)}
+    first = plan.first_member
+    marks = dict(zip(list(plan.committee.members)[1:], SINGLE_MARKS, strict=False))
     timed = [row for row in panel.select("accuracy") if (row.timed_as, row.x) in times]
     for member, mark, colour, below in ((first, "o-", BLUE, -13), (plan.longer_name, "^-", DARK, 6)):
         line = [row for row in timed if row.model == committee_of(member)]
@@ -203,7 +199,7 @@ def _latency(panel: Panel) -> None:
             for row, *place in zip(line, x, y, strict=True):
                 axes.annotate(str(row.x), place, (0, below), **style)
     for row in timed:
-        marker, colour, label = marks.get(row.model, SINGLE_MARKS[0]), GREEN, f"one {row.model}"
+        marker, colour, label = marks.get(row.model, "x"), GREEN, f"one {row.model}"
         if row.model == plan.committee.reference:
             marker, colour, label = "^", RED, f"stock {row.model}"
         elif row.timed_as == MIXED:

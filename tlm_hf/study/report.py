@@ -251,10 +251,9 @@ class Tables:
 
 
 def _candidate(option: dict[str, float], accuracy: float | None, chosen: dict[str, float] | None) -> str:
-    words = f"{option['learning_rate']:g}"
-    if "initializer_range" in option:
-        words += f" (initial weights {option['initializer_range']:g})"
-    words += ": to be done" if accuracy is None else f": {accuracy:.3f}"
+    width = f" (initial weights {option['initializer_range']:g})" if "initializer_range" in option else ""
+    outcome = "to be done" if accuracy is None else f"{accuracy:.3f}"
+    words = f"{option['learning_rate']:g}{width}: {outcome}"
     return f"**{words}**" if option is chosen else words
 
 
