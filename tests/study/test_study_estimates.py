@@ -51,8 +51,6 @@ def test_the_t_interval_of_paired_seeds_is_scipys(answers):
     expected = stats.ttest_rel(ours.mean(axis=1), theirs.mean(axis=1)).confidence_interval(0.95)
     assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
     assert found.value == pytest.approx(ours.mean() - theirs.mean())
-    with pytest.raises(ValueError, match="as many runs"):
-        difference(ours, theirs[:2], paired=True)
 
 
 def test_the_t_interval_of_sides_with_runs_of_their_own_is_scipys(answers):

@@ -129,6 +129,10 @@ class Findings:
             "scratch": {seed: self.planner.tuned(recipe, task, None, [seed]) for seed in seeds},
         }
 
+    def scratch(self, recipe: str, task: str) -> Right:
+        """What the encoders from scratch have right."""
+        return self._right(self.arms(recipe, task)["scratch"])
+
     def collapsed(self, recipe: str, task: str, arm: str, runs: Mapping[int, list[StudyRun]]) -> list[str]:
         """The runs that did not learn (`COLLAPSED`): by validation, not by what is reported."""
         validation = self.planner.validation
@@ -169,7 +173,7 @@ class Findings:
         """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""
         recipe, seeds = self.plan.corpus_size.recipe, range(self.plan.corpus_size.pretraining_seeds)
         for task in self.plan.tasks:
-            scratch = self._right(self.arms(recipe, task)["scratch"])
+            scratch = self.scratch(recipe, task)
             for equal in ("steps", "epochs") if scratch else ():
                 model, points = f"{recipe}, equal {equal}", {}
                 for texts, kind, steps in self.planner.corpus_steps():
@@ -195,7 +199,7 @@ class Findings:
             return
         pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in COMPARED_SUBSETS}
         for task in self.plan.tasks:
-            scratch = self._right(self.arms(recipe, task)["scratch"])
+            scratch = self.scratch(recipe, task)
             right: dict[str, Right] = {}
             for kind in KINDS:
                 encoders = [self.planner.on_subset(task, kind, seed) for seed in seeds]
