@@ -70,7 +70,7 @@ class Demo:
 
 
 def find_folder() -> Path | None:
-    """The folder with `demo.json`: the one that is named, the one beside the app, or what the quickstart left."""
+    """The folder with `demo.json`: that of `TLM_DEMO`, the one beside the app, or what the quickstart left."""
     if os.environ.get("TLM_DEMO"):
         return Path(os.environ["TLM_DEMO"]).expanduser()
     runs = CHECKOUT / "outputs"
@@ -123,9 +123,7 @@ def _read(file: Path, *keys: str) -> Json:
         content: Json = json.loads(file.read_text(encoding="utf-8"))
         missing = [key for key in keys if key not in content]
     except (OSError, ValueError, TypeError) as error:
-        raise DemoError(
-            f"{file.parent.name}/{file.name} cannot be read ({type(error).__name__}). {HOW_TO_MAKE}"
-        ) from error
+        raise DemoError(f"{file.parent.name}/{file.name} cannot be read. {HOW_TO_MAKE}") from error
     if missing:
         raise DemoError(f"{file.parent.name}/{file.name} has no {missing[0]!r}. {HOW_TO_MAKE}")
     return content

@@ -39,10 +39,9 @@ def plotted(study: Json, finding: str, task: str) -> tuple[pd.DataFrame, str]:
     """Points to plot as `x`, `value` (percent), `model`; the x axis' title."""
     rows = [row for row in study["rows"] if row["finding"] == finding and row["task"] == task]
     if finding == "gap":
-        # A bar of its own for each arm: bars of one x would be stacked.
-        points = [
-            (f"{row['model']}, {row['x']}", row["estimate"], row["x"]) for row in rows if row["measure"] == "accuracy"
-        ]
+        # Each arm has its own x: bars of one x would be stacked.
+        accuracies = [row for row in rows if row["measure"] == "accuracy"]
+        points = [(f"{row['model']}, {row['x']}", row["estimate"], row["x"]) for row in accuracies]
         title = "encoder"
     elif finding == "corpus_size":
         points = [(row["x"], row["estimate"], row["model"]) for row in rows if row["measure"] == "gap"]
@@ -56,11 +55,8 @@ def plotted(study: Json, finding: str, task: str) -> tuple[pd.DataFrame, str]:
         # The deep encoder and the baselines as lines over all numbers of members.
         deep = study.get("reference")
         flat = [(value, model) for x, value, model in points if model == deep]
-        flat += [
-            (row["estimate"], row["model"])
-            for row in study["rows"]
-            if (row["finding"], row["task"]) == ("baselines", task)
-        ]
+        baselines = [row for row in study["rows"] if (row["finding"], row["task"]) == ("baselines", task)]
+        flat += [(row["estimate"], row["model"]) for row in baselines]
         points = [point for point in points if point[2] != deep]
         points += [(count, value, model) for value, model in flat for count in (1, max(counts))]
         title = "members"
@@ -74,9 +70,8 @@ def latency(study: Json, task: str) -> pd.DataFrame:
     times = {(row["model"], row["members"]): row["milliseconds"] for row in study["latency"] if row["batch_size"] == 1}
     points = []
     for row in study["rows"]:
-        if row["finding"] != "committee" or row["task"] != task or row["measure"] != "accuracy":
-            continue
-        key = row["timed_as"], row["x"]
-        if key in times:
-            points.append((round(times[key], 3), round(100 * row["estimate"], 2), row["model"], row["x"]))
+        is_accuracy = (row["finding"], row["task"], row["measure"]) == ("committee", task, "accuracy")
+        milliseconds = times.get((row["timed_as"], row["x"]))
+        if is_accuracy and milliseconds is not None:
+            points.append((round(milliseconds, 3), round(100 * row["estimate"], 2), row["model"], row["x"]))
     return pd.DataFrame(points, columns=["milliseconds", "accuracy", "model", "members"])

@@ -5,7 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
@@ -28,6 +28,7 @@ from ..runs.provenance import portable_path
 from ..runs.worker_pool import Job, run_jobs
 from ..training.finetune import finetune
 from ..training.join_committee import CommitteeArguments, join_committee
+from ..training.options import option
 from ..training.pretrain import pretrain
 from .quickstart_report import TableRow, draw_plot, report_text
 
@@ -46,11 +47,9 @@ FINETUNING_RATE = {"shallow": 1e-3, "deep": 3e-4}
 class QuickstartArguments:
     """Options of `tlm quickstart`."""
 
-    output_dir: str = field(default="", metadata={"help": "Output folder (default: outputs/quickstart)."})
-    smoke: bool = field(
-        default=False, metadata={"help": "The same steps in one process, in under 2 minutes; accuracy means nothing."}
-    )
-    workers: int = field(default=2, metadata={"help": "Trainings side by side, one core each."})
+    output_dir: str = option("", "Output folder (default: outputs/quickstart).")
+    smoke: bool = option(False, "The same steps in one process, in under 2 minutes; accuracy means nothing.")
+    workers: int = option(2, "Trainings side by side, one core each.")
 
 
 @dataclass(frozen=True)

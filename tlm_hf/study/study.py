@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..recipes import build_config, find_schedule
 from ..runs.atomic_files import Json
 from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
+from ..training.options import option
 from ..training.time_budget import parse_duration
 from .execute import Record, RunArguments, execute, is_ready, read_record
 from .plan import FINDINGS, Expansion, Planner, StudyRun
@@ -45,36 +46,19 @@ OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "tfidf": 20.0, "sentence": 
 class StudyArguments:
     """Options of `tlm study`."""
 
-    what: str = field(default="", metadata={"help": "plan, run, report, or demo (a folder for the Space)."})
-    size: str = field(default="smoke", metadata={"help": "smoke, laptop or paper."})
-    plan: str = field(default=str(PLAN_FILE), metadata={"help": "YAML file of the plan."})
-    findings: list[str] = field(
-        default_factory=list, metadata={"help": "Only these: gap, corpus_size, overlap, committee, baselines."}
-    )
-    runs: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Only runs whose names fit one of these patterns ('fewrel-bert-6-*'), and their needs."},
-    )
-    results_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of records, tables and plots (default: results/study/SIZE, or PLAN-SIZE)."},
-    )
-    work_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE)."},
-    )
-    workers: int | None = field(default=None, metadata={"help": "Runs at once (default: one for each core)."})
-    stop_after: str | None = field(default=None, metadata={"help": "Start no further run after so long, such as 2h."})
-    executor: str = field(
-        default="local",
-        metadata={"help": "local, or ray for a cluster (extra `cluster`) whose nodes share the folders."},
-    )
-    ray_address: str | None = field(
-        default=None,
-        metadata={"help": "With --executor ray: the cluster's address (default: RAY_ADDRESS, or a new one)."},
-    )
-    gpus_per_run: float = field(default=0.0, metadata={"help": "With --executor ray: GPUs that a training takes."})
-    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+    what: str = option("", "plan, run, report, or demo (a folder for the Space).")
+    size: str = option("smoke", "smoke, laptop or paper.")
+    plan: str = option(str(PLAN_FILE), "YAML file of the plan.")
+    findings: list[str] = option(list, "Only these: gap, corpus_size, overlap, committee, baselines.")
+    runs: list[str] = option(list, "Only runs whose names fit a pattern ('fewrel-bert-6-*'), and their needs.")
+    results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE, or PLAN-SIZE).")
+    work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE).")
+    workers: int | None = option(None, "Runs at once (default: one for each core).")
+    stop_after: str | None = option(None, "Start no further run after so long, such as 2h.")
+    executor: str = option("local", "local, or ray for a cluster (extra `cluster`) whose nodes share the folders.")
+    ray_address: str | None = option(None, "Address of the Ray cluster (default: RAY_ADDRESS, or a new one).")
+    gpus_per_run: float = option(0.0, "With --executor ray: GPUs that a training takes.")
+    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
     @property
     def own_plan(self) -> str | None:
