@@ -280,3 +280,21 @@ def test_no_path_of_a_machine_stands_in_a_project_file():
             continue  # a picture or a parquet file
         found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in MACHINE_PATHS.finditer(text)]
     assert found == []
+
+
+def test_a_user_program_is_type_checked_against_the_package(installed: Path, tmp_path: Path):
+    """Oracle: mypy, which reads `py.typed` and the names that the package imports lazily."""
+    program = [
+        "from tlm_hf import TLMConfig, UserError",
+        "config = TLMConfig(hidden_size=64)",
+        "reveal_type(UserError('x'))",
+        "UserError.missing",
+    ]
+    (tmp_path / "program.py").write_text("\n".join(program))
+    (tmp_path / "mypy.ini").write_text("[mypy]\nfollow_imports = skip\n[mypy-tlm_hf.*]\nfollow_imports = silent\n")
+    command = [sys.executable, "-m", "mypy", "program.py"]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert 'note: Revealed type is "tlm_hf.errors.UserError"' in result.stdout
+    assert result.stdout.count("error:") == 1, result.stdout
+    assert 'has no attribute "missing"' in result.stdout

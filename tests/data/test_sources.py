@@ -166,6 +166,36 @@ class TestTask:
         assert few["test"].to_list() == many["test"].to_list()
         assert task_hash(load_task(str(write_csv(tmp_path / "reversed.csv", rows[::-1])))) == task_hash(task)
 
+    def test_integers_and_class_labels(self, tmp_path):
+        rows = labelled_rows(20, classes=("sea", "farm"))
+        sea = {row["text"] for row in rows if row["label"] == "sea"}
+        numbered = [{"text": row["text"], "label": {"sea": 7, "farm": 3}[row["label"]]} for row in rows]
+        task = load_task(str(write_csv(tmp_path / "numbers.csv", numbered)))
+        assert class_names(task) == ["3", "7"]
+        assert all((text in sea) == (label == 1) for text, label in pairs(task["train"]))
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])})
+        table = datasets.Dataset.from_list([{**row, "label": "za"["sf".index(row["label"][0])]} for row in rows])
+        table.cast(features).to_parquet(str(tmp_path / "named.parquet"))
+        task = load_task(str(tmp_path / "named.parquet"))
+        assert class_names(task) == ["z", "a"]
+        assert all((text in sea) == (label == 0) for text, label in pairs(task["test"]))
+
+    def test_own_splits_are_kept_and_a_text_in_two_is_test_only(self, tmp_path):
+        rows = labelled_rows(30)
+        train, test = rows[:40], [*rows[40:], rows[0]]
+        for split, part in (("train", train), ("test", test)):
+            pq.write_table(pa.Table.from_pylist([{**row, "extra": 1} for row in part]), tmp_path / f"{split}.parquet")
+        task = load_task(str(tmp_path))
+        assert set(task["test"]["text"]) == {row["text"] for row in test}
+        assert set(task["train"]["text"]) | set(task["validation"]["text"]) == {row["text"] for row in train[1:]}
+        assert len(task["validation"]) == 4
+
+    @pytest.mark.parametrize("labels", [["a"], [0.5, 1.5], [0, 1, None], [None], [1, "a"], [[0], [1]], [{"a": 0}]])
+    def test_bad_labels_are_refused(self, tmp_path, one_sentence, labels):
+        rows = [{"text": f"text {index}", "label": labels[index % len(labels)]} for index in range(30)]
+        (tmp_path / "bad-labels.json").write_text(json.dumps(rows), encoding="utf-8")
+        assert "bad-labels.json" in refusal(one_sentence, load_task, str(tmp_path / "bad-labels.json"))
+
     def test_bad_requests_are_refused(self, task_path, tmp_path, one_sentence):
         for options, said in (
             ({"text_column": "body"}, "'body'"),

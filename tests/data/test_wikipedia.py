@@ -269,3 +269,12 @@ def test_which_lines_are_paragraphs(line, is_paragraph):
     assert paragraphs(f"Title\n\n{line}\n== End ==") == ([(2, line)] if is_paragraph else [])
     spaced = "\n".join([f"\t{WORDS}  last. "] * 40)
     assert paragraphs(spaced) == [(index, f"{WORDS} last.") for index in range(PARAGRAPHS_PER_ARTICLE)]
+
+
+def test_without_a_network_one_attempt_is_made(hub, monkeypatch, one_sentence):
+    attempts = []
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", attempts.append)
+    with pytest.raises(UserError, match="check the network, set TLM_DATA") as caught:
+        stream_wikipedia(50, 10, endpoint="http://127.0.0.1:9")
+    assert "0 of 60 texts" in one_sentence(caught.value)
+    assert attempts == []

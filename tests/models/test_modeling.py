@@ -206,3 +206,43 @@ def test_new_weights_are_stock_shaped_and_stock_scaled(ours_class, stock_class):
             close(ours[name], value)
         elif value.numel() >= 4096:
             assert float(ours[name].std()) == pytest.approx(float(value.std()), rel=0.05), name
+
+
+@pytest.mark.parametrize("kind", ["masked_lm", "classifier"])
+def test_activation_checkpointing_changes_nothing(build_pair, kind):
+    pair = build_pair(kind, num_hidden_layers=2)
+    pair[0].gradient_checkpointing_enable()  # the name that older releases know too
+    assert pair[0].is_activation_checkpointing
+    check_equal(kind, pair, *plain_batch())
+
+
+def test_resized_vocabulary_stays_tied(build_pair, tmp_path):
+    ours, _ = build_pair("masked_lm")
+    ours.resize_token_embeddings(VOCABULARY + 5)
+    ours.save_pretrained(tmp_path)
+    for model in (ours, TLMForMaskedLM.from_pretrained(tmp_path)):
+        head = model.cls.predictions
+        assert head.decoder.weight is model.bert.embeddings.word_embeddings.weight
+        assert head.decoder.bias is head.bias
+        assert head.bias.shape == (VOCABULARY + 5,)
+    stock = BertForMaskedLM.from_pretrained(tmp_path).eval()
+    ids = torch.arange(VOCABULARY - 5, VOCABULARY + 5)[None]
+    close(ours(ids).logits, stock(ids).logits)
+    replaced = torch.nn.Linear(ours.config.hidden_size, VOCABULARY + 5)
+    for model in (ours, stock):
+        model.set_output_embeddings(replaced)
+        assert model.get_output_embeddings() is replaced
+        assert model.cls.predictions.bias is replaced.bias
+    close(ours(ids).logits, stock(ids).logits)
+
+
+@pytest.mark.parametrize("kind", ["masked_lm", "classifier"])
+def test_training_under_bfloat16_autocast(build_pair, kind):
+    inputs, labels = plain_batch()
+    ours, stock = build_pair(kind, num_hidden_layers=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = [model.train()(**inputs, **labels_for(kind, labels)).loss for model in (ours, stock)]
+    torch.testing.assert_close(losses[0].float(), losses[1].float(), atol=2e-2, rtol=2e-2)
+    for loss in losses:
+        loss.backward()
+    compare_gradients(ours, stock, tolerance=5e-2)
