@@ -21,16 +21,13 @@ def add_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[s
     """Freeze a classifier's encoder and add trainable low-rank factors to some of its matrices.
 
     Args:
-        model: a classifier with a BERT encoder; changed in place.
+        model: a classifier with a BERT encoder; changed in place. Pooler and classifier are trained whole.
         rank: R of the factors, (R, in) and (out, R).
         alpha: what the factors add is scaled by `alpha / rank`.
         targets: last parts of the names of linear layers, such as `query`; `all-linear` for every one of the encoder.
 
-    Returns:
-        The model to train. Pooler and classifier are trained as well, in place of being adapted.
-
     Raises:
-        UserError: a target that is no linear layer of the encoder.
+        UserError: a target that is not a linear layer of the encoder.
     """
     # `intermediate.dense` and `output.dense` (of attention and feed-forward) rather than `dense` for both.
     linear = {
@@ -41,7 +38,7 @@ def add_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[s
     for target in targets or [""]:
         if target not in linear | {"dense", "all-linear"}:
             raise UserError(
-                f"--lora-targets names {target!r}, which is no linear layer of the encoder: choose among "
+                f"--lora-targets names {target!r}, which is not a linear layer of the encoder: choose among "
                 f"{', '.join(sorted(linear))}, or all-linear."
             )
     config = LoraConfig(
@@ -55,11 +52,6 @@ def add_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[s
     return get_peft_model(model, config)
 
 
-def trainable_parameters(model: torch.nn.Module) -> int:
-    """How many weights the optimizer changes."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def merged_copy(model: PeftModel) -> PreTrainedModel:
     """The plain classifier that computes what the adapted one does; `model` stays as it is."""
     return copy.deepcopy(model).merge_and_unload()
@@ -69,12 +61,6 @@ def save_adapter(model: PeftModel, folder: Path, base: str, labels: list[str]) -
     """Write the adapter with a README that says how to load it.
 
     A base that is a local folder is not named: its path means nothing elsewhere, or somebody else's model on the Hub.
-
-    Args:
-        model: the trained model.
-        folder: where to; made when missing.
-        base: folder or Hub name of the encoder that was adapted.
-        labels: class names in label order (an adapter does not keep them).
     """
     model.save_pretrained(str(folder))
     name = None if Path(base).expanduser().exists() else base

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,9 @@ EVALUATION, CHECKPOINT, OTHER = "evaluation", "checkpoints", "other"
 class StepClock(TrainerCallback):
     """Adds up the seconds of training steps; a few reads of the system's clock and two small sums a step.
 
-    A step's inside is from the start of each forward pass to the end of its backward pass, and in the last pass to the
-    end of the optimizer's step, clipping included. The rest of the time from one step's end to the next is *outside*:
-    loading and masking texts, the schedule, logging, progress. Evaluation, checkpoints, and what else is announced by
-    `apart`, count as neither. On an accelerator, where kernels run asynchronously, only the whole is meaningful.
+    Forward and backward passes and the optimizer are *inside* a step; the rest from one step's end to the next is
+    *outside*: loading and masking texts, logging, progress. What `apart` books (evaluation, checkpoints) is neither.
+    On an accelerator, where kernels run asynchronously, only the whole is meaningful.
     """
 
     def __init__(self) -> None:
@@ -117,10 +115,7 @@ class StepClock(TrainerCallback):
     def summary(self) -> dict[str, Any]:
         """What this process measured since it started or continued the run; `{}` before four steps.
 
-        Returns:
-            `steps` counted; `seconds` of them; `median_step_seconds`; `share_outside` of them; `tokens_per_second`
-            (padding not counted) and `positions_per_second` (with it) of this process; `labelled_tokens_per_text`;
-            `seconds_apart` of `evaluation`, `checkpoints` and `other`, which are in no other number.
+        `tokens_per_second` leaves padding out, `positions_per_second` counts it.
         """
         if not self.steps:
             return {}
@@ -253,11 +248,9 @@ class Interrupt(TrainerCallback):
 class LossWatch(TrainerCallback):
     """Stops a training whose loss is not finite or diverges, before the bad state is saved as a checkpoint.
 
-    Not finite: the loss of any step, or any weight at a checkpoint. On one CPU the loss is read at its own step; on a
-    GPU and in several processes, where reading each would cost, at the next log line, evaluation or checkpoint; the
-    step that is named is the first bad one all the same. Diverging: every logged loss of the last `DIVERGED_FOR` steps
-    is more than `DIVERGED_BY` nats above the first logged one. Log lines come back with a checkpoint, so a continued
-    run is judged as one.
+    Not finite: the loss of any step, or any weight at a checkpoint. On one CPU the loss is read at its own step, else at
+    the next log line, evaluation or checkpoint; the step that is named is the first bad one all the same. Diverging:
+    every logged loss of the last `DIVERGED_FOR` steps is more than `DIVERGED_BY` nats above the first logged one.
     """
 
     def __init__(self) -> None:
@@ -324,25 +317,6 @@ def _all_finite(model: torch.nn.Module) -> bool:
     return not sums or bool(torch.isfinite(torch.stack(sums)).all())
 
 
-@dataclass(frozen=True)
-class Look:
-    """One masked word and what the model would put there.
-
-    Args:
-        text: the text with `[MASK]` in it.
-        truth: the masked token.
-        guesses: (token, probability), the likeliest first.
-    """
-
-    text: str
-    truth: str
-    guesses: tuple[tuple[str, float], ...]
-
-    def __str__(self) -> str:
-        guesses = ", ".join(f"{token} {share:.0%}" for token, share in self.guesses)
-        return f"{self.text}  ->  {guesses}  (was: {self.truth})"
-
-
 class EarlyLook(TrainerCallback):
     """After each evaluation, logs the likeliest words for one masked word in each of a few held-out texts.
 
@@ -354,7 +328,7 @@ class EarlyLook(TrainerCallback):
         input_ids: token ids of held-out texts with their special tokens.
         texts: how many of them to show, the first ones that have an ordinary word.
         guesses: how many words to show for each mask.
-        length: tokens of each that are read: enough for a line, cheap whatever the model's length.
+        length: tokens of each that are read.
     """
 
     def __init__(
@@ -372,31 +346,32 @@ class EarlyLook(TrainerCallback):
             ids = np.asarray(row)
             if len(ids) > length:  # keep the closing [SEP]
                 ids = np.append(ids[: length - 1], ids[-1])
+            tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
             ordinary = [at for at, token in enumerate(ids) if int(token) not in tokenizer.all_special_ids]
-            words = [at for at in ordinary if self._is_whole_word(ids, at)] or ordinary
+            # Whole words of letters, where there are some: one guess can fill their place.
+            words = [at for at in ordinary if tokens[at].isalpha() and not tokens[at + 1].startswith("##")] or ordinary
             if words:
                 self.rows.append(ids)
                 self.places.append(int(generator(LOOK_SEED, HELD_OUT_STREAM, item).choice(words)))
             if len(self.rows) == texts:
                 break
 
-    def _is_whole_word(self, ids: np.ndarray, at: int) -> bool:
-        """Whether a token is a word of letters by itself: its place can be filled by one guess."""
-        pair = [int(token) for token in ids[at : at + 2]]
-        word, *after = self.tokenizer.convert_ids_to_tokens(pair)
-        return word.isalpha() and not (after and after[0].startswith("##"))
-
     @torch.inference_mode()
-    def look(self, model: torch.nn.Module) -> list[Look]:
-        """Fill the masks with `model`, a `TLMForMaskedLM`, which keeps its mode."""
+    def look(self, model: torch.nn.Module) -> list[tuple[str, str, dict[str, float]]]:
+        """Fill the masks with `model`, a `TLMForMaskedLM`, which keeps its mode.
+
+        Returns:
+            For each text: it with `[MASK]` in it, the masked token, and the likeliest tokens with their probabilities.
+        """
         if not self.rows:
             return []
-        masked = [row.copy() for row in self.rows]
+        masked = [row.tolist() for row in self.rows]
+        truths = []
         for row, place in zip(masked, self.places, strict=True):
+            truths.append(row[place])
             row[place] = self.tokenizer.mask_token_id
-        batch = self.tokenizer.pad({"input_ids": [row.tolist() for row in masked]}, return_tensors="pt")
+        batch = self.tokenizer.pad({"input_ids": masked}, return_tensors="pt")
         labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
-        truths = [int(row[place]) for row, place in zip(self.rows, self.places, strict=True)]
         labels[range(len(truths)), self.places] = torch.tensor(truths)
         was_training = model.training
         model.eval()
@@ -405,17 +380,18 @@ class EarlyLook(TrainerCallback):
         output = model(**tensors, labels=labels.to(device), sparse_prediction=True)
         model.train(was_training)
         shares, tokens = output.logits.float().softmax(dim=-1).cpu().topk(min(self.guesses, output.logits.shape[-1]))
-        frame = (self.tokenizer.cls_token_id, self.tokenizer.sep_token_id)
         looks = []
         for row, truth, best, probabilities in zip(masked, truths, tokens.tolist(), shares.tolist(), strict=True):
-            text = self.tokenizer.decode([token for token in row.tolist() if token not in frame])
-            guesses = zip(self.tokenizer.convert_ids_to_tokens(best), probabilities, strict=True)
-            looks.append(Look(text, self.tokenizer.convert_ids_to_tokens(truth), tuple(guesses)))
+            guesses = dict(zip(self.tokenizer.convert_ids_to_tokens(best), probabilities, strict=True))
+            looks.append((self.tokenizer.decode(row[1:-1]), self.tokenizer.convert_ids_to_tokens(truth), guesses))
         return looks
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Log what the model fills in now."""
         looks = self.look(kwargs["model"])
         if looks and state.is_world_process_zero:
-            lines = "\n".join(f"  {look}" for look in looks)
-            logger.info(f"Masks as filled after {state.global_step} steps:\n{lines}")
+            lines = [f"Masks as filled after {state.global_step} steps:"]
+            for text, truth, guesses in looks:
+                shown = ", ".join(f"{token} {share:.0%}" for token, share in guesses.items())
+                lines.append(f"  {text}  ->  {shown}  (was: {truth})")
+            logger.info("\n".join(lines))

@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from ..errors import UserError
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
+from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter, trainable_parameters
+from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter
 from .callbacks import LogRows
 from .finetune_options import ClassifierOptions, FinetuneOptions
 from .hub_push import HubPush
-from .options import rows_per_step, source_name
+from .options import check_length, rows_per_step, source_name
 from .processes import report_processes
 from .trainer import RunTrainer
 
@@ -44,14 +46,13 @@ LOGITS_FILE = "logits.npz"
 """`validation` and `test`, float32 (texts, classes), and `validation_labels`, `test_labels`, int (texts,)."""
 
 
-def finetune(**options: Any) -> dict[str, Any]:
+def finetune(**options: Any) -> Json:
     """Fine-tune a classifier, choose the epoch on validation, score it once on test.
 
         finetune(model="encoder", task="reviews.csv", output_dir="classifier", num_train_epochs=4)
 
     Args:
-        **options: those of `tlm finetune`, every field of transformers.TrainingArguments among them; `task` may be a
-            `datasets.Dataset` or `DatasetDict`.
+        **options: those of `tlm finetune`; `task` may be a `datasets.Dataset` or `DatasetDict`.
 
     Returns:
         The results as written: `test` and `validation` metrics (accuracy, macro F1, loss in nats), chosen epoch.
@@ -60,94 +61,42 @@ def finetune(**options: Any) -> dict[str, Any]:
         UserError: bad input, or an output folder that belongs to another run.
         KeyboardInterrupt: interrupted, after a checkpoint was saved.
     """
-    if not options.get("output_dir"):
-        raise UserError("finetune needs --model (a pre-trained encoder) and --output-dir.")
     chosen = FinetuneOptions.read(options)
-    classifier = chosen.classifier
-    if not classifier.model:
-        raise UserError("finetune needs --model (a pre-trained encoder) and --output-dir.")
-    if chosen.output.num_threads is not None:
-        torch.set_num_threads(chosen.output.num_threads)
-
-    # 1. Tokenizer, data and model: before the output folder is taken, so that a broken one leaves nothing there
-    tokenizer = _load_tokenizer(classifier)
-    task = load_task_from(chosen.task)
+    if not chosen.classifier.model:
+        raise UserError("finetune needs an encoder: give --model, a folder or Hub name.")
     arguments = chosen.arguments()
-    set_seed(arguments.seed)
-    model: PreTrainedModel | PeftModel = load_for_finetuning(
-        classifier.model,
-        class_names(task),
-        dropout=classifier.dropout or 0.0,
-        from_scratch=classifier.from_scratch,
-        initializer_range=classifier.initializer_range,
-    )
-    facts = facts_of(task["train"])
-    apply_entity_markers(facts, tokenizer, model)
-    if classifier.lora_rank is not None:
-        model = add_adapter(model, classifier.lora_rank, classifier.lora_alpha or 1.0, classifier.lora_targets)
-    report_processes(arguments)
-    hub = HubPush.prepare(chosen.training, arguments)
+    report_processes(arguments, chosen.output.num_threads)
 
-    # 2. Output folder
-    settings = chosen.settings() | {
-        "batch_size": rows_per_step(arguments),
-        "added_tokens": facts.get("added_tokens"),  # ordinary and added markers make the same texts
-        "weights": NEW if classifier.from_scratch else weights_hash(classifier.model),
-        "tokenizer_sha256": tokenizer_hash(tokenizer),
-        "task_sha256": task_hash(task),
-        "threads": torch.get_num_threads(),
-    }
-    run = Run(arguments.output_dir, "finetune", settings)
+    # 1. Data
+    tokenizer = _load_tokenizer(chosen.classifier)
+    task = load_task_from(chosen.task)
+
+    # 2. Model
+    set_seed(arguments.seed)
+    model = _build_model(chosen.classifier, task, tokenizer)
+    hub = HubPush.prepare(chosen.training, arguments)
+    run = Run(arguments.output_dir, "finetune", _settings(chosen, arguments, task, tokenizer))
     if run.results is not None:
         hub.push(run.folder)
         return run.results
 
     # 3. Trainer
     trainer = _build_trainer(chosen, arguments, model, task, tokenizer)
-    trained = trainable_parameters(model)
 
     # 4. Train
     checkpoint = run.last_checkpoint()
-    start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - trainer.started
 
     # 5. Score and save
-    adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
     # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    final = trainer.model if adapted is None else merged_copy(adapted)
+    final = merged_copy(trainer.model) if isinstance(trainer.model, PeftModel) else trainer.model
     scores, logits = _score(final, tokenizer, task)
-    results = {
-        "model": portable_path(classifier.model),
-        "task": source_name(chosen.task.task),
-        "task_options": text_options(chosen.task),
-        "from_scratch": classifier.from_scratch,
-        "schedule": chosen.schedule.schedule,
-        "parameters": final.num_parameters(),
-        "trainable_parameters": trained,
-        "labels": class_names(task),
-        "rows": {split: len(task[split]) for split in task},
-        **scores,
-        "best_step": trainer.state.best_global_step,
-        "steps": trainer.state.global_step,
-        "speed": trainer.clock.summary(),
-        "seconds_since_start_or_continuation": seconds,
-        "history": trainer.state.log_history,
-    }
-
-    def save(folder: Path) -> None:
-        final.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        if chosen.output.save_logits:
-            np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **logits)
-        if adapted is not None:
-            # Of a run that was killed between its model and its results, which are written now.
-            shutil.rmtree(run.folder / ADAPTER, ignore_errors=True)
-            save_adapter(adapted, folder / ADAPTER, classifier.model, class_names(task))
-
+    results = _describe(chosen, trainer, final, task) | scores | {"seconds_since_start_or_continuation": seconds}
     if arguments.should_save:
-        results = run.finish(save, results)
+        adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
+        results = run.finish(_saver(chosen, run, final, adapted, tokenizer, logits), results)
         hub.push(run.folder)
     return results
 
@@ -157,13 +106,88 @@ def _load_tokenizer(classifier: ClassifierOptions) -> PreTrainedTokenizerBase:
     fields = read_encoder_config(classifier.model, needs_weights=not classifier.from_scratch)
     tokenizer = load_matching_tokenizer(classifier.model, None, fields["vocab_size"])
     limit = fields["max_position_embeddings"]
-    if (classifier.max_length or 0) > limit:
-        raise UserError(
-            f"--max-length is {classifier.max_length}, and {classifier.model} reads at most {limit} tokens: give at "
-            "most that."
-        )
+    check_length(classifier.max_length, classifier.model, limit)
     tokenizer.model_max_length = min(tokenizer.model_max_length, classifier.max_length or limit)
     return tokenizer
+
+
+def _build_model(
+    classifier: ClassifierOptions, task: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel | PeftModel:
+    """The classifier before the first step; `tokenizer` gets the task's entity markers."""
+    model = load_for_finetuning(
+        classifier.model,
+        class_names(task),
+        dropout=classifier.dropout or 0.0,
+        from_scratch=classifier.from_scratch,
+        initializer_range=classifier.initializer_range,
+    )
+    apply_entity_markers(facts_of(task["train"]), tokenizer, model)
+    if classifier.lora_rank is None:
+        return model
+    return add_adapter(model, classifier.lora_rank, classifier.lora_alpha or 1.0, classifier.lora_targets)
+
+
+def _settings(
+    options: FinetuneOptions,
+    arguments: TrainingArguments,
+    task: datasets.DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Json:
+    """All that decides the weights, as the run records it."""
+    classifier = options.classifier
+    return options.settings() | {
+        "batch_size": rows_per_step(arguments),
+        "added_tokens": facts_of(task["train"]).get("added_tokens"),  # ordinary and added markers make the same texts
+        "weights": NEW if classifier.from_scratch else weights_hash(classifier.model),
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        "task_sha256": task_hash(task),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _describe(
+    options: FinetuneOptions, trainer: RunTrainer, final: PreTrainedModel, task: datasets.DatasetDict
+) -> Json:
+    """What the results say beside the scores."""
+    return {
+        "model": portable_path(options.classifier.model),
+        "task": source_name(options.task.task),
+        "task_options": text_options(options.task),
+        "from_scratch": options.classifier.from_scratch,
+        "schedule": options.schedule.schedule,
+        "parameters": final.num_parameters(),
+        "trainable_parameters": sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
+        "labels": class_names(task),
+        "rows": {split: len(task[split]) for split in task},
+        "best_step": trainer.state.best_global_step,
+        "steps": trainer.state.global_step,
+        "speed": trainer.clock.summary(),
+        "history": trainer.state.log_history,
+    }
+
+
+def _saver(
+    options: FinetuneOptions,
+    run: Run,
+    final: PreTrainedModel,
+    adapted: PeftModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    logits: dict[str, np.ndarray],
+) -> Callable[[Path], None]:
+    """What writes the finished classifier, its logits and its adapter where asked for."""
+
+    def save(folder: Path) -> None:
+        final.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if options.output.save_logits:
+            np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **logits)
+        if adapted is not None:
+            # Of a run that was killed between its model and its results, which are written now.
+            shutil.rmtree(run.folder / ADAPTER, ignore_errors=True)
+            save_adapter(adapted, folder / ADAPTER, options.classifier.model, list(final.config.label2id))
+
+    return save
 
 
 def _build_trainer(

@@ -13,10 +13,12 @@ from .options import (
     check_training,
     choose_batch_size,
     decisive,
+    flag,
     name_options,
     option,
     option_defaults,
     take,
+    values_of,
 )
 from .processes import choose_precision
 
@@ -95,15 +97,7 @@ NOT_RECORDED = ("task", "task_path", *TEXT_OPTIONS, "model", "models", "save_log
 
 
 class FinetuneOptions(NamedTuple):
-    """The groups of a fine-tuning's options, with the schedule's values where none was given.
-
-    Args:
-        task: the labelled texts.
-        classifier: what is trained, from what.
-        schedule: batch and warm-up.
-        output: what is made beside the model.
-        training: fields of TrainingArguments.
-    """
+    """The groups of a fine-tuning's options, with the schedule's values where none was given."""
 
     task: TaskArguments
     classifier: ClassifierOptions
@@ -113,37 +107,23 @@ class FinetuneOptions(NamedTuple):
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "FinetuneOptions":
-        """Sort options into groups and refuse impossible ones before any work.
-
-        Raises:
-            UserError: one sentence that names the option.
-        """
+        """Sort options into groups; raises UserError for impossible ones."""
         given = name_options(given, GROUPS, ALIASES)
-        given = {name: value for name, value in given.items() if value is not None}
         for name in NOT_OF_FINETUNING:
             if name in given:
-                option = name.replace("_", "-")
-                raise UserError(f"--{option} is refused (each epoch is evaluated and saved): leave it out.")
+                raise UserError(f"{flag(name)} is refused (each epoch is evaluated and saved): leave it out.")
         name = given.get("schedule", "tlm")
         if name not in SCHEDULES:
             raise UserError(f"--schedule is {name!r}: choose {' or '.join(SCHEDULES)}.")
         if name == "paper" and "lr_scheduler_type" in given:
             raise UserError("The schedule paper sets the rate itself: leave --lr-scheduler-type out.")
-        if "warmup_steps" in given and "warmup_share" in given:
-            raise UserError("--warmup-steps and --warmup-share both set the warm-up: leave one of them out.")
         batch_size = choose_batch_size(given, int(SCHEDULES[name]["batch_size"]))
         given = {**SCHEDULES[name], **given, "batch_size": batch_size}
         schedule = take(FinetuneScheduleOptions, given)
-        names = FinetuningArguments.__dataclass_fields__
-        training = {name: value for name, value in given.items() if name in names}
+        training = values_of(FinetuningArguments, given)
         training.setdefault("warmup_steps", schedule.warmup_share)
-        options = cls(
-            take(TaskArguments, given),
-            take(ClassifierOptions, given),
-            schedule,
-            take(FinetuneOutputOptions, given),
-            training,
-        )
+        output = take(FinetuneOutputOptions, given)
+        options = cls(take(TaskArguments, given), take(ClassifierOptions, given), schedule, output, training)
         options._check()
         return options
 

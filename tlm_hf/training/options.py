@@ -55,6 +55,14 @@ NOT_DECISIVE = frozenset({
 })  # fmt: skip
 """Options that leave the weights as they are, so that a run may continue with others."""
 
+EXCLUSIVE = (
+    ("batch_size", "per_device_train_batch_size"),
+    ("warmup_share", "warmup_steps"),
+    ("time_budget", "max_steps"),
+    ("time_budget", "num_members"),
+)
+"""Pairs of which one may be given."""
+
 
 def option(default: Any, description: str, **metadata: Any) -> Any:
     """Field of a group of options.
@@ -117,6 +125,11 @@ def option_defaults(groups: Sequence[type]) -> dict[str, Any]:
     }
 
 
+def flag(name: str) -> str:
+    """An option as the command line has it."""
+    return f"--{name.replace('_', '-')}"
+
+
 def suggest(word: str, names: Sequence[str]) -> str:
     """`: did you mean --this?` for a mistyped option, or nothing."""
     plain = [name.replace("_", "-") for name in names]
@@ -125,10 +138,10 @@ def suggest(word: str, names: Sequence[str]) -> str:
 
 
 def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """Given options under their own names.
+    """Given options under their own names, without those that are None.
 
     Raises:
-        UserError: an unknown option, one that is refused, or one given twice under two names.
+        UserError: an unknown option, one that is refused, or two that say the same.
     """
     known, named = option_fields(groups), {}
     for word, value in given.items():
@@ -138,14 +151,23 @@ def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapp
         if name in named:
             raise UserError(f"{name!r} is given twice, once as {word!r}: leave one of them out.")
         if name in REFUSED:
-            raise UserError(f"--{name.replace('_', '-')} is refused ({REFUSED[name]}): leave it out.")
-        named[name] = value
+            raise UserError(f"{flag(name)} is refused ({REFUSED[name]}): leave it out.")
+        if value is not None:
+            named[name] = value
+    for one, other in EXCLUSIVE:
+        if one in named and other in named:
+            raise UserError(f"{flag(one)} and {flag(other)} set the same: leave one of them out.")
     return named
 
 
 def take(group: type[Group], options: Mapping[str, Any]) -> Group:
     """The group's own options out of all."""
-    return group(**{entry.name: options[entry.name] for entry in fields(group) if entry.name in options})  # type: ignore[arg-type]
+    return group(**values_of(group, options))
+
+
+def values_of(group: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that are the group's."""
+    return {entry.name: options[entry.name] for entry in fields(group) if entry.name in options}
 
 
 def check_training(options: Mapping[str, Any], arguments_class: type[OurArguments]) -> None:
@@ -176,22 +198,17 @@ def check_training(options: Mapping[str, Any], arguments_class: type[OurArgument
 def build_arguments(arguments_class: type[Arguments], values: Mapping[str, Any], batch_size: int | None) -> Arguments:
     """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes.
 
-    Args:
-        arguments_class: with our defaults.
-        values: fields by name.
-        batch_size: None where `per_device_train_batch_size` decides.
-
     Raises:
         UserError: what TrainingArguments refuses, or a batch that cannot be split.
     """
     try:
-        arguments = arguments_class(**{**values, "push_to_hub": False})  # the finished folder is pushed by `push`
+        arguments = arguments_class(**{**values, "push_to_hub": False})  # `HubPush` pushes the finished folder
     except UserError:
         raise
     except (ValueError, ImportError, NotImplementedError) as error:
         raise UserError(f"The options do not work together: {str(error).strip().splitlines()[0]}") from error
-    parts = arguments.world_size * max(1, arguments.n_gpu) * arguments.gradient_accumulation_steps
     if batch_size is not None:
+        parts = arguments.world_size * max(1, arguments.n_gpu) * arguments.gradient_accumulation_steps
         if batch_size % parts:
             raise UserError(
                 f"--batch-size {batch_size} cannot be split over {parts} parts (processes x accumulation steps): "
@@ -207,16 +224,14 @@ def rows_per_step(arguments: TrainingArguments) -> int:
 
 
 def choose_batch_size(options: Mapping[str, Any], default: int) -> int | None:
-    """Rows per step as given, or the default; None where `--per-device-train-batch-size` decides.
+    """Rows per step as given, or the default; None where `--per-device-train-batch-size` decides."""
+    return None if "per_device_train_batch_size" in options else options.get("batch_size") or default
 
-    Raises:
-        UserError: both were given.
-    """
-    if "per_device_train_batch_size" not in options:
-        return default if options.get("batch_size") is None else options["batch_size"]
-    if options.get("batch_size") is not None:
-        raise UserError("--batch-size and --per-device-train-batch-size both set the batch: leave one of them out.")
-    return None
+
+def check_length(length: int | None, model: str, limit: int) -> None:
+    """Raise UserError for a `--max-length` beyond what the encoder reads."""
+    if (length or 0) > limit:
+        raise UserError(f"--max-length is {length}, and {model} reads at most {limit} tokens: give at most that.")
 
 
 def source_name(source: Any) -> str:
@@ -225,6 +240,6 @@ def source_name(source: Any) -> str:
 
 
 def decisive(options: Mapping[str, Any], left_out: Sequence[str] = ()) -> dict[str, Any]:
-    """The options that decide the weights, as a run records them; those that are None are left out."""
+    """The options that decide the weights, as a run records them, without those that are None."""
     names = NOT_DECISIVE.union(left_out)
     return {name: value for name, value in options.items() if name not in names and value is not None}

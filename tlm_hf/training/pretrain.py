@@ -1,6 +1,7 @@
 """Masked-language-model pre-training of one encoder with transformers.Trainer (Accelerate underneath)."""
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -23,12 +24,13 @@ from ..loading import load_masked_lm, load_matching_tokenizer, read_encoder_conf
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM
 from ..recipes import Schedule
+from ..runs.atomic_files import Json
 from ..runs.checkpoints import step_of
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from .callbacks import EarlyLook, LogRows
 from .hub_push import HubPush
-from .options import rows_per_step, source_name
+from .options import check_length, rows_per_step, source_name
 from .pretrain_options import (
     SHORTEST_TEXT,
     CorpusOptions,
@@ -43,23 +45,18 @@ from .time_budget import decide_steps, parse_duration
 from .trainer import RunTrainer
 
 
-def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: Any) -> dict[str, Any]:
+def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: Any) -> Json:
     """Pre-train an encoder with new weights or continue an existing one; an interrupted run continues.
-
-    The finished folder holds the model (a stock BERT where there is no convolution), its tokenizer and `results.json`.
 
         pretrain(corpus="corpus.txt", size="quickstart", output_dir="encoder", max_steps=3000)
         pretrain(corpus=dataset, model="google-bert/bert-base-uncased", output_dir="adapted", max_steps=1000)
 
     Args:
         observe: is given the trainer before it trains, to add callbacks that leave weights and random numbers alone.
-        **options: those of `tlm pretrain`, every field of transformers.TrainingArguments among them; `corpus` may be a
-            `datasets.Dataset` or `DatasetDict`.
+        **options: those of `tlm pretrain`; `corpus` may be a `datasets.Dataset` or `DatasetDict`.
 
     Returns:
-        The results as written: the loss on fixed masks (nats per masked token), texts, tokens, seconds,
-        `padding_share`, the share of the positions of all training batches that is padding, and `speed`, what
-        `StepClock` measured since the start or the continuation.
+        The results as written beside the model: loss on fixed masks (nats per masked token), texts, tokens, speed.
 
     Raises:
         UserError: bad input, or an output folder that belongs to another run.
@@ -67,59 +64,38 @@ def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: 
     """
     started = time.perf_counter()
     chosen = PretrainOptions.read(options)
-    arguments = chosen.arguments()
-    if chosen.output.num_threads is not None:
-        torch.set_num_threads(chosen.output.num_threads)
-    report_processes(arguments)
+    arguments, snapshot_steps = chosen.arguments(), chosen.output.snapshot_steps
+    report_processes(arguments, chosen.output.num_threads)
 
-    # 1. Model: the recipe's configuration or an existing encoder, and its tokenizer where there is one
-    encoder = _Encoder.find(chosen)
+    # 1. Model: a recipe's configuration or an existing encoder, and its tokenizer where there is one
+    encoder = _Encoder.from_options(chosen)
     hub = HubPush.prepare(chosen.training, arguments)
 
     # 2. Data
     corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
-    settings = chosen.settings() | encoder.hashes() | {"batch_size": rows_per_step(arguments)}
-    settings |= {"corpus_sha256": corpus_hash(corpus), "threads": torch.get_num_threads()}
-    run = Run(arguments.output_dir, "pretrain", settings)
+    run = Run(arguments.output_dir, "pretrain", _settings(chosen, arguments, encoder, corpus))
     if run.results is not None:
-        check_not_missed(run.folder, chosen.output.snapshot_steps)
+        check_not_missed(run.folder, snapshot_steps)
         hub.push(run.folder)
         return run.results
-    tokenizer = encoder.tokenizer or train_wordpiece(
-        TextColumn(corpus["train"]), encoder.config.vocab_size, encoder.config.max_position_embeddings
-    )
-    length = chosen.model.max_length or encoder.config.max_position_embeddings
-    tokens = {split: tokenize_once(corpus[split], tokenizer, length) for split in ("train", "validation")}
-    texts = tokens["train"].select(np.flatnonzero(tokens["train"].lengths >= SHORTEST_TEXT))
-    if not len(texts):
-        run.discard()
-        raise UserError(
-            f"The corpus {chosen.corpus.corpus!r} has no text of at least {SHORTEST_TEXT} tokens: give longer texts."
-        )
+    plan = _Plan.prepare(chosen, arguments, encoder, corpus, run)
 
     # 3. Trainer
-    workshop = _Workshop(chosen, arguments, encoder, tokenizer, texts, tokens["validation"])
-    steps = _choose_steps(workshop, run, started)
-    trainer = workshop.build_trainer(steps, arguments.output_dir)
+    steps = _choose_steps(plan, run, started)
+    trainer = plan.build_trainer(steps, arguments.output_dir)
     if observe is not None:
         observe(trainer)
     checkpoint = run.last_checkpoint()
-    begun = 0 if checkpoint is None else step_of(checkpoint)
-    check_not_missed(run.folder, chosen.output.snapshot_steps, begun)
-    start = time.perf_counter()
-
-    def describe(done: int) -> dict[str, Any]:
-        seconds = {"seconds_since_start_or_continuation": time.perf_counter() - start}
-        return workshop.describe(trainer, done) | seconds | {"continued_from_step": begun}
-
-    trainer.take_snapshots(Snapshots(run, chosen.output.snapshot_steps, tokenizer, describe))
+    check_not_missed(run.folder, snapshot_steps, 0 if checkpoint is None else step_of(checkpoint))
+    describe = functools.partial(plan.describe, trainer)
+    trainer.take_snapshots(Snapshots(run, snapshot_steps, plan.tokenizer, describe))
 
     # 4. Train
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     # 5. Save
     results = describe(steps)
-    save = encoder_saver(trainer, tokenizer)
+    save = encoder_saver(trainer, plan.tokenizer)
     if arguments.should_save:
         results = run.finish(save, results)
         hub.push(run.folder)
@@ -146,8 +122,8 @@ class _Encoder:
     """What training starts from.
 
     Args:
-        name: of the recipe and size, or folder or Hub name of an existing encoder.
-        config: its configuration; the vocabulary of a recipe is the one asked for.
+        name: recipe and size, or folder or Hub name of an existing encoder.
+        config: its configuration.
         tokenizer: None where it is to be trained.
         source: folder or Hub name of the existing encoder, or None for new weights.
         dropout: in place of the existing encoder's; None for its own.
@@ -160,33 +136,24 @@ class _Encoder:
     dropout: float | None = None
 
     @classmethod
-    def find(cls, options: PretrainOptions) -> "_Encoder":
-        """From the options; raises UserError for a broken folder or a tokenizer that does not fit."""
+    def from_options(cls, options: PretrainOptions) -> "_Encoder":
+        """Raises UserError for a broken folder or a tokenizer that does not fit."""
         model = options.model
         if model.model is not None:
             fields = read_encoder_config(model.model)
             tokenizer = load_matching_tokenizer(model.model, None, fields["vocab_size"])
             config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type})
-            if (model.max_length or 0) > config.max_position_embeddings:
-                raise UserError(
-                    f"--max-length is {model.max_length}, and {model.model} reads at most "
-                    f"{config.max_position_embeddings} tokens: give at most that."
-                )
+            check_length(model.max_length, model.model, config.max_position_embeddings)
             return cls(portable_path(model.model), config, tokenizer, model.model, model.dropout)
-        config, found = options.config(), None
+        config, tokenizer = options.config(), None
         if model.tokenizer is not None:
-            found = load_tokenizer(model.tokenizer, config.max_position_embeddings)
-            if model.vocab_size not in (None, len(found)):
+            tokenizer = load_tokenizer(model.tokenizer, config.max_position_embeddings)
+            if model.vocab_size not in (None, len(tokenizer)):
                 raise UserError(
-                    f"--vocab-size is {model.vocab_size} but the tokenizer {model.tokenizer!r} has {len(found)} "
+                    f"--vocab-size is {model.vocab_size} but the tokenizer {model.tokenizer!r} has {len(tokenizer)} "
                     "tokens: leave --vocab-size out."
                 )
-        return cls(f"{model.recipe}@{model.size}", config, found)
-
-    def hashes(self) -> dict[str, str]:
-        """Of the weights and the tokenizer that it starts from, where there are some."""
-        weights = {} if self.source is None else {"weights": weights_hash(self.source)}
-        return weights if self.tokenizer is None else weights | {"tokenizer_sha256": tokenizer_hash(self.tokenizer)}
+        return cls(f"{model.recipe}@{model.size}", config, tokenizer)
 
     def build(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """The model before the first step; new weights are drawn from torch's generator."""
@@ -198,9 +165,24 @@ class _Encoder:
         return TLMForMaskedLM(config)
 
 
+def _settings(
+    options: PretrainOptions, arguments: PretrainingArguments, encoder: _Encoder, corpus: datasets.DatasetDict
+) -> Json:
+    """All that decides the weights, as the run records it."""
+    settings = options.settings()
+    if encoder.source is not None:
+        settings["weights"] = weights_hash(encoder.source)
+    if encoder.tokenizer is not None:
+        settings["tokenizer_sha256"] = tokenizer_hash(encoder.tokenizer)
+    settings["batch_size"] = rows_per_step(arguments)
+    settings["corpus_sha256"] = corpus_hash(corpus)
+    settings["threads"] = torch.get_num_threads()
+    return settings
+
+
 @dataclass
-class _Workshop:
-    """What a trainer of this run is made from.
+class _Plan:
+    """What the run's trainer, and the trial of a time budget, are built from.
 
     Args:
         options: of the run.
@@ -218,13 +200,36 @@ class _Workshop:
     texts: TokenTable
     held_out: TokenTable
 
+    @classmethod
+    def prepare(
+        cls,
+        options: PretrainOptions,
+        arguments: PretrainingArguments,
+        encoder: _Encoder,
+        corpus: datasets.DatasetDict,
+        run: Run,
+    ) -> "_Plan":
+        """Train the tokenizer where there is none, and tokenize; raises UserError for a corpus of short texts alone."""
+        longest = encoder.config.max_position_embeddings
+        tokenizer = encoder.tokenizer
+        if tokenizer is None:
+            tokenizer = train_wordpiece(TextColumn(corpus["train"]), encoder.config.vocab_size, longest)
+        length = options.model.max_length or longest
+        train, held_out = (tokenize_once(corpus[split], tokenizer, length) for split in ("train", "validation"))
+        texts = train.select(np.flatnonzero(train.lengths >= SHORTEST_TEXT))
+        if not len(texts):
+            run.discard()
+            name = options.corpus.corpus
+            raise UserError(f"The corpus {name!r} has no text of at least {SHORTEST_TEXT} tokens: give longer texts.")
+        return cls(options, arguments, encoder, tokenizer, texts, held_out)
+
     @property
     def batch_size(self) -> int:
         """Texts per optimizer step."""
         return rows_per_step(self.arguments)
 
     def build_trainer(self, steps: int, output_dir: str, *, trial: bool = False) -> "PretrainTrainer":
-        """The run's trainer, or with `trial` one of the same work without a word, for a time budget."""
+        """The run's trainer, or with `trial` a silent one of the same work, for a time budget."""
         schedule, seed = self.options.schedule, self.arguments.seed
         items = steps * self.batch_size
         arguments = copy.copy(self.arguments)
@@ -259,8 +264,11 @@ class _Workshop:
             LogRows.install(trainer)
         return trainer
 
-    def describe(self, trainer: "PretrainTrainer", done: int) -> dict[str, Any]:
-        """What the results say of the encoder after so many steps; every process scores it."""
+    def describe(self, trainer: "PretrainTrainer", done: int) -> Json:
+        """What the results say of the encoder after so many steps; every process scores it.
+
+        `padding_share` is the share of the positions of all training batches that is padding.
+        """
         model, items = trainer.model, done * self.batch_size
         return {
             "model": self.encoder.name,
@@ -278,26 +286,28 @@ class _Workshop:
             "held_out": masked_lm_score(model, self.tokenizer, self.held_out),
             "speed": trainer.clock.summary(),
             "history": trainer.state.log_history,
+            "seconds_since_start_or_continuation": time.perf_counter() - trainer.started,
+            "continued_from_step": trainer.continued_from_step,
         }
 
 
-def _choose_steps(workshop: _Workshop, run: Run, started: float) -> int:
+def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
     """Number of optimizer steps: as given, from the epochs, or what fits into the time budget."""
-    arguments, budget = workshop.arguments, workshop.options.masking.time_budget
+    arguments, budget = plan.arguments, plan.options.masking.time_budget
     steps = arguments.max_steps
     if budget is not None:
         steps = decide_steps(
             run.folder,
             parse_duration(budget),
-            lambda trial_steps, folder: workshop.build_trainer(trial_steps, folder, trial=True),
+            functools.partial(plan.build_trainer, trial=True),
             eval_steps=int(arguments.eval_steps or 1),
             save_steps=int(arguments.save_steps),
             started=started,
         )
     elif steps < 0:
-        steps = math.ceil(arguments.num_train_epochs * len(workshop.texts) / workshop.batch_size)
+        steps = math.ceil(arguments.num_train_epochs * len(plan.texts) / plan.batch_size)
     try:
-        check_steps(workshop.options.output.snapshot_steps, steps)
+        check_steps(plan.options.output.snapshot_steps, steps)
     except UserError:
         if budget is None:  # else the number of steps is decided, and the folder keeps it
             run.discard()

@@ -15,10 +15,12 @@ from .options import (
     check_training,
     choose_batch_size,
     decisive,
+    flag,
     name_options,
     option,
     option_defaults,
     take,
+    values_of,
 )
 from .processes import choose_precision
 from .time_budget import parse_duration
@@ -132,16 +134,7 @@ OF_SCHEDULE = (
 
 
 class PretrainOptions(NamedTuple):
-    """The groups of a pre-training's options.
-
-    Args:
-        corpus: the text.
-        model: the encoder.
-        masking: batch, masks and budget.
-        output: what is made beside the model.
-        schedule: the named schedule with the values that were given in place of its own.
-        training: fields of TrainingArguments that were given.
-    """
+    """The groups of a pre-training's options; `schedule` is the named one with the values that were given."""
 
     corpus: CorpusOptions
     model: ModelOptions
@@ -152,31 +145,27 @@ class PretrainOptions(NamedTuple):
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "PretrainOptions":
-        """Sort options into groups and refuse impossible ones before any work.
-
-        Raises:
-            UserError: one sentence that names the option.
-        """
+        """Sort options into groups; raises UserError for impossible ones."""
         given = name_options(given, GROUPS, ALIASES)
-        given = {name: value for name, value in given.items() if value is not None}
         for name in NOT_OF_PRETRAINING:
             if name in given:
-                raise UserError(f"--{name.replace('_', '-')} has no effect on pre-training: leave it out.")
-        model = take(ModelOptions, given)
-        names = PretrainingArguments.__dataclass_fields__
-        training = {name: value for name, value in given.items() if name in names}
+                raise UserError(f"{flag(name)} has no effect on pre-training: leave it out.")
+        if "model" in given:
+            for name in NEW_WEIGHTS:
+                if name in given:
+                    raise UserError(f"{flag(name)} is of new weights, and --model has its own: leave it out.")
         options = cls(
             take(CorpusOptions, given),
-            model,
+            take(ModelOptions, given),
             take(ScheduleOptions, given),
             take(OutputOptions, given),
-            _choose_schedule(model, given),
-            training,
+            _choose_schedule(take(ModelOptions, given), given),
+            values_of(PretrainingArguments, given),
         )
-        options._check(given)
+        options._check()
         return options
 
-    def _check(self, given: Mapping[str, Any]) -> None:
+    def _check(self) -> None:
         check_range(self.model, SHORTEST_TEXT, math.inf, "max_length")
         check_range(self.model, 6, math.inf, "vocab_size")  # five special tokens and one other
         check_range(self.corpus, 1, math.inf, "num_texts", "validation_texts")
@@ -188,28 +177,17 @@ class PretrainOptions(NamedTuple):
         check_training(self.training, PretrainingArguments)
         for name in ("save_steps", "eval_steps"):
             if self.training.get(name, 1) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {self.training[name]}: give at least 1.")
+                raise UserError(f"{flag(name)} is {self.training[name]}: give at least 1.")
         for name in ("mlm_probability", "final_mlm_probability"):
             share = getattr(self.schedule, name)
             if share is not None and not 0 < share < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {share}: give a share between 0 and 1.")
-        choose_batch_size(given, BATCH_SIZE)
-        if "warmup_steps" in given and "warmup_share" in given:
-            raise UserError("--warmup-steps and --warmup-share both set the warm-up: leave one of them out.")
-        max_steps = self.training.get("max_steps", -1)
+                raise UserError(f"{flag(name)} is {share}: give a share between 0 and 1.")
         if self.masking.time_budget is not None:
             parse_duration(self.masking.time_budget)
-            if self.output.num_members is not None:
-                raise UserError("--time-budget is for one run, not for --num-members: give --max-steps instead.")
-            if max_steps > 0:
-                raise UserError("--time-budget and --max-steps both say when to stop: leave one of them out.")
+        max_steps = self.training.get("max_steps", -1)
         check_steps(self.output.snapshot_steps, max_steps if max_steps > 0 else None)
         if self.model.model is None:
             self.config()
-            return
-        for name in NEW_WEIGHTS:
-            if name in given:
-                raise UserError(f"--{name.replace('_', '-')} is of new weights, and --model has its own: leave it out.")
 
     def config(self) -> TLMConfig:
         """The configuration that the recipe gives; raises UserError for an impossible one."""
@@ -235,8 +213,10 @@ class PretrainOptions(NamedTuple):
             "adam_beta2": schedule.adam_beta2,
             "max_grad_norm": schedule.max_grad_norm,
         }
-        batch_size = choose_batch_size({**self.training, "batch_size": self.masking.batch_size}, BATCH_SIZE)
-        return build_arguments(PretrainingArguments, values | self.training, batch_size)
+        return build_arguments(PretrainingArguments, values | self.training, self._batch_size())
+
+    def _batch_size(self) -> int | None:
+        return choose_batch_size({**self.training, "batch_size": self.masking.batch_size}, BATCH_SIZE)
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
@@ -254,7 +234,7 @@ class PretrainOptions(NamedTuple):
         chosen |= {name: defaults[name] for name in names} | self.training
         chosen |= {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
         chosen["bf16"] = choose_precision(chosen["bf16"], chosen["use_cpu"])
-        chosen["batch_size"] = choose_batch_size({**self.training, "batch_size": self.masking.batch_size}, BATCH_SIZE)
+        chosen["batch_size"] = self._batch_size()
         if "warmup_steps" in self.training:
             del chosen["warmup_share"]
         unused = NEW_WEIGHTS if self.model.model is not None else ()
@@ -267,8 +247,7 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
     if schedule.parts is not None:
         for name in ("warmup_share", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs"):
             if name in given:
-                option = name.replace("_", "-")
-                raise UserError(f"The schedule {schedule.name} sets the rate itself: leave --{option} out.")
+                raise UserError(f"The schedule {schedule.name} sets the rate itself: leave {flag(name)} out.")
     if model.model is not None:
         rate = schedule.learning_rate if "schedule" in given else CONTINUED_RATE
         schedule = replace(schedule, learning_rate=rate, unigram_bias=False)
@@ -281,20 +260,10 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
 
 
 def check_steps(steps: Sequence[int], last: int | None = None) -> None:
-    """Refuse steps that no snapshot can be of.
-
-    Args:
-        steps: as given.
-        last: optimizer steps of the run; None where they are not known yet.
-
-    Raises:
-        UserError: one sentence that names the step.
-    """
-    for number, step in enumerate(steps):
+    """Raise UserError for steps before the first or after the last, which may not be known yet."""
+    for step in steps:
         if step < 1:
             raise UserError(f"--snapshot-steps has {step}: give steps of at least 1.")
-        if step in steps[:number]:
-            raise UserError(f"--snapshot-steps has {step} twice: give every step once.")
         if last is not None and step > last:
             raise UserError(f"--snapshot-steps has {step}, and the run ends after {last} steps: give at most {last}.")
 

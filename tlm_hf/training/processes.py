@@ -18,19 +18,19 @@ def stays_on_cpu(use_cpu: bool) -> bool:
     return use_cpu or not torch.accelerator.is_available()
 
 
-def report_processes(options: TrainingArguments) -> str:
+def report_processes(arguments: TrainingArguments, num_threads: int | None = None) -> str:
     """Say once, on the main process, how many processes there are and on what.
 
     Args:
-        options: Trainer's; reading its device has joined the processes.
-
-    Returns:
-        The sentence.
+        arguments: Trainer's; reading its device has joined the processes.
+        num_threads: CPU threads to take; None for torch's choice.
 
     Raises:
         UserError: the launcher started several processes without a shared process group (torchrun without a GPU).
     """
-    processes, device = options.world_size, options.device.type
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    processes, device, threads = arguments.world_size, arguments.device.type, torch.get_num_threads()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > processes:
         raise UserError(
@@ -39,15 +39,15 @@ def report_processes(options: TrainingArguments) -> str:
         )
     backend = f" ({torch.distributed.get_backend()})" if processes > 1 else ""
     sentence = (
-        f"Training in {processes} process{'es' * (processes > 1)}{backend} on {device}, {torch.get_num_threads()} CPU "
-        f"thread{'s' * (torch.get_num_threads() > 1)} each, {'bfloat16' if options.bf16 else 'float32'}."
+        f"Training in {processes} process{'es' * (processes > 1)}{backend} on {device}, {threads} CPU "
+        f"thread{'s' * (threads > 1)} each, {'bfloat16' if arguments.bf16 else 'float32'}."
     )
     if is_main_process():
         logger.info(sentence)
-        if options.n_gpu > 1:
+        if arguments.n_gpu > 1:
             logger.warning(
-                f"One process feeds {options.n_gpu} GPUs, which is slow: start with `accelerate launch --multi_gpu "
-                f"--num_processes {options.n_gpu}`."
+                f"One process feeds {arguments.n_gpu} GPUs, which is slow: start with `accelerate launch --multi_gpu "
+                f"--num_processes {arguments.n_gpu}`."
             )
     return sentence
 
@@ -55,19 +55,14 @@ def report_processes(options: TrainingArguments) -> str:
 def has_fast_bf16(use_cpu: bool = False) -> bool:
     """Whether the device that Trainer would take multiplies bfloat16 in hardware.
 
-    A CPU does with avx512_bf16 or amx_bf16; an NVIDIA GPU from compute capability 8.0. Emulated bfloat16 is slower than
-    float32, so it does not count; nor does Apple's mps, where autocast is not tested.
+    Emulated bfloat16 is slower than float32; on Apple's mps autocast is not tested.
     """
     if not use_cpu and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not use_cpu and hasattr(torch, "xpu") and torch.xpu.is_available():
-        return bool(torch.xpu.is_bf16_supported())
-    if not use_cpu and torch.accelerator.is_available():
-        return False
-    if hasattr(torch.cpu, "get_capabilities"):
-        has = torch.cpu.get_capabilities()
-        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    if not stays_on_cpu(use_cpu):
+        return torch.xpu.is_available() and bool(torch.xpu.is_bf16_supported())
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
 def choose_precision(asked: str | bool = "auto", use_cpu: bool = False) -> bool:

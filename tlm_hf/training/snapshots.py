@@ -28,16 +28,7 @@ def snapshot_folder(run: Path, step: int) -> Path:
 
 
 def check_not_missed(run: Path, steps: Sequence[int], done: int | None = None) -> None:
-    """Refuse snapshots of steps that a run has passed without them.
-
-    Args:
-        run: its folder.
-        steps: wanted snapshots.
-        done: optimizer steps that the run has behind it; None for a finished one.
-
-    Raises:
-        UserError: one sentence that names the first such step.
-    """
+    """Raise UserError for a snapshot of a step that the run has passed without it; `done` is None for a finished run."""
     for step in steps:
         if (done is None or step <= done) and not (snapshot_folder(run, step) / RESULTS_FILE).is_file():
             where = "has finished" if done is None else f"is at step {done}"
@@ -88,14 +79,7 @@ class Snapshots(TrainerCallback):
             control.should_save = True
 
     def write(self, trainer: RunTrainer) -> None:
-        """Write the snapshot of the trainer's step, if one is wanted; every process must call this.
-
-        Args:
-            trainer: between two steps.
-
-        Raises:
-            UserError: no space for it.
-        """
+        """Write the snapshot of the trainer's step, if one was asked for; every process must call this."""
         step = trainer.state.global_step
         if step not in self.steps:
             return

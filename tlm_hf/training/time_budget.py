@@ -37,21 +37,14 @@ TRIAL_SHARE = 0.02
 """Share of the budget after which the trial stops, once it has timed the fewest steps."""
 RESERVE = 0.05
 """Share of the budget kept back: steps on a warm or shared machine are slower later than at first."""
-UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def parse_duration(words: str, option: str = "--time-budget") -> float:
-    """Seconds in `8h`, `90m`, `45s`, `1h30m` or `1.5h`; `option` is what a refusal names.
-
-    Raises:
-        UserError: anything else, or no time at all.
-    """
-    text = words.strip().lower().replace(" ", "")
+    """Seconds in `8h`, `90m`, `45s`, `1h30m` or `1.5h`; raises UserError for anything else, naming `option`."""
     number = r"(\d+(?:\.\d+)?)"
-    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text)
-    seconds = 0.0 if match is None else sum(
-        float(part) * unit for part, unit in zip(match.groups(), UNITS.values(), strict=True) if part
-    )  # fmt: skip
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", words.lower().replace(" ", ""))
+    hours, minutes, rest = match.groups("0") if match is not None else "000"
+    seconds = 3600 * float(hours) + 60 * float(minutes) + float(rest)
     if seconds <= 0:
         raise UserError(f"{option} is {words!r}: give hours, minutes and seconds, such as 8h, 90m or 1h30m.")
     return seconds
@@ -69,10 +62,7 @@ class Pace:
 def steps_within(seconds: float, pace: Pace, eval_steps: int, save_steps: int) -> int:
     """Most steps that fit into `seconds` with an evaluation and a checkpoint every so many, and at the end.
 
-    Two evaluations come at the end: Trainer's, and the one that goes into the results.
-
-    Raises:
-        UserError: not even one step fits.
+    Two evaluations come at the end: Trainer's, and that of the results. Raises UserError where no step fits.
     """
 
     def needed(steps: int) -> float:
@@ -159,11 +149,10 @@ def decide_steps(
     Args:
         folder: the run's, which all processes share; the decision is kept in its `time_budget.json`.
         budget: seconds, from `parse_duration`.
-        build: `(steps, output folder)` to a Trainer like the run's own, on a model of its own, that would train for
-            so many steps; it is told when to stop, evaluate and save by the trial.
+        build: `(steps, output folder)` to a Trainer like the run's, on a copy of its model.
         eval_steps: steps between evaluations.
         save_steps: steps between checkpoints.
-        started: `time.perf_counter()` when the command began: loading and tokenising count too.
+        started: `time.perf_counter()` when the command began: loading and tokenizing count too.
 
     Raises:
         UserError: not even one step fits.

@@ -6,6 +6,7 @@ import logging
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ..runs.checkpoints import (
     publish,
     read_manifest,
     seal,
+    step_of,
     writing,
 )
 from .callbacks import CHECKPOINT, EVALUATION, Interrupt, LossWatch, ProgressFile, StepClock
@@ -94,6 +96,7 @@ class RunTrainer(Trainer):
         for callback in (self.clock, self.interrupt, ProgressFile(), _Continue(self)):
             self.add_callback(callback)
         self._continued: Path | None = None
+        self.started = time.perf_counter()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Trainer's training.
@@ -107,6 +110,7 @@ class RunTrainer(Trainer):
             UserError: no space for a checkpoint; a loss that diverges; FSDP with sharded state.
             KeyboardInterrupt: interrupted, after a checkpoint was saved; `errors.Terminated` after SIGTERM.
         """
+        self.started = time.perf_counter()
         keep_freed_memory()
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and "FULL_STATE_DICT" not in str(plugin.state_dict_type):
@@ -131,6 +135,11 @@ class RunTrainer(Trainer):
             self.interrupt.give_back()
         self.interrupt.raise_if_received()
         return output
+
+    @property
+    def continued_from_step(self) -> int:
+        """Step of the checkpoint that training continued from; 0 for a start."""
+        return 0 if self._continued is None else step_of(self._continued)
 
     def _compare_processes(self, before: int) -> None:
         now = self.args.world_size
