@@ -82,7 +82,7 @@ def test_look_finds_what_stock_bert_finds(build_pair, tokenizer):
     looks = early.look(ours)
     assert ours.training
     assert len(looks) == 3
-    for look, row, place in zip(looks, early.rows, early.places, strict=True):
+    for (text, truth, guesses), row, place in zip(looks, early.rows, early.places, strict=True):
         assert len(row) <= 9
         assert row[-1] == tokenizer.sep_token_id
         masked = torch.tensor(row)[None].clone()
@@ -90,13 +90,13 @@ def test_look_finds_what_stock_bert_finds(build_pair, tokenizer):
         with torch.no_grad():
             shares = stock(input_ids=masked).logits[0, place].softmax(dim=-1)
         best = shares.topk(4)
-        assert [token for token, _ in look.guesses] == tokenizer.convert_ids_to_tokens(best.indices.tolist())
-        found = torch.tensor([share for _, share in look.guesses])
+        assert list(guesses) == tokenizer.convert_ids_to_tokens(best.indices.tolist())
+        found = torch.tensor(list(guesses.values()))
         torch.testing.assert_close(found, best.values, atol=1e-5, rtol=1e-4)
-        assert look.truth == tokenizer.convert_ids_to_tokens(int(row[place]))
-        assert look.text.count("[MASK]") == 1
-        assert "[CLS]" not in look.text
-        assert "[SEP]" not in look.text
+        assert truth == tokenizer.convert_ids_to_tokens(int(row[place]))
+        assert text.count("[MASK]") == 1
+        assert "[CLS]" not in text
+        assert "[SEP]" not in text
 
 
 def test_looks_and_watch_change_no_bit_and_are_logged_once_an_evaluation(tokenizer, tmp_path, caplog):

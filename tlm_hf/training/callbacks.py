@@ -248,9 +248,9 @@ class Interrupt(TrainerCallback):
 class LossWatch(TrainerCallback):
     """Stops a training whose loss is not finite or diverges, before the bad state is saved as a checkpoint.
 
-    Not finite: the loss of any step, or any weight at a checkpoint. On one CPU the loss is read at its own step, else at
-    the next log line, evaluation or checkpoint; the step that is named is the first bad one all the same. Diverging:
-    every logged loss of the last `DIVERGED_FOR` steps is more than `DIVERGED_BY` nats above the first logged one.
+    Not finite: the loss of any step, or any weight at a checkpoint. On one CPU the loss is read at its own step, else
+    with the next log line, evaluation or checkpoint; the first bad step is named all the same. Diverging: every logged
+    loss of the last `DIVERGED_FOR` steps is more than `DIVERGED_BY` nats above the first logged one.
     """
 
     def __init__(self) -> None:

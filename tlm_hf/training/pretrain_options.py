@@ -126,6 +126,10 @@ NOT_OF_PRETRAINING = (
 )  # fmt: skip
 NOT_RECORDED = ("corpus", "corpus_unit", "tokenizer", "model", "snapshot_steps", "num_members")
 """They count by their texts, tokens and weights, or leave the weights as they are."""
+ALWAYS_RECORDED = (
+    *("num_train_epochs", "max_steps", "gradient_accumulation_steps", "eval_steps"),
+    *("seed", "bf16", "use_cpu"),
+)
 OF_SCHEDULE = (
     "learning_rate", "weight_decay", "adam_beta2", "max_grad_norm", "warmup_share", "mlm_probability",
     "final_mlm_probability", "dropout", "initializer_range", "unigram_bias",
@@ -220,18 +224,9 @@ class PretrainOptions(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
-        names = (
-            "num_train_epochs",
-            "max_steps",
-            "gradient_accumulation_steps",
-            "eval_steps",
-            "seed",
-            "bf16",
-            "use_cpu",
-        )
         defaults = option_defaults((PretrainingArguments,))
         chosen = {**vars(self.corpus), **vars(self.model), **vars(self.masking)}
-        chosen |= {name: defaults[name] for name in names} | self.training
+        chosen |= {name: defaults[name] for name in ALWAYS_RECORDED} | self.training
         chosen |= {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
         chosen["bf16"] = choose_precision(chosen["bf16"], chosen["use_cpu"])
         chosen["batch_size"] = self._batch_size()

@@ -28,7 +28,7 @@ def snapshot_folder(run: Path, step: int) -> Path:
 
 
 def check_not_missed(run: Path, steps: Sequence[int], done: int | None = None) -> None:
-    """Raise UserError for a snapshot of a step that the run has passed without it; `done` is None for a finished run."""
+    """Raise UserError for a snapshot of a step that the run passed without it; `done` is None for a finished run."""
     for step in steps:
         if (done is None or step <= done) and not (snapshot_folder(run, step) / RESULTS_FILE).is_file():
             where = "has finished" if done is None else f"is at step {done}"
