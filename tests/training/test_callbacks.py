@@ -6,7 +6,6 @@ last bit; a clock that the test moves for the pace; counting one by one for the 
 
 import json
 import logging
-import signal
 import sqlite3
 
 import numpy as np
@@ -146,14 +145,6 @@ def test_loss_that_is_no_number_stops_at_its_step(tokenizer, tmp_path, one_sente
     assert not (tmp_path / "checkpoint-6").exists()
 
 
-def test_loss_that_is_no_number_before_any_checkpoint(tokenizer, tmp_path, one_sentence):
-    trainer = build(tokenizer, tmp_path, trainer_class=Poisoned, save_steps=100)
-    with pytest.raises(UserError) as stop:
-        trainer.train()
-    assert "no checkpoint was saved before it" in one_sentence(stop.value)
-    assert not list(tmp_path.glob("checkpoint-*"))
-
-
 def test_weight_that_is_no_number_is_not_saved(tokenizer, tmp_path, one_sentence):
     class Spoil(TrainerCallback):
         def on_optimizer_step(self, args, state, control, **kwargs):
@@ -232,16 +223,11 @@ def test_steps_are_the_most_that_fit(pace, seconds):
             clock += pace.checkpoint * (step % save_steps == 0 or step == steps)
         return clock + pace.evaluation + pace.checkpoint  # of the finished model
 
+    with pytest.raises(UserError, match="give more time"):
+        steps_within(pace.step / 2, pace, eval_steps, save_steps)
     steps = steps_within(seconds, pace, eval_steps, save_steps)
     assert walked(steps) <= seconds + 1e-6
     assert walked(steps + 1) > seconds - 1e-6
-
-
-def test_no_time_at_all(one_sentence):
-    for seconds in (-3.0, 25.0):
-        with pytest.raises(UserError, match="give more time") as error:
-            steps_within(seconds, Pace(2.0, 10.0, 4.0), 7, 5)
-        one_sentence(error.value)
 
 
 class Clock:
@@ -277,10 +263,7 @@ def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch,
         return build(tokenizer, folder, steps, Saving, scorer=score, callbacks=[Ticks()])
 
     started = clock.now - 60
-    if budget < 1000:  # 60 + 3 x 50 + 5 x 2 + 14 s are gone after the trial, and a twentieth is kept back
-        left = 0.95 * budget - 234
-    else:
-        left = 0.95 * budget - (60 + 150 + 2 * TIMED_STEPS + 14)
+    left = 0.95 * budget - (60 + 150 + 2 * timed + 14)  # what is gone after the trial, a twentieth kept back
     options = {"eval_steps": 50, "save_steps": 100, "started": started}
     steps = decide_steps(tmp_path, budget, trial, **options)
     assert steps_seen[-1] == 3 + timed
@@ -291,17 +274,6 @@ def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch,
     assert [path.name for path in tmp_path.iterdir()] == [BUDGET_FILE]
     again = decide_steps(tmp_path, budget, lambda *rest: pytest.fail("it was decided"), **options)
     assert again == steps
-
-
-def test_interrupted_trial_decides_nothing(tokenizer, tmp_path):
-    def trial(steps, folder):
-        trainer = build(tokenizer, folder, steps)
-        trainer.interrupt.received = signal.SIGINT
-        return trainer
-
-    with pytest.raises(KeyboardInterrupt):
-        decide_steps(tmp_path, 100.0, trial, eval_steps=5, save_steps=5, started=0.0)
-    assert not list(tmp_path.iterdir())
 
 
 # --- trackers

@@ -3,8 +3,6 @@
 Oracle: a plain loop over the same batches with torch's AdamW on stock BERT, the learning rate written out.
 """
 
-import json
-
 import pytest
 import torch
 from helpers_commands import labelled_rows, results_of, shelf, succeed, write_csv
@@ -107,12 +105,6 @@ def test_given_options_win_over_the_schedule():
     assert [settings(schedule="paper")[name] for name in names] == [50.0, 32, 5e-5, 0.0, 0.01, 0.0, 0.1]
     given = {"num_train_epochs": 3.0, "learning_rate": 1e-4, "dropout": 0.0, "warmup_share": 0.0, "max_grad_norm": 1.0}
     assert settings(schedule="paper", **given).items() >= (given | {"weight_decay": 0.01}).items()
-
-
-def test_class_names_stand_in_the_configuration():
-    config = json.loads((shelf() / "member" / "config.json").read_text(encoding="utf-8"))
-    assert config["id2label"] == {"0": "farm", "1": "sea"}
-    assert config["label2id"] == {"farm": 0, "sea": 1}
 
 
 def test_the_test_split_chooses_nothing(tmp_path):

@@ -11,13 +11,12 @@ import pytest
 import torch
 from conftest import TINY
 from helpers_commands import ROOT, start_launcher
-from transformers import TrainingArguments
 
 from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.errors import UserError
 from tlm_hf.models.layers_tlm import TLMLayer
 from tlm_hf.training import processes
-from tlm_hf.training.processes import choose_precision, has_fast_bf16, report_processes
+from tlm_hf.training.processes import choose_precision, has_fast_bf16
 
 CONFIGS = ROOT / "scripts" / "accelerate_configs"
 REPORTER = """
@@ -52,11 +51,6 @@ def test_processes_that_do_not_know_each_other_are_refused(tmp_path):
     assert "error: The launcher started 2 processes, each of which would train by itself: add --use-cpu" in done.stderr
 
 
-def test_one_process_says_so(tmp_path):
-    said = report_processes(TrainingArguments(str(tmp_path), use_cpu=True))
-    assert said == "Training in 1 process on cpu, 1 CPU thread each, float32."
-
-
 # --- configurations
 
 
@@ -83,12 +77,6 @@ def test_accelerate_reads_our_configurations(name, kind, count, precision):
     assert arguments.mixed_precision == precision
     if kind == "FSDP":
         assert arguments.fsdp_version == 2
-
-
-def test_every_configuration_is_tested():
-    assert {path.stem for path in CONFIGS.iterdir()} == {
-        "one_gpu", "one_node_8_gpus", "many_nodes_fsdp2", "two_cpu_processes",
-    }  # fmt: skip
 
 
 def test_fsdp_wraps_our_layers_and_nothing_else(monkeypatch):

@@ -309,7 +309,3 @@ def test_both_processes_stop_when_the_loss_of_one_is_no_number(home):
     assert "at step 5 (" in one
     assert "watched/checkpoint-3;" in one
     assert not (folder / "watched" / "checkpoint-6").exists()
-
-
-def test_two_processes_say_so(home):
-    assert found(home)[0]["said"] == "Training in 2 processes (gloo) on cpu, 1 CPU thread each, float32."

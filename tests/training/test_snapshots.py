@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from helpers_commands import (
     BEFORE,
     ENVIRONMENT,
@@ -23,8 +22,6 @@ from helpers_commands import (
     succeed,
     write_corpus,
 )
-from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertForMaskedLM
 
 from tlm_hf.hub.manifest import OUTPUT, run_command
 from tlm_hf.hub.stage import read_results
@@ -124,17 +121,6 @@ def test_a_snapshot_has_the_weights_and_the_loss_of_its_step(home, step):
     assert read_results(folder, "encoder") == results  # what a release file may name as a branch
 
 
-def test_stock_transformers_opens_a_snapshot(home):
-    folder, finished = home / "kept" / "step-7", home / "kept"
-    model = BertForMaskedLM.from_pretrained(folder)
-    stored = load_file(home / "plain" / "checkpoint-7" / "model.safetensors")
-    for name, tensor in model.state_dict().items():
-        assert name not in stored or torch.equal(tensor, stored[name]), name
-    assert len(stored.keys() & model.state_dict().keys()) > 15
-    words = "the old boat crosses the river"
-    assert AutoTokenizer.from_pretrained(folder)(words) == AutoTokenizer.from_pretrained(finished)(words)
-
-
 def test_a_snapshot_holds_the_files_of_a_finished_run(home, tmp_path):
     words = (*PRETRAIN, "--recipe", "bert-1-conv2", "--max-steps", 2, "--snapshot-steps", 1)
     succeed(*words, "--output-dir", tmp_path / "run")
@@ -172,19 +158,6 @@ def test_an_interrupted_run_has_the_same_snapshots(home, moment):
         assert results_of(folder / f"step-{step}")["held_out"] == results_of(home / "kept" / f"step-{step}")["held_out"]
     assert not before or contents(folder / "step-7") == before  # passed again, it is left as it is
     assert {path.name for path in folder.iterdir()} == {path.name for path in (home / "kept").iterdir()}
-
-
-@pytest.mark.slow
-def test_a_snapshot_is_of_the_run_that_went_on(home, tmp_path, monkeypatch):
-    """Where the step is passed again with other weights (other processes round otherwise), the older ones go."""
-    folder = home / "went on"
-    words = [str(word) for word in (*KEPT, "--output-dir", folder.name)]
-    command = [sys.executable, "-c", LAUNCHER, json.dumps(["between snapshot and checkpoint", words])]
-    subprocess.run(command, cwd=home, env=ENVIRONMENT, capture_output=True, check=False, timeout=300)
-    assert snapshots_in(folder) == {"step-5", "step-7"}
-    shutil.copy(home / "plain" / "checkpoint-6" / "model.safetensors", folder / "step-7")
-    succeed(*words)
-    assert_equal_weights(folder / "step-7", home / "plain" / "checkpoint-7")
 
 
 def test_the_command_of_a_snapshot_makes_it_again(home):
