@@ -155,30 +155,6 @@ def test_predict_a_table(home, tmp_path, capsys, model):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
-@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
-def test_predict_writes_other_formats(home, tmp_path, ending):
-    target = tmp_path / f"out.{ending}"
-    (tmp_path / "in.txt").write_text("\n".join(TEXTS[:2]), encoding="utf-8")
-    words = ("--input", tmp_path / "in.txt", "--output", target, "--disable-tqdm")
-    succeed("predict", "--model", home / "member", *words)
-    reader = {"json": pd.read_json, "jsonl": lambda path: pd.read_json(path, lines=True), "parquet": pd.read_parquet}
-    table = reader[ending](target)
-    assert table["text"].to_list() == TEXTS[:2]
-    _, probabilities = stock_probabilities(home / "member", TEXTS[:2])
-    np.testing.assert_allclose(table["p(sea)"], probabilities[:, 1], atol=2e-6)
-
-
-def test_predict_texts(home, capsys):
-    succeed("predict", "--model", home / "member", "--texts", *TEXTS, "--disable-tqdm")
-    said = json.loads(capsys.readouterr().out)
-    names, probabilities = stock_probabilities(home / "member", TEXTS)
-    assert [entry["text"] for entry in said["predictions"]] == TEXTS
-    for entry, row in zip(said["predictions"], probabilities, strict=True):
-        assert entry["label"] == names[row.argmax()]
-        assert entry["probability"] == pytest.approx(row.max(), abs=2e-6)
-        assert list(entry["probabilities"].values()) == pytest.approx(row.tolist(), abs=2e-6)
-
-
 def test_score_agrees_with_the_results(home, tmp_path, capsys):
     for model in ("member", "committee"):
         words = ("--task", home / "task.csv", "--output", tmp_path / f"{model}.json", "--disable-tqdm")
