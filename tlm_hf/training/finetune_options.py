@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..data.tasks import TEXT_OPTIONS, TaskArguments
+from ..data.task_options import TEXT_OPTIONS, TaskArguments
 from ..errors import UserError, check_range
 from .options import (
     OurArguments,

@@ -1,0 +1,50 @@
+"""The options that choose a task, for `--help` without `datasets`."""
+
+from dataclasses import dataclass, field
+
+TEXT_OPTIONS = ("title_column", "entity_markers", "all_rows", "shortfall")
+"""Options that are not among a run's settings, since they count by the texts that they choose."""
+
+
+@dataclass
+class TaskArguments:
+    """Options that choose a task; shared by every command that takes one."""
+
+    _argument_group_name = "data"
+
+    task: str = field(
+        default="docstrings",
+        metadata={"help": "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set."},
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the text (default: the task's, or text)."}
+    )
+    label_column: str = field(default="label", metadata={"help": "Column of the label."})
+    title_column: str | None = field(
+        default=None, metadata={"help": "Column put before the text, such as title for dbpedia_14 (default: none)."}
+    )
+    entity_markers: str = field(
+        default="none", metadata={"help": "For fewrel: none, text ([E1] ... as ordinary text) or added (as tokens)."}
+    )
+    task_path: str | None = field(
+        default=None, metadata={"help": "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub)."}
+    )
+    task_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set; for fewrel train_wiki or val_wiki."}
+    )
+    task_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
+    train_per_label: int | None = field(
+        default=None, metadata={"help": "Training texts of each class (default: the paper's for its tasks, or all)."}
+    )
+    validation_per_label: int | None = field(default=None, metadata={"help": "Validation texts of each class."})
+    test_per_label: int | None = field(
+        default=None, metadata={"help": "Test texts of each class (default: the paper's, or all)."}
+    )
+    all_rows: bool = field(
+        default=False, metadata={"help": "Where no number is given, all rows instead of the paper's numbers."}
+    )
+    shortfall: str = field(
+        default="error", metadata={"help": "When a class has fewer texts than asked for: error, or take all it has."}
+    )
+    task_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
+    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
