@@ -250,9 +250,9 @@ def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch,
             steps_seen.append(state.global_step)
 
     class Saving(RunTrainer):
-        def _save_checkpoint(self, model, trial):
+        def _write_checkpoint(self, model, trial):
             assert self.args.output_dir == str(tmp_path / TRIAL)
-            super()._save_checkpoint(model, trial)
+            super()._write_checkpoint(model, trial)
             clock.now += 4
 
     def score(model):

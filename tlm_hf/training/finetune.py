@@ -35,7 +35,7 @@ from ..runs.provenance import portable_path
 from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter
 from .callbacks import LogRows
 from .finetune_options import ClassifierOptions, FinetuneOptions
-from .hub_push import HubPush
+from .hub_push import prepare_push
 from .options import check_length, rows_per_step, source_name
 from .processes import report_processes
 from .trainer import RunTrainer
@@ -74,10 +74,10 @@ def finetune(**options: Any) -> Json:
     # 2. Model
     set_seed(arguments.seed)
     model = _build_model(chosen.classifier, task, tokenizer)
-    hub = HubPush.prepare(chosen.training, arguments)
+    push = prepare_push(chosen.training, arguments)
     run = Run(arguments.output_dir, "finetune", _settings(chosen, arguments, task, tokenizer))
     if run.results is not None:
-        hub.push(run.folder)
+        push(run.folder)
         return run.results
 
     # 3. Trainer
@@ -97,7 +97,7 @@ def finetune(**options: Any) -> Json:
     if arguments.should_save:
         adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
         results = run.finish(_saver(chosen, run, final, adapted, tokenizer, logits), results)
-        hub.push(run.folder)
+        push(run.folder)
     return results
 
 

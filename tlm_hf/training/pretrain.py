@@ -29,7 +29,7 @@ from ..runs.checkpoints import step_of
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from .callbacks import EarlyLook, LogRows
-from .hub_push import HubPush
+from .hub_push import prepare_push
 from .options import check_length, rows_per_step, source_name
 from .pretrain_options import (
     SHORTEST_TEXT,
@@ -69,14 +69,14 @@ def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: 
 
     # 1. Model: a recipe's configuration or an existing encoder, and its tokenizer where there is one
     encoder = _Encoder.from_options(chosen)
-    hub = HubPush.prepare(chosen.training, arguments)
+    push = prepare_push(chosen.training, arguments)
 
     # 2. Data
     corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
     run = Run(arguments.output_dir, "pretrain", _settings(chosen, arguments, encoder, corpus))
     if run.results is not None:
         check_not_missed(run.folder, snapshot_steps)
-        hub.push(run.folder)
+        push(run.folder)
         return run.results
     plan = _Plan.prepare(chosen, arguments, encoder, corpus, run)
 
@@ -98,7 +98,7 @@ def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: 
     save = encoder_saver(trainer, plan.tokenizer)
     if arguments.should_save:
         results = run.finish(save, results)
-        hub.push(run.folder)
+        push(run.folder)
     return results
 
 
@@ -119,15 +119,7 @@ def load_pretraining_corpus(options: CorpusOptions, size: str) -> datasets.Datas
 
 @dataclass
 class _Encoder:
-    """What training starts from.
-
-    Args:
-        name: recipe and size, or folder or Hub name of an existing encoder.
-        config: its configuration.
-        tokenizer: None where it is to be trained.
-        source: folder or Hub name of the existing encoder, or None for new weights.
-        dropout: in place of the existing encoder's; None for its own.
-    """
+    """What training starts from: new weights, or those of `source`; a tokenizer of None is trained on the corpus."""
 
     name: str
     config: TLMConfig
@@ -182,16 +174,7 @@ def _settings(
 
 @dataclass
 class _Plan:
-    """What the run's trainer, and the trial of a time budget, are built from.
-
-    Args:
-        options: of the run.
-        arguments: Trainer's options but for the number of steps.
-        encoder: what training starts from.
-        tokenizer: the model's.
-        texts: token ids to train on.
-        held_out: token ids for the loss on fixed masks.
-    """
+    """What the run's trainer, and the trial of a time budget, are built from."""
 
     options: PretrainOptions
     arguments: PretrainingArguments

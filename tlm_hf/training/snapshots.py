@@ -56,12 +56,7 @@ class Snapshots(TrainerCallback):
     """Has a checkpoint made after each of the steps, and writes the snapshot before it.
 
     With a checkpoint the loss and every weight are checked first (`LossWatch`), so no snapshot holds NaN.
-
-    Args:
-        run: the run, which gives settings and folder.
-        steps: optimizer steps, checked by `check_steps`.
-        tokenizer: the model's.
-        describe: the results after a number of steps; called in every process.
+    `describe` gives the results after a number of steps and is called in every process.
     """
 
     def __init__(

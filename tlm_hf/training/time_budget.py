@@ -23,16 +23,17 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from ..errors import UserError
 from ..runs.atomic_files import write_json
 from ..runs.output_folder import is_main_process
+from .callbacks import CHECKPOINT, EVALUATION, WARM_STEPS, StepClock
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from .trainer import RunTrainer
 
 logger = logging.getLogger(__name__)
 BUDGET_FILE = "time_budget.json"
 TRIAL = ".trial"
 """Folder of the trial inside the run's; removed after it, and by the next trial where a kill left it."""
-WARM_STEPS, TIMED_STEPS, FEWEST_STEPS = 3, 200, 5
-"""Steps of the trial that are not timed (memory is taken, kernels are chosen), and that are: at most, at least."""
+TIMED_STEPS, FEWEST_STEPS = 200, 5
+"""Steps of the trial that are timed, after `WARM_STEPS`: at most, at least."""
 TRIAL_SHARE = 0.02
 """Share of the budget after which the trial stops, once it has timed the fewest steps."""
 RESERVE = 0.05
@@ -81,49 +82,27 @@ def steps_within(seconds: float, pace: Pace, eval_steps: int, save_steps: int) -
     return low
 
 
-class PaceCallback(TrainerCallback):
-    """Times the steps of a trial, stops it when it knows enough, and times one evaluation and one checkpoint.
+class TrialEnd(TrainerCallback):
+    """Stops a trial when its clock has timed enough steps, and asks for one evaluation and one checkpoint.
 
     Args:
+        clock: of the trial's trainer.
         seconds: after so many (of the slowest process) the trial stops, once it has timed `FEWEST_STEPS`.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.limit = seconds
-        self.evaluation = self.checkpoint = 0.0
-        self._steps = 0
-        self._begun = self._ended = self._evaluated = 0.0
+    def __init__(self, clock: StepClock, seconds: float) -> None:
+        self.clock, self.limit = clock, seconds
 
-    def _now(self, args: TrainingArguments) -> float:
+    def on_optimizer_step(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
+        """Wait for the device: a step that was only queued has not been done."""
         if args.device.type == "cuda":
-            torch.cuda.synchronize(args.device)  # a step that was only queued has not been done
-        return time.perf_counter()
+            torch.cuda.synchronize(args.device)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note the time; at the end ask for an evaluation and a checkpoint."""
-        self._ended = self._now(args)
-        if state.global_step <= WARM_STEPS:
-            self._begun = self._ended
-            return
-        self._steps = state.global_step - WARM_STEPS
-        elapsed = _slowest(self._ended - self._begun, args)
-        enough = self._steps >= FEWEST_STEPS and elapsed >= self.limit
-        if enough or self._steps >= TIMED_STEPS or state.global_step >= state.max_steps:
+        """Ask for the end."""
+        steps, elapsed = self.clock.steps, _slowest(self.clock.whole, args)
+        if steps >= TIMED_STEPS or (steps >= FEWEST_STEPS and elapsed >= self.limit):
             control.should_evaluate = control.should_save = control.should_training_stop = True
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Time the evaluation."""
-        self._evaluated = self._now(args)
-        self.evaluation = self._evaluated - self._ended
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Time the checkpoint."""
-        self.checkpoint = self._now(args) - max(self._evaluated, self._ended)
-
-    def pace(self, args: TrainingArguments) -> Pace:
-        """What was measured, of the slowest process."""
-        step = (self._ended - self._begun) / max(1, self._steps)
-        return Pace(*(_slowest(seconds, args) for seconds in (step, self.evaluation, self.checkpoint)))
 
 
 def _slowest(seconds: float, args: TrainingArguments) -> float:
@@ -138,7 +117,7 @@ def _slowest(seconds: float, args: TrainingArguments) -> float:
 def decide_steps(
     folder: str | Path,
     budget: float,
-    build: "Callable[[int, str], Trainer]",
+    build: "Callable[[int, str], RunTrainer]",
     *,
     eval_steps: int,
     save_steps: int,
@@ -149,7 +128,7 @@ def decide_steps(
     Args:
         folder: the run's, which all processes share; the decision is kept in its `time_budget.json`.
         budget: seconds, from `parse_duration`.
-        build: `(steps, output folder)` to a Trainer like the run's, on a copy of its model.
+        build: `(steps, output folder)` to a trainer like the run's, on a copy of its model.
         eval_steps: steps between evaluations.
         save_steps: steps between checkpoints.
         started: `time.perf_counter()` when the command began: loading and tokenizing count too.
@@ -164,11 +143,10 @@ def decide_steps(
     trial = Path(folder) / TRIAL
     if is_main_process():
         shutil.rmtree(trial, ignore_errors=True)
-    clock = PaceCallback(TRIAL_SHARE * budget)
     trainer = build(WARM_STEPS + TIMED_STEPS, str(trial))
-    trainer.args.eval_strategy = trainer.args.save_strategy = "no"  # the clock asks for one of each
+    trainer.args.eval_strategy = trainer.args.save_strategy = "no"  # `TrialEnd` asks for one of each
     trainer.args.load_best_model_at_end = False
-    trainer.add_callback(clock)
+    trainer.add_callback(TrialEnd(trainer.clock, TRIAL_SHARE * budget))
     trainer.remove_callback(PrinterCallback)
     trainer.accelerator.wait_for_everyone()
     try:
@@ -177,7 +155,9 @@ def decide_steps(
         if is_main_process():
             with contextlib.suppress(OSError):
                 shutil.rmtree(trial)
-    pace = clock.pace(trainer.args)
+    clock = trainer.clock
+    measured = (clock.whole / clock.steps, clock.apart_seconds[EVALUATION], clock.apart_seconds[CHECKPOINT])
+    pace = Pace(*(_slowest(seconds, trainer.args) for seconds in measured))
     spent = _slowest(time.perf_counter() - started, trainer.args)
     steps = steps_within(budget * (1 - RESERVE) - spent, pace, eval_steps, save_steps)
     if is_main_process():

@@ -39,11 +39,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 def keep_freed_memory() -> bool:
     """Tell glibc to serve large tensors from its heap and to keep freed ones; elsewhere nothing happens.
 
-    By default each tensor above 32 MiB is mapped anew, and its pages are zeroed by the kernel, in every step. The
-    process keeps its peak.
-
-    Returns:
-        Whether the allocator took the setting.
+    By default the kernel maps each tensor above 32 MiB again, and zeroes its pages, in every step. Returns whether the
+    allocator took the setting.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
@@ -81,10 +78,7 @@ class RunTrainer(Trainer):
     pickle that can only be read by running it, is left out. A loss or weight that is not finite stops the run before
     it is saved (`LossWatch`).
 
-    Args:
-        *args: Trainer's.
-        scorer: computes the metrics of `evaluate` from the model, in place of Trainer's evaluation.
-        **kwargs: Trainer's.
+    `scorer` computes the metrics of `evaluate` from the model, in place of Trainer's evaluation.
     """
 
     def __init__(
