@@ -202,7 +202,7 @@ def build_arguments(arguments_class: type[Arguments], values: Mapping[str, Any],
         UserError: what TrainingArguments refuses, or a batch that cannot be split.
     """
     try:
-        arguments = arguments_class(**{**values, "push_to_hub": False})  # `HubPush` pushes the finished folder
+        arguments = arguments_class(**{**values, "push_to_hub": False})  # `hub_push` pushes the finished folder
     except UserError:
         raise
     except (ValueError, ImportError, NotImplementedError) as error:
