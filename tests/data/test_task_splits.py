@@ -8,8 +8,7 @@ import pytest
 from helpers_commands import labelled_rows, write_csv
 
 from tlm_hf.data.sources import facts_of
-from tlm_hf.data.tables import KNOWN
-from tlm_hf.data.tasks import SPLITS, TaskArguments, class_names, load_task, load_task_from, task_hash
+from tlm_hf.data.tasks import KNOWN, SPLITS, TaskArguments, class_names, load_task, load_task_from, task_hash
 from tlm_hf.errors import UserError
 
 

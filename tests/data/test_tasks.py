@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 
 from tlm_hf.data.docstrings import TASK_LIBRARIES, load_docstrings, mask_names
 from tlm_hf.data.sources import facts_of
-from tlm_hf.data.tables import KNOWN
-from tlm_hf.data.tasks import SPLITS, class_names, load_task, task_hash
+from tlm_hf.data.tasks import KNOWN, SPLITS, class_names, load_task, task_hash
 from tlm_hf.errors import UserError
 
 DATA = os.environ.get("TLM_DATA")

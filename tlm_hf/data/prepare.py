@@ -13,8 +13,8 @@ from ..runs.atomic_files import Json
 from .corpora import load_corpus
 from .leakage import LeakageReport, check_splits, drop_leaking
 from .sources import ID, describe_split, facts_of
-from .tables import KNOWN, SPLITS
-from .tasks import TaskArguments, load_task_from
+from .tables import SPLITS
+from .tasks import KNOWN, TaskArguments, load_task_from
 
 
 @dataclass

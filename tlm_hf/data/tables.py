@@ -1,4 +1,4 @@
-"""Where a task's rows come from: the tasks of arXiv 2507.14871 with their pinned sources, and any labelled table."""
+"""Tables of texts and labels: which columns, which rows are usable, what is dropped and counted."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,47 +14,6 @@ from .sources import ID, Source, check_column, read_source, reading, tells_rows_
 SPLITS = ("train", "validation", "test")
 MOST_MISSING = 0.1
 """Largest share of a split's rows whose label or title may be missing; one row may always be."""
-
-
-@dataclass(frozen=True)
-class KnownTask:
-    """A task of the paper: its place and pinned commit on the Hub, its classes in order, the paper's texts of each.
-
-    With `validation_within_train` the source has no more than these, so validation comes out of `train_per_label`.
-    """
-
-    hub: str | None
-    revision: str | None
-    text_column: str
-    labels: tuple[str, ...]
-    train_per_label: int
-    test_per_label: int
-    validation_within_train: bool = False
-
-
-DBPEDIA_CLASSES = (
-    "Company EducationalInstitution Artist Athlete OfficeHolder MeanOfTransportation Building NaturalPlace Village "
-    "Animal Plant Album Film WrittenWork"
-)
-KNOWN = {
-    "ag_news": KnownTask(
-        hub="fancyzhx/ag_news",
-        revision="eb185aade064a813bc0b7f42de02595523103ca4",
-        text_column="text",
-        labels=("World", "Sports", "Business", "Sci/Tech"),
-        train_per_label=1000,
-        test_per_label=1000,
-    ),
-    "dbpedia_14": KnownTask(
-        hub="fancyzhx/dbpedia_14",
-        revision="9abd46cf7fc8b4c64290f26993c540b92aa145ac",
-        text_column="content",
-        labels=tuple(DBPEDIA_CLASSES.split()),
-        train_per_label=100,
-        test_per_label=100,
-    ),
-    "fewrel": KnownTask(None, None, "tokens", (), 630, 70, validation_within_train=True),
-}
 
 
 class Row(NamedTuple):

@@ -21,11 +21,52 @@ from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings_task
 from .fewrel import MARKINGS, read_fewrel
 from .leakage import drop_leaking
 from .sources import ID, data_root, describe_split, text_hash
-from .tables import KNOWN, SPLITS, Columns, Row, TaskSource, find_columns, open_table, read_rows
+from .tables import SPLITS, Columns, Row, TaskSource, find_columns, open_table, read_rows
 from .task_options import TEXT_OPTIONS, TaskArguments
 from .task_splits import Sizes, choose_rows
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KnownTask:
+    """A task of the paper: its place and pinned commit on the Hub, its classes in order, the paper's texts of each.
+
+    With `validation_within_train` the source has no more than these, so validation comes out of `train_per_label`.
+    """
+
+    hub: str | None
+    revision: str | None
+    text_column: str
+    labels: tuple[str, ...]
+    train_per_label: int
+    test_per_label: int
+    validation_within_train: bool = False
+
+
+DBPEDIA_CLASSES = (
+    "Company EducationalInstitution Artist Athlete OfficeHolder MeanOfTransportation Building NaturalPlace Village "
+    "Animal Plant Album Film WrittenWork"
+)
+KNOWN = {
+    "ag_news": KnownTask(
+        hub="fancyzhx/ag_news",
+        revision="eb185aade064a813bc0b7f42de02595523103ca4",
+        text_column="text",
+        labels=("World", "Sports", "Business", "Sci/Tech"),
+        train_per_label=1000,
+        test_per_label=1000,
+    ),
+    "dbpedia_14": KnownTask(
+        hub="fancyzhx/dbpedia_14",
+        revision="9abd46cf7fc8b4c64290f26993c540b92aa145ac",
+        text_column="content",
+        labels=tuple(DBPEDIA_CLASSES.split()),
+        train_per_label=100,
+        test_per_label=100,
+    ),
+    "fewrel": KnownTask(None, None, "tokens", (), 630, 70, validation_within_train=True),
+}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 """Tiny language models: stock BERT's weights and names, with a last layer that computes only what is read.
 
 This file travels to the Hub as remote code; it needs torch and transformers only. Weight names are stock BERT's
-(`bert.encoder.layer.N...`, `cls.predictions...`, `classifier`), so an encoder without convolution opens anywhere.
+(`bert.encoder.layer.N...`, `cls.predictions...`, `classifier`), so an encoder without convolution opens anywhere
+(`TLMConfig.to_diff_dict` writes it as a BERT).
 
 Loss, logits and gradients are stock BERT's to rounding with dropout 0, but the last layer is computed only where the
 head reads: at the masked positions (about 15%), or at [CLS]. For a one-layer model that is nearly the whole model.
