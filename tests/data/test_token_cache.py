@@ -176,3 +176,11 @@ def test_processes_that_are_killed_run_out_of_room_or_ask_at_once(trained, texts
     # No room: one sentence, and nothing half-written.
     assert "File too large" in (tmp_path / "full-0.answer").read_text()
     assert files(tmp_path / "full") == []
+
+
+@pytest.mark.parametrize("damage", [lambda ids: ids.write_bytes(ids.read_bytes()[:-4]), lambda ids: ids.unlink()])
+def test_a_damaged_cache_is_made_again(trained, texts, tmp_path, damage):
+    table = tokenize_once(as_table(texts), trained, LENGTH, cache_dir=tmp_path)
+    damage(table.path)
+    table = tokenize_once(as_table(texts), trained, LENGTH, cache_dir=tmp_path)
+    assert [ids.tolist() for ids in table] == expected(trained, texts)

@@ -169,7 +169,7 @@ def test_targets(targets):
         (("--lora-rank", 2, "--from-scratch"), "--lora-rank adapts pre-trained weights"),
         (("--lora-rank", 0), "--lora-rank is 0"),
         (("--lora-alpha", 2), "--lora-alpha scales the adapters"),
-        (("--schedule", "theirs"), "--schedule is 'theirs'"),
+        (("--schedule", "theirs"), "'theirs'"),
     ],
 )
 def test_refusals(home, tmp_path, capsys, words, said):

@@ -28,13 +28,12 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..errors import UserError
 from ..runs.atomic_files import sole_writer
 from .docstring_extraction import extract_files, source_files, unique_indices
-from .sources import ID
+from .sources import ID, read_cached, write_cached
 
 EXTRACTION_VERSION = 2  # raise it with any change of the extraction: caches are found by it
 # The order counts: of two near-duplicates the one from the earlier library stays (scipy repeats numpy's texts).
@@ -98,20 +97,20 @@ def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
     name = fingerprint()
     root = Path(cache_dir or os.environ.get("TLM_CACHE") or Path.home() / ".cache" / "tlm_hf").expanduser()
     path = root / f"docstrings-{name[:16]}.parquet"
-    if not path.is_file():
+    table = read_cached(path)
+    if table is None:
         folders = {library: _package_folder(library) for library in CORPUS_LIBRARIES}
         try:
             root.mkdir(parents=True, exist_ok=True)
             with sole_writer(path):  # other processes wait for this one and read what it wrote
-                if not path.is_file():
-                    draft = path.with_suffix(".draft")
-                    pq.write_table(_extract(folders), draft)
-                    draft.replace(path)
+                table = read_cached(path)
+                if table is None:
+                    table = _extract(folders)
+                    write_cached(table, path)
         except OSError as error:
             raise UserError(
                 f"The cache folder {root} cannot be written ({error.strerror}): set TLM_CACHE to another folder."
             ) from error
-    table = pq.read_table(path, partitioning=None)
     splits = {split: table.filter(pc.equal(table["split"], split)).select(_COLUMNS) for split in SPLITS}
     return datasets.DatasetDict(
         {split: datasets.Dataset(rows, fingerprint=f"{name[:32]}-{split}") for split, rows in splits.items()}

@@ -114,7 +114,7 @@ def _names(file: Path, pids: list[str]) -> list[str]:
     known, _ = _read_json(file)
     names = []
     for pid in pids:
-        if pid not in known:
+        if not isinstance(known.get(pid), list) or not known[pid]:
             raise UserError(f"The relation {pid!r} has no name in {file}: add it there as [name, description].")
         names.append(known[pid][0].strip())
     times = Counter(names)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from datasets.data_files import DataFilesDict, get_data_patterns
 
 from ..errors import UserError
-from ..runs.atomic_files import Json, file_hash
+from ..runs.atomic_files import Json, file_hash, flush
 
 READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
 BATCH = 1000
@@ -271,3 +272,22 @@ def facts_of(split: datasets.Dataset) -> Json:
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) and facts.get("rows") == len(split) else {}
+
+
+def read_cached(path: Path) -> pa.Table | None:
+    """A parquet file of a cache; None where it is missing or damaged, so that it is made again."""
+    try:
+        return pq.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def write_cached(table: pa.Table, path: Path) -> None:
+    """Write a parquet file of a cache whole or not at all."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        pq.write_table(table, draft, compression="zstd")
+        flush(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -98,23 +99,37 @@ def tokenize_once(
         "split_special_tokens": tokenizer.split_special_tokens,
     }
     folder = root / hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    if not folder.is_dir():
-        draft = folder.with_suffix(".partial")
+    if not _is_whole(folder):
+        draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with sole_writer(folder):
-                if not folder.is_dir():  # another process may have made it meanwhile
-                    shutil.rmtree(draft, ignore_errors=True)
+            with sole_writer(folder) as is_alone:
+                if not _is_whole(folder):  # another process may have made it meanwhile
+                    for left in root.glob(f"{folder.name}.*.partial") if is_alone else ():  # of a killed process
+                        shutil.rmtree(left, ignore_errors=True)
+                    shutil.rmtree(folder, ignore_errors=True)
                     draft.mkdir()
                     _write(draft, texts, tokenizer, max_length)
                     draft.replace(folder)
                     flush(root)
         except OSError as error:
+            if not _is_whole(folder):  # without locks another process may have been first
+                reason = error.strerror
+                raise UserError(
+                    f"The token cache {root} cannot be written ({reason}): free space, or set HF_DATASETS_CACHE."
+                ) from error
+        finally:
             shutil.rmtree(draft, ignore_errors=True)
-            raise UserError(
-                f"The token cache {root} cannot be written ({error.strerror}): free space, or set HF_DATASETS_CACHE."
-            ) from error
     return TokenTable(folder / IDS, np.load(folder / LENGTHS))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the cache has as many ids as its lengths say."""
+    try:
+        count = int(np.load(folder / LENGTHS).sum(dtype=np.int64))
+        return (folder / IDS).stat().st_size == count * np.dtype(np.int32).itemsize
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _write(folder: Path, texts: TextColumn, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:

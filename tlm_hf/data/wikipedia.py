@@ -8,7 +8,6 @@ of `datasets`, so an interrupted or larger request reads only the rest.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
-from .sources import ID, describe_split, seeded_order
+from .sources import ID, describe_split, read_cached, seeded_order, write_cached
 
 REPOSITORY, CONFIG = "wikimedia/wikipedia", "20231101.en"
 REVISION = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa"
@@ -197,14 +196,13 @@ class _Wikipedia:
     def _cached(self, name: str, read: Callable[[], pa.Table]) -> pa.Table:
         """A table of the cache, or what `read` returns, which is kept there."""
         path = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "wikipedia", self.revision, self.config, name)
-        if path.is_file():
-            return pq.read_table(path, partitioning=None)
+        table = read_cached(path)
+        if table is not None:
+            return table
         table = read()
-        draft = path.with_suffix(f".{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(table, draft, compression="zstd")
-            draft.replace(path)
+            write_cached(table, path)
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error}): free space, or set HF_DATASETS_CACHE.") from error
         return table

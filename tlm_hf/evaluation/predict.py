@@ -67,8 +67,10 @@ def predict(
         n predictions, in the order of the texts. Texts longer than the model are truncated, with a warning.
 
     Raises:
-        UserError: no such column, a row without text, or a model that cannot classify.
+        UserError: one text in place of a list, no such column, a row without text, or a model that cannot classify.
     """
+    if isinstance(texts, str):
+        raise UserError("predict takes a list of texts: put the text into brackets.")
     if isinstance(texts, datasets.Dataset):
         check_column(texts, text_column, "The data set", "text_column")
         texts = texts[text_column][:]

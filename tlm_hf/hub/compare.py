@@ -171,7 +171,7 @@ class Comparison:
             return
         change.foreign = _first_difference({k: v for k, v in remote.items() if k != MANIFEST_FILE}, files)
         if change.hub_version == change.version and self.tag in self.tags(change.repo_id, change.repo_type):
-            released = {name: facts["sha256"] for name, facts in files.items()}
+            released = {name: str(facts.get("sha256")) for name, facts in files.items()}
             here = {name: facts for name, facts in local.items() if name != MANIFEST_FILE}
             change.tagged = _first_difference(released, here) or (None if change.foreign else MANIFEST_FILE)
 

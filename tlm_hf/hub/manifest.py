@@ -203,8 +203,11 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
     settings = {RENAMED.get(key, key): value for key, value in results["settings"].items()}
     settings |= {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
     settings |= {key: results[key] for key in ("corpus", "task") if key in results}
-    if name == "pretrain":  # off it is not recorded, and left out it would be the schedule's
+    is_continued = name == "pretrain" and "weights" in settings
+    if name == "pretrain" and not is_continued:  # off it is not recorded, and left out it would be the schedule's
         settings.setdefault("unigram_bias", False)
+    if "batch_size" in settings:  # which it decided
+        settings.pop("per_device_train_batch_size", None)
     defaults = option_defaults(COMMANDS[name])
     words = ["tlm", name]
     for key, value in settings.items():
@@ -219,6 +222,8 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
     elif name == "finetune":
         # From scratch the architecture and the tokenizer are all that is read, and the repository itself has them.
         words += ["--model", REPOSITORY if results["settings"].get("from_scratch") else BASE]
+    elif is_continued:
+        words += ["--model", BASE]
     elif "tokenizer_sha256" in settings:
         words += ["--tokenizer", REPOSITORY]
     return [*words, "--output-dir", OUTPUT]

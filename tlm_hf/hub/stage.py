@@ -238,7 +238,9 @@ class _Stager:
         entry, read = run.entry, run.results["settings"].get("weights")
         weights = {label: each.weights for label, each in self.runs.items()}
         labels = {digest: label for label, digest in reversed(weights.items())}  # of equal ones the first
-        if entry.kind == "encoder" or read == NEW:
+        if entry.kind == "encoder":  # one that was continued has a base
+            return {BASE: self._input(labels.get(read), read)} if read else {}
+        if read == NEW:
             return {}
         if entry.kind == "committee":
             for name in entry.members if run.branch is None else []:  # the run of a branch may have other members

@@ -4,6 +4,7 @@ A finished run has `results.json`, written last; until then its checkpoints are 
 into place when whole (see `runs.checkpoints`).
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -85,7 +86,13 @@ class Run:
 
     def _compare(self, record: Json) -> None:
         """Refuse a folder of another run; the threads of a finished one, which is only read, may differ."""
-        before, now = ({"kind": record["kind"], **record["settings"]}, {"kind": self.kind, **self.settings})
+        now = {"kind": self.kind, **self.settings}
+        try:
+            before = {"kind": record["kind"], **record["settings"]}
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.folder / RUN_FILE} is not the record of a run: choose another --output-dir."
+            ) from error
         names = sorted(before.keys() | now.keys())
         differing = [name for name in names if before.get(name) != now.get(name)]
         if not differing or (differing == ["threads"] and self.results is not None):
@@ -146,6 +153,7 @@ class Run:
                 flush_tree(partial)
                 for file in partial.iterdir():
                     file.replace(self.folder / file.name)
+                partial.rmdir()
             write_json(self.folder / RESULTS_FILE, described)
         self._remove_checkpoints()
         self._release()
@@ -153,7 +161,10 @@ class Run:
 
     def _release(self) -> None:
         if self._lock is not None:
-            (self.folder / LOCK).unlink(missing_ok=True)
+            if os.name == "nt":  # an open file cannot be removed there
+                self._lock.release()
+            with contextlib.suppress(OSError):
+                (self.folder / LOCK).unlink(missing_ok=True)
             self._lock.release()
 
     def _remove_checkpoints(self) -> None:

@@ -41,11 +41,16 @@ def portable(value: Any) -> Any:
 
 
 def command_line(arguments: list[str] | None = None) -> str:
-    """The command that is running, as a user would type it elsewhere."""
+    """The command that is running, as a user would type it elsewhere, its token blacked out."""
     program, *rest = sys.argv if arguments is None else arguments
     name = Path(program).name
     if name.endswith(".py"):
         name = "tlm" if name == "main.py" else f"python {portable_path(str(Path(program).resolve()))}"
+    for index, word in enumerate(rest):
+        if re.match(r"--hub[-_]token=", word):
+            rest[index] = "--hub-token=***"
+        elif index and re.fullmatch(r"--hub[-_]token", rest[index - 1]):
+            rest[index] = "***"
     return " ".join([name, *(word if word.startswith("$") else shlex.quote(word) for word in portable(rest))])
 
 

@@ -65,7 +65,8 @@ def finetune(**options: Any) -> Json:
     if not chosen.classifier.model:
         raise UserError("finetune needs an encoder: give --model, a folder or Hub name.")
     arguments = chosen.arguments()
-    report_processes(arguments, chosen.output.num_threads)
+    if chosen.classifier.models or chosen.output.workers is not None:
+        raise UserError("--models and --workers are for several members: finetune_members takes both.")
 
     # 1. Data
     tokenizer = _load_tokenizer(chosen.classifier)
@@ -75,6 +76,7 @@ def finetune(**options: Any) -> Json:
     set_seed(arguments.seed)
     model = _build_model(chosen.classifier, task, tokenizer)
     push = prepare_push(chosen.training, arguments)
+    report_processes(arguments, chosen.output.num_threads)
     run = Run(arguments.output_dir, "finetune", _settings(chosen, arguments, task, tokenizer))
     if run.results is not None:
         push(run.folder)

@@ -160,6 +160,7 @@ def _from_first_process(world: int, value: Any) -> Any:
 def _prepare_pretraining(options: Json, members: int, workers: int | None) -> tuple[Run, list[Json], int]:
     """Load the corpus once, take the output folder and put the shared tokenizer there."""
     chosen = PretrainOptions.read({**options, "num_members": members, "workers": workers})
+    _refuse_push(options)
     config, settings = chosen.config(), chosen.settings()
     _check_seed(options, members)
     workers, threads = choose_workers(options, members, workers)
@@ -201,6 +202,7 @@ def _prepare_finetuning(options: Json, workers: int | None) -> tuple[Run, list[J
         raise UserError("--model and --models exclude each other: name every encoder in --models.")
     if not models or not options.get("output_dir"):
         raise UserError("Fine-tuning members needs --models (pre-trained encoders) and --output-dir.")
+    _refuse_push(options)
     chosen = FinetuneOptions.read({**options, "workers": workers})
     _check_seed(options, len(models))
     workers, threads = choose_workers(options, len(models), workers)
@@ -213,6 +215,11 @@ def _prepare_finetuning(options: Json, workers: int | None) -> tuple[Run, list[J
     options = {**options, "models": [], "num_threads": threads}
     members = [_as_member({**options, "model": model}, run, index) for index, model in enumerate(models)]
     return run, members, workers
+
+
+def _refuse_push(options: Json) -> None:
+    if options.get("push_to_hub"):
+        raise UserError("--push-to-hub pushes one model, not several members: leave it out, and push the committee.")
 
 
 def _as_member(options: Json, run: Run, index: int) -> Json:

@@ -225,7 +225,10 @@ def rows_per_step(arguments: TrainingArguments) -> int:
 
 def choose_batch_size(options: Mapping[str, Any], default: int) -> int | None:
     """Rows per step as given, or the default; None where `--per-device-train-batch-size` decides."""
-    return None if "per_device_train_batch_size" in options else options.get("batch_size") or default
+    if "per_device_train_batch_size" in options:
+        return None
+    given: int | None = options.get("batch_size")
+    return default if given is None else given
 
 
 def check_length(length: int | None, model: str, limit: int) -> None:

@@ -65,7 +65,8 @@ def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: 
     started = time.perf_counter()
     chosen = PretrainOptions.read(options)
     arguments, snapshot_steps = chosen.arguments(), chosen.output.snapshot_steps
-    report_processes(arguments, chosen.output.num_threads)
+    if chosen.output.num_members is not None or chosen.output.workers is not None:
+        raise UserError("--num-members and --workers are for several members: pretrain_members takes both.")
 
     # 1. Model: a recipe's configuration or an existing encoder, and its tokenizer where there is one
     encoder = _Encoder.from_options(chosen)
@@ -73,6 +74,7 @@ def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: 
 
     # 2. Data
     corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
+    report_processes(arguments, chosen.output.num_threads)
     run = Run(arguments.output_dir, "pretrain", _settings(chosen, arguments, encoder, corpus))
     if run.results is not None:
         check_not_missed(run.folder, snapshot_steps)
