@@ -255,7 +255,7 @@ def test_a_failed_extraction_leaves_no_cache(fake: Path, tmp_path: Path, monkeyp
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         docstrings.load_docstrings(tmp_path / "file")
-    monkeypatch.setattr(docstrings.pq, "write_table", no_extraction)
+    monkeypatch.setattr("tlm_hf.data.sources.pq.write_table", no_extraction)
     with pytest.raises(AssertionError):
         docstrings.load_docstrings(tmp_path / "cache")
     assert files(tmp_path / "cache") == []
