@@ -6,25 +6,13 @@ Oracles: the shares 80/10/10 of BERT's paper counted on 100,000 tokens; a second
 import numpy as np
 import pytest
 import torch
+from helpers_masking import SPECIAL, make_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader, SequentialSampler
 
 from tlm_hf.data.masking import HELD_OUT_STREAM, MASK_STREAM, MaskingCollator, PretrainingSchedule
-
-SPECIAL = range(5)  # [PAD] [UNK] [CLS] [SEP] [MASK], the first entries of a vocabulary trained here
-
-
-def make_rows(tokenizer, count, seed=0, longest=30):
-    """Texts of random ordinary tokens between [CLS] and [SEP], with an [UNK] now and then."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for item in range(count):
-        ids = rng.integers(len(SPECIAL), len(tokenizer), rng.integers(1, longest))
-        ids[rng.random(len(ids)) < 0.05] = tokenizer.unk_token_id
-        rows.append({"input_ids": np.array([tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]), "item": item})
-    return rows
 
 
 def test_the_shares_are_80_10_10_on_100_000_tokens(tokenizer):

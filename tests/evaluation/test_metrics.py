@@ -7,6 +7,7 @@ by hand.
 import numpy as np
 import pytest
 import torch
+from helpers_masking import make_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, log_loss
@@ -15,19 +16,6 @@ from tlm_hf.data.masking import HELD_OUT_STREAM, MaskingCollator
 from tlm_hf.evaluation.calibration import expected_calibration_error, fit_temperature
 from tlm_hf.evaluation.metrics import classification_metrics
 from tlm_hf.evaluation.scoring import masked_lm_score, predict_logits
-
-SPECIAL = range(5)  # [PAD] [UNK] [CLS] [SEP] [MASK], the first entries of a vocabulary trained here
-
-
-def make_rows(tokenizer, count, seed=0, longest=30):
-    """Texts of random ordinary tokens between [CLS] and [SEP], with an [UNK] now and then."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for item in range(count):
-        ids = rng.integers(len(SPECIAL), len(tokenizer), rng.integers(1, longest))
-        ids[rng.random(len(ids)) < 0.05] = tokenizer.unk_token_id
-        rows.append({"input_ids": np.array([tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]), "item": item})
-    return rows
 
 
 @pytest.mark.parametrize("training", [False, True])
