@@ -13,7 +13,6 @@ from huggingface_hub import DatasetCard
 
 from tlm_hf.data.tasks import load_task
 from tlm_hf.hub.demo_data import DemoTask, stage_demo
-from tlm_hf.hub.manifest import tree_hash
 from tlm_hf.hub.stage import stage
 from tlm_hf.runs.atomic_files import file_hash, write_json
 
@@ -133,6 +132,4 @@ def _stage_family(folder):
 
 def mark_verified(output):
     """What `verify` writes in the end."""
-    folders = [path for path in (output / OWNER).iterdir() if path.is_dir()]
-    hashes = {f"{OWNER}/{path.name}": tree_hash(path) for path in folders}
-    write_json(output / "verified.json", {"release": file_hash(output / "release.json"), "verified": hashes})
+    write_json(output / "verified.json", {"release": file_hash(output / "release.json")})

@@ -13,7 +13,6 @@ from tlm_hf.hub.push import push
 REPOSITORY = r"tiny-lab/tlm-bert2-words"
 """In the middle of a push."""
 STEPS = {
-    "asking who": ("GET", r"/api/whoami-v2$"),
     "looking": ("GET", rf"/api/models/{REPOSITORY}/revision/main$"),
     "making the repository": ("POST", r"/api/repos/create$"),
     "making a branch": ("POST", r"/branch/"),

@@ -1,8 +1,11 @@
 """What is tried again, what is said at once. Oracle: huggingface_hub's own errors."""
 
+from unittest import mock
+
 import httpx2
 import pytest
 from helpers_release import TOKEN, hurry
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from tlm_hf.errors import UserError
@@ -19,14 +22,14 @@ def call(*errors):
     """Call a function that raises each error once, then returns; what it returned or why not, and the waits."""
     left = list(errors)
 
-    def function():
+    def repo_info(*_):
         if left:
             raise left.pop(0)
         return "done"
 
-    with hurry() as waits:
+    with hurry() as waits, mock.patch.object(HfApi, "repo_info", repo_info):
         try:
-            return Hub(token=TOKEN, endpoint="http://127.0.0.1:9").call("looking", function), waits
+            return Hub(token=TOKEN, endpoint="http://127.0.0.1:9").repo_info("owner/name"), waits
         except UserError as refusal:
             return refusal, waits
 

@@ -55,11 +55,7 @@ def test_places_that_are_nowhere(one_sentence, tmp_path):
     [
         {"command": ["tlm", "release", "push", "--target", "x", "--output-dir", "{output}"]},
         {"command": ["tlm", "pretrain", "--output-dir", "elsewhere"]},
-        {"command": ["tlm", "finetune", "--output-dir", "{output}"]},
         {"command": ["rm", "pretrain", "--output-dir", "{output}"]},
-        {"command": ["tlm", "pretrain", "--corpus", "docstrings", "--output-dir=elsewhere", "{output}"]},
-        {"command": ["tlm", "pretrain", "--output-dir", "elsewhere", "--output-dir", "{output}"]},
-        {"command": ["tlm", "pretrain", "--tokenizer", "{output}", "--output-dir", "{output}"]},
         {"command": [["tlm"]]},
         {"command": "tlm pretrain"},
         {"inputs": None},

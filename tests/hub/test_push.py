@@ -58,7 +58,8 @@ def edit(release, folder, version=None):
     place = release / OWNER / folder
     (place / "README.md").write_text((place / "README.md").read_text() + "\nMore.\n")
     manifest = json.loads((place / "manifest.json").read_text())
-    manifest |= {"files": describe_files(place), "version": version or manifest["version"]}
+    files = {name: facts for name, facts in describe_files(place).items() if name != "manifest.json"}
+    manifest |= {"files": files, "version": version or manifest["version"]}
     (place / "manifest.json").write_text(json.dumps(manifest))
     record = json.loads((release / "release.json").read_text())
     record["version"] = version or record["version"]
@@ -114,14 +115,14 @@ class TestSent:
                 if path.is_file():
                     name = re.escape("/".join(path.relative_to(staged() / OWNER).parts[1:]))
                     assert re.search(rf"send\s+{path.stat().st_size:,} bytes  {name}$", found["table"], re.MULTILINE)
-            assert not any(row["hub"] for row in status(str(staged()), hub=client(empty))["repositories"])
+            assert not any(row["hub_version"] for row in status(str(staged()), hub=client(empty))["repositories"])
 
     def test_status_names_what_differs(self, hub):
         hub.foreign_commit("model", f"{OWNER}/tlm-conv", {"README.md": b"mine now\n"})
-        found = {row["repository"]: row for row in status(str(staged()), hub=client(hub))["repositories"]}
+        found = {row["where"]: row for row in status(str(staged()), hub=client(hub))["repositories"]}
         assert found[f"{OWNER}/tlm-conv"]["foreign"] == "README.md"
-        assert list(found[f"{OWNER}/tlm-conv"]["send"]) == ["README.md"]
-        assert (found[BERT]["send"], found[BERT]["hub"]) == ({}, "0.1.0")
+        assert list(found[f"{OWNER}/tlm-conv"]["add"]) == ["README.md"]
+        assert (found[BERT]["add"], found[BERT]["hub_version"]) == ({}, "0.1.0")
 
     def test_public_in_the_end(self, hub):
         push(str(staged()), hub=client(hub), public=True)
@@ -159,14 +160,14 @@ class TestRefused:
         edit(copy, "tlm-bert1", "0.2.0")
         hub.foreign_commit("space", f"{OWNER}/tlm-demo", {"app.py": b"print()\n", "notes.md": b"mine\n"})
         edit(copy, "tlm-demo", "0.2.0")
-        assert "tlm-demo was changed on the Hub by others (app.py)" in refused(hub, copy, one_sentence)
+        assert "tlm-demo was changed by others (app.py)" in refused(hub, copy, one_sentence)
         assert push(str(copy), hub=client(hub), overwrite=True)["commits"] == 2
         assert "notes.md" not in hub.files("space", f"{OWNER}/tlm-demo")
 
     @pytest.mark.parametrize("folder", ["tlm-bert1", "tlm-bert1@seed-1"])
     def test_a_version_that_is_taken(self, hub, copy, one_sentence, folder):
         edit(copy, folder)
-        assert f"{folder} was released as 0.1.0 with another README.md" in refused(hub, copy, one_sentence)
+        assert f"{folder} was released as 0.1.0 with other content" in refused(hub, copy, one_sentence)
         refused(hub, copy, one_sentence, overwrite=True)
 
     @pytest.mark.parametrize("folder", ["tlm-bert1", "tlm-bert1@seed-1"])
@@ -174,25 +175,29 @@ class TestRefused:
         edit(copy, folder, "0.10.0")
         push(str(copy), hub=client(hub))
         edit(copy, folder, "0.9.0")
-        assert f"{folder} is at 0.10.0 on the Hub, which is newer than 0.9.0" in refused(hub, copy, one_sentence)
+        assert f"{folder} was released as 0.10.0 with other content, and 0.9.0 is not newer" in refused(
+            hub, copy, one_sentence
+        )
 
     @pytest.mark.parametrize(
         ("token", "role", "organizations", "words"),
         [
             ("hf_" + "Nobody" * 6, None, {}, "does not accept the token"),
-            ("hf_" + "Reader" * 6, "read", {OWNER: "write"}, "may only read"),
-            ("hf_" + "Stranger" * 5, "write", {}, "does not exist or is not one"),
+            ("hf_" + "Reader" * 6, "read", {OWNER: "write"}, "write access"),
+            ("hf_" + "Stranger" * 5, "write", {}, "write access"),
             ("hf_" + "Member" * 6, "write", {OWNER: "read"}, "write access"),
         ],
     )
     def test_tokens_without_rights(self, hub, one_sentence, token, role, organizations, words):
         if role is not None:
             hub.add_user("another", token, role=role, organizations=organizations)
+        del hub.state.repositories["space", f"{OWNER}/tlm-demo"]
+        before = hub.snapshot()
         with pytest.raises(UserError) as refusal:
             push(str(staged()), hub=client(hub, token))
         assert words in one_sentence(refusal.value)
         assert token not in str(refusal.value)
-        assert {request.method for request in hub.requests} == {"GET"}
+        assert hub.snapshot() == before
 
 
 class TestWhatIsThere:

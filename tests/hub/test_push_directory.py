@@ -28,23 +28,22 @@ def refused(source, target, one_sentence, **options):
 
 def test_the_same_tree(shelf):
     assert contents(shelf / OWNER) == contents(staged() / OWNER)
-    assert push_to_directory(str(staged()), str(shelf))["copied"] == []
+    assert push_to_directory(str(staged()), str(shelf))["differing"] == 0
 
 
 @pytest.mark.parametrize("file", ["README.md", "manifest.json", "notes.md"])
 def test_changes_there_are_kept_until_overwritten(shelf, one_sentence, file):
     (shelf / OWNER / "tlm-conv" / file).write_text("mine\n")
     assert f"tlm-conv was changed by others ({file})" in refused(staged(), shelf, one_sentence)
-    assert push_to_directory(str(staged()), str(shelf), overwrite=True)["copied"] == [f"{OWNER}/tlm-conv"]
+    assert push_to_directory(str(staged()), str(shelf), overwrite=True)["differing"] == 1
     assert contents(shelf / OWNER) == contents(staged() / OWNER)
 
 
 def test_versions_do_not_go_back(shelf, one_sentence):
     path = shelf / OWNER / "tlm-conv" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": "0.10.0"}))
-    assert "0.10.0, which is newer than 0.1.0" in refused(staged(), shelf, one_sentence)
-    push_to_directory(str(staged()), str(shelf), overwrite=True)
-    assert json.loads(path.read_text())["version"] == "0.1.0"
+    assert "0.1.0 is not newer" in refused(staged(), shelf, one_sentence)
+    refused(staged(), shelf, one_sentence, overwrite=True)
 
 
 def test_folders_that_cannot_be_the_target(tmp_path, one_sentence):

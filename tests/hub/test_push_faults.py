@@ -22,7 +22,7 @@ CASES = [
     ("applied, answer lost", "making the repository", DONE),
     ("applied, answer lost", "tagging", DONE),
     ("applied, answer lost", "adding to the collection", DONE),
-    ("429 with Retry-After", "asking who", DONE),
+    ("429 with Retry-After", "looking", DONE),
     ("someone else commits first", "committing", REFUSED),
     ("half of a large file is kept", "sending a large file", REFUSED),
 ]

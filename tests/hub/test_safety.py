@@ -15,7 +15,7 @@ from tlm_hf.errors import UserError
 from tlm_hf.hub.data_folder import dataset_facts
 from tlm_hf.hub.model_folder import code_files
 from tlm_hf.hub.release_file import Entry
-from tlm_hf.hub.safety import check_folder, redact, without_paths
+from tlm_hf.hub.safety import check_folder, redact
 from tlm_hf.hub.stage import stage
 
 PLANTED = {
@@ -70,15 +70,10 @@ def test_secrets_stop_it_and_are_not_shown(folder, refusal_of, what, file):
     assert PLANTED[what] not in message + redact(f"it said {PLANTED[what]}")
 
 
-def test_names_of_this_machine(folder, refusal_of, monkeypatch):
-    monkeypatch.setenv("LOGNAME", "mabel-tester")
-    for planted, words in (
-        (str(Path.cwd() / "x"), "path of this machine"),
-        ("/ho" + "me/somebody/models", "home folder"),
-        ("mabel-tester", "user"),
-    ):
+def test_names_of_this_machine(folder, refusal_of):
+    for planted in (str(Path.cwd() / "x"), "/ho" + "me/somebody/models"):
         note(folder, planted)
-        assert words in refusal_of()
+        assert "path of this machine" in refusal_of()
 
 
 def test_foreign_files_and_code(folder, refusal_of):
@@ -120,47 +115,26 @@ def test_what_only_looks_like_a_path(folder, disk, text):
     check_folder(folder, code_files(folder), [disk / "runs"])
 
 
-def test_a_run_on_another_disk_is_staged_without_its_place(folder, disk, tmp_path):
+def test_a_run_on_another_disk_is_staged_without_its_place(folder, disk, tmp_path, one_sentence):
     run = shutil.copytree(family() / "encoder", disk / "runs" / "first")
     results = json.loads((run / "results.json").read_text())
-    results["command"] = f"tlm pretrain --tokenizer {disk}/tokenizer --output-dir {run}"
-    results["settings"]["note"] = f"{disk}/runs/old"
-    results["history"] = [{"saved": f"to {run}/checkpoint-3"}]
-    (run / "results.json").write_text(json.dumps(results))
     Path("r.yaml").write_text(f"version: 0.1.0\nnamespace: {OWNER}\nencoders:\n  tlm-bert1: {{run: {run}}}\n")
-    stage("r.yaml", str(tmp_path / "out"))
-    output = tmp_path / "out" / OWNER / "tlm-bert1"
-    assert not [path for path in output.iterdir() if path.suffix in (".json", ".md") and str(disk) in path.read_text()]
-    staged_results = json.loads((output / "results.json").read_text())
-    assert staged_results["command"] == "tlm pretrain --tokenizer tokenizer --output-dir first"
-    assert staged_results["settings"]["note"] == "old"
-    assert staged_results["history"] == [{"saved": "to checkpoint-3"}]
-
-
-def test_fields_of_paths_are_cut_wherever_they_point():
-    value = {
-        "settings": {"corpus": "/data/me/My texts/a.txt", "words": ["/scratch/x", "a/b", 1], "one": "/data"},
-        "command": "/opt/bin/tlm pretrain --corpus '/mnt/big disk/a.txt' --model=/data/me/first --x a/b "
-        "--map ag=/data/me/ag --of pair:/data/me/p --from https://example.org/a/b --root $TLM_DATA/ag_news",
-        "reproduce": {"command": ["tlm", "--model", "/data/me/first", "{output}"]},
-        "note": "see /data/me/first",
-    }
-    assert without_paths(value) == {
-        "settings": {"corpus": "a.txt", "words": ["x", "a/b", 1], "one": "data"},
-        "command": "tlm pretrain --corpus 'a.txt' --model=first --x a/b "
-        "--map ag=ag --of pair:p --from https://example.org/a/b --root $TLM_DATA/ag_news",
-        "reproduce": {"command": ["tlm", "--model", "first", "{output}"]},
-        "note": "see /data/me/first",
-    }
-    assert without_paths({"note": "see /data/me/first"}, [Path("/data/me/first")]) == {"note": "see first"}
+    for history, words in ((f"to {run}/checkpoint-3", "results.json holds a path"), ("nowhere", None)):
+        (run / "results.json").write_text(json.dumps(results | {"corpus": f"{disk}/a.txt", "history": history}))
+        if words is not None:
+            with pytest.raises(UserError) as refusal:
+                stage("r.yaml", str(tmp_path / "out"))
+            assert words in one_sentence(refusal.value)
+            continue
+        stage("r.yaml", str(tmp_path / "out"))
+        assert json.loads((tmp_path / "out" / OWNER / "tlm-bert1" / "results.json").read_text())["corpus"] == "a.txt"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "checked", "words"),
     [
         ("license: mit", "license: unknown", True, "licence"),
-        ("license: mit", "license: [mit", True, "cannot be read"),
-        ("license: mit", "license: mine", True, "does not accept"),
+        ("license: mit", "license: [mit", True, "not valid"),
         ("Licence: MIT.", "Its licence is not known to the program that wrote this card.", True, "in the text"),
         ("license: mit", "license: other\nlicense_name: ag-corpus-research-non-commercial", False, "--i-have-checked"),
     ],

@@ -10,7 +10,7 @@ from ..data.dataset_card import UNKNOWN
 from ..data.leakage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..runs.atomic_files import Json, file_hash, read_json, write_json
-from .release_file import LICENCES, Entry
+from .release_file import Entry
 
 CARD = "README.md"
 NEEDS_CHECK = {
@@ -28,30 +28,22 @@ def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
         UserError: no data set folder of ours, files changed since, or a licence that is unknown or was not checked.
     """
     folder = entry.source
-    try:
-        facts = read_json(folder / SUBSET_FILE)
-        kind, files = facts["kind"], facts["files"]
-    except (UserError, KeyError):
-        kind = None
-    if kind != SUBSET_KIND:
+    facts = read_json(folder / SUBSET_FILE) if (folder / SUBSET_FILE).is_file() else {}
+    if facts.get("kind") != SUBSET_KIND:
         raise UserError(f"{folder} is not a data set folder: make one with `tlm prepare-data` or `tlm overlap`.")
-    for name, expected in files.items():
+    for name, expected in facts["files"].items():
         path = folder / name
         if not path.is_file() or (name != CARD and file_hash(path) != expected):  # a card is there to be edited
             raise UserError(f"{path} is missing or was changed since the folder was made: make it again.")
     try:
         card = DatasetCard.load(folder / CARD)
     except (ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The front matter of {folder / CARD} cannot be read ({reason}): correct it.") from error
+        raise UserError(f"The front matter of {folder / CARD} is not valid: correct it.") from error
     if card.data.license in (None, "unknown", ["unknown"]) or UNKNOWN in card.text:
         raise UserError(
             f"The licence of {entry.name}'s source is not known: say it in {folder / CARD}, in the field `license` and "
             "in the text, and stage again."
         )
-    licences = card.data.license if isinstance(card.data.license, list) else [card.data.license]
-    if foreign := [name for name in licences if name not in LICENCES]:
-        raise UserError(f"{folder / CARD} has the licence {foreign[0]!r}, which the Hub does not accept: correct it.")
     name = card.data.to_dict().get("license_name")
     if name in NEEDS_CHECK and not licence_checked:
         raise UserError(

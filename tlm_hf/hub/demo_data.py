@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -19,7 +18,7 @@ from ..data.tokenization import load_tokenizer
 from ..evaluation.scoring import pack_logits, predict_logits
 from ..loading import load_classifier
 from ..models.joining_committee import in_label_order
-from ..runs.atomic_files import write_json
+from ..runs.atomic_files import Json, whole_folder, write_json
 from ..runs.provenance import provenance
 
 DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"
@@ -55,15 +54,7 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class DemoTask:
-    """One task of the demonstration.
-
-    Args:
-        name: as in `load_task`.
-        title: what people read.
-        committee: folder of the committee.
-        deep: folder of the deep classifier beside it; None for none.
-        splits: the task, with `validation` and `test`.
-    """
+    """One task of the demonstration, `name` as in `load_task`; `deep` is the deep classifier beside the committee."""
 
     name: str
     title: str
@@ -96,28 +87,21 @@ def stage_demo(
     Raises:
         UserError: a model folder that is missing or broken.
     """
-    partial = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    described = [_describe(task, partial, destination) for task in tasks]
-    tokenizer = load_tokenizer(str(next(iter(encoders.values()))))
-    texts = list(corpus)
-    counts = count_tokens(encode_texts(texts, tokenizer, tokenizer.model_max_length))
-    np.savez_compressed(partial / COUNTS_FILE, counts=counts)
-    if study is not None:
-        shutil.copyfile(study, partial / STUDY_FILE)
-    write_json(
-        partial / DEMO_FILE,
-        {
+    tokenizer, texts = load_tokenizer(str(next(iter(encoders.values())))), list(corpus)
+    with whole_folder(destination) as folder:
+        described = [_describe(task, folder, destination) for task in tasks]
+        counts = count_tokens(encode_texts(texts, tokenizer, tokenizer.model_max_length))
+        np.savez_compressed(folder / COUNTS_FILE, counts=counts)
+        if study is not None:
+            shutil.copyfile(study, folder / STUDY_FILE)
+        demo = {
             "tasks": described,
-            "encoders": {name: _relative(folder, destination) for name, folder in encoders.items()},
+            "encoders": {name: _relative(encoder, destination) for name, encoder in encoders.items()},
             "corpus": {"name": corpus_name, "texts": len(texts), "counts": COUNTS_FILE},
             "study": None if study is None else STUDY_FILE,
             "made_by": provenance(),
-        },
-    )
-    shutil.rmtree(destination, ignore_errors=True)
-    partial.rename(destination)
+        }
+        write_json(folder / DEMO_FILE, demo)
     return destination
 
 
@@ -125,7 +109,7 @@ def _relative(folder: Path, destination: Path) -> str:
     return Path(os.path.relpath(folder.resolve(), destination.resolve())).as_posix()
 
 
-def _describe(task: DemoTask, partial: Path, destination: Path) -> dict[str, Any]:
+def _describe(task: DemoTask, folder: Path, destination: Path) -> Json:
     """The task's entry, after the answers of its models were written beside it."""
     committee, tokenizer = load_classifier(str(task.committee)), load_tokenizer(str(task.committee))
     deep = None
@@ -140,7 +124,7 @@ def _describe(task: DemoTask, partial: Path, destination: Path) -> dict[str, Any
             answers[f"{split}_deep"] = pack_logits(predict_logits(*deep, texts)[0])
         answers[f"{split}_labels"] = np.array(task.splits[split]["label"][:], dtype=np.uint16)
     file = f"{task.name}.npz"
-    np.savez_compressed(partial / file, allow_pickle=False, **answers)
+    np.savez_compressed(folder / file, allow_pickle=False, **answers)
     return {
         "name": task.name,
         "title": task.title,

@@ -1,14 +1,17 @@
 """`manifest.json` (what one repository was made from and by what, the hash of every file) and `release.json` (all)."""
 
 import hashlib
+import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils.sha import git_hash
 
 from ..data.overlap_report import OverlapArguments
 from ..data.prepare import PrepareDataArguments
@@ -31,57 +34,17 @@ COMMANDS: dict[str, Sequence[type]] = {
     "prepare-data": (PrepareDataArguments,),
     "overlap": (OverlapArguments,),
 }
-MAKES = {
-    "encoder": ["pretrain"],
-    "classifier": ["finetune"],
-    "adapter": ["finetune"],
-    "committee": ["committee"],
-    "data": ["prepare-data", "overlap"],
-}
-"""Commands that make each kind of repository."""
-RENAMED = {"threads": "num_threads"}
-"""Settings whose option has another name."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a staged repository was made from.
-
-    Args:
-        results: of the run, or the facts of a data set; empty for a Space.
-        command: with placeholders; [] where there is none.
-        inputs: repositories and hashes that the command reads, by placeholder.
-        code: SHA-256 of the remote code by file name.
-        data: hashes and revisions of the texts.
-    """
-
-    results: Json = field(default_factory=dict)
-    command: list[str] = field(default_factory=list)
-    inputs: Json = field(default_factory=dict)
-    code: dict[str, str] = field(default_factory=dict)
-    data: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Repository:
-    """One repository of a staged release; `tree` has the hash of each of its folders, the main one's and branches'."""
+    """One repository of a staged release: `tree` has the hash of its folder, then of those of its branches."""
 
-    name: str
     kind: str
     repo_type: str
     repo_id: str
-    folder: str
-    revisions: dict[str, str]
-    linked: list[str]
     variables: dict[str, str]
-    files: int
-    bytes: int
     tree: dict[str, str]
-
-    @property
-    def folders(self) -> list[str]:
-        """That of main, then those of the branches."""
-        return [self.folder, *self.revisions.values()]
 
 
 @dataclass(frozen=True)
@@ -94,37 +57,24 @@ class StagedRelease:
     visibility: str
     collection: Json | None
     repositories: list[Repository]
-    made_by: Json
 
     @property
     def folders(self) -> list[tuple[Repository, str]]:
         """Every folder with its repository."""
-        return [(repository, folder) for repository in self.repositories for folder in repository.folders]
+        return [(repository, folder) for repository in self.repositories for folder in repository.tree]
 
     def record(self) -> Json:
         """What `release.json` holds."""
         return {key: value for key, value in asdict(self).items() if key != "output"}
 
 
-def read_staged(output_dir: str) -> StagedRelease:
+def read_staged(output_dir: str | Path) -> StagedRelease:
     """The staged release in a folder.
 
     Raises:
-        UserError: nothing is staged there, or not the whole of it.
+        UserError: there is none, or its record is damaged.
     """
-    staged = read_record(Path(output_dir).expanduser())
-    for _, folder in staged.folders:
-        if not (staged.output / folder / MANIFEST_FILE).is_file():
-            raise UserError(f"{folder} has no {MANIFEST_FILE}, so it was not staged whole: stage again.")
-    return staged
-
-
-def read_record(output: Path) -> StagedRelease:
-    """What `release.json` says is staged in a folder.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
+    output = Path(output_dir).expanduser()
     if not (output / RELEASE_FILE).is_file():
         raise UserError(f"There is no staged release in {output}: make one with `tlm release stage`.")
     record = read_json(output / RELEASE_FILE)
@@ -135,22 +85,16 @@ def read_record(output: Path) -> StagedRelease:
         raise UserError(f"{output / RELEASE_FILE} is damaged ({error}): remove {output}, and stage again.") from error
 
 
-def git_hash(path: Path) -> str:
-    """What git, and with it the Hub, calls a file's content (SHA-1 of a blob)."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 def describe_files(folder: Path) -> dict[str, Json]:
-    """`size` in bytes, `sha256` and `git` hash of every file but the manifest, by its path inside the folder."""
+    """`size` in bytes, `sha256` and `git` hash of every file, by its path inside the folder."""
     return {
         path.relative_to(folder).as_posix(): {
             "size": path.stat().st_size,
             "sha256": file_hash(path),
-            "git": git_hash(path),
+            "git": git_hash(path.read_bytes()),
         }
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).as_posix() != MANIFEST_FILE
+        if path.is_file()
     }
 
 
@@ -163,25 +107,15 @@ def tree_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def changed_file(folder: Path) -> str | None:
-    """The first file that is not what the folder's manifest says; None where all are."""
-    try:
-        recorded = read_json(folder / MANIFEST_FILE)["files"]
-    except (UserError, KeyError):
-        return MANIFEST_FILE
-    present = describe_files(folder)
-    return next((name for name in sorted({*recorded, *present}) if recorded.get(name) != present.get(name)), None)
-
-
-def check_files(staged: StagedRelease, repository: Repository, folder: str) -> None:
-    """Refuse a folder in which something was changed, added or removed since it was staged.
+def check_files(staged: StagedRelease) -> None:
+    """Refuse a release in which a folder was changed since it was staged.
 
     Raises:
-        UserError: one sentence that names the file.
+        UserError: one sentence that names the folder.
     """
-    if tree_hash(staged.output / folder) != repository.tree[folder]:
-        name = changed_file(staged.output / folder) or MANIFEST_FILE
-        raise UserError(f"{folder}/{name} was changed after the release was staged: stage and verify again.")
+    for repository, folder in staged.folders:
+        if tree_hash(staged.output / folder) != repository.tree[folder]:
+            raise UserError(f"{folder} was changed after the release was staged: stage and verify again.")
 
 
 def result_folder(results: Mapping[str, Any]) -> str:
@@ -200,7 +134,7 @@ def training_seconds(results: Mapping[str, Any]) -> float | None:
 def run_command(results: Mapping[str, Any]) -> list[str]:
     """The command that a run's settings amount to, with placeholders for folders."""
     name = results["kind"]
-    settings = {RENAMED.get(key, key): value for key, value in results["settings"].items()}
+    settings = {("num_threads" if key == "threads" else key): value for key, value in results["settings"].items()}
     settings |= {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
     settings |= {key: results[key] for key in ("corpus", "task") if key in results}
     is_continued = name == "pretrain" and "weights" in settings
@@ -231,26 +165,30 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
 
 def dataset_command(record: Mapping[str, Any]) -> list[str]:
     """The command that made a data set folder, with a placeholder for the folder."""
-    words = shlex.split(str(record["command"]))
+    words = shlex.split(re.sub(r"\s--(output[-_]dir|json)[ =]('[^']*'|\S+)", "", str(record["command"])))
     if words and Path(words[0]).name.startswith("python"):
         words = ["tlm", Path(words[1]).stem.replace("_", "-"), *words[2:]]
-    command: list[str] = []
-    skip = False
-    for word in words:
-        if word.split("=")[0].replace("_", "-") in ("--output-dir", "--json"):
-            skip = "=" not in word
-        elif skip:
-            skip = False
-        else:
-            command.append(word)
-    return [*command, "--output-dir", OUTPUT]
+    return [*words, "--output-dir", OUTPUT]
 
 
-def build_manifest(repo_id: str, kind: str, version: str, folder: Path, origin: Origin) -> Json:
-    """What `manifest.json` holds, for a folder in which all else is in place."""
-    results = origin.results
-    settings = results.get("settings", {})
-    tokens = results.get("tokens_per_epoch")
+def build_manifest(
+    repo_id: str,
+    kind: str,
+    version: str,
+    folder: Path,
+    *,
+    code: dict[str, str],
+    results: Mapping[str, Any] = MappingProxyType({}),
+    command: Sequence[str] = (),
+    inputs: Mapping[str, Any] = MappingProxyType({}),
+    data: Mapping[str, Any] = MappingProxyType({}),
+) -> Json:
+    """What `manifest.json` holds, for a folder in which all else is in place.
+
+    `results` are those of the run or the facts of a data set, `command` (with placeholders) made it of the `inputs`
+    (repositories and hashes by placeholder); `code` and `data` have hashes of the remote code and of the texts.
+    """
+    settings, tokens = results.get("settings", {}), results.get("tokens_per_epoch")
     return {
         "schema": 1,
         "repository": repo_id,
@@ -269,10 +207,10 @@ def build_manifest(repo_id: str, kind: str, version: str, folder: Path, origin: 
             "tokens": None if tokens is None else round(tokens * results["epochs"]),
             "settings": settings,
         },
-        "data": origin.data,
+        "data": dict(data),
         # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot is.
-        "reproduce": {"command": origin.command, "inputs": origin.inputs, "result": result_folder(results)},
-        "remote_code": origin.code,
+        "reproduce": {"command": list(command), "inputs": dict(inputs), "result": result_folder(results)},
+        "remote_code": code,
         "files": describe_files(folder),
     }
 
@@ -294,40 +232,25 @@ def reproduce(repo: str, *, revision: str | None = None) -> Json:
     manifest = _read_manifest(name, revision or branch or None)
     try:
         words, inputs = manifest["reproduce"]["command"], manifest["reproduce"]["inputs"]
-        check_command(manifest["kind"], words)
-        command = shlex.join(words)
-        lines = [command, f"{OUTPUT} is a new folder."]
+        # A manifest can come from a stranger.
+        if words[:1] != ["tlm"] or words[1] not in COMMANDS or words[-2:] != ["--output-dir", OUTPUT]:
+            raise ValueError(f"none of our commands makes a {manifest['kind']}")
+        lines = [shlex.join(words), f"{OUTPUT} is a new folder."]
         if REPOSITORY in words:
             lines.append(f"{REPOSITORY} is {repo} itself.")
         for placeholder, needed in inputs.items():
             for each in needed if isinstance(needed, list) else [needed]:
                 place = each["repository"] or "a model that was not released"
                 lines.append(f"{placeholder} is {place}, whose weights have the SHA-256 {each['weights']}.")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"The manifest of {repo} is damaged ({error}): get it again.") from error
-    return {"table": "\n".join(lines), "command": command, "inputs": inputs}
-
-
-def check_command(kind: str, words: list[str]) -> None:
-    """Refuse a command that does not make such a repository: a manifest can come from a stranger.
-
-    Raises:
-        UserError: another command, or another output folder than the placeholder.
-    """
-    if len(words) < 2 or words[0] != "tlm" or words[1] not in MAKES.get(kind, []):
-        raise UserError(f"The manifest has no command that makes a repository of the kind {kind}: name another one.")
-    outputs = [word for word in words if OUTPUT in word or word.startswith("--output")]
-    if outputs != ["--output-dir", OUTPUT] or words[-1] != OUTPUT:
-        raise UserError(f"The manifest's command does not write to {OUTPUT} alone: get it again.")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"The manifest of {repo} does not say how to make it ({error}): get it again.") from error
+    return {"table": "\n".join(lines), "command": lines[0], "inputs": inputs}
 
 
 def _read_manifest(name: str, revision: str | None) -> Json:
     folder = Path(name).expanduser()
     if folder.is_dir():
-        path = folder.with_name(f"{folder.name}@{revision}" if revision else folder.name) / MANIFEST_FILE
-        if not path.is_file():
-            raise UserError(f"There is no {path}: name a repository of a release, or a branch that it has.")
-        return read_json(path)
+        return read_json(folder.with_name(f"{folder.name}@{revision}" if revision else folder.name) / MANIFEST_FILE)
     try:
         try:
             return read_json(hf_hub_download(name, MANIFEST_FILE, revision=revision))

@@ -67,37 +67,35 @@ def stage_space(entry: Entry, release: Release, folder: Path, root: Path, *, smo
     target.mkdir()
     try:
         demo = read_json(entry.source / DEMO_FILE)
-        files = [demo["corpus"]["counts"], *(task["answers"] for task in demo["tasks"])]
-        files += [demo["study"]] if demo.get("study") else []
-        for name in files:
+        files = [demo["corpus"]["counts"], *(task["answers"] for task in demo["tasks"]), demo.get("study")]
+        for name in filter(None, files):
             shutil.copyfile(entry.source / Path(name).name, target / Path(name).name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{entry.source} is not a whole demonstration ({error}): make it again.") from error
 
-    def beside(key: str, names: dict[str, str], what: str) -> str:
+    def beside(key: str, names: dict[str, str]) -> str:
         if key not in names:
-            raise UserError(
-                f"The demonstration {entry.source} shows the {what} {key!r}: name its repository in the release."
-            )
+            raise UserError(f"The demonstration {entry.source} shows {key!r}: name its repositories in the release.")
         return Path(os.path.relpath(root / release.repo_id(names[key]), target)).as_posix()
 
-    body = {
-        "tasks": demo["tasks"],
-        "encoders": list(entry.encoders),
-        "corpus": demo["corpus"]["name"],
-        "study": bool(demo.get("study")),
-        "smoke": smoke,
-    }
     for task in demo["tasks"]:
-        task["committee"] = beside(task["name"], entry.committees, "committee of the task")
+        task["committee"] = beside(task["name"], entry.committees)
         if task["deep"] is not None:
-            task["deep"] = beside(task["name"], entry.deep, "deep classifier of the task")
-    demo["encoders"] = {name: beside(name, entry.encoders, "encoder") for name in entry.encoders}
+            task["deep"] = beside(task["name"], entry.deep)
+    demo["encoders"] = {name: beside(name, entry.encoders) for name in entry.encoders}
     write_json(target / DEMO_FILE, {key: value for key, value in demo.items() if key != "made_by"})
-    card = RepoCard.load(folder / "README.md", repo_type="space", ignore_metadata_errors=False)
+    card = RepoCard.load(folder / "README.md", repo_type="space")
     models = [release.repo_id(name) for name in dict.fromkeys(name for _, name in entry.links)]
     card.data["models"] = models
     card.data["license"] = release.licence
-    usage = card.text[card.text.index(USAGE) :].strip()
-    text = card_template("space").render(**body, usage=usage, models=models, version=release.version).strip()
-    (folder / "README.md").write_text(f"---\n{card.data.to_yaml()}\n---\n\n{text}\n", encoding="utf-8")
+    text = card_template("space").render(
+        tasks=demo["tasks"],
+        encoders=list(entry.encoders),
+        corpus=demo["corpus"]["name"],
+        study=bool(demo.get("study")),
+        smoke=smoke,
+        usage=card.text[card.text.index(USAGE) :].strip(),
+        models=models,
+        version=release.version,
+    )
+    (folder / "README.md").write_text(f"---\n{card.data.to_yaml()}\n---\n\n{text.strip()}\n", encoding="utf-8")

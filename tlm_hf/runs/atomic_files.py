@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -65,6 +66,24 @@ def flush_tree(folder: Path) -> None:
     """Flush a folder to disk, files before folders, so that a rename is never seen before its content."""
     for path in [*sorted(folder.rglob("*"), key=Path.is_dir), folder]:
         flush(path)
+
+
+@contextlib.contextmanager
+def whole_folder(destination: Path) -> Iterator[Path]:
+    """A new folder to fill, which then takes the place of `destination`; after an error nothing has changed."""
+    partial, old = (destination.with_name(f".{destination.name}.{word}") for word in ("partial", "old"))
+    for rest in (partial, old):
+        shutil.rmtree(rest, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        flush_tree(partial)
+        if destination.exists():
+            destination.rename(old)
+        partial.rename(destination)
+    finally:
+        for rest in (partial, old):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def flush(path: Path) -> None:
