@@ -98,7 +98,9 @@ def test_files_that_say_too_little(here, one_sentence, text):
         read_release("absent.yaml")
 
 
-@pytest.mark.parametrize("name", ["seed-1", "step_500", "a..b", "-a", "a.lock", "a b", "a@{b", "main", "HEAD", "v1.2.3", "0" * 40, "a/b"])
+@pytest.mark.parametrize(
+    "name", ["seed-1", "step_500", "a..b", "-a", "a.lock", "a b", "a@{b", "main", "HEAD", "v1.2.3", "0" * 40, "a/b"]
+)
 def test_branches_are_names_that_git_accepts_and_reads_as_nothing_else(name):
     done = subprocess.run(["git", "check-ref-format", "--branch", name], capture_output=True, check=False)
     assert not BRANCH.fullmatch(name) or done.returncode == 0
