@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .errors import UserError
 from .loading import load_classifier, load_classifier_tokenizer
+from .models.combination_committee import CommitteeOutput
 from .models.modeling_committee import CommitteeForSequenceClassification
 from .runs.atomic_files import Json
 from .runs.output_folder import Run
@@ -148,31 +147,37 @@ def quantize(source: Path, target: Path) -> Path:
     return target
 
 
-class OnnxClassifier:
-    """Runs an exported file. Its idle threads sleep, so that whoever runs beside it has the cores.
+class OnnxClassifier(torch.nn.Module):
+    """An exported file as a model. Its idle threads sleep, so that whoever runs beside it has the cores.
 
     Args:
         path: the .onnx file.
+        config: configuration of the exported model.
         num_threads: CPU threads; 0 for onnxruntime's choice.
     """
 
-    def __init__(self, path: Path, num_threads: int = 0) -> None:
+    device = torch.device("cpu")
+
+    def __init__(self, path: Path, config: PreTrainedConfig, num_threads: int = 0) -> None:
         import onnxruntime
 
+        super().__init__()
+        self.config = config
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> np.ndarray:
-        """int64 (batch, sequence) each, tensors or arrays, to logits float32 (batch, num_labels)."""
-        inputs = {"input_ids": np.asarray(input_ids), "attention_mask": np.asarray(attention_mask)}
-        return self.session.run(["logits"], inputs)[0]
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> CommitteeOutput:
+        """int64 (batch, sequence) each, to logits float32 (batch, num_labels) and, of a committee, those of members."""
+        names = [output.name for output in self.session.get_outputs()]
+        values = self.session.run(names, {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
+        return CommitteeOutput(**{name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)})
 
 
 @torch.inference_mode()
 def compare(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
     """Largest absolute difference of the file's logits from torch's on two texts of different length."""
     batch = tokenizer(list(SAMPLE), padding=True, truncation=True, return_tensors="pt", return_token_type_ids=False)
-    expected = model(**batch).logits.numpy()
-    return float(np.abs(OnnxClassifier(path)(**batch) - expected).max())
+    exported = OnnxClassifier(path, model.config)
+    return float((exported(**batch).logits - model(**batch).logits).abs().max())

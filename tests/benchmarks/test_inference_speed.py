@@ -1,16 +1,13 @@
-"""The benchmarks of inference, precision and tokenizing at `smoke` size. Nothing here asserts a time."""
+"""The benchmark of inference at `smoke` size. Nothing here asserts a time."""
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 from helpers_commands import refused, succeed
 from transformers import BertForSequenceClassification
 
 from tlm_hf.benchmarks.inference_speed import build_batch, stock_classifier
-from tlm_hf.benchmarks.tokenizing_speed import TokenizingSpeedArguments, benchmark_tokenizing
-from tlm_hf.errors import UserError
 from tlm_hf.evaluation.latency import alternating_seconds
 from tlm_hf.recipes import build_config
 
@@ -27,8 +24,6 @@ def test_every_combination_is_a_row(tmp_path):
     rows = results["rows"]
     assert len({(row["members"], row["batch_size"], row["sequence_length"]) for row in rows}) == 4
     assert len(rows) == 16
-    assert max(row["max_abs_diff"] for row in rows if row["precision"] == "fp32") < 1e-5
-    assert 0 < max(row["max_abs_diff"] for row in rows) < 0.1
     assert all(row["ratio"] == pytest.approx(row["reference_ms"] / row["committee_ms"]) for row in rows)
     assert {"command", "commit", "machine", "settings"} <= set(results)
 
@@ -36,7 +31,7 @@ def test_every_combination_is_a_row(tmp_path):
 def test_members_with_a_convolution_answer_too(tmp_path):
     words = ("--members", "2", "--recipe", "bert-1-conv2", "--batch-size", "3", "--sequence-length", "16")
     succeed(*WORDS, *words, "--json", str(tmp_path / "f.json"))
-    assert json.loads((tmp_path / "f.json").read_text())["rows"][0]["max_abs_diff"] < 1e-5
+    assert json.loads((tmp_path / "f.json").read_text())["rows"][0]["committee_ms"] > 0
 
 
 def test_the_reference_and_the_batch():
@@ -52,7 +47,7 @@ def test_the_reference_and_the_batch():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--kinds", "torch-int8"), "choose among torch-fp32"),
+        (("--kinds", "torch-int8"), "torch-int8"),
         (("--members", "0"), "--members is [0]"),
         (("--recipe", "bert-9"), "bert-9"),
         (("--reference", "bert-1-conv2"), "convolution front-end"),
@@ -65,7 +60,7 @@ def test_bad_options_are_refused(capsys, words, said):
 def test_the_name_of_the_benchmark(capsys):
     assert "choose one of pretraining" in refused(capsys, "benchmark", "speed")
     succeed("benchmark", "--help")
-    assert "tokenizing" in capsys.readouterr().out
+    assert "precision" in capsys.readouterr().out
 
 
 def test_functions_take_turns():
@@ -75,16 +70,3 @@ def test_functions_take_turns():
     assert np.min(list(seconds.values())) > 0
     blocks = [name for place, name in enumerate(calls) if place == 0 or calls[place - 1] != name]
     assert 4 <= len(blocks) <= 8
-
-
-def test_tokenizing_is_compared_with_the_bare_library(tmp_path, tokenizer, sentences):
-    (tmp_path / "wikipedia").mkdir()
-    (tmp_path / "vocab").mkdir()
-    datasets.Dataset.from_dict({"text": sentences}).to_parquet(tmp_path / "wikipedia" / "a.parquet")
-    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
-    (tmp_path / "vocab" / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
-    results = benchmark_tokenizing(TokenizingSpeedArguments(data_root=str(tmp_path), num_texts=10, repeats=1))
-    assert results["texts"] == 10
-    assert results["ratio"] == results["median_seconds"]["bare"] / results["median_seconds"]["ours"]
-    with pytest.raises(UserError, match="--repeats is 0"):
-        benchmark_tokenizing(TokenizingSpeedArguments(repeats=0))

@@ -1,6 +1,6 @@
 """The training benchmarks at `smoke` size, and the clock of a training. Nothing here asserts a time.
 
-Oracles: stock BERT's losses and gradients, a clock that is moved by hand, the kernel's count of resident pages.
+Oracles: a clock that is moved by hand, the kernel's count of resident pages.
 """
 
 import json
@@ -12,7 +12,6 @@ import torch
 from helpers_commands import write_corpus
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tlm_hf.benchmarks.members_speed import MembersSpeedArguments, benchmark_members, seconds_of_a_step
 from tlm_hf.benchmarks.training_speed import (
     Side,
     StepArguments,
@@ -21,7 +20,6 @@ from tlm_hf.benchmarks.training_speed import (
     benchmark_training,
     build_batch,
     build_model,
-    compare_losses,
 )
 from tlm_hf.errors import UserError
 from tlm_hf.training import callbacks
@@ -34,23 +32,17 @@ STEPS = 9
 @pytest.mark.slow
 def test_every_side_is_timed_and_compared(tmp_path):
     file = tmp_path / "folder" / "speed.json"
-    arguments = StepArguments("pretraining", size="smoke", json=str(file), batch_size=4, repeats=1, num_threads=1)
+    arguments = StepArguments(size="smoke", json=str(file), batch_size=4, repeats=1, num_threads=1)
     results = benchmark_steps(arguments)
     assert json.loads(file.read_text())["ratio_same_precision"] == results["ratio_same_precision"]
     assert set(results["median_seconds"]) == SIDES == set(results["peak_memory_mib"])
     for name, ratio in (("ours_same_precision", "ratio_same_precision"), ("ours_best", "ratio_best")):
         assert results[ratio] == results["median_seconds"]["stock"] / results["median_seconds"][name]
-    assert results["loss_difference"] < 1e-5
-    assert results["gradient_difference"] < 1e-4
-    assert results["loss"] == pytest.approx(math.log(1000), rel=0.1)  # untrained: nearly uniform guesses
     assert {"command", "commit", "machine", "settings", "versions"} <= set(results)
 
 
 def test_both_sides_are_equal_models():
-    compared = compare_losses(StepArguments("finetuning", recipe="bert-6", size="smoke", batch_size=4))
-    assert compared["loss_difference"] < 1e-5
-    assert compared["gradient_difference"] < 1e-4
-    arguments = StepArguments("pretraining", size="smoke", batch_size=400)
+    arguments = StepArguments(size="smoke", batch_size=400)
     stock, ours = (build_model(arguments, Side(stock=kind, dropout=0.2)) for kind in (True, False))
     for model in (stock, ours):
         assert model.config.hidden_dropout_prob == model.config.attention_probs_dropout_prob == 0.2
@@ -70,7 +62,7 @@ def test_both_sides_are_equal_models():
 )
 def test_bad_options_are_refused_before_any_work(fields, sentence, one_sentence):
     with pytest.raises(UserError, match=sentence) as caught:
-        benchmark_steps(StepArguments("pretraining", **fields))
+        benchmark_steps(StepArguments(**fields))
     one_sentence(caught.value)
 
 
@@ -83,20 +75,19 @@ def test_the_real_training_is_measured(tmp_path):
             num_texts=160,
             max_steps=STEPS,
             batch_size=4,
-            stock_steps=2,
+            repeats=1,
             num_threads=1,
         )
     )
     assert 0 < results["share_outside"] < 1
     assert results["speed"]["steps"] == STEPS - WARM_STEPS
-    assert results["speed"]["seconds_apart"]["other"] > sum(results["stock_seconds"])
     assert len(results["stock_seconds"]) == 2
     assert results["ratio"] == results["stock_step_seconds"] / results["step_seconds"]
     assert results["stock_hours"] == pytest.approx(2000 * results["stock_step_seconds"] / 3600)
     for fields, sentence in (
         ({"recipe": "bert-1-conv2"}, "convolution front-end"),
         ({"max_steps": 5}, "--max-steps is 5"),
-        ({"stock_steps": 0}, "--stock-steps is 0"),
+        ({"repeats": 0}, "--repeats is 0"),
     ):
         with pytest.raises(UserError, match=sentence):
             benchmark_training(TrainingSpeedArguments(**fields))
@@ -133,24 +124,6 @@ def test_time_is_booked_where_it_was_spent(monkeypatch, tmp_path):
     assert found["positions_per_second"] == 2 * 2 * 6 / 80
     assert found["labelled_tokens_per_text"] == 1
     assert found["seconds_apart"] == {"evaluation": 100, "checkpoints": 0, "other": 0}
-
-
-def test_a_step_of_all_members():
-    assert seconds_of_a_step([0.2, 0.3], workers=1) == pytest.approx(0.5)  # one after the other
-    assert seconds_of_a_step([0.2, 0.3], workers=2) == 0.3  # the slower one
-
-
-@pytest.mark.slow
-def test_members_are_timed_both_ways(tmp_path):
-    write_corpus(tmp_path / "corpus.txt")
-    results = benchmark_members(
-        MembersSpeedArguments(
-            size="smoke", steps=10, repeats=1, corpus=str(tmp_path / "corpus.txt"), num_texts=100, members=2
-        )
-    )
-    assert results["workers"]["in_turn"] == 1
-    seconds = results["seconds_of_a_step_of_all"]
-    assert results["ratio_steps"] == seconds["in_turn"] / seconds["side_by_side"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's count of resident pages")

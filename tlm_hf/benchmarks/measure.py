@@ -1,52 +1,59 @@
-"""What the benchmarks share: stock BERT in a recipe's shape, the peak memory of a process, and the results file.
+"""What the benchmarks share: their common options, stock BERT in a recipe's shape, and the results file.
 
 The timing loop is `evaluation.latency`: all compared things take turns within one run, and medians are compared.
 """
 
-import re
-from dataclasses import asdict
+import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import BertConfig
 
-from ..errors import UserError
-from ..evaluation.latency import alternating_medians, alternating_seconds, measure_seconds
+from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
 from ..recipes import build_config
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable, provenance
 
-BERT_FIELDS = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size",
-    "initializer_range", "layer_norm_eps", "pad_token_id",
-)  # fmt: skip
+LABELS = ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
 
 
-def stock_config(config: TLMConfig, num_labels: int) -> BertConfig:
-    """Configuration of a stock BERT of the same shape, attention by sdpa."""
-    fields = {name: getattr(config, name) for name in BERT_FIELDS}
-    return BertConfig(**fields, num_labels=num_labels, attn_implementation="sdpa")
+@dataclass
+class SpeedArguments:
+    """Options of every benchmark of speed."""
+
+    recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
+    size: str = field(default="paper", metadata={"help": "Its size."})
+    repeats: int = field(default=5, metadata={"help": "Timed rounds (medians are taken)."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of each side; default: the cores."})
+    json: str | None = field(default=None, metadata={"help": "File for the results."})
+
+    def set_threads(self) -> int:
+        """Check the options above, give torch its threads, and return their number."""
+        check_range(self, 1, 10**6, "repeats", "num_threads")
+        threads = self.num_threads or os.cpu_count() or 1
+        torch.set_num_threads(threads)
+        return threads
 
 
-def check_stock_recipe(recipe: str, size: str, max_length: int | None = None) -> TLMConfig:
-    """Configuration of a recipe that stock BERT can have.
+def build_recipe(recipe: str, size: str, *, stock: bool = False, **changes: Any) -> TLMConfig:
+    """Configuration of a recipe with the labels of the benchmarks; `changes` go to `build_config`.
 
     Raises:
-        UserError: no such recipe or size, or a recipe with a convolution front-end.
+        UserError: no such recipe or size; with `stock`, a recipe with a convolution front-end.
     """
-    config = build_config(recipe, size, max_length=max_length)
-    if config.has_convolution:
+    config = build_config(recipe, size, **changes)
+    if stock and config.has_convolution:
         raise UserError(f"The recipe {recipe} has a convolution front-end, which stock BERT lacks: choose another.")
+    config.id2label = dict(enumerate(LABELS))
     return config
 
 
-def peak_memory() -> float | None:
-    """Largest resident memory of this process so far, in MiB (Linux; None elsewhere)."""
-    status = Path("/proc/self/status")
-    match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii")) if status.exists() else None
-    return int(match[1]) / 1024 if match else None
+def stock_config(config: TLMConfig) -> BertConfig:
+    """Configuration of a stock BERT of the same shape and labels, attention by sdpa."""
+    return BertConfig.from_dict({**config.to_dict(), "model_type": "bert"}, attn_implementation="sdpa")
 
 
 def finish(arguments: Any, results: Json) -> Json:
@@ -56,9 +63,3 @@ def finish(arguments: Any, results: Json) -> Json:
     if arguments.json is not None:
         write_json(Path(arguments.json).expanduser(), results)
     return results
-
-
-__all__ = [
-    "alternating_medians", "alternating_seconds", "check_stock_recipe", "finish", "measure_seconds", "peak_memory",
-    "stock_config",
-]  # fmt: skip

@@ -4,8 +4,6 @@ import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,20 +26,6 @@ class PrecisionArguments(TaskArguments):
 
     model: str = field(default="", metadata={"help": "Folder or Hub name of a classifier or committee."})
     json: str | None = field(default=None, metadata={"help": "File for the results."})
-
-
-class ExportedModel(torch.nn.Module):
-    """An exported file as a model for `predict_logits`."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, path: Path, config: Any) -> None:
-        super().__init__()
-        self.run, self.config = OnnxClassifier(path), config
-
-    def forward(self, **batch: torch.Tensor) -> SimpleNamespace:
-        """Token ids and attention mask to an output with `logits`."""
-        return SimpleNamespace(logits=torch.from_numpy(self.run(**batch)))
 
 
 def compare_precisions(arguments: PrecisionArguments) -> Json:
@@ -68,8 +52,8 @@ def compare_precisions(arguments: PrecisionArguments) -> Json:
         variants = {
             ("torch", "fp32"): model,
             ("torch", "bf16"): copy.deepcopy(model).to(torch.bfloat16),
-            ("onnx", "fp32"): ExportedModel(exported, model.config),
-            ("onnx", "int8"): ExportedModel(quantize(exported, Path(folder) / INT8_FILE), model.config),
+            ("onnx", "fp32"): OnnxClassifier(exported, model.config),
+            ("onnx", "int8"): OnnxClassifier(quantize(exported, Path(folder) / INT8_FILE), model.config),
         }
         logits = {kind: predict_logits(variant, tokenizer, texts)[0] for kind, variant in variants.items()}
     exact = logits["torch", "fp32"]

@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..benchmarks.inference_speed import InferenceSpeedArguments, benchmark_inference
-from ..benchmarks.members_speed import MembersSpeedArguments, benchmark_members
 from ..benchmarks.precision_loss import PrecisionArguments, compare_precisions
-from ..benchmarks.tokenizing_speed import TokenizingSpeedArguments, benchmark_tokenizing
 from ..benchmarks.training_speed import StepArguments, TrainingSpeedArguments, benchmark_steps, benchmark_training
 from ..runs.atomic_files import Json
 from .common import BAD_INPUT, parse, run_command
@@ -16,10 +14,8 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any], Json]]] = {
     "pretraining": (StepArguments, benchmark_steps),
     "finetuning": (StepArguments, benchmark_steps),
     "training": (TrainingSpeedArguments, benchmark_training),
-    "members": (MembersSpeedArguments, benchmark_members),
     "inference": (InferenceSpeedArguments, benchmark_inference),
     "precision": (PrecisionArguments, compare_precisions),
-    "tokenizing": (TokenizingSpeedArguments, benchmark_tokenizing),
 }
 SUMMARY = (
     "recipe", "schedule", "precision", "members", "model", "task", "ratio", "ratio_steps", "ratio_whole",

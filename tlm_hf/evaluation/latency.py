@@ -2,12 +2,14 @@
 
 import random
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import torch
 from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Key = TypeVar("Key", bound=Hashable)
 LEAST_SECONDS = 0.01
 """Time spent on one measurement: fast functions are called several times."""
 
@@ -18,9 +20,9 @@ def measure_seconds(function: Callable[[], object]) -> float:
     return timer.blocked_autorange(min_run_time=LEAST_SECONDS).median
 
 
-def alternating_seconds(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def alternating_seconds(functions: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, list[float]]:
     """Seconds of each function in each round. The order changes, so that other load on the machine hits all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    seconds: dict[Key, list[float]] = {name: [] for name in functions}
     order, shuffle = list(functions), random.Random(0).shuffle
     for _ in range(rounds):
         shuffle(order)
@@ -29,7 +31,7 @@ def alternating_seconds(functions: Mapping[str, Callable[[], object]], rounds: i
     return seconds
 
 
-def alternating_medians(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def alternating_medians(functions: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
     """Median seconds of each function over the rounds of `alternating_seconds`."""
     return {name: statistics.median(values) for name, values in alternating_seconds(functions, rounds).items()}
 
