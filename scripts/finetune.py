@@ -1,6 +1,8 @@
-"""Launcher of `tlm finetune`, also for `accelerate launch scripts/finetune.py ...`."""
+"""Launcher of `tlm finetune` for `accelerate launch scripts/finetune.py ...`."""
 
-from tlm_hf.commands.finetune import main
+import sys
+
+from tlm_hf.commands.main import main
 
 if __name__ == "__main__":
-    main()
+    main(["finetune", *sys.argv[1:]])

@@ -1,6 +1,8 @@
-"""Launcher of `tlm pretrain`, also for `accelerate launch scripts/pretrain.py ...`."""
+"""Launcher of `tlm pretrain` for `accelerate launch scripts/pretrain.py ...`."""
 
-from tlm_hf.commands.pretrain import main
+import sys
+
+from tlm_hf.commands.main import main
 
 if __name__ == "__main__":
-    main()
+    main(["pretrain", *sys.argv[1:]])

@@ -15,13 +15,13 @@ task=(--task ag_news --train-per-label 1000 --validation-per-label 200 --test-pe
 
 train_member() {
     local k=$1
-    python scripts/pretrain.py --corpus wikipedia --num-texts 20000 --recipe bert-1 --size laptop --num-train-epochs 5 --bf16 false --unigram-bias false \
+    tlm pretrain --corpus wikipedia --num-texts 20000 --recipe bert-1 --size laptop --num-train-epochs 5 --bf16 false --unigram-bias false \
         --seed "$k" --output-dir "$out/encoder-$k" --disable-tqdm >"$keep/pretrain-$k.log" 2>&1
     local arm flag
     for arm in pretrained scratch; do
         flag=()
         if [ "$arm" = scratch ]; then flag=(--from-scratch); fi
-        python scripts/finetune.py --model "$out/encoder-$k" "${task[@]}" "${flag[@]}" --num-train-epochs 4 --bf16 false --seed "$k" \
+        tlm finetune --model "$out/encoder-$k" "${task[@]}" "${flag[@]}" --num-train-epochs 4 --bf16 false --seed "$k" \
             --output-dir "$out/$arm-$k" --disable-tqdm >"$keep/finetune-$arm-$k.log" 2>&1
         cp "$out/$arm-$k/results.json" "$keep/finetune-$arm-$k.json"
     done
@@ -34,7 +34,7 @@ first=$!
 train_member 1
 wait "$first"
 for arm in pretrained scratch; do
-    python scripts/committee.py --members "$out/$arm-0" "$out/$arm-1" "${task[@]}" \
+    tlm committee --members "$out/$arm-0" "$out/$arm-1" "${task[@]}" \
         --output-dir "$out/committee-$arm" --disable-tqdm >"$keep/committee-$arm.log" 2>&1
     cp "$out/committee-$arm/results.json" "$keep/committee-$arm.json"
 done

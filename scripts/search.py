@@ -6,12 +6,12 @@ python scripts/search.py --output-dir outputs/search --pretrain="--corpus wikipe
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tlm_hf.commands import finetune, pretrain
 from tlm_hf.commands.common import parse
+from tlm_hf.commands.main import main as tlm
 
 
 @dataclass
@@ -30,18 +30,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     for number, variant in enumerate(arguments.variants):
         folder = Path(arguments.output_dir) / f"{number}{variant.replace(' --', '--').replace(' ', '=')}"
         encoder = folder / "encoder"
-        loss = _train(pretrain.main, f"{arguments.pretrain} {variant}", encoder)["held_out"]["loss"]
+        loss = _train("pretrain", f"{arguments.pretrain} {variant}", encoder)["held_out"]["loss"]
         line = f"{variant or 'as given':<60}  loss {loss:.3f}"
         if arguments.finetune is not None:
             words = f"{arguments.finetune} --model {shlex.quote(str(encoder))}"
-            found = _train(finetune.main, words, folder / "classifier")
+            found = _train("finetune", words, folder / "classifier")
             line += f"  validation accuracy {found['validation']['accuracy']:.3f}"
         print(line, flush=True)
 
 
-def _train(command: Callable[[Sequence[str]], None], words: str, folder: Path) -> dict[str, dict[str, float]]:
+def _train(command: str, words: str, folder: Path) -> dict[str, dict[str, float]]:
     """Run a command and read what it wrote."""
-    command([*shlex.split(words), "--output-dir", str(folder)])
+    tlm([command, *shlex.split(words), "--output-dir", str(folder)])
     results: dict[str, dict[str, float]] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return results
 

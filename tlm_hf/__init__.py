@@ -12,47 +12,31 @@ import sys
 import threading
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError, explain_missing_module
 
 if TYPE_CHECKING:
-    from .data.masking import MaskingCollator, PretrainingSchedule
-    from .data.overlap import TokenOverlap
-    from .data.tokenization import train_wordpiece
-    from .evaluation.predict import predict
-    from .models.combination_committee import CommitteeOutput
-    from .models.configuration_committee import CommitteeConfig
-    from .models.configuration_tlm import TLMConfig
-    from .models.modeling_committee import CommitteeForSequenceClassification
-    from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification, TLMModel
-    from .training.finetune import finetune
-    from .training.pretrain import pretrain
-    from .training.train_committee import train_committee
-    from .training.trainer import RunTrainer
+    from .data.masking import MaskingCollator as MaskingCollator
+    from .data.masking import PretrainingSchedule as PretrainingSchedule
+    from .data.overlap import TokenOverlap as TokenOverlap
+    from .data.tokenization import train_wordpiece as train_wordpiece
+    from .evaluation.predict import predict as predict
+    from .models.combination_committee import CommitteeOutput as CommitteeOutput
+    from .models.configuration_committee import CommitteeConfig as CommitteeConfig
+    from .models.configuration_tlm import TLMConfig as TLMConfig
+    from .models.modeling_committee import CommitteeForSequenceClassification as CommitteeForSequenceClassification
+    from .models.modeling_tlm import TLMForMaskedLM as TLMForMaskedLM
+    from .models.modeling_tlm import TLMForSequenceClassification as TLMForSequenceClassification
+    from .models.modeling_tlm import TLMModel as TLMModel
+    from .training.finetune import finetune as finetune
+    from .training.pretrain import pretrain as pretrain
+    from .training.train_committee import train_committee as train_committee
+    from .training.trainer import RunTrainer as RunTrainer
 
     __version__: str
-
-__all__ = [
-    "CommitteeConfig",
-    "CommitteeForSequenceClassification",
-    "CommitteeOutput",
-    "MaskingCollator",
-    "PretrainingSchedule",
-    "RunTrainer",
-    "TLMConfig",
-    "TLMForMaskedLM",
-    "TLMForSequenceClassification",
-    "TLMModel",
-    "TokenOverlap",
-    "UserError",
-    "finetune",
-    "predict",
-    "pretrain",
-    "train_committee",
-    "train_wordpiece",
-]
 
 _HOMES = {
     "CommitteeConfig": "models.configuration_committee",
@@ -72,12 +56,16 @@ _HOMES = {
     "train_committee": "training.train_committee",
     "train_wordpiece": "data.tokenization",
 }
+__all__ = ["UserError", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562); ImportError names the extra that is missing."""
     if name == "__version__":
-        value: Any = _version()
+        try:
+            value: Any = version("tlm-hf")
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            value = "0+unknown"
     elif name in _HOMES:
         try:
             value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
@@ -95,15 +83,6 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """The public names, imported or not."""
     return sorted({*globals(), *__all__, "__version__"})
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("tlm-hf")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "0+unknown"
 
 
 _AUTO_CONFIGURATIONS = "transformers.models.auto.configuration_auto"

@@ -33,7 +33,7 @@ class Terminated(KeyboardInterrupt):
 
 # fmt: off
 EXTRAS = {
-    "train": ("accelerate", "datasets", "evaluate", "filelock", "matplotlib", "pandas", "peft", "psutil", "pyarrow",
+    "train": ("accelerate", "datasets", "filelock", "matplotlib", "pandas", "peft", "psutil", "pyarrow",
               "scipy", "sklearn", "tqdm", "yaml"),
     "release": ("httpx2", "jinja2"),
     "sentence": ("sentence_transformers",),

@@ -26,7 +26,7 @@ from helpers_commands import (
 )
 from huggingface_hub import DatasetCard
 
-from tlm_hf.commands import prepare_data
+from tlm_hf.commands.main import main
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.dataset_card import size_category
 from tlm_hf.data.prepare import config_name
@@ -40,13 +40,13 @@ EXACT, NEAR = 3, 2
 
 def succeed(*words: object) -> None:
     with unchanged_process():
-        prepare_data.main([str(word) for word in words])
+        main(["prepare-data", *(str(word) for word in words)])
 
 
 def refused(capsys, *words: object) -> str:
     capsys.readouterr()
     with unchanged_process(), pytest.raises(SystemExit) as leaving:
-        prepare_data.main([str(word) for word in words])
+        main(["prepare-data", *(str(word) for word in words)])
     captured = capsys.readouterr()
     assert leaving.value.code == 2, captured.err
     assert captured.out == ""
@@ -342,7 +342,7 @@ def test_interrupted_writing_leaves_nothing(home, tmp_path, monkeypatch, capsys,
             assert "No space left on device" in refused(capsys, *words)
         else:
             with pytest.raises(SystemExit) as leaving, unchanged_process():
-                prepare_data.main([str(word) for word in words])
+                main(["prepare-data", *(str(word) for word in words)])
             assert leaving.value.code == 130
     assert calls
     assert not list(tmp_path.iterdir())

@@ -242,7 +242,7 @@ def test_the_command_as_a_user_starts_it(released, tmp_path):
         "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path), "HF_ENDPOINT": released.url,
         "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
     }  # fmt: skip
-    command = [sys.executable, str(ROOT / "scripts" / "release.py"), "push", "--output-dir", str(staged())]
+    command = [sys.executable, "-m", "tlm_hf.commands.main", "release", "push", "--output-dir", str(staged())]
     done = subprocess.run(
         command, text=True, stdin=subprocess.DEVNULL, capture_output=True, env=environment, check=False
     )
@@ -256,5 +256,5 @@ def test_words_that_cannot_be_done(capsys, monkeypatch):
     output = ("--output-dir", staged())
     assert "hf auth login" in command_refused(capsys, "release", "push", *output)
     assert "--public" in command_refused(capsys, "release", "push", *output, "--target", "x", "--public")
-    assert "one of stage, verify" in command_refused(capsys, "release", "pull", *output)
+    assert "release push" in command_refused(capsys, "release", "pull", *output)
     assert "needs a repository" in command_refused(capsys, "release", "reproduce")

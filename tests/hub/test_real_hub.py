@@ -35,7 +35,7 @@ def renamed(value):
 def release(folder, *words):
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "release.py"), *words, "--output-dir", str(folder / "staged")],
+        [sys.executable, "-m", "tlm_hf.commands.main", "release", *words, "--output-dir", str(folder / "staged")],
         cwd=family(), env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -24,9 +24,6 @@ from helpers_paper import (
 )
 from safetensors.torch import load_file
 
-from tlm_hf.models.configuration_tlm import TLMConfig
-from tlm_hf.paper.import_weights import recipe_name
-
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
@@ -110,7 +107,6 @@ def test_what_the_command_says(tmp_path, capsys):
     results = json.loads(capsys.readouterr().out)
     assert results["model"] == "TLMForSequenceClassification"
     assert results["labels"] == list("abcd")
-    assert results["conv_kernel_sizes"] == [[3, 3], [3, 3]]
     for word, note in zip(("101", "3 attention heads", "--tokenizer"), results["notes"], strict=True):
         assert word in note
     assert open_imported(tmp_path / "new" / "imported").config.id2label == dict(enumerate("abcd"))
@@ -119,22 +115,6 @@ def test_what_the_command_says(tmp_path, capsys):
     with pytest.raises(SystemExit) as leaving:
         succeed("import-paper-weights", "--help")
     assert leaving.value.code == 0
-
-
-@pytest.mark.parametrize(
-    ("recipe", "heads", "kernels", "channels"),
-    [
-        ("bert-6", 12, [], None), ("bert-1-wide", 24, [], None), ("bert-1-conv2", 12, [[3, 3]] * 2, 64),
-        ("bert-1-conv2-h8", 8, [[3, 3]] * 2, 64), ("bert-1-conv3", 12, [[3, 3]] * 3, 32),
-        ("bert-1-conv2-k16", 12, [[16, 16], [3, 3]], 64), (None, 12, [[16, 3]] * 2, 64),
-    ],
-)  # fmt: skip
-def test_the_paper_sizes_have_names(recipe, heads, kernels, channels):
-    config = TLMConfig(
-        hidden_size=64 * heads, num_attention_heads=heads, num_hidden_layers=6 if recipe == "bert-6" else 1,
-        conv_channels=channels, conv_kernel_sizes=kernels or None,
-    )  # fmt: skip
-    assert recipe_name(config) == recipe
 
 
 def test_the_name_of_the_folder_means_nothing(tmp_path):
@@ -172,7 +152,7 @@ def test_a_long_position_table_is_cut_to_the_length_of_their_texts(tmp_path, kin
     table = torch.randn((150, SIZE["hidden"]), generator=torch.Generator().manual_seed(0))
     folder, tensors = publish(tmp_path / kind, kind, tensors={name: table}, max_position_embeddings=150)
     results = import_folder(folder, tmp_path / "out")
-    assert results["max_position_embeddings"] == positions
+    assert open_imported(tmp_path / "out").config.max_position_embeddings == positions
     assert any("cut to 128" in note for note in results["notes"]) == (positions == 128)
     check_logits(open_imported(tmp_path / "out"), kind, tensors, ragged([40], 40))
 

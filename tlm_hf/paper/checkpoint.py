@@ -51,14 +51,11 @@ FIXED = {
     "add_cross_attention": False,
 }  # fmt: skip
 """What the authors' models have in common."""
-RANGES = {
-    "hidden_dropout_prob": (0, 1), "attention_probs_dropout_prob": (0, 1), "classifier_dropout": (0, 1),
-    "initializer_range": (0, 10), "layer_norm_eps": (0, 0.1),
-}  # fmt: skip
-"""Numbers that our configuration takes over."""
-PROBLEM_TYPES = (None, "regression", "single_label_classification", "multi_label_classification")
-NAMED = 3
-"""Tensors that a message names before it only counts."""
+TAKEN_OVER = (
+    "num_attention_heads", "problem_type", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",
+    "initializer_range", "layer_norm_eps",
+)  # fmt: skip
+"""Fields of their configuration that ours has too."""
 
 
 def authors_name(name: str, has_block: bool) -> str:
@@ -119,10 +116,8 @@ def build_model(
     """
     has_block = any(name.startswith((f"{BLOCK}layers.", f"{BLOCK}conv.")) for name in tensors)
     shape = _read_sizes(folder, fields, tensors, has_block)
-    _check_fields(folder, fields, shape["hidden_size"])
     config = _build_config(folder, fields, shape | {"pad_token_id": pad_token_id})
-    is_classifier = "num_labels" in shape
-    model_class = TLMForSequenceClassification if is_classifier else TLMForMaskedLM
+    model_class = TLMForSequenceClassification if "num_labels" in shape else TLMForMaskedLM
     with torch.device("meta"):
         expected = {name: tuple(value.shape) for name, value in model_class(config).state_dict().items()}
     names = {name: authors_name(name, has_block) for name in expected}
@@ -144,9 +139,9 @@ def _read_sizes(folder: Path, fields: Json, tensors: Tensors, has_block: bool) -
     def size(name: str, dimension: int, dimensions: int) -> int:
         tensor = tensors.get(name)
         if tensor is None:
-            raise UserError(f"The checkpoint {folder} has tensors missing ({name}): restore it from where it came.")
+            raise UserError(f"The checkpoint {folder} has no {name}: restore it from where it came.")
         if tensor.dim() != dimensions:
-            raise UserError(f"The checkpoint {folder} has tensors of a wrong shape ({name}, {list(tensor.shape)}).")
+            raise UserError(f"The checkpoint {folder} has {name} of shape {list(tensor.shape)}: restore it.")
         return tensor.shape[dimension]
 
     last = _last_number(LAYER, tensors)
@@ -179,41 +174,19 @@ def _last_number(prefix: str, tensors: Tensors) -> int:
     return max((int(match[1]) for match in matches if match), default=0)
 
 
-def _check_fields(folder: Path, fields: Json, hidden_size: int) -> None:
-    """Refuse fields of `config.json` that the authors' models do not have, or that no model can have."""
-    heads = fields.get("num_attention_heads")
-    if type(heads) is not int or heads < 1 or hidden_size % heads:
-        raise UserError(
-            f"The config.json of {folder} says num_attention_heads {json.dumps(heads)}, which must divide the hidden "
-            f"size {hidden_size} and cannot be told from shapes: restore it from where it came."
-        )
-    for name, (lowest, highest) in RANGES.items():
-        value = fields.get(name)
-        if value is not None and not (type(value) in (int, float) and lowest <= value <= highest):
-            raise UserError(
-                f"The config.json of {folder} says {name} {json.dumps(value)}, which is not a number from {lowest} to "
-                f"{highest}: restore it from where it came."
-            )
-    if fields.get("problem_type") not in PROBLEM_TYPES:
-        raise UserError(
-            f"The config.json of {folder} says problem_type {json.dumps(fields['problem_type'])}: choose one of "
-            f"{', '.join(filter(None, PROBLEM_TYPES))}, or leave it out."
-        )
+def _build_config(folder: Path, fields: Json, shape: Json) -> TLMConfig:
     for name, required in FIXED.items():
         if fields.get(name, required) != required:
             raise UserError(
                 f"The config.json of {folder} says {name} {json.dumps(fields[name])}, but the authors' models have "
                 f"{json.dumps(required)}: import only checkpoints of theirs."
             )
-
-
-def _build_config(folder: Path, fields: Json, shape: Json) -> TLMConfig:
-    same = ("num_attention_heads", "problem_type", *RANGES)
-    values = {name: fields[name] for name in same if fields.get(name) is not None}
-    count = shape.pop("num_labels", None)
-    if count is not None:
-        values["id2label"] = _label_names(folder, fields, count)
-        values["label2id"] = {name: index for index, name in values["id2label"].items()}
+    values = {name: fields[name] for name in TAKEN_OVER if fields.get(name) is not None}
+    if not values.get("num_attention_heads"):
+        raise UserError(f"The config.json of {folder} has no num_attention_heads, which no shape tells: restore it.")
+    names = fields.get("id2label") or {}
+    if len(names) == shape.get("num_labels"):
+        values |= {"id2label": names, "label2id": {name: int(index) for index, name in names.items()}}
     try:
         return TLMConfig(**shape, **values)
     except StrictDataclassError as error:
@@ -221,46 +194,23 @@ def _build_config(folder: Path, fields: Json, shape: Json) -> TLMConfig:
         raise UserError(f"The config.json of {folder} cannot be read: {reason}") from error
 
 
-def _label_names(folder: Path, fields: Json, count: int) -> dict[int, str]:
-    """`id2label` of the configuration by number, or LABEL_0 and on where it has none."""
-    given = fields.get("id2label") or {str(index): f"LABEL_{index}" for index in range(count)}
-    if not isinstance(given, dict) or set(given) != set(map(str, range(count))) or len(set(given.values())) != count:
-        raise UserError(
-            f"The config.json of {folder} has an id2label that does not name the {count} rows of classifier.weight: "
-            "correct it, or remove it to number them."
-        )
-    return {index: str(given[str(index)]) for index in range(count)}
-
-
 def _check_tensors(folder: Path, tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse missing, extra and wrong-shaped tensors, impossible values, and a decoder that is not tied."""
-    present = {name: tensors[name] for name in expected if name in tensors}
-    floats = {name: tensor for name, tensor in present.items() if not name.endswith("num_batches_tracked")}
-    faults = {
-        "missing": [name for name in expected if name not in tensors and name not in TIED],
-        "that no such model has": sorted(set(tensors) - set(expected) - set(BUFFERS)),
-        "of a wrong shape": [
-            f"{name}, which is {list(tensor.shape)} and not {list(expected[name])}"
-            for name, tensor in present.items()
-            if tuple(tensor.shape) != expected[name]
-        ],
-        "with values that are not finite numbers": [
-            name for name, tensor in floats.items() if not tensor.is_floating_point() or not tensor.isfinite().all()
-        ],
-        "with negative variances": [name for name in floats if name.endswith("_var") and (floats[name] < 0).any()],
-    }
-    words = [f"tensors {what} ({_named(names)})" for what, names in faults.items() if names]
-    if words:
-        raise UserError(f"The checkpoint {folder} has {', and '.join(words)}: restore it from where it came.")
-    for name, source in TIED.items():
-        if name in present and not torch.equal(tensors[name], tensors[source]):
-            raise UserError(f"The checkpoint {folder} has a {name} that differs from {source}: restore it.")
-
-
-def _named(names: list[str]) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    """Refuse missing, extra and wrong-shaped tensors, and a decoder that is not tied."""
+    faults = [f"no {name}" for name in expected if name not in tensors and name not in TIED]
+    faults += [f"{name}, which no such model has" for name in sorted(set(tensors) - set(expected) - set(BUFFERS))]
+    faults += [
+        f"{name} of shape {list(tensors[name].shape)}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    faults += [
+        f"{name} that differs from {source}"
+        for name, source in TIED.items()
+        if name in tensors and name in expected and not torch.equal(tensors[name], tensors[source])
+    ]
+    if faults:
+        more = f" and {len(faults) - 1} more such faults" if len(faults) > 1 else ""
+        raise UserError(f"The checkpoint {folder} has {faults[0]}{more}: restore it from where it came.")
 
 
 def _notes(fields: Json, tensors: Tensors, config: TLMConfig) -> list[str]:

@@ -9,9 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
-from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForSequenceClassification
-from ..recipes import ARCHITECTURES, HEAD_SIZE
 from ..runs.atomic_files import Json
 from .checkpoint import AUTHORS_PAD_ID, build_model, open_checkpoint
 
@@ -41,8 +39,7 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     itself, so batching changes no output.
 
     Returns:
-        `output`, `model` (its class), `recipe` (the paper's name of these shapes, or None), `parameters`, the shape,
-        `labels` of a classifier, and `notes`, a sentence each.
+        `output`, `model` (its class), `parameters`, `labels` of a classifier, and `notes`, a sentence each.
 
     Raises:
         UserError: bad input; nothing was written then.
@@ -70,32 +67,15 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     else:
         tokenizer.model_max_length = config.max_position_embeddings
     _write(output, model, tokenizer)
-    shape = (
-        "num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings",
-        "conv_channels", "conv_kernel_sizes",
-    )  # fmt: skip
     results = {
         "output": str(arguments.output_dir),
         "model": type(model).__name__,
-        "recipe": recipe_name(config),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **{name: getattr(config, name) for name in shape if getattr(config, name) is not None},
         "notes": notes,
     }
     if isinstance(model, TLMForSequenceClassification):
         results["labels"] = list(config.id2label.values())
     return results
-
-
-def recipe_name(config: TLMConfig) -> str | None:
-    """The recipe whose shapes at the paper's size these are, if any."""
-    kernels = tuple((pair[0], pair[1]) for pair in config.conv_kernel_sizes or [])
-    shape = config.num_hidden_layers, config.num_attention_heads, kernels, config.conv_channels
-    for name, recipe in ARCHITECTURES.items():
-        paper = recipe.num_hidden_layers, recipe.num_attention_heads, recipe.conv_kernel_sizes, recipe.conv_channels
-        if shape == paper and config.hidden_size == HEAD_SIZE * config.num_attention_heads:
-            return name
-    return None
 
 
 def _write(output: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:

@@ -1,6 +1,0 @@
-"""Launcher of `tlm export`."""
-
-from tlm_hf.commands.export import main
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,0 @@
-"""Launcher of `tlm study`."""
-
-from tlm_hf.commands.study import main
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,28 @@
+"""The trainings as the commands call them: one model, or several side by side."""
+
+from typing import Any
+
+from ..runs.atomic_files import Json
+from ..training import finetune as one_finetuning
+from ..training import pretrain as one_pretraining
+from ..training import train_committee as own_data
+from ..training.members import finetune_members, pretrain_members
+
+OWN_DATA = (own_data.OwnDataArguments,)
+
+
+def pretrain(**options: Any) -> Json:
+    """Pre-train an encoder on text, or continue an existing one (--model); the same command continues a run."""
+    return (pretrain_members if "num_members" in options else one_pretraining.pretrain)(**options)
+
+
+def finetune(**options: Any) -> Json:
+    """Fine-tune an encoder on a classification task, or train it from scratch; the same command continues a run."""
+    return (finetune_members if "models" in options else one_finetuning.finetune)(**options)
+
+
+def train_committee(
+    data: str = "", text_column: str | None = None, label_column: str = "label", **options: Any
+) -> Json:
+    """Split a table, pre-train or take encoders, fine-tune K members, calibrate, and write one folder."""
+    return own_data.train_committee(data, text=text_column, label=label_column, **options)
