@@ -10,8 +10,7 @@ from helpers_commands import refused, succeed, write_csv
 from scipy.special import log_softmax, logsumexp
 from transformers import AutoTokenizer, BertTokenizer
 
-from tlm_hf import CommitteeForSequenceClassification
-from tlm_hf import export as onnx_export
+from tlm_hf import CommitteeForSequenceClassification, errors
 from tlm_hf.data.tasks import load_task
 
 pytest.importorskip("onnxscript")
@@ -67,9 +66,10 @@ def test_bad_input_is_refused(folder, tmp_path, capsys, monkeypatch):
     out = str(tmp_path / "out")
     assert "export needs --model" in refused(capsys, "export", "--output-dir", "out")
     assert "neither a folder" in refused(capsys, "export", "--model", "missing", "--output-dir", out)
-    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "onnxscript" else name)
     said = refused(capsys, "export", "--model", str(root / "committee"), "--output-dir", out)
-    assert "needs onnxscript: pip install 'tlm-hf[onnx]'" in said
+    assert "onnxscript is not installed" in said
+    assert 'pip install -e ".[onnx]", or pip install onnx onnxruntime onnxscript' in said
     assert not (tmp_path / "out").exists()
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError, explain_missing_module
+from .errors import UserError, explain_missing
 
 if TYPE_CHECKING:
     from .data.masking import MaskingCollator as MaskingCollator
@@ -70,7 +70,7 @@ def __getattr__(name: str) -> Any:
         try:
             value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
         except ModuleNotFoundError as error:
-            explanation = explain_missing_module(error)
+            explanation = explain_missing((error.name or "").split(".")[0])
             if explanation is None:
                 raise
             raise ImportError(explanation) from error

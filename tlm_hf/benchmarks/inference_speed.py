@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers import BertForSequenceClassification
 
-from ..errors import UserError
+from ..errors import UserError, check_installed
 from ..evaluation.latency import alternating_medians
-from ..export import OnnxClassifier, check_packages, export_onnx, quantize
+from ..export import NEEDED, OnnxClassifier, export_onnx, quantize
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
@@ -75,7 +75,7 @@ def benchmark_inference(arguments: InferenceSpeedArguments) -> Json:
         if not values or min(values) < 1:
             raise UserError(f"--{name.replace('_', '-')} is {values}: give values of at least 1.")
     if any(kind.startswith("onnx") for kind in arguments.kinds):
-        check_packages()
+        check_installed(*NEEDED)
     length = max(arguments.sequence_length)
     deep = build_recipe(arguments.reference, arguments.size, stock=True, max_length=length)
     config = build_recipe(arguments.recipe, arguments.size, max_length=length)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from ..data.tasks import TaskArguments, class_names, load_task_from
-from ..errors import UserError
+from ..errors import UserError, check_installed
 from ..evaluation.calibration import brier_score, expected_calibration_error
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..export import FLOAT_FILE, INT8_FILE, OnnxClassifier, check_packages, export_onnx, quantize
+from ..export import FLOAT_FILE, INT8_FILE, NEEDED, OnnxClassifier, export_onnx, quantize
 from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
@@ -41,7 +41,7 @@ def compare_precisions(arguments: PrecisionArguments) -> Json:
     """
     if not arguments.model or not arguments.task:
         raise UserError("benchmark precision needs --model (a classifier or committee) and --task.")
-    check_packages()
+    check_installed(*NEEDED)
     model = load_classifier(arguments.model).float()
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     task = load_task_from(arguments)

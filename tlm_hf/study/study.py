@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
 from filelock import FileLock, Timeout
 
 from ..data.sources import data_root
-from ..errors import UserError, check_range
-from ..evaluation.baselines import check_sentence_encoder
+from ..errors import UserError, check_installed, check_range
+from ..evaluation.baselines import SENTENCE_ENCODER
 from ..flops import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
 from ..recipes import build_config, find_schedule
 from ..runs.atomic_files import Json
@@ -101,15 +100,15 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
             raise UserError(f"--findings has {name!r}: choose among {', '.join(FINDINGS)}.")
     if arguments.executor not in ("local", "ray"):
         raise UserError(f"--executor is {arguments.executor!r}: choose local or ray.")
-    if arguments.executor == "ray" and find_spec("ray") is None:
-        raise UserError('--executor ray needs the extra "cluster": pip install "tlm-hf[cluster]".')
+    if arguments.executor == "ray":
+        check_installed("ray")
     if arguments.ray_address is not None and arguments.executor != "ray":
         raise UserError("--ray-address is that of a Ray cluster: add --executor ray, or leave it out.")
     if arguments.what == "report" and (arguments.findings or arguments.runs):
         raise UserError("A report has all findings: leave --findings and --runs out.")
     plan = read_plan(arguments.size, arguments.plan)
     if plan.sentence_encoder and arguments.what == "run":
-        check_sentence_encoder()
+        check_installed(SENTENCE_ENCODER, "sentence_transformers")
     return plan
 
 
