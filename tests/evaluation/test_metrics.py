@@ -10,10 +10,11 @@ import torch
 from helpers_masking import make_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from tlm_hf.data.masking import HELD_OUT_STREAM, MaskingCollator
-from tlm_hf.evaluation.calibration import expected_calibration_error, fit_temperature
+from tlm_hf.evaluation.calibration import choose_temperature, expected_calibration_error, fit_temperature
 from tlm_hf.evaluation.metrics import classification_metrics
 from tlm_hf.evaluation.scoring import masked_lm_score, predict_logits
 
@@ -96,6 +97,42 @@ def test_fitted_temperature_is_the_best_of_a_fine_grid(seed, scale):
         losses.append((partition - scaled[np.arange(len(labels)), labels]).mean())
     assert 0.06 < grid[np.argmin(losses)] < 19.0  # the optimum lies inside, so that it says something
     assert fit_temperature(logits, labels) == pytest.approx(grid[np.argmin(losses)], rel=3e-3)
+
+
+def test_the_interval_of_the_temperature_is_that_of_the_likelihood():
+    """Oracle: a fine grid, and the half quantile of chi-squared with one degree of freedom, 1.9207."""
+    logits, labels = make_predictions(0, scale=3.0)
+    found = choose_temperature(logits, labels)
+    grid = np.geomspace(0.05, 20.0, 4001)
+    losses = np.array([log_loss(labels, softmax(logits / value, axis=-1), normalize=False) for value in grid])
+    within = grid[losses <= losses.min() + 1.9207]
+    assert found.interval == pytest.approx((within[0], within[-1]), rel=5e-3)
+    assert found.value == fit_temperature(logits, labels)
+    assert found.note is None
+
+
+def test_the_temperature_stays_where_validation_cannot_tell():
+    """200 easy texts: with no error on 30 of them sharper is always better there, and worse on the others."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    logits = 2.5 * np.eye(2)[labels] + rng.normal(size=(200, 2))
+    wrong = logits.argmax(-1) != labels
+    easy = np.flatnonzero(~wrong)[:30]
+    rest = np.setdiff1d(np.arange(200), easy)
+    assert wrong.any()
+    assert fit_temperature(logits[easy], labels[easy]) < 0.1
+    found = choose_temperature(logits[easy], labels[easy])
+    assert (found.value, found.interval) == (1.0, None)
+    assert "0 errors in 30 texts" in found.note
+    loss = [log_loss(labels[rest], softmax(logits[rest] / value, axis=-1)) for value in (found.value, 0.05)]
+    assert loss[0] < loss[1]
+    # Sharper only where the interval excludes 1; softer wherever the likelihood says so.
+    logits, labels = make_predictions(3, count=60, scale=0.9)
+    unsure = logits * fit_temperature(logits, labels) ** -1 * 0.9
+    assert fit_temperature(unsure, labels) == pytest.approx(0.9, rel=1e-3)
+    assert choose_temperature(unsure, labels).value == 1.0
+    assert choose_temperature(unsure / 6, labels).value == pytest.approx(0.15, rel=1e-3)
+    assert choose_temperature(unsure * 1.5, labels).value == pytest.approx(1.35, rel=1e-3)
 
 
 def test_calibration_error_of_examples_worked_by_hand():

@@ -69,11 +69,14 @@ def test_members_and_temperature_are_chosen_on_validation(home):
     assert results["chosen"] == results["greedy_order"][: 1 + int(np.argmax(accuracy))]
     assert results["members"] == [str(place) for place in results["chosen"]]
     chosen = results["chosen"]
-    # The temperature is the best of a grid, on validation.
+    # The temperature is the best of a grid, on validation, unless that cannot tell.
     mean = np.log(mean_probability(votes, chosen))
     losses = {grid: log_loss(labels, softmax(mean / grid, axis=-1)) for grid in np.geomspace(0.1, 10, 400)}
     best = min(losses.values())
-    assert log_loss(labels, softmax(mean / results["temperature"], axis=-1)) <= best + 1e-4
+    if results["temperature_note"] is None:
+        assert log_loss(labels, softmax(mean / results["temperature"], axis=-1)) <= best + 1e-4
+    else:
+        assert results["temperature"] == 1
     # What is reported of the test split, and what the folder answers, are that committee.
     votes, labels = votes_of(stock, tokenizer, "test")
     expected = softmax(np.log(mean_probability(votes, chosen)) / results["temperature"], axis=-1)

@@ -68,7 +68,7 @@ COMMANDS = {
     "committee": Command(
         "join fine-tuned classifiers into a calibrated committee",
         "training.join_committee:join_committee",
-        ("task", "members", "temperature", "validation", "test", "best_member_test_accuracy"),
+        ("task", "members", "temperature", "temperature_note", "validation", "test", "best_member_test_accuracy"),
     ),
     "score": Command(
         "accuracy, loss, or fixed-mask loss and perplexity of a model on a task or text",

@@ -1,15 +1,68 @@
 """Temperature fitted on held-out data (Guo et al., On Calibration of Modern Neural Networks, ICML 2017)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax
+from scipy.stats import chi2
 
 from ..runs.figure import new_figure
 
 LOWEST, HIGHEST = 0.05, 20.0
+LEAST_ERRORS = 5
+"""Errors on held-out data without which no temperature is fitted."""
 COLOURS = ("#b5532f", "#2f6db5")
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """The temperature to use, and what validation says of it.
+
+    Args:
+        value: 1 where it was not fitted.
+        interval: 95% interval of the temperature from the likelihood; None without errors enough.
+        note: why it was not fitted, a sentence; None where it was.
+    """
+
+    value: float
+    interval: tuple[float, float] | None = None
+    note: str | None = None
+
+
+def choose_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
+    """The fitted temperature where held-out data determine it, else 1.
+
+    With few errors the likelihood only says that sharper is better, and new texts pay for it. So at least
+    `LEAST_ERRORS` are asked for, and a temperature below 1 only counts when its interval excludes 1.
+
+    Args:
+        logits: float (n, classes).
+        labels: int (n,).
+    """
+    errors = int((logits.argmax(axis=-1) != labels).sum())
+    if errors < LEAST_ERRORS:
+        note = f"validation has {errors} errors in {len(labels)} texts, and {LEAST_ERRORS} are needed to fit it"
+        return Temperature(1.0, None, note)
+    best = fit_temperature(logits, labels)
+    interval = temperature_interval(logits, labels, best)
+    if best < 1 <= interval[1]:
+        return Temperature(1.0, interval, f"its 95% interval {interval[0]:.2f} to {interval[1]:.2f} holds 1")
+    return Temperature(best, interval)
+
+
+def temperature_interval(logits: np.ndarray, labels: np.ndarray, best: float) -> tuple[float, float]:
+    """Temperatures whose log-likelihood is within half of the 95% quantile of chi-squared (1) of the best one's."""
+    allowed = _negative_log_likelihood(np.log(best), logits, labels) + chi2.ppf(0.95, df=1) / 2
+
+    def excess(log_temperature: float) -> float:
+        return _negative_log_likelihood(log_temperature, logits, labels) - allowed
+
+    ends = []
+    for bound in (np.log(LOWEST), np.log(HIGHEST)):
+        ends.append(float(np.exp(brentq(excess, bound, np.log(best)) if excess(bound) > 0 else bound)))
+    return ends[0], ends[1]
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -19,13 +72,14 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         logits: float (n, classes); for a committee the log of the mean probability.
         labels: int (n,).
     """
-    rows = np.arange(len(labels))
-
-    def negative_log_likelihood(log_temperature: float) -> float:
-        return float(-log_softmax(logits / np.exp(log_temperature), axis=-1)[rows, labels].mean())
-
     bounds = (np.log(LOWEST), np.log(HIGHEST))
-    return float(np.exp(minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded").x))
+    best = minimize_scalar(_negative_log_likelihood, bounds=bounds, method="bounded", args=(logits, labels))
+    return float(np.exp(best.x))
+
+
+def _negative_log_likelihood(log_temperature: float, logits: np.ndarray, labels: np.ndarray) -> float:
+    rows = np.arange(len(labels))
+    return float(-log_softmax(logits / np.exp(log_temperature), axis=-1)[rows, labels].sum())
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

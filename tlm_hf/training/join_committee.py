@@ -1,5 +1,6 @@
 """Joining fine-tuned classifiers into a calibrated soft committee."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from ..data.tokenization import load_tokenizer, tokenizer_hash
 from ..errors import UserError, check_range
 from ..evaluation.calibration import (
     brier_score,
+    choose_temperature,
     draw_reliability,
     expected_calibration_error,
-    fit_temperature,
     reliability,
 )
 from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, greedy_order
@@ -27,6 +28,8 @@ from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from .options import option
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -83,7 +86,10 @@ def join_committee(arguments: CommitteeArguments) -> Json:
         chosen = order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
         committee = committee.subset(chosen)
     joined = {split: combined(logits[split], chosen, arguments.combination) for split in labels}
-    temperature = fit_temperature(joined["validation"], labels["validation"])
+    fitted = choose_temperature(joined["validation"], labels["validation"])
+    temperature = fitted.value
+    if fitted.note is not None:
+        logger.warning("Note: the temperature stays 1: %s.", fitted.note)
     committee.config.combination, committee.config.temperature = arguments.combination, temperature
 
     # 5. Scores, and the folder
@@ -94,6 +100,8 @@ def join_committee(arguments: CommitteeArguments) -> Json:
         "parameters": committee.num_parameters(),
         "labels": class_names(task),
         "temperature": temperature,
+        "temperature_interval": fitted.interval,
+        "temperature_note": fitted.note,
         "chosen": chosen,
         **{split: _score(joined[split], temperature, labels[split]) for split in labels},
         **_describe_test(arguments, logits["test"], joined["test"], labels["test"], temperature, order),
