@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from tlm_hf import CommitteeForSequenceClassification, errors
 from tlm_hf.data.tasks import load_task
+from tlm_hf.evaluation.predict import predict
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -45,20 +46,34 @@ def test_both_files_answer_as_the_members_do_in_float32(folder):
     root, stock = folder
     succeed("export", "--model", str(root / "committee"), "--output-dir", str(root / "out"), "--int8")
     tokenizer = AutoTokenizer.from_pretrained(root / "out")
-    texts = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10"]
-    votes, expected = committee_logits(stock, tokenizer, texts)
-    batch = tokenizer(texts, padding=True, return_tensors="np")
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    for file, tolerance in (("model.onnx", 1e-5), ("model_int8.onnx", 0.15)):
+    pairs = [["w1 w2 w3", "w9"], ["w9", "w1"], ["w4 w5", "w6 w7 w8 w9 w10"]]
+    votes, expected = committee_logits(stock, tokenizer, pairs)
+    batch = tokenizer(pairs, padding=True, return_tensors="np")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    for file, tolerance in (("onnx/model.onnx", 1e-5), ("onnx/model_quantized.onnx", 0.15)):
         session = onnxruntime.InferenceSession(root / "out" / file, providers=["CPUExecutionProvider"])
         logits, member_logits = session.run(["logits", "member_logits"], inputs)
         np.testing.assert_allclose(logits, expected, atol=tolerance)
         np.testing.assert_allclose(member_logits, votes, atol=3 * tolerance)
     results = json.loads((root / "out" / "results.json").read_text())
-    assert results["max_abs_diff"]["model.onnx"] < 1e-5
-    assert results["files"]["model_int8.onnx"] == (root / "out" / "model_int8.onnx").stat().st_size
+    assert results["max_abs_diff"]["onnx/model.onnx"] < 1e-5
+    small = "onnx/model_quantized.onnx"
+    assert results["files"][small] == (root / "out" / small).stat().st_size
     config = json.loads((root / "out" / "config.json").read_text())
     assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(3)}
+
+
+def test_predict_runs_an_exported_folder(folder, tmp_path):
+    """Oracle: the committee in torch."""
+    root, _ = folder
+    if not (root / "out").exists():
+        succeed("export", "--model", str(root / "committee"), "--output-dir", str(root / "out"), "--int8")
+    texts = ["w1 w2 w3", "w9"]
+    exported, expected = (predict(texts, str(root / name)) for name in ("out", "committee"))
+    for ours, theirs in zip(exported, expected, strict=True):
+        assert ours.label == theirs.label
+        assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-2)  # the committee is in bfloat16
+        assert ours.entropy == pytest.approx(theirs.entropy, abs=1e-2)
 
 
 def test_bad_input_is_refused(folder, tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """A classifier or a whole committee as one ONNX file, for onnxruntime: float32, or int8 by dynamic quantization.
 
-Batch and length of the file's inputs are free. Its outputs are `logits` and, for a committee, `member_logits`.
+Batch and length of the file's inputs are free. Its outputs are `logits` and, for a committee, `member_logits`. The
+files are where transformers.js and Optimum look for them.
 """
 
 import contextlib
@@ -16,19 +17,20 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .errors import UserError, check_installed
-from .loading import load_classifier, load_classifier_tokenizer
+from .loading import load_classifier, load_classifier_tokenizer, load_config
 from .models.combination_committee import CommitteeOutput
 from .models.modeling_committee import CommitteeForSequenceClassification
 from .runs.atomic_files import Json
 from .runs.output_folder import Run
 
-FLOAT_FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
+FLOAT_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 ONE_FILE = 1_500_000_000
 """Bytes of weights up to which the .onnx file holds them; more go into a file beside it (protobuf ends at 2 GB)."""
 TOLERANCE = 1e-3
 """Largest difference to torch's float32 logits that an export may show; the measured ones are about 1e-6."""
-SAMPLE = ("A short text.", "Another one, which is a little longer than the first, so that one of them is filled up.")
+SAMPLE = ["A short text.", "Another one, which is a little longer than the first, so that one of them is filled up."]
 
 
 @dataclass
@@ -45,7 +47,7 @@ def export(arguments: ExportArguments) -> Json:
 
     Returns:
         `files` with their sizes in bytes, and for each the largest absolute difference of its logits from torch's
-        float32 on a sample of two texts, `max_abs_diff`.
+        float32 on a sample of two pairs of texts, `max_abs_diff`.
 
     Raises:
         UserError: bad input, packages that are not installed, or a float32 export whose logits differ.
@@ -62,14 +64,15 @@ def export(arguments: ExportArguments) -> Json:
     differences: dict[str, float] = {}
 
     def save(folder: Path) -> None:
+        (folder / FLOAT_FILE).parent.mkdir()
         export_onnx(model, folder / FLOAT_FILE)
         if arguments.int8:
             quantize(folder / FLOAT_FILE, folder / INT8_FILE)
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        for file in sorted(folder.glob("*.onnx")):
-            sizes[file.name] = sum(part.stat().st_size for part in folder.glob(f"{file.name}*"))
-            differences[file.name] = compare(file, model, tokenizer)
+        for name in (FLOAT_FILE, INT8_FILE)[: 1 + arguments.int8]:
+            sizes[name] = sum(part.stat().st_size for part in folder.glob(f"{name}*"))
+            differences[name] = compare(folder / name, model, tokenizer)
         if differences[FLOAT_FILE] > TOLERANCE:
             raise UserError(
                 f"The exported logits differ from torch's by {differences[FLOAT_FILE]:g}: this version of torch.onnx "
@@ -99,13 +102,12 @@ def export_onnx(model: PreTrainedModel, path: Path) -> Path:
         path: the .onnx file; weights of more than 1.5 GB go into a file beside it.
 
     Returns:
-        `path`. The inputs `input_ids` and `attention_mask` are int64 (batch, sequence), both sizes free; no row of the
-        mask may be all 0.
+        `path`. The inputs are `INPUTS`, int64 (batch, sequence), both sizes free; no row of the mask may be all 0.
     """
     outputs = ["logits", "member_logits"] if isinstance(model, CommitteeForSequenceClassification) else ["logits"]
     if any(weight.dtype != torch.float32 for weight in model.parameters()):
         model = copy.deepcopy(model).float()
-    example = {name: torch.ones((2, 8), dtype=torch.long) for name in ("input_ids", "attention_mask")}
+    example = {name: torch.ones((2, 8), dtype=torch.long) for name in INPUTS}
     size = sum(weight.nbytes for weight in model.parameters())
     with quiet(), torch.no_grad():
         torch.onnx.export(
@@ -160,16 +162,36 @@ class OnnxClassifier(torch.nn.Module):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> CommitteeOutput:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> CommitteeOutput:
         """int64 (batch, sequence) each, to logits float32 (batch, num_labels) and, of a committee, those of members."""
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
+        given = {entry.name: inputs[entry.name].numpy() for entry in self.session.get_inputs()}
         names = [output.name for output in self.session.get_outputs()]
-        values = self.session.run(names, {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
+        values = self.session.run(names, given)
         return CommitteeOutput(**{name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)})
+
+
+def load_for_inference(source: str) -> PreTrainedModel | OnnxClassifier:
+    """A classifier or committee by folder or Hub name, or what `export` wrote, run by onnxruntime.
+
+    Raises:
+        UserError: as `load_classifier`, or onnxruntime is not installed.
+    """
+    folder = Path(source).expanduser()
+    exported = [folder / name for name in (FLOAT_FILE, INT8_FILE) if (folder / name).is_file()]
+    if not exported or any(folder.glob("*.safetensors")):
+        return load_classifier(source)
+    check_installed("onnxruntime")
+    return OnnxClassifier(exported[0], load_config(source))
 
 
 @torch.inference_mode()
 def compare(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Largest absolute difference of the file's logits from torch's on two texts of different length."""
-    batch = tokenizer(list(SAMPLE), padding=True, truncation=True, return_tensors="pt", return_token_type_ids=False)
+    """Largest absolute difference of the file's logits from torch's on two pairs of texts of different length."""
+    batch = tokenizer(SAMPLE, SAMPLE[::-1], padding=True, truncation=True, return_tensors="pt")
+    batch = {name: batch[name] for name in INPUTS if name in batch}
     exported = OnnxClassifier(path, model.config)
     return float((exported(**batch).logits - model(**batch).logits).abs().max())

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.tokenization import load_tokenizer
 from .errors import UserError
@@ -80,14 +80,21 @@ def check_folder(folder: Path, needs_weights: bool = True) -> None:
             ) from error
 
 
+def load_config(source: str) -> PreTrainedConfig:
+    """Configuration of a folder without weights."""
+    fields = read_config(source, needs_weights=False)
+    if fields["model_type"] == CommitteeConfig.model_type:
+        return CommitteeConfig.from_dict(fields)
+    return _build_config(source, fields)
+
+
 def weights_hash(source: str) -> str:
     """SHA-256 of a folder's weights, or the Hub name itself."""
     digest = hashlib.sha256()
     files = sorted(Path(source).expanduser().glob("*.safetensors"))
     for file in files:
         with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(opened, lambda: digest)
     return digest.hexdigest() if files else source
 
 
@@ -165,9 +172,12 @@ def trained_on_another_split(source: str, task_sha256: str) -> bool:
 def load_matching_tokenizer(
     model_source: str, tokenizer_source: str | None, vocab_size: int
 ) -> PreTrainedTokenizerBase:
-    """The model's tokenizer (or another one given); raises UserError where it does not fit the model's vocabulary."""
+    """The model's tokenizer (or another one given); raises UserError where it has more tokens than the model.
+
+    It may have fewer: tables are padded to a multiple of 64 or 128 for speed.
+    """
     tokenizer = load_tokenizer(tokenizer_source or model_source)
-    if len(tokenizer) != vocab_size:
+    if len(tokenizer) > vocab_size:
         raise UserError(
             f"The tokenizer {tokenizer_source or model_source!r} has {len(tokenizer)} tokens but the model "
             f"{model_source!r} has a vocabulary of {vocab_size}: use the tokenizer that it was trained with."

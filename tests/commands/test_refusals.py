@@ -23,6 +23,7 @@ from helpers_commands import (
 from safetensors.torch import load_file, save_file
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+LARGER_VOCABULARY = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{n}" for n in range(2000))]) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +163,8 @@ class TestFinetune:
         (folder / "tokenizer.json").unlink()
         words = ("finetune", "--task", home / "task.csv", *TINY_FINETUNING, "--model", folder)
         assert "mixed-up" in say(*words)
-        (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n", encoding="utf-8")
-        assert "6 tokens" in say(*words)
+        (folder / "vocab.txt").write_text(LARGER_VOCABULARY, encoding="utf-8")
+        assert "2005 tokens" in say(*words)
 
     @pytest.mark.parametrize(
         ("option", "value"),
@@ -234,8 +235,8 @@ class TestPredictAndScore:
         assert "without a classifier" in say("predict", "--texts", "a", "--model", home / "encoder")
         folder = changed(home, tmp_path, "mixed-up", source="member")
         (folder / "tokenizer.json").unlink()
-        (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n", encoding="utf-8")
-        assert "6 tokens" in say("predict", "--texts", "a", "--model", folder)
+        (folder / "vocab.txt").write_text(LARGER_VOCABULARY, encoding="utf-8")
+        assert "2005 tokens" in say("predict", "--texts", "a", "--model", folder)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["mixed-up", "table.csv"]
 
     def test_score(self, say, home, tmp_path):

@@ -152,8 +152,8 @@ def test_output_and_command_line(say, tmp_path, capsys):
 def test_tokenizer(say, tmp_path):
     folder, _ = publish(tmp_path / "published", "conv2")
     vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("\n".join(TOKENS[:-1]) + "\n", encoding="utf-8")
-    assert "39 tokens" in say(folder, tokenizer=vocabulary)
+    vocabulary.write_text("\n".join([*TOKENS, "more"]) + "\n", encoding="utf-8")
+    assert f"{len(TOKENS) + 1} tokens" in say(folder, tokenizer=vocabulary)
     assert "missing.txt" in say(folder, tokenizer=tmp_path / "missing.txt")
     (folder / "tokenizer.json").write_text("{", encoding="utf-8")
     assert "published" in say(folder)

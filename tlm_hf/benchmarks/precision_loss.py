@@ -13,7 +13,7 @@ from ..errors import UserError, check_installed
 from ..evaluation.calibration import brier_score, expected_calibration_error
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..export import FLOAT_FILE, INT8_FILE, NEEDED, OnnxClassifier, export_onnx, quantize
+from ..export import NEEDED, OnnxClassifier, export_onnx, quantize
 from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
@@ -48,12 +48,12 @@ def compare_precisions(arguments: PrecisionArguments) -> Json:
     check_task_labels(model, arguments.model, arguments.task, class_names(task))
     texts, labels = task["test"]["text"][:], np.array(task["test"]["label"][:])
     with TemporaryDirectory() as folder:
-        exported = export_onnx(model, Path(folder) / FLOAT_FILE)
+        exported = export_onnx(model, Path(folder) / "model.onnx")
         variants = {
             ("torch", "fp32"): model,
             ("torch", "bf16"): copy.deepcopy(model).to(torch.bfloat16),
             ("onnx", "fp32"): OnnxClassifier(exported, model.config),
-            ("onnx", "int8"): OnnxClassifier(quantize(exported, Path(folder) / INT8_FILE), model.config),
+            ("onnx", "int8"): OnnxClassifier(quantize(exported, Path(folder) / "int8.onnx"), model.config),
         }
         logits = {kind: predict_logits(variant, tokenizer, texts)[0] for kind, variant in variants.items()}
     exact = logits["torch", "fp32"]

@@ -59,7 +59,7 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     config = model.config
     if tokenizer is None:
         notes.append(NO_TOKENIZER)
-    elif len(tokenizer) != config.vocab_size:
+    elif len(tokenizer) > config.vocab_size:
         raise UserError(
             f"The tokenizer of {source} has {len(tokenizer)} tokens but the checkpoint a vocabulary of "
             f"{config.vocab_size}: name the one that it was trained with (--tokenizer)."
