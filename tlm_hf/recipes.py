@@ -87,6 +87,9 @@ class Schedule:
     final_mlm_probability: float | None = None  # at the last step, moving linearly; None to keep `mlm_probability`
     group_by_length: bool = True  # batches of texts of similar length
     unigram_bias: bool = False  # the decoder's bias starts at log token shares: the first steps need not learn them
+    initialization: str = "random"  # of the word rows: or `counts`, those of `data.counts`
+    neighbour_heads: bool = False  # the first layer's heads start as those of `start_with_neighbours`
+    cls_objective: bool = False  # [CLS] predicts a word of its text: nothing else trains it in a one-layer encoder
     full_rate_up_to: int | None = None  # wider encoders take the rate times the square of this over their width
 
     def rate_at(self, hidden_size: int) -> float:

@@ -1,27 +1,43 @@
-"""`scripts/search.py`: one line a variant, with the numbers of the runs."""
+"""`scripts/search.py`: what is written is what the runs say, and a finished run is not repeated."""
 
 import json
 import runpy
 from pathlib import Path
 
+import numpy as np
 from helpers_commands import write_corpus
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "search.py"
 
 
-def test_each_variant_is_trained_and_said(tmp_path, capsys):
-    write_corpus(tmp_path / "corpus.txt")
-    options = f"--corpus {tmp_path / 'corpus.txt'} --num-texts 60 --validation-texts 20 --size smoke --max-steps 2"
-    tuning = "--task docstrings --train-per-label 4 --validation-per-label 2 --test-per-label 2 --num-train-epochs 1"
-    words = ["--output-dir", str(tmp_path / "runs"), f"--pretrain={options}", f"--finetune={tuning}"]
+def test_variants_are_judged_by_their_tasks_and_the_search_continues(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_corpus(Path("corpus.txt"))
+    texts = [f"{word} {number} river\n" for number in range(12) for word in ("0,good fine", "1,bad poor")]
+    Path("reviews.csv").write_text("label,text\n" + "".join(texts))
     main = runpy.run_path(str(SCRIPT))["main"]
-    main([*words, "--variants", "", "--learning-rate 1e-2"])
-    lines = [line for line in capsys.readouterr().out.splitlines() if "validation accuracy" in line]
-    assert len(lines) == 2
-    for line, folder in zip(lines, sorted((tmp_path / "runs").iterdir()), strict=True):
-        held_out, tuned = (
-            json.loads((folder / name / "results.json").read_text()) for name in ("encoder", "classifier")
-        )
-        assert f"loss {held_out['held_out']['loss']:.3f}" in line
-        assert f"accuracy {tuned['validation']['accuracy']:.3f}" in line
-    assert "learning-rate" in lines[1]
+    main.__globals__["TASKS"] = {"reviews.csv": {f"{split}_per_label": 4 for split in ("train", "validation", "test")}}
+    main.__globals__["RATES"], main.__globals__["TRIAL"] = {"reviews.csv": 1e-3}, 3
+    options = "--corpus corpus.txt --num-texts 60 --validation-texts 20 --size smoke --batch-size 8"
+    words = ["--results", str(tmp_path / "results.json"), "--output-dir", str(tmp_path / "runs"), "--seeds", "0"]
+    words += ["--minutes", "0.001", f"--pretrain={options}"]
+    main([*words, "--variants", ""])
+    first = json.loads((tmp_path / "results.json").read_text())["runs"]
+    main([*words, "--variants", "", "--initialization counts"])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["runs"][:1] == first
+    assert [run["variant"] for run in results["runs"]] == ["", "--initialization counts"]
+    accuracies = []
+    for run, name in zip(results["runs"], ("as-given", "initialization_counts"), strict=True):
+        folder = tmp_path / "runs" / name / "0.001-minutes-0"
+        held_out = json.loads((folder / "encoder" / "results.json").read_text())
+        tuned = json.loads((folder / "reviews.csv" / "results.json").read_text())
+        assert (run["loss"], run["steps"]) == (held_out["held_out"]["loss"], held_out["steps"])
+        assert run["reviews.csv"] == tuned["validation"]["accuracy"]
+        assert 0 <= run["probe reviews.csv"] <= 1
+        assert run["minutes used"] > 0
+        accuracies.append(run["reviews.csv"])
+    gain = float(results["table"][1]["gain"].split()[0])
+    assert np.isclose(gain, 100 * (accuracies[1] - accuracies[0]), atol=0.051)
+    assert results["table"][0]["gain"] == ""
+    assert "initialization counts" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..data.corpora import corpus_hash, load_corpus
+from ..data.counts import count_rows
 from ..data.masking import MaskingCollator, PretrainingSchedule
 from ..data.token_cache import TokenTable, tokenize_once
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
@@ -30,6 +31,7 @@ from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from .callbacks import EarlyLook, LogRows
 from .hub_push import prepare_push
+from .initialization import start_from_counts, start_with_neighbours
 from .options import check_length, rows_per_step, source_name
 from .pretrain_options import (
     SHORTEST_TEXT,
@@ -43,6 +45,9 @@ from .processes import report_processes
 from .snapshots import Snapshots, check_not_missed, encoder_saver
 from .time_budget import decide_steps, parse_duration
 from .trainer import RunTrainer
+
+LONGEST_COUNTED = 512
+"""Tokens of a text that are counted at most."""
 
 
 def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: Any) -> Json:
@@ -184,6 +189,8 @@ class _Plan:
     tokenizer: PreTrainedTokenizerBase
     texts: TokenTable
     held_out: TokenTable
+    whole_texts: TokenTable | None
+    """What is counted: the training texts before they are cut to the encoder's length."""
 
     @classmethod
     def prepare(
@@ -206,7 +213,18 @@ class _Plan:
             run.discard()
             name = options.corpus.corpus
             raise UserError(f"The corpus {name!r} has no text of at least {SHORTEST_TEXT} tokens: give longer texts.")
-        return cls(options, arguments, encoder, tokenizer, texts, held_out)
+        whole = None
+        if options.schedule.initialization == "counts":
+            whole = tokenize_once(corpus["train"], tokenizer, LONGEST_COUNTED)
+        return cls(options, arguments, encoder, tokenizer, texts, held_out, whole)
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray | None:
+        """Word rows from counts, float32 (vocabulary, hidden), where new weights start from them."""
+        if self.whole_texts is None:
+            return None
+        width = self.encoder.config.hidden_size
+        return count_rows(self.whole_texts, len(self.tokenizer), width, self.tokenizer.all_special_ids)
 
     @property
     def batch_size(self) -> int:
@@ -223,6 +241,10 @@ class _Plan:
             arguments.report_to, arguments.disable_tqdm = [], True  # type: ignore[assignment]
         set_seed(seed)
         model = self.encoder.build(self.tokenizer)
+        if self.rows is not None:
+            start_from_counts(model, self.rows)
+        if schedule.neighbour_heads:
+            start_with_neighbours(model)
         if schedule.unigram_bias:
             model.cls.predictions.bias.data.copy_(unigram_bias(self.texts, len(self.tokenizer), self.tokenizer))
         trainer = PretrainTrainer(
@@ -240,6 +262,7 @@ class _Plan:
                 whole_word=self.options.masking.whole_word_masking,
                 final_mlm_probability=schedule.final_mlm_probability,
                 num_items=items,
+                cls_weights=self._cls_weights() if schedule.cls_objective else None,
             ),
             processing_class=self.tokenizer,
             scorer=lambda scored: masked_lm_score(scored, self.tokenizer, self.held_out),
@@ -248,6 +271,10 @@ class _Plan:
         if not trial:
             LogRows.install(trainer)
         return trainer
+
+    def _cls_weights(self) -> np.ndarray:
+        """1/sqrt(count) of each token: float (vocabulary,)."""
+        return np.maximum(self.texts.counts(len(self.tokenizer)), 1) ** -0.5
 
     def describe(self, trainer: "PretrainTrainer", done: int) -> Json:
         """What the results say of the encoder after so many steps; every process scores it.

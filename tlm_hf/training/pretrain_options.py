@@ -69,6 +69,10 @@ class ModelOptions:
     dropout: float | None = option(None, "Hidden and attention dropout; default: the schedule's.")
     initializer_range: float | None = option(None, "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02.")
     unigram_bias: bool | None = option(None, "Decoder bias from the tokens' log frequencies; default: the schedule's.")
+    initialization: str | None = option(
+        None, "Word rows from counts of the corpus, or random; default: the schedule's.", choices=["counts", "random"]
+    )
+    neighbour_heads: bool | None = option(None, "Heads start by attending to neighbours; default: the schedule's.")
 
 
 @dataclass
@@ -83,6 +87,7 @@ class ScheduleOptions:
     mlm_probability: float | None = option(None, "Share of tokens to predict; default: the schedule's.")
     final_mlm_probability: float | None = option(None, "That share at the last step, to which it moves linearly.")
     whole_word_masking: bool = option(False, "Mask whole words in place of single tokens.")
+    cls_objective: bool | None = option(None, "[CLS] also predicts a word of its text; default: the schedule's.")
 
 
 @dataclass
@@ -117,7 +122,7 @@ GROUPS = (CorpusOptions, ModelOptions, ScheduleOptions, OutputOptions, Pretraini
 ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "corpus"}
 NEW_WEIGHTS = (
     "recipe", "size", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "tokenizer",
-    "initializer_range", "unigram_bias", "num_members",
+    "initializer_range", "unigram_bias", "initialization", "neighbour_heads", "num_members",
 )  # fmt: skip
 """Options of new weights, which `--model` refuses."""
 NOT_OF_PRETRAINING = (
@@ -132,7 +137,8 @@ ALWAYS_RECORDED = (
 )
 OF_SCHEDULE = (
     "learning_rate", "weight_decay", "adam_beta2", "max_grad_norm", "warmup_share", "mlm_probability",
-    "final_mlm_probability", "dropout", "initializer_range", "unigram_bias",
+    "final_mlm_probability", "dropout", "initializer_range", "unigram_bias", "initialization", "neighbour_heads",
+    "cls_objective",
 )  # fmt: skip
 """Options whose default is the schedule's."""
 
@@ -245,7 +251,9 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
                 raise UserError(f"The schedule {schedule.name} sets the rate itself: leave {flag(name)} out.")
     if model.model is not None:
         rate = schedule.learning_rate if "schedule" in given else CONTINUED_RATE
-        schedule = replace(schedule, learning_rate=rate, unigram_bias=False)
+        schedule = replace(
+            schedule, learning_rate=rate, unigram_bias=False, initialization="random", neighbour_heads=False
+        )
     elif schedule.full_rate_up_to is not None:
         config = build_config(
             model.recipe, model.size, hidden_size=model.hidden_size, num_attention_heads=model.num_attention_heads
