@@ -5,8 +5,8 @@ first shown to work with a plain `torch.load`.
 """
 
 import contextlib
-import json
 import os
+import pickle
 import shlex
 import shutil
 import subprocess
@@ -24,11 +24,9 @@ from helpers_commands import (
     write_corpus,
     write_csv,
 )
-from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
-from tlm_hf.runs.checkpoints import best_beside, find_damage, last_whole, list_checkpoints, publish, seal
-from tlm_hf.runs.output_folder import Run
+from tlm_hf.runs.checkpoints import best_beside, last_whole, list_checkpoints, publish, seal
 from tlm_hf.training.trainer import ProgressFile
 
 WORDS = shlex.split(
@@ -97,18 +95,14 @@ def cut(path: Path) -> None:
 
 
 DAMAGES = {
-    "truncated weights": (lambda folder: cut(folder / "model.safetensors"), "model.safetensors has"),
-    "empty optimizer": (lambda folder: (folder / "optimizer.pt").write_bytes(b""), "optimizer.pt has 0 bytes"),
-    "missing schedule": (lambda folder: (folder / "scheduler.pt").unlink(), "scheduler.pt is missing"),
-    "flipped bit": (lambda folder: flip(folder / "optimizer.pt", 0.9), "content of optimizer.pt"),
+    "truncated weights": (lambda folder: cut(folder / "model.safetensors"), "changed: model.safetensors"),
+    "empty optimizer": (lambda folder: (folder / "optimizer.pt").write_bytes(b""), "changed: optimizer.pt"),
+    "missing schedule": (lambda folder: (folder / "scheduler.pt").unlink(), "missing, added or changed: scheduler.pt"),
+    "flipped bit": (lambda folder: flip(folder / "optimizer.pt", 0.9), "changed: optimizer.pt"),
     "flipped bit in the manifest": (lambda folder: flip(folder / "manifest.json"), ""),
-    "truncated manifest": (lambda folder: cut(folder / "manifest.json"), "manifest.json is not JSON"),
-    "missing manifest": (lambda folder: (folder / "manifest.json").unlink(), "it has no manifest.json"),
-    "invalid state, sealed": (
-        lambda folder: (cut(folder / "trainer_state.json"), seal(folder, 10, 1)),
-        "trainer_state.json does not open",
-    ),
-    "added folder": (lambda folder: shutil.copytree(folder, folder / "a"), "a/config.json was added"),
+    "truncated manifest": (lambda folder: cut(folder / "manifest.json"), "manifest.json or another"),
+    "missing manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json or another"),
+    "added folder": (lambda folder: shutil.copytree(folder, folder / "a"), "changed: a/config.json"),
     "another step's": (
         lambda folder: (shutil.rmtree(folder), shutil.copytree(folder.with_name("checkpoint-5"), folder)),
         "manifest.json is of another step",
@@ -133,7 +127,7 @@ def test_damaged_checkpoint_is_passed_over(killed, caplog, one_sentence, name):
     assert len(warnings_of(caplog)) == 1
     (killed / "checkpoint-5" / "model.safetensors").unlink()
     assert last_whole(killed) is None
-    assert "checkpoint-5 (model.safetensors is missing)" in warnings_of(caplog)[1]
+    assert "checkpoint-5 (missing, added or changed: model.safetensors)" in warnings_of(caplog)[1]
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -163,7 +157,7 @@ def test_damaged_best_checkpoint_starts_the_fine_tuning_again(home, tmp_path, ca
     caplog.clear()
     succeed(*words)
     said = next(text for text in warnings_of(caplog) if text.startswith("Damaged"))
-    assert "checkpoint-14 (checkpoint-7, the best so far, is damaged: the content of model.safetensors" in said
+    assert "checkpoint-14 (checkpoint-7, the best so far, is damaged: missing, added or changed: model" in said
     assert said.endswith("starting from the beginning.")
     assert_equal_weights(tmp_path / "run", tmp_path / "reference")
 
@@ -178,59 +172,18 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize(
-    ("file", "zipped"),
-    [
-        *(("optimizer.pt", True), ("optimizer.pt", False), ("rng_state.pth", True), ("training_args.bin", False)),
-        *(("pytorch_model.bin", True), ("model.safetensors", True), ("adapter_model.bin", False)),
-        *(("optimizer_0/.metadata", False), ("running_loss.json", True)),
-    ],
-)
-def test_no_pickle_of_a_checkpoint_is_run(home, killed, caplog, file, zipped):
+@pytest.mark.parametrize("file", ["optimizer.pt", "rng_state.pth", "scheduler.pt"])
+def test_no_pickle_of_a_checkpoint_is_run(home, killed, file):
     """The manifest is written again too, as whoever wants to harm would do."""
-    target = killed / "checkpoint-10" / file
-    target.parent.mkdir(exist_ok=True)
     marker = killed.parent / "harmed"
-    torch.save({"state": Bomb(marker)}, killed.parent / "bomb.pt", _use_new_zipfile_serialization=zipped)
+    torch.save({"state": Bomb(marker)}, killed.parent / "bomb.pt")
     torch.load(killed.parent / "bomb.pt", weights_only=False)
     marker.rmdir()  # so the pickle works
-    (killed.parent / "bomb.pt").replace(target)
+    (killed.parent / "bomb.pt").replace(killed / "checkpoint-10" / file)
     seal(killed / "checkpoint-10", 10, 1)
-    assert last_whole(killed) == killed / "checkpoint-5"
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        succeed(*WORDS, "--output-dir", killed)
     assert not marker.exists()
-    assert f"checkpoint-10 ({file} " in warnings_of(caplog)[0]
-
-
-def test_weights_as_a_pickle_are_not_loaded(home, killed):
-    """Beside the safetensors file or in its place, honest content, and sealed."""
-    checkpoint = killed / "checkpoint-10"
-    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
-    seal(checkpoint, 10, 1)
-    assert find_damage(checkpoint) == "pytorch_model.bin holds weights as a pickle"
-    (checkpoint / "model.safetensors").unlink()
-    seal(checkpoint, 10, 1)
-    assert find_damage(checkpoint) == "it has no weights as safetensors"
-
-
-def test_continuing_loads_with_weights_only(home, killed, monkeypatch):
-    """What Trainer itself loads, whatever the check before it did."""
-    load, seen = torch.load, []
-
-    def spy(file, *arguments, **options):
-        seen.append((Path(file).name, options.get("weights_only"), options.get("mmap", False)))
-        return load(file, *arguments, **options)
-
-    def refuse(*arguments, **options):
-        raise AssertionError("a pickle was loaded")
-
-    monkeypatch.setattr(torch, "load", spy)
-    for name in ("load", "loads"):
-        monkeypatch.setattr(f"pickle.{name}", refuse)
-    assert not (killed / "checkpoint-10" / "training_args.bin").exists()
-    succeed(*WORDS, "--output-dir", killed)
-    assert {name for name, _, mapped in seen if not mapped} == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
-    assert all(weights_only is True for _, weights_only, _ in seen)
-    assert_equal_weights(killed, home / "whole")
 
 
 def test_results_on_a_full_disk(home, killed, capsys, monkeypatch):
@@ -250,14 +203,6 @@ def test_results_on_a_full_disk(home, killed, capsys, monkeypatch):
     assert not (killed / ".partial").exists()
     succeed(*WORDS, "--output-dir", killed)
     assert_equal_weights(killed, home / "whole")
-
-
-def test_checkpoints_of_a_finished_run_go_with_its_next_start(home, killed):
-    """As a kill between the results and the removal leaves them."""
-    shutil.copy2(home / "whole" / "results.json", killed)
-    record = json.loads((killed / "run.json").read_text(encoding="utf-8"))
-    assert Run(killed, record["kind"], record["settings"]).results is not None
-    assert not list_checkpoints(killed)
 
 
 def test_best_checkpoint_survives_the_rotation(tmp_path):

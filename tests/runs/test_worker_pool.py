@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tlm_hf.errors import UserError
-from tlm_hf.runs.worker_pool import Job, child_environment, run_jobs
+from tlm_hf.runs.worker_pool import Job, run_jobs
 
 
 @dataclass
@@ -68,22 +68,6 @@ def test_order_errors_and_later_jobs(tmp_path, workers):
 
 def order(folder: Path) -> str:
     return (folder / "order.txt").read_text()
-
-
-def test_one_worker_with_variables_is_a_child_outside_of_the_launch(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    results = run_jobs([job(tmp_path, 1)], 1, "Testing", environment={"OMP_NUM_THREADS": "3"}, show=False)
-    assert results["job 1"]["process"] != os.getpid()
-    assert results["job 1"]["threads"] == 3
-    launch = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "a", "TORCHELASTIC_RUN_ID": "b"}
-    launch |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_MIXED_PRECISION": "bf16"}
-    for name, value in (launch | {"ACCELERATE_USE_CPU": "true"}).items():
-        monkeypatch.setenv(name, value)
-    before = dict(os.environ)
-    with child_environment({}):
-        assert not os.environ.keys() & launch.keys()
-        assert os.environ["ACCELERATE_USE_CPU"] == "true"
-    assert dict(os.environ) == before
 
 
 KILLED = """

@@ -24,7 +24,7 @@ import logging, sys
 from transformers import TrainingArguments
 from tlm_hf.commands.common import run_command
 from tlm_hf.training.processes import report_processes
-run_command(lambda: report_processes(TrainingArguments("unused", use_cpu="--use-cpu" in sys.argv)) and None)
+run_command(lambda: report_processes(TrainingArguments("unused", use_cpu="--use-cpu" in sys.argv)))
 """
 
 

@@ -42,7 +42,6 @@ from tlm_hf.data.masking import MaskingCollator
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.scoring import masked_lm_score
 from tlm_hf.models.layers_tlm import TLMLayer
-from tlm_hf.training.processes import report_processes
 from tlm_hf.training.trainer import RunTrainer
 
 torch.set_num_threads(1)
@@ -120,9 +119,8 @@ class Poisoned(RunTrainer):
 rows = [{"input_ids": row, "attention_mask": (row != 0).long(), "labels": label} for row, label in zip(ids, labels)]
 arguments = TrainingArguments(
     "watched", use_cpu=True, per_device_train_batch_size=2, max_steps=12, save_steps=3, logging_steps=50,
-    disable_tqdm=True, report_to="none",
+    disable_tqdm=True, report_to="none", logging_nan_inf_filter=False,
 )
-found["said"] = report_processes(arguments)
 try:
     Poisoned(model=model_with(1), args=arguments, train_dataset=rows * 6).train()
 except UserError as error:
@@ -266,7 +264,7 @@ def test_one_process_writes_and_speaks(home):
     ours, theirs = (found(home, rank)[1]["written"] for rank in range(2))
     in_run = re.compile(r"^(two|tuned two)/")
     written = {path for path in ours if in_run.match(path)}
-    assert written >= {"two/.partial/checkpoint-6/trainer_state.json", "two/.partial/step-5"}
+    assert written >= {"two/.partial/checkpoint-6/trainer_state.json"}
     strangers = [path for path in theirs if in_run.match(path) and "rng_state_1" not in path]
     assert not strangers, strangers
 
@@ -306,6 +304,6 @@ def test_both_processes_stop_when_the_loss_of_one_is_no_number(home):
     folder, _ = home
     one, other = (found(home, rank)[0]["stopped"] for rank in range(2))
     assert one == other
-    assert "at step 5 (" in one
+    assert "A loss or weight is not a finite number at step 6 (" in one
     assert "watched/checkpoint-3;" in one
     assert not (folder / "watched" / "checkpoint-6").exists()

@@ -45,10 +45,10 @@ import tlm_hf.training.finetune, tlm_hf.training.pretrain as pretraining, tlm_hf
 from tlm_hf.commands.main import main
 
 def arm(moment, step):
-    number = signal.SIGINT if moment.startswith("interrupt") else signal.SIGKILL
+    number = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM}.get(moment.split()[0], signal.SIGKILL)
     def strike():
         os.kill(os.getpid(), number)
-    if moment in ("kill in a step", "interrupt in a step"):
+    if moment.endswith(" in a step"):
         due = lambda callback, args, state, control: state.global_step == step
         before(training.ProgressFile, "on_step_end", due, strike)
     elif moment == "kill in the middle of a checkpoint":
@@ -56,8 +56,6 @@ def arm(moment, step):
         before(training.RunTrainer, "_save_optimizer_and_scheduler", due, strike)
     elif moment == "kill before a checkpoint is renamed":
         before(checkpoints, "flush_tree", lambda folder: folder.name == f"checkpoint-{step}", strike)
-    elif moment == "kill after a checkpoint is renamed":
-        before(checkpoints, "flush", lambda path: (path / f"checkpoint-{step}").exists(), strike)
     elif moment == "kill before an old checkpoint is removed":
         checkpoints.shutil = types.SimpleNamespace(rmtree=checkpoints.shutil.rmtree)
         before(checkpoints.shutil, "rmtree", lambda path: (path.parent / f"checkpoint-{step}").exists(), strike)
@@ -110,14 +108,13 @@ CASES = {
     "step": ("kill in a step", 13, PRETRAIN, -9, ["checkpoint-10", "checkpoint-5"]),
     "half": ("kill in the middle of a checkpoint", 10, PRETRAIN, -9, ["checkpoint-5"]),
     "rename": ("kill before a checkpoint is renamed", 10, PRETRAIN, -9, ["checkpoint-5"]),
-    "again": ("kill after a checkpoint is renamed", 10, PRETRAIN, -9, ["checkpoint-10", "checkpoint-5"]),
     "remove": ("kill before an old checkpoint is removed", 15, PRETRAIN, -9, ["checkpoint-10", "checkpoint-15"]),
     "results": ("kill before the results are written", 20, PRETRAIN, -9, ["checkpoint-15", "checkpoint-20"]),
     "interrupt": ("interrupt in a step", 12, PRETRAIN, 130, ["checkpoint-10", "checkpoint-13"]),
+    "term": ("terminate in a step", 12, PRETRAIN, 143, ["checkpoint-10", "checkpoint-13"]),
     "late": ("interrupt after the last step", 20, PRETRAIN, 130, ["checkpoint-15", "checkpoint-20"]),
     # What is too large: a file that Python copies, the weights (safetensors), the optimizer's state (torch.save).
     "full": ("no space for a file above 15000", 15, PRETRAIN, 2, ["checkpoint-10", "checkpoint-5"]),
-    "full3": ("no space for a file above 400000", 15, PRETRAIN, 2, ["checkpoint-10", "checkpoint-5"]),
     # 7 steps an epoch, the first of which is the best; its checkpoint is kept beside the last one.
     "epoch": ("kill in a step", 17, FINETUNE, -9, ["checkpoint-14", "checkpoint-7"]),
     "moved": ("kill in a step", 24, FINETUNE, -9, ["checkpoint-14", "checkpoint-21", "checkpoint-7"]),
@@ -221,7 +218,7 @@ def test_run_continues_to_the_same_end(home, name):
     assert ends[name] == code, (folder / f"{name}.err").read_text(encoding="utf-8")
     assert not (folder / name / "results.json").exists()
     assert sorted(path.name for path in (folder / name).glob("checkpoint-*")) == checkpoints
-    if code == 130:
+    if code in (130, 143):
         said = (folder / f"{name}.err").read_text(encoding="utf-8")
         assert "the same command continues" in said
         assert "Traceback" not in said
@@ -250,20 +247,6 @@ def check_space_sentence(said: str, case: tuple) -> None:
     assert ("there is no earlier one" if last is None else f"the last good one is {last}:") in line
     assert line.endswith("and run the same command again.")
     assert "Traceback" not in said
-
-
-def test_what_a_kill_left_half_written_is_ignored(home, tmp_path):
-    folder, _ = home
-    run = tmp_path / "run"
-    broken = run / ".partial" / "checkpoint-15"
-    broken.mkdir(parents=True)
-    (broken / "model.safetensors").write_bytes(b"half")
-    (run / "checkpoint-tmp").mkdir()
-    (run / ".run.json.77.tmp").write_bytes(b"{")
-    shutil.copy(folder / "pretrain" / "run.json", run)
-    succeed(*PRETRAIN, "--output-dir", run)
-    assert_equal_weights(run, folder / "pretrain")
-    assert not (run / ".partial").exists()
 
 
 def test_interrupted_run_refuses_other_arguments_and_keeps_its_checkpoint(home, tmp_path, capsys):

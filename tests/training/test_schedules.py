@@ -115,7 +115,7 @@ def test_where_the_decoders_bias_starts(corpus, tmp_path, words, starts_at_unigr
     ("words", "said"),
     [
         (("--schedule", "papers"), "invalid choice: 'papers'"),
-        (("--schedule", "paper", "--warmup-share", "0.1"), "leave --warmup-share out"),
+        (("--schedule", "paper", "--warmup-share", "0.1"), "--warmup-share is refused"),
         (("--final-mlm-probability", "0"), "--final-mlm-probability is 0.0: give a share between 0 and 1"),
     ],
 )

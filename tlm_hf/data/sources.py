@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from datasets.data_files import DataFilesDict, get_data_patterns
 
 from ..errors import UserError
-from ..runs.atomic_files import Json, file_hash, flush
+from ..runs.atomic_files import Json, file_hash, replacing
 
 READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
 BATCH = 1000
@@ -284,10 +283,5 @@ def read_cached(path: Path) -> pa.Table | None:
 
 def write_cached(table: pa.Table, path: Path) -> None:
     """Write a parquet file of a cache whole or not at all."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with replacing(path) as draft:
         pq.write_table(table, draft, compression="zstd")
-        flush(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

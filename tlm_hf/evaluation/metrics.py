@@ -2,7 +2,7 @@
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -21,3 +21,29 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
         "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0)),
         "loss": float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean()),
     }
+
+
+def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]:
+    """`precision`, `recall`, `f1` (0 where undefined) and number of `texts` of each class, by its name.
+
+    Args:
+        logits: float (n, classes).
+        labels: int (n,).
+        names: of the classes, in the order of the logits.
+    """
+    places = range(len(names))
+    table = precision_recall_fscore_support(labels, logits.argmax(axis=-1), labels=places, zero_division=0)
+    rows = zip(*(map(float, column) for column in table), strict=True)
+    columns = ("precision", "recall", "f1", "texts")
+    return {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)}
+
+
+def class_table(classes: dict[str, dict[str, float]]) -> str:
+    """`class_metrics` as aligned rows."""
+    width = max(len(name) for name in ("class", *classes))
+    rows = [f"{'class':<{width}}  precision  recall      f1   texts"]
+    for name, row in classes.items():
+        rows.append(
+            f"{name:<{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['texts']:6,.0f}"
+        )
+    return "\n".join(rows)

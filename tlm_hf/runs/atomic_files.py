@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,21 +35,27 @@ def read_json(path: str | Path) -> Json:
     return content
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all: to a temporary name, flushed, then renamed. Missing folders are made."""
-    path = Path(path)
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file under, which is then flushed and renamed: whole or not at all.
+
+    Missing folders are made; what an error leaves is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    flush(path.parent)
+        yield draft
+        flush(draft)
+        draft.replace(path)
+        flush(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all; missing folders are made."""
+    with replacing(Path(path)) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -1,8 +1,7 @@
 """Checkpoint folders that are whole or recognised as damaged: sealed with a manifest, flushed, renamed, rotated.
 
 The manifest holds size and SHA-256 of every file, so that a truncated, missing, changed or added file is found before
-training starts. It guards against accidents. Against malice, weights are read from safetensors only, and any other
-binary file must load with `torch.load(weights_only=True)`, which runs no code of a pickle.
+training starts. transformers reads pickles in a checkpoint by `torch.load(weights_only=True)`, which runs no code.
 """
 
 import contextlib
@@ -15,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from ..errors import UserError
-from .atomic_files import Json, file_hash, flush, flush_tree, read_json
+from .atomic_files import file_hash, flush, flush_tree, read_json
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -31,10 +29,6 @@ KEEP = 2
 """Whole checkpoints that stay, the newest included; the best one stays beside them."""
 DAMAGED = "damaged-"
 """Prefix that a damaged checkpoint gets; it goes when the run is finished."""
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "pytorch_model_fsdp.bin")
-"""Files of which one must exist. The last is what FSDP writes; it is read with `weights_only=True`."""
-PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
-TORCH_FILES = (".bin", ".pt", ".pth", ".pkl", ".pickle")
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 TORCH_CANNOT_WRITE = r"unexpected pos \d+ vs \d+|iostream error|PytorchStreamWriter failed"
 """What torch.save says on a full disk (2.13: the first, raised from the second)."""
@@ -51,83 +45,31 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(filter(Path.is_dir, folders), key=step_of, reverse=True)
 
 
-def _describe_files(folder: Path) -> Json:
-    """Size and hash of each file but the manifest, by its path with `/`; a link counts as a file."""
+def _hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file but the manifest, by its path with `/`; a link counts as a file."""
     paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     names = {path.relative_to(folder).as_posix() for path in paths if path.name != ".DS_Store"} - {MANIFEST}
-    return {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)} for name in sorted(names)
-    }
+    return {name: file_hash(folder / name) for name in sorted(names)}
 
 
 def seal(folder: Path, step: int, processes: int) -> None:
     """Write the manifest of a checkpoint after `step` optimizer steps in so many processes; flush all to disk."""
-    manifest = {"step": step, "processes": processes, "files": _describe_files(folder)}
+    manifest = {"step": step, "processes": processes, "files": _hash_files(folder)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     flush_tree(folder)
 
 
-def read_manifest(folder: Path) -> Json:
-    """The manifest: `step`, `processes`, `files`; raises ValueError where it is damaged, or of another step."""
-    try:
-        manifest: Json = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{MANIFEST} is not JSON") from None
-    if manifest["step"] != step_of(folder):
-        raise ValueError(f"{MANIFEST} is of another step")
-    return manifest
-
-
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words, or None for a whole one. No pickle is run."""
-    if not (folder / MANIFEST).is_file():
-        return f"it has no {MANIFEST}"
+    """What is wrong with a checkpoint, in a few words, or None for a whole one."""
     try:
-        recorded, files = read_manifest(folder)["files"], _describe_files(folder)
-        for name in sorted(recorded.keys() | files.keys()):
-            if name not in files:
-                return f"{name} is missing"
-            if name not in recorded:
-                return f"{name} was added to it"
-            if files[name]["bytes"] != recorded[name]["bytes"]:
-                return f"{name} has {files[name]['bytes']} bytes in place of {recorded[name]['bytes']}"
-            if files[name] != recorded[name]:
-                return f"the content of {name} has changed"
-    except ValueError as error:
-        return str(error)
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
-    except (KeyError, TypeError, AttributeError):
-        return f"{MANIFEST} lacks an entry"
-    if not any(name in WEIGHTS for name in files):
-        return "it has no weights as safetensors"
-    refusals = (_refuse_file(folder / name, name) for name in files)
-    return next((refusal for refusal in refusals if refusal is not None), None)
-
-
-def _refuse_file(path: Path, name: str) -> str | None:
-    """Why a file must not be loaded, or None: found without running code that it holds.
-
-    A manifest that was rewritten together with the files would hide this.
-    """
-    from transformers.trainer_pt_utils import safe_globals
-
-    if path.name in PICKLED_WEIGHTS:
-        return f"{name} holds weights as a pickle"
-    if path.name == ".metadata":
-        return f"{name} is a pickle that torch would run; use fsdp_state_dict_type FULL_STATE_DICT"
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                file.keys()
-        elif path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix in TORCH_FILES:
-            with safe_globals():
-                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # whatever a strange file makes them raise
-        return f"{name} does not open as {path.suffix}"
-    return None
+        manifest, files = read_json(folder / MANIFEST), _hash_files(folder)
+    except (UserError, OSError):
+        return f"{MANIFEST} or another file cannot be read"
+    if manifest.get("step") != step_of(folder):
+        return f"{MANIFEST} is of another step"
+    recorded = manifest.get("files", {})
+    changed = [name for name in sorted(recorded.keys() | files.keys()) if recorded.get(name) != files.get(name)]
+    return f"missing, added or changed: {', '.join(changed)}" if changed else None
 
 
 def best_beside(checkpoint: Path) -> Path | None:

@@ -4,7 +4,6 @@ A finished run has `results.json`, written last; until then its checkpoints are 
 into place when whole (see `runs.checkpoints`).
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -87,12 +86,7 @@ class Run:
     def _compare(self, record: Json) -> None:
         """Refuse a folder of another run; the threads of a finished one, which is only read, may differ."""
         now = {"kind": self.kind, **self.settings}
-        try:
-            before = {"kind": record["kind"], **record["settings"]}
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.folder / RUN_FILE} is not the record of a run: choose another --output-dir."
-            ) from error
+        before = {"kind": record.get("kind"), **record.get("settings", {})}
         names = sorted(before.keys() | now.keys())
         differing = [name for name in names if before.get(name) != now.get(name)]
         if not differing or (differing == ["threads"] and self.results is not None):
@@ -102,9 +96,8 @@ class Run:
                 f"The run in {self.folder} began with {before['threads']} CPU threads and would continue with "
                 f"{now['threads']}, which rounds otherwise: add --num-threads {before['threads']}."
             )
-        if "kind" in differing:
-            differing = ["kind"]
-        details = [f"{name} {before.get(name)!r} there and {now.get(name)!r} here" for name in differing[:3]]
+        shown = ["kind"] if "kind" in differing else differing[:3]
+        details = [f"{name} {before.get(name)!r} there and {now.get(name)!r} here" for name in shown]
         raise UserError(
             f"The output folder {self.folder} belongs to another run ({', '.join(details)}): choose another "
             "--output-dir, or delete that folder."
@@ -161,14 +154,11 @@ class Run:
 
     def _release(self) -> None:
         if self._lock is not None:
-            if os.name == "nt":  # an open file cannot be removed there
-                self._lock.release()
-            with contextlib.suppress(OSError):
-                (self.folder / LOCK).unlink(missing_ok=True)
+            (self.folder / LOCK).unlink(missing_ok=True)
             self._lock.release()
 
     def _remove_checkpoints(self) -> None:
         """A finished run needs no checkpoint."""
-        for pattern in ("checkpoint-*", f"{DAMAGED}checkpoint-*", PARTIAL):
+        for pattern in ("checkpoint-*", f"{DAMAGED}checkpoint-*", PARTIAL, ".step-*.partial"):
             for path in self.folder.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)

@@ -2,11 +2,10 @@
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,7 +16,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..errors import Terminated, UserError
+from ..errors import UserError
 from .atomic_files import Json
 from .quiet import quiet_libraries
 
@@ -26,14 +25,6 @@ PROGRESS_FILE = "progress.log"
 """Share of a run that is done; ends in .log, so that an output folder that holds nothing else still counts as empty."""
 POLL_SECONDS = 0.5
 LOG_SECONDS = 20
-STOP_SIGNAL: int | None = getattr(signal, "SIGUSR1", None)
-"""Asks a training to save and stop; unlike a second SIGINT it never ends it at once (`training.trainer`)."""
-LAUNCH_VARIABLES = (
-    "RANK LOCAL_ NODE_RANK GROUP_ ROLE_ MASTER_ WORLD_SIZE TORCHELASTIC_ ACCELERATE_ FSDP_ "
-    "PMI_ OMPI_COMM_WORLD_ MV2_COMM_WORLD_"
-)
-"""How variables begin by which torch, Accelerate and MPI tell a process that it is one of several."""
-USE_CPU = "ACCELERATE_USE_CPU"
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ def run_jobs(
     description: str,
     wanted: Callable[[], Sequence[Job]] | None = None,
     *,
-    environment: Mapping[str, str] | None = None,
+    devices: Sequence[str] = (),
     show: bool = True,
 ) -> dict[str, Json]:
     """Run jobs, as many at once as there are workers, and show one progress bar with the time left.
@@ -69,7 +60,7 @@ def run_jobs(
         workers: processes of one thread each; 1 runs everything in this process.
         description: of the progress bar.
         wanted: called whenever a job has ended, gives all jobs to do from now on, in order of preference.
-        environment: variables of the workers, which then are child processes even if there is one of them.
+        devices: values of CUDA_VISIBLE_DEVICES, which the workers take in turn.
         show: whether to show the bar.
 
     Returns:
@@ -80,12 +71,15 @@ def run_jobs(
         ValueError: jobs that wait for one that does not exist, or for themselves.
         KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
-    in_children = workers > 1 or environment is not None
-    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent)
+    context = get_context("spawn")
+    queue = context.SimpleQueue()
+    for number in range(workers if devices else 0):
+        queue.put(devices[number % len(devices)])
+    executor = ProcessPoolExecutor(workers, context, _start_worker, (queue if devices else None,))
+    in_children = workers > 1
     submit = executor.submit if in_children else _submit_here
-    variables = child_environment(environment or {}) if in_children else contextlib.nullcontext()
     waiting, running, results = list(jobs), dict[Future[Json], Job](), dict[str, Json]()
-    with _Bar(description, show) as bar, variables, executor, _interrupted_by_sigterm(in_children):
+    with _Bar(description, show) as bar, _one_thread_each() if in_children else contextlib.nullcontext(), executor:
         try:
             while waiting or running:
                 ready = [job for job in waiting if results.keys() >= set(job.after)][: workers - len(running)]
@@ -110,13 +104,10 @@ def run_jobs(
 
 
 @contextlib.contextmanager
-def child_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables for child processes that train alone: none of a launch, and one thread where nothing else is given."""
+def _one_thread_each() -> Iterator[None]:
+    """Variables that workers inherit."""
     before = dict(os.environ)
-    for name in before:
-        if name.startswith(tuple(LAUNCH_VARIABLES.split())) and name != USE_CPU:
-            del os.environ[name]
-    os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **variables})
+    os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
     try:
         yield
     finally:
@@ -138,8 +129,8 @@ def read_progress(folder: Path) -> float:
         return 0.0
 
 
-def end_with_parent() -> None:
-    """Start of a worker: end if the command that started it is killed, or two would write to one folder."""
+def _start_worker(devices: Any) -> None:
+    """Take a device, and end if the command that started the worker is killed, or two would write to one folder."""
     parent = parent_process()  # known since the worker was made, so a kill while it still imports is not missed
 
     def watch() -> None:
@@ -148,6 +139,8 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    if devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
 
 
 def folder_of(arguments: Any) -> Path:
@@ -213,26 +206,8 @@ class _Bar(tqdm):
         self.update(self.done + sum(parts) - self.n)
 
 
-@contextlib.contextmanager
-def _interrupted_by_sigterm(in_children: bool) -> Iterator[None]:
-    """Let SIGTERM end the command like an interrupt, so that its workers save; possible in the main thread only."""
-
-    def end(number: int, frame: Any) -> None:
-        raise Terminated
-
-    if not in_children or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _ask_to_stop(pool: ProcessPoolExecutor) -> None:
     """Tell every worker to save and stop: `kill` and notebooks interrupt the parent only."""
     sys.stderr.write("\nInterrupted: every training saves a checkpoint ...\n")
     for process in list((pool._processes or {}).values()):
-        if STOP_SIGNAL is not None and process.is_alive():
-            os.kill(process.pid or 0, STOP_SIGNAL)
+        process.terminate()  # unlike a second SIGINT it never ends a training at once (`training.callbacks.Interrupt`)

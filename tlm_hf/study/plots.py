@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.overlap_subsets import KINDS
 from ..runs.atomic_files import Json
+from ..runs.figure import drawing
 from .estimates import Row
 from .findings import ALL_MEMBERS, BASELINE_NAMES, MIXED, committee_of
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
@@ -62,11 +63,11 @@ def draw_plots(rows: list[Row], latency: list[Json], plan: SizePlan, folder: Pat
     }
     drawn = []
     for name, (finding, ylabel, draw) in plots.items():
+        (folder / name).unlink(missing_ok=True)
         if any(row.finding == finding for row in rows) and (times or draw is not _latency):
-            _draw(rows, finding, plan, times, ylabel, draw, folder / name)
-            drawn.append(name)
-        else:
-            (folder / name).unlink(missing_ok=True)
+            with drawing(folder / name):
+                _draw(rows, finding, plan, times, ylabel, draw, folder / name)
+                drawn.append(name)
     return drawn
 
 

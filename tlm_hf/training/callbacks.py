@@ -1,4 +1,4 @@
-"""What a training shows and guards: rows of numbers, filled masks, a watch on the loss, a clock, and interrupts.
+"""What a training shows and how it stops: a clock, rows of numbers, progress for other processes, and interrupts.
 
 All are TrainerCallbacks that change no weight and draw no random number of torch's, so a run with them is bit-equal to
 one without.
@@ -7,20 +7,16 @@ one without.
 import contextlib
 import datetime
 import logging
-import math
 import signal
 import statistics
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import (
-    PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
     TrainerCallback,
@@ -29,57 +25,39 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, generator
-from ..errors import Terminated, UserError
-from ..runs.checkpoints import list_checkpoints
-from ..runs.worker_pool import STOP_SIGNAL, write_progress
+from ..errors import Terminated
+from ..runs.worker_pool import write_progress
 
 logger = logging.getLogger(__name__)
-LOOK_SEED = 1
-"""Other masks than those of the fixed-mask loss, whose seed is 0."""
-DIVERGED_BY, DIVERGED_FOR = 0.5, 500
-"""Nats above the first logged loss, and steps for which it must stay there: starting losses scatter by far less."""
-LOOKS_BACK = 2
-"""Fewest log lines in those steps."""
 WARM_STEPS = 3
 """First steps of a process, which are not timed: memory is allocated and kernels are chosen then."""
-EVALUATION, CHECKPOINT, OTHER = "evaluation", "checkpoints", "other"
+EVALUATION, CHECKPOINT = "evaluation", "checkpoints"
 
 
 class StepClock(TrainerCallback):
-    """Adds up the seconds of training steps; a few reads of the system's clock and two small sums a step.
+    """Measures the seconds of training steps.
 
-    Forward and backward passes and the optimizer are *inside* a step; the rest from one step's end to the next is
-    *outside*: loading and masking texts, logging, progress. What `apart` books (evaluation, checkpoints) is neither.
-    On an accelerator, where kernels run asynchronously, only the whole is meaningful.
+    From the first forward pass to the end of the optimizer's work is *inside* a step; loading and masking texts and
+    logging are *outside*. What `apart` books (evaluation, checkpoints) is neither. On an accelerator, where kernels run
+    asynchronously, only the whole is meaningful.
     """
 
     def __init__(self) -> None:
-        self.steps = 0
-        self.whole = self.inside = 0.0
-        self.apart_seconds = {EVALUATION: 0.0, CHECKPOINT: 0.0, OTHER: 0.0}
-        self.passes: Counter[tuple[int, int]] = Counter()
-        """Counted passes by the shape of their batch: (rows, tokens of a row)."""
+        self.seconds: list[float] = []
+        """Of each timed step."""
+        self.apart_seconds = {EVALUATION: 0.0, CHECKPOINT: 0.0}
+        self._inside = self._apart = 0.0
         self._tokens: torch.Tensor | int = 0
-        self._labelled: torch.Tensor | int = 0
-        self._seconds: list[float] = []
         self._seen = 0
+        self._pass_start: float | None = None
         self._step_end: float | None = None
-        self._pass_start = self._apart = self._inside = 0.0
 
-    @contextlib.contextmanager
-    def one_pass(self, inputs: dict[str, Any]) -> Iterator[None]:
-        """Time one forward and backward pass of `inputs`, as the collator made them."""
-        self._pass_start = time.perf_counter()
-        yield
-        self._inside += time.perf_counter() - self._pass_start
-        self._pass_start = time.perf_counter()
-        ids, mask, labels = (inputs.get(name) for name in ("input_ids", "attention_mask", "labels"))
-        if self._seen >= WARM_STEPS and ids is not None:
-            self.passes[ids.shape[0], ids.shape[1]] += 1
-            self._tokens = self._tokens + (ids.numel() if mask is None else mask.sum())
-            if labels is not None and labels.dim() == 2:
-                self._labelled = self._labelled + (labels != IGNORE_INDEX).sum()
+    def start_pass(self, inputs: dict[str, Any]) -> None:
+        """A forward and backward pass of `inputs`, as the collator made them, begins."""
+        if self._pass_start is None:
+            self._pass_start = time.perf_counter()
+        if self._seen >= WARM_STEPS and "attention_mask" in inputs:
+            self._tokens = self._tokens + inputs["attention_mask"].sum()
 
     @contextlib.contextmanager
     def apart(self, kind: str) -> Iterator[None]:
@@ -94,41 +72,36 @@ class StepClock(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start."""
-        self._seen, self._step_end = 0, None
+        self._seen, self._step_end, self._pass_start = 0, None, None
 
     def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Clipping and the optimizer count as inside."""
-        self._inside += time.perf_counter() - self._pass_start
+        """The inside of a step ends."""
+        if self._seen >= WARM_STEPS and self._pass_start is not None:
+            self._inside += time.perf_counter() - self._pass_start
+        self._pass_start = None
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Book the step that ends here."""
         now = time.perf_counter()
-        if self._step_end is not None and self._seen >= WARM_STEPS:
-            seconds = now - self._step_end - self._apart
-            self.steps += 1
-            self.whole += seconds
-            self.inside += self._inside
-            self._seconds.append(seconds)
+        if self._seen >= WARM_STEPS and self._step_end is not None:
+            self.seconds.append(now - self._step_end - self._apart)
         self._seen += 1
-        self._step_end, self._apart, self._inside = now, 0.0, 0.0
+        self._step_end, self._apart = now, 0.0
 
     def summary(self) -> dict[str, Any]:
         """What this process measured since it started or continued the run; `{}` before four steps.
 
-        `tokens_per_second` leaves padding out, `positions_per_second` counts it.
+        `tokens_per_second` leaves padding out.
         """
-        if not self.steps:
+        if not self.seconds:
             return {}
-        positions = sum(rows * length * count for (rows, length), count in self.passes.items())
-        texts = sum(rows * count for (rows, _), count in self.passes.items())
+        whole = sum(self.seconds)
         return {
-            "steps": self.steps,
-            "seconds": self.whole,
-            "median_step_seconds": statistics.median(self._seconds),
-            "share_outside": max(0.0, 1 - self.inside / self.whole),
-            "tokens_per_second": int(self._tokens) / self.whole,
-            "positions_per_second": positions / self.whole,
-            "labelled_tokens_per_text": int(self._labelled) / max(1, texts),
+            "steps": len(self.seconds),
+            "seconds": whole,
+            "median_step_seconds": statistics.median(self.seconds),
+            "share_outside": max(0.0, 1 - self._inside / whole),
+            "tokens_per_second": int(self._tokens) / whole,
             "seconds_apart": dict(self.apart_seconds),
         }
 
@@ -207,14 +180,13 @@ class Interrupt(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         """Take the signals over."""
         if args.world_size == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, STOP_SIGNAL):
-                if number is not None:
-                    self._before[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
-        if number != STOP_SIGNAL and self.received is None:
+        if self.received is None:
             logger.warning("Interrupted: saving a checkpoint after this step; interrupt again to stop at once.")
         self.received = number
 
@@ -243,155 +215,3 @@ class Interrupt(TrainerCallback):
         """Raise KeyboardInterrupt, or Terminated after SIGTERM, unless nothing was received."""
         if self.received is not None:
             raise Terminated if self.received == signal.SIGTERM else KeyboardInterrupt
-
-
-class LossWatch(TrainerCallback):
-    """Stops a training whose loss is not finite or diverges, before the bad state is saved as a checkpoint.
-
-    Not finite: the loss of any step, or any weight at a checkpoint. On one CPU the loss is read at its own step, else
-    with the next log line, evaluation or checkpoint; the first bad step is named all the same. Diverging: every logged
-    loss of the last `DIVERGED_FOR` steps is more than `DIVERGED_BY` nats above the first logged one.
-    """
-
-    def __init__(self) -> None:
-        self._first_bad: torch.Tensor | None = None
-
-    def observe(self, loss: torch.Tensor, step: int) -> None:
-        """Take note of the loss (a detached scalar) of one pass of step `step`, counted from 1; nothing waits."""
-        if self._first_bad is None:
-            self._first_bad = torch.zeros((), dtype=torch.long, device=loss.device)
-        is_first = (self._first_bad == 0) & ~torch.isfinite(loss)
-        self._first_bad = torch.where(is_first, step, self._first_bad)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Check the losses, and before a checkpoint the weights."""
-        due = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
-        if not due and (args.world_size > 1 or args.device.type != "cpu"):
-            return
-        saves, model = control.should_save or control.should_training_stop, kwargs.get("model")
-        finite = model is None or not saves or _all_finite(model)
-        bad = torch.zeros((), dtype=torch.long, device=args.device) if self._first_bad is None else self._first_bad
-        none = torch.iinfo(torch.long).max  # no bad step; the earliest of all processes is the one to name
-        first = torch.stack([bad.where(bad > 0, none), torch.tensor(int(finite), device=bad.device)])
-        if args.world_size > 1:  # due at the same steps in every process
-            torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
-        if int(first[0]) < none:
-            _stop("The loss is not a finite number", int(first[0]), args, state)
-        if not int(first[1]):
-            _stop("A weight is not a finite number", state.global_step, args, state)
-
-    on_epoch_end = on_step_end
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
-        """Judge the loss that was just logged, a mean over all processes and the steps since the last line."""
-        if logs is None or "loss" not in logs:
-            return
-        if not math.isfinite(float(logs["loss"])):
-            _stop(f"The loss is {logs['loss']}", state.global_step, args, state)
-        losses = [(int(row["step"]), float(row["loss"])) for row in state.log_history if "loss" in row]
-        recent = [loss for step, loss in losses[1:] if step > state.global_step - DIVERGED_FOR]
-        covered = losses[0][0] <= state.global_step - DIVERGED_FOR
-        if covered and len(recent) >= LOOKS_BACK and min(recent) > losses[0][1] + DIVERGED_BY:
-            change = f"{losses[0][1]:.4g} at first, above {min(recent):.4g} for {DIVERGED_FOR} steps"
-            _stop(f"The loss diverges ({change})", state.global_step, args, state)
-
-
-def _stop(what: str, step: int, args: TrainingArguments, state: TrainerState) -> None:
-    """Raise the one sentence; in every process alike, so that none waits for another."""
-    rates = [row["learning_rate"] for row in state.log_history if "learning_rate" in row]
-    rate = float(rates[-1] if rates else args.learning_rate)
-    checkpoints = list_checkpoints(Path(args.output_dir))
-    left = f"the last good checkpoint is {checkpoints[0]}" if checkpoints else "no checkpoint was saved before it"
-    raise UserError(
-        f"{what} at step {step} (learning rate {rate:.3g}, peak {args.learning_rate:.3g}): {left}; start again with a "
-        "lower --learning-rate or a longer warm-up in another --output-dir."
-    )
-
-
-def _all_finite(model: torch.nn.Module) -> bool:
-    """Whether every weight (of this process, where they are sharded) is a finite number; one wait for all of them."""
-    parameters = [getattr(each, "_local_tensor", each).detach() for each in model.parameters() if each.numel()]
-    sums = [each.abs().sum(dtype=torch.float32) for each in parameters]
-    return not sums or bool(torch.isfinite(torch.stack(sums)).all())
-
-
-class EarlyLook(TrainerCallback):
-    """After each evaluation, logs the likeliest words for one masked word in each of a few held-out texts.
-
-    Texts and masked places are the same at every look and in every run on the same texts. Every process computes the
-    one forward pass (where parameters are sharded all must); the main one logs.
-
-    Args:
-        tokenizer: the model's.
-        input_ids: token ids of held-out texts with their special tokens.
-        texts: how many of them to show, the first ones that have an ordinary word.
-        guesses: how many words to show for each mask.
-        length: tokens of each that are read.
-    """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        input_ids: Sequence[Sequence[int] | np.ndarray],
-        texts: int = 4,
-        guesses: int = 5,
-        length: int = 24,
-    ) -> None:
-        self.tokenizer, self.guesses = tokenizer, guesses
-        self.rows: list[np.ndarray] = []
-        self.places: list[int] = []
-        for item, row in enumerate(input_ids):
-            ids = np.asarray(row)
-            if len(ids) > length:  # keep the closing [SEP]
-                ids = np.append(ids[: length - 1], ids[-1])
-            tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
-            ordinary = [at for at, token in enumerate(ids) if int(token) not in tokenizer.all_special_ids]
-            # Whole words of letters, where there are some: one guess can fill their place.
-            words = [at for at in ordinary if tokens[at].isalpha() and not tokens[at + 1].startswith("##")] or ordinary
-            if words:
-                self.rows.append(ids)
-                self.places.append(int(generator(LOOK_SEED, HELD_OUT_STREAM, item).choice(words)))
-            if len(self.rows) == texts:
-                break
-
-    @torch.inference_mode()
-    def look(self, model: torch.nn.Module) -> list[tuple[str, str, dict[str, float]]]:
-        """Fill the masks with `model`, a `TLMForMaskedLM`, which keeps its mode.
-
-        Returns:
-            For each text: it with `[MASK]` in it, the masked token, and the likeliest tokens with their probabilities.
-        """
-        if not self.rows:
-            return []
-        masked = [row.tolist() for row in self.rows]
-        truths = []
-        for row, place in zip(masked, self.places, strict=True):
-            truths.append(row[place])
-            row[place] = self.tokenizer.mask_token_id
-        batch = self.tokenizer.pad({"input_ids": masked}, return_tensors="pt")
-        labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)
-        labels[range(len(truths)), self.places] = torch.tensor(truths)
-        was_training = model.training
-        model.eval()
-        device = next(model.parameters()).device
-        tensors = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
-        output = model(**tensors, labels=labels.to(device), sparse_prediction=True)
-        model.train(was_training)
-        shares, tokens = output.logits.float().softmax(dim=-1).cpu().topk(min(self.guesses, output.logits.shape[-1]))
-        looks = []
-        for row, truth, best, probabilities in zip(masked, truths, tokens.tolist(), shares.tolist(), strict=True):
-            guesses = dict(zip(self.tokenizer.convert_ids_to_tokens(best), probabilities, strict=True))
-            looks.append((self.tokenizer.decode(row[1:-1]), self.tokenizer.convert_ids_to_tokens(truth), guesses))
-        return looks
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Log what the model fills in now."""
-        looks = self.look(kwargs["model"])
-        if looks and state.is_world_process_zero:
-            lines = [f"Masks as filled after {state.global_step} steps:"]
-            for text, truth, guesses in looks:
-                shown = ", ".join(f"{token} {share:.0%}" for token, share in guesses.items())
-                lines.append(f"  {text}  ->  {shown}  (was: {truth})")
-            logger.info("\n".join(lines))

@@ -1,9 +1,10 @@
 """Fine-tuning an encoder on a classification task, from its pre-trained weights or from scratch."""
 
+import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import datasets
 import numpy as np
 import torch
 from peft import PeftModel
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import (
     DataCollatorWithPadding,
@@ -20,17 +23,18 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils import ModelOutput
 
 from ..data.fewrel import apply_entity_markers
 from ..data.sources import facts_of
 from ..data.tasks import class_names, load_task_from, task_hash, text_options
 from ..data.tokenization import tokenize, tokenizer_hash
 from ..errors import UserError
-from ..evaluation.metrics import classification_metrics
+from ..evaluation.metrics import class_metrics, class_table, classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs.atomic_files import Json
-from ..runs.output_folder import Run
+from ..runs.output_folder import Run, is_main_process
 from ..runs.provenance import portable_path
 from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter
 from .callbacks import LogRows
@@ -40,10 +44,13 @@ from .options import check_length, rows_per_step, source_name
 from .processes import report_processes
 from .trainer import RunTrainer
 
+logger = logging.getLogger(__name__)
 NEW = "new"
 """What a fine-tuning from scratch records in place of the hash of the weights that it started from."""
 LOGITS_FILE = "logits.npz"
 """`validation` and `test`, float32 (texts, classes), and `validation_labels`, `test_labels`, int (texts,)."""
+IMBALANCED = 5
+"""Times the rows of the smallest class that the largest may have before macro F1 chooses the epoch."""
 
 
 def finetune(**options: Any) -> Json:
@@ -55,7 +62,8 @@ def finetune(**options: Any) -> Json:
         **options: those of `tlm finetune`; `task` may be a `datasets.Dataset` or `DatasetDict`.
 
     Returns:
-        The results as written: `test` and `validation` metrics (accuracy, macro F1, loss in nats), chosen epoch.
+        The results as written: `test` and `validation` metrics (accuracy, macro F1, loss in nats), chosen epoch, and
+        precision, recall and F1 of the `classes` on test.
 
     Raises:
         UserError: bad input, or an output folder that belongs to another run.
@@ -67,6 +75,8 @@ def finetune(**options: Any) -> Json:
     arguments = chosen.arguments()
     if chosen.classifier.models or chosen.output.workers is not None:
         raise UserError("--models and --workers are for several members: finetune_members takes both.")
+    if chosen.output.num_threads is not None:
+        torch.set_num_threads(chosen.output.num_threads)
 
     # 1. Data
     tokenizer = _load_tokenizer(chosen.classifier)
@@ -76,7 +86,7 @@ def finetune(**options: Any) -> Json:
     set_seed(arguments.seed)
     model = _build_model(chosen.classifier, task, tokenizer)
     push = prepare_push(chosen.training, arguments)
-    report_processes(arguments, chosen.output.num_threads)
+    report_processes(arguments)
     run = Run(arguments.output_dir, "finetune", _settings(chosen, arguments, task, tokenizer))
     if run.results is not None:
         push(run.folder)
@@ -88,19 +98,91 @@ def finetune(**options: Any) -> Json:
     # 4. Train
     checkpoint = run.last_checkpoint()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    seconds = time.perf_counter() - trainer.started
 
     # 5. Score and save
-    # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    final = merged_copy(trainer.model) if isinstance(trainer.model, PeftModel) else trainer.model
-    scores, logits = _score(final, tokenizer, task)
-    results = _describe(chosen, trainer, final, task) | scores | {"seconds_since_start_or_continuation": seconds}
+    results = _score_and_save(chosen, run, trainer, task)
     if arguments.should_save:
-        adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
-        results = run.finish(_saver(chosen, run, final, adapted, tokenizer, logits), results)
         push(run.folder)
     return results
+
+
+def _score_and_save(options: FinetuneOptions, run: Run, trainer: RunTrainer, task: datasets.DatasetDict) -> Json:
+    """The results, which the main process writes with the classifier, its logits and its adapter."""
+    seconds = time.perf_counter() - trainer.started
+    tokenizer, labels = trainer.processing_class, class_names(task)
+    # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
+    final = trainer.model if adapted is None else merged_copy(adapted)
+    arrays: dict[str, np.ndarray] = {}
+    scores: Json = {}
+    for split in ("validation", "test"):
+        arrays[split], _ = predict_logits(final, tokenizer, task[split]["text"][:])
+        arrays[f"{split}_labels"] = np.array(task[split]["label"][:])
+        scores[split] = classification_metrics(arrays[split], arrays[f"{split}_labels"])
+    results = {
+        "model": portable_path(options.classifier.model),
+        "task": source_name(options.task.task),
+        "task_options": text_options(options.task),
+        "from_scratch": options.classifier.from_scratch,
+        "schedule": options.schedule.schedule,
+        "parameters": final.num_parameters(),
+        "trainable_parameters": sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
+        "labels": labels,
+        "rows": {split: len(task[split]) for split in task},
+        "best_step": trainer.state.best_global_step,
+        "chosen_by": trainer.args.metric_for_best_model,
+        "steps": trainer.state.global_step,
+        "speed": trainer.clock.summary(),
+        "history": trainer.state.log_history,
+        **scores,
+        "classes": class_metrics(arrays["test"], arrays["test_labels"], labels),
+        "seconds_since_start_or_continuation": seconds,
+    }
+
+    def save(folder: Path) -> None:
+        final.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if options.output.save_logits:
+            np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **arrays)
+        if adapted is not None:
+            # Of a run that was killed between its model and its results, which are written now.
+            shutil.rmtree(run.folder / ADAPTER, ignore_errors=True)
+            save_adapter(adapted, folder / ADAPTER, options.classifier.model, labels)
+
+    if not trainer.args.should_save:
+        return results
+    logger.info(class_table(results["classes"]))
+    return run.finish(save, results)
+
+
+def warn_of_imbalance(task: datasets.DatasetDict, class_weights: str | None) -> bool:
+    """Whether a class has over `IMBALANCED` times the training rows of another, which a sentence says."""
+    names = class_names(task)
+    counts = np.bincount(task["train"]["label"][:], minlength=len(names))
+    small, large = int(counts.argmin()), int(counts.argmax())
+    imbalanced = bool(counts[large] > IMBALANCED * counts[small])
+    if imbalanced and is_main_process():
+        logger.warning(
+            f"The classes differ in size ({names[large]}: {counts[large]:,} training rows, {names[small]}: "
+            f"{counts[small]:,}), so macro F1 chooses the epoch"
+            + ("." if class_weights else "; --class-weights balanced also weights the loss.")
+        )
+    return imbalanced
+
+
+def weighted_loss(
+    outputs: ModelOutput,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    *,
+    weights: torch.Tensor,
+    smoothing: float,
+) -> torch.Tensor:
+    """Cross-entropy of logits (batch, classes) for labels (batch,), weighted by class, over the number of texts."""
+    logits, weights = outputs["logits"].float(), weights.to(labels.device)
+    loss = cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
+    return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
 def _load_tokenizer(classifier: ClassifierOptions) -> PreTrainedTokenizerBase:
@@ -148,50 +230,6 @@ def _settings(
     }
 
 
-def _describe(
-    options: FinetuneOptions, trainer: RunTrainer, final: PreTrainedModel, task: datasets.DatasetDict
-) -> Json:
-    """What the results say beside the scores."""
-    return {
-        "model": portable_path(options.classifier.model),
-        "task": source_name(options.task.task),
-        "task_options": text_options(options.task),
-        "from_scratch": options.classifier.from_scratch,
-        "schedule": options.schedule.schedule,
-        "parameters": final.num_parameters(),
-        "trainable_parameters": sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
-        "labels": class_names(task),
-        "rows": {split: len(task[split]) for split in task},
-        "best_step": trainer.state.best_global_step,
-        "steps": trainer.state.global_step,
-        "speed": trainer.clock.summary(),
-        "history": trainer.state.log_history,
-    }
-
-
-def _saver(
-    options: FinetuneOptions,
-    run: Run,
-    final: PreTrainedModel,
-    adapted: PeftModel | None,
-    tokenizer: PreTrainedTokenizerBase,
-    logits: dict[str, np.ndarray],
-) -> Callable[[Path], None]:
-    """What writes the finished classifier, its logits and its adapter where asked for."""
-
-    def save(folder: Path) -> None:
-        final.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        if options.output.save_logits:
-            np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **logits)
-        if adapted is not None:
-            # Of a run that was killed between its model and its results, which are written now.
-            shutil.rmtree(run.folder / ADAPTER, ignore_errors=True)
-            save_adapter(adapted, folder / ADAPTER, options.classifier.model, list(final.config.label2id))
-
-    return save
-
-
 def _build_trainer(
     options: FinetuneOptions,
     arguments: TrainingArguments,
@@ -203,6 +241,14 @@ def _build_trainer(
         split: tokenize(task[split], tokenizer, tokenizer.model_max_length).rename_column("label", "labels")
         for split in ("train", "validation")
     }
+    if "metric_for_best_model" not in options.training and warn_of_imbalance(task, options.schedule.class_weights):
+        arguments.metric_for_best_model = "macro_f1"
+    loss = None
+    if options.schedule.class_weights == "balanced":
+        labels = np.array(task["train"]["label"][:])
+        weights = compute_class_weight("balanced", classes=np.unique(labels), y=labels)  # n / (classes x rows of one)
+        smoothing = arguments.label_smoothing_factor
+        loss = partial(weighted_loss, weights=torch.from_numpy(weights).float(), smoothing=smoothing)
     trainer = (PaperTrainer if options.schedule.schedule == "paper" else RunTrainer)(
         model=model,
         args=arguments,
@@ -211,6 +257,7 @@ def _build_trainer(
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         compute_metrics=_accuracy,
+        compute_loss_func=loss,
     )
     LogRows.install(trainer, accuracy=True)
     return trainer
@@ -219,19 +266,6 @@ def _build_trainer(
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     metrics = classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
     return {"accuracy": metrics["accuracy"], "macro_f1": metrics["macro_f1"]}
-
-
-def _score(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: datasets.DatasetDict
-) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
-    """Metrics of validation and test, and their logits and labels as `LOGITS_FILE` holds them."""
-    scores: dict[str, dict[str, float]] = {}
-    arrays: dict[str, np.ndarray] = {}
-    for split in ("validation", "test"):
-        arrays[split], _ = predict_logits(model, tokenizer, task[split]["text"][:])
-        arrays[f"{split}_labels"] = np.array(task[split]["label"][:])
-        scores[split] = classification_metrics(arrays[split], arrays[f"{split}_labels"])
-    return scores, arrays
 
 
 class PaperTrainer(RunTrainer):

@@ -11,16 +11,14 @@ from .options import (
     OurArguments,
     build_arguments,
     check_training,
-    choose_batch_size,
-    decisive,
-    flag,
     name_options,
     option,
     option_defaults,
+    record,
+    refuse,
     take,
     values_of,
 )
-from .processes import choose_precision
 
 SCHEDULES: dict[str, dict[str, float]] = {
     "tlm": {
@@ -62,6 +60,9 @@ class FinetuneScheduleOptions:
     schedule: str = option("tlm", "Defaults of the rest: ours or the authors'.", choices=list(SCHEDULES))
     batch_size: int | None = option(None, "Texts per optimizer step, over all processes (32).")
     warmup_share: float | None = option(None, "Share of the steps with rising learning rate (0.1 or 0).")
+    class_weights: str | None = option(
+        None, "balanced: the loss of a text counts in inverse proportion to its class's rows.", choices=["balanced"]
+    )
 
 
 @dataclass
@@ -85,15 +86,14 @@ class FinetuningArguments(OurArguments):
     save_strategy: str = "epoch"  # type: ignore[assignment]
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = option(
-        "accuracy", "Chooses the epoch on validation: accuracy, macro_f1 or loss."
+        "accuracy",
+        "Chooses the epoch on validation: accuracy, macro_f1 (default where classes differ much in size) or loss.",
     )
 
 
 GROUPS = (TaskArguments, ClassifierOptions, FinetuneScheduleOptions, FinetuneOutputOptions, FinetuningArguments)
 ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "task"}
-NOT_OF_FINETUNING = ("save_steps", "eval_steps")
 NOT_RECORDED = ("task", "task_path", *TEXT_OPTIONS, "model", "models", "save_logits")
-"""They count by their texts and weights, or leave the weights as they are."""
 
 
 class FinetuneOptions(NamedTuple):
@@ -109,16 +109,17 @@ class FinetuneOptions(NamedTuple):
     def read(cls, given: Mapping[str, Any]) -> "FinetuneOptions":
         """Sort options into groups; raises UserError for impossible ones."""
         given = name_options(given, GROUPS, ALIASES)
-        for name in NOT_OF_FINETUNING:
-            if name in given:
-                raise UserError(f"{flag(name)} is refused (each epoch is evaluated and saved): leave it out.")
+        refuse(given, ("save_steps", "eval_steps"), "each epoch is evaluated and saved")
+        if given.get("class_weights") not in (None, "balanced"):
+            raise UserError(f"--class-weights is {given['class_weights']!r}: choose balanced, or leave it out.")
         name = given.get("schedule", "tlm")
         if name not in SCHEDULES:
             raise UserError(f"--schedule is {name!r}: choose {' or '.join(SCHEDULES)}.")
-        if name == "paper" and "lr_scheduler_type" in given:
-            raise UserError("The schedule paper sets the rate itself: leave --lr-scheduler-type out.")
-        batch_size = choose_batch_size(given, int(SCHEDULES[name]["batch_size"]))
-        given = {**SCHEDULES[name], **given, "batch_size": batch_size}
+        if name == "paper":
+            refuse(given, ["lr_scheduler_type"], "the schedule paper sets the rate itself")
+        given = {**SCHEDULES[name], **given}
+        if "per_device_train_batch_size" in given:
+            del given["batch_size"]
         schedule = take(FinetuneScheduleOptions, given)
         training = values_of(FinetuningArguments, given)
         training.setdefault("warmup_steps", schedule.warmup_share)
@@ -159,11 +160,13 @@ class FinetuneOptions(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
         defaults = option_defaults((FinetuningArguments,))
-        chosen = {**vars(self.task), **vars(self.classifier), **vars(self.schedule)}
-        chosen |= {name: defaults[name] for name in ("seed", "bf16", "use_cpu")} | self.training
-        chosen["bf16"] = choose_precision(chosen["bf16"], chosen["use_cpu"])
         without = ["lora_targets"] if self.classifier.lora_rank is None else []
         without.append(
             "warmup_steps" if self.training["warmup_steps"] == self.schedule.warmup_share else "warmup_share"
         )
-        return decisive(chosen, (*NOT_RECORDED, *without))
+        return record(
+            (self.task, self.classifier, self.schedule),
+            self.training,
+            {name: defaults[name] for name in ("seed", "bf16", "use_cpu")},
+            (*NOT_RECORDED, *without),
+        )

@@ -2,10 +2,12 @@
 
 import logging
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, class_names, load_task_from, task_hash, text_options
 from ..data.tokenization import load_tokenizer, tokenizer_hash
@@ -18,7 +20,7 @@ from ..evaluation.calibration import (
     reliability,
 )
 from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, greedy_order
-from ..evaluation.metrics import classification_metrics
+from ..evaluation.metrics import class_metrics, classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
 from ..models.combination_committee import COMBINATIONS
@@ -52,16 +54,14 @@ def join_committee(arguments: CommitteeArguments) -> Json:
     """Join members, choose them and the temperature on the validation split alone, score committee and members on test.
 
     Returns:
-        The results as written: `test` and `validation` metrics of the committee before and after the temperature, each
-        member's test metrics, `chosen` (indices of the members that stay) and the `curve` of test accuracy against
-        their number. The folder also has `reliability.png` and `members.png`.
+        The results as written: `test` and `validation` metrics before and after the temperature, each member's, those
+        of each class, `chosen` (indices of the members that stay), and the `curve` of accuracy against their number.
 
     Raises:
         UserError: no members, members of another task or tokenizer, a broken folder, or bad task options.
     """
     # 1. The members, with the task's labels in its order, as one model
     _check_options(arguments)
-    check_tokenizers(arguments.members)
     task = load_task_from(arguments)
     committee = _load_committee(arguments, task)
     tokenizer = load_classifier_tokenizer(arguments.members[0], committee)
@@ -80,11 +80,8 @@ def join_committee(arguments: CommitteeArguments) -> Json:
 
     # 4. Members and temperature, chosen on validation
     order = greedy_order(logits["validation"], labels["validation"], arguments.combination)
-    chosen = list(range(len(arguments.members)))
-    if arguments.choose:
-        accuracies = accuracy_by_count(logits["validation"], labels["validation"], order, arguments.combination)
-        chosen = order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
-        committee = committee.subset(chosen)
+    chosen = _choose(arguments, logits["validation"], labels["validation"], order)
+    committee = committee.subset(chosen) if arguments.choose else committee
     joined = {split: combined(logits[split], chosen, arguments.combination) for split in labels}
     fitted = choose_temperature(joined["validation"], labels["validation"])
     temperature = fitted.value
@@ -104,18 +101,28 @@ def join_committee(arguments: CommitteeArguments) -> Json:
         "temperature_note": fitted.note,
         "chosen": chosen,
         **{split: _score(joined[split], temperature, labels[split]) for split in labels},
-        **_describe_test(arguments, logits["test"], joined["test"], labels["test"], temperature, order),
+        "classes": class_metrics(joined["test"], labels["test"], class_names(task)),
+        "reliability": _reliability(joined["test"], temperature, labels["test"]),
+        **_score_members(logits["test"], labels["test"]),
+        "greedy_order": order,
+        "curve": accuracy_curve(logits["test"], labels["test"], order, arguments.combination),
     }
-
-    def save(folder: Path) -> None:
-        committee.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        _draw(results, folder)
-
-    return run.finish(save, results)
+    return run.finish(partial(_save, committee, tokenizer, results), results)
 
 
-def _draw(results: Json, folder: Path) -> None:
+def _choose(arguments: CommitteeArguments, logits: np.ndarray, labels: np.ndarray, order: list[int]) -> list[int]:
+    """Members that stay: all of them, or with `--choose` the first ones of the order with the best accuracy."""
+    if not arguments.choose:
+        return list(range(len(arguments.members)))
+    accuracies = accuracy_by_count(logits, labels, order, arguments.combination)
+    return order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
+
+
+def _save(
+    committee: CommitteeForSequenceClassification, tokenizer: PreTrainedTokenizerBase, results: Json, folder: Path
+) -> None:
+    committee.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     title = f"{results['task']}: {len(results['chosen'])} members, test split"
     draw_reliability(results["reliability"], folder / "reliability.png", title)
     if len(results["curve"]) > 1:
@@ -133,6 +140,7 @@ def _check_options(arguments: CommitteeArguments) -> None:
     for member in arguments.members:
         if read_config(member)["model_type"] == "tlm_committee":
             raise UserError(f"The member {member!r} is itself a committee: name its members instead.")
+    check_tokenizers(arguments.members)
 
 
 def check_tokenizers(models: list[str]) -> None:
@@ -172,35 +180,25 @@ def _load_committee(arguments: CommitteeArguments, task: datasets.DatasetDict) -
         raise UserError(str(error)) from error
 
 
-def _describe_test(
-    arguments: CommitteeArguments,
-    logits: np.ndarray,
-    joined: np.ndarray,
-    labels: np.ndarray,
-    temperature: float,
-    order: list[int],
-) -> Json:
-    """Reliability before and after the temperature, each member's scores, and accuracy by number of members."""
-    member_scores = [classification_metrics(member, labels) for member in logits.swapaxes(0, 1)]
-    return {
-        "reliability": {
-            "before": reliability(joined, labels),
-            f"after (temperature {temperature:.2f})": reliability(joined / temperature, labels),
-        },
-        "member_test": member_scores,
-        "best_member_test_accuracy": max(score["accuracy"] for score in member_scores),
-        "greedy_order": order,
-        "curve": accuracy_curve(logits, labels, order, arguments.combination),
-    }
-
-
 def _score(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[str, float]:
     """Metrics with the temperature, and those that it changes without it."""
+    scaled = logits / temperature
     return {
-        **classification_metrics(logits / temperature, labels),
-        "calibration_error": expected_calibration_error(logits / temperature, labels),
+        **classification_metrics(scaled, labels),
+        "calibration_error": expected_calibration_error(scaled, labels),
         "calibration_error_before": expected_calibration_error(logits, labels),
         "loss_before": classification_metrics(logits, labels)["loss"],
-        "brier_score": brier_score(logits / temperature, labels),
+        "brier_score": brier_score(scaled, labels),
         "brier_score_before": brier_score(logits, labels),
     }
+
+
+def _score_members(logits: np.ndarray, labels: np.ndarray) -> Json:
+    """Each member's metrics on test, from logits (texts, members, classes)."""
+    scores = [classification_metrics(member, labels) for member in logits.swapaxes(0, 1)]
+    return {"member_test": scores, "best_member_test_accuracy": max(score["accuracy"] for score in scores)}
+
+
+def _reliability(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[str, list[dict[str, float]]]:
+    scaled = {"before": logits, f"after (temperature {temperature:.2f})": logits / temperature}
+    return {when: reliability(each, labels) for when, each in scaled.items()}

@@ -6,7 +6,7 @@ defaults. Options travel as a mapping of those that the user gave; each function
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -20,6 +20,10 @@ from .processes import choose_precision, stays_on_cpu
 
 LARGEST_SEED = 2**32 - 1
 """What numpy's seeding accepts."""
+LARGEST_NUMBER = 10**9
+"""Of epochs and steps."""
+NOT_GIVEN = -1
+"""`max_steps` where the epochs count."""
 ORDER = "the order of the texts is a function of --seed and the step, so that a run can continue exactly"
 CHECKPOINTS = "checkpoints hold all that an exact continuation needs, and the last two and the best one are kept"
 BY_TASK = "it is for scripts that choose what to do, which these commands do not read"
@@ -137,6 +141,13 @@ def suggest(word: str, names: Sequence[str]) -> str:
     return f": did you mean --{close[0]}?" if close else ""
 
 
+def refuse(given: Mapping[str, Any], names: Iterable[str], reason: str) -> None:
+    """Raise UserError for the first of the names that was given."""
+    for name in names:
+        if name in given:
+            raise UserError(f"{flag(name)} is refused ({reason}): leave it out.")
+
+
 def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapping[str, str]) -> dict[str, Any]:
     """Given options under their own names, without those that are None.
 
@@ -150,13 +161,13 @@ def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapp
             raise UserError(f"There is no option {word!r}{suggest(word, list(known)) or '.'}")
         if name in named:
             raise UserError(f"{name!r} is given twice, once as {word!r}: leave one of them out.")
-        if name in REFUSED:
-            raise UserError(f"{flag(name)} is refused ({REFUSED[name]}): leave it out.")
         if value is not None:
             named[name] = value
+    for name, reason in REFUSED.items():
+        refuse(named, [name], reason)
     for one, other in EXCLUSIVE:
-        if one in named and other in named:
-            raise UserError(f"{flag(one)} and {flag(other)} set the same: leave one of them out.")
+        if one in named:
+            refuse(named, [other], f"{flag(one)} sets the same")
     return named
 
 
@@ -180,11 +191,14 @@ def check_training(options: Mapping[str, Any], arguments_class: type[OurArgument
     if not values.output_dir:
         raise UserError("There is no output folder: give --output-dir.")
     check_range(values, 1, math.inf, "logging_steps", "gradient_accumulation_steps", "per_device_train_batch_size")
-    check_range(values, 0, 1, "adam_beta1", "adam_beta2")
-    check_range(values, 0, math.inf, "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps")
+    check_range(values, 0, math.nextafter(1, 0), "adam_beta1", "adam_beta2")
+    check_range(values, 0, LARGEST_NUMBER, "num_train_epochs")
+    check_range(values, 0, LARGEST_NUMBER, "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps")
     check_range(values, 0, LARGEST_SEED, "seed")
     choose_precision(values.bf16, values.use_cpu)
-    if values.max_steps == 0 or (values.max_steps < 0 and not values.num_train_epochs > 0):
+    if values.max_steps != NOT_GIVEN:
+        check_range(values, 1, LARGEST_NUMBER, "max_steps")
+    elif values.num_train_epochs == 0:
         raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
     names = values.report_to.split() if isinstance(values.report_to, str) else values.report_to
     if names != ["none"]:
@@ -223,14 +237,6 @@ def rows_per_step(arguments: TrainingArguments) -> int:
     return arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
 
 
-def choose_batch_size(options: Mapping[str, Any], default: int) -> int | None:
-    """Rows per step as given, or the default; None where `--per-device-train-batch-size` decides."""
-    if "per_device_train_batch_size" in options:
-        return None
-    given: int | None = options.get("batch_size")
-    return default if given is None else given
-
-
 def check_length(length: int | None, model: str, limit: int) -> None:
     """Raise UserError for a `--max-length` beyond what the encoder reads."""
     if (length or 0) > limit:
@@ -242,7 +248,18 @@ def source_name(source: Any) -> str:
     return portable_path(source) if isinstance(source, str) else f"a {type(source).__name__} in memory"
 
 
-def decisive(options: Mapping[str, Any], left_out: Sequence[str] = ()) -> dict[str, Any]:
-    """The options that decide the weights, as a run records them, without those that are None."""
+def record(
+    groups: Iterable[object], training: Mapping[str, Any], defaults: Mapping[str, Any], left_out: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The options that decide the weights, as a run records them, without those that are None.
+
+    Args:
+        groups: of this package.
+        training: fields of TrainingArguments that were given.
+        defaults: those that are recorded even so.
+        left_out: options that decide nothing here, or that count by their texts and weights.
+    """
+    options = {name: value for group in groups for name, value in vars(group).items()} | {**defaults, **training}
+    options["bf16"] = choose_precision(options["bf16"], options["use_cpu"])
     names = NOT_DECISIVE.union(left_out)
     return {name: value for name, value in options.items() if name not in names and value is not None}

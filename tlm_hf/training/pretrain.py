@@ -4,7 +4,6 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import datasets
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
 
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.counts import count_rows
@@ -29,10 +28,10 @@ from ..runs.atomic_files import Json
 from ..runs.checkpoints import step_of
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .callbacks import EarlyLook, LogRows
+from .callbacks import LogRows
 from .hub_push import prepare_push
 from .initialization import start_from_counts, start_with_neighbours
-from .options import check_length, rows_per_step, source_name
+from .options import NOT_GIVEN, check_length, rows_per_step, source_name
 from .pretrain_options import (
     SHORTEST_TEXT,
     CorpusOptions,
@@ -50,14 +49,13 @@ LONGEST_COUNTED = 512
 """Tokens of a text that are counted at most."""
 
 
-def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: Any) -> Json:
+def pretrain(**options: Any) -> Json:
     """Pre-train an encoder with new weights or continue an existing one; an interrupted run continues.
 
         pretrain(corpus="corpus.txt", size="quickstart", output_dir="encoder", max_steps=3000)
         pretrain(corpus=dataset, model="google-bert/bert-base-uncased", output_dir="adapted", max_steps=1000)
 
     Args:
-        observe: is given the trainer before it trains, to add callbacks that leave weights and random numbers alone.
         **options: those of `tlm pretrain`; `corpus` may be a `datasets.Dataset` or `DatasetDict`.
 
     Returns:
@@ -72,6 +70,8 @@ def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: 
     arguments, snapshot_steps = chosen.arguments(), chosen.output.snapshot_steps
     if chosen.output.num_members is not None or chosen.output.workers is not None:
         raise UserError("--num-members and --workers are for several members: pretrain_members takes both.")
+    if chosen.output.num_threads is not None:
+        torch.set_num_threads(chosen.output.num_threads)
 
     # 1. Model: a recipe's configuration or an existing encoder, and its tokenizer where there is one
     encoder = _Encoder.from_options(chosen)
@@ -79,7 +79,7 @@ def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: 
 
     # 2. Data
     corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
-    report_processes(arguments, chosen.output.num_threads)
+    report_processes(arguments)
     run = Run(arguments.output_dir, "pretrain", _settings(chosen, arguments, encoder, corpus))
     if run.results is not None:
         check_not_missed(run.folder, snapshot_steps)
@@ -90,19 +90,17 @@ def pretrain(*, observe: Callable[[RunTrainer], None] | None = None, **options: 
     # 3. Trainer
     steps = _choose_steps(plan, run, started)
     trainer = plan.build_trainer(steps, arguments.output_dir)
-    if observe is not None:
-        observe(trainer)
     checkpoint = run.last_checkpoint()
     check_not_missed(run.folder, snapshot_steps, 0 if checkpoint is None else step_of(checkpoint))
     describe = functools.partial(plan.describe, trainer)
-    trainer.take_snapshots(Snapshots(run, snapshot_steps, plan.tokenizer, describe))
+    trainer.take_snapshots(Snapshots(run, snapshot_steps, describe))
 
     # 4. Train
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     # 5. Save
     results = describe(steps)
-    save = encoder_saver(trainer, plan.tokenizer)
+    save = encoder_saver(trainer)
     if arguments.should_save:
         results = run.finish(save, results)
         push(run.folder)
@@ -266,9 +264,10 @@ class _Plan:
             ),
             processing_class=self.tokenizer,
             scorer=lambda scored: masked_lm_score(scored, self.tokenizer, self.held_out),
-            callbacks=[] if trial else [EarlyLook(self.tokenizer, self.held_out)],
         )
-        if not trial:
+        if trial:
+            trainer.remove_callback(PrinterCallback)
+        else:
             LogRows.install(trainer)
         return trainer
 
@@ -306,7 +305,6 @@ class _Plan:
 def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
     """Number of optimizer steps: as given, from the epochs, or what fits into the time budget."""
     arguments, budget = plan.arguments, plan.options.masking.time_budget
-    steps = arguments.max_steps
     if budget is not None:
         steps = decide_steps(
             run.folder,
@@ -316,7 +314,9 @@ def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
             save_steps=int(arguments.save_steps),
             started=started,
         )
-    elif steps < 0:
+    elif arguments.max_steps != NOT_GIVEN:
+        steps = arguments.max_steps
+    else:
         steps = math.ceil(arguments.num_train_epochs * len(plan.texts) / plan.batch_size)
     try:
         check_steps(plan.options.output.snapshot_steps, steps)
@@ -351,11 +351,11 @@ class PretrainTrainer(RunTrainer):
         self.snapshots = snapshots
         self.add_callback(snapshots)
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+    def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """The snapshot of this step comes first, so that of a checkpoint's steps no snapshot is missing."""
         if self.snapshots is not None:
             self.snapshots.write(self)
-        super()._save_checkpoint(model, trial)
+        super()._write_checkpoint(model, trial)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Trainer's, or the rate by parts of the run."""
@@ -373,12 +373,8 @@ class PretrainTrainer(RunTrainer):
         return super().get_decay_parameter_names(model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's, with epochs of the corpus and the share of padding in the batches since the last loss."""
+        """Trainer's, with epochs of the corpus."""
         data: PretrainingSchedule = self.train_dataset
-        if "loss" in logs:
-            before = max((row["step"] for row in self.state.log_history if "padding_share" in row), default=0)
-            items = (step * data.batch_size for step in (before, self.state.global_step))
-            logs["padding_share"] = data.padding_share(self.args.train_batch_size, *items)
         share, self.state.epoch = self.state.epoch, self.state.global_step * data.batch_size / len(data.input_ids)
         super().log(logs, start_time)
         self.state.epoch = share

@@ -3,26 +3,29 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+import psutil
 
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
 from ..recipes import ARCHITECTURES, SCHEDULES, SIZES, Schedule, build_config, find_schedule, find_size
 from .options import (
     LARGEST_SEED,
+    NOT_GIVEN,
     OurArguments,
     build_arguments,
     check_training,
-    choose_batch_size,
-    decisive,
     flag,
     name_options,
     option,
     option_defaults,
+    record,
+    refuse,
     take,
     values_of,
 )
-from .processes import choose_precision
 from .time_budget import parse_duration
 
 SHORTEST_TEXT = 8
@@ -124,17 +127,14 @@ NEW_WEIGHTS = (
     "recipe", "size", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "tokenizer",
     "initializer_range", "unigram_bias", "initialization", "neighbour_heads", "num_members",
 )  # fmt: skip
-"""Options of new weights, which `--model` refuses."""
-NOT_OF_PRETRAINING = (
+NO_EFFECT = (
     "per_device_eval_batch_size", "label_smoothing_factor", "metric_for_best_model", "greater_is_better",
     "include_for_metrics", "prediction_loss_only", "batch_eval_metrics", "eval_accumulation_steps",
 )  # fmt: skip
-NOT_RECORDED = ("corpus", "corpus_unit", "tokenizer", "model", "snapshot_steps", "num_members")
-"""They count by their texts, tokens and weights, or leave the weights as they are."""
 ALWAYS_RECORDED = (
-    *("num_train_epochs", "max_steps", "gradient_accumulation_steps", "eval_steps"),
-    *("seed", "bf16", "use_cpu"),
-)
+    "num_train_epochs", "max_steps", "gradient_accumulation_steps", "eval_steps", "seed", "bf16", "use_cpu",
+)  # fmt: skip
+NOT_RECORDED = ("corpus", "corpus_unit", "tokenizer", "model", "snapshot_steps", "num_members")
 OF_SCHEDULE = (
     "learning_rate", "weight_decay", "adam_beta2", "max_grad_norm", "warmup_share", "mlm_probability",
     "final_mlm_probability", "dropout", "initializer_range", "unigram_bias", "initialization", "neighbour_heads",
@@ -157,13 +157,11 @@ class PretrainOptions(NamedTuple):
     def read(cls, given: Mapping[str, Any]) -> "PretrainOptions":
         """Sort options into groups; raises UserError for impossible ones."""
         given = name_options(given, GROUPS, ALIASES)
-        for name in NOT_OF_PRETRAINING:
-            if name in given:
-                raise UserError(f"{flag(name)} has no effect on pre-training: leave it out.")
+        refuse(given, NO_EFFECT, "it has no effect on pre-training")
         if "model" in given:
-            for name in NEW_WEIGHTS:
-                if name in given:
-                    raise UserError(f"{flag(name)} is of new weights, and --model has its own: leave it out.")
+            refuse(given, NEW_WEIGHTS, "it is of new weights, and --model has its own")
+        if "per_device_train_batch_size" not in given:
+            given.setdefault("batch_size", BATCH_SIZE)
         options = cls(
             take(CorpusOptions, given),
             take(ModelOptions, given),
@@ -185,19 +183,17 @@ class PretrainOptions(NamedTuple):
         check_range(self.schedule, 0, 1, "warmup_share", "dropout")
         check_range(self.schedule, 0, math.inf, "initializer_range")
         check_training(self.training, PretrainingArguments)
-        for name in ("save_steps", "eval_steps"):
-            if self.training.get(name, 1) < 1:
-                raise UserError(f"{flag(name)} is {self.training[name]}: give at least 1.")
+        every = SimpleNamespace(save_steps=self.training.get("save_steps"), eval_steps=self.training.get("eval_steps"))
+        check_range(every, 1, math.inf, "save_steps", "eval_steps")
         for name in ("mlm_probability", "final_mlm_probability"):
             share = getattr(self.schedule, name)
             if share is not None and not 0 < share < 1:
                 raise UserError(f"{flag(name)} is {share}: give a share between 0 and 1.")
         if self.masking.time_budget is not None:
             parse_duration(self.masking.time_budget)
-        max_steps = self.training.get("max_steps", -1)
-        check_steps(self.output.snapshot_steps, max_steps if max_steps > 0 else None)
+        check_steps(self.output.snapshot_steps, self.training.get("max_steps", NOT_GIVEN))
         if self.model.model is None:
-            self.config()
+            _check_memory(self.model, self.config())
 
     def config(self) -> TLMConfig:
         """The configuration that the recipe gives; raises UserError for an impossible one."""
@@ -215,40 +211,63 @@ class PretrainOptions(NamedTuple):
 
     def arguments(self) -> PretrainingArguments:
         """Trainer's options but for the number of steps."""
-        schedule = self.schedule
-        values = {
-            "learning_rate": schedule.learning_rate,
-            "warmup_steps": schedule.warmup_share,
-            "weight_decay": schedule.weight_decay,
-            "adam_beta2": schedule.adam_beta2,
-            "max_grad_norm": schedule.max_grad_norm,
-        }
-        return build_arguments(PretrainingArguments, values | self.training, self._batch_size())
-
-    def _batch_size(self) -> int | None:
-        return choose_batch_size({**self.training, "batch_size": self.masking.batch_size}, BATCH_SIZE)
+        names = ("learning_rate", "weight_decay", "adam_beta2", "max_grad_norm")
+        values = {name: getattr(self.schedule, name) for name in names} | {"warmup_steps": self.schedule.warmup_share}
+        return build_arguments(PretrainingArguments, values | self.training, self.masking.batch_size)
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
         defaults = option_defaults((PretrainingArguments,))
-        chosen = {**vars(self.corpus), **vars(self.model), **vars(self.masking)}
-        chosen |= {name: defaults[name] for name in ALWAYS_RECORDED} | self.training
-        chosen |= {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
-        chosen["bf16"] = choose_precision(chosen["bf16"], chosen["use_cpu"])
-        chosen["batch_size"] = self._batch_size()
-        if "warmup_steps" in self.training:
-            del chosen["warmup_share"]
+        of_schedule = {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
         unused = NEW_WEIGHTS if self.model.model is not None else ()
-        return decisive(chosen, (*NOT_RECORDED, *unused))
+        unused = (*unused, "warmup_share") if "warmup_steps" in self.training else unused
+        return record(
+            (self.corpus, self.model, self.masking),
+            {**self.training, **of_schedule},
+            {name: defaults[name] for name in ALWAYS_RECORDED},
+            (*NOT_RECORDED, *unused),
+        )
+
+
+def _check_memory(model: ModelOptions, config: TLMConfig) -> None:
+    """Refuse, before anything is built, an encoder whose training needs more memory than the machine has.
+
+    Counted are its matrices in float32 with their gradients and AdamW's two moments; activations come on top.
+    """
+    shape = {
+        "vocab_size": config.vocab_size,
+        "max_length": config.max_position_embeddings,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+    }
+
+    def gibibytes(vocab_size: int, max_length: int, hidden_size: int, num_hidden_layers: int) -> float:
+        rows = vocab_size + max_length + 12 * hidden_size * num_hidden_layers
+        return 4 * 4 * rows * hidden_size / 2**30
+
+    needed, available = gibibytes(**shape), psutil.virtual_memory().total / 2**30
+    for name in shape:
+        fitting = getattr(model, name)
+        while fitting is not None and fitting > 1 and gibibytes(**{**shape, name: fitting}) > available:
+            fitting //= 2
+        if needed > available and fitting is not None and fitting > 1:
+            raise UserError(
+                f"{flag(name)} is {getattr(model, name)}: training would need {needed:,.0f} GiB of memory, and there "
+                f"are {available:,.0f}: give at most about {fitting}."
+            )
+    if needed > available:
+        names = ", ".join(flag(name) for name in ("size", *shape) if getattr(model, name) is not None)
+        raise UserError(
+            f"Training would need {needed:,.0f} GiB of memory, and there are {available:,.0f}: lower {names}."
+        )
 
 
 def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
     """The named schedule with the values that were given in place of its own."""
     schedule = find_schedule(given.get("schedule", "tlm"))
     if schedule.parts is not None:
-        for name in ("warmup_share", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs"):
-            if name in given:
-                raise UserError(f"The schedule {schedule.name} sets the rate itself: leave {flag(name)} out.")
+        names = ("warmup_share", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
+        refuse(given, names, f"the schedule {schedule.name} sets the rate itself")
     if model.model is not None:
         rate = schedule.learning_rate if "schedule" in given else CONTINUED_RATE
         schedule = replace(
@@ -262,13 +281,12 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
     return replace(schedule, **{name: given[name] for name in OF_SCHEDULE if name in given})
 
 
-def check_steps(steps: Sequence[int], last: int | None = None) -> None:
+def check_steps(steps: Sequence[int], last: int = NOT_GIVEN) -> None:
     """Raise UserError for steps before the first or after the last, which may not be known yet."""
     for step in steps:
-        if step < 1:
-            raise UserError(f"--snapshot-steps has {step}: give steps of at least 1.")
-        if last is not None and step > last:
-            raise UserError(f"--snapshot-steps has {step}, and the run ends after {last} steps: give at most {last}.")
+        if step < 1 or NOT_GIVEN != last < step:
+            end = "" if last == NOT_GIVEN else f" to {last}, where the run ends"
+            raise UserError(f"--snapshot-steps has {step}: give steps from 1{end}.")
 
 
 def count_texts(corpus: CorpusOptions, size: str) -> int | None:

@@ -18,18 +18,12 @@ def stays_on_cpu(use_cpu: bool) -> bool:
     return use_cpu or not torch.accelerator.is_available()
 
 
-def report_processes(arguments: TrainingArguments, num_threads: int | None = None) -> str:
-    """Say once, on the main process, how many processes there are and on what.
-
-    Args:
-        arguments: Trainer's; reading its device has joined the processes.
-        num_threads: CPU threads to take; None for torch's choice.
+def report_processes(arguments: TrainingArguments) -> None:
+    """Say once, on the main process, how many processes there are and on what; reading the device has joined them.
 
     Raises:
         UserError: the launcher started several processes without a shared process group (torchrun without a GPU).
     """
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
     processes, device, threads = arguments.world_size, arguments.device.type, torch.get_num_threads()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > processes:
@@ -37,19 +31,14 @@ def report_processes(arguments: TrainingArguments, num_threads: int | None = Non
             f"The launcher started {started} processes, each of which would train by itself: add --use-cpu to train on "
             "CPUs together, or start one process for each GPU."
         )
-    backend = f" ({torch.distributed.get_backend()})" if processes > 1 else ""
-    sentence = (
-        f"Training in {processes} process{'es' * (processes > 1)}{backend} on {device}, {threads} CPU "
-        f"thread{'s' * (threads > 1)} each, {'bfloat16' if arguments.bf16 else 'float32'}."
-    )
     if is_main_process():
-        logger.info(sentence)
+        backend = f" ({torch.distributed.get_backend()})" if processes > 1 else ""
+        logger.info(
+            f"Training in {processes} process{'es' * (processes > 1)}{backend} on {device}, {threads} CPU "
+            f"thread{'s' * (threads > 1)} each, {'bfloat16' if arguments.bf16 else 'float32'}."
+        )
         if arguments.n_gpu > 1:
-            logger.warning(
-                f"One process feeds {arguments.n_gpu} GPUs, which is slow: start with `accelerate launch --multi_gpu "
-                f"--num_processes {arguments.n_gpu}`."
-            )
-    return sentence
+            logger.warning(f"One process feeds {arguments.n_gpu} GPUs, which is slow: start with `accelerate launch`.")
 
 
 def has_fast_bf16(use_cpu: bool = False) -> bool:

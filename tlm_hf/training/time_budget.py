@@ -1,29 +1,26 @@
 """`--time-budget 8h`: as many optimizer steps as fit, decided once from the pace of the first steps.
 
-The rate of a schedule that decays to zero depends on the number of steps, so that number must be known before the first
-one counts and must never change: a short trial on a copy of the model measures the pace, the decision is written into
-the run's folder, and a continued run reads it there. The trial's weights are thrown away; the run is bit-equal to one
-with `--max-steps` of the same number.
+The learning rate depends on the number of steps, which must therefore be known before the first one and never change:
+a short trial on a copy of the model measures the pace, and the run's folder keeps the decision. The run is bit-equal to
+one with `--max-steps` of the same number.
 """
 
 import contextlib
-import json
 import logging
 import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
-from ..runs.atomic_files import write_json
+from ..runs.atomic_files import read_json, write_json
 from ..runs.output_folder import is_main_process
-from .callbacks import CHECKPOINT, EVALUATION, WARM_STEPS, StepClock
+from .callbacks import CHECKPOINT, EVALUATION, WARM_STEPS
 
 if TYPE_CHECKING:
     from .trainer import RunTrainer
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 BUDGET_FILE = "time_budget.json"
 TRIAL = ".trial"
-"""Folder of the trial inside the run's; removed after it, and by the next trial where a kill left it."""
+"""Folder of the trial inside the run's."""
 TIMED_STEPS, FEWEST_STEPS = 200, 5
 """Steps of the trial that are timed, after `WARM_STEPS`: at most, at least."""
 TRIAL_SHARE = 0.02
@@ -51,71 +48,30 @@ def parse_duration(words: str, option: str = "--time-budget") -> float:
     return seconds
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Seconds of one optimizer step, one evaluation and one checkpoint; 0 for what a run does not do."""
-
-    step: float
-    evaluation: float = 0.0
-    checkpoint: float = 0.0
-
-
-def steps_within(seconds: float, pace: Pace, eval_steps: int, save_steps: int) -> int:
-    """Most steps that fit into `seconds` with an evaluation and a checkpoint every so many, and at the end.
-
-    Two evaluations come at the end: Trainer's, and that of the results. Raises UserError where no step fits.
-    """
-
-    def needed(steps: int) -> float:
-        evaluations, checkpoints = -(-steps // eval_steps) + 1, -(-steps // save_steps) + 1
-        return steps * pace.step + evaluations * pace.evaluation + checkpoints * pace.checkpoint
-
-    if needed(1) > seconds:
-        raise UserError(
-            f"--time-budget leaves {max(seconds, 0):.0f} seconds for training, and one step with its evaluation and "
-            f"checkpoint takes {needed(1):.0f}: give more time."
-        )
-    low, high = 1, max(2, int(seconds / pace.step) + 2)  # the needed time grows with the steps: halve the interval
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if needed(middle) <= seconds else (low, middle)
-    return low
-
-
 class TrialEnd(TrainerCallback):
-    """Stops a trial when its clock has timed enough steps, and asks for one evaluation and one checkpoint.
+    """Stops a trial after `TIMED_STEPS`, or after `limit` seconds, with one evaluation and one checkpoint."""
 
-    Args:
-        clock: of the trial's trainer.
-        seconds: after so many (of the slowest process) the trial stops, once it has timed `FEWEST_STEPS`.
-    """
+    def __init__(self, trainer: "RunTrainer", limit: float) -> None:
+        self.trainer, self.limit = trainer, limit
 
-    def __init__(self, clock: StepClock, seconds: float) -> None:
-        self.clock, self.limit = clock, seconds
-
-    def on_optimizer_step(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
-        """Wait for the device: a step that was only queued has not been done."""
-        if args.device.type == "cuda":
-            torch.cuda.synchronize(args.device)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for the end."""
-        steps, elapsed = self.clock.steps, _slowest(self.clock.whole, args)
-        if steps >= TIMED_STEPS or (steps >= FEWEST_STEPS and elapsed >= self.limit):
+        if args.device.type == "cuda":  # a step that was only queued has not been done
+            torch.cuda.synchronize(args.device)
+        seconds = self.trainer.clock.seconds
+        (elapsed,) = _slowest(self.trainer, sum(seconds))
+        if len(seconds) >= TIMED_STEPS or (len(seconds) >= FEWEST_STEPS and elapsed >= self.limit):
             control.should_evaluate = control.should_save = control.should_training_stop = True
 
 
-def _slowest(seconds: float, args: TrainingArguments) -> float:
+def _slowest(trainer: "RunTrainer", *seconds: float) -> list[float]:
     """The largest of all processes' values, so that they decide alike."""
-    if args.world_size == 1:
-        return seconds
-    value = torch.tensor(seconds, dtype=torch.float64, device="cpu" if args.device.type == "cpu" else args.device)
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
-    return float(value)
+    values = trainer.accelerator.gather(torch.tensor([seconds], device=trainer.args.device))
+    return [float(value) for value in values.amax(dim=0)]
 
 
 def decide_steps(
-    folder: str | Path,
+    folder: Path,
     budget: float,
     build: "Callable[[int, str], RunTrainer]",
     *,
@@ -137,18 +93,12 @@ def decide_steps(
         UserError: not even one step fits.
         KeyboardInterrupt: interrupted; nothing is decided.
     """
-    record = Path(folder) / BUDGET_FILE
+    record, trial = folder / BUDGET_FILE, folder / TRIAL
     if record.is_file():
-        return int(json.loads(record.read_text(encoding="utf-8"))["steps"])
-    trial = Path(folder) / TRIAL
-    if is_main_process():
-        shutil.rmtree(trial, ignore_errors=True)
+        return int(read_json(record)["steps"])
     trainer = build(WARM_STEPS + TIMED_STEPS, str(trial))
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"  # `TrialEnd` asks for one of each
-    trainer.args.load_best_model_at_end = False
-    trainer.add_callback(TrialEnd(trainer.clock, TRIAL_SHARE * budget))
-    trainer.remove_callback(PrinterCallback)
-    trainer.accelerator.wait_for_everyone()
+    trainer.add_callback(TrialEnd(trainer, TRIAL_SHARE * budget))
     try:
         trainer.train()
     finally:
@@ -156,13 +106,21 @@ def decide_steps(
             with contextlib.suppress(OSError):
                 shutil.rmtree(trial)
     clock = trainer.clock
-    measured = (clock.whole / clock.steps, clock.apart_seconds[EVALUATION], clock.apart_seconds[CHECKPOINT])
-    pace = Pace(*(_slowest(seconds, trainer.args) for seconds in measured))
-    spent = _slowest(time.perf_counter() - started, trainer.args)
-    steps = steps_within(budget * (1 - RESERVE) - spent, pace, eval_steps, save_steps)
+    measured = (
+        sum(clock.seconds) / len(clock.seconds),
+        *(clock.apart_seconds[kind] for kind in (EVALUATION, CHECKPOINT)),
+    )
+    step, evaluation, checkpoint, spent = _slowest(trainer, *measured, time.perf_counter() - started)
+    # Evaluations and checkpoints also come at the end, an evaluation once more for the results.
+    left = budget * (1 - RESERVE) - spent - 2 * (evaluation + checkpoint)
+    steps = int(left / (step + evaluation / eval_steps + checkpoint / save_steps))
+    if steps < 1:
+        raise UserError(
+            f"--time-budget leaves {max(left, 0):.0f} seconds for steps, and each takes {step:.3g}: give more time."
+        )
     if is_main_process():
-        decided = {"steps": steps, "budget_seconds": budget, "spent_seconds": spent}
-        write_json(record, decided | {f"{name}_seconds": value for name, value in asdict(pace).items()})
-        logger.info(f"Time for {steps:,} steps of {pace.step:.3g} s, after {spent:.0f} s of preparation.")
+        decided = {"steps": steps, "budget_seconds": budget, "spent_seconds": spent, "step_seconds": step}
+        write_json(record, decided | {"evaluation_seconds": evaluation, "checkpoint_seconds": checkpoint})
+        logger.info(f"Time for {steps:,} steps of {step:.3g} s, after {spent:.0f} s of preparation.")
     trainer.accelerator.wait_for_everyone()
     return steps

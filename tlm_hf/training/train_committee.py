@@ -1,8 +1,10 @@
 """A committee from a user's own table of texts and labels, in one call."""
 
+import logging
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,22 @@ from ..data.tasks import load_task, task_hash
 from ..data.tokenization import train_wordpiece
 from ..errors import UserError, check_range
 from ..evaluation.baselines import tfidf_baseline
+from ..evaluation.metrics import class_table
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
 from ..runs.provenance import portable_path
+from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
 from .members import finetune_members, pretrain_members
 from .options import LARGEST_SEED, option
 
-DECISIVE = ("num_members", "recipe", "size", "pretrain_steps", "num_train_epochs", "learning_rate", "corpus", "seed")
+logger = logging.getLogger(__name__)
+NOT_DECISIVE = {"data", "output_dir", "text_column", "label_column", "encoder", "workers"}
+"""Texts and encoders count by their hashes."""
+RECORDS = shutil.ignore_patterns(RUN_FILE, RESULTS_FILE)
 
 
 @dataclass
@@ -43,6 +50,7 @@ class OwnDataArguments:
     pretrain_steps: int = option(3000, "Optimizer steps of pre-training, 32 texts each.")
     num_train_epochs: float = option(8.0, "Passes of fine-tuning.")
     learning_rate: float = option(1e-3, "Peak learning rate of fine-tuning.")
+    class_weights: str | None = option(None, "balanced: texts of rare classes count more.", choices=["balanced"])
     workers: int = option(2, "Members trained side by side, one core each.")
     seed: int = option(0, "Seed of the split and of the members.")
 
@@ -62,7 +70,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         **options: the other fields of `OwnDataArguments`.
 
     Returns:
-        Test metrics of the committee, of its members and of TF-IDF + logistic regression on the same split.
+        Test metrics of the committee, its classes and members, and of TF-IDF + logistic regression on the same split.
 
     Raises:
         UserError: bad input, before any training.
@@ -76,22 +84,21 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
     # 2. The output folder
     name = Path(data).stem if isinstance(data, str | Path) else "own"
     output = Path(arguments.output_dir or f"outputs/{name}-committee").expanduser()
-    settings = {name: getattr(arguments, name) for name in DECISIVE}
+    settings = {name: value for name, value in vars(arguments).items() if name not in NOT_DECISIVE}
     settings |= {"encoder": [weights_hash(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
     run = Run(output, "train-committee", settings)
     if run.results is not None:
         return run.results
     work = output / "work"
     _write_splits(task, work / "data")
+    warn_of_imbalance(task, arguments.class_weights)
 
     # 3. Encoders, classifiers, committee
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:] + more_texts)
     tuned = finetune_members(workers=arguments.workers, **_fine_tuning(arguments, encoders, work))["members"]
     members = [str(work / "members" / member["folder"]) for member in tuned]
-    joined = work / "committee"
-    committee = join_committee(
-        CommitteeArguments(task=str(work / "data"), members=members, output_dir=str(joined), disable_tqdm=True)
-    )
+    joined = CommitteeArguments(str(work / "data"), members=members, output_dir=str(work / "committee"))
+    committee = join_committee(replace(joined, disable_tqdm=True))
 
     # 4. The committee's files and the results in the output folder
     name = portable_path(str(output))
@@ -100,13 +107,14 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         "labels": committee["labels"],
         "rows": {split: len(rows) for split, rows in task.items()},
         "committee": committee["test"],
+        "classes": committee["classes"],
         "temperature": committee["temperature"],
         "members": [member["test"] for member in tuned],
         "tfidf": tfidf_baseline(task),
         "next": f'import tlm_hf; pipeline("text-classification", "{name}", truncation=True)',
     }
-    own_records = shutil.ignore_patterns(RUN_FILE, RESULTS_FILE)
-    return run.finish(lambda folder: shutil.copytree(joined, folder, ignore=own_records, dirs_exist_ok=True), results)
+    logger.info(class_table(committee["classes"]))
+    return run.finish(partial(shutil.copytree, work / "committee", ignore=RECORDS, dirs_exist_ok=True), results)
 
 
 def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
@@ -166,6 +174,7 @@ def _fine_tuning(arguments: OwnDataArguments, encoders: list[str], work: Path) -
         "output_dir": str(work / "members"),
         "num_train_epochs": arguments.num_train_epochs,
         "learning_rate": arguments.learning_rate,
+        "class_weights": arguments.class_weights,
         "seed": arguments.seed,
         "num_threads": 1,
     }

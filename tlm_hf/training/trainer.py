@@ -3,13 +3,14 @@
 import ctypes
 import json
 import logging
+import math
 import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import Dataset, Sampler, SequentialSampler
@@ -17,19 +18,21 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
+from ..runs.atomic_files import read_json
 from ..runs.checkpoints import (
+    MANIFEST,
     PARTIAL,
     RUNNING_LOSS,
     STATE_FILE,
     best_beside,
     last_whole,
+    list_checkpoints,
     publish,
-    read_manifest,
     seal,
     step_of,
     writing,
 )
-from .callbacks import CHECKPOINT, EVALUATION, Interrupt, LossWatch, ProgressFile, StepClock
+from .callbacks import CHECKPOINT, EVALUATION, Interrupt, ProgressFile, StepClock
 
 logger = logging.getLogger(__name__)
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -64,8 +67,8 @@ class _Continue(TrainerCallback):
 class RunTrainer(Trainer):
     """Trainer whose checkpoints appear whole or not at all, and whose continued run ends in the same bits.
 
-    It takes Trainer's arguments and works with any model, data set and TrainingArguments. A run that was interrupted
-    (SIGINT or SIGTERM save first), killed, or stopped by a full disk continues with the same script:
+    It works with any model, data set and TrainingArguments. A run that was interrupted (SIGINT or SIGTERM save first),
+    killed, or stopped by a full disk continues with the same script:
 
         model = AutoModelForSequenceClassification.from_pretrained("google/bert_uncased_L-2_H-128_A-2")
         arguments = TrainingArguments("out", num_train_epochs=3, save_steps=100, logging_nan_inf_filter=False)
@@ -75,8 +78,8 @@ class RunTrainer(Trainer):
 
     A checkpoint is written under `.partial`, sealed with a manifest, flushed, and renamed to `checkpoint-N`; only then
     are older ones removed but for the last two and the best (`runs.checkpoints`). Trainer's `training_args.bin`, a
-    pickle that can only be read by running it, is left out. A loss or weight that is not finite stops the run before
-    it is saved (`LossWatch`).
+    pickle that can only be read by running it, is left out. A loss or weight that is not finite stops the run at
+    the next log line or checkpoint, and the last good checkpoint stays.
 
     `scorer` computes the metrics of `evaluate` from the model, in place of Trainer's evaluation.
     """
@@ -86,7 +89,7 @@ class RunTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.scorer = scorer
-        self.clock, self.interrupt, self.loss_watch = StepClock(), Interrupt(), LossWatch()
+        self.clock, self.interrupt = StepClock(), Interrupt()
         for callback in (self.clock, self.interrupt, ProgressFile(), _Continue(self)):
             self.add_callback(callback)
         self._continued: Path | None = None
@@ -101,7 +104,7 @@ class RunTrainer(Trainer):
             **kwargs: Trainer's.
 
         Raises:
-            UserError: no space for a checkpoint; a loss that diverges; FSDP with sharded state.
+            UserError: no space for a checkpoint; a loss or weight that is not finite; FSDP with sharded state.
             KeyboardInterrupt: interrupted, after a checkpoint was saved; `errors.Terminated` after SIGTERM.
         """
         self.started = time.perf_counter()
@@ -119,10 +122,13 @@ class RunTrainer(Trainer):
         self._continued = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         if self.args.should_save:
             shutil.rmtree(root / PARTIAL, ignore_errors=True)  # what a kill left may be what fills the disk
-        if self._continued is not None:
-            self._compare_processes(read_manifest(self._continued)["processes"])
-        self.remove_callback(LossWatch)
-        self.add_callback(self.loss_watch)  # the last one, so that it sees every checkpoint that another asks for
+        if self._continued is not None and self.args.should_save:
+            before, now = read_json(self._continued / MANIFEST)["processes"], self.args.world_size
+            if before != now:
+                logger.warning(
+                    f"The run began with {before} process{'es' * (before > 1)} and continues with {now}: same texts "
+                    "and masks, but sums are rounded and dropout is drawn otherwise, so the bits will differ."
+                )
         try:
             output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
@@ -135,14 +141,6 @@ class RunTrainer(Trainer):
         """Step of the checkpoint that training continued from; 0 for a start."""
         return 0 if self._continued is None else step_of(self._continued)
 
-    def _compare_processes(self, before: int) -> None:
-        now = self.args.world_size
-        if before != now and self.args.should_save:
-            logger.warning(
-                f"The run began with {before} process{'es' * (before > 1)} and continues with {now}: same texts and "
-                "masks, but sums are rounded and dropout is drawn otherwise, so it will not end in the same bits."
-            )
-
     def restore_run(self) -> None:
         """Restore the running loss, so that the loss logged next is over all steps since the last log."""
         if self._continued is None:
@@ -151,7 +149,7 @@ class RunTrainer(Trainer):
         best = best_beside(self._continued)
         if best is not None and best.is_dir():  # else Trainer would end with the last weights
             self.state.best_model_checkpoint = str(best)
-        running = json.loads((self._continued / RUNNING_LOSS).read_text(encoding="utf-8"))
+        running = read_json(self._continued / RUNNING_LOSS)
         sums = running["sums"]
         same = len(sums) == self.args.world_size
         part = sums[self.args.process_index] if same else sum(sums) / len(sums)
@@ -160,17 +158,34 @@ class RunTrainer(Trainer):
         self._globalstep_last_logged = running["last_logged_step"]
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Trainer's, timed and watched."""
-        with self.clock.one_pass(inputs):
-            loss = super().training_step(model, inputs, *args, **kwargs)
-        self.loss_watch.observe(loss, self.state.global_step + 1)
-        return loss
+        """Trainer's, timed."""
+        self.clock.start_pass(inputs)
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's; `train_loss` is the mean over the whole run and not over its last part."""
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
         super().log(logs, start_time)
+        if not math.isfinite(logs.get("loss", 0.0)):
+            self._stop("The loss")
+
+    def _stop(self, what: str) -> NoReturn:
+        """Raise the one sentence, in every process alike, so that none waits for another."""
+        checkpoints = list_checkpoints(Path(self.args.output_dir))
+        left = f"the last good checkpoint is {checkpoints[0]}" if checkpoints else "no checkpoint was saved before it"
+        raise UserError(
+            f"{what} is not a finite number at step {self.state.global_step} (peak learning rate "
+            f"{self.args.learning_rate:.3g}): {left}; start again with a lower --learning-rate or a longer warm-up in "
+            "another --output-dir."
+        )
+
+    def _check_numbers(self) -> None:
+        """Stop where the loss or a weight, of any process, is not a finite number."""
+        parameters = [getattr(each, "_local_tensor", each).detach() for each in self.model.parameters()]
+        sums = torch.stack([self._tr_loss, *(each.abs().sum(dtype=torch.float32) for each in parameters)])
+        if not self.accelerator.gather(torch.isfinite(sums).all().reshape(1)).all():
+            self._stop("A loss or weight")
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """A schedule is already in its order, and continuing at item i needs nothing but i."""
@@ -197,11 +212,13 @@ class RunTrainer(Trainer):
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Write, seal and publish a checkpoint; on a full disk leave nothing of it and stop with one sentence."""
+        """Check the numbers, then write, seal and publish a checkpoint."""
         with self.clock.apart(CHECKPOINT):
+            self._check_numbers()
             self._write_checkpoint(model, trial)
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """On a full disk leave nothing and stop with one sentence."""
         final_root = Path(self.args.output_dir)
         partial_root = final_root / PARTIAL
         running = {
