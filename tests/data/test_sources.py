@@ -114,7 +114,7 @@ class TestReadTable:
             else:
                 path.write_text("\n".join(["text", *texts] if ending == "csv" else texts) + "\n", encoding="utf-8")
             os.utime(path, ns=(10**18, 10**18))
-            table, revision = read_source(name)
+            table, revision, _ = read_source(name)
             found = table["train"]["text"][:]
             assert found == (["\n".join(texts) + "\n"] if ending == "txt" and in_folder else texts)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()

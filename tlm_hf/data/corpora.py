@@ -161,7 +161,7 @@ def _read(
     elif corpus == "docstrings":
         splits, revision = load_docstrings(), fingerprint()
     else:
-        splits, revision = read_source(corpus, config=config, revision=revision)
+        splits, revision, _ = read_source(corpus, config=config, revision=revision)
     tables = {split: splits[split] for split in ("train", "validation") if "train" in splits and split in splits}
     tables = tables or dict(itertools.islice(splits.items(), 1))
     for table in tables.values():

@@ -158,23 +158,20 @@ def _marked(item: Json, where: str) -> list[str]:
 
 
 def _without_repetition(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
-    """Rows whose sentence, without markers, is under one relation and has not come before there."""
-    exact, alike = defaultdict(set), defaultdict(set)
+    """Rows whose sentence, without markers and in any case, is under one relation and has not come before there."""
+    labels = defaultdict(set)
     for row in rows:
-        exact[row.key].add(row.label)
-        alike[row.key.casefold()].add(row.label)
+        labels[row.key.casefold()].add(row.label)
     unique: dict[str, Row] = {}
     dropped: Counter[str] = Counter()
     for row in rows:
-        folded = row.key.casefold()
-        if not row.key:
+        sentence = row.key.casefold()
+        if not sentence:
             dropped["empty text"] += 1
-        elif len(exact[row.key]) > 1:
+        elif len(labels[sentence]) > 1:
             dropped["two labels"] += 1
-        elif len(alike[folded]) > 1:
-            dropped["two labels but for case and spaces"] += 1
-        elif folded in unique:
+        elif sentence in unique:
             dropped["duplicates"] += 1
         else:
-            unique[folded] = row
+            unique[sentence] = row
     return list(unique.values()), dropped

@@ -1,11 +1,11 @@
-"""Reading tables: local files and folders (parquet, JSON, CSV, text) and Hub data sets, through `datasets`."""
+"""Reading data sets: local files and folders (CSV, TSV, JSON, Excel, parquet, text) and data sets of the Hub."""
 
 import errno
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +14,18 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.data_files import DataFilesDict, get_data_patterns
 
 from ..errors import UserError
 from ..runs.atomic_files import Json, file_hash, replacing
+from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind_of, read_table_file
 
-READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
+READABLE = (*KINDS, ".parquet", ".txt")
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Words in the names of a folder's files and folders that tell their split."""
 BATCH = 1000
 """Texts that are read at a time."""
 ID = "id"
@@ -44,39 +50,68 @@ def data_root(given: str | None) -> Path | None:
 
 
 class Source(NamedTuple):
-    """The tables of a data set by split, and its revision: the Hub's commit, or `sha256:` and `_files_hash`."""
+    """The tables of a data set by split, and its revision: the Hub's commit, or `sha256:` and `_files_hash`.
+
+    `files` are the files that each split was read from, where they are CSV, TSV, JSON or Excel.
+    """
 
     splits: datasets.DatasetDict
     revision: str | None
+    files: Mapping[str, Sequence[FileTable]] = {}
+
+    def place(self, split: str, row: int) -> str:
+        """Where a row (from 0) is, as an editor shows it: `line 7 of train.csv`, else `row 6 of train`."""
+        rest = row
+        for part in self.files.get(split, ()):
+            if rest < len(part.numbers):
+                return f"{part.unit} {part.numbers[rest]} of {part.file}"
+            rest -= len(part.numbers)
+        return f"row {row + 1} of {split}"
 
 
-def read_table(name: str, *, config: str | None = None, revision: str | None = None) -> datasets.DatasetDict:
+def read_table(
+    name: str, *, config: str | None = None, revision: str | None = None, encoding: str | None = None
+) -> datasets.DatasetDict:
     """The splits of `read_source`; raises UserError as it does."""
-    return read_source(name, config=config, revision=revision).splits
+    return read_source(name, config=config, revision=revision, encoding=encoding).splits
 
 
-def read_source(name: str, *, config: str | None = None, revision: str | None = None) -> Source:
-    """Read a data set by path or Hub name.
+def read_source(
+    name: str, *, config: str | None = None, revision: str | None = None, encoding: str | None = None
+) -> Source:
+    """Read a data set by path or Hub name: the one way to read a table, for every command.
+
+    Cells of CSV, TSV and Excel files are strings as they are written, an empty one None; columns of JSON and parquet
+    keep their Arrow types. Nothing is guessed (no number, no date), so the columns can be written back bit for bit.
 
     Args:
         name: a file (which becomes the split `train`), a folder of files, or `owner/name` on the Hub.
         config: configuration of a Hub data set, or of a folder whose README.md names some.
         revision: commit, tag or branch of a Hub data set.
+        encoding: of CSV, TSV and JSON files; None for UTF-8, or UTF-16 with a byte-order mark.
 
     Raises:
-        UserError: no such data set, an empty or unreadable file, a folder without text or of several formats, a
-            revision or configuration of what has none, or no room in the cache folder of `datasets`.
+        UserError: no such data set, an empty or unreadable file, a folder without text or of several formats, files
+            that differ in columns, a revision or configuration of what has none, or no room in the cache folder of
+            `datasets`.
     """
     path = Path(name).expanduser()
+    files: dict[str, list[FileTable]] = {}
     if path.exists():
         if revision is not None:
             raise UserError(f"{name!r} is on this machine and has no revision {revision!r}: leave the revision out.")
-        _check_files(_tables(path))
-        options = _file_options(path, config) if path.is_file() else _folder_options(path, config)
-        # `datasets` finds its cache by path and time, and a file may be replaced by another of the same time.
         digest = _files_hash(path)
-        cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
-        loaded = _load(name, options | {"cache_dir": str(cache)})
+        options = _file_options(path, config) if path.is_file() else _folder_options(path, config)
+        if options["path"] is None:
+            files = {
+                split: [read_table_file(file, encoding) for file in parts] for split, parts in options["files"].items()
+            }
+            tables = {split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()}
+            loaded = datasets.DatasetDict(tables)
+        else:
+            # `datasets` finds its cache by path and time, and a file may be replaced by another of the same time.
+            cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
+            loaded = _load(name, options | {"cache_dir": str(cache)})
         revision = f"sha256:{digest}"
     elif name.count("/") == 1 and not path.suffix and not name.startswith((".", "/", "~")):
         loaded = _load(name, {"path": name, "name": config, "revision": revision})
@@ -87,7 +122,7 @@ def read_source(name: str, *, config: str | None = None, revision: str | None = 
         raise UserError(f"{name!r} is neither an existing file or folder nor a Hub data set (owner/name).")
     if not any(len(split) for split in loaded.values()):
         raise UserError(f"{name!r} has no rows: give a file or folder with text in it.")
-    return Source(loaded, revision)
+    return Source(loaded, revision, files)
 
 
 def _files_hash(path: Path) -> str:
@@ -99,20 +134,70 @@ def _files_hash(path: Path) -> str:
 
 
 def _tables(path: Path) -> list[Path]:
-    """The file itself, or the files of a folder that can be read, in sorted order."""
-    if path.is_file():
-        return [path]
-    files = (file for file in sorted(path.rglob("*")) if file.suffix in READERS and not file.name.startswith("."))
+    """The files of a folder that can be read, in sorted order."""
+    files = (file for file in sorted(path.rglob("*")) if _format(file) and not file.name.startswith("."))
     return [file for file in files if file.is_file()]
 
 
-def _check_files(files: list[Path]) -> None:
-    """Raise UserError for a file that is not whole parquet or not UTF-8; `datasets` would not name it."""
+def _format(file: Path) -> str | None:
+    """`parquet`, `text` or one of `KINDS`; None for a file that cannot be read."""
+    return kind_of(file) or {".parquet": "parquet", ".txt": "text"}.get(file.suffix.lower())
+
+
+def _file_options(path: Path, config: str | None) -> dict[str, Any]:
+    """How `datasets.load_dataset` is to read one file; without a `path` it is for `read_table_file`."""
+    if _format(path) is None or path.stat().st_size == 0:
+        raise UserError(f"{path} is empty or of another kind than {', '.join(READABLE)}: give a file with text in it.")
+    if config is not None:
+        raise UserError(f"{path} is one file and has no configuration {config!r}: leave the configuration out.")
+    return _reader({"train": [path]})
+
+
+def _folder_options(path: Path, config: str | None) -> dict[str, Any]:
+    """How to read a folder, as `_file_options`; refuses one of which it would silently read only a part."""
+    filled = [file for file in _tables(path) if file.stat().st_size]
+    if not filled:
+        raise UserError(f"The folder {path} holds no {', '.join(READABLE)} file with text: give a folder with text.")
+    if all(_format(file) == "text" for file in filled):
+        if config is not None:
+            raise UserError(f"The folder {path} of text files has no configuration {config!r}: leave it out.")
+        return {**_reader({"train": filled}), "sample_by": "paragraph"}
+    card = path / "README.md"
+    if card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
+        return {"path": str(path), "name": config}
+    if config is not None:
+        raise UserError(f"The folder {path} has no README.md that names {config!r}: leave the configuration out.")
+    return _reader(_by_split(path, filled))
+
+
+def _by_split(path: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """A folder's files by the split that their names tell; all are training files where none does."""
+    splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
     for file in files:
+        words = set(re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower()))
+        for split, names in SPLIT_WORDS.items():
+            if words & set(names):
+                splits[split].append(file)
+                break
+    told = {split: parts for split, parts in splits.items() if parts}
+    return told or {"train": files}
+
+
+def _reader(files: dict[str, list[Path]]) -> dict[str, Any]:
+    """How to read the files of each split, which must have one format and one set of columns."""
+    every = [file for parts in files.values() for file in parts]
+    formats = {_format(file) for file in every}
+    if len(formats) > 1:
+        names = ", ".join(sorted({file.suffix.lower() for file in every}))
+        raise UserError(f"The folder {every[0].parent} mixes the formats {names}: keep one format, or name one file.")
+    (kind,) = formats
+    if kind not in ("parquet", "text"):
+        return {"path": None, "files": files}
+    for file in every:
         try:
-            if READERS.get(file.suffix) == "parquet":
-                pq.read_metadata(file)
-            elif file.suffix in READERS:
+            if kind == "parquet":
+                check_same_columns(every[0], pq.read_schema(every[0]).names, file, pq.read_schema(file).names)
+            else:
                 with file.open(encoding="utf-8") as lines:
                     for _ in lines:
                         pass
@@ -120,40 +205,7 @@ def _check_files(files: list[Path]) -> None:
             raise UserError(f"{str(file)!r} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{str(file)!r} cannot be read ({_first_line(error)}): restore the file.") from error
-
-
-def _file_options(path: Path, config: str | None) -> dict[str, Any]:
-    """How `datasets.load_dataset` is to read one file."""
-    if path.suffix not in READERS or path.stat().st_size == 0:
-        raise UserError(f"{path} is empty or of another kind than {', '.join(READERS)}: give a file with text in it.")
-    if config is not None:
-        raise UserError(f"{path} is one file and has no configuration {config!r}: leave the configuration out.")
-    options: dict[str, Any] = {"path": READERS[path.suffix], "data_files": str(path)}
-    if READERS[path.suffix] == "csv":  # "NA" and "None" are words like others; only an empty cell is empty
-        options |= {"keep_default_na": False, "na_values": [""], "delimiter": "\t" if path.suffix == ".tsv" else ","}
-    return options
-
-
-def _folder_options(path: Path, config: str | None) -> dict[str, Any]:
-    """How `datasets.load_dataset` is to read a folder; refuses one of which it would silently read only a part."""
-    filled = [file for file in _tables(path) if file.stat().st_size]
-    if not filled:
-        raise UserError(f"The folder {path} holds no {', '.join(READERS)} file with text: give a folder with text.")
-    if all(file.suffix == ".txt" for file in filled):
-        if config is not None:
-            raise UserError(f"The folder {path} of text files has no configuration {config!r}: leave it out.")
-        return {"path": "text", "data_files": [str(file) for file in filled], "sample_by": "paragraph"}
-    card = path / "README.md"
-    if not card.is_file() or "data_files:" not in card.read_text(encoding="utf-8", errors="replace"):
-        # Where names tell splits (train.parquet, test.parquet), other files are not part of the data.
-        base = path.resolve().as_posix()
-        data_files = DataFilesDict.from_patterns(get_data_patterns(base), base_path=base)
-        endings = {Path(file).suffix for split in data_files.values() for file in split} & READERS.keys()
-        if len({ending.replace(".jsonl", ".json") for ending in endings}) > 1:
-            raise UserError(
-                f"The folder {path} mixes the formats {', '.join(sorted(endings))}: keep one format, or name one file."
-            )
-    return {"path": str(path), "name": config}
+    return {"path": kind, "data_files": {split: [str(file) for file in parts] for split, parts in files.items()}}
 
 
 def _load(name: str, options: dict[str, Any]) -> datasets.DatasetDict:

@@ -1,5 +1,7 @@
-"""Tables of texts and labels: which columns, which rows are usable, what is dropped and counted."""
+"""Tables of texts and labels: which columns, which rows are usable, what is left out and counted."""
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,11 +11,15 @@ import datasets
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
-from .sources import ID, Source, check_column, read_source, reading, tells_rows_apart
+from .sources import ID, Source, check_column, reading, tells_rows_apart
 
 SPLITS = ("train", "validation", "test")
 MOST_MISSING = 0.1
 """Largest share of a split's rows whose label or title may be missing; one row may always be."""
+SHOWN = 80
+"""Characters of a cell that an error shows."""
+OTHER = "other"
+"""The class that rare classes are merged into."""
 
 
 class Row(NamedTuple):
@@ -27,12 +33,13 @@ class Row(NamedTuple):
 
 @dataclass
 class TaskSource:
-    """What was read of a source: rows of its splits, names of the classes, rows dropped, texts with two labels."""
+    """What was read of a source: rows by split, names of the classes, rows left out by reason, notes to say."""
 
     rows: dict[str, list[Row]]
     names: list[str]
     dropped: Counter[str] = field(default_factory=Counter)
     two_labels: int = 0
+    notes: list[str] = field(default_factory=list)
     facts: Json = field(default_factory=dict)
 
 
@@ -45,33 +52,22 @@ class Columns:
     title: str | None = None
 
 
-def open_table(
-    task: str | datasets.Dataset | datasets.DatasetDict, config: str | None, revision: str | None
-) -> tuple[str, Source]:
-    """The table of a task by path or Hub name, or an object that is one: its name for messages, and its splits."""
-    if isinstance(task, str):
-        return task, read_source(task, config=config, revision=revision)
-    splits = task if isinstance(task, datasets.DatasetDict) else datasets.DatasetDict(train=task)
-    return "the data set", Source(splits.with_format(None), None)
-
-
-def find_columns(table: datasets.DatasetDict, columns: Columns) -> Columns:
-    """The columns of a table object: where it lacks these, its only column of strings and its only ClassLabel."""
+def find_columns(table: datasets.DatasetDict, text: str | None, label: str, title: str | None) -> Columns:
+    """The columns of a table; where none was given, `text` or its only column of strings, and its only ClassLabel."""
     features = next(iter(table.values())).features
-    text, label = columns.text, columns.label
     classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if label not in features and len(classes) == 1:
+    if label == "label" and label not in features and len(classes) == 1:
         label = classes[0]
-    strings = [
-        name for name, feature in features.items() if getattr(feature, "dtype", "") in ("string", "large_string")
-    ]
-    strings = [name for name in strings if name not in (label, columns.title)]
-    if text not in features and len(strings) == 1:
-        text = strings[0]
-    return Columns(text, label, columns.title)
+    if text is None:
+        strings = [
+            name for name, feature in features.items() if getattr(feature, "dtype", "") in ("string", "large_string")
+        ]
+        strings = [name for name in strings if name not in (label, title, ID)]
+        text = strings[0] if len(strings) == 1 else "text"
+    return Columns(text, label, title)
 
 
-def read_rows(table: datasets.DatasetDict, name: str, columns: Columns, labels: Sequence[str] = ()) -> TaskSource:
+def read_rows(table: Source, name: str, columns: Columns, labels: Sequence[str] = ()) -> TaskSource:
     """The usable rows of a table's own train, validation and test splits (of its only split, as train).
 
     Rows without a text or with an empty label (None, NaN, blank, or -1 of a ClassLabel) are left out and counted. The
@@ -82,21 +78,25 @@ def read_rows(table: datasets.DatasetDict, name: str, columns: Columns, labels: 
         UserError: no train split or no such column, a column without text or not in UTF-8, one class alone,
             labels that are no names, or more than `MOST_MISSING` of a split's labels or titles missing.
     """
-    splits = {split: table[split] for split in SPLITS if split in table}
+    splits = {split: table.splits[split] for split in SPLITS if split in table.splits}
     if "train" not in splits and splits:
         raise UserError(f"{name!r} has the splits {', '.join(splits)} but no train split: give a source with one.")
-    splits = splits or {"train": next(iter(table.values()))}
+    splits = splits or {"train": next(iter(table.splits.values()))}
     for rows in splits.values():
         check_column(rows, columns.text, name, "--text-column")
         check_column(rows, columns.label, name, "--label-column")
         if columns.title is not None:
             check_column(rows, columns.title, name, "--title-column")
-    names, numbers = _read_labels(splits, name, columns.label, list(labels))
+    source = TaskSource({split: [] for split in splits}, [])
+    numbers = _read_labels(source, table, splits, name, columns.label, list(labels))
     has_ids = ID not in (columns.text, columns.label, columns.title) and tells_rows_apart(list(splits.values()), ID)
-    source = TaskSource({split: [] for split in splits}, names)
     labels_of: dict[str, set[int]] = defaultdict(set)
     for split, rows in splits.items():
-        titles = _read_titles(rows, split, name, columns.title)
+        titles: list[str] = [""] * len(rows)
+        if columns.title is not None:
+            titles = [_text(value) for value in _cells(rows, columns.title, name)]
+            remedy = "leave --title-column out, or give a source with titles in every split"
+            _check_missing([title or None for title in titles], table, split, columns.title, name, remedy)
         texts = [_text(value) for value in _cells(rows, columns.text, name)]
         ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
         for text, number, title, row_id in zip(texts, numbers[split], titles, ids, strict=True):
@@ -109,66 +109,105 @@ def read_rows(table: datasets.DatasetDict, name: str, columns: Columns, labels: 
                 labels_of[text].add(number)
     if not labels_of:
         raise UserError(f"Column {columns.text!r} of {name!r} holds no text: set --text-column.")
-    classes = set().union(*labels_of.values())
-    if len(classes) < 2:
+    if len(set().union(*labels_of.values())) < 2:
         raise UserError(f"The task {name!r} has 1 class in {columns.label!r}: give at least two classes.")
-    source.two_labels = sum(len(found) > 1 for found in labels_of.values())
+    source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
 
 
 def _read_labels(
-    splits: dict[str, datasets.Dataset], name: str, column: str, names: list[str]
-) -> tuple[list[str], dict[str, list[int | None]]]:
-    """Names of the classes, and by split the number of each row's class (None where it is empty).
+    source: TaskSource, table: Source, splits: dict[str, datasets.Dataset], name: str, column: str, names: list[str]
+) -> dict[str, list[int | None]]:
+    """The number of each row's class by split (None where it is empty); the source gets the names of the classes.
 
-    Strings, integers and whole floats are names as they are written, booleans are False and True, in sorted order; a
-    ClassLabel and a known task (whose `names` are given) keep theirs.
+    Strings without outer blanks and in Unicode NFC, integers and whole floats are names as they are written, booleans
+    are False and True, in sorted order (numbers by size); a ClassLabel and a known task (whose `names` are given) keep
+    theirs.
     """
     feature = splits["train"].features[column]
     if not names and isinstance(feature, datasets.ClassLabel):
         names = list(feature.names)
-    unlabelled = -1 if names else None
-    values = {
-        split: [_label(cell, unlabelled) for cell in _cells(rows, column, name)] for split, rows in splits.items()
-    }
-    for split, labels in values.items():
-        _check_missing(labels, f"Column {column!r} of {name!r}", split, "fill them in, or set --label-column")
+    cells = {split: _cells(rows, column, name) for split, rows in splits.items()}
+    values = {split: [_label(cell, bool(names)) for cell in of_split] for split, of_split in cells.items()}
+    for split, of_split in values.items():
+        _check_missing(of_split, table, split, column, name, "fill them in, or set --label-column")
     if not names:
-        different = _different_labels([value for labels in values.values() for value in labels], name, column)
-        index = {value: number for number, value in enumerate(different)}
-        return [str(value) for value in different], {
-            split: [None if value is None else index[value] for value in labels] for split, labels in values.items()
-        }
-    for split, labels in values.items():
-        for number, value in enumerate(labels):
+        every = [value for of_split in values.values() for value in of_split if value is not None]
+        different = _different_labels(every, name, column)
+        source.names = [str(value) for value in different]
+        source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split])
+        index: dict[Any, int | None] = {value: number for number, value in enumerate(different)} | {None: None}
+        return {split: [index[value] for value in of_split] for split, of_split in values.items()}
+    source.names = names
+    for split, of_split in values.items():
+        for row, value in enumerate(of_split):
             if value is not None and value not in range(len(names)):
                 raise UserError(
-                    f"The label {value!r} in row {number} of {split} of {name!r} is none of 0 to {len(names) - 1} "
-                    f"({', '.join(names[:3])} ...): correct it, or set --label-column."
+                    f"The label {shown(value)} in {table.place(split, row)} of {name!r} is none of 0 to "
+                    f"{len(names) - 1} ({', '.join(names[:3])} ...): correct it, or set --label-column."
                 )
-    return names, {split: [None if value is None else int(value) for value in of] for split, of in values.items()}
+    return {split: [None if value is None else int(value) for value in of] for split, of in values.items()}
 
 
 def _different_labels(values: list[Any], name: str, column: str) -> list[Any]:
     """The strings, integers or booleans that label the rows, sorted."""
-    present = [value for value in values if value is not None]
-    kinds = {type(value) for value in present}
+    kinds = {type(value) for value in values}
     if len(kinds) == 1 and kinds <= {str, int, bool}:
-        return sorted(set(present))
-    odd = [value for value in present if not isinstance(value, str | int)]
+        different = sorted(set(values))
+        if kinds == {str} and all(re.fullmatch(r"[+-]?\d+", value) for value in different):
+            different.sort(key=int)
+        return different
+    odd = [value for value in values if not isinstance(value, str | int)]
     raise UserError(
-        f"Labels must be integers or names, but column {column!r} of {name!r} holds {repr(odd[0]) if odd else 'both'}: "
-        "clean it, or set --label-column."
+        f"Labels must be integers or names, but column {column!r} of {name!r} holds "
+        f"{shown(odd[0]) if odd else 'both'}: clean it, or set --label-column."
     )
 
 
-def _read_titles(rows: datasets.Dataset, split: str, name: str, column: str | None) -> list[str | None]:
-    if column is None:
-        return [None] * len(rows)
-    titles = [_text(value) or None for value in _cells(rows, column, name)]
-    remedy = "leave --title-column out, or give a source with titles in every split"
-    _check_missing(titles, f"Column {column!r} of {name!r}", split, remedy)
-    return titles
+def _joined_spellings(cells: list[Any]) -> list[str]:
+    """A note on labels that differ in outer blanks or in their Unicode form alone."""
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for cell in set(cells) if all(isinstance(cell, str | None) for cell in cells) else ():
+        if cell and cell.strip():
+            spellings[_label(cell)].add(cell)
+    joined = {label: sorted(written) for label, written in spellings.items() if len(written) > 1}
+    if not joined:
+        return []
+    label, written = next(iter(sorted(joined.items())))
+    spelled = " and ".join(ascii(cell) for cell in written)
+    return [f"{len(joined)} classes are spelled in several ways (blanks, Unicode form), such as {label} as {spelled}"]
+
+
+def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
+    """Leave out the classes of fewer than `drop` texts, and make those of fewer than `merge` one class, `OTHER`.
+
+    Raises UserError where fewer than two classes are left.
+    """
+    counts = Counter(row.label for rows in source.rows.values() for row in rows)
+    kept = [label for label in range(len(source.names)) if counts[label] >= max(drop, merge)]
+    merged = [label for label in range(len(source.names)) if drop <= counts[label] < merge]
+    names = [source.names[label] for label in kept]
+    numbers = {label: number for number, label in enumerate(kept)}
+    if merged and OTHER not in names:
+        names.append(OTHER)
+    numbers |= {label: names.index(OTHER) for label in merged}
+    if len(names) < 2:
+        raise UserError("Fewer than two classes are left: give smaller --drop-rare-classes or --merge-rare-classes.")
+    for split, rows in source.rows.items():
+        left = [row for row in rows if row.label in numbers]
+        source.dropped["rare class"] += len(rows) - len(left)
+        source.rows[split] = [row._replace(label=numbers[row.label]) for row in left]
+    gone = [name for label, name in enumerate(source.names) if label not in numbers]
+    for verb, classes in (("left out", gone), (f"merged into {OTHER!r}", [source.names[label] for label in merged])):
+        if classes:
+            source.notes.append(f"{len(classes)} rare classes are {verb} ({', '.join(classes)[:SHOWN]})")
+    source.names = names
+
+
+def shown(value: Any) -> str:
+    """A cell as an error shows it, in at most `SHOWN` characters."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _cells(rows: datasets.Dataset, column: str, name: str) -> list[Any]:
@@ -182,22 +221,27 @@ def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _label(value: Any, unlabelled: int | None) -> Any:
-    """A label as it counts: None where it is missing, a whole float as the integer that it is."""
+def _label(value: Any, is_number: bool = False) -> Any:
+    """A label as it counts: None where it is missing, a whole float as the integer that it is.
+
+    With `is_number` it is the number of a class, perhaps written as text; -1 is a missing one.
+    """
     if isinstance(value, str):
-        return value if value.strip() else None
+        value = unicodedata.normalize("NFC", value.strip()) or None
+        return int(value) if value and is_number and value.isdecimal() else value
     if isinstance(value, float) and value != value:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return None if unlabelled is not None and value == unlabelled else value
+    return None if is_number and value == -1 else value
 
 
-def _check_missing(values: Sequence[Any], where: str, split: str, remedy: str) -> None:
+def _check_missing(values: Sequence[Any], table: Source, split: str, column: str, name: str, remedy: str) -> None:
     """Raise UserError when more than one value and more than `MOST_MISSING` of them are None."""
     missing = sum(value is None for value in values)
     if missing > max(1, MOST_MISSING * len(values)):
+        first = table.place(split, list(values).index(None))
         raise UserError(
-            f"{where} has an empty cell in {missing} of {len(values)} rows of {split} (the first in row "
-            f"{values.index(None)}, counted from 0): {remedy}."
+            f"Column {column!r} of {name!r} has an empty cell in {missing} of {len(values)} rows of {split} (the first "
+            f"in {first}): {remedy}."
         )

@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass, field
 
-TEXT_OPTIONS = ("title_column", "entity_markers", "all_rows", "shortfall")
+# fmt: off
+TEXT_OPTIONS = (
+    "title_column", "entity_markers", "all_rows", "shortfall", "drop_leakage", "encoding", "drop_rare_classes",
+    "merge_rare_classes",
+)
+# fmt: on
 """Options that are not among a run's settings, since they count by the texts that they choose."""
 
 
@@ -45,6 +50,14 @@ class TaskArguments:
     )
     shortfall: str = field(
         default="error", metadata={"help": "When a class has fewer texts than asked for: error, or take all it has."}
+    )
+    drop_rare_classes: int = field(default=0, metadata={"help": "Leave out the classes of a table of fewer rows."})
+    merge_rare_classes: int = field(default=0, metadata={"help": "Make one class, other, of those of fewer rows."})
+    drop_leakage: bool = field(
+        default=False, metadata={"help": "Leave out training texts that repeat held-out ones, and count them."}
+    )
+    encoding: str | None = field(
+        default=None, metadata={"help": "Encoding of a CSV, TSV or JSON file, such as cp1252 (default: UTF-8)."}
     )
     task_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})

@@ -1,104 +1,104 @@
 """Which rows of a task's source come into which split: seeded orders by class, cut by the numbers asked for."""
 
-from dataclasses import dataclass
-
 from ..errors import UserError
 from .sources import seeded_order
 from .tables import SPLITS, Row, TaskSource
 
 Groups = list[list[Row]]
 """The rows of each class, in seeded order."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Texts of each class; None for no limit (validation: for its share).
-
-    `pool` counts training and validation together, in place of `train`. With `tenth` validation is a tenth of the
-    training rows even where the source has no test split.
-    """
-
-    train: int | None
-    validation: int | None
-    test: int | None
-    pool: int | None = None
-    tenth: bool = False
+Sizes = dict[str, int | None]
+"""By split the texts of each class; None for no limit (validation and test: for their share)."""
+ORDER = ("test", "validation", "train")
+"""The order in which splits take their rows."""
 
 
 def choose_rows(
-    source: TaskSource, name: str, sizes: Sizes, seed: int, shortfall: str
-) -> tuple[dict[str, list[Row]], list[str]]:
-    """Seeded rows of each split, and notes about classes that have fewer than asked for.
+    source: TaskSource, name: str, sizes: Sizes, seed: int, shortfall: str, tenth: bool = False
+) -> dict[str, list[Row]]:
+    """Seeded rows of each split.
 
-    What is left out is counted in the source's `dropped`.
+    Validation is a tenth of each class, at most 200, where the source has a test split, or with `tenth`; else 15%.
+
+    What is left out is counted in the source's `dropped`; classes that have fewer than asked for are said in its
+    `notes`.
 
     Raises:
         UserError: fewer rows in a class than asked for (unless `shortfall` is `take`), or none in a split.
     """
-    ordered = {split: _by_class(source, split, seed) for split in source.rows}
-    groups, pooled = _cut(source, ordered, sizes)
-    asked = {"test": sizes.test, "validation": sizes.validation, "train": sizes.pool or sizes.train}
-    notes = []
-    for split, count in asked.items():  # in the order in which splits take their rows: the first to lack some is named
-        is_pool = split == "train" and sizes.pool is not None
-        available = pooled if is_pool else [len(rows) for rows in groups[split]]
-        lacking = sum(count is not None and have < count for have in available)
+    groups = _cut(source, {split: _by_class(source, split, seed) for split in source.rows}, sizes, tenth)
+    for split in ORDER:
+        asked, available = sizes[split], [len(rows) for rows in groups[split]]
+        lacking = sum(asked is not None and have < asked for have in available)
         if not lacking:
             continue
         fewest = min(available)
         label = source.names[available.index(fewest)]
-        texts = f"{split} texts{' (validation included)' if is_pool else ''}"
         if shortfall == "error":
             raise UserError(
-                f"{count} {texts} of each class were asked for, but {lacking} of {len(source.names)} classes of "
+                f"{asked} {split} texts of each class were asked for, but {lacking} of {len(source.names)} classes of "
                 f"{name!r} have fewer (of {label!r} {fewest} are left): ask for at most {fewest} "
                 f"(--{split}-per-label) or fewer of the other splits, or take what there is (--shortfall take)."
             )
-        notes.append(
-            f"{lacking} of {len(source.names)} classes have fewer than {count} {texts}, "
+        source.notes.append(
+            f"{lacking} of {len(source.names)} classes have fewer than {asked} {split} texts, "
             f"the fewest {label!r} with {fewest}"
         )
-    for split in SPLITS:
-        for label, rows in zip(source.names, groups[split], strict=True):
-            if not rows:
-                raise UserError(
-                    f"The class {label!r} of {name!r} has no {split} text left: give more rows of it, or ask for fewer "
-                    "texts of the other splits (--test-per-label, --validation-per-label)."
-                )
-    limits = {"train": sizes.train, "validation": sizes.validation, "test": sizes.test}
+    _check_classes(source, name, groups, sizes)
     chosen = {}
-    for split, limit in limits.items():
-        rows = [row for group in groups[split] for row in group[:limit]]
+    for split in SPLITS:
+        rows = [row for group in groups[split] for row in group[: sizes[split]]]
         order = seeded_order([f"{row.label}\0{row.key}" for row in rows], f"{seed}-{split}")
         chosen[split] = [rows[index] for index in order]
-    return chosen, notes
+    return chosen
 
 
-def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes) -> tuple[dict[str, Groups], list[int]]:
-    """Give each split its rows: test first, then validation, then train, none a text that another has.
+def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups], sizes: Sizes) -> None:
+    """Raise UserError for a class without rows in a split, which says how many it needs."""
+    for split in SPLITS:
+        for number, (label, rows) in enumerate(zip(source.names, groups[split], strict=True)):
+            if rows:
+                continue
+            if sizes["test"] is not None or sizes["validation"] is not None:
+                remedy = "ask for fewer texts of the other splits (--test-per-label, --validation-per-label)"
+            elif split == "test" and "test" in source.rows:
+                remedy = "a test split needs at least one text of each class"
+            else:
+                least = next(size for size in range(1, 100) if all(_shares(size, "test" in source.rows)))
+                remedy = f"a class needs at least {least} different texts"
+            count = sum(len(of_split[number]) for of_split in groups.values())
+            raise UserError(
+                f"The class {label!r} of {name!r} has {count} different texts and no {split} text left: give more rows "
+                f"of it ({remedy}), or leave small classes out (--drop-rare-classes N) or make them one "
+                "(--merge-rare-classes N)."
+            )
 
-    Also returns the rows of each class that training and validation may share.
-    """
+
+def _shares(texts: int, has_test: bool) -> tuple[int, int, int]:
+    """How many of a class' texts are for test, validation and training where no number was asked for."""
+    if has_test:
+        validation = min(200, round(0.1 * texts))
+        return texts, validation, texts - validation
+    test = round(0.15 * texts)
+    validation = round(0.15 / 0.85 * (texts - test))
+    return test, validation, texts - test - validation
+
+
+def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bool) -> dict[str, Groups]:
+    """Give each split its rows: test first, then validation, then train, none a text that another has."""
     rest = ordered["train"]
-    if "test" in ordered:
+    has_test = "test" in ordered
+    if has_test:
         test = ordered["test"]
     else:
-        test, rest = _split(rest, [round(0.15 * len(rows)) if sizes.test is None else sizes.test for rows in rest])
+        test, rest = _split(rest, [sizes["test"] or _shares(len(rows), False)[0] for rows in rest])
     rest = _without(source, rest, test)
-    pooled = [len(rows) for rows in rest]
-    rest = [rows[: sizes.pool] for rows in rest]
     if "validation" in ordered:
         validation = _without(source, ordered["validation"], test)
+    elif sizes["validation"] is not None or has_test or tenth:
+        validation, rest = _split(rest, [sizes["validation"] or _shares(len(rows), True)[1] for rows in rest])
     else:
-        if sizes.validation is not None:
-            counts = [sizes.validation] * len(rest)
-        elif "test" in ordered or sizes.tenth:
-            counts = [min(200, round(0.1 * len(rows))) for rows in rest]
-        else:
-            counts = [round(0.15 / 0.85 * len(rows)) for rows in rest]
-        validation, rest = _split(rest, counts)
-    train = _without(source, rest, validation)
-    return {"train": train, "validation": validation, "test": test}, pooled
+        validation, rest = _split(rest, [round(0.15 / 0.85 * len(rows)) for rows in rest])
+    return {"train": _without(source, rest, validation), "validation": validation, "test": test}
 
 
 def _by_class(source: TaskSource, split: str, seed: int) -> Groups:

@@ -20,20 +20,20 @@ from ..runs.provenance import portable_path
 from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings_task
 from .fewrel import MARKINGS, read_fewrel
 from .leakage import drop_leaking
-from .sources import ID, data_root, describe_split, text_hash
-from .tables import SPLITS, Columns, Row, TaskSource, find_columns, open_table, read_rows
+from .sources import ID, Source, data_root, describe_split, read_source, text_hash
+from .tables import SPLITS, Row, TaskSource, find_columns, read_rows, without_rare_classes
 from .task_options import TEXT_OPTIONS, TaskArguments
-from .task_splits import Sizes, choose_rows
+from .task_splits import choose_rows
 
 logger = logging.getLogger(__name__)
+
+OBJECT = "the data set"
+"""Name of a task that was given as a table object."""
 
 
 @dataclass(frozen=True)
 class KnownTask:
-    """A task of the paper: its place and pinned commit on the Hub, its classes in order, the paper's texts of each.
-
-    With `validation_within_train` the source has no more than these, so validation comes out of `train_per_label`.
-    """
+    """A task of the paper: its place and pinned commit on the Hub, its classes in order, the paper's texts of each."""
 
     hub: str | None
     revision: str | None
@@ -41,7 +41,6 @@ class KnownTask:
     labels: tuple[str, ...]
     train_per_label: int
     test_per_label: int
-    validation_within_train: bool = False
 
 
 DBPEDIA_CLASSES = (
@@ -65,67 +64,18 @@ KNOWN = {
         train_per_label=100,
         test_per_label=100,
     ),
-    "fewrel": KnownTask(None, None, "tokens", (), 630, 70, validation_within_train=True),
+    # Of the paper's 630 training texts a tenth is held out.
+    "fewrel": KnownTask(None, None, "tokens", (), train_per_label=567, test_per_label=70),
 }
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """What chooses the rows of a task: the options of `TaskArguments` (`FLAGS` has those with another name there).
-
-    `task` may also be a `Dataset` or `DatasetDict`: where it lacks the columns, its only column of strings and its only
-    ClassLabel are read. `drop_leakage` leaves out training and validation texts that repeat held-out ones.
-    """
-
-    task: str | datasets.Dataset | datasets.DatasetDict
-    train_per_label: int | None = None
-    validation_per_label: int | None = None
-    test_per_label: int | None = None
-    text_column: str | None = None
-    label_column: str = "label"
-    title_column: str | None = None
-    entity_markers: str = "none"
-    path: str | None = None
-    config: str | None = None
-    revision: str | None = None
-    root: str | None = None
-    seed: int = 0
-    all_rows: bool = False
-    shortfall: str = "error"
-    drop_leakage: bool = False
-
-    @property
-    def name(self) -> str:
-        """The task's name in messages and facts."""
-        return self.task if isinstance(self.task, str) else "the data set"
-
-    def check(self) -> None:
-        """Raise UserError for values that no task takes, and options that this task has no use for."""
-        check_range(self, 1, float("inf"), "train_per_label", "validation_per_label", "test_per_label")
-        if self.shortfall not in ("error", "take"):
-            raise UserError(f"--shortfall is {self.shortfall!r}: give error or take.")
-        if self.entity_markers not in MARKINGS:
-            raise UserError(f"--entity-markers is {self.entity_markers!r}: give one of {', '.join(MARKINGS)}.")
-        unused = set(UNUSED.get(self.name, ()))
-        if self.name not in KNOWN:
-            unused.add("path")
-        if self.name != "fewrel":
-            unused.add("entity_markers")
-        if not isinstance(self.task, str):
-            unused |= {"config", "revision"}
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if option.name in unused and value != option.default:
-                flag = f"--{FLAGS.get(option.name, option.name).replace('_', '-')}"
-                raise UserError(f"The task {self.name!r} has no use for {flag} {value}: leave it out.")
-
-
 UNUSED = {
-    "docstrings": ("text_column", "title_column", "config", "revision", "all_rows"),
-    "fewrel": ("text_column", "title_column", "revision"),
+    "docstrings": {"text_column", "title_column", "task_config", "task_revision", "all_rows"},
+    "fewrel": {"text_column", "title_column", "task_revision"},
+    OBJECT: {"task_config", "task_revision"},
 }
-FLAGS = {name: f"task_{name}" for name in ("path", "config", "revision", "seed")} | {"root": "data_root"}
-"""Options with another name in a command."""
+"""Options that a task has no use for, besides those of tables and of FewRel alone."""
+OF_TABLES = {"encoding", "drop_rare_classes", "merge_rare_classes"}
+KEYWORDS = {name: f"task_{name}" for name in ("path", "config", "revision", "seed")} | {"root": "data_root"}
+"""Keywords of `load_task` with another name among a command's options."""
 
 
 def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **options: Any) -> datasets.DatasetDict:
@@ -139,34 +89,49 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
     rows left out by reason.
 
     Args:
-        task: its name, path or Hub name, or a table of it.
-        **options: the other fields of `TaskOptions`.
+        task: its name, path or Hub name, or a table of it. Where a table lacks the columns `text` and `label`, its only
+            column of strings and its only ClassLabel are read.
+        **options: the other fields of `TaskArguments`; those of `KEYWORDS` by their short names.
 
     Raises:
         UserError: no such task or column, one class only, labels that are neither integers nor names, too many rows
             without a label or title, fewer rows in a class than asked for, or an option that the task has no use for.
     """
-    return _load(TaskOptions(str(task) if isinstance(task, Path) else task, **options))
+    named = {KEYWORDS.get(name, name): value for name, value in options.items()}
+    if isinstance(task, str | Path):
+        return load_task_from(TaskArguments(task=str(task), **named))
+    splits = task if isinstance(task, datasets.DatasetDict) else datasets.DatasetDict(train=task)
+    return load_task_from(TaskArguments(task=OBJECT, **named), Source(splits.with_format(None), None))
 
 
-def _load(options: TaskOptions) -> datasets.DatasetDict:
-    options.check()
-    splits = _load_docstrings(options) if options.name == "docstrings" else _load_rows(options)
-    if options.drop_leakage:
+def load_task_from(arguments: TaskArguments, table: Source | None = None) -> datasets.DatasetDict:
+    """The task that a command's options choose, or that is made of a table; raises UserError as `load_task`."""
+    _check(arguments)
+    is_embedded = arguments.task == "docstrings"
+    splits = _load_docstrings(arguments) if is_embedded else _load_rows(arguments, table)
+    if arguments.drop_leakage:
         splits["validation"] = drop_leaking(splits["validation"], "validation", [splits["test"]])
         splits["train"] = drop_leaking(splits["train"], "train", [splits["test"], splits["validation"]])
     return splits
 
 
-def load_task_from(arguments: TaskArguments) -> datasets.DatasetDict:
-    """The task that a command's options choose; raises UserError as `load_task`."""
-    return _load(options_of(arguments))
-
-
-def options_of(arguments: TaskArguments) -> TaskOptions:
-    """A command's options as those of `load_task`."""
-    names = [option.name for option in fields(TaskOptions) if option.name != "drop_leakage"]
-    return TaskOptions(**{name: getattr(arguments, FLAGS.get(name, name)) for name in names})
+def _check(arguments: TaskArguments) -> None:
+    """Raise UserError for values that no task takes, and options that this task has no use for."""
+    check_range(arguments, 1, float("inf"), "train_per_label", "validation_per_label", "test_per_label")
+    check_range(arguments, 0, float("inf"), "drop_rare_classes", "merge_rare_classes")
+    if arguments.shortfall not in ("error", "take"):
+        raise UserError(f"--shortfall is {arguments.shortfall!r}: give error or take.")
+    if arguments.entity_markers not in MARKINGS:
+        raise UserError(f"--entity-markers is {arguments.entity_markers!r}: give one of {', '.join(MARKINGS)}.")
+    unused = UNUSED.get(arguments.task, set())
+    unused = unused | (OF_TABLES if arguments.task in ("docstrings", *KNOWN) else {"task_path"})
+    if arguments.task != "fewrel":
+        unused = unused | {"entity_markers"}
+    for option in fields(TaskArguments):
+        value = getattr(arguments, option.name)
+        if option.name in unused and value != option.default:
+            flag = f"--{option.name.replace('_', '-')}"
+            raise UserError(f"The task {arguments.task!r} has no use for {flag} {value}: leave it out.")
 
 
 def text_options(arguments: TaskArguments) -> Json:
@@ -188,95 +153,89 @@ def class_names(task: datasets.DatasetDict) -> list[str]:
     return list(task["train"].features["label"].names)
 
 
-def _find_task(options: TaskOptions) -> tuple[Any, str | None]:
-    """Path, Hub name or object that a task is read from, and the revision to read there."""
-    known = KNOWN.get(options.name)
+def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
+    """Path or Hub name that a task is read from, and the revision to read there."""
+    known = KNOWN.get(arguments.task)
     if known is None:
-        return options.task, options.revision
-    if options.path is not None:
-        if not Path(options.path).expanduser().exists():
-            raise UserError(f"--task-path {options.path} does not exist: give the file or folder of {options.name}.")
-        return options.path, options.revision
-    folder = data_root(options.root)
-    if folder is not None and (folder / options.name).is_dir():
-        return str(folder / options.name), options.revision
+        return arguments.task, arguments.task_revision
+    if arguments.task_path is not None:
+        if not Path(arguments.task_path).expanduser().exists():
+            raise UserError(
+                f"--task-path {arguments.task_path} does not exist: give the file or folder of {arguments.task}."
+            )
+        return arguments.task_path, arguments.task_revision
+    folder = data_root(arguments.data_root)
+    if folder is not None and (folder / arguments.task).is_dir():
+        return str(folder / arguments.task), arguments.task_revision
     if known.hub is None or datasets.config.HF_HUB_OFFLINE:
         reason = "HF_HUB_OFFLINE is set" if known.hub else "its official files are not on the Hub"
         raise UserError(
-            f"The task {options.name!r} is not under the data root, and {reason}: give --task-path, or set TLM_DATA or "
-            f"--data-root to a folder that holds {options.name}/."
+            f"The task {arguments.task!r} is not under the data root, and {reason}: give --task-path, or set TLM_DATA "
+            f"or --data-root to a folder that holds {arguments.task}/."
         )
-    return known.hub, options.revision or known.revision
+    return known.hub, arguments.task_revision or known.revision
 
 
-def _load_rows(options: TaskOptions) -> datasets.DatasetDict:
+def _load_rows(arguments: TaskArguments, table: Source | None) -> datasets.DatasetDict:
     """Read a source, choose the rows of each split, and say what was left out."""
-    source = _read_source(options)
-    sizes = _sizes(options)
-    chosen, notes = choose_rows(source, options.name, sizes, options.seed, options.shortfall)
+    if arguments.task == "fewrel":
+        source = read_fewrel(_find_task(arguments)[0], arguments.task_config, arguments.entity_markers)
+    else:
+        source = _read_table(arguments, table)
+    if arguments.drop_rare_classes or arguments.merge_rare_classes:
+        without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
+    known = KNOWN.get(arguments.task)
+    sizes = {split: getattr(arguments, f"{split}_per_label") for split in SPLITS}
+    if known is not None and not arguments.all_rows:
+        sizes["train"] = sizes["train"] or known.train_per_label
+        sizes["test"] = sizes["test"] or known.test_per_label
+    chosen = choose_rows(source, arguments.task, sizes, arguments.task_seed, arguments.shortfall, known is not None)
     dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
-    if dropped:
-        notes.insert(0, f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}")
+    notes = [f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}"] if dropped else []
+    notes += source.notes
     if source.two_labels:
         notes.append(f"{source.two_labels} texts of the source have more than one label and were not left out")
     if notes:
-        logger.warning("Note: %s: %s.", options.name, "; ".join(notes))
+        logger.warning("Note: %s: %s.", arguments.task, "; ".join(notes))
     facts = {
         **source.facts,
-        "task": portable_path(options.name),
-        "seed": options.seed,
-        "asked_per_label": {"train": sizes.pool or sizes.train, "validation": sizes.validation, "test": sizes.test},
-        "validation_within_train": sizes.pool is not None,
+        "task": portable_path(arguments.task),
+        "seed": arguments.task_seed,
+        "asked_per_label": sizes,
         "dropped": dropped,
         "texts_with_two_labels": source.two_labels,
     }
     return _describe(chosen, source.names, facts)
 
 
-def _read_source(options: TaskOptions) -> TaskSource:
-    known = KNOWN.get(options.name)
-    place, revision = _find_task(options)
-    if options.name == "fewrel":
-        return read_fewrel(place, options.config, options.entity_markers)
-    name, table = open_table(place, options.config, revision)
-    columns = Columns(
-        options.text_column or (known.text_column if known else "text"), options.label_column, options.title_column
-    )
-    if not isinstance(place, str):
-        columns = find_columns(table.splits, columns)
-    source = read_rows(table.splits, options.name, columns, known.labels if known else ())
+def _read_table(arguments: TaskArguments, table: Source | None) -> TaskSource:
+    known = KNOWN.get(arguments.task)
+    place = arguments.task
+    if table is None:
+        place, revision = _find_task(arguments)
+        table = read_source(place, config=arguments.task_config, revision=revision, encoding=arguments.encoding)
+    text = arguments.text_column or (known.text_column if known else None)
+    columns = find_columns(table.splits, text, arguments.label_column, arguments.title_column)
+    source = read_rows(table, arguments.task, columns, known.labels if known else ())
     source.facts |= {
-        "source": portable_path(name),
+        "source": portable_path(place),
         "revision": table.revision,
-        "config": options.config,
+        "config": arguments.task_config,
         "columns": {"text": columns.text, "label": columns.label, "title": columns.title},
     }
     return source
 
 
-def _sizes(options: TaskOptions) -> Sizes:
-    """What was asked for, with the paper's numbers where none was given."""
-    known = KNOWN.get(options.name)
-    train, test, pool = options.train_per_label, options.test_per_label, None
-    if known is not None and not options.all_rows:
-        test = test or known.test_per_label
-        if train is None and known.validation_within_train:
-            pool = known.train_per_label
-        elif train is None:
-            train = known.train_per_label
-    return Sizes(train, options.validation_per_label, test, pool, tenth=known is not None)
-
-
-def _load_docstrings(options: TaskOptions) -> datasets.DatasetDict:
-    numbers = {f"{split}_per_label": getattr(options, f"{split}_per_label") for split in SPLITS}
+def _load_docstrings(arguments: TaskArguments) -> datasets.DatasetDict:
+    numbers = {f"{split}_per_label": getattr(arguments, f"{split}_per_label") for split in SPLITS}
     given = {name: number for name, number in numbers.items() if number is not None}
-    task = load_docstrings_task(seed=options.seed, **given)
+    task = load_docstrings_task(seed=arguments.task_seed, **given)
     chosen = {split: [Row(row["text"], row["label"], row[ID], row["text"]) for row in task[split]] for split in SPLITS}
     facts = {
         "task": "docstrings",
         "source": "docstrings",
         "revision": f"sha256:{fingerprint()}",
-        "seed": options.seed,
+        "seed": arguments.task_seed,
         "asked_per_label": {split: len(task[split]) // len(TASK_LIBRARIES) for split in SPLITS},
         "dropped": {},
         "texts_with_two_labels": 0,

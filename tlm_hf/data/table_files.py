@@ -1,0 +1,265 @@
+"""CSV, TSV, JSON and Excel files as people have them: read as they are written, or refused in one sentence.
+
+Cells of CSV, TSV and Excel files are text (`007` stays `007`), and only an empty cell is None; values of JSON keep
+their types. Endings count in any case, and `.gz` may follow them.
+"""
+
+import csv
+import gzip
+import io
+import json
+import logging
+import sys
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+
+from ..errors import UserError
+from ..runs.atomic_files import Json
+
+logger = logging.getLogger(__name__)
+csv.field_size_limit(sys.maxsize)
+
+KINDS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".xlsx": "xlsx"}
+DELIMITERS = ",;\t|"
+BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+HEADER = 100_000
+"""Characters at the start of a file among which the delimiter is looked for."""
+
+
+@dataclass(frozen=True)
+class FileTable:
+    """The rows of a file, and the number of each as an editor shows it: of its `line`, or of its `row`."""
+
+    file: Path
+    table: pa.Table
+    numbers: Sequence[int]
+    unit: str = "line"
+
+
+def kind_of(file: Path) -> str | None:
+    """`csv`, `tsv`, `json` or `xlsx`; None for a file of another kind."""
+    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
+    if suffixes[-1:] == [".gz"]:
+        return KINDS.get(suffixes[0]) if suffixes[0] != ".xlsx" else None
+    return KINDS.get(suffixes[-1]) if suffixes else None
+
+
+def read_table_file(file: Path, encoding: str | None = None) -> FileTable:
+    """Read a file of one of `KINDS`; `encoding` is by default UTF-8, or UTF-16 where a byte-order mark says so.
+
+    Raises:
+        UserError: the file cannot be decoded, a row has more or fewer cells than the header, two columns have one name,
+            or the JSON is neither rows nor columns; the message names the line.
+    """
+    kind = kind_of(file)
+    if kind == "xlsx":
+        return _read_excel(file)
+    text = _decode(file, encoding)
+    return _read_json(file, text) if kind == "json" else _read_csv(file, text, kind == "tsv")
+
+
+def join_tables(tables: Sequence[FileTable]) -> pa.Table:
+    """The rows of several files; raises UserError where their columns differ."""
+    first = tables[0]
+    for other in tables[1:]:
+        check_same_columns(first.file, first.table.column_names, other.file, other.table.column_names)
+    parts = [part.table.select(first.table.column_names) for part in tables]
+    try:
+        return pa.concat_tables(parts, promote_options="permissive")
+    except pa.ArrowException as error:
+        names = ", ".join(str(part.file) for part in tables[:3])
+        raise UserError(f"The columns of {names} differ in type ({error}): make them alike.") from error
+
+
+def check_same_columns(file: Path, columns: Sequence[str], other: Path, others: Sequence[str]) -> None:
+    """Raise UserError where two files of a folder differ in columns."""
+    if set(columns) != set(others):
+        raise UserError(
+            f"{other} has the columns {', '.join(others)}, but {file} beside it has {', '.join(columns)}: make them "
+            "alike, or name one file."
+        )
+
+
+def _decode(file: Path, encoding: str | None) -> str:
+    try:
+        content = file.read_bytes()
+        if file.suffix.lower() == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{str(file)!r} cannot be read ({error}): restore the file.") from error
+    marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding or marked)
+    except LookupError as error:
+        raise UserError(f"--encoding {encoding} is unknown: give a name such as cp1252 or utf-16.") from error
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        remedy = "give its --encoding" if encoding else "save it as UTF-8, or pass --encoding cp1252 (or what it is in)"
+        raise UserError(f"{str(file)!r} is not {encoding or 'UTF-8'} in line {line}: {remedy}.") from error
+    if "\0" in text:
+        raise UserError(f"{str(file)!r} holds zero bytes: save it as UTF-8, or pass --encoding utf-16-le.")
+    return text
+
+
+def _read_csv(file: Path, text: str, is_tsv: bool) -> FileTable:
+    delimiter = _find_delimiter(text[:HEADER], "\t" if is_tsv else ",")
+    if delimiter != ("\t" if is_tsv else ","):
+        logger.warning("Note: the columns of %s are separated by %r.", file, delimiter)
+    if is_tsv and '"' in text:
+        (header, *rows), lines = _parse_tsv(file, text, delimiter)
+    else:
+        (header, *rows), lines = _parse(file, text, delimiter, csv.QUOTE_MINIMAL)
+    for row, line in zip(rows, lines[1:], strict=True):
+        if len(row) != len(header):
+            raise UserError(
+                f"Line {line} of {file} has {len(row)} cells, but the header has {len(header)}: correct it, or put "
+                f"cells that hold {delimiter!r} into quotation marks."
+            )
+    columns = zip(*rows, strict=True) if rows else [[] for _ in header]
+    arrays = [pa.array([cell or None for cell in column], pa.string()) for column in columns]
+    return FileTable(file, _table(file, [name.strip() for name in header], arrays), lines[1:])
+
+
+def _find_delimiter(text: str, default: str) -> str:
+    """The one of `DELIMITERS` that makes most columns of the header, `default` among equals."""
+
+    def columns(delimiter: str) -> int:
+        return next((len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), 0)
+
+    return max(DELIMITERS, key=lambda delimiter: (columns(delimiter), delimiter == default))
+
+
+def _parse(file: Path, text: str, delimiter: str, quoting: Literal[0, 3]) -> tuple[list[list[str]], list[int]]:
+    """The rows that are not blank, and the line at which each begins."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    rows, lines, line = [], [], 1
+    try:
+        for row in reader:
+            if row:
+                rows.append(row)
+                lines.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"Line {line} of {file} cannot be read ({error}): correct its quotation marks.") from error
+    if not rows:
+        raise UserError(f"{file} is empty: give a file with text in it.")
+    return rows, lines
+
+
+def _parse_tsv(file: Path, text: str, delimiter: str) -> tuple[list[list[str]], list[int]]:
+    """Rows of a TSV file with quotation marks: they are read as text where they would take in further lines."""
+    plain = _parse(file, text, delimiter, csv.QUOTE_NONE)
+    is_plain = all(len(row) == len(plain[0][0]) for row in plain[0])
+    try:
+        quoted = _parse(file, text, delimiter, csv.QUOTE_MINIMAL)
+    except UserError:
+        if not is_plain:
+            raise
+        quoted = ([], [])
+    if quoted[1] == plain[1] or not is_plain:
+        return quoted
+    line = next((line for line, other in zip(plain[1], quoted[1], strict=False) if line != other), plain[1][-1])
+    logger.warning(
+        "Note: in %s a quotation mark before line %d is not closed in its line: quotation marks are read as text.",
+        file, line,
+    )  # fmt: skip
+    return plain
+
+
+def _read_json(file: Path, text: str) -> FileTable:
+    try:
+        document = json.loads(text, parse_constant=lambda _: None)  # NaN is a missing value
+    except ValueError as error:
+        if text.lstrip()[:1] == "[":
+            raise UserError(f"{file} is not whole JSON ({error}): correct it.") from error
+        records, lines = _json_lines(file, text)
+        return FileTable(file, _from_records(file, records), lines)
+    table = _from_document(file, document)
+    return FileTable(file, table, range(1, len(table) + 1), "row")
+
+
+def _json_lines(file: Path, text: str) -> tuple[list[Any], list[int]]:
+    """The objects of JSON lines, and the line of each."""
+    records, lines = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                records.append(json.loads(line, parse_constant=lambda _: None))
+            except ValueError as error:
+                raise UserError(f"Line {number} of {file} is not JSON ({error}): correct it.") from error
+            lines.append(number)
+    return records, lines
+
+
+def _from_document(file: Path, document: Any) -> pa.Table:
+    """A table of a JSON list of rows, or of one of the forms that pandas writes."""
+    if not isinstance(document, dict):
+        return _from_records(file, document if isinstance(document, list) else [document])
+    form, records = "", [document]
+    data, values = document.get("data"), list(document.values())
+    if isinstance(data, list) and isinstance(document.get("columns"), list):
+        form, records = "split", [dict(zip(document["columns"], row, strict=False)) for row in data]
+    elif isinstance(data, list):
+        form, records = "table", data
+    elif values and all(isinstance(value, dict) for value in values):
+        if all(name.isdecimal() for name in document):
+            form, records = "index", values
+        else:
+            form, rows = "columns", dict.fromkeys(row for column in values for row in column)
+            records = [{name: column.get(row) for name, column in document.items()} for row in rows]
+    elif values and all(isinstance(value, list) for value in values) and len({len(value) for value in values}) == 1:
+        form, records = "list", [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
+    if form:
+        logger.warning(
+            "Note: %s holds one JSON object in the form %r of a DataFrame: %d rows.", file, form, len(records)
+        )
+    return _from_records(file, records)
+
+
+def _from_records(file: Path, records: list[Any]) -> pa.Table:
+    odd = next((number for number, record in enumerate(records, 1) if not isinstance(record, dict)), None)
+    if odd is not None:
+        raise UserError(
+            f"Record {odd} of {file} is not a JSON object: give one object with the same keys for each row."
+        )
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return _table(file, names, [_json_column(file, name, [record.get(name) for record in records]) for name in names])
+
+
+def _json_column(file: Path, name: str, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError) as error:
+        present = [value for value in values if value is not None]
+        if all(type(value) is int for value in present):  # beyond 64 bits: names, not numbers
+            return pa.array([None if value is None else str(value) for value in values], pa.string())
+        kinds = sorted({type(value).__name__ for value in present})
+        raise UserError(f"Column {name!r} of {str(file)!r} mixes {' and '.join(kinds)}: make them alike.") from error
+
+
+def _read_excel(file: Path) -> FileTable:
+    import openpyxl  # noqa: F401  pandas needs it; commands name the extra where it is missing
+
+    try:
+        sheets: Json = pd.read_excel(file, sheet_name=None, dtype=str, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{str(file)!r} cannot be read ({error}): save it as CSV.") from error
+    name, frame = next(iter(sheets.items()))
+    if len(sheets) > 1:
+        logger.warning("Note: of the %d sheets of %s the first is read, %r.", len(sheets), file, name)
+    arrays = [pa.array([None if cell != cell else cell for cell in frame[name]], pa.string()) for name in frame]
+    return FileTable(file, _table(file, [str(name) for name in frame], arrays), range(2, len(frame) + 2), "row")
+
+
+def _table(file: Path, names: list[str], arrays: list[pa.Array]) -> pa.Table:
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise UserError(f"{file} has two columns {double!r}: rename one.")
+    return pa.Table.from_arrays(arrays, names)
