@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import datasets
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,10 +41,7 @@ def slow_pairs(training: Sequence[str], held_out: Sequence[str]) -> dict[tuple[i
     for one, text in enumerate(training):
         for other, held in enumerate(held_out):
             words, others = slow_words(text), slow_words(held)
-            if not words and not others and text.split() == held.split():
-                found[one, other] = (True, 1.0)
-                continue
-            if words and words == others:
+            if words == others and (words or text.split() == held.split()):
                 found[one, other] = (True, 1.0)
                 continue
             mine = {tuple(words[start : start + 5]) for start in range(len(words) - 4)}
@@ -59,18 +57,16 @@ def expect(training: Sequence[str], held_out: Sequence[str]) -> int:
     """Hold `find_leakage` against the oracle; returns the number of pairs."""
     pairs = slow_pairs(training, held_out)
     found = find_leakage(training, held_out)
-    assert found.exact_pairs == sum(exact for exact, _ in pairs.values())
-    assert found.near_pairs == len(pairs) - found.exact_pairs
-    for side, rows, mine, other in ((found.training, training, 0, 1), (found.held_out, held_out, 1, 0)):
-        for row in range(len(rows)):
-            partners = [(-exact, -share, pair[other]) for pair, (exact, share) in pairs.items() if pair[mine] == row]
-            exact, share, partner = min(partners, default=(0, 0.0, -1))
-            assert bool(side.leaks[row]) is bool(partners)
-            assert (bool(side.exact[row]), float(side.share[row]), int(side.partner[row])) == (
-                bool(exact),
-                -share,
-                partner,
-            )
+    for side, exact, near in (
+        (0, found.training_exact, found.training_near), (1, found.held_out_exact, found.held_out_near),
+    ):  # fmt: skip
+        of_kind = {
+            kind: {pair[side] for pair, (is_exact, _) in pairs.items() if is_exact is kind} for kind in (False, True)
+        }
+        assert set(np.flatnonzero(exact)) == of_kind[True]
+        assert set(np.flatnonzero(near)) == of_kind[False] - of_kind[True]
+    assert {tuple(pair) for pair in found.pairs.tolist()} <= pairs.keys()
+    assert found.pairs[:, 0].tolist() == np.flatnonzero(found.leaks).tolist()
     return len(pairs)
 
 
@@ -125,21 +121,18 @@ def test_normalised_text(text, expected):
 def test_four_of_five_shingles_are_near_and_three_of_four_are_not():
     nine, eight = list("abcdefghi"), list("abcdefgh")
     near = [" ".join([*nine[:-1], "x"]), " ".join([*eight[:-1], "x"])]
-    found = find_leakage(near, [" ".join(nine), " ".join(eight)])
     # The first keeps 4 of 5 shingles of the nine words, and all 4 of the eight; the second 3 of 4 of either.
-    assert found.training.leaks.tolist() == [True, False]
-    assert find_leakage(near[:1], [" ".join(nine)]).training.share.tolist() == [0.8]
-    assert not find_leakage(near[1:], [" ".join(eight)]).training.leaks.any()
+    assert find_leakage(near, [" ".join(nine), " ".join(eight)]).leaks.tolist() == [True, False]
+    assert not find_leakage(near[1:], [" ".join(eight)]).leaks.any()
 
 
 def test_a_sentence_in_a_paragraph_is_near_and_a_short_text_compares_whole():
     sentence = "The miller counts the bags of flour in the mill."
     paragraph = f"It is early. {sentence.upper()} Then he goes home."
     found = find_leakage([paragraph, "Bread and salt", "bread and salt, water"], [sentence, "bread, and salt!"])
-    assert found.training.share.tolist() == [1.0, 1.0, 0.0]
-    assert found.training.exact.tolist() == [False, True, False]
-    assert found.held_out.partner.tolist() == [0, 1]
-    assert (found.exact_pairs, found.near_pairs) == (1, 1)
+    assert found.training_near.tolist() == [True, False, False]
+    assert found.training_exact.tolist() == [False, True, False]
+    assert found.pairs.tolist() == [[0, 0], [1, 1]]
 
 
 def test_nothing_on_a_side():
@@ -168,12 +161,12 @@ def test_report_has_counts_and_ids_and_no_text():
     sides = (with_ids(TRAINING, "train"), with_ids(HELD_OUT, "test"))
     report = asdict(check_splits(*sides, ("train", "test")))
     assert report["between"] == ("train", "test")
-    assert report["training"] == {"rows": 4, "exact": 2, "near": 1, "share": 0.75}
-    assert report["held_out"] == {"rows": 3, "exact": 2, "near": 0, "share": 0.666667}
-    assert report["pairs"] == {"exact": 2, "near": 1}
+    assert report["training"] == {"rows": 4, "exact": 2, "near": 1}
+    assert report["held_out"] == {"rows": 3, "exact": 2, "near": 0}
     assert report["examples"] == [
-        {"training": "train/2", "held_out": "test/1", "share": 1.0, "exact": True},
-        {"training": "train/3", "held_out": "test/2", "share": 1.0, "exact": True},
+        {"training": "train/0", "held_out": "test/1", "exact": False},
+        {"training": "train/2", "held_out": "test/1", "exact": True},
+        {"training": "train/3", "held_out": "test/2", "exact": True},
     ]
     written = json.dumps(report)
     assert not any(word in written for word in ("boat", "baker", "children"))
@@ -220,6 +213,6 @@ def test_memory_does_not_grow_with_the_larger_side(monkeypatch):
         found = find_leakage(Lazy(rows), held_out)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert found.training.exact[:50].all()
-    per_row = 40  # share, partner, score and flag of a row
+        assert found.training_exact[:50].all()
+    per_row = 40  # partner, pair and flags of a row
     assert peaks[1] - peaks[0] < 3000 * per_row + 0.2 * peaks[0]

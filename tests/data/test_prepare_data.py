@@ -266,7 +266,7 @@ def test_leaks_are_dropped_from_the_training_side_alone(home, task_folder, tmp_p
         gone += len(before) - len(after)
     assert gone == EXACT + NEAR
     for check in record(tmp_path / "clean")["leakage"]["default"]:
-        assert check["pairs"] == {"exact": 0, "near": 0}
+        assert check["training"]["exact"] == check["training"]["near"] == 0
     card = (tmp_path / "clean" / "README.md").read_text(encoding="utf-8")
     assert "Warning" not in card
     assert f"{gone} leaking training texts were left out beforehand" in card
