@@ -57,12 +57,11 @@ def expect(training: Sequence[str], held_out: Sequence[str]) -> int:
     """Hold `find_leakage` against the oracle; returns the number of pairs."""
     pairs = slow_pairs(training, held_out)
     found = find_leakage(training, held_out)
-    for side, exact, near in (
-        (0, found.training_exact, found.training_near), (1, found.held_out_exact, found.held_out_near),
-    ):  # fmt: skip
-        of_kind = {
-            kind: {pair[side] for pair, (is_exact, _) in pairs.items() if is_exact is kind} for kind in (False, True)
-        }
+    sides = [(found.training_exact, found.training_near), (found.held_out_exact, found.held_out_near)]
+    for side, (exact, near) in enumerate(sides):
+        of_kind: dict[bool, set[int]] = {True: set(), False: set()}
+        for pair, (is_exact, _) in pairs.items():
+            of_kind[is_exact].add(pair[side])
         assert set(np.flatnonzero(exact)) == of_kind[True]
         assert set(np.flatnonzero(near)) == of_kind[False] - of_kind[True]
     assert {tuple(pair) for pair in found.pairs.tolist()} <= pairs.keys()

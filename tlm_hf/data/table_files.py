@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pandas as pd
 import pyarrow as pa
 
-from ..errors import UserError
+from ..errors import UserError, check_installed
 from ..runs.atomic_files import Json
 
 logger = logging.getLogger(__name__)
@@ -245,8 +245,7 @@ def _json_column(file: Path, name: str, values: list[Any]) -> pa.Array:
 
 
 def _read_excel(file: Path) -> FileTable:
-    import openpyxl  # noqa: F401  pandas needs it; commands name the extra where it is missing
-
+    check_installed("openpyxl")
     try:
         sheets: Json = pd.read_excel(file, sheet_name=None, dtype=str, keep_default_na=False, na_values=[""])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
