@@ -15,6 +15,7 @@ TINY = {
             "scratch": [{"learning_rate": 1e-3}],
         }
     },
+    "rates": {"seeds": 1, "follow": 0},
     "gap": {"recipes": ["bert-1"], "pretraining_seeds": 2, "finetuning_seeds": 1},
     "corpus_size": {"recipe": "bert-1", "num_texts": [64, 128], "max_steps": 4, "pretraining_seeds": 1},
     "overlap": {"recipe": "bert-1", "num_texts": 100, "corpus_texts": 1000, "max_steps": 4, "pretraining_seeds": 1},

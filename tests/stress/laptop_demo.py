@@ -22,8 +22,8 @@ from tlm_hf.data.tasks import class_names, load_task  # noqa: E402
 from tlm_hf.data.tokenization import train_wordpiece  # noqa: E402
 from tlm_hf.hub.demo_data import DemoTask, stage_demo  # noqa: E402
 from tlm_hf.recipes import build_config, find_size  # noqa: E402
+from tlm_hf.study.demo import MOST_MEMBERS, TITLES  # noqa: E402
 from tlm_hf.study.plan_file import read_plan  # noqa: E402
-from tlm_hf.study.report import MOST_DEMO_MEMBERS, TITLES  # noqa: E402
 
 SIZE, TEXTS = "laptop", 20_000
 
@@ -55,7 +55,7 @@ def main() -> None:
     for name, options in read_plan(SIZE).tasks.items():
         splits = load_task(name, **options)
         labels = class_names(splits)
-        members = [classifier("bert-1", labels) for _ in range(MOST_DEMO_MEMBERS)]
+        members = [classifier("bert-1", labels) for _ in range(MOST_MEMBERS)]
         committee = keep(f"{name}-committee", CommitteeForSequenceClassification.from_members(members))
         tasks.append(
             DemoTask(name, TITLES[name], committee, keep(f"{name}-deep", classifier("bert-6", labels)), splits)

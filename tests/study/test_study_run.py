@@ -19,8 +19,9 @@ from transformers import AutoModelForSequenceClassification
 
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.scoring import LOGIT_STEP, pack_logits, unpack_logits
-from tlm_hf.study.execute import _without_paths, read_record
-from tlm_hf.study.report import stage_study_demo, write_report
+from tlm_hf.study.demo import stage_study_demo
+from tlm_hf.study.execute import read_record
+from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
 
 
@@ -256,7 +257,6 @@ def test_no_run_yet_is_said(tmp_path):
     [
         ({"findings": ["gaps"]}, "'gaps'"),
         ({"executor": "slurm"}, "'slurm'"),
-        ({"ray_address": "a:1"}, "--executor ray"),
         ({"stop_after": "soon"}, "--stop-after is 'soon'"),
     ],
 )
@@ -291,10 +291,3 @@ def test_a_second_study_in_the_same_folder_is_refused(tmp_path):
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"), pytest.raises(UserError, match="Another study"):
         run_study(arguments(tmp_path))
-
-
-def test_logs_go_without_bars_and_folders_of_the_machine(tmp_path):
-    text = (
-        f"Loading /opt/here/lib/model. Half 3/4, {tmp_path}/work/a/model\n 5%|#  | 1/20 [00:01<00:19, 1.0it/s]\nDone.\n"
-    )
-    assert _without_paths(text, tmp_path / "work") == "Loading model. Half 3/4, WORK/a/model\nDone.\n"

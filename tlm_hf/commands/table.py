@@ -104,7 +104,7 @@ COMMANDS = {
         "tables and plots of the findings", "study.report:write_report", ("report",), preset={"what": "report"}
     ),
     "study demo": Command(
-        "a folder for the Space", "study.report:stage_study_demo", ("demo", "tasks"), preset={"what": "demo"}
+        "a folder for the Space", "study.demo:stage_study_demo", ("demo", "tasks"), preset={"what": "demo"}
     ),
     "release stage": Command(
         "models, data sets, cards and the Space as folders", RELEASE, ("table",), ("release_file",), {"what": "stage"}

@@ -6,12 +6,10 @@ so there is also a t-interval over runs (Welch's, where runs of the two sides ar
 both exclude 0. All draws are seeded: the same records give the same numbers.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, product
-from math import comb, prod
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -21,6 +19,7 @@ DRAWS = 10_000
 LEVEL = 0.95
 MOST_COMMITTEES = 300
 """Committees of one size that are evaluated: all of ten members."""
+Committee = tuple[int, ...]
 Interval = tuple[float | None, float | None]
 
 
@@ -36,87 +35,16 @@ class Estimate:
     t_high: float | None = None
 
 
-@dataclass(frozen=True)
-class Row:
-    """One estimate of a finding, as a share of the test texts; `seeds` are the runs of the side that has fewer.
-
-    Some have `measures` (a subset's overlap with the task), the names of `collapsed` runs that were left out, or the
-    model of the latency rows that has their time (`timed_as`).
-    """
-
-    finding: str
-    task: str
-    model: str
-    x: Any
-    measure: str
-    estimate: float
-    low: float
-    high: float
-    seeds: int
-    runs: list[int]
-    t_low: float | None
-    t_high: float | None
-    measures: dict[str, float] | None = None
-    collapsed: list[str] | None = None
-    timed_as: str | None = None
-
-    @property
-    def percent(self) -> str:
-        """`85.6 [84.1, 87.0]`, in percent of the test texts."""
-        return f"{100 * self.estimate:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-    @property
-    def points(self) -> str:
-        """`+3.1 [+1.0, +5.2]`, in percentage points."""
-        return f"{100 * self.estimate:+.1f} [{_bound(self.low)}, {_bound(self.high)}]"
-
-    @property
-    def t_points(self) -> str:
-        """The t-interval over runs, in percentage points."""
-        if self.t_low is None or self.t_high is None:
-            return "one run"
-        return f"[{_bound(self.t_low)}, {_bound(self.t_high)}]"
-
-    @property
-    def sides(self) -> str:
-        """`10 and 7`: runs of each side."""
-        return " and ".join(map(str, self.runs))
-
-
-def _bound(share: float) -> str:
-    """An end of an interval in percentage points; with more digits where it would round to 0."""
-    value = 100 * share
-    return f"{value:+.1f}" if abs(value) >= 0.05 else f"{value:+.3f}"
-
-
-def make_row(finding: str, task: str, model: str, x: Any, measure: str, found: Estimate, **more: Any) -> Row:
-    """A row with values rounded to a ten-thousandth of a point: further digits vary with a machine's order of sums."""
-    t_low, t_high = (None if value is None else round(value, 6) for value in (found.t_low, found.t_high))
-    low, high = round(found.low, 6), round(found.high, 6)
-    runs = list(found.runs)
-    return Row(
-        finding, task, model, x, measure, round(found.value, 6), low, high, min(runs), runs, t_low, t_high, **more
-    )
-
-
-def _t_interval(values: np.ndarray) -> Interval:
-    """t-interval of the mean of independent values; (None, None) for fewer than two."""
-    if len(values) < 2:
+def _interval(*sides: np.ndarray) -> Interval:
+    """t-interval of a mean over runs, or Welch's of the difference of two means; (None, None) below two runs a side."""
+    if min(map(len, sides)) < 2:
         return None, None
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
-
-
-def _welch_interval(ours: np.ndarray, theirs: np.ndarray) -> Interval:
-    """t-interval of the difference of two means with separate variances; (None, None) below two values."""
-    if min(len(ours), len(theirs)) < 2:
-        return None, None
-    parts = [float(np.var(side, ddof=1)) / len(side) for side in (ours, theirs)]
-    value, variance = float(ours.mean() - theirs.mean()), sum(parts)
-    if variance == 0:
+    variances = [float(np.var(side, ddof=1)) / len(side) for side in sides]
+    value, total = float(sides[0].mean() - sum(side.mean() for side in sides[1:])), sum(variances)
+    if total == 0:
         return value, value
-    freedom = variance**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (ours, theirs), strict=True))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance))
+    freedom = total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(variances, sides, strict=True))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(total))
     return value - half, value + half
 
 
@@ -131,22 +59,30 @@ def _item_counts(seed: int, count: int) -> np.ndarray:
     return items
 
 
-def _resample(rows: np.ndarray, items: np.ndarray, generator: np.random.Generator, single: bool) -> np.ndarray:
+@lru_cache(maxsize=16)  # a report compares the same runs with many others
+def _means(rows: bytes, runs: int, seed: int) -> np.ndarray:
+    """Bootstrap mean of each run, float (runs, draws), of the bytes of a float array (runs, items)."""
+    array = np.frombuffer(rows).reshape(runs, -1)
+    means: np.ndarray = array @ _item_counts(seed, array.shape[1]).T / array.shape[1]
+    return means
+
+
+def _resample(rows: np.ndarray, seed: int, generator: np.random.Generator, single: bool) -> np.ndarray:
     """Bootstrap means of (runs, items), float (draws,): of as many runs as there are, or of a single one."""
-    by_run = rows @ items.T / rows.shape[1]  # (runs, draws)
+    means = _means(np.asarray(rows, dtype=float).tobytes(), len(rows), seed)
     if single:
-        return by_run[generator.integers(len(rows), size=len(items)), np.arange(len(items))]
-    weights = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=len(items)) / len(rows)
-    return (weights * by_run.T).sum(axis=1)
+        return means[generator.integers(len(rows), size=DRAWS), np.arange(DRAWS)]
+    weights = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=DRAWS) / len(rows)
+    return (weights * means.T).sum(axis=1)
 
 
 def _draws(
     ours: np.ndarray, theirs: np.ndarray | None, seed: int = 0, single: bool = False, single_theirs: bool = False
 ) -> np.ndarray:
     """The bootstrap's values of a difference, float (draws,)."""
-    items, generator = _item_counts(seed, ours.shape[1]), np.random.default_rng([seed, 1])
-    values = _resample(ours, items, generator, single)
-    return values if theirs is None else values - _resample(theirs, items, generator, single_theirs)
+    generator = np.random.default_rng([seed, 1])
+    values = _resample(ours, seed, generator, single)
+    return values if theirs is None else values - _resample(theirs, seed, generator, single_theirs)
 
 
 def _estimate(value: float, draws: np.ndarray, runs: tuple[int, ...], t_interval: Interval) -> Estimate:
@@ -154,38 +90,38 @@ def _estimate(value: float, draws: np.ndarray, runs: tuple[int, ...], t_interval
     return Estimate(value, float(low), float(high), runs, *t_interval)
 
 
-def accuracy(correct: np.ndarray, single: bool = False) -> Estimate:
-    """Mean accuracy over runs; arguments as of `difference`."""
-    return difference(correct, None, single=single)
-
-
-def difference(
-    ours: np.ndarray, theirs: np.ndarray | None, paired: bool = False, single: bool = False, single_theirs: bool = False
+def estimate(
+    ours: np.ndarray,
+    theirs: np.ndarray | None = None,
+    *,
+    paired: bool = False,
+    single: bool = False,
+    single_theirs: bool = False,
 ) -> Estimate:
-    """Mean accuracy of ours less that of theirs, on the same test items.
+    """Mean accuracy of ours, or that less the mean accuracy of theirs on the same test items.
 
     Args:
-        ours: share of a run's answers that are right, float (runs, items).
-        theirs: the same of the other side, which may have another number of runs; None for 0.
-        paired: row k of both sides belongs together: the t-interval is that of the rows' differences, else Welch's.
-        single: the interval is that of one run of ours, not of their mean, without a t-interval.
-        single_theirs: the same for theirs.
+        ours: what the runs have right, float (runs, items).
+        theirs: likewise of the other side.
+        paired: row k of both sides belongs together, for the t-interval.
+        single: rows are alternatives, such as committees of the same members: the value is that of one of them, the
+            bootstrap draws one, and there is no t-interval.
+        single_theirs: the same for the other side.
 
     Raises:
-        ValueError: sides with different items, or none.
+        ValueError: sides of other test items.
     """
-    if ours.ndim != 2 or not ours.size or (theirs is not None and theirs.shape[1:] != ours.shape[1:]):
-        raise ValueError("Both sides need the same test items, and at least one run.")
-    by_run = ours.mean(axis=1)
+    if theirs is not None and theirs.shape[1] != ours.shape[1]:
+        raise ValueError("Both sides must be on the same test items.")
+    draws, by_run = _draws(ours, theirs, 0, single, single_theirs), ours.mean(axis=1)
     other = np.zeros(1) if theirs is None else theirs.mean(axis=1)
     if single or single_theirs:
         t_interval: Interval = (None, None)
     elif paired or theirs is None:
-        t_interval = _t_interval(by_run - other)
+        t_interval = _interval(by_run - other)
     else:
-        t_interval = _welch_interval(by_run, other)
+        t_interval = _interval(by_run, other)
     runs = (len(ours),) if theirs is None else (len(ours), len(theirs))
-    draws = _draws(ours, theirs, single=single, single_theirs=single_theirs)
     return _estimate(float(by_run.mean()) - float(other.mean()), draws, runs, t_interval)
 
 
@@ -196,7 +132,7 @@ def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
     by_run = [ours.mean(axis=1) - theirs.mean(axis=1) for ours, theirs in pairs]
     value = float(np.mean([values.mean() for values in by_run]))
     runs = sum(len(values) for values in by_run)
-    return _estimate(value, draws, (runs, runs), _t_interval(np.concatenate(by_run)))
+    return _estimate(value, draws, (runs, runs), _interval(np.concatenate(by_run)))
 
 
 def slope(points: Sequence[float], accuracies: Sequence[np.ndarray]) -> Estimate:
@@ -207,31 +143,25 @@ def slope(points: Sequence[float], accuracies: Sequence[np.ndarray]) -> Estimate
     """
     centred = np.asarray(points, dtype=float) - np.mean(points)
     weights = centred / (centred**2).sum()
-    return difference(sum(weight * rows for weight, rows in zip(weights, accuracies, strict=True)), None)
+    return estimate(np.tensordot(weights, np.stack(list(accuracies)), 1))
 
 
-def subsets(members: int, count: int) -> list[tuple[int, ...]]:
-    """All committees of `count` of the members, or `MOST_COMMITTEES` random ones where there are more."""
-    if comb(members, count) <= MOST_COMMITTEES:
-        return list(combinations(range(members), count))
-    generator = np.random.default_rng(0)
-    return _distinct(lambda: sorted(generator.choice(members, count, replace=False).tolist()))
+def subsets(members: int, count: int) -> list[Committee]:
+    """All committees of `count` of the members, or `MOST_COMMITTEES` random ones."""
+    return _thin(list(combinations(range(members), count)))
 
 
-def one_of_each(counts: Sequence[int]) -> list[tuple[int, ...]]:
+def one_of_each(counts: Sequence[int]) -> list[Committee]:
     """All committees of one member of each kind, or `MOST_COMMITTEES` random ones; numbered through the kinds."""
-    starts = np.cumsum([0, *counts[:-1]])
-    if prod(counts) <= MOST_COMMITTEES:
-        return list(product(*(range(start, start + count) for start, count in zip(starts, counts, strict=True))))
-    generator = np.random.default_rng(0)
-    return _distinct(lambda: (starts + generator.integers(counts)).tolist())
+    ends = np.cumsum(counts)
+    return _thin(list(product(*(range(end - count, end) for end, count in zip(ends, counts, strict=True)))))
 
 
-def _distinct(draw: Callable[[], list[int]]) -> list[tuple[int, ...]]:
-    committees: set[tuple[int, ...]] = set()
-    while len(committees) < MOST_COMMITTEES:
-        committees.add(tuple(draw()))
-    return sorted(committees)
+def _thin(committees: list[Committee]) -> list[Committee]:
+    if len(committees) <= MOST_COMMITTEES:
+        return committees
+    places = np.random.default_rng(0).choice(len(committees), MOST_COMMITTEES, replace=False)
+    return [committees[place] for place in sorted(places)]
 
 
 def committees_right(member_logits: np.ndarray, labels: np.ndarray, committees: Sequence[Sequence[int]]) -> np.ndarray:
@@ -245,17 +175,8 @@ def committees_right(member_logits: np.ndarray, labels: np.ndarray, committees: 
     return np.asarray(rows, dtype=float)  # a sum decides as a mean does
 
 
-def committee_curve(curve: Sequence[np.ndarray], against: np.ndarray | None = None) -> list[Estimate]:
-    """Accuracy, or its difference from other models (runs, items), of committees of 1, 2, ... members.
-
-    The bootstrap draws one of the committees of a size (`committees_right`), test items, and runs of the others.
-    """
-    others = () if against is None else (len(against),)
-    return [replace(difference(rows, against, single=True), runs=(len(curve), *others)) for rows in curve]
-
-
-def first_not_worse(curve: Sequence[Estimate], margin: float) -> int | None:
-    """Smallest number from which on all committees have the interval of their difference above `-margin`, or None."""
-    worse = [place for place, found in enumerate(curve) if found.low <= -margin]
+def first_not_worse(lows: Sequence[float], margin: float) -> int | None:
+    """Smallest number from which on all committees have the low end of their difference above `-margin`, or None."""
+    worse = [place for place, low in enumerate(lows) if low <= -margin]
     smallest = max(worse, default=-1) + 2
-    return smallest if smallest <= len(curve) else None
+    return smallest if smallest <= len(lows) else None

@@ -1,10 +1,9 @@
-"""Carrying out one run of the study; its record (settings, results, log, logits) is written whole or not at all.
+"""Carrying out one run of the study; its record (settings, results, logits) is written whole or not at all.
 
 Weights and checkpoints stay in the work folder: a killed run continues from them.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,18 +32,15 @@ from ..recipes import build_config, find_size
 from ..runs.atomic_files import Json, flush_tree, read_json, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
-from ..runs.worker_pool import LOG_FILE
 from ..training.finetune import LOGITS_FILE, finetune
 from ..training.pretrain import pretrain
 
-CONFIG_FILE, RECORD_LOG = "config.json", "run.log"
-PATH_IN_LOG = re.compile(r"(?<![\w.])(?:/[\w.@+-]+){2,}")
-PROGRESS_BAR_ENDS = ("it/s]", "s/it]", "examples/s]")
+CONFIG_FILE, TOKENIZER = "config.json", "tokenizer"
 LATENCY_REPEATS = 31
 PRETRAINING_RESULTS = (
-    "parameters", "steps", "texts", "epochs", "tokens_per_epoch", "held_out", "speed", "continued_from_step",
+    "parameters", "steps", "texts", "epochs", "tokens_per_epoch", "held_out", "speed", "continued_from_step", "history",
 )  # fmt: skip
-FINETUNING_RESULTS = ("parameters", "rows", "validation", "test", "best_step", "steps", "speed")
+FINETUNING_RESULTS = ("parameters", "rows", "validation", "test", "best_step", "steps", "speed", "history")
 
 
 @dataclass(frozen=True)
@@ -59,53 +55,50 @@ class Record:
 
 @dataclass(frozen=True)
 class RunArguments:
-    """One run (`plan.StudyRun`); its work folder lies beside those of the runs that it needs.
+    """One run (`plan.StudyRun`); its work folder lies beside those of the runs that it needs, its record in `records`.
 
-    With `keep_record` only the weights are needed again. `command` is what the record names.
+    `command` is what the record names.
     """
 
     kind: str
-    name: str
     settings: Json
     output_dir: str
-    record_dir: str
+    records: str
     data_root: str | None
     command: str
-    keep_record: bool = False
 
     def beside(self, name: str) -> Path:
         """Work folder of another run."""
         return Path(self.output_dir).parent / name
 
+    def tokenizer(self) -> str:
+        """Folder of the tokenizer that the settings name."""
+        return str(self.beside(self.settings["tokenizer"]) / TOKENIZER)
+
 
 def execute(arguments: RunArguments) -> Json:
-    """Do the run, write its record, and return the record's results.
+    """Do the run and write its record, unless there is one and only the weights were needed again.
 
     Raises:
         UserError: bad input, such as a missing task.
         KeyboardInterrupt: interrupted, after a checkpoint was saved.
     """
     started = provenance()
-    record = Path(arguments.record_dir) / arguments.name
+    record = Path(arguments.records) / Path(arguments.output_dir).name
     found = EXECUTORS[arguments.kind](arguments)
     logits = found.pop("logits", None)
-    if arguments.keep_record:
-        return found
-    results: Json = {"name": arguments.name, "kind": arguments.kind}
-    results |= {**portable(found), **started, "command": arguments.command}
-    partial = record.with_name(f".partial-{arguments.name}-{os.getpid()}")
-    partial.mkdir(parents=True)
-    write_json(partial / CONFIG_FILE, {"kind": arguments.kind, **arguments.settings})
-    write_json(partial / RESULTS_FILE, results)
-    log = Path(arguments.output_dir) / LOG_FILE
-    if log.is_file():
-        (partial / RECORD_LOG).write_text(_without_paths(log.read_text(errors="replace"), log.parent.parent))
-    if logits is not None:
-        np.savez_compressed(partial / LOGITS_FILE, **logits)
-    flush_tree(partial)
-    shutil.rmtree(record, ignore_errors=True)  # one that was not whole
-    partial.rename(record)
-    return results
+    if read_record(record) is None:
+        results = {"name": record.name, "kind": arguments.kind, **portable(found), **started}
+        partial = record.with_name(f".partial-{record.name}-{os.getpid()}")
+        partial.mkdir(parents=True)
+        write_json(partial / CONFIG_FILE, {"kind": arguments.kind, **arguments.settings})
+        write_json(partial / RESULTS_FILE, results | {"command": arguments.command})
+        if logits is not None:
+            np.savez_compressed(partial / LOGITS_FILE, **logits)
+        flush_tree(partial)
+        shutil.rmtree(record, ignore_errors=True)  # one that was not whole
+        partial.rename(record)
+    return found
 
 
 def read_record(folder: Path) -> Record | None:
@@ -124,41 +117,29 @@ def read_record(folder: Path) -> Record | None:
     return Record(folder.name, results["kind"], settings, results)
 
 
-def _without_paths(text: str, work: Path) -> str:
-    """A log without progress bars and folders of this machine."""
-    lines = [line for line in text.splitlines() if not line.endswith(PROGRESS_BAR_ENDS)]
-    words = "\n".join(lines).replace(str(work.resolve()), "WORK")
-    return PATH_IN_LOG.sub(lambda path: Path(path.group(0)).name, words) + "\n"
-
-
 def is_ready(kind: str, folder: Path) -> bool:
     """Whether the work folder has what other runs need of this one."""
-    if kind == "tokenizer":
-        return (folder / "tokenizer.json").is_file()
-    has_results = (folder / RESULTS_FILE).is_file()
-    return has_results and (kind != "pretrain" or (folder / "model.safetensors").is_file())
+    needed = {"tokenizer": TOKENIZER, "pretrain": "model.safetensors"}.get(kind, RESULTS_FILE)
+    return (folder / needed).exists() and (kind == "tokenizer" or (folder / RESULTS_FILE).is_file())
 
 
 def _tokenizer(arguments: RunArguments) -> Json:
     settings, folder = arguments.settings, Path(arguments.output_dir)
     if not is_ready("tokenizer", folder):
         corpus = load_corpus(settings["corpus"], num_texts=settings["num_texts"], root=arguments.data_root)["train"]
-        tokenizer = train_wordpiece(TextColumn(corpus), settings["vocab_size"], settings["max_length"])
-        partial = folder.with_name(f".partial-{folder.name}")
+        trained = train_wordpiece(TextColumn(corpus), settings["vocab_size"], settings["max_length"])
+        partial = folder / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
-        tokenizer.save_pretrained(partial)
-        # tokenizer.json comes last: it says that all files are there.
-        for file in sorted(partial.iterdir(), key=lambda file: file.name == "tokenizer.json"):
-            file.replace(folder / file.name)
-        partial.rmdir()
-    tokenizer = load_tokenizer(str(folder))
+        trained.save_pretrained(partial)
+        partial.rename(folder / TOKENIZER)
+    tokenizer = load_tokenizer(str(folder / TOKENIZER))
     return {"tokens": len(tokenizer), "sha256": tokenizer_hash(tokenizer)}
 
 
 def _subsets(arguments: RunArguments) -> Json:
     """Subsets of one corpus with high, random and low overlap with each task, as folders `TASK-KIND`."""
     settings, folder = arguments.settings, Path(arguments.output_dir)
-    tokenizer, length = load_tokenizer(str(arguments.beside(settings["tokenizer"]))), settings["max_length"]
+    tokenizer, length = load_tokenizer(arguments.tokenizer()), settings["max_length"]
     corpus = load_corpus(settings["corpus"], num_texts=settings["corpus_texts"], root=arguments.data_root)
 
     def count(split: datasets.Dataset) -> np.ndarray:
@@ -185,21 +166,11 @@ def _subsets(arguments: RunArguments) -> Json:
 
 
 def _pretrain(arguments: RunArguments) -> Json:
-    settings = dict(arguments.settings)
-    tokenizer = str(arguments.beside(settings.pop("tokenizer")))
+    settings = {**arguments.settings, "tokenizer": arguments.tokenizer(), "output_dir": arguments.output_dir}
     if "corpus_config" in settings:
         settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
-    found = pretrain(
-        output_dir=arguments.output_dir,
-        tokenizer=tokenizer,
-        data_root=arguments.data_root,
-        disable_tqdm=True,
-        num_threads=1,
-        **settings,
-    )
-    scored = [row for row in found["history"] if row.get("eval_loss") is not None]
-    losses = [{"step": row["step"], "loss": row["eval_loss"]} for row in scored]
-    return {key: found[key] for key in PRETRAINING_RESULTS} | {"seconds": _seconds(found), "losses": losses}
+    found = pretrain(data_root=arguments.data_root, disable_tqdm=True, num_threads=1, **settings)
+    return {key: found[key] for key in PRETRAINING_RESULTS} | {"seconds": _seconds(found)}
 
 
 def _seconds(found: Json) -> float:
@@ -212,14 +183,13 @@ def _seconds(found: Json) -> float:
 
 def _finetune(arguments: RunArguments) -> Json:
     settings, folder = dict(arguments.settings), Path(arguments.output_dir)
-    tokenizer = str(arguments.beside(settings.pop("tokenizer")))
-    encoder, recipe, size = (settings.pop(name) for name in ("encoder", "recipe", "size"))
+    _, encoder, recipe, size = (settings.pop(name) for name in ("tokenizer", "encoder", "recipe", "size"))
     source = folder / "architecture" if encoder is None else arguments.beside(encoder)
     if encoder is None and not (source / "config.json").is_file():
         # New weights are made from an architecture and a tokenizer alone.
-        loaded = load_tokenizer(tokenizer)
-        loaded.save_pretrained(source)
-        config = build_config(recipe, size, vocab_size=len(loaded), max_length=find_size(size).max_length)
+        tokenizer = load_tokenizer(arguments.tokenizer())
+        tokenizer.save_pretrained(source)
+        config = build_config(recipe, size, vocab_size=len(tokenizer), max_length=find_size(size).max_length)
         config.save_pretrained(source)
     found = finetune(
         model=str(source),
@@ -258,25 +228,22 @@ def _latency(arguments: RunArguments) -> Json:
     Time does not depend on the weights, so the models are new.
     """
     settings = arguments.settings
-    size, reference, members = settings["size"], settings["reference"], settings["members"]
+    size, reference, members = settings["size"], settings["reference"], list(settings["members"])
 
-    def member(recipe: str) -> TLMForSequenceClassification:
-        return TLMForSequenceClassification(build_config(recipe, size)).eval()
-
-    def committee(recipes: list[str]) -> CommitteeForSequenceClassification:
-        return CommitteeForSequenceClassification.from_members([member(recipe) for recipe in recipes]).eval()
+    def build(recipes: list[str]) -> PreTrainedModel:
+        models = [TLMForSequenceClassification(build_config(recipe, size)).eval() for recipe in recipes]
+        return CommitteeForSequenceClassification.from_members(models).eval() if len(models) > 1 else models[0]
 
     torch.set_num_threads(os.cpu_count() or 1)  # a worker of the study has one, but nothing runs beside this
     torch.manual_seed(0)
-    first, *others = members
     deep = build_config(reference, size)
     deep.id2label = {0: "a", 1: "b"}
     models: dict[tuple[str, int], PreTrainedModel] = {(reference, 1): stock_classifier(deep)}
-    models[f"{reference}, our fast path", 1] = member(reference)
-    models |= {(first, count): committee([first] * count) for count in settings["counts"]}
-    models |= {(recipe, 1): member(recipe) for recipe in others}
-    if others:
-        models["mixed", len(members)] = committee(list(members))
+    models[f"{reference}, our fast path", 1] = build([reference])
+    models |= {(members[0], count): build([members[0]] * count) for count in settings["counts"]}
+    models |= {(recipe, 1): build([recipe]) for recipe in members[1:]}
+    if len(members) > 1:
+        models["mixed", len(members)] = build(members)
     rows = []
     for texts in settings["batch_size"]:
         batch = build_batch(deep.vocab_size, texts, find_size(size).max_length)

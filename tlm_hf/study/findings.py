@@ -1,8 +1,9 @@
-"""From the records of the study to the rows of its four findings; nothing runs or is looked up elsewhere."""
+"""From the records of the study to the rows of its findings; nothing runs or is looked up elsewhere."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +14,9 @@ from ..runs.atomic_files import Json
 from ..training.finetune import LOGITS_FILE
 from .estimates import (
     Estimate,
-    Row,
-    accuracy,
-    committee_curve,
     committees_right,
-    difference,
+    estimate,
     first_not_worse,
-    make_row,
     mean_difference,
     one_of_each,
     slope,
@@ -34,7 +31,6 @@ NOT_WORSE = 0.01
 COLLAPSED = 0.2
 """A run did not learn when its validation accuracy is this far below that of the run that chose its rate."""
 ALL_TASKS = "mean of the tasks"
-COMPARED_SUBSETS = {"high - low": "low", "high - random": "random"}
 OTHER_SEEDS = "gap, other seeds"
 """The gap without the runs whose validation accuracy chose the rates: their test accuracy may be flattered."""
 WITHOUT_COLLAPSED = "gap, without collapsed runs"
@@ -44,6 +40,39 @@ Logits = tuple[np.ndarray, np.ndarray]
 """Logits and labels."""
 Right = dict[int, np.ndarray]
 """Right or wrong by seed, float (items,) each."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One estimate of a finding, as a share of the test texts; `seeds` are the runs of the side that has fewer.
+
+    Some have `measures` (a subset's overlap with the task), the names of `collapsed` runs that were left out, or the
+    model of the latency rows that has their time (`timed_as`).
+    """
+
+    finding: str
+    task: str
+    model: str
+    x: Any
+    measure: str
+    estimate: float
+    low: float
+    high: float
+    seeds: int
+    runs: list[int]
+    t_low: float | None
+    t_high: float | None
+    measures: dict[str, float] | None = None
+    collapsed: list[str] | None = None
+    timed_as: str | None = None
+
+
+def make_row(finding: str, task: str, model: str, x: Any, measure: str, found: Estimate, **more: Any) -> Row:
+    """A row with values rounded to a ten-thousandth of a point: further digits vary with a machine's order of sums."""
+    value, low, high = (round(end, 6) for end in (found.value, found.low, found.high))
+    t_low, t_high = (None if end is None else round(end, 6) for end in (found.t_low, found.t_high))
+    runs = list(found.runs)
+    return Row(finding, task, model, x, measure, value, low, high, min(runs), runs, t_low, t_high, **more)
 
 
 def difference_from(side: str) -> str:
@@ -57,11 +86,13 @@ def committee_of(member: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Sides:
-    """What the committees of a task are compared with: plain ones of 1, 2, ... members, and the deep encoder."""
+class Committees:
+    """Committees of so many `members`: by size what all of them have right, float (committees, items)."""
 
-    alike: list[np.ndarray]
-    deep: np.ndarray | None
+    model: str
+    timed_as: str | None
+    members: int
+    right: dict[int, np.ndarray]
 
 
 class Findings:
@@ -71,6 +102,16 @@ class Findings:
         self.plan, self.planner, self.records, self.folder = planner.plan, planner, records, folder
         self._answers: dict[str, Logits] = {}
         self._labels: dict[str, tuple[str, np.ndarray]] = {}
+
+    def rows(self) -> list[Row]:
+        """Rows of all findings, in order."""
+        parts = (self.gap, self.corpus_size, self.overlap, self.committee, self.baselines)
+        return [row for part in parts for row in part()]
+
+    def latency(self) -> list[Json]:
+        """`model`, `members`, `batch_size`, `milliseconds` of each; empty before the latency was measured."""
+        record = self.records.get(self.planner.latency.name)
+        return [] if record is None else list(record.results["rows"])
 
     def _test(self, run: StudyRun) -> Logits | None:
         """Test logits (items, classes) and labels (items,); None where the run has no record."""
@@ -94,21 +135,6 @@ class Findings:
         answers = self._test(run)
         return None if answers is None else (answers[0].argmax(axis=-1) == answers[1]).astype(float)
 
-    def _together(self, runs: Iterable[StudyRun]) -> Logits | None:
-        """Test logits (items, members, classes) and labels (items,) of members; None without any."""
-        answers = [answer for run in runs if (answer := self._test(run)) is not None]
-        return (np.stack([logits for logits, _ in answers], axis=1), answers[0][1]) if answers else None
-
-    def rows(self) -> list[Row]:
-        """Rows of all findings, in order."""
-        parts = (self.gap, self.corpus_size, self.overlap, self.committee, self.baselines)
-        return [row for part in parts for row in part()]
-
-    def latency(self) -> list[Json]:
-        """`model`, `members`, `batch_size`, `milliseconds` of each; empty before the latency was measured."""
-        record = self.records.get(self.planner.latency.name)
-        return [] if record is None else list(record.results["rows"])
-
     def _right(self, runs: Mapping[int, Sequence[StudyRun]], without: Sequence[str] = ()) -> Right:
         """By seed the share of its fine-tunings that are right; seeds without any are left out."""
         rows: Right = {}
@@ -118,6 +144,16 @@ class Findings:
             if done:
                 rows[seed] = np.mean(done, axis=0)
         return rows
+
+    def _together(self, runs: Iterable[StudyRun]) -> Logits | None:
+        """Test logits (items, members, classes) and labels (items,) of members; None without any."""
+        answers = [answer for answer in map(self._test, runs) if answer is not None]
+        return (np.stack([logits for logits, _ in answers], axis=1), answers[0][1]) if answers else None
+
+    def _baselines(self, task: str) -> dict[str, np.ndarray]:
+        """Right or wrong of the baselines that have records, (1, items) each."""
+        answers = {BASELINE_NAMES[run.kind]: self.correct(run) for run in self.planner.baselines(task)}
+        return {name: right[None] for name, right in answers.items() if right is not None}
 
     def arms(self, model: str, task: str) -> dict[str, dict[int, list[StudyRun]]]:
         """By arm and seed the runs of finding a: pre-trained on the whole corpus (members too) and from scratch."""
@@ -133,36 +169,39 @@ class Findings:
         """What the encoders from scratch have right."""
         return self._right(self.arms(recipe, task)["scratch"])
 
-    def collapsed(self, recipe: str, task: str, arm: str, runs: Mapping[int, list[StudyRun]]) -> list[str]:
-        """The runs that did not learn (`COLLAPSED`): by validation, not by what is reported."""
-        validation = self.planner.validation
-        best = max((validation.get(run.name, 0.0) for run in self.planner.candidates(recipe, task, arm)), default=0.0)
-        names = [run.name for several in runs.values() for run in several]
-        return [name for name in names if validation.get(name, best) < best - COLLAPSED]
+    def _collapsed(self, model: str, task: str, arms: dict[str, dict[int, list[StudyRun]]]) -> list[str]:
+        """The runs of both arms that did not learn (`COLLAPSED`): by validation, not by what is reported."""
+        recipe = self.plan.first_member if model == self.plan.longer_name else model
+        validation, names = self.planner.validation, []
+        for arm, by_seed in arms.items():
+            tries = [run for runs in self.planner.candidates(recipe, task, arm).values() for run in runs]
+            best = max(validation.get(run.name, 0.0) for run in tries)
+            tuned = [run.name for runs in by_seed.values() for run in runs]
+            names += [name for name in tuned if validation.get(name, best) < best - COLLAPSED]
+        return names
 
     def gap(self) -> Iterator[Row]:
         """Finding a: both arms, their difference, that without some runs, and that from the baselines."""
-        for model in self.plan.gap_models:
-            recipe = self.plan.first_member if model == self.plan.longer_name else model
-            for task in self.plan.tasks:
+        for task in self.plan.tasks:
+            for model in self.plan.gap_models:
                 arms = self.arms(model, task)
                 ours, theirs = (self._right(arms[arm]) for arm in ARMS)
                 if not ours or not theirs:
                     continue
                 for arm, right in zip(ARMS, (ours, theirs), strict=True):
-                    yield make_row(GAP, task, model, arm, "accuracy", accuracy(_stack(right)))
-                yield make_row(GAP, task, model, "gap", "gap", difference(_stack(ours), _stack(theirs)))
-                rest = [{seed: row for seed, row in right.items() if seed > 0} for right in (ours, theirs)]
-                if all(rest):
-                    left = difference(_stack(rest[0]), _stack(rest[1]))
+                    yield make_row(GAP, task, model, arm, "accuracy", estimate(_stack(right)))
+                yield make_row(GAP, task, model, "gap", "gap", estimate(_stack(ours), _stack(theirs)))
+                others = [seed for seed in ours if seed > 0], [s for s in theirs if s >= self.plan.rates.seeds]
+                if all(others):
+                    left = estimate(_stack(ours, others[0]), _stack(theirs, others[1]))
                     yield make_row(GAP, task, model, OTHER_SEEDS, "gap", left)
-                collapsed = [name for arm in ARMS for name in self.collapsed(recipe, task, arm, arms[arm])]
+                collapsed = self._collapsed(model, task, arms)
                 learnt = [self._right(arms[arm], collapsed) for arm in ARMS]
                 if collapsed and all(learnt):
-                    left = difference(_stack(learnt[0]), _stack(learnt[1]))
+                    left = estimate(*map(_stack, learnt))
                     yield make_row(GAP, task, model, WITHOUT_COLLAPSED, "gap", left, collapsed=collapsed)
                 for name, other in self._baselines(task).items():
-                    yield make_row(GAP, task, model, ARMS[0], difference_from(name), difference(_stack(ours), other))
+                    yield make_row(GAP, task, model, ARMS[0], difference_from(name), estimate(_stack(ours), other))
 
     def _of_encoders(self, recipe: str, task: str, encoders: Sequence[StudyRun]) -> Right:
         """What encoders of other corpora, one of each seed, have right with one fine-tuning seed each."""
@@ -182,9 +221,9 @@ class Findings:
                     found = self._of_encoders(recipe, task, encoders) if kind == equal else {}
                     if found:
                         points[texts] = found
-                        gap = difference(_stack(found), _stack(scratch))
+                        gap = estimate(_stack(found), _stack(scratch))
                         yield make_row(CORPUS_SIZE, task, model, texts, "gap", gap)
-                        yield make_row(CORPUS_SIZE, task, model, texts, "accuracy", accuracy(_stack(found)))
+                        yield make_row(CORPUS_SIZE, task, model, texts, "accuracy", estimate(_stack(found)))
                 # Over the seeds that all sizes have: another seed would count as another size.
                 common = _common(*points.values()) if len(points) > 1 else []
                 if common:
@@ -197,25 +236,23 @@ class Findings:
         record = self.records.get(self.planner.subsets.name)
         if record is None:
             return
-        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in COMPARED_SUBSETS}
+        pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"high - low": [], "high - random": []}
         for task in self.plan.tasks:
             scratch = self.scratch(recipe, task)
             right: dict[str, Right] = {}
             for kind in KINDS:
                 encoders = [self.planner.on_subset(task, kind, seed) for seed in seeds]
                 right[kind] = self._of_encoders(recipe, task, encoders) if scratch else {}
-            for kind, found in right.items():
-                if found:
+                if right[kind]:
                     measures = record.results["measures"][task][kind]["train"]
-                    gap = difference(_stack(found), _stack(scratch))
-                    model, divergence = f"{recipe}, {kind} overlap", measures["jensen_shannon_bits"]
-                    yield make_row(OVERLAP, task, model, divergence, "gap", gap, measures=measures)
-            for name, other in COMPARED_SUBSETS.items():
-                common = _common(right["high"], right[other])
+                    gap, x = estimate(_stack(right[kind]), _stack(scratch)), measures["jensen_shannon_bits"]
+                    yield make_row(OVERLAP, task, f"{recipe}, {kind} overlap", x, "gap", gap, measures=measures)
+            for name, several in pairs.items():
+                other = right[name.removeprefix("high - ")]
+                common = _common(right["high"], other)
                 if common:
-                    pair = _stack(right["high"], common), _stack(right[other], common)
-                    pairs[name].append(pair)
-                    yield make_row(OVERLAP, task, recipe, name, "difference", difference(*pair, paired=True))
+                    several.append((_stack(right["high"], common), _stack(other, common)))
+                    yield make_row(OVERLAP, task, recipe, name, "difference", estimate(*several[-1], paired=True))
         for name, several in pairs.items():
             if len(several) > 1:
                 yield make_row(OVERLAP, ALL_TASKS, recipe, name, "difference", mean_difference(several))
@@ -226,110 +263,78 @@ class Findings:
         answers = {recipe: self._together(self.planner.members(recipe, task)) for recipe in recipes}
         return {recipe: answer for recipe, answer in answers.items() if answer is not None}
 
+    def _committees(self, task: str) -> Iterator[Committees]:
+        """Those of the first recipe, one of each other, mixed ones, and those with more pre-training steps."""
+        first, members = self.plan.first_member, self.members(task)
+        if first not in members:
+            return
+        for recipe, (logits, labels) in members.items():
+            sizes = _all_sizes(logits, labels)
+            if recipe == first:
+                yield Committees(committee_of(first), first, len(sizes), sizes)
+            else:
+                yield Committees(recipe, recipe, len(sizes), {1: sizes[1]})
+        if len(members) > 1:
+            counts = [logits.shape[1] for logits, _ in members.values()]
+            together, total = np.concatenate([logits for logits, _ in members.values()], axis=1), sum(counts)
+            whole = committees_right(together, labels, [tuple(range(total))])
+            yield Committees(ALL_MEMBERS, None, total, {total: whole})
+            mixed = committees_right(together, labels, one_of_each(counts))
+            yield Committees(f"mixed: one each of {', '.join(members)}", MIXED, total, {len(counts): mixed})
+        if self.plan.longer_name:
+            runs = self.arms(self.plan.longer_name, task)["pretrained"].values()
+            answers = self._together(run for several in runs for run in several)
+            sizes = {} if answers is None else _all_sizes(*answers)
+            yield Committees(committee_of(self.plan.longer_name), first, len(sizes), sizes)
+
     def committee(self) -> Iterator[Row]:
-        """Finding d: accuracy against the number of members, against the deep encoder and the baselines."""
-        first, reference = self.plan.first_member, self.plan.committee.reference
+        """Finding d: accuracy against the number of members, against deep encoder, plain committees and baselines."""
+        reference = self.plan.committee.reference
         for task in self.plan.tasks:
-            members = self.members(task)
-            right = self._right(self.arms(reference, task)["pretrained"])
-            deep = _stack(right) if right else None
-            if deep is not None:
-                yield make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(deep), timed_as=reference)
-            if first not in members:
-                continue
-            sides = _Sides(_all_sizes(*members[first]), deep)
-            yield from self._plain(task, sides)
-            for recipe, answers in members.items():
-                if recipe != first:
-                    alone = accuracy(committees_right(*answers, subsets(answers[0].shape[1], 1)))
-                    yield make_row(COMMITTEE, task, recipe, 1, "accuracy", alone, timed_as=recipe)
-            if len(members) > 1:
-                yield from self._mixed(task, members, sides)
-            if self.plan.longer_name:
-                yield from self._longer(task, sides)
-
-    def _plain(self, task: str, sides: _Sides) -> Iterator[Row]:
-        """Committees of the first recipe."""
-        first, reference, count_all = self.plan.first_member, self.plan.committee.reference, len(sides.alike)
-        name = committee_of(first)
-        for count, estimate in enumerate(committee_curve(sides.alike), 1):
-            yield make_row(COMMITTEE, task, name, count, "accuracy", estimate, timed_as=first)
-        if sides.deep is not None:
-            curve = committee_curve(sides.alike, sides.deep)
-            for count, estimate in enumerate(curve, 1):
-                yield make_row(COMMITTEE, task, name, count, difference_from(reference), estimate)
-            for words, margin in (("not worse", NOT_WORSE), ("better", 0.0)):
-                smallest = first_not_worse(curve, margin)
-                if smallest is not None:
-                    measure = f"smallest that is {words}"
-                    yield make_row(COMMITTEE, task, name, smallest, measure, curve[smallest - 1])
-        for side, other in self._baselines(task).items():
-            estimate = replace(difference(sides.alike[-1], other), runs=(count_all, 1))
-            yield make_row(COMMITTEE, task, name, count_all, difference_from(side), estimate)
-
-    def _mixed(self, task: str, members: dict[str, Logits], sides: _Sides) -> Iterator[Row]:
-        """Committees of several recipes: all members there are, and one of each recipe, whichever of its members."""
-        counts = [logits.shape[1] for logits, _ in members.values()]
-        total = sum(counts)
-        together = np.concatenate([logits for logits, _ in members.values()], axis=1)
-        labels = members[self.plan.first_member][1]
-        whole = committees_right(together, labels, [tuple(range(total))])
-        yield from self._compared(task, ALL_MEMBERS, total, whole, (total,), sides, None)
-        mixed = committees_right(together, labels, one_of_each(counts))
-        model = f"mixed: one each of {', '.join(members)}"
-        yield from self._compared(task, model, len(counts), mixed, tuple(counts), sides, MIXED)
-
-    def _longer(self, task: str, sides: _Sides) -> Iterator[Row]:
-        """Committees of the first recipe with more pre-training, also against all of its plain members together."""
-        first, name, count_all = self.plan.first_member, committee_of(self.plan.longer_name), len(sides.alike)
-        runs = self.arms(self.plan.longer_name, task)["pretrained"].values()
-        answers = self._together(run for several in runs for run in several)
-        sizes = [] if answers is None else _all_sizes(*answers)
-        for count, right in enumerate(sizes, 1):
-            yield from self._compared(task, name, count, right, (len(sizes),), sides, first)
-            whole = replace(difference(right, sides.alike[-1], single=True), runs=(len(sizes),))
-            yield make_row(COMMITTEE, task, name, count, difference_from(f"{count_all} {first}"), whole)
+            runs = self._right(self.arms(reference, task)["pretrained"])
+            deep = {reference: _stack(runs)} if runs else {}
+            for name, right in deep.items():
+                yield make_row(COMMITTEE, task, name, 1, "accuracy", estimate(right), timed_as=name)
+            groups = list(self._committees(task))
+            for group in groups:
+                rows = list(self._compared(task, group, groups[0], deep | self._baselines(task)))
+                yield from rows
+                if group is groups[0]:
+                    curve = [row for row in rows if row.measure == difference_from(reference)]
+                    for words, margin in (("not worse", NOT_WORSE), ("better", 0.0)):
+                        smallest = first_not_worse([row.low for row in curve], margin)
+                        if smallest is not None:
+                            yield replace(curve[smallest - 1], measure=f"smallest that is {words}")
 
     def _compared(
-        self,
-        task: str,
-        model: str,
-        count: int,
-        right: np.ndarray,
-        runs: tuple[int, ...],
-        sides: _Sides,
-        timed: str | None,
+        self, task: str, group: Committees, plain: Committees, others: Mapping[str, np.ndarray]
     ) -> Iterator[Row]:
-        """Accuracy of committees of `count` members, and its differences from plain ones, baselines, deep encoder."""
-        estimates: dict[str, Estimate] = {}
-        if count <= len(sides.alike):
-            as_many = difference(right, sides.alike[count - 1], single=True, single_theirs=True)
-            estimates[f"as many {self.plan.first_member}"] = as_many
-        for side, other in self._baselines(task).items():
-            estimates[side] = difference(right, other, single=True)
-        if sides.deep is not None:
-            estimates[self.plan.committee.reference] = difference(right, sides.deep, single=True)
-        own = replace(accuracy(right, single=True), runs=runs)
-        yield make_row(COMMITTEE, task, model, count, "accuracy", own, timed_as=timed)
-        for side, estimate in estimates.items():
-            yield make_row(COMMITTEE, task, model, count, difference_from(side), replace(estimate, runs=runs))
-
-    def _baselines(self, task: str) -> dict[str, np.ndarray]:
-        """Right or wrong of the baselines that have records, (1, items) each."""
-        answers = {BASELINE_NAMES[run.kind]: self.correct(run) for run in self.planner.baselines(task)}
-        return {name: right[None] for name, right in answers.items() if right is not None}
+        """Accuracy of committees, and its differences from other models and from plain committees."""
+        first, most = self.plan.first_member, plain.members
+        for count, right in group.right.items():
+            found = replace(estimate(right, single=True), runs=(group.members,))
+            yield make_row(COMMITTEE, task, group.model, count, "accuracy", found, timed_as=group.timed_as)
+            for name, other in others.items():
+                found = replace(estimate(right, other, single=True), runs=(group.members, len(other)))
+                yield make_row(COMMITTEE, task, group.model, count, difference_from(name), found)
+            sides = {f"as many {first}": count, f"{most} {first}": most} if group is not plain else {}
+            for name, size in sides.items():
+                if size in plain.right:
+                    found = estimate(right, plain.right[size], single=True, single_theirs=True)
+                    found = replace(found, runs=(group.members, most))
+                    yield make_row(COMMITTEE, task, group.model, count, difference_from(name), found)
 
     def baselines(self) -> Iterator[Row]:
         """The baselines' accuracies."""
         for task in self.plan.tasks:
             for name, right in self._baselines(task).items():
-                yield make_row(BASELINES, task, name, None, "accuracy", accuracy(right))
+                yield make_row(BASELINES, task, name, None, "accuracy", estimate(right))
 
 
-def _all_sizes(logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+def _all_sizes(logits: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:
     """What all committees of 1, 2, ... of the members have right (see `committees_right`)."""
     members = logits.shape[1]
-    return [committees_right(logits, labels, subsets(members, count + 1)) for count in range(members)]
+    return {count: committees_right(logits, labels, subsets(members, count)) for count in range(1, members + 1)}
 
 
 def _common(*sides: Right) -> list[int]:

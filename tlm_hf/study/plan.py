@@ -1,4 +1,4 @@
-"""The study's runs: what all four findings of a plan (`plan_file`) need.
+"""The study's runs: what all findings of a plan (`plan_file`) need.
 
 The name of a run ends in a hash of its settings, names of the runs that it needs included: a changed setting makes a
 new run, and findings that need the same encoder share it.
@@ -7,17 +7,22 @@ new run, and findings that need the same encoder share it.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import mean, stdev
 from typing import Any
 
 from ..data.overlap_subsets import KINDS
 from ..recipes import find_size
 from ..runs.atomic_files import Json
-from .plan_file import ARMS, SizePlan
+from .plan_file import Candidate, SizePlan
 
 GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES = "gap", "corpus_size", "overlap", "committee", "baselines"
 FINDINGS = (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
+LAST = 10_000
+"""Round of the latency, which is measured alone on the machine."""
+EDGE_FACTOR = 3.0
+"""Ratio of a rate beyond the edge of the grid to the rate at the edge."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,38 +42,37 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """A pre-trained encoder and its fine-tunings on these tasks (none means all), with `scratch` also from new weights.
-
-    Runs of low priority numbers come first, so that a study that is stopped early has something of every finding.
-    """
+class Finetunings:
+    """Those of an encoder of a pre-training seed, or of new weights (None), with these seeds on these tasks."""
 
     recipe: str
-    run: StudyRun
+    encoder: StudyRun | None
+    pretraining_seed: int
     seeds: Sequence[int]
     findings: tuple[str, ...]
-    priority: int
-    scratch: bool = False
-    tasks: tuple[str, ...] = ()
+    tasks: Sequence[str]
 
 
 @dataclass
 class Expansion:
-    """The runs that can be named now, each after those that it needs; the fine-tunings `waiting` for a rate."""
+    """The runs that can be named now, each after those that it needs; the fine-tunings `waiting` for a rate.
+
+    Runs of lower rounds come first, so that a study that is stopped early has something of every finding.
+    """
 
     runs: dict[str, StudyRun] = field(default_factory=dict)
     findings: dict[str, list[str]] = field(default_factory=dict)
-    priorities: dict[str, int] = field(default_factory=dict)
+    rounds: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
 
-    def add(self, run: StudyRun, findings: Sequence[str], priority: int) -> None:
-        """Add a run and what it needs; a run that several findings use has the lowest of their priorities."""
+    def add(self, run: StudyRun, findings: Sequence[str], at: int) -> None:
+        """Add a run and what it needs; a run that several findings use has the lowest of their rounds."""
         for need in run.needs:
-            self.add(need, findings, priority)
+            self.add(need, findings, at)
         self.runs.setdefault(run.name, run)
         known = self.findings.setdefault(run.name, [])
         known += [finding for finding in findings if finding not in known]
-        self.priorities[run.name] = min(priority, self.priorities.get(run.name, priority))
+        self.rounds[run.name] = min(at, self.rounds.get(run.name, at))
 
 
 class Planner:
@@ -106,8 +110,7 @@ class Planner:
     @cached_property
     def latency(self) -> StudyRun:
         """The run that times the committees and the deep encoder."""
-        options = asdict(self.plan.committee)
-        del options["longer"]  # more pre-training steps change nothing of the time
+        options = self.plan.committee.model_dump(exclude={"longer"})  # pre-training steps change nothing of the time
         return StudyRun("latency", "latency", {"size": self.plan.recipe_size, **options})
 
     def baselines(self, task: str) -> list[StudyRun]:
@@ -142,10 +145,9 @@ class Planner:
         config = f"{next(iter(self.plan.tasks)) if kind == 'random' else task}-{kind}"
         return self.pretraining(self.plan.overlap.recipe, seed, config, max_steps=self.plan.overlap.max_steps)
 
-    def finetuning(
-        self, recipe: str, task: str, encoder: StudyRun | None, seed: int, candidate: Mapping[str, float]
-    ) -> StudyRun:
+    def finetuning(self, recipe: str, task: str, encoder: StudyRun | None, seed: int, candidate: Candidate) -> StudyRun:
         """The run that fine-tunes an encoder (None: new weights) with the settings of a candidate."""
+        epochs = self.plan.finetuning[recipe].num_train_epochs
         settings = {
             "recipe": recipe,
             "size": self.plan.recipe_size,
@@ -154,34 +156,79 @@ class Planner:
             "tokenizer": self.tokenizer.name,
             "encoder": None if encoder is None else encoder.name,
             "seed": seed,
-            "num_train_epochs": self.plan.finetuning[recipe].num_train_epochs,
-            **candidate,
+            "num_train_epochs": epochs if epochs % 1 else int(epochs),  # 8 and 8.0 are one run
+            **candidate.model_dump(exclude_none=True),
         }
         arm = "scratch" if encoder is None else "pretrained"
         needs = (self.tokenizer,) if encoder is None else (self.tokenizer, encoder)
         return StudyRun("finetune", f"{task}-{recipe}-{arm}-{seed}", settings, needs)
 
-    def candidates(self, recipe: str, task: str, arm: str) -> list[StudyRun]:
-        """The runs among which validation chooses, in the plan's order: the first seeds with each candidate."""
-        encoder = self.pretraining(recipe, 0) if arm == "pretrained" else None
-        options = self.plan.finetuning[recipe].candidates(arm)
-        return [self.finetuning(recipe, task, encoder, 0, candidate) for candidate in options]
+    def candidates(self, recipe: str, task: str, arm: str) -> dict[Candidate, list[StudyRun]]:
+        """The runs that try each candidate, in the plan's order, on the first encoder.
 
-    def chosen(self, recipe: str, task: str, arm: str) -> dict[str, float] | None:
-        """The candidate of the best validation accuracy, the first of equals; None until all were tried."""
-        options = self.plan.finetuning[recipe].candidates(arm)
-        if len(options) == 1:
-            return options[0]
-        accuracies = [self.validation.get(run.name) for run in self.candidates(recipe, task, arm)]
-        tried = [accuracy for accuracy in accuracies if accuracy is not None]
-        return options[accuracies.index(max(tried))] if len(tried) == len(options) else None
+        While the best rate is at the edge of those tried, one beyond it is added, at most `rates.follow` in all.
+        """
+        encoder = self.pretraining(recipe, 0) if arm == "pretrained" else None
+        options, runs = list(self.plan.finetuning[recipe].candidates(arm)), {}
+        most = len(options) + (self.plan.rates.follow if len(options) > 1 else 0)
+        for option in options:
+            runs[option] = [
+                self.finetuning(recipe, task, encoder, seed, option) for seed in range(self.plan.rates.seeds)
+            ]
+            if len(runs) == len(options) < most:
+                options += self._beyond_edge(runs)
+        return runs
+
+    def accuracy(self, runs: Sequence[StudyRun]) -> float | None:
+        """Mean validation accuracy of fine-tunings; None until all are done."""
+        accuracies = [self.validation.get(run.name) for run in runs]
+        done = [accuracy for accuracy in accuracies if accuracy is not None]
+        return mean(done) if len(done) == len(runs) else None
+
+    def _means(self, runs: Mapping[Candidate, list[StudyRun]]) -> dict[Candidate, float]:
+        """Mean validation accuracy of each candidate; empty until all are done."""
+        means = {option: self.accuracy(tries) for option, tries in runs.items()}
+        done = {option: value for option, value in means.items() if value is not None}
+        return done if len(done) == len(runs) else {}
+
+    def _beyond_edge(self, runs: Mapping[Candidate, list[StudyRun]]) -> list[Candidate]:
+        """The candidate beyond the best one, where that has the lowest or highest rate of its kind."""
+        means = self._means(runs)
+        if not means:
+            return []
+        best = max(means, key=means.__getitem__)
+        rates = [option.learning_rate for option in runs if option.initializer_range == best.initializer_range]
+        if best.learning_rate == max(rates):
+            beyond = best.learning_rate * EDGE_FACTOR
+        elif best.learning_rate == min(rates):
+            beyond = best.learning_rate / EDGE_FACTOR
+        else:
+            return []
+        return [best.model_copy(update={"learning_rate": float(f"{beyond:.2g}")})]
+
+    def chosen(self, recipe: str, task: str, arm: str) -> Candidate | None:
+        """The lowest rate with a mean validation accuracy within a standard error of the best; None until all ran.
+
+        The error is that of the best one's mean over seeds: with one seed the best is taken, the first of equals.
+        """
+        runs = self.candidates(recipe, task, arm)
+        if len(runs) == 1:
+            return next(iter(runs))
+        means = self._means(runs)
+        if not means:
+            return None
+        best = max(means, key=means.__getitem__)
+        tries = [self.validation[run.name] for run in runs[best]]
+        if len(tries) == 1:
+            return best
+        within = means[best] - stdev(tries) / len(tries) ** 0.5
+        near = [option for option, value in means.items() if value >= within]
+        return min(near, key=lambda option: (option.learning_rate, -means[option]))
 
     def tuned(self, recipe: str, task: str, encoder: StudyRun | None, seeds: Sequence[int]) -> list[StudyRun]:
         """Fine-tunings of an encoder (None: new weights) with the chosen candidate; none until it is chosen."""
         candidate = self.chosen(recipe, task, "scratch" if encoder is None else "pretrained")
-        if candidate is None:
-            return []
-        return [self.finetuning(recipe, task, encoder, seed, candidate) for seed in seeds]
+        return [] if candidate is None else [self.finetuning(recipe, task, encoder, s, candidate) for s in seeds]
 
     def seeds(self, count: int, each: int = 1) -> dict[int, list[int]]:
         """Fine-tuning seeds by pre-training seed; p has p n, p n + 1, ..., so that no two encoders share one."""
@@ -193,13 +240,9 @@ class Planner:
         """Seeds of finding a."""
         return self.seeds(self.plan.gap.pretraining_seeds, self.plan.gap.finetuning_seeds)
 
-    def member_seeds(self, recipe: str) -> dict[int, list[int]]:
-        """Seeds of a recipe's members: the first ones are encoders of finding a."""
-        return self.seeds(self.plan.committee.members.get(recipe, 0))
-
     def members(self, recipe: str, task: str) -> list[StudyRun]:
-        """The members' fine-tunings; none until their rate is chosen."""
-        seeds = self.member_seeds(recipe)
+        """The members' fine-tunings, whose first encoders are those of finding a; none until their rate is chosen."""
+        seeds = self.seeds(self.plan.committee.members[recipe])
         return [run for s in seeds for run in self.tuned(recipe, task, self.pretraining(recipe, s), seeds[s])]
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
@@ -208,7 +251,7 @@ class Planner:
         if longer is not None and model == self.plan.longer_name:
             first, seeds = self.plan.first_member, self.seeds(longer.members)
             return {s: (self.pretraining(first, s, max_steps=longer.max_steps), seeds[s]) for s in seeds}
-        seeds = self.member_seeds(model)
+        seeds = self.seeds(self.plan.committee.members.get(model, 0))
         if model in (*self.plan.gap.recipes, self.plan.committee.reference):
             seeds |= self.gap_seeds
         return {seed: (self.pretraining(model, seed), seeds[seed]) for seed in sorted(seeds)}
@@ -220,62 +263,52 @@ class Planner:
             yield texts, "steps", steps
             yield texts, "epochs", round(steps * texts / sizes[-1])
 
-    def _priority(self, recipe: str, seed: int) -> int:
-        """The deep encoder takes longest, so it follows the first seeds of the shallow ones."""
-        if recipe == self.plan.committee.reference:
-            return 26 + 30 * seed
-        return 10 + 2 * seed if recipe in self.plan.gap.recipes else 60
-
-    def _encoders(self) -> Iterator[Encoder]:
-        """Every encoder, by finding."""
-        plan = self.plan
+    def _finetunings(self) -> Iterator[Finetunings]:
+        """Every encoder and its fine-tunings, by finding."""
+        plan, tasks = self.plan, list(self.plan.tasks)
         for recipe in plan.gap.recipes:
             for seed, tuned in self.gap_seeds.items():
-                run = self.pretraining(recipe, seed)
-                yield Encoder(recipe, run, tuned, (GAP,), self._priority(recipe, seed), scratch=True)
-        for recipe in plan.committee.members:
-            later = 0 if recipe == plan.first_member else 45
-            for seed, tuned in self.member_seeds(recipe).items():
-                yield Encoder(recipe, self.pretraining(recipe, seed), tuned, (COMMITTEE,), 15 + 4 * seed + later)
+                for encoder in (self.pretraining(recipe, seed), None):
+                    yield Finetunings(recipe, encoder, seed, tuned, (GAP,), tasks)
+        members = {recipe: self.seeds(count) for recipe, count in plan.committee.members.items()}
+        for recipe, seeds in [*members.items(), (plan.committee.reference, self.gap_seeds)]:
+            for seed, tuned in seeds.items():
+                yield Finetunings(recipe, self.pretraining(recipe, seed), seed, tuned, (COMMITTEE,), tasks)
         findings = (COMMITTEE, GAP) if plan.longer_name in plan.gap_models else (COMMITTEE,)
-        for seed, (run, tuned) in self.encoders(plan.longer_name).items() if plan.longer_name else ():
-            yield Encoder(plan.first_member, run, tuned, findings, 45 + 4 * seed)
-        deep = plan.committee.reference
-        for seed, tuned in self.gap_seeds.items():
-            yield Encoder(deep, self.pretraining(deep, seed), tuned, (COMMITTEE,), self._priority(deep, seed))
+        for seed, (encoder, tuned) in self.encoders(plan.longer_name).items() if plan.longer_name else ():
+            yield Finetunings(plan.first_member, encoder, seed, tuned, findings, tasks)
         recipe = plan.corpus_size.recipe
         for seed, tuned in self.seeds(plan.corpus_size.pretraining_seeds).items():
+            yield Finetunings(recipe, None, seed, tuned, (CORPUS_SIZE,), tasks)
             for texts, _, steps in self.corpus_steps():
-                run = self.pretraining(recipe, seed, num_texts=texts, max_steps=steps)
-                yield Encoder(recipe, run, tuned, (CORPUS_SIZE,), 24 + 15 * seed, scratch=True)
+                encoder = self.pretraining(recipe, seed, num_texts=texts, max_steps=steps)
+                yield Finetunings(recipe, encoder, seed, tuned, (CORPUS_SIZE,), tasks)
+        recipe = plan.overlap.recipe
         for seed, tuned in self.seeds(plan.overlap.pretraining_seeds).items():
-            for task in plan.tasks:
+            yield Finetunings(recipe, None, seed, tuned, (OVERLAP,), tasks)
+            for task in tasks:
                 for kind in KINDS:
-                    run = self.on_subset(task, kind, seed)
-                    yield Encoder(plan.overlap.recipe, run, tuned, (OVERLAP,), 22 + 15 * seed, True, (task,))
+                    yield Finetunings(recipe, self.on_subset(task, kind, seed), seed, tuned, (OVERLAP,), [task])
 
     def expand(self) -> Expansion:
         """All runs that can be named: fine-tunings whose rates are not chosen yet are only counted."""
         expansion = Expansion()
         expansion.add(self.tokenizer, (), 0)
-        for encoder in self._encoders():
-            expansion.add(encoder.run, encoder.findings, encoder.priority)
-            for task in encoder.tasks or self.plan.tasks:
-                for arm in ARMS if encoder.scratch else ARMS[:1]:
-                    self._add_finetunings(expansion, encoder, task, arm)
-        expansion.add(self.latency, (COMMITTEE,), 10_000)
         for task in self.plan.tasks:
             for run in self.baselines(task):
-                expansion.add(run, (BASELINES,), 5)
+                expansion.add(run, (BASELINES,), 0)
+        for each in self._finetunings():
+            if each.encoder is not None:
+                expansion.add(each.encoder, each.findings, each.pretraining_seed)
+            for task in each.tasks:
+                candidates = self.candidates(each.recipe, task, "scratch" if each.encoder is None else "pretrained")
+                if len(candidates) > 1:  # first of all: further runs wait for the choice
+                    for run in [run for tries in candidates.values() for run in tries]:
+                        expansion.add(run, each.findings, 0)
+                runs = self.tuned(each.recipe, task, each.encoder, each.seeds)
+                if not runs:
+                    expansion.waiting += len(each.seeds)
+                for place, run in enumerate(runs):
+                    expansion.add(run, each.findings, each.pretraining_seed + place)
+        expansion.add(self.latency, (COMMITTEE,), LAST)
         return expansion
-
-    def _add_finetunings(self, expansion: Expansion, encoder: Encoder, task: str, arm: str) -> None:
-        candidates = self.candidates(encoder.recipe, task, arm)
-        if len(candidates) > 1:  # first of all: further runs wait for the choice
-            for candidate in candidates:
-                expansion.add(candidate, encoder.findings, self._priority(encoder.recipe, 0))
-        runs = self.tuned(encoder.recipe, task, encoder.run if arm == "pretrained" else None, encoder.seeds)
-        if not runs:
-            expansion.waiting += len(encoder.seeds)
-        for place, run in enumerate(runs):
-            expansion.add(run, encoder.findings, encoder.priority + 1 + 40 * place)

@@ -1,11 +1,12 @@
-"""The study's plan as it is written: each size of `plan.yaml`, read into dataclasses and checked before any run."""
+"""The study's plan as it is written: each size of `plan.yaml`, read into models and checked before any run."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..data.tasks import load_task
 from ..errors import UserError
@@ -17,104 +18,120 @@ from ..training.pretrain_options import GROUPS, CorpusOptions
 
 PLAN_FILE = Path(__file__).with_name("plan.yaml")
 ARMS = ("pretrained", "scratch")
-CANDIDATE_OPTIONS = {"learning_rate", "initializer_range"}
 TASK_OPTIONS = {
     "train_per_label", "validation_per_label", "test_per_label", "text_column", "label_column", "title_column",
     "entity_markers", "all_rows", "shortfall",
 }  # fmt: skip
 """Options of a task that loading it and fine-tuning on it both take."""
-CORPUS_OPTIONS = {"corpus", "text_column", "corpus_revision", "corpus_unit", "validation_texts", "subset_seed"}
 SET_BY_STUDY = {
     "corpus", "corpus_config", "data_root", "disable_tqdm", "num_members", "num_threads", "output_dir", "recipe",
     "seed", "size", "tokenizer", "workers",
 }  # fmt: skip
 """Options of a pre-training that a plan cannot name."""
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True)
-class TokenizerPlan:
+class Section(BaseModel):
+    """A part of the plan: unknown fields and values of another type are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TokenizerPlan(Section):
     """The WordPiece of all encoders."""
 
-    num_texts: int
+    num_texts: Count
 
 
-@dataclass(frozen=True)
-class FinetuningPlan:
-    """Fine-tuning of a recipe: epochs, and by arm the candidates among which validation chooses."""
+class Candidate(Section):
+    """Settings of a fine-tuning among which validation chooses."""
 
-    num_train_epochs: float
-    pretrained: list[dict[str, float]]
-    scratch: list[dict[str, float]]
+    learning_rate: Positive
+    initializer_range: Positive | None = None
 
-    def candidates(self, arm: str) -> list[dict[str, float]]:
+
+Candidates = Annotated[list[Candidate], Field(min_length=1)]
+
+
+class FinetuningPlan(Section):
+    """Fine-tuning of a recipe: epochs, and the candidates of each arm."""
+
+    num_train_epochs: Positive
+    pretrained: Candidates
+    scratch: Candidates
+
+    def candidates(self, arm: str) -> list[Candidate]:
         """The candidates of one arm."""
         return self.pretrained if arm == "pretrained" else self.scratch
 
 
-@dataclass(frozen=True)
-class GapPlan:
+class RatesPlan(Section):
+    """How candidates are chosen: by the mean over so many seeds, and how often a best rate at the edge is followed."""
+
+    seeds: Count = 3
+    follow: int = Field(default=2, ge=0)
+
+
+class GapPlan(Section):
     """Finding a."""
 
-    recipes: list[str]
-    pretraining_seeds: int
-    finetuning_seeds: int
+    recipes: list[str] = Field(min_length=1)
+    pretraining_seeds: Count
+    finetuning_seeds: Count
 
 
-@dataclass(frozen=True)
-class CorpusSizePlan:
+class CorpusSizePlan(Section):
     """Finding b."""
 
     recipe: str
-    num_texts: list[int]
-    max_steps: int
-    pretraining_seeds: int
+    num_texts: list[Count] = Field(min_length=1)
+    max_steps: Count
+    pretraining_seeds: Count
 
 
-@dataclass(frozen=True)
-class OverlapPlan:
+class OverlapPlan(Section):
     """Finding c."""
 
     recipe: str
-    num_texts: int
-    corpus_texts: int
-    max_steps: int
-    pretraining_seeds: int
+    num_texts: Count
+    corpus_texts: Count
+    max_steps: Count
+    pretraining_seeds: Count
 
 
-@dataclass(frozen=True)
-class LongerPlan:
+class LongerPlan(Section):
     """Members of the first recipe with more pre-training steps."""
 
-    max_steps: int
-    members: int
+    max_steps: Count
+    members: Count
 
 
-@dataclass(frozen=True)
-class CommitteePlan:
+class CommitteePlan(Section):
     """Finding d."""
 
-    members: dict[str, int]
+    members: dict[str, Count] = Field(min_length=1)
     reference: str
-    counts: list[int]
-    batch_size: list[int]
+    counts: list[Count] = Field(min_length=1)
+    batch_size: list[Count] = Field(min_length=1)
     longer: LongerPlan | None = None
 
 
-@dataclass(frozen=True)
-class SizePlan:
+class SizePlan(Section):
     """One size of the study; `plan.yaml` explains the fields."""
 
     recipe_size: str
     corpus: str
     tokenizer: TokenizerPlan
-    pretraining: dict[str, Json]
-    tasks: dict[str, Json]
+    pretraining: dict[str, dict[str, Any]]
+    tasks: dict[str, dict[str, Any]] = Field(min_length=1)
     finetuning: dict[str, FinetuningPlan]
     gap: GapPlan
     corpus_size: CorpusSizePlan
     overlap: OverlapPlan
     committee: CommitteePlan
     sentence_encoder: bool = False
+    rates: RatesPlan = RatesPlan()
 
     @property
     def first_member(self) -> str:
@@ -130,7 +147,7 @@ class SizePlan:
     @property
     def gap_models(self) -> list[str]:
         """Models of finding a: the recipes, and the first member with more steps where it is one of them."""
-        with_longer = self.committee.longer is not None and self.first_member in self.gap.recipes
+        with_longer = self.longer_name and self.first_member in self.gap.recipes
         return [*self.gap.recipes, *([self.longer_name] if with_longer else [])]
 
 
@@ -149,52 +166,16 @@ def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
     if not isinstance(sizes, dict) or size not in sizes:
         known = ", ".join(sizes) if isinstance(sizes, dict) else "none"
         raise UserError(f"The plan {file} has no size {size!r}: choose one of {known}.")
-    plan: SizePlan = _read(SizePlan, sizes[size], f"The plan {file}: {size}")
+    try:
+        plan = SizePlan.model_validate(sizes[size])
+    except ValidationError as error:
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a slip is also missing
+        place = ".".join(map(str, (size, *first["loc"])))
+        value = "" if first["type"] in ("missing", "extra_forbidden") else f" is {first['input']!r}"
+        hint = " (YAML reads 1e-3 as text: write 1.0e-3)" if first["type"] == "float_type" else ""
+        raise UserError(f"The plan {file}: {place}{value}: {first['msg']}{hint}.") from error
     _check(plan, f"The plan {file}: {size}")
     return plan
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """A YAML value as the annotated type: an int counts from 1, a float is above 0, collections are not empty."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if isinstance(kind, type) and is_dataclass(kind):
-        return _read_dataclass(kind, value, where)
-    if type(None) in parts:
-        return None if value is None else _read(parts[0], value, where)
-    if origin is dict and kind != Json:
-        if isinstance(value, dict) and value:
-            return {name: _read(parts[1], each, f"{where}.{name}") for name, each in value.items()}
-    elif origin is list:
-        if isinstance(value, list) and value:
-            return [_read(parts[0], each, where) for each in value]
-    elif kind in (int, float):
-        accepted = int if kind is int else int | float
-        if isinstance(value, accepted) and not isinstance(value, bool) and value > 0:
-            return value
-    elif isinstance(value, origin or kind):
-        return value
-    expected = {
-        int: "a whole number from 1", float: "a number above 0, such as 1.0e-3 (YAML reads 1e-3 as text)",
-        str: "a name", bool: "true or false", list: "a list of at least one", dict: "a mapping of at least one",
-    }[origin or kind]  # fmt: skip
-    raise UserError(f"{where} is {value!r}: write {expected}.")
-
-
-def _read_dataclass(kind: type, value: Any, where: str) -> Any:
-    hints = get_type_hints(kind)
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is {value!r}: write a mapping with {', '.join(hints)}.")
-    _check_names(value, set(hints), where)
-    for each in fields(kind):
-        if each.default is MISSING and each.name not in value:
-            raise UserError(f"{where} has no {each.name!r}: add it.")
-    return kind(**{name: _read(hints[name], part, f"{where}.{name}") for name, part in value.items()})
-
-
-def _check_names(value: Mapping[str, Any], known: set[str], where: str) -> None:
-    for name in value:
-        if name not in known:
-            raise UserError(f"{where} has an unknown field {name!r}: choose among {', '.join(sorted(known))}.")
 
 
 def _check(plan: SizePlan, where: str) -> None:
@@ -205,12 +186,10 @@ def _check(plan: SizePlan, where: str) -> None:
     for recipe, options in plan.pretraining.items():
         find_architecture(recipe)
         place = f"{where}.pretraining.{recipe}"
-        _check_names(options, set(option_fields(GROUPS)) - SET_BY_STUDY, place)
+        _check_names(options, option_fields(GROUPS).keys() - SET_BY_STUDY, place)
         for name in ("num_texts", "max_steps"):
-            _read(int, options.get(name), f"{place}.{name}")
-    for recipe, tuning in plan.finetuning.items():
-        for candidate in (*tuning.pretrained, *tuning.scratch):
-            _check_names(candidate, CANDIDATE_OPTIONS, f"{where}.finetuning.{recipe}")
+            if not isinstance(options.get(name), int) or options[name] < 1:
+                raise UserError(f"{place}.{name} is {options.get(name)!r}: write a whole number from 1.")
     used = [*plan.gap.recipes, plan.corpus_size.recipe, plan.overlap.recipe, plan.committee.reference]
     for recipe in (*used, *plan.committee.members):
         for section in ("pretraining", "finetuning"):
@@ -229,18 +208,23 @@ def _check(plan: SizePlan, where: str) -> None:
         )
 
 
-def check_data(settings: Iterable[Json], root: str | None) -> None:
-    """Read each corpus and task of these settings once: a missing one is a UserError before hours of other runs."""
-    corpora: dict[tuple[tuple[str, Any], ...], int] = {}
-    tasks: dict[str, Json] = {}
+def _check_names(options: Json, known: Iterable[str], where: str) -> None:
+    for name in options:
+        if name not in known:
+            raise UserError(f"{where} has an unknown field {name!r}: choose among {', '.join(sorted(known))}.")
+
+
+def check_data(settings: Sequence[Json], root: str | None) -> None:
+    """Read the corpus and each task of these settings once: a missing one is a UserError before hours of other runs."""
+    # Subsets of the corpus are made by a run of the study.
+    corpora = [each for each in settings if "corpus" in each and "corpus_config" not in each]
+    if corpora:
+        names = {field.name for field in fields(CorpusOptions)} - {"num_texts"}
+        options = {name: value for each in corpora for name, value in each.items() if name in names}
+        most = max(each.get("corpus_texts") or each["num_texts"] for each in corpora)
+        load_pretraining_corpus(CorpusOptions(num_texts=most, data_root=root, **options), "laptop")
+    tasks = {each["task"]: each["task_options"] for each in settings if "task" in each}
     for each in settings:
-        if "corpus" in each and "corpus_config" not in each:  # subsets are made by a run of the study
-            options = tuple((name, value) for name, value in sorted(each.items()) if name in CORPUS_OPTIONS)
-            corpora[options] = max(corpora.get(options, 0), each.get("corpus_texts") or each["num_texts"])
         tasks |= each.get("tasks", {})
-        if "task" in each:
-            tasks[each["task"]] = each["task_options"]
-    for options, texts in corpora.items():
-        load_pretraining_corpus(CorpusOptions(data_root=root, num_texts=texts, **dict(options)), "laptop")
     for name, task_options in tasks.items():
         load_task(name, root=root, **task_options)

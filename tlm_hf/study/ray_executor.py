@@ -13,7 +13,6 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..runs.atomic_files import Json
 from ..runs.worker_pool import Job, work
 
 logger = logging.getLogger(__name__)
@@ -21,11 +20,11 @@ RETRIES = 3
 POLL_SECONDS = 1.0
 
 
-def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, gpus: float = 0.0) -> None:
-    """Do jobs on a cluster until none is wanted.
+def run_on_ray(next_jobs: Callable[[], Sequence[Job]], address: str | None = None, gpus: float = 0.0) -> None:
+    """Do jobs on a cluster until there are none.
 
     Args:
-        wanted: the jobs to be done from now on, in order of preference; asked again when one has ended.
+        next_jobs: the jobs to be done from now on, in order of preference; asked again when one has ended.
         address: the cluster's; None for the variable RAY_ADDRESS, or a cluster of this machine alone.
         gpus: GPUs that each job takes beside one CPU.
 
@@ -35,23 +34,27 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
     """
     import ray
 
-    started_here = not ray.is_initialized()
-    _connect(ray, address, gpus)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"No Ray cluster answers ({error}): set RAY_ADDRESS to a running one.") from error
+    resources = ray.cluster_resources()
+    if resources.get("GPU", 0) < gpus:
+        raise UserError(f"--gpus-per-run is {gpus:g} but the cluster has {resources.get('GPU', 0):g} GPUs: give less.")
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD")(_work)
     flying: dict[Any, Job] = {}
     finished: set[str] = set()
+    waiting = list(next_jobs())
     try:
         with tqdm(desc="Study on Ray", unit="run", file=sys.stderr) as bar:
-            waiting = list(wanted())
-            while True:
-                started = {job.name for job in flying.values()} | finished
+            while waiting or flying:
+                started = {job.name for job in flying.values()}
                 ready = [job for job in waiting if job.name not in started and finished.issuperset(job.after)]
                 # Jobs queued in the cluster would also start after --stop-after: send no more than it runs at once.
                 for job in ready[: max(0, _slots(ray, gpus) - len(flying))]:
                     flying[remote.remote(job.function, job.arguments)] = job
-                if not flying:
-                    break
-                bar.total = len({job.name for job in (*waiting, *flying.values())} | finished)
+                bar.total = len(finished | {job.name for job in (*waiting, *flying.values())})
                 done, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_SECONDS)
                 for reference in done:
                     job = flying.pop(reference)
@@ -59,26 +62,11 @@ def run_on_ray(wanted: Callable[[], Sequence[Job]], address: str | None = None, 
                     finished.add(job.name)
                     bar.update(1)
                 if done:
-                    waiting = [job for job in wanted() if job.name not in finished]
+                    waiting = [job for job in next_jobs() if job.name not in finished]
     finally:
         for reference in flying:
             ray.cancel(reference, force=True)
-        if started_here:
-            ray.shutdown()
-
-
-def _connect(ray: Any, address: str | None, gpus: float) -> None:
-    """Join the cluster, or start one on this machine."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    new = not address and "RAY_ADDRESS" not in os.environ
-    if not ray.is_initialized():
-        try:
-            ray.init(address=address, log_to_driver=False, **({"include_dashboard": False} if new else {}))
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"No Ray cluster answers at {address} ({error}): give another --ray-address.") from error
-    available = ray.cluster_resources().get("GPU", 0)
-    if available < gpus:
-        raise UserError(f"--gpus-per-run is {gpus:g} but the cluster has {available:g} GPUs: give less.")
+        ray.shutdown()
 
 
 def _slots(ray: Any, gpus: float) -> int:
@@ -88,7 +76,7 @@ def _slots(ray: Any, gpus: float) -> int:
     return max(1, min(slots, int(resources.get("GPU", 0) / gpus)) if gpus else slots)
 
 
-def _work(function: Callable[[Any], Json], arguments: Any) -> None:
+def _work(function: Callable[[Any], Any], arguments: Any) -> None:
     """Body of a task; results are read from the shared folder."""
     work(function, arguments)
 

@@ -1,0 +1,71 @@
+"""`tlm study demo`: the study's models as a folder for the Space."""
+
+import shutil
+from pathlib import Path
+
+from ..data.corpora import load_corpus
+from ..data.tasks import load_task
+from ..errors import UserError
+from ..hub.demo_data import DEMO_FILE, DemoTask, stage_demo
+from ..runs.atomic_files import Json
+from ..runs.provenance import portable_path
+from ..training.join_committee import CommitteeArguments, join_committee
+from .execute import is_ready
+from .plan import Planner, StudyRun
+from .report import ROWS_FILE
+from .study import StudyArguments, check_arguments, read_state
+
+MOST_MEMBERS = 5
+TITLES = {
+    "ag_news": "AG News: world, sports, business or technology?",
+    "dbpedia_14": "DBpedia: what kind of thing is described?",
+    "fewrel": "FewRel: which relation does a sentence state?",
+    "docstrings": "Which library does a paragraph document?",
+}
+
+
+def stage_study_demo(arguments: StudyArguments) -> Json:
+    """Join finished members into committees of up to five; stage them with a deep encoder for the Space.
+
+    Returns:
+        `demo`: the description in `WORK_DIR/demo`; `tasks` that it has.
+
+    Raises:
+        UserError: no task has two members whose weights are in the work folder.
+    """
+    plan = check_arguments(arguments)
+    planner, work = read_state(arguments, plan).planner, arguments.work_folder
+    tasks = [demo for task in plan.tasks if (demo := _demo_task(arguments, planner, task)) is not None]
+    if not tasks:
+        raise UserError(
+            f"{work} has no task with two members whose weights are there: run `tlm study run --size {arguments.size}` "
+            "first."
+        )
+    first = plan.first_member
+    encoders = {recipe: work / planner.pretraining(recipe, 0).name for recipe in (first, plan.committee.reference)}
+    encoders = {recipe: folder for recipe, folder in encoders.items() if is_ready("pretrain", folder)}
+    corpus = load_corpus(plan.corpus, num_texts=plan.pretraining[first]["num_texts"], root=arguments.data_root)["train"]
+    rows = arguments.results_folder / ROWS_FILE
+    words = f"{plan.corpus}, {len(corpus):,} texts"
+    folder = stage_demo(work / "demo", tasks, encoders, words, corpus["text"][:], rows if rows.is_file() else None)
+    return {"demo": portable_path(str(folder / DEMO_FILE)), "tasks": [task.name for task in tasks]}
+
+
+def _demo_task(arguments: StudyArguments, planner: Planner, task: str) -> DemoTask | None:
+    """A committee of the members that have weights, and the deep encoder; None with fewer than two members."""
+    plan, work, reference = planner.plan, arguments.work_folder, planner.plan.committee.reference
+
+    def classifiers(runs: list[StudyRun]) -> list[Path]:
+        folders = [work / run.name / "classifier" for run in runs]
+        return [folder for folder in folders if is_ready("pretrain", folder)]  # results and weights
+
+    members = classifiers(planner.members(plan.first_member, task))[:MOST_MEMBERS]
+    if len(members) < 2:
+        return None
+    output, options = work / f"committee-{task}", plan.tasks[task]
+    shutil.rmtree(output, ignore_errors=True)  # of other members
+    joined: Json = {"members": [str(member) for member in members], "output_dir": str(output), "disable_tqdm": True}
+    join_committee(CommitteeArguments(task=task, data_root=arguments.data_root, **joined, **options))
+    deep = classifiers(planner.tuned(reference, task, planner.pretraining(reference, 0), [0]))
+    splits = load_task(task, root=arguments.data_root, **options)
+    return DemoTask(task, TITLES.get(task, task), output, deep[0] if deep else None, splits)
