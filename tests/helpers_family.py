@@ -28,7 +28,7 @@ RELEASE = {
         "tlm-conv": {"run": "conv"},
     },
     "adapters": {
-        "tlm-lora": {"run": "adapted", "base": "tlm-bert1", "example": SENTENCE, "revisions": {"again": "adapted"}}
+        "tlm-lora": {"run": "adapted", "base": "tlm-bert1", "example": SENTENCE}
     },
     "classifiers": {
         "tlm-bert1-words": {

@@ -12,8 +12,6 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 PAPER = "arxiv:2507.14871"
-SMOKE = "smoke"
-"""The size whose numbers mean little."""
 KINDS = ("encoder", "classifier", "committee", "adapter")
 MASKED_EXAMPLE = "returns the [MASK] of the array."
 EXAMPLE = "Returns the eigenvalues of a symmetric matrix."
@@ -29,12 +27,12 @@ class CardFacts:
         evaluation: see `evaluation.classifier_facts`; None where nothing was measured beyond the results.
         base_models: base or members, `owner/name` or `owner/name@branch`.
         datasets: Hub ids of what it was trained on.
-        plot, plots: file name of a plot of accuracies in the folder; captions of further plots by file name.
+        plots: captions of plots in the folder, by file name.
         revisions, branch: branches that the card names; the branch that this card is for, None for main.
         remote_code: whether the folder opens with trusted code alone; a committee always does.
         example: text of the snippet and the widget.
         wall_clock: seconds of training.
-        smoke: whether the run is of smoke size; None takes it from the results.
+        smoke: whether the run is of smoke size.
         version: of the release; None outside of one.
     """
 
@@ -43,7 +41,6 @@ class CardFacts:
     evaluation: Mapping[str, Any] | None = None
     base_models: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
-    plot: str | None = None
     plots: dict[str, str] = field(default_factory=dict)
     revisions: list[str] = field(default_factory=list)
     branch: str | None = None
@@ -53,7 +50,7 @@ class CardFacts:
     language: str = "en"
     wall_clock: float | None = None
     uncased: bool | None = None
-    smoke: bool | None = None
+    smoke: bool = False
     version: str | None = None
 
 
@@ -86,11 +83,6 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9_.]+", "-", Path(name).stem.lower()).strip("-._") or "task"
 
 
-def python_literal(value: object) -> str:
-    """A text, or a list of them, as Python: one line that nothing in it can end."""
-    return repr(value).replace("`", "\\x60")
-
-
 def is_uncased(folder: Path) -> bool:
     """Whether the tokenizer of a model folder makes all letters small, by the normalizers of its `tokenizer.json`."""
 
@@ -109,11 +101,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
-def thousands(number: int) -> str:
-    """An integer with commas; int() makes an undefined one raise, which formatting would print or refuse otherwise."""
-    return f"{int(number):,}"
-
-
 def card_template(kind: str) -> Template:
     """The template of a card, `KIND.md.jinja`; a name that it is not given raises."""
     environment = Environment(
@@ -127,9 +114,11 @@ def card_template(kind: str) -> Template:
         "md": escape_markdown,
         "code": escape_code,
         "place": place_in_words,
-        "thousands": thousands,
-        "python": python_literal,
         "duration": duration,
+        # int() makes an undefined number raise, which formatting would print.
+        "thousands": lambda number: f"{int(number):,}",
+        # One line of Python that nothing in a text, or in a list of them, can end.
+        "python": lambda value: repr(value).replace("`", "\\x60"),
     }
     return environment.get_template(f"{kind}.md.jinja")
 
@@ -147,10 +136,9 @@ def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFac
         jinja2.UndefinedError: when the template names a result that is not there.
     """
     example = facts.example or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
-    is_smoke = results.get("settings", {}).get("size") == SMOKE if facts.smoke is None else facts.smoke
     # Without it the snippets on the card of a branch would open main.
     at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""
-    context = {**vars(facts), "name": name, "results": results, "example": example, "smoke": is_smoke, "at": at}
+    context = {**vars(facts), "name": name, "results": results, "example": example, "at": at}
     body = card_template(kind).render(**context)
     return f"---\n{_metadata(kind, name, results, facts, example).to_yaml()}\n---\n\n{body.strip()}\n"
 

@@ -18,7 +18,7 @@ from tlm_hf.hub.push import push
 
 READER = "hf_" + "ReaderToken" * 3
 CARDS = [[name, None] for section in list(RELEASE.values())[2:7] for name in section]
-BRANCHES = [["tlm-bert1", "seed-1"], ["tlm-lora", "again"], ["tlm-committee-words", "seed-1"]]
+BRANCHES = [["tlm-bert1", "seed-1"], ["tlm-committee-words", "seed-1"]]
 STRANGER = """
 import json, os, pathlib, re
 import datasets, transformers

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..cards import SMOKE, CardFacts, is_uncased, render_card
+from ..cards import CardFacts, is_uncased, render_card
 from ..data.dataset_card import KNOWN_SOURCES
 from ..errors import UserError
 from ..recipes import HEAD_SIZE, find_size
@@ -90,7 +90,7 @@ def stage_model(
         copy_model_files(run_folder, folder, kind)
         if plot is not None:
             shutil.copy2(plot, folder / plot.name)
-        facts = replace(facts, uncased=is_uncased(folder), plot=plot.name if plot else None)
+        facts = replace(facts, uncased=is_uncased(folder), plots={plot.name: "accuracy"} if plot else {})
         (folder / "README.md").write_text(render_card(kind, destination.name, results, facts), encoding="utf-8")
     return destination
 
@@ -150,4 +150,4 @@ def is_smoke(run: Path) -> bool:
     """Whether the model of a run is of smoke size."""
     config = read_json(run / "config.json")
     first = (config.get("member_configs") or [config])[0]
-    return bool(first.get("hidden_size") == HEAD_SIZE * find_size(SMOKE).heads)
+    return bool(first.get("hidden_size") == HEAD_SIZE * find_size("smoke").heads)

@@ -19,15 +19,6 @@ from .manifest import MANIFEST_FILE, RELEASE_FILE, Repository, StagedRelease, de
 from .verify import read_verified
 
 logger = logging.getLogger(__name__)
-NOTES = {
-    "data": "data",
-    "encoder": "pre-trained encoder",
-    "adapter": "LoRA adapter",
-    "classifier": "fine-tuned classifier",
-    "committee": "soft committee",
-    "space": "demonstration",
-}
-"""What the collection says of each kind."""
 
 
 def push(
@@ -151,7 +142,7 @@ def _push_collection(hub: Hub, staged: StagedRelease, facts: Json, public: bool)
     if changes:
         hub.update_collection_metadata(slug, **changes)
     listed = {(item.item_type, item.item_id) for item in current.items}
-    items = [(each.repo_type, each.repo_id, NOTES[each.kind]) for each in staged.repositories]
+    items = [(each.repo_type, each.repo_id, each.kind) for each in staged.repositories]
     items += [("paper", number, "the paper") for number in facts["papers"]]
     for kind, name, note in items:
         if (kind, name) not in listed:

@@ -53,7 +53,7 @@ class Kind:
 KINDS = {
     "data": Kind("data", "dataset", "folder"),
     "encoder": Kind("encoders", "model", "run", ("corpus", "data", "example", "revisions")),
-    "adapter": Kind("adapters", "model", "run", ("base", "task", "data", "example", "revisions")),
+    "adapter": Kind("adapters", "model", "run", ("base", "task", "data", "example")),
     "classifier": Kind("classifiers", "model", "run", ("base", "task", "data", "example", "revisions")),
     "committee": Kind("committees", "model", "run", ("members", "task", "data", "example", "revisions")),
     "space": Kind("spaces", "space", "demo", ("committees", "deep", "encoders")),

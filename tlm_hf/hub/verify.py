@@ -12,9 +12,7 @@ from tqdm.auto import tqdm
 from ..errors import UserError, check_installed
 from ..runs.atomic_files import Json, file_hash, read_json, write_json
 from .manifest import RELEASE_FILE, Repository, StagedRelease, check_files, read_staged
-from .model_folder import code_files
-from .safety import check_folder, redact
-from .space_folder import space_code
+from .safety import redact
 
 DRIVER = Path(__file__).with_name("verify_driver.py")
 VERIFIED_FILE = "verified.json"
@@ -41,9 +39,6 @@ def verify(output_dir: str) -> Json:
     if any(repository.kind == "space" for repository in staged.repositories):
         check_installed("gradio")
     check_files(staged)
-    for repository, folder in staged.folders:
-        path = staged.output / folder
-        check_folder(path, space_code() if repository.kind == "space" else code_files(path), [staged.output])
     checks: dict[str, list[str]] = {}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
         results = pool.map(lambda repository: _open(staged, repository), staged.repositories)

@@ -252,7 +252,8 @@ def _stage(
     release, folders = output / "release", []
     for name in scale.encoders:
         target, found = release / f"tlm-{name}", results[PRETRAIN.format(name)]
-        folders.append(stage_model(output / "encoders" / name, target, "encoder", found, CardFacts(CORPUS)))
+        own = CardFacts(CORPUS, smoke=facts.smoke)
+        folders.append(stage_model(output / "encoders" / name, target, "encoder", found, own))
     for name in ("bert-1-0", scale.deep):
         run, target = f"{name}-pretrained-0", release / f"tlm-{name}-docstrings"
         folders.append(stage_model(output / "classifiers" / run, target, "classifier", results[run], facts, plot))
