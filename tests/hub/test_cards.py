@@ -118,17 +118,17 @@ class TestCard:
                 render(kind, baseline=None)
 
     def test_snippets_of_a_branch_open_that_branch(self, kind):
-        """Every call of the snippet that names the repository names the branch, and main's name none."""
-        for branch in (None, "seed-1"):
+        """Wherever the snippet names the repository it names the branch; an adapter has no branches."""
+        for branch in (None, *["seed-1"] * (kind != "adapter")):
             (code,) = re.findall(r"^```python\n(.*?)^```$", render(kind, branch=branch), re.MULTILINE | re.DOTALL)
-            calls = [
-                {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-                for call in ast.walk(ast.parse(code))
-                if isinstance(call, ast.Call)
-                if f"'tlm-{kind}'" in map(ast.unparse, [*call.args, *(each.value for each in call.keywords)])
-            ]
-            assert len(calls) == {"encoder": 3, "adapter": 2}.get(kind, 1)
-            assert {call.get("revision") for call in calls} == {branch and repr(branch)}
+            ast.parse(code)
+            at = f', revision="{branch}"' if branch else ""
+            assert (
+                code.count(f'"tlm-{kind}"')
+                == code.count(f'"tlm-{kind}"{at}')
+                == {"encoder": 3, "adapter": 2}.get(kind, 1)
+            )
+            assert code.count("revision") == (code.count(f'"tlm-{kind}"') if branch else 0)
 
     def test_names_from_data_are_harmless(self, kind):
         plain = render(kind)
@@ -177,13 +177,8 @@ def test_a_card_says_which_branch_it_was_made_from_and_the_metadata_not(kind, be
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_card_of_smoke_size_says_so(kind):
-    settings = RESULTS[kind].get("settings", {})
-    sized = {size: RESULTS[kind] | {"settings": settings | {"size": size}} for size in ("smoke", "laptop")}
-    said = "smoke size"
-    assert said in render(kind, smoke=True)
-    assert said in render(kind, sized["smoke"])
-    assert said not in render(kind, sized["laptop"])
-    assert said not in render(kind, sized["smoke"], smoke=False)
+    assert "smoke size" in render(kind, smoke=True)
+    assert "smoke size" not in render(kind)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_a_whole_file(here):
     assert entries["tlm-committee"].links == [("members", "tlm-news"), ("members", "other/model")]
     assert release.repo_id("tlm-news@seed-1") == "tiny-lab/tlm-news"
     assert entries["tlm-demo"].links == [("committees", "tlm-committee"), ("encoders", "tlm-bert1")]
-    assert (release.visibility, release.licence, release.language) == ("private", "mit", "en")
+    assert (release.licence, release.language) == ("mit", "en")
     assert release.collection.papers == ["2507.14871"]
 
 
@@ -70,7 +70,6 @@ def test_a_whole_file(here):
         ("tlm-news: {", "yes: {", "'name' expected str, got bool"),
         ("tlm-news: {", '"a b": {', "tiny-lab/a b"),
         ("demo: runs", "demo: nowhere", "nowhere, and there is no such folder"),
-        ("licence: mit", "visibility: secret", "secret"),
         ("corpus: English Wikipedia", "corpus: [a]", "tlm-bert1: Field 'corpus'"),
         ("members: [tlm-news, other/model]", "members: tlm-news", "'members' expected a list"),
         ("seed-1: runs", "main: runs", "the branch 'main'"),

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import yaml
 
@@ -34,18 +34,6 @@ def kind_of(plural):
     return KINDS.get(plural or "models")
 
 
-@route("GET", "/api/whoami-v2")
-def whoami(hub, call):
-    if call.user is None:
-        raise Error(401, "Invalid username or password.")
-    return {
-        "type": "user",
-        "name": call.user.name,
-        "orgs": [{"name": name, "roleInOrg": role} for name, role in call.user.organizations.items()],
-        "auth": {"type": "access_token", "accessToken": {"displayName": "test", "role": call.user.role}},
-    }
-
-
 @route("POST", "/api/repos/create")
 def create(hub, call):
     body = call.json
@@ -58,35 +46,28 @@ def create(hub, call):
     url = f"{hub.url}/{'' if kind == 'model' else PLURAL[kind] + '/'}{name}"
     if (kind, name) in hub.state.repositories:
         raise Error(409, "You already created this repo", extra={"url": url})
-    private = body.get("visibility") == "private" or bool(body.get("private"))
-    made = hub.state.repositories[kind, name] = Repository(kind, name, private, body.get("sdk"))
-    made.variables |= {each["key"]: each["value"] for each in body.get("variables") or []}
+    private = body.get("visibility") == "private"
+    hub.state.repositories[kind, name] = Repository(kind, name, private, body.get("sdk"))
     return {"url": url, "name": name, "id": name}
 
 
 @route("PUT", rf"{API}/settings")
 def settings(hub, call, plural, name):
     found = hub.state.repository(kind_of(plural), name, call.user, write=True)
-    if "visibility" in call.json:
-        found.private = call.json["visibility"] == "private"
-    if "private" in call.json:
-        found.private = call.json["private"]
+    found.private = call.json["visibility"] == "private"
     return {}
 
 
 @route("POST", "/api/validate-yaml")
 def validate(hub, call):
-    content = call.json["content"]
-    found = re.match(r"---\s*\n(.*?)\n---", content, re.DOTALL)
-    try:
-        data = yaml.safe_load(found.group(1)) if found else {}
-    except yaml.YAMLError as error:
-        raise Error(400, "Invalid metadata", extra={"errors": [{"message": str(error)}], "warnings": []}) from error
-    errors = []
-    licences = data.get("license")
-    for licence in licences if isinstance(licences, list) else [licences]:
-        if licence is not None and licence not in LICENCES:
-            errors.append({"message": f'"license" must be one of the known ones, not {licence!r}'})
+    found = re.match(r"---\s*\n(.*?)\n---", call.json["content"], re.DOTALL)
+    data = yaml.safe_load(found.group(1)) if found else {}
+    licences = data.get("license") or []
+    errors = [
+        {"message": f'"license" must be one of the known ones, not {licence!r}'}
+        for licence in (licences if isinstance(licences, list) else [licences])
+        if licence not in LICENCES
+    ]
     if data.get("pipeline_tag", "fill-mask") not in PIPELINES:
         errors.append({"message": f'"pipeline_tag" {data["pipeline_tag"]!r} is not known'})
     if call.json.get("repoType") == "space" and "sdk" not in data:
@@ -163,8 +144,6 @@ def commit(hub, call, plural, name, revision):
             files[value["path"]] = File(content, lfs=True)
         elif entry["key"] == "deletedFile":
             files.pop(value["path"])
-        elif entry["key"] == "deletedFolder":
-            files = {path: file for path, file in files.items() if not path.startswith(value["path"])}
         else:
             raise Error(400, f"Unknown operation {entry['key']}")
     oid = found.commit(revision, files, header["summary"], call.user.name)
@@ -220,26 +199,10 @@ def entry_of(path, file):
 @route("GET", rf"{API}/tree/([^/]+)(?:/(.*))?")
 def tree(hub, call, plural, name, revision, folder):
     found = hub.state.repository(kind_of(plural), name, call.user)
-    files = found.find(revision).files
-    prefix = f"{folder}/" if folder else ""
-    if folder and not any(path.startswith(prefix) for path in files):
+    files = {path: file for path, file in found.find(revision).files.items() if path.startswith(folder or "")}
+    if not files:
         raise Error(404, f"{folder} does not exist on {revision}", "EntryNotFound")
-    answer, folders = [], set()
-    for path, file in sorted(files.items()):
-        if path.startswith(prefix):
-            parts = path.removeprefix(prefix).split("/")
-            recursive = call.query.get("recursive", ["false"])[0].lower() in ("true", "1")
-            folders |= {prefix + "/".join(parts[:n]) for n in range(1, len(parts)) if recursive or n == 1}
-            if recursive or len(parts) == 1:
-                answer.append(entry_of(path, file))
-    return [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in sorted(folders)] + answer
-
-
-@route("POST", rf"{API}/paths-info/([^/]+)")
-def paths_info(hub, call, plural, name, revision):
-    files = hub.state.repository(kind_of(plural), name, call.user).find(revision).files
-    wanted = parse_qs(call.body.decode()).get("paths", [])
-    return [entry_of(path, files[path]) for path in wanted if path in files]
+    return [entry_of(path, file) for path, file in sorted(files.items())]
 
 
 @route("GET", rf"{API}(?:/revision/([^/]+))?")
@@ -248,15 +211,7 @@ def info(hub, call, plural, name, revision):
     at = found.find(revision or "main")
     card = re.match(rb"---\s*\n(.*?)\n---", at.files.get("README.md", File(b"")).content, re.DOTALL)
     data = yaml.safe_load(card.group(1)) if card else {}
-    blobs = "blobs" in call.query
-    siblings = []
-    for path, file in sorted(at.files.items()):
-        sibling = {"rfilename": path}
-        if blobs:
-            sibling |= {"size": len(file.content), "blobId": file.git}
-            if file.lfs:
-                sibling["lfs"] = {"sha256": file.sha256, "size": len(file.content), "pointerSize": 130}
-        siblings.append(sibling)
+    siblings = [{"rfilename": path} for path in sorted(at.files)]
     return {
         "_id": found.name, "id": found.name, "sha": at.oid, "private": found.private, "siblings": siblings, "tags": [],
         "cardData": data, "pipeline_tag": data.get("pipeline_tag"), "library_name": data.get("library_name"),

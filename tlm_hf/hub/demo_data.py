@@ -76,13 +76,10 @@ def stage_demo(
     Args:
         destination: the folder.
         tasks: what can be classified, at least one.
-        encoders: pre-trained encoders by what people read, for filling masks; the first one's tokenizer counts tokens.
+        encoders: by what people read, for filling masks; the first one's tokenizer counts tokens.
         corpus_name: what the encoders were pre-trained on, in words.
         corpus: its texts.
         study: `rows.json` of a study's report, for the findings; None for none.
-
-    Returns:
-        `destination`.
 
     Raises:
         UserError: a model folder that is missing or broken.

@@ -54,7 +54,6 @@ class StagedRelease:
     output: Path
     version: str
     namespace: str
-    visibility: str
     collection: Json | None
     repositories: list[Repository]
 
@@ -177,7 +176,6 @@ def build_manifest(
     version: str,
     folder: Path,
     *,
-    code: dict[str, str],
     results: Mapping[str, Any] = MappingProxyType({}),
     command: Sequence[str] = (),
     inputs: Mapping[str, Any] = MappingProxyType({}),
@@ -186,8 +184,9 @@ def build_manifest(
     """What `manifest.json` holds, for a folder in which all else is in place.
 
     `results` are those of the run or the facts of a data set, `command` (with placeholders) made it of the `inputs`
-    (repositories and hashes by placeholder); `code` and `data` have hashes of the remote code and of the texts.
+    (repositories and hashes by placeholder); `data` has hashes of the texts.
     """
+    files = describe_files(folder)
     settings, tokens = results.get("settings", {}), results.get("tokens_per_epoch")
     return {
         "schema": 1,
@@ -210,8 +209,8 @@ def build_manifest(
         "data": dict(data),
         # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot is.
         "reproduce": {"command": list(command), "inputs": dict(inputs), "result": result_folder(results)},
-        "remote_code": code,
-        "files": describe_files(folder),
+        "remote_code": {name: facts["sha256"] for name, facts in files.items() if name.endswith(".py")},
+        "files": files,
     }
 
 

@@ -8,7 +8,7 @@ from ..cards import CardFacts, is_uncased, render_card
 from ..data.dataset_card import KNOWN_SOURCES
 from ..errors import UserError
 from ..recipes import HEAD_SIZE, find_size
-from ..runs.atomic_files import Json, file_hash, read_json, whole_folder, write_json
+from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from .demo_data import EXAMPLES
 from .manifest import MEMBERS, training_seconds
@@ -39,12 +39,6 @@ class SourceRun:
     def label(self) -> str:
         """`name`, or `name@branch`."""
         return f"{self.entry.name}@{self.branch}" if self.branch else self.entry.name
-
-
-def code_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of this package's own version of the code that a staged folder holds."""
-    names = [path.name for path in sorted(folder.glob("*.py")) if (PACKAGE / path.name).is_file()]
-    return {name: file_hash(PACKAGE / name) for name in names}
 
 
 def copy_model_files(run: Path, folder: Path, kind: str) -> None:

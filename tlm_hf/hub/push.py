@@ -55,7 +55,6 @@ def push(
         logger.info("%d of %d: %s", place, len(staged.repositories), repository.repo_id)
         branches = [change for change in changes if change.where in repository.tree]
         commits += _push_repository(hub, staged, repository, branches, overwrite)
-    public = public or staged.visibility == "public"
     for repository in staged.repositories if public else []:
         if hub.repo_info(repository.repo_id, repo_type=repository.repo_type).private:
             hub.update_repo_settings(repository.repo_id, repo_type=repository.repo_type, private=False)

@@ -2,7 +2,6 @@
 
     version: 0.1.0
     namespace: tiny-lab            # user or organization on the Hub
-    visibility: private            # or public; private where it is left out
     licence: apache-2.0            # of the models and the Space; data sets state that of their source
     data:
       tlm-wikipedia: {folder: outputs/tlm-wikipedia}                       # made by `tlm prepare-data` or `tlm overlap`
@@ -121,7 +120,6 @@ class Release:
     version: str
     namespace: str
     entries: tuple[Entry, ...]
-    visibility: Literal["private", "public"] = "private"
     licence: str = "apache-2.0"
     language: str = "en"
     collection: Collection | None = None

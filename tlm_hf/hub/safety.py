@@ -1,4 +1,4 @@
-"""What must never go up: secrets, paths of this machine, pickles, code that is not ours."""
+"""What must never go up: secrets, paths of this machine, pickles."""
 
 import os
 import re
@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..errors import UserError
-from ..runs.atomic_files import file_hash
 
 SECRETS = {
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
@@ -29,28 +28,25 @@ START = r"(?:(?<![\w.-])|(?<=\\[nrt]))"
 HOME = START + r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+"
 
 
-def check_folder(folder: Path, code: dict[str, str], places: Iterable[Path] = ()) -> None:
+def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
     """Refuse a staged folder that must not be published.
 
-    `code` has the SHA-256 by name of the Python files that may be in it. `places` are folders of this machine that must
-    not be named, beside the home folder, the working folder and that of the variable TLM_DATA.
+    `places` are folders of this machine that must not be named, beside the home folder, the working folder and that of
+    the variable TLM_DATA.
 
     Raises:
         UserError: one sentence that names the file: a secret (not shown), a path of this machine, a kind of file that
-            does not belong there, arrays that need pickle, or foreign code.
+            does not belong there, or arrays that need pickle.
     """
     private = _paths(places)
     for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).as_posix()
-        name = f"{folder.name}/{inside}"
+        name = path.relative_to(folder.parent).as_posix()
         if path.is_dir():
             continue
-        if path.is_symlink() or path.suffix not in ALLOWED:
+        if path.suffix not in ALLOWED:
             raise UserError(
-                f"{name} is not a file of a release (weights as safetensors, data as parquet, no links): take it out."
+                f"{name} is not a file of a release (weights as safetensors, data as parquet): take it out."
             )
-        if path.suffix == ".py" and code.get(inside) != file_hash(path):
-            raise UserError(f"{name} is code that is not of this package: restore it from there, or take it out.")
         try:
             text = _read(path)
         except (OSError, ValueError) as error:

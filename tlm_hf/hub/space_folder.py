@@ -8,7 +8,7 @@ from huggingface_hub import RepoCard
 
 from ..cards import card_template, package_data
 from ..errors import UserError
-from ..runs.atomic_files import file_hash, read_json, write_json
+from ..runs.atomic_files import read_json, write_json
 from .demo_data import DEMO_FILE
 from .release_file import Entry, Release
 
@@ -26,25 +26,16 @@ def space_files() -> dict[str, Path]:
     return {name.as_posix(): path for name, path in files.items() if not set(name.parts) & set(LEFT_OUT)}
 
 
-def space_code() -> dict[str, str]:
-    """SHA-256 of the Python files of the Space."""
-    return {name: file_hash(path) for name, path in space_files().items() if name.endswith(".py")}
-
-
 def space_variables(entry: Entry, release: Release) -> dict[str, str]:
     """Environment variables of the Space on the Hub: which repositories it loads (see its README)."""
-
-    def listed(names: dict[str, str]) -> str:
-        return ",".join(f"{key}={release.repo_id(name)}" for key, name in names.items())
-
+    named = {"COMMITTEES": entry.committees, "DEEP": entry.deep, "ENCODERS": entry.encoders}
     variables = {
-        "TLM_DEMO_COMMITTEES": listed(entry.committees),
-        "TLM_DEMO_DEEP": listed(entry.deep),
-        "TLM_DEMO_ENCODERS": listed(entry.encoders),
-        # Committees open with their own code alone, which this release hashes.
-        "TLM_DEMO_TRUST": "1" if entry.committees else "",
+        f"TLM_DEMO_{key}": ",".join(f"{name}={release.repo_id(model)}" for name, model in models.items())
+        for key, models in named.items()
+        if models
     }
-    return {name: value for name, value in variables.items() if value}
+    # Committees open with their own code alone, which this release hashes.
+    return variables | ({"TLM_DEMO_TRUST": "1"} if entry.committees else {})
 
 
 def stage_space(entry: Entry, release: Release, folder: Path, root: Path, *, smoke: bool) -> None:

@@ -33,10 +33,10 @@ from .manifest import (
     run_command,
     tree_hash,
 )
-from .model_folder import SourceRun, code_files, is_smoke, stage_release_model
+from .model_folder import SourceRun, is_smoke, stage_release_model
 from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
-from .space_folder import space_code, space_variables, stage_space
+from .space_folder import space_variables, stage_space
 from .verify import VERIFIED_FILE
 
 MEASURED = ".measured"
@@ -66,7 +66,7 @@ def stage(release_file: str, output_dir: str, *, data_root: str | None = None, l
         stager = _Stager(release, root, output / MEASURED, data_root, licence_checked)
         repositories = [stager.stage(entry) for entry in tqdm(release.entries, desc="Staging", unit="repository")]
         collection = None if release.collection is None else asdict(release.collection)
-        staged = StagedRelease(output, release.version, release.namespace, release.visibility, collection, repositories)
+        staged = StagedRelease(output, release.version, release.namespace, collection, repositories)
         write_json(root / RELEASE_FILE, staged.record())
         if (output / MEASURED).is_dir():
             shutil.copytree(output / MEASURED, root / MEASURED)
@@ -147,14 +147,13 @@ class _Stager:
         if entry.kind == "space":
             smoke = any(is_smoke(self.runs[name].folder) for _, name in entry.links if name in self.runs)
             stage_space(entry, self.release, folder, self.root, smoke=smoke)
-            code = space_code()
         elif entry.kind == "data":
             subsets = stage_dataset(entry, repo_id, folder, version)
             hashes = {
                 config: {split: rows["sha256"] for split, rows in splits.items()}
                 for config, splits in subsets["configs"].items()
             }
-            code, facts = {}, {"results": subsets, "command": dataset_command(subsets), "data": {"configs": hashes}}
+            facts = {"results": subsets, "command": dataset_command(subsets), "data": {"configs": hashes}}
         else:
             run = self.runs[f"{entry.name}@{branch}" if branch else entry.name]
             results, inputs, evaluation = run.results, self.inputs[run.label], None
@@ -166,9 +165,8 @@ class _Stager:
             stage_release_model(replace(run, results=results), self.release, folder, evaluation, inputs)
             data = {key: value for key, value in results["settings"].items() if key.endswith(("sha256", "revision"))}
             facts = {"results": results, "command": run_command(results), "inputs": inputs, "data": data | places}
-            code = code_files(folder)
-        write_json(folder / MANIFEST_FILE, build_manifest(repo_id, entry.kind, version, folder, code=code, **facts))
-        check_folder(folder, code, self.private)
+        write_json(folder / MANIFEST_FILE, build_manifest(repo_id, entry.kind, version, folder, **facts))
+        check_folder(folder, self.private)
 
     def _inputs(self, run: SourceRun) -> Json:
         """Which repositories a run read, by their weights' hashes: a name that fits is not enough."""

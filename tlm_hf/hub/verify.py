@@ -52,7 +52,7 @@ def verify(output_dir: str) -> Json:
 
 
 def read_verified(output_dir: str) -> StagedRelease:
-    """A staged release that was verified, and not changed since: files, version, namespace, visibility, variables.
+    """A staged release that was verified, and not changed since: its files and its record.
 
     Raises:
         UserError: one sentence that names what was changed.
