@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import yaml
 
@@ -199,10 +199,26 @@ def entry_of(path, file):
 @route("GET", rf"{API}/tree/([^/]+)(?:/(.*))?")
 def tree(hub, call, plural, name, revision, folder):
     found = hub.state.repository(kind_of(plural), name, call.user)
-    files = {path: file for path, file in found.find(revision).files.items() if path.startswith(folder or "")}
-    if not files:
+    files = found.find(revision).files
+    prefix = f"{folder}/" if folder else ""
+    if folder and not any(path.startswith(prefix) for path in files):
         raise Error(404, f"{folder} does not exist on {revision}", "EntryNotFound")
-    return [entry_of(path, file) for path, file in sorted(files.items())]
+    answer, folders = [], set()
+    recursive = call.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+    for path, file in sorted(files.items()):
+        if path.startswith(prefix):
+            parts = path.removeprefix(prefix).split("/")
+            folders |= {prefix + "/".join(parts[:n]) for n in range(1, len(parts)) if recursive or n == 1}
+            if recursive or len(parts) == 1:
+                answer.append(entry_of(path, file))
+    return [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in sorted(folders)] + answer
+
+
+@route("POST", rf"{API}/paths-info/([^/]+)")
+def paths_info(hub, call, plural, name, revision):
+    files = hub.state.repository(kind_of(plural), name, call.user).find(revision).files
+    wanted = parse_qs(call.body.decode()).get("paths", [])
+    return [entry_of(path, files[path]) for path in wanted if path in files]
 
 
 @route("GET", rf"{API}(?:/revision/([^/]+))?")
