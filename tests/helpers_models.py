@@ -62,13 +62,13 @@ def compare_gradients(ours, stock, tolerance=1e-5):
         assert difference <= tolerance * largest, (name, difference, largest)
 
 
-def check_equal(kind, pair, inputs, labels, training=True, **options):
-    """Outputs and gradients of ours are stock's; `options` go to ours alone. Returns our output."""
+def check_equal(kind, pair, inputs, labels, training=True):
+    """Outputs and gradients of ours are stock's. Returns our output."""
     ours, stock = (model.train(training) for model in pair)
     targets = labels_for(kind, labels)
-    expected, output = stock(**inputs, **targets), ours(**inputs, **targets, **options)
+    expected, output = stock(**inputs, **targets), ours(**inputs, **targets)
     close(scalar(output), scalar(expected))
-    if kind != "encoder" and "num_predictions" not in options:
+    if kind != "encoder":
         close(output.logits, expected.logits[labels != -100] if kind == "masked_lm" and training else expected.logits)
     for model, result in ((stock, expected), (ours, output)):
         model.zero_grad()

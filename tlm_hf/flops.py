@@ -14,8 +14,6 @@ q (h^2 + 2 h f), are:
 - absorbed: the query (q h^2) goes through the key weights of its head (q h^2), meets the T inputs in each head
   (q H T h), and their weighted sum (q H T h) goes through the value weights (q h^2). Cheaper than reduced when
   q (h + (H - 1) T) < T h: up to 45 of 128 positions at h = 768.
-- constant: absorbed, in a one-layer encoder without convolution at inference, where the query at [CLS] is the same for
-  all texts that start alike: neither it nor its absorption is counted.
 """
 
 from .models.configuration_tlm import TLMConfig
@@ -31,8 +29,7 @@ def layer_multiply_adds(config: TLMConfig, length: int, queries: int, path: str)
     after = queries * (hidden**2 + 2 * hidden * config.feed_forward_size)
     if path in ("plain", "reduced"):
         return 2 * length * hidden**2 + queries * hidden**2 + 2 * queries * length * hidden + after
-    projections = {"absorbed": 3, "constant": 1}[path]
-    return projections * queries * hidden**2 + 2 * queries * config.num_attention_heads * length * hidden + after
+    return 3 * queries * hidden**2 + 2 * queries * config.num_attention_heads * length * hidden + after
 
 
 def encoder_multiply_adds(config: TLMConfig, length: int, queries: int, path: str) -> int:
@@ -63,8 +60,6 @@ def classifier_multiply_adds(
     return (encoder_multiply_adds(config, length, 1, path) + head) * (TRAINING_STEP if training else 1)
 
 
-def cheapest_path(config: TLMConfig, length: int, queries: int, *, training: bool) -> str:
+def cheapest_path(config: TLMConfig, length: int, queries: int) -> str:
     """The path of fewest multiply-adds that reads `queries` positions of a text; 1 is a classifier's [CLS]."""
-    if not training and queries == 1 and config.num_hidden_layers == 1 and not config.has_convolution:
-        return "constant"
     return min(("reduced", "absorbed"), key=lambda path: layer_multiply_adds(config, length, queries, path))

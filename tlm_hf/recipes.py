@@ -255,14 +255,14 @@ def describe_recipes() -> str:
                 model = TLMModel(config)
             total = model.num_parameters()
             inside = total - sum(parameter.numel() for parameter in model.embeddings.parameters())
-            masked = cheapest_path(config, length, labelled, training=True)
-            tuning, reading = (cheapest_path(config, length, 1, training=training) for training in (True, False))
+            masked = cheapest_path(config, length, labelled)
+            reading = cheapest_path(config, length, 1)
             rows.append(
                 f"{recipe + '@' + size:<27}{config.num_hidden_layers:>7}{config.hidden_size:>7}"
                 f"{config.num_attention_heads:>6}{total:>12,}{inside:>12,}"
                 f"{shorten(masked_lm_multiply_adds(config, length, labelled, path=masked)):>9}"
                 f"{shorten(masked_lm_multiply_adds(config, length, labelled)):>8}"
-                f"{shorten(classifier_multiply_adds(config, length, path=tuning, training=True)):>12}"
+                f"{shorten(classifier_multiply_adds(config, length, path=reading, training=True)):>12}"
                 f"{shorten(classifier_multiply_adds(config, length, path=reading)):>11}"
                 f"{shorten(classifier_multiply_adds(config, length)):>8}"
             )

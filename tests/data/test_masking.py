@@ -114,31 +114,14 @@ def test_whole_words_are_masked_together(tokenizer):
     assert chosen_words / words == pytest.approx(rate, abs=0.01)
 
 
-@given(seed=st.integers(0, 100), most=st.sampled_from([1, 3, 8]))
-def test_a_fixed_count_of_masks_in_rows_of_a_fixed_length(tokenizer, seed, most):
-    rows = make_rows(tokenizer, 40, seed)
-    batch = MaskingCollator(tokenizer, 0.3, seed, num_predictions=most, length=32)(rows)
-    assert all(value.shape == (40, 32) for value in batch.values())
-    for row, labels, attended in zip(rows, batch["labels"], batch["attention_mask"], strict=True):
-        ids = torch.tensor(row["input_ids"])
-        ordinary = ~torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
-        chosen = labels[: len(ids)] != -100
-        wanted = min(most, max(1, round(0.3 * int(ordinary.sum()))))
-        assert int(chosen.sum()) == int((labels != -100).sum()) == min(wanted, int(ordinary.sum()))
-        assert not (chosen & ~ordinary).any()
-        assert int(attended.sum()) == len(ids)
-
-
 def test_masking_options_that_do_not_fit(tokenizer):
-    with pytest.raises(ValueError, match="whole_word or num_predictions"):
-        MaskingCollator(tokenizer, 0.3, 0, whole_word=True, num_predictions=4)
     with pytest.raises(ValueError, match="A row has 9 tokens but length is 8"):
         MaskingCollator(tokenizer, length=8)([{"input_ids": np.arange(9), "item": 0}])
     with pytest.raises(ValueError, match="remove_unused_columns"):
         MaskingCollator(tokenizer)([{"input_ids": np.arange(9)}])
 
 
-@pytest.mark.parametrize("options", [{}, {"whole_word": True}, {"num_predictions": 5}])
+@pytest.mark.parametrize("options", [{}, {"whole_word": True}])
 def test_workers_and_batches_change_no_mask(tokenizer, options):
     texts = [row["input_ids"] for row in make_rows(tokenizer, 30)]
     schedule = PretrainingSchedule(texts, 48, batch_size=8, seed=3)

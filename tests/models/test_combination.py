@@ -1,7 +1,5 @@
 """Ways to combine the members' logits, and the uncertainty, against numpy and scipy."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -74,15 +72,3 @@ def test_settings_survive_saving(build_pair, tmp_path):
         member_logits = np.stack([model(ids).logits.numpy() for model in models], axis=1)
         expected = log_softmax(member_logits.mean(axis=1) / 2, axis=-1)
         np.testing.assert_allclose(again(ids).logits.log_softmax(-1), expected, atol=1e-5)
-
-
-def test_a_folder_with_member_weights_of_null_opens_and_with_weights_does_not(build_pair, tmp_path):
-    models = [build_pair("classifier", seed=seed)[0] for seed in range(2)]
-    CommitteeForSequenceClassification.from_members(models).save_pretrained(tmp_path)
-    file = tmp_path / "config.json"
-    fields = json.loads(file.read_text())
-    file.write_text(json.dumps(fields | {"member_weights": None}))
-    assert len(CommitteeForSequenceClassification.from_pretrained(tmp_path)) == 2
-    file.write_text(json.dumps(fields | {"member_weights": [0.3, 0.7]}))
-    with pytest.raises(ValueError, match="member_weights are no longer supported"):
-        CommitteeForSequenceClassification.from_pretrained(tmp_path)

@@ -5,6 +5,7 @@ losses and gradients the committee's must be.
 """
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -67,41 +68,6 @@ def test_votes_are_the_stock_members_and_the_loss_is_that_of_the_mean(members):
     as_tuple = committee(**batch, labels=labels, return_dict=False)
     assert isinstance(as_tuple, tuple)
     close(as_tuple[0], output.loss)
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_predict_is_numpys_mean_of_stock_bert_members(build_pair, tokenizer, sentences, training):
-    fields = {"vocab_size": len(tokenizer), **LABELS}
-    members = [build_pair("classifier", seed=seed, **{**shape, **fields}) for seed, shape in enumerate(SHAPES)]
-    committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in members], temperature=1.3)
-    committee.train(training)
-    committee[0].eval()
-    texts = [sentences[0], "bread", " ".join(sentences), *sentences[1:3]]  # the third is truncated
-    records = committee.predict(texts, tokenizer, batch_size=2)
-    assert (committee.training, committee[0].training, committee[1].training) == (training, False, training)
-    for record in records:
-        assert list(record) == ["label", "score", "entropy", "mutual_information", "agreement"]
-    for text, record in zip(texts, records, strict=True):
-        batch = tokenizer(text, truncation=True, max_length=TINY["max_position_embeddings"], return_tensors="pt")
-        with torch.no_grad():
-            each = softmax(
-                np.stack([stock(**batch).logits[0].numpy() for _, stock in members]).astype(np.float64), axis=-1
-            )
-        mean = each.mean(axis=0)
-        shown = softmax(np.log(mean) / 1.3)
-        assert record["label"] == LABELS["id2label"][int(mean.argmax())]
-        assert record["score"] == pytest.approx(shown.max(), abs=1e-5)
-        entropy = -(mean * np.log(mean)).sum()
-        assert record["entropy"] == pytest.approx(entropy, abs=1e-5)
-        expected = -(each * np.log(each)).sum(axis=1).mean()
-        assert record["mutual_information"] == pytest.approx(max(entropy - expected, 0), abs=1e-5)
-        assert record["agreement"] == pytest.approx(np.bincount(each.argmax(axis=1)).max() / 3)
-    one = committee.predict(texts[3], tokenizer)
-    assert one["label"] == records[3]["label"]
-    assert one["score"] == pytest.approx(records[3]["score"], abs=1e-6)
-    assert committee.predict([], tokenizer) == []
-    with pytest.raises(ValueError, match="Text 1 is a NoneType"):
-        committee.predict(["a", None], tokenizer)
 
 
 def test_mixed_shapes_survive_saving_bit_for_bit(members, tmp_path):
@@ -188,13 +154,35 @@ def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, member
         one_sentence(caught.value)
 
 
-@pytest.mark.parametrize("labels", [torch.rand(4), torch.rand(4, 3), torch.zeros((4, 3), dtype=torch.long)])
-@pytest.mark.parametrize("training", [True, False])
-def test_labels_that_are_not_class_ids_are_refused_in_one_sentence(members, one_sentence, labels, training):
-    committee = CommitteeForSequenceClassification.from_members([members[0][0]]).train(training)
-    with pytest.raises(ValueError, match="no regression or multi-label") as caught:
-        committee(**make_batch(), labels=labels)
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"labels": torch.rand(4)}, "no regression or multi-label"),
+        ({"labels": torch.zeros((4, 3), dtype=torch.long)}, "no regression or multi-label"),
+        ({"input_ids": None, "inputs_embeds": torch.zeros(4, 9, 24)}, "each member has other word embeddings"),
+    ],
+)
+def test_inputs_that_the_members_cannot_share_are_refused_in_one_sentence(members, one_sentence, inputs, sentence):
+    committee = CommitteeForSequenceClassification.from_members([members[0][0]])
+    with pytest.raises(ValueError, match=sentence) as caught:
+        committee(**{**make_batch(), **inputs})
     one_sentence(caught.value)
+
+
+def test_a_pickle_after_the_first_answer_is_no_larger_and_an_edited_weight_counts_at_once(members):
+    committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in members])
+    batch, size = make_batch(), len(pickle.dumps(committee))
+    with torch.no_grad():
+        committee(**batch)
+        assert len(pickle.dumps(committee)) == size
+        for ours, stock in members:  # in place, part of a view, and another storage
+            for model in (ours, stock):
+                attention = model.bert.encoder.layer[0].attention.self
+                attention.query.weight.data[1:4] += 0.7
+                model.classifier.weight.data = 2 * model.classifier.weight.data
+        votes = torch.stack([stock(**batch).logits for _, stock in members], dim=1)
+        for answers in (committee, pickle.loads(pickle.dumps(committee))):
+            close(answers(**batch).member_logits, votes)
 
 
 @pytest.mark.parametrize(

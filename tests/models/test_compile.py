@@ -1,4 +1,4 @@
-"""Half precision, activation checkpointing, fixed-count masks, torch.compile and torch.export.
+"""Half precision, activation checkpointing, torch.compile and torch.export.
 
 Oracle: stock BERT in float32, run eagerly. `fullgraph=True` refuses graph breaks. What a compiled model saves shows in
 no output, so `counted` counts the floating point operations of its graphs. The convolution has no stock twin: its
@@ -72,48 +72,14 @@ def batch_of(rows, length, seed=0, start=None, masked=0.2):
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}, torch.tensor(labels)
 
 
-def most(labels):
-    return int((labels != -100).sum(dim=1).max())
-
-
-def check_step(compiled, ours, stock, inputs, labels, **options):
+def check_step(compiled, ours, stock, inputs, labels):
     """One training step: loss and every gradient."""
-    expected, found = stock.train()(**inputs, labels=labels).loss, compiled(**inputs, labels=labels, **options).loss
+    expected, found = stock.train()(**inputs, labels=labels).loss, compiled(**inputs, labels=labels).loss
     close(found, expected)
     for model, loss in ((stock, expected), (ours, found)):
         model.zero_grad()
         loss.backward()
     compare_gradients(ours, stock)
-
-
-# ---- a fixed count of masks, uncompiled
-
-
-@pytest.mark.parametrize("more", [0, 1, 20])
-@pytest.mark.parametrize("fast", [True, False])
-@BY_BACKEND
-def test_a_fixed_count_changes_no_number(build_pair, more, fast, attention):
-    """More slots than labels, more than positions too: a batch of short texts has fewer positions than that."""
-    inputs, labels = plain_batch(length=6)
-    labels[1] = -100
-    slots = most(labels) + more
-    ours, stock = build_pair("masked_lm", num_hidden_layers=2, fast=fast, attention=attention)
-    full = stock(**inputs).logits
-    for training in (False, True):
-        options = {"num_predictions": slots} | ({} if training else {"sparse_prediction": True})
-        found = ours.train(training)(**inputs, labels=labels, **options)
-        assert found.logits.shape[1] == min(slots, 6)
-        for row, selected in enumerate(labels != -100):  # labelled positions first
-            close(found.logits[row, : int(selected.sum())], full[row][selected])
-    check_step(ours, ours, stock, inputs, labels, num_predictions=slots)
-
-
-def test_too_small_a_count_is_refused_in_one_sentence(build_pair, one_sentence):
-    inputs, labels = plain_batch()
-    ours, _ = build_pair("masked_lm")
-    with pytest.raises(ValueError, match=f"{most(labels)} labels but num_predictions is 1: raise it") as caught:
-        ours.train()(**inputs, labels=labels, num_predictions=1)
-    one_sentence(caught.value)
 
 
 # ---- precision
@@ -181,20 +147,7 @@ def test_checkpointing_draws_the_same_dropout(build_pair, kind, attention, reent
 
 
 @BY_LAYERS_AND_BACKEND
-def test_compiled_masked_lm_of_a_fixed_count(build_pair, layers, attention):
-    ours, stock = build_pair("masked_lm", num_hidden_layers=layers, attention=attention)
-    compiled, operations = counted(ours.train(), dynamic=True)
-    # Shares of stock's operations: 0.19 and 0.38 (two and three labels), 0.31 and 0.45 if nothing were absorbed.
-    for rows, length, share in ((3, 12, 0.25), (2, 9, 0.41)):
-        inputs, labels = batch_of(rows, length)
-        check_step(compiled, ours, stock, inputs, labels, num_predictions=most(labels))
-        if attention == "eager":  # the counter takes sdpa on a CPU for nothing
-            assert operations[-1] < share * count(stock, **inputs, labels=labels)
-
-
-@BY_LAYERS_AND_BACKEND
 def test_compiled_classifier(build_pair, layers, attention):
-    """The graph is made of texts that start alike, and must hold no constant query."""
     ours, stock = build_pair("classifier", num_hidden_layers=layers, attention=attention)
     compiled, operations = counted(ours.train(), dynamic=True)
     for start, length in ((3, 12), (None, 9)):
@@ -234,7 +187,7 @@ def test_compiled_convolution(model_class, training):
     inputs, labels = batch_of(3, 10)
     extra = {"labels": CLASS_IDS[:3]}
     if model_class is TLMForMaskedLM:
-        extra = {"labels": labels, "num_predictions": most(labels)}
+        extra = {"labels": labels}
     plain = build_model(model_class, KERNELS).train(training)
     ours = copy.deepcopy(plain)
     compiled, _ = counted(ours)
@@ -255,9 +208,8 @@ def test_compiled_backward(build_pair, kind, backend):
     """Through AOTAutograd, which traces the backward pass too (`eager` above leaves it to autograd)."""
     inputs, labels = batch_of(3, 10)
     ours, stock = build_pair(kind)
-    options = {"num_predictions": most(labels)} if kind == "masked_lm" else {}
     compiled = torch.compile(ours.train(), fullgraph=True, backend=backend)
-    check_step(compiled, ours, stock, inputs, labels if kind == "masked_lm" else CLASS_IDS[:3], **options)
+    check_step(compiled, ours, stock, inputs, labels if kind == "masked_lm" else CLASS_IDS[:3])
     ours.eval()
     with torch.no_grad():
         close(compiled(**inputs).logits, stock.eval()(**inputs).logits)
@@ -266,11 +218,10 @@ def test_compiled_backward(build_pair, kind, backend):
 # ---- torch.export
 
 
-def export(model, inputs, **fixed):
+def export(model, inputs):
     """The exported module, for any batch and any length."""
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    shapes = dict.fromkeys(inputs, free) | dict.fromkeys(fixed)
-    return torch.export.export(model, (), {**inputs, **fixed}, dynamic_shapes=shapes).module()
+    return torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, free)).module()
 
 
 SHAPES = [(1, 1), (1, 7), (5, 16), (2, 2)]
@@ -279,7 +230,6 @@ SHAPES = [(1, 1), (1, 7), (5, 16), (2, 2)]
 @BY_LAYERS_AND_BACKEND
 @BY_KIND
 def test_exported_model(build_pair, kind, layers, attention):
-    """Exported with texts that start alike; run on texts that do not, since it must ask for each of them."""
     ours, stock = build_pair(kind, num_hidden_layers=layers, attention=attention)
     exported = export(ours, batch_of(3, 10, start=3)[0])
     name = "last_hidden_state" if kind == "encoder" else "logits"
@@ -287,19 +237,6 @@ def test_exported_model(build_pair, kind, layers, attention):
         inputs, _ = batch_of(rows, max(length, 2))
         inputs = {key: value[:, :length] for key, value in inputs.items()}
         close(exported(**inputs)[name], stock(**inputs)[name])
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_exported_masked_lm_of_a_fixed_count(build_pair, training):
-    ours, stock = build_pair("masked_lm", num_hidden_layers=2)
-    inputs, labels = batch_of(3, 10)
-    exported = export(ours.train(training), {**inputs, "labels": labels}, num_predictions=4, sparse_prediction=True)
-    for rows, length in ((1, 7), (5, 16), (2, 5)):
-        inputs, labels = batch_of(rows, length, seed=1)
-        assert most(labels) <= 4
-        found = exported(**inputs, labels=labels, num_predictions=4, sparse_prediction=True)
-        close(found.loss, stock(**inputs, labels=labels).loss)
-        assert found.logits.shape == (rows, 4, VOCABULARY)
 
 
 def test_exported_committee_and_convolution(build_pair):

@@ -129,10 +129,7 @@ class MaskingCollator:
         stream: MASK_STREAM in training; HELD_OUT_STREAM for the fixed masks of evaluation.
         whole_word: choose words (a WordPiece with the `##` pieces that follow it) with `mlm_probability`, and all
             tokens of a chosen word; what replaces a token is drawn token by token (`create_pretraining_data.py`).
-        num_predictions: choose exactly min(num_predictions, round(`mlm_probability` x ordinary tokens), but at least 1)
-            tokens of each row, all sets equally likely: the fixed count that `TLMForMaskedLM.forward(num_predictions=)`
-            needs for static shapes (BERT's `max_predictions_per_seq`).
-        length: pad every row to so many positions, again for static shapes; None pads to the longest of the batch.
+        length: pad every row to so many positions, for static shapes; None pads to the longest of the batch.
         final_mlm_probability: with `num_items`, the share of the last item; it changes linearly with `item`.
         num_items: items of the whole training.
         cls_weights: one weight a token, float (vocabulary,): a row's first position, [CLS], then predicts one of the
@@ -151,21 +148,18 @@ class MaskingCollator:
         stream: int = MASK_STREAM,
         *,
         whole_word: bool = False,
-        num_predictions: int | None = None,
         length: int | None = None,
         final_mlm_probability: float | None = None,
         num_items: int | None = None,
         cls_weights: np.ndarray | None = None,
     ) -> None:
-        if whole_word and num_predictions is not None:
-            raise ValueError("Whole words have no fixed count of tokens: give whole_word or num_predictions.")
         if final_mlm_probability is not None and not num_items:
             raise ValueError("A changing mlm_probability needs the number of items: give num_items.")
         last = mlm_probability if final_mlm_probability is None else final_mlm_probability
         self.mlm_probability = mlm_probability
         self.slope = (last - mlm_probability) / (num_items or 1)
         self.seed, self.stream = seed, stream
-        self.whole_word, self.num_predictions, self.length = whole_word, num_predictions, length
+        self.whole_word, self.length = whole_word, length
         self.cls_weights = cls_weights
         self.pad_id, self.mask_id = tokenizer.pad_token_id, tokenizer.mask_token_id
         self.ordinary = np.setdiff1d(np.arange(len(tokenizer)), np.array(tokenizer.all_special_ids))
@@ -222,10 +216,6 @@ class MaskingCollator:
     def _choose(self, input_ids: np.ndarray, draws: np.ndarray, rates: np.ndarray) -> np.ndarray:
         """The tokens to predict, bool (batch, length), from uniform `draws` of that shape and `rates` (batch, 1)."""
         ordinary = ~self.is_special[input_ids]
-        if self.num_predictions is not None:
-            counts = np.rint(rates[:, 0] * ordinary.sum(axis=1)).clip(1, self.num_predictions)
-            ranks = np.where(ordinary, draws, 2.0).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
-            return (ranks < counts[:, None]) & ordinary
         if self.whole_word:
             # A token takes the draw of its word's first token.
             places = np.where(self.continues[input_ids], 0, np.arange(input_ids.shape[1]))

@@ -2,14 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the members' logits become the committee's, and what their disagreement says.
 
-This file travels to the Hub as remote code; it needs torch and transformers only. With z_k the logits of member k of
-K, p_k = softmax(z_k) and T the temperature, `combine` returns logits whose softmax is the committee's probability:
+This file travels to the Hub as remote code. With z_k the logits of member k of K, p_k = softmax(z_k) and T the
+temperature, `combine` returns logits whose softmax is the committee's probability:
 
     probabilities   log(mean over k of p_k) / T, the soft committee of arXiv 2507.14871, by logsumexp
     logits          (mean over k of z_k) / T, the normalised geometric mean of the p_k
-
-The uncertainty is that of the mean probability, whatever the combination (Depeweg et al., ICML 2018, section 2): its
-entropy is the members' mean entropy (doubt in the text) plus the mutual information (doubt among the members).
 """
 
 import math
@@ -50,8 +47,8 @@ def uncertainty(member_logits: torch.Tensor) -> dict[str, torch.Tensor]:
 
     Returns:
         Each float32 (batch,): `entropy` of the members' mean probability, in nats; `expected_entropy`, the members'
-        mean entropy; `mutual_information`, the former minus the latter (0 where all agree); `agreement`, the largest
-        share of members that prefer one class.
+        mean entropy (doubt in the text); `mutual_information`, the former minus the latter (doubt among the members:
+        Depeweg et al., ICML 2018, section 2); `agreement`, the largest share of members that prefer one class.
     """
     total = entropy(log_mean_probability(member_logits))
     expected = entropy(member_logits.float().log_softmax(dim=-1)).mean(dim=1)
@@ -86,26 +83,6 @@ class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
     def uncertainty(self) -> dict[str, torch.Tensor]:
         """See `uncertainty` above: four tensors (batch,)."""
         return uncertainty(self.member_logits)  # type: ignore[arg-type]
-
-    @property
-    def entropy(self) -> torch.Tensor:
-        """See `uncertainty`."""
-        return self.uncertainty["entropy"]
-
-    @property
-    def expected_entropy(self) -> torch.Tensor:
-        """See `uncertainty`."""
-        return self.uncertainty["expected_entropy"]
-
-    @property
-    def mutual_information(self) -> torch.Tensor:
-        """See `uncertainty`."""
-        return self.uncertainty["mutual_information"]
-
-    @property
-    def agreement(self) -> torch.Tensor:
-        """See `uncertainty`."""
-        return self.uncertainty["agreement"]
 
 
 __all__ = ["COMBINATIONS", "CommitteeOutput", "combine", "uncertainty"]

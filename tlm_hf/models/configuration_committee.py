@@ -38,7 +38,6 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     Raises:
         StrictDataclassError: when the members' vocabularies differ, the temperature is not positive, the combination is
             unknown, or the problem is not single-label classification.
-        ValueError: `member_weights` that are not null, which are no longer supported.
     """
 
     model_type = "tlm_committee"
@@ -51,8 +50,6 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Keep members as plain dictionaries, without labels and paths."""
-        if kwargs.pop("member_weights", None) is not None:
-            raise ValueError("member_weights are no longer supported: remove them from config.json to weigh all alike.")
         self.member_configs = [
             {key: value for key, value in member.items() if key not in MEMBER_ONLY_FIELDS}
             for member in self.member_configs or []

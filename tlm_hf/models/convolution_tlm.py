@@ -25,11 +25,8 @@ def pad_inputs(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """Pad on the right to `config.max_position_embeddings`, for a front-end that sees padding (`conv_sees_padding`).
 
-    The arguments are those of `TLMModel.forward`, not longer than that; `word_embeddings` gives the pad token's vector
-    where `inputs_embeds` are padded. Ids continue with the pad token, token types with 0, positions with their numbers.
-
-    Returns:
-        The last four in their order, None where they were None.
+    Arguments as in `TLMModel.forward`: ids continue with the pad token (embeddings with its vector), token types with
+    0, positions with their numbers. Returns the last four in their order, None where they were None.
     """
     tokens: Any = input_ids if inputs_embeds is None else inputs_embeds
     batch, length, longest = tokens.shape[0], tokens.shape[1], config.max_position_embeddings
@@ -50,11 +47,6 @@ def pad_inputs(
     return input_ids, token_type_ids, position_ids, inputs_embeds
 
 
-def process_count() -> int:
-    """Processes that train together: 1 without torch.distributed (not built on some platforms) or outside a group."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Sum of a tensor over all processes, on any backend; its gradient is the sum of all processes' gradients."""
     from torch.distributed.nn.functional import all_reduce  # not in builds without torch.distributed
@@ -65,18 +57,15 @@ def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics leave padding out and cover the batches of all processes.
 
-    Mean and variance are taken in float32 at least, over the token positions of the *whole* batch: with several
-    processes (gloo or nccl; torch's SyncBatchNorm is for GPUs only), count and sum, then the centred squares, and their
-    gradients, are summed over the default process group. After DistributedDataParallel has averaged the parameters'
-    gradients, they are those of one process with the whole batch, and the running statistics are equal everywhere.
-
-    Every process must run the same training passes, forward and backward. Where each trains another model, set
-    `synchronise` to False: statistics are then each process's own, and rank 0's are the ones saved.
+    Mean and variance are taken in float32 at least, over the token positions of the *whole* batch: count and sum, then
+    the centred squares, and their gradients, are summed over the default process group (gloo or nccl; torch's
+    SyncBatchNorm is for GPUs only). Every process must run the same training passes. Where each trains another model,
+    set `synchronise` to False: statistics are then each process's own, and rank 0's are the ones saved.
     """
 
     synchronise: bool = True
 
-    # Never None with the defaults that are used here (affine, tracked); nn.BatchNorm2d's own types allow for it.
+    # Never None here, as nn.BatchNorm2d's own types allow.
     running_mean: torch.Tensor
     running_var: torch.Tensor
     num_batches_tracked: torch.Tensor
@@ -85,11 +74,11 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Normalise (batch, channels, sequence, hidden); `mask` (batch, 1, sequence, 1) is 1 for tokens, 0 for padding.
 
-        In training mean and variance are those of the token positions (of all positions without a mask), and update the
-        running statistics; in evaluation the running statistics are used, so no text depends on its neighbours. The
-        result has the type of `states`.
+        In training by mean and variance of the token positions (of all without a mask), which update the running
+        statistics; in evaluation by those. The result has the type of `states`.
         """
-        across = self.training and self.synchronise and process_count() > 1
+        grouped = distributed.is_available() and distributed.is_initialized()
+        across = self.training and self.synchronise and grouped and distributed.get_world_size() > 1
         if not self.training or (mask is None and not across):
             return super().forward(states)
         values = states.to(torch.promote_types(states.dtype, torch.float32))

@@ -3,40 +3,29 @@
 """Exact fast paths: the same function as stock BERT, to rounding, with less arithmetic and less memory traffic.
 
 This file travels to the Hub as remote code; it needs torch only. Notation: hidden size h, sequence length T, heads H,
-head size d = h/H, vocabulary V, n positions of a text that are read ("queries"). A path is taken when
-`config.use_fast_path` and its own conditions hold; otherwise the plain path runs.
+head size d = h/H, vocabulary V, n positions of a text that are read ("queries"). `config.use_fast_path` switches all
+of these off.
 
-1. Reduced last layer. Queries, attention output, feed-forward block and LayerNorms act on each position alone, so the
-   last layer computes them only where the head reads: at the n masked positions in masked-language-model training
-   (about 15% of T), at [CLS] for classification. Keys and values are needed at all T. Conditions: no hidden states or
-   attentions asked for, a mask that is the same for every query (2-d), eager or sdpa.
+path                    conditions                                                               home
+reduced last layer      2-d mask; eager or sdpa; no hidden states or attentions asked for        last_layer_is_reducible
+absorbed keys, values   reduced; plain `key` and `value`; fewer multiply-adds                    is_absorbed
+  text by text          absorbed; labelled positions; a CPU; not compiled                        is_ragged
+fused loss              training on labels; a CPU; not compiled; plain decoder; stock loss       choose_path
+16-bit dropout          training; a CPU; not compiled                                            TLMDropout
+narrowed states         training under autocast; a CPU (exact to autocast's dtype only)          narrowed
 
-2. Absorbed keys and values (`absorbed_attention`). With x_t the layer's input at t, W_k,h and W_v,h the (d, h) blocks
-   of head h, and q_h the query of a head,
+"Plain" means without adapter, quantised weights or hooks (`is_plain`).
 
-       score_t   = q_h . (W_k,h x_t + b_k,h)          = (W_k,h^T q_h) . x_t + q_h . b_k,h = u_h . x_t + const
-       context_h = sum_t a_t (W_v,h x_t + b_v,h)      = W_v,h (sum_t a_t x_t) + b_v,h sum_t a_t
+Reduced last layer: queries, attention output, feed-forward block and LayerNorms act on each position alone, so the
+last layer computes them only where the head reads: at the labelled positions (about 15% of T) or at [CLS].
 
-   so two h x h projections of T tokens become nH vectors u_h of size h, and as many pooled inputs. The constant drops
-   out of the softmax, but gets a gradient (0 to rounding) as stock's does; sum_t a_t is 1 only without attention
-   dropout. Conditions: a reduced last layer, plain `key` and `value` (no adapter, quantised weights or hooks), fewer
-   multiply-adds (`is_absorbed`). On a CPU each text is multiplied alone, without padding to the largest n.
+Absorbed keys and values: with x_t the layer's input at t, W_k,h and W_v,h the (d, h) blocks of head h, q_h its query,
 
-3. Constant query. In a one-layer encoder without convolution the input at [CLS] is LayerNorm(word[CLS] + position[0] +
-   type[0]), the same row for every text that starts alike, so one query and one u_h serve the batch. Conditions: one
-   position read of each text, equal rows (`rows_are_equal` compares them), a plain `query`, a CPU, no gradient (each
-   text's row must get its own), no torch.compile, torch.export or tracing (reading the data would break the graph).
+    score_t   = q_h . (W_k,h x_t + b_k,h)          = (W_k,h^T q_h) . x_t + q_h . b_k,h = u_h . x_t + const
+    context_h = sum_t a_t (W_v,h x_t + b_v,h)      = W_v,h (sum_t a_t x_t) + b_v,h sum_t a_t
 
-4. `sixteen_bit_dropout`. On a CPU torch draws a number for each element; here 16 random bits decide. The probability is
-   rounded to 1/65536 and the scale is the rounded probability's, so the expectation is exact in float32. The random
-   stream differs from torch's.
-
-5. `MaskedLMLoss`. Decoder and cross-entropy as one function that takes softmax and its gradient in one pass; the tied
-   word embedding's gradient is the decoder's part plus the rows that were read, without a second (V, h) matrix.
-   Conditions: a CPU, a plain decoder with a bias, no second gradient (`create_graph=True`, `torch.func`).
-
-6. `narrowed`. In training under autocast on a CPU the states between the layers have autocast's dtype too. This is not
-   exact beyond that dtype; float32 training is untouched.
+so two h x h projections of T tokens become nH vectors u_h of size h, and as many pooled inputs. The constant drops
+out of the softmax, but gets a gradient (0 to rounding) as stock's does; sum_t a_t is 1 only without attention dropout.
 """
 
 from typing import Any, NamedTuple
@@ -60,27 +49,13 @@ class Queries(NamedTuple):
     is_query: torch.Tensor | None = None
 
 
-def select_labelled(labels: torch.Tensor, num_predictions: int | None) -> tuple[Queries, torch.Tensor]:
-    """Choose the labelled positions (those that are not `IGNORE_INDEX`) of int64 `labels` (batch, sequence), in order.
-
-    Returns:
-        The queries, and their labels: (batch, num_predictions), labelled ones first, for static shapes; or flat
-        (count,) without `num_predictions`.
-
-    Raises:
-        ValueError: a row has more labels than `num_predictions` (a compiled model cannot tell).
-    """
+def select_labelled(labels: torch.Tensor) -> tuple[Queries, torch.Tensor]:
+    """The labelled positions (not `IGNORE_INDEX`) of int64 `labels` (batch, sequence), and their labels (count,)."""
     selected = labels != IGNORE_INDEX
     counts = selected.sum(dim=1)
-    slots = num_predictions
-    if slots is None:
-        slots = max(int(counts.max()), 1)
-    elif not torch.compiler.is_compiling() and int(counts.max()) > slots:
-        raise ValueError(f"A row has {int(counts.max())} labels but num_predictions is {slots}: raise it.")
+    slots = max(int(counts.max()), 1)
     positions = torch.argsort(selected.to(torch.uint8), dim=1, descending=True, stable=True)[:, :slots]
-    if num_predictions is not None:
-        return Queries(positions), labels.gather(1, positions)
-    is_query = torch.arange(positions.shape[1], device=selected.device) < counts[:, None]
+    is_query = torch.arange(slots, device=selected.device) < counts[:, None]
     return Queries(positions, is_query), labels[selected]
 
 
@@ -90,22 +65,6 @@ def read_rows(hidden_states: torch.Tensor, queries: Queries) -> torch.Tensor:
         return hidden_states.gather(1, queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1]))
     starts = torch.arange(hidden_states.shape[0], device=hidden_states.device)[:, None] * hidden_states.shape[1]
     return hidden_states.flatten(0, 1).index_select(0, (queries.positions + starts)[queries.is_query])
-
-
-def count_rows(queries: Any) -> list[int]:
-    """How many flat rows each text has, in order."""
-    return queries.is_query.sum(dim=1).tolist()
-
-
-def rows_are_equal(states: torch.Tensor) -> bool:
-    """Whether every text of (batch, n, hidden) has the same rows, so that one query serves all (section 3).
-
-    False where reading them would cost a transfer (an accelerator) or a branch in a graph (compile, export, trace).
-    """
-    readable = states.shape[0] > 1 and states.shape[1] == 1 and states.device.type == "cpu"
-    if not readable or states.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return bool((states == states[:1]).all())
 
 
 def is_bare(*modules: nn.Module) -> bool:
@@ -138,9 +97,9 @@ def is_absorbed(attention: Any, queries: int, length: int) -> bool:
 
 def is_ragged(attention: Any, hidden_states: torch.Tensor, queries: Queries) -> bool:
     """Whether keys and values are absorbed text by text: on a CPU, where a small product each costs no more."""
-    eager = hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
-    absorbed = is_absorbed(attention, queries.positions.shape[1], hidden_states.shape[1])
-    return eager and absorbed and queries.is_query is not None
+    if queries.is_query is None or hidden_states.device.type != "cpu":
+        return False
+    return is_absorbed(attention, queries.positions.shape[1], hidden_states.shape[1])
 
 
 def absorbed_attention(
@@ -150,19 +109,18 @@ def absorbed_attention(
     attention_mask: torch.Tensor | None,
     counts: list[int] | None = None,
 ) -> torch.Tensor:
-    """Attend without projecting keys and values (section 2).
+    """Attend without projecting keys and values (derived above).
 
     Args:
         attention: a `TLMSelfAttention` with plain `key` and `value`.
-        query_states: the layer's input where it is read: (batch, n, hidden); (1, n, hidden) for a constant query; or
-            (rows, hidden), text after text, with `counts`.
+        query_states: the layer's input where it is read: (batch, n, hidden); with `counts` (rows, hidden), text after
+            text.
         hidden_states: (batch, sequence, hidden), the layer's input.
         attention_mask: None, or (batch, 1, 1, sequence): bool (True where attended) or added to the scores.
         counts: rows that each text has in `query_states`.
 
     Returns:
-        The shape of `query_states` (a batch for a constant query): the heads' contexts side by side, before the output
-        projection.
+        The shape of `query_states`: the heads' contexts side by side, before the output projection.
     """
     key, value, head_size = attention.key, attention.value, attention.head_size
     query = (attention.query(query_states) * attention.scaling).unflatten(-1, (-1, head_size))
@@ -173,8 +131,6 @@ def absorbed_attention(
         if attention_mask is not None:
             rows = torch.tensor(counts, device=hidden_states.device)
             attention_mask = attention_mask[:, 0].repeat_interleave(rows, dim=0)
-    elif absorbed.shape[0] < hidden_states.shape[0]:
-        scores = torch.einsum("nhc,btc->bnht", absorbed[0], hidden_states)
     else:
         scores = torch.einsum("bnhc,btc->bnht", absorbed, hidden_states)
     if torch.is_grad_enabled() and key.bias is not None and key.bias.requires_grad:
@@ -239,24 +195,17 @@ class _TextProduct(torch.autograd.Function):
 
 
 def refuse_second_gradient() -> None:
-    """Raise NotImplementedError in a backward pass that is itself to be differentiated (`create_graph=True`)."""
+    """Raise in a backward pass that is itself to be differentiated; torch's `once_differentiable` would not see it."""
     if torch.is_grad_enabled():
-        raise NotImplementedError(
-            "The fast paths of masked-language-model training have no second gradient: set config.use_fast_path=False."
-        )
-
-
-def sixteen_bit_dropout(states: torch.Tensor, probability: float) -> torch.Tensor:
-    """Dropout decided by 16 random bits an element, from torch's generator (section 4)."""
-    dropped = round(probability * 65536)
-    words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64, device=states.device)
-    bits = words.random_(-(2**63), None).view(torch.int16)[: states.numel()].view(states.shape)
-    # The mask in the states' own type: a product with bool would convert it in both passes.
-    return states * (bits >= dropped - 32768).to(states.dtype).mul_(65536 / (65536 - dropped))
+        raise NotImplementedError("The fast paths have no second gradient: set config.use_fast_path = False.")
 
 
 class TLMDropout(nn.Dropout):
-    """`nn.Dropout`, in training on a CPU by `sixteen_bit_dropout`."""
+    """`nn.Dropout`; in training on a CPU 16 random bits decide of each element, where torch draws a number for each.
+
+    The probability is rounded to 1/65536 and the scale is the rounded probability's, so the expectation is exact in
+    float32. The random stream differs from torch's.
+    """
 
     def __init__(self, probability: float, config: Any) -> None:
         super().__init__(probability)
@@ -265,14 +214,18 @@ class TLMDropout(nn.Dropout):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Any shape to the same shape."""
         on_cpu = states.device.type == "cpu" and not torch.compiler.is_compiling()
+        dropped = round(self.p * 65536)
         # CODEPATH: a user's switch, on in every checkpoint of ours; both sides are equal to rounding.
-        if self.config.use_fast_path and on_cpu and self.training and 0 < round(self.p * 65536) < 65536:
-            return sixteen_bit_dropout(states, self.p)
-        return super().forward(states)
+        if not (self.config.use_fast_path and on_cpu and self.training and 0 < dropped < 65536):
+            return super().forward(states)
+        words = torch.empty((states.numel() + 3) // 4, dtype=torch.int64, device=states.device)
+        bits = words.random_(-(2**63), None).view(torch.int16)[: states.numel()].view(states.shape)
+        # The mask in the states' own type: a product with bool would convert it in both passes.
+        return states * (bits >= dropped - 32768).to(states.dtype).mul_(65536 / (65536 - dropped))
 
 
 class MaskedLMLoss(torch.autograd.Function):
-    """Decoder and summed cross-entropy (section 5); float32 sums over logits of any dtype."""
+    """Decoder and summed cross-entropy; float32 sums over logits of any dtype."""
 
     @staticmethod
     def forward(
@@ -322,15 +275,11 @@ class MaskedLMLoss(torch.autograd.Function):
         )
 
 
-def loss_is_fusable(decoder: nn.Module) -> bool:
-    """Whether `MaskedLMLoss` may replace decoder and cross-entropy (section 5)."""
-    return (
-        not torch.compiler.is_compiling()
-        and torch.is_grad_enabled()
-        and is_plain(decoder)
-        and decoder.bias is not None
-        and decoder.weight.device.type == "cpu"
-    )
+def loss_is_fusable(head: Any) -> bool:
+    """Whether `MaskedLMLoss` may replace decoder and cross-entropy of a `BertLMPredictionHead`."""
+    decoder = head.decoder
+    plain = is_bare(head) and is_plain(decoder) and decoder.bias is not None
+    return plain and torch.is_grad_enabled() and decoder.weight.device.type == "cpu"
 
 
 def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Linear) -> bool:
@@ -339,7 +288,7 @@ def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Linear) -> bool:
 
 
 def narrowed(states: torch.Tensor, config: Any, training: bool) -> torch.Tensor:
-    """The states in autocast's dtype, in training under autocast on a CPU (section 6); any shape."""
+    """The states in autocast's dtype, in training under autocast on a CPU; any shape."""
     # CODEPATH: a user's switch, on in every checkpoint of ours.
     if config.use_fast_path and training and states.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return states.to(torch.get_autocast_dtype("cpu"))

@@ -13,35 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from .configuration_committee import CommitteeConfig
-from .modeling_tlm import TLMForSequenceClassification
-
-
-def find_source(member: str | os.PathLike, lookup: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Folder (`~` is the home) or Hub name, and the options of its look-up, with the revision of `name@revision`."""
-    folder = Path(member).expanduser()
-    if folder.exists():
-        return str(folder), lookup
-    name, at, revision = os.fspath(member).partition("@")
-    return (name, {**lookup, "revision": revision}) if at else (name, lookup)
+from .modeling_tlm import HUB_OPTIONS, TLMForSequenceClassification
 
 
 def open_member(
-    member: str | os.PathLike | PreTrainedModel, position: int, lookup: Mapping[str, Any], loading: Mapping[str, Any]
+    member: str | os.PathLike | PreTrainedModel, position: int, options: Mapping[str, Any]
 ) -> TLMForSequenceClassification:
     """Load a folder or Hub name, or take a model over into our class (same weight names, so a stock BERT fits).
 
-    `lookup` and `loading` are options of `from_pretrained`: where a file is looked for, and `dtype` and `device_map`.
+    `options` are those of `from_pretrained`.
 
     Raises:
         ValueError: the member is a committee, no classifier, of another kind, or its folder is broken.
     """
     if isinstance(member, str | os.PathLike):
-        return _load(member, position, lookup, loading)
+        return _load(member, position, options)
     if not isinstance(member, PreTrainedModel):
         raise ValueError(
             f"Member {position} is a {type(member).__name__}: give folders, Hub names or classifiers (of an adapted "
@@ -61,12 +51,11 @@ def _check_kind(position: int, kind: str | None, classes: Sequence[str]) -> None
         raise ValueError(f"Member {position} is an encoder without a classifier: fine-tune it first.")
 
 
-def _load(
-    member: str | os.PathLike, position: int, lookup: Mapping[str, Any], loading: Mapping[str, Any]
-) -> TLMForSequenceClassification:
-    source, lookup = find_source(member, lookup)
+def _load(member: str | os.PathLike, position: int, options: Mapping[str, Any]) -> TLMForSequenceClassification:
+    source = os.fspath(member)
     if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
-        raise ValueError(f"Member {position}, {os.fspath(member)!r}, is neither a folder nor a Hub name (owner/name).")
+        raise ValueError(f"Member {position}, {source!r}, is neither a folder nor a Hub name (owner/name).")
+    lookup = {name: options[name] for name in HUB_OPTIONS if name in options}
     try:
         fields, _ = TLMForSequenceClassification.config_class.get_config_dict(source, **lookup)
     except Exception as error:  # AttributeError where the file holds no dictionary
@@ -74,8 +63,9 @@ def _load(
     _check_kind(position, fields.get("model_type"), fields.get("architectures") or [])
     try:
         # Shapes are compared below: transformers' own error is a report of many lines.
-        options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **lookup, **loading}
-        model, report = TLMForSequenceClassification.from_pretrained(source, **options)
+        model, report = TLMForSequenceClassification.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
     except Exception as error:  # a truncated file raises what safetensors defines
         raise _broken(member, position, error.__cause__ or error) from error
     if report["missing_keys"]:
@@ -94,7 +84,7 @@ def _broken(member: str | os.PathLike, position: int, error: object) -> ValueErr
 
 
 def _take_over(member: PreTrainedModel, position: int) -> TLMForSequenceClassification:
-    """Our class around the very parameters of a stock BERT."""
+    """Our class around the parameters of a stock BERT."""
     try:
         config = TLMForSequenceClassification.config_class.from_dict(member.config.to_dict())
     except Exception as error:  # the validator's, whose cause is the sentence
@@ -102,83 +92,69 @@ def _take_over(member: PreTrainedModel, position: int) -> TLMForSequenceClassifi
     config._name_or_path = member.config._name_or_path
     with torch.device("meta"):
         ours = TLMForSequenceClassification(config)
-    weights = dict(member.named_parameters())
-    shapes = {name: weight.shape for name, weight in ours.named_parameters()}
-    if {name: weight.shape for name, weight in weights.items()} != shapes:
+    try:
+        ours.load_state_dict(member.state_dict(keep_vars=True), assign=True)
+    except RuntimeError as error:
         raise ValueError(
             f"Member {position} has other weights than a BERT classifier: merge its adapters (merge_and_unload), or "
             "pass the model that it was made from."
-        )
-    for name, weight in weights.items():
-        module, _, leaf = name.rpartition(".")
-        ours.get_submodule(module)._parameters[leaf] = weight
+        ) from error
     return ours.train(member.training)
 
 
-def check_tokenizers(members: Sequence[Any], lookup: Mapping[str, Any]) -> None:
-    """Raise ValueError at the first member with another tokenizer; members without one are skipped.
+def check_tokenizers(members: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Raise ValueError at the first member with another tokenizer.json; members without one are skipped.
 
     A model's tokenizer is looked for in the folder that it was loaded from.
     """
     first: tuple[int, dict[str, Any]] | None = None
     for position, member in enumerate(members):
-        source = member.config._name_or_path if isinstance(member, PreTrainedModel) else member
+        source = getattr(getattr(member, "config", None), "_name_or_path", member)
         if not isinstance(source, str | os.PathLike) or (source is not member and not Path(source or "?").is_dir()):
             continue
-        tokenizer = _read_tokenizer(source, position, lookup)
+        tokenizer = _read_tokenizer(source, position, options)
         if tokenizer is None:
             continue
         if first is None:
             first = (position, tokenizer)
-        elif any(first[1][part] != tokenizer[part] for part in first[1].keys() & tokenizer.keys()):
+        elif tokenizer != first[1]:
             raise ValueError(
                 f"Member {position} has another tokenizer than member {first[0]}: a committee reads its text once, so "
                 "all members must be trained with one tokenizer."
             )
 
 
-def _read_tokenizer(member: str | os.PathLike, position: int, lookup: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What decides the tokens: `vocab`, and from tokenizer.json the `rest` but for padding and truncation."""
-    source, lookup = find_source(member, lookup)
-    for name in ("tokenizer.json", "vocab.txt"):
-        try:
-            file = cached_file(source, name, _raise_exceptions_for_missing_entries=False, **lookup)
-        except (OSError, ValueError):
-            return None
-        if file is None:
-            continue
-        text = Path(file).read_text(encoding="utf-8")
-        if name == "vocab.txt":
-            return {"vocab": {word: place for place, word in enumerate(text.splitlines())}}
-        try:
-            content = json.loads(text)
-            vocab = content["model"].pop("vocab")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _broken(member, position, f"its {name} is damaged") from error
-        irrelevant = ("padding", "truncation", "version")
-        return {"vocab": vocab, "rest": {key: value for key, value in content.items() if key not in irrelevant}}
-    return None
+def _read_tokenizer(member: str | os.PathLike, position: int, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What decides the tokens: tokenizer.json but for padding and truncation; None where there is no such file."""
+    lookup = {name: options[name] for name in HUB_OPTIONS if name in options}
+    try:
+        file = cached_file(os.fspath(member), "tokenizer.json", _raise_exceptions_for_missing_entries=False, **lookup)
+    except (OSError, ValueError):
+        return None
+    if file is None:
+        return None
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        return {key: value for key, value in content.items() if key not in ("padding", "truncation", "version")}
+    except (ValueError, AttributeError) as error:
+        raise _broken(member, position, "its tokenizer.json is damaged") from error
 
 
-def check_distinct(members: Sequence[Any], models: Sequence[Any]) -> None:
-    """Refuse a model that is passed twice: `members` as given, `models` as opened."""
-    seen: set[int] = set()
-    for position, (member, model) in enumerate(zip(members, models, strict=True)):
-        objects = {id(one) for one in (member, model) if isinstance(one, nn.Module)}
-        if objects & seen:
-            raise ValueError(f"Member {position} is the same object as an earlier member: pass each model once.")
-        seen |= objects
+def check_member(model: Any, position: int, earlier: Sequence[Any]) -> None:
+    """Raise ValueError unless the model votes with the `earlier` ones.
 
-
-def check_member(model: Any, position: int, first: Any) -> None:
-    """Raise ValueError unless it classifies by one label, and its labels, vocabulary and precision are the first's."""
+    It classifies by one label, is no model among them, and has the first one's labels, vocabulary and precision.
+    """
+    first = earlier[0] if earlier else model
     config = model.config
     problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
     names, expected = list(config.id2label.values()), list(first.config.id2label.values())
     size, first_size = config.vocab_size, first.config.vocab_size
     dtype, first_dtype = next(model.parameters()).dtype, next(first.parameters()).dtype
     fault = None
-    if problem != "single_label_classification":
+    if any(model.classifier.weight is other.classifier.weight for other in earlier):
+        fault = "is the same object as an earlier member: pass each model once"
+    elif problem != "single_label_classification":
         fault = (
             f"was fine-tuned for {problem}: a soft committee averages class probabilities, so its members do "
             "single_label_classification"
@@ -196,20 +172,19 @@ def check_member(model: Any, position: int, first: Any) -> None:
 
 
 def in_label_order(model: Any, labels: dict[int, str]) -> Any:
-    """The member with its classes in the order of `labels`: itself, or one that shares all but the classifier."""
+    """The member with its classes in the order of `labels`: itself, or a copy with its classifier permuted."""
     names = dict(model.config.id2label)
     if names == labels:
         return model
     places = {name: index for index, name in names.items()}
     order = [places[labels[index]] for index in range(len(labels))]
-    # A copy of modules and configuration around the same parameters and buffers.
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    permuted = copy.deepcopy(model, shared)
+    permuted = copy.deepcopy(model)
     permuted.config.id2label = dict(labels)
     permuted.config.label2id = {name: index for index, name in labels.items()}
-    for name, weight in model.classifier.named_parameters():
-        setattr(permuted.classifier, name, nn.Parameter(weight.detach()[order].clone(), weight.requires_grad))
+    with torch.no_grad():
+        for weight in permuted.classifier.parameters():
+            weight.copy_(weight[order])
     return permuted
 
 
-__all__ = ["check_distinct", "check_member", "check_tokenizers", "in_label_order", "open_member"]
+__all__ = ["check_member", "check_tokenizers", "in_label_order", "open_member"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Building blocks of the encoder: embeddings, attention, feed-forward, pooler and language-model head.
+"""Building blocks of the encoder that differ from stock BERT's: embeddings, attention, layer, encoder.
 
 This file travels to the Hub as remote code; it needs torch and transformers only. Module and weight names are stock
 BERT's (transformers `models/bert/modeling_bert.py`), so that a checkpoint opens on either side.
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bert.modeling_bert import BertIntermediate
 
 from .configuration_tlm import TLMConfig
 from .fast_paths_tlm import (
@@ -21,12 +21,10 @@ from .fast_paths_tlm import (
     TLMDropout,
     absorbed_attention,
     add_mask,
-    count_rows,
     is_absorbed,
     is_plain,
     is_ragged,
     read_rows,
-    rows_are_equal,
 )
 
 LONGEST_EAGER = 512
@@ -137,13 +135,11 @@ class TLMSelfAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights.
 
-        `is_reduced` says that the queries are some of the positions (a batch of one serves every text), so that keys
-        and values may be absorbed; the weights are None then. `counts`: see `absorbed_attention`.
+        `is_reduced` says that the queries are some of the positions, so that keys and values may be absorbed; the
+        weights are None then. `counts`: see `absorbed_attention`.
         """
         if is_reduced and (counts is not None or is_absorbed(self, query_states.shape[1], hidden_states.shape[1])):
             return absorbed_attention(self, query_states, hidden_states, attention_mask, counts), None
-        if is_reduced:
-            query_states = query_states.expand(hidden_states.shape[0], -1, -1)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.implementation(hidden_states, attention_mask), eager_attention_forward
         )
@@ -196,29 +192,14 @@ class TLMAttention(nn.Module):
         # A padding mask is the same for every query, so one row of it serves them all.
         attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
         if is_ragged(self.self, hidden_states, queries):
-            residual, counts = read_rows(hidden_states, queries), count_rows(queries)
+            residual, counts = read_rows(hidden_states, queries), queries.is_query.sum(dim=1).tolist()
             context, _ = self.self(residual, hidden_states, attention_mask, is_reduced=True, counts=counts)
             return self.output(context, residual)
         residual = read_rows(hidden_states, Queries(queries.positions))
-        # An adapter on the query may draw its dropout for each text, or be another one for each text.
-        asking = residual[:1] if is_plain(self.self.query) and rows_are_equal(residual) else residual
-        context, _ = self.self(asking, hidden_states, attention_mask, is_reduced=True, **kwargs)
+        context, _ = self.self(residual, hidden_states, attention_mask, is_reduced=True, **kwargs)
         if queries.is_query is not None:
             context, residual = context[queries.is_query], residual[queries.is_query]
         return self.output(context, residual)
-
-
-class TLMIntermediate(nn.Module):
-    """First half of the feed-forward block: (..., hidden) to (..., intermediate_size)."""
-
-    def __init__(self, config: TLMConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.feed_forward_size)
-        self.intermediate_act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Project up and activate."""
-        return self.intermediate_act_fn(self.dense(hidden_states))
 
 
 class TLMLayer(GradientCheckpointingLayer):
@@ -227,7 +208,7 @@ class TLMLayer(GradientCheckpointingLayer):
     def __init__(self, config: TLMConfig) -> None:
         super().__init__()
         self.attention = TLMAttention(config)
-        self.intermediate = TLMIntermediate(config)
+        self.intermediate = BertIntermediate(config)
         self.output = TLMResidualOutput(config, config.feed_forward_size)
 
     def forward(
@@ -260,55 +241,3 @@ class TLMEncoder(nn.Module):
         for layer in self.layer[:-1]:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)  # positional: output capture needs it
         return self.layer[-1](hidden_states, attention_mask, queries, **kwargs)
-
-
-class TLMPooler(nn.Module):
-    """tanh(W x + b) of the first position: (batch, sequence, hidden) to (batch, hidden)."""
-
-    def __init__(self, config: TLMConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Pool the first position."""
-        return torch.tanh(self.dense(hidden_states[:, 0]))
-
-
-class TLMPredictionHeadTransform(nn.Module):
-    """Dense, activation, LayerNorm before the decoder; (..., hidden) to (..., hidden)."""
-
-    def __init__(self, config: TLMConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.transform_act_fn = ACT2FN[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Transform each position alone."""
-        return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))
-
-
-class TLMLMPredictionHead(nn.Module):
-    """Scores over the vocabulary: (..., hidden) to (..., vocab_size)."""
-
-    def __init__(self, config: TLMConfig) -> None:
-        super().__init__()
-        self.transform = TLMPredictionHeadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Score each position alone."""
-        return self.decoder(self.transform(hidden_states))
-
-
-class TLMOnlyMLMHead(nn.Module):  # trf-ignore: TRF026
-    """Wrapper that gives the stock weight names `cls.predictions...`."""
-
-    def __init__(self, config: TLMConfig) -> None:
-        super().__init__()
-        self.predictions = TLMLMPredictionHead(config)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(..., hidden) to (..., vocab_size)."""
-        return self.predictions(hidden_states)

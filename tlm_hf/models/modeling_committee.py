@@ -3,9 +3,8 @@
 """Soft committee: several independently trained encoders whose class probabilities are averaged.
 
 This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
-p(y|x) is the mean over the members k of softmax(z_k), computed by logsumexp; `logits` = log p / temperature, so
-softmax(logits) is the committee's calibrated probability and `pipeline("text-classification")` shows it
-(arXiv 2507.14871, "soft committee"). `combination_committee` has the formulas.
+`logits` are log p / temperature with p(y|x) the mean over the members k of softmax(z_k), so softmax(logits) is the
+committee's calibrated probability and `pipeline("text-classification")` shows it (arXiv 2507.14871, "soft committee").
 """
 
 import os
@@ -19,8 +18,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .combination_committee import CommitteeOutput, combine
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
-from .joining_committee import check_distinct, check_member, check_tokenizers, in_label_order, open_member
-from .modeling_tlm import HUB_OPTIONS, TLMForSequenceClassification
+from .joining_committee import check_member, check_tokenizers, in_label_order, open_member
+from .modeling_tlm import TLMForSequenceClassification
 
 
 class CommitteePreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
@@ -52,52 +51,37 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
     @classmethod
     def from_members(
         cls,
-        members: Sequence[str | os.PathLike | PreTrainedModel],
+        members: Iterable[str | os.PathLike | PreTrainedModel],
         temperature: float = 1.0,
         combination: str = "probabilities",
-        *,
-        dtype: torch.dtype | str | None = None,
-        device_map: str | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> "CommitteeForSequenceClassification":
         """Join fine-tuned classifiers into a committee.
 
         Args:
-            members: folders, Hub names (`owner/name`, `owner/name@revision`) or models (`TLMForSequenceClassification`,
-                stock `BertForSequenceClassification`) of one precision, with one tokenizer and the same labels,
-                matched by name: where their order differs from member 0's, the member's classifier is permuted.
+            members: folders, Hub names or models (`TLMForSequenceClassification`, stock
+                `BertForSequenceClassification`) of one precision, with one tokenizer and the same labels, matched by
+                name: where their order differs from member 0's, a copy of the member has its classifier permuted.
             temperature: see `CommitteeConfig`.
             combination: see `CommitteeConfig`.
-            dtype: precision in which folders and Hub names are loaded, as in `from_pretrained`.
-            device_map: where they are put, as in `from_pretrained`.
-            **kwargs: where they are looked for, as in `from_pretrained`: `revision`, `token`, `cache_dir`, `subfolder`,
-                `local_files_only`, `force_download`, `proxies`. A name's own `@revision` comes first.
+            **kwargs: options of `from_pretrained` for folders and Hub names: `revision`, `dtype`, `device_map`, ...
 
         Returns:
-            The committee in evaluation mode; the weights of models passed in are shared, not copied (but for a
-            permuted classifier's).
+            The committee in evaluation mode; it shares the weights of models passed in.
 
         Raises:
             ValueError: no members, a broken folder, a member that is itself a committee, no classifier of one label a
                 text, or the same object as another, labels, tokenizers or precisions that differ; it names the member.
-            TypeError: an unknown keyword.
         """
-        unknown = sorted(set(kwargs) - set(HUB_OPTIONS))
-        if unknown:
-            raise TypeError(f"from_members takes no {unknown[0]!r}: give one of {', '.join(HUB_OPTIONS)}.")
         if isinstance(members, str | os.PathLike | PreTrainedModel | dict) or not isinstance(members, Iterable):
             raise ValueError("from_members takes a list of members: put folders, names or models into brackets.")
         members = list(members)
         if not members:
             raise ValueError("A committee needs at least one member, but the list of members is empty.")
-        loading = {
-            name: value for name, value in {"dtype": dtype, "device_map": device_map}.items() if value is not None
-        }
         check_tokenizers(members, kwargs)
-        models = [open_member(member, position, kwargs, loading) for position, member in enumerate(members)]
-        check_distinct(members, models)
+        models = [open_member(member, position, kwargs) for position, member in enumerate(members)]
         for position, model in enumerate(models):
-            check_member(model, position, models[0])
+            check_member(model, position, models[:position])
         labels = dict(models[0].config.id2label)
         return cls._join([in_label_order(model, labels) for model in models], temperature, combination)
 
@@ -125,24 +109,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         committee.members = nn.ModuleList(models)
         return committee.eval()
 
-    def add_member(self, member: str | os.PathLike | PreTrainedModel) -> "CommitteeForSequenceClassification":
-        """A committee with one member more (as in `from_members`); see `subset`."""
-        return self._with_members([*self.members, member])
-
-    def drop_member(self, position: int) -> "CommitteeForSequenceClassification":
-        """A committee without the member at `position`; see `subset`."""
-        dropped = range(len(self))[position]
-        return self.subset([index for index in range(len(self)) if index != dropped])
-
     def subset(self, positions: Sequence[int]) -> "CommitteeForSequenceClassification":
-        """A committee of the members at these positions, sharing their weights, in evaluation mode.
-
-        Its temperature is this one's, to be fitted again.
-        """
-        return self._with_members([self.members[position] for position in positions])
-
-    def _with_members(self, members: list[Any]) -> "CommitteeForSequenceClassification":
-        """A committee of these with the settings and the names of the labels of this one."""
+        """A committee of the members at these positions, sharing weights, with the temperature of this one."""
+        members = [self.members[position] for position in positions]
         committee = type(self).from_members(members, self.config.temperature, self.config.combination)
         committee.config.id2label, committee.config.label2id = dict(self.config.id2label), dict(self.config.label2id)
         return committee
@@ -155,10 +124,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         """Number of members."""
         return len(self.members)
 
-    def __getitem__(self, position: int | slice) -> Any:
-        """The member at a position, or with a slice the committee of those members (`subset`)."""
-        if isinstance(position, slice):
-            return self.subset(range(len(self))[position])
+    def __getitem__(self, position: int) -> Any:
+        """The member at a position."""
         return self.members[position]
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -176,11 +143,13 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CommitteeOutput:
-        """Let every member classify the same tokens; inputs are those of `TLMModel.forward`.
+        """Let every member classify the same tokens; inputs are those of `TLMModel.forward`, without `inputs_embeds`.
 
         Raises:
-            ValueError: when `labels` are not class ids, int64 (batch,).
+            ValueError: `inputs_embeds`, or `labels` that are not class ids, int64 (batch,).
         """
+        if kwargs.pop("inputs_embeds", None) is not None:
+            raise ValueError("Give a committee input_ids, not inputs_embeds: each member has other word embeddings.")
         if labels is not None and (labels.dim() != 1 or labels.is_floating_point()):
             raise ValueError(
                 "A soft committee takes class ids (batch,) as labels: it has no regression or multi-label."
@@ -195,47 +164,6 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         elif labels is not None:
             loss = nn.functional.cross_entropy(logits, labels)
         return CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
-
-    @torch.inference_mode()
-    def predict(self, texts: str | Iterable[str], tokenizer: Any, batch_size: int = 32) -> Any:
-        """Classify one text or several, in evaluation mode, truncated to what the members' tokenizer and members take.
-
-        Returns:
-            For each text a dictionary (one alone for one text): `label`, `score` (its probability), and of
-            `combination_committee.uncertainty` `entropy` and `mutual_information` in nats and `agreement`.
-
-        Raises:
-            ValueError: a text that is not a string.
-        """
-        batch = [texts] if isinstance(texts, str) else list(texts)
-        for position, text in enumerate(batch):
-            if not isinstance(text, str):
-                raise ValueError(f"Text {position} is a {type(text).__name__}: give strings.")
-        lengths = [member.max_position_embeddings for member in self.config.build_member_configs()]
-        longest = min(tokenizer.model_max_length, *lengths)
-        modes = {module: module.training for module in self.modules()}
-        records: list[dict[str, str | float]] = []
-        self.eval()
-        try:
-            for start in range(0, len(batch), batch_size):
-                piece = batch[start : start + batch_size]
-                inputs = tokenizer(piece, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-                records += self._records(self(**inputs.to(self.device)))
-        finally:
-            for module, training in modes.items():
-                module.training = training
-        return records[0] if isinstance(texts, str) else records
-
-    def _records(self, output: CommitteeOutput) -> list[dict[str, str | float]]:
-        """What `predict` says of a batch."""
-        scores, classes = output.logits.softmax(dim=-1).max(dim=-1)  # type: ignore[union-attr]
-        doubts = output.uncertainty
-        columns = {"score": scores, **{name: doubts[name] for name in ("entropy", "mutual_information", "agreement")}}
-        values = {name: column.tolist() for name, column in columns.items()}
-        return [
-            {"label": self.config.id2label[index], **{name: column[row] for name, column in values.items()}}
-            for row, index in enumerate(classes.tolist())
-        ]
 
 
 class CommitteeModel(CommitteePreTrainedModel):  # trf-ignore: TRF057

@@ -2,16 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny language models: stock BERT's weights and names, with a last layer that computes only what is read.
 
-This file travels to the Hub as remote code; it needs torch and transformers only. Weight names are stock BERT's
-(`bert.encoder.layer.N...`, `cls.predictions...`, `classifier`), so an encoder without convolution opens anywhere
-(`TLMConfig.to_diff_dict` writes it as a BERT).
-
-Loss, logits and gradients are stock BERT's to rounding with dropout 0, but the last layer is computed only where the
-head reads: at the masked positions (about 15%), or at [CLS]. For a one-layer model that is nearly the whole model.
-`fast_paths_tlm` has the derivations and their conditions; `config.use_fast_path = False` switches them off.
+This file travels to the Hub as remote code; it needs torch and transformers only. Loss, logits and gradients are stock
+BERT's to rounding with dropout 0, but the last layer is computed only where the head reads: at the masked positions
+(about 15%), or at [CLS]. For a one-layer model that is nearly the whole model. `fast_paths_tlm` has the derivations.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +17,7 @@ from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
 from transformers.modeling_utils import PreTrainedModel
+from transformers.models.bert.modeling_bert import BertLMPredictionHead, BertOnlyMLMHead, BertPooler
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -38,15 +34,7 @@ from .fast_paths_tlm import (
     read_rows,
     select_labelled,
 )
-from .layers_tlm import (
-    TLMEmbeddings,
-    TLMEncoder,
-    TLMLayer,
-    TLMLMPredictionHead,
-    TLMOnlyMLMHead,
-    TLMPooler,
-    TLMSelfAttention,
-)
+from .layers_tlm import TLMEmbeddings, TLMEncoder, TLMLayer, TLMSelfAttention
 
 HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 """Options of `from_pretrained` that say where a file is looked for."""
@@ -72,7 +60,7 @@ class TLMPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     def _init_weights(self, module: nn.Module) -> None:
         """Stock BERT's: normal(0, initializer_range), LayerNorms 1 and 0, biases 0 (there is no buffer of ours)."""
         super()._init_weights(module)
-        if isinstance(module, TLMLMPredictionHead):
+        if isinstance(module, BertLMPredictionHead):
             init.zeros_(module.bias)  # leaves a loaded bias alone
 
     def last_layer_is_reducible(self, attention_mask: torch.Tensor | None, options: Mapping[str, Any]) -> bool:
@@ -96,7 +84,7 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         # CODEPATH: bert-1-conv* have a front-end; bert-6, bert-1 and bert-1-wide have none.
         self.front_end = TLMConvolutionFrontEnd(config) if config.has_convolution else None
         self.encoder = TLMEncoder(config)
-        self.pooler = TLMPooler(config) if add_pooling_layer else None
+        self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -141,23 +129,16 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
                 for a convolution front-end (unless `conv_sees_padding`).
         """
         inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
-        hidden_states = narrowed(self._embed(*inputs, attention_mask, sparse_gradient), self.config, self.training)
+        hidden_states = narrowed(self._embed(inputs, attention_mask, sparse_gradient), self.config, self.training)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
         hidden_states = self.encoder(hidden_states, mask, queries, **kwargs)
         flat = hidden_states.dim() == 2
         pooled = self.pooler(hidden_states) if self.pooler is not None and not flat else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
-    def _embed(
-        self,
-        input_ids: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        sparse_gradient: bool,
-    ) -> torch.Tensor:
+    def _embed(self, inputs: tuple, attention_mask: torch.Tensor | None, sparse_gradient: bool) -> torch.Tensor:
         """Embeddings and front-end: the first layer's input (batch, sequence, hidden)."""
+        input_ids, _, position_ids, inputs_embeds = inputs
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if tokens is None or (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -167,7 +148,6 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
                 f"The input has {length} tokens but max_position_embeddings is {longest}: "
                 f"truncate it (tokenizer(..., truncation=True, max_length={longest}))."
             )
-        inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
         # CODEPATH: the authors' own convolution checkpoints see padding, ours do not.
         if self.config.conv_sees_padding:
             inputs = pad_inputs(self.config, self.embeddings.word_embeddings, *inputs)
@@ -190,29 +170,15 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
     }
 
     def __init__(self, config: TLMConfig) -> None:
+        if any("SequenceClassification" in name for name in config.architectures or []):
+            raise ValueError(
+                f"{config._name_or_path} holds a classifier, which has no masked-language-model head: open it with "
+                "AutoModelForSequenceClassification, or load the encoder that it was fine-tuned from."
+            )
         super().__init__(config)
         self.bert = TLMModel(config, add_pooling_layer=False)
-        self.cls = TLMOnlyMLMHead(config)
+        self.cls = BertOnlyMLMHead(config)
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a masked language model, as `PreTrainedModel.from_pretrained`.
-
-        Raises:
-            ValueError: when the folder holds a classifier, whose language-model head would be random.
-        """
-        config = kwargs.get("config")
-        if config is None and kwargs.get("state_dict") is None:
-            lookup = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **lookup)
-        architectures = getattr(config, "architectures", None) or []
-        if any("SequenceClassification" in name for name in architectures):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds a classifier, which has no masked-language-model head: open it "
-                "with AutoModelForSequenceClassification, or load the encoder that it was fine-tuned from."
-            )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def get_output_embeddings(self) -> nn.Linear:
         """The decoder (vocab_size, hidden)."""
@@ -233,106 +199,64 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         sparse_prediction: bool | None = None,
-        num_predictions: int | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Predict masked tokens; inputs as in `TLMModel.forward`.
 
         `labels` are int64 (batch, sequence), -100 where no loss is taken. With them `sparse_prediction` (None: in
-        training) scores only labelled positions, and `num_predictions` so many of each row, which is the most labels
-        that a row may have (static shapes for torch.compile, torch.export and CUDA graphs). `num_items_in_batch`
-        divides the summed loss (Trainer's accumulation).
-
-        Returns:
-            `loss`, the mean cross-entropy over labelled positions in nats (NaN when there is none, as in stock BERT),
-            and `logits`; `choose_path` has their shapes.
-
-        Raises:
-            ValueError: when a row has more labels than `num_predictions` (a compiled model cannot tell).
+        training) scores only labelled positions. Returns `loss`, the mean cross-entropy over labelled positions in nats
+        (NaN when there is none, as in stock BERT) or, over `num_items_in_batch`, the sum; and the `logits` of
+        `choose_path`.
         """
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
-        warn_of_tied_adapter(self.bert.embeddings.word_embeddings, self.cls.predictions.decoder)
-        path = self.choose_path(labels, sparse_prediction, num_predictions)
+        path = self.choose_path(labels, sparse_prediction)
         queries = None
         if labels is not None and path != EVERY_POSITION:
-            queries, labels = select_labelled(labels, num_predictions)
-        outputs, hidden_states = self._encode(inputs, queries, path, kwargs)
-        score = self._fused_loss if path == FUSED_LOSS else self._stock_loss
-        logits, loss = score(hidden_states, labels, kwargs)
+            queries, labels = select_labelled(labels)
+        reduced = queries is not None and self.last_layer_is_reducible(attention_mask, kwargs)
+        head, words = self.cls.predictions, self.bert.embeddings.word_embeddings
+        outputs = self.bert(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            queries=queries if reduced else None,
+            # Only where nothing leaves the model but through the decoder: elsewhere the rows alone would be sparse.
+            sparse_gradient=reduced and path == FUSED_LOSS and adds_rows_in_place(words, head.decoder),
+            return_dict=True,
+            **kwargs,
+        )
+        states = outputs.last_hidden_state
+        if queries is not None and not reduced:
+            states = read_rows(states, queries)
+        loss = None
+        if path == FUSED_LOSS:
+            total, logits = MaskedLMLoss.apply(head.transform(states), head.decoder.weight, head.decoder.bias, labels)
+            items = kwargs.get("num_items_in_batch")
+            loss = total / (len(logits) if items is None else items)
+        else:
+            logits = self.cls(states)
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
-    def choose_path(
-        self, labels: torch.Tensor | None, sparse_prediction: bool | None, num_predictions: int | None
-    ) -> str:
+    def choose_path(self, labels: torch.Tensor | None, sparse_prediction: bool | None) -> str:
         """Choose what is scored (arguments as in `forward`), by the first row whose condition holds.
 
         condition                                                  path                   logits
         no labels, or `sparse_prediction` (else training) is off   every position         (batch, sequence, V)
-        `num_predictions`                                          labelled positions     (batch, slots, V)
         compiled: the count of labels may not shape a graph        every position         (batch, sequence, V)
-        fast path, stock loss, bare head, `loss_is_fusable`        these, in a fused loss (labels, V)
+        fast path, stock loss, no hooks, `loss_is_fusable`         these, in a fused loss (labels, V)
         otherwise                                                  labelled positions     (labels, V)
 
-        Labelled positions are in row-major order; slots are `num_predictions` or fewer, labelled ones first.
+        Labelled positions are in row-major order.
         """
         sparse = self.training if sparse_prediction is None else sparse_prediction
-        if labels is None or not sparse:
-            return EVERY_POSITION
-        if num_predictions is not None:
-            return LABELLED_POSITIONS
-        if torch.compiler.is_compiling():
+        if labels is None or not sparse or torch.compiler.is_compiling():
             return EVERY_POSITION
         fast = self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
-        bare = is_bare(self.cls, self.cls.predictions)  # which the fused loss bypasses
-        return FUSED_LOSS if fast and bare and loss_is_fusable(self.cls.predictions.decoder) else LABELLED_POSITIONS
-
-    def _encode(
-        self, inputs: Mapping[str, Any], queries: Queries | None, path: str, options: Mapping[str, Any]
-    ) -> tuple[BaseModelOutputWithPooling, torch.Tensor]:
-        """The encoder's outputs, and the hidden states that are scored."""
-        if queries is None or not self.last_layer_is_reducible(inputs["attention_mask"], options):
-            outputs = self.bert(**inputs, return_dict=True, **options)
-            states = outputs.last_hidden_state
-            return outputs, states if queries is None else read_rows(states, queries)
-        # Only where nothing leaves the model that has not gone through the decoder: the rows alone would be sparse.
-        words, decoder = self.bert.embeddings.word_embeddings, self.cls.predictions.decoder
-        sparse_gradient = path == FUSED_LOSS and adds_rows_in_place(words, decoder)
-        outputs = self.bert(**inputs, queries=queries, sparse_gradient=sparse_gradient, return_dict=True, **options)
-        return outputs, outputs.last_hidden_state
-
-    def _stock_loss(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, options: Mapping[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Logits and loss of hidden states (..., hidden) with labels (...)."""
-        logits = self.cls(hidden_states)
-        if labels is None:
-            return logits, None
-        return logits, self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **options)
-
-    def _fused_loss(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, options: Mapping[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The same of flat hidden states (labels, hidden) in one pass."""
-        states, decoder = self.cls.predictions.transform(hidden_states), self.cls.predictions.decoder
-        total, logits = MaskedLMLoss.apply(states, decoder.weight, decoder.bias, labels)
-        items = options.get("num_items_in_batch")
-        return logits, total / (len(logits) if items is None else items)
-
-
-def warn_of_tied_adapter(words: nn.Module, decoder: nn.Module) -> None:
-    """Warn of an adapter on word embeddings or decoder while they are one matrix; PEFT knows other names."""
-    adapted = words is not getattr(words, "base_layer", words) or decoder is not getattr(decoder, "base_layer", decoder)
-    if adapted and words.weight is decoder.weight and not torch.compiler.is_compiling():
-        warnings.warn(
-            "An adapter wraps the word embeddings or the decoder, which are tied (one matrix): merging it would "
-            "change both, so leave `word_embeddings` and `decoder` out of target_modules, or do not merge."
-        )
+        fused = fast and is_bare(self.cls) and loss_is_fusable(self.cls.predictions)
+        return FUSED_LOSS if fused else LABELLED_POSITIONS
 
 
 class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
