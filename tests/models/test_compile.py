@@ -1,8 +1,7 @@
 """Half precision, activation checkpointing, torch.compile and torch.export.
 
-Oracle: stock BERT in float32, run eagerly. `fullgraph=True` refuses graph breaks. What a compiled model saves shows in
-no output, so `counted` counts the floating point operations of its graphs. The convolution has no stock twin: its
-oracle is the uncompiled model, which test_convolution.py holds against plain torch.
+Oracle: stock BERT in float32, run eagerly; for a convolution the uncompiled model, which test_convolution.py holds
+against plain torch. `fullgraph=True` refuses graph breaks.
 """
 
 import copy
@@ -24,9 +23,8 @@ from helpers_models import (
     scalar,
 )
 from test_convolution import build_model
-from torch.utils.flop_counter import FlopCounterMode
 
-from tlm_hf import CommitteeForSequenceClassification, TLMForMaskedLM, TLMForSequenceClassification
+from tlm_hf import CommitteeForSequenceClassification, TLMForSequenceClassification
 
 KERNELS = [[3, 3], [3, 3]]
 BY_LAYERS_AND_BACKEND = pytest.mark.parametrize(("layers", "attention"), [(1, "eager"), (2, "sdpa")])
@@ -38,36 +36,12 @@ def _no_graph_of_another_test():
     torch._dynamo.reset()
 
 
-def counted(model, **options):
-    """The model compiled into whole graphs that run eagerly, and the list of their forward passes' operations."""
-    operations = []
-
-    def backend(graph, example_inputs):
-        def run(*arguments):
-            with FlopCounterMode(display=False) as counter:
-                result = graph(*arguments)
-            operations.append(counter.get_total_flops())
-            return result
-
-        return run
-
-    return torch.compile(model, fullgraph=True, backend=backend, **options), operations
-
-
-def count(model, **inputs):
-    with FlopCounterMode(display=False) as counter:
-        model(**inputs)
-    return counter.get_total_flops()
-
-
-def batch_of(rows, length, seed=0, start=None, masked=0.2):
+def batch_of(rows, length, seed=0):
     """Right-padded ids and a mask; labels at some positions of the text, now and then none in a row."""
     rng = np.random.default_rng(seed)
     mask = (np.arange(length) < rng.integers(2, length + 1, (rows, 1))).astype(np.int64)
     ids = rng.integers(1, VOCABULARY, (rows, length)) * mask
-    if start is not None:
-        ids[:, 0] = start
-    labels = np.where((rng.random(mask.shape) < masked) & (mask == 1), ids, -100)
+    labels = np.where((rng.random(mask.shape) < 0.2) & (mask == 1), ids, -100)
     labels[0, 1] = 5
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}, torch.tensor(labels)
 
@@ -149,57 +123,30 @@ def test_checkpointing_draws_the_same_dropout(build_pair, kind, attention, reent
 @BY_LAYERS_AND_BACKEND
 def test_compiled_classifier(build_pair, layers, attention):
     ours, stock = build_pair("classifier", num_hidden_layers=layers, attention=attention)
-    compiled, operations = counted(ours.train(), dynamic=True)
-    for start, length in ((3, 12), (None, 9)):
-        inputs, _ = batch_of(3, length, start=start)
-        check_step(compiled, ours, stock, inputs, CLASS_IDS[:3])
+    compiled = torch.compile(ours.train(), fullgraph=True, backend="eager", dynamic=True)
+    for length in (12, 9):
+        check_step(compiled, ours, stock, batch_of(3, length)[0], CLASS_IDS[:3])
     ours.eval(), stock.eval()
     with torch.no_grad():
-        for start, length in ((3, 12), (None, 9)):
-            inputs, _ = batch_of(3, length, start=start)
-            close(compiled(**inputs).logits, stock(**inputs).logits)
-            if attention == "eager":
-                assert operations[-1] < 0.2 * count(stock, **inputs)  # 0.11 and 0.14; without absorbing 0.31 and 0.34
+        inputs, _ = batch_of(3, 12)
+        close(compiled(**inputs).logits, stock(**inputs).logits)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_compiled_committee(build_pair, training):
-    inputs, _ = batch_of(3, 10, start=3)
-    pairs = [build_pair("classifier", seed=seed, num_hidden_layers=layers) for seed, layers in enumerate((1, 1, 2))]
-    committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs]).train(training)
-    compiled, _ = counted(committee)
-    with torch.set_grad_enabled(training):
-        found = compiled(**inputs, labels=CLASS_IDS[:3])
-        outputs = [stock.train(training)(**inputs, labels=CLASS_IDS[:3]) for _, stock in pairs]
-    close(found.member_logits, torch.stack([output.logits for output in outputs], dim=1))
-    close(found.logits, torch.stack([output.logits.softmax(-1) for output in outputs]).mean(0).log())
-    if training:
-        close(found.loss, sum(output.loss for output in outputs))
-        found.loss.backward()
-        for (ours, stock), output in zip(pairs, outputs, strict=True):
-            output.loss.backward()
-            compare_gradients(ours, stock)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("model_class", [TLMForMaskedLM, TLMForSequenceClassification])
-def test_compiled_convolution(model_class, training):
-    inputs, labels = batch_of(3, 10)
-    extra = {"labels": CLASS_IDS[:3]}
-    if model_class is TLMForMaskedLM:
-        extra = {"labels": labels}
-    plain = build_model(model_class, KERNELS).train(training)
+def test_compiled_convolution(training):
+    inputs, _ = batch_of(3, 10)
+    plain = build_model(TLMForSequenceClassification, KERNELS).train(training)
     ours = copy.deepcopy(plain)
-    compiled, _ = counted(ours)
-    results = []
-    for model in (compiled, plain):
-        results.append(model(**inputs, **extra).loss)
-        results[-1].backward()
-    close(*results)
+    compiled = torch.compile(ours, fullgraph=True, backend="eager")
+    losses = [model(**inputs, labels=CLASS_IDS[:3]).loss for model in (compiled, plain)]
+    close(*losses)
+    for loss in losses:
+        loss.backward()
     compare_gradients(ours, plain)
     for (name, found), (_, expected) in zip(ours.named_buffers(), plain.named_buffers(), strict=True):
         close(found, expected)  # the running statistics, after one step
-        assert training == (not torch.equal(expected, build_model(model_class, KERNELS).get_buffer(name)))
+        before = build_model(TLMForSequenceClassification, KERNELS).get_buffer(name)
+        assert training == (not torch.equal(expected, before))
 
 
 @pytest.mark.parametrize("kind", ["masked_lm", "classifier"])
@@ -231,7 +178,7 @@ SHAPES = [(1, 1), (1, 7), (5, 16), (2, 2)]
 @BY_KIND
 def test_exported_model(build_pair, kind, layers, attention):
     ours, stock = build_pair(kind, num_hidden_layers=layers, attention=attention)
-    exported = export(ours, batch_of(3, 10, start=3)[0])
+    exported = export(ours, batch_of(3, 10)[0])
     name = "last_hidden_state" if kind == "encoder" else "logits"
     for rows, length in SHAPES:
         inputs, _ = batch_of(rows, max(length, 2))
@@ -241,9 +188,7 @@ def test_exported_model(build_pair, kind, layers, attention):
 
 def test_exported_committee_and_convolution(build_pair):
     pairs = [build_pair("classifier", seed=seed) for seed in range(2)]
-    committee = export(
-        CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs]), batch_of(3, 10, start=3)[0]
-    )
+    committee = export(CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs]), batch_of(3, 10)[0])
     plain = build_model(TLMForSequenceClassification, KERNELS)
     convolution = export(plain, batch_of(3, 10)[0])
     for rows, length in ((1, 7), (5, 16), (2, 2)):

@@ -118,20 +118,17 @@ def test_training_is_plain_batch_norm_over_all_positions(fast, extra):
     close(first.batch_norm.running_mean, mean)
 
 
-def test_any_length_is_compiled_and_exported():
+def test_any_length_is_exported():
     model = build(TLMForSequenceClassification)
     stock = stock_around(model)
     batch, _ = padded_batch([9, 4], 9)
     any_size = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in batch}
     with torch.no_grad():
         exported = torch.export.export(model, (), batch, dynamic_shapes=any_size).module()
-        torch._dynamo.reset()
-        compiled = torch.compile(model, backend="eager", fullgraph=True)
         for width in (1, 9, LONGEST):
             other, _ = padded_batch([width, 1, (width + 1) // 2], width)
             expected = head(stock, by_hand(stock, model.bert.front_end, **other))
             close(exported(**other).logits, expected)
-            close(compiled(**other).logits, expected)
 
 
 def test_switch_is_saved_with_a_front_end_only(tmp_path):

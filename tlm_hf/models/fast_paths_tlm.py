@@ -107,17 +107,17 @@ def absorbed_attention(
     query_states: torch.Tensor,
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    counts: list[int] | None = None,
+    is_query: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend without projecting keys and values (derived above).
 
     Args:
         attention: a `TLMSelfAttention` with plain `key` and `value`.
-        query_states: the layer's input where it is read: (batch, n, hidden); with `counts` (rows, hidden), text after
-            text.
+        query_states: the layer's input where it is read: (batch, n, hidden); with `is_query` (rows, hidden), text
+            after text.
         hidden_states: (batch, sequence, hidden), the layer's input.
         attention_mask: None, or (batch, 1, 1, sequence): bool (True where attended) or added to the scores.
-        counts: rows that each text has in `query_states`.
+        is_query: bool (batch, n), whose true entries are the rows of `query_states`.
 
     Returns:
         The shape of `query_states`: the heads' contexts side by side, before the output projection.
@@ -125,18 +125,18 @@ def absorbed_attention(
     key, value, head_size = attention.key, attention.value, attention.head_size
     query = (attention.query(query_states) * attention.scaling).unflatten(-1, (-1, head_size))
     absorbed = torch.einsum("...hd,hdc->...hc", query, key.weight.unflatten(0, (-1, head_size)))
-    if counts is not None:
-        sizes = [count * absorbed.shape[-2] for count in counts]
+    if is_query is not None:
+        counts = is_query.sum(dim=1)
+        sizes = [count * absorbed.shape[-2] for count in counts.tolist()]
         scores = _TextProduct.apply(absorbed.flatten(0, 1), hidden_states, sizes, True).unflatten(0, absorbed.shape[:2])
         if attention_mask is not None:
-            rows = torch.tensor(counts, device=hidden_states.device)
-            attention_mask = attention_mask[:, 0].repeat_interleave(rows, dim=0)
+            attention_mask = attention_mask[:, 0].repeat_interleave(counts, dim=0)
     else:
         scores = torch.einsum("bnhc,btc->bnht", absorbed, hidden_states)
     if torch.is_grad_enabled() and key.bias is not None and key.bias.requires_grad:
         scores = scores + (query * key.bias.unflatten(0, (-1, head_size))).sum(dim=-1, keepdim=True)
     weights = attention.dropout(add_mask(scores, attention_mask).softmax(dim=-1))
-    if counts is not None:
+    if is_query is not None:
         pooled = _TextProduct.apply(weights.flatten(0, 1), hidden_states, sizes, False).unflatten(0, absorbed.shape[:2])
     else:
         pooled = torch.einsum("bnht,btc->bnhc", weights, hidden_states.to(weights.dtype))

@@ -130,16 +130,16 @@ class TLMSelfAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         is_reduced: bool = False,
-        counts: list[int] | None = None,
+        is_query: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights.
 
         `is_reduced` says that the queries are some of the positions, so that keys and values may be absorbed; the
-        weights are None then. `counts`: see `absorbed_attention`.
+        weights are None then. `is_query`: see `absorbed_attention`.
         """
-        if is_reduced and (counts is not None or is_absorbed(self, query_states.shape[1], hidden_states.shape[1])):
-            return absorbed_attention(self, query_states, hidden_states, attention_mask, counts), None
+        if is_reduced and (is_query is not None or is_absorbed(self, query_states.shape[1], hidden_states.shape[1])):
+            return absorbed_attention(self, query_states, hidden_states, attention_mask, is_query), None
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.implementation(hidden_states, attention_mask), eager_attention_forward
         )
@@ -192,8 +192,8 @@ class TLMAttention(nn.Module):
         # A padding mask is the same for every query, so one row of it serves them all.
         attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
         if is_ragged(self.self, hidden_states, queries):
-            residual, counts = read_rows(hidden_states, queries), queries.is_query.sum(dim=1).tolist()
-            context, _ = self.self(residual, hidden_states, attention_mask, is_reduced=True, counts=counts)
+            residual = read_rows(hidden_states, queries)
+            context, _ = self.self(residual, hidden_states, attention_mask, is_reduced=True, is_query=queries.is_query)
             return self.output(context, residual)
         residual = read_rows(hidden_states, Queries(queries.positions))
         context, _ = self.self(residual, hidden_states, attention_mask, is_reduced=True, **kwargs)
