@@ -87,8 +87,8 @@ def __dir__() -> list[str]:
 
 _AUTO_CONFIGURATIONS = "transformers.models.auto.configuration_auto"
 _AUTO_MODELS = "transformers.models.auto.modeling_auto"
-_MODELING_LAYERS = "transformers.modeling_layers"
-"""Imports the Auto models before it defines the layers that ours need."""
+_BASES = {"transformers.modeling_layers", "transformers.models.bert.modeling_bert"}
+"""Import the Auto models before they define the layers that ours need."""
 _executing: set[str] = set()
 
 
@@ -129,7 +129,7 @@ def _register() -> None:
         return
     if _AUTO_CONFIGURATIONS in sys.modules and _AUTO_CONFIGURATIONS not in _executing:
         _register_configurations()
-    if _AUTO_MODELS in sys.modules and not _executing & {_AUTO_MODELS, _MODELING_LAYERS}:
+    if _AUTO_MODELS in sys.modules and not _executing & {_AUTO_MODELS, *_BASES}:
         _register_models()
 
 
@@ -145,7 +145,7 @@ class _RegisterAfterImport(MetaPathFinder):
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The spec by the other finders, its loader made to call `_register` at the end."""
         is_ours = fullname.startswith(f"{__name__}.models.")
-        if not is_ours and fullname not in (_AUTO_CONFIGURATIONS, _AUTO_MODELS, _MODELING_LAYERS):
+        if not is_ours and fullname not in {_AUTO_CONFIGURATIONS, _AUTO_MODELS, *_BASES}:
             return None
         if getattr(self.searching, "name", None) == fullname:
             return None
