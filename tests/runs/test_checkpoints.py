@@ -27,6 +27,7 @@ from helpers_commands import (
 
 from tlm_hf.errors import UserError
 from tlm_hf.runs.checkpoints import best_beside, last_whole, list_checkpoints, publish, seal
+from tlm_hf.runs.output_folder import Run
 from tlm_hf.training.trainer import ProgressFile
 
 WORDS = shlex.split(
@@ -203,6 +204,18 @@ def test_results_on_a_full_disk(home, killed, capsys, monkeypatch):
     assert not (killed / ".partial").exists()
     succeed(*WORDS, "--output-dir", killed)
     assert_equal_weights(killed, home / "whole")
+
+
+def test_a_run_killed_before_its_results_puts_its_folders_in_place_again(tmp_path):
+    def save(folder):
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "weights").write_text("new")
+
+    run = Run(tmp_path, "test", {})
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "old").touch()
+    assert run.finish(save, {"a": 1})["a"] == 1
+    assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["weights"]
 
 
 def test_best_checkpoint_survives_the_rotation(tmp_path):

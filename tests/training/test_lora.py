@@ -118,19 +118,6 @@ def test_killed_run_continues_to_the_same_end(home):
     assert {path.name for path in found.iterdir()} == {path.name for path in expected.iterdir()}
 
 
-def test_a_run_killed_before_its_results_puts_the_adapter_in_place_again(home, tmp_path):
-    words = ("finetune", "--model", home / "encoder", "--task", "task", "--output-dir", tmp_path / "run", *OPTIONS)
-    patch = KILLED.replace("training.ProgressFile.on_step_end = strike", "").replace(
-        "main(sys", "import tlm_hf.runs.output_folder as runs\nkeep = runs.write_json\n"
-        "def write(path, value):\n    if path.name == 'results.json':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    keep(path, value)\nruns.write_json = write\nmain(sys"
-    )  # fmt: skip
-    assert run("-c", patch, 0, *words, folder=home).returncode == -signal.SIGKILL
-    assert (tmp_path / "run" / "adapter").is_dir()
-    succeed(*words)
-    assert_equal_weights(tmp_path / "run", home / "tuned")
-
-
 @pytest.mark.parametrize("targets", [["all-linear"], ["key", "intermediate.dense"], ["dense"]], ids=str)
 def test_targets(targets):
     config = BertConfig(

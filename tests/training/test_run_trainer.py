@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, TrainingArguments, set_seed
 
-from tlm_hf.commands.common import run_command
 from tlm_hf.errors import Terminated
 from tlm_hf.training.trainer import RunTrainer
 
@@ -58,14 +57,3 @@ def test_interrupted_and_continued_is_the_same_run(tmp_path, number, error):
         assert torch.equal(continued.model.state_dict()[name], tensor), name
     losses = [[row["loss"] for row in each.state.log_history if "loss" in row] for each in (whole, continued)]
     assert losses[0] == losses[1]
-
-
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
-def test_exit_codes(capsys, error, code):
-    def interrupted():
-        raise error
-
-    with pytest.raises(SystemExit) as leaving:
-        run_command(interrupted)
-    assert leaving.value.code == code
-    assert "the same command continues" in capsys.readouterr().err

@@ -144,8 +144,11 @@ class Run:
                 partial.mkdir()
                 save(partial)
                 flush_tree(partial)
-                for file in partial.iterdir():
-                    file.replace(self.folder / file.name)
+                for path in partial.iterdir():
+                    final = self.folder / path.name
+                    if final.is_dir():  # of a run that was killed before its results were written
+                        shutil.rmtree(final)
+                    path.replace(final)
                 partial.rmdir()
             write_json(self.folder / RESULTS_FILE, described)
         self._remove_checkpoints()

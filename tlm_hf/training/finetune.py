@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -146,8 +145,6 @@ def _score_and_save(options: FinetuneOptions, run: Run, trainer: RunTrainer, tas
         if options.output.save_logits:
             np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **arrays)
         if adapted is not None:
-            # Of a run that was killed between its model and its results, which are written now.
-            shutil.rmtree(run.folder / ADAPTER, ignore_errors=True)
             save_adapter(adapted, folder / ADAPTER, options.classifier.model, labels)
 
     if not trainer.args.should_save:

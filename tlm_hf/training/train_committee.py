@@ -26,7 +26,7 @@ from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
 from .members import finetune_members, pretrain_members
-from .options import LARGEST_SEED, option
+from .options import LARGEST_NUMBER, LARGEST_SEED, option
 
 logger = logging.getLogger(__name__)
 NOT_DECISIVE = {"data", "output_dir", "text_column", "label_column", "encoder", "workers"}
@@ -124,7 +124,8 @@ def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
 
 
 def _check_options(arguments: OwnDataArguments) -> None:
-    check_range(arguments, 1, math.inf, "num_members", "pretrain_steps", "workers")
+    check_range(arguments, 1, math.inf, "num_members", "workers")
+    check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
     FinetuneOptions.read(_fine_tuning(arguments, [], Path()))
     build_config(arguments.recipe, arguments.size)
