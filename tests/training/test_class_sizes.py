@@ -10,7 +10,9 @@ from helpers_commands import labelled_rows, results_of, shelf, succeed, write_cs
 from sklearn.metrics import classification_report
 from transformers import BertForSequenceClassification, BertTokenizer
 
+from tlm_hf.errors import UserError
 from tlm_hf.evaluation.metrics import class_metrics
+from tlm_hf.training.finetune_options import FinetuneOptions
 
 ROWS = {"train": (24, 4), "validation": (6, 2), "test": (6, 2)}
 """Of `farm` and `sea` in each split."""
@@ -61,6 +63,12 @@ def test_classes_of_one_size_are_chosen_by_accuracy_and_what_is_asked_for_wins(t
     assert results_of(tmp_path / "same")["chosen_by"] == "accuracy"
     succeed(*words, "--task", task[0], "--metric-for-best-model", "loss", "--output-dir", tmp_path / "asked")
     assert results_of(tmp_path / "asked")["chosen_by"] == "loss"
+
+
+@pytest.mark.parametrize(("option", "word"), [("class_weights", "equal"), ("metric_for_best_model", "f1")])
+def test_other_words_are_refused(option, word):
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} is '{word}': choose"):
+        FinetuneOptions.read({"output_dir": "out", option: word})
 
 
 def test_scores_of_each_class_are_scikit_learns():

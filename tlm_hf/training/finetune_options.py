@@ -11,6 +11,7 @@ from .options import (
     OurArguments,
     build_arguments,
     check_training,
+    flag,
     name_options,
     option,
     option_defaults,
@@ -93,6 +94,11 @@ class FinetuningArguments(OurArguments):
 
 GROUPS = (TaskArguments, ClassifierOptions, FinetuneScheduleOptions, FinetuneOutputOptions, FinetuningArguments)
 ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "task"}
+CHOICES = {
+    "schedule": tuple(SCHEDULES),
+    "class_weights": ("balanced",),
+    "metric_for_best_model": ("accuracy", "macro_f1", "loss"),
+}
 NOT_RECORDED = ("task", "task_path", *TEXT_OPTIONS, "model", "models", "save_logits")
 
 
@@ -110,11 +116,10 @@ class FinetuneOptions(NamedTuple):
         """Sort options into groups; raises UserError for impossible ones."""
         given = name_options(given, GROUPS, ALIASES)
         refuse(given, ("save_steps", "eval_steps"), "each epoch is evaluated and saved")
-        if given.get("class_weights") not in (None, "balanced"):
-            raise UserError(f"--class-weights is {given['class_weights']!r}: choose balanced, or leave it out.")
+        for name, values in CHOICES.items():
+            if given.get(name, values[0]) not in values:
+                raise UserError(f"{flag(name)} is {given[name]!r}: choose {' or '.join(values)}.")
         name = given.get("schedule", "tlm")
-        if name not in SCHEDULES:
-            raise UserError(f"--schedule is {name!r}: choose {' or '.join(SCHEDULES)}.")
         if name == "paper":
             refuse(given, ["lr_scheduler_type"], "the schedule paper sets the rate itself")
         given = {**SCHEDULES[name], **given}
