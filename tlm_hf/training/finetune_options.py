@@ -11,10 +11,10 @@ from .options import (
     OurArguments,
     build_arguments,
     check_training,
+    default_values,
     flag,
     name_options,
     option,
-    option_defaults,
     record,
     refuse,
     take,
@@ -164,14 +164,8 @@ class FinetuneOptions(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
-        defaults = option_defaults((FinetuningArguments,))
         without = ["lora_targets"] if self.classifier.lora_rank is None else []
-        without.append(
-            "warmup_steps" if self.training["warmup_steps"] == self.schedule.warmup_share else "warmup_share"
-        )
-        return record(
-            (self.task, self.classifier, self.schedule),
-            self.training,
-            {name: defaults[name] for name in ("seed", "bf16", "use_cpu")},
-            (*NOT_RECORDED, *without),
-        )
+        by_share = self.training["warmup_steps"] == self.schedule.warmup_share
+        without.append("warmup_steps" if by_share else "warmup_share")
+        training = {**default_values(FinetuningArguments), **self.training}
+        return record((self.task, self.classifier, self.schedule), training, [*NOT_RECORDED, *without])

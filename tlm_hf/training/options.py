@@ -248,18 +248,21 @@ def source_name(source: Any) -> str:
     return portable_path(source) if isinstance(source, str) else f"a {type(source).__name__} in memory"
 
 
-def record(
-    groups: Iterable[object], training: Mapping[str, Any], defaults: Mapping[str, Any], left_out: Iterable[str] = ()
-) -> dict[str, Any]:
+def default_values(arguments_class: type[OurArguments], names: Sequence[str] = ()) -> dict[str, Any]:
+    """Defaults that are recorded where nothing was given: of these fields, seed and precision."""
+    defaults = option_defaults((arguments_class,))
+    return {name: defaults[name] for name in (*names, "seed", "bf16", "use_cpu")}
+
+
+def record(groups: Iterable[object], training: Mapping[str, Any], left_out: Iterable[str]) -> dict[str, Any]:
     """The options that decide the weights, as a run records them, without those that are None.
 
     Args:
         groups: of this package.
-        training: fields of TrainingArguments that were given.
-        defaults: those that are recorded even so.
+        training: fields of TrainingArguments.
         left_out: options that decide nothing here, or that count by their texts and weights.
     """
-    options = {name: value for group in groups for name, value in vars(group).items()} | {**defaults, **training}
+    options = {name: value for group in groups for name, value in vars(group).items()} | dict(training)
     options["bf16"] = choose_precision(options["bf16"], options["use_cpu"])
     names = NOT_DECISIVE.union(left_out)
     return {name: value for name, value in options.items() if name not in names and value is not None}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,10 +17,11 @@ from .options import (
     OurArguments,
     build_arguments,
     check_training,
+    default_values,
     flag,
     name_options,
     option,
-    option_defaults,
+    option_fields,
     record,
     refuse,
     take,
@@ -123,23 +124,23 @@ class PretrainingArguments(OurArguments):
 
 GROUPS = (CorpusOptions, ModelOptions, ScheduleOptions, OutputOptions, PretrainingArguments)
 ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "corpus"}
-NEW_WEIGHTS = (
-    "recipe", "size", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "tokenizer",
-    "initializer_range", "unigram_bias", "initialization", "neighbour_heads", "num_members",
-)  # fmt: skip
+OF_ANY_MODEL = ("model", "max_length", "dropout")
+NEW_WEIGHTS = [entry.name for entry in fields(ModelOptions) if entry.name not in OF_ANY_MODEL] + ["num_members"]
 NO_EFFECT = (
     "per_device_eval_batch_size", "label_smoothing_factor", "metric_for_best_model", "greater_is_better",
     "include_for_metrics", "prediction_loss_only", "batch_eval_metrics", "eval_accumulation_steps",
 )  # fmt: skip
 ALWAYS_RECORDED = (
-    "num_train_epochs", "max_steps", "gradient_accumulation_steps", "eval_steps", "seed", "bf16", "use_cpu",
-)  # fmt: skip
+    "num_train_epochs",
+    "max_steps",
+    "gradient_accumulation_steps",
+    "eval_steps",
+    "seed",
+    "bf16",
+    "use_cpu",
+)
 NOT_RECORDED = ("corpus", "corpus_unit", "tokenizer", "model", "snapshot_steps", "num_members")
-OF_SCHEDULE = (
-    "learning_rate", "weight_decay", "adam_beta2", "max_grad_norm", "warmup_share", "mlm_probability",
-    "final_mlm_probability", "dropout", "initializer_range", "unigram_bias", "initialization", "neighbour_heads",
-    "cls_objective",
-)  # fmt: skip
+OF_SCHEDULE = [entry.name for entry in fields(Schedule) if entry.name in option_fields(GROUPS)]
 """Options whose default is the schedule's."""
 
 
@@ -217,16 +218,12 @@ class PretrainOptions(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
-        defaults = option_defaults((PretrainingArguments,))
         of_schedule = {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
-        unused = NEW_WEIGHTS if self.model.model is not None else ()
-        unused = (*unused, "warmup_share") if "warmup_steps" in self.training else unused
-        return record(
-            (self.corpus, self.model, self.masking),
-            {**self.training, **of_schedule},
-            {name: defaults[name] for name in ALWAYS_RECORDED},
-            (*NOT_RECORDED, *unused),
-        )
+        unused = NEW_WEIGHTS if self.model.model is not None else []
+        unused = [*unused, "warmup_share"] if "warmup_steps" in self.training else unused
+        groups = (self.corpus, self.model, self.masking)
+        training = {**default_values(PretrainingArguments, ALWAYS_RECORDED), **self.training, **of_schedule}
+        return record(groups, training, [*NOT_RECORDED, *unused])
 
 
 def _check_memory(model: ModelOptions, config: TLMConfig) -> None:
