@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
@@ -152,14 +153,19 @@ def load_for_finetuning(
     return model
 
 
-def check_task_labels(model: PreTrainedModel, source: str, task: str, names: list[str]) -> None:
-    """Raise UserError unless a classifier has the classes of a task, in label order; `source` and `task` are named."""
+def match_labels(model: PreTrainedModel, source: str, task: str, names: list[str]) -> np.ndarray:
+    """The model's number of each of a task's classes, by name (classes,); `source` and `task` are for the message.
+
+    Raises:
+        UserError: the task has a class that the model does not know. It may lack some.
+    """
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if names != known:
+    if not set(names) <= set(known):
         raise UserError(
             f"The model {source!r} knows the labels {known} but the task {task!r} has {names}: name "
             "the task that it was fine-tuned on."
         )
+    return np.array([known.index(name) for name in names])
 
 
 def trained_on_another_split(source: str, task_sha256: str) -> bool:

@@ -146,7 +146,7 @@ def test_predict_a_table(home, tmp_path, capsys, model):
     words = ("--input", source, "--text-column", "body", "--output", target, "--batch-size", 2, "--disable-tqdm")
     succeed("predict", "--model", home / model, *words)
     said = json.loads(capsys.readouterr().out)
-    assert said == {"texts": 5, "truncated": 1, "output": str(target)}
+    assert said == {"texts": 5, "empty": 0, "truncated": 1, "output": str(target)}
     table = pd.read_csv(target)
     assert table[["id", "body", "label"]].to_dict("records") == rows
     names, probabilities = stock_probabilities(home / model, [row["body"] for row in rows])
@@ -157,7 +157,15 @@ def test_predict_a_table(home, tmp_path, capsys, model):
 
 def test_score_agrees_with_the_results(home, tmp_path, capsys):
     for model in ("member", "committee"):
-        words = ("--task", home / "task.csv", "--output", tmp_path / f"{model}.json", "--disable-tqdm")
+        words = (
+            "--task",
+            home / "task.csv",
+            "--split",
+            "test",
+            "--output",
+            tmp_path / f"{model}.json",
+            "--disable-tqdm",
+        )
         succeed("score", "--model", home / model, *words)
         written = json.loads((tmp_path / f"{model}.json").read_text(encoding="utf-8"))
         assert json.loads(capsys.readouterr().out)["metrics"] == written["metrics"]

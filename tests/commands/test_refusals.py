@@ -225,7 +225,7 @@ class TestPredictAndScore:
         table = write_csv(tmp_path / "table.csv", [{"text": "a cow"}, {"text": None}])
         assert "--texts or --input" in say(*words)
         assert "--texts or --input" in say(*words, "--texts", "a", "--input", table)
-        assert "Row 1" in say(*words, "--input", table)
+        assert "line 3" in say(*words, "--input", table, "--on-empty", "error")
         assert "'body'" in say(*words, "--input", table, "--text-column", "body")
         assert "missing.csv" in say(*words, "--input", tmp_path / "missing.csv")
         assert "'.xls'" in say(*words, "--texts", "a", "--output", tmp_path / "out.xls")

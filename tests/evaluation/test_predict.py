@@ -5,9 +5,11 @@ import json
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers_commands import succeed
+from helpers_commands import refused, succeed, write_csv
 from scipy.special import softmax
 from scipy.stats import entropy
 
@@ -72,3 +74,115 @@ def test_bad_input_is_refused(home, one_sentence):
         with pytest.raises(UserError, match=words) as caught:
             predict(texts, member)
         one_sentence(caught.value)
+
+
+# --- tables as people have them
+
+
+@pytest.fixture
+def classify(home, tmp_path, capsys):
+    """Function `(input, name of the output, *words)` that runs `tlm predict` and returns what it said and wrote."""
+
+    def run(source, target, *words):
+        capsys.readouterr()
+        output = tmp_path / target
+        succeed(
+            "predict", "--model", home[0] / "member", "--input", source, "--output", output, "--disable-tqdm", *words
+        )
+        return json.loads(capsys.readouterr().out), output
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_other_columns_leave_as_they_came(classify, sentences, tmp_path, kind):
+    """Oracle: the rows written here; Python and Arrow read them back."""
+    rows = [
+        {"id": 1234567890123456789, "day": "2024-05-01", "weight": 0.12345678901234, "tags": ["a", "b"]},
+        {"id": None, "day": "01/02/2024", "weight": None, "tags": []},
+        {"id": -1, "day": None, "weight": 1e-300, "tags": None},
+    ]
+    rows = [{**row, "predicted_label": "mine", "text": text} for row, text in zip(rows, sentences, strict=False)]
+    source = tmp_path / f"in.{kind}"
+    if kind == "jsonl":
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), source)
+    said, output = classify(source, f"out.{kind}")
+    assert (said["texts"], said["empty"]) == (3, 0)
+    written = [json.loads(line) for line in output.read_text().splitlines()] if kind == "jsonl" else None
+    written = written or pq.read_table(output).to_pylist()
+    assert [{name: row[name] for name in rows[0]} for row in written] == rows
+    assert {row["label"] for row in written} <= set(LABELS)
+    if kind == "parquet":
+        schema = pq.read_schema(source)
+        assert [pq.read_schema(output).field(name).type for name in schema.names] == schema.types
+
+
+def test_a_name_that_is_taken_twice(classify, sentences, tmp_path):
+    rows = [{"text": text, "label": "x", "predicted_label": "y"} for text in sentences]
+    written = pd.read_csv(classify(write_csv(tmp_path / "in.csv", rows), "out.csv")[1])
+    assert written[["text", "label", "predicted_label"]].to_dict("records") == rows
+    assert set(written["predicted_predicted_label"]) <= set(LABELS)
+
+
+def test_all_files_of_a_folder_are_answered(classify, sentences, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name, texts in (("train.csv", sentences[:5]), ("test.csv", sentences[5:])):
+        write_csv(tmp_path / "data" / name, [{"text": text, "file": "own"} for text in texts])
+    written = pd.read_csv(classify(tmp_path / "data", "out.csv")[1])
+    assert written["predicted_file"].to_list() == ["test.csv"] * (len(sentences) - 5) + ["train.csv"] * 5
+    assert written["text"].to_list() == [*sentences[5:], *sentences[:5]]
+    assert set(written["file"]) == {"own"}
+
+
+def test_empty_cells_are_answered_empty_and_counted(classify, sentences, tmp_path, home, capsys):
+    texts = [sentences[0], "", 'two\nlines, "quoted"', None]
+    source = write_csv(tmp_path / "in.csv", [{"text": text, "zip": "02134"} for text in texts])
+    said, output = classify(source, "out.csv")
+    assert (said["texts"], said["empty"]) == (4, 2)
+    written = pd.read_csv(output, dtype=str)
+    assert written["label"].isna().to_list() == written["p(sea)"].isna().to_list() == [False, True, False, True]
+    assert set(written["zip"]) == {"02134"}
+    words = ("--input", source, "--on-empty", "error", "--disable-tqdm")
+    sentence = refused(capsys, "predict", "--model", home[0] / "member", *words)
+    assert "line 3 of" in sentence  # the header is line 1
+    assert "2 such rows" in sentence
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
+def test_the_problem_type_decides(build_pair, tokenizer, sentences, tmp_path, capsys, problem_type):
+    """Oracle: stock BERT's logits; torch's sigmoid."""
+    names = LABELS if problem_type != "regression" else ["score"]
+    named = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    ours, stock = build_pair("classifier", vocab_size=len(tokenizer), problem_type=problem_type, **named)
+    ours.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        logits = stock(**tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")).logits
+    predictions = predict(sentences, str(tmp_path / "model"), threshold=0.4)
+    assert {prediction.label for prediction in predictions} == {None}
+    if problem_type == "regression":
+        np.testing.assert_allclose([prediction.value for prediction in predictions], logits[:, 0], atol=1e-5)
+    else:
+        found = [list(prediction.probabilities.values()) for prediction in predictions]
+        np.testing.assert_allclose(found, logits.sigmoid(), atol=1e-5)
+        for prediction, row in zip(predictions, logits.sigmoid(), strict=True):
+            assert prediction.labels == [name for name, value in zip(LABELS, row, strict=True) if value >= 0.4]
+    task = write_csv(tmp_path / "task.csv", [{"text": "a", "label": "sea"}, {"text": "b", "label": "farm"}])
+    assert "use predict" in refused(capsys, "score", "--model", tmp_path / "model", "--task", task)
+
+
+def test_a_table_to_score_may_lack_a_class(home, sentences, tmp_path, capsys):
+    """Oracle: the members' probabilities. All rows of a single file are scored."""
+    root, probabilities = home
+    labels = [LABELS[0] if row % 2 else LABELS[2] for row in range(len(sentences))]
+    table = [{"text": text, "label": label} for text, label in zip(sentences, labels, strict=True)]
+    succeed("score", "--model", root / "member", "--task", write_csv(tmp_path / "t.csv", table), "--disable-tqdm")
+    said = json.loads(capsys.readouterr().out)
+    assert said["texts"] == len(sentences)
+    right = [LABELS[index] == label for index, label in zip(probabilities[:, 0].argmax(-1), labels, strict=True)]
+    assert said["metrics"]["accuracy"] == pytest.approx(np.mean(right))
+    table[0]["label"] = "moon"
+    words = ("--task", write_csv(tmp_path / "moon.csv", table), "--disable-tqdm")
+    assert "moon" in refused(capsys, "score", "--model", root / "member", *words)

@@ -14,7 +14,7 @@ from ..evaluation.calibration import brier_score, expected_calibration_error
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..export import NEEDED, OnnxClassifier, export_onnx, quantize
-from ..loading import check_task_labels, load_classifier, load_classifier_tokenizer
+from ..loading import load_classifier, load_classifier_tokenizer, match_labels
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .measure import finish
@@ -45,8 +45,8 @@ def compare_precisions(arguments: PrecisionArguments) -> Json:
     model = load_classifier(arguments.model).float()
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     task = load_task_from(arguments)
-    check_task_labels(model, arguments.model, arguments.task, class_names(task))
-    texts, labels = task["test"]["text"][:], np.array(task["test"]["label"][:])
+    numbers = match_labels(model, arguments.model, arguments.task, class_names(task))
+    texts, labels = task["test"]["text"][:], numbers[task["test"]["label"][:]]
     with TemporaryDirectory() as folder:
         exported = export_onnx(model, Path(folder) / "model.onnx")
         variants = {

@@ -49,7 +49,7 @@ COMMANDS = {
     "predict": Command(
         "labels and probabilities for texts or a table",
         "evaluation.predict:predict_command",
-        ("predictions", "texts", "truncated", "output"),
+        ("predictions", "texts", "empty", "truncated", "output"),
     ),
     "pretrain": Command(
         "pre-train an encoder on a corpus, or continue one on your own text",

@@ -129,11 +129,11 @@ def _files_hash(path: Path) -> str:
     """SHA-256 of a file; of a folder, over the lines that `sha256sum` prints for its tables in sorted order (hex)."""
     if path.is_file():
         return file_hash(path)
-    lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in _tables(path))
+    lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables_in(path))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _tables(path: Path) -> list[Path]:
+def tables_in(path: Path) -> list[Path]:
     """The files of a folder that can be read, in sorted order."""
     files = (file for file in sorted(path.rglob("*")) if _format(file) and not file.name.startswith("."))
     return [file for file in files if file.is_file()]
@@ -155,7 +155,7 @@ def _file_options(path: Path, config: str | None) -> dict[str, Any]:
 
 def _folder_options(path: Path, config: str | None) -> dict[str, Any]:
     """How to read a folder, as `_file_options`; refuses one of which it would silently read only a part."""
-    filled = [file for file in _tables(path) if file.stat().st_size]
+    filled = [file for file in tables_in(path) if file.stat().st_size]
     if not filled:
         raise UserError(f"The folder {path} holds no {', '.join(READABLE)} file with text: give a folder with text.")
     if all(_format(file) == "text" for file in filled):

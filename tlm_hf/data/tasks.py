@@ -181,7 +181,7 @@ def _load_rows(arguments: TaskArguments, table: Source | None) -> datasets.Datas
     if arguments.task == "fewrel":
         source = read_fewrel(_find_task(arguments)[0], arguments.task_config, arguments.entity_markers)
     else:
-        source = _read_table(arguments, table)
+        source = read_task_rows(arguments, table)
     if arguments.drop_rare_classes or arguments.merge_rare_classes:
         without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
     known = KNOWN.get(arguments.task)
@@ -208,7 +208,8 @@ def _load_rows(arguments: TaskArguments, table: Source | None) -> datasets.Datas
     return _describe(chosen, source.names, facts)
 
 
-def _read_table(arguments: TaskArguments, table: Source | None) -> TaskSource:
+def read_task_rows(arguments: TaskArguments, table: Source | None = None) -> TaskSource:
+    """All usable rows of the table that a command's options name; raises UserError as `read_rows`."""
     known = KNOWN.get(arguments.task)
     place = arguments.task
     if table is None:

@@ -1,21 +1,28 @@
-"""Labels, probabilities and a committee's uncertainty for texts, a data set or a file."""
+"""Labels, values and a committee's uncertainty for texts, a data set or a table."""
 
+import csv
+import json
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
-import pandas as pd
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from scipy.special import softmax
+from scipy.special import expit, softmax
+from transformers import PreTrainedConfig
 
-from ..data.sources import check_column, read_table
+from ..data.sources import check_column, read_source, tables_in
 from ..errors import UserError, check_range
-from ..loading import load_classifier, load_classifier_tokenizer
+from ..export import load_for_inference
+from ..loading import load_classifier_tokenizer
 from ..models.combination_committee import CommitteeOutput, combine
-from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.configuration_committee import CommitteeConfig
 from ..runs.atomic_files import Json
 from .scoring import predict_logits
 
@@ -27,39 +34,58 @@ UNCERTAINTY = ("entropy", "mutual_information", "agreement")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier or committee says of one text; the last three are None unless it is a committee.
+    """What a model says of one text; None where it says nothing, as of a text that is missing.
 
     Args:
         label: the most probable class, of this `probability`.
-        probabilities: those of all classes, by name.
-        entropy: of the members' mean probability, in nats.
+        probabilities: those of all classes, by name; with several labels a text each for itself.
+        labels: with several labels a text, those above the threshold.
+        value: of a regression; with several outputs by name.
+        entropy: of the committee's mean probability, in nats.
         mutual_information: the part of the entropy that the members' disagreement makes, in nats.
         agreement: the largest share of members that prefer one class.
     """
 
-    label: str
-    probability: float
-    probabilities: dict[str, float]
+    label: str | None = None
+    probability: float | None = None
+    labels: list[str] | None = None
+    value: float | dict[str, float] | None = None
     entropy: float | None = None
     mutual_information: float | None = None
     agreement: float | None = None
+    probabilities: dict[str, float] | None = None
 
 
 @dataclass
 class PredictArguments:
     """Options of `tlm predict`."""
 
-    model: str = field(default="", metadata={"help": "Classifier or committee: folder or Hub name."})
+    model: str = field(
+        default="", metadata={"help": "Classifier, committee, or ONNX export of one: folder or Hub name."}
+    )
     texts: list[str] = field(default_factory=list, metadata={"help": "Texts to classify."})
-    input: str | None = field(default=None, metadata={"help": "CSV, JSON, parquet or text file, in place of --texts."})
+    input: str | None = field(
+        default=None, metadata={"help": "Table, text file, or folder of them (all are read), in place of --texts."}
+    )
     text_column: str = field(default="text", metadata={"help": "Column of --input that holds the text."})
+    encoding: str | None = field(default=None, metadata={"help": "Of --input, such as cp1252 (default: UTF-8)."})
+    on_empty: str = field(
+        default="keep",
+        metadata={"help": "Rows without text: keep with empty predictions, or error.", "choices": ["keep", "error"]},
+    )
+    threshold: float = field(default=0.5, metadata={"help": "With several labels a text: the least probability."})
     output: str | None = field(default=None, metadata={"help": "File to write: .csv, .json, .jsonl or .parquet."})
     batch_size: int = field(default=64, metadata={"help": "Texts per pass."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
 def predict(
-    texts: Sequence[str] | datasets.Dataset, model: str, *, text_column: str = "text", batch_size: int = 64
+    texts: Sequence[str] | datasets.Dataset,
+    model: str,
+    *,
+    text_column: str = "text",
+    batch_size: int = 64,
+    threshold: float = 0.5,
 ) -> list[Prediction]:
     """Classify n texts, or a data set of n rows, by a classifier or committee (folder or Hub name).
 
@@ -74,110 +100,191 @@ def predict(
     if isinstance(texts, datasets.Dataset):
         check_column(texts, text_column, "The data set", "text_column")
         texts = texts[text_column][:]
-    predictions, truncated = _classify(list(texts), model, "texts", batch_size, show_progress=False)
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"Row {row} (from 0) has no text: fill or drop it.")
+    predictions, truncated = _classify(list(texts), model, batch_size, threshold, show_progress=False)
     if truncated:
-        logger.warning("%d of %d texts are longer than the model and were truncated.", truncated, len(predictions))
+        logger.warning("%d of %d texts are longer than the model and were truncated.", truncated, len(texts))
     return predictions
 
 
 def predict_command(arguments: PredictArguments) -> Json:
-    """Classify texts, or the rows of a file.
+    """Classify texts or the rows of a table.
 
     Returns:
-        Without `--output`: `predictions`, per text its fields of `Prediction`. With it: the file, which holds the
-        input's columns, `label`, `probability`, a committee's uncertainty and one `p(...)` column per class
-        (`predicted_...` where the input has such a column). Both say how many texts were `truncated`.
+        The counts of `texts`, of those that were `empty` and `truncated`, and `predictions` or the `output` file. The
+        output has all columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class; a name
+        that is taken gets `predicted_` before it.
 
     Raises:
-        UserError: bad input, before any text is classified.
+        UserError: bad input, found before the model runs.
     """
     if not arguments.model:
         raise UserError("predict needs --model (a classifier or committee).")
-    if bool(arguments.texts) == bool(arguments.input):
+    if bool(arguments.texts) == (arguments.input is not None):
         raise UserError("predict needs either --texts or --input.")
     check_range(arguments, 1, math.inf, "batch_size")
+    check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else _check_output(Path(arguments.output).expanduser(), arguments.input)
-    table = _read_input(arguments)
-    texts = table[arguments.text_column].to_list()
+    table, place = _read_input(arguments)
+    column = table[arguments.text_column]
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise UserError(f"Column {arguments.text_column!r} holds {column.type}, not text: set --text-column.")
+    texts = [text or None for text in column.to_pylist()]
+    empty = [row for row, text in enumerate(texts) if text is None]
+    if empty and arguments.on_empty == "error":
+        raise UserError(f"There is no text in {place(empty[0])} ({len(empty)} such rows): fill or drop them.")
     predictions, truncated = _classify(
-        texts, arguments.model, repr(arguments.input), arguments.batch_size, not arguments.disable_tqdm
+        texts, arguments.model, arguments.batch_size, arguments.threshold, not arguments.disable_tqdm
     )
-    counts = {"texts": len(texts), "truncated": truncated}
-    records = [
-        {name: value for name, value in asdict(prediction).items() if value is not None} for prediction in predictions
-    ]
+    counts = {"texts": len(texts), "empty": len(empty), "truncated": truncated}
     if target is None:
-        return {
-            "predictions": [{"text": text, **record} for text, record in zip(texts, records, strict=True)],
-            **counts,
-        }
-    for record in records:
-        record |= {f"p({name})": value for name, value in record.pop("probabilities").items()}
-    for name, column in pd.DataFrame(records, index=table.index).items():
-        table[f"predicted_{name}" if name in table.columns else name] = column
-    _write(table, target)
+        records = [{key: value for key, value in asdict(each).items() if value is not None} for each in predictions]
+        return {"predictions": [{"text": text, **each} for text, each in zip(texts, records, strict=True)], **counts}
+    _write(_add_columns(table, predictions), target)
     return {"output": str(target), **counts}
 
 
 def _classify(
-    texts: list[str], source: str, culprit: str, batch_size: int, show_progress: bool
+    texts: list[str | None], source: str, batch_size: int, threshold: float, show_progress: bool
 ) -> tuple[list[Prediction], int]:
-    """Predictions, and how many texts were truncated; `culprit` names the texts in a message."""
-    empty = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
-    if empty is not None:
-        raise UserError(f"Row {empty} of {culprit} has no text: fill or drop it.")
-    model = load_classifier(source)
+    """Predictions, empty ones for missing texts, and how many texts were truncated."""
+    model = load_for_inference(source)
     tokenizer = load_classifier_tokenizer(source, model)
-    is_committee = isinstance(model, CommitteeForSequenceClassification)
-    logits, truncated = predict_logits(model, tokenizer, texts, batch_size, show_progress, member_logits=is_committee)
-    uncertainty = {}
-    if is_committee:
-        member_logits = torch.from_numpy(logits)
-        output = CommitteeOutput(member_logits=member_logits)
-        uncertainty = {name: output.uncertainty[name].tolist() for name in UNCERTAINTY}
-        config = model.config
-        logits = combine(member_logits, config.combination, temperature=config.temperature).numpy()
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    predictions = []
-    for row, probabilities in enumerate(softmax(logits.astype("float64"), axis=-1)):
-        by_label = {name: round(float(value), DIGITS) for name, value in zip(labels, probabilities, strict=True)}
-        label = labels[probabilities.argmax()]
-        doubt = {name: round(values[row], DIGITS) for name, values in uncertainty.items()}
-        predictions.append(Prediction(label, by_label[label], by_label, **doubt))
-    return predictions, truncated
+    logits, truncated = predict_logits(
+        model,
+        tokenizer,
+        [text for text in texts if text is not None],
+        batch_size,
+        show_progress,
+        member_logits=isinstance(model.config, CommitteeConfig),
+    )
+    answers = iter(_describe(logits, model.config, threshold))
+    return [Prediction() if text is None else next(answers) for text in texts], truncated
+
+
+def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float) -> list[Prediction]:
+    """Predictions of logits (texts, classes), of a committee (texts, members, classes), as `problem_type` says."""
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    if config.problem_type == "regression" or config.num_labels == 1:
+        by_name = [_by_name(names, row) for row in logits]
+        return [Prediction(value=row[names[0]] if len(names) == 1 else row) for row in by_name]
+    if config.problem_type == "multi_label_classification":
+        by_name = [_by_name(names, row) for row in expit(logits.astype("float64"))]
+        return [
+            Prediction(probabilities=row, labels=[name for name in names if row[name] >= threshold]) for row in by_name
+        ]
+    if not isinstance(config, CommitteeConfig):
+        return [_most_probable(names, row) for row in softmax(logits.astype("float64"), axis=-1)]
+    members = torch.from_numpy(logits)
+    uncertainty = CommitteeOutput(member_logits=members).uncertainty
+    doubts = np.stack([uncertainty[name].numpy() for name in UNCERTAINTY], axis=1)
+    joined = combine(members, config.combination, temperature=config.temperature).numpy()
+    rows = zip(softmax(joined.astype("float64"), axis=-1), doubts, strict=True)
+    return [replace(_most_probable(names, row), **_by_name(UNCERTAINTY, doubt)) for row, doubt in rows]
+
+
+def _most_probable(names: Sequence[str], row: np.ndarray) -> Prediction:
+    label, probabilities = names[int(row.argmax())], _by_name(names, row)
+    return Prediction(label, probabilities[label], probabilities=probabilities)
+
+
+def _by_name(names: Sequence[str], values: np.ndarray) -> Json:
+    return {name: round(float(value), DIGITS) for name, value in zip(names, values, strict=True)}
 
 
 def _check_output(target: Path, source: str | None) -> Path:
     if target.suffix not in WRITERS:
         raise UserError(f"--output {target} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
-    if not target.resolve().parent.is_dir():
-        raise UserError(f"The folder of --output {target} does not exist: make it first.")
+    if not target.resolve().parent.is_dir() or target.is_dir():
+        raise UserError(f"--output {target} is a folder, or is in none: name a file in a folder that exists.")
     if source and target.resolve() == Path(source).expanduser().resolve():
         raise UserError(f"--output {target} is the input itself: name another file.")
     return target
 
 
-def _read_input(arguments: PredictArguments) -> pd.DataFrame:
+def _read_input(arguments: PredictArguments) -> tuple[pa.Table, Callable[[int], str]]:
+    """All rows, with the file or split that they are of where there are several; and where a row is, as editors say."""
     if arguments.input is None:
-        return pd.DataFrame({arguments.text_column: arguments.texts})
-    split = next(iter(read_table(arguments.input).values()))
-    check_column(split, arguments.text_column, arguments.input, "--text-column")
+        return pa.table({arguments.text_column: arguments.texts}), lambda row: f"text {row + 1}"
     path = Path(arguments.input).expanduser()
-    if path.suffix not in (".csv", ".tsv") or not path.is_file():
-        return split.to_pandas()
-    # As text, cell by cell: what the user has in other columns (02134, NA, 3) comes back as it was.
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t" if path.suffix == ".tsv" else ",")
-    table[arguments.text_column] = [text or None for text in table[arguments.text_column]]
+    is_prepared = (path / "README.md").is_file()  # its card says which files are which split
+    files = {}
+    if path.is_dir() and not is_prepared:
+        files = {str(file.relative_to(path)): str(file) for file in tables_in(path)}
+    sources = {
+        name: read_source(file, encoding=arguments.encoding)
+        for name, file in (files or {arguments.input: arguments.input}).items()
+    }
+    parts = [(name, source, split) for name, source in sources.items() for split in source.splits]
+    columns = [column for _, source, split in parts for column in source.splits[split].column_names]
+    title = _free_name("file" if files else "split", columns)
+    tables = []
+    for name, source, split in parts:
+        check_column(source.splits[split], arguments.text_column, name, "--text-column")
+        table = source.splits[split].with_format("arrow")[:]
+        if len(parts) > 1:
+            table = table.append_column(title, pa.array([name if files else split] * len(table)))
+        tables.append(table.replace_schema_metadata(None))
+    try:
+        whole = pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowException as error:
+        raise UserError(f"The tables of {arguments.input!r} differ in their columns: name one ({error}).") from error
+
+    def place(row: int) -> str:
+        for table, (_, source, split) in zip(tables, parts, strict=True):
+            if row < len(table):
+                return source.place(split, row)
+            row -= len(table)
+        raise IndexError(row)
+
+    return whole, place
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name = f"predicted_{name}"
+    return name
+
+
+def _add_columns(table: pa.Table, predictions: list[Prediction]) -> pa.Table:
+    """The table with a column for everything that the predictions say."""
+    records: list[dict[str, Any]] = []
+    for prediction in predictions:
+        record = asdict(prediction)
+        record |= {f"p({name})": value for name, value in (record.pop("probabilities") or {}).items()}
+        if isinstance(record["value"], dict):
+            record |= {f"value({name})": value for name, value in record.pop("value").items()}
+        records.append(record)
+    for name in max(records, key=len, default={}):
+        values = [record.get(name) for record in records]
+        if any(value is not None for value in values):
+            title = _free_name(name, table.column_names)
+            if title != name:
+                logger.warning("The input has a column %r: the predicted one is %r.", name, title)
+            table = table.append_column(title, pa.array(values))
     return table
 
 
-def _write(table: pd.DataFrame, target: Path) -> None:
+def _write(table: pa.Table, target: Path) -> None:
     """Write to a temporary name and rename, so that a file is whole or absent."""
     temporary = target.with_name(f".{target.name}.tmp")
-    if target.suffix == ".csv":
-        table.to_csv(temporary, index=False)
-    elif target.suffix == ".parquet":
-        table.to_parquet(temporary, index=False)
+    if target.suffix == ".parquet":
+        pq.write_table(table, temporary)
     else:
-        table.to_json(temporary, orient="records", lines=target.suffix == ".jsonl", force_ascii=False)
+        rows = table.to_pylist()
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            if target.suffix == ".csv":
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(table.column_names)
+                writer.writerows([_cell(value) for value in row.values()] for row in rows)
+            elif target.suffix == ".json":
+                json.dump(rows, file, ensure_ascii=False, default=str)
+            else:
+                file.writelines(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
     temporary.replace(target)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value

@@ -13,15 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
 from ..data.masking import HELD_OUT_STREAM, MaskingCollator
-from ..data.tasks import TaskArguments, class_names, load_task_from, task_hash
+from ..data.tasks import TaskArguments, class_names, load_task_from, read_task_rows, task_hash
 from ..data.tokenization import tokenize
 from ..errors import UserError
+from ..export import load_for_inference
 from ..loading import (
-    check_task_labels,
-    load_classifier,
     load_classifier_tokenizer,
     load_masked_lm,
     load_matching_tokenizer,
+    match_labels,
     read_config,
     trained_on_another_split,
 )
@@ -142,8 +142,15 @@ def unpack_logits(packed: np.ndarray) -> np.ndarray:
 class ScoreArguments(TaskArguments):
     """Options of `tlm score`."""
 
-    task: str = field(default="", metadata={"help": "Task for a classifier or committee (its test split)."})
+    task: str = field(default="", metadata={"help": "Task or table for a classifier or committee."})
     model: str = field(default="", metadata={"help": "Folder or Hub name."})
+    split: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of --task; default: the test split, and all rows of a single file.",
+            "choices": ["train", "validation", "test", "all"],
+        },
+    )
     text: str | None = field(
         default=None, metadata={"help": "Text for an encoder's fixed-mask loss, in place of --task."}
     )
@@ -154,49 +161,72 @@ class ScoreArguments(TaskArguments):
 def score(arguments: ScoreArguments) -> Json:
     """Score a model: accuracy, macro F1 and loss of a classifier, or fixed-mask loss and perplexity of an encoder.
 
-    A classifier or committee takes `--task` and is scored on its test split. An encoder takes `--text` (the held-out
-    part of `docstrings` or `wikipedia`, or all of any other text), or `--task`, whose test texts are then the text.
+    A classifier or committee takes `--task` and is scored on its test split, or on all rows of a single file. An
+    encoder takes `--text` (the held-out part of `docstrings` or `wikipedia`, or all of any other text), or `--task`,
+    whose texts are then the text.
 
     Returns:
         `metrics`, with loss in nats, the number of texts, and where they came from.
 
     Raises:
-        UserError: bad input.
+        UserError: bad input, before any model is opened.
     """
     if not arguments.model:
         raise UserError("score needs --model (a folder or Hub name).")
     if bool(arguments.task) == bool(arguments.text):
         raise UserError("score needs either --task or --text.")
-    if arguments.output is not None and not Path(arguments.output).expanduser().resolve().parent.is_dir():
-        raise UserError(f"The folder of --output {arguments.output} does not exist: make it first.")
-    config = read_config(arguments.model)
+    if arguments.output is not None:
+        target = Path(arguments.output).expanduser().resolve()
+        if target.is_dir() or not target.parent.is_dir():
+            raise UserError(f"--output {arguments.output} is a folder, or is in none: name a file in one that exists.")
+    config = read_config(arguments.model, needs_weights=False)
     classifies = any("SequenceClassification" in name for name in config.get("architectures") or [])
     if classifies and arguments.text:
         raise UserError(f"The model {arguments.model!r} is a classifier: score it with --task.")
     scores = _score_classifier(arguments) if classifies else _score_encoder(arguments, config)
+    logger.info("%d rows scored.", scores["texts"])
     results = {"model": portable_path(arguments.model), **scores, **provenance()}
     if arguments.output is not None:
         write_json(Path(arguments.output).expanduser(), results)
     return results
 
 
+def _read_task(arguments: ScoreArguments) -> tuple[list[str], np.ndarray, list[str], str | None]:
+    """Texts, labels (texts,), the names of the classes, and where the rows are those of a split the task's hash."""
+    split = arguments.split
+    if split is None:
+        chosen = (arguments.train_per_label, arguments.validation_per_label, arguments.test_per_label)
+        is_file = Path(arguments.task).expanduser().is_file()
+        split = "all" if is_file and not any(chosen) else "test"
+    if split != "all":
+        task = load_task_from(arguments)
+        return task[split]["text"][:], np.array(task[split]["label"][:]), class_names(task), task_hash(task)
+    source = read_task_rows(arguments)
+    rows = [row for split_rows in source.rows.values() for row in split_rows]
+    return [row.text for row in rows], np.array([row.label for row in rows]), source.names, None
+
+
 def _score_classifier(arguments: ScoreArguments) -> Json:
-    model = load_classifier(arguments.model)
+    model = load_for_inference(arguments.model)
+    config = model.config
+    if config.problem_type in ("regression", "multi_label_classification") or config.num_labels == 1:
+        raise UserError(
+            f"The model {arguments.model!r} has no single class for a text, which score needs: use predict."
+        )
     tokenizer = load_classifier_tokenizer(arguments.model, model)
-    task = load_task_from(arguments)
-    check_task_labels(model, arguments.model, arguments.task, class_names(task))
-    other_split = trained_on_another_split(arguments.model, task_hash(task))
+    texts, labels, names, sha256 = _read_task(arguments)
+    labels = match_labels(model, arguments.model, arguments.task, names)[labels]
+    other_split = sha256 is not None and trained_on_another_split(arguments.model, sha256)
     if other_split:
         logger.warning(
             "Note: %s was fine-tuned on another split of this task; test texts may be among its training texts (give "
             "the task options of its fine-tuning, such as --task-seed and --train-per-label).",
             arguments.model,
         )
-    texts, labels = task["test"]["text"][:], np.array(task["test"]["label"][:])
     logits, truncated = predict_logits(model, tokenizer, texts, show_progress=not arguments.disable_tqdm)
     calibration_error = expected_calibration_error(logits, labels)
     return {
-        "task": arguments.task,
+        "task": portable_path(arguments.task),
         "metrics": {**classification_metrics(logits, labels), "calibration_error": calibration_error},
         "texts": len(labels),
         "truncated": truncated,
@@ -208,7 +238,7 @@ def _score_encoder(arguments: ScoreArguments, config: Json) -> Json:
     model = load_masked_lm(arguments.model)
     tokenizer = load_matching_tokenizer(arguments.model, None, config["vocab_size"])
     if arguments.text is None:
-        dataset = load_task_from(arguments)["test"].select_columns(["text"])
+        dataset = datasets.Dataset.from_dict({"text": _read_task(arguments)[0]})
     else:
         corpus = load_corpus(arguments.text, text_column=arguments.text_column or "text", root=arguments.data_root)
         dataset = corpus["validation"]
