@@ -18,7 +18,7 @@ from .models.modeling_committee import CommitteeForSequenceClassification
 from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from .runs.atomic_files import Json, read_json
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
 MODEL_TYPES = ("bert", TLMConfig.model_type, CommitteeConfig.model_type)
 
 
@@ -70,6 +70,11 @@ def check_folder(folder: Path, needs_weights: bool = True) -> None:
         return
     files = sorted(folder.glob("model-*.safetensors")) or [folder / WEIGHTS]
     for file in files:
+        if not file.is_file() and (folder / PICKLE).is_file():
+            raise UserError(
+                f"The model folder {folder} holds {PICKLE}, which is a pickle that may run code: open it with "
+                "transformers where you trust it, and save_pretrained writes safetensors."
+            )
         if not file.is_file():
             raise UserError(f"The model folder {folder} has no {file.name}: restore it from where the model came.")
         try:
