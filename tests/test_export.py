@@ -63,7 +63,7 @@ def test_both_files_answer_as_the_members_do_in_float32(folder):
     assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(3)}
 
 
-def test_predict_runs_an_exported_folder(folder, tmp_path):
+def test_predict_and_score_run_an_exported_folder(folder, tmp_path, capsys):
     """Oracle: the committee in torch."""
     root, _ = folder
     if not (root / "out").exists():
@@ -74,6 +74,13 @@ def test_predict_runs_an_exported_folder(folder, tmp_path):
         assert ours.label == theirs.label
         assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-2)  # the committee is in bfloat16
         assert ours.entropy == pytest.approx(theirs.entropy, abs=1e-2)
+    rows = [{"text": text, "label": label} for text, label in zip(texts, ("LABEL_0", "LABEL_2"), strict=True)]
+    task, said = write_csv(tmp_path / "task.csv", rows), []
+    for name in ("out", "committee"):
+        capsys.readouterr()
+        succeed("score", "--model", root / name, "--task", task, "--disable-tqdm")
+        said.append(json.loads(capsys.readouterr().out)["metrics"])
+    assert said[0] == pytest.approx(said[1], abs=1e-2)
 
 
 def test_bad_input_is_refused(folder, tmp_path, capsys, monkeypatch):
