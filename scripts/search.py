@@ -21,7 +21,6 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import TrainerCallback
 
 from tlm_hf import TLMModel
 from tlm_hf.commands.common import Parser, parse
@@ -61,32 +60,22 @@ class SearchArguments:
     seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "Seeds of pre-training and tuning."})
 
 
-class CpuClock(TrainerCallback):
-    """CPU seconds of this process: `setup` before the first step, and `step`, the mean of the steps after the first."""
-
-    def __init__(self) -> None:
-        self.start, self.setup, self.step = time.process_time(), 0.0, 0.0
-        self.ends: list[float] = []
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """The model is ready."""
-        self.setup = time.process_time() - self.start
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """A step is done."""
-        self.ends.append(time.process_time())
-        self.step = (self.ends[-1] - self.ends[0]) / max(len(self.ends) - 1, 1)
-
-
-def train(words: str, folder: Path, seed: int, steps: int) -> dict[str, Any]:
-    """Pre-train a variant; returns the results, and what it cost, kept in the folder's `cost.json`."""
-    clock = CpuClock()
+def train(words: str, folder: Path, seed: int, steps: int) -> tuple[dict[str, Any], float]:
+    """Pre-train a variant; returns the results and the CPU seconds of a step."""
     options = {"output_dir": str(folder), "seed": seed, "max_steps": steps, "num_threads": 1, "disable_tqdm": True}
     given = {"eval_steps": 10**6, **Parser(GROUPS, "pretrain", "").parse(shlex.split(words))}
-    results = pretrain(**given, **options, observe=lambda trainer: trainer.add_callback(clock))
-    if clock.ends:
-        write_json(folder / "cost.json", {"setup": clock.setup, "step": clock.step})
-    return {**results, "cost": read_json(folder / "cost.json")}
+    results = pretrain(**given, **options)
+    return results, results["speed"]["cpu_seconds"] / results["speed"]["steps"]
+
+
+def cost_of(words: str, folder: Path) -> dict[str, float]:
+    """CPU seconds of a `step`, and of the `rest` of a run, such as counting; kept in the folder of the trial."""
+    file = folder / "cost.json"
+    if not file.is_file():
+        start = time.process_time()
+        _, step = train(words, folder, 0, TRIAL)
+        write_json(file, {"step": step, "rest": time.process_time() - start - TRIAL * step})
+    return read_json(file)
 
 
 def probe(encoder: Path, task: Any) -> float:
@@ -111,13 +100,13 @@ def run_variant(arguments: SearchArguments, variant: str, minutes: float, seed: 
     """Pre-train, probe and fine-tune; what is finished is read from its folder."""
     name = variant.replace("--", "").replace(" ", "_").replace("/", "_") or "as-given"
     root, words = Path(arguments.output_dir) / name, f"{arguments.pretrain} {variant}"
-    trial = train(words, root / "trial", 0, TRIAL)["cost"]
-    steps = max(10, round((60 * minutes - trial["setup"]) / (arguments.step_seconds or trial["step"])))
+    cost = cost_of(words, root / "trial")
+    steps = max(10, round((60 * minutes - cost["rest"]) / (arguments.step_seconds or cost["step"])))
     folder = root / f"{minutes:g}-minutes-{seed}"
-    results = train(words, folder / "encoder", seed, steps)
-    step, used = results["cost"]["step"], results["cost"]["setup"] + results["cost"]["step"] * steps
+    results, step = train(words, folder / "encoder", seed, steps)
     row = {"minutes": minutes, "variant": variant, "seed": seed, "steps": steps, "milliseconds": 1000 * step}
-    row |= {"minutes used": used / 60, "loss": results["held_out"]["loss"], "folder": str(folder)}
+    row |= {"minutes used": (cost["rest"] + step * steps) / 60, "loss": results["held_out"]["loss"]}
+    row["folder"] = str(folder)
     for task, sizes in TASKS.items():
         row[f"probe {task}"] = probe(folder / "encoder", load_task(task, **sizes))
         options = {**sizes, "learning_rate": RATES[task], "seed": seed, "num_threads": 1, "disable_tqdm": True}

@@ -109,7 +109,22 @@ class Schedule:
 SCHEDULES = {
     schedule.name: schedule
     for schedule in (
-        Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None, unigram_bias=True, full_rate_up_to=NARROW),
+        Schedule(
+            name="tlm",
+            learning_rate=2e-3,
+            warmup_share=0.1,
+            weight_decay=0.01,
+            decays_everything=False,
+            adam_beta2=0.98,
+            max_grad_norm=1.0,
+            mlm_probability=0.3,
+            dropout=0.0,
+            initializer_range=None,
+            unigram_bias=True,
+            initialization="counts",
+            neighbour_heads=True,
+            full_rate_up_to=NARROW,
+        ),
         Schedule("paper", 5e-5, 0.0, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, parts=50, group_by_length=False),
         Schedule("paper-repaired", 5e-5, 0.02, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, group_by_length=False),
     )

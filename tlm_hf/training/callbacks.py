@@ -45,6 +45,7 @@ class StepClock(TrainerCallback):
     def __init__(self) -> None:
         self.seconds: list[float] = []
         """Of each timed step."""
+        self._cpu_seconds = self._cpu_apart = self._cpu_step_end = 0.0
         self.apart_seconds = {EVALUATION: 0.0, CHECKPOINT: 0.0}
         self._inside = self._apart = 0.0
         self._tokens: torch.Tensor | int = 0
@@ -62,12 +63,13 @@ class StepClock(TrainerCallback):
     @contextlib.contextmanager
     def apart(self, kind: str) -> Iterator[None]:
         """Leave the time of the block out and book it under `kind`."""
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
             seconds = time.perf_counter() - start
             self._apart += seconds
+            self._cpu_apart += time.process_time() - cpu_start
             self.apart_seconds[kind] += seconds
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -82,16 +84,17 @@ class StepClock(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Book the step that ends here."""
-        now = time.perf_counter()
+        now, cpu_now = time.perf_counter(), time.process_time()
         if self._seen >= WARM_STEPS and self._step_end is not None:
             self.seconds.append(now - self._step_end - self._apart)
+            self._cpu_seconds += cpu_now - self._cpu_step_end - self._cpu_apart
         self._seen += 1
-        self._step_end, self._apart = now, 0.0
+        self._step_end, self._apart, self._cpu_step_end, self._cpu_apart = now, 0.0, cpu_now, 0.0
 
     def summary(self) -> dict[str, Any]:
         """What this process measured since it started or continued the run; `{}` before four steps.
 
-        `tokens_per_second` leaves padding out.
+        `cpu_seconds` are this process's, summed over its threads. `tokens_per_second` leaves padding out.
         """
         if not self.seconds:
             return {}
@@ -99,6 +102,7 @@ class StepClock(TrainerCallback):
         return {
             "steps": len(self.seconds),
             "seconds": whole,
+            "cpu_seconds": self._cpu_seconds,
             "median_step_seconds": statistics.median(self.seconds),
             "share_outside": max(0.0, 1 - self._inside / whole),
             "tokens_per_second": int(self._tokens) / whole,
