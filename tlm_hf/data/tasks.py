@@ -8,7 +8,7 @@ Each is a `DatasetDict` of train, validation and test, with the facts that repro
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,16 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
             without a label or title, fewer rows in a class than asked for, or an option that the task has no use for.
     """
     named = {KEYWORDS.get(name, name): value for name, value in options.items()}
-    if isinstance(task, str | Path):
-        return load_task_from(TaskArguments(task=str(task), **named))
-    splits = task if isinstance(task, datasets.DatasetDict) else datasets.DatasetDict(train=task)
-    return load_task_from(TaskArguments(task=OBJECT, **named), Source(splits.with_format(None), None))
+    return load_task_from(TaskArguments(task=str(task) if isinstance(task, Path) else task, **named))  # type: ignore[arg-type]
 
 
-def load_task_from(arguments: TaskArguments, table: Source | None = None) -> datasets.DatasetDict:
-    """The task that a command's options choose, or that is made of a table; raises UserError as `load_task`."""
+def load_task_from(arguments: TaskArguments) -> datasets.DatasetDict:
+    """The task that a command's options choose, or a function's, whose task may be a table; raises as `load_task`."""
+    table, given = None, arguments.task
+    if not isinstance(given, str):
+        splits = given if isinstance(given, datasets.DatasetDict) else datasets.DatasetDict(train=given)
+        table = Source(splits.with_format(None), None)
+        arguments = replace(arguments, task=OBJECT)
     _check(arguments)
     is_embedded = arguments.task == "docstrings"
     splits = _load_docstrings(arguments) if is_embedded else _load_rows(arguments, table)
