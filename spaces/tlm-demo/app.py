@@ -18,18 +18,39 @@ sys.path.insert(0, str(Path(__file__).absolute().parent))
 import demo_views as views
 import gradio as gr
 import torch
-from demo_data import Demo, Task, build_committee, load_demo, measure_overlap, read_upload
-from demo_findings import EXPLANATIONS, FINDINGS, latency, plotted, table, tasks_of
+from demo_data import Demo, Task, build_committee, findings_table, load_demo, measure_overlap
 from demo_models import DemoError, classify, fill_masks
 from transformers.utils import logging as transformers_logging
 
 logger = logging.getLogger("tlm-demo")
-MEAN = "mean"
 CONCURRENT = 2
 QUEUE = 256
 WAITING = '<div class="tlm"><p>Answers appear here.</p></div>'
 NOTHING = (WAITING, "", "", "")
 """The tab Classify before an answer."""
+FINDINGS = {
+    "gap": (
+        "a. Pre-trained against scratch",
+        "Accuracy of the same encoder, fine-tuned from its pre-trained weights and from scratch.",
+        ("gap.png",),
+    ),
+    "corpus_size": (
+        "b. More pre-training text",
+        "The gap between the two against the number of pre-training texts.",
+        ("corpus_size.png",),
+    ),
+    "overlap": (
+        "c. Token overlap",
+        "The gap against the divergence of the pre-training text from the task's (smaller is more overlap).",
+        ("overlap.png",),
+    ),
+    "committee": (
+        "d. Committees",
+        "Accuracy of committees against the number of members and against the time for one text.",
+        ("committee.png", "latency.png"),
+    ),
+}
+"""By finding its title, what the plots show, and their files."""
 MASKED_EXAMPLES = (
     "The first [MASK] of the list is removed.",
     "Plot a [MASK] with matplotlib.",
@@ -68,13 +89,6 @@ def classify_tab(demo: Demo) -> None:
             text = gr.Textbox(label="Text to classify", lines=4, max_lines=12, placeholder="Write a sentence")
             titles = [(each.title, name) for name, each in tasks.items()]
             task = gr.Dropdown(titles, value=next(iter(tasks)), label="Task")
-            members = max(len(each.members) for each in tasks.values())
-            encoders = [encoder for each in tasks.values() for encoder in each.committee.attentive.values()]
-            heads = max((encoder.config.num_attention_heads for encoder in encoders), default=1)
-            with gr.Row():
-                member = gr.Dropdown([MEAN, *map(str, range(members))], value=MEAN, label="Attention of member")
-                head = gr.Dropdown([MEAN, *map(str, range(heads))], value=MEAN, label="Head")
-            inputs = [text, task, member, head]
             button = gr.Button("Classify", variant="primary")
             examples = [[words, name] for name, one in tasks.items() for words in one.examples[:2]]
             if examples:
@@ -89,30 +103,22 @@ def classify_tab(demo: Demo) -> None:
             attention = gr.HTML("", label="Attention", elem_id="attention")
 
     @refusing
-    def answer(text: str, task: str, member: str = MEAN, head: str = MEAN) -> tuple[str, str, str, str]:
+    def answer(text: str, task: str) -> tuple[str, str, str, str]:
         """Classify a text.
 
         Args:
             text: what is classified.
             task: name of the task.
-            member: number of the member whose attention is shown, or mean.
-            head: number of the attention head, or mean.
         """
         chosen = choose(tasks, task)
         found = classify(text, chosen.committee, chosen.deep)
-        places = [None if name in (None, MEAN) else int(name) for name in (member, head)]
-        return views.verdict(found), views.heat_map(found), views.latency(found), views.attention(found, *places)
-
-    def follow(text: str, *choices: str) -> tuple[str, str, str, str]:
-        return answer(text, *choices) if (text or "").strip() else NOTHING
+        return views.verdict(found), views.heat_map(found), views.latency(found), views.attention(found)
 
     shown = [verdict, votes, speed, attention]
     words = "Classify a text: the committee's verdict, its members' votes, latency and attention as HTML."
     asked = {"api_name": "classify", "api_description": words, "concurrency_limit": CONCURRENT}
-    event = gr.on([button.click, text.submit], answer, inputs, shown, **asked)
+    event = gr.on([button.click, text.submit], answer, [text, task], shown, **asked)
     event.failure(lambda: NOTHING, None, shown, api_visibility="private")
-    hidden = {"api_visibility": "private", "concurrency_limit": CONCURRENT}
-    gr.on([member.change, head.change], follow, inputs, shown, **hidden)
     task.change(lambda: NOTHING, None, shown, api_visibility="private")
 
 
@@ -144,15 +150,16 @@ def masks_tab(demo: Demo) -> None:
 
 
 def findings_tab(demo: Demo) -> None:
-    """The study's four findings as plots and a table."""
-    study = demo.study
-    if study is None or not study["rows"]:
+    """The study's findings as its plots and a table."""
+    study, folder = demo.study, demo.plots
+    if study is None or folder is None or not study["rows"]:
         gr.Markdown("There is no study here: `tlm study run --size laptop` and `tlm study report` make one.")
         return
-    tasks = tasks_of(study)
+    # The mean of the tasks, of which there are differences alone, is no task.
+    tasks = list(dict.fromkeys(row["task"] for row in study["rows"] if row["measure"] != "difference"))
     with gr.Row():
-        finding = gr.Dropdown([(title, name) for name, title in FINDINGS.items()], value="gap", label="Finding")
-        task = gr.Dropdown(tasks, value=tasks[0], label="Task of the study")
+        finding = gr.Dropdown([(one[0], name) for name, one in FINDINGS.items()], value="gap", label="Finding")
+        task = gr.Dropdown(tasks, value=tasks[0], label="Task of the table")
     tables = Path(tempfile.mkdtemp(prefix="tlm-demo-"))
     atexit.register(shutil.rmtree, tables, ignore_errors=True)
 
@@ -166,67 +173,52 @@ def findings_tab(demo: Demo) -> None:
         """
         if finding not in FINDINGS or task not in tasks:
             raise DemoError(f"There is no finding {finding!r} on {task!r}: choose from {', '.join(FINDINGS)}.")
-        frame, title = plotted(study, finding, task)
-        unit = "gap (points)" if finding in ("corpus_size", "overlap") else "accuracy (%)"
-        style = {"x": "x", "y": "value", "color": "model", "x_title": title, "y_title": unit, "height": 340}
-        plots = []
-        for name, words in FINDINGS.items():  # a plot each: one that changes its columns keeps the former curves
-            kind = gr.BarPlot if name == "gap" else gr.LinePlot
-            own = {"visible": name == finding, "label": words, "show_label": False}
-            plots.append(kind(frame if name == finding else None, **style, **own))
-        numbers = table(study, finding, task)
+        title, words, names = FINDINGS[finding]
+        files = [str(folder / name) for name in names if (folder / name).is_file()]
+        numbers = findings_table(study, finding, task)
         file = tables / f"{finding}-{task}.csv"  # the same file for every visitor
         if not file.is_file():
             numbers.to_csv(file, index=False)
-        points = latency(study, task)
-        style = {"x": "milliseconds", "y": "accuracy", "color": "model", "x_title": "ms for one text", "height": 340}
-        style |= {"y_title": "accuracy (%)", "label": "Accuracy against latency", "show_label": False}
-        pareto = gr.ScatterPlot(points, visible=finding == "committee" and len(points) > 0, **style)
-        return *plots, EXPLANATIONS[finding], numbers, pareto, str(file)
+        return [(name, title) for name in files], words, numbers, str(file)
 
-    *plots, explanation, numbers, pareto, file = show("gap", tasks[0])
-    says = gr.Markdown(explanation, label="Explanation", elem_id="explanation")
+    pictures, words, numbers, file = show("gap", tasks[0])
+    plots = gr.Gallery(pictures, label="Plots", columns=1, object_fit="contain", height=480, elem_id="plots")
+    says = gr.Markdown(words, label="Explanation", elem_id="explanation")
     data = gr.Dataframe(numbers, label="The numbers (percent; 95% intervals)", interactive=False, max_height=320)
     download = gr.DownloadButton("Download the table (CSV)", value=file)
     asked = {"api_name": "findings", "api_description": "Plots and table of one finding of the study on one task."}
-    gr.on([finding.change, task.change], show, [finding, task], [*plots, says, data, pareto, download], **asked)
+    gr.on([finding.change, task.change], show, [finding, task], [plots, says, data, download], **asked)
 
 
 def overlap_tab(demo: Demo) -> None:
-    """A text or file in; its token overlap with the pre-training text out."""
+    """A text in; its token overlap with the pre-training text out."""
     if demo.counts is None or not demo.fillers:
         gr.Markdown("The token counts of the pre-training text are not here, so no overlap can be measured.")
         return
     gr.Markdown(f"Compared with {demo.corpus['texts']:,} texts: {demo.corpus['name']}.")
-    hint = "Paste a text, or upload a file below"
-    text = gr.Textbox(label="Text to compare", lines=4, max_lines=12, placeholder=hint)
-    file = gr.File(label="Or a text file (UTF-8, at most 2 MB)", file_types=["text"], type="filepath", height=110)
+    text = gr.Textbox(label="Text to compare", lines=4, max_lines=12, placeholder="Paste a text")
     button = gr.Button("Measure the overlap", variant="primary")
     shown = gr.HTML(WAITING, label="Overlap", elem_id="overlap")
 
     @refusing
-    def measure(text: str, file: str | None = None) -> str:
+    def measure(text: str) -> str:
         """Token overlap of a text with the pre-training corpus.
 
         Args:
-            text: what is compared, where no file is given.
-            file: a text file.
+            text: what is compared.
         """
-        found, marked, notes = measure_overlap(read_upload(file) if file else text, demo)
-        if file and (text or "").strip():
-            notes.insert(0, "Measured is the file; take it away to compare the text above it.")
-        return views.overlap(found, marked, notes)
+        return views.overlap(*measure_overlap(text, demo))
 
     words = "Share of a text's tokens that are in the pre-training text, and the divergence, as HTML."
     asked = {"api_name": "overlap", "api_description": words, "concurrency_limit": CONCURRENT}
-    gr.on([button.click], measure, [text, file], [shown], **asked)
+    gr.on([button.click], measure, [text], [shown], **asked)
 
 
 def committee_tab(demo: Demo) -> None:
     """Members ticked in; accuracy, calibration and latency of their committee out."""
-    tasks = {task.name: task for task in demo.tasks.values() if task.answers is not None}
+    tasks = {task.name: task for task in demo.tasks.values() if task.scores}
     if not tasks:
-        gr.Markdown("The members' answers are not here, so no committee can be built.")
+        gr.Markdown("The scores of committees are not here, so none can be built.")
         return
     first = next(iter(tasks.values()))
     titles = [(task.title, name) for name, task in tasks.items()]
@@ -318,7 +310,7 @@ def main() -> None:
         css=views.CSS,
         show_error=True,
         server_name=os.environ.get("GRADIO_SERVER_NAME", host),
-        max_file_size="3mb",
+        allowed_paths=[] if demo.plots is None else [str(demo.plots)],
     )
 
 

@@ -1,4 +1,4 @@
-"""What the Space reads beside its models: the folder with `demo.json`, members' answers, token counts, the study."""
+"""What the Space reads beside its models: the folder with `demo.json`, token counts, the study."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from demo_models import (
     Classifier,
     DemoError,
@@ -19,8 +20,7 @@ from demo_models import (
     named,
     plain,
 )
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp, rel_entr
+from scipy.special import rel_entr
 
 Json = dict[str, Any]
 HERE = Path(__file__).absolute().parent  # not resolved: in a copy from the Hub the files are links into its cache
@@ -28,13 +28,8 @@ CHECKOUT = HERE.parent.parent
 MIN_COUNT = 10
 """A token counts as seen when it is at least so often in the pre-training text."""
 SHOWN_TOKENS = 400
-LARGEST_FILE = 2_000_000
 LONGEST_OVERLAP = 500_000
 """Characters of a text whose overlap is measured: more take seconds."""
-LOGIT_STEP = 1 / 128
-"""Members' logits lie in the files as distances below the largest one, in units of this."""
-BINS = 15
-SPLITS = ("validation", "test")
 BROKEN = (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile)
 """What numpy raises for a file that is missing, cut short or something else."""
 HOW_TO_MAKE = (
@@ -45,7 +40,7 @@ HOW_TO_MAKE = (
 
 @dataclass
 class Task:
-    """One task: its models, or why they are not there, and the members' answers on validation and test texts."""
+    """One task: its models, or why they are not there, and the scores of each committee of its members."""
 
     name: str
     title: str
@@ -53,19 +48,20 @@ class Task:
     committee: Classifier | None = None
     deep: Classifier | None = None
     members: list[str] = field(default_factory=list)
-    answers: dict[str, np.ndarray] | None = None
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
     trouble: str = ""
 
 
 @dataclass
 class Demo:
-    """All that the tabs show; `trouble` says in Markdown what is missing, for the page to show."""
+    """All that the tabs show; `plots` is the study's folder, `trouble` says in Markdown what is missing."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
     fillers: dict[str, MaskFiller] = field(default_factory=dict)
     corpus: Json = field(default_factory=dict)
     counts: np.ndarray | None = None
     study: Json | None = None
+    plots: Path | None = None
     trouble: list[str] = field(default_factory=list)
 
 
@@ -80,9 +76,8 @@ def find_folder() -> Path | None:
 
 def load_demo() -> Demo:
     """Load everything; what cannot be loaded is said in `trouble`, and the rest of the page works."""
-    demo = Demo()
-    demo.study = _study(None, demo.trouble)
-    folder = find_folder()
+    demo, folder = Demo(), find_folder()
+    _load_study(CHECKOUT / "results/study/laptop/rows.json", demo)
     if folder is None or not (folder / "demo.json").is_file():
         where = "" if folder is None else f" in `{folder.name}`, which `TLM_DEMO` names"
         demo.trouble.append(f"There is no `demo.json`{where}. {HOW_TO_MAKE}")
@@ -113,7 +108,7 @@ def load_demo() -> Demo:
         demo.fillers[scratch.name] = scratch
     demo.counts = _counts(folder / demo.corpus["counts"], demo)
     if found.get("study"):
-        demo.study = _study(folder / found["study"], demo.trouble)
+        _load_study(folder / found["study"], demo)
     return demo
 
 
@@ -150,94 +145,46 @@ def _source(folder: Path, source: str, is_hub: bool) -> tuple[str, bool]:
     return str((folder / source).resolve()), True
 
 
-def _study(file: Path | None, trouble: list[str]) -> Json | None:
-    """What the study's report wrote: the demo's copy, or that of the checkout."""
-    places = [file] if file is not None else [HERE / "study.json", CHECKOUT / "results/study/laptop/rows.json"]
-    place = next((place for place in places if place.is_file()), None)
-    if place is None:
-        return None
+def _load_study(file: Path, demo: Demo) -> None:
+    """What the study's report wrote, where there is one."""
     try:
-        return _read(place, "rows", "latency")
+        if file.is_file():
+            demo.study, demo.plots = _read(file, "rows"), file.parent
     except DemoError as error:
-        trouble.append(f"The tab Findings is empty: {escape(error)}")
-        return None
+        demo.trouble.append(f"The tab Findings is empty: {escape(error)}")
 
 
 def _load_task(folder: Path, entry: Json, committee: str | None, deep: str | None) -> Task:
-    task = Task(entry["name"], entry["title"], entry["examples"], members=list(entry["members"]))
+    task = Task(entry["name"], entry["title"], entry["examples"], members=entry["members"], scores=entry["scores"])
     try:
         task.committee = load_classifier(*_source(folder, committee or entry["committee"], committee is not None))
         if deep or entry["deep"]:
             task.deep = load_classifier(*_source(folder, deep or entry["deep"], deep is not None))
     except DemoError as error:
         task.trouble = f"{error} {HOW_TO_MAKE}"
-    try:
-        with np.load(folder / entry["answers"], allow_pickle=False) as stored:
-            answers = {key: stored[key] for key in stored}
-            for split in SPLITS:
-                if answers[split].shape[1] != len(task.members) or f"{split}_labels" not in answers:
-                    raise ValueError("other members")
-            task.answers = answers
-    except BROKEN:
-        task.trouble += f" The members' answers for {task.name} are missing, so no committee of them can be built."
     return task
 
 
-def logits_of(packed: np.ndarray) -> np.ndarray:
-    """Logits, the largest of each row 0."""
-    return -packed.astype(np.float64) * LOGIT_STEP
-
-
 def build_committee(task: Task, chosen: list[int]) -> list[Json]:
-    """Accuracy and calibration on test texts of a committee of chosen members, of each member, of the deep encoder.
+    """Scores on test texts of a committee of chosen members, of each of them, and of the deep encoder.
 
     Each has its own temperature, fitted on the validation texts; the committee averages probabilities.
     """
     if not chosen:
         raise DemoError("No member is chosen: tick at least one.")
-    labels = {split: task.answers[f"{split}_labels"].astype(int) for split in SPLITS}
-    logs = {split: log_softmax(logits_of(task.answers[split][:, chosen]), axis=-1) for split in SPLITS}
-    models = {f"committee of {len(chosen)}": {s: logsumexp(logs[s], axis=1) - np.log(len(chosen)) for s in SPLITS}}
-    models |= {task.members[place]: {s: logs[s][:, row] for s in SPLITS} for row, place in enumerate(chosen)}
-    if {"test_deep", "validation_deep"} <= set(task.answers):
-        models["the deep encoder"] = {split: logits_of(task.answers[f"{split}_deep"]) for split in SPLITS}
-    return [{"model": name, **_calibrated(found, labels)} for name, found in models.items()]
+    names = {f"committee of {len(chosen)}": " ".join(map(str, sorted(chosen)))}
+    names |= {task.members[place]: str(place) for place in chosen}
+    names |= {"the deep encoder": "deep"} if "deep" in task.scores else {}
+    return [{"model": name, **task.scores[key]} for name, key in names.items()]
 
 
-def _calibrated(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
-    """Scores on test texts with the temperature that fits the validation texts best, and that temperature."""
-
-    def loss(log_temperature: float) -> float:
-        scaled = log_softmax(logits["validation"] / np.exp(log_temperature), axis=-1)
-        return float(-scaled[np.arange(len(scaled)), labels["validation"]].mean())
-
-    temperature = float(np.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x))
-    return {**_scores(logits["test"] / temperature, labels["test"]), "temperature": temperature}
-
-
-def _scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, expected calibration error (15 bins) and negative log-likelihood (nats)."""
-    logs = log_softmax(logits, axis=-1)
-    probabilities, predicted = np.exp(logs), logs.argmax(axis=-1)
-    confidence, correct = probabilities.max(axis=-1), predicted == labels
-    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    error = sum(
-        (places == place).mean() * abs(confidence[places == place].mean() - correct[places == place].mean())
-        for place in np.unique(places)
-    )
-    likelihood = -logs[np.arange(len(labels)), labels].mean()
-    return {"accuracy": float(correct.mean()), "calibration_error": float(error), "loss": float(likelihood)}
-
-
-def read_upload(path: str) -> str:
-    """The text of an uploaded file; DemoError where it is too large or not text."""
-    file = Path(path)
-    if file.stat().st_size > LARGEST_FILE:
-        raise DemoError(f"The file has {file.stat().st_size:,} bytes: give one of at most {LARGEST_FILE:,}.")
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DemoError("The file is no text in UTF-8: save it as plain text.") from error
+def findings_table(study: Json, finding: str, task: str) -> pd.DataFrame:
+    """The rows of a finding on a task as `model`, `x`, `measure`, `estimate`, `low`, `high` (percent), `seeds`."""
+    columns = ["model", "x", "measure", "estimate", "low", "high", "seeds"]
+    rows = pd.DataFrame(study["rows"], columns=["finding", "task", *columns])
+    table = rows.loc[(rows["finding"] == finding) & (rows["task"] == task), columns]
+    shares = (100 * table[["estimate", "low", "high"]].astype(float)).round(2)
+    return table.assign(**shares, x=table["x"].astype(str))
 
 
 def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, list[str]]:
@@ -248,7 +195,7 @@ def measure_overlap(text: str, demo: Demo) -> tuple[dict[str, float], str, list[
     tokenizer = next(iter(demo.fillers.values())).tokenizer
     words, notes = plain(text), []
     if not words:
-        raise DemoError("The text is empty: write or upload one.")
+        raise DemoError("The text is empty: write one.")
     if len(words) > LONGEST_OVERLAP:
         notes.append(f"Only the first {LONGEST_OVERLAP:,} of {len(words):,} characters were looked at.")
         words = words[:LONGEST_OVERLAP]

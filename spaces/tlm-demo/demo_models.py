@@ -6,7 +6,7 @@ import re
 import statistics
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 LONGEST_TEXT = 20_000
 """Characters of a text that are looked at; no encoder here reads more tokens than a fraction of them holds."""
 MOST_MASKS = 10
-FEWEST_RUNS, MOST_RUNS = 2, 3
-TIMED_SECONDS = 0.025
-"""Each text is run several times to time the models, but after so long no more than is needed: a visitor waits."""
+TIMED_RUNS = 3
+"""Each text is run several times to time the models; the answer is one of the runs."""
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -49,15 +48,11 @@ def read_tokens(tokenizer: Any) -> int:
 
 @dataclass
 class Classifier:
-    """A model with its tokenizer and class names in the model's order.
-
-    `attentive` has the encoders of those members that have one layer and no convolution, by the member's number.
-    """
+    """A model with its tokenizer and class names in the model's order."""
 
     model: Any
     tokenizer: Any
     labels: list[str]
-    attentive: dict[int, Any] = field(default_factory=dict)
 
 
 def load_classifier(source: str, trust: bool) -> Classifier:
@@ -66,7 +61,7 @@ def load_classifier(source: str, trust: bool) -> Classifier:
         model = _whole(AutoModelForSequenceClassification, source, trust)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         labels = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
-        return Classifier(model, tokenizer, labels, _attentive(model))
+        return Classifier(model, tokenizer, labels)
     except Exception as error:
         raise DemoError(f"The model {Path(source).name} cannot be opened: {_first_line(error)}") from error
 
@@ -85,24 +80,12 @@ def _first_line(error: BaseException) -> str:
     return re.sub(r"(/[\w.@-]+){2,}", lambda found: Path(found.group(0)).name, words)[:300]
 
 
-def _attentive(model: Any) -> dict[int, Any]:
-    """Encoders of a committee's one-layer members by their number (what a convolution attends to are no tokens)."""
-    found = {}
-    for number, member in enumerate(getattr(model, "members", [])):
-        config = member.config
-        if getattr(config, "num_hidden_layers", 0) != 1 or getattr(config, "conv_kernel_sizes", None):
-            continue
-        if hasattr(member, "bert"):
-            found[number] = member.bert
-    return found
-
-
 @dataclass
 class Answer:
     """What one text gets: probabilities of the committee (labels,), its members (members, labels), the deep encoder.
 
     Agreement is the share of members that name the committee's class; entropies are in nats, before calibration;
-    milliseconds include tokenisation, over so many runs; attention is (heads, tokens) by the number of the member.
+    milliseconds are medians and include tokenisation; attention is (tokens,), None where no member shows it.
     """
 
     labels: list[str]
@@ -113,10 +96,9 @@ class Answer:
     entropy: float
     mutual_information: float
     milliseconds: dict[str, float]
-    runs: int
     notes: list[str]
     tokens: list[str]
-    attention: dict[int, np.ndarray]
+    attention: np.ndarray | None
 
 
 LOCK = threading.Lock()
@@ -156,15 +138,21 @@ def classify(text: str, committee: Classifier, deep: Classifier | None) -> Answe
         agreement=float((members.argmax(axis=-1) == probabilities.argmax()).mean()),
         entropy=entropy,
         mutual_information=max(0.0, entropy - float(np.mean([_entropy(member) for member in members]))),
-        # Of two the lower: after a rest the first run of a model is a cold one.
-        milliseconds={name: statistics.median_low(values) for name, values in times.items()},
-        runs=len(times["committee"]),
+        milliseconds={name: statistics.median(values) for name, values in times.items()},
         notes=notes,
         tokens=committee.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()),
-        attention={
-            number: cls_attention(encoder, batch["input_ids"]) for number, encoder in committee.attentive.items()
-        },
+        attention=_mean_attention(committee.model, batch["input_ids"]),
     )
+
+
+def _mean_attention(model: Any, input_ids: torch.Tensor) -> np.ndarray | None:
+    """Mean of `cls_attention` over heads and one-layer members (what a convolution attends to are no tokens)."""
+    found = []
+    for member in getattr(model, "members", []):
+        one_layer = getattr(member.config, "num_hidden_layers", 0) == 1
+        if hasattr(member, "bert") and one_layer and not getattr(member.config, "conv_kernel_sizes", None):
+            found.append(cls_attention(member.bert, input_ids).mean(axis=0))
+    return np.mean(found, axis=0) if found else None
 
 
 def _entropy(probabilities: np.ndarray) -> float:
@@ -182,10 +170,7 @@ def _run_timed(sides: dict[str, Classifier], words: str) -> tuple[dict[str, Any]
     outputs: dict[str, Any] = {}
     times: dict[str, list[float]] = {name: [] for name in sides}
     with LOCK:
-        begun = time.perf_counter()
-        for turn in range(MOST_RUNS):
-            if turn >= FEWEST_RUNS and time.perf_counter() - begun > TIMED_SECONDS:
-                break
+        for _ in range(TIMED_RUNS):
             for name, side in sides.items():
                 start = time.perf_counter()
                 outputs[name] = side.model(**_encode(side, words))

@@ -99,26 +99,18 @@ def heat_map(answer: Answer) -> str:
 def latency(answer: Answer) -> str:
     """Milliseconds of both as bars."""
     longest = max(answer.milliseconds.values())
-    of_runs = "The faster of 2 runs" if answer.runs == 2 else f"Median of {answer.runs} runs"
     names = {"committee": f"committee of {len(answer.members)}", "deep": "deep encoder"}
     rows = [
         (names[name], [_bar(value / longest, f"{value:.2f} ms", name)]) for name, value in answer.milliseconds.items()
     ]
-    return _box(_table("Latency", [], rows), f"<p>{of_runs} on this server just now, tokenisation included.</p>")
+    return _box(_table("Latency", [], rows), "<p>Medians on this server just now, tokenisation included.</p>")
 
 
-def attention(answer: Answer, member: int | None, head: int | None) -> str:
-    """The tokens, darker where [CLS] reads more: in one member and head, or the mean of all (None)."""
-    chosen = [weights for number, weights in answer.attention.items() if member in (None, number)]
-    if head is None:
-        rows = [weights.mean(axis=0) for weights in chosen]
-    else:
-        rows = [weights[head] for weights in chosen if head < len(weights)]
-    if not rows:
-        who = "These members have" if member is None else f"Member {member} has"
-        what = f"no head {head}" if chosen else "no single layer of attention over the tokens"
-        return _box(f"<p>{who} {what} to show.</p>")
-    weights = sum(rows) / len(rows)
+def attention(answer: Answer) -> str:
+    """The tokens, darker where [CLS] reads more in the mean of members and heads."""
+    weights = answer.attention
+    if weights is None:
+        return _box("<p>These members have no single layer of attention over the tokens to show.</p>")
     largest = max([1e-9, *weights[1:].tolist()])
     most = ", ".join(f"{escape(answer.tokens[k])} {100 * weights[k]:.0f}%" for k in np.argsort(-weights)[:5])
     spans = [

@@ -82,15 +82,8 @@ def test_a_visitor_classifies_and_sees_what_the_model_says(page, demo):
     assert page.evaluate("window.hacked") is None  # a label holds a script
 
 
-def test_an_answer_goes_when_another_task_is_meant_and_follows_what_is_chosen(page):
+def test_an_answer_goes_when_there_is_no_text(page):
     classify(page, TEXT)
-    page.get_by_label("Head").click()
-    page.get_by_role("option", name="1").click()
-    page.wait_for_timeout(500)
-    second = page.locator("#attention").inner_html()  # without another click on the button
-    page.get_by_label("Head").click()
-    page.get_by_role("option", name="mean").click()
-    page.wait_for_function("before => document.querySelector('#attention').innerHTML !== before", arg=second)
     page.get_by_label("Text to classify").fill("")
     page.get_by_role("button", name="Classify", exact=True).click()
     page.get_by_text("Answers appear here.").first.wait_for()
@@ -98,19 +91,10 @@ def test_an_answer_goes_when_another_task_is_meant_and_follows_what_is_chosen(pa
 
 def test_each_finding_has_a_plot_of_its_own(page):
     page.get_by_role("tab", name="Findings").click()
-    curves = {
-        "b. More pre-training text": "equal steps",
-        "c. Token overlap": None,
-        "d. Committees": "committee of bert-1",
-    }
-    for name in (*curves, "d. Committees", "c. Token overlap", "a. Pre-trained against scratch"):
+    for name, file in {"b. More pre-training text": "corpus_size", "d. Committees": "committee"}.items():
         page.get_by_label("Finding", exact=True).click()
         page.get_by_role("option", name=name).click()
-        page.wait_for_timeout(1500)
-        said = page.locator(".vega-embed:visible").first.inner_html()  # with the names of the curves
-        assert [each for each in curves.values() if each and each in said] == [
-            each for title, each in curves.items() if each and title == name
-        ], name
+        page.locator(f"#plots img[src*='{file}']").first.wait_for()
 
 
 def test_masks_overlap_and_committee(page):

@@ -1,4 +1,4 @@
-"""What the Space shows: a folder with `demo.json` and, for each task, the answers of the committee's members.
+"""What the Space shows: a folder with `demo.json`, in it for each task the scores of all committees of its members.
 
 The Space (`spaces/tlm-demo`) needs nothing of this package but these files and the models that they name.
 """
@@ -7,15 +7,20 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import datasets
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from ..data.overlap import count_tokens, encode_texts
 from ..data.tasks import class_names
 from ..data.tokenization import load_tokenizer
-from ..evaluation.scoring import pack_logits, predict_logits
+from ..errors import UserError
+from ..evaluation.calibration import choose_temperature, expected_calibration_error
+from ..evaluation.metrics import classification_metrics
+from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier
 from ..models.joining_committee import in_label_order
 from ..runs.atomic_files import Json, whole_folder, write_json
@@ -23,6 +28,8 @@ from ..runs.provenance import provenance
 
 DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"
 SPLITS = ("validation", "test")
+MOST_MEMBERS = 8
+"""Of a committee all of whose parts are scored."""
 EXAMPLES = {
     "docstrings": [
         "Returns the eigenvalues and right eigenvectors of a square array.",
@@ -79,16 +86,19 @@ def stage_demo(
         encoders: by what people read, for filling masks; the first one's tokenizer counts tokens.
         corpus_name: what the encoders were pre-trained on, in words.
         corpus: its texts.
-        study: `rows.json` of a study's report, for the findings; None for none.
+        study: `rows.json` of a study's report, with its plots beside it, for the findings; None for none.
 
     Raises:
-        UserError: a model folder that is missing or broken.
+        UserError: a model folder that is missing or broken, or a committee of too many members.
     """
     tokenizer, texts = load_tokenizer(str(next(iter(encoders.values())))), list(corpus)
     with whole_folder(destination) as folder:
-        described = [_describe(task, folder, destination) for task in tasks]
+        described = [_describe(task, destination) for task in tasks]
         counts = count_tokens(encode_texts(texts, tokenizer, tokenizer.model_max_length))
         np.savez_compressed(folder / COUNTS_FILE, counts=counts)
+        plots = [] if study is None else sorted(study.parent.glob("*.png"))
+        for plot in plots:
+            shutil.copyfile(plot, folder / plot.name)
         if study is not None:
             shutil.copyfile(study, folder / STUDY_FILE)
         demo = {
@@ -96,6 +106,7 @@ def stage_demo(
             "encoders": {name: _relative(encoder, destination) for name, encoder in encoders.items()},
             "corpus": {"name": corpus_name, "texts": len(texts), "counts": COUNTS_FILE},
             "study": None if study is None else STUDY_FILE,
+            "plots": [plot.name for plot in plots],
             "made_by": provenance(),
         }
         write_json(folder / DEMO_FILE, demo)
@@ -106,29 +117,42 @@ def _relative(folder: Path, destination: Path) -> str:
     return Path(os.path.relpath(folder.resolve(), destination.resolve())).as_posix()
 
 
-def _describe(task: DemoTask, folder: Path, destination: Path) -> Json:
-    """The task's entry, after the answers of its models were written beside it."""
+def _describe(task: DemoTask, destination: Path) -> Json:
+    """The task's entry, with the `scores` of each committee of its members (`0 2` has two) and of the `deep` one."""
     committee, tokenizer = load_classifier(str(task.committee)), load_tokenizer(str(task.committee))
-    deep = None
+    members = range(committee.config.num_members)
+    if len(members) > MOST_MEMBERS:
+        raise UserError(f"The committee {task.committee} has {len(members)} members: show at most {MOST_MEMBERS}.")
+    texts = {split: task.splits[split]["text"][:] for split in SPLITS}
+    labels = {split: np.array(task.splits[split]["label"][:]) for split in SPLITS}
+    logs: dict[str, np.ndarray] = {}
+    for split in SPLITS:
+        logits, _ = predict_logits(committee, tokenizer, texts[split], member_logits=True)
+        logs[split] = log_softmax(logits.astype(float), axis=-1)
+    models: dict[str, dict[str, np.ndarray]] = {}
+    for count in range(1, len(members) + 1):
+        for chosen in map(list, combinations(members, count)):
+            models[" ".join(map(str, chosen))] = {split: logsumexp(logs[split][:, chosen], axis=1) for split in SPLITS}
     if task.deep is not None:  # in the order of the task's labels, matched by name
         own = in_label_order(load_classifier(str(task.deep)), dict(enumerate(class_names(task.splits))))
-        deep = own, load_tokenizer(str(task.deep))
-    answers: dict[str, np.ndarray] = {}
-    for split in SPLITS:
-        texts = task.splits[split]["text"][:]
-        answers[split] = pack_logits(predict_logits(committee, tokenizer, texts, member_logits=True)[0])
-        if deep is not None:
-            answers[f"{split}_deep"] = pack_logits(predict_logits(*deep, texts)[0])
-        answers[f"{split}_labels"] = np.array(task.splits[split]["label"][:], dtype=np.uint16)
-    file = f"{task.name}.npz"
-    np.savez_compressed(folder / file, allow_pickle=False, **answers)
+        reader = load_tokenizer(str(task.deep))
+        models["deep"] = {split: predict_logits(own, reader, texts[split])[0] for split in SPLITS}
     return {
         "name": task.name,
         "title": task.title,
         "labels": class_names(task.splits),
         "committee": _relative(task.committee, destination),
         "deep": None if task.deep is None else _relative(task.deep, destination),
-        "members": [f"member {place}" for place in range(committee.config.num_members)],
-        "answers": file,
+        "members": [f"member {place}" for place in members],
+        "scores": {name: _scores(logits, labels) for name, logits in models.items()},
         "examples": EXAMPLES.get(task.name, []),
     }
+
+
+def _scores(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
+    """Scores on test texts with the temperature that validation texts determine, and that temperature."""
+    temperature = choose_temperature(logits["validation"], labels["validation"]).value
+    scaled = logits["test"] / temperature
+    scores = classification_metrics(scaled, labels["test"])
+    calibration_error = expected_calibration_error(scaled, labels["test"])
+    return {**scores, "calibration_error": calibration_error, "temperature": temperature}

@@ -58,7 +58,7 @@ def stage_space(entry: Entry, release: Release, folder: Path, root: Path, *, smo
     target.mkdir()
     try:
         demo = read_json(entry.source / DEMO_FILE)
-        files = [demo["corpus"]["counts"], *(task["answers"] for task in demo["tasks"]), demo.get("study")]
+        files = [demo["corpus"]["counts"], demo["study"], *demo["plots"]]
         for name in filter(None, files):
             shutil.copyfile(entry.source / Path(name).name, target / Path(name).name)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -83,7 +83,7 @@ def stage_space(entry: Entry, release: Release, folder: Path, root: Path, *, smo
         tasks=demo["tasks"],
         encoders=list(entry.encoders),
         corpus=demo["corpus"]["name"],
-        study=bool(demo.get("study")),
+        study=bool(demo["study"]),
         smoke=smoke,
         usage=card.text[card.text.index(USAGE) :].strip(),
         models=models,
