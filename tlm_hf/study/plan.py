@@ -114,10 +114,9 @@ class Planner:
         return StudyRun("latency", "latency", {"size": self.plan.recipe_size, **options})
 
     def baselines(self, task: str) -> list[StudyRun]:
-        """TF-IDF, and a frozen sentence encoder where the plan has it."""
+        """The plan's baselines."""
         settings = {"task": task, "task_options": self.plan.tasks[task]}
-        kinds = ["tfidf", "sentence"] if self.plan.sentence_encoder else ["tfidf"]
-        return [StudyRun(kind, f"{task}-{kind}", settings) for kind in kinds]
+        return [StudyRun(kind, f"{task}-{kind}", settings) for kind in self.plan.baselines]
 
     def pretraining(self, recipe: str, seed: int, subset: str = "", **changes: Any) -> StudyRun:
         """The run that pre-trains an encoder; `subset` is a configuration of the overlap subsets."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +18,12 @@ from ..training.pretrain_options import GROUPS, CorpusOptions
 
 PLAN_FILE = Path(__file__).with_name("plan.yaml")
 ARMS = ("pretrained", "scratch")
+BASELINE_NAMES = {
+    "linear": "TF-IDF + linear model",
+    "minilm": "frozen MiniLM-L6 + linear model",
+    "tfidf": "TF-IDF + logistic regression",
+    "sentence": "frozen MiniLM-L6 + logistic regression",
+}
 TASK_OPTIONS = {
     "train_per_label", "validation_per_label", "test_per_label", "text_column", "label_column", "title_column",
     "entity_markers", "all_rows", "shortfall",
@@ -130,7 +136,7 @@ class SizePlan(Section):
     corpus_size: CorpusSizePlan
     overlap: OverlapPlan
     committee: CommitteePlan
-    sentence_encoder: bool = False
+    baselines: list[Literal["linear", "minilm", "tfidf", "sentence"]] = ["linear"]
     rates: RatesPlan = RatesPlan()
 
     @property

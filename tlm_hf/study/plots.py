@@ -8,15 +8,16 @@ from typing import Any
 import pandas as pd
 
 from ..runs.figure import drawing
-from .findings import BASELINE_NAMES, MIXED, committee_of
+from .findings import MIXED, committee_of
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
-from .plan_file import SizePlan
+from .plan_file import BASELINE_NAMES, SizePlan
 
 BLUE, RED, GREY, GREEN, DARK, BLACK = "#2f6db5", "#b5532f", "#8a949e", "#3d8b5a", "#1c2f4a", "#333333"
 COLOURS = {
     "pre-trained": BLUE, "equal steps": BLUE, "high overlap": BLUE, "from scratch": GREY, "random overlap": GREY,
-    "equal epochs": RED, "low overlap": RED, **dict(zip(BASELINE_NAMES.values(), ("#b8860b", "#7d5ba6"), strict=True)),
+    "equal epochs": RED, "low overlap": RED,
 }  # fmt: skip
+COLOURS |= dict(zip(BASELINE_NAMES.values(), 2 * ("#b8860b", "#7d5ba6"), strict=True))
 ARM_NAMES = {"scratch": "from scratch", "pretrained": "pre-trained"}
 ACCURACY, GAPS = "test accuracy (%), 95% intervals", "gap (points), 95% intervals"
 MARKS = ("s", "x", "P", "v", "*", "p")

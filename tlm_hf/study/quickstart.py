@@ -243,7 +243,7 @@ def _rows(
         row("bert-1", shallow, latency["bert-1"]),
         row(scale.deep, [scale.deep], latency["deep"]),
         TableRow(f"committee of {MEMBERS} bert-1", size, scratch, pretrained, latency["committee"], best_member),
-        TableRow("TF-IDF + logistic regression", None, [baseline["accuracy"]], [], None),
+        TableRow("TF-IDF + linear model", None, [baseline["accuracy"]], [], None),
     ]
 
 

@@ -14,7 +14,6 @@ from ..runs.atomic_files import Json, write_json, write_text
 from ..runs.provenance import portable_path
 from .execute import Record
 from .findings import (
-    BASELINE_NAMES,
     COLLAPSED,
     NOT_WORSE,
     OTHER_SEEDS,
@@ -24,7 +23,7 @@ from .findings import (
     difference_from,
 )
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, Planner
-from .plan_file import ARMS
+from .plan_file import ARMS, BASELINE_NAMES
 from .plots import draw_plots
 from .study import StudyArguments, check_arguments, read_state
 
@@ -79,7 +78,7 @@ def write_tables(
     findings = {name: frame[frame["finding"] == name] for name in (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)}
     frames = {
         "models": _models(planner, records),
-        "gap": _gap(findings[GAP], findings[BASELINES]),
+        "gap": _gap(findings[GAP], findings[BASELINES], BASELINE_NAMES[planner.plan.baselines[0]]),
         "collapsed": _collapsed(findings[GAP]),
         "corpus_size": _corpus_size(findings[CORPUS_SIZE], planner),
         "overlap": _overlap(findings[OVERLAP]),
@@ -142,7 +141,7 @@ def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _gap(rows: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+def _gap(rows: pd.DataFrame, baselines: pd.DataFrame, tfidf: str) -> pd.DataFrame:
     accuracies = rows[rows["measure"] == "accuracy"]
     gaps = {"points": "gap", "t_points": "t-interval of the gap", "sides": "runs"}
     return _spread(
@@ -151,7 +150,7 @@ def _gap(rows: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
         (pd.concat([accuracies[accuracies["x"] == "pretrained"], baselines]), {"percent": "pre-trained"}),
         (rows[rows["x"] == "gap"], gaps),
         (rows[rows["x"] == OTHER_SEEDS], {"points": OTHER_SEEDS}),
-        (rows[rows["measure"] == difference_from(BASELINE_NAMES["tfidf"])], {"points": "pre-trained less TF-IDF"}),
+        (rows[rows["measure"] == difference_from(tfidf)], {"points": "pre-trained less TF-IDF"}),
     )
 
 

@@ -32,7 +32,8 @@ MULTIPLY_ADDS_PER_SECOND = 5e10
 """Of one core: a guess for trainings that no record has timed."""
 STEP_SECONDS, START_SECONDS = 0.008, 10.0
 """Time of a training that is no multiply-adds: in each step, and once for reading and scoring texts."""
-OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "tfidf": 20.0, "sentence": 240.0, "latency": 60.0}
+OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "linear": 120.0, "minilm": 240.0, "latency": 60.0}
+OTHER_SECONDS |= {"tfidf": 20.0, "sentence": 240.0}
 
 
 @dataclass
@@ -95,7 +96,7 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
     if arguments.what == "report" and (arguments.findings or arguments.runs):
         raise UserError("A report has all findings: leave --findings and --runs out.")
     plan = read_plan(arguments.size, arguments.plan)
-    if plan.sentence_encoder and arguments.what == "run":
+    if "minilm" in plan.baselines and arguments.what == "run":
         check_installed(SENTENCE_ENCODER, "sentence_transformers")
     return plan
 

@@ -70,7 +70,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         **options: the other fields of `OwnDataArguments`.
 
     Returns:
-        Test metrics of the committee, its classes and members, and of TF-IDF + logistic regression on the same split.
+        Test metrics of the committee, its classes and members, and of TF-IDF + linear model on the same split.
 
     Raises:
         UserError: bad input, before any training.
