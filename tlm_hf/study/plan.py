@@ -18,7 +18,6 @@ from ..runs.atomic_files import Json
 from .plan_file import Candidate, SizePlan
 
 GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES = "gap", "corpus_size", "overlap", "committee", "baselines"
-FINDINGS = (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
 LAST = 10_000
 """Round of the latency, which is measured alone on the machine."""
 EDGE_FACTOR = 3.0
@@ -49,7 +48,6 @@ class Finetunings:
     encoder: StudyRun | None
     pretraining_seed: int
     seeds: Sequence[int]
-    findings: tuple[str, ...]
     tasks: Sequence[str]
 
 
@@ -61,17 +59,14 @@ class Expansion:
     """
 
     runs: dict[str, StudyRun] = field(default_factory=dict)
-    findings: dict[str, list[str]] = field(default_factory=dict)
     rounds: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
 
-    def add(self, run: StudyRun, findings: Sequence[str], at: int) -> None:
+    def add(self, run: StudyRun, at: int) -> None:
         """Add a run and what it needs; a run that several findings use has the lowest of their rounds."""
         for need in run.needs:
-            self.add(need, findings, at)
+            self.add(need, at)
         self.runs.setdefault(run.name, run)
-        known = self.findings.setdefault(run.name, [])
-        known += [finding for finding in findings if finding not in known]
         self.rounds[run.name] = min(at, self.rounds.get(run.name, at))
 
 
@@ -267,47 +262,44 @@ class Planner:
         plan, tasks = self.plan, list(self.plan.tasks)
         for recipe in plan.gap.recipes:
             for seed, tuned in self.gap_seeds.items():
-                for encoder in (self.pretraining(recipe, seed), None):
-                    yield Finetunings(recipe, encoder, seed, tuned, (GAP,), tasks)
-        members = {recipe: self.seeds(count) for recipe, count in plan.committee.members.items()}
-        for recipe, seeds in [*members.items(), (plan.committee.reference, self.gap_seeds)]:
-            for seed, tuned in seeds.items():
-                yield Finetunings(recipe, self.pretraining(recipe, seed), seed, tuned, (COMMITTEE,), tasks)
-        findings = (COMMITTEE, GAP) if plan.longer_name in plan.gap_models else (COMMITTEE,)
-        for seed, (encoder, tuned) in self.encoders(plan.longer_name).items() if plan.longer_name else ():
-            yield Finetunings(plan.first_member, encoder, seed, tuned, findings, tasks)
+                yield Finetunings(recipe, None, seed, tuned, tasks)
+        models = [*plan.gap.recipes, *plan.committee.members, plan.committee.reference]
+        for model in dict.fromkeys([*models, *([plan.longer_name] if plan.longer_name else [])]):
+            recipe = plan.first_member if model == plan.longer_name else model
+            for seed, (encoder, tuned) in self.encoders(model).items():
+                yield Finetunings(recipe, encoder, seed, tuned, tasks)
         recipe = plan.corpus_size.recipe
         for seed, tuned in self.seeds(plan.corpus_size.pretraining_seeds).items():
-            yield Finetunings(recipe, None, seed, tuned, (CORPUS_SIZE,), tasks)
+            yield Finetunings(recipe, None, seed, tuned, tasks)
             for texts, _, steps in self.corpus_steps():
                 encoder = self.pretraining(recipe, seed, num_texts=texts, max_steps=steps)
-                yield Finetunings(recipe, encoder, seed, tuned, (CORPUS_SIZE,), tasks)
+                yield Finetunings(recipe, encoder, seed, tuned, tasks)
         recipe = plan.overlap.recipe
         for seed, tuned in self.seeds(plan.overlap.pretraining_seeds).items():
-            yield Finetunings(recipe, None, seed, tuned, (OVERLAP,), tasks)
+            yield Finetunings(recipe, None, seed, tuned, tasks)
             for task in tasks:
                 for kind in KINDS:
-                    yield Finetunings(recipe, self.on_subset(task, kind, seed), seed, tuned, (OVERLAP,), [task])
+                    yield Finetunings(recipe, self.on_subset(task, kind, seed), seed, tuned, [task])
 
     def expand(self) -> Expansion:
         """All runs that can be named: fine-tunings whose rates are not chosen yet are only counted."""
         expansion = Expansion()
-        expansion.add(self.tokenizer, (), 0)
+        expansion.add(self.tokenizer, 0)
         for task in self.plan.tasks:
             for run in self.baselines(task):
-                expansion.add(run, (BASELINES,), 0)
+                expansion.add(run, 0)
         for each in self._finetunings():
             if each.encoder is not None:
-                expansion.add(each.encoder, each.findings, each.pretraining_seed)
+                expansion.add(each.encoder, each.pretraining_seed)
             for task in each.tasks:
                 candidates = self.candidates(each.recipe, task, "scratch" if each.encoder is None else "pretrained")
                 if len(candidates) > 1:  # first of all: further runs wait for the choice
                     for run in [run for tries in candidates.values() for run in tries]:
-                        expansion.add(run, each.findings, 0)
+                        expansion.add(run, 0)
                 runs = self.tuned(each.recipe, task, each.encoder, each.seeds)
                 if not runs:
                     expansion.waiting += len(each.seeds)
                 for place, run in enumerate(runs):
-                    expansion.add(run, each.findings, each.pretraining_seed + place)
-        expansion.add(self.latency, (COMMITTEE,), LAST)
+                    expansion.add(run, each.pretraining_seed + place)
+        expansion.add(self.latency, LAST)
         return expansion

@@ -22,7 +22,7 @@ from ..runs.worker_pool import Job, run_jobs
 from ..training.options import option
 from ..training.time_budget import parse_duration
 from .execute import Record, RunArguments, execute, is_ready, read_record
-from .plan import FINDINGS, Expansion, Planner, StudyRun
+from .plan import Expansion, Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
 from .ray_executor import run_on_ray
 
@@ -43,7 +43,6 @@ class StudyArguments:
     what: str = option("", "plan, run, report, or demo (a folder for the Space).")
     size: str = option("smoke", "smoke, laptop or paper.")
     plan: str = option(str(PLAN_FILE), "YAML file of the plan.")
-    findings: list[str] = option(list, "Only these: gap, corpus_size, overlap, committee, baselines.")
     runs: list[str] = option(list, "Only runs whose names fit a pattern ('fewrel-bert-6-*'), and their needs.")
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE, or PLAN-SIZE).")
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE).")
@@ -86,15 +85,12 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
     """Refuse impossible options (UserError) before any work; returns the plan."""
     check_range(arguments, 1, 4096, "workers")
     check_range(arguments, 0, 64, "gpus_per_run")
-    for name in arguments.findings:
-        if name not in FINDINGS:
-            raise UserError(f"--findings has {name!r}: choose among {', '.join(FINDINGS)}.")
     if arguments.executor not in ("local", "ray"):
         raise UserError(f"--executor is {arguments.executor!r}: choose local or ray.")
     if arguments.executor == "ray":
         check_installed("ray")
-    if arguments.what == "report" and (arguments.findings or arguments.runs):
-        raise UserError("A report has all findings: leave --findings and --runs out.")
+    if arguments.what == "report" and arguments.runs:
+        raise UserError("A report has all runs: leave --runs out.")
     plan = read_plan(arguments.size, arguments.plan)
     if "minilm" in plan.baselines and arguments.what == "run":
         check_installed(SENTENCE_ENCODER, "sentence_transformers")
@@ -129,8 +125,6 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     planner = Planner(plan, {name: record.results["validation"]["accuracy"] for name, record in tuned.items()})
     expansion = planner.expand()
     asked = list(expansion.runs.values())
-    if arguments.findings:
-        asked = [run for run in asked if set(arguments.findings) & set(expansion.findings[run.name])]
     if arguments.runs:
         example = asked[0].name
         asked = [run for run in asked if any(fnmatchcase(run.name, pattern) for pattern in arguments.runs)]
@@ -163,20 +157,21 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
 
 
 def show_plan(arguments: StudyArguments) -> Json:
-    """The runs by finding and kind: a `table` for people, and the counts and `core_hours` of the missing runs."""
+    """The runs by kind and recipe: a `table` for people, and the counts and `core_hours` of the missing runs."""
     state = read_state(arguments, check_arguments(arguments))
     waiting, missing = state.expansion.waiting, {run.name for run in state.missing}
     lines = []
     for run in state.asked:
         hours, is_missing = expected_seconds(run, state.records) / 3600, run.name in missing
-        lines.append([state.expansion.findings[run.name][0], run.kind, 1, is_missing, hours * is_missing, 60 * hours])
-    columns = ["finding (first)", "kind", "runs", "missing", "core-hours left", "longest, min"]
+        recipe = run.settings.get("recipe", "")
+        lines.append([run.kind, recipe, 1, is_missing, hours * is_missing, 60 * hours])
+    columns = ["kind", "recipe", "runs", "missing", "core-hours left", "longest, min"]
     sums = dict.fromkeys(columns[2:5], "sum") | {columns[5]: "max"}
-    table = pd.DataFrame(lines, columns=columns).groupby(columns[:2]).agg(sums)
+    table = pd.DataFrame(lines, columns=columns).groupby(columns[:2], sort=False).agg(sums)
     total = float(table["core-hours left"].sum())
     words = (
         f"{len(state.asked)} runs, {len(missing)} missing: {total:.2f} core-hours; {waiting} more fine-tunings once "
-        "their rates are chosen. A run is listed under the first finding that uses it."
+        "their rates are chosen."
     )
     shown = f"{table.reset_index().to_string(index=False, float_format='{:.2f}'.format)}\n{words}"
     done = len(state.asked) - len(missing)
