@@ -22,6 +22,9 @@ from helpers_commands import (
 )
 from safetensors.torch import load_file, save_file
 
+from tlm_hf.commands.main import main
+from tlm_hf.commands.table import COMMANDS
+
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LARGER_VOCABULARY = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{n}" for n in range(2000))]) + "\n"
 
@@ -253,6 +256,14 @@ def test_unknown_command(capsys):
     sentence = refused(capsys, "frobnicate")
     assert "'frobnicate'" in sentence
     assert "train-committee" in sentence
+
+
+def test_every_command_of_the_table_shows_its_options(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as leaving:
+            main([*name.split(), "--help"])
+        assert leaving.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: tlm {name} ")
 
 
 def test_the_real_command_line(home, tmp_path):
