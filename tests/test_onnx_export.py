@@ -21,17 +21,15 @@ EXAMPLE = (2, 8)
 CONVOLUTION = {"conv_channels": 3, "conv_kernel_sizes": [[4, 4], [3, 3]]}
 EXPORTS = {
     "stock classifier": ("AutoModelForSequenceClassification", "classifier", False),
-    "stock masked_lm": ("AutoModelForMaskedLM", "masked_lm", False),
     "classifier": ("AutoModelForSequenceClassification", "classifier", True),
-    "deep classifier": ("AutoModelForSequenceClassification", "deep_classifier", True),
     "masked_lm": ("AutoModelForMaskedLM", "masked_lm", True),
     "conv_classifier": ("AutoModelForSequenceClassification", "conv_classifier", True),
     "seeing padding": ("AutoModelForSequenceClassification", "seeing_classifier", True),
     "committee": ("AutoModelForSequenceClassification", "committee", True),
 }
 CLASSES = {
-    "stock classifier": "BertForSequenceClassification", "stock masked_lm": "BertForMaskedLM",
-    "masked_lm": "TLMForMaskedLM", "committee": "CommitteeForSequenceClassification",
+    "stock classifier": "BertForSequenceClassification", "masked_lm": "TLMForMaskedLM",
+    "committee": "CommitteeForSequenceClassification",
 }  # fmt: skip
 
 EXPORT = """
@@ -73,12 +71,9 @@ def models(build_pair, tmp_path_factory):
     """Folder of saved models, by folder name what each must compute, and batches by "batch x length"."""
     root = tmp_path_factory.mktemp("onnx")
     expected = {}
-    for folder, kind, layers in (
-        ("classifier", "classifier", 1), ("deep_classifier", "classifier", 2), ("masked_lm", "masked_lm", 1),
-    ):  # fmt: skip
-        labels = {} if kind == "masked_lm" else {"num_labels": 3}
-        ours, expected[folder] = build_pair(kind, num_hidden_layers=layers, **labels)
-        ours.save_pretrained(root / folder)
+    for kind, fields in (("classifier", {"num_labels": 3}), ("masked_lm", {})):
+        ours, expected[kind] = build_pair(kind, **fields)
+        ours.save_pretrained(root / kind)
     conv, seeing, first, second = (
         TLMForSequenceClassification(TLMConfig(**TINY, **fields, num_labels=3)).eval()
         for fields in (CONVOLUTION, {**CONVOLUTION, "conv_sees_padding": True}, {}, {})

@@ -24,7 +24,7 @@ from ..loading import load_classifier_tokenizer
 from ..models.combination_committee import CommitteeOutput, combine
 from ..models.configuration_committee import CommitteeConfig
 from ..runs.atomic_files import Json
-from .scoring import predict_logits
+from .scoring import output_file, predict_logits
 
 logger = logging.getLogger(__name__)
 WRITERS = (".csv", ".json", ".jsonl", ".parquet")
@@ -126,7 +126,7 @@ def predict_command(arguments: PredictArguments) -> Json:
         raise UserError("predict needs either --texts or --input.")
     check_range(arguments, 1, math.inf, "batch_size")
     check_range(arguments, 0, 1, "threshold")
-    target = None if arguments.output is None else _check_output(Path(arguments.output).expanduser(), arguments.input)
+    target = None if arguments.output is None else _check_output(arguments.output, arguments.input)
     table, place = _read_input(arguments)
     column = table[arguments.text_column]
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
@@ -143,7 +143,7 @@ def predict_command(arguments: PredictArguments) -> Json:
         records = [{key: value for key, value in asdict(each).items() if value is not None} for each in predictions]
         return {"predictions": [{"text": text, **each} for text, each in zip(texts, records, strict=True)], **counts}
     _write(_add_columns(table, predictions), target)
-    return {"output": str(target), **counts}
+    return {"output": arguments.output, **counts}
 
 
 def _classify(
@@ -194,13 +194,12 @@ def _by_name(names: Sequence[str], values: np.ndarray) -> Json:
     return {name: round(float(value), DIGITS) for name, value in zip(names, values, strict=True)}
 
 
-def _check_output(target: Path, source: str | None) -> Path:
+def _check_output(output: str, source: str | None) -> Path:
+    target = output_file(output)
     if target.suffix not in WRITERS:
-        raise UserError(f"--output {target} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
-    if not target.resolve().parent.is_dir() or target.is_dir():
-        raise UserError(f"--output {target} is a folder, or is in none: name a file in a folder that exists.")
-    if source and target.resolve() == Path(source).expanduser().resolve():
-        raise UserError(f"--output {target} is the input itself: name another file.")
+        raise UserError(f"--output {output} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
+    if source and target == Path(source).expanduser().resolve():
+        raise UserError(f"--output {output} is the input itself: name another file.")
     return target
 
 

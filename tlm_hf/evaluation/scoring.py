@@ -175,10 +175,7 @@ def score(arguments: ScoreArguments) -> Json:
         raise UserError("score needs --model (a folder or Hub name).")
     if bool(arguments.task) == bool(arguments.text):
         raise UserError("score needs either --task or --text.")
-    if arguments.output is not None:
-        target = Path(arguments.output).expanduser().resolve()
-        if target.is_dir() or not target.parent.is_dir():
-            raise UserError(f"--output {arguments.output} is a folder, or is in none: name a file in one that exists.")
+    target = None if arguments.output is None else output_file(arguments.output)
     config = read_config(arguments.model, needs_weights=False)
     classifies = any("SequenceClassification" in name for name in config.get("architectures") or [])
     if classifies and arguments.text:
@@ -186,9 +183,17 @@ def score(arguments: ScoreArguments) -> Json:
     scores = _score_classifier(arguments) if classifies else _score_encoder(arguments, config)
     logger.info("%d rows scored.", scores["texts"])
     results = {"model": portable_path(arguments.model), **scores, **provenance()}
-    if arguments.output is not None:
-        write_json(Path(arguments.output).expanduser(), results)
+    if target is not None:
+        write_json(target, results)
     return results
+
+
+def output_file(output: str) -> Path:
+    """The file of `--output`; raises UserError where it cannot be written."""
+    target = Path(output).expanduser().resolve()
+    if target.is_dir() or not target.parent.is_dir():
+        raise UserError(f"--output {output} is a folder, or is in none: name a file in a folder that exists.")
+    return target
 
 
 def _read_task(arguments: ScoreArguments) -> tuple[list[str], np.ndarray, list[str], str | None]:
