@@ -152,14 +152,11 @@ def _classify(
     """Predictions, empty ones for missing texts, and how many texts were truncated."""
     model = load_for_inference(source)
     tokenizer = load_classifier_tokenizer(source, model)
-    logits, truncated = predict_logits(
-        model,
-        tokenizer,
-        [text for text in texts if text is not None],
-        batch_size,
-        show_progress,
-        member_logits=isinstance(model.config, CommitteeConfig),
-    )
+    filled = [text for text in texts if text is not None]
+    if not filled:
+        return [Prediction()] * len(texts), 0
+    is_committee = isinstance(model.config, CommitteeConfig)
+    logits, truncated = predict_logits(model, tokenizer, filled, batch_size, show_progress, member_logits=is_committee)
     answers = iter(_describe(logits, model.config, threshold))
     return [Prediction() if text is None else next(answers) for text in texts], truncated
 
