@@ -251,6 +251,9 @@ def test_options_without_a_use_are_refused(tmp_path, cache, one_sentence):
         assert next(iter(options.values())) in said
     for options in ({"revision": "v1"}, {"config": "small"}, {"text_column": "body"}):
         assert "docstrings" in refusal(one_sentence, load_corpus, "docstrings", **options)
+    book = write_corpus(tmp_path / "book.txt", texts=9)
+    assert "line or paragraph" in refusal(one_sentence, load_corpus, str(book), unit="article")
+    assert len(load_corpus(str(book), unit="line")["train"]) == 8
     assert "'article'" in refusal(one_sentence, load_corpus, "docstrings", unit="article")
     assert "--text-column" in refusal(one_sentence, load_corpus, "wikimedia/wikipedia", text_column="title")
     assert "'v1'" in refusal(one_sentence, load_corpus, path, revision="v1")

@@ -7,7 +7,7 @@ from tlm_hf.training import pretrain as pretraining
 
 OPTIONS = {
     "num_texts": ("num_texts", 70), "validation_texts": ("validation_texts", 6), "text_column": ("text_column", "body"),
-    "corpus_config": ("config", "40k"), "corpus_revision": ("revision", "v1"), "corpus_unit": ("unit", "paragraph"),
+    "corpus_config": ("config", "40k"), "corpus_revision": ("revision", "v1"), "text_unit": ("unit", "paragraph"),
     "data_root": ("root", "texts"), "subset_seed": ("seed", 9),
 }  # fmt: skip
 

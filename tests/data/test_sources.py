@@ -67,13 +67,26 @@ class TestReadTable:
         assert list(table) == ["train"]
         assert table["train"].to_list() == ROWS
 
-    def test_text_folder_is_one_text_a_paragraph(self, tmp_path):
-        (tmp_path / "inner").mkdir()
-        (tmp_path / "a.txt").write_text("one\nparagraph\n\nanother", encoding="utf-8")
-        (tmp_path / "inner" / "b.txt").write_text("third", encoding="utf-8")
-        (tmp_path / "empty.txt").touch()
-        assert read_table(str(tmp_path / "a.txt"))["train"]["text"][:] == ["one", "paragraph", "", "another"]
-        assert read_table(str(tmp_path))["train"]["text"][:] == ["one\nparagraph", "another", "third"]
+    def test_texts_of_a_file_and_of_a_folder_are_found_by_one_rule(self, tmp_path, caplog):
+        caplog.set_level("INFO", "tlm_hf")
+
+        def texts(path, unit):
+            return [text.strip() for text in read_source(str(path), text_unit=unit).splits["train"]["text"]]
+
+        (tmp_path / "book" / "inner").mkdir(parents=True)
+        (tmp_path / "book" / "empty.txt").touch()
+        book = "one\nparagraph\n\nanother\n\n"
+        (tmp_path / "book.txt").write_text(book, encoding="utf-8")
+        (tmp_path / "book" / "inner" / "b.txt").write_text(book, encoding="utf-8")
+        (tmp_path / "lines.txt").write_text("\none\ntwo\n\n", encoding="utf-8")
+        for path in (tmp_path / "book.txt", tmp_path / "book"):
+            assert texts(path, None) == ["one\nparagraph", "another"]
+            assert "each paragraph is a text" in caplog.text
+            assert [text for text in texts(path, "line") if text] == ["one", "paragraph", "another"]
+            caplog.clear()
+        assert [text for text in texts(tmp_path / "lines.txt", None) if text] == ["one", "two"]
+        assert "each line is a text" in caplog.text
+        assert read_table(str(tmp_path / "book.txt"))["train"]["text"][:4] == ["one", "paragraph", "", "another"]
 
     def test_folder_keeps_its_splits(self, tmp_path):
         for split, rows in (("train", ROWS[:2]), ("test", ROWS[2:])):
@@ -116,7 +129,7 @@ class TestReadTable:
             os.utime(path, ns=(10**18, 10**18))
             table, revision, _ = read_source(name)
             found = table["train"]["text"][:]
-            assert found == (["\n".join(texts) + "\n"] if ending == "txt" and in_folder else texts)
+            assert found == texts
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             if in_folder:
                 digest = hashlib.sha256(f"{digest}  {path.name}\n".encode()).hexdigest()

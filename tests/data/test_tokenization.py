@@ -22,6 +22,7 @@ from tlm_hf.data.tokenization import (
     tokenizer_hash,
     train_wordpiece,
 )
+from tlm_hf.data.windows import TextFacts
 from tlm_hf.errors import UserError
 from tlm_hf.loading import load_matching_tokenizer
 
@@ -100,6 +101,60 @@ def test_training_reads_the_texts_where_they_lie(corpus, trained):
     assert len(column) == len(texts)
 
 
+LANGUAGES = {
+    "German": (["Möchten Sie größere Brötchen oder schöne Äpfel für die Küche?"], "möchte", "mochte"),
+    "Japanese": (["これが私のかばんです。かばんがあります。"], "が", "か"),
+    "Vietnamese": (["Tôi muốn mua một quyển sách mới ở Hà Nội."], "má", "mà"),
+    "Thai": (["สวัสดีครับ ผมชอบกินข้าวผัดที่บ้านของเพื่อน"], "กิน", "กน"),
+    "Arabic": (["مُحَمَّدٌ كَتَبَ الكِتَابَ فِي البَيْتِ"], "كَتَبَ", "كتب"),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_accents_are_kept_unless_the_text_is_english_like(language, tmp_path, caplog):
+    texts, word, other = LANGUAGES[language]
+    letters = [" ".join({*word, *other})]  # so that both words can be written
+    caplog.set_level("INFO", "tlm_hf")
+    ours = train_wordpiece(texts * 20 + letters, vocab_size=150)
+    assert "kept (--keep-accents false" in caplog.text
+    ours.save_pretrained(tmp_path)
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for tokenizer in (ours, opened):
+        assert tokenizer(word)["input_ids"] != tokenizer(other)["input_ids"]
+    stripped = train_wordpiece(texts * 20 + letters, vocab_size=150, keep_accents=False)
+    assert stripped(word)["input_ids"] == stripped(other)["input_ids"]
+
+
+def test_english_stays_uncased_without_accents_and_options_change_that(corpus, trained, caplog):
+    texts = corpus.read_text(encoding="utf-8").splitlines()
+    caplog.set_level("INFO", "tlm_hf")
+    again = train_wordpiece(texts, vocab_size=250, max_length=24)
+    assert "stripped (--keep-accents" in caplog.text
+    # As `tokenizers` with BERT's own normalizer and every letter gives it.
+    assert again.get_vocab() == trained.get_vocab() == train_wordpiece(texts, 250, keep_accents=False).get_vocab()
+    assert again.tokenize("Café") == again.tokenize("cafe")
+    kept = train_wordpiece([*texts, "café é É"], 300, keep_accents=True)
+    assert kept.tokenize("Café")[-1] != kept.tokenize("cafe")[-1]
+    assert kept.tokenize("Café") == kept.tokenize("café")
+    cased = train_wordpiece([*texts, "café é É C c A a"], 300, cased=True)
+    assert len({tuple(cased.tokenize(word)) for word in ("A", "a", "É", "é")}) == 4
+
+
+def test_the_alphabet_is_as_large_as_needed_and_unknown_letters_are_counted(caplog):
+    letters = [chr(0x4E00 + index) for index in range(3276)]  # Chinese, each as frequent as the others
+    texts = ["".join(letters[start : start + 40]) for start in range(0, 3276, 20)]
+    ours = train_wordpiece(texts, vocab_size=8000)
+    facts = TextFacts.of_texts(texts, ours, 512)
+    assert facts.unknown_share < 0.002
+    facts.warn_of_unknown()
+    assert not caplog.records
+    small = train_wordpiece(texts, vocab_size=1000)
+    facts = TextFacts.of_texts(texts, small, 512)
+    assert facts.unknown_share == pytest.approx(1 - 1000 / 3276, abs=0.02)  # all but 1,000 of 3,276 letters
+    facts.warn_of_unknown()
+    assert "--vocab-size" in caplog.text
+
+
 def test_tokenize_truncates_and_keeps_special_tokens(trained, corpus):
     dataset = read_table(str(corpus))["train"].select(range(40))
     rows = tokenize(dataset, trained, max_length=10)
@@ -131,6 +186,13 @@ def test_bert_base_vocabulary_equals_the_reference_tokenizer():
     assert ours.unk_token_id not in ours(KNOWN)["input_ids"]
 
 
+def test_a_vocabulary_with_capital_letters_is_cased(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*SPECIAL_TOKENS, "Haus", "haus", "##tür", "é"]), encoding="utf-8")
+    tokens = load_tokenizer(str(path)).tokenize("Haus haus Haustür É é")
+    assert tokens == ["Haus", "haus", "Haus", "##tür", "[UNK]", "é"]
+
+
 def test_a_vocabulary_with_windows_line_ends_and_strange_tokens(tmp_path):
     tokens = [*SPECIAL_TOKENS, "\u2028", "\x85", "a", "##b"]
     (tmp_path / "unix.txt").write_bytes("\n".join(tokens).encode())
@@ -148,9 +210,9 @@ def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path, one_sentence)
         return one_sentence(caught.value)
 
     trained.save_pretrained(tmp_path / "tokenizer")
-    sentence = refusal(load_matching_tokenizer, str(tmp_path / "tokenizer"), None, len(trained) + 1)
+    sentence = refusal(load_matching_tokenizer, str(tmp_path / "tokenizer"), None, len(trained) - 1)
     assert str(len(trained)) in sentence
-    assert str(len(trained) + 1) in sentence
+    assert str(len(trained) - 1) in sentence
     (tmp_path / "hollow").mkdir()
     assert "hollow" in refusal(load_tokenizer, str(tmp_path / "hollow"))
     lines = {"prose.txt": "just a text\n", "empty.txt": "", "maskless.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n"}

@@ -273,7 +273,7 @@ def test_wrong_options_are_refused(tmp_path, more, said):
         ({"corpus": "no_such_folder"}, "no_such_folder"),
         ({"tasks": TINY["tasks"] | {"no_such_task.csv": {}}}, "no_such_task.csv"),
         ({"overlap": TINY["overlap"] | {"corpus_texts": 1_000_000}}, "1,?000,?000"),
-        ({"pretraining": {"bert-1": TINY["pretraining"]["bert-1"] | {"corpus_unit": "article"}}}, "unit 'article'"),
+        ({"pretraining": {"bert-1": TINY["pretraining"]["bert-1"] | {"text_unit": "article"}}}, "by 'article'"),
         ({"tasks": {"docstrings": {"train_per_label": 1_000_000}}}, "1,?000,?000"),
     ],
 )

@@ -87,6 +87,13 @@ def test_what_exact_resume_needs_fixed_is_refused_by_name(name):
         (("--hidden-size", 10**7), "--hidden-size is 10000000: training would need"),
         (("--vocab-size", 10**9), "--vocab-size is 1000000000: training would need 3,815 GiB"),
         (("--max-steps", -5), "--max-steps is -5: give a value from 1"),
+        (("--mlm-probability", 1e-9), "no token would be masked"),
+        (("--final-mlm-probability", 1e-9), "no token would be masked"),
+        (("--model", "encoder", "--cased"), "--cased is refused (it is of new weights"),
+        (
+            ("--tokenizer", "vocab.txt", "--keep-accents", "true"),
+            "--keep-accents is refused (it is of a tokenizer",
+        ),
     ],
 )
 def test_refusals(capsys, tmp_path, words, said):

@@ -1,7 +1,6 @@
 """Pre-training corpora: `docstrings` (embedded), `wikipedia`, any local text, any Hub data set, any loaded table."""
 
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -14,11 +13,13 @@ from .docstrings import fingerprint, load_docstrings
 from .sources import (
     BATCH,
     ID,
+    TEXT_TYPES,
     check_column,
     data_root,
     describe_split,
     each_text,
     first_of_equal,
+    is_text,
     key_order,
     read_source,
     reading,
@@ -28,6 +29,7 @@ from .sources import (
 )
 from .wikipedia import CONFIG, REPOSITORY, REVISION, UNITS, stream_wikipedia
 
+TEXT_UNITS = ("line", "paragraph")
 STREAMED_TEXTS = 40_000
 """Training texts of a streamed Wikipedia where no number is given."""
 
@@ -61,7 +63,7 @@ def load_corpus(
         revision: revision of a Hub data set; None for the pinned commit of Wikipedia.
         root: data root; None for the variable TLM_DATA.
         seed: chooses the subset.
-        unit: `article` (default) or `paragraph` of a streamed Wikipedia.
+        unit: `article` (default) or `paragraph` of a streamed Wikipedia; `line` or `paragraph` of text files.
 
     Raises:
         UserError: no such corpus, column or text, too few texts, or an option that the corpus has no use for.
@@ -74,8 +76,10 @@ def load_corpus(
         is_local = folder is not None and (folder / "wikipedia").is_dir()
         corpus = f"{folder}/wikipedia" if is_local else REPOSITORY
     is_streamed = corpus == REPOSITORY and not Path(REPOSITORY).exists()
-    if unit is not None and (unit not in UNITS or not is_streamed):
-        raise UserError(f"The unit {unit!r} does not fit: a Wikipedia streamed from the Hub has {' or '.join(UNITS)}.")
+    units = UNITS if is_streamed else TEXT_UNITS if isinstance(corpus, str) and is_text(corpus) else ()
+    if unit is not None and unit not in units:
+        choices = f"choose {' or '.join(units)}" if units else "leave --text-unit out, each row is a text"
+        raise UserError(f"{corpus!r} has no texts by {unit!r}: {choices}.")
     if is_streamed and text_column != "text":
         raise UserError(f"{REPOSITORY!r} is read by its column 'text', not {text_column!r}: leave --text-column out.")
     if is_streamed:
@@ -87,7 +91,11 @@ def load_corpus(
             unit=unit or UNITS[0],
             seed=seed,
         )
-    return _choose(_read(corpus, text_column, config, revision, seed), num_texts, validation_texts, seed)
+    tables, facts = _read(corpus, text_column, config, revision, unit)
+    name = corpus if isinstance(corpus, str) else type(corpus).__name__
+    ids = ID if text_column != ID and tells_rows_apart(list(tables.values()), ID) else None
+    texts, *own = (_Texts(table, split, text_column, ids, seed, name) for split, table in tables.items())
+    return _choose(name, texts, own[0] if own else None, facts, num_texts, validation_texts, seed)
 
 
 class _Texts:
@@ -136,23 +144,14 @@ class _Texts:
             raise UserError(f"The texts cannot be kept ({error}): free space, or set HF_DATASETS_CACHE.") from error
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What a corpus is chosen from; `validation` is the source's own validation split, where it has one."""
-
-    name: str
-    train: _Texts
-    validation: _Texts | None
-    facts: Json
-
-
 def _read(
     corpus: str | datasets.Dataset | datasets.DatasetDict,
     column: str,
     config: str | None,
     revision: str | None,
-    seed: int,
-) -> _Source:
+    unit: str | None,
+) -> tuple[dict[str, datasets.Dataset], Json]:
+    """The tables `train` and, where the source has it, `validation`, and the facts of the source."""
     name = corpus if isinstance(corpus, str) else type(corpus).__name__
     if (corpus == "docstrings" or not isinstance(corpus, str)) and (config is not None or revision is not None):
         raise UserError(f"The corpus {name!r} has neither configurations nor revisions: leave these out.")
@@ -161,31 +160,29 @@ def _read(
     elif corpus == "docstrings":
         splits, revision = load_docstrings(), fingerprint()
     else:
-        splits, revision, _ = read_source(corpus, config=config, revision=revision)
+        splits, revision, _ = read_source(corpus, config=config, revision=revision, text_unit=unit)
     tables = {split: splits[split] for split in ("train", "validation") if "train" in splits and split in splits}
     tables = tables or dict(itertools.islice(splits.items(), 1))
     for table in tables.values():
         check_column(table, column, name, "--text-column")
-        if getattr(table.features[column], "dtype", None) not in ("string", "large_string"):
+        if getattr(table.features[column], "dtype", None) not in TEXT_TYPES:
             raise UserError(f"Column {column!r} of {name!r} holds no text: set --text-column.")
     if not isinstance(corpus, str):
         texts = itertools.chain.from_iterable(each_text(table[column]) for table in tables.values())
         revision = f"sha256:{text_hash(text or '' for text in texts)}"
     path = Path(name).expanduser()
     place = portable_path(str(path)) if path.exists() else name
-    ids = ID if column != ID and tells_rows_apart(list(tables.values()), ID) else None
-    train, *own = (_Texts(table, split, column, ids, seed, name) for split, table in tables.items())
-    facts = {"source": place, "config": config, "revision": revision, "unit": "row"}
-    return _Source(name, train, own[0] if own else None, facts)
+    return tables, {"source": place, "config": config, "revision": revision, "unit": "row"}
 
 
-def _choose(source: _Source, num_texts: int | None, validation_texts: int, seed: int) -> datasets.DatasetDict:
-    """Hold out texts and choose training texts in the order of their keys."""
-    texts, own = source.train, source.validation
+def _choose(
+    name: str, texts: _Texts, own: _Texts | None, facts: Json, num_texts: int | None, validation_texts: int, seed: int
+) -> datasets.DatasetDict:
+    """Hold out texts (of `own`, the source's validation split, if any) and choose training texts by their keys."""
     order = first_of_equal(texts.held_out_keys)
     if len(order) < 2:
-        raise UserError(f"{source.name!r} has {len(order)} usable texts in {texts.column!r}: give a corpus with text.")
-    dropped = {"empty": len(texts.table) - len(texts.rows), "duplicates": len(texts.rows) - len(order)}
+        raise UserError(f"{name!r} has {len(order)} usable texts in {texts.column!r}: give a corpus with text.")
+    facts |= {"empty": len(texts.table) - len(texts.rows), "duplicates": len(texts.rows) - len(order)}
     if own is None:
         held_out = order[: max(1, min(validation_texts, len(order) // 10))]
         order = order[len(held_out) :]
@@ -193,20 +190,19 @@ def _choose(source: _Source, num_texts: int | None, validation_texts: int, seed:
     else:
         held_out = first_of_equal(own.held_out_keys)[:validation_texts]
         if not len(held_out):
-            raise UserError(f"The validation split of {source.name!r} has no text in {own.column!r}: give it text.")
+            raise UserError(f"The validation split of {name!r} has no text in {own.column!r}: give it text.")
         not_for_training = {key.tobytes() for key in own.held_out_keys}
         order = order[[key.tobytes() not in not_for_training for key in texts.held_out_keys[order]]]
         validation = own.take(held_out)
     if num_texts is not None and num_texts > len(order):
         raise UserError(
-            f"{num_texts} texts were asked for, but {source.name!r} has {len(order)} (besides {len(held_out)} held "
-            f"out): ask for at most {len(order)}."
+            f"{num_texts} texts were asked for, but {name!r} has {len(order)} (besides {len(held_out)} held out): ask "
+            f"for at most {len(order)}."
         )
     rest = np.sort(order)
     train = texts.take(rest[key_order(texts.train_keys[rest])][:num_texts])
     return datasets.DatasetDict(
-        train=describe_split(train, **source.facts, **dropped, seed=seed),
-        validation=describe_split(validation, **source.facts, **dropped, seed=None),
+        train=describe_split(train, **facts, seed=seed), validation=describe_split(validation, **facts, seed=None)
     )
 
 

@@ -1,15 +1,10 @@
-r"""English paragraphs out of Python docstrings: reading, light cleaning, and dropping near-duplicates.
+"""English paragraphs out of Python docstrings: reading (never running) sources, cleaning, dropping near-duplicates.
 
-Source files are parsed with `ast` and never imported or executed. `docstrings.py` decides which packages to read, how
-to split the result and where to keep it::
-
-    docstring_paragraphs('''Sort the rows.\n\nThe sort is stable, so rows that compare equal keep the order ...''')
+`docstrings.py` decides which packages to read, how to split the result and where to keep it.
 """
 
 import ast
-import contextlib
 import hashlib
-import inspect
 import itertools
 import re
 import string
@@ -82,22 +77,19 @@ _WORD_EDGES = string.punctuation + "“”‘’"
 
 def source_files(package: Path) -> list[Path]:
     """Python files of a package, by POSIX path (the same on every machine), without tests and vendored copies."""
-    files = []
-    for path in package.rglob("*.py"):
-        inner = path.relative_to(package)
-        if SKIPPED_FOLDERS.isdisjoint(inner.parts[:-1]) and not inner.name.startswith(("test_", "conftest")):
-            files.append(path)
-    return sorted(files, key=lambda path: path.relative_to(package).as_posix())
+    files = {path.relative_to(package): path for path in package.rglob("*.py")}
+    return [
+        files[inner]
+        for inner in sorted(files, key=Path.as_posix)
+        if SKIPPED_FOLDERS.isdisjoint(inner.parts[:-1]) and not inner.name.startswith(("test_", "conftest"))
+    ]
 
 
 def source_docstrings(source: bytes) -> list[str]:
     """Docstrings of a module and of every class and function in it, cleaned, in the order of the file.
 
     Args:
-        source: as bytes, so that its encoding declaration counts.
-
-    Raises:
-        SyntaxError: the source does not parse (also for null bytes and for nesting that is too deep).
+        source: as bytes, so that its encoding declaration counts; what does not parse has none.
     """
     if b'"""' not in source and b"'''" not in source:  # a one-line '...' docstring is too short to be a paragraph
         return []
@@ -105,19 +97,12 @@ def source_docstrings(source: bytes) -> list[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
             tree = ast.parse(source)
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise SyntaxError(str(error)) from error
-    docstrings = []
-    pending: list[ast.AST] = [tree]
-    while pending:  # `ast.walk` would also visit every expression, which takes longer than parsing
-        node = pending.pop()
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node, clean=False)
-            if text:
-                docstrings.append((node.body[0].lineno, inspect.cleandoc(text)))
-        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-            pending.extend(getattr(node, field, ()))
-    return [text for _, text in sorted(docstrings, key=lambda item: item[0])]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds) and ast.get_docstring(node, clean=False)]
+    nodes.sort(key=lambda node: node.body[0].lineno)
+    return [ast.get_docstring(node) or "" for node in nodes]
 
 
 def _strip_blocks(lines: Sequence[str]) -> Iterator[str]:
@@ -264,19 +249,10 @@ def unique_indices(texts: Sequence[str]) -> list[int]:
     return kept
 
 
-def extract_files(files: Sequence[tuple[str, Path]]) -> list[tuple[str, int, str]]:
-    """Paragraphs of several source files: one unit of work for a worker process.
-
-    Args:
-        files: pairs of a module's name in the corpus and its path; what cannot be read or parsed is skipped.
-
-    Returns:
-        Triples of module, position in the module, and text.
-    """
-    rows: list[tuple[str, int, str]] = []
-    for module, path in files:
-        with contextlib.suppress(OSError, SyntaxError):
-            docstrings = source_docstrings(path.read_bytes())
-            texts = [text for docstring in docstrings for text in docstring_paragraphs(docstring)]
-            rows.extend((module, position, text) for position, text in enumerate(texts))
-    return rows
+def file_paragraphs(path: Path) -> list[str]:
+    """Paragraphs of a source file; none of one that cannot be read."""
+    try:
+        source = path.read_bytes()
+    except OSError:
+        return []
+    return [text for docstring in source_docstrings(source) for text in docstring_paragraphs(docstring)]

@@ -1,13 +1,8 @@
 """The embedded corpus: English paragraphs from the docstrings of the packages that training needs.
 
-It is real technical English that every installation already has, so pre-training and a classification task run without
-a download. The source files are parsed, never imported or executed::
-
-    corpus = load_docstrings()              # splits train, validation, test; columns text, library, module, id
-    task = load_docstrings_task(seed=0)     # the same splits, balanced; columns text, label, id
-
-All paragraphs of a module are in one split, and near-duplicates are dropped beforehand, so held-out text is not
-paraphrased in the training split. In the task's texts the names of all task libraries are replaced by one word.
+Every installation has this technical English, so pre-training and a classification task run without a download. All
+paragraphs of a module are in one split, and near-duplicates are dropped beforehand, so held-out text is not paraphrased
+in the training split. In the task's texts the names of all task libraries are replaced by one word.
 """
 
 import functools
@@ -15,25 +10,23 @@ import gc
 import hashlib
 import importlib.metadata
 import importlib.util
-import itertools
 import json
 import multiprocessing
 import os
 import re
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import datasets
+import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..runs.atomic_files import sole_writer
-from .docstring_extraction import extract_files, source_files, unique_indices
-from .sources import ID, read_cached, write_cached
+from .docstring_extraction import file_paragraphs, source_files, unique_indices
+from .sources import ID, cached_table
 
 EXTRACTION_VERSION = 2  # raise it with any change of the extraction: caches are found by it
 # The order counts: of two near-duplicates the one from the earlier library stays (scipy repeats numpy's texts).
@@ -49,8 +42,6 @@ _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "dateutil": "pytho
 SPLITS = ("train", "validation", "test")
 HELD_OUT_SHARE = 0.1  # of each library's paragraphs, for validation and again for test
 _COLUMNS = ("text", "library", "module", ID)
-_WORKERS, _FILES_PER_CHUNK = 2, 50
-
 NOT_INSTALLED = "The docstrings corpus reads the package {!r}, which is not installed: pip install 'tlm-hf[train]'."
 MASK_WORD = "library"
 # Any word that contains one of these names, with the dotted or slashed path around it, ...
@@ -97,20 +88,14 @@ def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
     name = fingerprint()
     root = Path(cache_dir or os.environ.get("TLM_CACHE") or Path.home() / ".cache" / "tlm_hf").expanduser()
     path = root / f"docstrings-{name[:16]}.parquet"
-    table = read_cached(path)
-    if table is None:
-        folders = {library: _package_folder(library) for library in CORPUS_LIBRARIES}
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            with sole_writer(path):  # other processes wait for this one and read what it wrote
-                table = read_cached(path)
-                if table is None:
-                    table = _extract(folders)
-                    write_cached(table, path)
-        except OSError as error:
-            raise UserError(
-                f"The cache folder {root} cannot be written ({error.strerror}): set TLM_CACHE to another folder."
-            ) from error
+    folders = {library: _package_folder(library) for library in CORPUS_LIBRARIES}
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{path}.lock"):  # other processes wait for this one and read what it wrote
+            table = cached_table(path, lambda: _extract(folders), "TLM_CACHE")
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(f"The cache folder {root} cannot be written ({reason}): set TLM_CACHE.") from error
     splits = {split: table.filter(pc.equal(table["split"], split)).select(_COLUMNS) for split in SPLITS}
     return datasets.DatasetDict(
         {split: datasets.Dataset(rows, fingerprint=f"{name[:32]}-{split}") for split, rows in splits.items()}
@@ -126,10 +111,8 @@ def load_docstrings_task(
 ) -> datasets.DatasetDict:
     """Load the classification task: which of `TASK_LIBRARIES` does a paragraph document?
 
-    Each split is drawn from the corpus's split of that name.
-
     Args:
-        train_per_label: texts of each class in `train`.
+        train_per_label: texts of each class in `train`, drawn from the corpus's split of that name.
         validation_per_label: same for `validation`.
         test_per_label: same for `test`.
         seed: chooses the texts; a larger number with the same seed contains the smaller choice.
@@ -144,28 +127,26 @@ def load_docstrings_task(
     per_label = dict(zip(SPLITS, (train_per_label, validation_per_label, test_per_label), strict=True))
     if min(per_label.values()) < 1:
         raise UserError(f"The docstrings task needs at least 1 text per label in each split, not {per_label}.")
-    corpus = load_docstrings(cache_dir)
     names = datasets.ClassLabel(names=list(TASK_LIBRARIES))
     features = datasets.Features({"text": datasets.Value("string"), "label": names, ID: datasets.Value("string")})
     used: set[str] = set()  # masking may make two texts equal
     task = {}
-    for split, count in per_label.items():
-        columns = [corpus[split][column][:] for column in ("text", "library", ID)]
-        rows = [row for row in zip(*columns, strict=True) if row[1] in TASK_LIBRARIES]
-        rows.sort(key=lambda row: hashlib.sha256(f"{seed}\n{row[0]}".encode()).digest())
+    for split, rows in load_docstrings(cache_dir).items():
         chosen = []
         available: Counter[str] = Counter()
-        for text, library, place in rows:
-            masked = mask_names(text)
-            if masked.lower() not in used:
+        texts, libraries, places = (rows[column][:] for column in ("text", "library", ID))
+        order = sorted(range(len(texts)), key=lambda row: hashlib.sha256(f"{seed}\n{texts[row]}".encode()).digest())
+        for index in order:
+            masked, library = mask_names(texts[index]), libraries[index]
+            if library in TASK_LIBRARIES and masked.lower() not in used:
                 used.add(masked.lower())
                 available[library] += 1
-                if available[library] <= count:
-                    chosen.append({"text": masked, "label": library, ID: place})
+                if available[library] <= per_label[split]:
+                    chosen.append({"text": masked, "label": library, ID: places[index]})
         fewest = min(TASK_LIBRARIES, key=lambda library: available[library])
-        if available[fewest] < count:
+        if available[fewest] < per_label[split]:
             raise UserError(
-                f"The docstrings task asks for {count} {split} texts per label, but {fewest!r} has "
+                f"The docstrings task asks for {per_label[split]} {split} texts per label, but {fewest!r} has "
                 f"{available[fewest]}: ask for {available[fewest]} or fewer."
             )
         task[split] = datasets.Dataset.from_list(chosen, features=features)
@@ -206,24 +187,21 @@ def _package_folder(library: str) -> Path:
 
 def _extract(folders: dict[str, Path]) -> pa.Table:
     """Read, deduplicate and split the paragraphs of all packages."""
-    files = [
-        (f"{library}/{path.relative_to(folder).as_posix()}", path)
-        for library, folder in folders.items()
-        for path in source_files(folder)
-    ]
-    chunks = [files[start : start + _FILES_PER_CHUNK] for start in range(0, len(files), _FILES_PER_CHUNK)]
-    # A forked worker starts at once; a spawned one would import torch and transformers first. Without the garbage
-    # collector, which finds nothing in syntax trees, parsing takes half the time.
+    files = [path for folder in folders.values() for path in source_files(folder)]
+    # A forked worker starts at once; a spawned one would import torch and transformers first.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(_WORKERS, mp_context=context, initializer=gc.disable) as executor:
-        results = tqdm(executor.map(extract_files, chunks), "Reading docstrings", len(chunks), disable=None)
-        rows = list(itertools.chain.from_iterable(results))
-    rows = [rows[index] for index in unique_indices([text for _, _, text in rows])]
+    with context.Pool(2, initializer=gc.disable) as pool:  # syntax trees hold no garbage: parsing takes half the time
+        results = pool.imap(file_paragraphs, files, chunksize=50)
+        paragraphs = list(tqdm(results, "Reading docstrings", len(files), disable=None))
+    sites = {library: folder.parent for library, folder in folders.items()}
+    rows = []
+    for path, texts in zip(files, paragraphs, strict=True):
+        library = next(library for library, folder in folders.items() if path.is_relative_to(folder))
+        module = path.relative_to(sites[library]).as_posix()
+        for position, text in enumerate(texts):
+            rows.append({"text": text, "library": library, "module": module, ID: f"{module}#{position}"})
+    rows = [rows[index] for index in unique_indices([row["text"] for row in rows])]
     splits: dict[str, str] = {}
     for library in folders:
-        splits |= split_modules(Counter(module for module, _, _ in rows if module.split("/")[0] == library))
-    table = []
-    for module, position, text in rows:
-        place = {"module": module, ID: f"{module}#{position}"}
-        table.append({"text": text, "library": module.split("/")[0], **place, "split": splits[module]})
-    return pa.Table.from_pylist(table)
+        splits |= split_modules(Counter(row["module"] for row in rows if row["library"] == library))
+    return pa.Table.from_pylist([{**row, "split": splits[row["module"]]} for row in rows])

@@ -1,8 +1,7 @@
 """Masked-language-model examples: order of texts and masks are functions of the seed and the position only.
 
-Item i of a `PretrainingSchedule` is the i-th text that the whole training sees, over all epochs, and its masks come
-from a counter-based generator keyed by (seed, i). So a run that continues at item i, on any number of workers or
-processes, sees exactly the texts and masks of an uninterrupted one. Both work with stock Trainer and stock models.
+Item i is the i-th text that the whole training sees, over all epochs, and its masks come from a counter-based generator
+keyed by (seed, i): a continued run, on any number of workers or processes, sees what an uninterrupted one does.
 """
 
 from collections.abc import Sequence
@@ -27,17 +26,8 @@ class PretrainingSchedule(Dataset):
     """The sequence of texts that a training sees: pass after pass in seeded orders, exactly resumable.
 
     A resumed Trainer may differ from an uninterrupted one (transformers#11323). Here the order is in the data set, so
-    stock Trainer only reads it in sequence::
-
-        schedule = PretrainingSchedule(tokens["input_ids"], num_items=32 * 1000, batch_size=32)
-        arguments = TrainingArguments(
-            "output", max_steps=1000, per_device_train_batch_size=32, remove_unused_columns=False,
-            train_sampling_strategy="sequential",
-        )
-        trainer = Trainer(model, arguments, MaskingCollator(tokenizer), schedule)
-        trainer.train(resume_from_checkpoint=interrupted)
-
-    Each epoch holds as many whole batches as there are texts for; the texts left over change from epoch to epoch.
+    stock Trainer reads it in sequence (`train_sampling_strategy="sequential"`, `remove_unused_columns=False`). Each
+    epoch holds as many whole batches as there are texts for; the texts left over change from epoch to epoch.
 
     Args:
         input_ids: token ids of each text, read when they are needed: arrays, lists, a column of a `datasets.Dataset`,
@@ -115,12 +105,8 @@ class MaskingCollator:
 
     Masks of a row depend on seed, stream, `item` and the row's tokens only: not on the rest of the batch, the process,
     the worker or the state of any generator. Rows come from a `PretrainingSchedule`, or from any table with the columns
-    `input_ids` and `item` (an integer that differs from row to row; the masks are then the same in every epoch)::
-
-        table = tokens.select_columns("input_ids")
-        table = table.add_column("item", range(len(table)))
-        arguments = TrainingArguments("output", remove_unused_columns=False)     # Trainer would drop `item`
-        Trainer(model, arguments, MaskingCollator(tokenizer), table).train()
+    `input_ids` and `item` (an integer that differs from row to row; the masks are then the same in every epoch), with
+    `remove_unused_columns=False`.
 
     Args:
         tokenizer: gives the special tokens, which are never masked nor drawn as random tokens.

@@ -28,9 +28,7 @@ class PrepareDataArguments(TaskArguments):
     )
     validation_texts: int = field(default=1000, metadata={"help": "Held-out texts of the corpus."})
     seed: int = field(default=0, metadata={"help": "Seed of the choice of a corpus' texts (a task's: --task-seed)."})
-    corpus_unit: str | None = field(
-        default=None, metadata={"help": "Of a streamed Wikipedia: article (default) or paragraph."}
-    )
+    text_unit: str | None = field(default=None, metadata={"help": "As for pretrain: paragraph, line or article."})
     corpus_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub corpus."})
     corpus_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub corpus."})
     check_against: list[str] = field(
@@ -111,7 +109,7 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
         revision=arguments.corpus_revision,
         root=arguments.data_root,
         seed=arguments.seed,
-        unit=arguments.corpus_unit,
+        unit=arguments.text_unit,
     )
     validation = _published(corpus["validation"], facts_of(corpus["validation"]), config)
     held_out = {"validation": validation, **tests}

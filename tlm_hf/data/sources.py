@@ -2,10 +2,12 @@
 
 import errno
 import hashlib
+import itertools
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import UserError
@@ -26,10 +29,12 @@ SPLIT_WORDS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 """Words in the names of a folder's files and folders that tell their split."""
+TEXT_TYPES = ("string", "large_string")
 BATCH = 1000
 """Texts that are read at a time."""
 ID = "id"
 """Column of the row's id: its place in the source, such as `train/17` or `wikipedia/train.parquet/93`."""
+logger = logging.getLogger(__name__)
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.ENOTDIR)
 
 
@@ -77,7 +82,12 @@ def read_table(
 
 
 def read_source(
-    name: str, *, config: str | None = None, revision: str | None = None, encoding: str | None = None
+    name: str,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    encoding: str | None = None,
+    text_unit: str | None = "line",
 ) -> Source:
     """Read a data set by path or Hub name: the one way to read a table, for every command.
 
@@ -89,6 +99,8 @@ def read_source(
         config: configuration of a Hub data set, or of a folder whose README.md names some.
         revision: commit, tag or branch of a Hub data set.
         encoding: of CSV, TSV and JSON files; None for UTF-8, or UTF-16 with a byte-order mark.
+        text_unit: what a row of text files is: `line`, `paragraph` (blank lines end it), or None for paragraphs where
+            there are blank lines, which is logged.
 
     Raises:
         UserError: no such data set, an empty or unreadable file, a folder without text or of several formats, files
@@ -109,6 +121,8 @@ def read_source(
             tables = {split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()}
             loaded = datasets.DatasetDict(tables)
         else:
+            if options["path"] == "text":
+                options["sample_by"] = text_unit or _find_text_unit(name, options["data_files"]["train"])
             # `datasets` finds its cache by path and time, and a file may be replaced by another of the same time.
             cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
             loaded = _load(name, options | {"cache_dir": str(cache)})
@@ -123,6 +137,25 @@ def read_source(
     if not any(len(split) for split in loaded.values()):
         raise UserError(f"{name!r} has no rows: give a file or folder with text in it.")
     return Source(loaded, revision, files)
+
+
+def is_text(name: str) -> bool:
+    """Whether a path is a text file or a folder of text files alone."""
+    path = Path(name).expanduser()
+    files = [path] if path.is_file() else tables_in(path)
+    return bool(files) and all(_format(file) == "text" for file in files)
+
+
+def _find_text_unit(name: str, files: list[str]) -> str:
+    """`paragraph` if one of the files has a blank line between two texts, else `line`."""
+    unit = "line"
+    for file in files:
+        with Path(file).open(encoding="utf-8") as lines:
+            pairs = itertools.pairwise(line.strip("\n") for line in itertools.dropwhile(str.isspace, lines))
+            if any(text and not blank for blank, text in pairs):
+                unit = "paragraph"
+    logger.info("%s: each %s is a text (--text-unit line or paragraph says otherwise).", name, unit)
+    return unit
 
 
 def _files_hash(path: Path) -> str:
@@ -161,7 +194,7 @@ def _folder_options(path: Path, config: str | None) -> dict[str, Any]:
     if all(_format(file) == "text" for file in filled):
         if config is not None:
             raise UserError(f"The folder {path} of text files has no configuration {config!r}: leave it out.")
-        return {**_reader({"train": filled}), "sample_by": "paragraph"}
+        return _reader({"train": filled})
     card = path / "README.md"
     if card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
         return {"path": str(path), "name": config}
@@ -280,20 +313,16 @@ def first_of_equal(keys: np.ndarray) -> np.ndarray:
 
 def tells_rows_apart(tables: Sequence[datasets.Dataset], column: str) -> bool:
     """Whether a column identifies the rows of all tables together: valid strings, none missing, all different."""
-    keys = [text_keys([], "")]
-    for table in tables:
-        if getattr(table.features.get(column), "dtype", None) not in ("string", "large_string"):
-            return False
-        for start in range(0, len(table), BATCH):
-            try:
-                values = table[column][start : start + BATCH]
-            except UnicodeDecodeError:
-                return False
-            if None in values:
-                return False
-            keys.append(text_keys(values, ""))
-    every = np.concatenate(keys)
-    return len(first_of_equal(every)) == len(every)
+    if not all(getattr(table.features.get(column), "dtype", None) in TEXT_TYPES for table in tables):
+        return False
+    parts = [table.select_columns([column]).with_format("arrow")[:].column(column) for table in tables]
+    chunks = [chunk.cast(pa.large_binary()) for part in parts for chunk in part.chunks]
+    ids = pa.chunked_array(chunks, pa.large_binary())
+    try:
+        ids.cast(pa.large_string())  # checks UTF-8
+    except pa.ArrowInvalid:
+        return False
+    return ids.null_count == 0 and pc.count_distinct(ids).as_py() == len(ids)
 
 
 def seeded_order(texts: Iterable[str], seed: int | str) -> list[int]:
@@ -325,15 +354,19 @@ def facts_of(split: datasets.Dataset) -> Json:
     return facts if isinstance(facts, dict) and facts.get("rows") == len(split) else {}
 
 
-def read_cached(path: Path) -> pa.Table | None:
-    """A parquet file of a cache; None where it is missing or damaged, so that it is made again."""
+def cached_table(path: Path, make: Callable[[], pa.Table], variable: str = "HF_DATASETS_CACHE") -> pa.Table:
+    """The parquet file of a cache; where it is missing or damaged, what `make` returns, written whole or not at all.
+
+    Raises:
+        UserError: it cannot be written; `variable` moves the cache.
+    """
     try:
         return pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException):
-        return None
-
-
-def write_cached(table: pa.Table, path: Path) -> None:
-    """Write a parquet file of a cache whole or not at all."""
-    with replacing(path) as draft:
-        pq.write_table(table, draft, compression="zstd")
+        table = make()
+    try:
+        with replacing(path) as draft:
+            pq.write_table(table, draft, compression="zstd")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}): free space, or set {variable}.") from error
+    return table

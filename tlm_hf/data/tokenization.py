@@ -3,12 +3,14 @@
 import hashlib
 import itertools
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
@@ -16,7 +18,12 @@ from ..errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LARGEST_ALPHABET = 1000
+"""Letters at most, unless more are needed; letters take at most half of a vocabulary then."""
+RAREST_LETTERS = 1 / 2000
+MOST_FOREIGN_LETTERS = 1 / 200
+"""Share of letters outside a-z up to which a text is English-like (English Wikipedia: 1 in 3,700; German: 1 in 60)."""
 TEXTS_AT_ONCE = 2000
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,15 @@ class TextColumn:
             yield texts.to_pylist()
 
 
-def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int = 512) -> PreTrainedTokenizerBase:
-    """Train an uncased WordPiece vocabulary; the same texts give the same vocabulary and ids in every process.
+def train_wordpiece(
+    texts: Iterable[str],
+    vocab_size: int,
+    max_length: int = 512,
+    *,
+    cased: bool = False,
+    keep_accents: bool | None = None,
+) -> PreTrainedTokenizerBase:
+    """Train a WordPiece vocabulary; the same texts give the same vocabulary and ids in every process.
 
     `tokenizers` alone does not promise that (tokenizers#1794). The result is a stock `BertTokenizer`.
 
@@ -54,14 +68,18 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int = 512
         texts: the corpus; it is read three times, and held in memory only if it is an iterator.
         vocab_size: tokens at most, special tokens included (special tokens and letters are always part of it).
         max_length: becomes the tokenizer's `model_max_length` (tokens).
+        cased: keep capital letters.
+        keep_accents: keep accents, vowel signs and the like; None for unless the text is English-like and uncased.
     """
     corpus = list(texts) if isinstance(texts, Iterator) else texts
-    normalizer = normalizers.BertNormalizer(lowercase=True)
-    counts: Counter[str] = Counter()
+    letters: Counter[str] = Counter()
     for text in corpus:
-        counts.update(normalizer.normalize_str(text))
-    by_frequency = sorted(counts, key=lambda letter: (-counts[letter], letter))
-    alphabet = [letter for letter in by_frequency if not letter.isspace()][:LARGEST_ALPHABET]
+        letters.update(text)
+    if keep_accents is None:
+        keep_accents = cased or not _is_english_like(letters)
+    strip_accents = None if keep_accents is cased else not keep_accents  # None is BERT's rule: with lower-casing
+    normalizer = normalizers.BertNormalizer(lowercase=not cased, strip_accents=strip_accents)
+    alphabet = _choose_alphabet(letters, normalizer, vocab_size)
 
     def train(size: int, first_tokens: list[str]) -> dict[str, int]:
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -80,9 +98,35 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, max_length: int = 512
 
     # The trainer numbers letters inside words ("##a") as a randomly seeded hash table yields them, and breaks ties
     # between pairs by these numbers. So a first run finds the letters, and the second gets them in a fixed order.
-    letters = sorted(set(train(0, list(SPECIAL_TOKENS))) - set(SPECIAL_TOKENS))
-    vocabulary = train(vocab_size, [*SPECIAL_TOKENS, *letters])
-    return BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=max_length)
+    pieces = sorted(set(train(0, list(SPECIAL_TOKENS))) - set(SPECIAL_TOKENS))
+    vocabulary = train(vocab_size, [*SPECIAL_TOKENS, *pieces])
+    return BertTokenizer(
+        vocab=vocabulary, do_lower_case=not cased, strip_accents=strip_accents, model_max_length=max_length
+    )
+
+
+def _is_english_like(letters: Mapping[str, int]) -> bool:
+    """Whether so few of the letters (with their counts) are outside a-z that accents are in foreign names at most."""
+    counts = {letter: count for letter, count in letters.items() if letter.isalpha()}
+    foreign = sum(count for letter, count in counts.items() if not letter.isascii())
+    share = foreign / max(1, sum(counts.values()))
+    is_english = share <= MOST_FOREIGN_LETTERS
+    done = "stripped (--keep-accents keeps them)" if is_english else "kept (--keep-accents false strips them)"
+    logger.info("Tokenizer: %.2g%% of the letters are outside a-z, so accents are %s.", 100 * share, done)
+    return is_english
+
+
+def _choose_alphabet(letters: Mapping[str, int], normalizer: normalizers.Normalizer, vocab_size: int) -> list[str]:
+    """The letters that the vocabulary has for certain, most frequent first."""
+    counts: Counter[str] = Counter()
+    for letter, count in letters.items():
+        for normal in normalizer.normalize_str(letter):
+            counts[normal] += count
+    alphabet = [letter for letter in counts if not letter.isspace()]
+    alphabet.sort(key=lambda letter: (-counts[letter], letter))
+    seen = np.cumsum([counts[letter] for letter in alphabet])
+    needed = int(np.sum(seen < (1 - RAREST_LETTERS) * seen[-1:])) + 1
+    return alphabet[: max(LARGEST_ALPHABET, min(needed, vocab_size // 2))]
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
@@ -109,7 +153,7 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     """Load a tokenizer.
 
     Args:
-        source: a `vocab.txt`, a folder that holds a tokenizer, or a Hub name.
+        source: a `vocab.txt` (cased if a token has a capital letter), a folder that holds a tokenizer, or a Hub name.
         max_length: new `model_max_length` in tokens; None keeps the tokenizer's.
 
     Raises:
@@ -117,7 +161,9 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     """
     path = Path(source).expanduser()
     if path.is_file():
-        return BertTokenizer(vocab=read_vocabulary(path), do_lower_case=True, model_max_length=max_length or 512)
+        vocabulary = read_vocabulary(path)
+        is_cased = any(token != token.lower() for token in vocabulary if not token.startswith("["))
+        return BertTokenizer(vocab=vocabulary, do_lower_case=not is_cased, model_max_length=max_length or 512)
     if path.is_dir() and not (path / "tokenizer.json").is_file() and not (path / "vocab.txt").is_file():
         raise UserError(f"The folder {source} holds no tokenizer (tokenizer.json): name one with --tokenizer.")
     try:
@@ -142,6 +188,24 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     state.pop("truncation", None)
     state.pop("padding", None)
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def encode_whole(
+    tokenizer: PreTrainedTokenizerBase,
+) -> Callable[[Sequence[str]], list[list[int]]]:
+    """Function from texts to their token ids, uncut and without special tokens of their own.
+
+    The tokenizer's truncation and padding are neither used nor changed.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    backend.no_padding()
+    backend.no_truncation()
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    return encode
 
 
 def tokenize(

@@ -1,17 +1,15 @@
 """Wikipedia read from the Hub: only the row groups that hold the chosen texts are downloaded.
 
 A row group holds about a thousand neighbouring articles. Row groups are ordered by the SHA-256 of seed and name, and so
-are the texts of a row group: the first n texts of a seed depend on no library's shuffle and begin its first n + 1. One
-row group in a hundred, first in an order that no seed changes, is held out. Row groups that were read stay in the cache
-of `datasets`, so an interrupted or larger request reads only the rest.
+are the texts of a row group, so subsets are nested. One row group in a hundred, in an order that no seed changes, is
+held out. Row groups that were read stay in the cache of `datasets`: an interrupted or larger request reads the rest.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -22,7 +20,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
-from .sources import ID, describe_split, read_cached, seeded_order, write_cached
+from .sources import ID, cached_table, describe_split, seeded_order
 
 REPOSITORY, CONFIG = "wikimedia/wikipedia", "20231101.en"
 REVISION = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa"
@@ -79,10 +77,10 @@ def stream_wikipedia(
     Raises:
         UserError: no connection, no such configuration or revision, or more texts asked for than there are.
     """
-    hide = True if datasets.are_progress_bars_disabled() else None  # None: shown where there is a terminal
     total = num_texts + validation_texts
-    with tqdm(total=total, desc=REPOSITORY, unit="text", mininterval=1.0, disable=hide) as progress:
-        source = _Wikipedia(config, revision, unit, endpoint, progress)
+    source = _Wikipedia(config, revision, unit, endpoint)
+    hide = True if datasets.are_progress_bars_disabled() else None  # None: shown where there is a terminal
+    with tqdm(total=total, desc=REPOSITORY, unit="text", mininterval=1.0, disable=hide) as source.progress:
         try:
             held_out, trained_on = source.divide(seed)
             # Held-out texts come first, so that no training text repeats one of them.
@@ -90,50 +88,44 @@ def stream_wikipedia(
             train = source.choose(trained_on, num_texts, seed)
         except (HTTPError, OSError, pa.ArrowException) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
+            progress = f"; {len(source.seen)} of {total} texts were read and are kept" if source.seen else ""
             raise UserError(
-                f"{source.name} cannot be read from the Hub ({reason}; {len(source.seen)} of {total} texts were read "
-                "and are kept): check the network, set TLM_DATA or --data-root to a folder that holds wikipedia/, or "
-                "take --corpus docstrings."
+                f"{source.name} cannot be read from the Hub ({reason}{progress}): check the network, set TLM_DATA or "
+                "--data-root to a folder that holds wikipedia/, or take --corpus docstrings."
             ) from error
     return datasets.DatasetDict(train=train, validation=validation)
-
-
-class _Piece(NamedTuple):
-    """One row group; `first` is the number of its first row in the file."""
-
-    file: str
-    group: int
-    first: int
-    rows: int
 
 
 class _Wikipedia:
     """One configuration at one commit, whose column `text` is read and cached by row group."""
 
-    def __init__(self, config: str, revision: str, unit: str, endpoint: str | None, progress: tqdm) -> None:
-        self.config, self.revision, self.unit, self.progress = config, revision, unit, progress
+    progress: tqdm
+
+    def __init__(self, config: str, revision: str, unit: str, endpoint: str | None) -> None:
+        self.config, self.revision, self.unit = config, revision, unit
         self.name = f"{REPOSITORY}/{config}@{revision}"
         self.seen: set[bytes] = set()  # digests of the texts chosen so far
         self._endpoint = endpoint
         self._hub = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
         self._files: dict[str, pq.ParquetFile] = {}
 
-    def divide(self, seed: int) -> tuple[list[_Piece], list[_Piece]]:
-        """Row groups for held-out texts and for training, each in the order in which they are read."""
+    def divide(self, seed: int) -> tuple[list[Json], list[Json]]:
+        """Row groups (file, group, number of the first row, rows) for held-out texts and for training, in order."""
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
             self.revision = str(HfApi(self._endpoint).dataset_info(REPOSITORY, revision=self.revision).sha)
         self._folder = f"datasets/{REPOSITORY}@{self.revision}"
-        index = self._cached("row_groups.parquet", self._read_index)
-        pieces = {f"{row['file']}#{row['group']}": _Piece(**row) for row in index.to_pylist()}
+        self._cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "wikipedia", self.revision, self.config)
+        index = cached_table(self._cache / "row_groups.parquet", self._read_index)
+        pieces = {f"{row['file']}#{row['group']}": row for row in index.to_pylist()}
         names = sorted(pieces)
         held_out = [names[place] for place in seeded_order(names, "validation")]
         held_out = held_out[: max(1, round(HELD_OUT_SHARE * len(names)))]
         trained_on = [names[place] for place in seeded_order(names, seed)]
         return [pieces[name] for name in held_out], [pieces[name] for name in trained_on if name not in held_out]
 
-    def choose(self, pieces: list[_Piece], count: int, seed: int | str) -> datasets.Dataset:
+    def choose(self, pieces: list[Json], count: int, seed: int | str) -> datasets.Dataset:
         """Take texts from row group after row group until there are `count`."""
-        most = sum(piece.rows for piece in pieces) * (PARAGRAPHS_PER_ARTICLE if self.unit == "paragraph" else 1)
+        most = sum(piece["rows"] for piece in pieces) * (PARAGRAPHS_PER_ARTICLE if self.unit == "paragraph" else 1)
         texts: dict[str, str] = {}  # by id
         empty = duplicates = 0
         if count <= most:  # what the footers rule out is refused before the download
@@ -159,13 +151,14 @@ class _Wikipedia:
         fingerprint = hashlib.sha256(json.dumps([facts, count]).encode()).hexdigest()[:32]
         return describe_split(datasets.Dataset(table, fingerprint=fingerprint), **facts)
 
-    def _texts(self, piece: _Piece, seed: int | str) -> Iterator[tuple[str, str]]:
+    def _texts(self, piece: Json, seed: int | str) -> Iterator[tuple[str, str]]:
         """Ids and stripped texts of a row group in seeded order; a row without a text gives an empty one."""
-        name = f"{piece.file}-{piece.group:05}.parquet"
-        table = self._cached(name, lambda: self._open(piece.file).read_row_group(piece.group, columns=["text"]))
+        file, group = piece["file"], piece["group"]
+        path = self._cache / f"{file}-{group:05}.parquet"
+        table = cached_table(path, lambda: self._open(file).read_row_group(group, columns=["text"]))
         rows: list[tuple[str, str]] = []
-        for number, article in enumerate(table["text"].to_pylist(), start=piece.first):
-            place = f"{piece.file}/{number}"
+        for number, article in enumerate(table["text"].to_pylist(), start=piece["first"]):
+            place = f"{file}/{number}"
             if self.unit == "article":
                 rows.append((place, (article or "").strip()))
             else:
@@ -180,11 +173,12 @@ class _Wikipedia:
             file = path.removeprefix(f"{self._folder}/")
             footer, first = self._open(file).metadata, 0
             for group in range(footer.num_row_groups):
-                pieces.append(_Piece(file, group, first, footer.row_group(group).num_rows))
-                first += pieces[-1].rows
+                rows = footer.row_group(group).num_rows
+                pieces.append({"file": file, "group": group, "first": first, "rows": rows})
+                first += rows
         if not pieces:
             raise FileNotFoundError("there is no such configuration at this revision")
-        return pa.Table.from_pylist([piece._asdict() for piece in pieces])
+        return pa.Table.from_pylist(pieces)
 
     def _open(self, file: str) -> pq.ParquetFile:
         """A remote file with its footer; each further read is one request of a byte range."""
@@ -192,17 +186,3 @@ class _Wikipedia:
             remote = self._hub.open(f"{self._folder}/{file}", "rb", cache_type="none")
             self._files[file] = pq.ParquetFile(remote, pre_buffer=True)
         return self._files[file]
-
-    def _cached(self, name: str, read: Callable[[], pa.Table]) -> pa.Table:
-        """A table of the cache, or what `read` returns, which is kept there."""
-        path = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "wikipedia", self.revision, self.config, name)
-        table = read_cached(path)
-        if table is not None:
-            return table
-        table = read()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_cached(table, path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error}): free space, or set HF_DATASETS_CACHE.") from error
-        return table

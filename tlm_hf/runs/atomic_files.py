@@ -122,17 +122,3 @@ def lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
     except (NotImplementedError, OSError):  # no locks on this file system
         pass
     return holder
-
-
-@contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a cache's folder, a hidden file beside it, once no other process does.
-
-    Yields:
-        False on a file system without locks: then the first rename wins.
-    """
-    holder = lock(folder.with_name(f".{folder.name}.lock"), wait=True)
-    try:
-        yield holder.is_locked
-    finally:
-        holder.release()

@@ -170,13 +170,15 @@ def _subsets(arguments: RunArguments) -> Json:
 
 FROM_RANDOM: Json = {"initialization": "random", "neighbour_heads": False, "cls_objective": False}
 """The findings are about masked language modelling alone, as in the paper, unless a plan's options say otherwise."""
+FIRST_WINDOWS: Json = {"text_windows": "first"}
+"""As the committed study was trained; runs are named after a plan's own words, which stay as they were."""
 
 
 def _pretrain(arguments: RunArguments) -> Json:
     settings = {**arguments.settings, "tokenizer": arguments.tokenizer(), "output_dir": arguments.output_dir}
     if "corpus_config" in settings:
         settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
-    options = {**FROM_RANDOM, **settings}
+    options = {**FROM_RANDOM, **FIRST_WINDOWS, **settings}
     found = pretrain(data_root=arguments.data_root, disable_tqdm=True, num_threads=1, **options)
     return {key: found[key] for key in PRETRAINING_RESULTS} | {"seconds": _seconds(found)}
 

@@ -164,7 +164,8 @@ def _jobs(scale: Scale, output: Path, threads: int | None) -> list[Job]:
             num_hidden_layers=scale.deep_layers if kind == "deep" else None,
             num_train_epochs=scale.pretraining_epochs[kind],
             learning_rate=PRETRAINING_RATE[kind],
-            # These are as in the published numbers; the recipes have other values since.
+            # These are as in the published numbers; the defaults have other values since.
+            text_windows="first",
             initialization="random",
             neighbour_heads=False,
             initializer_range=(64 * find_size(scale.size).heads) ** -0.5,

@@ -28,6 +28,7 @@ from ..data.fewrel import apply_entity_markers
 from ..data.sources import facts_of
 from ..data.tasks import class_names, load_task_from, task_hash, text_options
 from ..data.tokenization import tokenize, tokenizer_hash
+from ..data.windows import TextFacts
 from ..errors import UserError
 from ..evaluation.metrics import class_metrics, class_table, classification_metrics
 from ..evaluation.scoring import predict_logits
@@ -91,6 +92,8 @@ def finetune(**options: Any) -> Json:
         push(run.folder)
         return run.results
 
+    text_facts = _measure_texts(chosen.classifier, task, tokenizer)
+
     # 3. Trainer
     trainer = _build_trainer(chosen, arguments, model, task, tokenizer)
 
@@ -99,13 +102,15 @@ def finetune(**options: Any) -> Json:
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     # 5. Score and save
-    results = _score_and_save(chosen, run, trainer, task)
+    results = _score_and_save(chosen, run, trainer, task, text_facts)
     if arguments.should_save:
         push(run.folder)
     return results
 
 
-def _score_and_save(options: FinetuneOptions, run: Run, trainer: RunTrainer, task: datasets.DatasetDict) -> Json:
+def _score_and_save(
+    options: FinetuneOptions, run: Run, trainer: RunTrainer, task: datasets.DatasetDict, text_facts: TextFacts
+) -> Json:
     """The results, which the main process writes with the classifier, its logits and its adapter."""
     seconds = time.perf_counter() - trainer.started
     tokenizer, labels = trainer.processing_class, class_names(task)
@@ -129,6 +134,7 @@ def _score_and_save(options: FinetuneOptions, run: Run, trainer: RunTrainer, tas
         "trainable_parameters": sum(each.numel() for each in trainer.model.parameters() if each.requires_grad),
         "labels": labels,
         "rows": {split: len(task[split]) for split in task},
+        "text_facts": vars(text_facts),
         "best_step": trainer.state.best_global_step,
         "chosen_by": trainer.args.metric_for_best_model,
         "steps": trainer.state.global_step,
@@ -207,6 +213,17 @@ def _build_model(
     if classifier.lora_rank is None:
         return model
     return add_adapter(model, classifier.lora_rank, classifier.lora_alpha or 1.0, classifier.lora_targets)
+
+
+def _measure_texts(
+    classifier: ClassifierOptions, task: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase
+) -> TextFacts:
+    """What is cut or unknown in the texts of all splits, for the results; says so where there is something."""
+    texts = [text for split in task.values() for text in split["text"]]
+    facts = TextFacts.of_texts(texts, tokenizer, tokenizer.model_max_length)
+    facts.warn_of_cut(read_encoder_config(classifier.model, needs_weights=False)["max_position_embeddings"])
+    facts.warn_of_unknown()
+    return facts
 
 
 def _settings(

@@ -25,7 +25,7 @@ from .finetune import NEW, finetune
 from .finetune_options import FinetuneOptions
 from .options import LARGEST_SEED
 from .pretrain import load_pretraining_corpus, pretrain
-from .pretrain_options import PretrainOptions
+from .pretrain_options import ModelOptions, PretrainOptions
 from .snapshots import check_not_missed
 
 TOKENIZER = "tokenizer"
@@ -66,9 +66,9 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
     if run.results is not None:
         return run.results
     if chosen.model.tokenizer is None:
-        options = {**options, "tokenizer": _train_tokenizer(run, corpus["train"], config)}
+        options = {**options, "tokenizer": _train_tokenizer(run, corpus["train"], config, chosen.model)}
     rows = _train(run, pretrain, [options] * num_members, workers, threads)
-    results = {name: rows[0][name] for name in ("model", "corpus", "parameters", "steps")}
+    results = {name: rows[0][name] for name in ("model", "corpus", "parameters", "steps", "text_facts")}
     results["held_out"] = {"loss": _spread([row["held_out"]["loss"] for row in rows])}
     results["members"] = [{name: row[name] for name in (*OF_EACH, "held_out")} for row in rows]
     return run.finish(None, results | {"workers": workers})
@@ -106,7 +106,7 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
         return run.results
     rows = _train(run, finetune, [{**options, "models": None, "model": model} for model in models], workers, threads)
     scores = ("model", "parameters", "trainable_parameters", "validation", "test", "best_step")
-    results = {name: rows[0][name] for name in ("task", "labels", "rows", "from_scratch", "schedule")}
+    results = {name: rows[0][name] for name in ("task", "labels", "rows", "from_scratch", "schedule", "text_facts")}
     for split in ("validation", "test"):
         results[split] = {"accuracy": _spread([row[split]["accuracy"] for row in rows])}
     results["members"] = [{name: row[name] for name in (*OF_EACH, *scores)} for row in rows]
@@ -133,12 +133,18 @@ def choose_workers(options: Json, members: int, workers: int | None) -> tuple[in
     return workers, threads or max(1, available // workers)
 
 
-def _train_tokenizer(run: Run, rows: datasets.Dataset, config: TLMConfig) -> str:
+def _train_tokenizer(run: Run, rows: datasets.Dataset, config: TLMConfig, model: ModelOptions) -> str:
     """Train the members' tokenizer, unless that was done before."""
     folder = run.folder / TOKENIZER
     if not folder.is_dir():
         try:
-            tokenizer = train_wordpiece(TextColumn(rows), config.vocab_size, config.max_position_embeddings)
+            tokenizer = train_wordpiece(
+                TextColumn(rows),
+                config.vocab_size,
+                config.max_position_embeddings,
+                cased=model.cased,
+                keep_accents=model.keep_accents,
+            )
         except UserError:
             run.discard()
             raise

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.counts import count_rows
 from ..data.masking import MaskingCollator, PretrainingSchedule
-from ..data.token_cache import TokenTable, tokenize_once
+from ..data.token_cache import tokenize_once
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
+from ..data.windows import SHORT, SPECIAL, TextFacts, Windows
 from ..errors import UserError
 from ..evaluation.scoring import masked_lm_score
 from ..loading import load_masked_lm, load_matching_tokenizer, read_encoder_config, weights_hash
@@ -33,7 +34,6 @@ from .hub_push import prepare_push
 from .initialization import start_from_counts, start_with_neighbours
 from .options import NOT_GIVEN, check_length, rows_per_step, source_name
 from .pretrain_options import (
-    SHORTEST_TEXT,
     CorpusOptions,
     PretrainingArguments,
     PretrainOptions,
@@ -118,7 +118,7 @@ def load_pretraining_corpus(options: CorpusOptions, size: str) -> datasets.Datas
         revision=options.corpus_revision,
         root=options.data_root,
         seed=options.subset_seed,
-        unit=options.corpus_unit,
+        unit=options.text_unit,
     )
 
 
@@ -185,10 +185,11 @@ class _Plan:
     arguments: PretrainingArguments
     encoder: _Encoder
     tokenizer: PreTrainedTokenizerBase
-    texts: TokenTable
-    held_out: TokenTable
-    whole_texts: TokenTable | None
-    """What is counted: the training texts before they are cut to the encoder's length."""
+    texts: Windows
+    held_out: Windows
+    text_facts: TextFacts
+    whole_texts: Windows | None
+    """What is counted: the training texts, cut to `LONGEST_COUNTED` alone."""
 
     @classmethod
     def prepare(
@@ -203,18 +204,32 @@ class _Plan:
         longest = encoder.config.max_position_embeddings
         tokenizer = encoder.tokenizer
         if tokenizer is None:
-            tokenizer = train_wordpiece(TextColumn(corpus["train"]), encoder.config.vocab_size, longest)
+            tokenizer = train_wordpiece(
+                TextColumn(corpus["train"]),
+                encoder.config.vocab_size,
+                longest,
+                cased=options.model.cased,
+                keep_accents=options.model.keep_accents,
+            )
         length = options.model.max_length or longest
-        train, held_out = (tokenize_once(corpus[split], tokenizer, length) for split in ("train", "validation"))
-        texts = train.select(np.flatnonzero(train.lengths >= SHORTEST_TEXT))
+        tokens, held_out_tokens = (tokenize_once(corpus[split], tokenizer) for split in ("train", "validation"))
+        split = options.corpus.text_windows == "all"
+        texts = Windows(tokens, tokenizer, length, split=split)
         if not len(texts):
             run.discard()
-            name = options.corpus.corpus
-            raise UserError(f"The corpus {name!r} has no text of at least {SHORTEST_TEXT} tokens: give longer texts.")
+            raise UserError(
+                f"The corpus {options.corpus.corpus!r} has no text of at least {SHORT} tokens: leave --text-windows "
+                "first out, or give longer texts."
+            )
+        unknown = int(texts.counts(len(tokenizer))[tokenizer.unk_token_id])
+        facts = TextFacts.measure(tokens.lengths + SPECIAL, length, unknown)
+        facts.say_windows(split, len(texts))
+        facts.warn_of_unknown()
+        held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
         whole = None
         if options.schedule.initialization == "counts":
-            whole = tokenize_once(corpus["train"], tokenizer, LONGEST_COUNTED)
-        return cls(options, arguments, encoder, tokenizer, texts, held_out, whole)
+            whole = Windows(tokens, tokenizer, LONGEST_COUNTED, split=False, shortest=0)
+        return cls(options, arguments, encoder, tokenizer, texts, held_out, facts, whole)
 
     @functools.cached_property
     def rows(self) -> np.ndarray | None:
@@ -291,6 +306,7 @@ class _Plan:
             "max_length": self.options.model.max_length or model.config.max_position_embeddings,
             "steps": done,
             "texts": len(self.texts),
+            "text_facts": vars(self.text_facts),
             "epochs": items / len(self.texts),
             "tokens_per_epoch": int(self.texts.lengths.sum(dtype=np.int64)),
             "padding_share": trainer.train_dataset.padding_share(trainer.args.train_batch_size, 0, items),
@@ -327,7 +343,7 @@ def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
     return steps
 
 
-def unigram_bias(texts: TokenTable, vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+def unigram_bias(texts: Windows, vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """log((n + 1) / (N + vocab_size)) for a token seen n times among N: float32 (vocab_size,).
 
     Special tokens count as never seen: they are never to be predicted. With small initial weights a model with this

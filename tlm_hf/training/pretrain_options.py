@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from ..data.windows import LONGEST_DEFAULT, SHORT
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
 from ..recipes import ARCHITECTURES, SCHEDULES, SIZES, Schedule, build_config, find_schedule, find_size
@@ -29,8 +30,6 @@ from .options import (
 )
 from .time_budget import parse_duration
 
-SHORTEST_TEXT = 8
-"""Texts of fewer tokens are left out: with a few tokens masked they would often have nothing to predict."""
 BATCH_SIZE = 32
 CONTINUED_RATE = 1e-4
 """Peak rate where `--model` continues an encoder, whatever the schedule's for new weights."""
@@ -50,7 +49,16 @@ class CorpusOptions:
     subset_seed: int = option(0, "Seed of the choice of texts.")
     corpus_config: str | None = option(None, "Configuration of a Hub data set.")
     corpus_revision: str | None = option(None, "Revision of a Hub data set.")
-    corpus_unit: str | None = option(None, "Of a Wikipedia streamed from the Hub.", choices=["article", "paragraph"])
+    text_unit: str | None = option(
+        None,
+        "paragraph or line of text files (default: as blank lines say); article or paragraph of streamed Wikipedia.",
+        choices=["paragraph", "line", "article"],
+    )
+    text_windows: str = option(
+        "all",
+        f"all: longer texts become several windows, those under {SHORT} tokens are joined; first: cut, left out.",
+        choices=["all", "first"],
+    )
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
 
@@ -70,6 +78,10 @@ class ModelOptions:
     max_length: int | None = option(None, "Tokens per text, in place of the size's.")
     vocab_size: int | None = option(None, "WordPiece vocabulary to train.")
     tokenizer: str | None = option(None, "vocab.txt, folder or Hub name; default: WordPiece trained on the corpus.")
+    cased: bool = option(False, "The tokenizer that is trained keeps capital letters.")
+    keep_accents: bool | None = option(
+        None, "It keeps accents and vowel signs; default: unless the text is English-like."
+    )
     dropout: float | None = option(None, "Hidden and attention dropout; default: the schedule's.")
     initializer_range: float | None = option(None, "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02.")
     unigram_bias: bool | None = option(None, "Decoder bias from the tokens' log frequencies; default: the schedule's.")
@@ -139,7 +151,7 @@ ALWAYS_RECORDED = (
     "bf16",
     "use_cpu",
 )
-NOT_RECORDED = ("corpus", "corpus_unit", "tokenizer", "model", "snapshot_steps", "num_members")
+NOT_RECORDED = ("corpus", "text_unit", "tokenizer", "model", "snapshot_steps", "num_members")
 OF_SCHEDULE = [entry.name for entry in fields(Schedule) if entry.name in option_fields(GROUPS)]
 """Options whose default is the schedule's."""
 
@@ -161,6 +173,8 @@ class PretrainOptions(NamedTuple):
         refuse(given, NO_EFFECT, "it has no effect on pre-training")
         if "model" in given:
             refuse(given, NEW_WEIGHTS, "it is of new weights, and --model has its own")
+        if "tokenizer" in given:
+            refuse(given, ("cased", "keep_accents"), "it is of a tokenizer that is trained, and --tokenizer names one")
         if "per_device_train_batch_size" not in given:
             given.setdefault("batch_size", BATCH_SIZE)
         options = cls(
@@ -175,7 +189,7 @@ class PretrainOptions(NamedTuple):
         return options
 
     def _check(self) -> None:
-        check_range(self.model, SHORTEST_TEXT, math.inf, "max_length")
+        check_range(self.model, SHORT, math.inf, "max_length")
         check_range(self.model, 6, math.inf, "vocab_size")  # five special tokens and one other
         check_range(self.corpus, 1, math.inf, "num_texts", "validation_texts")
         check_range(self.corpus, 0, LARGEST_SEED, "subset_seed")
@@ -190,6 +204,9 @@ class PretrainOptions(NamedTuple):
             share = getattr(self.schedule, name)
             if share is not None and not 0 < share < 1:
                 raise UserError(f"{flag(name)} is {share}: give a share between 0 and 1.")
+            tokens = (self.model.max_length or LONGEST_DEFAULT) * (self.masking.batch_size or BATCH_SIZE)
+            if share is not None and share * tokens < 1:
+                raise UserError(f"{flag(name)} is {share}: no token would be masked; give 0.15 or so.")
         if self.masking.time_budget is not None:
             parse_duration(self.masking.time_budget)
         check_steps(self.output.snapshot_steps, self.training.get("max_steps", NOT_GIVEN))

@@ -14,6 +14,7 @@ import pandas as pd
 from ..data.corpora import load_corpus
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import train_wordpiece
+from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range
 from ..evaluation.baselines import tfidf_baseline
 from ..evaluation.metrics import class_table
@@ -26,7 +27,7 @@ from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
 from .members import finetune_members, pretrain_members
-from .options import LARGEST_NUMBER, LARGEST_SEED, option
+from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, option
 
 logger = logging.getLogger(__name__)
 NOT_DECISIVE = {"data", "output_dir", "text_column", "label_column", "encoder", "workers"}
@@ -47,6 +48,13 @@ class OwnDataArguments:
     corpus: str | None = option(None, "More text to pre-train on: docstrings, wikipedia, a file.")
     recipe: str = option("bert-1", "Architecture of the members.")
     size: str = option("quickstart", "smoke, quickstart, laptop or paper.")
+    max_length: int | None = option(
+        None, f"Tokens of a text (default: the size's, or as many as 95% of the texts have, up to {LONGEST_DEFAULT})."
+    )
+    cased: bool = option(False, "The tokenizer keeps capital letters.")
+    keep_accents: bool | None = option(
+        None, "It keeps accents and vowel signs; default: unless the text is English-like."
+    )
     pretrain_steps: int = option(3000, "Optimizer steps of pre-training, 32 texts each.")
     num_train_epochs: float = option(8.0, "Passes of fine-tuning.")
     learning_rate: float = option(1e-3, "Peak learning rate of fine-tuning.")
@@ -94,7 +102,8 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
     warn_of_imbalance(task, arguments.class_weights)
 
     # 3. Encoders, classifiers, committee
-    encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:] + more_texts)
+    encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:], more_texts)
+    text_facts = _measure_texts(arguments, task, encoders[0])
     tuned = finetune_members(workers=arguments.workers, **_fine_tuning(arguments, encoders, work))["members"]
     members = [str(work / "members" / member["folder"]) for member in tuned]
     joined = CommitteeArguments(str(work / "data"), members=members, output_dir=str(work / "committee"))
@@ -111,6 +120,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         "temperature": committee["temperature"],
         "members": [member["test"] for member in tuned],
         "tfidf": tfidf_baseline(task),
+        "text_facts": vars(text_facts),
         "next": f'import tlm_hf; pipeline("text-classification", "{name}", truncation=True)',
     }
     logger.info(class_table(committee["classes"]))
@@ -129,8 +139,13 @@ def _check_options(arguments: OwnDataArguments) -> None:
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
     FinetuneOptions.read(_fine_tuning(arguments, [], Path()))
     build_config(arguments.recipe, arguments.size)
+    check_range(arguments, SHORT, math.inf, "max_length")
+    if arguments.encoder and (arguments.cased or arguments.keep_accents is not None):
+        raise UserError("--cased and --keep-accents are of a tokenizer that is trained, and --encoder has its own.")
     for name in arguments.encoder:
-        load_matching_tokenizer(name, None, read_encoder_config(name)["vocab_size"])
+        fields = read_encoder_config(name)
+        load_matching_tokenizer(name, None, fields["vocab_size"])
+        check_length(arguments.max_length, name, fields["max_position_embeddings"])
     check_tokenizers(arguments.encoder)
 
 
@@ -144,13 +159,32 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
     return load_task(data, text_column=arguments.text_column, label_column=arguments.label_column, seed=arguments.seed)
 
 
-def _pretrain_encoders(arguments: OwnDataArguments, work: Path, texts: list[str]) -> list[str]:
-    """Folders of one encoder per member, pre-trained on the texts with one tokenizer."""
+def _measure_texts(arguments: OwnDataArguments, task: datasets.DatasetDict, encoder: str) -> TextFacts:
+    """What is cut or unknown in the texts of all splits; says so where there is something."""
+    fields = read_encoder_config(encoder)
+    tokenizer, limit = load_matching_tokenizer(encoder, None, fields["vocab_size"]), fields["max_position_embeddings"]
+    texts = [text for split in task.values() for text in split["text"]]
+    facts = TextFacts.of_texts(texts, tokenizer, arguments.max_length or min(tokenizer.model_max_length, limit))
+    facts.warn_of_cut(limit if arguments.encoder else LONGEST_DEFAULT)
+    facts.warn_of_unknown()
+    return facts
+
+
+def _pretrain_encoders(
+    arguments: OwnDataArguments, work: Path, task_texts: list[str], more_texts: list[str]
+) -> list[str]:
+    """Folders of one encoder per member, pre-trained with one tokenizer; sets `max_length` where it was not given."""
+    texts = task_texts + more_texts
     corpus, tokenizer, encoders = work / "corpus.parquet", work / "tokenizer", work / "encoders"
     datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
     config = build_config(arguments.recipe, arguments.size)
-    train_wordpiece(texts, config.vocab_size, config.max_position_embeddings).save_pretrained(tokenizer)
-    trained = pretrain_members(
+    trained = train_wordpiece(texts, config.vocab_size, cased=arguments.cased, keep_accents=arguments.keep_accents)
+    if arguments.max_length is None:
+        percentile = TextFacts.of_texts(task_texts, trained, LONGEST_DEFAULT).percentile_95
+        arguments.max_length = max(config.max_position_embeddings, min(percentile, LONGEST_DEFAULT))
+    trained.model_max_length = arguments.max_length
+    trained.save_pretrained(tokenizer)
+    members = pretrain_members(
         num_members=arguments.num_members,
         workers=arguments.workers,
         bf16="false",  # float32 for fine-tuning too
@@ -159,11 +193,12 @@ def _pretrain_encoders(arguments: OwnDataArguments, work: Path, texts: list[str]
         tokenizer=str(tokenizer),
         recipe=arguments.recipe,
         size=arguments.size,
+        max_length=arguments.max_length,
         max_steps=arguments.pretrain_steps,
         seed=arguments.seed,
         num_threads=1,
     )
-    return [str(encoders / member["folder"]) for member in trained["members"]]
+    return [str(encoders / member["folder"]) for member in members["members"]]
 
 
 def _fine_tuning(arguments: OwnDataArguments, encoders: list[str], work: Path) -> Json:
@@ -176,6 +211,7 @@ def _fine_tuning(arguments: OwnDataArguments, encoders: list[str], work: Path) -
         "num_train_epochs": arguments.num_train_epochs,
         "learning_rate": arguments.learning_rate,
         "class_weights": arguments.class_weights,
+        "max_length": arguments.max_length,
         "seed": arguments.seed,
         "num_threads": 1,
     }

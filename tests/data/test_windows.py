@@ -1,0 +1,102 @@
+"""Windows of texts: nothing is lost, nothing is repeated, and what is cut is counted.
+
+Oracles: rows written by hand; stock `tokenizer(text, truncation=True)`; plain lists.
+"""
+
+import pickle
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlm_hf.data.token_cache import tokenize_once
+from tlm_hf.data.windows import TextFacts, Windows
+
+CLS, SEP = 2, 3
+
+
+class Tokens(list):
+    """Token ids as a `TokenTable` has them."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(ids) for ids in self], dtype=np.int32)
+
+
+def windows(tokenizer, texts, length, **options) -> list[list[int]]:
+    return [
+        row.tolist() for row in Windows(Tokens(np.array(ids, np.int32) for ids in texts), tokenizer, length, **options)
+    ]
+
+
+def test_windows_by_hand(tokenizer):
+    assert (tokenizer.cls_token_id, tokenizer.sep_token_id) == (CLS, SEP)
+    long, fits, short = list(range(10, 24)), list(range(30, 38)), [[50, 51], [52], [], [53, 54, 55, 56], [57]]
+    # At most 10 tokens: 14 of a text make two windows of 7; 2 + 1 + 4 short ones and their [SEP]s would make 11.
+    assert windows(tokenizer, [short[0], long, short[1], fits, *short[2:]], 10) == [
+        [CLS, *long[:7], SEP],
+        [CLS, *long[7:], SEP],
+        [CLS, *fits, SEP],
+        [CLS, 50, 51, SEP, 52, SEP],
+        [CLS, 53, 54, 55, 56, SEP, 57, SEP],
+    ]
+    assert windows(tokenizer, [short[0], long, fits], 10, split=False) == [[CLS, *long[:8], SEP], [CLS, *fits, SEP]]
+
+
+@given(sizes=st.lists(st.integers(0, 60), max_size=30), length=st.integers(8, 24))
+def test_every_token_is_in_one_window(tokenizer, sizes, length):
+    firsts = np.cumsum([0, *sizes])
+    texts = [list(range(100 + first, 100 + first + size)) for first, size in zip(firsts, sizes, strict=False)]
+    rows = windows(tokenizer, texts, length)
+    assert sorted(token for row in rows for token in row if token >= 100) == list(range(100, 100 + sum(sizes)))
+    assert all(len(row) <= length and row[0] == CLS and row[-1] == SEP for row in rows)
+    tokens = Tokens(np.array(ids, np.int32) for ids in texts)
+    made = Windows(tokens, tokenizer, length)
+    assert made.lengths.tolist() == [len(row) for row in rows]
+    assert [row.tolist() for row in pickle.loads(pickle.dumps(made))] == rows
+    counts = np.bincount([token for row in rows for token in row], minlength=3000)
+    assert made.counts(3000).tolist() == counts.tolist()
+
+
+def test_first_windows_are_those_of_the_tokenizer(tokenizer, sentences, tmp_path):
+    texts = [*sentences, "", "a mill", "the old mill " * 9]
+    tokens = tokenize_once(datasets.Dataset.from_dict({"text": texts}), tokenizer, cache_dir=tmp_path)
+    rows = [row.tolist() for row in Windows(tokens, tokenizer, 12, split=False, shortest=0)]
+    assert rows == [tokenizer(text, truncation=True, max_length=12)["input_ids"] for text in texts]
+    long = [row.tolist() for row in Windows(tokens, tokenizer, 12, split=False)]
+    assert long == [row for row in rows if len(row) >= 8]
+
+
+def test_what_is_cut_is_counted_and_said(tokenizer, caplog):
+    facts = TextFacts.measure(np.array([10, 20, 40, 130]), 32, unknown=48)
+    # 8 + 98 of 200 tokens are beyond the 32nd; 192 of 200 are no special tokens.
+    assert facts == TextFacts(4, 32, 2, 0, 0.53, 130, 0.25)
+    facts.warn_of_cut(512)
+    facts.warn_of_cut(32)
+    facts.warn_of_unknown()
+    small, own, unknown = caplog.messages
+    assert small == (
+        "2 of 4 texts are longer than 32 tokens and are cut (53.0% of all tokens): --max-length 130 reads more of them."
+    )
+    assert "pre-trained with --max-length 130" in own
+    assert "25.0% of the tokens are [UNK]" in unknown
+    short = TextFacts.measure(np.array([10, 20]), 32, 0)
+    short.warn_of_cut(32)
+    short.warn_of_unknown()
+    assert len(caplog.messages) == 3
+    texts = ["a mill", "the old mill \u2603 " * 40]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    unknown = sum(row.count(tokenizer.unk_token_id) for row in ids)
+    assert unknown == 40
+    expected = TextFacts.measure(np.array([len(row) for row in ids]), 16, unknown)
+    assert TextFacts.of_texts(texts, tokenizer, 16) == expected
+
+
+@pytest.mark.parametrize("index", [7, -8])
+def test_a_window_out_of_range(tokenizer, index):
+    rows = Windows(Tokens([np.arange(10, 20)] * 7), tokenizer, 16)
+    assert len(rows) == 7
+    with pytest.raises(IndexError):
+        rows[index]

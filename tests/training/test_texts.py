@@ -1,0 +1,100 @@
+"""Long and short texts as people have them: all are used in pre-training, and what is cut is said and written down.
+
+Oracles: counts of the texts that the test wrote; the tokenizer of the trained encoder.
+"""
+
+import logging
+import random
+
+import datasets
+import pytest
+import transformers
+from helpers_commands import WORDS, labelled_rows
+
+from tlm_hf.errors import UserError
+from tlm_hf.training.finetune import finetune
+from tlm_hf.training.pretrain import pretrain
+from tlm_hf.training.train_committee import train_committee
+
+QUICK = {"size": "smoke", "num_threads": 1, "disable_tqdm": True, "num_hidden_layers": 1}
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO, "tlm_hf")
+    return caplog
+
+
+def tokens_of(folder, texts) -> list[int]:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return [len(tokenizer(text)["input_ids"]) for text in texts]
+
+
+def test_a_corpus_of_long_lines_is_read_whole(tmp_path, log):
+    rng = random.Random(0)
+    words = [word for part in WORDS.values() for word in part]
+    lines = [" ".join(rng.choice(words) for _ in range(600)) for _ in range(60)]
+    (tmp_path / "book.txt").write_text("\n".join(lines), encoding="utf-8")
+    results = pretrain(corpus=str(tmp_path / "book.txt"), max_steps=2, output_dir=str(tmp_path / "out"), **QUICK)
+    assert "54 of 54 texts are longer than 32 tokens and are split" in log.text  # 6 are held out
+    assert results["text_facts"]["longer"] == 54
+    assert results["texts"] >= 54 * 600 / 30
+    # Every word of 54 texts, and [CLS] and [SEP] of each window.
+    assert results["tokens_per_epoch"] - 2 * results["texts"] >= 54 * 600
+    first = pretrain(
+        corpus=str(tmp_path / "book.txt"), max_steps=2, text_windows="first", output_dir=str(tmp_path / "cut"), **QUICK
+    )
+    assert (first["texts"], first["tokens_per_epoch"]) == (54, 54 * 32)
+    assert "are cut" in log.text
+
+
+def test_a_corpus_of_short_texts_is_used_whole(tmp_path, log):
+    words = WORDS["farm"] + WORDS["sea"]
+    texts = [f"{first} {second} please" for first in words[:9] for second in words[9:18]][:76]
+    (tmp_path / "intents.txt").write_text("\n".join(texts), encoding="utf-8")
+    results = pretrain(corpus=str(tmp_path / "intents.txt"), max_steps=2, output_dir=str(tmp_path / "out"), **QUICK)
+    lengths = tokens_of(tmp_path / "out", texts)
+    short = results["text_facts"]["short"]
+    assert results["text_facts"]["texts"] == 69  # 7 are held out
+    assert 60 <= short <= sum(length < 8 for length in lengths)
+    assert f"{short} have under 8 tokens and are joined" in log.text
+    assert 0 < results["texts"] < 69
+    (tmp_path / "letters.txt").write_text("\n".join("abcdefghijkl"), encoding="utf-8")
+    options = {"corpus": str(tmp_path / "letters.txt"), "output_dir": str(tmp_path / "letters"), **QUICK}
+    with pytest.raises(UserError, match=r"letters\.txt.*--text-windows first"):
+        pretrain(max_steps=2, text_windows="first", **options)
+    assert pretrain(max_steps=2, **options)["texts"] == 1
+
+
+def test_texts_that_fine_tuning_cuts_are_said(tmp_path, log):
+    pretrain(corpus="docstrings", num_texts=100, max_steps=2, output_dir=str(tmp_path / "encoder"), **QUICK)
+    rows = labelled_rows(20)
+    rows[0]["text"] *= 20
+    results = finetune(
+        model=str(tmp_path / "encoder"), task=datasets.Dataset.from_list(rows), max_length=30, num_train_epochs=0.1,
+        output_dir=str(tmp_path / "out"), disable_tqdm=True, num_threads=1,
+    )  # fmt: skip
+    lengths = tokens_of(tmp_path / "encoder", [row["text"] for row in rows])
+    longer = [length for length in lengths if length > 30]
+    facts = results["text_facts"]
+    assert (facts["texts"], facts["longer"]) == (len(rows), len(longer))
+    assert facts["share_beyond"] == pytest.approx(sum(length - 30 for length in longer) / sum(lengths))
+    assert f"{len(longer)} of {len(rows)} texts are longer than 30 tokens and are cut" in log.text
+    assert "--max-length 32" in log.text  # the encoder's
+
+
+def test_a_committee_reads_as_many_tokens_as_the_texts_have(tmp_path, log):
+    rows = labelled_rows(12)
+    for row in rows:
+        row["text"] = " ".join([row["text"]] * 8)
+    results = train_committee(
+        datasets.Dataset.from_list(rows), num_members=1, size="smoke", pretrain_steps=2, num_train_epochs=0.1,
+        workers=1, output_dir=str(tmp_path / "out"),
+    )  # fmt: skip
+    limit = transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length
+    assert results["text_facts"]["max_length"] == limit > 32
+    lengths = tokens_of(tmp_path / "out", [row["text"] for row in rows])
+    assert sum(length <= limit for length in lengths) >= 0.9 * len(rows)
+    assert results["text_facts"]["longer"] == sum(length > limit for length in lengths)
+    with pytest.raises(UserError, match="--max-length"):
+        train_committee(datasets.Dataset.from_list(rows), max_length=2, output_dir=str(tmp_path / "no"))

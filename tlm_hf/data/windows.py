@@ -1,0 +1,167 @@
+"""What a model of limited length reads of texts: windows of their tokens, and how much of the texts is cut."""
+
+import logging
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from .token_cache import TokenTable
+from .tokenization import TEXTS_AT_ONCE, encode_whole
+
+SHORT = 8
+"""Texts of fewer tokens, special tokens included, are short: alone they would often have nothing to predict."""
+SPECIAL = 2
+"""[CLS] and [SEP] of a window."""
+LONGEST_DEFAULT = 512
+MOST_UNKNOWN = 0.01
+"""Share of [UNK] above which a tokenizer does not suit a text."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TextFacts:
+    """What a tokenizer and a limit of `max_length` tokens make of texts."""
+
+    texts: int
+    max_length: int
+    longer: int
+    """Texts of more than `max_length` tokens, special tokens included."""
+    short: int
+    """Texts of fewer than `SHORT` tokens."""
+    share_beyond: float
+    """Share of all tokens that is beyond the limit."""
+    percentile_95: int
+    """Tokens that 95% of the texts do not exceed."""
+    unknown_share: float
+    """Share of [UNK] among the tokens without special ones."""
+
+    @classmethod
+    def measure(cls, lengths: np.ndarray, max_length: int, unknown: int) -> "TextFacts":
+        """From the tokens of each text, special tokens included, int (texts,), and the number of [UNK]."""
+        total = max(1, int(lengths.sum(dtype=np.int64)))
+        ordinary = max(1, total - SPECIAL * len(lengths))
+        beyond = int((lengths - max_length).clip(min=0).sum(dtype=np.int64))
+        percentile = int(np.percentile(lengths, 95, method="higher")) if len(lengths) else 0
+        longer, short = int((lengths > max_length).sum()), int((lengths < SHORT).sum())
+        return cls(len(lengths), max_length, longer, short, beyond / total, percentile, unknown / ordinary)
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TextFacts":
+        """As `measure`, of texts."""
+        encode, sizes, unknown = encode_whole(tokenizer), array("q"), 0
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            for ids in encode(texts[start : start + TEXTS_AT_ONCE]):
+                sizes.append(len(ids) + SPECIAL)
+                unknown += ids.count(tokenizer.unk_token_id)
+        return cls.measure(np.array(sizes, dtype=np.int64), max_length, unknown)
+
+    def warn_of_cut(self, limit: int) -> None:
+        """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows."""
+        if self.longer:
+            enough = min(self.percentile_95, LONGEST_DEFAULT)
+            remedy = f"--max-length {min(enough, limit)} reads more of them"
+            if self.max_length >= limit:
+                enough = max(enough, self.max_length + 1)
+                remedy = f"an encoder pre-trained with --max-length {enough} reads more of them"
+            logger.warning(
+                f"{self.longer:,} of {self.texts:,} texts are longer than {self.max_length} tokens and are cut "
+                f"({self.share_beyond:.1%} of all tokens): {remedy}."
+            )
+
+    def say_windows(self, split: bool, windows: int) -> None:
+        """Log what pre-training makes of long and short texts: so many windows."""
+        long_ones, short_ones = ("split", "joined") if split else ("cut", "left out")
+        if self.longer or self.short:
+            logger.info(
+                f"{self.longer:,} of {self.texts:,} texts are longer than {self.max_length} tokens and are {long_ones} "
+                f"({self.share_beyond:.1%} of all tokens are beyond), {self.short:,} have under {SHORT} tokens and are "
+                f"{short_ones}: {windows:,} windows."
+            )
+
+    def warn_of_unknown(self) -> None:
+        """Say how much is [UNK] where it is more than `MOST_UNKNOWN`."""
+        if self.unknown_share > MOST_UNKNOWN:
+            logger.warning(
+                f"{self.unknown_share:.1%} of the tokens are [UNK], which no model can tell apart: train with a larger "
+                "--vocab-size, or take a tokenizer or an encoder of the text's language."
+            )
+
+
+class Windows(Sequence[np.ndarray]):
+    """The rows that pre-training sees: `windows[i]` is [CLS], then pieces of texts, each with a [SEP]; int (tokens,).
+
+    With `split` a text of more than `max_length` tokens becomes windows of nearly equal length, and texts under
+    `shortest` are joined in their order; without, the former are cut and the latter left out.
+
+    Args:
+        tokens: token ids of the texts, without special tokens.
+        tokenizer: gives [CLS] and [SEP].
+        max_length: tokens of a window at most.
+        split: see above.
+        shortest: tokens, special tokens included.
+
+    Attributes:
+        lengths: tokens of each window, int64 (windows,).
+    """
+
+    def __init__(
+        self,
+        tokens: TokenTable,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        *,
+        split: bool = True,
+        shortest: int = SHORT,
+    ) -> None:
+        self.tokens, self.opening, self.separator = tokens, tokenizer.cls_token_id, tokenizer.sep_token_id
+        room = max_length - SPECIAL
+        pieces, firsts, short = array("q"), array("q"), array("q")  # text, start and stop of a piece; first pieces
+        lengths = tokens.lengths.tolist()
+        for text, size in enumerate(lengths):
+            if size + SPECIAL < shortest:
+                short.extend([text] if size else [])
+                continue
+            count = max(1, math.ceil(size / room)) if split else 1
+            size = size if split else min(size, room)
+            for number in range(count):
+                firsts.append(len(pieces) // 3)
+                pieces.extend((text, number * size // count, (number + 1) * size // count))
+        filled = max_length
+        for text in short if split else ():
+            if filled + lengths[text] + 1 > max_length:
+                firsts.append(len(pieces) // 3)
+                filled = 1
+            pieces.extend((text, 0, lengths[text]))
+            filled += lengths[text] + 1
+        self._pieces = np.array(pieces, dtype=np.int64).reshape(-1, 3)
+        self._firsts = np.array([*firsts, len(self._pieces)], dtype=np.int64)
+        ends = np.concatenate([[0], np.cumsum(self._pieces[:, 2] - self._pieces[:, 1] + 1)])
+        self.lengths = 1 + np.diff(ends[self._firsts])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Token ids of one window; of a slice, their list."""
+        if isinstance(index, slice):
+            return [self[window] for window in range(len(self))[index]]
+        window = range(len(self))[index]
+        first, last = self._firsts[window : window + 2]
+        row = np.full(self.lengths[window], self.separator, dtype=np.int64)
+        row[0], place = self.opening, 1
+        for text, start, stop in self._pieces[first:last].tolist():
+            row[place : place + stop - start] = self.tokens[text][start:stop]
+            place += stop - start + 1
+        return row
+
+    def counts(self, vocab_size: int) -> np.ndarray:
+        """How often each token occurs: int64 (vocab_size,)."""
+        total = np.zeros(vocab_size, dtype=np.int64)
+        for start in range(0, len(self), 1000):
+            total += np.bincount(np.concatenate(self[start : start + 1000]), minlength=vocab_size)
+        return total
