@@ -49,15 +49,14 @@ def load_corpus(
     """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`.
 
     Texts are stripped; empty ones and exact duplicates are dropped and counted. Subsets are seeded and nested; held-out
-    texts are the same for every seed and size. Each split keeps its facts (`sources.facts_of`). The id is the source's
-    column `id` where that tells the rows apart, else the row's place. The texts stay on disk.
+    texts are the same for every seed and size. Each split keeps its facts (`facts_of`); texts stay on disk. The id is
+    the source's column `id` where that tells the rows apart, else the row's place.
 
     Args:
         corpus: `docstrings`; `wikipedia` (that folder of the data root, or else streamed from the Hub);
             `wikimedia/wikipedia` (streamed); a file or folder; `owner/name` on the Hub; or loaded tables.
         num_texts: texts to train on; None for all (40,000 of a streamed Wikipedia).
-        validation_texts: texts held out: at most that many of the source's own validation split, or else at most a
-            tenth of the corpus.
+        validation_texts: texts held out, at most: of the source's own validation split, or a tenth of the corpus.
         text_column: column that holds the text.
         config: configuration of a Hub data set or of a folder whose README.md names some.
         revision: revision of a Hub data set; None for the pinned commit of Wikipedia.
@@ -73,16 +72,16 @@ def load_corpus(
             raise UserError(f"{count} {use} texts were asked for: ask for at least 1.")
     if corpus == "wikipedia":
         folder = data_root(root)
-        is_local = folder is not None and (folder / "wikipedia").is_dir()
-        corpus = f"{folder}/wikipedia" if is_local else REPOSITORY
+        corpus = f"{folder}/wikipedia" if folder and (folder / "wikipedia").is_dir() else REPOSITORY
     is_streamed = corpus == REPOSITORY and not Path(REPOSITORY).exists()
+    name = corpus if isinstance(corpus, str) else type(corpus).__name__
     units = UNITS if is_streamed else TEXT_UNITS if isinstance(corpus, str) and is_text(corpus) else ()
-    if unit is not None and unit not in units:
+    if unit not in (None, *units):
         choices = f"choose {' or '.join(units)}" if units else "leave --text-unit out, each row is a text"
-        raise UserError(f"{corpus!r} has no texts by {unit!r}: {choices}.")
-    if is_streamed and text_column != "text":
-        raise UserError(f"{REPOSITORY!r} is read by its column 'text', not {text_column!r}: leave --text-column out.")
+        raise UserError(f"{name!r} has no texts by {unit!r}: {choices}.")
     if is_streamed:
+        if text_column != "text":
+            raise UserError(f"{corpus!r} is read by its column 'text', not {text_column!r}: leave --text-column out.")
         return stream_wikipedia(
             num_texts or STREAMED_TEXTS,
             validation_texts,
@@ -91,8 +90,7 @@ def load_corpus(
             unit=unit or UNITS[0],
             seed=seed,
         )
-    tables, facts = _read(corpus, text_column, config, revision, unit)
-    name = corpus if isinstance(corpus, str) else type(corpus).__name__
+    tables, facts = _read(corpus, name, text_column, config, revision, unit)
     ids = ID if text_column != ID and tells_rows_apart(list(tables.values()), ID) else None
     texts, *own = (_Texts(table, split, text_column, ids, seed, name) for split, table in tables.items())
     return _choose(name, texts, own[0] if own else None, facts, num_texts, validation_texts, seed)
@@ -146,13 +144,13 @@ class _Texts:
 
 def _read(
     corpus: str | datasets.Dataset | datasets.DatasetDict,
+    name: str,
     column: str,
     config: str | None,
     revision: str | None,
     unit: str | None,
 ) -> tuple[dict[str, datasets.Dataset], Json]:
     """The tables `train` and, where the source has it, `validation`, and the facts of the source."""
-    name = corpus if isinstance(corpus, str) else type(corpus).__name__
     if (corpus == "docstrings" or not isinstance(corpus, str)) and (config is not None or revision is not None):
         raise UserError(f"The corpus {name!r} has neither configurations nor revisions: leave these out.")
     if not isinstance(corpus, str):

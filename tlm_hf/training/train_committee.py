@@ -84,8 +84,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         UserError: bad input, before any training.
     """
     # 1. Everything that can be refused
-    arguments = OwnDataArguments(text_column=text, label_column=label, **options)
-    _check_options(arguments)
+    arguments = _check_options(OwnDataArguments(text_column=text, label_column=label, **options))
     task = _load_data(data, arguments)
     more_texts = load_corpus(arguments.corpus)["train"]["text"][:] if arguments.corpus is not None else []
 
@@ -110,9 +109,8 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
     committee = join_committee(replace(joined, disable_tqdm=True))
 
     # 4. The committee's files and the results in the output folder
-    name = portable_path(str(output))
     results = {
-        "output_dir": name,
+        "output_dir": portable_path(str(output)),
         "labels": committee["labels"],
         "rows": {split: len(rows) for split, rows in task.items()},
         "committee": committee["test"],
@@ -121,7 +119,7 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         "members": [member["test"] for member in tuned],
         "tfidf": tfidf_baseline(task),
         "text_facts": vars(text_facts),
-        "next": f'import tlm_hf; pipeline("text-classification", "{name}", truncation=True)',
+        "next": f'import tlm_hf; pipeline("text-classification", "{portable_path(str(output))}", truncation=True)',
     }
     logger.info(class_table(committee["classes"]))
     return run.finish(partial(shutil.copytree, work / "committee", ignore=RECORDS, dirs_exist_ok=True), results)
@@ -133,7 +131,7 @@ def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
         rows.to_parquet(str(folder / f"{split}.parquet"))
 
 
-def _check_options(arguments: OwnDataArguments) -> None:
+def _check_options(arguments: OwnDataArguments) -> OwnDataArguments:
     check_range(arguments, 1, math.inf, "num_members", "workers")
     check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
@@ -147,6 +145,7 @@ def _check_options(arguments: OwnDataArguments) -> None:
         load_matching_tokenizer(name, None, fields["vocab_size"])
         check_length(arguments.max_length, name, fields["max_position_embeddings"])
     check_tokenizers(arguments.encoder)
+    return arguments
 
 
 def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
