@@ -85,16 +85,6 @@ def test_the_mean_over_tasks_takes_every_pair_of_runs():
     assert found.high - found.low < alone.high - alone.low
 
 
-def test_pairing_on_items_narrows_the_interval():
-    generator = np.random.default_rng(3)
-    hard = generator.random(2000) < 0.5
-    ours, theirs = hard.astype(float)[None], (hard & (generator.random(2000) < 0.95)).astype(float)[None]
-    found = estimate(ours, theirs)
-    apart = np.hypot(estimate(ours).high - estimate(ours).value, estimate(theirs).high - estimate(theirs).value)
-    assert found.low > 0
-    assert found.high - found.value < apart / 2
-
-
 def test_intervals_cover_the_truth_as_often_as_they_say():
     generator = np.random.default_rng(0)
     covered = 0
