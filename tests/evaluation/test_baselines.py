@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.sparse import hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.svm import LinearSVC
 
 from tlm_hf.data.tasks import load_task
 from tlm_hf.evaluation import baselines
@@ -35,7 +34,8 @@ def test_words_and_letters_are_tuned_on_validation_alone(task, monkeypatch):
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit(texts["train"])
     inputs = {split: hstack([words.transform(rows), letters.transform(rows)]).tocsr() for split, rows in texts.items()}
     models = {
-        c: LinearSVC(C=c, random_state=0).fit(inputs["train"], task["train"]["label"][:]) for c in (0.1, 1.0, 10.0)
+        c: baselines.CLASSIFIERS["LinearSVC"](c).fit(inputs["train"], task["train"]["label"][:])
+        for c in (0.01, 0.1, 1.0)
     }
     scores = {c: model.score(inputs["validation"], task["validation"]["label"][:]) for c, model in models.items()}
     assert found["validation_accuracy"] >= max(scores.values())
