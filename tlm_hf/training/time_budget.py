@@ -82,8 +82,8 @@ def decide_steps(
     """Number of optimizer steps of a run with a time budget: as decided when it began, or from a trial now.
 
     Args:
-        folder: the run's, which all processes share; the decision is kept in its `time_budget.json`.
-        budget: seconds, from `parse_duration`.
+        folder: the run's, whose `time_budget.json` keeps the decision.
+        budget: seconds.
         build: `(steps, output folder)` to a trainer like the run's, on a copy of its model.
         eval_steps: steps between evaluations.
         save_steps: steps between checkpoints.
@@ -91,7 +91,6 @@ def decide_steps(
 
     Raises:
         UserError: not even one step fits.
-        KeyboardInterrupt: interrupted; nothing is decided.
     """
     record, trial = folder / BUDGET_FILE, folder / TRIAL
     if record.is_file():
