@@ -23,7 +23,7 @@ from helpers_commands import (
     write_csv,
 )
 from safetensors.torch import load_file
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 import tlm_hf
 from tlm_hf.data.corpora import load_corpus
@@ -248,7 +248,10 @@ def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, mo
     test = datasets.load_dataset("parquet", data_files=str(output / "work" / "data" / "test.parquet"), split="train")
     names, probabilities = stock_probabilities(output, test["text"][:])
     assert names == ["school", "sea"]
-    assert said["committee"]["accuracy"] == pytest.approx(accuracy_score(test["label"], probabilities.argmax(axis=1)))
+    predicted = probabilities.argmax(axis=1)
+    assert said["committee"]["accuracy"] == pytest.approx(accuracy_score(test["label"], predicted))
+    recalls = [row["recall"] for row in results_of(output)["classes"].values()]
+    assert recalls == pytest.approx(recall_score(test["label"], predicted, average=None))
     assert {row["body"] for row in rows} >= set(test["text"])
     model = transformers.AutoModelForSequenceClassification.from_pretrained(output)
     assert len(model.members) == len(said["members"]) == 2
