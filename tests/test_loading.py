@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import TINY, randomise
+from huggingface_hub import ModelCard
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification, TLMModel
 from tlm_hf.errors import UserError
@@ -24,19 +25,22 @@ BERT = ["encoder", "masked_lm", "classifier", "checkpoint_masked_lm", "checkpoin
 CONVOLUTION = ["conv_encoder", "conv_masked_lm", "conv_classifier"]
 EMBEDDED = [("encoder", False), ("encoder", True), ("masked_lm", False), ("checkpoint_classifier", False)]
 EMBEDDED.append(("conv_classifier", True))
+CARDS = [*BERT[:3], *CONVOLUTION, "committee"]
+"""Folders that were saved by themselves, not as checkpoints of a run."""
 CLASS_OF = {
     "encoder": TLMModel, "masked_lm": TLMForMaskedLM, "classifier": TLMForSequenceClassification,
     "committee": CommitteeForSequenceClassification,
 }  # fmt: skip
 STOCK = {"AutoModel": "BertModel", "AutoModelForMaskedLM": "BertForMaskedLM"}
 STOCK["AutoModelForSequenceClassification"] = "BertForSequenceClassification"
+STOCK_HEADS = ["AutoModelForTokenClassification", "AutoModelForQuestionAnswering"]
 OURS = {name: stock.replace("Bert", "TLM") for name, stock in STOCK.items()}
 AUTO_OF = {"encoder": "AutoModel", "masked_lm": "AutoModelForMaskedLM"}
 AUTO_OF |= {"classifier": "AutoModelForSequenceClassification", "committee": "AutoModelForSequenceClassification"}
 REFUSAL = "is a committee, which has no single hidden state and no language-model head"
 
 DRIVER = """
-import json, logging, warnings
+import builtins, json, logging, os, re, warnings
 import torch, transformers
 
 heard = []
@@ -45,20 +49,30 @@ handler.emit = lambda record: heard.append(record.getMessage())
 logging.getLogger("transformers").addHandler(handler)
 warnings.showwarning = lambda message, *rest, **more: heard.append(str(message))
 root, cases = sys.argv[1], json.loads(sys.argv[2])
+os.chdir(root)
 inputs = torch.load(root + "/inputs.pt")
 results = {}
 for name, kind, folder, trust in cases:
     heard.clear()
     try:
-        if kind.startswith("AutoModel"):
+        if kind == "card":
+            (code,) = re.findall(r"^```python\\n(.*?)^```$", open(folder + "/README.md").read(), re.M | re.S)
+            exec(code, {})
+            results[name] = "ran"
+        elif kind == "AutoTokenizer":
+            asked = []
+            builtins.input = lambda *_: asked.append("once") or ""
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+            results[name] = {"asked": asked, "ids": tokenizer("the small boat")["input_ids"]}
+        elif kind.startswith("AutoModel"):
             model = getattr(transformers, kind).from_pretrained(root + "/" + folder, trust_remote_code=trust)
             said = list(heard)
             if name == f"{folder}/{trust}":
                 model.save_pretrained(f"{root}/again/{name}")
             with torch.no_grad():
                 output = model(**inputs)
-            values = output.last_hidden_state if "last_hidden_state" in output else output.logits
-            results[name] = {"class": type(model).__name__, "values": values.tolist(), "training": model.training,
+            results[name] = {"class": type(model).__name__, "values": output[0].tolist(), "training": model.training,
+                             "words": model.get_input_embeddings().weight.tolist() if trust == "head" else None,
                              "module": type(model).__module__.split(".")[0], "type": model.config.model_type,
                              "said": said}
         else:
@@ -157,6 +171,10 @@ def cases():
         found.append([f"masked_lm as classifier/{trust}", "AutoModelForSequenceClassification", "masked_lm", trust])
         found.append([f"masked_lm as encoder/{trust}", "AutoModel", "masked_lm", trust])
         found.append([f"classifier as encoder/{trust}", "AutoModel", "classifier", trust])
+    found += [[f"masked_lm {auto}", auto, "masked_lm", "head"] for auto in STOCK_HEADS]
+    found.append(["conv_masked_lm as tokens", "AutoModelForTokenClassification", "conv_masked_lm", True])
+    found.append(["tokenizer", "AutoTokenizer", "committee", False])
+    found += [[f"card of {folder}", "card", folder, None] for folder in CARDS]
     found.append(["committee as encoder", "AutoModel", "committee", True])
     found.append(["committee as masked_lm", "AutoModelForMaskedLM", "committee", True])
     found.append(["committee as fill-mask", f"fill-mask:{MASKED}", "committee", True])
@@ -255,6 +273,34 @@ def test_heads_may_be_exchanged_without_the_package(shelf, away, trust):
         result = away[f"{source} as encoder/{trust}"]
         assert result["class"] == classes["AutoModel"]
         expect(result, expected[source].bert, inputs)
+
+
+@pytest.mark.parametrize("auto", STOCK_HEADS)
+def test_heads_that_we_do_not_have_are_those_of_stock_bert_with_trust_too(shelf, away, auto):
+    result = away[f"masked_lm {auto}"]
+    assert (result["class"], result["module"]) == (auto.replace("AutoModel", "Bert"), "transformers")
+    assert result["type"] == "bert"
+    words = shelf[1]["masked_lm"].get_input_embeddings().weight
+    torch.testing.assert_close(torch.tensor(result["words"]), words, atol=0, rtol=0)
+    assert "has no head ForTokenClassification" in away["conv_masked_lm as tokens"]["error"]
+
+
+def test_the_tokenizer_of_a_committee_needs_no_answer_to_a_question(away, tokenizer):
+    """Where trust is denied nothing is asked; `config.json` names code, so without a word transformers asks."""
+    assert away["tokenizer"] == {"asked": [], "ids": tokenizer("the small boat")["input_ids"]}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_saved_folder_has_a_card_whose_snippet_runs(shelf, away, name):
+    """Oracle: huggingface_hub's reading of the card."""
+    card = ModelCard.load(shelf[0] / name / "README.md", ignore_metadata_errors=False)
+    tags = {"encoder": "feature-extraction", "masked_lm": "fill-mask"}
+    assert card.data.pipeline_tag == tags.get(kind_of(name), "text-classification")
+    assert card.data.library_name == "transformers"
+    assert {"tlm", "arxiv:2507.14871"} <= set(card.data.tags)
+    assert card.text.startswith(f"# {name}\n")
+    assert f"{shelf[1][name].num_parameters():,} parameters" in card.text
+    assert away[f"card of {name}"] == "ran"
 
 
 def test_what_a_model_cannot_be_is_said_in_one_sentence_without_the_package(shelf, away):

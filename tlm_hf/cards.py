@@ -138,9 +138,46 @@ def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFac
     example = facts.example or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
     # Without it the snippets on the card of a branch would open main.
     at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""
-    context = {**vars(facts), "name": name, "results": results, "example": example, "at": at}
+    context = {
+        **vars(facts),
+        "name": name,
+        "results": results,
+        "example": example,
+        "at": at,
+        "kind": kind,
+        "fills_masks": True,
+    }
     body = card_template(kind).render(**context)
     return f"---\n{_metadata(kind, name, results, facts, example).to_yaml()}\n---\n\n{body.strip()}\n"
+
+
+def saved_model_card(model: Any, name: str) -> str:
+    """The card of a model that is saved or pushed without results: what it is and how to load it by its `name`."""
+    config, is_classifier = model.config, "SequenceClassification" in type(model).__name__
+    kind = "committee" if hasattr(config, "member_configs") else "classifier" if is_classifier else "encoder"
+    fills_masks = "MaskedLM" in type(model).__name__
+    base = str(getattr(config, "_name_or_path", "") or "")
+    base_models = [base] if base.count("/") == 1 and base != name and not Path(base).exists() else []
+    what = {"committee": "A soft committee of text classifiers", "classifier": "A text classifier"}
+    body = card_template("saved").render(
+        name=name,
+        kind=kind,
+        what=what.get(kind, "A tiny language model"),
+        parameters=model.num_parameters(),
+        base_models=base_models,
+        labels=list(config.id2label.values()) if kind != "encoder" else [],
+        remote_code=kind == "committee" or config.has_convolution,
+        example=MASKED_EXAMPLE if kind == "encoder" else EXAMPLE,
+        fills_masks=fills_masks,
+        at="",
+    )
+    data = ModelCardData(
+        library_name="transformers",
+        base_model=base_models or None,
+        pipeline_tag="text-classification" if is_classifier else "fill-mask" if fills_masks else "feature-extraction",
+        tags=["tlm", "tiny-language-model", PAPER],
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n"
 
 
 def _metadata(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts, example: str) -> ModelCardData:

@@ -9,7 +9,7 @@ import copy
 import accelerate
 import pytest
 import torch
-from conftest import CLASSES
+from conftest import CLASSES, TINY
 from helpers_models import (
     BY_HEAD,
     BY_KIND,
@@ -34,7 +34,7 @@ from torch import nn
 from torch.nn.utils import prune
 from transformers import BertForSequenceClassification
 
-from tlm_hf import CommitteeForSequenceClassification, TLMForSequenceClassification
+from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification
 
 TASKS = {"encoder": "FEATURE_EXTRACTION", "masked_lm": None, "classifier": "SEQ_CLS"}
 TARGETS = [["query"], ["query", "value"], "all-linear"]
@@ -269,3 +269,17 @@ def test_offloaded_weights(build_pair, kind):
         if kind != "encoder":
             found, expected = (scalar(m.train()(**inputs, **labels_for(kind, labels))) for m in (ours, stock))
             close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "convolution", "committee"])
+def test_lora_without_targets_takes_the_layers_that_it_takes_in_a_stock_bert(build_pair, kind):
+    ours, stock = build_pair("classifier")
+    if kind == "convolution":
+        ours = TLMForSequenceClassification(TLMConfig(**TINY, conv_channels=2, conv_kernel_sizes=[[3, 3]]))
+    elif kind == "committee":
+        ours = CommitteeForSequenceClassification.from_members([ours])
+    names = []
+    for model in (ours, stock):
+        adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS"))
+        names.append({name.replace("members.0.", "") for name in adapted.state_dict() if "lora_" in name})
+    assert names[0] == names[1] != set()

@@ -11,7 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .combination_committee import COMBINATIONS
-from .configuration_tlm import TLMConfig
+from .configuration_tlm import TLMConfig, register_with_peft
 
 AUTO_MAP = {
     "AutoConfig": "configuration_committee.CommitteeConfig",
@@ -89,6 +89,11 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
             member._attn_implementation = self._attn_implementation
             members.append(member)
         return members
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields; see `TLMConfig.to_dict`."""
+        register_with_peft(self.model_type)
+        return super().to_dict()
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Dictionary behind `config.json`, with every class of ours named for remote code."""

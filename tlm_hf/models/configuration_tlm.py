@@ -7,6 +7,7 @@ Without a convolution front-end the encoder *is* a BERT, so `config.json` says `
 transformers opens it with nothing else installed; `auto_map` names our classes for whoever trusts remote code.
 """
 
+import sys
 from typing import Any
 
 import transformers
@@ -35,6 +36,8 @@ STOCK_ARCHITECTURES = {
     "TLMForMaskedLM": "BertForMaskedLM",
     "TLMForSequenceClassification": "BertForSequenceClassification",
 }
+STOCK_HEADS = ("ForTokenClassification", "ForQuestionAnswering")
+"""Heads that we do not have: stock BERT's take their place."""
 CONVOLUTION_FIELDS = ("conv_channels", "conv_kernel_sizes", "conv_sees_padding")
 
 
@@ -116,10 +119,19 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
     @classmethod
     def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read `config.json`; a stock BERT's is ours too, so its `model_type` calls for no warning."""
+        if auto := sys.modules.get("transformers.models.auto.modeling_auto"):
+            for suffix in STOCK_HEADS:
+                head = type(f"Stock{suffix}", (StockHead,), {"suffix": suffix})
+                getattr(auto, f"AutoModel{suffix}").register(cls, head, exist_ok=True)
         config_dict, unused = super().get_config_dict(*args, **kwargs)
         if config_dict.get("model_type") == "bert":
             config_dict["model_type"] = cls.model_type
         return config_dict, unused
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields; PEFT asks for them before it chooses layers, so this is where it learns of ours."""
+        register_with_peft(self.model_type)
+        return super().to_dict()
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Dictionary behind every saved `config.json`: stock BERT's where the encoder is one."""
@@ -132,6 +144,28 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
             names = saved.get("architectures") or []
             saved["architectures"] = [STOCK_ARCHITECTURES.get(name, name) for name in names]
         return saved
+
+
+def register_with_peft(model_type: str) -> None:
+    """Let PEFT, where it is imported, put LoRA on the layers that it takes in a stock BERT."""
+    if constants := sys.modules.get("peft.utils.constants"):
+        mapping = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        mapping.setdefault(model_type, mapping["bert"])
+
+
+class StockHead:
+    """Opens an encoder with a head of stock BERT's; `suffix` is that of the class."""
+
+    suffix = ""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, config: TLMConfig, **kwargs: Any) -> Any:
+        """A stock BERT with the encoder's weights; raises ValueError for one with a convolution front-end."""
+        if config.has_convolution:
+            raise ValueError(f"A convolution front-end has no head {cls.suffix}: take an encoder without one.")
+        fields = {key: value for key, value in config.to_dict().items() if key not in ("auto_map", *CONVOLUTION_FIELDS)}
+        stock = transformers.BertConfig.from_dict(fields | {"model_type": "bert"})
+        return getattr(transformers, f"Bert{cls.suffix}").from_pretrained(*args, config=stock, **kwargs)
 
 
 TLMConfig.register_for_auto_class("AutoConfig")

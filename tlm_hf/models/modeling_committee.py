@@ -19,10 +19,10 @@ from transformers.utils.generic import can_return_tuple
 from .combination_committee import CommitteeOutput, combine
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
 from .joining_committee import check_member, check_tokenizers, in_label_order, open_member
-from .modeling_tlm import TLMForSequenceClassification
+from .modeling_tlm import CardMixin, TLMForSequenceClassification
 
 
-class CommitteePreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
+class CommitteePreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057
     """Base of the committee classes."""
 
     config: CommitteeConfig

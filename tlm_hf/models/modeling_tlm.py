@@ -7,6 +7,8 @@ BERT's to rounding with dropout 0, but the last layer is computed only where the
 (about 15%), or at [CLS]. For a one-layer model that is nearly the whole model. `fast_paths_tlm` has the derivations.
 """
 
+import importlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +44,40 @@ EVERY_POSITION, LABELLED_POSITIONS, FUSED_LOSS = "every position", "labelled pos
 """Paths of `TLMForMaskedLM`; see `choose_path`."""
 
 
-class TLMPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
+class CardMixin:
+    """Writes a model card where there is none, or transformers' empty template; needs the package `tlm_hf`."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save the model as `PreTrainedModel.save_pretrained`, with a card unless the folder or its parent is hidden.
+
+        A hidden folder is a part of something, such as of a training run, which has results for its card.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        parts = os.path.abspath(save_directory).split(os.sep)
+        hidden = any(part.startswith(".") for part in parts[-2:])
+        if not hidden and (args[0] if args else kwargs.get("is_main_process", True)):
+            self._write_card(save_directory, parts[-1])
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """What `push_to_hub` calls in the end, with the repository's own card or the template in the folder."""
+        self._write_card(working_dir, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)  # type: ignore[misc]
+
+    def _write_card(self, folder: str | os.PathLike, name: str) -> None:
+        path = os.path.join(folder, "README.md")
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                if "# Model Card for Model ID" not in file.read():
+                    return
+        try:
+            cards = importlib.import_module("tlm_hf.cards")
+        except ImportError:
+            return
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(cards.saved_model_card(self, name))
+
+
+class TLMPreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057
     """Base of all encoders: initialisation, loading and the conditions of the fast path."""
 
     config: TLMConfig

@@ -1,0 +1,44 @@
+"""`push_to_hub` of a model, by the official client. Oracle: what the local Hub then has, read by huggingface_hub."""
+
+from unittest import mock
+
+import pytest
+from conftest import TINY
+from helpers_release import OWNER, TOKEN, local_hub
+from huggingface_hub import ModelCard, constants
+
+from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
+
+NAME = f"{OWNER}/mine"
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """A local Hub where `push_to_hub` finds it."""
+    with local_hub() as running:
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        with (
+            mock.patch.object(constants, "ENDPOINT", running.url),
+            mock.patch.object(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template),
+        ):
+            yield running
+
+
+@pytest.mark.parametrize("kind", ["masked_lm", "committee"])
+def test_the_card_says_what_it_is_and_how_to_load_it_and_is_the_users_from_then_on(hub, kind):
+    model = TLMForMaskedLM(TLMConfig(**TINY))
+    if kind == "committee":
+        model = CommitteeForSequenceClassification.from_members(
+            [TLMForSequenceClassification(TLMConfig(**TINY)) for _ in range(2)]
+        )
+    model.config._name_or_path = "maker/base"
+    name = f"{NAME}-{kind}"
+    model.push_to_hub(name, token=TOKEN)
+    card = ModelCard(hub.files("model", name)["README.md"].decode())
+    assert card.data.pipeline_tag == ("text-classification" if kind == "committee" else "fill-mask")
+    assert card.data.base_model == ["maker/base"]
+    assert f'model="{name}"' in card.text
+    assert "Model ID" not in card.text
+    hub.foreign_commit("model", name, {"README.md": b"---\nlicense: mit\n---\n\nMine.\n"})
+    model.push_to_hub(name, token=TOKEN)
+    assert "Mine." in hub.files("model", name)["README.md"].decode()
