@@ -298,7 +298,7 @@ def test_a_saved_folder_has_a_card_whose_snippet_runs(shelf, away, name):
     assert card.data.pipeline_tag == tags.get(kind_of(name), "text-classification")
     assert card.data.library_name == "transformers"
     assert {"tlm", "arxiv:2507.14871"} <= set(card.data.tags)
-    assert card.text.startswith(f"# {name}\n")
+    assert card.text.lstrip().startswith(f"# {name}\n")
     assert f"{shelf[1][name].num_parameters():,} parameters" in card.text
     assert away[f"card of {name}"] == "ran"
 

@@ -167,7 +167,7 @@ def saved_model_card(model: Any, name: str) -> str:
         base_models=base_models,
         labels=list(config.id2label.values()) if kind != "encoder" else [],
         remote_code=kind == "committee" or config.has_convolution,
-        example=MASKED_EXAMPLE if kind == "encoder" else EXAMPLE,
+        example="The [MASK] is old." if kind == "encoder" else EXAMPLE,
         fills_masks=fills_masks,
         at="",
     )
