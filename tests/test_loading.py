@@ -63,7 +63,7 @@ for name, kind, folder, trust in cases:
             asked = []
             builtins.input = lambda *_: asked.append("once") or ""
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
-            results[name] = {"asked": asked, "ids": tokenizer("the small boat")["input_ids"]}
+            results[name] = {"asked": list(asked), "ids": tokenizer("the small boat")["input_ids"]}
         elif kind.startswith("AutoModel"):
             model = getattr(transformers, kind).from_pretrained(root + "/" + folder, trust_remote_code=trust)
             said = list(heard)
