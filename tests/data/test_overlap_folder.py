@@ -97,13 +97,12 @@ def test_facts_and_card_agree_with_files(home, made):
     assert list(facts["configs"]) == [entry["config_name"] for entry in card["configs"]] == CONFIGS
     assert not any(entry.get("default") for entry in card["configs"])
     assert card["task_categories"] == ["fill-mask", "text-generation"]
-    infos = {info["config_name"]: info for info in card["dataset_info"]}
     for config, splits in facts["configs"].items():
         task, kind = config.split("-")
         train = splits["train"]
         assert train["sha256"] == text_hash(row["text"] for row in rows_of(made, config, "train"))
         assert (train["overlap"], train["task"], train["source"]) == (kind, task, "corpus.txt")
-        assert [split["num_examples"] for split in infos[config]["splits"]] == [SUBSET, TEXTS // 10]
+        assert [splits[split]["rows"] for split in ("train", "validation")] == [SUBSET, TEXTS // 10]
         cells = [", ".join(f"{train['measures'][split][name]:.4f}" for split in ("train", "test")) for name in MEASURES]
         assert f"| {config} | {task} | {train['tokens']:,} | {' | '.join(cells)} |\n" in text
         assert f'load_dataset("made", "{config}")\n' in text
@@ -171,7 +170,7 @@ def test_bad_options_are_refused_before_any_work(home, tmp_path, capsys, monkeyp
     good = ("overlap", "--corpus", file, "--tasks", home / "land", "--vocab-size", 300)
     for more, culprit in (
         (["--num-texts", 0], "--num-texts"),
-        (["--train-per-label", 1, 2], "--train-per-label"),
+        (["--train-per-label", 0], "--train-per-label"),
         (["--max-length", 2], "--max-length"),
         (["--corpus", "no_such_corpus", "--corpus-texts", 50], "at most 50 (--num-texts)"),
         (["--num-texts", 181], "at most 180 (--num-texts)"),  # 20 of 200 are held out

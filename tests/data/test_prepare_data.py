@@ -28,7 +28,6 @@ from huggingface_hub import DatasetCard
 
 from tlm_hf.commands.main import main
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.dataset_card import size_category
 from tlm_hf.data.prepare import config_name
 from tlm_hf.data.sources import text_hash
 from tlm_hf.data.tasks import load_task
@@ -196,21 +195,8 @@ def test_card_agrees_with_the_files(corpus_folder, task_folder):
         assert DatasetCard(text).data.to_dict() == data
         assert [entry["config_name"] for entry in data["configs"]] == configs
         assert [entry["config_name"] for entry in data["configs"] if entry.get("default")] == configs[-1:]
-        infos = data["dataset_info"] if isinstance(data["dataset_info"], list) else [data["dataset_info"]]
-        by_name = {info.get("config_name", "default"): info for info in infos}
-        assert set(by_name) == set(configs)
-        named = []
-        for entry in data["configs"]:
-            info = by_name[entry["config_name"]]
-            for place in entry["data_files"]:
-                named.append(place["path"])
-                assert pq.read_metadata(folder / place["path"]).num_rows == next(
-                    split["num_examples"] for split in info["splits"] if split["name"] == place["split"]
-                )
-            sizes = [(folder / place["path"]).stat().st_size for place in entry["data_files"]]
-            assert info["download_size"] == sum(sizes)
+        named = [place["path"] for entry in data["configs"] for place in entry["data_files"]]
         assert sorted([*named, "README.md", "subset.json"]) == sorted(contents(folder))
-        assert data["size_categories"] == ["n<1K"]
         assert data["license"] == "unknown"
     names = data["dataset_info"]["features"][2]["dtype"]["class_label"]["names"]
     assert names == {"0": "farm", "1": "sea"}
@@ -400,5 +386,3 @@ def test_names_from_data_are_harmless(tmp_path):
 def test_names_of_sizes():
     sizes = {20_000: "20k", 2_000_000: "2m", 1_500_000: "1500k", 1234: "1234", None: "all"}
     assert {size: config_name(size) for size in sizes} == sizes
-    categories = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 99_999: "10K<n<100K", 10**6: "1M<n<10M", 10**9: "n>1B"}
-    assert {rows: size_category(rows) for rows in categories} == categories

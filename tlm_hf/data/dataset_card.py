@@ -1,11 +1,9 @@
 """Cards of data sets: YAML that `datasets` and the Hub read, and a page in words, from the facts of the subsets."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 from datasets.info import DatasetInfosDict
-from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 
 from ..cards import PAPER, card_template, escape_code
@@ -76,11 +74,11 @@ def file_name(config: str, split: str) -> str:
     return f"{config}/{split}-00000-of-00001.parquet"
 
 
-def render_dataset_card(record: Json, kind: str, origin: str, tables: Tables, folder: Path) -> str:
+def render_dataset_card(record: Json, kind: str, origin: str, tables: Tables) -> str:
     """Render the data set card: Markdown with YAML front matter; every number comes from `record` (`subset.json`).
 
     `kind` is `corpus`, `task` or `overlap`; of the last no configuration is the default, since none holds the others.
-    `origin` is the name of the corpus or task, `tables` the splits as written under `folder`.
+    `origin` is the name of the corpus or task, `tables` the splits as written.
     """
     source = KNOWN_SOURCES.get(origin) or Source(
         origin,
@@ -106,52 +104,29 @@ def render_dataset_card(record: Json, kind: str, origin: str, tables: Tables, fo
         near_share=NEAR_SHARE,
         results=record,
     )
-    return f"---\n{_metadata(kind, record['name'], source, tables, folder).to_yaml()}\n---\n\n{body.strip()}\n"
+    return f"---\n{_metadata(kind, record['name'], source, tables).to_yaml()}\n---\n\n{body.strip()}\n"
 
 
-def _metadata(kind: str, name: str, source: Source, tables: Tables, folder: Path) -> DatasetCardData:
+def _metadata(kind: str, name: str, source: Source, tables: Tables) -> DatasetCardData:
     """Front matter: `datasets` writes the features, huggingface_hub the YAML, so that names in it are quoted."""
-    largest = list(tables)[-1]
     licence_name: Json = {"license_name": source.licence_name} if source.licence_name else {}
     data = DatasetCardData(
         pretty_name=name,
         language=list(source.language) or None,
         license=source.licence[0] if len(source.licence) == 1 else list(source.licence),
-        size_categories=[size_category(sum(len(table) for table in tables[largest].values()))],
         source_datasets=list(source.hub),
         task_categories=["text-classification"] if kind == "task" else ["fill-mask", "text-generation"],
         tags=["tlm", "tiny-language-model", PAPER],
         **licence_name,
     )
-    infos, configs = {}, []
+    features = {config: datasets.DatasetInfo(features=splits["train"].features) for config, splits in tables.items()}
+    DatasetInfosDict(features).to_dataset_card_data(data)
+    # Files are named one by one: a pattern would take up what an older version of the data set left on the Hub.
+    configs: list[Json] = []
     for config, splits in tables.items():
-        files = {split: file_name(config, split) for split in splits}
-        sizes = SplitDict()
-        for split, table in splits.items():
-            sizes.add(SplitInfo(name=split, num_bytes=table.data.nbytes, num_examples=len(table)))
-        infos[config] = datasets.DatasetInfo(
-            features=splits["train"].features,
-            splits=sizes,
-            download_size=sum((folder / file).stat().st_size for file in files.values()),
-            dataset_size=sum(table.data.nbytes for table in splits.values()),
-        )
-        # Files are named one by one: a pattern would take up what an older version of the data set left on the Hub.
-        entry: Json = {
-            "config_name": config,
-            "data_files": [{"split": split, "path": file} for split, file in files.items()],
-        }
-        if config == largest and kind != "overlap":
-            entry["default"] = True
-        configs.append(entry)
-    DatasetInfosDict(infos).to_dataset_card_data(data)
+        files = [{"split": split, "path": file_name(config, split)} for split in splits]
+        configs.append({"config_name": config, "data_files": files})
+    if kind != "overlap":
+        configs[-1]["default"] = True
     data["configs"] = configs
     return data
-
-
-def size_category(rows: int) -> str:
-    """The Hub's name for a number of rows, such as `10K<n<100K`."""
-    bounds = ["1K", "10K", "100K", "1M", "10M", "100M", "1B"]
-    power = len(str(rows)) - 3
-    if power < 1:
-        return "n<1K"
-    return f"{bounds[power - 1]}<n<{bounds[power]}" if power < len(bounds) else "n>1B"

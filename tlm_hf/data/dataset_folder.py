@@ -6,7 +6,6 @@
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ import datasets
 from ..errors import UserError
 from ..runs.atomic_files import Json, file_hash, read_json, write_json
 from ..runs.provenance import portable, portable_path, provenance
-from .dataset_card import file_name, render_dataset_card
+from .dataset_card import Tables, file_name, render_dataset_card
 from .leakage import SUBSET_FILE, SUBSET_KIND
 from .prepare import Prepared, PrepareDataArguments, prepare
 from .sources import facts_of
@@ -48,22 +47,20 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
 def open_destination(arguments: Any) -> tuple[Path, Json]:
     """The folder that a command is to make and the settings that choose its rows.
 
-    Raises UserError where there is no name, or the folder cannot be written or holds something else.
+    Raises UserError where there is no name, or the folder cannot be made or holds something else.
     """
     if not arguments.output_dir:
         raise UserError("--output-dir is missing: name the folder to make.")
-    destination = Path(arguments.output_dir).expanduser()
-    if not destination.resolve().name:
+    destination = Path(arguments.output_dir).expanduser().resolve()
+    if not destination.name:
         raise UserError(f"{destination} cannot name a data set folder: choose another --output-dir.")
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
     settings = portable(json.loads(json.dumps(settings)))
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(destination.parent, os.W_OK):
-            raise PermissionError(0, "Permission denied")
     except OSError as error:
         raise UserError(f"{destination} cannot be written ({error.strerror}): choose another --output-dir.") from error
-    _check_destination(destination, settings)
+    _read_record(destination, settings)
     return destination, settings
 
 
@@ -75,12 +72,13 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
     Raises:
         UserError: the folder holds something else, or it cannot be written.
     """
-    destination = destination.resolve()
     facts: Json = {
         config: {split: facts_of(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()
     }
-    present = _check_destination(destination, settings, facts)
+    present = _read_record(destination, settings)
     if present is not None:
+        if _hashes(present["configs"]) != _hashes(facts):
+            raise UserError(f"{destination} holds other texts, since the source changed: {REMEDY}.")
         return present
     record: Json = portable(
         {
@@ -109,7 +107,7 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
 
 def _write_files(prepared: Prepared, record: Json, folder: Path) -> None:
     """Write the parquet files, the card and `subset.json`; `record` gets the hashes of the files."""
-    tables: dict[str, dict[str, datasets.Dataset]] = {}
+    tables: Tables = {}
     for config, splits in prepared.configs.items():
         (folder / config).mkdir(parents=True)
         tables[config] = {}
@@ -118,37 +116,40 @@ def _write_files(prepared: Prepared, record: Json, folder: Path) -> None:
             columns = {name: rows[name][:] for name in rows.column_names}
             tables[config][split] = datasets.Dataset.from_dict(columns, features=rows.features)
             tables[config][split].to_parquet(str(folder / file_name(config, split)))
-    card = render_dataset_card(record, prepared.kind, portable_path(prepared.source), tables, folder)
+    card = render_dataset_card(record, prepared.kind, portable_path(prepared.source), tables)
     (folder / "README.md").write_text(card, encoding="utf-8")
     record["files"] = {name: file_hash(path) for name, path in _files(folder).items()}
     write_json(folder / SUBSET_FILE, record)
 
 
-def _check_destination(destination: Path, settings: Json, facts: Json | None = None) -> Json | None:
+def _read_record(destination: Path, settings: Json) -> Json | None:
     """The `subset.json` of a folder that these settings wrote, untouched since; None where nothing is there yet.
 
-    Raises UserError where it holds anything else, or (once the `facts` are known) other texts.
+    Raises UserError where it holds anything else.
     """
     if destination.exists() and not destination.is_dir():
         raise UserError(f"The output folder {destination} is a file: choose another --output-dir.")
     if not destination.is_dir() or not any(destination.iterdir()):
         return None
-    where = f"The output folder {destination}"
     record = read_json(destination / SUBSET_FILE) if (destination / SUBSET_FILE).is_file() else {}
     if record.get("kind") != SUBSET_KIND:
-        raise UserError(f"{where} holds other files and no data subset of ours: {REMEDY}.")
+        raise UserError(f"The output folder {destination} holds other files and no data subset of ours: {REMEDY}.")
     for key in sorted({*record["settings"], *settings}):
         one, other = (side.get(key, "nothing") for side in (record["settings"], settings))
         if one != other:
-            raise UserError(f"{where} holds another subset ({key} {one!r} there and {other!r} here): {REMEDY}.")
-    for config, splits in (facts or {}).items():
-        for split, of_split in splits.items():
-            if record["configs"].get(config, {}).get(split, {}).get("sha256") != of_split["sha256"]:
-                raise UserError(f"{where} holds other texts in {config}/{split}, since the source changed: {REMEDY}.")
+            raise UserError(
+                f"The output folder {destination} holds another subset ({key} {one!r} there and {other!r} here): "
+                f"{REMEDY}."
+            )
     for name, path in _files(destination).items():
         if name != SUBSET_FILE and record["files"].get(name) != file_hash(path):
             raise UserError(f"{name} in the output folder {destination} was added or changed by others: {REMEDY}.")
     return record
+
+
+def _hashes(configs: Json) -> Json:
+    """The hash of the texts of every split."""
+    return {config: {split: facts["sha256"] for split, facts in splits.items()} for config, splits in configs.items()}
 
 
 def _files(folder: Path) -> dict[str, Path]:

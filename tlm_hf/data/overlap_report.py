@@ -1,9 +1,7 @@
 """How much of the tasks' tokens a corpus has, and subsets of it with high, random and low overlap."""
 
-import logging
 import math
 import os
-import time
 from dataclasses import dataclass, field
 
 import datasets
@@ -20,8 +18,6 @@ from .prepare import Prepared
 from .sources import facts_of, text_hash
 from .tasks import load_task
 from .tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
-
-logger = logging.getLogger(__name__)
 
 SHOWN = ("train", "test")
 MEASURES = ("jensen_shannon_bits", "type_coverage", "occurrence_coverage")
@@ -40,11 +36,10 @@ class OverlapArguments:
         default_factory=lambda: ["ag_news", "dbpedia_14", "fewrel"],
         metadata={"help": "Tasks: known names, files, folders or Hub data sets."},
     )
-    train_per_label: list[int] = field(
-        default_factory=list,
-        metadata={"help": "Training texts of each class: one number, or one for each task (default: the task's)."},
+    train_per_label: int | None = field(
+        default=None, metadata={"help": "Training texts of each class (default: the task's)."}
     )
-    test_per_label: list[int] = field(default_factory=list, metadata={"help": "The same for test."})
+    test_per_label: int | None = field(default=None, metadata={"help": "Test texts of each class."})
     shortfall: str = field(
         default="error", metadata={"help": "Where a class has fewer rows than asked for: error, or take all it has."}
     )
@@ -76,11 +71,10 @@ class _Corpus:
 
 @dataclass(frozen=True)
 class _Selection:
-    """One task's subsets, how they and the whole corpus overlap with the task, and how long the choice took."""
+    """One task's subsets, and how they and the whole corpus overlap with the task."""
 
     splits: datasets.DatasetDict
     measures: dict[str, dict[str, dict[str, float]]]
-    seconds: float
 
 
 def overlap(arguments: OverlapArguments) -> Json:
@@ -91,14 +85,21 @@ def overlap(arguments: OverlapArguments) -> Json:
 
     Returns:
         `table` (by task, by subset or the whole `corpus`, by split the measures), the facts of corpus, tokenizer and
-        `subsets`, and the seconds.
+        `subsets`.
 
     Raises:
         UserError: bad input, before the selection.
     """
     _check(arguments)
     destination = open_destination(arguments) if arguments.output_dir is not None else None
-    tasks = _load_tasks(arguments)
+    options = {
+        "root": arguments.data_root,
+        "seed": arguments.task_seed,
+        "shortfall": arguments.shortfall,
+        "train_per_label": arguments.train_per_label,
+        "test_per_label": arguments.test_per_label,
+    }
+    tasks = {name: load_task(name, **options) for name in arguments.tasks}
     corpus = _read_corpus(arguments)
     selections = {name: _select(arguments, corpus, name, task) for name, task in tasks.items()}
     by_task = {portable_path(name): selection for name, selection in selections.items()}
@@ -114,7 +115,6 @@ def overlap(arguments: OverlapArguments) -> Json:
             "tokens": len(corpus.tokenizer),
             "sha256": tokenizer_hash(corpus.tokenizer),
         },
-        "seconds": {name: selection.seconds for name, selection in by_task.items()},
         "subsets": {
             name: {kind: facts_of(selection.splits[kind]) for kind in KINDS} for name, selection in by_task.items()
         },
@@ -139,9 +139,6 @@ def _check(arguments: OverlapArguments) -> None:
     stems = {task_stem(name).casefold() for name in arguments.tasks}
     if not stems or "" in stems or len(stems) < len(arguments.tasks):
         raise UserError("--tasks names no task, or two by one name: name each task once, with file names that differ.")
-    for option in ("train_per_label", "test_per_label"):
-        if len(getattr(arguments, option)) not in (0, 1, len(arguments.tasks)):
-            raise UserError(f"--{option.replace('_', '-')} must be one number, or one for each of the --tasks.")
     _check_number(arguments, arguments.corpus_texts)
 
 
@@ -152,20 +149,6 @@ def _check_number(arguments: OverlapArguments, texts: int | None) -> None:
             f"{arguments.num_texts} texts per subset were asked for, but the corpus has {texts} to choose from: ask "
             f"for at most {texts} (--num-texts)."
         )
-
-
-def _load_tasks(arguments: OverlapArguments) -> dict[str, datasets.DatasetDict]:
-    """The tasks by name, each with its own numbers of texts."""
-    tasks = {}
-    for index, name in enumerate(arguments.tasks):
-        numbers = {}
-        for option in ("train_per_label", "test_per_label"):
-            given = getattr(arguments, option)
-            numbers[option] = given[index if len(given) > 1 else 0] if given else None
-        tasks[name] = load_task(
-            name, root=arguments.data_root, seed=arguments.task_seed, shortfall=arguments.shortfall, **numbers
-        )
-    return tasks
 
 
 def _read_corpus(arguments: OverlapArguments) -> _Corpus:
@@ -182,7 +165,6 @@ def _read_corpus(arguments: OverlapArguments) -> _Corpus:
         tokenizer = load_tokenizer(os.path.expandvars(arguments.tokenizer))
     else:
         tokenizer = train_wordpiece(texts, arguments.vocab_size, arguments.max_length)
-    logger.info("Tokenizing %s texts", f"{len(texts):,}")
     return _Corpus(splits, texts, encode_texts(texts, tokenizer, arguments.max_length), tokenizer)
 
 
@@ -192,9 +174,7 @@ def _select(arguments: OverlapArguments, corpus: _Corpus, name: str, task: datas
         split: count_tokens(encode_texts(list(task[split]["text"]), corpus.tokenizer, arguments.max_length))
         for split in SHOWN
     }
-    start = time.perf_counter()
     subsets = select_subsets(corpus.tokens, corpus.texts, counts["train"], arguments.num_texts, seed=arguments.seed)
-    seconds = round(time.perf_counter() - start, 2)
     splits = subset_splits(
         corpus.splits["train"],
         subsets,
@@ -209,4 +189,4 @@ def _select(arguments: OverlapArguments, corpus: _Corpus, name: str, task: datas
         kind: {split: measure_overlap(of_kind, counts[split], arguments.min_count) for split in SHOWN}
         for kind, of_kind in of_corpus.items()
     }
-    return _Selection(splits, measures, seconds)
+    return _Selection(splits, measures)

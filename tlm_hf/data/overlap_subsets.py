@@ -9,10 +9,9 @@ tokens, and a round takes the texts with the lowest scores (`high`) or the highe
 at the corpus' distribution; later ones at a running mean of the subsets (`high`: round t moves it by 2 / (t + 1)) or at
 the last subset (`low`). `FLOOR` of the corpus' distribution is mixed in to keep g finite. The best round wins.
 
-Texts are sorted by length into strata of about `STRATUM`, and every subset takes the same number from each. Where its
-tokens still differ by more than `MARGIN` from those of `random`, a price per token, found by bisection, is added to the
-scores; where that fails, the strata become finer. `random` takes texts in seeded order, which also breaks ties. Scores
-are sums of integers (g in units of 2^-20 bits), so the order of summation does not matter.
+Texts are sorted by length into strata of about `STRATUM`, and every subset takes the same number from each; where the
+subsets' tokens still differ by more than `TOLERANCE`, the strata become finer. `random` takes texts in seeded order,
+which also breaks ties. Scores are sums of integers (g in units of 2^-20 bits), so the order of summation is free.
 """
 
 import logging
@@ -37,12 +36,10 @@ logger = logging.getLogger(__name__)
 KINDS = ("high", "random", "low")
 TOLERANCE = 0.01
 """The largest subset has at most so many more tokens (as a share) than the smallest."""
-MARGIN = 0.4 * TOLERANCE
 ROUNDS = 8
 FLOOR = 0.01
 UNIT = 2**20
 BLOCK = 50_000
-BISECTIONS = 60
 STRATUM = 200
 SOURCE_FACTS = ("source", "config", "revision", "unit")
 """Facts of the corpus that each published subset repeats."""
@@ -55,7 +52,6 @@ class Subset:
     indices: np.ndarray
     tokens: int
     jensen_shannon_bits: float
-    divergence_by_round: list[float]
 
 
 def divergence_gradient(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
@@ -97,12 +93,12 @@ def select_subsets(
     strata = max(1, min(num_texts, len(usable) // STRATUM))
     while True:
         chooser = _Chooser(tokens, usable, rank[usable], num_texts, strata)
-        searches = {
+        choices = {
             "high": _search(chooser, corpus_counts, task_train, 1, rounds),
-            "random": (usable[chooser.random], []),
+            "random": usable[chooser.random],
             "low": _search(chooser, corpus_counts, task_train, -1, rounds),
         }
-        sums = [int(tokens.lengths[chosen].sum()) for chosen, _ in searches.values()]
+        sums = [int(tokens.lengths[chosen].sum()) for chosen in choices.values()]
         if max(sums) <= (1 + TOLERANCE) * min(sums):
             break
         if strata == num_texts:
@@ -112,10 +108,9 @@ def select_subsets(
             )
         strata = min(num_texts, 2 * strata)
     subsets = {}
-    for (kind, (chosen, history)), total in zip(searches.items(), sums, strict=True):
+    for (kind, chosen), total in zip(choices.items(), sums, strict=True):
         indices = chosen[np.argsort(rank[chosen])]
-        bits = jensen_shannon_bits(count_tokens(tokens, indices), task_train)
-        subsets[kind] = Subset(indices, total, bits, history)
+        subsets[kind] = Subset(indices, total, jensen_shannon_bits(count_tokens(tokens, indices), task_train))
     return subsets
 
 
@@ -204,29 +199,13 @@ class _Chooser:
         self.quota = np.diff(bounds * num_texts // texts)
         self.stratum = np.empty(texts, dtype=np.int64)
         self.stratum[np.lexsort((rank, self.lengths))] = np.repeat(np.arange(strata), np.diff(bounds))
-        self.random = self._take(np.zeros(texts))
-        self.target = int(self.lengths[self.random].sum())
+        self.random = self.take(np.zeros(texts))
 
-    def _take(self, scores: np.ndarray) -> np.ndarray:
+    def take(self, scores: np.ndarray) -> np.ndarray:
+        """Indices (into `usable`) of the chosen texts, given scores (n,)."""
         order = np.lexsort((self.rank, scores, self.stratum))
         stratum = self.stratum[order]
         return order[np.arange(len(order)) - self.first[stratum] < self.quota[stratum]]
-
-    def take(self, scores: np.ndarray) -> np.ndarray:
-        """Indices (into the corpus) of the chosen texts, given scores (n,)."""
-        lowest = -(np.ptp(scores) + 1)
-        highest, price = -lowest, 0.0
-        for _ in range(BISECTIONS):  # a higher price never takes more tokens
-            taken = self._take(scores + price * self.lengths)
-            beyond = int(self.lengths[taken].sum()) - self.target
-            if abs(beyond) <= MARGIN * self.target:
-                break
-            if beyond > 0:
-                lowest = price
-            else:
-                highest = price
-            price = (lowest + highest) / 2
-        return self.usable[taken]
 
     def score(self, gradient: np.ndarray) -> np.ndarray:
         """Mean of the tokens' gradients by text, in units of 1 / UNIT, (n,)."""
@@ -240,22 +219,19 @@ class _Chooser:
         return np.concatenate(sums) / self.lengths
 
 
-def _search(
-    chooser: _Chooser, corpus_counts: np.ndarray, task_train: np.ndarray, sign: int, rounds: int
-) -> tuple[np.ndarray, list[float]]:
-    """The subset with the smallest `sign` times divergence over the rounds, and each round's divergence."""
+def _search(chooser: _Chooser, corpus_counts: np.ndarray, task_train: np.ndarray, sign: int, rounds: int) -> np.ndarray:
+    """The subset with the smallest `sign` times divergence over the rounds."""
     source = corpus_counts / corpus_counts.sum()
     Q = task_train / task_train.sum()
     point = source
     best, lowest = np.zeros(0, dtype=np.int64), np.inf
-    history: list[float] = []
     for turn in range(1, rounds + 1):
         gradient = divergence_gradient((1 - FLOOR) * point + FLOOR * source, Q)
-        chosen = chooser.take(sign * chooser.score(gradient))
+        chosen = chooser.usable[chooser.take(sign * chooser.score(gradient))]
         counts = count_tokens(chooser.tokens, chosen)
-        history.append(jensen_shannon_bits(counts, task_train))
-        if sign * history[-1] < lowest:
-            best, lowest = chosen, sign * history[-1]
+        divergence = sign * jensen_shannon_bits(counts, task_train)
+        if divergence < lowest:
+            best, lowest = chosen, divergence
         step = 2 / (turn + 1) if sign > 0 else 1.0
         point = point + step * (counts / counts.sum() - point)
-    return best, history
+    return best

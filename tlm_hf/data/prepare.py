@@ -13,7 +13,6 @@ from ..runs.atomic_files import Json
 from .corpora import load_corpus
 from .leakage import LeakageReport, check_splits, drop_leaking
 from .sources import ID, describe_split, facts_of
-from .tables import SPLITS
 from .tasks import KNOWN, TaskArguments, load_task_from
 
 
@@ -33,9 +32,6 @@ class PrepareDataArguments(TaskArguments):
     corpus_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub corpus."})
     check_against: list[str] = field(
         default_factory=list, metadata={"help": "Tasks whose whole test splits the training texts are checked against."}
-    )
-    drop_leakage: bool = field(
-        default=False, metadata={"help": "Leave out training texts that repeat held-out ones, and count them."}
     )
     output_dir: str = field(default="", metadata={"help": "The folder to make; its name is the data set's."})
 
@@ -79,12 +75,11 @@ def config_name(size: int | None) -> str:
 
 
 def _test_split(arguments: PrepareDataArguments, name: str) -> datasets.Dataset:
-    """The test split of a task to check against: the source's whole one, or else the one that the options cut off."""
-    known = KNOWN.get(name)
-    is_whole = known is not None and known.hub is not None
+    """The test split of a task to check against: the whole one of a task of the Hub, else as the options cut it off."""
+    is_whole = name in KNOWN and KNOWN[name].hub is not None
     own = TaskArguments(
         task=name,
-        label_column="label" if known is not None else arguments.label_column,
+        label_column="label" if name in KNOWN else arguments.label_column,
         train_per_label=arguments.train_per_label,
         validation_per_label=arguments.validation_per_label,
         test_per_label=None if is_whole else arguments.test_per_label,
@@ -98,7 +93,6 @@ def _test_split(arguments: PrepareDataArguments, name: str) -> datasets.Dataset:
 
 def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
     """Every size is a prefix of the largest one, so each is in the next; all have the same held-out texts."""
-    config = arguments.corpus_config
     sizes: list[int | None] = [*arguments.num_texts] or [None]
     corpus = load_corpus(
         arguments.corpus,
@@ -111,13 +105,13 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
         seed=arguments.seed,
         unit=arguments.text_unit,
     )
-    validation = _published(corpus["validation"], facts_of(corpus["validation"]), config)
+    validation = _published(corpus["validation"])
     held_out = {"validation": validation, **tests}
     prepared = Prepared("corpus", arguments.corpus, {}, {})
     for size in sizes:
         name = config_name(size)
         rows = corpus["train"].select(range(size or len(corpus["train"])))
-        train = _published(rows, facts_of(corpus["train"]), config)
+        train = _published(rows, facts_of(corpus["train"]))
         if arguments.drop_leakage:
             train = drop_leaking(train, name, held_out.values())
         prepared.configs[name] = datasets.DatasetDict(train=train, validation=validation)
@@ -126,26 +120,19 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
 
 
 def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
-    """The task as `load_task` gives it; where that was asked, without training and validation texts that leak."""
-    task = load_task_from(arguments)
-    config = arguments.task_config
-    published = {split: _published(rows, facts_of(rows), config) for split, rows in task.items()}
-    train, validation, test = (published[split] for split in SPLITS)
+    """The task as `load_task` gives it; where that was asked, without texts that the other tasks' test splits hold."""
+    splits = datasets.DatasetDict({split: _published(rows) for split, rows in load_task_from(arguments).items()})
     others = {label: rows for label, rows in tests.items() if label != f"{arguments.task} test"}
-    if arguments.drop_leakage:
-        validation = drop_leaking(validation, "validation", [test, *others.values()])
-        train = drop_leaking(train, "train", [test, validation, *others.values()])
-    held_out = {"test": test, "validation": validation, **others}
-    reports = [check_splits(train, rows, ("train", label)) for label, rows in held_out.items()]
-    del held_out["validation"]
-    reports += [check_splits(validation, rows, ("validation", label)) for label, rows in held_out.items()]
-    splits = datasets.DatasetDict(train=train, validation=validation, test=test)
+    reports = []
+    for split, own in (("validation", ("test",)), ("train", ("test", "validation"))):
+        if arguments.drop_leakage and others:
+            splits[split] = drop_leaking(splits[split], split, others.values())
+        for label, rows in {**{name: splits[name] for name in own}, **others}.items():
+            reports.append(check_splits(splits[split], rows, (split, label)))
     return Prepared("task", arguments.task, {"default": splits}, {"default": reports})
 
 
-def _published(rows: datasets.Dataset, facts: Json, config: str | None) -> datasets.Dataset:
-    """The columns that are published, in their order, with the facts and the configuration that was read."""
+def _published(rows: datasets.Dataset, facts: Json | None = None) -> datasets.Dataset:
+    """The columns that are published, in their order, with the facts."""
     columns = [column for column in ("text", ID, "label") if column in rows.column_names]
-    if config is not None:
-        facts = {**facts, "config": config}
-    return describe_split(rows.select_columns(columns), **facts)
+    return describe_split(rows.select_columns(columns), **(facts or facts_of(rows)))
