@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from tlm_hf.data import overlap_subsets as module
 from tlm_hf.data.overlap import TokenTexts
 from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
 from tlm_hf.data.sources import facts_of, seeded_order, text_hash

@@ -86,7 +86,7 @@ COMMANDS = {
     "overlap": Command(
         "token overlap of a corpus with tasks, and subsets with high, random and low overlap",
         "data.overlap_report:overlap",
-        ("corpus", "seconds", "table"),
+        ("corpus", "table"),
     ),
     "study plan": Command(
         "the runs of the paper's four findings, and what they cost",

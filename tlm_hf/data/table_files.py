@@ -165,11 +165,13 @@ def _parse_tsv(file: Path, text: str, delimiter: str) -> tuple[list[list[str]], 
         quoted = ([], [])
     if quoted[1] == plain[1] or not is_plain:
         return quoted
-    line = next((line for line, other in zip(plain[1], quoted[1], strict=False) if line != other), plain[1][-1])
+    rows = zip(*plain, strict=True)
+    line = next((line for row, line in rows if any(cell[:1] == '"' and cell.count('"') % 2 for cell in row)), 1)
     logger.warning(
-        "Note: in %s a quotation mark before line %d is not closed in its line: quotation marks are read as text.",
-        file, line,
-    )  # fmt: skip
+        "Note: in line %d of %s a quotation mark is not closed: quotation marks of this file are read as text.",
+        line,
+        file,
+    )
     return plain
 
 

@@ -30,7 +30,8 @@ from .members import finetune_members, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, option
 
 logger = logging.getLogger(__name__)
-NOT_DECISIVE = {"data", "output_dir", "text_column", "label_column", "encoder", "workers"}
+TABLE_OPTIONS = ("text_column", "label_column", "encoding", "drop_rare_classes", "merge_rare_classes")
+NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}
 """Texts and encoders count by their hashes."""
 RECORDS = shutil.ignore_patterns(RUN_FILE, RESULTS_FILE)
 
@@ -43,6 +44,9 @@ class OwnDataArguments:
     output_dir: str = option("", "Output folder (default: outputs/NAME-committee).")
     text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
     label_column: str = option("label", "Column of the label.")
+    encoding: str | None = option(None, "Encoding of a CSV, TSV or JSON file, such as cp1252 (default: UTF-8).")
+    drop_rare_classes: int = option(0, "Leave out the classes of fewer rows.")
+    merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
     num_members: int = option(3, "Members of the committee.")
     encoder: list[str] = option(list, "Encoders to start from, reused in turn (default: pre-train one per member).")
     corpus: str | None = option(None, "More text to pre-train on: docstrings, wikipedia, a file.")
@@ -155,7 +159,8 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
         data = str(data)
     elif data == "":
         raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ... ")
-    return load_task(data, text_column=arguments.text_column, label_column=arguments.label_column, seed=arguments.seed)
+    options = {name: getattr(arguments, name) for name in TABLE_OPTIONS}
+    return load_task(data, seed=arguments.seed, **options)
 
 
 def _measure_texts(arguments: OwnDataArguments, task: datasets.DatasetDict, encoder: str) -> TextFacts:

@@ -1,0 +1,179 @@
+"""Tables as people have them, as `tlm train-committee` reads them: the right classes and rows, or one sentence.
+
+Oracles: classes and row counts by hand; pandas and the standard library write the files.
+"""
+
+import csv
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers_commands import write_csv
+
+from tlm_hf.data.sources import facts_of, read_source
+from tlm_hf.data.tables import OTHER
+from tlm_hf.data.tasks import class_names
+from tlm_hf.errors import UserError
+from tlm_hf.training.train_committee import OwnDataArguments, _load_data
+
+ROWS = [{"text": f"text number {index}, with a comma", "label": ("neg", "pos")[index % 2]} for index in range(40)]
+PAIR = {"neg": 20, "pos": 20}
+FRAME = pd.DataFrame(ROWS)
+CSV = "text,label\n" + "".join(f'"{row["text"]}",{row["label"]}\n' for row in ROWS)
+
+
+def labelled(*labels: str) -> list[dict]:
+    """Ten rows of each label."""
+    return [{"text": f"text {number} of {label!a}", "label": label} for label in labels for number in range(10)]
+
+
+def load(path: Path, **options):
+    """The task that `tlm train-committee` would train on."""
+    return _load_data(path, OwnDataArguments(**options))
+
+
+def classes_of(task) -> Counter:
+    names = class_names(task)
+    return Counter(names[row["label"]] for split in task.values() for row in split)
+
+
+def with_quotation_mark(path: Path) -> None:
+    lines = [f"text number {index}\t{('neg', 'pos')[index % 2]}" for index in range(40)]
+    lines[3], lines[9] = '"a mark that is not closed\tpos', 'here " is the next one\tpos'
+    path.write_text("\n".join(["text\tlabel", *lines]), encoding="utf-8")
+
+
+def two_splits(folder: Path, *labels: str) -> None:
+    folder.mkdir()
+    rows = labelled(*labels)
+    write_csv(folder / "train.csv", rows)
+    write_csv(folder / "test.csv", [{**row, "text": f"more {row['text']}"} for row in rows])
+
+
+def write_json(path: Path, document) -> None:
+    path.write_text(json.dumps(document))
+
+
+READ = {
+    "zeros.csv": (lambda path: write_csv(path, labelled("007", "7", "9", "07")), ["007", "07", "7", "9"], 40),
+    "blanks.csv": (lambda path: write_csv(path, labelled("neg", "neg ", "pos", " pos")), ["neg", "pos"], 40),
+    "forms.csv": (lambda path: write_csv(path, labelled("caf\u00e9", "cafe\u0301", "tea")), ["caf\u00e9", "tea"], 30),
+    "none.csv": (lambda path: write_csv(path, labelled("None", "NA", "null")), ["NA", "None", "null"], 30),
+    "none-in-a-folder": (lambda path: two_splits(path, "None", "NA"), ["NA", "None"], 40),
+    "mark.tsv": (with_quotation_mark, ["neg", "pos"], 40),
+    "quoted.tsv": (lambda path: write_csv(path, ROWS, delimiter="\t"), ["neg", "pos"], 40),
+    "semicolon.csv": (lambda path: write_csv(path, ROWS, delimiter=";"), ["neg", "pos"], 40),
+    "tabs.csv": (lambda path: write_csv(path, ROWS, delimiter="\t"), ["neg", "pos"], 40),
+    "bars.csv": (lambda path: write_csv(path, ROWS, delimiter="|"), ["neg", "pos"], 40),
+    "excel-unicode.csv": (lambda path: path.write_text(CSV, encoding="utf-16"), ["neg", "pos"], 40),
+    "excel-utf8.csv": (lambda path: path.write_text(CSV, encoding="utf-8-sig"), ["neg", "pos"], 40),
+    "CAPITALS.CSV": (lambda path: path.write_text(CSV), ["neg", "pos"], 40),
+    "packed.csv.gz": (lambda path: path.write_bytes(gzip.compress(CSV.encode())), ["neg", "pos"], 40),
+    "book.xlsx": (lambda path: FRAME.assign(label=["007", "7"] * 20).to_excel(path, index=False), ["007", "7"], 40),
+    "with-index.csv": (lambda path: FRAME.to_csv(path), ["neg", "pos"], 40),
+    "windows.csv": (lambda path: path.write_bytes(CSV.replace("\n", "\r\n\r\n").encode()), ["neg", "pos"], 40),
+    "to_json.json": (lambda path: FRAME.to_json(path), ["neg", "pos"], 40),
+    "split.json": (lambda path: FRAME.to_json(path, orient="split"), ["neg", "pos"], 40),
+    "data.json": (lambda path: write_json(path, {"data": ROWS}), ["neg", "pos"], 40),
+    "huge.json": (
+        lambda path: write_json(path, [{**row, "label": 10 ** (20 * (row["label"] == "neg"))} for row in ROWS]),
+        ["1", "1" + "0" * 20], 40,
+    ),
+}  # fmt: skip
+REFUSED = {
+    "comma.csv": (lambda path: path.write_text(CSV.replace('comma",neg', 'comma",5,neg', 1)), ["line 2", "3 cells"]),
+    "short.csv": (lambda path: path.write_text(CSV + "a text alone\n"), ["line 42", "1 cells"]),
+    "open.csv": (lambda path: path.write_text(CSV + '"a text,neg\nanother,pos\n'), ["line 42", "quotation marks"]),
+    "twice.csv": (lambda path: path.write_text("text,label,text\na,b,c\n"), ["'text'"]),
+    "latin.csv": (lambda path: path.write_text(CSV.replace("comma", "caf\u00e9"), "cp1252"), ["cp1252", "line 2"]),
+    "rare.csv": (
+        lambda path: write_csv(path, [*labelled(*"abcdefgh"), *labelled("rare")[:3]]),
+        ["'rare'", "at least 4", "--drop-rare-classes", "--merge-rare-classes"],
+    ),
+    "nested.json": (lambda path: write_json(path, [{"text": "a", "label": {"x": "y" * 9999}}] * 9), ["'label'"]),
+    "mixed.json": (lambda path: write_json(path, [{"text": "a", "label": 1}, {"text": "b", "label": "c"}]), ["int"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_can_be_read_has_the_right_classes_and_rows(name, tmp_path):
+    write, classes, rows = READ[name]
+    write(tmp_path / name)
+    task = load(tmp_path / name)
+    assert class_names(task) == classes
+    counts = classes_of(task)
+    assert counts.total() == rows
+    assert set(counts.values()) == {rows // len(classes)} or name == "forms.csv" or name == "mark.tsv"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_is_refused_in_one_sentence(name, tmp_path, one_sentence):
+    write, words = REFUSED[name]
+    write(tmp_path / name)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / name)
+    said = one_sentence(caught.value)
+    assert name in said
+    assert len(said) < 600
+    assert all(word in said.lower() for word in (word.lower() for word in words))
+
+
+def test_what_was_joined_or_guessed_is_said(tmp_path, caplog):
+    for name, word in (
+        ("blanks.csv", "'neg '"), ("forms.csv", "e\\u0301"), ("mark.tsv", "line 5"), ("semicolon.csv", "';'"),
+        ("data.json", "'table'"),
+    ):  # fmt: skip
+        caplog.clear()
+        READ[name][0](tmp_path / name)
+        load(tmp_path / name)
+        assert word in caplog.text
+
+
+def test_files_of_a_folder_must_have_the_same_columns(tmp_path, one_sentence):
+    write_csv(tmp_path / "a.csv", ROWS[:20])
+    write_csv(tmp_path / "b.csv", [{"body": row["text"], "label": row["label"]} for row in ROWS[20:]])
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    assert all(part in one_sentence(caught.value) for part in ("b.csv", "body", "text"))
+
+
+def test_rare_classes_are_left_out_or_merged(tmp_path, caplog):
+    path = write_csv(tmp_path / "rare.csv", [*labelled("a", "b"), *labelled("c")[:4], *labelled("d")[:2]])
+    assert classes_of(load(path, drop_rare_classes=4)) == {"a": 10, "b": 10}
+    assert classes_of(load(path, merge_rare_classes=5)) == {"a": 10, "b": 10, OTHER: 6}
+    task = load(path, drop_rare_classes=3, merge_rare_classes=10)
+    assert facts_of(task["train"])["dropped"] == {"rare class": 2}
+    assert classes_of(task) == {"a": 10, "b": 10, OTHER: 4}
+    assert "c" in caplog.text
+    with pytest.raises(UserError, match="two classes"):
+        load(path, drop_rare_classes=11)
+
+
+def test_an_encoding_can_be_given(tmp_path):
+    path = tmp_path / "latin.csv"
+    path.write_text(CSV.replace("comma", "caf\u00e9"), encoding="cp1252")
+    task = load(path, encoding="cp1252")
+    assert classes_of(task) == PAIR
+    assert all(text.endswith("with a caf\u00e9") for text in task["train"]["text"])
+    with pytest.raises(UserError, match="--encoding"):
+        load(path, encoding="no-such-encoding")
+
+
+def test_other_columns_stay_as_they_are_and_rows_are_numbered_as_an_editor_shows_them(tmp_path):
+    records = [{"id": 1234567890123456789, "day": "2024-05-01", "score": 0.12345678901234}, {"id": None, "day": "x"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(records[0]) + "\n\n" + json.dumps(records[1]) + "\n")
+    source = read_source(str(path))
+    assert source.splits["train"].to_list() == [records[0], {**records[1], "score": None}]
+    assert source.place("train", 1) == f"line 3 of {path}"
+    path = tmp_path / "rows.csv"
+    cells = [["text", "zip"], ["two\nlines", "02134"], ["one", "NA"], ["", "1e5"]]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(cells)
+    source = read_source(str(path))
+    found = source.splits["train"]
+    assert [[row["text"] or "", row["zip"]] for row in found] == cells[1:]
+    assert source.place("train", 1) == f"line {1 + path.read_text().split(chr(10)).index('one,NA')} of {path}"
