@@ -9,9 +9,10 @@ tokens, and a round takes the texts with the lowest scores (`high`) or the highe
 at the corpus' distribution; later ones at a running mean of the subsets (`high`: round t moves it by 2 / (t + 1)) or at
 the last subset (`low`). `FLOOR` of the corpus' distribution is mixed in to keep g finite. The best round wins.
 
-Texts are sorted by length into strata of about `STRATUM`, and every subset takes the same number from each; where the
-subsets' tokens still differ by more than `TOLERANCE`, the strata become finer. `random` takes texts in seeded order,
-which also breaks ties. Scores are sums of integers (g in units of 2^-20 bits), so the order of summation is free.
+Texts are sorted by length into strata of about `STRATUM`, and every subset takes the same number from each. Where its
+tokens still differ by more than `MARGIN` from those of `random`, a price per token, found by bisection, is added to the
+scores; where that fails, the strata become finer. `random` takes texts in seeded order, which also breaks ties. Scores
+are sums of integers (g in units of 2^-20 bits), so the order of summation does not matter.
 """
 
 import logging
@@ -36,10 +37,12 @@ logger = logging.getLogger(__name__)
 KINDS = ("high", "random", "low")
 TOLERANCE = 0.01
 """The largest subset has at most so many more tokens (as a share) than the smallest."""
+MARGIN = 0.4 * TOLERANCE
 ROUNDS = 8
 FLOOR = 0.01
 UNIT = 2**20
 BLOCK = 50_000
+BISECTIONS = 60
 STRATUM = 200
 SOURCE_FACTS = ("source", "config", "revision", "unit")
 """Facts of the corpus that each published subset repeats."""
@@ -199,10 +202,26 @@ class _Chooser:
         self.quota = np.diff(bounds * num_texts // texts)
         self.stratum = np.empty(texts, dtype=np.int64)
         self.stratum[np.lexsort((rank, self.lengths))] = np.repeat(np.arange(strata), np.diff(bounds))
-        self.random = self.take(np.zeros(texts))
+        self.random = self._take(np.zeros(texts))
+        self.target = int(self.lengths[self.random].sum())
 
     def take(self, scores: np.ndarray) -> np.ndarray:
         """Indices (into `usable`) of the chosen texts, given scores (n,)."""
+        lowest = -(np.ptp(scores) + 1)
+        highest, price = -lowest, 0.0
+        for _ in range(BISECTIONS):  # a higher price never takes more tokens
+            chosen = self._take(scores + price * self.lengths)
+            excess = int(self.lengths[chosen].sum()) - self.target
+            if abs(excess) <= MARGIN * self.target:
+                break
+            if excess > 0:
+                lowest = price
+            else:
+                highest = price
+            price = (lowest + highest) / 2
+        return chosen
+
+    def _take(self, scores: np.ndarray) -> np.ndarray:
         order = np.lexsort((self.rank, scores, self.stratum))
         stratum = self.stratum[order]
         return order[np.arange(len(order)) - self.first[stratum] < self.quota[stratum]]
