@@ -142,7 +142,7 @@ def test_files_of_a_folder_must_have_the_same_columns(tmp_path, one_sentence):
 
 def test_rare_classes_are_left_out_or_merged(tmp_path, caplog):
     path = write_csv(tmp_path / "rare.csv", [*labelled("a", "b"), *labelled("c")[:4], *labelled("d")[:2]])
-    assert classes_of(load(path, drop_rare_classes=4)) == {"a": 10, "b": 10}
+    assert classes_of(load(path, drop_rare_classes=5)) == {"a": 10, "b": 10}
     assert classes_of(load(path, merge_rare_classes=5)) == {"a": 10, "b": 10, OTHER: 6}
     task = load(path, drop_rare_classes=3, merge_rare_classes=10)
     assert facts_of(task["train"])["dropped"] == {"rare class": 2}

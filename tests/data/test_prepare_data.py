@@ -302,7 +302,7 @@ def test_a_changed_source_does_not_replace_what_is_there(home, tmp_path, capsys)
     before = contents(tmp_path / "data")
     write_csv(source / "train.csv", labelled_rows(30, classes=LABELS, seed=9))
     message = refused(capsys, "--task", source, "--output-dir", tmp_path / "data")
-    assert "default/train" in message
+    assert "the source changed" in message
     assert contents(tmp_path / "data") == before
 
 
