@@ -123,6 +123,7 @@ SCHEDULES = {
             unigram_bias=True,
             initialization="counts",
             neighbour_heads=True,
+            cls_objective=True,
             full_rate_up_to=NARROW,
         ),
         Schedule("paper", 5e-5, 0.0, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, parts=50, group_by_length=False),

@@ -168,6 +168,7 @@ def _jobs(scale: Scale, output: Path, threads: int | None) -> list[Job]:
             text_windows="first",
             initialization="random",
             neighbour_heads=False,
+            cls_objective=False,
             initializer_range=(64 * find_size(scale.size).heads) ** -0.5,
             unigram_bias=False,
             seed=seed,

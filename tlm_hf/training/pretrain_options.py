@@ -285,7 +285,12 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
     if model.model is not None:
         rate = schedule.learning_rate if "schedule" in given else CONTINUED_RATE
         schedule = replace(
-            schedule, learning_rate=rate, unigram_bias=False, initialization="random", neighbour_heads=False
+            schedule,
+            learning_rate=rate,
+            unigram_bias=False,
+            initialization="random",
+            neighbour_heads=False,
+            cls_objective=False,
         )
     elif schedule.full_rate_up_to is not None:
         config = build_config(
