@@ -1,0 +1,76 @@
+# Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of a frozen committee: the shape of its tables and how its members' logits are joined.
+
+This file travels to the Hub as remote code together with its flat siblings.
+"""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .combination_committee import COMBINATIONS
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_frozen.FrozenCommitteeConfig",
+    "AutoModelForSequenceClassification": "modeling_frozen.FrozenCommitteeForSequenceClassification",
+}
+TABLE_DTYPES = ("float32", "float16", "int8")
+
+
+@strict
+class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
+    r"""Configuration of `FrozenCommitteeForSequenceClassification`. Fields of the members are stock BERT's.
+
+    Args:
+        num_members: how many members vote; all have the shape below.
+        cls_token_id: the token that every text starts with; it is folded into the tables.
+        table_dtype: `float32`, `float16` or `int8` (value rows and weights of the layers; all else is float32).
+        temperature: see `CommitteeConfig`.
+        combination: see `CommitteeConfig`.
+        tokenizer_sha256: hash of the tokenizer.json that the members were trained with, where it is known.
+
+    Raises:
+        StrictDataclassError: when the temperature is not positive, or combination or table_dtype are unknown.
+    """
+
+    model_type = "tlm_frozen"
+    keys_to_ignore_at_inference = ["member_logits"]
+
+    num_members: int = 1
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    max_position_embeddings: int = 128
+    pad_token_id: int | None = 0
+    cls_token_id: int = 101
+    table_dtype: str = "float32"
+    temperature: float | int = 1.0
+    combination: str = "probabilities"
+    tokenizer_sha256: str | None = None
+
+    def validate_tables(self) -> None:
+        """Refuse contradictions; called by `@strict` at construction and before saving."""
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}: it must be positive.")
+        for name, known in (("combination", COMBINATIONS), ("table_dtype", TABLE_DTYPES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}.")
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Dictionary behind `config.json`, with every class named for remote code."""
+        saved = super().to_diff_dict()
+        for name in ("num_members", "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"):
+            saved[name] = getattr(self, name)
+        for name in ("hidden_act", "layer_norm_eps", "max_position_embeddings", "cls_token_id", "table_dtype"):
+            saved[name] = getattr(self, name)
+        return {**saved, "temperature": self.temperature, "combination": self.combination, "auto_map": dict(AUTO_MAP)}
+
+
+FrozenCommitteeConfig.register_for_auto_class("AutoConfig")
+
+__all__ = ["FrozenCommitteeConfig"]

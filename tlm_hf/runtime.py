@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frozen committee without torch: texts to labels by numpy and tokenizers alone.
+
+    model = load("folder or Hub name")
+    model("one text")             # {"label": ..., "score": ..., "truncated": False}
+    model(["one", "two"])         # a list of these
+    model.probabilities(texts)    # float32 (texts, classes)
+
+`tlm freeze` copies this file into the folder as `tlm_runtime.py`, where it needs nothing of the package. The tables are
+memory-mapped and never written, so threads may share a model and processes share its memory. `modeling_frozen.py` in
+the same folder has the mathematics.
+"""
+
+import hashlib
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
+DENSE = ("attention_output", "intermediate", "output", "pooler", "classifier")
+BATCH = 256
+"""Texts that go through the layers together."""
+ERF = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
+       -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)  # fmt: skip
+ERF_BELOW = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
+             -1.42647390514189e-02)  # fmt: skip
+"""A rational approximation of erf, good to float32 rounding (that of Eigen)."""
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """The error function, float32."""
+    x = np.clip(x, -4, 4)
+    square = x * x
+    above, below = np.full_like(x, ERF[0]), np.full_like(x, ERF_BELOW[0])
+    for coefficients, value in ((ERF, above), (ERF_BELOW, below)):
+        for coefficient in coefficients[1:]:
+            value *= square
+            value += np.float32(coefficient)
+    above *= x
+    above /= below
+    return above
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: x * np.float32(0.5) * (erf(x * np.float32(0.5**0.5)) + np.float32(1)),
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / (np.float32(1) + np.exp(-x)),
+}
+
+
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """Softmax along an axis."""
+    exponentials = np.exp(x - x.max(axis=axis, keepdims=True))
+    exponentials /= exponentials.sum(axis=axis, keepdims=True)
+    return exponentials
+
+
+def read_tables(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file as read-only views of the mapped file.
+
+    Raises:
+        ValueError: a damaged or truncated file.
+    """
+    try:
+        with file.open("rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        start = 8 + int.from_bytes(mapped[:8], "little")
+        tables = {}
+        for name, entry in json.loads(mapped[8:start]).items():
+            if name != "__metadata__":
+                kind, (begin, end) = np.dtype(TYPES[entry["dtype"]]), entry["data_offsets"]
+                count = (end - begin) // kind.itemsize
+                tables[name] = np.frombuffer(mapped, kind, count, start + begin).reshape(entry["shape"])
+        return tables
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is missing, truncated or damaged ({error}): restore it from where it came.") from error
+
+
+def expected_shapes(config: dict[str, Any], labels: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors by `config.json`."""
+    members, words, longest = config["num_members"], config["vocab_size"], config["max_position_embeddings"]
+    hidden, heads, inner = config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
+    size = hidden // heads
+    shapes: dict[str, tuple[int, ...]] = {
+        "values": (words, members, heads, size),
+        "scores": (words, members, heads),
+        "scale": (words, longest, members),
+        "position_values": (longest, members, heads, size),
+        "position_scores": (longest, members, heads),
+    }
+    rows = ("context_bias", "first", *(f"{n}.{p}" for n in ("attention_norm", "output_norm") for p in ("weight", "bias")))
+    shapes |= dict.fromkeys(rows, (members, hidden))
+    ends = ((hidden, hidden), (hidden, inner), (inner, hidden), (hidden, hidden), (hidden, labels))
+    for name, (inputs, outputs) in zip(DENSE, ends, strict=True):
+        shapes |= {f"{name}.weight": (members, outputs, inputs), f"{name}.bias": (members, outputs)}
+        if config["table_dtype"] == "int8":
+            shapes |= {f"{name}.step": (members, outputs), "value_step": (words, members, heads)}
+    return shapes
+
+
+class FrozenRuntime:
+    """A frozen committee in a folder; use `load`. Calls change nothing, so any number of threads may make them."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} has no {name}: name a folder that `tlm freeze` wrote.")
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            names = {int(index): name for index, name in config["id2label"].items()}
+            self.labels = [names[index] for index in range(len(names))]
+            shapes = expected_shapes(config, len(self.labels))
+            self.activation = ACTIVATIONS[config["hidden_act"]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder}/config.json is not that of a frozen committee (see {error}).") from error
+        tables = read_tables(folder / "model.safetensors")
+        for name in shapes.keys() | tables.keys():
+            shape = tables[name].shape if name in tables else None
+            if shape != shapes.get(name):
+                raise ValueError(f"{folder}/model.safetensors has {name} {shape}, by config.json {shapes.get(name)}.")
+        text = (folder / "tokenizer.json").read_bytes()
+        sha256, longest = config.get("tokenizer_sha256"), config["max_position_embeddings"]
+        try:
+            self.tokenizer = Tokenizer.from_str(text.decode())
+        except Exception as error:  # what tokenizers raises is an Exception itself
+            raise ValueError(f"{folder}/tokenizer.json is damaged: restore it from where it came.") from error
+        first = self.tokenizer.encode("").ids[:1]
+        if (sha256 and hashlib.sha256(text).hexdigest() != sha256) or first != [config["cls_token_id"]]:
+            raise ValueError(f"{folder}/tokenizer.json is another tokenizer than the committee's: restore it.")
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(longest)
+        self.temperature, self.combination = config["temperature"], config["combination"]
+        self.eps, self.shape = np.float32(config["layer_norm_eps"]), tables["position_values"].shape[1:]
+        # What every text reads is brought to float32 once; value rows stay as they are in the file.
+        self.tables = {n: t if n == "values" else np.asarray(t, dtype=np.float32) for n, t in tables.items()}
+
+    def __call__(self, texts: str | list[str]) -> Any:
+        """Label, score and whether the text was cut, for one text or for each of a list."""
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        encodings = self._encode(batch)
+        probabilities = self._probabilities(self.member_logits([encoding.ids for encoding in encodings]))
+        records = [
+            {"label": self.labels[row.argmax()], "score": float(row.max()), "truncated": bool(encoding.overflowing)}
+            for encoding, row in zip(encodings, probabilities, strict=True)
+        ]
+        return records[0] if isinstance(texts, str) else records
+
+    def probabilities(self, texts: list[str]) -> np.ndarray:
+        """The committee's probabilities, float32 (texts, classes)."""
+        return self._probabilities(self.member_logits([encoding.ids for encoding in self._encode(list(texts))]))
+
+    def _encode(self, texts: list[str]) -> list[Any]:
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("Every text must be a string.")
+        return self.tokenizer.encode_batch(texts) if len(texts) > 1 else [self.tokenizer.encode(t) for t in texts]
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        if self.combination == "logits":
+            return softmax(logits.mean(axis=1) / np.float32(self.temperature), axis=-1)
+        mean = softmax(logits, axis=-1).mean(axis=1)
+        powers = np.maximum(mean, np.finfo(np.float32).tiny) ** np.float32(1 / self.temperature)
+        return powers / powers.sum(axis=-1, keepdims=True)
+
+    def member_logits(self, ids: list[list[int]]) -> np.ndarray:
+        """Each member's logits, float32 (texts, members, classes), of texts as token ids that start with [CLS]."""
+        pieces = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
+        members, labels = self.shape[0], len(self.labels)
+        return np.concatenate([np.empty((0, members, labels), np.float32), *map(self._batch, pieces)])
+
+    def _batch(self, ids: list[list[int]]) -> np.ndarray:
+        context = np.stack([self._pool(np.asarray(text)) for text in ids], axis=1)
+        states = self._norm("attention_norm", self._dense("attention_output", context) + self.tables["first"][:, None])
+        inner = self._dense("output", self.activation(self._dense("intermediate", states)))
+        states = self._norm("output_norm", inner + states)
+        return self._dense("classifier", np.tanh(self._dense("pooler", states))).transpose(1, 0, 2)
+
+    def _pool(self, ids: np.ndarray) -> np.ndarray:
+        """Attention from [CLS] over one text: int (length,) to float32 (members, hidden)."""
+        tables, length = self.tables, len(ids)
+        scale = tables["scale"][ids, np.arange(length)][..., None]
+        scores = tables["scores"].take(ids, axis=0)
+        scores += tables["position_scores"][:length]
+        scores *= scale
+        weights = (softmax(scores, axis=0) * scale).transpose(1, 2, 0)  # (members, heads, length)
+        places = np.matmul(weights[:, :, None], tables["position_values"][:length].transpose(1, 2, 0, 3))
+        values = tables["values"].take(ids, axis=0)
+        if values.dtype != np.float32:
+            values = values.astype(np.float32)
+        if "value_step" in tables:
+            weights = weights * tables["value_step"].take(ids, axis=0).transpose(1, 2, 0)
+        words = np.matmul(weights[:, :, None], values.transpose(1, 2, 0, 3))
+        return (words + places).reshape(self.shape[0], -1) + tables["context_bias"]
+
+    def _dense(self, name: str, states: np.ndarray) -> np.ndarray:
+        product = np.matmul(states, self.tables[f"{name}.weight"].transpose(0, 2, 1))
+        if f"{name}.step" in self.tables:
+            product *= self.tables[f"{name}.step"][:, None]
+        product += self.tables[f"{name}.bias"][:, None]
+        return product
+
+    def _norm(self, name: str, states: np.ndarray) -> np.ndarray:
+        states = states - states.mean(axis=-1, keepdims=True)
+        states /= np.sqrt((states * states).mean(axis=-1, keepdims=True) + self.eps)
+        return states * self.tables[f"{name}.weight"][:, None] + self.tables[f"{name}.bias"][:, None]
+
+
+def load(source: str | Path) -> FrozenRuntime:
+    """Open a folder or Hub name; ValueError, in one sentence, where it is no whole frozen committee."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir() and str(source).count("/") == 1:
+        from huggingface_hub import snapshot_download  # comes with tokenizers
+
+        folder = Path(snapshot_download(str(source)))
+    return FrozenRuntime(folder)
+
+
+class EndpointHandler:
+    """Hugging Face Inference Endpoints: `handler.py` in the folder imports it from here."""
+
+    def __init__(self, path: str = "") -> None:
+        self.model = load(path)
+
+    def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
+        """`{"inputs": text or texts}` to a list of labels and scores."""
+        inputs = data["inputs"]
+        return self.model([inputs] if isinstance(inputs, str) else inputs)
