@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from .models.configuration_committee import CommitteeConfig as CommitteeConfig
     from .models.configuration_tlm import TLMConfig as TLMConfig
     from .models.modeling_committee import CommitteeForSequenceClassification as CommitteeForSequenceClassification
+    from .models.modeling_frozen import (
+        FrozenCommitteeForSequenceClassification as FrozenCommitteeForSequenceClassification,
+    )
     from .models.modeling_tlm import TLMForMaskedLM as TLMForMaskedLM
     from .models.modeling_tlm import TLMForSequenceClassification as TLMForSequenceClassification
     from .models.modeling_tlm import TLMModel as TLMModel
@@ -42,6 +45,7 @@ _HOMES = {
     "CommitteeConfig": "models.configuration_committee",
     "CommitteeForSequenceClassification": "models.modeling_committee",
     "CommitteeOutput": "models.combination_committee",
+    "FrozenCommitteeForSequenceClassification": "models.modeling_frozen",
     "MaskingCollator": "data.masking",
     "PretrainingSchedule": "data.masking",
     "RunTrainer": "training.trainer",
@@ -96,10 +100,11 @@ def _register_configurations() -> None:
     from transformers import AutoConfig
 
     from .models.configuration_committee import CommitteeConfig
+    from .models.configuration_frozen import FrozenCommitteeConfig
     from .models.configuration_tlm import TLMConfig
 
-    AutoConfig.register(TLMConfig.model_type, TLMConfig, exist_ok=True)
-    AutoConfig.register(CommitteeConfig.model_type, CommitteeConfig, exist_ok=True)
+    for config in (TLMConfig, CommitteeConfig, FrozenCommitteeConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
 def _register_models() -> None:
@@ -109,6 +114,7 @@ def _register_models() -> None:
     from .models import modeling_tlm as encoder
     from .models.configuration_committee import CommitteeConfig
     from .models.configuration_tlm import TLMConfig
+    from .models.modeling_frozen import FrozenCommitteeForSequenceClassification
 
     for auto, of_encoder, of_committee in (
         (AutoModel, encoder.TLMModel, committee.CommitteeModel),
@@ -121,6 +127,8 @@ def _register_models() -> None:
     ):
         auto.register(TLMConfig, of_encoder, exist_ok=True)
         auto.register(CommitteeConfig, of_committee, exist_ok=True)
+    frozen = FrozenCommitteeForSequenceClassification
+    AutoModelForSequenceClassification.register(frozen.config_class, frozen, exist_ok=True)
 
 
 def _register() -> None:

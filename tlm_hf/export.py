@@ -1,4 +1,4 @@
-"""A classifier or a whole committee as one ONNX file, for onnxruntime: float32, or int8 by dynamic quantization.
+"""A classifier or committee as one ONNX file for onnxruntime, or as tables that need no torch (`freeze`).
 
 Batch and length of the file's inputs are free. Its outputs are `logits` and, for a committee, `member_logits`. The
 files are where transformers.js and Optimum look for them.
@@ -6,8 +6,10 @@ files are where transformers.js and Optimum look for them.
 
 import contextlib
 import copy
+import hashlib
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,10 +18,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from . import runtime
 from .errors import UserError, check_installed
 from .loading import load_classifier, load_classifier_tokenizer, load_config
 from .models.combination_committee import CommitteeOutput
+from .models.configuration_frozen import TABLE_DTYPES
 from .models.modeling_committee import CommitteeForSequenceClassification
+from .models.modeling_frozen import FrozenCommitteeForSequenceClassification, check_freezable
 from .runs.atomic_files import Json
 from .runs.output_folder import Run
 
@@ -80,6 +85,75 @@ def export(arguments: ExportArguments) -> Json:
             )
 
     return run.finish(save, {"files": sizes, "max_abs_diff": differences})
+
+
+@dataclass
+class FreezeArguments:
+    """Options of `tlm freeze`."""
+
+    model: str = field(default="", metadata={"help": "Folder or Hub name of a one-layer classifier or committee."})
+    output_dir: str = field(default="", metadata={"help": "Output folder."})
+    table_dtype: str = field(
+        default="float32", metadata={"help": "Precision of the tables.", "choices": list(TABLE_DTYPES)}
+    )
+
+
+def freeze(arguments: FreezeArguments) -> Json:
+    """Write a committee of one-layer encoders as tables, with a runtime that needs neither torch nor this package.
+
+    Returns:
+        `output_dir`, the `bytes` of the tables, and `max_abs_diff`, the largest difference of the runtime's member
+        logits from the committee's in torch on a sample of texts.
+
+    Raises:
+        UserError: bad input, or a member that cannot be frozen.
+    """
+    if not arguments.model or not arguments.output_dir:
+        raise UserError("freeze needs --model (a classifier or committee) and --output-dir.")
+    model = load_classifier(arguments.model).float()
+    try:
+        if not isinstance(model, CommitteeForSequenceClassification):
+            model = CommitteeForSequenceClassification.from_members([model])
+        check_freezable(list(model.members))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    tokenizer = load_classifier_tokenizer(arguments.model, model)
+    run = Run(arguments.output_dir, "freeze", {"model": arguments.model, "table_dtype": arguments.table_dtype})
+    if run.results is not None:
+        return run.results
+    results: Json = {"output_dir": arguments.output_dir}
+
+    def save(folder: Path) -> None:
+        write_frozen(model, tokenizer, folder, arguments.table_dtype)
+        answers = runtime.load(folder)
+        batch = tokenizer(SAMPLE, padding=True, truncation=True, return_tensors="pt", return_token_type_ids=False)
+        with torch.inference_mode():
+            expected = model(**batch).member_logits.numpy()
+        found = answers.member_logits([encoding.ids for encoding in answers.tokenizer.encode_batch(SAMPLE)])
+        results["bytes"] = (folder / "model.safetensors").stat().st_size
+        results["max_abs_diff"] = float(abs(found - expected).max())
+
+    return run.finish(save, results)
+
+
+def write_frozen(
+    committee: CommitteeForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    table_dtype: str = "float32",
+) -> FrozenCommitteeForSequenceClassification:
+    """Freeze a committee into a folder: tables, tokenizer, `tlm_runtime.py`, and `handler.py` for Inference Endpoints.
+
+    Raises:
+        ValueError: a member that cannot be frozen.
+    """
+    frozen = committee.freeze(table_dtype, cls_token_id=tokenizer.cls_token_id)
+    tokenizer.save_pretrained(folder)
+    frozen.config.tokenizer_sha256 = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    frozen.save_pretrained(folder, max_shard_size="1TB")
+    shutil.copyfile(runtime.__file__, folder / "tlm_runtime.py")
+    (folder / "handler.py").write_text("from tlm_runtime import EndpointHandler  # noqa: F401\n", encoding="utf-8")
+    return frozen
 
 
 @contextlib.contextmanager

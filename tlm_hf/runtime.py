@@ -24,25 +24,22 @@ TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
 DENSE = ("attention_output", "intermediate", "output", "pooler", "classifier")
 BATCH = 256
 """Texts that go through the layers together."""
-ERF = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
-       -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)  # fmt: skip
-ERF_BELOW = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
-             -1.42647390514189e-02)  # fmt: skip
-"""A rational approximation of erf, good to float32 rounding (that of Eigen)."""
+# A rational approximation of erf that is good to float32 rounding (Eigen's): odd powers from 13, over even ones from 8.
+ABOVE = "-2.72614225801306e-10 2.77068142495902e-08 -2.10102402082508e-06 -5.69250639462346e-05 -7.34990630326855e-04"
+ABOVE += " -2.95459980854025e-03 -1.60960333262415e-02"
+BELOW = "-1.45660718464996e-05 -2.13374055278905e-04 -1.68282697438203e-03 -7.37332916720468e-03 -1.42647390514189e-02"
 
 
 def erf(x: np.ndarray) -> np.ndarray:
     """The error function, float32."""
     x = np.clip(x, -4, 4)
     square = x * x
-    above, below = np.full_like(x, ERF[0]), np.full_like(x, ERF_BELOW[0])
-    for coefficients, value in ((ERF, above), (ERF_BELOW, below)):
-        for coefficient in coefficients[1:]:
+    above, below = np.zeros_like(x), np.zeros_like(x)
+    for coefficients, value in ((ABOVE, above), (BELOW, below)):
+        for coefficient in coefficients.split():
             value *= square
             value += np.float32(coefficient)
-    above *= x
-    above /= below
-    return above
+    return x * above / below
 
 
 ACTIVATIONS = {
@@ -60,11 +57,7 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 def read_tables(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file as read-only views of the mapped file.
-
-    Raises:
-        ValueError: a damaged or truncated file.
-    """
+    """The tensors of a safetensors file as read-only views of the mapped file; ValueError where it is damaged."""
     try:
         with file.open("rb") as opened:
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
@@ -77,28 +70,23 @@ def read_tables(file: Path) -> dict[str, np.ndarray]:
                 tables[name] = np.frombuffer(mapped, kind, count, start + begin).reshape(entry["shape"])
         return tables
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is missing, truncated or damaged ({error}): restore it from where it came.") from error
+        raise ValueError(f"{file} is truncated or damaged ({error}): restore it from where it came.") from error
 
 
-def expected_shapes(config: dict[str, Any], labels: int) -> dict[str, tuple[int, ...]]:
+def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by `config.json`."""
     members, words, longest = config["num_members"], config["vocab_size"], config["max_position_embeddings"]
     hidden, heads, inner = config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
-    size = hidden // heads
-    shapes: dict[str, tuple[int, ...]] = {
-        "values": (words, members, heads, size),
-        "scores": (words, members, heads),
-        "scale": (words, longest, members),
-        "position_values": (longest, members, heads, size),
-        "position_scores": (longest, members, heads),
-    }
-    rows = ("context_bias", "first", *(f"{n}.{p}" for n in ("attention_norm", "output_norm") for p in ("weight", "bias")))
-    shapes |= dict.fromkeys(rows, (members, hidden))
-    ends = ((hidden, hidden), (hidden, inner), (inner, hidden), (hidden, hidden), (hidden, labels))
+    by_word, by_place = (words, members, heads), (longest, members, heads)
+    shapes = {"values": (*by_word, hidden // heads), "scores": by_word, "scale": (words, longest, members)}
+    shapes |= {"position_values": (*by_place, hidden // heads), "position_scores": by_place}
+    norms = [f"{name}.{part}" for name in ("attention_norm", "output_norm") for part in ("weight", "bias")]
+    shapes |= dict.fromkeys(["context_bias", "first", *norms], (members, hidden))
+    ends = ((hidden, hidden), (hidden, inner), (inner, hidden), (hidden, hidden), (hidden, len(config["id2label"])))
     for name, (inputs, outputs) in zip(DENSE, ends, strict=True):
         shapes |= {f"{name}.weight": (members, outputs, inputs), f"{name}.bias": (members, outputs)}
         if config["table_dtype"] == "int8":
-            shapes |= {f"{name}.step": (members, outputs), "value_step": (words, members, heads)}
+            shapes |= {f"{name}.step": (members, outputs), "value_step": by_word}
     return shapes
 
 
@@ -111,9 +99,8 @@ class FrozenRuntime:
                 raise ValueError(f"{folder} has no {name}: name a folder that `tlm freeze` wrote.")
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            names = {int(index): name for index, name in config["id2label"].items()}
-            self.labels = [names[index] for index in range(len(names))]
-            shapes = expected_shapes(config, len(self.labels))
+            self.labels = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
+            shapes = table_shapes(config)
             self.activation = ACTIVATIONS[config["hidden_act"]]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder}/config.json is not that of a frozen committee (see {error}).") from error
@@ -122,21 +109,25 @@ class FrozenRuntime:
             shape = tables[name].shape if name in tables else None
             if shape != shapes.get(name):
                 raise ValueError(f"{folder}/model.safetensors has {name} {shape}, by config.json {shapes.get(name)}.")
-        text = (folder / "tokenizer.json").read_bytes()
-        sha256, longest = config.get("tokenizer_sha256"), config["max_position_embeddings"]
-        try:
-            self.tokenizer = Tokenizer.from_str(text.decode())
-        except Exception as error:  # what tokenizers raises is an Exception itself
-            raise ValueError(f"{folder}/tokenizer.json is damaged: restore it from where it came.") from error
-        first = self.tokenizer.encode("").ids[:1]
-        if (sha256 and hashlib.sha256(text).hexdigest() != sha256) or first != [config["cls_token_id"]]:
-            raise ValueError(f"{folder}/tokenizer.json is another tokenizer than the committee's: restore it.")
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(longest)
-        self.temperature, self.combination = config["temperature"], config["combination"]
-        self.eps, self.shape = np.float32(config["layer_norm_eps"]), tables["position_values"].shape[1:]
+        self.tokenizer = self._open_tokenizer(folder / "tokenizer.json", config)
+        self.temperature, self.combination = np.float32(config["temperature"]), config["combination"]
+        self.eps, self.members = np.float32(config["layer_norm_eps"]), config["num_members"]
         # What every text reads is brought to float32 once; value rows stay as they are in the file.
         self.tables = {n: t if n == "values" else np.asarray(t, dtype=np.float32) for n, t in tables.items()}
+
+    @staticmethod
+    def _open_tokenizer(file: Path, config: dict[str, Any]) -> Tokenizer:
+        content, sha256 = file.read_bytes(), config.get("tokenizer_sha256")
+        try:
+            tokenizer = Tokenizer.from_str(content.decode())
+            tokenizer.no_padding()
+            tokenizer.enable_truncation(config["max_position_embeddings"])
+        except Exception as error:  # what tokenizers raises is an Exception itself
+            raise ValueError(f"{file} is damaged: restore it from where it came.") from error
+        same = sha256 in (None, hashlib.sha256(content).hexdigest())
+        if not same or tokenizer.encode("").ids[:1] != [config["cls_token_id"]]:
+            raise ValueError(f"{file} is another tokenizer than the committee's: restore it from where it came.")
+        return tokenizer
 
     def __call__(self, texts: str | list[str]) -> Any:
         """Label, score and whether the text was cut, for one text or for each of a list."""
@@ -160,16 +151,16 @@ class FrozenRuntime:
 
     def _probabilities(self, logits: np.ndarray) -> np.ndarray:
         if self.combination == "logits":
-            return softmax(logits.mean(axis=1) / np.float32(self.temperature), axis=-1)
+            return softmax(logits.mean(axis=1) / self.temperature, axis=-1)
         mean = softmax(logits, axis=-1).mean(axis=1)
-        powers = np.maximum(mean, np.finfo(np.float32).tiny) ** np.float32(1 / self.temperature)
+        powers = np.maximum(mean, np.finfo(np.float32).tiny) ** (1 / self.temperature)
         return powers / powers.sum(axis=-1, keepdims=True)
 
     def member_logits(self, ids: list[list[int]]) -> np.ndarray:
         """Each member's logits, float32 (texts, members, classes), of texts as token ids that start with [CLS]."""
         pieces = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
-        members, labels = self.shape[0], len(self.labels)
-        return np.concatenate([np.empty((0, members, labels), np.float32), *map(self._batch, pieces)])
+        none = np.empty((0, self.members, len(self.labels)), np.float32)
+        return np.concatenate([none, *map(self._batch, pieces)])
 
     def _batch(self, ids: list[list[int]]) -> np.ndarray:
         context = np.stack([self._pool(np.asarray(text)) for text in ids], axis=1)
@@ -193,7 +184,7 @@ class FrozenRuntime:
         if "value_step" in tables:
             weights = weights * tables["value_step"].take(ids, axis=0).transpose(1, 2, 0)
         words = np.matmul(weights[:, :, None], values.transpose(1, 2, 0, 3))
-        return (words + places).reshape(self.shape[0], -1) + tables["context_bias"]
+        return (words + places).reshape(self.members, -1) + tables["context_bias"]
 
     def _dense(self, name: str, states: np.ndarray) -> np.ndarray:
         product = np.matmul(states, self.tables[f"{name}.weight"].transpose(0, 2, 1))

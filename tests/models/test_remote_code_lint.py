@@ -13,7 +13,7 @@ import pytest
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification
 
 PACKAGE = Path(__file__).resolve().parents[2] / "tlm_hf" / "models"
-FILES = sorted([*PACKAGE.glob("*_tlm.py"), *PACKAGE.glob("*_committee.py")])
+FILES = sorted([*PACKAGE.glob("*_tlm.py"), *PACKAGE.glob("*_committee.py"), *PACKAGE.glob("*_frozen.py")])
 
 
 def test_these_are_the_files_that_travel(tmp_path):

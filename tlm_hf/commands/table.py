@@ -78,6 +78,11 @@ COMMANDS = {
     "export": Command(
         "a classifier or committee as ONNX, in float32 and int8", "export:export", ("files", "max_abs_diff")
     ),
+    "freeze": Command(
+        "a committee of one-layer encoders as tables that are looked up, without torch",
+        "export:freeze",
+        ("output_dir", "bytes", "max_abs_diff"),
+    ),
     "prepare-data": Command(
         "corpus subsets and tasks as data set folders, checked for leakage, ready to push",
         "data.dataset_folder:prepare_data",

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
@@ -133,7 +132,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
                 first; no tokenizer in the folder; an unknown dtype.
         """
         if cls_token_id is None:
-            sources = [config._name_or_path for config in (self.config, *(member.config for member in self.members))]
+            from transformers import AutoTokenizer  # late: the Auto classes import this file
+
+            sources = [self.config._name_or_path, self[0].config._name_or_path]
             try:
                 cls_token_id = AutoTokenizer.from_pretrained(next(filter(None, sources))).cls_token_id
             except (OSError, ValueError, StopIteration) as error:

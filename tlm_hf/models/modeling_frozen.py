@@ -123,6 +123,7 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         self.post_init()
         self.eval()
 
+    # trf-ignore: TRF018
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: tables come from a committee or from a file."""
 
@@ -172,21 +173,26 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
 
     def _check(self, ids: Any, mask: Any, types: Any, others: dict[str, Any]) -> None:
         """Raise ValueError for inputs without tables; what the data say is not read in a graph or off the CPU."""
-        fault = None
+        fault, longest, first = None, self.config.max_position_embeddings, self.config.cls_token_id
         given = [name for name in ("position_ids", "inputs_embeds") if others.get(name) is not None]
         if given:
             fault = f"takes no {given[0]}"
         elif ids is None or ids.dim() != 2 or (mask is not None and mask.shape != ids.shape):
             fault = "takes input_ids (batch, sequence) and a mask of that shape"
-        elif ids.shape[1] > self.config.max_position_embeddings:
-            fault = f"takes at most {self.config.max_position_embeddings} tokens, not {ids.shape[1]}"
-        elif ids.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
-            if bool((ids[:, 0] != self.config.cls_token_id).any()):
-                fault = f"takes texts that start with token {self.config.cls_token_id} and are padded on the right"
+        elif ids.shape[1] > longest:
+            fault = f"takes at most {longest} tokens, not {ids.shape[1]}"
+        elif self._is_readable(ids):
+            if bool((ids[:, 0] != first).any()):
+                fault = f"takes texts that start with token {first} and are padded on the right"
             elif types is not None and bool(types.any()):
                 fault = "takes single texts (token type 0)"
         if fault is not None:
             raise ValueError(f"A frozen committee {fault}: ask the committee that it was made from.")
+
+    @staticmethod
+    def _is_readable(ids: torch.Tensor) -> bool:
+        """Whether code may depend on the data: not in a graph, nor where reading them costs a transfer."""
+        return ids.device.type == "cpu" and not torch.compiler.is_compiling()
 
     def _pool(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Attention from [CLS]: ids (batch, sequence) to contexts (members, batch, hidden)."""
@@ -197,16 +203,16 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
             scores = scores.masked_fill(mask[:, :, None, None] == 0, torch.finfo(scores.dtype).min)
         weights = scores.softmax(dim=1) * scale  # (B, T, K, H)
         by_place = torch.einsum("btkh,tkhd->kbhd", weights, self.position_values[:length])
-        values = self.values
         if self.value_step is not None:
             weights = weights * self.value_step[ids]
-        if values.dtype != weights.dtype:
-            words, ids = ids.unique(return_inverse=True)
-            values = values[words].to(weights.dtype)
+        rows: Any = slice(None)
+        if self.values.dtype != weights.dtype and self._is_readable(ids):
+            rows, ids = ids.unique(return_inverse=True)  # only the batch's words are brought to float32
+        values = self.values[rows].to(weights.dtype)
         slices = torch.arange(members * heads, device=ids.device)
-        rows = ids[:, None] * (members * heads) + slices[:, None]  # (B, K H, T)
+        places = ids[:, None] * (members * heads) + slices[:, None]  # (B, K H, T)
         by_word = F.embedding_bag(
-            rows.flatten(0, 1),
+            places.flatten(0, 1),
             values.view(-1, size),
             mode="sum",
             per_sample_weights=weights.flatten(2).transpose(1, 2).reshape(-1, length),
@@ -219,6 +225,7 @@ def check_freezable(members: Sequence[Any]) -> None:
     """Raise ValueError at the first member that has no tables, or another shape than the first."""
     for position, member in enumerate(members):
         config, fault = member.config, None
+        layers, convolution = config.num_hidden_layers, config.has_convolution
         different = [name for name in SHARED if getattr(config, name) != getattr(members[0].config, name)]
         parts = {"weight", "bias"}
         adapted = [
@@ -226,9 +233,9 @@ def check_freezable(members: Sequence[Any]) -> None:
             for name, _ in member.named_parameters()
             if name.rpartition(".")[2] not in parts or any(part in name for part in ("lora_", "base_layer"))
         ]
-        if config.num_hidden_layers != 1:
-            fault = f"has {config.num_hidden_layers} layers: only one-layer encoders are tables"
-        elif config.has_convolution:
+        if layers != 1:
+            fault = f"has {layers} layers: only one-layer encoders are tables"
+        elif convolution:
             fault = "has a convolution: only encoders without one are tables"
         elif adapted:
             fault = f"has an adapter ({adapted[0]}): merge it (merge_and_unload)"

@@ -1,0 +1,149 @@
+"""Frozen committees against their committee, whose members are stock BERTs with the same weights."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, randomise
+from helpers_models import close
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from tlm_hf import (
+    CommitteeForSequenceClassification,
+    FrozenCommitteeForSequenceClassification,
+    TLMConfig,
+    TLMForSequenceClassification,
+)
+
+CLS, PRECISION = 2, {"float32": 1e-5, "float16": 2e-2, "int8": 0.3}
+join = CommitteeForSequenceClassification.from_members
+
+
+def build(count=2, seed=0, temperature=1.3, combination="probabilities", **fields):
+    """A committee, and its members as stock BERTs."""
+    fields = {**TINY, "num_labels": 3, **fields}
+    stocks = [BertForSequenceClassification(BertConfig(**fields)).eval() for _ in range(count)]
+    for position, stock in enumerate(stocks):
+        randomise(stock, seed + position)
+    return join(stocks, temperature, combination), stocks
+
+
+def batch(rows, length, seed=0, words=TINY["vocab_size"]):
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(length) < rng.integers(1, length + 1, (rows, 1))).astype(np.int64)
+    ids = rng.integers(3, words, (rows, length)) * mask
+    ids[:, 0] = CLS
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+@torch.no_grad()
+@given(
+    heads=st.integers(1, 4), size=st.sampled_from([1, 3, 8]), count=st.integers(1, 4), rows=st.integers(1, 5),
+    length=st.integers(1, 16), words=st.integers(4, 70), eps=st.sampled_from([1e-12, 1e-3]), seed=st.integers(0, 99),
+    act=st.sampled_from(["gelu", "relu"]), combination=st.sampled_from(["probabilities", "logits"]),
+)  # fmt: skip
+def test_a_frozen_committee_is_its_stock_members(heads, size, count, rows, length, words, eps, seed, act, combination):
+    fields = {"hidden_size": heads * size, "num_attention_heads": heads, "hidden_act": act, "layer_norm_eps": eps}
+    committee, stocks = build(count, seed, combination=combination, vocab_size=words, **fields)
+    inputs = batch(rows, length, seed, words)
+    votes = torch.stack([stock(**inputs).logits for stock in stocks], dim=1)
+    expected = committee(**inputs)
+    found = committee.freeze(cls_token_id=CLS)(**inputs)
+    close(found.member_logits, votes)
+    close(found.logits, expected.logits)
+    for name, values in expected.uncertainty.items():
+        close(found.uncertainty[name], values)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_every_precision_survives_saving_here_and_as_remote_code(tmp_path, dtype):
+    committee, _ = build(3)
+    frozen, inputs = committee.freeze(dtype, cls_token_id=CLS), batch(4, 16)
+    expected = frozen(**inputs, labels=torch.tensor([0, 1, 2, 0]))
+    assert float((expected.member_logits - committee(**inputs).member_logits).abs().max()) < PRECISION[dtype]
+    frozen.save_pretrained(tmp_path)
+    models = [FrozenCommitteeForSequenceClassification.from_pretrained(tmp_path)]
+    for options in ({}, {"trust_remote_code": True}, {"dtype": torch.float32}):
+        models.append(AutoModelForSequenceClassification.from_pretrained(tmp_path, **options))
+    for model in models:
+        found = model(**inputs, labels=torch.tensor([0, 1, 2, 0]))
+        assert torch.equal(found.logits, expected.logits)
+        assert torch.equal(found.loss, expected.loss)
+        assert (model.config.temperature, model.config.id2label) == (1.3, committee.config.id2label)
+
+
+@torch.no_grad()
+def test_it_is_a_value_and_not_a_view():
+    committee, _ = build()
+    frozen, inputs = committee.freeze(cls_token_id=CLS), batch(3, 9)
+    before = frozen(**inputs).logits
+    for parameter in committee.parameters():
+        parameter.data += 0.1
+    assert torch.equal(frozen(**inputs).logits, before)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    with pytest.raises(ValueError, match="train the committee and freeze it again"):
+        frozen.train()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_hidden_layers": 2}, "Member 1 .*has 2 layers"),
+        ({"conv_channels": 2, "conv_kernel_sizes": [[3, 3]]}, "Member 1 .*has a convolution"),
+        ({"num_attention_heads": 4}, "Member 1 .*num_attention_heads 4, unlike member 0"),
+        ({"layer_norm_eps": 1e-5}, "Member 1 .*layer_norm_eps 1e-05, unlike member 0"),
+    ],
+)
+def test_what_has_no_tables_is_named(changes, sentence, one_sentence):
+    members = [TLMForSequenceClassification(TLMConfig(**{**TINY, **fields})) for fields in ({}, changes)]
+    with pytest.raises(ValueError, match=sentence) as caught:
+        join(members).freeze(cls_token_id=CLS)
+    one_sentence(caught.value)
+
+
+def test_adapters_unknown_precisions_and_unknown_tokenizers_are_refused(one_sentence):
+    committee, _ = build()
+    for options, sentence in (({"dtype": "int4", "cls_token_id": CLS}, "int4.*choose"), ({}, "pass freeze.cls_token")):
+        with pytest.raises(ValueError, match=sentence) as caught:
+            committee.freeze(**options)
+        one_sentence(caught.value)
+    adapted = get_peft_model(committee, LoraConfig(r=2, target_modules=["query"])).base_model.model
+    with pytest.raises(ValueError, match="has an adapter"):
+        adapted.freeze(cls_token_id=CLS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"input_ids": torch.full((2, 5), 7)}, "start with token 2"),
+        ({"attention_mask": torch.ones(2, 1, 5, 5)}, "a mask of that shape"),
+        ({"token_type_ids": torch.ones((2, 5), dtype=torch.long)}, "single texts"),
+        ({"position_ids": torch.zeros((2, 5), dtype=torch.long)}, "takes no position_ids"),
+        ({"input_ids": torch.full((2, 17), CLS), "attention_mask": None}, "at most 16 tokens, not 17"),
+    ],
+)
+def test_what_only_the_committee_answers_is_refused_in_one_sentence(changes, sentence, one_sentence):
+    frozen = build()[0].freeze(cls_token_id=CLS)
+    with pytest.raises(ValueError, match=f"{sentence}.*ask the committee") as caught:
+        frozen(**{**batch(2, 5), **changes})
+    one_sentence(caught.value)
+
+
+def test_nothing_is_pinned_to_the_cpu():
+    inputs = {name: value.to("meta") for name, value in batch(4, 16).items()}
+    for dtype in PRECISION:
+        frozen = build()[0].freeze(dtype, cls_token_id=CLS).to("meta")
+        assert frozen(**inputs).logits.device.type == "meta"
+
+
+def test_any_batch_and_length_is_exported():
+    frozen, free = build()[0].freeze(cls_token_id=CLS), {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    inputs = batch(3, 9)
+    with torch.no_grad():
+        exported = torch.export.export(frozen, (), inputs, dynamic_shapes=dict.fromkeys(inputs, free)).module()
+        for rows, length in ((2, 3), (5, 16)):
+            other = batch(rows, length, seed=1)
+            close(exported(**other).logits, frozen(**other).logits)

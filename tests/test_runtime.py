@@ -1,0 +1,167 @@
+"""The runtime without torch against the committee in torch, and what it says of damaged folders."""
+
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import SENTENCES, TINY, randomise
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertConfig, BertForSequenceClassification
+
+from tlm_hf import CommitteeForSequenceClassification
+from tlm_hf.errors import UserError
+from tlm_hf.export import FreezeArguments, freeze
+from tlm_hf.runtime import erf, load
+
+NAMES = {0: "sport", 1: "science", 2: "world"}
+LONG = " ".join(SENTENCES)
+PRECISION = {"float32": 1e-5, "float16": 2e-2, "int8": 0.3}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    """The committee, and its folder frozen in every precision."""
+    root = tmp_path_factory.mktemp("frozen")
+    fields = {**TINY, "vocab_size": len(tokenizer), "id2label": NAMES, "label2id": {n: i for i, n in NAMES.items()}}
+    stocks = [BertForSequenceClassification(BertConfig(**fields)).eval() for _ in range(3)]
+    for seed, stock in enumerate(stocks):
+        randomise(stock, seed)
+    committee = CommitteeForSequenceClassification.from_members(stocks, temperature=1.3)
+    committee.save_pretrained(root / "committee")
+    tokenizer.save_pretrained(root / "committee")
+    for dtype, tolerance in PRECISION.items():
+        results = freeze(FreezeArguments(str(root / "committee"), str(root / dtype), dtype))
+        assert results["max_abs_diff"] < tolerance
+    return committee, root
+
+
+@torch.no_grad()
+def expected(committee, tokenizer, texts):
+    inputs = tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")
+    return committee(**inputs).logits.softmax(-1).numpy()
+
+
+@given(texts=st.lists(st.text(max_size=40) | st.sampled_from([*SENTENCES, LONG, "", "🚣 ☂"]), min_size=1, max_size=6))
+def test_any_text_gets_the_committees_probabilities(folders, tokenizer, texts):
+    committee, root = folders
+    found = load(root / "float32").probabilities(texts)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected(committee, tokenizer, texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", PRECISION)
+def test_every_precision_answers(folders, tokenizer, dtype):
+    committee, root = folders
+    model, reference = load(root / dtype), expected(committee, tokenizer, [*SENTENCES, LONG])
+    records = model([*SENTENCES, LONG])
+    np.testing.assert_allclose(model.probabilities([*SENTENCES, LONG]), reference, atol=PRECISION[dtype])
+    assert [record["truncated"] for record in records] == [len(tokenizer(t)["input_ids"]) > 16 for t in SENTENCES] + [
+        True
+    ]
+    if dtype == "float32":
+        assert [record["label"] for record in records] == [NAMES[index] for index in reference.argmax(-1)]
+    assert model(SENTENCES[0]) == pytest.approx(records[0], abs=1e-5)
+    assert model([]) == []
+    assert model.probabilities([]).shape == (0, 3)
+    with pytest.raises(ValueError, match="must be a string"):
+        model(["a", None])
+
+
+def test_erf_is_torchs():
+    x = np.linspace(-6, 6, 10001).astype(np.float32)
+    np.testing.assert_allclose(erf(x), torch.erf(torch.tensor(x)).numpy(), atol=5e-7)
+
+
+def test_another_process_needs_neither_torch_nor_the_package(folders, tokenizer):
+    """Copied into the folder as tlm_runtime.py; `handler.py` is what Inference Endpoints import."""
+    committee, root = folders
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+sys.modules.update(torch=None, transformers=None, tlm_hf=None)
+from handler import EndpointHandler
+import json
+print(json.dumps(EndpointHandler(sys.argv[1])({"inputs": sys.argv[2]})))
+"""
+    command = [sys.executable, "-I", "-c", code, str(root / "float32"), SENTENCES[0]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    reference = expected(committee, tokenizer, SENTENCES[:1])[0]
+    (record,) = json.loads(done.stdout)
+    assert (record["label"], record["score"]) == (NAMES[reference.argmax()], pytest.approx(reference.max(), abs=1e-5))
+    imported = "import tlm_hf.runtime, sys; print(any(name in sys.modules for name in ('torch', 'transformers')))"
+    done = subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def _answer(arguments):
+    folder, texts = arguments
+    return load(folder).probabilities(texts)
+
+
+def test_threads_and_forks_give_the_answers_of_one(folders):
+    model = load(folders[1] / "float32")
+    reference, answers = model.probabilities(SENTENCES), {}
+
+    def work(name):
+        answers[name] = [model.probabilities(SENTENCES) for _ in range(5)]
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 8
+    assert all(np.array_equal(found, reference) for each in answers.values() for found in each)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        for found in pool.map(_answer, [(folders[1] / "float32", SENTENCES)] * 4):
+            assert np.array_equal(found, reference)
+    assert not model.tables["values"].flags.writeable
+
+
+def edit(file, change):
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+DAMAGES = {
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
+    "no tables": (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
+    "truncated": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]), "truncated"
+    ),
+    "damaged": (lambda f: (f / "model.safetensors").write_bytes(b"\x10" + bytes(300)), "truncated or damaged"),
+    "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "truncated or damaged"),
+    "foreign": (lambda f: shutil.copy(f.parent / "committee" / "model.safetensors", f), "by config.json"),
+    "other shape": (lambda f: edit(f / "config.json", lambda c: c | {"num_members": 2}), "by config.json"),
+    "other model": (lambda f: shutil.copy(f.parent / "committee" / "config.json", f), "not that of a frozen"),
+    "other tokenizer": (
+        lambda f: edit(f / "tokenizer.json", lambda c: c | {"normalizer": None}), "another tokenizer"
+    ),
+    "damaged tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_named(folders, damage, one_sentence):
+    bad = folders[1] / damage
+    shutil.copytree(folders[1] / "float32", bad)
+    break_it, sentence = DAMAGES[damage]
+    break_it(bad)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        load(bad)
+    assert damage in one_sentence(caught.value)
+
+
+def test_what_cannot_be_frozen_is_refused_before_anything_is_written(folders, tmp_path, one_sentence, build_pair):
+    build_pair("classifier", num_hidden_layers=2)[0].save_pretrained(tmp_path / "deep")
+    for model, sentence in (("", "needs --model"), (str(tmp_path / "deep"), "Member 0 .*has 2 layers")):
+        with pytest.raises(UserError, match=sentence) as caught:
+            freeze(FreezeArguments(model, str(tmp_path / "out")))
+        one_sentence(caught.value)
+    assert not (tmp_path / "out").exists()
