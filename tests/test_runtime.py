@@ -38,7 +38,7 @@ def folders(tmp_path_factory, tokenizer):
     tokenizer.save_pretrained(root / "committee")
     for dtype, tolerance in PRECISION.items():
         results = freeze(FreezeArguments(str(root / "committee"), str(root / dtype), dtype))
-        assert results["max_abs_diff"] < tolerance
+        assert results["tables"]["max_abs_diff"] < tolerance
     return committee, root
 
 

@@ -102,7 +102,7 @@ def freeze(arguments: FreezeArguments) -> Json:
     """Write a committee of one-layer encoders as tables, with a runtime that needs neither torch nor this package.
 
     Returns:
-        `output_dir`, the `bytes` of the tables, and `max_abs_diff`, the largest difference of the runtime's member
+        `output_dir`, and `tables`: their `bytes`, and `max_abs_diff`, the largest difference of the runtime's member
         logits from the committee's in torch on a sample of texts.
 
     Raises:
@@ -121,7 +121,7 @@ def freeze(arguments: FreezeArguments) -> Json:
     run = Run(arguments.output_dir, "freeze", {"model": arguments.model, "table_dtype": arguments.table_dtype})
     if run.results is not None:
         return run.results
-    results: Json = {"output_dir": arguments.output_dir}
+    measured: dict[str, float] = {}
 
     def save(folder: Path) -> None:
         write_frozen(model, tokenizer, folder, arguments.table_dtype)
@@ -130,10 +130,10 @@ def freeze(arguments: FreezeArguments) -> Json:
         with torch.inference_mode():
             expected = model(**batch).member_logits.numpy()
         found = answers.member_logits([encoding.ids for encoding in answers.tokenizer.encode_batch(SAMPLE)])
-        results["bytes"] = (folder / "model.safetensors").stat().st_size
-        results["max_abs_diff"] = float(abs(found - expected).max())
+        measured["bytes"] = (folder / "model.safetensors").stat().st_size
+        measured["max_abs_diff"] = float(abs(found - expected).max())
 
-    return run.finish(save, results)
+    return run.finish(save, {"output_dir": arguments.output_dir, "tables": measured})
 
 
 def write_frozen(

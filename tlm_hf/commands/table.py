@@ -81,7 +81,7 @@ COMMANDS = {
     "freeze": Command(
         "a committee of one-layer encoders as tables that are looked up, without torch",
         "export:freeze",
-        ("output_dir", "bytes", "max_abs_diff"),
+        ("output_dir", "tables"),
     ),
     "prepare-data": Command(
         "corpus subsets and tasks as data set folders, checked for leakage, ready to push",
