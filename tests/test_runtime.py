@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES, TINY, randomise
+from conftest import ROOT, SENTENCES, TINY, randomise
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
@@ -165,3 +166,13 @@ def test_what_cannot_be_frozen_is_refused_before_anything_is_written(folders, tm
             freeze(FreezeArguments(model, str(tmp_path / "out")))
         one_sentence(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_example_service_answers_over_http(folders, monkeypatch):
+    testclient = pytest.importorskip("fastapi.testclient")
+    monkeypatch.setenv("FROZEN", str(folders[1] / "float32"))
+    service = runpy.run_path(str(ROOT / "examples" / "serve" / "app.py"))
+    with testclient.TestClient(service["app"]) as client:
+        answer = client.post("/classify", json={"texts": SENTENCES[:3]})
+        assert client.post("/classify", json={"texts": "bread"}).status_code == 422
+    assert answer.json() == load(folders[1] / "float32")(SENTENCES[:3])
