@@ -111,6 +111,8 @@ def freeze(arguments: FreezeArguments) -> Json:
     if not arguments.model or not arguments.output_dir:
         raise UserError("freeze needs --model (a classifier or committee) and --output-dir.")
     model = load_classifier(arguments.model).float()
+    if isinstance(model, FrozenCommitteeForSequenceClassification):
+        raise UserError(f"The model {arguments.model!r} is frozen already: name the committee that it was made from.")
     try:
         if not isinstance(model, CommitteeForSequenceClassification):
             model = CommitteeForSequenceClassification.from_members([model])
@@ -260,6 +262,21 @@ def load_for_inference(source: str) -> PreTrainedModel | OnnxClassifier:
         return load_classifier(source)
     check_installed("onnxruntime")
     return OnnxClassifier(exported[0], load_config(source))
+
+
+def freeze_if_possible(
+    model: PreTrainedModel | OnnxClassifier, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel | OnnxClassifier:
+    """A committee as float32 tables for single texts, where its members and tokenizer allow; else the model itself."""
+    starts_with_cls = tokenizer("")["input_ids"][:1] == [tokenizer.cls_token_id]
+    if not isinstance(model, CommitteeForSequenceClassification) or not starts_with_cls:
+        return model
+    if tokenizer.padding_side != "right" or model.dtype != torch.float32:
+        return model
+    try:
+        return model.freeze(cls_token_id=tokenizer.cls_token_id)
+    except ValueError:  # a member has no tables
+        return model
 
 
 @torch.inference_mode()

@@ -13,13 +13,18 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from .data.tokenization import load_tokenizer
 from .errors import UserError
 from .models.configuration_committee import CommitteeConfig
+from .models.configuration_frozen import FrozenCommitteeConfig
 from .models.configuration_tlm import TLMConfig
 from .models.modeling_committee import CommitteeForSequenceClassification
+from .models.modeling_frozen import FrozenCommitteeForSequenceClassification
 from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from .runs.atomic_files import Json, read_json
 
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
-MODEL_TYPES = ("bert", TLMConfig.model_type, CommitteeConfig.model_type)
+COMMITTEES: dict[str, tuple[Any, Any]] = {
+    CommitteeConfig.model_type: (CommitteeConfig, CommitteeForSequenceClassification),
+    FrozenCommitteeConfig.model_type: (FrozenCommitteeConfig, FrozenCommitteeForSequenceClassification),
+}
 
 
 def read_config(source: str, needs_weights: bool = True) -> Json:
@@ -41,11 +46,10 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
         config, _ = TLMConfig.get_config_dict(source)
     except (OSError, ValueError) as error:
         raise _cannot(source, "opened", error) from error
-    if config.get("model_type") not in MODEL_TYPES:
-        raise UserError(
-            f"The model {source!r} is of type {config.get('model_type')!r}; BERT encoders, tlm and tlm_committee work."
-        )
-    if config["model_type"] == CommitteeConfig.model_type:
+    known = ("bert", TLMConfig.model_type, *COMMITTEES)
+    if config.get("model_type") not in known:
+        raise UserError(f"The model {source!r} is of type {config.get('model_type')!r}; known are {', '.join(known)}.")
+    if config["model_type"] in COMMITTEES:
         return config
     checked = _build_config(source, config)
     # A stock config.json need not name what equals BERT's defaults.
@@ -55,7 +59,7 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
 def read_encoder_config(source: str, needs_weights: bool = True) -> Json:
     """`read_config` of something that can be fine-tuned; raises UserError for a committee too."""
     config = read_config(source, needs_weights)
-    if config["model_type"] == CommitteeConfig.model_type:
+    if config["model_type"] in COMMITTEES:
         raise UserError(f"The model {source!r} is a committee: fine-tune its members one by one.")
     return config
 
@@ -89,8 +93,8 @@ def check_folder(folder: Path, needs_weights: bool = True) -> None:
 def load_config(source: str) -> PreTrainedConfig:
     """Configuration of a folder without weights."""
     fields = read_config(source, needs_weights=False)
-    if fields["model_type"] == CommitteeConfig.model_type:
-        return CommitteeConfig.from_dict(fields)
+    if fields["model_type"] in COMMITTEES:
+        return COMMITTEES[fields["model_type"]][0].from_dict(fields)
     return _build_config(source, fields)
 
 
@@ -110,16 +114,16 @@ def load_masked_lm(source: str, **changes: Any) -> PreTrainedModel:
     Raises:
         UserError: as `read_config`, and for a committee.
     """
-    if read_config(source)["model_type"] == CommitteeConfig.model_type:
+    if read_config(source)["model_type"] in COMMITTEES:
         raise UserError(f"The model {source!r} is a committee, which has no language-model head.")
     return _load(TLMForMaskedLM, source, ("cls.predictions.decoder",), **changes).eval()
 
 
 def load_classifier(source: str) -> PreTrainedModel:
-    """Fine-tuned classifier or committee, in evaluation mode; raises UserError for an encoder without a classifier."""
+    """Classifier or committee (frozen or not) in evaluation mode; raises UserError where there is no classifier."""
     config = read_config(source)
-    if config["model_type"] == CommitteeConfig.model_type:
-        return _load(CommitteeForSequenceClassification, source, ()).eval()
+    if config["model_type"] in COMMITTEES:
+        return _load(COMMITTEES[config["model_type"]][1], source, ()).eval()
     if not any("SequenceClassification" in name for name in config.get("architectures") or []):
         raise UserError(f"The model {source!r} is an encoder without a classifier: fine-tune it first (tlm finetune).")
     return _load(TLMForSequenceClassification, source, ()).eval()

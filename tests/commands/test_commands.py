@@ -29,6 +29,7 @@ import tlm_hf
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.masking import HELD_OUT_STREAM, MASK_STREAM, MaskingCollator
 from tlm_hf.data.tasks import load_task
+from tlm_hf.runtime import load
 from tlm_hf.training.train_committee import train_committee
 from tlm_hf.training.trainer import RunTrainer
 
@@ -255,6 +256,8 @@ def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, mo
     assert {row["body"] for row in rows} >= set(test["text"])
     model = transformers.AutoModelForSequenceClassification.from_pretrained(output)
     assert len(model.members) == len(said["members"]) == 2
+    tables = load(output / "frozen").probabilities(test["text"][:])
+    np.testing.assert_allclose(tables, probabilities, atol=1e-5)
 
     # The same data from Python, as a table in memory: the same run, which is finished.
     before = contents(output)

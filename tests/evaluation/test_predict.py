@@ -16,6 +16,7 @@ from scipy.stats import entropy
 from tlm_hf import CommitteeForSequenceClassification
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.predict import predict
+from tlm_hf.export import FreezeArguments, freeze
 
 LABELS = ["farm", "sea", "school"]
 
@@ -48,6 +49,32 @@ def test_a_committee_says_how_unsure_it_is(home, sentences):
     information = entropy(mean, axis=-1) - entropy(probabilities, axis=-1).mean(axis=1)
     expected = np.stack([mean.max(axis=1), entropy(mean, axis=-1), information, agreement], axis=1)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_committee_answers_from_tables_where_it_can(home, sentences, build_pair, tokenizer, tmp_path, monkeypatch):
+    committee, classes = str(home[0] / "committee"), []
+    forward = CommitteeForSequenceClassification.forward
+    monkeypatch.setattr(
+        CommitteeForSequenceClassification, "forward", lambda *a, **k: classes.append("run") or forward(*a, **k)
+    )
+    by_members = predict(sentences, committee, freeze=False)
+    assert classes
+    classes.clear()
+    by_tables = predict(sentences, committee)
+    freeze(FreezeArguments(committee, str(tmp_path / "frozen")))
+    assert classes == ["run"]  # the comparison of `freeze`
+    for found in (by_tables, predict(sentences, str(tmp_path / "frozen"))):
+        for one, other in zip(found, by_members, strict=True):
+            assert (one.label, one.agreement) == (other.label, other.agreement)
+            assert (one.probability, one.entropy) == pytest.approx((other.probability, other.entropy), abs=3e-6)
+    with pytest.raises(UserError, match="is frozen already"):
+        freeze(FreezeArguments(str(tmp_path / "frozen"), str(tmp_path / "again")))
+    deep = build_pair("classifier", num_hidden_layers=2, vocab_size=len(tokenizer))[0]
+    CommitteeForSequenceClassification.from_members([deep]).save_pretrained(tmp_path / "deep")
+    tokenizer.save_pretrained(tmp_path / "deep")
+    classes.clear()
+    assert len(predict(sentences, str(tmp_path / "deep"))) == len(sentences)
+    assert classes
 
 
 def test_texts_data_sets_and_files_agree(home, sentences, tmp_path):

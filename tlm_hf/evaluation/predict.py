@@ -19,17 +19,19 @@ from transformers import PreTrainedConfig
 
 from ..data.sources import check_column, read_source, tables_in
 from ..errors import UserError, check_range
-from ..export import load_for_inference
+from ..export import freeze_if_possible, load_for_inference
 from ..loading import load_classifier_tokenizer
 from ..models.combination_committee import CommitteeOutput, combine
 from ..models.configuration_committee import CommitteeConfig
+from ..models.configuration_frozen import FrozenCommitteeConfig
 from ..runs.atomic_files import Json
-from .scoring import output_file, predict_logits
+from .scoring import FREEZE_HELP, output_file, predict_logits
 
 logger = logging.getLogger(__name__)
 WRITERS = (".csv", ".json", ".jsonl", ".parquet")
 DIGITS = 6
 UNCERTAINTY = ("entropy", "mutual_information", "agreement")
+COMMITTEES = (CommitteeConfig, FrozenCommitteeConfig)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class PredictArguments:
     """Options of `tlm predict`."""
 
     model: str = field(
-        default="", metadata={"help": "Classifier, committee, or ONNX export of one: folder or Hub name."}
+        default="", metadata={"help": "Classifier, committee (frozen or not), or ONNX export: folder or Hub name."}
     )
     texts: list[str] = field(default_factory=list, metadata={"help": "Texts to classify."})
     input: str | None = field(
@@ -76,6 +78,7 @@ class PredictArguments:
     threshold: float = field(default=0.5, metadata={"help": "With several labels a text: the least probability."})
     output: str | None = field(default=None, metadata={"help": "File to write: .csv, .json, .jsonl or .parquet."})
     batch_size: int = field(default=64, metadata={"help": "Texts per pass."})
+    freeze: bool = field(default=True, metadata={"help": FREEZE_HELP})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
@@ -86,8 +89,11 @@ def predict(
     text_column: str = "text",
     batch_size: int = 64,
     threshold: float = 0.5,
+    freeze: bool = True,
 ) -> list[Prediction]:
     """Classify n texts, or a data set of n rows, by a classifier or committee (folder or Hub name).
+
+    A committee that can be frozen answers from its tables; with `freeze=False` its members run.
 
     Returns:
         n predictions, in the order of the texts. Texts longer than the model are truncated, with a warning.
@@ -103,7 +109,7 @@ def predict(
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise UserError(f"Row {row} (from 0) has no text: fill or drop it.")
-    predictions, truncated = _classify(list(texts), model, batch_size, threshold, show_progress=False)
+    predictions, truncated = _classify(list(texts), model, batch_size, threshold, freeze, show_progress=False)
     if truncated:
         logger.warning("%d of %d texts are longer than the model and were truncated.", truncated, len(texts))
     return predictions
@@ -135,9 +141,8 @@ def predict_command(arguments: PredictArguments) -> Json:
     empty = [row for row, text in enumerate(texts) if text is None]
     if empty and arguments.on_empty == "error":
         raise UserError(f"There is no text in {place(empty[0])} ({len(empty)} such rows): fill or drop them.")
-    predictions, truncated = _classify(
-        texts, arguments.model, arguments.batch_size, arguments.threshold, not arguments.disable_tqdm
-    )
+    options = (arguments.batch_size, arguments.threshold, arguments.freeze, not arguments.disable_tqdm)
+    predictions, truncated = _classify(texts, arguments.model, *options)
     counts = {"texts": len(texts), "empty": len(empty), "truncated": truncated}
     if target is None:
         records = [{key: value for key, value in asdict(each).items() if value is not None} for each in predictions]
@@ -147,7 +152,7 @@ def predict_command(arguments: PredictArguments) -> Json:
 
 
 def _classify(
-    texts: list[str | None], source: str, batch_size: int, threshold: float, show_progress: bool
+    texts: list[str | None], source: str, batch_size: int, threshold: float, freeze: bool, show_progress: bool
 ) -> tuple[list[Prediction], int]:
     """Predictions, empty ones for missing texts, and how many texts were truncated."""
     model = load_for_inference(source)
@@ -155,7 +160,8 @@ def _classify(
     filled = [text for text in texts if text is not None]
     if not filled:
         return [Prediction()] * len(texts), 0
-    is_committee = isinstance(model.config, CommitteeConfig)
+    model = freeze_if_possible(model, tokenizer) if freeze else model
+    is_committee = isinstance(model.config, COMMITTEES)
     logits, truncated = predict_logits(model, tokenizer, filled, batch_size, show_progress, member_logits=is_committee)
     answers = iter(_describe(logits, model.config, threshold))
     return [Prediction() if text is None else next(answers) for text in texts], truncated
@@ -172,7 +178,7 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float) ->
         return [
             Prediction(probabilities=row, labels=[name for name in names if row[name] >= threshold]) for row in by_name
         ]
-    if not isinstance(config, CommitteeConfig):
+    if not isinstance(config, COMMITTEES):
         return [_most_probable(names, row) for row in softmax(logits.astype("float64"), axis=-1)]
     members = torch.from_numpy(logits)
     uncertainty = CommitteeOutput(member_logits=members).uncertainty

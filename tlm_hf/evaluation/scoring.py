@@ -16,7 +16,7 @@ from ..data.masking import HELD_OUT_STREAM, MaskingCollator
 from ..data.tasks import TaskArguments, class_names, load_task_from, read_task_rows, task_hash
 from ..data.tokenization import tokenize
 from ..errors import UserError
-from ..export import load_for_inference
+from ..export import freeze_if_possible, load_for_inference
 from ..loading import (
     load_classifier_tokenizer,
     load_masked_lm,
@@ -35,6 +35,7 @@ HELD_OUT_MASK_RATE = 0.15
 HELD_OUT_SEED = 0
 LOGIT_STEP = 1 / 128
 """Stored logits are multiples of this: smaller differences decide next to nothing, and files stay small."""
+FREEZE_HELP = "Answer from tables where the committee can be frozen; --no-freeze runs its members."
 HELD_OUT_CORPORA = ("docstrings", "wikipedia")
 """Corpora of which one part is held out from training: that part is scored."""
 
@@ -155,6 +156,7 @@ class ScoreArguments(TaskArguments):
         default=None, metadata={"help": "Text for an encoder's fixed-mask loss, in place of --task."}
     )
     output: str | None = field(default=None, metadata={"help": "JSON file for the results."})
+    freeze: bool = field(default=True, metadata={"help": FREEZE_HELP})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
 
 
@@ -228,6 +230,7 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
             "the task options of its fine-tuning, such as --task-seed and --train-per-label).",
             arguments.model,
         )
+    model = freeze_if_possible(model, tokenizer) if arguments.freeze else model
     logits, truncated = predict_logits(model, tokenizer, texts, show_progress=not arguments.disable_tqdm)
     calibration_error = expected_calibration_error(logits, labels)
     return {

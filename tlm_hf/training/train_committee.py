@@ -18,7 +18,14 @@ from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range
 from ..evaluation.baselines import tfidf_baseline
 from ..evaluation.metrics import class_table
-from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
+from ..export import write_frozen
+from ..loading import (
+    load_classifier,
+    load_classifier_tokenizer,
+    load_matching_tokenizer,
+    read_encoder_config,
+    weights_hash,
+)
 from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
@@ -126,7 +133,19 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         "next": f'import tlm_hf; pipeline("text-classification", "{portable_path(str(output))}", truncation=True)',
     }
     logger.info(class_table(committee["classes"]))
-    return run.finish(partial(shutil.copytree, work / "committee", ignore=RECORDS, dirs_exist_ok=True), results)
+    return run.finish(partial(_save, str(work / "committee"), output), results)
+
+
+def _save(source: str, output: Path, folder: Path) -> None:
+    """Copy the committee into `folder`, and its tables into `frozen/` there where it can be frozen."""
+    shutil.copytree(source, folder, ignore=RECORDS, dirs_exist_ok=True)
+    committee = load_classifier(source)
+    try:
+        write_frozen(committee, load_classifier_tokenizer(source, committee), folder / "frozen")  # type: ignore[arg-type]
+    except ValueError as error:
+        logger.info("No tables were written: %s", error)
+    else:
+        logger.info("%s holds the committee as tables, which answer without torch (tlm_runtime.py).", output / "frozen")
 
 
 def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
