@@ -21,11 +21,9 @@ LABELS = ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
 
 
 @dataclass
-class SpeedArguments:
+class TimingArguments:
     """Options of every benchmark of speed."""
 
-    recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
-    size: str = field(default="paper", metadata={"help": "Its size."})
     repeats: int = field(default=5, metadata={"help": "Timed rounds (medians are taken)."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads of each side; default: the cores."})
     json: str | None = field(default=None, metadata={"help": "File for the results."})
@@ -36,6 +34,14 @@ class SpeedArguments:
         threads = self.num_threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         return threads
+
+
+@dataclass
+class SpeedArguments(TimingArguments):
+    """Options of the benchmarks of one recipe."""
+
+    recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
+    size: str = field(default="paper", metadata={"help": "Its size."})
 
 
 def build_recipe(recipe: str, size: str, *, stock: bool = False, **changes: Any) -> TLMConfig:

@@ -140,6 +140,9 @@ COMMANDS = {
     "benchmark inference": Command(
         "committees against the deep encoder", "benchmarks.inference_speed:benchmark_inference", ("rows",)
     ),
+    "benchmark frozen": Command(
+        "frozen committees against committee and deep encoder", "benchmarks.frozen_speed:benchmark_frozen", ("rows",)
+    ),
     "benchmark precision": Command(
         "accuracy in bfloat16 and int8", "benchmarks.precision_loss:compare_precisions", ("rows",)
     ),
