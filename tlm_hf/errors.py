@@ -1,5 +1,6 @@
 """The one exception for bad input: commands turn it into one sentence on stderr and exit code 2."""
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,17 @@ class UserError(ValueError):
 
     Library code raises it before any long work starts; the commands print it as ``error: ...`` and exit with code 2.
     """
+
+
+def shown(value: Any) -> str:
+    """A cell as an error shows it, in at most 80 characters."""
+    return listed([repr(value)], 80)
+
+
+def listed(names: Iterable[str], length: int = 200) -> str:
+    """Names as an error lists them, in at most so many characters."""
+    text = ", ".join(names)
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def check_range(arguments: Any, lowest: float, highest: float, *names: str) -> None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.tokenization import load_tokenizer
-from .errors import UserError
+from .errors import UserError, listed
 from .models.configuration_committee import CommitteeConfig
 from .models.configuration_frozen import FrozenCommitteeConfig
 from .models.configuration_tlm import TLMConfig
@@ -171,8 +171,8 @@ def match_labels(model: PreTrainedModel, source: str, task: str, names: list[str
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if not set(names) <= set(known):
         raise UserError(
-            f"The model {source!r} knows the labels {known} but the task {task!r} has {names}: name "
-            "the task that it was fine-tuned on."
+            f"The model {source!r} knows the labels {listed(known)} but the task {task!r} has {listed(names)}: "
+            "name the task that it was fine-tuned on."
         )
     return np.array([known.index(name) for name in names])
 

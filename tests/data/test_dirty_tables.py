@@ -53,6 +53,13 @@ def two_splits(folder: Path, *labels: str) -> None:
     write_csv(folder / "test.csv", [{**row, "text": f"more {row['text']}"} for row in rows])
 
 
+def with_card(folder: Path) -> None:
+    folder.mkdir()
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: rows.csv\n---\n"
+    (folder / "README.md").write_text(card)
+    write_csv(folder / "rows.csv", labelled("007", "7", "NA", "None"))
+
+
 def write_json(path: Path, document) -> None:
     path.write_text(json.dumps(document))
 
@@ -63,6 +70,7 @@ READ = {
     "forms.csv": (lambda path: write_csv(path, labelled("caf\u00e9", "cafe\u0301", "tea")), ["caf\u00e9", "tea"], 30),
     "none.csv": (lambda path: write_csv(path, labelled("None", "NA", "null")), ["NA", "None", "null"], 30),
     "none-in-a-folder": (lambda path: two_splits(path, "None", "NA"), ["NA", "None"], 40),
+    "folder-with-a-card": (with_card, ["007", "7", "NA", "None"], 40),
     "mark.tsv": (with_quotation_mark, ["neg", "pos"], 40),
     "quoted.tsv": (lambda path: write_csv(path, ROWS, delimiter="\t"), ["neg", "pos"], 40),
     "semicolon.csv": (lambda path: write_csv(path, ROWS, delimiter=";"), ["neg", "pos"], 40),
@@ -77,6 +85,9 @@ READ = {
     "windows.csv": (lambda path: path.write_bytes(CSV.replace("\n", "\r\n\r\n").encode()), ["neg", "pos"], 40),
     "to_json.json": (lambda path: FRAME.to_json(path), ["neg", "pos"], 40),
     "split.json": (lambda path: FRAME.to_json(path, orient="split"), ["neg", "pos"], 40),
+    "named-rows.json": (
+        lambda path: FRAME.set_index(FRAME.index.map("k{}".format)).to_json(path, orient="index"), ["neg", "pos"], 40,
+    ),
     "data.json": (lambda path: write_json(path, {"data": ROWS}), ["neg", "pos"], 40),
     "huge.json": (
         lambda path: write_json(path, [{**row, "label": 10 ** (20 * (row["label"] == "neg"))} for row in ROWS]),
@@ -87,6 +98,8 @@ REFUSED = {
     "comma.csv": (lambda path: path.write_text(CSV.replace('comma",neg', 'comma",5,neg', 1)), ["line 2", "3 cells"]),
     "short.csv": (lambda path: path.write_text(CSV + "a text alone\n"), ["line 42", "1 cells"]),
     "open.csv": (lambda path: path.write_text(CSV + '"a text,neg\nanother,pos\n'), ["line 42", "quotation marks"]),
+    "wide.csv": (lambda path: path.write_text("body," + "z" * 99999 + "\na,b\n"), ["'text'", "body, zzz"]),
+    "long-names.csv": (lambda path: write_csv(path, labelled("b", "a" * 9999)[:11]), ["'aaa", "at least 4"]),
     "twice.csv": (lambda path: path.write_text("text,label,text\na,b,c\n"), ["'text'"]),
     "latin.csv": (lambda path: path.write_text(CSV.replace("comma", "caf\u00e9"), "cp1252"), ["cp1252", "line 2"]),
     "rare.csv": (
@@ -130,6 +143,29 @@ def test_what_was_joined_or_guessed_is_said(tmp_path, caplog):
         READ[name][0](tmp_path / name)
         load(tmp_path / name)
         assert word in caplog.text
+
+
+def test_a_tsv_of_which_a_cell_spans_lines_says_so(tmp_path, caplog):
+    path = tmp_path / "odd.tsv"
+    path.write_text('text\tlabel\none\tpos\n"two\nof\tthree\tlines"\tneg\n')
+    assert read_source(str(path)).splits["train"]["text"][:] == ["one", "two\nof\tthree\tlines"]
+    assert "from line 3" in caplog.text
+
+
+def test_a_data_frame_is_read_as_json_is(one_sentence):
+    texts = [row["text"] for row in ROWS]
+    task = load(pd.DataFrame({"text": texts, "label": [10**20, 5] * 20}))
+    assert classes_of(task) == {"5": 20, "1" + "0" * 20: 20}
+    with pytest.raises(UserError) as caught:
+        load(pd.DataFrame({"text": texts, "label": ["a", 1] * 20}))
+    assert "'label'" in one_sentence(caught.value)
+
+
+def test_a_byte_order_mark_is_no_letter(tmp_path):
+    for name, options in {"a.txt": {}, "a.csv": {"encoding": "utf-8"}}.items():
+        (tmp_path / name).write_text("text\nriver\n", encoding="utf-8-sig")
+        table = read_source(str(tmp_path / name), **options).splits["train"]
+        assert table["text"][:] == (["text", "river"] if name == "a.txt" else ["river"])
 
 
 def test_files_of_a_folder_must_have_the_same_columns(tmp_path, one_sentence):

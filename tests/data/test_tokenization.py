@@ -148,6 +148,9 @@ def test_the_alphabet_is_as_large_as_needed_and_unknown_letters_are_counted(capl
     assert facts.unknown_share < 0.002
     facts.warn_of_unknown()
     assert not caplog.records
+    tight = train_wordpiece(texts, vocab_size=3400)  # a Chinese character is one token, not two
+    assert TextFacts.of_texts(texts, tight, 512).unknown_share < 0.002
+    assert len(tight) <= 3400
     small = train_wordpiece(texts, vocab_size=1000)
     facts = TextFacts.of_texts(texts, small, 512)
     assert facts.unknown_share == pytest.approx(1 - 1000 / 3276, abs=0.02)  # all but 1,000 of 3,276 letters
@@ -191,6 +194,8 @@ def test_a_vocabulary_with_capital_letters_is_cased(tmp_path):
     path.write_text("\n".join([*SPECIAL_TOKENS, "Haus", "haus", "##tür", "é"]), encoding="utf-8")
     tokens = load_tokenizer(str(path)).tokenize("Haus haus Haustür É é")
     assert tokens == ["Haus", "haus", "Haus", "##tür", "[UNK]", "é"]
+    path.write_text("\n".join([*SPECIAL_TOKENS, "haus", "mochte", "möchte"]), encoding="utf-8")
+    assert load_tokenizer(str(path)).tokenize("Haus Möchte mochte") == ["haus", "möchte", "mochte"]
 
 
 def test_a_vocabulary_with_windows_line_ends_and_strange_tokens(tmp_path):

@@ -164,7 +164,7 @@ def test_all_files_of_a_folder_are_answered(classify, sentences, tmp_path):
 
 
 def test_empty_cells_are_answered_empty_and_counted(classify, sentences, tmp_path, home, capsys):
-    texts = [sentences[0], "", 'two\nlines, "quoted"', None]
+    texts = [sentences[0], " ", 'two\nlines, "quoted"', None]
     source = write_csv(tmp_path / "in.csv", [{"text": text, "zip": "02134"} for text in texts])
     said, output = classify(source, "out.csv")
     assert (said["texts"], said["empty"]) == (4, 2)
@@ -210,6 +210,10 @@ def test_a_table_to_score_may_lack_a_class(home, sentences, tmp_path, capsys):
     assert said["texts"] == len(sentences)
     right = [LABELS[index] == label for index, label in zip(probabilities[:, 0].argmax(-1), labels, strict=True)]
     assert said["metrics"]["accuracy"] == pytest.approx(np.mean(right))
+    one_class = write_csv(tmp_path / "one.csv", [{**row, "label": LABELS[0]} for row in table])
+    succeed("score", "--model", root / "member", "--task", one_class, "--disable-tqdm")
+    share = np.mean(probabilities[:, 0].argmax(-1) == 0)
+    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == pytest.approx(share)
     table[0]["label"] = "moon"
     words = ("--task", write_csv(tmp_path / "moon.csv", table), "--disable-tqdm")
     assert "moon" in refused(capsys, "score", "--model", root / "member", *words)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import UserError
+from ..errors import UserError, listed
 from ..runs.atomic_files import Json, file_hash, replacing
 from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind_of, read_table_file
 
@@ -123,6 +123,7 @@ def read_source(
         else:
             if options["path"] == "text":
                 options["sample_by"] = text_unit or _find_text_unit(name, options["data_files"]["train"])
+                options["encoding"] = "utf-8-sig"
             # `datasets` finds its cache by path and time, and a file may be replaced by another of the same time.
             cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
             loaded = _load(name, options | {"cache_dir": str(cache)})
@@ -197,10 +198,20 @@ def _folder_options(path: Path, config: str | None) -> dict[str, Any]:
         return _reader({"train": filled})
     card = path / "README.md"
     if card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
-        return {"path": str(path), "name": config}
+        return _card_options(path, config, filled)
     if config is not None:
         raise UserError(f"The folder {path} has no README.md that names {config!r}: leave the configuration out.")
     return _reader(_by_split(path, filled))
+
+
+def _card_options(path: Path, config: str | None, files: list[Path]) -> dict[str, Any]:
+    """As its card says; where that tells files alone, not types, the files of `KINDS` are read as any others are."""
+    options = {"path": str(path), "name": config}
+    if all(kind_of(file) for file in files):
+        builder = _load(str(path), options, datasets.load_dataset_builder)
+        if builder.info.features is None:
+            return _reader({str(split): [Path(file) for file in of] for split, of in builder.config.data_files.items()})
+    return options
 
 
 def _by_split(path: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -241,12 +252,12 @@ def _reader(files: dict[str, list[Path]]) -> dict[str, Any]:
     return {"path": kind, "data_files": {split: [str(file) for file in parts] for split, parts in files.items()}}
 
 
-def _load(name: str, options: dict[str, Any]) -> datasets.DatasetDict:
-    """`datasets.load_dataset`, whose errors become one sentence."""
+def _load(name: str, options: dict[str, Any], load: Callable[..., Any] = datasets.load_dataset) -> Any:
+    """`datasets.load_dataset` (or its builder), whose errors become one sentence."""
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        return datasets.load_dataset(**options)
+        return load(**options)
     except Exception as error:  # the readers raise anything
         cause = error.__cause__ or error.__context__ or error
         if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
@@ -265,7 +276,7 @@ def _first_line(error: BaseException) -> str:
 def check_column(table: datasets.Dataset, column: str, name: str, flag: str) -> None:
     """Raise UserError unless `table` has `column`; `flag` is the option that names another."""
     if column not in table.column_names:
-        raise UserError(f"{name!r} has no column {column!r} (it has {', '.join(table.column_names)}): set {flag}.")
+        raise UserError(f"{name!r} has no column {column!r} (it has {listed(table.column_names)}): set {flag}.")
 
 
 @contextmanager

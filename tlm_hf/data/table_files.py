@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pandas as pd
 import pyarrow as pa
 
-from ..errors import UserError, check_installed
+from ..errors import UserError, check_installed, listed
 from ..runs.atomic_files import Json
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,8 @@ def check_same_columns(file: Path, columns: Sequence[str], other: Path, others: 
     """Raise UserError where two files of a folder differ in columns."""
     if set(columns) != set(others):
         raise UserError(
-            f"{other} has the columns {', '.join(others)}, but {file} beside it has {', '.join(columns)}: make them "
-            "alike, or name one file."
+            f"{other} has the columns {listed(others)}, but {file} beside it has {listed(columns)}: "
+            "make them alike, or name one file."
         )
 
 
@@ -105,7 +105,7 @@ def _decode(file: Path, encoding: str | None) -> str:
         raise UserError(f"{str(file)!r} is not {encoding or 'UTF-8'} in line {line}: {remedy}.") from error
     if "\0" in text:
         raise UserError(f"{str(file)!r} holds zero bytes: save it as UTF-8, or pass --encoding utf-16-le.")
-    return text
+    return text.removeprefix("\ufeff")
 
 
 def _read_csv(file: Path, text: str, is_tsv: bool) -> FileTable:
@@ -164,6 +164,9 @@ def _parse_tsv(file: Path, text: str, delimiter: str) -> tuple[list[list[str]], 
             raise
         quoted = ([], [])
     if quoted[1] == plain[1] or not is_plain:
+        if len(quoted[1]) < len(plain[1]):
+            same = next((row for row, line in enumerate(quoted[1]) if line != plain[1][row]), len(quoted[1]))
+            logger.warning("Note: a quoted cell of %s spans lines from line %d.", file, plain[1][same - 1])
         return quoted
     rows = zip(*plain, strict=True)
     line = next((line for row, line in rows if any(cell[:1] == '"' and cell.count('"') % 2 for cell in row)), 1)
@@ -211,7 +214,8 @@ def _from_document(file: Path, document: Any) -> pa.Table:
     elif isinstance(data, list):
         form, records = "table", data
     elif values and all(isinstance(value, dict) for value in values):
-        if all(name.isdecimal() for name in document):
+        rows_are_outside = len(document) > max(map(len, values)) and not all(row.isdecimal() for row in values[0])
+        if all(name.isdecimal() for name in document) or rows_are_outside:
             form, records = "index", values
         else:
             form, rows = "columns", dict.fromkeys(row for column in values for row in column)
@@ -239,11 +243,18 @@ def _json_column(file: Path, name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError) as error:
-        present = [value for value in values if value is not None]
+        present = [value for value in values if value is not None and value == value]
         if all(type(value) is int for value in present):  # beyond 64 bits: names, not numbers
-            return pa.array([None if value is None else str(value) for value in values], pa.string())
+            return pa.array([str(value) if value is not None and value == value else None for value in values])
         kinds = sorted({type(value).__name__ for value in present})
         raise UserError(f"Column {name!r} of {str(file)!r} mixes {' and '.join(kinds)}: make them alike.") from error
+
+
+def frame_table(frame: pd.DataFrame) -> pa.Table:
+    """The columns of a DataFrame; raises UserError where one mixes types."""
+    source = Path("the DataFrame")
+    columns = [_json_column(source, str(name), frame.iloc[:, place]) for place, name in enumerate(frame)]
+    return _table(source, [str(name) for name in frame], columns)
 
 
 def _read_excel(file: Path) -> FileTable:

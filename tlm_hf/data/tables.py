@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 import datasets
 
-from ..errors import UserError
+from ..errors import UserError, listed, shown
 from ..runs.atomic_files import Json
 from .sources import ID, Source, check_column, reading, tells_rows_apart
 
 SPLITS = ("train", "validation", "test")
 MOST_MISSING = 0.1
 """Largest share of a split's rows whose label or title may be missing; one row may always be."""
-SHOWN = 80
-"""Characters of a cell that an error shows."""
 OTHER = "other"
 """The class that rare classes are merged into."""
 
@@ -75,7 +73,7 @@ def read_rows(table: Source, name: str, columns: Columns, labels: Sequence[str] 
     `train/17`. `labels` names a known task's classes; `name` is for errors.
 
     Raises:
-        UserError: no train split or no such column, a column without text or not in UTF-8, one class alone,
+        UserError: no train split or no such column, a column without text or not in UTF-8,
             labels that are no names, or more than `MOST_MISSING` of a split's labels or titles missing.
     """
     splits = {split: table.splits[split] for split in SPLITS if split in table.splits}
@@ -109,8 +107,6 @@ def read_rows(table: Source, name: str, columns: Columns, labels: Sequence[str] 
                 labels_of[text].add(number)
     if not labels_of:
         raise UserError(f"Column {columns.text!r} of {name!r} holds no text: set --text-column.")
-    if len(set().union(*labels_of.values())) < 2:
-        raise UserError(f"The task {name!r} has 1 class in {columns.label!r}: give at least two classes.")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
 
@@ -200,14 +196,8 @@ def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
     gone = [name for label, name in enumerate(source.names) if label not in numbers]
     for verb, classes in (("left out", gone), (f"merged into {OTHER!r}", [source.names[label] for label in merged])):
         if classes:
-            source.notes.append(f"{len(classes)} rare classes are {verb} ({', '.join(classes)[:SHOWN]})")
+            source.notes.append(f"{len(classes)} rare classes are {verb} ({listed(classes, 80)})")
     source.names = names
-
-
-def shown(value: Any) -> str:
-    """A cell as an error shows it, in at most `SHOWN` characters."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _cells(rows: datasets.Dataset, column: str, name: str) -> list[Any]:

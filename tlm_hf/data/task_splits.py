@@ -1,6 +1,6 @@
 """Which rows of a task's source come into which split: seeded orders by class, cut by the numbers asked for."""
 
-from ..errors import UserError
+from ..errors import UserError, shown
 from .sources import seeded_order
 from .tables import SPLITS, Row, TaskSource
 
@@ -36,7 +36,7 @@ def choose_rows(
         if shortfall == "error":
             raise UserError(
                 f"{asked} {split} texts of each class were asked for, but {lacking} of {len(source.names)} classes of "
-                f"{name!r} have fewer (of {label!r} {fewest} are left): ask for at most {fewest} "
+                f"{name!r} have fewer (of {shown(label)} {fewest} are left): ask for at most {fewest} "
                 f"(--{split}-per-label) or fewer of the other splits, or take what there is (--shortfall take)."
             )
         source.notes.append(
@@ -67,8 +67,8 @@ def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups], siz
                 remedy = f"a class needs at least {least} different texts"
             count = sum(len(of_split[number]) for of_split in groups.values())
             raise UserError(
-                f"The class {label!r} of {name!r} has {count} different texts and no {split} text left: give more rows "
-                f"of it ({remedy}), or leave small classes out (--drop-rare-classes N) or make them one "
+                f"The class {shown(label)} of {name!r} has {count} different texts and no {split} text left: give more "
+                f"rows of it ({remedy}), or leave small classes out (--drop-rare-classes N) or make them one "
                 "(--merge-rare-classes N)."
             )
 

@@ -186,6 +186,8 @@ def _load_rows(arguments: TaskArguments, table: Source | None) -> datasets.Datas
         source = read_task_rows(arguments, table)
     if arguments.drop_rare_classes or arguments.merge_rare_classes:
         without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
+    if len({row.label for rows in source.rows.values() for row in rows}) < 2:
+        raise UserError(f"The task {arguments.task!r} has 1 class: give at least two, or set --label-column.")
     known = KNOWN.get(arguments.task)
     sizes = {split: getattr(arguments, f"{split}_per_label") for split in SPLITS}
     if known is not None and not arguments.all_rows:

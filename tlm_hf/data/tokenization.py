@@ -18,7 +18,7 @@ from ..errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LARGEST_ALPHABET = 1000
-"""Letters at most, unless more are needed; letters take at most half of a vocabulary then."""
+"""Letters at most, unless more are needed; then as many as the vocabulary has room for."""
 RAREST_LETTERS = 1 / 2000
 MOST_FOREIGN_LETTERS = 1 / 200
 """Share of letters outside a-z up to which a text is English-like (English Wikipedia: 1 in 3,700; German: 1 in 60)."""
@@ -112,7 +112,7 @@ def _is_english_like(letters: Mapping[str, int]) -> bool:
     share = foreign / max(1, sum(counts.values()))
     is_english = share <= MOST_FOREIGN_LETTERS
     done = "stripped (--keep-accents keeps them)" if is_english else "kept (--keep-accents false strips them)"
-    logger.info("Tokenizer: %.2g%% of the letters are outside a-z, so accents are %s.", 100 * share, done)
+    logger.info("Tokenizer: %.3g%% of the letters are outside a-z, so accents are %s.", 100 * share, done)
     return is_english
 
 
@@ -126,7 +126,10 @@ def _choose_alphabet(letters: Mapping[str, int], normalizer: normalizers.Normali
     alphabet.sort(key=lambda letter: (-counts[letter], letter))
     seen = np.cumsum([counts[letter] for letter in alphabet])
     needed = int(np.sum(seen < (1 - RAREST_LETTERS) * seen[-1:])) + 1
-    return alphabet[: max(LARGEST_ALPHABET, min(needed, vocab_size // 2))]
+    # A Chinese character, which gets spaces around it, is one token; another letter is two, for it also ends words.
+    tokens = np.cumsum([1 if normalizer.normalize_str(letter).startswith(" ") else 2 for letter in alphabet])
+    room = int(np.sum(tokens <= vocab_size - len(SPECIAL_TOKENS)))
+    return alphabet[: max(LARGEST_ALPHABET, min(needed, room))]
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
@@ -153,7 +156,8 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     """Load a tokenizer.
 
     Args:
-        source: a `vocab.txt` (cased if a token has a capital letter), a folder that holds a tokenizer, or a Hub name.
+        source: a `vocab.txt` (cased if a token has a capital letter, with accents if one has an accent), a folder that
+            holds a tokenizer, or a Hub name.
         max_length: new `model_max_length` in tokens; None keeps the tokenizer's.
 
     Raises:
@@ -163,7 +167,14 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     if path.is_file():
         vocabulary = read_vocabulary(path)
         is_cased = any(token != token.lower() for token in vocabulary if not token.startswith("["))
-        return BertTokenizer(vocab=vocabulary, do_lower_case=not is_cased, model_max_length=max_length or 512)
+        strip = normalizers.BertNormalizer(False, handle_chinese_chars=False, strip_accents=True, lowercase=False)
+        has_accents = any(token != strip.normalize_str(token) for token in vocabulary)
+        return BertTokenizer(
+            vocab=vocabulary,
+            do_lower_case=not is_cased,
+            strip_accents=False if has_accents else None,
+            model_max_length=max_length or 512,
+        )
     if path.is_dir() and not (path / "tokenizer.json").is_file() and not (path / "vocab.txt").is_file():
         raise UserError(f"The folder {source} holds no tokenizer (tokenizer.json): name one with --tokenizer.")
     try:

@@ -135,9 +135,9 @@ def predict_command(arguments: PredictArguments) -> Json:
     target = None if arguments.output is None else _check_output(arguments.output, arguments.input)
     table, place = _read_input(arguments)
     column = table[arguments.text_column]
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if not any(is_type(column.type) for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
         raise UserError(f"Column {arguments.text_column!r} holds {column.type}, not text: set --text-column.")
-    texts = [text or None for text in column.to_pylist()]
+    texts = [text if text and text.strip() else None for text in column.to_pylist()]
     empty = [row for row, text in enumerate(texts) if text is None]
     if empty and arguments.on_empty == "error":
         raise UserError(f"There is no text in {place(empty[0])} ({len(empty)} such rows): fill or drop them.")

@@ -47,6 +47,11 @@ def _batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list
         yield order[start : start + batch_size]
 
 
+def held_out_masks(tokenizer: PreTrainedTokenizerBase) -> MaskingCollator:
+    """Masks that depend on the text's position alone."""
+    return MaskingCollator(tokenizer, HELD_OUT_MASK_RATE, HELD_OUT_SEED, HELD_OUT_STREAM)
+
+
 @torch.inference_mode()
 def masked_lm_score(
     model: PreTrainedModel,
@@ -67,7 +72,7 @@ def masked_lm_score(
     Returns:
         `loss`, nats per masked token (15%, seed 0); `perplexity` = exp(loss); `masked_tokens`.
     """
-    collator = MaskingCollator(tokenizer, HELD_OUT_MASK_RATE, HELD_OUT_SEED, HELD_OUT_STREAM)
+    collator = held_out_masks(tokenizer)
     was_training = model.training
     model.eval()
     total, count = 0.0, 0

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.counts import count_rows
-from ..data.masking import MaskingCollator, PretrainingSchedule
+from ..data.masking import IGNORE_INDEX, MaskingCollator, PretrainingSchedule
 from ..data.token_cache import tokenize_once
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..data.windows import SHORT, SPECIAL, TextFacts, Windows
 from ..errors import UserError
-from ..evaluation.scoring import masked_lm_score
+from ..evaluation.scoring import held_out_masks, masked_lm_score
 from ..loading import load_masked_lm, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM
@@ -200,7 +200,7 @@ class _Plan:
         corpus: datasets.DatasetDict,
         run: Run,
     ) -> "_Plan":
-        """Train the tokenizer where there is none, and tokenize; raises UserError for a corpus of short texts alone."""
+        """Train the tokenizer where there is none, and tokenize; raises UserError for too little text."""
         longest = encoder.config.max_position_embeddings
         tokenizer = encoder.tokenizer
         if tokenizer is None:
@@ -226,6 +226,14 @@ class _Plan:
         facts.say_windows(split, len(texts))
         facts.warn_of_unknown()
         held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
+        mask = held_out_masks(tokenizer)
+        rows = ({"input_ids": ids, "item": item} for item, ids in enumerate(held_out))
+        if not any((mask([row])["labels"] != IGNORE_INDEX).any() for row in rows):
+            run.discard()
+            raise UserError(
+                f"The texts held out of {options.corpus.corpus!r} ({len(held_out)}) are too short to mask a token of "
+                "them: give more text (--corpus)."
+            )
         whole = None
         if options.schedule.initialization == "counts":
             whole = Windows(tokens, tokenizer, LONGEST_COUNTED, split=False, shortest=0)

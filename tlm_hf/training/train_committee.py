@@ -12,6 +12,7 @@ import datasets
 import pandas as pd
 
 from ..data.corpora import load_corpus
+from ..data.table_files import frame_table
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
@@ -173,7 +174,7 @@ def _check_options(arguments: OwnDataArguments) -> OwnDataArguments:
 
 def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
     if isinstance(data, pd.DataFrame):
-        data = datasets.Dataset.from_pandas(data, preserve_index=False)
+        data = datasets.Dataset(frame_table(data))
     elif isinstance(data, Path):
         data = str(data)
     elif data == "":
