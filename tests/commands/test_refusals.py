@@ -210,6 +210,7 @@ class TestCommittee:
         for option in ("--num-members", "--workers", "--pretrain-steps", "--num-train-epochs"):
             assert option in say(*words, option, 0)
         assert "--learning-rate" in say(*words, "--learning-rate", -1)
+        assert "--max-length" in say(*words, "--max-length", 10**9)
         assert "bert-7" in say(*words, "--recipe", "bert-7")
         assert "missing.txt" in say(*words, "--corpus", tmp_path / "missing.txt")
         assert "missing" in say(*words, "--encoder", tmp_path / "missing")

@@ -59,11 +59,14 @@ def test_a_corpus_of_short_texts_is_used_whole(tmp_path, log):
     assert 60 <= short <= sum(length < 8 for length in lengths)
     assert f"{short} have under 8 tokens and are joined" in log.text
     assert 0 < results["texts"] < 69
-    (tmp_path / "letters.txt").write_text("\n".join("abcdefghijkl"), encoding="utf-8")
+    (tmp_path / "letters.txt").write_text("\n".join(f"{a} {b}" for a in "abc" for b in "abc"), encoding="utf-8")
     options = {"corpus": str(tmp_path / "letters.txt"), "output_dir": str(tmp_path / "letters"), **QUICK}
     with pytest.raises(UserError, match=r"letters\.txt.*--text-windows first"):
         pretrain(max_steps=2, text_windows="first", **options)
-    assert pretrain(max_steps=2, **options)["texts"] == 1
+    results = pretrain(max_steps=2, **options)
+    assert results["texts"] == 1
+    assert 1 <= results["held_out"]["masked_tokens"] <= 2  # one text of two letters is held out
+    assert results["held_out"]["loss"] > 0
 
 
 def test_texts_that_fine_tuning_cuts_are_said(tmp_path, log):

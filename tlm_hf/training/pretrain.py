@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.counts import count_rows
-from ..data.masking import IGNORE_INDEX, MaskingCollator, PretrainingSchedule
+from ..data.masking import MaskingCollator, PretrainingSchedule
 from ..data.token_cache import tokenize_once
 from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
 from ..data.windows import SHORT, SPECIAL, TextFacts, Windows
@@ -226,14 +226,9 @@ class _Plan:
         facts.say_windows(split, len(texts))
         facts.warn_of_unknown()
         held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
-        mask = held_out_masks(tokenizer)
-        rows = ({"input_ids": ids, "item": item} for item, ids in enumerate(held_out))
-        if not any((mask([row])["labels"] != IGNORE_INDEX).any() for row in rows):
+        if held_out_masks(tokenizer, held_out) is None:
             run.discard()
-            raise UserError(
-                f"The texts held out of {options.corpus.corpus!r} ({len(held_out)}) are too short to mask a token of "
-                "them: give more text (--corpus)."
-            )
+            raise UserError(f"The texts held out of {options.corpus.corpus!r} have no token to mask: give more text.")
         whole = None
         if options.schedule.initialization == "counts":
             whole = Windows(tokens, tokenizer, LONGEST_COUNTED, split=False, shortest=0)

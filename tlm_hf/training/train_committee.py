@@ -36,6 +36,7 @@ from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
 from .members import finetune_members, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, option
+from .pretrain_options import PretrainOptions
 
 logger = logging.getLogger(__name__)
 TABLE_OPTIONS = ("text_column", "label_column", "encoding", "drop_rare_classes", "merge_rare_classes")
@@ -160,7 +161,8 @@ def _check_options(arguments: OwnDataArguments) -> OwnDataArguments:
     check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
     FinetuneOptions.read(_fine_tuning(arguments, [], Path()))
-    build_config(arguments.recipe, arguments.size)
+    sizes = {name: getattr(arguments, name) for name in ("recipe", "size", "max_length")}
+    PretrainOptions.read({name: value for name, value in sizes.items() if value is not None} | {"output_dir": "work"})
     check_range(arguments, SHORT, math.inf, "max_length")
     if arguments.encoder and (arguments.cased or arguments.keep_accents is not None):
         raise UserError("--cased and --keep-accents are of a tokenizer that is trained, and --encoder has its own.")
