@@ -24,6 +24,8 @@ TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
 DENSE = ("attention_output", "intermediate", "output", "pooler", "classifier")
 BATCH = 256
 """Texts that go through the layers together."""
+PART = 16384
+"""Values whose activation is computed at a time."""
 # A rational approximation of erf that is good to float32 rounding (Eigen's): odd powers from 13, over even ones from 8.
 ABOVE = "-2.72614225801306e-10 2.77068142495902e-08 -2.10102402082508e-06 -5.69250639462346e-05 -7.34990630326855e-04"
 ABOVE += " -2.95459980854025e-03 -1.60960333262415e-02"
@@ -42,8 +44,17 @@ def erf(x: np.ndarray) -> np.ndarray:
     return x * above / below
 
 
+def gelu(x: np.ndarray) -> np.ndarray:
+    """GELU, in parts that stay in the processor's cache."""
+    result, flat = np.empty_like(x).reshape(-1), x.reshape(-1)
+    for start in range(0, len(flat), PART):
+        part = flat[start : start + PART]
+        result[start : start + PART] = part * np.float32(0.5) * (erf(part * np.float32(0.5**0.5)) + np.float32(1))
+    return result.reshape(x.shape)
+
+
 ACTIVATIONS = {
-    "gelu": lambda x: x * np.float32(0.5) * (erf(x * np.float32(0.5**0.5)) + np.float32(1)),
+    "gelu": gelu,
     "relu": lambda x: np.maximum(x, 0),
     "silu": lambda x: x / (np.float32(1) + np.exp(-x)),
 }
@@ -158,33 +169,44 @@ class FrozenRuntime:
 
     def member_logits(self, ids: list[list[int]]) -> np.ndarray:
         """Each member's logits, float32 (texts, members, classes), of texts as token ids that start with [CLS]."""
-        pieces = [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
-        none = np.empty((0, self.members, len(self.labels)), np.float32)
-        return np.concatenate([none, *map(self._batch, pieces)])
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        logits = np.empty((len(ids), self.members, len(self.labels)), np.float32)
+        for start in range(0, len(ids), BATCH):
+            rows = order[start : start + BATCH]
+            logits[rows] = self._batch([ids[row] for row in rows])
+        return logits
 
     def _batch(self, ids: list[list[int]]) -> np.ndarray:
-        context = np.stack([self._pool(np.asarray(text)) for text in ids], axis=1)
-        states = self._norm("attention_norm", self._dense("attention_output", context) + self.tables["first"][:, None])
+        states = self._dense("attention_output", self._pool(ids)) + self.tables["first"][:, None]
+        states = self._norm("attention_norm", states)
         inner = self._dense("output", self.activation(self._dense("intermediate", states)))
         states = self._norm("output_norm", inner + states)
         return self._dense("classifier", np.tanh(self._dense("pooler", states))).transpose(1, 0, 2)
 
-    def _pool(self, ids: np.ndarray) -> np.ndarray:
-        """Attention from [CLS] over one text: int (length,) to float32 (members, hidden)."""
-        tables, length = self.tables, len(ids)
-        scale = tables["scale"][ids, np.arange(length)][..., None]
+    def _pool(self, texts: list[list[int]]) -> np.ndarray:
+        """Attention from [CLS]: token ids of each text to contexts, float32 (members, texts, hidden)."""
+        tables, lengths = self.tables, np.array([len(text) for text in texts])
+        places = np.arange(lengths.max())
+        mask = places < lengths[:, None]
+        ids = np.zeros(mask.shape, np.intp)
+        ids[mask] = np.concatenate(texts)
+        scale = tables["scale"][ids, places][..., None]  # (texts, length, members, 1)
         scores = tables["scores"].take(ids, axis=0)
-        scores += tables["position_scores"][:length]
+        scores += tables["position_scores"][: len(places)]
         scores *= scale
-        weights = (softmax(scores, axis=0) * scale).transpose(1, 2, 0)  # (members, heads, length)
-        places = np.matmul(weights[:, :, None], tables["position_values"][:length].transpose(1, 2, 0, 3))
-        values = tables["values"].take(ids, axis=0)
-        if values.dtype != np.float32:
-            values = values.astype(np.float32)
+        scores[~mask] = -np.inf
+        weights = softmax(scores, axis=1) * scale  # (texts, length, members, heads)
+        by_place = tables["position_values"][: len(places)].transpose(1, 2, 0, 3)
+        context = np.matmul(np.ascontiguousarray(weights.transpose(2, 3, 0, 1)), by_place)
         if "value_step" in tables:
-            weights = weights * tables["value_step"].take(ids, axis=0).transpose(1, 2, 0)
-        words = np.matmul(weights[:, :, None], values.transpose(1, 2, 0, 3))
-        return (words + places).reshape(self.members, -1) + tables["context_bias"]
+            weights *= tables["value_step"].take(ids, axis=0)
+        weights = np.ascontiguousarray(weights.transpose(0, 2, 3, 1))[:, :, :, None]
+        for text, length in enumerate(lengths):
+            values = tables["values"].take(ids[text, :length], axis=0)
+            values = values.astype(np.float32, copy=False).transpose(1, 2, 0, 3)
+            context[:, :, text] += np.matmul(weights[text, ..., :length], values)[:, :, 0]
+        context = context.transpose(0, 2, 1, 3)
+        return context.reshape(*context.shape[:2], -1) + tables["context_bias"][:, None]
 
     def _dense(self, name: str, states: np.ndarray) -> np.ndarray:
         product = np.matmul(states, self.tables[f"{name}.weight"].transpose(0, 2, 1))

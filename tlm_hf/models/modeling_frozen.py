@@ -32,6 +32,8 @@ SHARED = (
     *("max_position_embeddings", "pad_token_id"),
 )
 """Fields of a member's configuration that all members share, and that the frozen one takes over."""
+HAS_TILES = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+"""Whether the processor has units for products of bfloat16 matrices (AMX)."""
 BLOCK = 1024
 """Words whose scales are computed at a time."""
 
@@ -70,7 +72,10 @@ class FrozenDense(nn.Module):
         """Project each member's rows."""
         if self.step is None:
             return torch.baddbmm(self.bias[:, None], states, self.weight.to(states.dtype).transpose(1, 2))
-        return torch.bmm(states, self.weight.to(states.dtype).transpose(1, 2)) * self.step[:, None] + self.bias[:, None]
+        # The rounding of bfloat16 is below that of int8 weights.
+        dtype = torch.bfloat16 if states.device.type == "cpu" and HAS_TILES else states.dtype
+        products = torch.bmm(states.to(dtype), self.weight.to(dtype).transpose(1, 2)).to(states.dtype)
+        return products * self.step[:, None] + self.bias[:, None]
 
 
 class FrozenNorm(nn.Module):
