@@ -13,7 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers_commands import write_corpus, write_csv
+from helpers_commands import write_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -204,25 +204,13 @@ class TestRefusals:
         ],
     )
     def test_folders_of_mixed_formats(self, tmp_path, cache, one_sentence, names, formats):
-        self.fill(tmp_path / "folder", names)
+        for name in names:
+            path = tmp_path / "folder" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("text\none\n")
         sentence = refusal(one_sentence, load_corpus, str(tmp_path / "folder"))
         assert formats in sentence
         assert "folder" in sentence
-
-    @staticmethod
-    def fill(folder, names):
-        for name in names:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            found = [{"text": f"{name} {index}"} for index in range(4)]
-            if path.suffix in (".csv", ".tsv"):
-                write_csv(path, found)
-            elif path.suffix == ".parquet":
-                pq.write_table(pa.Table.from_pylist(found), path)
-            elif path.suffix in (".json", ".jsonl"):
-                path.write_text("\n".join(map(json.dumps, found)), encoding="utf-8")
-            else:
-                path.write_text("note\n", encoding="utf-8")
 
 
 class TestDisk:

@@ -10,14 +10,10 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
-import transformers
 
-import tlm_hf
-from tlm_hf.data.fewrel import ENTITY_MARKERS, add_entity_markers, apply_entity_markers, read_fewrel
+from tlm_hf.data.fewrel import ENTITY_MARKERS, read_fewrel
 from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tasks import SPLITS, class_names, load_task
-from tlm_hf.data.tokenization import tokenizer_hash
 from tlm_hf.errors import UserError
 
 DATA = os.environ.get("TLM_DATA")
@@ -31,9 +27,9 @@ def sentence(number: int, verb: str) -> dict:
     return {"tokens": tokens, "h": [tokens[0].lower(), "", [[0]]], "t": [f"lake {number}", "Q1", [[3, 4]]]}
 
 
-def write(folder: Path, relations: dict, names: dict | None = None, part: str = "train_wiki") -> Path:
+def write(folder: Path, relations: dict, names: dict | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{part}.json").write_text(json.dumps(relations), encoding="utf-8")
+    (folder / "train_wiki.json").write_text(json.dumps(relations), encoding="utf-8")
     names = names or {pid: [f"name of {pid}", "what it is"] for pid in (*relations, "P999")}
     (folder / "pid2name.json").write_text(json.dumps(names), encoding="utf-8")
     return folder
@@ -92,8 +88,7 @@ class TestRows:
         facts = facts_of(task["test"])
         content = (folder / "train_wiki.json").read_bytes()
         assert facts["revision"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
-        assert (facts["task"], facts["part"], facts["entity_markers"]) == ("fewrel", "train_wiki", "none")
-        assert facts["asked_per_label"] == {"train": 20, "validation": None, "test": 5}
+        assert (facts["task"], facts["entity_markers"]) == ("fewrel", "none")
 
     def test_sentence_under_two_relations_is_dropped_from_both_and_counted(self, tmp_path):
         def shouted(item):
@@ -129,11 +124,6 @@ class TestRows:
         monkeypatch.setenv("TLM_DATA", str(folder.parent))
         assert rows_of(load_task("fewrel", train_per_label=20, test_per_label=5)) == expected
         assert rows_of(load(folder / "train_wiki.json")) == expected
-        write(folder, {pid: [sentence(n, pid) for n in range(30)] for pid in ("P3", "P999")}, None, part="val_wiki")
-        write(folder, json.loads((folder / "train_wiki.json").read_text()))  # pid2name.json as it was
-        other = load(folder, config="val_wiki")
-        assert class_names(other) == ["name of P3", "name of P999"]
-        assert facts_of(other["train"])["part"] == "val_wiki"
 
 
 def test_the_papers_numbers_are_the_default(tmp_path):
@@ -168,8 +158,7 @@ class TestMarkers:
     def test_places(self, tmp_path, head, tail, expected):
         item = {"tokens": list("abcdef"), "h": ["x", "", head], "t": ["y", "", tail]}
         folder = write(tmp_path, {"P1": [item], "P2": [sentence(1, "lies")]})
-        for kind in ("text", "added"):
-            assert read_fewrel(folder, entity_markers=kind).rows["train"][0].text == expected
+        assert read_fewrel(folder, entity_markers="text").rows["train"][0].text == expected
         assert read_fewrel(folder).rows["train"][0].text == "a b c d e f"
 
     def test_blank_tokens_count_in_the_numbers(self, tmp_path):
@@ -178,15 +167,13 @@ class TestMarkers:
         assert read_fewrel(folder, entity_markers="text").rows["train"][0].text == "a [E1] b [/E1] [E2] c [/E2]"
 
     def test_markers_do_not_change_the_choice_and_are_said_in_the_facts(self, folder):
-        plain, text, added = (load(folder, entity_markers=kind) for kind in ("none", "text", "added"))
-        assert rows_of(text) == rows_of(added)
+        plain, text = (load(folder, entity_markers=kind) for kind in ("none", "text"))
         for row, marked in zip(rows_of(plain), rows_of(text), strict=True):
             assert row[:3] == marked[:3]
             assert row[3] == " ".join(word for word in marked[3].split() if word not in ENTITY_MARKERS)
             assert all(marked[3].count(marker) == 1 for marker in ENTITY_MARKERS)
-        said = [facts_of(task["validation"]) for task in (plain, text, added)]
-        assert [facts["entity_markers"] for facts in said] == ["none", "text", "added"]
-        assert [facts.get("added_tokens") for facts in said] == [None, None, list(ENTITY_MARKERS)]
+        said = [facts_of(task["validation"])["entity_markers"] for task in (plain, text)]
+        assert said == ["none", "text"]
 
 
 class TestRefusals:
@@ -224,7 +211,6 @@ class TestRefusals:
             ({"path": str(tmp_path)}, "pid2name.json"),
             ({"path": missing}, "--task-path"),
             ({"root": str(tmp_path)}, "--task-path"),
-            ({"path": str(tmp_path), "config": "val_wiki"}, "val_wiki"),
         ):
             with pytest.raises(UserError) as caught:
                 load_task("fewrel", **options)
@@ -260,14 +246,12 @@ class TestRefusals:
         for options, said in (
             ({"entity_markers": "maybe"}, "maybe"),
             ({"title_column": "title"}, "--title-column"),
-            ({"config": "test_wiki"}, "test_wiki"),
+            ({"config": "test_wiki"}, "--task-config"),
             ({"text_column": "v1"}, "--text-column v1"),
             ({"revision": "v1"}, "--task-revision v1"),
         ):
             with pytest.raises(UserError, match=said):
                 load(folder, **options)
-        with pytest.raises(UserError, match="one file"):
-            load(folder / "train_wiki.json", config="val_wiki")
         with pytest.raises(UserError, match="leave it out"):
             load_task("docstrings", entity_markers="text")
 
@@ -279,7 +263,7 @@ class TestRealText:
         path = Path(DATA) / "fewrel" / f"{part}.json"
         known, twice = oracle(path)
         names = {pid: entry[0] for pid, entry in json.loads((path.parent / "pid2name.json").read_text()).items()}
-        task = load_task("fewrel", root=DATA, config=part, train_per_label=80, test_per_label=30)
+        task = load(path, 80, 30)
         assert sorted(class_names(task)) == sorted(names[pid] for pid in known)
         assert len(class_names(task)) == relations
         for split, size in (("train", 80), ("test", 30)):
@@ -303,70 +287,3 @@ class TestRealText:
             words = text.split()
             assert sorted(word for word in words if word in ENTITY_MARKERS) == sorted(ENTITY_MARKERS)
             assert " ".join(word for word in words if word not in ENTITY_MARKERS) == known[row_id.split("/")[0]][row_id]
-
-
-@pytest.fixture
-def own_tokenizer(tokenizer, tmp_path):
-    """The shared tokenizer, in a copy that may be changed."""
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    return transformers.AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-
-
-def test_added_markers_are_one_token_each_and_stay_so(own_tokenizer, tokenizer, tmp_path):
-    ours = own_tokenizer
-    text = "[E1] the miller [/E1] counts [E2] salt [/E2]"
-    assert not set(ENTITY_MARKERS) & set(ours.tokenize(text))
-    assert add_entity_markers(ours) == 4
-    words = ours.tokenize(text)
-    assert [word for word in words if word in ENTITY_MARKERS] == list(ENTITY_MARKERS)
-    assert [word for word in words if word not in ENTITY_MARKERS] == tokenizer.tokenize("the miller counts salt")
-    assert add_entity_markers(ours) == 0
-    ours.save_pretrained(tmp_path / "after")
-    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "after")
-    assert again.tokenize(text) == words
-    assert len(again) == len(tokenizer) + 4
-    assert tokenizer_hash(again) == tokenizer_hash(ours) != tokenizer_hash(tokenizer)
-
-
-@pytest.mark.parametrize("convolution", [False, True])
-def test_model_grows_and_its_config_says_so(own_tokenizer, tmp_path, convolution):
-    ours = own_tokenizer
-    shape = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    shape |= {"max_position_embeddings": 16, "vocab_size": len(ours), "num_labels": 3}
-    if convolution:
-        shape |= {"conv_channels": 2, "conv_kernel_sizes": [[3, 3]]}
-    model = tlm_hf.TLMForSequenceClassification(tlm_hf.TLMConfig(**shape)).eval()
-    before = model.get_input_embeddings().weight.detach().clone()
-    ids = ours("the miller counts", return_tensors="pt")
-    with torch.no_grad():
-        logits = model(**ids).logits
-    apply_entity_markers({"entity_markers": "added"}, ours, model)
-    after = model.get_input_embeddings().weight
-    assert after.shape == (len(before) + 4, 12)
-    assert model.config.vocab_size == len(ours) == len(before) + 4
-    assert torch.equal(after[:-4], before)
-    with torch.no_grad():
-        assert torch.equal(model(**ids).logits, logits)
-        marked = model(**ours("[E1] the miller [/E1] counts", return_tensors="pt")).logits
-    assert not torch.equal(marked, logits)
-    model.save_pretrained(tmp_path / "model")
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["entity_markers"] == "added"
-    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
-    assert again.config.entity_markers == "added"
-    if not convolution:
-        assert isinstance(again, transformers.BertForSequenceClassification)
-    with torch.no_grad():
-        found = again(**ours("[E1] the miller [/E1] counts", return_tensors="pt")).logits
-    torch.testing.assert_close(found, marked)
-
-
-def test_without_added_markers_nothing_grows(tokenizer):
-    shape = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = transformers.BertModel(transformers.BertConfig(**shape))
-    size = len(tokenizer)
-    apply_entity_markers({}, tokenizer, model)
-    assert not hasattr(model.config, "entity_markers")
-    apply_entity_markers({"entity_markers": "text"}, tokenizer, model)
-    assert model.config.entity_markers == "text"
-    assert (len(tokenizer), model.config.vocab_size) == (size, 9)

@@ -3,12 +3,9 @@
 Oracle: the definitions of `data.leakage` in slow plain Python, every pair of texts compared as sets of tuples.
 """
 
-import json
 import random
-import tracemalloc
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import datasets
 import numpy as np
@@ -17,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlm_hf.data import leakage
-from tlm_hf.data.leakage import check_splits, drop_leaking, find_leakage, normalise
+from tlm_hf.data.leakage import LeakageReport, check_splits, drop_leaking, find_leakage, normalise
 from tlm_hf.data.sources import facts_of
 from tlm_hf.errors import UserError
 
@@ -56,16 +53,11 @@ def slow_pairs(training: Sequence[str], held_out: Sequence[str]) -> dict[tuple[i
 def expect(training: Sequence[str], held_out: Sequence[str]) -> int:
     """Hold `find_leakage` against the oracle; returns the number of pairs."""
     pairs = slow_pairs(training, held_out)
-    found = find_leakage(training, held_out)
-    sides = [(found.training_exact, found.training_near), (found.held_out_exact, found.held_out_near)]
-    for side, (exact, near) in enumerate(sides):
-        of_kind: dict[bool, set[int]] = {True: set(), False: set()}
-        for pair, (is_exact, _) in pairs.items():
-            of_kind[is_exact].add(pair[side])
-        assert set(np.flatnonzero(exact)) == of_kind[True]
-        assert set(np.flatnonzero(near)) == of_kind[False] - of_kind[True]
-    assert {tuple(pair) for pair in found.pairs.tolist()} <= pairs.keys()
-    assert found.pairs[:, 0].tolist() == np.flatnonzero(found.leaks).tolist()
+    exact, near = find_leakage(training, held_out)
+    expected = {True: {one for (one, _), (is_exact, _) in pairs.items() if is_exact}}
+    expected[False] = {one for one, _ in pairs} - expected[True]
+    assert set(np.flatnonzero(exact)) == expected[True]
+    assert set(np.flatnonzero(near)) == expected[False]
     return len(pairs)
 
 
@@ -121,17 +113,16 @@ def test_four_of_five_shingles_are_near_and_three_of_four_are_not():
     nine, eight = list("abcdefghi"), list("abcdefgh")
     near = [" ".join([*nine[:-1], "x"]), " ".join([*eight[:-1], "x"])]
     # The first keeps 4 of 5 shingles of the nine words, and all 4 of the eight; the second 3 of 4 of either.
-    assert find_leakage(near, [" ".join(nine), " ".join(eight)]).leaks.tolist() == [True, False]
-    assert not find_leakage(near[1:], [" ".join(eight)]).leaks.any()
+    assert find_leakage(near, [" ".join(nine), " ".join(eight)])[1].tolist() == [True, False]
+    assert not find_leakage(near[1:], [" ".join(eight)])[1].any()
 
 
 def test_a_sentence_in_a_paragraph_is_near_and_a_short_text_compares_whole():
     sentence = "The miller counts the bags of flour in the mill."
     paragraph = f"It is early. {sentence.upper()} Then he goes home."
-    found = find_leakage([paragraph, "Bread and salt", "bread and salt, water"], [sentence, "bread, and salt!"])
-    assert found.training_near.tolist() == [True, False, False]
-    assert found.training_exact.tolist() == [False, True, False]
-    assert found.pairs.tolist() == [[0, 0], [1, 1]]
+    exact, near = find_leakage([paragraph, "Bread and salt", "bread and salt, water"], [sentence, "bread, and salt!"])
+    assert near.tolist() == [True, False, False]
+    assert exact.tolist() == [False, True, False]
 
 
 def test_nothing_on_a_side():
@@ -156,19 +147,11 @@ HELD_OUT = [
 ]
 
 
-def test_report_has_counts_and_ids_and_no_text():
+def test_report_has_counts():
     sides = (with_ids(TRAINING, "train"), with_ids(HELD_OUT, "test"))
-    report = asdict(check_splits(*sides, ("train", "test")))
-    assert report["between"] == ("train", "test")
-    assert report["training"] == {"rows": 4, "exact": 2, "near": 1}
-    assert report["held_out"] == {"rows": 3, "exact": 2, "near": 0}
-    assert report["examples"] == [
-        {"training": "train/0", "held_out": "test/1", "exact": False},
-        {"training": "train/2", "held_out": "test/1", "exact": True},
-        {"training": "train/3", "held_out": "test/2", "exact": True},
-    ]
-    written = json.dumps(report)
-    assert not any(word in written for word in ("boat", "baker", "children"))
+    report = check_splits(*sides, ("train", "test"))
+    assert report == LeakageReport(("train", "test"), rows=4, held_out_rows=3, exact=2, near=1)
+    assert report.leaking == 3
 
 
 def labelled(texts: list[str], labels: list[int]) -> datasets.Dataset:
@@ -187,31 +170,3 @@ def test_leaking_rows_are_dropped_and_counted_by_class(caplog):
     assert same.to_list() == clean.to_list()
     with pytest.raises(UserError, match="'a'"):
         drop_leaking(labelled(TRAINING, [0, 1, 0, 0]), "train", [with_ids(HELD_OUT, "test")])
-
-
-class Lazy(Sequence):
-    """Texts that are made when they are read."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def __getitem__(self, rows):
-        made = range(self.rows)[rows]
-        return [" ".join(f"w{(row * 31 + word * word) % 997}" for word in range(60)) for row in made]
-
-
-def test_memory_does_not_grow_with_the_larger_side(monkeypatch):
-    monkeypatch.setattr(leakage, "BATCH", 100)
-    held_out = Lazy(50)[:]
-    peaks = []
-    for rows in (1000, 4000):
-        tracemalloc.start()
-        found = find_leakage(Lazy(rows), held_out)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        assert found.training_exact[:50].all()
-    per_row = 40  # partner, pair and flags of a row
-    assert peaks[1] - peaks[0] < 3000 * per_row + 0.2 * peaks[0]

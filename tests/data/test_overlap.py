@@ -5,11 +5,9 @@ and values by hand.
 """
 
 import math
-import os
 from collections import Counter
 from dataclasses import asdict
 
-import datasets
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,11 +22,8 @@ from tlm_hf.data.overlap import (
     jensen_shannon_bits,
     measure_overlap,
 )
-from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.errors import UserError
 
-DATA = os.environ.get("TLM_DATA")
-needs_data = pytest.mark.skipif(not DATA, reason="TLM_DATA is not set: no real text to read")
 TASK = ["the teacher sails a boat", "the boat is new, the sail is old", "bread and salt, zzz"]
 
 
@@ -95,8 +90,8 @@ def test_values_that_can_be_computed_in_the_head():
 def test_tokens_are_counted_as_a_counter_counts_them(tokenizer, sentences, max_length):
     texts = [*sentences, "", "[MASK] the [SEP]", "☃ boat"]
     tokens = encode_texts(texts, tokenizer, max_length)
-    assert len(tokens) == len(texts) == len(tokens.lengths)
-    assert tokens.lengths[len(sentences)] == 0
+    assert tokens.shape == (len(texts), len(tokenizer))
+    assert tokens[len(sentences)].sum() == 0
     found = {tokenizer.convert_ids_to_tokens(int(i)): int(n) for i, n in enumerate(count_tokens(tokens)) if n}
     assert found == counter_of(texts, tokenizer, max_length)
     some = np.array([8, 2, 5])
@@ -108,8 +103,7 @@ def test_batches_change_nothing(tokenizer, sentences, monkeypatch):
     whole = encode_texts(sentences, tokenizer)
     monkeypatch.setattr("tlm_hf.data.overlap.BATCH", 5)
     parts = encode_texts(sentences, tokenizer)
-    assert np.array_equal(whole.ids, parts.ids)
-    assert np.array_equal(whole.offsets, parts.offsets)
+    assert np.array_equal(whole.toarray(), parts.toarray())
 
 
 def test_bad_sides_are_refused_in_one_sentence(one_sentence, tokenizer):
@@ -127,27 +121,7 @@ def test_bad_sides_are_refused_in_one_sentence(one_sentence, tokenizer):
             TokenOverlap(tokenizer).compute(*sides)
 
 
-def test_token_overlap_by_numpy(tokenizer, sentences):
-    def counts(texts) -> np.ndarray:
-        ids = [i for text in texts for i in tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)) if i > 4]
-        return np.bincount(ids, minlength=len(tokenizer))
-
-    c, t = counts(sentences), counts(TASK)
-    P, Q = c / c.sum(), t / t.sum()
-    M = np.where(P + Q > 0, (P + Q) / 2, 1)
-    bits = sum((side * np.log2(np.where(side > 0, side / M, 1))).sum() / 2 for side in (P, Q))
-    result = TokenOverlap(tokenizer, min_count=2).compute(sentences, TASK)
-    assert result.type_coverage == ((c >= 2) & (t > 0)).sum() / (t > 0).sum()
-    assert result.occurrence_coverage == t[c >= 2].sum() / t.sum()
-    assert result.jensen_shannon_bits == pytest.approx(bits)
-
-
-@needs_data
-def test_overlap_of_real_text_by_counter():
-    tokenizer = load_tokenizer(f"{DATA}/vocab/vocab.txt")
-    corpus = datasets.Dataset.from_parquet(f"{DATA}/wikipedia/train.parquet").select(range(300))["text"][:]
-    task = datasets.Dataset.from_parquet(f"{DATA}/ag_news/train.parquet").select(range(200))["text"][:]
-    found = asdict(TokenOverlap(tokenizer, min_count=3, max_length=64).compute(corpus, task))
-    expected = by_hand(counter_of(corpus, tokenizer, 64), counter_of(task, tokenizer, 64), 3)
-    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-12)
-    assert 0 < found["type_coverage"] < found["occurrence_coverage"] < 1  # frequent tokens are covered first
+def test_token_overlap_by_counter(tokenizer, sentences):
+    found = asdict(TokenOverlap(tokenizer, min_count=2, max_length=9).compute(sentences, TASK))
+    expected = by_hand(counter_of(sentences, tokenizer, 9), counter_of(TASK, tokenizer, 9), 2)
+    assert found == pytest.approx(expected, abs=1e-12)

@@ -5,16 +5,15 @@ plain Python counters, a second process.
 """
 
 import itertools
-from collections import Counter
 
 import datasets
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 
-from tlm_hf.data.overlap import TokenTexts
 from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
 from tlm_hf.data.sources import facts_of, seeded_order, text_hash
 from tlm_hf.errors import UserError
@@ -22,22 +21,21 @@ from tlm_hf.errors import UserError
 VOCABULARY = 50
 
 
-def random_corpus(seed: int, texts: int, longest: int = 60, topics: int = 5) -> tuple[TokenTexts, list[str]]:
+def matrix(rows, vocabulary: int) -> csr_matrix:
+    return csr_matrix(np.array([np.bincount(row, minlength=vocabulary) for row in rows]))
+
+
+def random_corpus(seed: int, texts: int, longest: int = 60, topics: int = 5) -> tuple[csr_matrix, list[str]]:
     """Texts that draw their tokens from topics, with lengths from 0 upwards, and a string that stands for each."""
     rng = np.random.default_rng(seed)
     of_topics = rng.dirichlet(np.full(VOCABULARY, 0.3), size=topics)
     rows = [rng.choice(VOCABULARY, rng.integers(0, longest), p=of_topics[rng.integers(topics)]) for _ in range(texts)]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
-    tokens = TokenTexts(np.concatenate(rows).astype(np.int32), offsets, VOCABULARY)
-    return tokens, [f"{index}: {' '.join(map(str, row))}" for index, row in enumerate(rows)]
+    return matrix(rows, VOCABULARY), [f"{index}: {' '.join(map(str, row))}" for index, row in enumerate(rows)]
 
 
-def counts_by_hand(tokens: TokenTexts, chosen) -> np.ndarray:
-    """Token counts of the chosen texts, text by text."""
-    found: Counter[int] = Counter()
-    for index in chosen:
-        found.update(tokens.ids[tokens.offsets[index] : tokens.offsets[index + 1]].tolist())
-    return np.array([found[token] for token in range(tokens.vocab_size)])
+def counts_by_hand(tokens: csr_matrix, chosen) -> np.ndarray:
+    """Token counts of the chosen texts."""
+    return tokens.toarray()[chosen].sum(axis=0)
 
 
 def bits(one: np.ndarray, other: np.ndarray) -> float:
@@ -51,7 +49,7 @@ def select(*arguments, **options) -> tuple[dict[str, np.ndarray], dict[str, dict
 
 
 @pytest.fixture(scope="module")
-def corpus() -> tuple[TokenTexts, list[str]]:
+def corpus() -> tuple[csr_matrix, list[str]]:
     return random_corpus(0, 1500)
 
 
@@ -69,7 +67,7 @@ def test_sizes_are_equal_and_divergences_ordered(seed, texts, share):
     assert set(chosen) == set(facts) == set(KINDS)
     for kind in KINDS:
         assert len(chosen[kind]) == len(set(chosen[kind].tolist())) == wanted
-        assert (tokens.lengths[chosen[kind]] > 0).all()
+        assert (tokens[chosen[kind]].sum(axis=1) > 0).all()
         counts = counts_by_hand(tokens, chosen[kind])
         assert facts[kind]["tokens"] == counts.sum()
         assert facts[kind]["jensen_shannon_bits"] == pytest.approx(bits(counts, task), abs=1e-9)
@@ -83,7 +81,7 @@ def test_sizes_are_equal_and_divergences_ordered(seed, texts, share):
 def test_close_to_the_best_and_worst_of_all_subsets():
     rng = np.random.default_rng(3)
     rows = rng.integers(0, 8, (14, 6))  # equal lengths: one stratum, so that every subset is allowed
-    tokens = TokenTexts(rows.ravel().astype(np.int32), np.arange(15) * 6, 8)
+    tokens = matrix(rows, 8)
     task = np.array([30, 20, 10, 5, 0, 1, 0, 9])
     chosen, _ = select(tokens, [str(index) for index in range(14)], task, 5)
     every = [
@@ -134,19 +132,19 @@ def test_order_and_random_choice_are_seeded_and_of_no_task(corpus, task_counts):
 
 def test_all_the_corpus_is_one_subset(corpus, task_counts):
     tokens, texts = corpus
-    usable = int((tokens.lengths > 0).sum())
+    usable = int((tokens.sum(axis=1) > 0).sum())
     chosen, facts = select(tokens, texts, task_counts, usable)
     assert len({tuple(sorted(indices)) for indices in chosen.values()}) == 1
-    assert facts["low"]["tokens"] == len(tokens.ids)
+    assert facts["low"]["tokens"] == tokens.sum()
 
 
 def test_bad_requests_are_refused(corpus, task_counts, one_sentence):
     tokens, texts = corpus
-    usable = int((tokens.lengths > 0).sum())
+    usable = int((tokens.sum(axis=1) > 0).sum())
     # Two of four texts: in seeded order those in the middle, 1100 tokens, but the task has only the first one's token.
     # Then the longest is as good as the third, and 101, 1001, 5001 and so on are what can be had.
     lengths = [1, 100, 1000, 5000]
-    uneven = TokenTexts(np.repeat([40, 1, 2, 2], lengths), np.array([0, *np.cumsum(lengths)]), VOCABULARY)
+    uneven = matrix([[token] * length for token, length in zip([40, 1, 2, 2], lengths, strict=True)], VOCABULARY)
     names = ["a", "b", "c", "d"]
     first, second, third, fourth = (names[index] for index in seeded_order(names, 0))
     names = [third, first, second, fourth]

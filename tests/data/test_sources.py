@@ -16,7 +16,7 @@ import pytest
 from helpers_commands import labelled_rows, write_corpus, write_csv
 
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.sources import data_root, read_source, read_table, seeded_order, tells_rows_apart, text_hash
+from tlm_hf.data.sources import data_root, read_source, seeded_order, text_hash
 from tlm_hf.data.tasks import class_names, load_task, task_hash
 from tlm_hf.errors import UserError
 
@@ -63,7 +63,7 @@ class TestReadTable:
             path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS), encoding="utf-8")
         else:
             pq.write_table(pa.Table.from_pylist(ROWS), path)
-        table = read_table(str(path))
+        table = read_source(str(path)).splits
         assert list(table) == ["train"]
         assert table["train"].to_list() == ROWS
 
@@ -86,13 +86,12 @@ class TestReadTable:
             caplog.clear()
         assert [text for text in texts(tmp_path / "lines.txt", None) if text] == ["one", "two"]
         assert "each line is a text" in caplog.text
-        assert read_table(str(tmp_path / "book.txt"))["train"]["text"][:4] == ["one", "paragraph", "", "another"]
-
-    def test_folder_keeps_its_splits(self, tmp_path):
-        for split, rows in (("train", ROWS[:2]), ("test", ROWS[2:])):
-            pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
-        table = read_table(str(tmp_path))
-        assert {split: table[split].to_list() for split in table} == {"train": ROWS[:2], "test": ROWS[2:]}
+        assert read_source(str(tmp_path / "book.txt")).splits["train"]["text"][:4] == [
+            "one",
+            "paragraph",
+            "",
+            "another",
+        ]
 
     def test_bad_files_are_refused_in_one_sentence(self, tmp_path, one_sentence):
         bad = {
@@ -104,14 +103,14 @@ class TestReadTable:
         }
         for name, content in bad.items():
             (tmp_path / name).write_bytes(content)
-            assert name in refusal(one_sentence, read_table, str(tmp_path / name)), name
-        assert "has no rows" in refusal(one_sentence, read_table, str(tmp_path / "header.csv"))
-        assert ".docx" in refusal(one_sentence, read_table, str(tmp_path / "letter.docx"))
+            assert name in refusal(one_sentence, read_source, str(tmp_path / name)), name
+        assert "has no rows" in refusal(one_sentence, read_source, str(tmp_path / "header.csv"))
+        assert ".docx" in refusal(one_sentence, read_source, str(tmp_path / "letter.docx"))
         for name, file in (("nothing", None), ("pictures", "a.png"), ("hollow", "a.txt")):
             (tmp_path / name).mkdir()
             if file is not None:
                 (tmp_path / name / file).touch()
-            assert name in refusal(one_sentence, read_table, str(tmp_path / name))
+            assert name in refusal(one_sentence, read_source, str(tmp_path / name))
 
     @pytest.mark.parametrize("ending", ["csv", "txt", "parquet"])
     @pytest.mark.parametrize("in_folder", [False, True])
@@ -137,26 +136,7 @@ class TestReadTable:
 
     @pytest.mark.parametrize("name", ["missing.csv", "/missing/folder", "./missing", "a/b/c", "~/missing-for-sure"])
     def test_missing_names_are_refused(self, name, one_sentence):
-        assert repr(name) in refusal(one_sentence, read_table, name)
-
-
-@pytest.mark.parametrize(
-    ("ids", "kind", "expected"),
-    [
-        ([["a", "b"], ["c"]], pa.large_string(), True),
-        ([[f"{index}" for index in range(2500)]], pa.string(), True),
-        ([[f"{index % 2499}" for index in range(2500)]], pa.string(), False),
-        ([["a", "b"], ["b"]], pa.string(), False),
-        ([["a", None]], pa.string(), False),
-        ([[1, 2]], pa.int64(), False),
-    ],
-)
-def test_which_columns_tell_rows_apart(ids, kind, expected):
-    tables = [datasets.Dataset(pa.table({"id": pa.array(part, kind)})) for part in ids]
-    assert tells_rows_apart(tables, "id") is expected
-    assert not tells_rows_apart(tables, "other")
-    latin = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"b"]).buffers())
-    assert not tells_rows_apart([datasets.Dataset(pa.table({"id": latin}))], "id")
+        assert repr(name) in refusal(one_sentence, read_source, name)
 
 
 def test_hash_depends_on_every_boundary():
@@ -178,36 +158,6 @@ class TestTask:
         assert pairs(few["train"]) < pairs(many["train"])
         assert few["test"].to_list() == many["test"].to_list()
         assert task_hash(load_task(str(write_csv(tmp_path / "reversed.csv", rows[::-1])))) == task_hash(task)
-
-    def test_integers_and_class_labels(self, tmp_path):
-        rows = labelled_rows(20, classes=("sea", "farm"))
-        sea = {row["text"] for row in rows if row["label"] == "sea"}
-        numbered = [{"text": row["text"], "label": {"sea": 7, "farm": 3}[row["label"]]} for row in rows]
-        task = load_task(str(write_csv(tmp_path / "numbers.csv", numbered)))
-        assert class_names(task) == ["3", "7"]
-        assert all((text in sea) == (label == 1) for text, label in pairs(task["train"]))
-        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])})
-        table = datasets.Dataset.from_list([{**row, "label": "za"["sf".index(row["label"][0])]} for row in rows])
-        table.cast(features).to_parquet(str(tmp_path / "named.parquet"))
-        task = load_task(str(tmp_path / "named.parquet"))
-        assert class_names(task) == ["z", "a"]
-        assert all((text in sea) == (label == 0) for text, label in pairs(task["test"]))
-
-    def test_own_splits_are_kept_and_a_text_in_two_is_test_only(self, tmp_path):
-        rows = labelled_rows(30)
-        train, test = rows[:40], [*rows[40:], rows[0]]
-        for split, part in (("train", train), ("test", test)):
-            pq.write_table(pa.Table.from_pylist([{**row, "extra": 1} for row in part]), tmp_path / f"{split}.parquet")
-        task = load_task(str(tmp_path))
-        assert set(task["test"]["text"]) == {row["text"] for row in test}
-        assert set(task["train"]["text"]) | set(task["validation"]["text"]) == {row["text"] for row in train[1:]}
-        assert len(task["validation"]) == 4
-
-    @pytest.mark.parametrize("labels", [["a"], [0.5, 1.5], [0, 1, None], [None], [1, "a"], [[0], [1]], [{"a": 0}]])
-    def test_bad_labels_are_refused(self, tmp_path, one_sentence, labels):
-        rows = [{"text": f"text {index}", "label": labels[index % len(labels)]} for index in range(30)]
-        (tmp_path / "bad-labels.json").write_text(json.dumps(rows), encoding="utf-8")
-        assert "bad-labels.json" in refusal(one_sentence, load_task, str(tmp_path / "bad-labels.json"))
 
     def test_bad_requests_are_refused(self, task_path, tmp_path, one_sentence):
         for options, said in (
@@ -254,15 +204,6 @@ class TestRealText:
             assert class_names(task) == (Path(DATA) / name / "classes.txt").read_text().split()
         else:
             assert class_names(task) == ["World", "Sports", "Business", "Sci/Tech"]
-
-    def test_wikipedia(self):
-        corpus = load_corpus("wikipedia", num_texts=2000, root=DATA)
-        train, held_out = corpus["train"]["text"][:], corpus["validation"]["text"][:]
-        known = {text.strip() for text in pq.read_table(Path(DATA) / "wikipedia" / "train.parquet")["text"].to_pylist()}
-        assert len(set(train)) == len(train) == 2000
-        assert len(set(held_out)) == len(held_out) == 1000
-        assert set(train) | set(held_out) <= known
-        assert not set(train) & set(held_out)
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["option", "variable"])

@@ -195,16 +195,6 @@ def test_only_footers_and_needed_row_groups_are_read_and_nothing_twice(hub, tmp_
         assert len(reads(large)) == 6 + 2  # a footer and a row group more
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"), [("cut_download", {"bytes": 99}), ("refuse", {}), ("status", {"code": 503})]
-)
-def test_single_failures_are_tried_again(hub, written, kind, options):
-    for after in (0, 2, FILES + 3):
-        hub.fault(kind, method="GET", path=r"\.parquet$", after=after, **options)
-    assert rows(stream(hub, 80)["train"]) == expected(written, 0, 80)[0]
-    assert sum(fault.done for fault in hub.faults) == 3
-
-
 def test_a_lasting_failure_is_one_sentence_and_the_next_call_continues(hub, written, one_sentence):
     hub.fault("refuse", method="GET", path=r"\.parquet$", after=FILES + 4, times=99)
     with pytest.raises(UserError) as caught:

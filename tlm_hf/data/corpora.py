@@ -22,7 +22,6 @@ from .sources import (
     is_text,
     key_order,
     read_source,
-    reading,
     tells_rows_apart,
     text_hash,
     text_keys,
@@ -92,7 +91,7 @@ def load_corpus(
         )
     tables, facts = _read(corpus, name, text_column, config, revision, unit)
     ids = ID if text_column != ID and tells_rows_apart(list(tables.values()), ID) else None
-    texts, *own = (_Texts(table, split, text_column, ids, seed, name) for split, table in tables.items())
+    texts, *own = (_Texts(table, split, text_column, ids, seed) for split, table in tables.items())
     return _choose(name, texts, own[0] if own else None, facts, num_texts, validation_texts, seed)
 
 
@@ -105,18 +104,17 @@ class _Texts:
         train_keys: sort keys for training texts; they depend on the seed too.
     """
 
-    def __init__(self, table: datasets.Dataset, place: str, column: str, ids: str | None, seed: int, name: str) -> None:
+    def __init__(self, table: datasets.Dataset, place: str, column: str, ids: str | None, seed: int) -> None:
         self.table, self.place, self.column, self.ids = table, place, column, ids
         rows: list[int] = []
         held_out_keys, train_keys = [text_keys([], seed)], [text_keys([], seed)]
         values = table[column]
-        with reading(column, name):
-            for start in range(0, len(table), BATCH):
-                texts = {start + row: (text or "").strip() for row, text in enumerate(values[start : start + BATCH])}
-                texts = {row: text for row, text in texts.items() if text}
-                rows += texts
-                held_out_keys.append(text_keys(texts.values(), "validation"))
-                train_keys.append(text_keys(texts.values(), seed))
+        for start in range(0, len(table), BATCH):
+            texts = {start + row: (text or "").strip() for row, text in enumerate(values[start : start + BATCH])}
+            texts = {row: text for row, text in texts.items() if text}
+            rows += texts
+            held_out_keys.append(text_keys(texts.values(), "validation"))
+            train_keys.append(text_keys(texts.values(), seed))
         self.rows = np.array(rows, dtype=np.int64)
         self.held_out_keys, self.train_keys = np.concatenate(held_out_keys), np.concatenate(train_keys)
 

@@ -98,7 +98,7 @@ def render_dataset_card(record: Json, kind: str, origin: str, tables: Tables) ->
         counts={split: facts.get("per_label", {}) for split, facts in splits.items()},
         chosen={key: splits["train"][key] for key in SHOWN_FACTS if splits["train"].get(key) is not None},
         leakage=record["leakage"],
-        leaking=any(check["training"]["exact"] + check["training"]["near"] for check in checks),
+        leaking=any(check["exact"] + check["near"] for check in checks),
         dropped=sum(facts.get("leaking_rows_dropped", 0) for facts in splits.values()),
         shingle_words=SHINGLE_WORDS,
         near_share=NEAR_SHARE,

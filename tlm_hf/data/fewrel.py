@@ -11,8 +11,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
-
 from ..errors import UserError
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
@@ -21,14 +19,14 @@ from .tables import Row, TaskSource
 ENTITY_MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")
 """Before and after the head, and before and after the tail."""
 
-MARKINGS = ("none", "text", "added")
-"""No markers; markers that are ordinary text, which any tokenizer splits; markers that are meant as added tokens."""
+MARKINGS = ("none", "text")
+"""No markers; markers that are ordinary text, which any tokenizer splits."""
 
 DEFAULT_PART = "train_wiki"
 NAMES_FILE = "pid2name.json"
 
 
-def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str = "none") -> TaskSource:
+def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
     """Read one of FewRel's files.
 
     A text is its tokens joined by single spaces. A sentence under two relations is dropped from both, also where its
@@ -37,19 +35,15 @@ def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str =
 
     Args:
         path: folder with `train_wiki.json` and `pid2name.json`, or one such file with `pid2name.json` beside it.
-        part: file of the folder without its ending; None for `train_wiki`.
-        entity_markers: one of `MARKINGS`; `text` and `added` put `ENTITY_MARKERS` around the first mention of head and
-            tail, and differ in the facts alone.
+        entity_markers: one of `MARKINGS`; `text` puts `ENTITY_MARKERS` around the first mention of head and tail.
 
     Raises:
         UserError: a file is missing, truncated or of another shape, a relation has no name, or (where they are marked)
             head and tail overlap or are outside of the sentence; the message names relation and row.
     """
     file = Path(path).expanduser()
-    if file.is_file() and part is not None and part != file.stem:
-        raise UserError(f"{path} is one file, so it has no part {part!r}: give the folder that holds {part}.json.")
     if not file.is_file():
-        file = file / f"{part or DEFAULT_PART}.json"
+        file = file / f"{DEFAULT_PART}.json"
     relations, digest = _read_json(file)
     if not isinstance(relations, dict) or len(relations) < 2:
         raise UserError(f"{file} is not a FewRel file: give a JSON object with at least two relations.")
@@ -65,33 +59,9 @@ def read_fewrel(path: str | Path, part: str | None = None, entity_markers: str =
     facts: Json = {
         "source": portable_path(str(file)),
         "revision": f"sha256:{digest}",
-        "part": file.stem,
         "entity_markers": entity_markers,
     }
-    if entity_markers == "added":
-        facts["added_tokens"] = list(ENTITY_MARKERS)
     return TaskSource({"train": unique}, _names(file.with_name(NAMES_FILE), pids), dropped, facts=facts)
-
-
-def add_entity_markers(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> int:
-    """Make each of `ENTITY_MARKERS` one token, and give a model an embedding for it; returns how many are new.
-
-    Both are changed in place. The new rows are drawn like any new weight, so set the seed before.
-    """
-    markers = [AddedToken(marker, normalized=False, special=True) for marker in ENTITY_MARKERS]
-    new = tokenizer.add_tokens(markers, special_tokens=True)
-    if model is not None and model.get_input_embeddings().weight.shape[0] < len(tokenizer):
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    return new
-
-
-def apply_entity_markers(facts: Json, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Fit tokenizer and model to the markers that the facts of a task name; the model's config says them too."""
-    kind = facts.get("entity_markers", "none")
-    if kind == "added":
-        add_entity_markers(tokenizer, model)
-    if kind != "none":
-        model.config.entity_markers = kind
 
 
 def _read_json(file: Path) -> tuple[Json, str]:

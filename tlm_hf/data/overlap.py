@@ -1,8 +1,7 @@
 """Token overlap between a pre-training corpus and a task: two coverages and a divergence, from token counts.
 
-Let c(v) be how often token v occurs in the corpus and t(v) in the task, P = c / sum c and Q = t / sum t. Special tokens
-([UNK] among them) are never counted and nothing is smoothed, so all three measures depend on how many texts there are:
-compare corpora of one size on one split of a task.
+Special tokens ([UNK] among them) are never counted and nothing is smoothed, so all three measures depend on how many
+texts there are: compare corpora of one size on one split of a task.
 """
 
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 
 import numpy as np
+from scipy.sparse import csr_matrix, vstack
 from scipy.special import rel_entr
 from transformers import PreTrainedTokenizerBase
 
@@ -64,55 +64,34 @@ class TokenOverlap:
         return compare_counts(corpus, task, self.min_count)
 
 
-@dataclass(frozen=True)
-class TokenTexts:
-    """Tokenised texts without special tokens: text i is `ids[offsets[i]:offsets[i + 1]]`.
-
-    `ids` is int32 (tokens,), `offsets` int64 (texts + 1,).
-    """
-
-    ids: np.ndarray
-    offsets: np.ndarray
-    vocab_size: int
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each text, int64 (texts,)."""
-        return np.diff(self.offsets)
-
-
-def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> TokenTexts:
-    """Tokenise texts for counting, without any token that the tokenizer calls special ([UNK] too).
+def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> csr_matrix:
+    """How often each token is in each text, int64 (texts, vocab_size), without tokens that are special ([UNK] too).
 
     `max_length` cuts each text as training at this length would, special tokens included.
     """
-    special = np.array(sorted(tokenizer.all_special_ids), dtype=np.int32)
     limit = None if max_length is None else max(0, max_length - tokenizer.num_special_tokens_to_add())
     options = {"add_special_tokens": False, "truncation": limit is not None, "max_length": limit, "verbose": False}
-    parts = [np.zeros(0, dtype=np.int32)]
-    counts = [np.zeros(1, dtype=np.int64)]
+    parts = [csr_matrix((0, len(tokenizer)), dtype=np.int64)]
+    is_ordinary = np.ones(len(tokenizer), dtype=np.int64)
+    is_ordinary[tokenizer.all_special_ids] = 0
     for start in range(0, len(texts), BATCH):
         encoded = tokenizer(list(texts[start : start + BATCH]), return_attention_mask=False, **options)["input_ids"]
-        lengths = np.fromiter((len(text) for text in encoded), dtype=np.int64, count=len(encoded))
-        ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum()))
-        ordinary = ~np.isin(ids, special)
-        ends = np.concatenate([[0], np.cumsum(ordinary)])[np.cumsum(lengths)]
-        counts.append(np.diff(ends, prepend=0))
-        parts.append(ids[ordinary])
-    return TokenTexts(np.concatenate(parts), np.cumsum(np.concatenate(counts)), len(tokenizer))
+        ids = np.fromiter(chain.from_iterable(encoded), dtype=np.int32)
+        ends = np.cumsum([0, *map(len, encoded)])
+        part = csr_matrix((is_ordinary[ids], ids, ends), shape=(len(encoded), len(tokenizer)))
+        part.sum_duplicates()
+        part.eliminate_zeros()
+        parts.append(part)
+    return vstack(parts, format="csr")
 
 
-def count_tokens(texts: TokenTexts, chosen: np.ndarray | None = None) -> np.ndarray:
+def count_tokens(texts: csr_matrix, chosen: np.ndarray | None = None) -> np.ndarray:
     """How often each token occurs in the texts, or in those with the indices `chosen`, int64 (vocab_size,)."""
-    ids = texts.ids
+    weights = np.ones(texts.shape[0], dtype=np.int64)
     if chosen is not None:
-        is_chosen = np.zeros(len(texts), dtype=bool)
-        is_chosen[chosen] = True
-        ids = ids[np.repeat(is_chosen, texts.lengths)]
-    return np.bincount(ids, minlength=texts.vocab_size)
+        weights[:] = 0
+        weights[chosen] = 1
+    return texts.T @ weights
 
 
 def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 
 import datasets
+from scipy.sparse import csr_matrix
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError, check_range
@@ -12,8 +13,8 @@ from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .corpora import load_corpus
 from .dataset_folder import open_destination, write_dataset_folder
-from .overlap import MIN_COUNT, TokenTexts, count_tokens, encode_texts, measure_overlap
-from .overlap_subsets import KINDS, select_subsets, subset_configs, subset_splits, task_stem
+from .overlap import MIN_COUNT, count_tokens, encode_texts, measure_overlap
+from .overlap_subsets import add_configs, select_subsets, subset_splits, task_stem
 from .prepare import Prepared
 from .sources import facts_of, text_hash
 from .tasks import load_task
@@ -59,24 +60,6 @@ class OverlapArguments:
     )
 
 
-@dataclass(frozen=True)
-class _Corpus:
-    """The corpus, its training texts and their tokens."""
-
-    splits: datasets.DatasetDict
-    texts: list[str]
-    tokens: TokenTexts
-    tokenizer: PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class _Selection:
-    """One task's subsets, and how they and the whole corpus overlap with the task."""
-
-    splits: datasets.DatasetDict
-    measures: dict[str, dict[str, dict[str, float]]]
-
-
 def overlap(arguments: OverlapArguments) -> Json:
     """Measure token overlap, and choose subsets of a corpus with high, random and low overlap with each task.
 
@@ -100,34 +83,42 @@ def overlap(arguments: OverlapArguments) -> Json:
         "test_per_label": arguments.test_per_label,
     }
     tasks = {name: load_task(name, **options) for name in arguments.tasks}
-    corpus = _read_corpus(arguments)
-    selections = {name: _select(arguments, corpus, name, task) for name, task in tasks.items()}
-    by_task = {portable_path(name): selection for name, selection in selections.items()}
+    corpus = load_corpus(
+        arguments.corpus,
+        num_texts=arguments.corpus_texts,
+        text_column=arguments.text_column,
+        root=arguments.data_root,
+    )
+    texts = list(corpus["train"]["text"])
+    _check_number(arguments, len(texts))
+    if arguments.tokenizer is not None:
+        tokenizer = load_tokenizer(os.path.expandvars(arguments.tokenizer))
+    else:
+        tokenizer = train_wordpiece(texts, arguments.vocab_size, arguments.max_length)
+    tokens = encode_texts(texts, tokenizer, arguments.max_length)
     results: Json = {
         "corpus": {
             "name": portable_path(arguments.corpus),
-            "texts": len(corpus.texts),
-            "tokens": len(corpus.tokens.ids),
-            "sha256": text_hash(corpus.texts),
+            "texts": len(texts),
+            "tokens": int(tokens.sum()),
+            "sha256": text_hash(texts),
         },
         "tokenizer": {
             "name": portable_path(arguments.tokenizer) if arguments.tokenizer else "WordPiece trained on the corpus",
-            "tokens": len(corpus.tokenizer),
-            "sha256": tokenizer_hash(corpus.tokenizer),
+            "tokens": len(tokenizer),
+            "sha256": tokenizer_hash(tokenizer),
         },
-        "subsets": {
-            name: {kind: facts_of(selection.splits[kind]) for kind in KINDS} for name, selection in by_task.items()
-        },
-        "table": {name: selection.measures for name, selection in by_task.items()},
+        "subsets": {},
+        "table": {},
     }
+    prepared = Prepared("overlap", arguments.corpus, {}, {})
+    for name, task in tasks.items():
+        splits, measures = _choose(arguments, corpus["train"], tokens, tokenizer, name, task)
+        results["subsets"][portable_path(name)] = {kind: facts_of(split) for kind, split in splits.items()}
+        results["table"][portable_path(name)] = measures
+        if destination is not None:
+            add_configs(prepared, name, splits, corpus, task["test"], measures, results["tokenizer"])
     if destination is not None:
-        prepared = Prepared("overlap", arguments.corpus, {}, {})
-        for name, selection in selections.items():
-            configs, leakage = subset_configs(
-                name, selection.splits, corpus.splits, tasks[name]["test"], selection.measures, results["tokenizer"]
-            )
-            prepared.configs.update(configs)
-            prepared.leakage.update(leakage)
         write_dataset_folder(prepared, *destination)
     return results
 
@@ -151,42 +142,24 @@ def _check_number(arguments: OverlapArguments, texts: int | None) -> None:
         )
 
 
-def _read_corpus(arguments: OverlapArguments) -> _Corpus:
-    """The corpus with its tokens; its vocabulary is trained where no tokenizer is given."""
-    splits = load_corpus(
-        arguments.corpus,
-        num_texts=arguments.corpus_texts,
-        text_column=arguments.text_column,
-        root=arguments.data_root,
-    )
-    texts = list(splits["train"]["text"])
-    _check_number(arguments, len(texts))
-    if arguments.tokenizer is not None:
-        tokenizer = load_tokenizer(os.path.expandvars(arguments.tokenizer))
-    else:
-        tokenizer = train_wordpiece(texts, arguments.vocab_size, arguments.max_length)
-    return _Corpus(splits, texts, encode_texts(texts, tokenizer, arguments.max_length), tokenizer)
-
-
-def _select(arguments: OverlapArguments, corpus: _Corpus, name: str, task: datasets.DatasetDict) -> _Selection:
-    """Choose a task's subsets by its training split, and measure them and the whole corpus on training and test."""
+def _choose(
+    arguments: OverlapArguments,
+    corpus: datasets.Dataset,
+    tokens: csr_matrix,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    task: datasets.DatasetDict,
+) -> tuple[datasets.DatasetDict, Json]:
+    """A task's subsets, and by subset (and for the whole `corpus`) the measures on training and test split."""
     counts = {
-        split: count_tokens(encode_texts(list(task[split]["text"]), corpus.tokenizer, arguments.max_length))
-        for split in SHOWN
+        split: count_tokens(encode_texts(list(task[split]["text"]), tokenizer, arguments.max_length)) for split in SHOWN
     }
-    subsets = select_subsets(corpus.tokens, corpus.texts, counts["train"], arguments.num_texts, seed=arguments.seed)
-    splits = subset_splits(
-        corpus.splits["train"],
-        subsets,
-        source=facts_of(corpus.splits["train"]) or portable_path(arguments.corpus),
-        task=portable_path(name),
-        max_length=arguments.max_length,
-        seed=arguments.seed,
-    )
-    of_corpus = {kind: count_tokens(corpus.tokens, subsets[kind].indices) for kind in KINDS}
-    of_corpus["corpus"] = count_tokens(corpus.tokens)
+    subsets = select_subsets(tokens, corpus["text"][:], counts["train"], arguments.num_texts, seed=arguments.seed)
+    of_kinds = {kind: count_tokens(tokens, subset.indices) for kind, subset in subsets.items()}
+    of_kinds["corpus"] = count_tokens(tokens)
     measures = {
         kind: {split: measure_overlap(of_kind, counts[split], arguments.min_count) for split in SHOWN}
-        for kind, of_kind in of_corpus.items()
+        for kind, of_kind in of_kinds.items()
     }
-    return _Selection(splits, measures)
+    facts = {"source": facts_of(corpus), "task": portable_path(name), "max_length": arguments.max_length}
+    return subset_splits(corpus, subsets, **facts, seed=arguments.seed), measures

@@ -24,12 +24,14 @@ from typing import Any
 
 import datasets
 import numpy as np
+from scipy.sparse import csr_matrix
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
-from .leakage import LeakageReport, check_splits
-from .overlap import TokenTexts, count_tokens, encode_texts, jensen_shannon_bits
+from .leakage import check_splits
+from .overlap import count_tokens, encode_texts, jensen_shannon_bits
+from .prepare import Prepared, published
 from .sources import ID, describe_split, facts_of, seeded_order
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,6 @@ MARGIN = 0.4 * TOLERANCE
 ROUNDS = 8
 FLOOR = 0.01
 UNIT = 2**20
-BLOCK = 50_000
 BISECTIONS = 60
 STRATUM = 200
 SOURCE_FACTS = ("source", "config", "revision", "unit")
@@ -66,7 +67,7 @@ def divergence_gradient(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
 
 
 def select_subsets(
-    tokens: TokenTexts,
+    tokens: csr_matrix,
     texts: Sequence[str],
     task_train: np.ndarray,
     num_texts: int,
@@ -76,8 +77,8 @@ def select_subsets(
 ) -> dict[str, Subset]:
     """Choose the three subsets of `num_texts` texts (objective and algorithm: see the module).
 
-    `texts` are those of `tokens`, and with the seed give the order; `task_train` are the token counts of the task's
-    training split alone, (vocab_size,).
+    `tokens` are what `encode_texts` makes of `texts`, which with the seed give the order; `task_train` are the token
+    counts of the task's training split alone, (vocab_size,).
 
     Raises:
         UserError: a task or corpus without tokens, more texts asked for than have tokens, or lengths too uneven for
@@ -87,7 +88,8 @@ def select_subsets(
     jensen_shannon_bits(corpus_counts, task_train)  # refuses sides without tokens
     rank = np.empty(len(texts), dtype=np.int64)
     rank[seeded_order(list(texts), seed)] = np.arange(len(texts))
-    usable = np.flatnonzero(tokens.lengths)
+    lengths = np.asarray(tokens.sum(axis=1)).ravel()
+    usable = np.flatnonzero(lengths)
     if not 1 <= num_texts <= len(usable):
         raise UserError(
             f"{num_texts} texts per subset were asked for, but {len(usable)} texts of the corpus have tokens: ask for "
@@ -101,7 +103,7 @@ def select_subsets(
             "random": usable[chooser.random],
             "low": _search(chooser, corpus_counts, task_train, -1, rounds),
         }
-        sums = [int(tokens.lengths[chosen].sum()) for chosen in choices.values()]
+        sums = [int(lengths[chosen].sum()) for chosen in choices.values()]
         if max(sums) <= (1 + TOLERANCE) * min(sums):
             break
         if strata == num_texts:
@@ -154,47 +156,45 @@ def task_stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.")
 
 
-def subset_configs(
+def add_configs(
+    prepared: Prepared,
     name: str,
     subsets: datasets.DatasetDict,
     corpus: datasets.DatasetDict,
     task_test: datasets.Dataset,
     measures: Json,
     tokenizer: Json,
-) -> tuple[dict[str, datasets.DatasetDict], dict[str, list[LeakageReport]]]:
-    """One task's subsets as configurations TASK-high, TASK-random and TASK-low of a data set folder, and their leakage.
+) -> None:
+    """Add one task's subsets to a data set folder as configurations TASK-high, TASK-random and TASK-low.
 
     Each has the subset as `train` and the corpus' held-out texts as `validation`, so that losses are comparable. The
     training texts are checked against both held-out texts and `task_test`; the card shows the `measures` by kind.
     """
-    whole = facts_of(corpus["train"])
-    validation = describe_split(corpus["validation"].select_columns(["text", ID]), **facts_of(corpus["validation"]))
-    configs, leakage = {}, {}
+    whole, stem = facts_of(corpus["train"]), task_stem(name)
+    source = {key: whole[key] for key in SOURCE_FACTS if key in whole}
+    validation = published(corpus["validation"])
     for kind, subset in subsets.items():
-        config = f"{task_stem(name)}-{kind}"
-        facts = {**facts_of(subset), **{key: whole[key] for key in SOURCE_FACTS if key in whole}}
-        train = describe_split(subset, **{**facts, "corpus": whole, "measures": measures[kind], "tokenizer": tokenizer})
-        configs[config] = datasets.DatasetDict(train=train, validation=validation)
-        leakage[config] = [
-            check_splits(train, validation, ("train", "validation")),
-            check_splits(train, task_test, ("train", f"{task_stem(name)} test")),
-        ]
-        for check in leakage[config]:
+        facts = facts_of(subset) | source | {"corpus": whole, "measures": measures[kind], "tokenizer": tokenizer}
+        train = describe_split(subset, **facts)
+        prepared.configs[f"{stem}-{kind}"] = datasets.DatasetDict(train=train, validation=validation)
+        checks = [check_splits(train, validation, ("train", "validation"))]
+        checks.append(check_splits(train, task_test, ("train", f"{stem} test")))
+        prepared.leakage[f"{stem}-{kind}"] = checks
+        for check in checks:
             if check.leaking:
-                logger.warning("Note: %s texts of %s repeat texts of %s.", check.leaking, config, check.between[1])
-    return configs, leakage
+                logger.warning("Note: %s texts of %s-%s repeat %s.", check.leaking, stem, kind, check.between[1])
 
 
 class _Chooser:
     """Takes the `num_texts` texts with the lowest scores, its share from each stratum of length.
 
-    `usable` are the indices of the texts that have tokens, rising, (n,); `rank` their places in the seeded order.
+    `usable` are the indices of the texts that have tokens, (n,); `rank` their places in the seeded order.
     """
 
-    def __init__(self, tokens: TokenTexts, usable: np.ndarray, rank: np.ndarray, num_texts: int, strata: int) -> None:
+    def __init__(self, tokens: csr_matrix, usable: np.ndarray, rank: np.ndarray, num_texts: int, strata: int) -> None:
         self.tokens, self.usable, self.rank = tokens, usable, rank
-        self.lengths = tokens.lengths[usable]
-        self.starts = tokens.offsets[usable]  # those of texts without tokens would break reduceat
+        self.counts = tokens[usable]
+        self.lengths = np.asarray(self.counts.sum(axis=1)).ravel()
         texts = len(usable)
         bounds = np.arange(strata + 1) * texts // strata
         self.first = bounds[:-1]
@@ -228,14 +228,7 @@ class _Chooser:
 
     def score(self, gradient: np.ndarray) -> np.ndarray:
         """Mean of the tokens' gradients by text, in units of 1 / UNIT, (n,)."""
-        weights = np.rint(gradient * UNIT).astype(np.int64)
-        sums = []
-        for first in range(0, len(self.starts), BLOCK):  # in blocks, since a gradient takes twice the memory of an id
-            starts = self.starts[first : first + BLOCK]
-            following = self.starts[first + BLOCK :]
-            ids = self.tokens.ids[starts[0] : following[0] if len(following) else None]
-            sums.append(np.add.reduceat(weights[ids], starts - starts[0]))
-        return np.concatenate(sums) / self.lengths
+        return (self.counts @ np.rint(gradient * UNIT).astype(np.int64)) / self.lengths
 
 
 def _search(chooser: _Chooser, corpus_counts: np.ndarray, task_train: np.ndarray, sign: int, rounds: int) -> np.ndarray:

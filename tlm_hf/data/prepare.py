@@ -105,13 +105,13 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
         seed=arguments.seed,
         unit=arguments.text_unit,
     )
-    validation = _published(corpus["validation"])
+    validation = published(corpus["validation"])
     held_out = {"validation": validation, **tests}
     prepared = Prepared("corpus", arguments.corpus, {}, {})
     for size in sizes:
         name = config_name(size)
         rows = corpus["train"].select(range(size or len(corpus["train"])))
-        train = _published(rows, facts_of(corpus["train"]))
+        train = published(rows, facts_of(corpus["train"]))
         if arguments.drop_leakage:
             train = drop_leaking(train, name, held_out.values())
         prepared.configs[name] = datasets.DatasetDict(train=train, validation=validation)
@@ -121,7 +121,7 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
 
 def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
     """The task as `load_task` gives it; where that was asked, without texts that the other tasks' test splits hold."""
-    splits = datasets.DatasetDict({split: _published(rows) for split, rows in load_task_from(arguments).items()})
+    splits = datasets.DatasetDict({split: published(rows) for split, rows in load_task_from(arguments).items()})
     others = {label: rows for label, rows in tests.items() if label != f"{arguments.task} test"}
     reports = []
     for split, own in (("validation", ("test",)), ("train", ("test", "validation"))):
@@ -132,7 +132,7 @@ def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dat
     return Prepared("task", arguments.task, {"default": splits}, {"default": reports})
 
 
-def _published(rows: datasets.Dataset, facts: Json | None = None) -> datasets.Dataset:
+def published(rows: datasets.Dataset, facts: Json | None = None) -> datasets.Dataset:
     """The columns that are published, in their order, with the facts."""
     columns = [column for column in ("text", ID, "label") if column in rows.column_names]
     return describe_split(rows.select_columns(columns), **(facts or facts_of(rows)))

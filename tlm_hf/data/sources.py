@@ -8,7 +8,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,13 +73,6 @@ class Source(NamedTuple):
         return f"row {row + 1} of {split}"
 
 
-def read_table(
-    name: str, *, config: str | None = None, revision: str | None = None, encoding: str | None = None
-) -> datasets.DatasetDict:
-    """The splits of `read_source`; raises UserError as it does."""
-    return read_source(name, config=config, revision=revision, encoding=encoding).splits
-
-
 def read_source(
     name: str,
     *,
@@ -112,16 +104,19 @@ def read_source(
     if path.exists():
         if revision is not None:
             raise UserError(f"{name!r} is on this machine and has no revision {revision!r}: leave the revision out.")
-        digest = _files_hash(path)
-        options = _file_options(path, config) if path.is_file() else _folder_options(path, config)
-        if options["path"] is None:
-            files = {
-                split: [read_table_file(file, encoding) for file in parts] for split, parts in options["files"].items()
-            }
-            tables = {split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()}
-            loaded = datasets.DatasetDict(tables)
+        digest, by_split = _files_hash(path), _find_files(path, config)
+        kind = None if by_split is None else _check_files(by_split)
+        if by_split is not None and kind not in ("parquet", "text"):
+            files = {split: [read_table_file(file, encoding) for file in parts] for split, parts in by_split.items()}
+            loaded = datasets.DatasetDict(
+                {split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()}
+            )
         else:
-            if options["path"] == "text":
+            options: dict[str, Any] = {"path": str(path), "name": config}
+            if by_split is not None:
+                names = {split: [str(file) for file in parts] for split, parts in by_split.items()}
+                options = {"path": kind, "data_files": names}
+            if kind == "text":
                 options["sample_by"] = text_unit or _find_text_unit(name, options["data_files"]["train"])
                 options["encoding"] = "utf-8-sig"
             # `datasets` finds its cache by path and time, and a file may be replaced by another of the same time.
@@ -178,40 +173,29 @@ def _format(file: Path) -> str | None:
     return kind_of(file) or {".parquet": "parquet", ".txt": "text"}.get(file.suffix.lower())
 
 
-def _file_options(path: Path, config: str | None) -> dict[str, Any]:
-    """How `datasets.load_dataset` is to read one file; without a `path` it is for `read_table_file`."""
-    if _format(path) is None or path.stat().st_size == 0:
-        raise UserError(f"{path} is empty or of another kind than {', '.join(READABLE)}: give a file with text in it.")
-    if config is not None:
-        raise UserError(f"{path} is one file and has no configuration {config!r}: leave the configuration out.")
-    return _reader({"train": [path]})
-
-
-def _folder_options(path: Path, config: str | None) -> dict[str, Any]:
-    """How to read a folder, as `_file_options`; refuses one of which it would silently read only a part."""
-    filled = [file for file in tables_in(path) if file.stat().st_size]
+def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
+    """The files of each split; None where `datasets` is to read what a folder's README.md names."""
+    is_file = path.is_file()
+    filled = [file for file in ([path] if is_file else tables_in(path)) if _format(file) and file.stat().st_size]
     if not filled:
-        raise UserError(f"The folder {path} holds no {', '.join(READABLE)} file with text: give a folder with text.")
-    if all(_format(file) == "text" for file in filled):
-        if config is not None:
-            raise UserError(f"The folder {path} of text files has no configuration {config!r}: leave it out.")
-        return _reader({"train": filled})
+        raise UserError(f"{path} holds no {', '.join(READABLE)} with text in it: give a file or folder with text.")
+    is_plain = is_file or all(_format(file) == "text" for file in filled)
     card = path / "README.md"
-    if card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
-        return _card_options(path, config, filled)
+    if not is_plain and card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
+        return _card_files(path, config, filled)
     if config is not None:
-        raise UserError(f"The folder {path} has no README.md that names {config!r}: leave the configuration out.")
-    return _reader(_by_split(path, filled))
+        raise UserError(f"{path} has no README.md that names {config!r}: leave the configuration out.")
+    return {"train": filled} if is_plain else _by_split(path, filled)
 
 
-def _card_options(path: Path, config: str | None, files: list[Path]) -> dict[str, Any]:
-    """As its card says; where that tells files alone, not types, the files of `KINDS` are read as any others are."""
-    options = {"path": str(path), "name": config}
-    if all(kind_of(file) for file in files):
-        builder = _load(str(path), options, datasets.load_dataset_builder)
-        if builder.info.features is None:
-            return _reader({str(split): [Path(file) for file in of] for split, of in builder.config.data_files.items()})
-    return options
+def _card_files(path: Path, config: str | None, files: list[Path]) -> dict[str, list[Path]] | None:
+    """The files that a card names, where it tells files alone, not types, and all are of `KINDS`; else None."""
+    if not all(kind_of(file) for file in files):
+        return None
+    builder = _load(str(path), {"path": str(path), "name": config}, datasets.load_dataset_builder)
+    if builder.info.features is not None:
+        return None
+    return {str(split): [Path(file) for file in of] for split, of in builder.config.data_files.items()}
 
 
 def _by_split(path: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -227,21 +211,19 @@ def _by_split(path: Path, files: list[Path]) -> dict[str, list[Path]]:
     return told or {"train": files}
 
 
-def _reader(files: dict[str, list[Path]]) -> dict[str, Any]:
-    """How to read the files of each split, which must have one format and one set of columns."""
+def _check_files(files: dict[str, list[Path]]) -> str | None:
+    """The one format of the files of all splits; parquet files must have one set of columns, text files be UTF-8."""
     every = [file for parts in files.values() for file in parts]
     formats = {_format(file) for file in every}
     if len(formats) > 1:
         names = ", ".join(sorted({file.suffix.lower() for file in every}))
         raise UserError(f"The folder {every[0].parent} mixes the formats {names}: keep one format, or name one file.")
     (kind,) = formats
-    if kind not in ("parquet", "text"):
-        return {"path": None, "files": files}
     for file in every:
         try:
             if kind == "parquet":
                 check_same_columns(every[0], pq.read_schema(every[0]).names, file, pq.read_schema(file).names)
-            else:
+            elif kind == "text":
                 with file.open(encoding="utf-8") as lines:
                     for _ in lines:
                         pass
@@ -249,7 +231,7 @@ def _reader(files: dict[str, list[Path]]) -> dict[str, Any]:
             raise UserError(f"{str(file)!r} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{str(file)!r} cannot be read ({_first_line(error)}): restore the file.") from error
-    return {"path": kind, "data_files": {split: [str(file) for file in parts] for split, parts in files.items()}}
+    return kind
 
 
 def _load(name: str, options: dict[str, Any], load: Callable[..., Any] = datasets.load_dataset) -> Any:
@@ -274,30 +256,28 @@ def _first_line(error: BaseException) -> str:
 
 
 def check_column(table: datasets.Dataset, column: str, name: str, flag: str) -> None:
-    """Raise UserError unless `table` has `column`; `flag` is the option that names another."""
+    """Raise UserError unless `table` has `column`, in UTF-8; `flag` is the option that names another."""
     if column not in table.column_names:
         raise UserError(f"{name!r} has no column {column!r} (it has {listed(table.column_names)}): set {flag}.")
-
-
-@contextmanager
-def reading(column: str, name: str) -> Iterator[None]:
-    """Raise UserError where a column that is read in the block is not UTF-8 (parquet does not check)."""
     try:
-        yield
-    except UnicodeDecodeError as error:
-        raise UserError(f"Column {column!r} of {name!r} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
+        table.data.column(column).validate(full=True)  # parquet does not check
+    except pa.ArrowInvalid as error:
+        raise UserError(f"Column {column!r} of {name!r} is not UTF-8: save it as UTF-8.") from error
 
 
-def each_text(column: datasets.Column) -> Iterator[str]:
-    """The texts of a column, read in batches from the memory-mapped table."""
-    for start in range(0, len(column), BATCH):
-        yield from column[start : start + BATCH]
+def each_text(texts: Iterable[str]) -> Iterator[str]:
+    """The texts; those of a column of a table are read in batches from the memory-mapped file."""
+    if not isinstance(texts, datasets.Column):
+        yield from texts
+        return
+    for start in range(0, len(texts), BATCH):
+        yield from texts[start : start + BATCH]
 
 
 def text_hash(texts: Iterable[str]) -> str:
     """SHA-256 over texts in order, with lengths, so that moving a boundary changes it."""
     digest = hashlib.sha256()
-    for text in each_text(texts) if isinstance(texts, datasets.Column) else texts:
+    for text in each_text(texts):
         encoded = text.encode()
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
@@ -323,16 +303,12 @@ def first_of_equal(keys: np.ndarray) -> np.ndarray:
 
 
 def tells_rows_apart(tables: Sequence[datasets.Dataset], column: str) -> bool:
-    """Whether a column identifies the rows of all tables together: valid strings, none missing, all different."""
+    """Whether a column identifies the rows of all tables together: strings, none missing, all different."""
     if not all(getattr(table.features.get(column), "dtype", None) in TEXT_TYPES for table in tables):
         return False
     parts = [table.select_columns([column]).with_format("arrow")[:].column(column) for table in tables]
-    chunks = [chunk.cast(pa.large_binary()) for part in parts for chunk in part.chunks]
-    ids = pa.chunked_array(chunks, pa.large_binary())
-    try:
-        ids.cast(pa.large_string())  # checks UTF-8
-    except pa.ArrowInvalid:
-        return False
+    chunks = [chunk.cast(pa.large_string()) for part in parts for chunk in part.chunks]
+    ids = pa.chunked_array(chunks, pa.large_string())
     return ids.null_count == 0 and pc.count_distinct(ids).as_py() == len(ids)
 
 

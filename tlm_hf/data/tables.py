@@ -11,7 +11,7 @@ import datasets
 
 from ..errors import UserError, listed, shown
 from ..runs.atomic_files import Json
-from .sources import ID, Source, check_column, reading, tells_rows_apart
+from .sources import ID, Source, check_column, tells_rows_apart
 
 SPLITS = ("train", "validation", "test")
 MOST_MISSING = 0.1
@@ -73,8 +73,8 @@ def read_rows(table: Source, name: str, columns: Columns, labels: Sequence[str] 
     `train/17`. `labels` names a known task's classes; `name` is for errors.
 
     Raises:
-        UserError: no train split or no such column, a column without text or not in UTF-8,
-            labels that are no names, or more than `MOST_MISSING` of a split's labels or titles missing.
+        UserError: no train split or no such column, a column without text, labels that are no names, or more than
+            `MOST_MISSING` of a split's labels or titles missing.
     """
     splits = {split: table.splits[split] for split in SPLITS if split in table.splits}
     if "train" not in splits and splits:
@@ -92,10 +92,10 @@ def read_rows(table: Source, name: str, columns: Columns, labels: Sequence[str] 
     for split, rows in splits.items():
         titles: list[str] = [""] * len(rows)
         if columns.title is not None:
-            titles = [_text(value) for value in _cells(rows, columns.title, name)]
+            titles = [_text(value) for value in rows[columns.title][:]]
             remedy = "leave --title-column out, or give a source with titles in every split"
             _check_missing([title or None for title in titles], table, split, columns.title, name, remedy)
-        texts = [_text(value) for value in _cells(rows, columns.text, name)]
+        texts = [_text(value) for value in rows[columns.text][:]]
         ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
         for text, number, title, row_id in zip(texts, numbers[split], titles, ids, strict=True):
             if number is None:
@@ -123,7 +123,7 @@ def _read_labels(
     feature = splits["train"].features[column]
     if not names and isinstance(feature, datasets.ClassLabel):
         names = list(feature.names)
-    cells = {split: _cells(rows, column, name) for split, rows in splits.items()}
+    cells = {split: list(rows[column][:]) for split, rows in splits.items()}
     values = {split: [_label(cell, bool(names)) for cell in of_split] for split, of_split in cells.items()}
     for split, of_split in values.items():
         _check_missing(of_split, table, split, column, name, "fill them in, or set --label-column")
@@ -198,12 +198,6 @@ def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
         if classes:
             source.notes.append(f"{len(classes)} rare classes are {verb} ({listed(classes, 80)})")
     source.names = names
-
-
-def _cells(rows: datasets.Dataset, column: str, name: str) -> list[Any]:
-    """The values of a column; raises UserError where they are not UTF-8."""
-    with reading(column, name):
-        return list(rows[column][:])
 
 
 def _text(value: Any) -> str:

@@ -29,14 +29,12 @@ class TaskArguments:
         default=None, metadata={"help": "Column put before the text, such as title for dbpedia_14 (default: none)."}
     )
     entity_markers: str = field(
-        default="none", metadata={"help": "For fewrel: none, text ([E1] ... as ordinary text) or added (as tokens)."}
+        default="none", metadata={"help": "For fewrel: none, or text ([E1] ... around the entities)."}
     )
     task_path: str | None = field(
         default=None, metadata={"help": "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub)."}
     )
-    task_config: str | None = field(
-        default=None, metadata={"help": "Configuration of a Hub data set; for fewrel train_wiki or val_wiki."}
-    )
+    task_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     task_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
     train_per_label: int | None = field(
         default=None, metadata={"help": "Training texts of each class (default: the paper's for its tasks, or all)."}

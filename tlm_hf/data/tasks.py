@@ -69,7 +69,7 @@ KNOWN = {
 }
 UNUSED = {
     "docstrings": {"text_column", "title_column", "task_config", "task_revision", "all_rows"},
-    "fewrel": {"text_column", "title_column", "task_revision"},
+    "fewrel": {"text_column", "title_column", "task_config", "task_revision"},
     OBJECT: {"task_config", "task_revision"},
 }
 """Options that a task has no use for, besides those of tables and of FewRel alone."""
@@ -181,7 +181,7 @@ def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
 def _load_rows(arguments: TaskArguments, table: Source | None) -> datasets.DatasetDict:
     """Read a source, choose the rows of each split, and say what was left out."""
     if arguments.task == "fewrel":
-        source = read_fewrel(_find_task(arguments)[0], arguments.task_config, arguments.entity_markers)
+        source = read_fewrel(_find_task(arguments)[0], arguments.entity_markers)
     else:
         source = read_task_rows(arguments, table)
     if arguments.drop_rare_classes or arguments.merge_rare_classes:
@@ -205,7 +205,6 @@ def _load_rows(arguments: TaskArguments, table: Source | None) -> datasets.Datas
         **source.facts,
         "task": portable_path(arguments.task),
         "seed": arguments.task_seed,
-        "asked_per_label": sizes,
         "dropped": dropped,
         "texts_with_two_labels": source.two_labels,
     }
@@ -241,7 +240,6 @@ def _load_docstrings(arguments: TaskArguments) -> datasets.DatasetDict:
         "source": "docstrings",
         "revision": f"sha256:{fingerprint()}",
         "seed": arguments.task_seed,
-        "asked_per_label": {split: len(task[split]) // len(TASK_LIBRARIES) for split in SPLITS},
         "dropped": {},
         "texts_with_two_labels": 0,
     }
@@ -259,5 +257,5 @@ def _describe(chosen: dict[str, list[Row]], names: list[str], facts: Json) -> da
         per_label = {label: counts[index] for index, label in enumerate(names)}
         records = [{"text": row.text, "label": row.label, ID: row.id} for row in rows]
         table = datasets.Dataset.from_list(records, features=features)
-        splits[split] = describe_split(table, **facts, split_name=split, per_label=per_label)
+        splits[split] = describe_split(table, **facts, per_label=per_label)
     return datasets.DatasetDict(splits)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
 from .sources import text_hash
-from .tokenization import TextColumn, encode_whole, tokenizer_hash
+from .tokenization import encode_whole, tokenizer_hash
 
 FORMAT = 4  # raise it when the same texts and tokenizer would give other tokens or another layout
 FEATURES = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
@@ -67,11 +67,11 @@ def tokenize_once(
         cache_dir: folder of the files; None for the one in the cache of `datasets`.
 
     Raises:
-        UserError: a row without text, or a cache that cannot be written.
+        UserError: a cache that cannot be written.
     """
     decisive = {
         "format": FORMAT,
-        "texts_sha256": text_hash(TextColumn(dataset, text_column)),
+        "texts_sha256": text_hash(dataset[text_column]),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "split_special_tokens": tokenizer.split_special_tokens,
     }

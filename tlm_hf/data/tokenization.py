@@ -1,12 +1,10 @@
 """Tokenizers: WordPiece trained on a corpus, a `vocab.txt`, a folder or a Hub name; always a stock `BertTokenizer`."""
 
 import hashlib
-import itertools
 import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -15,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from ..errors import UserError
+from .sources import each_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LARGEST_ALPHABET = 1000
@@ -24,32 +23,6 @@ MOST_FOREIGN_LETTERS = 1 / 200
 """Share of letters outside a-z up to which a text is English-like (English Wikipedia: 1 in 3,700; German: 1 in 60)."""
 TEXTS_AT_ONCE = 2000
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TextColumn:
-    """The texts of a table's column, read in batches from disk; can be iterated several times."""
-
-    dataset: datasets.Dataset
-    column: str = "text"
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __iter__(self) -> Iterator[str]:
-        return itertools.chain.from_iterable(self.batches())
-
-    def batches(self, size: int = TEXTS_AT_ONCE) -> Iterator[list[str]]:
-        """Lists of `size` texts, the last one shorter.
-
-        Raises:
-            UserError: a row without text.
-        """
-        for part in self.dataset.select_columns([self.column]).with_format("arrow").iter(size):
-            texts = part.column(self.column)
-            if texts.null_count:
-                raise UserError(f"The column {self.column!r} has {texts.null_count} rows without text: drop them.")
-            yield texts.to_pylist()
 
 
 def train_wordpiece(
@@ -73,7 +46,7 @@ def train_wordpiece(
     """
     corpus = list(texts) if isinstance(texts, Iterator) else texts
     letters: Counter[str] = Counter()
-    for text in corpus:
+    for text in each_text(corpus):
         letters.update(text)
     if keep_accents is None:
         keep_accents = cased or not _is_english_like(letters)
@@ -93,7 +66,7 @@ def train_wordpiece(
             min_frequency=2,
             show_progress=False,
         )
-        tokenizer.train_from_iterator(corpus, trainer)
+        tokenizer.train_from_iterator(each_text(corpus), trainer)
         return tokenizer.get_vocab()
 
     # The trainer numbers letters inside words ("##a") as a randomly seeded hash table yields them, and breaks ties

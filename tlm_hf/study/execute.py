@@ -21,7 +21,7 @@ from ..data.overlap import count_tokens, encode_texts, measure_overlap
 from ..data.overlap_subsets import KINDS, overlap_subsets
 from ..data.sources import facts_of
 from ..data.tasks import load_task
-from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
+from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import sentence_baseline, tfidf_baseline
 from ..evaluation.latency import alternating_medians
@@ -130,7 +130,7 @@ def _tokenizer(arguments: RunArguments) -> Json:
     settings, folder = arguments.settings, Path(arguments.output_dir)
     if not is_ready("tokenizer", folder):
         corpus = load_corpus(settings["corpus"], num_texts=settings["num_texts"], root=arguments.data_root)["train"]
-        trained = train_wordpiece(TextColumn(corpus), settings["vocab_size"], settings["max_length"])
+        trained = train_wordpiece(corpus["text"], settings["vocab_size"], settings["max_length"])
         partial = folder / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
         trained.save_pretrained(partial)

@@ -24,7 +24,6 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from ..data.fewrel import apply_entity_markers
 from ..data.sources import facts_of
 from ..data.tasks import class_names, load_task_from, task_hash, text_options
 from ..data.tokenization import tokenize, tokenizer_hash
@@ -84,7 +83,7 @@ def finetune(**options: Any) -> Json:
 
     # 2. Model
     set_seed(arguments.seed)
-    model = _build_model(chosen.classifier, task, tokenizer)
+    model = _build_model(chosen.classifier, task)
     push = prepare_push(chosen.training, arguments)
     report_processes(arguments)
     run = Run(arguments.output_dir, "finetune", _settings(chosen, arguments, task, tokenizer))
@@ -198,10 +197,8 @@ def _load_tokenizer(classifier: ClassifierOptions) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _build_model(
-    classifier: ClassifierOptions, task: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedModel | PeftModel:
-    """The classifier before the first step; `tokenizer` gets the task's entity markers."""
+def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> PreTrainedModel | PeftModel:
+    """The classifier before the first step."""
     model = load_for_finetuning(
         classifier.model,
         class_names(task),
@@ -209,7 +206,9 @@ def _build_model(
         from_scratch=classifier.from_scratch,
         initializer_range=classifier.initializer_range,
     )
-    apply_entity_markers(facts_of(task["train"]), tokenizer, model)
+    markers = facts_of(task["train"]).get("entity_markers", "none")
+    if markers != "none":
+        model.config.entity_markers = markers
     if classifier.lora_rank is None:
         return model
     return add_adapter(model, classifier.lora_rank, classifier.lora_alpha or 1.0, classifier.lora_targets)
@@ -236,7 +235,6 @@ def _settings(
     classifier = options.classifier
     return options.settings() | {
         "batch_size": rows_per_step(arguments),
-        "added_tokens": facts_of(task["train"]).get("added_tokens"),  # ordinary and added markers make the same texts
         "weights": NEW if classifier.from_scratch else weights_hash(classifier.model),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "task_sha256": task_hash(task),

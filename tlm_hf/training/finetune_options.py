@@ -151,11 +151,6 @@ class FinetuneOptions(NamedTuple):
             return
         if classifier.from_scratch:
             raise UserError("--lora-rank adapts pre-trained weights, and --from-scratch has none: leave one out.")
-        if self.task.entity_markers == "added":
-            raise UserError(
-                "--lora-rank leaves the embeddings as they are, those of added markers untrained: take "
-                "--entity-markers text."
-            )
         classifier.lora_alpha = classifier.lora_alpha or 2.0 * classifier.lora_rank
 
     def arguments(self) -> FinetuningArguments:

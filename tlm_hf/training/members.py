@@ -14,7 +14,7 @@ import torch
 
 from ..data.corpora import corpus_hash
 from ..data.tasks import class_names, load_task_from, task_hash
-from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
+from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..models.configuration_tlm import TLMConfig
@@ -137,17 +137,13 @@ def _train_tokenizer(run: Run, rows: datasets.Dataset, config: TLMConfig, model:
     """Train the members' tokenizer, unless that was done before."""
     folder = run.folder / TOKENIZER
     if not folder.is_dir():
-        try:
-            tokenizer = train_wordpiece(
-                TextColumn(rows),
-                config.vocab_size,
-                config.max_position_embeddings,
-                cased=model.cased,
-                keep_accents=model.keep_accents,
-            )
-        except UserError:
-            run.discard()
-            raise
+        tokenizer = train_wordpiece(
+            rows["text"],
+            config.vocab_size,
+            config.max_position_embeddings,
+            cased=model.cased,
+            keep_accents=model.keep_accents,
+        )
         with whole_folder(folder) as draft:
             tokenizer.save_pretrained(draft)
     return str(folder)

@@ -17,7 +17,7 @@ from ..data.corpora import corpus_hash, load_corpus
 from ..data.counts import count_rows
 from ..data.masking import MaskingCollator, PretrainingSchedule
 from ..data.token_cache import tokenize_once
-from ..data.tokenization import TextColumn, load_tokenizer, tokenizer_hash, train_wordpiece
+from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..data.windows import SHORT, SPECIAL, TextFacts, Windows
 from ..errors import UserError
 from ..evaluation.scoring import held_out_masks, masked_lm_score
@@ -205,7 +205,7 @@ class _Plan:
         tokenizer = encoder.tokenizer
         if tokenizer is None:
             tokenizer = train_wordpiece(
-                TextColumn(corpus["train"]),
+                corpus["train"]["text"],
                 encoder.config.vocab_size,
                 longest,
                 cased=options.model.cased,
