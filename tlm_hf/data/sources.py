@@ -234,12 +234,12 @@ def _check_files(files: dict[str, list[Path]]) -> str | None:
     return kind
 
 
-def _load(name: str, options: dict[str, Any], load: Callable[..., Any] = datasets.load_dataset) -> Any:
+def _load(name: str, options: dict[str, Any], load: Callable[..., Any] | None = None) -> Any:
     """`datasets.load_dataset` (or its builder), whose errors become one sentence."""
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        return load(**options)
+        return (load or datasets.load_dataset)(**options)
     except Exception as error:  # the readers raise anything
         cause = error.__cause__ or error.__context__ or error
         if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
