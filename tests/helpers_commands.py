@@ -184,21 +184,17 @@ def shelf() -> Path:
     return folder
 
 
-def run(*words: object, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(*words: object, folder: Path, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a Python command line in a process of its own, in `folder`."""
-    command = [sys.executable, *(str(word) for word in words)]
-    options: dict[str, Any] = {"cwd": folder, "env": ENVIRONMENT, "timeout": timeout, "stdin": subprocess.DEVNULL}
+    command, given = [sys.executable, *(str(word) for word in words)], {**ENVIRONMENT, **environment}
+    options: dict[str, Any] = {"cwd": folder, "env": given, "timeout": timeout, "stdin": subprocess.DEVNULL}
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 def start_launcher(command: list, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a launcher; its own default configuration is one that does not exist."""
-    given = {**ENVIRONMENT, "HF_HOME": str(folder / "hf_home"), **environment}
-    given["HF_DATASETS_CACHE"] = str(folder / "cache")
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, command)], cwd=folder, env=given, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+    places = {"HF_HOME": str(folder / "hf_home"), "HF_DATASETS_CACHE": str(folder / "cache")}
+    return run("-m", *command, folder=folder, **places, **environment)
 
 
 def contents(folder: Path) -> dict[str, str]:

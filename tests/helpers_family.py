@@ -1,6 +1,7 @@
 """A family of trained smoke runs and its release file: 10 repositories, 5 branches and a collection."""
 
 import functools
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from huggingface_hub import DatasetCard
 
 from tlm_hf.data.tasks import load_task
 from tlm_hf.hub.demo_data import DemoTask, stage_demo
+from tlm_hf.hub.manifest import describe_files, tree_hash
 from tlm_hf.hub.stage import stage
 from tlm_hf.runs.atomic_files import file_hash, write_json
 
@@ -133,3 +135,19 @@ def _stage_family(folder):
 def mark_verified(output):
     """What `verify` writes in the end."""
     write_json(output / "verified.json", {"release": file_hash(output / "release.json")})
+
+
+def edit(release, folder, version=None):
+    """Change a staged folder as staging and verifying something else would have."""
+    place = release / OWNER / folder
+    (place / "README.md").write_text((place / "README.md").read_text() + "\nMore.\n")
+    manifest = json.loads((place / "manifest.json").read_text())
+    files = {name: facts for name, facts in describe_files(place).items() if name != "manifest.json"}
+    manifest |= {"files": files, "version": version or manifest["version"]}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    record = json.loads((release / "release.json").read_text())
+    record["version"] = version or record["version"]
+    for repository in record["repositories"]:
+        repository["tree"] = {name: tree_hash(release / name) for name in repository["tree"]}
+    (release / "release.json").write_text(json.dumps(record))
+    mark_verified(release)

@@ -5,6 +5,7 @@
 
 import json
 import math
+import re
 import warnings
 
 import numpy as np
@@ -34,59 +35,47 @@ BY_KIND = pytest.mark.parametrize("kind", KINDS)
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "river", "boat", "##s"] + [f"w{i}" for i in range(31)]
 
 
+def stock_model(kind, positions, pad=0):
+    """Stock BERT of what is behind the convolution block."""
+    size = SIZE | KINDS[kind]
+    config = BertConfig(
+        vocab_size=size["vocab"], hidden_size=size["hidden"], num_hidden_layers=size["layers"],
+        num_attention_heads=size["heads"], intermediate_size=size["inner"], pad_token_id=pad,
+        max_position_embeddings=positions, num_labels=size.get("labels", 2),
+    )  # fmt: skip
+    return (BertForSequenceClassification if "labels" in size else BertForMaskedLM)(config).eval()
+
+
+def renumbered(name, by):
+    """A name with another number of its layer: the block is the authors' layer 0."""
+    return re.sub(r"(?<=encoder\.layer\.)\d+", lambda number: str(int(number.group()) + by), name)
+
+
 def author_tensors(kind, seed=0):
     """The tensors that the authors' code would save for such a model, drawn at random."""
     size = SIZE | KINDS[kind]
-    hidden, inner, rng = size["hidden"], size["inner"], np.random.default_rng(seed)
-    tensors = {}
+    rng, tensors = np.random.default_rng(seed), {}
 
     def put(name, *shape, around=0.0, scale=0.3):
         tensors[name] = torch.tensor(around + scale * rng.standard_normal(shape), dtype=torch.float32)
 
-    def dense(name, outputs, inputs):
-        put(f"{name}.weight", outputs, inputs)
-        put(f"{name}.bias", outputs)
-
-    def norm(name, width):
-        put(f"{name}.weight", width, around=1.0)
-        put(f"{name}.bias", width)
-
-    def convolution(name, norm_name, outputs, inputs, kernel):
+    def convolution(name, norm, outputs, inputs, kernel):
         put(f"{name}.weight", outputs, inputs, *kernel, scale=1 / math.sqrt(inputs * kernel[0] * kernel[1]))
-        put(f"{name}.bias", outputs)
-        norm(norm_name, outputs)
-        put(f"{norm_name}.running_mean", outputs)
-        tensors[f"{norm_name}.running_var"] = torch.tensor(rng.uniform(0.2, 2, outputs), dtype=torch.float32)
-        tensors[f"{norm_name}.num_batches_tracked"] = torch.tensor(int(rng.integers(1, 999)))
+        put(f"{norm}.weight", outputs, around=1.0)
+        for vector in (f"{name}.bias", f"{norm}.bias", f"{norm}.running_mean"):
+            put(vector, outputs)
+        tensors[f"{norm}.running_var"] = torch.tensor(rng.uniform(0.2, 2, outputs), dtype=torch.float32)
+        tensors[f"{norm}.num_batches_tracked"] = torch.tensor(int(rng.integers(1, 999)))
 
-    put("bert.embeddings.word_embeddings.weight", size["vocab"], hidden)
-    put("bert.embeddings.position_embeddings.weight", size["positions"], hidden)
-    put("bert.embeddings.token_type_embeddings.weight", size["types"], hidden)
-    norm("bert.embeddings.LayerNorm", hidden)
-    first = 0
+    for name, tensor in stock_model(kind, size["positions"]).state_dict().items():
+        if "decoder" not in name:  # tied
+            around = 1.0 if name.endswith("LayerNorm.weight") else 0.0
+            put(renumbered(name, bool(size["kernels"])), *tensor.shape, around=around)
+    for index, kernel in enumerate(size["kernels"]):
+        layer, norm = f"{BLOCK}.layers.{3 * index}", f"{BLOCK}.layers.{3 * index + 1}"
+        convolution(layer, norm, size["channels"], size["channels"] if index else 1, kernel)
     if size["kernels"]:
-        first = 1
-        for index, kernel in enumerate(size["kernels"]):
-            inputs = size["channels"] if index else 1
-            convolution(
-                f"{BLOCK}.layers.{3 * index}", f"{BLOCK}.layers.{3 * index + 1}", size["channels"], inputs, kernel
-            )
         convolution(f"{BLOCK}.conv.0", f"{BLOCK}.conv.1", 1, size["channels"], (1, 1))
-    for index in range(first, first + size["layers"]):
-        layer = f"bert.encoder.layer.{index}"
-        for part in ("self.query", "self.key", "self.value", "output.dense"):
-            dense(f"{layer}.attention.{part}", hidden, hidden)
-        norm(f"{layer}.attention.output.LayerNorm", hidden)
-        dense(f"{layer}.intermediate.dense", inner, hidden)
-        dense(f"{layer}.output.dense", hidden, inner)
-        norm(f"{layer}.output.LayerNorm", hidden)
-    if "labels" in size:
-        dense("bert.pooler.dense", hidden, hidden)
-        dense("classifier", size["labels"], hidden)
-    else:
-        dense("cls.predictions.transform.dense", hidden, hidden)
-        norm("cls.predictions.transform.LayerNorm", hidden)
-        put("cls.predictions.bias", size["vocab"])
     return tensors
 
 
@@ -129,19 +118,10 @@ def described_logits(kind, tensors, ids, types, pad_to, pad=0):
     """
     size = SIZE | KINDS[kind]
     has_block = bool(size["kernels"])
-    config = BertConfig(
-        vocab_size=size["vocab"], hidden_size=size["hidden"], num_hidden_layers=size["layers"],
-        num_attention_heads=size["heads"], intermediate_size=size["inner"], pad_token_id=pad,
-        max_position_embeddings=len(tensors["bert.embeddings.position_embeddings.weight"]),
-        num_labels=size.get("labels", 2),
-    )  # fmt: skip
-    model = (BertForSequenceClassification if "labels" in size else BertForMaskedLM)(config).eval()
+    model = stock_model(kind, len(tensors["bert.embeddings.position_embeddings.weight"]), pad)
     tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    state = {name: tensor for name, tensor in tensors.items() if not (has_block and name.startswith(BLOCK + "."))}
-    if has_block:
-        for index in range(1, size["layers"] + 1):
-            old, new = f"bert.encoder.layer.{index}.", f"bert.encoder.layer.{index - 1}."
-            state = {name.replace(old, new): tensor for name, tensor in state.items()}
+    state = {renumbered(name, -has_block): tensor for name, tensor in tensors.items()
+             if not (has_block and name.startswith(f"{BLOCK}."))}  # fmt: skip
     report = model.load_state_dict(state, strict=False)
     assert not report.unexpected_keys
     assert all("decoder" in name for name in report.missing_keys)

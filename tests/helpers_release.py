@@ -18,33 +18,15 @@ OWNER = "tiny-lab"
 
 
 @contextlib.contextmanager
-def online():
-    """Let `huggingface_hub` use the network (the tests are offline otherwise), without Xet."""
+def local_hub():
+    """A running hub with a user who may write to `tiny-lab`; `huggingface_hub` is online meanwhile, without Xet."""
     with (
+        LocalHub() as hub,
         mock.patch.object(constants, "HF_HUB_OFFLINE", False),
         mock.patch.object(constants, "HF_HUB_DISABLE_XET", True),
     ):
-        yield
-
-
-@contextlib.contextmanager
-def local_hub():
-    """A running hub with a user who may write to `tiny-lab`."""
-    with LocalHub() as hub, online():
         hub.add_user("someone", TOKEN, organizations={OWNER: "write"})
         yield hub
-
-
-@contextlib.contextmanager
-def restored(hub):
-    """What is changed on the hub meanwhile is as before afterwards, and no fault is left."""
-    before = hub.state
-    hub.state = before.copy()
-    hub.requests.clear()
-    hub.clear_faults()
-    yield hub
-    hub.clear_faults()
-    hub.state = before
 
 
 @contextlib.contextmanager

@@ -1,55 +1,136 @@
-"""Pushes disturbed at one step: the same command again ends as if nothing had been, and readers never see a half.
+"""Pushes disturbed at one step: the same command again ends as if nothing had been, and no branch is ever at a half.
 
-`tests/stress/push_faults.py` takes every fault at every step; here each kind of branch in our code is met once.
-Oracle: the state of the local Hub after an undisturbed push.
+The fast tests meet each kind of branch in our code once; `-m slow` takes every fault at every step, first releases and
+second ones. Oracle: the commits of the local Hub after an undisturbed push.
 """
 
+import hashlib
+import shutil
+
 import pytest
-from helpers_family import staged
-from helpers_faults import FAULTS, ONLY_AT, STEPS, disturbed_push, first_trees, trees, with_foreign
-from helpers_release import client, hurry, local_hub
+from helpers_family import edit, staged
+from helpers_release import TOKEN, client, hurry, local_hub
 
+from tlm_hf.errors import UserError
 from tlm_hf.hub.push import push
+from tlm_hf.runs.atomic_files import file_hash
 
+REPOSITORY = "tiny-lab/tlm-bert2-words"
+"""In the middle of a push."""
+STEPS = {
+    "looking": ("GET", rf"/api/models/{REPOSITORY}/revision/main$"),
+    "making the repository": ("POST", r"/api/repos/create$"),
+    "making a branch": ("POST", r"/branch/"),
+    "setting a variable": ("POST", r"/variables$"),
+    "listing files": ("GET", rf"{REPOSITORY}/tree/"),
+    "checking the card": ("POST", r"/api/validate-yaml$"),
+    "announcing files": ("POST", rf"{REPOSITORY}/preupload/"),
+    "announcing large files": ("POST", rf"{REPOSITORY}\.git/info/lfs/objects/batch$"),
+    "sending a large file": ("PUT", r"/lfs/WEIGHTS$"),
+    "checking a large file": ("POST", r"/lfs/verify/"),
+    "committing": ("POST", rf"{REPOSITORY}/commit/"),
+    "tagging": ("POST", rf"{REPOSITORY}/tag/"),
+    "listing tags": ("GET", rf"{REPOSITORY}/refs$"),
+    "making the collection": ("POST", r"/api/collections$"),
+    "adding to the collection": ("POST", r"/api/collections/.*/items$"),
+}
+FAULTS = {
+    "no connection": ("refuse", {}),
+    "cut in the request": ("cut_upload", {"bytes": 20}),
+    "cut in the answer": ("cut_download", {"bytes": 5}),
+    "applied, answer lost": ("lost_reply", {}),
+    "429 with Retry-After": ("status", {"code": 429, "headers": {"Retry-After": "7"}}),
+    "storage is full (403)": ("status", {"code": 403, "body": {"error": "You have exceeded your storage limit."}}),
+    "never again": ("status", {"code": 503, "times": 1000}),
+} | {str(code): ("status", {"code": code}) for code in (401, 403, 404, 412, 500, 502, 503, 504, 507)}
+ONLY_AT = {
+    "someone else commits first": ("stale_parent", {}, "committing"),
+    "half of a large file is kept": ("half_lfs", {"bytes": 10}, "sending a large file"),
+}
 DONE, REFUSED = True, False
-CASES = [
-    ("cut in the request", "committing", DONE),
-    ("applied, answer lost", "committing", DONE),
-    ("503", "committing", DONE),
-    ("401", "committing", REFUSED),
-    ("storage is full (403)", "committing", REFUSED),
-    ("never again", "committing", REFUSED),
-    ("applied, answer lost", "making the repository", DONE),
-    ("applied, answer lost", "tagging", DONE),
-    ("applied, answer lost", "adding to the collection", DONE),
-    ("429 with Retry-After", "looking", DONE),
-    ("someone else commits first", "committing", REFUSED),
-    ("half of a large file is kept", "sending a large file", REFUSED),
-]
-"""Fault, step, and whether the first push gets over it by itself."""
+
+
+def trees(hub):
+    """The tree of every commit that was made; a branch can be at no other."""
+    commits = [commit for each in hub.state.repositories.values() for commit in each.commits.values()]
+    return {frozenset((path, file.sha256) for path, file in commit.files.items()) for commit in commits}
 
 
 @pytest.fixture(scope="module")
-def ground():
-    """A hub, its state before and after an undisturbed push, and the trees that a branch may be at."""
+def ground(tmp_path_factory):
+    """A hub; by release its folder, the states before and after an undisturbed push, and the trees that are whole."""
+    second = shutil.copytree(staged(), tmp_path_factory.mktemp("second") / "release")
+    edit(second, "tlm-bert2-words", "0.2.0")
     with local_hub() as hub, hurry():
-        empty = hub.state.copy()
-        push(str(staged()), hub=client(hub))
-        done = hub.snapshot()
-        yield hub, empty, done, with_foreign(trees(done) | first_trees(hub))
+        releases = {}
+        for name, folder in (("first", staged()), ("second", second)):
+            before = hub.state.copy()
+            push(str(folder), hub=client(hub))
+            theirs = ("theirs.txt", hashlib.sha256(b"by someone else\n").hexdigest())
+            known = trees(hub) | {tree | {theirs} for tree in trees(hub)}
+            releases[name] = folder, before, hub.snapshot(), known
+        yield hub, releases
 
 
-@pytest.mark.parametrize(("fault", "step", "first"), CASES)
-def test_the_same_command_again_ends_as_undisturbed(ground, one_sentence, fault, step, first):
-    hub, empty, done, known = ground
+def attempt(hub, folder, **options):
+    try:
+        push(str(folder), hub=client(hub), **options)
+    except UserError as error:
+        return str(error)
+    return "done"
+
+
+def disturb(ground, release, fault, step):
+    """Push under a fault, then without it; returns what the first push said, None where the fault met no request."""
+    hub, releases = ground
+    folder, before, done, known = releases[release]
     kind, options = FAULTS[fault] if fault in FAULTS else ONLY_AT[fault][:2]
-    found = disturbed_push(hub, empty, staged(), done, kind, *STEPS[step], options, known)
-    assert found["struck"]
-    assert found["equal"], (found["first"], found["second"])
-    assert found["strange"] == []
-    assert found["watched"] > 0
-    assert not found["token_shown"]
-    assert found["overwrite"] == (fault == "someone else commits first")
-    assert (found["first"] == "done") == first, found["first"]
-    if not first:
-        one_sentence(found["first"])
+    method, path = STEPS[step]
+    path = path.replace("WEIGHTS", file_hash(folder / REPOSITORY / "model.safetensors"))
+    hub.state = before.copy()
+    hub.clear_faults()
+    planned = hub.fault(kind, method=method, path=path, **options)
+    first = attempt(hub, folder)
+    hub.clear_faults()
+    second = attempt(hub, folder)
+    assert ("--overwrite" in second) == (fault == "someone else commits first")
+    if second != "done":
+        attempt(hub, folder, overwrite=True)
+    assert hub.snapshot() == done, (first, second)
+    assert trees(hub) <= known
+    assert TOKEN not in first + second
+    return first if planned.done else None
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "expected"),
+    [
+        ("cut in the request", "committing", DONE),
+        ("applied, answer lost", "committing", DONE),
+        ("503", "committing", DONE),
+        ("401", "committing", REFUSED),
+        ("storage is full (403)", "committing", REFUSED),
+        ("never again", "committing", REFUSED),
+        ("applied, answer lost", "making the repository", DONE),
+        ("applied, answer lost", "tagging", DONE),
+        ("applied, answer lost", "adding to the collection", DONE),
+        ("429 with Retry-After", "looking", DONE),
+        ("someone else commits first", "committing", REFUSED),
+        ("half of a large file is kept", "sending a large file", REFUSED),
+    ],
+)
+def test_the_same_command_again_ends_as_undisturbed(ground, one_sentence, fault, step, expected):
+    first = disturb(ground, "first", fault, step)
+    assert first is not None
+    assert (first == "done") == expected, first
+    if first != "done":
+        one_sentence(first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", ["first", "second"])
+@pytest.mark.parametrize("step", STEPS)
+def test_every_fault(ground, release, step):
+    here = [fault for fault, (*_, only_at) in ONLY_AT.items() if only_at == step]
+    met = [disturb(ground, release, fault, step) is not None for fault in [*FAULTS, *here]]
+    assert all(met) or release == "second"

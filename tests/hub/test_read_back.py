@@ -82,10 +82,12 @@ def stranger(tmp_path_factory):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def test_models_and_data_open(stranger):
+def test_models_and_data_open_and_snippets_of_cards_run(stranger):
     assert stranger["encoder"] == "transformers.models.bert.modeling_bert"
     assert {stranger["tlm-bert1-words"], stranger["tlm-committee-words"]} <= {"farm", "sea"}
     assert stranger["without a task"]
+    names = [name + (f"@{branch}" if branch else "") for name, branch in CARDS + BRANCHES]
+    assert stranger["snippets"] == dict.fromkeys(names, "ran")
     assert stranger["rows"] == {"40": 40, "80": 80}
 
 
@@ -94,11 +96,6 @@ def test_branches_and_tags_have_their_own_weights(stranger):
     for name, run in runs.items():
         weights = load_file(family() / run / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
         assert stranger["sums"][name] == pytest.approx(weights.double().sum().item()), name
-
-
-def test_snippets_of_cards_run_as_they_are(stranger):
-    names = [name + (f"@{branch}" if branch else "") for name, branch in CARDS + BRANCHES]
-    assert stranger["snippets"] == dict.fromkeys(names, "ran")
 
 
 def test_the_space_runs_on_the_repositories_that_its_variables_name(stranger):

@@ -4,24 +4,21 @@ It makes private repositories `tlm-test-...` and a private collection in that na
 """
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from helpers_commands import run
 from helpers_family import RELEASE, family
+from huggingface_hub import HfApi
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.hub
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def namespace(request):
-    found = request.config.getoption("--hub")
-    if found is None or not os.environ.get("HF_TOKEN"):
+    if request.config.getoption("--hub") is None or not os.environ.get("HF_TOKEN"):
         pytest.skip("needs --hub NAMESPACE and a token with write access in HF_TOKEN")
-    return found
+    return request.config.getoption("--hub")
 
 
 def renamed(value):
@@ -33,19 +30,14 @@ def renamed(value):
 
 
 def release(folder, *words):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "tlm_hf.commands.main", "release", *words, "--output-dir", str(folder / "staged")],
-        cwd=family(), env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = ["-m", "tlm_hf.commands.main", "release", *words, "--output-dir", folder / "staged"]
+    done = run(*command, folder=family(), HF_HUB_OFFLINE="0")
     assert done.returncode == 0, done.stderr
     assert os.environ["HF_TOKEN"] not in done.stdout + done.stderr
     return done.stdout
 
 
 def test_a_family_goes_up_once_and_comes_back(namespace, tmp_path):
-    from huggingface_hub import HfApi
-
     content = renamed(RELEASE) | {"namespace": namespace}
     content["collection"]["title"] = "tlm_hf test"
     file = tmp_path / "release.yaml"
@@ -60,8 +52,8 @@ def test_a_family_goes_up_once_and_comes_back(namespace, tmp_path):
         for kind in ("encoders", "classifiers", "committees"):
             for name in content[kind]:
                 info = api.model_info(f"{namespace}/{name}")
-                assert info.private
-                assert info.pipeline_tag == ("fill-mask" if kind == "encoders" else "text-classification")
+                task = "fill-mask" if kind == "encoders" else "text-classification"
+                assert (info.private, info.pipeline_tag) == (True, task)
     finally:
         for collection in api.list_collections(owner=namespace):
             if collection.title == "tlm_hf test":

@@ -4,7 +4,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.release_file import BRANCH, read_release
@@ -125,21 +124,3 @@ class TestShipped:
             folder.mkdir(parents=True)
         release = read_release(str(RELEASES / f"{name}.yaml"))
         assert (release.version, release.namespace) == ("0.1.0", "your-name")
-
-    def test_both_have_the_same_structure_and_other_names(self):
-        full, smoke = ((RELEASES / f"{name}.yaml").read_text() for name in QUICKSTARTS)
-        names = [{repository for section in yaml.safe_load(text).values() if isinstance(section, dict)
-                  for repository in section if repository.startswith("tlm-")} for text in (full, smoke)]  # fmt: skip
-        assert len(names[0]) == len(names[1]) == 8
-        assert not names[0] & names[1]
-        for old, new in (
-            ("tlm-smoke-", "tlm-"),
-            ("quickstart-smoke", "quickstart"),
-            (f"bert{SMOKE.deep_layers}", f"bert{FULL.deep_layers}"),
-            (f"bert-{SMOKE.deep_layers}", f"bert-{FULL.deep_layers}"),
-        ):
-            assert old in smoke
-            smoke = smoke.replace(old, new)
-        found, expected = yaml.safe_load(smoke), yaml.safe_load(full)
-        assert found.pop("collection").keys() == expected.pop("collection").keys()
-        assert found == expected

@@ -35,12 +35,6 @@ def folder(tmp_path, monkeypatch):
     return shutil.copytree(staged() / OWNER / "tlm-bert1", tmp_path / "tlm-bert1")
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A folder that is neither the home folder nor the working folder."""
-    return tmp_path / "disk" / "me"
-
-
 def note(folder, text):
     (folder / "config.json").write_text('{"note": "' + text + '"}')
 
@@ -69,12 +63,6 @@ def test_secrets_stop_it_and_are_not_shown(folder, refusal_of, what, file):
     assert PLANTED[what] not in message + redact(f"it said {PLANTED[what]}")
 
 
-def test_names_of_this_machine(folder, refusal_of):
-    for planted in (str(Path.cwd() / "x"), "/ho" + "me/somebody/models"):
-        note(folder, planted)
-        assert "path of this machine" in refusal_of()
-
-
 def test_foreign_files(folder, refusal_of):
     for name, content in {"model.bin": pickle.dumps({}), "notes.txt": b"\xff"}.items():
         (folder / name).write_bytes(content)
@@ -99,41 +87,42 @@ def test_code_that_is_not_ours(tmp_path, monkeypatch, one_sentence):
     assert "extra.py" in one_sentence(refusal.value)
 
 
-@pytest.mark.parametrize("planted", ["runs/first", "runs/base/config.json", "texts/ag_news"])
-@pytest.mark.parametrize("before", ["", "read from ", "file:" + "//", "two lines\\n", "--corpus="])
-def test_runs_and_texts_are_not_named(folder, disk, refusal_of, monkeypatch, planted, before):
-    note(folder, f"{before}{disk}/{planted}")
-    check_folder(folder)  # nobody has said yet that it is private
-    monkeypatch.setenv("TLM_DATA", str(disk / "texts"))
-    assert "config.json holds a path of this machine" in refusal_of(disk / "runs" / "first")
-
-
-def test_a_link_to_a_run_names_neither_end(folder, disk, refusal_of):
+@pytest.mark.parametrize("planted", ["runs/first", "runs/base/config.json", "texts/ag_news", "link"])
+@pytest.mark.parametrize("before", ["", "file:" + "//", "two lines\\n", "--corpus="])
+def test_runs_and_texts_are_not_named(folder, tmp_path, refusal_of, monkeypatch, planted, before):
+    """On a disk of neither the home folder nor the working folder; a link to a run names neither of its ends."""
+    disk = tmp_path / "disk"
     (disk / "runs" / "first").mkdir(parents=True)
     Path("link").symlink_to(disk / "runs" / "first")
-    note(folder, f"{disk}/runs/first")
-    assert "path of this machine" in refusal_of(Path("link"))
+    note(folder, f"{before}{disk}/{planted.replace('link', 'runs/first')}")
+    check_folder(folder)  # nobody has said yet that it is private
+    monkeypatch.setenv("TLM_DATA", str(disk / "texts"))
+    assert "config.json holds a path of this machine" in refusal_of(
+        Path("link") if planted == "link" else disk / "runs" / "first"
+    )
 
 
-@pytest.mark.parametrize("text", ["https://example.org{}/x", "outputs{}"])
-def test_what_only_looks_like_a_path(folder, disk, text):
-    note(folder, text.format(disk / "runs"))
-    check_folder(folder, [disk / "runs"])
+def test_places_of_this_machine_and_what_only_looks_like_one(folder, tmp_path, refusal_of):
+    for planted in (str(Path.cwd() / "x"), "/ho" + "me/somebody/models"):
+        note(folder, planted)
+        assert "path of this machine" in refusal_of()
+    for harmless in (f"https://example.org{tmp_path}/disk/x", f"outputs{tmp_path}/disk"):
+        note(folder, harmless)
+        check_folder(folder, [tmp_path / "disk"])
 
 
-def test_a_run_on_another_disk_is_staged_without_its_place(folder, disk, tmp_path, one_sentence):
+def test_a_run_on_another_disk_is_staged_without_its_place(folder, tmp_path, one_sentence):
+    disk = tmp_path / "disk"
     run = shutil.copytree(family() / "encoder", disk / "runs" / "first")
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text()) | {"corpus": f"{disk}/a.txt"}
     Path("r.yaml").write_text(f"version: 0.1.0\nnamespace: {OWNER}\nencoders:\n  tlm-bert1: {{run: {run}}}\n")
-    for history, words in ((f"to {run}/checkpoint-3", "results.json holds a path"), ("nowhere", None)):
-        (run / "results.json").write_text(json.dumps(results | {"corpus": f"{disk}/a.txt", "history": history}))
-        if words is not None:
-            with pytest.raises(UserError) as refusal:
-                stage("r.yaml", str(tmp_path / "out"))
-            assert words in one_sentence(refusal.value)
-            continue
+    (run / "results.json").write_text(json.dumps(results | {"history": f"to {run}/checkpoint-3"}))
+    with pytest.raises(UserError) as refusal:
         stage("r.yaml", str(tmp_path / "out"))
-        assert json.loads((tmp_path / "out" / OWNER / "tlm-bert1" / "results.json").read_text())["corpus"] == "a.txt"
+    assert "results.json holds a path" in one_sentence(refusal.value)
+    (run / "results.json").write_text(json.dumps(results | {"history": "nowhere"}))
+    stage("r.yaml", str(tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / OWNER / "tlm-bert1" / "results.json").read_text())["corpus"] == "a.txt"
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ cut_upload     ... after `bytes` of the request's body; nothing is applied
 cut_download   ... after `bytes` of the answer's body
 lost_reply     the request is applied, then the connection is cut without an answer
 status         answers `code` with `headers` and `body`
-quota          403 with the Hub's words for storage that is full
-slow           waits `seconds`, then answers
 stale_parent   someone else's commit lands on the repository just before this request
 half_lfs       keeps `bytes` of an object and answers 200
 """
@@ -15,8 +13,6 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass, field
-
-QUOTA = {"error": "You have exceeded your private storage limit. Please upgrade your plan or delete files."}
 
 
 @dataclass
@@ -79,19 +75,17 @@ async def disturb(fault, app, scope, receive, send, hub):
             await send(message)
 
         await app(scope, receive, cut)
-    elif fault.kind in ("status", "quota"):
-        code = 403 if fault.kind == "quota" else options["code"]
-        body = json.dumps(QUOTA if fault.kind == "quota" else options.get("body", {"error": f"fault {code}"})).encode()
+    elif fault.kind == "status":
+        code = options["code"]
+        body = json.dumps(options.get("body", {"error": f"fault {code}"})).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body)), **options.get("headers", {})}
         while (await receive()).get("more_body"):
             pass
-        pairs = [(key.lower().encode(), str(value).encode()) for key, value in headers.items()]
+        pairs = [(key.lower().encode(), value.encode()) for key, value in headers.items()]
         await send({"type": "http.response.start", "status": code, "headers": pairs})
         await send({"type": "http.response.body", "body": body})
     else:
-        if fault.kind == "slow":
-            await asyncio.sleep(options.get("seconds", 0.5))
-        elif fault.kind == "stale_parent":
+        if fault.kind == "stale_parent":
             found = re.search(r"/api/(model|dataset|space)s/([^/]+/[^/]+)/", scope["path"])
             hub.foreign_commit(found.group(1), found.group(2), {"theirs.txt": b"by someone else\n"})
         elif fault.kind == "half_lfs":

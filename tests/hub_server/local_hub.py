@@ -1,4 +1,10 @@
-"""The local Hub: a FastAPI application served by uvicorn in a thread, with its control interface."""
+"""A small server that speaks enough of the Hub's HTTP interface for the official clients as they are; for tests alone.
+
+Users with tokens and organizations, private repositories, commits with parents, LFS, branches, tags, variables of
+Spaces, collections. Its answers were written down from what huggingface_hub 2.4 sends and needs; it proves nothing of
+the real Hub's rules, rate limits or storage. `hub.url` goes into HF_ENDPOINT or `HfApi(endpoint=...)`, with
+HF_HUB_DISABLE_XET=1; `hub.fault(kind, method=..., path=..., after=..., times=...)` disturbs requests: see `faults`.
+"""
 
 import json
 import socket
@@ -9,6 +15,7 @@ from urllib.parse import parse_qs
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 
 from .faults import Fault, disturb
 from .routes import find_route
@@ -21,10 +28,7 @@ class Record:
 
     method: str
     path: str
-    status: int | None = None
-    received: int = 0
     sent: int = 0
-    fault: str | None = None
 
 
 @dataclass
@@ -67,11 +71,8 @@ class LocalHub:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(
-            self._serve, interface="asgi3", http="h11", lifespan="off", log_level="critical", access_log=False,
-            proxy_headers=False,
-        )  # fmt: skip
-        self._server = uvicorn.Server(config)
+        options = {"interface": "asgi3", "http": "h11", "lifespan": "off", "log_level": "critical"}
+        self._server = uvicorn.Server(uvicorn.Config(self._serve, **options, access_log=False, proxy_headers=False))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
         self._thread.start()
         while not self._server.started:
@@ -99,17 +100,11 @@ class LocalHub:
         self.requests.append(record)
         scope["record"] = record
 
-        async def counted():
-            message = await receive()
-            record.received += len(message.get("body", b""))
-            return message
-
         fault = next((each for each in self.faults if each.strikes(scope["method"], raw)), None)
         if fault is None:
-            await self._app(scope, counted, send)
+            await self._app(scope, receive, send)
         else:
-            record.fault = fault.kind
-            await disturb(fault, self._app, scope, counted, send, self)
+            await disturb(fault, self._app, scope, receive, send, self)
 
     def _answer(self, request, body):
         record = request.scope["record"]
@@ -117,22 +112,14 @@ class LocalHub:
         try:
             with self.state.lock:
                 function, groups = find_route(request.method, record.path)
-                call = Call(
-                    self.state.who(token), body, parse_qs(request.url.query), request.headers, request.scope.get("keep")
-                )
+                keep, query = request.scope.get("keep"), parse_qs(request.url.query)
+                call = Call(self.state.who(token), body, query, request.headers, keep)
                 found = function(self, call, *groups)
-            response = (
-                found if isinstance(found, Response) else Response(json.dumps(found), 200, {}, "application/json")
-            )
+            response = found if isinstance(found, Response) else JSONResponse(found)
         except Error as error:
-            extra = dict(error.extra)
-            headers = {**extra.pop("headers", {}), "X-Error-Message": error.message}
-            if error.code:
-                headers["X-Error-Code"] = error.code
-            response = Response(
-                json.dumps({"error": error.message, **extra}), error.status, headers, "application/json"
-            )
-        record.status, record.sent = response.status_code, len(response.body)
+            headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
+            response = JSONResponse({"error": error.message, **error.extra}, error.status, headers)
+        record.sent = len(response.body)
         return response
 
     # Control interface.

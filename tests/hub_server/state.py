@@ -127,11 +127,10 @@ class State:
 
     def copy(self):
         """The same state once more: what happens to one of them does not touch the other."""
+        made = State()
         with self.lock:
-            made = State()
-            for name in ("users", "repositories", "collections", "objects"):
-                setattr(made, name, copy.deepcopy(getattr(self, name)))
-            return made
+            vars(made).update({name: copy.deepcopy(part) for name, part in vars(self).items() if name != "lock"})
+        return made
 
     def snapshot(self):
         """The state as plain values, without times and commit ids, to compare two of them."""
@@ -151,12 +150,8 @@ class State:
                     for (kind, name), each in self.repositories.items()
                 },
                 "collections": [
-                    {
-                        "title": each["title"],
-                        "description": each["description"],
-                        "private": each["private"],
-                        "items": [(item["type"], item["id"]) for item in each["items"]],
-                    }
+                    {name: each[name] for name in ("title", "description", "private")}
+                    | {"items": [(item["type"], item["id"]) for item in each["items"]]}
                     for each in self.collections.values()
                 ],
             }

@@ -3,7 +3,7 @@
 Oracle: the same command uninterrupted; weights, the optimizer's state in the last checkpoint and everything that was
 logged but times must be equal to the last bit. One process imports the package and forks a child for each case; a child
 sends itself the signal (or loses its disk space) at an exact point of the code, so no case depends on timing.
-`tests/stress/kill_training.py` kills at random moments.
+`tests/runs/test_checkpoints.py` kills at random moments.
 """
 
 import json
