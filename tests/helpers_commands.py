@@ -85,6 +85,15 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], delimiter: str = ",") 
     return path
 
 
+def write_task(folder: Path) -> None:
+    """A task whose validation texts stand under both labels: accuracy is 1/2 whatever the weights, the loss is not."""
+    rows = labelled_rows(46)
+    folder.mkdir()
+    write_csv(folder / "train.csv", rows[:56])
+    write_csv(folder / "validation.csv", [{**row, "label": label} for row in rows[56:62] for label in ("farm", "sea")])
+    write_csv(folder / "test.csv", rows[62:])
+
+
 @contextlib.contextmanager
 def unchanged_process() -> Iterator[None]:
     """Give back the log levels and the thread count that a command sets for its own process."""

@@ -147,7 +147,12 @@ def edit(release, folder, version=None):
     (place / "manifest.json").write_text(json.dumps(manifest))
     record = json.loads((release / "release.json").read_text())
     record["version"] = version or record["version"]
+    write_record(release, record)
+    mark_verified(release)
+
+
+def write_record(release, record):
+    """Write what is staged, with the hashes of the folders as they are."""
     for repository in record["repositories"]:
         repository["tree"] = {name: tree_hash(release / name) for name in repository["tree"]}
     (release / "release.json").write_text(json.dumps(record))
-    mark_verified(release)

@@ -1,4 +1,4 @@
-"""Model cards: every number from the results, names from data kept harmless, folders staged whole or not at all.
+"""Model cards: every number from the results, names from data kept harmless.
 
 Oracles: huggingface_hub's own reading of the card, the results given. `test_stage` has the cards of real runs.
 """
@@ -6,20 +6,17 @@ Oracles: huggingface_hub's own reading of the card, the results given. `test_sta
 import ast
 import copy
 import re
-import shutil
 from dataclasses import replace
 
 import jinja2
 import pytest
 import transformers
-from helpers_commands import contents, results_of, shelf
+from helpers_commands import shelf
 from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import WordPiece
 
 from tlm_hf.cards import KINDS, CardFacts, is_uncased, render_card
-from tlm_hf.errors import UserError
-from tlm_hf.hub.model_folder import stage_model
 
 PROVENANCE = {
     "command": "tlm finetune --task ag_news",
@@ -177,23 +174,3 @@ def test_the_pooler_is_what_an_encoder_lacks_as_its_card_says():
     _, found = transformers.AutoModel.from_pretrained(shelf() / "encoder", output_loading_info=True)
     assert sorted(found["missing_keys"]) == ["pooler.dense.bias", "pooler.dense.weight"]
     assert "reports the pooler's weights as missing and newly initialized" in render("encoder")
-
-
-def test_staging_replaces_a_folder_whole_or_leaves_it(tmp_path, one_sentence):
-    target, results = tmp_path / "out" / "tlm-encoder", results_of(shelf() / "encoder")
-    for name in ("tlm-encoder", ".tlm-encoder.partial"):
-        (tmp_path / "out" / name).mkdir(parents=True)
-        (tmp_path / "out" / name / "stale.bin").write_bytes(b"old")
-    stage_model(shelf() / "encoder", target, "encoder", results, FACTS["encoder"])
-    before = contents(target)
-    assert "stale.bin" not in before
-    assert [path.name for path in target.parent.iterdir()] == ["tlm-encoder"]
-    for name, words in (("results.json", "has not finished"), ("model.safetensors", "has no model.safetensors")):
-        run = tmp_path / f"without-{name}"
-        shutil.copytree(shelf() / "encoder", run, ignore=shutil.ignore_patterns(name))
-        with pytest.raises(UserError) as refusal:
-            stage_model(run, target, "encoder", results, FACTS["encoder"])
-        assert words in one_sentence(refusal.value)
-    with pytest.raises(jinja2.UndefinedError):
-        stage_model(shelf() / "encoder", target, "encoder", PROVENANCE, FACTS["encoder"])
-    assert contents(target) == before

@@ -11,13 +11,6 @@ from tlm_hf.errors import UserError
 from tlm_hf.hub.push import push_to_directory
 
 
-@pytest.fixture
-def shelf(tmp_path):
-    """Where a release was copied to."""
-    push_to_directory(str(staged()), str(tmp_path / "shelf"))
-    return tmp_path / "shelf"
-
-
 def refused(source, target, one_sentence, **options):
     before = contents(target)
     with pytest.raises(UserError) as refusal:
@@ -26,21 +19,18 @@ def refused(source, target, one_sentence, **options):
     return one_sentence(refusal.value)
 
 
-@pytest.mark.parametrize("file", ["README.md", "manifest.json", "notes.md"])
-def test_changes_there_are_kept_until_overwritten(shelf, one_sentence, file):
-    assert contents(shelf / OWNER) == contents(staged() / OWNER)
-    assert push_to_directory(str(staged()), str(shelf))["differing"] == 0
-    (shelf / OWNER / "tlm-conv" / file).write_text("mine\n")
-    assert f"tlm-conv was changed by others ({file})" in refused(staged(), shelf, one_sentence)
-    assert push_to_directory(str(staged()), str(shelf), overwrite=True)["differing"] == 1
-    assert contents(shelf / OWNER) == contents(staged() / OWNER)
-
-
-def test_versions_do_not_go_back(shelf, one_sentence):
+def test_changes_of_the_copy_are_kept_until_overwritten(tmp_path, one_sentence):
+    shelf = tmp_path / "shelf"
+    for file in ("README.md", "manifest.json", "notes.md"):
+        push_to_directory(str(staged()), str(shelf), overwrite=True)
+        assert contents(shelf / OWNER) == contents(staged() / OWNER)
+        assert push_to_directory(str(staged()), str(shelf))["differing"] == 0
+        (shelf / OWNER / "tlm-conv" / file).write_text("mine\n")
+        assert f"tlm-conv was changed by others ({file})" in refused(staged(), shelf, one_sentence)
+    push_to_directory(str(staged()), str(shelf), overwrite=True)
     path = shelf / OWNER / "tlm-conv" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": "0.10.0"}))
-    assert "0.1.0 is not newer" in refused(staged(), shelf, one_sentence)
-    refused(staged(), shelf, one_sentence, overwrite=True)
+    assert "0.1.0 is not newer" in refused(staged(), shelf, one_sentence, overwrite=True)
 
 
 def test_folders_that_cannot_be_the_target(tmp_path, one_sentence):

@@ -26,11 +26,9 @@ def hub():
 
 @pytest.mark.parametrize("kind", ["masked_lm", "committee"])
 def test_the_card_says_what_it_is_and_how_to_load_it_and_is_the_users_from_then_on(hub, kind):
-    model = TLMForMaskedLM(TLMConfig(**TINY))
-    if kind == "committee":
-        model = CommitteeForSequenceClassification.from_members(
-            [TLMForSequenceClassification(TLMConfig(**TINY)) for _ in range(2)]
-        )
+    members = [TLMForSequenceClassification(TLMConfig(**TINY)) for _ in range(2)]
+    committee = CommitteeForSequenceClassification.from_members(members)
+    model = committee if kind == "committee" else TLMForMaskedLM(TLMConfig(**TINY))
     model.config._name_or_path = "maker/base"
     name = f"{NAME}-{kind}"
     model.push_to_hub(name, token=TOKEN)

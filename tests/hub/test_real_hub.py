@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helpers_commands import run
 from helpers_family import RELEASE, family
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 
 pytestmark = pytest.mark.hub
 
@@ -21,14 +21,6 @@ def namespace(request):
     return request.config.getoption("--hub")
 
 
-def renamed(value):
-    if isinstance(value, dict):
-        return {key.replace("tlm-", "tlm-test-", 1): renamed(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [renamed(item) for item in value]
-    return value.replace("tlm-", "tlm-test-", 1) if isinstance(value, str) else value
-
-
 def release(folder, *words):
     command = ["-m", "tlm_hf.commands.main", "release", *words, "--output-dir", folder / "staged"]
     done = run(*command, folder=family(), HF_HUB_OFFLINE="0")
@@ -37,8 +29,9 @@ def release(folder, *words):
     return done.stdout
 
 
-def test_a_family_goes_up_once_and_comes_back(namespace, tmp_path):
-    content = renamed(RELEASE) | {"namespace": namespace}
+def test_a_family_goes_up_once_and_comes_back(namespace, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    content = yaml.safe_load(yaml.safe_dump(RELEASE).replace("tlm-", "tlm-test-")) | {"namespace": namespace}
     content["collection"]["title"] = "tlm_hf test"
     file = tmp_path / "release.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))

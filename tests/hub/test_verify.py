@@ -7,10 +7,9 @@ import json
 import shutil
 
 import pytest
-from helpers_family import OWNER, staged
+from helpers_family import OWNER, staged, write_record
 
 from tlm_hf.errors import UserError
-from tlm_hf.hub.manifest import tree_hash
 from tlm_hf.hub.push import push
 from tlm_hf.hub.verify import verify
 
@@ -24,9 +23,7 @@ def keep(release, *names):
     """Take all but these repositories out of the record; the hashes are those of the folders."""
     record = json.loads((release / "release.json").read_text())
     record["repositories"] = [each for each in record["repositories"] if each["repo_id"].split("/")[1] in names]
-    for repository in record["repositories"]:
-        repository["tree"] = {folder: tree_hash(release / folder) for folder in repository["tree"]}
-    (release / "release.json").write_text(json.dumps(record))
+    write_record(release, record)
 
 
 def refusal_of(release, one_sentence):

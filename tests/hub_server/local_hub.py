@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
 from .faults import Fault, disturb
@@ -84,13 +84,9 @@ class LocalHub:
         self._server.force_exit = True
         self._thread.join(10)
 
-    def __post_init__(self):
-        self._app = FastAPI()
-
-        @self._app.api_route("/{rest:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
-        async def answer(request: Request):
-            body = await request.body()
-            return self._answer(request, body)
+    async def _app(self, scope, receive, send):
+        request = Request(scope, receive)
+        await self._answer(request, await request.body())(scope, receive, send)
 
     async def _serve(self, scope, receive, send):
         if scope["type"] != "http":

@@ -168,28 +168,22 @@ def commits(hub, call, plural, name, revision):
     ]
 
 
-def entry_of(path, file):
-    found = {"type": "file", "path": path, "oid": file.git, "size": len(file.content)}
-    if file.lfs:
-        found["lfs"] = {"oid": file.sha256, "size": len(file.content), "pointerSize": 130}
-    return found
-
-
 @route("GET", rf"{API}/tree/([^/]+)(?:/(.*))?")
 def tree(hub, call, plural, name, revision, folder):
-    found = hub.state.repository(kind_of(plural), name, call.user)
-    files = found.find(revision).files
+    files = hub.state.repository(kind_of(plural), name, call.user).find(revision).files
     prefix = f"{folder}/" if folder else ""
-    if folder and not any(path.startswith(prefix) for path in files):
-        raise Error(404, f"{folder} does not exist on {revision}", "EntryNotFound")
-    answer, folders = [], set()
     recursive = call.query.get("recursive", ["false"])[0].lower() in ("true", "1")
+    answer, folders = [], set()
     for path, file in sorted(files.items()):
         if path.startswith(prefix):
             parts = path.removeprefix(prefix).split("/")
             folders |= {prefix + "/".join(parts[:n]) for n in range(1, len(parts)) if recursive or n == 1}
             if recursive or len(parts) == 1:
-                answer.append(entry_of(path, file))
+                size = len(file.content)
+                lfs = {"lfs": {"oid": file.sha256, "size": size, "pointerSize": 130}} if file.lfs else {}
+                answer.append({"type": "file", "path": path, "oid": file.git, "size": size, **lfs})
+    if folder and not answer and not folders:
+        raise Error(404, f"{folder} does not exist on {revision}", "EntryNotFound")
     return [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in sorted(folders)] + answer
 
 

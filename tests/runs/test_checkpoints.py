@@ -20,16 +20,15 @@ import torch
 from helpers_commands import (
     assert_equal_weights,
     check_error,
-    labelled_rows,
     results_of,
     start_launcher,
     succeed,
     write_corpus,
-    write_csv,
+    write_task,
 )
 
 from tlm_hf.errors import UserError
-from tlm_hf.runs.checkpoints import best_beside, last_whole, list_checkpoints, publish, seal
+from tlm_hf.runs.checkpoints import best_beside, last_whole, list_checkpoints, seal
 from tlm_hf.runs.output_folder import Run
 from tlm_hf.training.trainer import ProgressFile
 
@@ -63,13 +62,7 @@ def home(tmp_path_factory):
     """A finished run `whole`, and `killed`, which ended after step 13 with the checkpoints of steps 5 and 10."""
     folder = tmp_path_factory.mktemp("checkpoints")
     write_corpus(folder / "corpus.txt", texts=90)
-    rows = labelled_rows(46)
-    (folder / "task").mkdir()
-    write_csv(folder / "task" / "train.csv", rows[:56])
-    # Validation texts under both labels: accuracy is 1/2 whatever the weights, so the first epoch stays the best one.
-    both = [{**row, "label": label} for row in rows[56:62] for label in ("farm", "sea")]
-    write_csv(folder / "task" / "validation.csv", both)
-    write_csv(folder / "task" / "test.csv", rows[62:])
+    write_task(folder / "task")
     with contextlib.chdir(folder):
         succeed(*WORDS, "--output-dir", "whole")
         with killed_after(13):
@@ -246,17 +239,6 @@ def test_a_run_killed_before_its_results_puts_its_folders_in_place_again(tmp_pat
     (tmp_path / "adapter" / "old").touch()
     assert run.finish(save, {"a": 1})["a"] == 1
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["weights"]
-
-
-def test_best_checkpoint_survives_the_rotation(tmp_path):
-    for step in (1, 2, 3, 4):
-        written = tmp_path / ".partial" / f"checkpoint-{step}"
-        written.mkdir(parents=True)
-        (written / "a").write_text("a")
-        seal(written, step, 1)
-        publish(written, tmp_path, tmp_path / "checkpoint-1")
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-3", "checkpoint-1"]
-    assert not (tmp_path / ".partial").exists()
 
 
 # Several processes.

@@ -23,11 +23,10 @@ from helpers_commands import (
     check_error,
     contents,
     interruptible,
-    labelled_rows,
     results_of,
     succeed,
     write_corpus,
-    write_csv,
+    write_task,
 )
 from transformers.trainer_pt_utils import safe_globals
 
@@ -123,15 +122,6 @@ CASES = {
     "writing": ("kill before a checkpoint is renamed", 21, FINETUNE, -9, ["checkpoint-14", "checkpoint-7"]),
     "space": ("no space for a file above 400000", 21, FINETUNE, 2, ["checkpoint-14", "checkpoint-7"]),
 }
-
-
-def write_task(folder: Path) -> None:
-    """A task whose validation texts stand under both labels: accuracy is 1/2 whatever the weights, the loss is not."""
-    rows = labelled_rows(46)
-    folder.mkdir()
-    write_csv(folder / "train.csv", rows[:56])
-    write_csv(folder / "validation.csv", [{**row, "label": label} for row in rows[56:62] for label in ("farm", "sea")])
-    write_csv(folder / "test.csv", rows[62:])
 
 
 @pytest.fixture(scope="module")
