@@ -1,5 +1,6 @@
 """A family of trained smoke runs and its release file: 10 repositories, 5 branches and a collection."""
 
+import contextlib
 import functools
 import json
 import os
@@ -82,9 +83,7 @@ def _make_family(folder):
     for name in ("encoder", "scratch"):
         shutil.copytree(shelf() / name, folder / name)
     shutil.copy(shelf() / "corpus.txt", folder)
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
+    with contextlib.chdir(folder):
         write_csv(Path("task.csv"), labelled_rows())
         _train()
         card = DatasetCard.load("texts/README.md")
@@ -95,8 +94,6 @@ def _make_family(folder):
         task = DemoTask("words", "Farm or sea?", Path("together"), Path("second"), load_task("task.csv"))
         stage_demo(Path("demo"), [task], encoders, "sentences of the tests", [SENTENCE] * 20)
         Path("release.yaml").write_text(yaml.safe_dump(RELEASE, sort_keys=False))
-    finally:
-        os.chdir(before)
 
 
 def _train():
@@ -123,12 +120,8 @@ def staged():
 
 
 def _stage_family(folder):
-    before = os.getcwd()
-    os.chdir(family())
-    try:
+    with contextlib.chdir(family()):
         stage("release.yaml", str(folder))
-    finally:
-        os.chdir(before)
     mark_verified(folder)
 
 

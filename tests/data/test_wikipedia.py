@@ -85,7 +85,7 @@ def hub(served, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     served.requests.clear()
     yield served
-    served.clear_faults()
+    served.faults.clear()
 
 
 def stream(hub, num_texts=50, validation_texts=10, **options) -> datasets.DatasetDict:
@@ -204,7 +204,7 @@ def test_a_lasting_failure_is_one_sentence_and_the_next_call_continues(hub, writ
     done = sum(piece_of(place) in whole for place, _ in held_out + train)
     assert f"{done} of 160 texts were read" in one_sentence(caught.value)
     assert "--corpus docstrings" in str(caught.value)
-    hub.clear_faults()
+    hub.faults.clear()
     hub.requests.clear()
     assert rows(stream(hub, 150)["train"]) == train
     pieces = {piece_of(place) for place, _ in held_out + train} - set(whole)

@@ -2,16 +2,13 @@
 
 from unittest import mock
 
-import httpx2
 import pytest
 from helpers_release import TOKEN, hurry
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.client import Hub
-
-REQUEST = httpx2.Request("GET", "http://127.0.0.1:9/x")
 
 
 @pytest.mark.parametrize(
@@ -19,7 +16,6 @@ REQUEST = httpx2.Request("GET", "http://127.0.0.1:9/x")
     [
         (FileNotFoundError(2, "No such file or directory", "model.safetensors"), "model.safetensors"),
         (OfflineModeIsEnabled("x"), "HF_HUB_OFFLINE"),
-        (HfHubHTTPError("401", response=httpx2.Response(401, request=REQUEST)), "hf auth login"),
         (PermissionError(13, "Permission denied", "model.safetensors"), "Permission denied"),
         (OSError(f"cannot open {TOKEN}"), "cannot open ***"),
     ],

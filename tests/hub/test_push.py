@@ -5,7 +5,6 @@ Oracle: the local Hub's own record of requests and commits. `test_push_faults` h
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 from helpers_commands import contents, succeed
@@ -18,7 +17,6 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from tlm_hf.errors import UserError
 from tlm_hf.hub.push import push, status
 
-ROOT = Path(__file__).resolve().parents[2]
 BERT = f"{OWNER}/tlm-bert1"
 REPOSITORIES = {
     "dataset": ["tlm-texts"],
@@ -44,7 +42,7 @@ def hub(released):
     released.state = before.copy()
     released.requests.clear()
     yield released
-    released.clear_faults()
+    released.faults.clear()
     released.state = before
 
 
@@ -55,12 +53,12 @@ def copy(tmp_path):
 
 def refused(hub, release, one_sentence, **options):
     """The sentence of a push that wrote nothing."""
-    before = hub.snapshot()
+    before = hub.state.snapshot()
     hub.requests.clear()
     with pytest.raises(UserError) as refusal:
         push(str(release), hub=client(hub), **options)
     assert {request.method for request in hub.requests} <= {"GET", "HEAD"}
-    assert hub.snapshot() == before
+    assert hub.state.snapshot() == before
     planned = status(str(release), hub=client(hub))
     assert planned["refused"] > 0
     assert "REFUSED" in planned["table"]
@@ -79,7 +77,7 @@ class TestSent:
             assert hub.repository(kind, name).tags == {"v0.1.0": hub.repository(kind, name).branches["main"]}
         branch = hub.files("model", BERT, "seed-1")
         assert branch["model.safetensors"] == (family() / "encoder-1" / "model.safetensors").read_bytes()
-        (collection,) = hub.snapshot()["collections"]
+        (collection,) = hub.state.snapshot()["collections"]
         assert collection["items"] == [*ORDER, ("paper", "2507.14871")]
         assert collection["private"]
         with pytest.raises(RepositoryNotFoundError):
@@ -108,10 +106,10 @@ class TestSent:
             with pytest.raises(UserError):
                 push(str(staged()), hub=client(other), public=True)
             assert all(each.private for each in other.state.repositories.values())
-            other.clear_faults()
+            other.faults.clear()
             push(str(staged()), hub=client(other), public=True)
             assert not any(each.private for each in other.state.repositories.values())
-            assert not other.snapshot()["collections"][0]["private"]
+            assert not other.state.snapshot()["collections"][0]["private"]
 
     def test_only_changed_files_are_sent(self, hub, copy):
         edit(copy, "tlm-bert2", "0.1.1")
@@ -164,12 +162,12 @@ class TestRefused:
         if role is not None:
             hub.add_user("another", token, role=role, organizations=organizations)
         del hub.state.repositories["space", f"{OWNER}/tlm-demo"]
-        before = hub.snapshot()
+        before = hub.state.snapshot()
         with pytest.raises(UserError) as refusal:
             push(str(staged()), hub=client(hub, token))
         assert words in one_sentence(refusal.value)
         assert token not in str(refusal.value)
-        assert hub.snapshot() == before
+        assert hub.state.snapshot() == before
 
 
 class TestWhatIsThere:
@@ -208,10 +206,10 @@ def test_a_second_push_by_the_command_changes_nothing(hub, monkeypatch, capsys):
     """With the hub and the token in the environment alone; nothing shows the token."""
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    before = hub.snapshot()
+    before = hub.state.snapshot()
     succeed("release", "push", "--output-dir", staged())
     assert {request.method for request in hub.requests} == {"GET"}
-    assert hub.snapshot() == before
+    assert hub.state.snapshot() == before
     said = capsys.readouterr()
     assert "0 commits; tag v0.1.0" in said.out
     assert TOKEN not in said.out + said.err

@@ -68,7 +68,7 @@ def ground(tmp_path_factory):
             push(str(folder), hub=client(hub))
             theirs = ("theirs.txt", hashlib.sha256(b"by someone else\n").hexdigest())
             known = trees(hub) | {tree | {theirs} for tree in trees(hub)}
-            releases[name] = folder, before, hub.snapshot(), known
+            releases[name] = folder, before, hub.state.snapshot(), known
         yield hub, releases
 
 
@@ -88,15 +88,15 @@ def disturb(ground, release, fault, step):
     method, path = STEPS[step]
     path = path.replace("WEIGHTS", file_hash(folder / REPOSITORY / "model.safetensors"))
     hub.state = before.copy()
-    hub.clear_faults()
+    hub.faults.clear()
     planned = hub.fault(kind, method=method, path=path, **options)
     first = attempt(hub, folder)
-    hub.clear_faults()
+    hub.faults.clear()
     second = attempt(hub, folder)
     assert ("--overwrite" in second) == (fault == "someone else commits first")
     if second != "done":
         attempt(hub, folder, overwrite=True)
-    assert hub.snapshot() == done, (first, second)
+    assert hub.state.snapshot() == done, (first, second)
     assert trees(hub) <= known
     assert TOKEN not in first + second
     return first if planned.done else None

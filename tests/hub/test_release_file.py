@@ -105,22 +105,18 @@ def test_branches_are_names_that_git_accepts_and_reads_as_nothing_else(name):
     assert bool(BRANCH.fullmatch(name)) == (name in ("seed-1", "step_500"))
 
 
-QUICKSTARTS = {"quickstart": FULL, "quickstart-smoke": SMOKE}
 RELEASES = Path(__file__).resolve().parents[2] / "scripts" / "releases"
 
 
-class TestShipped:
-    """`scripts/releases/*.yaml`, compared with the plans that the quickstart follows."""
-
-    @pytest.mark.parametrize("name", QUICKSTARTS)
-    def test_its_folders_are_those_that_the_quickstart_leaves(self, tmp_path, monkeypatch, name):
-        plan, output = QUICKSTARTS[name], Path("outputs") / name
-        monkeypatch.chdir(tmp_path)
-        made = [output / "encoders" / encoder for encoder in plan.encoders]
-        runs = [run for encoder in plan.encoders for arm in ARMS for run in plan.classifiers(encoder, arm)]
-        made += [output / "classifiers" / run for run in runs]
-        made += [output / "committees" / f"committee-{arm}-{seed}" for arm in ARMS for seed in range(plan.seeds)]
-        for folder in [*made, output / "release" / "demo"]:
-            folder.mkdir(parents=True)
-        release = read_release(str(RELEASES / f"{name}.yaml"))
-        assert (release.version, release.namespace) == ("0.1.0", "your-name")
+@pytest.mark.parametrize(("name", "plan"), [("quickstart", FULL), ("quickstart-smoke", SMOKE)])
+def test_shipped_files_name_the_folders_that_the_quickstart_leaves(tmp_path, monkeypatch, name, plan):
+    output = Path("outputs") / name
+    monkeypatch.chdir(tmp_path)
+    made = [output / "encoders" / encoder for encoder in plan.encoders]
+    runs = [run for encoder in plan.encoders for arm in ARMS for run in plan.classifiers(encoder, arm)]
+    made += [output / "classifiers" / run for run in runs]
+    made += [output / "committees" / f"committee-{arm}-{seed}" for arm in ARMS for seed in range(plan.seeds)]
+    for folder in [*made, output / "release" / "demo"]:
+        folder.mkdir(parents=True)
+    release = read_release(str(RELEASES / f"{name}.yaml"))
+    assert (release.version, release.namespace) == ("0.1.0", "your-name")

@@ -128,9 +128,6 @@ class LocalHub:
         self.faults.append(Fault(kind, method, path, after, times, options))
         return self.faults[-1]
 
-    def clear_faults(self):
-        self.faults.clear()
-
     def repository(self, kind, name):
         return self.state.repositories[kind, name]
 
@@ -147,6 +144,3 @@ class LocalHub:
             found = self.repository(kind, name)
             there = {**found.find("main").files, **{path: File(content) for path, content in files.items()}}
             return found.commit("main", there, "by someone else", "someone")
-
-    def snapshot(self):
-        return self.state.snapshot()

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from .state import LFS_BYTES, LFS_SUFFIXES, PLURAL, Error, File, Repository
+from .state import LFS_SUFFIXES, PLURAL, Error, File, Repository
 
 KINDS = {plural: kind for kind, plural in PLURAL.items()}
 ID = r"([^/]+/[^/]+)"
@@ -65,7 +65,7 @@ def preupload(hub, call, plural, name, revision):
     answer = []
     for each in call.json["files"]:
         path = each["path"]
-        lfs = each["size"] > 0 and (each["size"] > LFS_BYTES or path.endswith(LFS_SUFFIXES))
+        lfs = each["size"] > 0 and path.endswith(LFS_SUFFIXES)
         entry = {"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
         if path in there:
             entry["oid"] = there[path].sha256 if there[path].lfs else there[path].git

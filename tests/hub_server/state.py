@@ -10,7 +10,6 @@ from functools import cached_property
 ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 SPACE_README = b"---\ntitle: New\nsdk: gradio\n---\n\nThe Hub's own words for a new Space.\n"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".npz", ".png", ".onnx")
-LFS_BYTES = 10_000_000
 PLURAL = {"model": "models", "dataset": "datasets", "space": "spaces"}
 
 

@@ -31,11 +31,8 @@ def say(tmp_path, one_sentence):
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        *(
-            (kind, name)
-            for kind in ("bert-6", "wide classifier")
-            for name in (WORDS, WORDS.replace("word", "position"))
-        ),
+        ("bert-6", WORDS),
+        ("wide classifier", WORDS.replace("word", "position")),
         ("bert-6", "bert.encoder.layer.5.intermediate.dense.weight"),
         ("bert-6", "cls.predictions.transform.dense.weight"),
         ("wide classifier", "classifier.weight"),

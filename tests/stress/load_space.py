@@ -32,6 +32,7 @@ from tlm_hf.runs.provenance import portable_path, provenance  # noqa: E402
 def visit(url, calls, visitors, seconds, most=10**6):
     """Visits to `/classify` of several visitors at once, each with these calls in turn; an error has no time."""
     times, errors = [], []
+    clients = [Client(url, verbose=False) for _ in range(visitors)]
     start = time.perf_counter()
 
     def ask(client):
@@ -47,16 +48,15 @@ def visit(url, calls, visitors, seconds, most=10**6):
                 times.append(1000 * (time.perf_counter() - begin))
 
     with ThreadPoolExecutor(visitors) as pool:
-        list(pool.map(ask, [Client(url, verbose=False) for _ in range(visitors)]))
+        list(pool.map(ask, clients))
     median, p95 = np.percentile(times or [np.nan], [50, 95])
-    return {"visitors": visitors, "answers": len(times), "errors": errors[:3], "median_ms": median, "p95_ms": p95}
+    counts = {"visitors": visitors, "answers": len(times), "errors": len(errors), "first_errors": errors[:3]}
+    return {**counts, "median_ms": median, "p95_ms": p95}
 
 
 def main():
     """Start the Space, visit it, write what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--visitors", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--requests", type=int, default=2000, help="of the memory measurement")
     parser.add_argument("--json", required=True)
     arguments = parser.parse_args()
@@ -68,7 +68,7 @@ def main():
         try:
             visit(server.url, asked, 1, 5)  # warm
             single = visit(server.url, asked, 1, 60, 100)
-            crowd = visit(server.url, asked, arguments.visitors, arguments.seconds)
+            crowd = visit(server.url, asked, 32, 60)
             process = psutil.Process(server.process.pid)
             memory = [process.memory_info().rss / 2**20]
             for _ in range(4):
