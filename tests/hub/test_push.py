@@ -220,5 +220,3 @@ def test_words_that_cannot_be_done(capsys, monkeypatch):
     output = ("--output-dir", staged())
     assert "hf auth login" in command_refused(capsys, "release", "push", *output)
     assert "--public" in command_refused(capsys, "release", "push", *output, "--target", "x", "--public")
-    assert "release push" in command_refused(capsys, "release", "pull", *output)
-    assert "needs a repository" in command_refused(capsys, "release", "reproduce")
