@@ -246,7 +246,7 @@ class TestPredictAndScore:
         assert "--task or --text" in say(*words)
         assert "is a classifier" in say(*words, "--text", home / "corpus.txt")
         other = write_csv(tmp_path / "other.csv", labelled_rows(20, classes=("farm", "school")))
-        assert "['farm', 'school']" in say(*words, "--task", other)
+        assert "farm, school" in say(*words, "--task", other)
         assert "missing" in say(*words, "--task", home / "task.csv", "--output", tmp_path / "missing" / "out.json")
         encoder = ("score", "--disable-tqdm", "--model", home / "encoder")
         (tmp_path / "tiny.txt").write_text("☃\n☃ ☃\n", encoding="utf-8")  # unknown tokens are never masked

@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 from conftest import TINY
 from helpers_release import OWNER, TOKEN, local_hub
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, constants, hf_api
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
 
@@ -19,6 +19,7 @@ def hub():
         template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
         with (
             mock.patch.object(constants, "ENDPOINT", running.url),
+            mock.patch.object(hf_api.api, "endpoint", running.url),
             mock.patch.object(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template),
         ):
             yield running

@@ -244,9 +244,11 @@ def test_each_process_has_its_own_texts_and_masks(home):
                 draws = np.random.Generator(np.random.Philox(key=[2, item])).random((3, len(row)))  # seed 0, stream 2
                 special = np.array([token < 5 for token in row])
                 chosen = (draws[0] < 0.3) & ~special
-                assert labels == [t if c else -100 for t, c in zip(row, chosen, strict=True)] + [-100] * (
+                masked = [t if c else -100 for t, c in zip(row, chosen, strict=True)] + [-100] * (
                     len(labels) - len(row)
                 )
+                assert labels[1:] == masked[1:]
+                assert labels[0] in row[1:-1]  # [CLS] predicts a word of its text
                 masked = chosen & (draws[1] < 0.8)
                 assert [token == 4 for token in shown[: len(row)]] == masked.tolist()  # [MASK]
             counts.append(sum(label != -100 for row in batch["labels"] for label in row))

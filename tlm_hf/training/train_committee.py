@@ -62,7 +62,7 @@ class OwnDataArguments:
     recipe: str = option("bert-1", "Architecture of the members.")
     size: str = option("quickstart", "smoke, quickstart, laptop or paper.")
     max_length: int | None = option(
-        None, f"Tokens of a text (default: the size's, or as many as 95% of the texts have, up to {LONGEST_DEFAULT})."
+        None, f"Tokens of a text (default: the size's, or as many as 95%% of the texts have, up to {LONGEST_DEFAULT})."
     )
     cased: bool = option(False, "The tokenizer keeps capital letters.")
     keep_accents: bool | None = option(

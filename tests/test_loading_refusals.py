@@ -1,0 +1,53 @@
+"""Folders that are damaged, foreign or of another kind are refused in one sentence."""
+
+import json
+
+import pytest
+from conftest import TINY
+
+from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
+from tlm_hf.errors import UserError
+from tlm_hf.loading import load_classifier, load_for_finetuning, load_masked_lm, read_config
+
+
+def test_broken_folders_are_refused_in_one_sentence(tmp_path, one_sentence):
+    TLMForMaskedLM(TLMConfig(**TINY | {"num_hidden_layers": 2, "vocab_size": 120})).save_pretrained(
+        tmp_path / "masked_lm"
+    )
+    weights = (tmp_path / "masked_lm" / "model.safetensors").read_bytes()
+    config = json.loads((tmp_path / "masked_lm" / "config.json").read_text())
+    without = {"config.json": None}
+    halved, no_weights = {"model.safetensors": weights[: len(weights) // 2]}, {"model.safetensors": None}
+    cases = [
+        (load_masked_lm, without, "no config.json"),
+        (load_masked_lm, {"config.json": b"{"}, "not JSON"),
+        (load_masked_lm, no_weights, "no model.safetensors"),
+        (load_masked_lm, no_weights | {"pytorch_model.bin": b"x"}, "pytorch_model.bin, which is a pickle"),
+        (load_masked_lm, halved, "truncated or damaged"),
+        (load_masked_lm, {"config.json": json.dumps(config | {"model_type": "gpt2"}).encode()}, "gpt2"),
+        (load_masked_lm, {"config.json": json.dumps(config | {"hidden_size": 25}).encode()}, "not divisible"),
+        (load_masked_lm, {"config.json": json.dumps(config | {"vocab_size": 7}).encode()}, r"120, 24.*not .7, 24"),
+        (load_masked_lm, {"config.json": json.dumps(config | {"num_hidden_layers": 3}).encode()}, "lacks 16"),
+        (load_classifier, {}, "encoder without a classifier"),
+        (lambda source: load_for_finetuning(source, ["a", "b"], dropout=0.0, from_scratch=True),
+         {"config.json": json.dumps(config | {"hidden_size": 25}).encode()}, "not divisible"),
+    ]  # fmt: skip
+    for number, (load, changes, sentence) in enumerate(cases):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        files = {"config.json": json.dumps(config).encode(), "model.safetensors": weights} | changes
+        for name, content in files.items():
+            if content is not None:
+                (folder / name).write_bytes(content)
+        with pytest.raises(UserError, match=sentence) as caught:
+            load(str(folder))
+        one_sentence(caught.value)
+    for source in (str(tmp_path / "absent"), "no-such-name", str(tmp_path / "0" / "model.safetensors")):
+        with pytest.raises(UserError, match="neither a folder nor a Hub name") as caught:
+            read_config(source)
+        one_sentence(caught.value)
+    members = [TLMForSequenceClassification(TLMConfig(**TINY)) for _ in range(2)]
+    CommitteeForSequenceClassification.from_members(members).save_pretrained(tmp_path / "committee")
+    with pytest.raises(UserError, match="is a committee") as caught:
+        load_masked_lm(str(tmp_path / "committee"))
+    one_sentence(caught.value)
