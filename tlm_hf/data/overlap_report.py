@@ -67,8 +67,7 @@ def overlap(arguments: OverlapArguments) -> Json:
     test splits (see `data.overlap`). With `output_dir` they become a data set folder with a card.
 
     Returns:
-        `table` (by task, by subset or the whole `corpus`, by split the measures), the facts of corpus, tokenizer and
-        `subsets`.
+        `table` (measures by task, by subset or the whole `corpus`, by split), facts of corpus, tokenizer and `subsets`.
 
     Raises:
         UserError: bad input, before the selection.
