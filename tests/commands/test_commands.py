@@ -142,7 +142,7 @@ def test_committee_is_the_calibrated_mean_of_its_members(home):
 @pytest.mark.parametrize("model", ["member", "committee"])
 def test_predict_a_table(home, tmp_path, capsys, model):
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"
-    rows = [{"id": index, "body": text or " ", "label": "keep me"} for index, text in enumerate(TEXTS)]
+    rows = [{"id": index, "body": text or "-", "label": "keep me"} for index, text in enumerate(TEXTS)]
     write_csv(source, rows)
     words = ("--input", source, "--text-column", "body", "--output", target, "--batch-size", 2, "--disable-tqdm")
     succeed("predict", "--model", home / model, *words)
