@@ -18,6 +18,7 @@ SECTIONS = {
     "speed": ("benchmark/*.json",),
     "overlap": ("data/overlap.json",),
     "training": ("training/*.json",),
+    "frozen": ("benchmark/frozen-*.json",),
     "inference": ("committee/*.json", "committee"),
     "study": ("study/laptop/REPORT.md",),
 }
