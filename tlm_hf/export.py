@@ -268,10 +268,9 @@ def freeze_if_possible(
     model: PreTrainedModel | OnnxClassifier, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel | OnnxClassifier:
     """A committee as float32 tables for single texts, where its members and tokenizer allow; else the model itself."""
-    starts_with_cls = tokenizer("")["input_ids"][:1] == [tokenizer.cls_token_id]
-    if not isinstance(model, CommitteeForSequenceClassification) or not starts_with_cls:
+    if not isinstance(model, CommitteeForSequenceClassification) or model.dtype != torch.float32:
         return model
-    if tokenizer.padding_side != "right" or model.dtype != torch.float32:
+    if tokenizer.padding_side != "right" or tokenizer("")["input_ids"][:1] != [tokenizer.cls_token_id]:
         return model
     try:
         return model.freeze(cls_token_id=tokenizer.cls_token_id)

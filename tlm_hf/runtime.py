@@ -27,9 +27,14 @@ BATCH = 256
 PART = 16384
 """Values whose activation is computed at a time."""
 # A rational approximation of erf that is good to float32 rounding (Eigen's): odd powers from 13, over even ones from 8.
-ABOVE = "-2.72614225801306e-10 2.77068142495902e-08 -2.10102402082508e-06 -5.69250639462346e-05 -7.34990630326855e-04"
-ABOVE += " -2.95459980854025e-03 -1.60960333262415e-02"
-BELOW = "-1.45660718464996e-05 -2.13374055278905e-04 -1.68282697438203e-03 -7.37332916720468e-03 -1.42647390514189e-02"
+# fmt: off
+ERF_ABOVE = np.array(
+    [-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
+     -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02], dtype=np.float32)
+ERF_BELOW = np.array(
+    [-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
+     -1.42647390514189e-02], dtype=np.float32)
+# fmt: on
 
 
 def erf(x: np.ndarray) -> np.ndarray:
@@ -37,10 +42,10 @@ def erf(x: np.ndarray) -> np.ndarray:
     x = np.clip(x, -4, 4)
     square = x * x
     above, below = np.zeros_like(x), np.zeros_like(x)
-    for coefficients, value in ((ABOVE, above), (BELOW, below)):
-        for coefficient in coefficients.split():
+    for coefficients, value in ((ERF_ABOVE, above), (ERF_BELOW, below)):
+        for coefficient in coefficients:
             value *= square
-            value += np.float32(coefficient)
+            value += coefficient
     return x * above / below
 
 

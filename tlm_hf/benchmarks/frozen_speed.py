@@ -68,12 +68,13 @@ def benchmark_frozen(arguments: FrozenSpeedArguments) -> Json:
     threads = arguments.set_threads()
     rows: list[Json] = []
     with threadpool_limits(threads), torch.inference_mode():
+        speeds = _measure_machine()
         for word in arguments.committees:
-            rows += _time_committee(arguments, *word.split(":"))
+            rows += _time_committee(arguments, speeds, *word.split(":"))
     return finish(arguments, {"benchmark": "frozen", "rows": rows, "threads": threads})
 
 
-def _time_committee(arguments: FrozenSpeedArguments, size: str, count: str) -> list[Json]:
+def _time_committee(arguments: FrozenSpeedArguments, speeds: tuple[float, float], size: str, count: str) -> list[Json]:
     torch.manual_seed(0)
     config = build_recipe("bert-1", size)
     members = [TLMForSequenceClassification(config).eval() for _ in range(int(count))]
@@ -105,7 +106,7 @@ def _time_committee(arguments: FrozenSpeedArguments, size: str, count: str) -> l
                 if model != "bert-6":
                     row["max_abs_diff"] = float((torch.as_tensor(calls[side]()) - exact).abs().max())
                 if model == "frozen":
-                    row["limit_ms"] = _limit(in_torch[precision], batch)
+                    row["limit_ms"] = _limit(in_torch[precision], batch, *speeds)
                 rows.append(row)
     return rows
 
@@ -122,14 +123,18 @@ def _tokenizer(config: TLMConfig) -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="[CLS]", unk_token="[UNK]")
 
 
-def _limit(model: FrozenCommitteeForSequenceClassification, batch: Batch) -> float:
+def _measure_machine() -> tuple[float, float]:
+    """Bytes read a second, and float32 multiply-adds a second."""
+    memory, matrix = torch.ones(1 << 24), torch.ones(1024, 1024)
+    bandwidth = memory.nbytes / measure_seconds(memory.sum)
+    return bandwidth, matrix.numel() * len(matrix) / measure_seconds(lambda: matrix @ matrix)
+
+
+def _limit(model: FrozenCommitteeForSequenceClassification, batch: Batch, bandwidth: float, peak: float) -> float:
     """Least milliseconds for a batch: bytes over bandwidth and multiply-adds over peak."""
     texts, tokens = len(batch["input_ids"]), int(batch["attention_mask"].sum())
     weights = [value for name, value in model.named_parameters() if name.endswith(".weight") and value.dim() == 3]
     rows = [model.values[0].nbytes, model.scores[0].nbytes, 4 * model.config.num_members]
     size = sum(weight.nbytes for weight in weights) + tokens * sum(rows)
     products = texts * sum(weight.numel() for weight in weights) + 2 * tokens * model.values[0].numel()
-    memory, matrix = torch.ones(1 << 24), torch.ones(1024, 1024)
-    bandwidth = memory.nbytes / measure_seconds(memory.sum)
-    peak = matrix.numel() * len(matrix) / measure_seconds(lambda: matrix @ matrix)
     return 1000 * (size / bandwidth + products / peak)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
@@ -59,6 +60,16 @@ class TextFacts:
                 sizes.append(len(ids) + SPECIAL)
                 unknown += ids.count(tokenizer.unk_token_id)
         return cls.measure(np.array(sizes, dtype=np.int64), max_length, unknown)
+
+    @classmethod
+    def of_task(
+        cls, task: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int, limit: int
+    ) -> "TextFacts":
+        """Of the texts of all splits, with warnings of what is cut or unknown; `limit` as of `warn_of_cut`."""
+        facts = cls.of_texts([text for split in task.values() for text in split["text"]], tokenizer, max_length)
+        facts.warn_of_cut(limit)
+        facts.warn_of_unknown()
+        return facts
 
     def warn_of_cut(self, limit: int) -> None:
         """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows."""

@@ -20,18 +20,15 @@ from transformers import PreTrainedConfig
 from ..data.sources import check_column, read_source, tables_in
 from ..errors import UserError, check_range
 from ..export import freeze_if_possible, load_for_inference
-from ..loading import load_classifier_tokenizer
+from ..loading import COMMITTEES, load_classifier_tokenizer
 from ..models.combination_committee import CommitteeOutput, combine
-from ..models.configuration_committee import CommitteeConfig
-from ..models.configuration_frozen import FrozenCommitteeConfig
-from ..runs.atomic_files import Json
+from ..runs.atomic_files import Json, replacing
 from .scoring import FREEZE_HELP, output_file, predict_logits
 
 logger = logging.getLogger(__name__)
 WRITERS = (".csv", ".json", ".jsonl", ".parquet")
 DIGITS = 6
 UNCERTAINTY = ("entropy", "mutual_information", "agreement")
-COMMITTEES = (CommitteeConfig, FrozenCommitteeConfig)
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ def _classify(
     if not filled:
         return [Prediction()] * len(texts), 0
     model = freeze_if_possible(model, tokenizer) if freeze else model
-    is_committee = isinstance(model.config, COMMITTEES)
+    is_committee = model.config.model_type in COMMITTEES
     logits, truncated = predict_logits(model, tokenizer, filled, batch_size, show_progress, member_logits=is_committee)
     answers = iter(_describe(logits, model.config, threshold))
     return [Prediction() if text is None else next(answers) for text in texts], truncated
@@ -178,7 +175,7 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float) ->
         return [
             Prediction(probabilities=row, labels=[name for name in names if row[name] >= threshold]) for row in by_name
         ]
-    if not isinstance(config, COMMITTEES):
+    if config.model_type not in COMMITTEES:
         return [_most_probable(names, row) for row in softmax(logits.astype("float64"), axis=-1)]
     members = torch.from_numpy(logits)
     uncertainty = CommitteeOutput(member_logits=members).uncertainty
@@ -270,13 +267,13 @@ def _add_columns(table: pa.Table, predictions: list[Prediction]) -> pa.Table:
 
 
 def _write(table: pa.Table, target: Path) -> None:
-    """Write to a temporary name and rename, so that a file is whole or absent."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    if target.suffix == ".parquet":
-        pq.write_table(table, temporary)
-    else:
+    """Write the file whole or not at all, in the format that its name ends in."""
+    with replacing(target) as draft:
+        if target.suffix == ".parquet":
+            pq.write_table(table, draft)
+            return
         rows = table.to_pylist()
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with draft.open("w", encoding="utf-8", newline="") as file:
             if target.suffix == ".csv":
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(table.column_names)
@@ -285,7 +282,6 @@ def _write(table: pa.Table, target: Path) -> None:
                 json.dump(rows, file, ensure_ascii=False, default=str)
             else:
                 file.writelines(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
-    temporary.replace(target)
 
 
 def _cell(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Models of the paper's authors (arXiv 2507.14871), as they publish them, imported into folders of ours."""
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
 from ..models.modeling_tlm import TLMForSequenceClassification
-from ..runs.atomic_files import Json
+from ..runs.atomic_files import Json, whole_folder
 from .checkpoint import AUTHORS_PAD_ID, build_model, open_checkpoint
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
@@ -79,19 +78,14 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
 
 
 def _write(output: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Save beside `output` and rename, so that the folder is whole or absent."""
-    partial = output.with_name(f".{output.name}.partial")
+    """Save a folder that is whole or absent."""
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        model.save_pretrained(partial)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
-        if output.is_dir():
-            output.rmdir()
-        partial.rename(output)
+        with whole_folder(output) as draft:
+            model.save_pretrained(draft)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(draft)
+            if output.is_dir():
+                output.rmdir()  # an error where it is not empty
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         raise UserError(f"The output {output} cannot be written ({reason}): name another folder.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -29,7 +29,7 @@ from ..evaluation.scoring import pack_logits
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..recipes import build_config, find_size
-from ..runs.atomic_files import Json, flush_tree, read_json, write_json
+from ..runs.atomic_files import Json, flush_tree, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
 from ..training.finetune import LOGITS_FILE, finetune
@@ -131,10 +131,8 @@ def _tokenizer(arguments: RunArguments) -> Json:
     if not is_ready("tokenizer", folder):
         corpus = load_corpus(settings["corpus"], num_texts=settings["num_texts"], root=arguments.data_root)["train"]
         trained = train_wordpiece(corpus["text"], settings["vocab_size"], settings["max_length"])
-        partial = folder / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        trained.save_pretrained(partial)
-        partial.rename(folder / TOKENIZER)
+        with whole_folder(folder / TOKENIZER) as draft:
+            trained.save_pretrained(draft)
     tokenizer = load_tokenizer(str(folder / TOKENIZER))
     return {"tokens": len(tokenizer), "sha256": tokenizer_hash(tokenizer)}
 

@@ -91,7 +91,8 @@ def finetune(**options: Any) -> Json:
         push(run.folder)
         return run.results
 
-    text_facts = _measure_texts(chosen.classifier, task, tokenizer)
+    limit = read_encoder_config(chosen.classifier.model, needs_weights=False)["max_position_embeddings"]
+    text_facts = TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, limit)
 
     # 3. Trainer
     trainer = _build_trainer(chosen, arguments, model, task, tokenizer)
@@ -212,17 +213,6 @@ def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> P
     if classifier.lora_rank is None:
         return model
     return add_adapter(model, classifier.lora_rank, classifier.lora_alpha or 1.0, classifier.lora_targets)
-
-
-def _measure_texts(
-    classifier: ClassifierOptions, task: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase
-) -> TextFacts:
-    """What is cut or unknown in the texts of all splits, for the results; says so where there is something."""
-    texts = [text for split in task.values() for text in split["text"]]
-    facts = TextFacts.of_texts(texts, tokenizer, tokenizer.model_max_length)
-    facts.warn_of_cut(read_encoder_config(classifier.model, needs_weights=False)["max_position_embeddings"])
-    facts.warn_of_unknown()
-    return facts
 
 
 def _settings(

@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,6 +189,8 @@ class _Plan:
     texts: Windows
     held_out: Windows
     text_facts: TextFacts
+    counts: np.ndarray
+    """How often each token is in the training texts, int64 (vocabulary,)."""
     whole_texts: Windows | None
     """What is counted: the training texts, cut to `LONGEST_COUNTED` alone."""
 
@@ -221,8 +224,8 @@ class _Plan:
                 f"The corpus {options.corpus.corpus!r} has no text of at least {SHORT} tokens: leave --text-windows "
                 "first out, or give longer texts."
             )
-        unknown = int(texts.counts(len(tokenizer))[tokenizer.unk_token_id])
-        facts = TextFacts.measure(tokens.lengths + SPECIAL, length, unknown)
+        counts = texts.counts(len(tokenizer))
+        facts = TextFacts.measure(tokens.lengths + SPECIAL, length, int(counts[tokenizer.unk_token_id]))
         facts.say_windows(split, len(texts))
         facts.warn_of_unknown()
         held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
@@ -232,7 +235,7 @@ class _Plan:
         whole = None
         if options.schedule.initialization == "counts":
             whole = Windows(tokens, tokenizer, LONGEST_COUNTED, split=False, shortest=0)
-        return cls(options, arguments, encoder, tokenizer, texts, held_out, facts, whole)
+        return cls(options, arguments, encoder, tokenizer, texts, held_out, facts, counts, whole)
 
     @functools.cached_property
     def rows(self) -> np.ndarray | None:
@@ -262,7 +265,7 @@ class _Plan:
         if schedule.neighbour_heads:
             start_with_neighbours(model)
         if schedule.unigram_bias:
-            model.cls.predictions.bias.data.copy_(unigram_bias(self.texts, len(self.tokenizer), self.tokenizer))
+            model.cls.predictions.bias.data.copy_(unigram_bias(self.counts, self.tokenizer.all_special_ids))
         trainer = PretrainTrainer(
             schedule=schedule,
             model=model,
@@ -278,7 +281,7 @@ class _Plan:
                 whole_word=self.options.masking.whole_word_masking,
                 final_mlm_probability=schedule.final_mlm_probability,
                 num_items=items,
-                cls_weights=self._cls_weights() if schedule.cls_objective else None,
+                cls_weights=np.maximum(self.counts, 1) ** -0.5 if schedule.cls_objective else None,
             ),
             processing_class=self.tokenizer,
             scorer=lambda scored: masked_lm_score(scored, self.tokenizer, self.held_out),
@@ -288,10 +291,6 @@ class _Plan:
         else:
             LogRows.install(trainer)
         return trainer
-
-    def _cls_weights(self) -> np.ndarray:
-        """1/sqrt(count) of each token: float (vocabulary,)."""
-        return np.maximum(self.texts.counts(len(self.tokenizer)), 1) ** -0.5
 
     def describe(self, trainer: "PretrainTrainer", done: int) -> Json:
         """What the results say of the encoder after so many steps; every process scores it.
@@ -346,15 +345,15 @@ def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
     return steps
 
 
-def unigram_bias(texts: Windows, vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """log((n + 1) / (N + vocab_size)) for a token seen n times among N: float32 (vocab_size,).
+def unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor:
+    """log((n + 1) / (N + V)) for a token seen n times among N, of counts int64 (V,): float32 (V,).
 
     Special tokens count as never seen: they are never to be predicted. With small initial weights a model with this
     bias guesses the share of each token, whose loss is the entropy of the tokens.
     """
-    counts = texts.counts(vocab_size)
-    counts[tokenizer.all_special_ids] = 0
-    return torch.from_numpy(np.log((counts + 1) / (counts.sum() + vocab_size))).float()
+    counts = counts.copy()
+    counts[list(special_ids)] = 0
+    return torch.from_numpy(np.log((counts + 1) / (counts.sum() + len(counts)))).float()
 
 
 class PretrainTrainer(RunTrainer):

@@ -189,11 +189,8 @@ def _measure_texts(arguments: OwnDataArguments, task: datasets.DatasetDict, enco
     """What is cut or unknown in the texts of all splits; says so where there is something."""
     fields = read_encoder_config(encoder)
     tokenizer, limit = load_matching_tokenizer(encoder, None, fields["vocab_size"]), fields["max_position_embeddings"]
-    texts = [text for split in task.values() for text in split["text"]]
-    facts = TextFacts.of_texts(texts, tokenizer, arguments.max_length or min(tokenizer.model_max_length, limit))
-    facts.warn_of_cut(limit if arguments.encoder else LONGEST_DEFAULT)
-    facts.warn_of_unknown()
-    return facts
+    length = arguments.max_length or min(tokenizer.model_max_length, limit)
+    return TextFacts.of_task(task, tokenizer, length, limit if arguments.encoder else LONGEST_DEFAULT)
 
 
 def _pretrain_encoders(
