@@ -5,7 +5,8 @@ from unittest import mock
 import pytest
 from conftest import TINY
 from helpers_release import OWNER, TOKEN, local_hub
-from huggingface_hub import ModelCard, constants, hf_api
+from huggingface_hub import HfApi, ModelCard, constants, hf_api
+from transformers.utils import hub as transformers_hub
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
 
@@ -20,6 +21,8 @@ def hub():
         with (
             mock.patch.object(constants, "ENDPOINT", running.url),
             mock.patch.object(hf_api.api, "endpoint", running.url),
+            # transformers keeps one client for the process, which an earlier test may have made for the real Hub.
+            mock.patch.object(transformers_hub, "_hf_api", HfApi(endpoint=running.url)),
             mock.patch.object(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template),
         ):
             yield running
