@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .data.masking import MaskingCollator as MaskingCollator
     from .data.masking import PretrainingSchedule as PretrainingSchedule
     from .data.overlap import TokenOverlap as TokenOverlap
+    from .data.pretrained import pretrained as pretrained
     from .data.tokenization import train_wordpiece as train_wordpiece
     from .evaluation.predict import predict as predict
     from .models.combination_committee import CommitteeOutput as CommitteeOutput
@@ -57,6 +58,7 @@ _HOMES = {
     "finetune": "training.finetune",
     "predict": "evaluation.predict",
     "pretrain": "training.pretrain",
+    "pretrained": "data.pretrained",
     "train_committee": "training.train_committee",
     "train_wordpiece": "data.tokenization",
 }

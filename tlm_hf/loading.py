@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .data.pretrained import model_folder, pretrained
 from .data.tokenization import load_tokenizer
 from .errors import UserError, listed
 from .models.configuration_committee import CommitteeConfig
@@ -37,13 +38,14 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
     Raises:
         UserError: no such folder, no or broken `config.json`, missing or truncated weights, or another kind of model.
     """
-    folder = Path(source).expanduser()
+    folder = Path(model_folder(source)).expanduser()
     if folder.is_dir():
         check_folder(folder, needs_weights)
     elif folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise UserError(f"The model {source!r} is neither a folder nor a Hub name (owner/name).")
+        embedded = "".join(f", {name}" for name in pretrained())
+        raise UserError(f"The model {source!r} is neither a folder nor a Hub name (owner/name{embedded}).")
     try:
-        config, _ = TLMConfig.get_config_dict(source)
+        config, _ = TLMConfig.get_config_dict(model_folder(source))
     except (OSError, ValueError) as error:
         raise _cannot(source, "opened", error) from error
     known = ("bert", TLMConfig.model_type, *COMMITTEES)
@@ -101,7 +103,7 @@ def load_config(source: str) -> PreTrainedConfig:
 def weights_hash(source: str) -> str:
     """SHA-256 of a folder's weights, or the Hub name itself."""
     digest = hashlib.sha256()
-    files = sorted(Path(source).expanduser().glob("*.safetensors"))
+    files = sorted(Path(model_folder(source)).expanduser().glob("*.safetensors"))
     for file in files:
         with file.open("rb") as opened:
             hashlib.file_digest(opened, lambda: digest)
@@ -222,7 +224,7 @@ def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwa
     try:
         # Shapes are compared below: transformers' own error refers to a report that our commands keep silent.
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = model_class.from_pretrained(source, **kwargs)
+        model, report = model_class.from_pretrained(model_folder(source), **kwargs)
     except (OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise _cannot(source, "loaded", error) from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(allowed_missing))

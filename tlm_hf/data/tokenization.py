@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from ..errors import UserError
+from .pretrained import model_folder
 from .sources import each_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -136,6 +137,7 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     Raises:
         UserError: no tokenizer, or one without [MASK], [CLS], [SEP], [PAD] or [UNK].
     """
+    source = model_folder(source)
     path = Path(source).expanduser()
     if path.is_file():
         vocabulary = read_vocabulary(path)

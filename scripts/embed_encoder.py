@@ -1,0 +1,57 @@
+"""Turn output folders of `tlm pretrain` into the encoders that the package carries: bfloat16 weights, card, manifest.
+
+python scripts/embed_encoder.py outputs/family/tlm-bert1-0 outputs/family/tlm-bert1-1     # into tlm_hf/pretrained/
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tlm_hf.cards import CardFacts
+from tlm_hf.data import pretrained
+from tlm_hf.hub.manifest import MANIFEST_FILE, build_manifest, run_command, training_seconds
+from tlm_hf.hub.model_folder import stage_model
+from tlm_hf.runs.atomic_files import read_json, write_json
+from tlm_hf.runs.output_folder import RESULTS_FILE
+
+TEXT = "paragraphs of English Wikipedia articles (CC BY-SA 4.0)"
+WEIGHTS = "model.safetensors"
+
+
+def embed(run: Path, root: Path) -> Path:
+    """Stage a finished pre-training under its folder's name; its config has float32, so it opens in that."""
+    results, folder = read_json(run / RESULTS_FILE), root / run.name
+    facts = CardFacts(TEXT, datasets=["wikimedia/wikipedia"], wall_clock=training_seconds(results))
+    stage_model(run, folder, "encoder", results, facts)
+    for code in folder.glob("*.py"):
+        code.unlink()  # stock BERT needs none
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {key: value for key, value in config.items() if key != "auto_map"})
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    for name in (RESULTS_FILE, "progress.log"):
+        shutil.copyfile(run / name, folder / name)
+    command = run_command(results)
+    manifest = build_manifest(run.name, "encoder", version("tlm-hf"), folder, results=results, command=command)
+    write_json(folder / MANIFEST_FILE, manifest)
+    return folder
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Embed each run, and say how large its folder is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--root", type=Path, default=pretrained.FOLDER)
+    arguments = parser.parse_args(argv)
+    for run in arguments.runs:
+        folder = embed(run.resolve(), arguments.root)
+        print(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

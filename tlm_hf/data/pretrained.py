@@ -1,0 +1,22 @@
+"""The encoders that come with the package: `tlm-bert1-0` and so on, usable offline wherever a model's name may be.
+
+`scripts/embed_encoder.py` makes their folders, under `tlm_hf/pretrained/`.
+"""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1] / "pretrained"
+
+
+def pretrained() -> dict[str, Path]:
+    """Folders of the embedded encoders by name, in order; transformers opens one as any other model folder.
+
+    model = tlm_hf.TLMModel.from_pretrained(tlm_hf.pretrained()["tlm-bert1-0"])
+    """
+    return {config.parent.name: config.parent for config in sorted(FOLDER.glob("*/config.json"))}
+
+
+def model_folder(source: str) -> str:
+    """The folder of an embedded encoder's name; any other source, and a folder of that name here, as it is."""
+    folder = pretrained().get(source)
+    return source if folder is None or Path(source).exists() else str(folder)
