@@ -1,4 +1,4 @@
-"""Encoders that come with the package: by name, offline, wherever a model's name may be. Oracle: the run's own weights."""
+"""Encoders that come with the package, by name and offline. Oracle: the weights of the run that they are made from."""
 
 import json
 import subprocess
