@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from tlm_hf.runtime import erf, load
 
 NAMES = {0: "sport", 1: "science", 2: "world"}
 LONG = " ".join(SENTENCES)
+ODD = ["", "🚣 ☂", "the[SEP]boat [MASK]", "  two\tspaces\x1cand\u00a0more\n", "Ñandú  n\u0303 東京", "x" * 200]
 PRECISION = {"float32": 1e-5, "float16": 2e-2, "int8": 0.3}
 
 
@@ -49,7 +51,7 @@ def expected(committee, tokenizer, texts):
     return committee(**inputs).logits.softmax(-1).numpy()
 
 
-@given(texts=st.lists(st.text(max_size=40) | st.sampled_from([*SENTENCES, LONG, "", "🚣 ☂"]), min_size=1, max_size=6))
+@given(texts=st.lists(st.text(max_size=40) | st.sampled_from([*SENTENCES, LONG, *ODD]), min_size=1, max_size=6))
 def test_any_text_gets_the_committees_probabilities(folders, tokenizer, texts):
     committee, root = folders
     found = load(root / "float32").probabilities(texts)
@@ -124,6 +126,24 @@ def test_threads_and_forks_give_the_answers_of_one(folders):
         for found in pool.map(_answer, [(folders[1] / "float32", SENTENCES)] * 4):
             assert np.array_equal(found, reference)
     assert not model.tables["values"].flags.writeable
+
+
+def test_memory_is_flat(folders, monkeypatch):
+    """Words are remembered up to a bound, and nothing else is, whatever the texts."""
+    model = load(folders[1] / "float32")
+    monkeypatch.setattr("tlm_hf.runtime.REMEMBERED", 500)
+    model.room = 500
+
+    def answer(start):
+        return model.probabilities([f"{SENTENCES[0]} {index:x}" for index in range(start, start + 100)])
+
+    first = answer(0)
+    tracemalloc.start()
+    before = [answer(100 * part) is not None and tracemalloc.get_traced_memory()[0] for part in range(1, 10)]
+    tracemalloc.stop()
+    assert max(before[-3:]) < before[0] + 100_000
+    assert sum(map(len, model.words)) <= 500
+    np.testing.assert_array_equal(answer(0), first)
 
 
 def edit(file, change):

@@ -131,7 +131,7 @@ def freeze(arguments: FreezeArguments) -> Json:
         batch = tokenizer(SAMPLE, padding=True, truncation=True, return_tensors="pt", return_token_type_ids=False)
         with torch.inference_mode():
             expected = model(**batch).member_logits.numpy()
-        found = answers.member_logits([encoding.ids for encoding in answers.tokenizer.encode_batch(SAMPLE)])
+        found = answers.member_logits(answers.encode(SAMPLE)[0])
         measured["bytes"] = (folder / "model.safetensors").stat().st_size
         measured["max_abs_diff"] = float(abs(found - expected).max())
 

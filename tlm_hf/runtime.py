@@ -14,6 +14,7 @@ the same folder has the mathematics.
 import hashlib
 import json
 import mmap
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
 DENSE = ("attention_output", "intermediate", "output", "pooler", "classifier")
 BATCH = 256
 """Texts that go through the layers together."""
+REMEMBERED = 2**18
+"""Letters of words whose tokens are remembered: about 10 MB."""
 PART = 16384
 """Values whose activation is computed at a time."""
 # A rational approximation of erf that is good to float32 rounding (Eigen's): odd powers from 13, over even ones from 8.
@@ -106,6 +109,13 @@ def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def splits_at_spaces(tokenizer: dict[str, Any]) -> bool:
+    """Whether what is between spaces has the same tokens whatever is around it: BERT's rules, by `tokenizer.json`."""
+    parts = [(tokenizer[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer")]
+    added = [each["lstrip"] or each["rstrip"] or " " in each["content"] for each in tokenizer["added_tokens"]]
+    return parts == ["BertNormalizer", "BertPreTokenizer"] and not any(added)
+
+
 class FrozenRuntime:
     """A frozen committee in a folder; use `load`. Calls change nothing, so any number of threads may make them."""
 
@@ -126,6 +136,10 @@ class FrozenRuntime:
             if shape != shapes.get(name):
                 raise ValueError(f"{folder}/model.safetensors has {name} {shape}, by config.json {shapes.get(name)}.")
         self.tokenizer = self._open_tokenizer(folder / "tokenizer.json", config)
+        self.special, self.longest = self.tokenizer.encode("").ids, config["max_position_embeddings"]
+        self.splits_at_spaces = splits_at_spaces(json.loads(self.tokenizer.to_str()))
+        self.words: dict[str, list[int]] = {}
+        self.room = REMEMBERED
         self.temperature, self.combination = np.float32(config["temperature"]), config["combination"]
         self.eps, self.members = np.float32(config["layer_norm_eps"]), config["num_members"]
         # What every text reads is brought to float32 once; value rows stay as they are in the file.
@@ -137,7 +151,7 @@ class FrozenRuntime:
         try:
             tokenizer = Tokenizer.from_str(content.decode())
             tokenizer.no_padding()
-            tokenizer.enable_truncation(config["max_position_embeddings"])
+            tokenizer.no_truncation()
         except Exception as error:  # what tokenizers raises is an Exception itself
             raise ValueError(f"{file} is damaged: restore it from where it came.") from error
         same = sha256 in (None, hashlib.sha256(content).hexdigest())
@@ -147,23 +161,34 @@ class FrozenRuntime:
 
     def __call__(self, texts: str | list[str]) -> Any:
         """Label, score and whether the text was cut, for one text or for each of a list."""
-        batch = [texts] if isinstance(texts, str) else list(texts)
-        encodings = self._encode(batch)
-        probabilities = self._probabilities(self.member_logits([encoding.ids for encoding in encodings]))
+        ids, truncated = self.encode([texts] if isinstance(texts, str) else texts)
         records = [
-            {"label": self.labels[row.argmax()], "score": float(row.max()), "truncated": bool(encoding.overflowing)}
-            for encoding, row in zip(encodings, probabilities, strict=True)
+            {"label": self.labels[row.argmax()], "score": float(row.max()), "truncated": cut}
+            for row, cut in zip(self._probabilities(self.member_logits(ids)), truncated, strict=True)
         ]
         return records[0] if isinstance(texts, str) else records
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
         """The committee's probabilities, float32 (texts, classes)."""
-        return self._probabilities(self.member_logits([encoding.ids for encoding in self._encode(list(texts))]))
+        return self._probabilities(self.member_logits(self.encode(texts)[0]))
 
-    def _encode(self, texts: list[str]) -> list[Any]:
+    def encode(self, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
+        """Token ids of each text, and whether it was cut; what is between spaces is encoded once and remembered."""
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("Every text must be a string.")
-        return self.tokenizer.encode_batch(texts) if len(texts) > 1 else [self.tokenizer.encode(t) for t in texts]
+        split = [text.split(" ") if self.splits_at_spaces else [text] for text in texts]
+        known = self.words  # a thread keeps its own, should another one begin a new one
+        new = list({word for words in split for word in words if word not in known})
+        if new:
+            encoding = self.tokenizer.encode(new, is_pretokenized=True, add_special_tokens=False)
+            ids, ends = encoding.ids, np.searchsorted(np.array(encoding.word_ids), np.arange(1, len(new) + 1)).tolist()
+            known.update((word, ids[start:end]) for word, start, end in zip(new, [0, *ends], ends, strict=False))
+        bodies = [list(chain.from_iterable(map(known.__getitem__, words))) for words in split]
+        self.room -= sum(map(len, new))
+        if self.room < 0:
+            self.words, self.room = {}, REMEMBERED
+        (first, *last), room = self.special, self.longest - len(self.special)
+        return [[first, *body[:room], *last] for body in bodies], [len(body) > room for body in bodies]
 
     def _probabilities(self, logits: np.ndarray) -> np.ndarray:
         if self.combination == "logits":
