@@ -23,17 +23,22 @@ TEXT = "paragraphs of English Wikipedia articles (CC BY-SA 4.0)"
 WEIGHTS = "model.safetensors"
 
 
+def shrink(folder: Path) -> None:
+    """Store the weights of a model folder in bfloat16, and drop the code, which stock BERT does not need."""
+    for code in folder.glob("*.py"):
+        code.unlink()
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {key: value for key, value in config.items() if key != "auto_map"})
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
 def embed(run: Path, root: Path) -> Path:
     """Stage a finished pre-training under its folder's name; its config has float32, so it opens in that."""
     results, folder = read_json(run / RESULTS_FILE), root / run.name
     facts = CardFacts(TEXT, datasets=["wikimedia/wikipedia"], wall_clock=training_seconds(results))
     stage_model(run, folder, "encoder", results, facts)
-    for code in folder.glob("*.py"):
-        code.unlink()  # stock BERT needs none
-    config = read_json(folder / "config.json")
-    write_json(folder / "config.json", {key: value for key, value in config.items() if key != "auto_map"})
-    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(folder / WEIGHTS).items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    shrink(folder)
     for name in (RESULTS_FILE, "progress.log"):
         shutil.copyfile(run / name, folder / name)
     command = run_command(results)

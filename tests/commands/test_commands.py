@@ -7,6 +7,7 @@ import json
 import shutil
 
 import datasets
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -240,20 +241,29 @@ def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, mo
     rows = [{"body": row["text"], "kind": row["label"]} for row in labelled_rows(40, classes=("school", "sea"))]
     data = write_csv(tmp_path / "own.csv", rows)
     output = tmp_path / "out"
-    words = (data, "--text-column", "body", "--label-column", "kind", "--num-members", 2, "--size", "smoke")
-    words = (*words, "--pretrain-steps", 3, "--num-train-epochs", 2, "--workers", 1, "--output-dir", output)
-    succeed("train-committee", *words)
-    said = json.loads(capsys.readouterr().out)
+    words = (data, "--text-column", "body", "--label-column", "kind", "--num-members", 2, "--encoder", "none")
+    words = (*words, "--size", "smoke", "--pretrain-steps", 3, "--num-train-epochs", 2, "--workers", 1)
+    succeed("train-committee", *words, "--output-dir", output)
+    printed, said = capsys.readouterr().out, results_of(output)
     assert said["labels"] == ["school", "sea"]
     assert said["rows"] == {"train": 56, "validation": 12, "test": 12}
     test = datasets.load_dataset("parquet", data_files=str(output / "work" / "data" / "test.parquet"), split="train")
     names, probabilities = stock_probabilities(output, test["text"][:])
     assert names == ["school", "sea"]
-    predicted = probabilities.argmax(axis=1)
-    assert said["committee"]["accuracy"] == pytest.approx(accuracy_score(test["label"], predicted))
-    recalls = [row["recall"] for row in results_of(output)["classes"].values()]
-    assert recalls == pytest.approx(recall_score(test["label"], predicted, average=None))
+    predicted, labels = probabilities.argmax(axis=1), test["label"][:]
+    scores = {row["model"]: row for row in said["scores"]}
+    assert list(scores) == ["committee", "member 0", "member 1", "TF-IDF + linear model", "majority class"]
+    assert scores["committee"]["accuracy"]["value"] == pytest.approx(accuracy_score(labels, predicted))
+    assert scores["majority class"]["accuracy"]["value"] == 0.5
+    recalls = [row["recall"] for row in said["classes"].values()]
+    assert recalls == pytest.approx(recall_score(labels, predicted, average=None))
     assert {row["body"] for row in rows} >= set(test["text"])
+    sentence = said["recommendation"]
+    assert sentence in printed
+    linear = joblib.load(output / "baseline.joblib").predict(test["text"][:])
+    right = accuracy_score([names[label] for label in labels], linear)
+    assert scores["TF-IDF + linear model"]["accuracy"]["value"] == pytest.approx(right)
+    assert ("linear model (baseline" in sentence) == (right > accuracy_score(labels, predicted))
     model = transformers.AutoModelForSequenceClassification.from_pretrained(output)
     assert len(model.members) == len(said["members"]) == 2
     tables = load(output / "frozen").probabilities(test["text"][:])
@@ -262,10 +272,12 @@ def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, mo
     # The same data from Python, as a table in memory: the same run, which is finished.
     before = contents(output)
     monkeypatch.setattr("tlm_hf.training.train_committee.finetune_members", None)
-    succeed("train-committee", *words)
-    options = {"num_members": 2, "size": "smoke", "pretrain_steps": 3, "num_train_epochs": 2.0, "output_dir": output}
+    succeed("train-committee", *words, "--output-dir", output)
+    options = {"num_members": 2, "encoder": ["none"], "size": "smoke", "pretrain_steps": 3, "num_train_epochs": 2.0}
     for table in (data, pd.DataFrame(rows), datasets.Dataset.from_list(rows)):
-        assert train_committee(table, text="body", label="kind", **options)["committee"] == said["committee"]
+        committee, report = train_committee(table, text="body", label="kind", output_dir=output, **options)
+        assert report["scores"] == said["scores"]
+        assert len(committee) == 2
     assert contents(output) == before
 
 

@@ -205,14 +205,14 @@ class TestCommittee:
         assert "stranger" in say("committee", *members, "--task", home / "task.csv", "--disable-tqdm")
 
     def test_own_data(self, say, home, tmp_path):
-        words = ("train-committee", home / "task.csv", "--size", "smoke")
+        words = ("train-committee", home / "task.csv")
         assert "'body'" in say(*words, "--text-column", "body")
         for option in ("--num-members", "--workers", "--pretrain-steps", "--num-train-epochs"):
             assert option in say(*words, option, 0)
         assert "--learning-rate" in say(*words, "--learning-rate", -1)
         assert "--max-length" in say(*words, "--max-length", 10**9)
-        assert "bert-7" in say(*words, "--recipe", "bert-7")
-        assert "missing.txt" in say(*words, "--corpus", tmp_path / "missing.txt")
+        assert "--cased" in say(*words, "--encoder", home / "encoder", "--cased")
+        assert "missing.txt" in say(*words, "--encoder", "none", "--corpus", tmp_path / "missing.txt")
         assert "missing" in say(*words, "--encoder", tmp_path / "missing")
         assert "committee" in say(*words, "--encoder", home / "committee")
         other = tmp_path / "other"

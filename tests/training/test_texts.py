@@ -90,9 +90,9 @@ def test_a_committee_reads_as_many_tokens_as_the_texts_have(tmp_path, log):
     rows = labelled_rows(12)
     for row in rows:
         row["text"] = " ".join([row["text"]] * 8)
-    results = train_committee(
-        datasets.Dataset.from_list(rows), num_members=1, size="smoke", pretrain_steps=2, num_train_epochs=0.1,
-        workers=1, output_dir=str(tmp_path / "out"),
+    _, results = train_committee(
+        datasets.Dataset.from_list(rows), num_members=1, encoder=["none"], size="smoke", pretrain_steps=2,
+        num_train_epochs=0.1, workers=1, output_dir=str(tmp_path / "out"),
     )  # fmt: skip
     limit = transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length
     assert results["text_facts"]["max_length"] == limit > 32

@@ -42,9 +42,8 @@ COMMANDS = {
     "train-committee": Command(
         "your own table of texts and labels in one go: a committee, its accuracy, its folder",
         "commands.training:train_committee",
-        ("output_dir", "labels", "rows", "committee", "members", "tfidf", "next"),
+        ("report",),
         leading=("data",),
-        groups="commands.training:OWN_DATA",
     ),
     "predict": Command(
         "labels and probabilities for texts or a table",

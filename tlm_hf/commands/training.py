@@ -8,8 +8,6 @@ from ..training import pretrain as one_pretraining
 from ..training import train_committee as own_data
 from ..training.members import finetune_members, pretrain_members
 
-OWN_DATA = (own_data.OwnDataArguments,)
-
 
 def pretrain(**options: Any) -> Json:
     """Pre-train an encoder on text, or continue an existing one (--model); the same command continues a run."""
@@ -21,8 +19,6 @@ def finetune(**options: Any) -> Json:
     return (finetune_members if "models" in options else one_finetuning.finetune)(**options)
 
 
-def train_committee(
-    data: str = "", text_column: str | None = None, label_column: str = "label", **options: Any
-) -> Json:
-    """Split a table, pre-train or take encoders, fine-tune K members, calibrate, and write one folder."""
-    return own_data.train_committee(data, text=text_column, label=label_column, **options)
+def train_committee(arguments: own_data.OwnDataArguments) -> Json:
+    """Split a table, fine-tune K members from pre-trained encoders, calibrate, and write one folder."""
+    return own_data.train_from_table(arguments.data, arguments)[1]

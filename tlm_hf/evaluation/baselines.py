@@ -14,9 +14,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import FeatureUnion
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.svm import LinearSVC
 
+from ..data.tasks import class_names
 from ..errors import check_installed
 from ..runs.atomic_files import Json
 from .calibration import choose_temperature
@@ -45,11 +46,22 @@ def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Jso
         where asked for `logits`: by split (validation, test) float (texts, classes).
     """
     texts = {split: task[split]["text"][:] for split in task}
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
-    features = FeatureUnion([("words", words), ("letters", letters)]).fit(texts["train"])
+    features = _tfidf().fit(texts["train"])
     results = _choose_linear({split: features.transform(rows) for split, rows in texts.items()}, task)
     return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
+
+
+def fit_tfidf(task: datasets.DatasetDict, chosen: Json) -> Pipeline:
+    """The model that `tfidf_baseline` chose, from texts to names of classes, fitted on the training split."""
+    names = np.array(class_names(task))[task["train"]["label"][:]]
+    model = make_pipeline(_tfidf(), CLASSIFIERS[chosen["classifier"]](chosen["C"]))
+    return model.fit(task["train"]["text"][:], names)
+
+
+def _tfidf() -> FeatureUnion:
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    return FeatureUnion([("words", words), ("letters", letters)])
 
 
 def sentence_baseline(task: datasets.DatasetDict) -> Json:

@@ -39,6 +39,7 @@ from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter
 from .callbacks import LogRows
 from .finetune_options import ClassifierOptions, FinetuneOptions
 from .hub_push import prepare_push
+from .initialization import start_as_linear_model
 from .options import check_length, rows_per_step, source_name
 from .processes import report_processes
 from .trainer import RunTrainer
@@ -93,6 +94,9 @@ def finetune(**options: Any) -> Json:
 
     limit = read_encoder_config(chosen.classifier.model, needs_weights=False)["max_position_embeddings"]
     text_facts = TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, limit)
+
+    if chosen.classifier.head == "linear":
+        start_as_linear_model(model, tokenizer, task["train"]["text"][:], np.array(task["train"]["label"][:]))
 
     # 3. Trainer
     trainer = _build_trainer(chosen, arguments, model, task, tokenizer)
@@ -174,6 +178,16 @@ def warn_of_imbalance(task: datasets.DatasetDict, class_weights: str | None) -> 
     return imbalanced
 
 
+def drop_tokens(rows: dict[str, list[Any]], share: float) -> dict[str, list[Any]]:
+    """Leave out tokens of `input_ids` at random (torch's generator), never the first and the last of a text."""
+    shortened = []
+    for ids in rows["input_ids"]:
+        keeps = torch.rand(len(ids)) >= share
+        keeps[[0, -1]] = True
+        shortened.append([token for token, keep in zip(ids, keeps.tolist(), strict=True) if keep])
+    return {**rows, "input_ids": shortened}
+
+
 def weighted_loss(
     outputs: ModelOutput,
     labels: torch.Tensor,
@@ -243,6 +257,8 @@ def _build_trainer(
         split: tokenize(task[split], tokenizer, tokenizer.model_max_length).rename_column("label", "labels")
         for split in ("train", "validation")
     }
+    if options.schedule.token_dropout:
+        rows["train"].set_transform(partial(drop_tokens, share=options.schedule.token_dropout))
     if "metric_for_best_model" not in options.training and warn_of_imbalance(task, options.schedule.class_weights):
         arguments.metric_for_best_model = "macro_f1"
     loss = None

@@ -48,6 +48,9 @@ class ClassifierOptions:
     initializer_range: float | None = option(
         None, "With --from-scratch: standard deviation of new weights (the encoder's)."
     )
+    head: str = option(
+        "new", "The classifier's start: random, or logistic regression on [CLS].", choices=["new", "linear"]
+    )
     lora_rank: int | None = option(None, "Train adapters of this rank, pooler and classifier alone (LoRA).")
     lora_alpha: float | None = option(None, "Adapters' scale times rank; default: 2 x rank.")
     lora_targets: list[str] = option(lambda: ["query", "value"], "Layers with adapters, or all-linear.")
@@ -61,6 +64,7 @@ class FinetuneScheduleOptions:
     schedule: str = option("tlm", "Defaults of the rest: ours or the authors'.", choices=list(SCHEDULES))
     batch_size: int | None = option(None, "Texts per optimizer step, over all processes (32).")
     warmup_share: float | None = option(None, "Share of the steps with rising learning rate (0.1 or 0).")
+    token_dropout: float = option(0.0, "Share of a training text's tokens that each pass leaves out.")
     class_weights: str | None = option(
         None, "balanced: the loss of a text counts in inverse proportion to its class's rows.", choices=["balanced"]
     )
@@ -97,6 +101,7 @@ ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "datas
 CHOICES = {
     "schedule": tuple(SCHEDULES),
     "class_weights": ("balanced",),
+    "head": ("new", "linear"),
     "metric_for_best_model": ("accuracy", "macro_f1", "loss"),
 }
 NOT_RECORDED = ("task", "task_path", *TEXT_OPTIONS, "model", "models", "save_logits")
@@ -138,11 +143,14 @@ class FinetuneOptions(NamedTuple):
         check_training(self.training, FinetuningArguments)
         check_range(self.schedule, 1, math.inf, "batch_size")
         check_range(self.schedule, 0, 1, "warmup_share")
+        check_range(self.schedule, 0, math.nextafter(1, 0), "token_dropout")
         check_range(self.output, 1, math.inf, "num_threads", "workers")
         check_range(classifier, 1, math.inf, "lora_rank")
         check_range(classifier, 3, math.inf, "max_length")
         check_range(classifier, 0, 1, "dropout")
         check_range(classifier, 0, math.inf, "lora_alpha", "initializer_range")
+        if classifier.head == "linear" and (classifier.from_scratch or classifier.lora_rank is not None):
+            raise UserError("--head linear fits a pre-trained encoder whose weights are trained: leave it out.")
         if classifier.initializer_range is not None and not classifier.from_scratch:
             raise UserError("--initializer-range is that of new weights: add --from-scratch, or leave it out.")
         if classifier.lora_rank is None:

@@ -1,17 +1,21 @@
-"""What new weights start from: word rows from counts of the corpus, and heads that attend to neighbours.
+"""What new weights start from: word rows from counts, heads that attend to neighbours, a mean of words, linear models.
 
-Both change values only; the model stays a stock BERT. Related: Trockman and Kolter, "Mimetic initialization of
-self-attention layers" (ICML 2023).
+All change values only; the model stays a stock BERT. Related: Trockman and Kolter, "Mimetic initialization of
+self-attention layers" (ICML 2023); Arora, Liang and Ma, "A simple but tough-to-beat baseline for sentence embeddings"
+(ICLR 2017); Kumar et al., "Fine-tuning can distort pretrained features" (ICLR 2022): a linear model first.
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from ..models.modeling_tlm import TLMForMaskedLM
+from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification, TLMModel
 
 LENGTHS = (0.3, 2.0)
 """Shortest and longest word row, over their mean: rare tokens have short rows, and LayerNorm needs some length."""
@@ -21,6 +25,15 @@ SHARPNESS = 16.0
 """A head's score of the neighbour that it starts from, other positions having about 0: measured as uncritical."""
 RANDOM_SHARE = 0.3
 """Share of their usual random weights that the heads keep."""
+WEAK = 0.1
+"""Share of them that the heads keep where all attend alike."""
+RARE = 1e-3
+"""Frequency at which a token has half of the largest weight in a mean of words (Arora et al.)."""
+CONTRAST = 4.0
+"""Standard deviation of the mean of words where it is added to [CLS], whose own entries have 1."""
+POOLED = 0.5
+"""What the pooler multiplies [CLS] by before its tanh, where the classifier starts as a linear model."""
+BATCH = 64
 
 
 @torch.no_grad()
@@ -71,6 +84,79 @@ def start_with_neighbours(model: TLMForMaskedLM) -> None:
         offset = (head // 2 + 1) * (1 if head % 2 else -1)
         query.copy_(scale * rotation(offset, size) @ basis.T + RANDOM_SHARE * query)
         key.copy_(scale * basis.T + RANDOM_SHARE * key)
+
+
+@torch.no_grad()
+def start_as_mean_of_words(
+    model: TLMModel, rows: np.ndarray, frequencies: np.ndarray, texts: Sequence[np.ndarray]
+) -> None:
+    """Make [CLS] of a one-layer encoder the standardised mean of its text's word rows, rare words counting more.
+
+    Every head attends to token t with the weight RARE / (RARE + p(t)) times the length of its row: the last column of
+    the rows holds its logarithm, which the keys read. Values and output are the identity, the feed-forward layer adds
+    nothing, and positions are not told apart. All that can learn.
+
+    Args:
+        model: new, of one layer without convolution.
+        rows: float32 (vocabulary, hidden), as `data.counts.count_rows` gives them; tokens whose row is 0 hardly count.
+        frequencies: how often each token occurs, (vocabulary,).
+        texts: token ids of some texts, which the standardisation is measured on.
+    """
+    hidden, heads = model.config.hidden_size, model.config.num_attention_heads
+    directions = torch.from_numpy(rows).float()
+    directions[:, -1] = 0
+    lengths = directions.norm(dim=1, keepdim=True)
+    is_known = lengths[:, 0] > 0
+    relative = (lengths / lengths[is_known].mean()).clamp(*LENGTHS)
+    shares = torch.from_numpy(frequencies / frequencies.sum())[:, None]
+    weights = torch.where(is_known[:, None], relative * RARE / (RARE + shares), 1e-4).float()
+    directions[~is_known, :-1] = torch.randn(int((~is_known).sum()), hidden - 1)
+    words = math.sqrt(hidden) * torch.nn.functional.normalize(directions, dim=1)
+    words[:, -1] = (weights / weights[is_known].log().mean().exp()).log()[:, 0]
+
+    embeddings, layer = model.embeddings, cast(Any, model.encoder.layer[0])
+    embeddings.word_embeddings.weight.copy_(model.config.initializer_range * words)
+    for table in (embeddings.position_embeddings, embeddings.token_type_embeddings):
+        table.weight.zero_()
+    attention = layer.attention.self
+    size = hidden // heads
+    for query, key in zip(_by_head(attention.query, size), _by_head(attention.key, size), strict=True):
+        query *= WEAK
+        key *= WEAK
+        query[0], key[0] = 0, 0
+        key[0, -1] = 1
+    attention.query.bias.view(heads, -1)[:, 0] = math.sqrt(size)
+    attention.value.weight.copy_(torch.eye(hidden))
+    means = torch.stack([(weights[ids] * words[ids]).sum(0) / weights[ids].sum() for ids in texts])
+    scale = CONTRAST / means.std(dim=0)
+    scale[-1] = 0
+    layer.attention.output.dense.weight.copy_(torch.diag(scale))
+    layer.attention.output.dense.bias.copy_(-scale * means.mean(dim=0))
+    layer.output.dense.weight.zero_()
+
+
+@torch.no_grad()
+def start_as_linear_model(
+    model: TLMForSequenceClassification, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], labels: np.ndarray
+) -> None:
+    """Fit logistic regression on the encoder's [CLS] of n texts, labels int (n,), and let the classifier start as it.
+
+    The pooler starts as half the identity, so that its tanh is nearly linear.
+    """
+    pooler: Any = model.bert.pooler
+    pooler.dense.weight.copy_(POOLED * torch.eye(model.config.hidden_size))
+    pooler.dense.bias.zero_()
+    model.eval()
+    states = []
+    for start in range(0, len(texts), BATCH):
+        batch = tokenizer(texts[start : start + BATCH], truncation=True, padding=True, return_tensors="pt")
+        states.append(model.bert(batch["input_ids"], batch["attention_mask"]).pooler_output)
+    fitted = LogisticRegression(max_iter=300).fit(torch.cat(states).numpy(), labels)
+    weights, biases = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
+    if len(weights) == 1:  # scikit-learn's form for two classes
+        weights, biases = torch.cat([-weights, weights]) / 2, torch.cat([-biases, biases]) / 2
+    model.classifier.weight.copy_(weights)
+    model.classifier.bias.copy_(biases)
 
 
 def _by_head(linear: nn.Linear, size: int) -> torch.Tensor:

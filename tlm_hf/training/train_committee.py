@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import joblib
+import numpy as np
 import pandas as pd
+from sklearn.pipeline import Pipeline
 
 from ..data.corpora import load_corpus
+from ..data.pretrained import pretrained
 from ..data.table_files import frame_table
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range
-from ..evaluation.baselines import tfidf_baseline
-from ..evaluation.metrics import class_table
+from ..evaluation.baselines import fit_tfidf, tfidf_baseline
+from ..evaluation.choosing import combined
+from ..evaluation.scoring import predict_logits
 from ..export import write_frozen
 from ..loading import (
     load_classifier,
@@ -27,19 +32,27 @@ from ..loading import (
     read_encoder_config,
     weights_hash,
 )
+from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
 from ..runs.provenance import portable_path
+from .committee_report import compare, doubtful_rows, recommend, score_rows, write_report
 from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
 from .members import finetune_members, pretrain_members
-from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, option
+from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag, option
 from .pretrain_options import PretrainOptions
 
 logger = logging.getLogger(__name__)
 TABLE_OPTIONS = ("text_column", "label_column", "encoding", "drop_rare_classes", "merge_rare_classes")
+OWN_TEXT = "none"
+"""Value of `--encoder` that asks for pre-training on the table's own texts."""
+OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
+BASELINE_FILE = "baseline.joblib"
+RECIPES: tuple[tuple[float, Json], ...] = ((math.inf, {"num_train_epochs": 8.0, "learning_rate": 1e-3}),)
+"""By the largest number of training rows that it is for: options of fine-tuning."""
 NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}
 """Texts and encoders count by their hashes."""
 RECORDS = shutil.ignore_patterns(RUN_FILE, RESULTS_FILE)
@@ -57,32 +70,38 @@ class OwnDataArguments:
     drop_rare_classes: int = option(0, "Leave out the classes of fewer rows.")
     merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
     num_members: int = option(3, "Members of the committee.")
-    encoder: list[str] = option(list, "Encoders to start from, reused in turn (default: pre-train one per member).")
-    corpus: str | None = option(None, "More text to pre-train on: docstrings, wikipedia, a file.")
-    recipe: str = option("bert-1", "Architecture of the members.")
-    size: str = option("quickstart", "smoke, quickstart, laptop or paper.")
-    max_length: int | None = option(
-        None, f"Tokens of a text (default: the size's, or as many as 95%% of the texts have, up to {LONGEST_DEFAULT})."
+    encoder: list[str] = option(
+        list,
+        "Encoders to start from, reused in turn (default: those that the package carries); none: pre-train on the "
+        "table's own texts, for other languages than English.",
     )
-    cased: bool = option(False, "The tokenizer keeps capital letters.")
+    corpus: str | None = option(None, "With --encoder none: more text, such as docstrings, wikipedia or a file.")
+    size: str = option("quickstart", "With --encoder none: smoke, quickstart, laptop or paper.")
+    pretrain_steps: int = option(3000, "With --encoder none: optimizer steps, 32 texts each.")
+    cased: bool = option(False, "With --encoder none: the tokenizer keeps capital letters.")
     keep_accents: bool | None = option(
-        None, "It keeps accents and vowel signs; default: unless the text is English-like."
+        None, "With --encoder none: it keeps accents and vowel signs; default: unless the text is English-like."
     )
-    pretrain_steps: int = option(3000, "Optimizer steps of pre-training, 32 texts each.")
-    num_train_epochs: float = option(8.0, "Passes of fine-tuning.")
-    learning_rate: float = option(1e-3, "Peak learning rate of fine-tuning.")
+    max_length: int | None = option(
+        None, f"Tokens of a text (default: the encoder's; with none: of 95%% of the texts, up to {LONGEST_DEFAULT})."
+    )
+    num_train_epochs: float | None = option(None, "Passes of fine-tuning (default: by the number of rows).")
+    learning_rate: float | None = option(None, "Peak learning rate of fine-tuning (default: by the number of rows).")
     class_weights: str | None = option(None, "balanced: texts of rare classes count more.", choices=["balanced"])
     workers: int = option(2, "Members trained side by side, one core each.")
     seed: int = option(0, "Seed of the split and of the members.")
 
 
-def train_committee(data: Any, text: str | None = None, label: str = "label", **options: Any) -> Json:
-    """Split a table, pre-train or take encoders, fine-tune K members, calibrate, and write one folder.
+def train_committee(
+    data: Any, text: str | None = None, label: str = "label", **options: Any
+) -> tuple[CommitteeForSequenceClassification, Json]:
+    """Split a table, fine-tune K members from pre-trained encoders, calibrate, and write one folder.
 
     70% of each class train, 15% choose epochs and temperature, 15% are the test set; a source's own splits stay. The
     folder opens with `pipeline("text-classification", model=FOLDER)`. Called again, it continues.
 
-        results = train_committee(frame, text="body", label="kind", num_members=5, output_dir="outputs/mail")
+        committee, report = train_committee(frame, text="body", label="kind", output_dir="outputs/mail")
+        print(report["report"])
 
     Args:
         data: what `--data` takes, a `datasets.Dataset` or `DatasetDict`, or a pandas DataFrame.
@@ -91,13 +110,22 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
         **options: the other fields of `OwnDataArguments`.
 
     Returns:
-        Test metrics of the committee, its classes and members, and of TF-IDF + linear model on the same split.
+        The committee, and its results: `scores` with 95% intervals of the committee, its members, TF-IDF + linear
+        model and the majority class on the test split, `recommendation`, and `report` (all that in words).
 
     Raises:
         UserError: bad input, before any training.
     """
+    arguments = OwnDataArguments(text_column=text, label_column=label, **options)
+    output, results = train_from_table(data, arguments)
+    return load_classifier(str(output)), results  # type: ignore[return-value]
+
+
+def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json]:
+    """As `train_committee`; the output folder and the results."""
     # 1. Everything that can be refused
-    arguments = _check_options(OwnDataArguments(text_column=text, label_column=label, **options))
+    _check_options(arguments)
+    logger.info("1 of 5: reading the table")
     task = _load_data(data, arguments)
     more_texts = load_corpus(arguments.corpus)["train"]["text"][:] if arguments.corpus is not None else []
 
@@ -108,46 +136,64 @@ def train_committee(data: Any, text: str | None = None, label: str = "label", **
     settings |= {"encoder": [weights_hash(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
     run = Run(output, "train-committee", settings)
     if run.results is not None:
-        return run.results
+        return output, run.results
     work = output / "work"
     _write_splits(task, work / "data")
     warn_of_imbalance(task, arguments.class_weights)
 
     # 3. Encoders, classifiers, committee
+    logger.info("2 of 5: %s", "encoders" if arguments.encoder else "pre-training encoders on the table's texts")
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:], more_texts)
     text_facts = _measure_texts(arguments, task, encoders[0])
-    tuned = finetune_members(workers=arguments.workers, **_fine_tuning(arguments, encoders, work))["members"]
+    logger.info("3 of 5: fine-tuning %d members on %d rows", arguments.num_members, len(task["train"]))
+    tuning = _fine_tuning(arguments, encoders, work, len(task["train"]))
+    tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
+    logger.info("4 of 5: joining and calibrating")
     members = [str(work / "members" / member["folder"]) for member in tuned]
     joined = CommitteeArguments(str(work / "data"), members=members, output_dir=str(work / "committee"))
     committee = join_committee(replace(joined, disable_tqdm=True))
 
-    # 4. The committee's files and the results in the output folder
+    # 4. The linear model, and everything scored on test
+    logger.info("5 of 5: the linear model, and scores on the test rows")
+    linear = tfidf_baseline(task, with_logits=True)
+    logits = _member_logits(work / "committee", task["test"]["text"][:])
+    mean = combined(logits, range(len(members)), joined.combination) / committee["temperature"]
+    scored, difference = compare(task, mean, logits, linear["logits"]["test"])
     results = {
         "output_dir": portable_path(str(output)),
         "labels": committee["labels"],
         "rows": {split: len(rows) for split, rows in task.items()},
+        "scores": score_rows(scored),
+        "difference": vars(difference),
+        "recommendation": recommend(difference),
         "committee": committee["test"],
         "classes": committee["classes"],
         "temperature": committee["temperature"],
         "members": [member["test"] for member in tuned],
-        "tfidf": tfidf_baseline(task),
+        "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
-        "next": f'import tlm_hf; pipeline("text-classification", "{portable_path(str(output))}", truncation=True)',
+        "doubtful": doubtful_rows(task["test"], committee["labels"], mean),
     }
-    logger.info(class_table(committee["classes"]))
-    return run.finish(partial(_save, str(work / "committee"), output), results)
+    results["report"] = write_report(results, scored, str(output))
+    baseline = fit_tfidf(task, linear)
+    return output, run.finish(partial(_save, str(work / "committee"), baseline), results)
 
 
-def _save(source: str, output: Path, folder: Path) -> None:
-    """Copy the committee into `folder`, and its tables into `frozen/` there where it can be frozen."""
+def _member_logits(committee: Path, texts: list[str]) -> np.ndarray:
+    """Logits of each member, float32 (texts, members, classes)."""
+    model = load_classifier(str(committee))
+    return predict_logits(model, load_classifier_tokenizer(str(committee), model), texts, member_logits=True)[0]
+
+
+def _save(source: str, baseline: Pipeline, folder: Path) -> None:
+    """Copy the committee into `folder`, with the linear model, and its tables into `frozen/` where it can be frozen."""
     shutil.copytree(source, folder, ignore=RECORDS, dirs_exist_ok=True)
+    joblib.dump(baseline, folder / BASELINE_FILE, compress=3)
     committee = load_classifier(source)
     try:
         write_frozen(committee, load_classifier_tokenizer(source, committee), folder / "frozen")  # type: ignore[arg-type]
     except ValueError as error:
         logger.info("No tables were written: %s", error)
-    else:
-        logger.info("%s holds the committee as tables, which answer without torch (tlm_runtime.py).", output / "frozen")
 
 
 def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
@@ -156,22 +202,27 @@ def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
         rows.to_parquet(str(folder / f"{split}.parquet"))
 
 
-def _check_options(arguments: OwnDataArguments) -> OwnDataArguments:
+def _check_options(arguments: OwnDataArguments) -> None:
+    """Refuse what cannot work, and put the encoders' names in place of the default."""
     check_range(arguments, 1, math.inf, "num_members", "workers")
     check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
-    FinetuneOptions.read(_fine_tuning(arguments, [], Path()))
-    sizes = {name: getattr(arguments, name) for name in ("recipe", "size", "max_length")}
+    FinetuneOptions.read(_fine_tuning(arguments, [], Path(), 1))
+    if arguments.encoder == [OWN_TEXT]:
+        arguments.encoder = []
+    elif not arguments.encoder:
+        arguments.encoder = list(pretrained())
+    sizes = {name: getattr(arguments, name) for name in ("size", "max_length")}
     PretrainOptions.read({name: value for name, value in sizes.items() if value is not None} | {"output_dir": "work"})
     check_range(arguments, SHORT, math.inf, "max_length")
-    if arguments.encoder and (arguments.cased or arguments.keep_accents is not None):
-        raise UserError("--cased and --keep-accents are of a tokenizer that is trained, and --encoder has its own.")
+    unused = [entry for entry in OF_OWN_TEXT if getattr(arguments, entry) != getattr(OwnDataArguments(), entry)]
+    if arguments.encoder and unused:
+        raise UserError(f"{flag(unused[0])} is of encoders that are pre-trained here: add --encoder none.")
     for name in arguments.encoder:
         fields = read_encoder_config(name)
         load_matching_tokenizer(name, None, fields["vocab_size"])
         check_length(arguments.max_length, name, fields["max_position_embeddings"])
     check_tokenizers(arguments.encoder)
-    return arguments
 
 
 def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
@@ -200,7 +251,7 @@ def _pretrain_encoders(
     texts = task_texts + more_texts
     corpus, tokenizer, encoders = work / "corpus.parquet", work / "tokenizer", work / "encoders"
     datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
-    config = build_config(arguments.recipe, arguments.size)
+    config = build_config("bert-1", arguments.size)
     trained = train_wordpiece(texts, config.vocab_size, cased=arguments.cased, keep_accents=arguments.keep_accents)
     if arguments.max_length is None:
         percentile = TextFacts.of_texts(task_texts, trained, LONGEST_DEFAULT).percentile_95
@@ -214,7 +265,6 @@ def _pretrain_encoders(
         output_dir=str(encoders),
         corpus=str(corpus),
         tokenizer=str(tokenizer),
-        recipe=arguments.recipe,
         size=arguments.size,
         max_length=arguments.max_length,
         max_steps=arguments.pretrain_steps,
@@ -224,15 +274,17 @@ def _pretrain_encoders(
     return [str(encoders / member["folder"]) for member in members["members"]]
 
 
-def _fine_tuning(arguments: OwnDataArguments, encoders: list[str], work: Path) -> Json:
-    """Options of `finetune_members`."""
+def _fine_tuning(arguments: OwnDataArguments, encoders: list[str], work: Path, rows: int) -> Json:
+    """Options of `finetune_members` for so many training rows."""
+    recipe = next(recipe for most, recipe in RECIPES if rows <= most)
+    given = {name: getattr(arguments, name) for name in recipe}
     return {
+        **recipe,
+        **{name: value for name, value in given.items() if value is not None},
         "bf16": "false",  # as the encoders were trained
         "models": (encoders * arguments.num_members)[: arguments.num_members],
         "task": str(work / "data"),
         "output_dir": str(work / "members"),
-        "num_train_epochs": arguments.num_train_epochs,
-        "learning_rate": arguments.learning_rate,
         "class_weights": arguments.class_weights,
         "max_length": arguments.max_length,
         "seed": arguments.seed,

@@ -1,0 +1,124 @@
+"""What `tlm train-committee` tells its user: scores with intervals, the better model, doubtful rows, what is next."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import datasets
+import numpy as np
+from scipy.special import log_softmax
+
+from ..data.tasks import class_names
+from ..evaluation.intervals import Interval, Scored, accuracy_difference, score_predictions
+from ..evaluation.metrics import class_table
+from ..runs.atomic_files import Json
+
+COMMITTEE, LINEAR, MAJORITY = "committee", "TF-IDF + linear model", "majority class"
+ROWS = 5
+"""Doubtful rows that are shown."""
+WIDTH = 88
+"""Letters that are shown of a text."""
+
+
+def compare(
+    task: datasets.DatasetDict, committee: np.ndarray, members: np.ndarray, linear: np.ndarray
+) -> tuple[list[Scored], Interval]:
+    """Scores of all models on test, and the committee's accuracy less the linear model's.
+
+    Args:
+        task: the splits.
+        committee: logits (texts, classes).
+        members: logits (texts, members, classes).
+        linear: logits (texts, classes).
+    """
+    labels, names = np.array(task["test"]["label"][:]), class_names(task)
+    most = np.bincount(task["train"]["label"][:], minlength=len(names)).argmax()
+    predicted = {
+        COMMITTEE: committee.argmax(-1),
+        **{f"member {index}": each.argmax(-1) for index, each in enumerate(members.swapaxes(0, 1))},
+        LINEAR: linear.argmax(-1),
+        MAJORITY: np.full(len(labels), most),
+    }
+    scored = [score_predictions(name, each, labels, len(names)) for name, each in predicted.items()]
+    return scored, accuracy_difference(predicted[COMMITTEE], predicted[LINEAR], labels)
+
+
+def recommend(difference: Interval) -> str:
+    """Which model to take, and how sure that is."""
+    points = f"{100 * abs(difference.value):.1f} points of accuracy"
+    interval = f"95% interval of the difference {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    if difference.low > 0:
+        return f"Take the committee: it is {points} above TF-IDF + linear model ({interval})."
+    if difference.high < 0:
+        return f"Take the linear model (baseline.joblib): it is {points} above the committee ({interval})."
+    side = "above" if difference.value >= 0 else "below"
+    better = "the committee" if difference.value >= 0 else "the linear model (baseline.joblib)"
+    return (
+        f"Too close to call: the committee is {points} {side} TF-IDF + linear model ({interval}). Take {better}, or "
+        "label more rows."
+    )
+
+
+def doubtful_rows(test: datasets.Dataset, names: Sequence[str], logits: np.ndarray) -> dict[str, list[Json]]:
+    """Test rows of the least certain logits (texts, classes), and wrong ones of the most certain."""
+    logs = log_softmax(logits, axis=-1)
+    entropy, best = -(np.exp(logs) * logs).sum(axis=-1), logs.max(axis=-1)
+    labels, predicted = np.array(test["label"][:]), logits.argmax(axis=-1)
+    wrong = np.flatnonzero(predicted != labels)
+    chosen = {
+        "most uncertain": np.argsort(-entropy, kind="stable")[: 2 * ROWS],
+        "confidently wrong": wrong[np.argsort(-best[wrong], kind="stable")][: 2 * ROWS],
+    }
+    return {
+        kind: [
+            {
+                "text": test[int(row)]["text"],
+                "label": names[labels[row]],
+                "predicted": names[predicted[row]],
+                "probability": float(np.exp(best[row])),
+            }
+            for row in rows
+        ]
+        for kind, rows in chosen.items()
+    }
+
+
+def score_rows(scored: Sequence[Scored]) -> list[Json]:
+    """The scores as results.json has them."""
+    return [
+        {"model": each.name, "accuracy": asdict(each.accuracy), "macro_f1": asdict(each.macro_f1)} for each in scored
+    ]
+
+
+def write_report(results: Json, scored: Sequence[Scored], output: str) -> str:
+    """What the command prints, as text."""
+    rows = results["rows"]
+    width = max(len(each.name) for each in scored)
+    lines = [
+        "",
+        f"{sum(rows.values()):,} rows: {', '.join(f'{count:,} {split}' for split, count in rows.items())}; "
+        f"{len(results['labels'])} classes. Scores are on the test rows, with 95% intervals.",
+        "",
+        f"{'model':<{width}}  accuracy               macro F1",
+        *(f"{each.name:<{width}}  {each.accuracy}   {each.macro_f1}" for each in scored),
+        "",
+        class_table(results["classes"]),
+    ]
+    for kind, found in results["doubtful"].items():
+        if found:
+            lines += ["", f"Test rows, {kind}:"]
+            lines += [
+                f"  {each['predicted']} {each['probability']:.2f} (labelled {each['label']}): "
+                f"{' '.join(each['text'].split())[:WIDTH]}"
+                for each in found[:ROWS]
+            ]
+    lines += [
+        "",
+        results["recommendation"],
+        "",
+        "What to do next:",
+        f'  tlm predict --model {output} --texts "a new text"',
+        f"  tlm predict --model {output} --input new.csv --output labelled.csv",
+        f"  python -c \"import joblib; print(joblib.load('{output}/baseline.joblib').predict(['a new text']))\"",
+        f"{output}/frozen/ answers without torch. {output}/work/ may be deleted.",
+    ]
+    return "\n".join(lines)
