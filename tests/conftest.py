@@ -4,10 +4,12 @@ The oracle of most tests is stock transformers: a stock BERT is built with every
 LayerNorms too, so that none of them can be forgotten unseen), and its state is loaded into our class.
 """
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import transformers
 
 import tlm_hf
 from tlm_hf.data.tokenization import train_wordpiece
+from tlm_hf.errors import UserError
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile(
@@ -81,18 +84,30 @@ except ModuleNotFoundError:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--hub NAMESPACE` for the test that uses the real Hub."""
+    """`--hub NAMESPACE` for the test that uses the real Hub, `--by-file` for `scripts/test.sh --durations`."""
     parser.addoption("--hub", default=None, help="namespace on the real Hub for tests marked `hub` (needs HF_TOKEN)")
+    parser.addoption("--by-file", action="store_true", help="show the seconds of each file")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """With `--by-file`, the seconds of each file of tests, the slowest first."""
+    seconds: Counter[str] = Counter()
+    for report in itertools.chain(*terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.partition("::")[0]] += report.duration
+    for name, spent in seconds.most_common() if config.option.by_file else ():
+        terminalreporter.write_line(f"{spent:8.1f} s  {name}")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-    """Processes that share a run of the tests share the embedded corpus too: reading it takes both cores a minute."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return None
-    folder = tmp_path_factory.getbasetemp().parent / "cache"
-    os.environ["TLM_CACHE"] = str(folder)
-    return folder
+def shared_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cache of the embedded corpus, which takes a minute to read; one that is given (TLM_CACHE) lasts longer.
+
+    TLM_TESTS is a folder of this run of the tests, of all its processes.
+    """
+    root = tmp_path_factory.getbasetemp()
+    os.environ["TLM_TESTS"] = str(root.parent if "PYTEST_XDIST_WORKER" in os.environ else root)
+    return Path(os.environ.setdefault("TLM_CACHE", f"{os.environ['TLM_TESTS']}/cache"))
 
 
 def randomise(model: torch.nn.Module, seed: int, scale: float = 0.2) -> None:
@@ -135,18 +150,27 @@ def sentences() -> list[str]:
     return list(SENTENCES)
 
 
+def check_sentence(error: object) -> str:
+    """Assert a message to be one line that ends like a sentence; returns it."""
+    message = str(error)
+    assert message.strip()
+    assert "\n" not in message.strip(), message
+    assert message.rstrip().endswith((".", ")")), message
+    return message
+
+
+def refusal(function: Callable[..., Any], *arguments: Any, error: type[Exception] = UserError, **options: Any) -> str:
+    """The sentence with which a call refuses what it is given."""
+    with pytest.raises(error) as caught:
+        function(*arguments, **options)
+    assert type(caught.value) is error
+    return check_sentence(caught.value)
+
+
 @pytest.fixture(scope="session")
 def one_sentence() -> Callable[[object], str]:
-    """Function that asserts a message to be one line that ends like a sentence, and returns it."""
-
-    def check(error: object) -> str:
-        message = str(error)
-        assert message.strip()
-        assert "\n" not in message.strip(), message
-        assert message.rstrip().endswith((".", ")")), message
-        return message
-
-    return check
+    """`check_sentence`."""
+    return check_sentence
 
 
 @pytest.fixture(scope="session")

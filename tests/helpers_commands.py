@@ -25,6 +25,7 @@ import transformers
 from safetensors.torch import load_file
 
 from tlm_hf.commands.main import main
+from tlm_hf.training.trainer import ProgressFile
 
 ROOT = Path(__file__).resolve().parent.parent
 _CACHE = Path(tempfile.mkdtemp(prefix="tlm-tests-"))
@@ -135,6 +136,22 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def killed_after(step: int):
+    """The training ends at once after a step, as if killed."""
+    step_end = ProgressFile.on_step_end
+
+    def strike(self, args, state, control, **options):
+        if state.global_step == step:
+            raise KeyboardInterrupt
+        return step_end(self, args, state, control, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProgressFile, "on_step_end", strike)
+        with pytest.raises(SystemExit):
+            yield
 
 
 def succeed(*words: object) -> None:

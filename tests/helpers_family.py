@@ -61,8 +61,7 @@ RELEASE = {
 
 def _once(name, make):
     """A folder that is made once a run of the tests, by the process that needs it first; read only."""
-    shared = "PYTEST_XDIST_WORKER" in os.environ
-    folder = (Path(os.environ["TLM_CACHE"]) if shared else shelf()).parent / name
+    folder = Path(os.environ["TLM_TESTS"]) / name
     with filelock.FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             partial = folder.with_name(f"{name}.partial")

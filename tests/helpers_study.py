@@ -34,11 +34,3 @@ def write_plan(folder, **changes):
     file = folder / "plan.yaml"
     file.write_text(yaml.safe_dump({"smoke": {**TINY, **changes}}))
     return file
-
-
-def words(folder, what, *more):
-    """Command line of the study in a folder."""
-    return [
-        *("tlm_hf.commands.main", "study", what, "--size", "smoke", "--plan", str(folder / "plan.yaml")),
-        *("--results-dir", str(folder / "results"), "--work-dir", str(folder / "work"), *more),
-    ]

@@ -1,8 +1,7 @@
-"""Closed formulas of multiply-adds against torch's own counter of the products that really run.
+"""Closed formulas of multiply-adds against `torch.utils.flop_counter`, which counts the products that really run.
 
-Oracle: `torch.utils.flop_counter.FlopCounterMode` (FLOPs are 2 x multiply-adds) under eager attention, since sdpa on a
-CPU counts as 0. Stock BERT and our plain path run on the meta device; the paths that look at which positions are
-labelled need real tensors.
+FLOPs are 2 x multiply-adds, under eager attention, since sdpa on a CPU counts as 0. Stock BERT and our plain path run
+on the meta device; the paths that look at which positions are labelled need real tensors.
 """
 
 import pytest
@@ -117,7 +116,6 @@ def test_plain_path_of_the_convolution_variants(name, length, training):
     [
         ("reduced", "one layer", 19, 15),
         ("reduced", "many narrow heads", 19, 3),
-        ("reduced", "convolutions", 8, 7),
         ("reduced", "bert-6@smoke", 32, 32),
         ("absorbed", "one layer", 19, 3),
         ("absorbed", "three layers", 11, 2),
@@ -139,8 +137,6 @@ def test_fast_paths_of_the_masked_language_model(path, name, length, labelled, t
         ("reduced", "many narrow heads", 19),
         ("absorbed", "three layers", 11),
         ("absorbed", "convolutions", 19),
-        ("absorbed", "bert-6@laptop", 64),
-        ("absorbed", "one layer", 19),
         ("absorbed", "bert-1@laptop", 64),
     ],
 )

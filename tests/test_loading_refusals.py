@@ -1,16 +1,15 @@
 """Folders that are damaged, foreign or of another kind are refused in one sentence."""
 
 import json
+import re
 
-import pytest
-from conftest import TINY
+from conftest import TINY, refusal
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
-from tlm_hf.errors import UserError
-from tlm_hf.loading import load_classifier, load_for_finetuning, load_masked_lm, read_config
+from tlm_hf.loading import load_classifier, load_for_finetuning, load_masked_lm, read_config, trained_on_another_split
 
 
-def test_broken_folders_are_refused_in_one_sentence(tmp_path, one_sentence):
+def test_broken_folders_are_refused_in_one_sentence(tmp_path):
     TLMForMaskedLM(TLMConfig(**TINY | {"num_hidden_layers": 2, "vocab_size": 120})).save_pretrained(
         tmp_path / "masked_lm"
     )
@@ -39,15 +38,16 @@ def test_broken_folders_are_refused_in_one_sentence(tmp_path, one_sentence):
         for name, content in files.items():
             if content is not None:
                 (folder / name).write_bytes(content)
-        with pytest.raises(UserError, match=sentence) as caught:
-            load(str(folder))
-        one_sentence(caught.value)
+        assert re.search(sentence, refusal(load, str(folder)))
     for source in (str(tmp_path / "absent"), "no-such-name", str(tmp_path / "0" / "model.safetensors")):
-        with pytest.raises(UserError, match="neither a folder nor a Hub name") as caught:
-            read_config(source)
-        one_sentence(caught.value)
+        assert "neither a folder nor a Hub name" in refusal(read_config, source)
     members = [TLMForSequenceClassification(TLMConfig(**TINY)) for _ in range(2)]
     CommitteeForSequenceClassification.from_members(members).save_pretrained(tmp_path / "committee")
-    with pytest.raises(UserError, match="is a committee") as caught:
-        load_masked_lm(str(tmp_path / "committee"))
-    one_sentence(caught.value)
+    assert "is a committee" in refusal(load_masked_lm, str(tmp_path / "committee"))
+
+
+def test_the_split_of_a_fine_tuned_folder_is_known(tmp_path):
+    assert not trained_on_another_split(str(tmp_path), "a")
+    (tmp_path / "results.json").write_text(json.dumps({"settings": {"task_sha256": "a"}}))
+    assert not trained_on_another_split(str(tmp_path), "a")
+    assert trained_on_another_split(str(tmp_path), "b")

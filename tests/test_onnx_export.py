@@ -1,8 +1,7 @@
 """ONNX exports of what opens from our folders, run by onnxruntime: logits equal to torch's on every batch and length.
 
 Oracle: stock BERT in torch on the same weights (with convolution, and for a committee, our models by the plain path).
-Export and run happen in one fresh Python that cannot import the package: the stock model is opened as anybody would,
-ours as remote code, with their fast paths on.
+Export and run happen in one fresh Python without the package, as remote code, with the fast paths on.
 """
 
 import json
@@ -20,17 +19,11 @@ SHAPES = [(1, 1), (1, 2), (2, 8), (5, 3), (3, 16)]
 EXAMPLE = (2, 8)
 CONVOLUTION = {"conv_channels": 3, "conv_kernel_sizes": [[4, 4], [3, 3]]}
 EXPORTS = {
-    "stock classifier": ("AutoModelForSequenceClassification", "classifier", False),
-    "classifier": ("AutoModelForSequenceClassification", "classifier", True),
-    "masked_lm": ("AutoModelForMaskedLM", "masked_lm", True),
-    "conv_classifier": ("AutoModelForSequenceClassification", "conv_classifier", True),
-    "seeing padding": ("AutoModelForSequenceClassification", "seeing_classifier", True),
-    "committee": ("AutoModelForSequenceClassification", "committee", True),
+    "classifier": ("AutoModelForSequenceClassification", "TLMForSequenceClassification"),
+    "masked_lm": ("AutoModelForMaskedLM", "TLMForMaskedLM"),
+    "seeing": ("AutoModelForSequenceClassification", "TLMForSequenceClassification"),
+    "committee": ("AutoModelForSequenceClassification", "CommitteeForSequenceClassification"),
 }
-CLASSES = {
-    "stock classifier": "BertForSequenceClassification", "masked_lm": "TLMForMaskedLM",
-    "committee": "CommitteeForSequenceClassification",
-}  # fmt: skip
 
 EXPORT = """
 import json, logging, warnings
@@ -41,9 +34,9 @@ logging.disable(logging.WARNING)
 root, exports, example = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 batches = torch.load(root + "/batches.pt")
 results = {}
-for name, (auto, folder, trust) in exports.items():
+for name, (auto, _) in exports.items():
     try:
-        model = getattr(transformers, auto).from_pretrained(root + "/" + folder, trust_remote_code=trust)
+        model = getattr(transformers, auto).from_pretrained(root + "/" + name, trust_remote_code=True)
         inputs = batches[example]
         program = torch.onnx.export(
             model, (), "model.onnx", kwargs=inputs, dynamo=True, external_data=False, verbose=False,
@@ -85,7 +78,7 @@ def models(build_pair, tmp_path_factory):
                 module.running_mean.normal_(0.0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
     committee = CommitteeForSequenceClassification.from_members([first, conv, second], temperature=1.3)
-    for folder, model in (("conv_classifier", conv), ("seeing_classifier", seeing), ("committee", committee)):
+    for folder, model in (("seeing", seeing), ("committee", committee)):
         model.save_pretrained(root / folder)
         expected[folder] = model
     for member in (*committee.members, seeing):
@@ -113,9 +106,9 @@ def test_onnxruntime_gives_the_logits_of_torch(models, exported, name):
     _, expected, batches = models
     result = exported[name]
     assert "error" not in result, result["error"]
-    assert result["class"] == CLASSES.get(name, "TLMForSequenceClassification")
+    assert result["class"] == EXPORTS[name][1]
     assert result["inputs"] == ["input_ids", "attention_mask"]
-    model = expected[EXPORTS[name][1]]
+    model = expected[name]
     for shape, batch in batches.items():
         with torch.no_grad():
             logits = model(**batch).logits
@@ -126,8 +119,7 @@ def test_onnxruntime_gives_the_logits_of_torch(models, exported, name):
 
 def test_an_exported_classifier_keeps_the_fast_path(exported):
     """The feed-forward block of a one-layer classifier is computed at [CLS] alone: no such tensor has a length."""
-    wide = TINY["intermediate_size"]
-    for name, whole in (("stock classifier", True), ("classifier", False)):
-        shapes = [shape for shape in exported[name]["shapes"] if shape and shape[-1] == wide]
+    for name, whole in (("masked_lm", True), ("classifier", False)):
+        shapes = [shape for shape in exported[name]["shapes"] if shape and shape[-1] == TINY["intermediate_size"]]
         assert shapes
         assert any("sequence" in shape for shape in shapes) is whole, shapes

@@ -1,8 +1,4 @@
-"""What users install and what lies in the repository: the wheel away from the checkout, lock files, forbidden content.
-
-Oracles: the files of the checkout, `packaging`'s reading of versions, and a second Python process that has only the
-wheel.
-"""
+"""What users install and what is in the repository: the wheel away from the checkout, lock files, forbidden content."""
 
 import ast
 import os
@@ -93,13 +89,10 @@ def test_wheel_has_every_module_and_the_templates_and_nothing_else(wheel: Path):
         for folder in DATA_FOLDERS
         for path in project_files(f"{folder}/*")
     }
+    encoders = {path.relative_to(ROOT).as_posix() for path in project_files("tlm_hf/pretrained/*")}
+    assert {name for name in names if ".dist-info/" not in name} == code | templates | encoders
     assert code
     assert templates
-    encoders = {path.relative_to(ROOT).as_posix() for path in project_files("tlm_hf/pretrained/*")}
-    assert (code | templates | encoders) - names == set()
-    elsewhere = {name for name in names if not name.startswith("tlm_hf/") and ".dist-info/" not in name}
-    assert elsewhere == set()
-    assert {name for name in names - encoders if name.endswith((".pyc", ".safetensors", ".bin"))} == set()
 
 
 def test_wheel_works_from_another_folder(wheel: Path, installed: Path, tmp_path: Path):
@@ -107,13 +100,13 @@ def test_wheel_works_from_another_folder(wheel: Path, installed: Path, tmp_path:
     info = f"tlm_hf-{PYPROJECT['project']['version']}.dist-info"
     assert "License-Expression: Apache-2.0" in archive.read(f"{info}/METADATA").decode()
     assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
-    modules = [
-        ".".join(path.relative_to(installed).with_suffix("").parts).removesuffix(".__init__")
-        for path in sorted((installed / "tlm_hf").rglob("*.py"))
-        if "_package_data" not in path.parts
-    ]
-    program = f"import importlib\nfor name in {modules!r}:\n    importlib.import_module(name)\n"
-    result = run_away(installed, tmp_path, "-c", program + "import tlm_hf; print(tlm_hf.__file__, tlm_hf.__version__)")
+    program = """
+import importlib, pkgutil, tlm_hf
+for module in pkgutil.walk_packages(tlm_hf.__path__, "tlm_hf."):
+    importlib.import_module(module.name)
+print(tlm_hf.__file__, tlm_hf.__version__)
+"""
+    result = run_away(installed, tmp_path, "-c", program)
     assert result.returncode == 0, result.stderr
     file, version = result.stdout.split()
     assert Path(file).is_relative_to(installed)
@@ -124,21 +117,7 @@ def test_wheel_works_from_another_folder(wheel: Path, installed: Path, tmp_path:
 
 
 def test_no_python_file_is_too_long():
-    long = {}
-    for path in project_files("*.py"):
-        lines = len(path.read_text(encoding="utf-8").splitlines())
-        if lines > MAX_LINES:
-            long[path.relative_to(ROOT).as_posix()] = lines
-    assert long == {}
-
-
-def test_no_script_shadows_an_importable_module():
-    # `python scripts/NAME.py` puts scripts/ first on sys.path: a datasets.py there would shadow `datasets`.
-    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-    assert scripts
-    taken = (set(packages_distributions()) | set(sys.stdlib_module_names)) - {"tlm_hf"}
-    assert "datasets" in taken
-    assert scripts & taken == set()
+    assert [path for path in project_files("*.py") if len(path.read_text("utf-8").splitlines()) > MAX_LINES] == []
 
 
 def requirements_of(extra: str | None) -> list[Requirement]:
@@ -202,13 +181,7 @@ def test_importing_the_package_imports_neither_torch_nor_transformers(installed:
 
 
 @pytest.mark.parametrize(
-    "lines",
-    [
-        ["import tlm_hf", "import transformers"],
-        ["import transformers.models.auto.modeling_auto", "import tlm_hf"],
-        ["from tlm_hf import TLMForMaskedLM"],
-        ["from tlm_hf.models.modeling_committee import CommitteeForSequenceClassification"],
-    ],
+    "lines", [["import transformers.models.auto.modeling_auto", "import tlm_hf"], ["from tlm_hf import TLMForMaskedLM"]]
 )
 def test_our_classes_are_registered_in_whatever_order_is_imported(installed: Path, tmp_path: Path, lines: list[str]):
     program = [
@@ -252,10 +225,9 @@ def test_no_path_of_a_machine_stands_in_a_project_file():
 def test_a_user_program_is_type_checked_against_the_package(installed: Path, tmp_path: Path):
     """Oracle: mypy, which reads `py.typed` and the names that the package imports lazily."""
     program = [
-        "from tlm_hf import TLMConfig, UserError",
-        "config = TLMConfig(hidden_size=64)",
+        "from tlm_hf import UserError, predict",
         "reveal_type(UserError('x'))",
-        "UserError.missing",
+        "predict(texts=3, modle='folder')",
     ]
     (tmp_path / "program.py").write_text("\n".join(program))
     (tmp_path / "mypy.ini").write_text("[mypy]\nfollow_imports = skip\n[mypy-tlm_hf.*]\nfollow_imports = silent\n")
@@ -263,5 +235,4 @@ def test_a_user_program_is_type_checked_against_the_package(installed: Path, tmp
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert 'note: Revealed type is "tlm_hf.errors.UserError"' in result.stdout
-    assert result.stdout.count("error:") == 1, result.stdout
-    assert 'has no attribute "missing"' in result.stdout
+    assert "modle" in result.stdout

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import runpy
 import shutil
 import subprocess
@@ -12,13 +13,12 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SENTENCES, TINY, randomise
+from conftest import ROOT, SENTENCES, TINY, randomise, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
 from tlm_hf import CommitteeForSequenceClassification
-from tlm_hf.errors import UserError
 from tlm_hf.export import FreezeArguments, freeze
 from tlm_hf.runtime import erf, load
 
@@ -157,7 +157,6 @@ DAMAGES = {
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]), "truncated"
     ),
     "damaged": (lambda f: (f / "model.safetensors").write_bytes(b"\x10" + bytes(300)), "truncated or damaged"),
-    "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "truncated or damaged"),
     "foreign": (lambda f: shutil.copy(f.parent / "committee" / "model.safetensors", f), "by config.json"),
     "other shape": (lambda f: edit(f / "config.json", lambda c: c | {"num_members": 2}), "by config.json"),
     "other model": (lambda f: shutil.copy(f.parent / "committee" / "config.json", f), "not that of a frozen"),
@@ -169,22 +168,20 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_folder_is_named(folders, damage, one_sentence):
+def test_a_damaged_folder_is_named(folders, damage):
     bad = folders[1] / damage
     shutil.copytree(folders[1] / "float32", bad)
     break_it, sentence = DAMAGES[damage]
     break_it(bad)
-    with pytest.raises(ValueError, match=sentence) as caught:
-        load(bad)
-    assert damage in one_sentence(caught.value)
+    said = refusal(load, bad, error=ValueError)
+    assert sentence in said
+    assert damage in said
 
 
-def test_what_cannot_be_frozen_is_refused_before_anything_is_written(folders, tmp_path, one_sentence, build_pair):
+def test_what_cannot_be_frozen_is_refused_before_anything_is_written(folders, tmp_path, build_pair):
     build_pair("classifier", num_hidden_layers=2)[0].save_pretrained(tmp_path / "deep")
     for model, sentence in (("", "needs --model"), (str(tmp_path / "deep"), "Member 0 .*has 2 layers")):
-        with pytest.raises(UserError, match=sentence) as caught:
-            freeze(FreezeArguments(model, str(tmp_path / "out")))
-        one_sentence(caught.value)
+        assert re.search(sentence, refusal(freeze, FreezeArguments(model, str(tmp_path / "out"))))
     assert not (tmp_path / "out").exists()
 
 

@@ -17,21 +17,14 @@ WORDS = ("benchmark", "inference", "--size", "smoke", "--repeats", "1", "--num-t
 def test_every_combination_is_a_row(tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    words = ("--members", "2", "--batch-size", "1", "3", "--sequence-length", "8", "16", "--kinds", "torch-fp32")
+    words = ("--members", "2", "--batch-size", "1", "3", "--sequence-length", "8", "--kinds", "torch-fp32")
     file = tmp_path / "f.json"
     succeed(*WORDS, *words, "torch-bf16", "onnx-fp32", "onnx-int8", "--json", str(file))
     results = json.loads(file.read_text())
     rows = results["rows"]
-    assert len({(row["members"], row["batch_size"], row["sequence_length"]) for row in rows}) == 4
-    assert len(rows) == 16
+    assert sorted(row["batch_size"] for row in rows) == [1] * 4 + [3] * 4
     assert all(row["ratio"] == pytest.approx(row["reference_ms"] / row["committee_ms"]) for row in rows)
     assert {"command", "commit", "machine", "settings"} <= set(results)
-
-
-def test_members_with_a_convolution_answer_too(tmp_path):
-    words = ("--members", "2", "--recipe", "bert-1-conv2", "--batch-size", "3", "--sequence-length", "16")
-    succeed(*WORDS, *words, "--json", str(tmp_path / "f.json"))
-    assert json.loads((tmp_path / "f.json").read_text())["rows"][0]["committee_ms"] > 0
 
 
 def test_the_reference_and_the_batch():
@@ -46,21 +39,10 @@ def test_the_reference_and_the_batch():
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [
-        (("--kinds", "torch-int8"), "torch-int8"),
-        (("--members", "0"), "--members is [0]"),
-        (("--recipe", "bert-9"), "bert-9"),
-        (("--reference", "bert-1-conv2"), "convolution front-end"),
-    ],
+    [(("--kinds", "torch-int8"), "torch-int8"), (("--reference", "bert-1-conv2"), "convolution front-end")],
 )
 def test_bad_options_are_refused(capsys, words, said):
     assert said in refused(capsys, *WORDS, *words)
-
-
-def test_the_name_of_the_benchmark(capsys):
-    assert "benchmark" in refused(capsys, "benchmark", "speed")
-    succeed("benchmark", "--help")
-    assert "precision" in capsys.readouterr().out
 
 
 def test_functions_take_turns():

@@ -1,10 +1,6 @@
-"""The commands end to end at smoke size on a small text: each one's output is what the next one takes.
-
-Oracles: stock transformers classes and `pipeline` on the same folders, scikit-learn's metrics, the rows written here.
-"""
+"""The commands end to end at smoke size on a small text: each one's output is what the next one takes."""
 
 import json
-import shutil
 
 import datasets
 import joblib
@@ -23,12 +19,11 @@ from helpers_commands import (
     succeed,
     write_csv,
 )
-from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 import tlm_hf
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.masking import HELD_OUT_STREAM, MASK_STREAM, MaskingCollator
+from tlm_hf.data.masking import HELD_OUT_STREAM, MaskingCollator
 from tlm_hf.data.tasks import load_task
 from tlm_hf.runtime import load
 from tlm_hf.training.train_committee import train_committee
@@ -43,11 +38,6 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def home():
-    return shelf()
-
-
 def stock_probabilities(folder, texts) -> tuple[list[str], np.ndarray]:
     """Labels and probabilities (texts, classes) from transformers' pipeline on the folder."""
     classify = transformers.pipeline("text-classification", model=str(folder), top_k=None, truncation=True)
@@ -56,8 +46,8 @@ def stock_probabilities(folder, texts) -> tuple[list[str], np.ndarray]:
     return names, np.array([[row[name] for name in names] for row in rows])
 
 
-def test_pretraining_leaves_a_stock_bert(home):
-    encoder, results = home / "encoder", results_of(home / "encoder")
+def test_pretraining_leaves_a_stock_bert():
+    encoder, results = shelf() / "encoder", results_of(shelf() / "encoder")
     model, report = transformers.BertForMaskedLM.from_pretrained(encoder, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder)
@@ -69,45 +59,17 @@ def test_pretraining_leaves_a_stock_bert(home):
     # A model that says nothing about the text pays log(vocabulary); 6 steps cannot have taught it much either.
     assert results["held_out"]["loss"] == pytest.approx(np.log(len(tokenizer)), rel=0.3)
     assert results["command"].split()
-    assert str(home) not in json.dumps(results), "a path of this machine stands in the results"
+    assert str(shelf()) not in json.dumps(results), "a path of this machine stands in the results"
     assert not list(encoder.glob("checkpoint-*"))
     assert not (encoder / ".partial").exists()
 
 
-def test_pretraining_sees_the_schedule_in_its_order(home, tmp_path, monkeypatch):
-    seen = []
-    collate = MaskingCollator.__call__
-
-    def record(collator, rows):
-        if collator.stream == MASK_STREAM:
-            seen.extend(row["item"] for row in rows)
-        return collate(collator, rows)
-
-    monkeypatch.setattr(MaskingCollator, "__call__", record)
-    words = ("--output-dir", tmp_path / "run", "--gradient-accumulation-steps", 2, *TINY_PRETRAINING)
-    succeed("pretrain", "--corpus", home / "corpus.txt", *words)
-    assert seen == list(range(6 * 32))
-
-
-def test_finetuning_starts_from_the_checkpoint_or_from_new_weights(home):
-    encoder = load_file(home / "encoder" / "model.safetensors")
-    name = "bert.embeddings.word_embeddings.weight"
-    distance = {
-        arm: float((load_file(home / arm / "model.safetensors")[name] - encoder[name]).abs().mean())
-        for arm in ("member", "scratch")
-    }
-    scale = float(encoder[name].abs().mean())
-    assert distance["member"] < 0.2 * scale
-    assert distance["scratch"] > scale
-    assert [results_of(home / arm)["from_scratch"] for arm in ("member", "scratch")] == [False, True]
-
-
-def test_results_of_finetuning_are_those_of_the_pipeline(home):
-    task = load_task(str(home / "task.csv"))
+def test_results_of_finetuning_are_those_of_the_pipeline():
+    task = load_task(str(shelf() / "task.csv"))
     for arm in ("member", "scratch"):
-        results = results_of(home / arm)
+        results = results_of(shelf() / arm)
         for split in ("validation", "test"):
-            names, probabilities = stock_probabilities(home / arm, task[split]["text"])
+            names, probabilities = stock_probabilities(shelf() / arm, task[split]["text"])
             labels, chosen = task[split]["label"][:], probabilities.argmax(axis=1)
             assert names == results["labels"] == ["farm", "sea"]
             assert results[split]["accuracy"] == pytest.approx(accuracy_score(labels, chosen))
@@ -117,74 +79,54 @@ def test_results_of_finetuning_are_those_of_the_pipeline(home):
             )
 
 
-def test_chosen_epoch_is_the_best_on_validation(home):
-    results = results_of(home / "member")
+def test_chosen_epoch_is_the_best_on_validation():
+    results = results_of(shelf() / "member")
     scores = {row["step"]: row["eval_accuracy"] for row in results["history"] if "eval_accuracy" in row}
     assert len(scores) == 2
     assert scores[results["best_step"]] == max(scores.values())
     assert results["validation"]["accuracy"] == pytest.approx(max(scores.values()))
 
 
-def test_committee_is_the_calibrated_mean_of_its_members(home):
-    results = results_of(home / "committee")
-    mean = np.mean([stock_probabilities(home / arm, TEXTS)[1] for arm in ("member", "scratch")], axis=0)
+def test_committee_is_the_calibrated_mean_of_its_members():
+    results = results_of(shelf() / "committee")
+    mean = np.mean([stock_probabilities(shelf() / arm, TEXTS)[1] for arm in ("member", "scratch")], axis=0)
     sharpened = mean ** (1 / results["temperature"])
     expected = sharpened / sharpened.sum(axis=1, keepdims=True)
-    names, probabilities = stock_probabilities(home / "committee", TEXTS)
+    names, probabilities = stock_probabilities(shelf() / "committee", TEXTS)
     assert names == ["farm", "sea"]
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(home / "committee")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(shelf() / "committee")
     assert isinstance(model, tlm_hf.CommitteeForSequenceClassification)
     assert results["parameters"] == model.num_parameters()
-    best = max(results_of(home / arm)["test"]["accuracy"] for arm in ("member", "scratch"))
+    best = max(results_of(shelf() / arm)["test"]["accuracy"] for arm in ("member", "scratch"))
     assert results["best_member_test_accuracy"] == pytest.approx(best)
 
 
 @pytest.mark.parametrize("model", ["member", "committee"])
-def test_predict_a_table(home, tmp_path, capsys, model):
+def test_predict_a_table(tmp_path, capsys, model):
     source, target = tmp_path / "in.csv", tmp_path / "out.csv"
     rows = [{"id": index, "body": text or "-", "label": "keep me"} for index, text in enumerate(TEXTS)]
     write_csv(source, rows)
     words = ("--input", source, "--text-column", "body", "--output", target, "--batch-size", 2, "--disable-tqdm")
-    succeed("predict", "--model", home / model, *words)
+    succeed("predict", "--model", shelf() / model, *words)
     said = json.loads(capsys.readouterr().out)
     assert said == {"texts": 5, "empty": 0, "truncated": 1, "output": str(target)}
     table = pd.read_csv(target)
     assert table[["id", "body", "label"]].to_dict("records") == rows
-    names, probabilities = stock_probabilities(home / model, [row["body"] for row in rows])
+    names, probabilities = stock_probabilities(shelf() / model, [row["body"] for row in rows])
     np.testing.assert_allclose(table[[f"p({name})" for name in names]], probabilities, atol=2e-6)
     assert table["predicted_label"].to_list() == [names[index] for index in probabilities.argmax(axis=1)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
-def test_score_agrees_with_the_results(home, tmp_path, capsys):
-    for model in ("member", "committee"):
-        words = (
-            "--task",
-            home / "task.csv",
-            "--split",
-            "test",
-            "--output",
-            tmp_path / f"{model}.json",
-            "--disable-tqdm",
-        )
-        succeed("score", "--model", home / model, *words)
-        written = json.loads((tmp_path / f"{model}.json").read_text(encoding="utf-8"))
-        assert json.loads(capsys.readouterr().out)["metrics"] == written["metrics"]
-        test = results_of(home / model)["test"]
-        for name in ("accuracy", "macro_f1", "loss"):
-            assert written["metrics"][name] == pytest.approx(test[name], abs=1e-5)
-        assert written["texts"] == 12
-
-
-def test_score_of_an_encoder_is_the_stock_loss_on_the_same_masks(home, tmp_path, capsys):
+def test_score_of_an_encoder_is_the_stock_loss_on_the_same_masks(tmp_path, capsys):
     path = write_csv(tmp_path / "text.csv", [{"text": row["text"]} for row in labelled_rows(20)])
-    succeed("score", "--model", home / "encoder", "--text", path, "--disable-tqdm")
+    succeed("score", "--model", shelf() / "encoder", "--text", path, "--disable-tqdm")
     said = json.loads(capsys.readouterr().out)
     assert said["texts"] == 40
     corpus = load_corpus(str(path))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(home / "encoder")
-    stock = transformers.BertForMaskedLM.from_pretrained(home / "encoder").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(shelf() / "encoder")
+    stock = transformers.BertForMaskedLM.from_pretrained(shelf() / "encoder").eval()
     collator = MaskingCollator(tokenizer, 0.15, 0, HELD_OUT_STREAM)
     total, count, tokens = 0.0, 0, 0
     for item, text in enumerate([*corpus["train"]["text"], *corpus["validation"]["text"]]):
@@ -199,42 +141,21 @@ def test_score_of_an_encoder_is_the_stock_loss_on_the_same_masks(home, tmp_path,
     assert count / tokens == pytest.approx(0.15, abs=0.04)
 
 
-def test_finished_command_returns_at_once(home, capsys, monkeypatch):
-    before = contents(home)
+def test_finished_command_returns_at_once(capsys, monkeypatch):
+    before = contents(shelf())
 
     def train(*arguments, **options):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(RunTrainer, "train", train)
-    succeed("pretrain", "--corpus", home / "corpus.txt", "--output-dir", home / "encoder", *TINY_PRETRAINING)
+    succeed("pretrain", "--corpus", shelf() / "corpus.txt", "--output-dir", shelf() / "encoder", *TINY_PRETRAINING)
     said = json.loads(capsys.readouterr().out)
-    assert said["held_out"] == results_of(home / "encoder")["held_out"]
-    words = ("--task", home / "task.csv", "--model", home / "encoder")
-    succeed("finetune", *words, "--output-dir", home / "member", *TINY_FINETUNING)
-    words = ("--task", home / "task.csv", "--members", home / "member", home / "scratch")
-    succeed("committee", *words, "--output-dir", home / "committee", "--disable-tqdm")
-    assert contents(home) == before
-
-
-def test_texts_beyond_the_model_are_cut(home, tmp_path, capsys):
-    """The tokenizer says 512 tokens, the model has 32 positions, the texts have 100 words."""
-    encoder = tmp_path / "encoder"
-    shutil.copytree(home / "encoder", encoder)
-    settings = json.loads((encoder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    (encoder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 512}), encoding="utf-8")
-    rows = [{**row, "text": f"{row['text']} " * 10} for row in labelled_rows(20)]
-    task = write_csv(tmp_path / "long.csv", rows)
-    succeed("finetune", "--model", encoder, "--task", task, "--output-dir", tmp_path / "member", *TINY_FINETUNING)
-    saved = transformers.AutoTokenizer.from_pretrained(tmp_path / "member")
-    assert saved.model_max_length == 32
-    shutil.copy2(encoder / "tokenizer_config.json", tmp_path / "member" / "tokenizer_config.json")
-    capsys.readouterr()
-    succeed("predict", "--model", tmp_path / "member", "--texts", "gull " * 100, "--disable-tqdm")
-    said = json.loads(capsys.readouterr().out)
-    assert said["truncated"] == 1
-    words = ("--members", tmp_path / "member", "--task", task, "--output-dir", tmp_path / "committee")
-    succeed("committee", *words, "--disable-tqdm")
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "committee").model_max_length == 32
+    assert said["held_out"] == results_of(shelf() / "encoder")["held_out"]
+    words = ("--task", shelf() / "task.csv", "--model", shelf() / "encoder")
+    succeed("finetune", *words, "--output-dir", shelf() / "member", *TINY_FINETUNING)
+    words = ("--task", shelf() / "task.csv", "--members", shelf() / "member", shelf() / "scratch")
+    succeed("committee", *words, "--output-dir", shelf() / "committee", "--disable-tqdm")
+    assert contents(shelf()) == before
 
 
 def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, monkeypatch):
@@ -279,18 +200,3 @@ def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, mo
         assert report["scores"] == said["scores"]
         assert len(committee) == 2
     assert contents(output) == before
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="without an accelerator Trainer must be told to stay")
-def test_bfloat16_trains_on_a_cpu(home, tmp_path):
-    """Same seed, masks and order: the loss moves with float32's, at bfloat16's precision, and weights stay float32."""
-    words = ("pretrain", "--corpus", home / "corpus.txt", *TINY_PRETRAINING)
-    succeed(*words, "--bf16", "--output-dir", tmp_path / "a")
-    succeed(*words, "--bf16", "false", "--output-dir", tmp_path / "exact")
-    exact, rounded = results_of(tmp_path / "exact"), results_of(tmp_path / "a")
-    assert rounded["held_out"]["loss"] == pytest.approx(exact["held_out"]["loss"], rel=2e-2)
-    assert rounded["held_out"]["loss"] != exact["held_out"]["loss"]
-    task = ("--task", home / "task.csv", "--output-dir", tmp_path / "b")
-    succeed("finetune", "--model", tmp_path / "a", *task, *TINY_FINETUNING, "--bf16")
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        assert {value.dtype for value in load_file(folder / "model.safetensors").values()} == {torch.float32}

@@ -3,13 +3,11 @@
 import hashlib
 import io
 import json
-import os
 import random
 import re
 import sys
 import tokenize
 from collections import Counter, defaultdict
-from pathlib import Path
 
 import pytest
 
@@ -22,21 +20,15 @@ OTHER = "When the queue is empty, the caller waits until another thread has put 
 
 
 @pytest.fixture(scope="module")
-def cache(shared_corpus, tmp_path_factory):
-    """A cache folder; it holds the whole corpus after the first use (a minute or two)."""
-    return Path(os.environ.get("TLM_CACHE") or shared_corpus or tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def corpus(cache):
+def corpus(shared_corpus):
     """The corpus of this environment."""
-    return docstrings.load_docstrings(cache)
+    return docstrings.load_docstrings(shared_corpus)
 
 
 @pytest.fixture(scope="module")
-def task(corpus, cache):
+def task(corpus):
     """The task at its default size."""
-    return docstrings.load_docstrings_task(cache_dir=cache)
+    return docstrings.load_docstrings_task()
 
 
 @pytest.fixture
@@ -126,21 +118,6 @@ def test_splits_share_no_module_and_no_near_duplicate(corpus):
         assert all(count <= 0.5 * min(len(own), len(held_out[index])) for index, count in shared.items()), text
 
 
-def test_another_process_finds_the_same_rows(tmp_path, monkeypatch, run_with_package):
-    code = """
-import json, sys
-from pathlib import Path
-from tlm_hf.data import docstrings
-docstrings.CORPUS_LIBRARIES = ("jinja2", "tokenizers")
-corpus = docstrings.load_docstrings(Path(sys.argv[1]))
-print(json.dumps({split: corpus[split].to_list() for split in corpus}))
-"""
-    monkeypatch.setattr(docstrings, "CORPUS_LIBRARIES", ("jinja2", "tokenizers"))
-    corpus = docstrings.load_docstrings(tmp_path / "here")
-    assert len(rows_of(corpus)) > 100
-    assert run_with_package(code, str(tmp_path / "there")) == {split: corpus[split].to_list() for split in corpus}
-
-
 def test_task_is_balanced_and_taken_from_the_same_splits(task, corpus):
     for split, count in (("train", 200), ("validation", 40), ("test", 60)):
         names = task[split].features["label"].names
@@ -152,16 +129,12 @@ def test_task_is_balanced_and_taken_from_the_same_splits(task, corpus):
         assert len(set(task[split]["label"][:32])) >= 5
 
 
-def test_no_name_stands_in_the_task(cache):
-    task = docstrings.load_docstrings_task(800, 100, 100, cache_dir=cache)
+def test_no_name_stands_in_the_task(corpus):
+    task = docstrings.load_docstrings_task(800, 100, 100)
     texts = [text.lower() for split in task.values() for text in split["text"]]
     assert len(texts) == 9 * 1000
-    names = (
-        *("torch", "numpy", "scipy", "pandas", "sympy", "networkx", "sklearn", "scikit", "matplotlib", "pyplot"),
-        *("transformers", "huggingface", "hugging face", "🤗"),
-    )
-    for name in names:
-        assert not [text for text in texts if name in text], name
+    names = "torch|numpy|scipy|pandas|sympy|networkx|sklearn|scikit|matplotlib|pyplot|transformers|hugging ?face|🤗"
+    assert not [text for text in texts if re.search(names, text)]
     for alias in ("np", "nx", "pd", "plt", "mpl", "hf"):
         assert not [text for text in texts if re.search(rf"(?<![a-z0-9]){alias}(?![a-z0-9])", text)], alias
     assert sum(docstrings.MASK_WORD in text for text in texts) > 500
@@ -171,10 +144,7 @@ def test_no_name_stands_in_the_task(cache):
     ("text", "masked"),
     [
         ("Use scipy.optimize.minimize. It is fast.", "Use library. It is fast."),
-        (
-            "Convert a NumPy array with torch.from_numpy(x), or np.asarray.",
-            "Convert a library array with library(x), or library.",
-        ),
+        ("A NumPy array with torch.from_numpy(x), or np.asarray.", "A library array with library(x), or library."),
         ("🤗 Transformers by Hugging Face is not a transformer.", "library by library is not a transformer."),
         ("A scikit-learn estimator, sklearn's.", "A library estimator, library's."),
         ("Call plt.plot, mpl_toolkits, nx.Graph or pd.DataFrame.", "Call library, library, library or library."),
@@ -186,12 +156,12 @@ def test_masking(text, masked):
     assert docstrings.mask_names(text) == masked
 
 
-def test_choice_depends_on_seed_only_and_is_nested(task, cache):
-    again = docstrings.load_docstrings_task(cache_dir=cache)
+def test_choice_depends_on_seed_only_and_is_nested(task):
+    again = docstrings.load_docstrings_task()
     assert all(again[split].to_list() == task[split].to_list() for split in task)
-    fewer = docstrings.load_docstrings_task(20, 10, 10, cache_dir=cache)
+    fewer = docstrings.load_docstrings_task(20, 10, 10)
     assert set(fewer["train"]["text"]) < set(task["train"]["text"])
-    other = docstrings.load_docstrings_task(20, 10, 10, seed=1, cache_dir=cache)
+    other = docstrings.load_docstrings_task(20, 10, 10, seed=1)
     assert len(set(other["train"]["text"]) & set(fewer["train"]["text"])) < 60
 
 

@@ -1,7 +1,4 @@
-"""FewRel: official files read as they are, sentences under two relations, markers around the entities, bad files.
-
-Oracles: the files read with the standard library alone, sets and counters; sentences written out by hand.
-"""
+"""FewRel: official files read as they are, sentences under two relations, markers around the entities, bad files."""
 
 import collections
 import hashlib
@@ -10,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from conftest import refusal
 
 from tlm_hf.data.fewrel import ENTITY_MARKERS, read_fewrel
 from tlm_hf.data.sources import facts_of
@@ -118,13 +116,6 @@ class TestRows:
         folder = write(tmp_path, {pid: [sentence(1, pid)] for pid in names}, names)
         assert read_fewrel(folder).names == ["part of (P1)", "part of (P2)", "owner"]
 
-    def test_places_of_the_files(self, folder, tmp_path, monkeypatch):
-        expected = rows_of(load(folder))
-        assert rows_of(load_task("fewrel", root=str(folder.parent), train_per_label=20, test_per_label=5)) == expected
-        monkeypatch.setenv("TLM_DATA", str(folder.parent))
-        assert rows_of(load_task("fewrel", train_per_label=20, test_per_label=5)) == expected
-        assert rows_of(load(folder / "train_wiki.json")) == expected
-
 
 def test_the_papers_numbers_are_the_default(tmp_path):
     folder = write(tmp_path, {pid: [sentence(n, pid) for n in range(size)] for pid, size in (("P1", 700), ("P2", 790))})
@@ -134,15 +125,6 @@ def test_the_papers_numbers_are_the_default(tmp_path):
     assert sizes["validation"] == {0: 63, 1: 72}
     assert sizes["test"] == {0: 70, 1: 70}
     assert len(load_task("fewrel", path=str(folder), train_per_label=600, validation_per_label=30)["train"]) == 1200
-
-
-def test_order_in_the_file_does_not_matter(folder, tmp_path):
-    relations = json.loads((folder / "train_wiki.json").read_text())
-    turned = write(tmp_path, {pid: relations[pid][::-1] for pid in list(relations)[::-1]})
-    ours, theirs = rows_of(load(folder)), rows_of(load(turned))
-    assert [(split, label, text) for split, _, label, text in ours] == [
-        (split, label, text) for split, _, label, text in theirs
-    ]
 
 
 class TestMarkers:
@@ -161,11 +143,6 @@ class TestMarkers:
         assert read_fewrel(folder, entity_markers="text").rows["train"][0].text == expected
         assert read_fewrel(folder).rows["train"][0].text == "a b c d e f"
 
-    def test_blank_tokens_count_in_the_numbers(self, tmp_path):
-        item = {"tokens": ["a", "\n", "b", " ", "c"], "h": ["b", "", [[2]]], "t": ["c", "", [[4]]]}
-        folder = write(tmp_path, {"P1": [item], "P2": [sentence(1, "lies")]})
-        assert read_fewrel(folder, entity_markers="text").rows["train"][0].text == "a [E1] b [/E1] [E2] c [/E2]"
-
     def test_markers_do_not_change_the_choice_and_are_said_in_the_facts(self, folder):
         plain, text = (load(folder, entity_markers=kind) for kind in ("none", "text"))
         for row, marked in zip(rows_of(plain), rows_of(text), strict=True):
@@ -178,7 +155,7 @@ class TestMarkers:
 
 class TestRefusals:
     @pytest.fixture
-    def say(self, tmp_path, one_sentence):
+    def say(self, tmp_path):
         """Function `(content of train_wiki.json, ...)` that asserts a refusal and returns the sentence."""
 
         def refuse(content, names=None, **options) -> str:
@@ -189,32 +166,21 @@ class TestRefusals:
                 (tmp_path / "pid2name.json").write_bytes(
                     names if isinstance(names, bytes) else json.dumps(names).encode()
                 )
-            with pytest.raises(UserError) as caught:
-                load_task("fewrel", path=str(tmp_path), train_per_label=1, test_per_label=1, **options)
-            return one_sentence(caught.value)
+            return refusal(load_task, "fewrel", path=str(tmp_path), train_per_label=1, test_per_label=1, **options)
 
         return refuse
 
     NAMES = {"P1": ["one", ""], "P2": ["two", ""]}
 
-    def test_files(self, say, tmp_path, one_sentence):
+    def test_files(self, say, tmp_path):
         whole = json.dumps({pid: [sentence(n, pid) for n in range(9)] for pid in ("P1", "P2")}).encode()
         for content in (whole[:-30], b"\xff\xfe{}", whole.replace(b"near", b"n\xe9ar")):
-            said = say(content, self.NAMES)
-            assert "train_wiki.json" in said
-            assert "not whole JSON" in said
+            assert "train_wiki.json" in say(content, self.NAMES)
         assert "not whole JSON" in say(whole, b'{"P1": ["on')
         assert "'P2'" in say(whole, {"P1": ["one", ""]})
         (tmp_path / "pid2name.json").unlink()
-        missing = str(tmp_path / "nowhere")
-        for options, part in (
-            ({"path": str(tmp_path)}, "pid2name.json"),
-            ({"path": missing}, "--task-path"),
-            ({"root": str(tmp_path)}, "--task-path"),
-        ):
-            with pytest.raises(UserError) as caught:
-                load_task("fewrel", **options)
-            assert part in one_sentence(caught.value)
+        assert "pid2name.json" in refusal(load_task, "fewrel", path=str(tmp_path))
+        assert "--task-path" in refusal(load_task, "fewrel", path=str(tmp_path / "nowhere"))
 
     def test_shapes(self, say):
         good = [sentence(n, "lies") for n in range(3)]
@@ -224,13 +190,7 @@ class TestRefusals:
             assert "row 2 of 'P2'" in say({"P1": good, "P2": [*good[:2], row]}, self.NAMES)
 
     @pytest.mark.parametrize(
-        ("head", "said"),
-        [
-            ([[3]], "overlap"),
-            ([[6]], "unbroken"),
-            ([[0, 2]], "unbroken"),
-            ([], "unbroken"),
-        ],
+        ("head", "said"), [([[3]], "overlap"), ([[6]], "unbroken"), ([[0, 2]], "unbroken"), ([], "unbroken")]
     )
     def test_spans(self, say, head, said):
         broken = {**sentence(8, "lies"), "h": ["x", "", head]}
@@ -243,13 +203,7 @@ class TestRefusals:
         assert "row 8 of 'P2'" in found
 
     def test_options(self, folder):
-        for options, said in (
-            ({"entity_markers": "maybe"}, "maybe"),
-            ({"title_column": "title"}, "--title-column"),
-            ({"config": "test_wiki"}, "--task-config"),
-            ({"text_column": "v1"}, "--text-column v1"),
-            ({"revision": "v1"}, "--task-revision v1"),
-        ):
+        for options, said in (({"entity_markers": "maybe"}, "maybe"), ({"title_column": "title"}, "--title-column")):
             with pytest.raises(UserError, match=said):
                 load(folder, **options)
         with pytest.raises(UserError, match="leave it out"):
@@ -258,9 +212,8 @@ class TestRefusals:
 
 @needs_data
 class TestRealText:
-    @pytest.mark.parametrize(("part", "relations"), [("train_wiki", 64), ("val_wiki", 16)])
-    def test_against_a_plain_reading(self, part, relations):
-        path = Path(DATA) / "fewrel" / f"{part}.json"
+    def test_against_a_plain_reading(self):
+        path, relations = Path(DATA) / "fewrel" / "val_wiki.json", 16
         known, twice = oracle(path)
         names = {pid: entry[0] for pid, entry in json.loads((path.parent / "pid2name.json").read_text()).items()}
         task = load(path, 80, 30)
@@ -278,12 +231,3 @@ class TestRealText:
         assert dropped["two labels"] == twice
         total = sum(map(len, json.loads(path.read_text()).values()))
         assert total - sum(dropped.values()) == sum(map(len, known.values()))
-
-    def test_every_row_bears_the_markers_and_all_rows_are_taken(self):
-        rows = rows_of(load_task("fewrel", root=DATA, entity_markers="text", all_rows=True))
-        known, _ = oracle(Path(DATA) / "fewrel" / "train_wiki.json")
-        assert len(rows) == sum(map(len, known.values()))
-        for _, row_id, _, text in rows:
-            words = text.split()
-            assert sorted(word for word in words if word in ENTITY_MARKERS) == sorted(ENTITY_MARKERS)
-            assert " ".join(word for word in words if word not in ENTITY_MARKERS) == known[row_id.split("/")[0]][row_id]

@@ -1,8 +1,4 @@
-"""`tlm overlap`: refusals, and folders with one configuration a task and kind, a card, facts, one validation split.
-
-Oracles: the corpus file that the test wrote and its loader, pyarrow and PyYAML on the files, string
-comparison for duplicates.
-"""
+"""`tlm overlap`: refusals, and folders with one configuration a task and kind, a card, facts, one validation split."""
 
 import json
 from pathlib import Path
@@ -11,8 +7,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from helpers_commands import contents, labelled_rows, refused, succeed, write_corpus, write_csv
-from huggingface_hub import DatasetCard
+from helpers_commands import labelled_rows, refused, succeed, write_corpus, write_csv
 
 from tlm_hf.data import overlap_report
 from tlm_hf.data.corpora import load_corpus
@@ -92,7 +87,6 @@ def test_facts_and_card_agree_with_files(home, made):
     facts = json.loads((made / "subset.json").read_text(encoding="utf-8"))
     text = (made / "README.md").read_text(encoding="utf-8")
     card = yaml.safe_load(text.split("---\n")[1])
-    assert DatasetCard(text).data.to_dict() == card
     assert list(facts["configs"]) == [entry["config_name"] for entry in card["configs"]] == CONFIGS
     assert not any(entry.get("default") for entry in card["configs"])
     assert card["task_categories"] == ["fill-mask", "text-generation"]
@@ -109,12 +103,6 @@ def test_facts_and_card_agree_with_files(home, made):
         trains = [facts["configs"][f"{task}-{kind}"]["train"] for kind in KINDS]
         bits = [train["measures"]["train"]["jensen_shannon_bits"] for train in trains]
         assert bits == sorted(bits) == [train["jensen_shannon_bits"] for train in trains]
-    hashes = contents(made)
-    del hashes["subset.json"]
-    assert facts["files"] == hashes
-    for path in made.rglob("*"):
-        if path.is_file():
-            assert str(home).encode() not in path.read_bytes()
 
 
 def test_test_texts_in_a_subset_are_found_and_said(home, made):
@@ -141,12 +129,10 @@ def test_bad_options_are_refused_before_any_work(home, tmp_path, capsys, monkeyp
     good = ("overlap", "--corpus", file, "--tasks", home / "land", "--vocab-size", 300)
     for more, culprit in (
         (["--num-texts", 0], "--num-texts"),
-        (["--train-per-label", 0], "--train-per-label"),
         (["--max-length", 2], "--max-length"),
         (["--corpus", "no_such_corpus", "--corpus-texts", 50], "at most 50 (--num-texts)"),
         (["--num-texts", 181], "at most 180 (--num-texts)"),  # 20 of 200 are held out
         (["--output-dir", tmp_path / "mine"], "is there already"),
-        (["--output-dir", file / "made"], "--output-dir"),
         (["--output-dir", ""], "--output-dir"),
         (["--tasks", home / "land", home / "land,"], "--tasks"),
     ):

@@ -1,14 +1,11 @@
-"""Overlap-controlled subsets: equal sizes, ordered divergences, one choice in all processes, by training text alone.
-
-Oracles: the best subset of a tiny corpus by trying all of them, scipy's Jensen-Shannon distance, finite differences,
-plain Python counters, a second process.
-"""
+"""Overlap-controlled subsets: equal sizes, ordered divergences, one choice in all processes, by training text alone."""
 
 import itertools
 
 import datasets
 import numpy as np
 import pytest
+from conftest import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
@@ -16,7 +13,6 @@ from scipy.spatial.distance import jensenshannon
 
 from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
 from tlm_hf.data.sources import facts_of, seeded_order, text_hash
-from tlm_hf.errors import UserError
 
 VOCABULARY = 50
 
@@ -109,6 +105,7 @@ def test_refining_never_ends_worse_than_the_first_round(corpus, task_counts):
     _, often = select(*corpus, task_counts, 300)
     assert often["high"]["jensen_shannon_bits"] < once["high"]["jensen_shannon_bits"]
     assert often["low"]["jensen_shannon_bits"] >= once["low"]["jensen_shannon_bits"]
+    assert often["low"]["jensen_shannon_bits"] > 0.627  # steps as short as those of `high` end at 0.625
 
 
 def test_order_and_random_choice_are_seeded_and_of_no_task(corpus, task_counts):
@@ -138,7 +135,7 @@ def test_all_the_corpus_is_one_subset(corpus, task_counts):
     assert facts["low"]["tokens"] == tokens.sum()
 
 
-def test_bad_requests_are_refused(corpus, task_counts, one_sentence):
+def test_bad_requests_are_refused(corpus, task_counts):
     tokens, texts = corpus
     usable = int((tokens.sum(axis=1) > 0).sum())
     # Two of four texts: in seeded order those in the middle, 1100 tokens, but the task has only the first one's token.
@@ -154,9 +151,7 @@ def test_bad_requests_are_refused(corpus, task_counts, one_sentence):
         ((tokens, texts, np.zeros(VOCABULARY, dtype=int), 10), "task"),
         ((uneven, names, np.eye(VOCABULARY, dtype=int)[40], 2), "max_length"),
     ):
-        with pytest.raises(UserError) as caught:
-            select_subsets(*arguments)
-        assert culprit in one_sentence(caught.value)
+        assert culprit in refusal(select_subsets, *arguments)
 
 
 def documents(sentences: list[str]) -> datasets.Dataset:
@@ -179,26 +174,6 @@ class TestSplits:
             assert facts["sha256"] == text_hash(split["text"])
         about_bread = {kind: sum("bread" in text for text in split["text"]) for kind, split in subsets.items()}
         assert about_bread["high"] > about_bread["random"] > about_bread["low"]
-
-    def test_another_process_chooses_the_same(self, tokenizer, sentences, tmp_path, run_with_package):
-        tokenizer.save_pretrained(tmp_path / "tokenizer")
-        corpus = documents(sentences)
-        corpus.to_json(tmp_path / "corpus.jsonl")
-        code = """
-import json, sys, datasets
-from tlm_hf.data.overlap_subsets import overlap_subsets
-from tlm_hf.data.sources import facts_of
-from tlm_hf.data.tokenization import load_tokenizer
-datasets.disable_progress_bars()
-corpus = datasets.Dataset.from_json(sys.argv[1] + "/corpus.jsonl", cache_dir=sys.argv[1])
-task = datasets.Dataset.from_dict({"text": ["a boat on the river", "the river and the bridge"]})
-subsets = overlap_subsets(corpus, task, load_tokenizer(sys.argv[1] + "/tokenizer"), 30, seed=3)
-print(json.dumps([[kind, split["id"][:], facts_of(split)] for kind, split in subsets.items()]))
-"""
-        task = datasets.Dataset.from_dict({"text": ["a boat on the river", "the river and the bridge"]})
-        ours = overlap_subsets(corpus, task, tokenizer, 30, seed=3)
-        theirs = run_with_package(code, str(tmp_path))
-        assert theirs == [[kind, split["id"][:], facts_of(split)] for kind, split in ours.items()]
 
 
 def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sentences):

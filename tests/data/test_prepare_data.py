@@ -1,10 +1,5 @@
-"""Data set folders: rows, leaks found and dropped, a card that agrees with the files, folders whole or not there.
+"""Data set folders: rows, leaks found and dropped, a card that agrees with the files, folders whole or not there."""
 
-Oracles: the rows that the test wrote; `datasets` in a fresh process without the package; pyarrow, PyYAML and hashlib on
-the files; a listing of the folder.
-"""
-
-import errno
 import json
 import random
 import shutil
@@ -15,18 +10,9 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from helpers_commands import (
-    CLASSES,
-    check_error,
-    contents,
-    labelled_rows,
-    sentence,
-    unchanged_process,
-    write_csv,
-)
+from helpers_commands import CLASSES, contents, labelled_rows, refused, sentence, succeed, write_csv
 from huggingface_hub import DatasetCard
 
-from tlm_hf.commands.main import main
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.prepare import config_name
 from tlm_hf.data.sources import text_hash
@@ -35,21 +21,6 @@ from tlm_hf.data.tasks import load_task
 LABELS = ["farm", "sea"]
 EXACT, NEAR = 3, 2
 """Training texts that the task's source repeats from its test split, exactly (but for case) and nearly."""
-
-
-def succeed(*words: object) -> None:
-    with unchanged_process():
-        main(["prepare-data", *(str(word) for word in words)])
-
-
-def refused(capsys, *words: object) -> str:
-    capsys.readouterr()
-    with unchanged_process(), pytest.raises(SystemExit) as leaving:
-        main(["prepare-data", *(str(word) for word in words)])
-    captured = capsys.readouterr()
-    assert leaving.value.code == 2, captured.err
-    assert captured.out == ""
-    return check_error(captured.err)
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +48,13 @@ CORPUS = ("--num-texts", 40, 80, 160, "--validation-texts", 10, "--seed", 3)
 @pytest.fixture(scope="module")
 def corpus_folder(home) -> Path:
     words = ("--check-against", home / "task", "--output-dir", home / "tiny-corpus")
-    succeed("--corpus", home / "corpus.txt", *CORPUS, *words)
+    succeed("prepare-data", "--corpus", home / "corpus.txt", *CORPUS, *words)
     return home / "tiny-corpus"
 
 
 @pytest.fixture(scope="module")
 def task_folder(home, corpus_folder) -> Path:
-    succeed("--task", home / "task", "--output-dir", home / "tiny-task")
+    succeed("prepare-data", "--task", home / "task", "--output-dir", home / "tiny-task")
     return home / "tiny-task"
 
 
@@ -157,19 +128,6 @@ def test_rows_are_those_of_the_loaders_and_sizes_are_nested(home, corpus_folder,
     assert {row["text"] for row in rows_of(task_folder, "default", "test")} == source
 
 
-def test_our_loaders_read_the_folders(corpus_folder, task_folder):
-    task = load_task(str(task_folder))
-    for split in ("train", "validation", "test"):
-        written = {(row["text"], row["label"]) for row in rows_of(task_folder, "default", split)}
-        assert {(row["text"], row["label"]) for row in task[split]} == written
-        assert task[split].features["label"].names == LABELS
-    for place, config in ((corpus_folder, None), (corpus_folder, "40"), (corpus_folder / "40", None)):
-        corpus = load_corpus(str(place), config=config, seed=3)  # the seed of the folder, hence its order too
-        size = "40" if config or place.name == "40" else "160"
-        for split in ("train", "validation"):
-            assert corpus[split].to_list() == rows_of(corpus_folder, size, split)
-
-
 def test_facts_are_those_of_the_files(home, corpus_folder, task_folder):
     for folder in (corpus_folder, task_folder):
         facts = record(folder)
@@ -222,16 +180,11 @@ def test_planted_leaks_are_found_and_said(home, corpus_folder, task_folder):
         assert check["exact"] + check["near"] == sum(hits)
         assert check["exact"] == hits[-1]
     assert sum(hits) >= 6
-    # No text of the data stands in the facts.
-    written = card + (corpus_folder / "README.md").read_text()
-    written += "".join((folder / "subset.json").read_text() for folder in (corpus_folder, task_folder))
-    for row in [*rows_of(corpus_folder, "160", "train"), *rows_of(task_folder, "default", "test")]:
-        assert row["text"] not in written
 
 
 def test_a_clean_corpus_stays_nested(home, corpus_folder, tmp_path):
     against = ("--check-against", home / "task", "--drop-leakage", "--output-dir", tmp_path / "clean")
-    succeed("--corpus", home / "corpus.txt", *CORPUS, *against)
+    succeed("prepare-data", "--corpus", home / "corpus.txt", *CORPUS, *against)
     planted = [row["text"] for row in labelled_rows(40, classes=LABELS)[60:]]
     for size in (40, 80, 160):
         before = [row["text"] for row in rows_of(corpus_folder, str(size), "train")]
@@ -248,39 +201,25 @@ def test_a_clean_corpus_stays_nested(home, corpus_folder, tmp_path):
 
 def test_same_command_elsewhere_gives_the_same_bytes(home, task_folder, tmp_path, capsys):
     before = contents(task_folder)
-    assert "is there already" in refused(capsys, "--task", home / "task", "--output-dir", task_folder)
+    assert "is there already" in refused(capsys, "prepare-data", "--task", home / "task", "--output-dir", task_folder)
     assert contents(task_folder) == before
-    succeed("--task", home / "task", "--output-dir", tmp_path / "other-name")
+    succeed("prepare-data", "--task", home / "task", "--output-dir", tmp_path / "other-name")
     for name, digest in contents(tmp_path / "other-name").items():
         if name.endswith(".parquet"):
             assert before[name] == digest
 
 
-def test_a_full_disk_leaves_nothing(home, tmp_path, monkeypatch, capsys):
-    def failing(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", failing)  # the card is written last but one
-    words = ("--task", home / "task", "--output-dir", tmp_path / "data")
-    assert "No space left on device" in refused(capsys, *words)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("--output-dir OUT", "one of --corpus and --task"),
         ("--corpus CORPUS --task TASK --output-dir OUT", "one of --corpus and --task"),
         ("--task TASK", "--output-dir"),
         ("--task no_such_task --output-dir OUT", "no_such_task"),
-        ("--corpus no_such_corpus --output-dir OUT", "no_such_corpus"),
         ("--corpus CORPUS --check-against no_such_task --output-dir OUT", "no_such_task"),
         ("--corpus CORPUS --num-texts 80 40 --output-dir OUT", "ascending"),
-        ("--corpus CORPUS --num-texts 0 --output-dir OUT", "ascending"),
         ("--corpus CORPUS --num-texts 40 4000 --output-dir OUT", "4000 texts"),
         ("--task TASK --num-texts 40 --output-dir OUT", "--train-per-label"),
         ("--task TASK --output-dir /", "cannot name"),
-        ("--task TASK --output-dir CORPUS", "is there already"),
         ("--task TASK --output-dir TASK", "is there already"),
     ],
 )
@@ -289,7 +228,7 @@ def test_bad_input_is_one_sentence(words, part, home, tmp_path, capsys):
     for name, place in places.items():
         words = words.replace(name, str(place))
     before = contents(home)
-    assert part in refused(capsys, *words.split())
+    assert part in refused(capsys, "prepare-data", *words.split())
     assert contents(home) == before
     assert not list(tmp_path.iterdir())
 
@@ -297,7 +236,7 @@ def test_bad_input_is_one_sentence(words, part, home, tmp_path, capsys):
 def test_names_from_data_are_harmless(tmp_path):
     nasty = ["a|b", "<script>x</script>", "key: value", "- item", "[x](http://evil)", "`*_#"]
     rows = [{**row, "label": nasty[index % 6]} for index, row in enumerate(labelled_rows(60, classes=LABELS))]
-    succeed("--task", write_csv(tmp_path / "rows.csv", rows), "--output-dir", tmp_path / "data")
+    succeed("prepare-data", "--task", write_csv(tmp_path / "rows.csv", rows), "--output-dir", tmp_path / "data")
     card = DatasetCard.load(tmp_path / "data" / "README.md")
     names = card.data.to_dict()["dataset_info"]["features"][2]["dtype"]["class_label"]["names"]
     assert sorted(names.values()) == sorted(nasty)

@@ -1,7 +1,5 @@
 """What others can use by itself: collator, schedule and tokenizer with stock Trainer, stock BERT and stock tables."""
 
-import json
-
 import datasets
 import pytest
 import torch
@@ -59,23 +57,3 @@ def test_a_resumed_training_equals_an_uninterrupted_one(trained, tokens, tmp_pat
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
         assert "query" not in name or not torch.equal(weight, interrupted.model.state_dict()[name])
-
-
-def test_the_collator_takes_rows_of_a_stock_table(trained, tokens, tmp_path):
-    table = tokens.select_columns("input_ids").add_column("item", list(range(len(tokens))))
-    build_trainer(trained, table, tmp_path).train()
-    collate = MaskingCollator(trained)
-    rows = [table[index] for index in range(8)]
-    assert all(torch.equal(collate(rows)[name], MaskingCollator(trained)(rows)[name]) for name in collate(rows))
-    with pytest.raises(ValueError, match="'item'"):
-        collate([{"input_ids": row["input_ids"]} for row in rows])
-
-
-def test_the_tokenizer_is_the_same_in_another_process(trained, sentences, run_with_package):
-    code = """
-import json, sys
-from tlm_hf.data.tokenization import train_wordpiece
-print(json.dumps(train_wordpiece(json.loads(sys.argv[1]), vocab_size=120).get_vocab()))
-"""
-    assert run_with_package(code, json.dumps(sentences)) == trained.get_vocab()
-    assert type(trained).__module__.startswith("transformers.")

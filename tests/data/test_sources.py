@@ -1,24 +1,22 @@
-"""Tables, corpora and tasks from files: what is read, who is in which split, and what is said about bad files.
-
-Oracles: the rows that the test wrote, by hand, with the standard library or pyarrow; plain Python sets and counters.
-"""
+"""Tables, corpora and tasks from files: what is read, who is in which split, and what is said about bad files."""
 
 import collections
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import refusal
 from helpers_commands import labelled_rows, write_corpus, write_csv
 
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.sources import data_root, read_source, seeded_order, text_hash
-from tlm_hf.data.tasks import class_names, load_task, task_hash
-from tlm_hf.errors import UserError
+from tlm_hf.data.tasks import class_names, load_task
 
 DATA = os.environ.get("TLM_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="TLM_DATA is not set: no real text to read")
@@ -30,12 +28,6 @@ ROWS = [
 ]
 
 
-def refusal(one_sentence, function, *arguments, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        function(*arguments, **options)
-    return one_sentence(caught.value)
-
-
 def pairs(split: datasets.Dataset) -> set[tuple[str, int]]:
     return {(row["text"], row["label"]) for row in split}
 
@@ -43,12 +35,6 @@ def pairs(split: datasets.Dataset) -> set[tuple[str, int]]:
 @pytest.fixture(scope="module")
 def corpus_path(tmp_path_factory) -> str:
     return str(write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt", texts=130))
-
-
-@pytest.fixture(scope="module")
-def task_path(tmp_path_factory) -> str:
-    rows = labelled_rows(40, classes=("sea", "farm", "school"))
-    return str(write_csv(tmp_path_factory.mktemp("task") / "task.csv", rows))
 
 
 class TestReadTable:
@@ -86,14 +72,8 @@ class TestReadTable:
             caplog.clear()
         assert [text for text in texts(tmp_path / "lines.txt", None) if text] == ["one", "two"]
         assert "each line is a text" in caplog.text
-        assert read_source(str(tmp_path / "book.txt")).splits["train"]["text"][:4] == [
-            "one",
-            "paragraph",
-            "",
-            "another",
-        ]
 
-    def test_bad_files_are_refused_in_one_sentence(self, tmp_path, one_sentence):
+    def test_bad_files_are_refused_in_one_sentence(self, tmp_path):
         bad = {
             "empty.csv": b"",
             "header.csv": b"text,label\n",
@@ -103,14 +83,14 @@ class TestReadTable:
         }
         for name, content in bad.items():
             (tmp_path / name).write_bytes(content)
-            assert name in refusal(one_sentence, read_source, str(tmp_path / name)), name
-        assert "has no rows" in refusal(one_sentence, read_source, str(tmp_path / "header.csv"))
-        assert ".docx" in refusal(one_sentence, read_source, str(tmp_path / "letter.docx"))
+            assert name in refusal(read_source, str(tmp_path / name)), name
+        assert "has no rows" in refusal(read_source, str(tmp_path / "header.csv"))
+        assert ".docx" in refusal(read_source, str(tmp_path / "letter.docx"))
         for name, file in (("nothing", None), ("pictures", "a.png"), ("hollow", "a.txt")):
             (tmp_path / name).mkdir()
             if file is not None:
                 (tmp_path / name / file).touch()
-            assert name in refusal(one_sentence, read_source, str(tmp_path / name))
+            assert name in refusal(read_source, str(tmp_path / name))
 
     @pytest.mark.parametrize("ending", ["csv", "txt", "parquet"])
     @pytest.mark.parametrize("in_folder", [False, True])
@@ -135,43 +115,23 @@ class TestReadTable:
             assert revision == f"sha256:{digest}"
 
     @pytest.mark.parametrize("name", ["missing.csv", "/missing/folder", "./missing", "a/b/c", "~/missing-for-sure"])
-    def test_missing_names_are_refused(self, name, one_sentence):
-        assert repr(name) in refusal(one_sentence, read_source, name)
+    def test_missing_names_are_refused(self, name):
+        assert repr(name) in refusal(read_source, name)
 
 
 def test_hash_depends_on_every_boundary():
     assert len({text_hash(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["c", "ab"], ["ab", "c", ""])}) == 5
 
 
-class TestTask:
-    def test_splits_are_balanced_and_nested_whatever_the_order_in_the_file(self, task_path, tmp_path):
-        rows = labelled_rows(40, classes=("sea", "farm", "school"))
-        written = {row["text"]: row["label"] for row in rows}
-        task = load_task(task_path)
-        assert class_names(task) == ["farm", "school", "sea"]
-        for split, size in zip(SPLITS, (28, 6, 6), strict=True):
-            assert collections.Counter(task[split]["label"]) == dict.fromkeys(range(3), size)
-            assert all(written[text] == class_names(task)[label] for text, label in pairs(task[split]))
-        texts = [row["text"] for split in SPLITS for row in task[split]]
-        assert len(texts) == len(set(texts)) == 120
-        few, many = (load_task(task_path, train_per_label=size, test_per_label=6) for size in (5, 15))
-        assert pairs(few["train"]) < pairs(many["train"])
-        assert few["test"].to_list() == many["test"].to_list()
-        assert task_hash(load_task(str(write_csv(tmp_path / "reversed.csv", rows[::-1])))) == task_hash(task)
-
-    def test_bad_requests_are_refused(self, task_path, tmp_path, one_sentence):
-        for options, said in (
-            ({"text_column": "body"}, "'body'"),
-            ({"label_column": "kind"}, "'kind'"),
-            ({"train_per_label": 100}, "100 train texts"),
-            ({"test_per_label": 0}, "--test-per-label"),
-        ):
-            assert said in refusal(one_sentence, load_task, task_path, **options)
-        few = write_csv(tmp_path / "few.csv", labelled_rows(1))
-        hollow = write_csv(tmp_path / "hollow.csv", [{"text": " ", "label": label} for label in "ababab"])
-        for path in (few, hollow):
-            assert path.name in refusal(one_sentence, load_task, str(path))
-        assert "--data-root" in refusal(one_sentence, load_task, "ag_news", root=str(tmp_path))
+def test_bad_requests_are_refused(tmp_path):
+    task = str(write_csv(tmp_path / "task.csv", labelled_rows(40)))
+    assert "'body'" in refusal(load_task, task, text_column="body")
+    assert "--test-per-label" in refusal(load_task, task, test_per_label=0)
+    few = write_csv(tmp_path / "few.csv", labelled_rows(1))
+    hollow = write_csv(tmp_path / "hollow.csv", [{"text": " ", "label": label} for label in "ababab"])
+    for path in (few, hollow):
+        assert path.name in refusal(load_task, str(path))
+    assert "--data-root" in refusal(load_task, "ag_news", root=str(tmp_path))
 
 
 def test_seeded_order_is_a_permutation_and_known():
@@ -207,13 +167,11 @@ class TestRealText:
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["option", "variable"])
-def test_a_data_root_that_is_no_folder_is_named(tmp_path, monkeypatch, one_sentence, given):
+def test_a_data_root_that_is_no_folder_is_named(tmp_path, monkeypatch, given):
     root = str(tmp_path / "nowhere")
     monkeypatch.setenv("TLM_DATA", root)
     words = f"{'--data-root' if given else 'TLM_DATA'} is {root}, which is not a folder"
-    with pytest.raises(UserError, match=words) as caught:
-        load_corpus("wikipedia", root=root if given else None)  # and does not ask the Hub for it
-    one_sentence(caught.value)
+    assert re.search(words, refusal(load_corpus, "wikipedia", root=root if given else None))
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "texts").mkdir()
     assert data_root("~/texts") == tmp_path / "texts"

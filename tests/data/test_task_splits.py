@@ -1,21 +1,13 @@
-"""Which rows come into which split of a task: the paper's sizes, shortfalls, disjoint splits, pinned sources.
-
-Oracles: rows that the test wrote, counted.
-"""
+"""Which rows come into which split of a task: the paper's sizes, shortfalls, disjoint splits, pinned sources."""
 
 import datasets
 import pytest
+from conftest import refusal
 from helpers_commands import labelled_rows, write_csv
 
 from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tasks import KNOWN, SPLITS, TaskArguments, class_names, load_task, load_task_from, task_hash
 from tlm_hf.errors import UserError
-
-
-def refusal(one_sentence, *arguments, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        load_task(*arguments, **options)
-    return one_sentence(caught.value)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +25,8 @@ def root(tmp_path_factory) -> str:
     return str(folder)
 
 
-def test_the_papers_numbers_are_the_default_and_fewer_are_refused_or_taken(root, one_sentence, caplog):
-    said = refusal(one_sentence, "ag_news", root=root)
+def test_the_papers_numbers_are_the_default_and_fewer_are_refused_or_taken(root, caplog):
+    said = refusal(load_task, "ag_news", root=root)
     assert all(part in said for part in ("1000 test texts", "'Sci/Tech'", "at most 960", "--shortfall take"))
     task = load_task("ag_news", root=root, shortfall="take")
     sizes = {split: [facts_of(task[split])["per_label"][name] for name in class_names(task)] for split in SPLITS}
@@ -52,17 +44,9 @@ def test_the_papers_numbers_are_the_default_and_fewer_are_refused_or_taken(root,
         ({"test_per_label": 20, "validation_per_label": 20}, "train"),
     ],
 )
-def test_a_split_without_rows_of_a_class_is_refused(tmp_path, one_sentence, options, split):
-    said = refusal(one_sentence, str(write_csv(tmp_path / "task.csv", labelled_rows(40))), shortfall="take", **options)
+def test_a_split_without_rows_of_a_class_is_refused(tmp_path, options, split):
+    said = refusal(load_task, str(write_csv(tmp_path / "task.csv", labelled_rows(40))), shortfall="take", **options)
     assert all(part in said for part in (f"no {split} text left", "'farm'", "--validation-per-label"))
-
-
-def test_numbers_that_are_given_count_and_nest(root):
-    few = load_task("ag_news", root=root, train_per_label=50, test_per_label=10)
-    many = load_task("ag_news", root=root, test_per_label=10)
-    assert set(few["train"]["id"]) < set(many["train"]["id"])
-    assert few["test"].to_list() == many["test"].to_list()
-    assert set(facts_of(few["train"])["per_label"].values()) == {50}
 
 
 def test_a_validation_split_that_repeats_the_training_rows_does_not_leak():
@@ -73,12 +57,12 @@ def test_a_validation_split_that_repeats_the_training_rows_does_not_leak():
     assert not train & validation | train & test | validation & test
 
 
-def test_validation_is_fifteen_per_cent_where_the_source_has_no_test_split(tmp_path, one_sentence):
+def test_validation_is_fifteen_per_cent_where_the_source_has_no_test_split(tmp_path):
     rows = [{"text": f"text number {i}", "label": "ab"[i % 2]} for i in range(4000)]
     task = load_task(datasets.Dataset.from_list(rows))
     assert {split: len(task[split]) for split in task} == {"train": 2800, "validation": 600, "test": 600}
     write_csv(tmp_path / "test.csv", rows[:2])
-    assert "no train split" in refusal(one_sentence, str(tmp_path))
+    assert "no train split" in refusal(load_task, str(tmp_path))
 
 
 def test_leaking_rows_are_dropped_where_that_is_asked():

@@ -1,7 +1,4 @@
-"""Tokenizers: trained the same in every process, read from `vocab.txt` without loss, refused where they do not fit.
-
-Oracles: `tokenizers.BertWordPieceTokenizer` (the reference implementation of BERT's tokenizer) and `AutoTokenizer`.
-"""
+"""Tokenizers: trained the same in every process, read from `vocab.txt` without loss, refused where they do not fit."""
 
 import json
 import os
@@ -10,19 +7,13 @@ from pathlib import Path
 import datasets
 import pytest
 import transformers
+from conftest import refusal
 from helpers_commands import write_corpus
 from tokenizers import BertWordPieceTokenizer
 
 from tlm_hf.data.sources import read_source
-from tlm_hf.data.tokenization import (
-    SPECIAL_TOKENS,
-    load_tokenizer,
-    tokenize,
-    tokenizer_hash,
-    train_wordpiece,
-)
+from tlm_hf.data.tokenization import SPECIAL_TOKENS, load_tokenizer, tokenize, tokenizer_hash, train_wordpiece
 from tlm_hf.data.windows import TextFacts
-from tlm_hf.errors import UserError
 from tlm_hf.loading import load_matching_tokenizer
 
 DATA = os.environ.get("TLM_DATA")
@@ -143,6 +134,15 @@ def test_the_alphabet_is_as_large_as_needed_and_unknown_letters_are_counted(capl
     assert "--vocab-size" in caplog.text
 
 
+def test_frequent_letters_come_first_and_words_of_one_place_do_not_count():
+    rare = ["".join(chr(0x4E00 + index) for index in range(start, start + 50)) for start in range(0, 1500, 50)]
+    ours = train_wordpiece([*rare, *["\u6b63\u592a"] * 200], vocab_size=1100)
+    assert ours.unk_token_id not in ours("\u6b63\u592a")["input_ids"]  # though the other letters were seen before
+    vocabulary = train_wordpiece([*["abcdef"] * 2, "uvwxyz"], vocab_size=200).get_vocab()
+    assert "abcdef" in vocabulary
+    assert "uvwxyz" not in vocabulary
+
+
 def test_tokenize_truncates_and_keeps_special_tokens(trained, corpus):
     dataset = read_source(str(corpus)).splits["train"].select(range(40))
     rows = tokenize(dataset, trained, max_length=10)
@@ -188,12 +188,7 @@ def test_a_vocabulary_with_windows_line_ends_and_strange_tokens(tmp_path):
         assert tokenizer("ab")["input_ids"] == [2, 7, 8, 3]
 
 
-def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path, one_sentence):
-    def refusal(function, *arguments) -> str:
-        with pytest.raises(UserError) as caught:
-            function(*arguments)
-        return one_sentence(caught.value)
-
+def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path):
     trained.save_pretrained(tmp_path / "tokenizer")
     sentence = refusal(load_matching_tokenizer, str(tmp_path / "tokenizer"), None, len(trained) - 1)
     assert str(len(trained)) in sentence

@@ -1,7 +1,4 @@
-"""Windows of texts: nothing is lost, nothing is repeated, and what is cut is counted.
-
-Oracles: rows written by hand; stock `tokenizer(text, truncation=True)`; plain lists.
-"""
+"""Windows of texts: nothing is lost, nothing is repeated, and what is cut is counted."""
 
 import pickle
 

@@ -1,8 +1,4 @@
-"""The numbers that are read off a model: fixed-mask loss, logits, metrics, temperature, calibration error.
-
-Oracles: stock `BertForMaskedLM` scoring one text at a time; numpy and scikit-learn; a brute-force grid; examples worked
-by hand.
-"""
+"""The numbers that are read off a model: fixed-mask loss, logits, metrics, temperature, calibration error."""
 
 import numpy as np
 import pytest
@@ -78,11 +74,6 @@ def test_metrics_are_those_of_scikit_learn(seed, classes):
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predictions))
     assert found["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro", zero_division=0))
     assert found["loss"] == pytest.approx(log_loss(labels, probabilities, labels=np.arange(classes)), rel=1e-6)
-    f1 = []
-    for label in sorted(set(labels) | set(predictions)):
-        hits = np.sum((predictions == label) & (labels == label))
-        f1.append(2 * hits / (np.sum(predictions == label) + np.sum(labels == label)))
-    assert found["macro_f1"] == pytest.approx(np.mean(f1))
 
 
 @pytest.mark.parametrize(("seed", "scale"), [(0, 3.0), (1, 0.9), (2, 5.0)])
@@ -104,7 +95,8 @@ def test_the_interval_of_the_temperature_is_that_of_the_likelihood():
     logits, labels = make_predictions(0, scale=3.0)
     found = choose_temperature(logits, labels)
     grid = np.geomspace(0.05, 20.0, 4001)
-    losses = np.array([log_loss(labels, softmax(logits / value, axis=-1), normalize=False) for value in grid])
+    rows = np.arange(len(labels))
+    losses = np.array([-np.log(softmax(logits / value, axis=-1))[rows, labels].sum() for value in grid])
     within = grid[losses <= losses.min() + 1.9207]
     assert found.interval == pytest.approx((within[0], within[-1]), rel=5e-3)
     assert found.value == fit_temperature(logits, labels)

@@ -1,6 +1,7 @@
 """`predict` on texts, a data set and a file against stock BERT members, combined by scipy."""
 
 import json
+import re
 
 import datasets
 import numpy as np
@@ -9,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import refusal
 from helpers_commands import refused, succeed, write_csv
 from scipy.special import softmax
 from scipy.stats import entropy
 
 from tlm_hf import CommitteeForSequenceClassification
 from tlm_hf.errors import UserError
-from tlm_hf.evaluation.predict import predict
+from tlm_hf.evaluation.predict import PredictArguments, predict, predict_command
 from tlm_hf.export import FreezeArguments, freeze
 
 LABELS = ["farm", "sea", "school"]
@@ -95,15 +97,12 @@ def test_texts_data_sets_and_files_agree(home, sentences, tmp_path):
     assert {"label", "probability", "mutual_information", "agreement", "p(farm)"} <= set(table.columns)
 
 
-def test_bad_input_is_refused(home, one_sentence):
-    member = str(home[0] / "member")
+def test_bad_input_is_refused(home, tmp_path):
+    member, file = str(home[0] / "member"), str(write_csv(tmp_path / "a.csv", [{"text": "one"}]))
+    with pytest.raises(UserError, match="input itself"):
+        predict_command(PredictArguments(model=member, input=file, output=file))
     for texts, words in ((["a", None], "Row 1"), (datasets.Dataset.from_dict({"body": ["a"]}), "'text'")):
-        with pytest.raises(UserError, match=words) as caught:
-            predict(texts, member)
-        one_sentence(caught.value)
-
-
-# --- tables as people have them
+        assert re.search(words, refusal(predict, texts, member))
 
 
 @pytest.fixture

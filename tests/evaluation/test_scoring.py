@@ -6,25 +6,27 @@ import pytest
 from helpers_commands import refused, results_of, shelf, succeed
 
 
-@pytest.fixture
-def scored(capsys):
-    """Function `(task, *words)` to what `tlm score` prints of the member on the shelf."""
-
-    def run(task, *words):
-        capsys.readouterr()
-        succeed("score", "--model", shelf() / "member", "--task", task, "--disable-tqdm", *words)
-        return json.loads(capsys.readouterr().out)
-
-    return run
+def scored(capsys, model, *words):
+    capsys.readouterr()
+    succeed("score", "--model", shelf() / model, "--task", shelf() / "task.csv", "--disable-tqdm", *words)
+    return json.loads(capsys.readouterr().out)
 
 
-def test_the_split_is_chosen(scored):
-    task = shelf() / "task.csv"
-    counts = {split: scored(task, "--split", split)["texts"] for split in ("train", "validation", "test", "all")}
+def test_the_split_is_chosen(capsys, tmp_path):
+    splits = ("train", "validation", "test", "all")
+    counts = {split: scored(capsys, "member", "--split", split)["texts"] for split in splits}
     assert counts == {"train": 56, "validation": 12, "test": 12, "all": 80}
-    assert scored(task)["texts"] == 80
-    found = scored(task, "--split", "test")["metrics"]["accuracy"]
-    assert found == pytest.approx(results_of(shelf() / "member")["test"]["accuracy"])
+    assert scored(capsys, "member")["texts"] == 80
+
+
+@pytest.mark.parametrize("model", ["member", "committee"])
+def test_scores_are_those_of_the_results(capsys, tmp_path, model):
+    found = scored(capsys, model, "--split", "test", "--output", tmp_path / "scores.json")["metrics"]
+    assert found == json.loads((tmp_path / "scores.json").read_text())["metrics"]
+    expected = results_of(shelf() / model)["test"]
+    assert {name: found[name] for name in ("accuracy", "macro_f1", "loss")} == pytest.approx(
+        {name: expected[name] for name in ("accuracy", "macro_f1", "loss")}, abs=1e-5
+    )
 
 
 def test_a_folder_as_output_is_refused_before_the_work(tmp_path, capsys, monkeypatch):

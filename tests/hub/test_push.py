@@ -1,12 +1,10 @@
-"""What a push sends, in which order, and what it refuses before it writes anything.
-
-Oracle: the local Hub's own record of requests and commits. `test_push_faults` has pushes that are disturbed.
-"""
+"""What a push sends, in which order, and what it refuses before it writes anything."""
 
 import re
 import shutil
 
 import pytest
+from conftest import refusal
 from helpers_commands import contents, succeed
 from helpers_commands import refused as command_refused
 from helpers_family import OWNER, edit, family, staged
@@ -51,18 +49,17 @@ def copy(tmp_path):
     return shutil.copytree(staged(), tmp_path / "release")
 
 
-def refused(hub, release, one_sentence, **options):
+def refused(hub, release, **options):
     """The sentence of a push that wrote nothing."""
     before = hub.state.snapshot()
     hub.requests.clear()
-    with pytest.raises(UserError) as refusal:
-        push(str(release), hub=client(hub), **options)
+    said = refusal(push, str(release), hub=client(hub), **options)
     assert {request.method for request in hub.requests} <= {"GET", "HEAD"}
     assert hub.state.snapshot() == before
     planned = status(str(release), hub=client(hub))
     assert planned["refused"] > 0
     assert "REFUSED" in planned["table"]
-    return one_sentence(refusal.value)
+    return said
 
 
 class TestSent:
@@ -93,13 +90,6 @@ class TestSent:
                     assert re.search(rf"send\s+{path.stat().st_size:,} bytes  {name}$", found["table"], re.MULTILINE)
             assert not any(row["hub_version"] for row in status(str(staged()), hub=client(empty))["repositories"])
 
-    def test_status_names_what_differs(self, hub):
-        hub.foreign_commit("model", f"{OWNER}/tlm-conv", {"README.md": b"mine now\n"})
-        found = {row["where"]: row for row in status(str(staged()), hub=client(hub))["repositories"]}
-        assert found[f"{OWNER}/tlm-conv"]["foreign"] == "README.md"
-        assert list(found[f"{OWNER}/tlm-conv"]["add"]) == ["README.md"]
-        assert (found[BERT]["add"], found[BERT]["hub_version"]) == ({}, "0.1.0")
-
     def test_public_in_the_end_and_nothing_before_the_last_upload(self):
         with local_hub() as other:
             other.fault("status", method="POST", path="tlm-demo/commit/", code=403, times=1000)
@@ -119,35 +109,25 @@ class TestSent:
         assert hub.commits("model", f"{OWNER}/tlm-bert2")[0] == "Release 0.1.1"
         assert set(hub.repository("model", BERT).tags) == {"v0.1.0", "v0.1.1"}
 
-    def test_the_tag_is_the_commit_that_was_made(self, hub, copy):
-        """Also where someone else commits between the commit and its tag."""
-        edit(copy, "tlm-bert1", "0.2.0")
-        hub.fault("stale_parent", method="GET", path=rf"{BERT}/refs$")
-        push(str(copy), hub=client(hub))
-        found = hub.repository("model", BERT)
-        titles = [commit.title for commit in found.history("main")]
-        assert titles == ["by someone else", "Release 0.2.0", "Release 0.1.0", "initial commit"]
-        assert found.commits[found.tags["v0.2.0"]].title == "Release 0.2.0"
-
 
 class TestRefused:
-    def test_someone_elses_change_of_the_last_repository_stops_the_first_too(self, hub, copy, one_sentence):
+    def test_someone_elses_change_of_the_last_repository_stops_the_first_too(self, hub, copy):
         edit(copy, "tlm-bert1", "0.2.0")
         hub.foreign_commit("space", f"{OWNER}/tlm-demo", {"app.py": b"print()\n", "notes.md": b"mine\n"})
         edit(copy, "tlm-demo", "0.2.0")
-        assert "tlm-demo was changed by others (app.py)" in refused(hub, copy, one_sentence)
+        assert "tlm-demo was changed by others (app.py)" in refused(hub, copy)
         assert push(str(copy), hub=client(hub), overwrite=True)["commits"] == 2
         assert "notes.md" not in hub.files("space", f"{OWNER}/tlm-demo")
 
     @pytest.mark.parametrize("folder", ["tlm-bert1", "tlm-bert1@seed-1"])
-    def test_a_version_is_taken_once_and_does_not_go_back(self, hub, copy, one_sentence, folder):
+    def test_a_version_is_taken_once_and_does_not_go_back(self, hub, copy, folder):
         edit(copy, folder)
-        assert f"{folder} was released as 0.1.0 with other content" in refused(hub, copy, one_sentence)
-        refused(hub, copy, one_sentence, overwrite=True)
+        assert f"{folder} was released as 0.1.0 with other content" in refused(hub, copy)
+        refused(hub, copy, overwrite=True)
         edit(copy, folder, "0.10.0")
         push(str(copy), hub=client(hub))
         edit(copy, folder, "0.9.0")
-        assert "released as 0.10.0 with other content, and 0.9.0 is not newer" in refused(hub, copy, one_sentence)
+        assert "released as 0.10.0 with other content, and 0.9.0 is not newer" in refused(hub, copy)
 
     @pytest.mark.parametrize(
         ("token", "role", "organizations", "words"),
@@ -158,21 +138,20 @@ class TestRefused:
             ("hf_" + "Member" * 6, "write", {OWNER: "read"}, "write access"),
         ],
     )
-    def test_tokens_without_rights(self, hub, one_sentence, token, role, organizations, words):
+    def test_tokens_without_rights(self, hub, token, role, organizations, words):
         if role is not None:
             hub.add_user("another", token, role=role, organizations=organizations)
         del hub.state.repositories["space", f"{OWNER}/tlm-demo"]
         before = hub.state.snapshot()
-        with pytest.raises(UserError) as refusal:
-            push(str(staged()), hub=client(hub, token))
-        assert words in one_sentence(refusal.value)
-        assert token not in str(refusal.value)
+        said = refusal(push, str(staged()), hub=client(hub, token))
+        assert words in said
+        assert token not in said
         assert hub.state.snapshot() == before
 
 
 class TestWhatIsThere:
     @pytest.mark.parametrize("kind", ["space", "model"])
-    def test_the_hubs_own_first_commit_is_nobodys_change(self, hub, one_sentence, kind):
+    def test_the_hubs_own_first_commit_is_nobodys_change(self, hub, kind):
         """A Space begins with a README of the Hub's own, until a user writes another."""
         name = {"space": f"{OWNER}/tlm-demo", "model": BERT}[kind]
         del hub.state.repositories[kind, name]
@@ -180,7 +159,7 @@ class TestWhatIsThere:
         if kind == "space":
             before = hub.state.copy()
             hub.foreign_commit("space", name, {"README.md": b"mine\n"})
-            assert "README.md" in refused(hub, staged(), one_sentence)
+            assert "README.md" in refused(hub, staged())
             hub.state = before
         push(str(staged()), hub=client(hub))
         assert hub.files(kind, name)["README.md"] == (staged() / name / "README.md").read_bytes()

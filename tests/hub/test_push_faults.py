@@ -6,12 +6,17 @@ second ones. Oracle: the commits of the local Hub after an undisturbed push.
 
 import hashlib
 import shutil
+from unittest import mock
 
 import pytest
+from conftest import check_sentence, refusal
 from helpers_family import edit, staged
 from helpers_release import TOKEN, client, hurry, local_hub
+from huggingface_hub import HfApi
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from tlm_hf.errors import UserError
+from tlm_hf.hub.client import Hub
 from tlm_hf.hub.push import push
 from tlm_hf.runs.atomic_files import file_hash
 
@@ -118,12 +123,12 @@ def disturb(ground, release, fault, step):
         ("half of a large file is kept", "sending a large file", False),
     ],
 )
-def test_the_same_command_again_ends_as_undisturbed(ground, one_sentence, fault, step, expected):
+def test_the_same_command_again_ends_as_undisturbed(ground, fault, step, expected):
     first = disturb(ground, "first", fault, step)
     assert first is not None
     assert (first == "done") == expected, first
     if first != "done":
-        one_sentence(first)
+        check_sentence(first)
 
 
 @pytest.mark.slow
@@ -133,3 +138,20 @@ def test_every_fault(ground, release, step):
     here = [fault for fault, (*_, only_at) in ONLY_AT.items() if only_at == step]
     met = [disturb(ground, release, fault, step) is not None for fault in [*FAULTS, *here]]
     assert all(met) or release == "second"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OfflineModeIsEnabled("x"), "HF_HUB_OFFLINE"),
+        (PermissionError(13, "Permission denied", "model.safetensors"), "Permission denied"),
+        (OSError(f"cannot open {TOKEN}"), "cannot open ***"),
+    ],
+)
+def test_what_does_not_pass_is_said_at_once(monkeypatch, error, words):
+    monkeypatch.setattr(HfApi, "repo_info", mock.Mock(side_effect=error))
+    with hurry() as waits:
+        said = refusal(Hub(token=TOKEN, endpoint="http://127.0.0.1:9").repo_info, "owner/name")
+    assert words in said
+    assert TOKEN not in said
+    assert waits == []

@@ -1,7 +1,4 @@
-"""A released family read by a stranger: another process without the package, an empty cache, a token that may read.
-
-Oracles: the runs' weights, the cards' own snippets, the variables that the push has set.
-"""
+"""A released family read by a stranger: another process without the package, an empty cache, a token that may read."""
 
 import json
 import os

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import refusal
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.release_file import BRANCH, read_release
@@ -60,12 +61,9 @@ def test_a_whole_file(here):
         ("encoders:", "encoder:", "'encoder' (did you mean 'encoders'?)"),
         ("base: tlm-bert1", "base: tlm-bert2", "'tlm-bert2', which is not in this release (did you mean 'tlm-bert1'?)"),
         ("base: tlm-bert1", "base: tlm-texts", "kind data: name one of the kind encoder"),
-        ("base: tlm-bert1", "base: tiny-lab/tlm-bert1", "leave out the namespace"),
         ("{run: runs, base: tlm-bert1}\nspaces", "{run: runs}\nspaces", "tlm-lora has no 'base'"),
         ("{run: runs, base: tlm-bert1}\nspaces", "{run: runs, base: tlm-bert1@seed-1}\nspaces", "only a main branch"),
-        ("{folder: runs}", "{foldr: runs}", "'foldr' (did you mean 'folder'?)"),
         ("0.1.0", "'0.1'", "X.Y.Z"),
-        ("0.1.0", "0.1", "'version' expected str, got float"),
         ("tlm-news: {", "yes: {", "'name' expected str, got bool"),
         ("tlm-news: {", '"a b": {', "tiny-lab/a b"),
         ("demo: runs", "demo: nowhere", "nowhere, and there is no such folder"),
@@ -73,25 +71,20 @@ def test_a_whole_file(here):
         ("members: [tlm-news, other/model]", "members: tlm-news", "'members' expected a list"),
         ("seed-1: runs", "main: runs", "the branch 'main'"),
         ("  tlm-texts: {folder: runs}", "  tlm-bert1: {folder: runs}", "two repositories"),
-        ("run: runs, base", "base", "tlm-news has no 'run'"),
-        ("collection: {title: Tiny, papers", "collection: {papers", "'title'"),
         ("encoders:\n", "encoders: [\n", "expected"),
     ],
 )
-def test_mistakes_are_named(here, one_sentence, old, new, words):
+def test_mistakes_are_named(here, old, new, words):
     text = WHOLE.replace(old, new, 1)
     assert text != WHOLE
-    with pytest.raises(UserError) as refusal:
-        read(text)
-    assert words in one_sentence(refusal.value)
-    assert "release.yaml" in str(refusal.value)
+    said = refusal(read, text)
+    assert words in said
+    assert "release.yaml" in said
 
 
 @pytest.mark.parametrize("text", ["", "- a", "version: 0.1.0\nnamespace: x\n", "namespace: x\nencoders: {}\n", "\0"])
-def test_files_that_say_too_little(here, one_sentence, text):
-    with pytest.raises(UserError) as refusal:
-        read(text)
-    one_sentence(refusal.value)
+def test_files_that_say_too_little(here, text):
+    refusal(read, text)
     with pytest.raises(UserError, match=r"absent\.yaml"):
         read_release("absent.yaml")
 

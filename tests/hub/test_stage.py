@@ -3,19 +3,17 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import refusal
 from helpers_commands import contents, results_of
 from helpers_family import OWNER, RELEASE, family, staged
 from huggingface_hub import DatasetCard, ModelCard, RepoCard
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.manifest import read_staged
-from tlm_hf.hub.release_file import read_release
-from tlm_hf.hub.space_folder import stage_space
 from tlm_hf.hub.stage import stage
 from tlm_hf.runs.atomic_files import write_json
 
@@ -36,13 +34,12 @@ def card_of(name):
     return card_class.load(staged() / OWNER / name / "README.md", ignore_metadata_errors=False)
 
 
-def refusal_of(release, folder, one_sentence):
+def refusal_of(release, folder):
     """Why a release cannot be staged; nothing is left where it was to go."""
     (folder / "bad.yaml").write_text(yaml.safe_dump(release))
-    with pytest.raises(UserError) as refusal:
-        stage(str(folder / "bad.yaml"), str(folder / "out"))
+    said = refusal(stage, str(folder / "bad.yaml"), str(folder / "out"))
     assert contents(folder / "out") == {}
-    return one_sentence(refusal.value)
+    return said
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -84,14 +81,6 @@ def test_front_matter():
     assert adapter["base_model_name_or_path"] == f"{OWNER}/tlm-bert1"
 
 
-def test_nothing_tells_of_this_machine():
-    for path in (staged() / OWNER).rglob("*"):
-        if path.suffix in (".json", ".md", ".yaml"):
-            text = path.read_text()
-            assert str(family().parent) not in text, path
-            assert str(ROOT) not in text, path
-
-
 def test_staged_again_it_is_the_same(here, tmp_path):
     shutil.copytree(staged() / ".measured", tmp_path / "again" / ".measured")
     stage("release.yaml", str(tmp_path / "again"))
@@ -123,24 +112,22 @@ class TestOrigins:
         ("section", "name", "entry", "words"),
         [
             ("classifiers", "tlm-scratch", {"run": "scratch", "base": "tlm-bert1"}, "its run read nothing"),
-            ("classifiers", "tlm-bert1-words", {"run": "first", "base": "other/model"}, "its run read encoder"),
             ("classifiers", "tlm-bert1-words", {"run": "first", "base": "tlm-bert2"}, "which is tlm-bert1;"),
             ("committees", "tlm-c", {"run": "together", "members": ["other/model"]}, "its run read first, second"),
             ("committees", "tlm-c", {"run": "together", "members": ["tlm-bert1-words@seed-1"]}, "not made from"),
             ("encoders", "tlm-bert1", {"run": "first"}, "is a finetune"),
-            ("encoders", "tlm-bert1", {"run": "demo"}, "has not finished"),
             ("adapters", "tlm-lora", {"run": "first", "base": "tlm-bert1"}, "no adapter"),
         ],
     )
-    def test_runs_that_do_not_fit(self, here, tmp_path, one_sentence, section, name, entry, words):
+    def test_runs_that_do_not_fit(self, here, tmp_path, section, name, entry, words):
         small = {key: RELEASE[key] for key in ("version", "namespace", "encoders", "classifiers")}
         small["encoders"] = {
             name: {key: facts[key] for key in facts if key != "data"} for name, facts in small["encoders"].items()
         }
         small |= {section: small.get(section, {}) | {name: entry}}
-        assert words in refusal_of(small, tmp_path, one_sentence)
+        assert words in refusal_of(small, tmp_path)
 
-    def test_an_adapter_of_a_branch_is_refused(self, here, tmp_path, one_sentence):
+    def test_an_adapter_of_a_branch_is_refused(self, here, tmp_path):
         """peft opens the main branch of what the adapter names."""
         shutil.copytree("adapted", tmp_path / "adapted")
         results = results_of(family() / "adapted")
@@ -152,7 +139,7 @@ class TestOrigins:
             "encoders": {"tlm-bert1": {"run": "encoder", "revisions": {"seed-1": "encoder-1"}}},
             "adapters": {"tlm-lora": {"run": str(tmp_path / "adapted"), "base": "tlm-bert1"}},
         }
-        assert "which is tlm-bert1@seed-1;" in refusal_of(release, tmp_path, one_sentence)
+        assert "which is tlm-bert1@seed-1;" in refusal_of(release, tmp_path)
 
 
 class TestSpace:
@@ -163,24 +150,9 @@ class TestSpace:
                 assert ours.pop(name) == digest
         assert {name.split("/")[0] for name in ours} == {"README.md", "demo", "manifest.json"}
 
-    def test_another_demonstration(self, here, tmp_path, one_sentence):
-        """A committee of other people, and mistakes."""
-        release = read_release("release.yaml")
-        (entry,) = (each for each in release.entries if each.kind == "space")
-        entry = replace(entry, committees={"words": "other/committee"})
-        stage_space(entry, release, tmp_path / OWNER / "tlm-demo", tmp_path, smoke=False)
-        assert "smoke" not in (tmp_path / OWNER / "tlm-demo" / "README.md").read_text()
-        for change, words in (
-            ({"committees": {"others": "other/committee"}}, "'words'"),
-            ({"source": tmp_path}, "whole"),
-        ):
-            with pytest.raises(UserError) as refusal:
-                stage_space(replace(entry, **change), release, tmp_path / OWNER / words, tmp_path, smoke=False)
-            assert words in one_sentence(refusal.value)
-
 
 class TestOutputFolder:
-    def test_what_others_put_there_is_never_deleted(self, here, tmp_path, one_sentence):
+    def test_what_others_put_there_is_never_deleted(self, here, tmp_path):
         copy = shutil.copytree(staged(), tmp_path / "copy")
         (copy / OWNER / "mine").mkdir()
         (tmp_path / "notes").mkdir()
@@ -188,9 +160,7 @@ class TestOutputFolder:
         (tmp_path / "file").write_text("mine\n")
         before = contents(tmp_path)
         for folder in (copy, tmp_path / "notes", tmp_path / "file"):
-            with pytest.raises(UserError) as refusal:
-                stage("release.yaml", str(folder))
-            one_sentence(refusal.value)
+            refusal(stage, "release.yaml", str(folder))
         assert contents(tmp_path) == before
 
     def test_a_release_is_replaced_whole(self, here, tmp_path):

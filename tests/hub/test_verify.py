@@ -1,12 +1,10 @@
-"""`tlm release verify`: what was staged opens without the package, and what was changed does not pass.
-
-Oracle: the planted change. `test_read_back` has readers of the Hub.
-"""
+"""`tlm release verify`: what was staged opens without the package, and what was changed does not pass."""
 
 import json
 import shutil
 
 import pytest
+from conftest import refusal
 from helpers_family import OWNER, staged, write_record
 
 from tlm_hf.errors import UserError
@@ -26,10 +24,8 @@ def keep(release, *names):
     write_record(release, record)
 
 
-def refusal_of(release, one_sentence):
-    with pytest.raises(UserError) as refusal:
-        verify(str(release))
-    return one_sentence(refusal.value)
+def refusal_of(release):
+    return refusal(verify, str(release))
 
 
 def test_one_repository_of_each_kind_passes(copy):
@@ -43,22 +39,22 @@ def test_one_repository_of_each_kind_passes(copy):
     assert set(json.loads((copy / "verified.json").read_text())["checks"]) == set(checks)
 
 
-def test_a_broken_branch_is_not_verified(copy, one_sentence):
+def test_a_broken_branch_is_not_verified(copy):
     """What only the snippet finds, in the branch alone: main is as it was."""
     folder = copy / OWNER / "tlm-bert1@seed-1"
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"mask_token": "[NONE]"}))
     keep(copy, "tlm-bert1")
     (copy / "verified.json").unlink()
-    assert "tlm-bert1@seed-1 does not open" in refusal_of(copy, one_sentence)
+    assert "tlm-bert1@seed-1 does not open" in refusal_of(copy)
     assert not (copy / "verified.json").exists()
 
 
 @pytest.mark.parametrize("file", ["config.json", "manifest.json", "extra.md"])
-def test_what_was_changed_after_staging_is_not_verified_or_pushed(copy, one_sentence, file):
+def test_what_was_changed_after_staging_is_not_verified_or_pushed(copy, file):
     path = copy / OWNER / "tlm-committee-words" / file
     path.write_text(json.dumps({"version": "9.9.9"}))
-    assert "tlm-committee-words was changed" in refusal_of(copy, one_sentence)
+    assert "tlm-committee-words was changed" in refusal_of(copy)
     with pytest.raises(UserError, match="tlm-committee-words"):
         push(str(copy))
 

@@ -1,16 +1,12 @@
-"""The soft committee against numpy and against stock BERT members that vote and train apart.
+"""The soft committee against numpy's mean of softmax and stock BERT members that vote and train apart."""
 
-Oracles: numpy's mean of softmax; `transformers.BertForSequenceClassification` members on the same weights, whose own
-losses and gradients the committee's must be.
-"""
-
-import json
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, randomise
+from conftest import TINY, randomise, refusal
 from helpers_models import close
 from huggingface_hub.errors import StrictDataclassError
 from scipy.special import softmax
@@ -45,11 +41,7 @@ def make_batch(seed=0, rows=4, length=9):
     mask = (np.arange(length) < rng.integers(2, length + 1, (rows, 1))).astype(np.int64)
     ids = rng.integers(1, TINY["vocab_size"], (rows, length)) * mask
     types = rng.integers(0, 2, (rows, length))
-    return {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(mask),
-        "token_type_ids": torch.tensor(types),
-    }
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask), "token_type_ids": torch.tensor(types)}
 
 
 def test_votes_are_the_stock_members_and_the_loss_is_that_of_the_mean(members):
@@ -75,10 +67,11 @@ def test_mixed_shapes_survive_saving_bit_for_bit(members, tmp_path):
     for position, (ours, _) in enumerate(members):
         ours.save_pretrained(tmp_path / f"member-{position}")
         sources.append(str(tmp_path / f"member-{position}"))
-    committee = CommitteeForSequenceClassification.from_members([*sources, convolution_member()], temperature=0.8)
+    members_of = CommitteeForSequenceClassification.from_members
+    committee = members_of([*sources, convolution_member()], temperature=0.8, combination="logits")
     committee.save_pretrained(tmp_path / "committee")
     again = CommitteeForSequenceClassification.from_pretrained(tmp_path / "committee")
-    assert again.config.temperature == 0.8
+    assert (again.config.temperature, again.config.combination) == (0.8, "logits")
     assert again.config.id2label == LABELS["id2label"]
     assert [member.config.num_hidden_layers for member in again.members] == [1, 2, 1, 1]
     batch = make_batch(2)
@@ -87,15 +80,10 @@ def test_mixed_shapes_survive_saving_bit_for_bit(members, tmp_path):
     assert torch.equal(found.logits, expected.logits)
     for (_, stock), vote in zip(members, found.member_logits.unbind(dim=1), strict=False):
         close(vote, stock(**batch).logits)
-    for file in (tmp_path / "committee").glob("*.json"):
-        text = file.read_text(encoding="utf-8")
-        assert str(tmp_path) not in text
-        assert "member-0" not in text
-    config = json.loads((tmp_path / "committee" / "config.json").read_text(encoding="utf-8"))
-    assert config["model_type"] == "tlm_committee"
-    assert config["architectures"] == ["CommitteeForSequenceClassification"]
     again.save_pretrained(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8")) == config
+    configs = [(tmp_path / name / "config.json").read_text(encoding="utf-8") for name in ("committee", "again")]
+    assert configs[0] == configs[1]
+    assert "member-0" not in configs[0]
 
 
 def test_a_member_can_be_split_off_as_stock_bert(members, tmp_path):
@@ -125,18 +113,16 @@ def test_trainer_predicts_one_array(members, tmp_path):
     assert predicted.metrics["test_loss"] == pytest.approx(-expected[:, 1].mean(), abs=1e-5)
 
 
-def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, members, tmp_path, one_sentence):
+def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, members, tmp_path):
     join = CommitteeForSequenceClassification.from_members
     good = members[0][0]
     committee = join([good])
     committee.save_pretrained(tmp_path / "committee")
     build_pair("masked_lm")[0].save_pretrained(tmp_path / "encoder")
     refused = [
-        ([], "at least one member"),
         ([good, build_pair("classifier", id2label={**LABELS["id2label"], 1: "art"})[0]], "Member 1 has the labels"),
         ([good, build_pair("classifier", num_labels=2)[0]], "Member 1 has the labels"),
         ([good, build_pair("classifier", vocab_size=61, **LABELS)[0]], "Member 1 has a vocabulary of 61"),
-        ([good, good], "Member 1 is the same object"),
         ([good, build_pair("masked_lm")[1]], "Member 1 .*without a classifier"),
         ([good, committee], "Member 1 is itself a committee"),
         ([good, str(tmp_path / "committee")], "Member 1 is itself a committee"),
@@ -149,9 +135,7 @@ def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, member
         ),
     ]
     for candidates, sentence in refused:
-        with pytest.raises(ValueError, match=sentence) as caught:
-            join(candidates)
-        one_sentence(caught.value)
+        assert re.search(sentence, refusal(join, candidates, error=ValueError))
 
 
 @pytest.mark.parametrize(
@@ -162,11 +146,9 @@ def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, member
         ({"input_ids": None, "inputs_embeds": torch.zeros(4, 9, 24)}, "each member has other word embeddings"),
     ],
 )
-def test_inputs_that_the_members_cannot_share_are_refused_in_one_sentence(members, one_sentence, inputs, sentence):
+def test_inputs_that_the_members_cannot_share_are_refused_in_one_sentence(members, inputs, sentence):
     committee = CommitteeForSequenceClassification.from_members([members[0][0]])
-    with pytest.raises(ValueError, match=sentence) as caught:
-        committee(**{**make_batch(), **inputs})
-    one_sentence(caught.value)
+    assert re.search(sentence, refusal(committee, **{**make_batch(), **inputs}, error=ValueError))
 
 
 def test_a_pickle_after_the_first_answer_is_no_larger_and_an_edited_weight_counts_at_once(members):

@@ -1,7 +1,6 @@
-"""Half precision, activation checkpointing, torch.compile and torch.export.
+"""Half precision, activation checkpointing and torch.compile (`test_onnx_export` has torch.export).
 
-Oracle: stock BERT in float32, run eagerly; for a convolution the uncompiled model, which test_convolution.py holds
-against plain torch. `fullgraph=True` refuses graph breaks.
+Oracle: stock BERT in float32, run eagerly; for a convolution the uncompiled model. `fullgraph=True` refuses breaks.
 """
 
 import copy
@@ -56,9 +55,6 @@ def check_step(compiled, ours, stock, inputs, labels):
     compare_gradients(ours, stock)
 
 
-# ---- precision
-
-
 @BY_KIND
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("fast", [True, False])
@@ -88,9 +84,6 @@ def test_loading_in_half_precision(build_pair, tmp_path, kind, dtype, fast):
     assert before is None or not torch.equal(before, ours.bert.encoder.layer[1].output.dense.weight)
 
 
-# ---- activation checkpointing
-
-
 @pytest.mark.parametrize("reentrant", [True, False])
 @BY_BACKEND
 @pytest.mark.parametrize("kind", ["masked_lm", "classifier", "committee"])
@@ -115,9 +108,6 @@ def test_checkpointing_draws_the_same_dropout(build_pair, kind, attention, reent
         assert (gradient is None) == (gradients[1][name] is None), name
         if gradient is not None:
             close(gradients[1][name], gradient)
-
-
-# ---- torch.compile
 
 
 @BY_LAYERS_AND_BACKEND
@@ -160,40 +150,3 @@ def test_compiled_backward(build_pair, kind, backend):
     ours.eval()
     with torch.no_grad():
         close(compiled(**inputs).logits, stock.eval()(**inputs).logits)
-
-
-# ---- torch.export
-
-
-def export(model, inputs):
-    """The exported module, for any batch and any length."""
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    return torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, free)).module()
-
-
-SHAPES = [(1, 1), (1, 7), (5, 16), (2, 2)]
-
-
-@BY_LAYERS_AND_BACKEND
-@BY_KIND
-def test_exported_model(build_pair, kind, layers, attention):
-    ours, stock = build_pair(kind, num_hidden_layers=layers, attention=attention)
-    exported = export(ours, batch_of(3, 10)[0])
-    name = "last_hidden_state" if kind == "encoder" else "logits"
-    for rows, length in SHAPES:
-        inputs, _ = batch_of(rows, max(length, 2))
-        inputs = {key: value[:, :length] for key, value in inputs.items()}
-        close(exported(**inputs)[name], stock(**inputs)[name])
-
-
-def test_exported_committee_and_convolution(build_pair):
-    pairs = [build_pair("classifier", seed=seed) for seed in range(2)]
-    committee = export(CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs]), batch_of(3, 10)[0])
-    plain = build_model(TLMForSequenceClassification, KERNELS)
-    convolution = export(plain, batch_of(3, 10)[0])
-    for rows, length in ((1, 7), (5, 16), (2, 2)):
-        inputs, _ = batch_of(rows, length)
-        votes = torch.stack([stock(**inputs).logits for _, stock in pairs], dim=1)
-        close(committee(**inputs).member_logits, votes)
-        close(committee(**inputs).logits, votes.softmax(-1).mean(1).log())
-        close(convolution(**inputs).logits, plain(**inputs).logits)

@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
+from conftest import TINY, refusal
 from helpers_models import close
 from huggingface_hub.errors import StrictDataclassError
 from test_convolution import (
@@ -118,19 +118,6 @@ def test_training_is_plain_batch_norm_over_all_positions(fast, extra):
     close(first.batch_norm.running_mean, mean)
 
 
-def test_any_length_is_exported():
-    model = build(TLMForSequenceClassification)
-    stock = stock_around(model)
-    batch, _ = padded_batch([9, 4], 9)
-    any_size = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in batch}
-    with torch.no_grad():
-        exported = torch.export.export(model, (), batch, dynamic_shapes=any_size).module()
-        for width in (1, 9, LONGEST):
-            other, _ = padded_batch([width, 1, (width + 1) // 2], width)
-            expected = head(stock, by_hand(stock, model.bert.front_end, **other))
-            close(exported(**other).logits, expected)
-
-
 def test_switch_is_saved_with_a_front_end_only(tmp_path):
     model = build()
     model.save_pretrained(tmp_path / "convolution")
@@ -142,11 +129,10 @@ def test_switch_is_saved_with_a_front_end_only(tmp_path):
     assert "conv_sees_padding" not in json.loads((tmp_path / "plain" / "config.json").read_text())
 
 
-def test_what_cannot_be_padded_is_refused_in_one_sentence(one_sentence):
+def test_what_cannot_be_padded_is_refused_in_one_sentence():
     with pytest.raises(StrictDataclassError, match="conv_sees_padding needs a convolution front-end"):
         TLMConfig(**TINY, conv_sees_padding=True)
     with pytest.raises(StrictDataclassError, match="pad_token_id"):
         build(pad_token_id=None)
-    with pytest.raises(ValueError, match="truncate it") as caught:
-        build()(torch.ones((1, LONGEST + 1), dtype=torch.long), position_ids=torch.zeros((1, LONGEST + 1)).long())
-    one_sentence(caught.value)
+    ids = torch.ones((1, LONGEST + 1), dtype=torch.long)
+    assert "truncate it" in refusal(build(), ids, position_ids=0 * ids, error=ValueError)

@@ -10,26 +10,8 @@ import accelerate
 import pytest
 import torch
 from conftest import CLASSES, TINY
-from helpers_models import (
-    BY_HEAD,
-    BY_KIND,
-    BY_TRAINING,
-    CLASS_IDS,
-    check_equal,
-    close,
-    compare_gradients,
-    labels_for,
-    plain_batch,
-    scalar,
-    watched,
-)
-from peft import (
-    AutoPeftModelForSequenceClassification,
-    IA3Config,
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-)
+from helpers_models import BY_HEAD, BY_KIND, BY_TRAINING, check_equal, close, labels_for, plain_batch, scalar, watched
+from peft import AutoPeftModelForSequenceClassification, IA3Config, LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.utils import prune
 from transformers import BertForSequenceClassification
@@ -71,9 +53,6 @@ def output_of(model, **inputs):
     return (output["last_hidden_state"] if "last_hidden_state" in output else output["logits"]).detach()
 
 
-# ---- adapters on every head
-
-
 @BY_KIND
 @BY_TRAINING
 @BY_TARGETS
@@ -106,42 +85,6 @@ def test_a_merged_adapter_is_the_adapted_model(build_pair, tmp_path, kind, targe
     assert len(absorbed) == (kind != "encoder")
 
 
-@BY_TRAINING
-@pytest.mark.parametrize("targets", [["query", "key", "value"], "all-linear"], ids=str)
-def test_adapters_on_a_committee_are_those_on_its_members(build_pair, tmp_path, training, targets):
-    inputs, _ = plain_batch()
-    pairs = [build_pair("classifier", seed=seed, num_hidden_layers=1 + seed, num_labels=3) for seed in range(2)]
-    committee = CommitteeForSequenceClassification.from_members([copy.deepcopy(ours) for ours, _ in pairs])
-    committee.save_pretrained(tmp_path / "base")
-    adapted = adapt(committee, "classifier", targets)
-    stocks = [adapt(stock, "classifier", targets, seed=9) for _, stock in pairs]
-    state = adapted.state_dict()
-    for position, stock in enumerate(stocks):
-        for name, value in stock.state_dict().items():
-            state[name.replace("base_model.model.", f"base_model.model.members.{position}.", 1)].copy_(value)
-    outputs = [stock.train(training)(**inputs, labels=CLASS_IDS[:3]) for stock in stocks]
-    votes = torch.stack([output.logits for output in outputs], dim=1)
-    found = adapted.train(training)(**inputs, labels=CLASS_IDS[:3])
-    close(found.member_logits, votes)
-    if training:
-        sum(output.loss for output in outputs).backward()
-        found.loss.backward()
-        for position, stock in enumerate(stocks):
-            compare_gradients(adapted.base_model.model.members[position], stock.base_model.model)
-        return
-    adapted.save_pretrained(tmp_path / "adapter")
-    again = PeftModel.from_pretrained(
-        CommitteeForSequenceClassification.from_pretrained(tmp_path / "base"), tmp_path / "adapter"
-    )
-    merged = adapted.merge_and_unload()
-    assert type(merged) is CommitteeForSequenceClassification
-    for model in (again, merged):
-        close(model(**inputs).member_logits, votes)
-
-
-# ---- saving: what an adapter holds and what it does not
-
-
 def test_a_classifier_from_a_masked_lm_needs_its_pooler_saved(build_pair, tmp_path):
     """The base file has no pooler, so it is new at each load: `modules_to_save=["pooler"]` puts it into the adapter."""
     inputs, _ = plain_batch()
@@ -156,9 +99,6 @@ def test_a_classifier_from_a_masked_lm_needs_its_pooler_saved(build_pair, tmp_pa
         close(output_of(again.eval(), **inputs), expected)
     adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
     close(output_of(BertForSequenceClassification.from_pretrained(tmp_path / "merged"), **inputs), expected)
-
-
-# ---- adapters of other kinds and places
 
 
 @BY_HEAD
@@ -192,9 +132,6 @@ def test_an_adapter_for_each_text(build_pair, targets):
         draw_adapters(adapted)
         outputs.append(adapted.eval()(**inputs, adapter_names=["two", "__base__", "one"]).logits)
     close(*outputs)
-
-
-# ---- hooks, replaced weights, offloading
 
 
 def scale_output(module, *arguments):

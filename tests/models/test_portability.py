@@ -23,8 +23,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tlm_hf import TLMConfig
 from tlm_hf.models.fast_paths_tlm import TLMDropout
 
-# ---- attention backends
-
 
 @BY_KIND
 @BY_TRAINING
@@ -54,9 +52,6 @@ def test_a_text_of_nothing_but_padding_is_stock(build_pair, kind, training, atte
     inputs["attention_mask"][1] = 0
     labels[1, 2] = 8
     check_equal(kind, build_pair(kind, num_hidden_layers=layers, attention=attention), inputs, labels, training)
-
-
-# ---- dropout
 
 
 @pytest.mark.parametrize("kind", ["masked_lm", "classifier"])
@@ -119,9 +114,6 @@ def test_dropout_at_its_ends_and_switched_off_is_torchs(build_pair, probability,
     config.use_fast_path = True
     found = TLMDropout(probability, config).train(training)(states)
     assert torch.equal(found, expected) == (not training or probability != 0.3)
-
-
-# ---- the loss of masked language modelling
 
 
 def smoothed(logits, labels, vocab_size, **kwargs):
@@ -196,9 +188,6 @@ def test_second_derivatives_are_stock_s_or_refused(build_pair):
     close(penalty(ours), penalty(stock))
 
 
-# ---- vocabulary size
-
-
 @BY_KIND
 @pytest.mark.parametrize("size", [VOCABULARY - 9, VOCABULARY + 5])
 def test_a_resized_vocabulary_is_stock(build_pair, tmp_path, kind, size):
@@ -211,6 +200,8 @@ def test_a_resized_vocabulary_is_stock(build_pair, tmp_path, kind, size):
     name = "last_hidden_state" if kind == "encoder" else "logits"
     resized, expected = ours(**inputs)[name], original(**inputs)[name]
     close(*((resized[..., :common], expected[..., :common]) if kind == "masked_lm" else (resized, expected)))
+    if kind == "masked_lm":
+        assert ours.cls.predictions.decoder.weight is ours.get_input_embeddings().weight
     ours.save_pretrained(tmp_path)
     inputs["input_ids"][0, 2] = size - 1  # a new token
     check_equal(kind, (ours, CLASSES[kind][1].from_pretrained(tmp_path)), inputs, labels)

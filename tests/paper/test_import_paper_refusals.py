@@ -1,29 +1,25 @@
 """Faulty checkpoints of the paper's authors: one sentence that names the culprit, and nothing is written."""
 
-import shutil
-
 import pytest
 import torch
+from conftest import refusal
 from helpers_commands import contents, refused
-from helpers_paper import BLOCK, CONFIG, SIZE, TOKENS, WEIGHTS, author_tensors, import_folder, publish
-from safetensors.torch import save_file
+from helpers_paper import BLOCK, CONFIG, SIZE, WEIGHTS, author_tensors, import_folder, publish
 
 from tlm_hf import TLMForMaskedLM
-from tlm_hf.errors import UserError
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 
 
 @pytest.fixture
-def say(tmp_path, one_sentence):
+def say(tmp_path):
     """Function `(folder, output, tokenizer)` that asserts a refusal which writes nothing, and returns the sentence."""
 
     def refuse(folder, output=tmp_path / "out", tokenizer=None):
         before = contents(tmp_path), sorted(tmp_path.iterdir())
-        with pytest.raises(UserError) as caught:
-            import_folder(folder, output, tokenizer)
+        said = refusal(import_folder, folder, output, tokenizer)
         assert (contents(tmp_path), sorted(tmp_path.iterdir())) == before
-        return one_sentence(caught.value)
+        return said
 
     return refuse
 
@@ -32,13 +28,9 @@ def say(tmp_path, one_sentence):
     ("kind", "name"),
     [
         ("bert-6", WORDS),
-        ("wide classifier", WORDS.replace("word", "position")),
         ("bert-6", "bert.encoder.layer.5.intermediate.dense.weight"),
-        ("bert-6", "cls.predictions.transform.dense.weight"),
         ("wide classifier", "classifier.weight"),
-        *(("conv3", f"{BLOCK}.{name}") for name in ("layers.3.weight", "layers.4.running_var", "conv.0.bias")),
-        ("conv3", f"{BLOCK}.conv.1.num_batches_tracked"),
-        ("conv3", "bert.encoder.layer.1.attention.self.key.bias"),
+        *(("conv3", f"{BLOCK}.{name}") for name in ("layers.4.running_var", "conv.1.num_batches_tracked")),
     ],
 )
 def test_missing_and_wrong_shaped_tensors(say, tmp_path, kind, name):
@@ -64,29 +56,12 @@ def test_extra_tensors(say, tmp_path, kind, name):
 
 
 @pytest.mark.parametrize(
-    ("kind", "part", "words"),
-    [
-        ("bert-6", ".layer.3.", "no bert.encoder.layer.3."),
-        ("bert-6", ".layer.5.", "num_hidden_layers 6"),
-        ("conv2", f"{BLOCK}.", "bert.encoder.layer.0."),
-    ],
-)
-def test_whole_layers_are_missing(say, tmp_path, kind, part, words):
-    lost = [name for name in author_tensors(kind) if part in name]
-    assert words in say(publish(tmp_path / "lacks", kind, remove=lost)[0])
-
-
-@pytest.mark.parametrize(
     ("file", "content", "words"),
     [
         (WEIGHTS, -100, "truncated or damaged"),
-        (WEIGHTS, b"version https://git-lfs", "truncated or damaged"),
         (WEIGHTS, None, f"no {WEIGHTS}"),
-        (CONFIG, None, "no config.json"),
-        (CONFIG, b"{", "JSON"),
         (CONFIG, b"[]", "JSON"),
         (CONFIG, b'{"model_type": "gpt2"}', "'gpt2'"),
-        (CONFIG, b"{}", "'unknown'"),
         (CONFIG, b'{"model_type": "tlm"}', "already"),
     ],
 )
@@ -99,21 +74,11 @@ def test_damaged_files(say, tmp_path, file, content, words):
     assert words in say(folder)
 
 
-def test_other_models(say, tmp_path):
-    other = shutil.copytree(publish(tmp_path / "conv2", "conv2")[0], tmp_path / "other")
-    save_file({"transformer.h.0.weight": torch.ones(1)}, other / WEIGHTS)
-    assert "bert.embeddings.*" in say(other)
-    heads = [name for name in author_tensors("conv2") if name.startswith("cls.")]
-    assert "no head" in say(publish(tmp_path / "neither", "conv2", remove=heads)[0])
-    assert "missing" in say(tmp_path / "missing")
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("num_attention_heads", value) for value in (5, 0, "3", None)),
-        *(("num_hidden_layers", value) for value in (1, 3, None)),
-        *(("vocab_size", 41), ("hidden_size", 25), ("intermediate_size", 96), ("max_position_embeddings", 128)),
+        *(("num_attention_heads", value) for value in (5, "3", None)),
+        *(("num_hidden_layers", 3), ("vocab_size", 41), ("hidden_size", 25), ("max_position_embeddings", 128)),
         *(("type_vocab_size", 1), ("hidden_act", "gelu_new"), ("position_embedding_type", "relative_key")),
         *(("is_decoder", True), ("tie_word_embeddings", False), ("hidden_dropout_prob", "much")),
     ],
@@ -128,19 +93,12 @@ def test_output_and_command_line(say, tmp_path, capsys):
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.doc").write_text("years of work", encoding="utf-8")
-    for output in (full, full / "thesis.doc", folder, full / "thesis.doc" / "below"):
+    for output in (full, full / "thesis.doc", folder):
         assert str(output) in say(folder, output)
-    assert "'third'" in refused(capsys, "import-paper-weights", folder, tmp_path / "out", "third")
-
-
-def test_tokenizer(say, tmp_path):
-    folder, _ = publish(tmp_path / "published", "conv2")
-    vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("\n".join([*TOKENS, "more"]) + "\n", encoding="utf-8")
-    assert f"{len(TOKENS) + 1} tokens" in say(folder, tokenizer=vocabulary)
+    heads = [name for name in author_tensors("conv2") if name.startswith("cls.")]
+    assert "no head" in say(publish(tmp_path / "neither", "conv2", remove=heads)[0])
     assert "missing.txt" in say(folder, tokenizer=tmp_path / "missing.txt")
-    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
-    assert "published" in say(folder)
+    assert "'third'" in refused(capsys, "import-paper-weights", folder, tmp_path / "out", "third")
 
 
 def test_a_failed_write_leaves_nothing(say, tmp_path, monkeypatch):

@@ -141,12 +141,3 @@ def test_the_tokenizer_of_the_folder_or_a_named_one(tmp_path):
     fill = transformers.pipeline("fill-mask", model=str(tmp_path / "own"), top_k=1)
     logits = described_logits("conv2", tensors, torch.tensor([2, 5, 4, 3]), torch.zeros(4).long(), SIZE["positions"])
     assert fill("the [MASK]")[0]["token"] == int(logits[2].argmax())
-
-
-def test_pad_token_is_the_vocabularys(tmp_path):
-    folder, tensors = publish(tmp_path / "published", "conv2")
-    (folder / "vocab.txt").write_text("\n".join([*TOKENS[1:6], "[PAD]", *TOKENS[6:]]) + "\n", encoding="utf-8")
-    import_folder(folder, tmp_path / "out")
-    model = open_imported(tmp_path / "out")
-    assert model.config.pad_token_id == 5
-    check_logits(model, "conv2", tensors, ragged([6], 6), pad=5)

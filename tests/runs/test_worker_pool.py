@@ -30,7 +30,8 @@ def add_line(work: Work) -> dict[str, int]:
         file.flush()
         time.sleep(work.seconds)
         file.write(f"end {work.number}\n")
-    return {"number": work.number, "process": os.getpid(), "threads": int(os.environ.get("OMP_NUM_THREADS", 0))}
+    facts = {"threads": os.environ.get("OMP_NUM_THREADS"), "device": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    return {"number": work.number, "process": os.getpid(), **facts}
 
 
 def refuse(work: Work) -> dict[str, int]:
@@ -46,7 +47,9 @@ def test_order_errors_and_later_jobs(tmp_path, workers):
     before = dict(os.environ)
     jobs = [job(tmp_path, 1, ("job 3",)), job(tmp_path, 2), job(tmp_path, 3, ("job 2",))]
     later = job(tmp_path, 4)
-    results = run_jobs(jobs, workers, "Testing", lambda: [*jobs, later] if "end 3" in order(tmp_path) else jobs)
+    devices = ["4", "7"] if workers > 1 else None
+    more = lambda: [*jobs, later] if "end 3" in order(tmp_path) else jobs  # noqa: E731
+    results = run_jobs(jobs, workers, "Testing", more, devices=devices)
     assert {name: result["number"] for name, result in results.items()} == {f"job {n}": n for n in (1, 2, 3, 4)}
     lines = order(tmp_path).splitlines()
     assert lines[:4] == ["start 2", "end 2", "start 3", "end 3"]
@@ -54,7 +57,8 @@ def test_order_errors_and_later_jobs(tmp_path, workers):
     processes = {result["process"] for result in results.values()}
     assert (os.getpid() in processes) == (workers == 1)
     if workers > 1:
-        assert {result["threads"] for result in results.values()} == {1}
+        assert {result["threads"] for result in results.values()} == {"1"}
+        assert {result["device"] for result in results.values()} <= {"4", "7"}
     assert dict(os.environ) == before
     assert all((tmp_path / str(number) / "train.log").exists() for number in (1, 2, 3, 4))
 

@@ -122,9 +122,7 @@ def test_the_answer_is_one_of_the_timed_runs(space, demo):
     assert runs == ["committee", "deep"] * demo_models.TIMED_RUNS
     assert answer.milliseconds.keys() == {"committee", "deep"}
     deep.labels = ["other", "classes", "altogether"]
-    answer = demo_models.classify(TEXT, committee, deep)
-    assert answer.deep is None
-    assert answer.notes == ["The deep encoder knows other classes, so it is left out."]
+    assert demo_models.classify(TEXT, committee, deep).deep is None
 
 
 def test_masks_are_filled_as_by_the_pipeline(client, demo):
@@ -146,12 +144,6 @@ def test_overlap_is_measured_as_by_the_package(client, demo, tokenizer, sentence
     assert f"{100 * expected['occurrence_coverage']:.1f}%" in shown
     assert f"{expected['jensen_shannon_bits']:.3f} bits" in shown
     assert "<mark" in shown
-
-
-def test_what_is_left_out_of_the_overlap_is_said(client):
-    long = client.predict(text="the river " * 60_000 + "🚣", api_name="/overlap")
-    assert "Only the first 500,000 of 600,001 characters" in long
-    assert "1 signs that the encoders do not know" in client.predict(text="the river 🚣", api_name="/overlap")
 
 
 def test_a_committee_of_two_has_the_accuracy_of_its_models(client, demo, sentences):
@@ -186,20 +178,13 @@ def test_strange_texts_are_answered(client, text):
     assert ("Note:" in verdict) == (len(text) > 100)  # what was left out is said
 
 
-def test_half_a_sign_as_json_may_hold_it_is_replaced(space):
-    assert space[1].plain("the river \ud800 runs") == "the river ? runs"
-
-
 @pytest.mark.parametrize(
     ("words", "endpoint", "said"),
     [
         ({"text": "", "task": "streams"}, "/classify", "text is empty"),
-        ({"text": " \x00 \n", "task": "streams"}, "/classify", "text is empty"),
         ({"text": "river", "task": "rivers"}, "/classify", "no task 'rivers'|not in the list of choices"),
         ({"text": "no mask here"}, "/fill_mask", r"no \[MASK\]"),
         ({"text": "[MASK] " * 50}, "/fill_mask", "50 masks"),
-        ({"text": "river " * 30 + "[MASK]"}, "/fill_mask", "first 16 tokens"),
-        ({"text": ""}, "/overlap", "text is empty"),
         ({"text": "日本"}, "/overlap", "no token"),
         ({"task": "streams", "members": []}, "/build_committee", "tick at least one"),
     ],
@@ -236,15 +221,6 @@ def test_a_description_that_is_missing_or_wrong_is_said(space, monkeypatch, tmp_
     assert found.study is not None  # the checkout's own
 
 
-@pytest.mark.parametrize("study", ["5", "{}", "{"])
-def test_results_that_are_no_study_are_said(space, tmp_path, study):
-    (tmp_path / "study.json").write_text(study)
-    found = space[0].Demo()
-    space[0]._load_study(tmp_path / "study.json", found)
-    assert found.study is None
-    assert "study.json" in found.trouble[0]
-
-
 def test_other_vocabularies_models_and_tasks_are_said(space, monkeypatch, tmp_path, demo):
     demo_data, demo_models = space
     shutil.copytree(demo.parent, tmp_path / "space")
@@ -267,14 +243,6 @@ def test_other_vocabularies_models_and_tasks_are_said(space, monkeypatch, tmp_pa
     assert "names the task 'rivers': choose among streams" in html.unescape(demo_data.load_demo().trouble[0])
 
 
-def test_every_endpoint_is_described(client):
-    found = client.view_api(return_format="dict")["named_endpoints"]
-    assert {"/classify", "/fill_mask", "/findings", "/overlap", "/build_committee"} <= set(found)
-    for side in ("parameters", "returns"):
-        labels = [value["label"] for endpoint in found.values() for value in endpoint[side]]
-        assert not [label for label in labels if not label or label.startswith("value_")]
-
-
 def test_a_broken_model_is_named_and_the_rest_works(space, monkeypatch, tmp_path, demo):
     demo_data, demo_models = space
     shutil.copytree(demo.parent, tmp_path / "space")
@@ -285,15 +253,3 @@ def test_a_broken_model_is_named_and_the_rest_works(space, monkeypatch, tmp_path
     assert "committee cannot be opened" in found.trouble[0]
     assert str(tmp_path) not in found.trouble[0]
     assert demo_models.fill_masks("the [MASK] runs", found.fillers["one layer"])[0]
-
-
-def test_models_may_vanish_while_the_page_is_up(tokenizer, sentences, tmp_path):
-    demo = make_demo(tmp_path / "models", tokenizer, sentences)
-    server = Server(demo, tmp_path / "home")
-    try:
-        client = gradio_client.Client(server.url, verbose=False)
-        before = client.predict(text=TEXT, task="streams", api_name="/classify")[0]
-        shutil.rmtree(tmp_path / "models")
-        assert client.predict(text=TEXT, task="streams", api_name="/classify")[0] == before
-    finally:
-        server.stop()

@@ -1,12 +1,13 @@
 """The plan of the study: what it names, what a change of it renames, what it refuses."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import refusal
 
-from tlm_hf.errors import UserError
 from tlm_hf.study.plan import Planner
 from tlm_hf.study.plan_file import PLAN_FILE, read_plan
 
@@ -148,10 +149,8 @@ TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratc
         ("finetuning", {"bert-1": TUNING | {"pretrained": [{"learning_rate": "1e-3"}]}}, "'1e-3'.*write 1.0e-3"),
     ],
 )
-def test_a_slip_in_a_plan_is_named_before_anything_runs(expand, one_sentence, section, change, words):
-    with pytest.raises(UserError, match=words) as caught:
-        expand(**{section: change})
-    one_sentence(caught.value)
+def test_a_slip_in_a_plan_is_named_before_anything_runs(expand, section, change, words):
+    assert re.search(words, refusal(expand, **{section: change}))
 
 
 @pytest.mark.parametrize(
@@ -164,10 +163,8 @@ def test_a_slip_in_a_plan_is_named_before_anything_runs(expand, one_sentence, se
         (None, "cannot be read"),
     ],
 )
-def test_a_file_that_is_no_plan_is_refused(tmp_path, one_sentence, text, words):
+def test_a_file_that_is_no_plan_is_refused(tmp_path, text, words):
     file = tmp_path / "plan.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UserError, match=words) as caught:
-        read_plan("smoke", file)
-    one_sentence(caught.value)
+    assert re.search(words, refusal(read_plan, "smoke", file))

@@ -1,24 +1,22 @@
 """The study end to end at its smallest: what it leaves, what survives a kill, what a deleted record comes back as."""
 
 import json
-import os
+import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from itertools import combinations
 
 import numpy as np
 import pytest
+from conftest import refusal
 from filelock import FileLock
-from helpers_study import TINY, words, write_plan
+from helpers_study import TINY, write_plan
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score
 from transformers import AutoModelForSequenceClassification
 
 from tlm_hf.errors import UserError
-from tlm_hf.evaluation.scoring import LOGIT_STEP, pack_logits, unpack_logits
+from tlm_hf.evaluation.scoring import unpack_logits
+from tlm_hf.study import execute
 from tlm_hf.study.demo import stage_study_demo
 from tlm_hf.study.execute import read_record
 from tlm_hf.study.report import write_report
@@ -75,18 +73,10 @@ def test_an_accuracy_is_that_of_the_committed_logits(study):
             assert ours == pytest.approx(record.results[split]["accuracy"])
 
 
-def test_stored_logits_keep_the_probabilities():
-    logits = np.random.default_rng(0).normal(size=(500, 7)) * 3
-    found = unpack_logits(pack_logits(logits))
-    exact = logits - logits.max(axis=-1, keepdims=True)
-    assert (found.argmax(axis=-1) == logits.argmax(axis=-1)).all()
-    assert np.abs(found - exact).max() <= LOGIT_STEP
-
-
 def test_a_record_has_no_path_of_this_machine(study):
-    for path in (study / "results" / "runs").rglob("*"):
-        if path.is_file() and path.suffix != ".npz":
-            assert str(study) not in path.read_text(), path
+    records = [path for path in (study / "results" / "runs").rglob("*.json") if path.is_file()]
+    assert records
+    assert not [path for path in records if str(study) in path.read_text()]
 
 
 def test_the_report_is_equal_the_second_time(study):
@@ -181,23 +171,25 @@ def test_weights_that_are_made_again_leave_committed_records_alone(study, copy):
     assert read_record(runs / lost).results["test"] == records(study)[lost].results["test"]
 
 
-def test_a_killed_study_loses_no_finished_run(tmp_path):
+def test_a_study_that_ends_within_a_record_loses_no_finished_run(tmp_path, monkeypatch):
     write_plan(tmp_path)
-    command = [sys.executable, "-m", *words(tmp_path, "run", "--workers", "2", "--runs", *PATTERNS)]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    runs = tmp_path / "results" / "runs"
-    end = time.monotonic() + 240
-    while time.monotonic() < end and len([p for p in runs.glob("*") if p.name[0] != "."] if runs.is_dir() else []) < 4:
-        time.sleep(0.2)
-    assert process.poll() is None  # it is in the middle of its work
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    there = {path.name: path.stat().st_mtime_ns for path in runs.iterdir() if not path.name.startswith(".")}
-    assert len(there) >= 4
-    assert all(read_record(runs / name) for name in there)
-    found = run_study(arguments(tmp_path, runs=PATTERNS))
-    assert found["missing"] == 0
-    assert {name: (runs / name).stat().st_mtime_ns for name in there} == there
+    runs, flushed = tmp_path / "results" / "runs", []
+
+    def strike(folder):
+        flushed.append(folder)
+        if len(flushed) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "flush_tree", strike)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(arguments(tmp_path, runs=PATTERNS))
+    finished = {path.name: path.stat().st_mtime_ns for path in runs.iterdir() if not path.name.startswith(".")}
+    assert len(finished) == 2
+    assert flushed[2].is_dir()  # half a record, as a kill leaves it
+    assert run_study(arguments(tmp_path, runs=PATTERNS))["missing"] == 0
+    assert {name: (runs / name).stat().st_mtime_ns for name in finished} == finished
+    assert not [path for path in runs.iterdir() if path.name.startswith(".")]
 
 
 def test_the_plan_counts_what_is_missing(study, tmp_path):
@@ -218,49 +210,21 @@ def test_chosen_runs_alone_are_planned_and_what_they_need_is_done(tmp_path):
         show_plan(arguments(tmp_path, runs=["bert-9"]))
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("results.json", b"{"),
-        ("results.json", b"{}"),
-        ("logits.npz", b"PK"),
-    ],
-)
-def test_a_damaged_record_is_named(copy, one_sentence, file, content):
+@pytest.mark.parametrize(("file", "content"), [("results.json", b"{}"), ("logits.npz", b"PK")])
+def test_a_damaged_record_is_named(copy, file, content):
     broken = next(path for path in (copy / "results" / "runs").iterdir() if (path / "logits.npz").is_file())
     (broken / file).write_bytes(content)
-    with pytest.raises(UserError, match="delete it") as caught:
-        show_plan(arguments(copy))
-    assert broken.name in one_sentence(caught.value)
+    said = refusal(show_plan, arguments(copy))
+    assert broken.name in said
+    assert "delete it" in said
 
 
-def test_runs_of_other_test_texts_are_not_compared(study, copy, one_sentence):
+def test_runs_of_other_test_texts_are_not_compared(study, copy):
     name = next(record.name for record in finetunings(study) if record.settings["encoder"])
     values = read_logits(copy, name)
     file = copy / "results" / "runs" / name / "logits.npz"
     np.savez_compressed(file, **values | {"test_labels": values["test_labels"][::-1]})
-    with pytest.raises(UserError, match="other test texts") as caught:
-        write_report(arguments(copy))
-    one_sentence(caught.value)
-
-
-def test_no_run_yet_is_said(tmp_path):
-    write_plan(tmp_path)
-    with pytest.raises(UserError, match="no finished run"):
-        write_report(arguments(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        ({"executor": "slurm"}, "'slurm'"),
-        ({"stop_after": "soon"}, "--stop-after is 'soon'"),
-    ],
-)
-def test_wrong_options_are_refused(tmp_path, more, said):
-    write_plan(tmp_path)
-    with pytest.raises(UserError, match=said):
-        run_study(arguments(tmp_path, **more))
+    assert "other test texts" in refusal(write_report, arguments(copy))
 
 
 @pytest.mark.parametrize(
@@ -273,11 +237,9 @@ def test_wrong_options_are_refused(tmp_path, more, said):
         ({"tasks": {"docstrings": {"train_per_label": 1_000_000}}}, "1,?000,?000"),
     ],
 )
-def test_text_that_is_not_there_is_named_before_the_first_run(tmp_path, one_sentence, change, said):
+def test_text_that_is_not_there_is_named_before_the_first_run(tmp_path, change, said):
     write_plan(tmp_path, **change)
-    with pytest.raises(UserError, match=said) as caught:
-        run_study(arguments(tmp_path))
-    one_sentence(caught.value)
+    assert re.search(said, refusal(run_study, arguments(tmp_path)))
     assert not (tmp_path / "work").exists()
     assert not (tmp_path / "results" / "runs").exists()
 

@@ -1,14 +1,11 @@
-"""Losses that are not finite, and the time budget.
-
-Oracles: a clock that the test moves for the pace; a walk through the run for the number of steps.
-"""
+"""Losses that are not finite, and the time budget."""
 
 import json
+import types
 
 import numpy as np
 import pytest
-import torch
-from conftest import SENTENCES
+from conftest import SENTENCES, refusal
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from tlm_hf import TLMConfig, TLMForMaskedLM
@@ -47,9 +44,6 @@ def build(tokenizer, folder, steps=6, trainer_class=RunTrainer, scorer=None, cal
     )
 
 
-# --- the watch on the loss
-
-
 class Poisoned(RunTrainer):
     """The loss of one step is not a number."""
 
@@ -61,33 +55,13 @@ class Poisoned(RunTrainer):
 
 
 @pytest.mark.parametrize(("filtered", "what"), [(False, "loss"), (True, "weight")], ids=["logged", "hidden by Trainer"])
-def test_loss_that_is_no_number_stops_before_the_next_checkpoint(tokenizer, tmp_path, one_sentence, filtered, what):
+def test_loss_that_is_no_number_stops_before_the_next_checkpoint(tokenizer, tmp_path, filtered, what):
     options = {"logging_nan_inf_filter": filtered, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
     trainer = build(tokenizer, tmp_path, steps=12, trainer_class=Poisoned, logging_steps=2, **options)
-    with pytest.raises(UserError) as stop:
-        trainer.train()
-    said = one_sentence(stop.value)
+    said = refusal(trainer.train)
     assert f"{what} is not a finite number at step 6 (peak learning rate 0.001)" in said
     assert f"the last good checkpoint is {tmp_path / 'checkpoint-4'};" in said
     assert not (tmp_path / "checkpoint-6").exists()
-
-
-def test_weight_that_is_no_number_is_not_saved(tokenizer, tmp_path, one_sentence):
-    class Spoil(TrainerCallback):
-        def on_optimizer_step(self, args, state, control, **kwargs):
-            if state.global_step + 1 == 4:
-                with torch.no_grad():
-                    kwargs["model"].cls.predictions.bias[7] = float("inf")
-
-    trainer = build(tokenizer, tmp_path, callbacks=[Spoil()])
-    with pytest.raises(UserError) as stop:
-        trainer.train()
-    assert "weight is not a finite number at step 4" in one_sentence(stop.value)
-    assert "checkpoint-2;" in str(stop.value)
-    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
-
-
-# --- the time budget
 
 
 @pytest.mark.parametrize(
@@ -99,24 +73,15 @@ def test_durations(words, seconds):
 
 
 @pytest.mark.parametrize("words", ["", "8", "h", "0h", "-3h", "1h30", "30m1h", "8 hours", "1h1h", "nan", "inf h"])
-def test_no_durations(words, one_sentence):
-    with pytest.raises(UserError, match="--time-budget") as error:
-        parse_duration(words)
-    one_sentence(error.value)
-
-
-class Clock:
-    """A clock that stands still until someone moves it."""
-
-    def __init__(self, monkeypatch):
-        self.now = 1000.0
-        monkeypatch.setattr(time_budget.time, "perf_counter", lambda: self.now)
+def test_no_durations(words):
+    assert "--time-budget" in refusal(parse_duration, words)
 
 
 @pytest.mark.parametrize(("budget", "timed"), [(30_000.0, TIMED_STEPS), (400.0, 5)])
 def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch, budget, timed):
     """A step takes 2 s (the first three 50 s), an evaluation 10 s, a checkpoint 4 s."""
-    clock = Clock(monkeypatch)
+    clock = types.SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(time_budget.time, "perf_counter", lambda: clock.now)
     steps_seen = []
 
     class Ticks(TrainerCallback):
@@ -156,11 +121,4 @@ def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch,
 
 def test_a_budget_for_no_step_is_refused(tokenizer, tmp_path):
     with pytest.raises(UserError, match="--time-budget leaves 0 seconds"):
-        decide_steps(
-            tmp_path,
-            0.01,
-            lambda steps, folder: build(tokenizer, folder, steps),
-            eval_steps=9,
-            save_steps=9,
-            started=0.0,
-        )
+        decide_steps(tmp_path, 0.01, lambda n, to: build(tokenizer, to, n), eval_steps=9, save_steps=9, started=0.0)

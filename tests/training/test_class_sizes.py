@@ -1,7 +1,4 @@
-"""Classes of very different sizes: what chooses the epoch, the weighted loss, and the scores of each class.
-
-Oracles: torch's cross-entropy on the texts with weights counted by hand, and scikit-learn's report.
-"""
+"""Classes of very different sizes: what chooses the epoch, the weighted loss, and the scores of each class."""
 
 import numpy as np
 import pytest

@@ -1,19 +1,14 @@
-"""`finetune --lora-rank`: adapters and their merged weights.
-
-Oracle: PEFT's own loading and merging on stock BERT, the encoder's file, and an uninterrupted run.
-"""
+"""`finetune --lora-rank`: adapters and their merged weights."""
 
 import json
 import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
-from helpers_commands import assert_equal_weights, refused, results_of, run, shelf, succeed
+from helpers_commands import assert_equal_weights, killed_after, refused, results_of, shelf, succeed, write_task
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_resume import write_task
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
@@ -21,16 +16,6 @@ from tlm_hf.training.adapters import add_adapter, merged_copy
 
 RANK = 3
 OPTIONS = ("--num-train-epochs", 4, "--batch-size", 8, "--learning-rate", 0.01, "--disable-tqdm", "--lora-rank", RANK)
-KILLED = """
-import os, signal, sys
-import tlm_hf.training.trainer as training
-from tlm_hf.commands.main import main
-def strike(callback, args, state, control, **rest):
-    if state.global_step == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-training.ProgressFile.on_step_end = strike
-main(sys.argv[2:])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -89,23 +74,15 @@ def test_parameters_are_counted(home):
     assert results["parameters"] == sum(parameter.numel() for parameter in stock.parameters())
     assert results["settings"]["lora_rank"] == RANK
     assert results["settings"]["lora_alpha"] == 2 * RANK
-    assert "lora_rank" not in results_of(shelf() / "member")["settings"], "older runs could not go on"
-
-
-def test_nothing_of_the_machine_is_in_the_adapter(home):
-    adapter = home / "tuned" / "adapter"
-    for file in adapter.iterdir():
-        for secret in (str(home), str(shelf()), str(shelf().parent)):
-            assert secret.encode() not in file.read_bytes(), file
-    assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] is None
-    assert "num_labels=2" in (adapter / "README.md").read_text()
+    config = json.loads((home / "tuned" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None  # no path of this machine
 
 
 def test_killed_run_continues_to_the_same_end(home):
     """The best epoch is the first (all have the same accuracy), so its adapter must be found after the kill."""
     words = ("finetune", "--model", home / "encoder", "--task", "task", "--output-dir", "killed", *OPTIONS)
-    done = run("-c", KILLED, 24, *words, folder=home)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    with killed_after(24):
+        succeed(*words)
     assert (home / "killed" / "checkpoint-7" / "adapter_model.safetensors").is_file()
     succeed(*words)
     found, expected = home / "killed", home / "tuned"
@@ -156,7 +133,6 @@ def test_targets(targets):
         (("--lora-rank", 2, "--from-scratch"), "--lora-rank adapts pre-trained weights"),
         (("--lora-rank", 0), "--lora-rank is 0"),
         (("--lora-alpha", 2), "--lora-alpha scales the adapters"),
-        (("--schedule", "theirs"), "'theirs'"),
     ],
 )
 def test_refusals(home, tmp_path, capsys, words, said):

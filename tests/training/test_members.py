@@ -1,45 +1,20 @@
-"""Several members at once: each is the one that a run for it alone gives, whatever trained it.
+"""Several members at once: each is the one that a run for it alone gives, whatever trained it."""
 
-Oracle: the ordinary commands `pretrain` and `finetune`, one after the other in the process of the tests.
-"""
-
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers_commands import (
-    ENVIRONMENT,
-    assert_equal_weights,
-    interruptible,
-    results_of,
-    shelf,
-    succeed,
-    write_corpus,
-)
+from helpers_commands import assert_equal_weights, results_of, shelf, succeed, write_corpus
 from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
-from tlm_hf.runs.worker_pool import Job, run_jobs
 from tlm_hf.training.members import choose_workers, finetune_members, pretrain_members
 
 SEED = 5
 OPTIONS = {"size": "smoke", "max_steps": 6, "save_steps": 3, "eval_steps": 3, "batch_size": 8, "dropout": 0.1}
 OPTIONS |= {"seed": SEED, "num_threads": 1, "disable_tqdm": True}
-LAUNCHED = """
-import json, sys
-from tlm_hf.training.members import pretrain_members
-if __name__ == "__main__":
-    members, options = json.loads(sys.argv[1])
-    results = pretrain_members(num_members=members, workers=1, **options)
-    print("trained", [member["folder"] for member in results["members"]])
-"""
 
 
 def words_of(options: dict) -> list[str]:
@@ -109,46 +84,11 @@ def test_finished_members_are_read_and_others_trained(home, tmp_path):
     assert pretrain_members(**options) == results
 
 
-@pytest.mark.slow
-def test_killed_and_interrupted_members_continue(home, tmp_path):
-    """`kill -9` in member 0, SIGINT in member 1, and the same command again: as if nothing had happened."""
-    script = tmp_path / "launched.py"
-    script.write_text(LAUNCHED, encoding="utf-8")
-    options = OPTIONS | {"max_steps": 400, "save_steps": 20, "eval_steps": 200, "tokenizer": "together/tokenizer"}
-    here = {"output_dir": str(tmp_path / "run"), "corpus": "corpus.txt"}
-    command = [sys.executable, str(script), json.dumps([2, options | here])]
-    ends = []
-    for index, number in enumerate((signal.SIGKILL, signal.SIGINT)):
-        with interruptible():
-            process = subprocess.Popen(command, cwd=home, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-        folder = tmp_path / "run" / f"member-{index}"
-        deadline = time.monotonic() + 300
-        while not list(folder.glob("checkpoint-*")):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline, "no checkpoint appeared"
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=300)
-        ends.append(said)
-        assert not (folder / "results.json").exists()
-        assert list(folder.glob("checkpoint-*"))
-    assert "every training saves a checkpoint" in ends[1]
-    first = (tmp_path / "run" / "member-0" / "results.json").read_bytes()
-    subprocess.run(command, cwd=home, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
-    assert (tmp_path / "run" / "member-0" / "results.json").read_bytes() == first
-    for index in range(2):
-        assert results_of(tmp_path / "run" / f"member-{index}")["continued_from_step"] > 0
-        alone = tmp_path / f"alone-{index}"
-        words = words_of(options | {"seed": SEED + index, "output_dir": alone})
-        succeed("pretrain", "--corpus", "corpus.txt", *words)
-        assert_same_member(tmp_path / "run" / f"member-{index}", alone)
-
-
 def test_fine_tuned_members(home, tmp_path):
     encoders = [str(home / "together" / f"member-{index}") for index in range(2)]
     options = {"models": encoders, "task": str(shelf() / "task.csv"), "output_dir": str(tmp_path / "run"), "seed": SEED}
     options |= {"num_train_epochs": 2.0, "num_threads": 1, "disable_tqdm": True}
-    results = finetune_members(workers=2, **options)
+    results = finetune_members(workers=1, **options)
     for index, encoder in enumerate(encoders):
         words = ("--task", shelf() / "task.csv", "--num-train-epochs", 2, "--disable-tqdm", "--num-threads", 1)
         alone = tmp_path / f"alone-{index}"
@@ -169,11 +109,7 @@ def test_fine_tuned_members(home, tmp_path):
 
 def test_refusals(home, tmp_path, monkeypatch):
     options = OPTIONS | {"output_dir": "together", "corpus": "corpus.txt"}
-    for members, workers, said in (
-        (0, 1, "--num-members is 0"),
-        (2, 0, "--workers is 0"),
-        (3, 2, "members 2 there and 3"),
-    ):
+    for members, workers, said in ((0, 1, "--num-members is 0"), (2, 0, "--workers is 0"), (3, 2, "members 2 there")):
         with pytest.raises(UserError, match=said):
             pretrain_members(num_members=members, workers=workers, **options)
     with monkeypatch.context() as launched:
@@ -188,17 +124,6 @@ def test_refusals(home, tmp_path, monkeypatch):
     shutil.copytree("alone-0", tmp_path / "run" / "member-1")
     with pytest.raises(UserError, match=r"member-1: .* belongs to another run \(seed 5 there and 6 here\)"):
         pretrain_members(num_members=2, **options | {"output_dir": str(tmp_path / "run")})
-
-
-def test_workers_take_the_devices_in_turn(tmp_path):
-    jobs = [Job(name, visible_device, {"output_dir": str(tmp_path / name)}) for name in "abc"]
-    results = run_jobs(jobs, 2, "Testing", devices=["4", "7"], show=False)
-    assert {result["device"] for result in results.values()} == {"4", "7"}
-
-
-def visible_device(output_dir: str) -> dict[str, str]:
-    time.sleep(1)  # so that no worker takes all
-    return {"device": os.environ["CUDA_VISIBLE_DEVICES"]}
 
 
 @pytest.mark.parametrize(

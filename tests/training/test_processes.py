@@ -1,9 +1,4 @@
-"""Training in several processes is the same run as in one.
-
-Oracles: the same command in one process; stock BERT on the same weights; Philox masks drawn here from numpy. torchrun
-starts two processes (gloo, CPU) once, which run the real commands under an audit of what each of them writes, and then
-a few cases by hand. No GPU is needed: what only GPUs could show is not tested here.
-"""
+"""Training in several processes is the same run as in one."""
 
 import json
 import os
@@ -195,9 +190,6 @@ def assert_close_weights(one, other):
             torch.testing.assert_close(tensor, theirs[name], atol=1e-4, rtol=1e-4, msg=name)
 
 
-# --- one run, however it is split
-
-
 @pytest.mark.parametrize("name", ["two", "accumulated"])
 def test_pretraining_split_over_processes_or_passes_is_the_same(home, name):
     folder, _ = home
@@ -269,9 +261,6 @@ def test_one_process_writes_and_speaks(home):
     assert written >= {"two/.partial/checkpoint-6/trainer_state.json"}
     strangers = [path for path in theirs if in_run.match(path) and "rng_state_1" not in path]
     assert not strangers, strangers
-
-
-# --- by hand: a process without labels, shards, and a loss that is no number
 
 
 @pytest.mark.parametrize("layers", [1, 2])

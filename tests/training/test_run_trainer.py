@@ -1,7 +1,4 @@
-"""RunTrainer alone, with a stock model, a stock data set and stock TrainingArguments, as its docstring says.
-
-Oracle: the same training in one go, to the last bit.
-"""
+"""RunTrainer alone, with a stock model, a stock data set and stock TrainingArguments, as its docstring says."""
 
 import os
 import signal

@@ -1,6 +1,5 @@
 """The schedules of pre-training: rates against transformers' own schedulers, masks, decay and clipping."""
 
-import json
 import math
 from collections import Counter
 
@@ -61,15 +60,6 @@ def test_what_the_paper_decays_clips_and_drops(corpus, tmp_path, monkeypatch):
     assert seen["config"].hidden_dropout_prob == seen["config"].attention_probs_dropout_prob == 0.1
     assert seen["config"].initializer_range == 0.02
     assert results_of(tmp_path / "out")["settings"]["mlm_probability"] == 0.15
-
-
-def test_given_values_win_over_the_schedules(corpus, tmp_path):
-    words = ("--schedule", "paper", "--learning-rate", "0.001", "--dropout", "0", "--max-steps", "100")
-    succeed(*WORDS, *words, "--output-dir", "out")
-    assert max(rates(tmp_path / "out")) == 0.001
-    settings = results_of(tmp_path / "out")["settings"]
-    assert (settings["schedule"], settings["dropout"], settings["weight_decay"]) == ("paper", 0, 0.01)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_dropout_prob"] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,4 @@
-"""Long and short texts as people have them: all are used in pre-training, and what is cut is said and written down.
-
-Oracles: counts of the texts that the test wrote; the tokenizer of the trained encoder.
-"""
+"""Long and short texts as people have them: all are used in pre-training, and what is cut is said and written down."""
 
 import logging
 import random
