@@ -176,27 +176,88 @@ def test_empty_cells_are_answered_empty_and_counted(classify, sentences, tmp_pat
     assert "2 such rows" in sentence
 
 
-@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
-def test_the_problem_type_decides(build_pair, tokenizer, sentences, tmp_path, capsys, problem_type):
-    """Oracle: stock BERT's logits; torch's sigmoid."""
-    names = LABELS if problem_type != "regression" else ["score"]
-    named = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    ours, stock = build_pair("classifier", vocab_size=len(tokenizer), problem_type=problem_type, **named)
-    ours.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    with torch.no_grad():
-        logits = stock(**tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")).logits
-    predictions = predict(sentences, str(tmp_path / "model"), threshold=0.4)
-    assert {prediction.label for prediction in predictions} == {None}
-    if problem_type == "regression":
-        np.testing.assert_allclose([prediction.value for prediction in predictions], logits[:, 0], atol=1e-5)
+@pytest.fixture
+def save_model(build_pair, tokenizer, sentences, tmp_path):
+    """Function `(problem_type, names)` to the folder of such a model and stock BERT's logits of the sentences."""
+
+    def save(problem_type, names):
+        named = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+        ours, stock = build_pair("classifier", vocab_size=len(tokenizer), problem_type=problem_type, **named)
+        ours.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        with torch.no_grad():
+            batch = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
+            return tmp_path / "model", stock(**batch).logits
+
+    return save
+
+
+def score(capsys, model, task, *words):
+    """What `tlm score` prints."""
+    capsys.readouterr()
+    succeed("score", "--model", model, "--task", task, "--disable-tqdm", *words)
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_several_labels_a_text(save_model, sentences, tmp_path, capsys, ending):
+    """Oracles: stock BERT's logits, torch's sigmoid, counts of right and wrong labels."""
+    model, logits = save_model("multi_label_classification", LABELS)
+    predictions = predict(sentences, str(model), threshold=0.4)
+    found = [list(prediction.probabilities.values()) for prediction in predictions]
+    np.testing.assert_allclose(found, logits.sigmoid(), atol=1e-5)
+    for prediction, row in zip(predictions, logits.sigmoid(), strict=True):
+        assert prediction.labels == [name for name, value in zip(LABELS, row, strict=True) if value >= 0.4]
+        assert prediction.label is None
+    sets = [["sea", "farm"], [], [" school"], ["farm", "sea", "school"]] * 3
+    rows = [{"text": text, "label": names} for text, names in zip(sentences, sets, strict=True)]
+    task = tmp_path / f"task.{ending}"
+    if ending == "csv":
+        write_csv(task, [{**row, "label": "|".join(row["label"])} for row in rows])
     else:
-        found = [list(prediction.probabilities.values()) for prediction in predictions]
-        np.testing.assert_allclose(found, logits.sigmoid(), atol=1e-5)
-        for prediction, row in zip(predictions, logits.sigmoid(), strict=True):
-            assert prediction.labels == [name for name, value in zip(LABELS, row, strict=True) if value >= 0.4]
-    task = write_csv(tmp_path / "task.csv", [{"text": "a", "label": "sea"}, {"text": "b", "label": "farm"}])
-    assert "use predict" in refused(capsys, "score", "--model", tmp_path / "model", "--task", task)
+        task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = score(capsys, model, task)
+    truth = np.array([[any(label.strip() == name for label in names) for name in LABELS] for names in sets])
+    chosen = logits.sigmoid().numpy() >= 0.5
+    hits, wrong = (truth & chosen).sum(axis=0), (truth != chosen).sum(axis=0)
+    expected = {
+        "micro_f1": 2 * hits.sum() / (2 * hits.sum() + wrong.sum()),
+        "macro_f1": np.mean(2 * hits / np.maximum(1, 2 * hits + wrong)),
+        "subset_accuracy": np.mean((truth == chosen).all(axis=1)),
+    }
+    assert said["metrics"] == pytest.approx(expected)
+    assert said["texts"] == 12
+    task = write_csv(tmp_path / "moon.csv", [{"text": "a", "label": "sea"}, {"text": "b", "label": "sea|moon"}])
+    assert "'moon' in line 3" in refused(capsys, "score", "--model", model, "--task", task)
+
+
+def test_a_regression(save_model, sentences, tmp_path, capsys):
+    """Oracles: stock BERT's logits, pandas' correlations."""
+    model, logits = save_model("regression", ["score"])
+    np.testing.assert_allclose([each.value for each in predict(sentences, str(model))], logits[:, 0], atol=1e-5)
+    rows = [{"text": text, "label": row**2 - 7.5} for row, text in enumerate(sentences)]
+    said = score(capsys, model, write_csv(tmp_path / "task.csv", [*rows, {"text": "no number", "label": None}]))
+    both = pd.DataFrame({"value": logits[:, 0].double(), "target": [row["label"] for row in rows]})
+    error = ((both.value - both.target) ** 2).mean()
+    expected = {
+        "mean_squared_error": error,
+        "r2": 1 - error / both.target.var(ddof=0),
+        "pearson": both.value.corr(both.target),
+        "spearman": both.value.corr(both.target, method="spearman"),
+    }
+    assert said["metrics"] == pytest.approx(expected, rel=1e-4)
+    assert said["texts"] == 12
+    (tmp_path / "data").mkdir()
+    write_csv(tmp_path / "data" / "train.csv", rows[:8])
+    write_csv(tmp_path / "data" / "test.csv", [{**row, "label": 3} for row in rows[8:]])
+    said = score(capsys, model, tmp_path / "data")
+    assert (said["texts"], said["metrics"]["pearson"]) == (4, None)
+    assert score(capsys, model, tmp_path / "data", "--split", "train")["texts"] == 8
+    for words, culprit in ((("--split", "validation"), "validation"), (("--test-per-label", 3), "--test-per-label")):
+        assert culprit in refused(capsys, "score", "--model", model, "--task", tmp_path / "data", *words)
+    rows[2]["label"] = "many"
+    task = write_csv(tmp_path / "words.csv", rows)
+    assert "'many' in line 4" in refused(capsys, "score", "--model", model, "--task", task)
 
 
 def test_a_table_to_score_may_lack_a_class(home, sentences, tmp_path, capsys):
@@ -204,15 +265,23 @@ def test_a_table_to_score_may_lack_a_class(home, sentences, tmp_path, capsys):
     root, probabilities = home
     labels = [LABELS[0] if row % 2 else LABELS[2] for row in range(len(sentences))]
     table = [{"text": text, "label": label} for text, label in zip(sentences, labels, strict=True)]
-    succeed("score", "--model", root / "member", "--task", write_csv(tmp_path / "t.csv", table), "--disable-tqdm")
-    said = json.loads(capsys.readouterr().out)
+    said = score(capsys, root / "member", write_csv(tmp_path / "t.csv", table))
     assert said["texts"] == len(sentences)
     right = [LABELS[index] == label for index, label in zip(probabilities[:, 0].argmax(-1), labels, strict=True)]
     assert said["metrics"]["accuracy"] == pytest.approx(np.mean(right))
-    one_class = write_csv(tmp_path / "one.csv", [{**row, "label": LABELS[0]} for row in table])
-    succeed("score", "--model", root / "member", "--task", one_class, "--disable-tqdm")
+    one_class = [{**row, "label": LABELS[0]} for row in table]
     share = np.mean(probabilities[:, 0].argmax(-1) == 0)
-    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == pytest.approx(share)
+    task = write_csv(tmp_path / "one.csv", one_class)
+    assert score(capsys, root / "member", task)["metrics"]["accuracy"] == pytest.approx(share)
+    for name in ("test", "train"):  # a folder with a test split alone, then with training rows too
+        (tmp_path / "data").mkdir(exist_ok=True)
+        write_csv(tmp_path / "data" / f"{name}.csv", one_class if name == "test" else [{"text": "a", "label": "sea"}])
+        said = score(capsys, root / "member", tmp_path / "data")
+        assert said["texts"] == len(sentences)
+        assert said["metrics"]["accuracy"] == pytest.approx(share)
+    assert "validation" in refused(
+        capsys, "score", "--model", root / "member", "--task", tmp_path / "data", "--split", "validation"
+    )
     table[0]["label"] = "moon"
     words = ("--task", write_csv(tmp_path / "moon.csv", table), "--disable-tqdm")
     assert "moon" in refused(capsys, "score", "--model", root / "member", *words)

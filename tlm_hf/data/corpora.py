@@ -26,6 +26,7 @@ from .sources import (
     text_hash,
     text_keys,
 )
+from .task_options import PLAIN, TextFormat
 from .wikipedia import CONFIG, REPOSITORY, REVISION, UNITS, stream_wikipedia
 
 TEXT_UNITS = ("line", "paragraph")
@@ -44,6 +45,7 @@ def load_corpus(
     root: str | None = None,
     seed: int = 0,
     unit: str | None = None,
+    written: TextFormat = PLAIN,
 ) -> datasets.DatasetDict:
     """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`.
 
@@ -62,6 +64,7 @@ def load_corpus(
         root: data root; None for the variable TLM_DATA.
         seed: chooses the subset.
         unit: `article` (default) or `paragraph` of a streamed Wikipedia; `line` or `paragraph` of text files.
+        written: encoding and quoting of local files.
 
     Raises:
         UserError: no such corpus, column or text, too few texts, or an option that the corpus has no use for.
@@ -89,7 +92,7 @@ def load_corpus(
             unit=unit or UNITS[0],
             seed=seed,
         )
-    tables, facts = _read(corpus, name, text_column, config, revision, unit)
+    tables, facts = _read(corpus, name, text_column, config, revision, unit, written)
     ids = ID if text_column != ID and tells_rows_apart(list(tables.values()), ID) else None
     texts, *own = (_Texts(table, split, text_column, ids, seed) for split, table in tables.items())
     return _choose(name, texts, own[0] if own else None, facts, num_texts, validation_texts, seed)
@@ -147,6 +150,7 @@ def _read(
     config: str | None,
     revision: str | None,
     unit: str | None,
+    written: TextFormat,
 ) -> tuple[dict[str, datasets.Dataset], Json]:
     """The tables `train` and, where the source has it, `validation`, and the facts of the source."""
     if (corpus == "docstrings" or not isinstance(corpus, str)) and (config is not None or revision is not None):
@@ -156,7 +160,7 @@ def _read(
     elif corpus == "docstrings":
         splits, revision = load_docstrings(), fingerprint()
     else:
-        splits, revision, _ = read_source(corpus, config=config, revision=revision, text_unit=unit)
+        splits, revision, _ = read_source(corpus, config=config, revision=revision, written=written, text_unit=unit)
     tables = {split: splits[split] for split in ("train", "validation") if "train" in splits and split in splits}
     tables = tables or dict(itertools.islice(splits.items(), 1))
     for table in tables.values():

@@ -104,6 +104,7 @@ def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.D
         root=arguments.data_root,
         seed=arguments.seed,
         unit=arguments.text_unit,
+        written=arguments,
     )
     validation = published(corpus["validation"])
     held_out = {"validation": validation, **tests}

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from ..errors import UserError, listed
 from ..runs.atomic_files import Json, file_hash, replacing
-from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind_of, read_table_file
+from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind_of, read_lines, read_table_file
+from .task_options import PLAIN, TextFormat
 
-READABLE = (*KINDS, ".parquet", ".txt")
 SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -78,7 +78,7 @@ def read_source(
     *,
     config: str | None = None,
     revision: str | None = None,
-    encoding: str | None = None,
+    written: TextFormat = PLAIN,
     text_unit: str | None = "line",
 ) -> Source:
     """Read a data set by path or Hub name: the one way to read a table, for every command.
@@ -90,7 +90,7 @@ def read_source(
         name: a file (which becomes the split `train`), a folder of files, or `owner/name` on the Hub.
         config: configuration of a Hub data set, or of a folder whose README.md names some.
         revision: commit, tag or branch of a Hub data set.
-        encoding: of CSV, TSV and JSON files; None for UTF-8, or UTF-16 with a byte-order mark.
+        written: encoding and quoting of CSV, TSV, JSON and text files.
         text_unit: what a row of text files is: `line`, `paragraph` (blank lines end it), or None for paragraphs where
             there are blank lines, which is logged.
 
@@ -107,21 +107,22 @@ def read_source(
         digest, by_split = _files_hash(path), _find_files(path, config)
         kind = None if by_split is None else _check_files(by_split)
         if by_split is not None and kind not in ("parquet", "text"):
-            files = {split: [read_table_file(file, encoding) for file in parts] for split, parts in by_split.items()}
+            files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
             loaded = datasets.DatasetDict(
                 {split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()}
             )
+        elif by_split is not None and kind == "text":
+            unit = text_unit or _find_text_unit(name, by_split["train"], written.encoding)
+            texts = _texts(by_split["train"], unit, written.encoding)
+            cache = _cache_folder(digest) / f"{unit}-{written.encoding}.arrow"
+            loaded = datasets.DatasetDict(train=_cached_texts(texts, cache))
         else:
             options: dict[str, Any] = {"path": str(path), "name": config}
             if by_split is not None:
                 names = {split: [str(file) for file in parts] for split, parts in by_split.items()}
                 options = {"path": kind, "data_files": names}
-            if kind == "text":
-                options["sample_by"] = text_unit or _find_text_unit(name, options["data_files"]["train"])
-                options["encoding"] = "utf-8-sig"
             # `datasets` finds its cache by path and time, and a file may be replaced by another of the same time.
-            cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
-            loaded = _load(name, options | {"cache_dir": str(cache)})
+            loaded = _load(name, options | {"cache_dir": str(_cache_folder(digest))})
         revision = f"sha256:{digest}"
     elif name.count("/") == 1 and not path.suffix and not name.startswith((".", "/", "~")):
         loaded = _load(name, {"path": name, "name": config, "revision": revision})
@@ -139,17 +140,41 @@ def is_text(name: str) -> bool:
     """Whether a path is a text file or a folder of text files alone."""
     path = Path(name).expanduser()
     files = [path] if path.is_file() else tables_in(path)
-    return bool(files) and all(_format(file) == "text" for file in files)
+    return bool(files) and all(kind_of(file) == "text" for file in files)
 
 
-def _find_text_unit(name: str, files: list[str]) -> str:
-    """`paragraph` if one of the files has a blank line between two texts, else `line`."""
-    unit = "line"
+def _cache_folder(digest: str) -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
+
+
+def _texts(files: Sequence[Path], unit: str, encoding: str | None) -> Iterator[str]:
+    """The lines of text files, or their paragraphs, which blank lines end."""
     for file in files:
-        with Path(file).open(encoding="utf-8") as lines:
-            pairs = itertools.pairwise(line.strip("\n") for line in itertools.dropwhile(str.isspace, lines))
-            if any(text and not blank for blank, text in pairs):
-                unit = "paragraph"
+        if unit == "line":
+            yield from read_lines(file, encoding)
+            continue
+        for is_blank, lines in itertools.groupby(read_lines(file, encoding), lambda line: not line.strip()):
+            if not is_blank:
+                yield "\n".join(lines)
+
+
+def _cached_texts(texts: Iterator[str], cache: Path) -> datasets.Dataset:
+    """The texts as a table that is memory-mapped from the file `cache`, which is made where it is missing."""
+    schema = pa.schema({"text": pa.string()})
+    try:
+        if not cache.is_file():
+            with replacing(cache) as draft, pa.ipc.new_stream(str(draft), schema) as writer:
+                while batch := list(itertools.islice(texts, BATCH)):
+                    writer.write_batch(pa.record_batch([pa.array(batch, pa.string())], schema=schema))
+    except OSError as error:
+        raise _cannot_write(error) from error
+    return datasets.Dataset.from_file(str(cache))
+
+
+def _find_text_unit(name: str, files: list[Path], encoding: str | None) -> str:
+    """`paragraph` if one of the files has a blank line between two texts, else `line`."""
+    second = (next(itertools.islice(_texts([file], "paragraph", encoding), 1, None), None) for file in files)
+    unit = "paragraph" if any(second) else "line"
     logger.info("%s: each %s is a text (--text-unit line or paragraph says otherwise).", name, unit)
     return unit
 
@@ -164,22 +189,17 @@ def _files_hash(path: Path) -> str:
 
 def tables_in(path: Path) -> list[Path]:
     """The files of a folder that can be read, in sorted order."""
-    files = (file for file in sorted(path.rglob("*")) if _format(file) and not file.name.startswith("."))
+    files = (file for file in sorted(path.rglob("*")) if kind_of(file) and not file.name.startswith("."))
     return [file for file in files if file.is_file()]
-
-
-def _format(file: Path) -> str | None:
-    """`parquet`, `text` or one of `KINDS`; None for a file that cannot be read."""
-    return kind_of(file) or {".parquet": "parquet", ".txt": "text"}.get(file.suffix.lower())
 
 
 def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     """The files of each split; None where `datasets` is to read what a folder's README.md names."""
     is_file = path.is_file()
-    filled = [file for file in ([path] if is_file else tables_in(path)) if _format(file) and file.stat().st_size]
+    filled = [file for file in ([path] if is_file else tables_in(path)) if kind_of(file) and file.stat().st_size]
     if not filled:
-        raise UserError(f"{path} holds no {', '.join(READABLE)} with text in it: give a file or folder with text.")
-    is_plain = is_file or all(_format(file) == "text" for file in filled)
+        raise UserError(f"{path} holds no {', '.join(KINDS)} with text in it: give a file or folder with text.")
+    is_plain = is_file or all(kind_of(file) == "text" for file in filled)
     card = path / "README.md"
     if not is_plain and card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
         return _card_files(path, config, filled)
@@ -189,8 +209,8 @@ def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
 
 
 def _card_files(path: Path, config: str | None, files: list[Path]) -> dict[str, list[Path]] | None:
-    """The files that a card names, where it tells files alone, not types, and all are of `KINDS`; else None."""
-    if not all(kind_of(file) for file in files):
+    """The files that a card names, where it tells files alone, not types, and all are read here; else None."""
+    if any(kind_of(file) in ("parquet", "text") for file in files):
         return None
     builder = _load(str(path), {"path": str(path), "name": config}, datasets.load_dataset_builder)
     if builder.info.features is not None:
@@ -212,23 +232,16 @@ def _by_split(path: Path, files: list[Path]) -> dict[str, list[Path]]:
 
 
 def _check_files(files: dict[str, list[Path]]) -> str | None:
-    """The one format of the files of all splits; parquet files must have one set of columns, text files be UTF-8."""
+    """The one format of the files of all splits; parquet files must have one set of columns."""
     every = [file for parts in files.values() for file in parts]
-    formats = {_format(file) for file in every}
+    formats = {kind_of(file) for file in every}
     if len(formats) > 1:
         names = ", ".join(sorted({file.suffix.lower() for file in every}))
         raise UserError(f"The folder {every[0].parent} mixes the formats {names}: keep one format, or name one file.")
     (kind,) = formats
-    for file in every:
+    for file in every if kind == "parquet" else ():
         try:
-            if kind == "parquet":
-                check_same_columns(every[0], pq.read_schema(every[0]).names, file, pq.read_schema(file).names)
-            elif kind == "text":
-                with file.open(encoding="utf-8") as lines:
-                    for _ in lines:
-                        pass
-        except UnicodeDecodeError as error:
-            raise UserError(f"{str(file)!r} is not UTF-8 ({error.reason}): save it as UTF-8.") from error
+            check_same_columns(every[0], pq.read_schema(every[0]).names, file, pq.read_schema(file).names)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{str(file)!r} cannot be read ({_first_line(error)}): restore the file.") from error
     return kind
@@ -236,19 +249,23 @@ def _check_files(files: dict[str, list[Path]]) -> str | None:
 
 def _load(name: str, options: dict[str, Any], load: Callable[..., Any] | None = None) -> Any:
     """`datasets.load_dataset` (or its builder), whose errors become one sentence."""
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        Path(datasets.config.HF_DATASETS_CACHE).mkdir(parents=True, exist_ok=True)
         return (load or datasets.load_dataset)(**options)
     except Exception as error:  # the readers raise anything
         cause = error.__cause__ or error.__context__ or error
         if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
-            raise UserError(
-                f"The cache folder {cache} cannot be written ({cause.strerror}): free space, or set HF_DATASETS_CACHE."
-            ) from error
+            raise _cannot_write(cause) from error
         if "corresponds to no data" in f"{error} {cause}":
             raise UserError(f"{name!r} has no rows: give a file or folder with text in it.") from error
         raise UserError(f"{name!r} cannot be read: {_first_line(cause)} (give parquet, JSON, CSV or text).") from error
+
+
+def _cannot_write(error: OSError) -> UserError:
+    folder = datasets.config.HF_DATASETS_CACHE
+    return UserError(
+        f"The cache folder {folder} cannot be written ({error.strerror}): free space, or set HF_DATASETS_CACHE."
+    )
 
 
 def _first_line(error: BaseException) -> str:

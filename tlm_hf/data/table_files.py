@@ -1,4 +1,4 @@
-"""CSV, TSV, JSON and Excel files as people have them: read as they are written, or refused in one sentence.
+"""CSV, TSV, JSON, Excel and text files as people have them: read as they are written, or refused in one sentence.
 
 Cells of CSV, TSV and Excel files are text (`007` stays `007`), and only an empty cell is None; values of JSON keep
 their types. Endings count in any case, and `.gz` may follow them.
@@ -9,11 +9,13 @@ import gzip
 import io
 import json
 import logging
+import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +24,17 @@ import pyarrow as pa
 
 from ..errors import UserError, check_installed, listed
 from ..runs.atomic_files import Json
+from .task_options import TextFormat
 
 logger = logging.getLogger(__name__)
 csv.field_size_limit(sys.maxsize)
 
-KINDS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".xlsx": "xlsx"}
+KINDS = {
+    ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".xlsx": "xlsx", ".parquet": "parquet",
+    ".txt": "text",
+}  # fmt: skip
+PACKED = ("csv", "tsv", "json", "text")
+"""Kinds whose files may be packed (`.gz`)."""
 DELIMITERS = ",;\t|"
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 HEADER = 100_000
@@ -44,15 +52,15 @@ class FileTable:
 
 
 def kind_of(file: Path) -> str | None:
-    """`csv`, `tsv`, `json` or `xlsx`; None for a file of another kind."""
-    suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
-    if suffixes[-1:] == [".gz"]:
-        return KINDS.get(suffixes[0]) if suffixes[0] != ".xlsx" else None
-    return KINDS.get(suffixes[-1]) if suffixes else None
+    """One of `KINDS` by the file's ending; None for any other file."""
+    if file.suffix.lower() == ".gz":
+        kind = kind_of(file.with_suffix(""))
+        return kind if kind in PACKED else None
+    return KINDS.get(file.suffix.lower())
 
 
-def read_table_file(file: Path, encoding: str | None = None) -> FileTable:
-    """Read a file of one of `KINDS`; `encoding` is by default UTF-8, or UTF-16 where a byte-order mark says so.
+def read_table_file(file: Path, written: TextFormat) -> FileTable:
+    """Read a CSV, TSV, JSON or Excel file.
 
     Raises:
         UserError: the file cannot be decoded, a row has more or fewer cells than the header, two columns have one name,
@@ -61,8 +69,24 @@ def read_table_file(file: Path, encoding: str | None = None) -> FileTable:
     kind = kind_of(file)
     if kind == "xlsx":
         return _read_excel(file)
-    text = _decode(file, encoding)
-    return _read_json(file, text) if kind == "json" else _read_csv(file, text, kind == "tsv")
+    text = _decode(file, written.encoding)
+    return _read_json(file, text) if kind == "json" else _read_csv(file, text, kind == "tsv", written.quoting)
+
+
+def read_lines(file: Path, encoding: str | None) -> Iterator[str]:
+    """The lines of a text file, one after another, without their ends; raises UserError as `read_table_file`."""
+    opener = gzip.open if file.suffix.lower() == ".gz" else open
+    try:
+        with opener(file, "rb") as content:
+            marked = _marked_encoding(content.read(3))
+        with opener(file, "rt", encoding=encoding or marked) as lines:
+            for number, line in enumerate(lines):
+                if "\0" in line:
+                    raise UnicodeError("zero bytes")
+                yield (line if number else line.removeprefix("\ufeff")).rstrip("\n")
+    except (UnicodeError, OSError, EOFError, zlib.error) as error:
+        _decode(file, encoding)  # which says where
+        raise UserError(f"{str(file)!r} cannot be read ({error}): save it as UTF-8.") from error
 
 
 def join_tables(tables: Sequence[FileTable]) -> pa.Table:
@@ -94,11 +118,8 @@ def _decode(file: Path, encoding: str | None) -> str:
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{str(file)!r} cannot be read ({error}): restore the file.") from error
-    marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     try:
-        text = content.decode(encoding or marked)
-    except LookupError as error:
-        raise UserError(f"--encoding {encoding} is unknown: give a name such as cp1252 or utf-16.") from error
+        text = content.decode(encoding or _marked_encoding(content))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         remedy = "give its --encoding" if encoding else "save it as UTF-8, or pass --encoding cp1252 (or what it is in)"
@@ -108,14 +129,25 @@ def _decode(file: Path, encoding: str | None) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _read_csv(file: Path, text: str, is_tsv: bool) -> FileTable:
-    delimiter = _find_delimiter(text[:HEADER], "\t" if is_tsv else ",")
-    if delimiter != ("\t" if is_tsv else ","):
+def _marked_encoding(content: bytes) -> str:
+    """The encoding that a file's byte-order mark names, else UTF-8."""
+    return next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+
+
+def _read_csv(file: Path, text: str, is_tsv: bool, quoting: str) -> FileTable:
+    usual = "\t" if is_tsv else ","
+    told = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)  # a first line for Excel
+    text = text[told.end() :] if told else text
+    delimiter = told[1] if told else _find_delimiter(text[:HEADER], usual)
+    if delimiter != usual:
         logger.warning("Note: the columns of %s are separated by %r.", file, delimiter)
-    if is_tsv and '"' in text:
-        (header, *rows), lines = _parse_tsv(file, text, delimiter)
+    parse = partial(_parse, file, text, delimiter, 2 if told else 1)
+    if quoting == "none":
+        (header, *rows), lines = parse(csv.QUOTE_NONE)
+    elif quoting == "csv" or '"' not in text:
+        (header, *rows), lines = parse(csv.QUOTE_MINIMAL)
     else:
-        (header, *rows), lines = _parse(file, text, delimiter, csv.QUOTE_MINIMAL)
+        (header, *rows), lines = (_parse_tsv if is_tsv else _parse_csv)(file, parse)
     for row, line in zip(rows, lines[1:], strict=True):
         if len(row) != len(header):
             raise UserError(
@@ -136,29 +168,59 @@ def _find_delimiter(text: str, default: str) -> str:
     return max(DELIMITERS, key=lambda delimiter: (columns(delimiter), delimiter == default))
 
 
-def _parse(file: Path, text: str, delimiter: str, quoting: Literal[0, 3]) -> tuple[list[list[str]], list[int]]:
-    """The rows that are not blank, and the line at which each begins."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    rows, lines, line = [], [], 1
+Parsed = tuple[list[list[str]], list[int]]
+"""Rows of cells, and the line at which each begins."""
+
+
+def _parse(
+    file: Path, text: str, delimiter: str, first: int, quoting: Literal[0, 3], skipinitialspace: bool = False
+) -> Parsed:
+    """The rows that are not blank, of a text that begins in line `first` of the file."""
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=quoting,
+        skipinitialspace=skipinitialspace,
+        strict=True,
+    )
+    rows, lines, line = [], [], first
     try:
         for row in reader:
             if row:
                 rows.append(row)
                 lines.append(line)
-            line = reader.line_num + 1
+            line = reader.line_num + first
     except csv.Error as error:
-        raise UserError(f"Line {line} of {file} cannot be read ({error}): correct its quotation marks.") from error
+        raise UserError(
+            f"Line {line} of {file} cannot be read ({error}): correct its quotation marks, or pass --quoting none, "
+            "which reads them as text."
+        ) from error
     if not rows:
         raise UserError(f"{file} is empty: give a file with text in it.")
     return rows, lines
 
 
-def _parse_tsv(file: Path, text: str, delimiter: str) -> tuple[list[list[str]], list[int]]:
+def _parse_csv(file: Path, parse: Callable[..., Parsed]) -> Parsed:
+    """Rows of a CSV file with quotation marks, before which there may be blanks."""
+    parsed = parse(csv.QUOTE_MINIMAL)
+    if not any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for row in parsed[0] for cell in row):
+        return parsed
+    try:
+        trimmed = parse(csv.QUOTE_MINIMAL, skipinitialspace=True)
+    except UserError:
+        return parsed
+    if any(len(row) != len(trimmed[0][0]) for row in trimmed[0]):
+        return parsed
+    logger.warning("Note: %s has blanks before quotation marks: blanks at the start of a cell are left out.", file)
+    return trimmed
+
+
+def _parse_tsv(file: Path, parse: Callable[..., Parsed]) -> Parsed:
     """Rows of a TSV file with quotation marks: they are read as text where they would take in further lines."""
-    plain = _parse(file, text, delimiter, csv.QUOTE_NONE)
+    plain = parse(csv.QUOTE_NONE)
     is_plain = all(len(row) == len(plain[0][0]) for row in plain[0])
     try:
-        quoted = _parse(file, text, delimiter, csv.QUOTE_MINIMAL)
+        quoted = parse(csv.QUOTE_MINIMAL)
     except UserError:
         if not is_plain:
             raise
@@ -166,12 +228,17 @@ def _parse_tsv(file: Path, text: str, delimiter: str) -> tuple[list[list[str]], 
     if quoted[1] == plain[1] or not is_plain:
         if len(quoted[1]) < len(plain[1]):
             same = next((row for row, line in enumerate(quoted[1]) if line != plain[1][row]), len(quoted[1]))
-            logger.warning("Note: a quoted cell of %s spans lines from line %d.", file, plain[1][same - 1])
+            logger.warning(
+                "Note: a quoted cell of %s spans lines from line %d (--quoting none reads quotation marks as text).",
+                file,
+                plain[1][same - 1],
+            )
         return quoted
     rows = zip(*plain, strict=True)
     line = next((line for row, line in rows if any(cell[:1] == '"' and cell.count('"') % 2 for cell in row)), 1)
     logger.warning(
-        "Note: in line %d of %s a quotation mark is not closed: quotation marks of this file are read as text.",
+        "Note: in line %d of %s a quotation mark is not closed: quotation marks of this file are read as text "
+        "(--quoting csv reads them as such).",
         line,
         file,
     )

@@ -1,5 +1,7 @@
 """Tables of texts and labels: which columns, which rows are usable, what is left out and counted."""
 
+import logging
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -8,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 
 from ..errors import UserError, listed, shown
 from ..runs.atomic_files import Json
 from .sources import ID, Source, check_column, tells_rows_apart
 
+logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 MOST_MISSING = 0.1
 """Largest share of a split's rows whose label or title may be missing; one row may always be."""
@@ -66,25 +70,17 @@ def find_columns(table: datasets.DatasetDict, text: str | None, label: str, titl
 
 
 def read_rows(table: Source, name: str, columns: Columns, labels: Sequence[str] = ()) -> TaskSource:
-    """The usable rows of a table's own train, validation and test splits (of its only split, as train).
+    """The usable rows of a table's own train, validation and test splits (of its first split, as train).
 
     Rows without a text or with an empty label (None, NaN, blank, or -1 of a ClassLabel) are left out and counted. The
     id of a row is its own column `id` where that tells the rows of all splits apart, else its place, such as
     `train/17`. `labels` names a known task's classes; `name` is for errors.
 
     Raises:
-        UserError: no train split or no such column, a column without text, labels that are no names, or more than
+        UserError: no such column, a column without text, labels that are no names, or more than
             `MOST_MISSING` of a split's labels or titles missing.
     """
-    splits = {split: table.splits[split] for split in SPLITS if split in table.splits}
-    if "train" not in splits and splits:
-        raise UserError(f"{name!r} has the splits {', '.join(splits)} but no train split: give a source with one.")
-    splits = splits or {"train": next(iter(table.splits.values()))}
-    for rows in splits.values():
-        check_column(rows, columns.text, name, "--text-column")
-        check_column(rows, columns.label, name, "--label-column")
-        if columns.title is not None:
-            check_column(rows, columns.title, name, "--title-column")
+    splits = own_splits(table, name, columns)
     source = TaskSource({split: [] for split in splits}, [])
     numbers = _read_labels(source, table, splits, name, columns.label, list(labels))
     has_ids = ID not in (columns.text, columns.label, columns.title) and tells_rows_apart(list(splits.values()), ID)
@@ -111,6 +107,18 @@ def read_rows(table: Source, name: str, columns: Columns, labels: Sequence[str] 
     return source
 
 
+def own_splits(table: Source, name: str, columns: Columns) -> dict[str, datasets.Dataset]:
+    """A table's train, validation and test splits, else its first as train; raises UserError for no such column."""
+    splits = {split: table.splits[split] for split in SPLITS if split in table.splits}
+    splits = splits or {"train": next(iter(table.splits.values()))}
+    for rows in splits.values():
+        check_column(rows, columns.text, name, "--text-column")
+        check_column(rows, columns.label, name, "--label-column")
+        if columns.title is not None:
+            check_column(rows, columns.title, name, "--title-column")
+    return splits
+
+
 def _read_labels(
     source: TaskSource, table: Source, splits: dict[str, datasets.Dataset], name: str, column: str, names: list[str]
 ) -> dict[str, list[int | None]]:
@@ -120,11 +128,11 @@ def _read_labels(
     are False and True, in sorted order (numbers by size); a ClassLabel and a known task (whose `names` are given) keep
     theirs.
     """
-    feature = splits["train"].features[column]
+    feature = next(iter(splits.values())).features[column]
     if not names and isinstance(feature, datasets.ClassLabel):
         names = list(feature.names)
     cells = {split: list(rows[column][:]) for split, rows in splits.items()}
-    values = {split: [_label(cell, bool(names)) for cell in of_split] for split, of_split in cells.items()}
+    values = {split: [label_of(cell, bool(names)) for cell in of_split] for split, of_split in cells.items()}
     for split, of_split in values.items():
         _check_missing(of_split, table, split, column, name, "fill them in, or set --label-column")
     if not names:
@@ -165,13 +173,84 @@ def _joined_spellings(cells: list[Any]) -> list[str]:
     spellings: dict[str, set[str]] = defaultdict(set)
     for cell in set(cells) if all(isinstance(cell, str | None) for cell in cells) else ():
         if cell and cell.strip():
-            spellings[_label(cell)].add(cell)
+            spellings[label_of(cell)].add(cell)
     joined = {label: sorted(written) for label, written in spellings.items() if len(written) > 1}
     if not joined:
         return []
     label, written = next(iter(sorted(joined.items())))
     spelled = " and ".join(ascii(cell) for cell in written)
     return [f"{len(joined)} classes are spelled in several ways (blanks, Unicode form), such as {label} as {spelled}"]
+
+
+class LabelledText(NamedTuple):
+    """A text, the cell of its label as it was read, and where an editor shows its row."""
+
+    text: str
+    label: Any
+    place: str
+
+
+def read_labelled(table: Source, name: str, columns: Columns, split: str | None) -> list[LabelledText]:
+    """The rows with text of a table's own split, by default `test`, else `all`; labels may be anything.
+
+    Raises UserError for a split that the table has not, and for none with text.
+    """
+    splits = own_splits(table, name, columns)
+    split = split or ("test" if "test" in splits else "all")
+    if split not in ("all", *splits):
+        raise UserError(f"{name!r} has no {split} split of its own: give --split all.")
+    labelled = []
+    for each in splits if split == "all" else (split,):
+        rows = splits[each]
+        titles = [""] * len(rows) if columns.title is None else [_text(value) for value in rows[columns.title][:]]
+        texts = [_text(value) for value in rows[columns.text][:]]
+        for row, (title, text, label) in enumerate(zip(titles, texts, rows[columns.label][:], strict=True)):
+            if text:
+                labelled.append(LabelledText(f"{title} {text}".strip(), label, table.place(each, row)))
+    if not labelled:
+        raise UserError(f"Column {columns.text!r} of {name!r} holds no text: set --text-column.")
+    return labelled
+
+
+def label_sets(rows: Sequence[LabelledText], names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Texts, and which of the classes each one has: bool (texts, classes).
+
+    A label is `a|b` or a list of names; an empty cell is a text without any. Raises UserError for another name.
+    """
+    chosen = np.zeros((len(rows), len(names)), dtype=bool)
+    for row, (_, cell, place) in enumerate(rows):
+        parts = cell if isinstance(cell, list) else str("" if cell is None else cell).split("|")
+        for name in filter(None, (label_of(str(part)) for part in parts)):
+            if name not in names:
+                raise UserError(
+                    f"The label {shown(name)} in {place} is none of the model's ({listed(names)}): correct it, or set "
+                    "--label-column."
+                )
+            chosen[row, names.index(name)] = True
+    return [row.text for row in rows], chosen
+
+
+def numbers_of(rows: Sequence[LabelledText]) -> tuple[list[str], np.ndarray]:
+    """Texts, and the finite number that labels each: float64 (texts,); rows without one are left out and counted.
+
+    Raises UserError for a label that is no number.
+    """
+    texts, numbers = [], []
+    for text, cell, place in rows:
+        try:
+            number = math.nan if label_of(cell) is None else float(cell)
+        except (TypeError, ValueError):
+            number = math.inf
+        if math.isinf(number):
+            raise UserError(f"The label {shown(cell)} in {place} is not a number: correct it, or set --label-column.")
+        if not math.isnan(number):
+            texts.append(text)
+            numbers.append(number)
+    if len(texts) < len(rows):
+        logger.warning("Note: %d of %d rows have no label and are left out.", len(rows) - len(texts), len(rows))
+    if not texts:
+        raise UserError("No row has a label: set --label-column.")
+    return texts, np.array(numbers)
 
 
 def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
@@ -205,7 +284,7 @@ def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _label(value: Any, is_number: bool = False) -> Any:
+def label_of(value: Any, is_number: bool = False) -> Any:
     """A label as it counts: None where it is missing, a whole float as the integer that it is.
 
     With `is_number` it is the number of a class, perhaps written as text; -1 is a missing one.

@@ -1,18 +1,51 @@
-"""The options that choose a task, for `--help` without `datasets`."""
+"""The options that choose a task and say how its table is written, for `--help` without `datasets`."""
 
 from dataclasses import dataclass, field
 
+from ..errors import UserError
+
 # fmt: off
 TEXT_OPTIONS = (
-    "title_column", "entity_markers", "all_rows", "shortfall", "drop_leakage", "encoding", "drop_rare_classes",
-    "merge_rare_classes",
+    "title_column", "entity_markers", "all_rows", "shortfall", "drop_leakage", "encoding", "quoting",
+    "drop_rare_classes", "merge_rare_classes",
 )
 # fmt: on
 """Options that are not among a run's settings, since they count by the texts that they choose."""
 
 
+QUOTING = ("auto", "csv", "none")
+
+
+@dataclass(kw_only=True)
+class TextFormat:
+    """How files of text are written; raises UserError for what does not exist."""
+
+    encoding: str | None = field(
+        default=None, metadata={"help": "Encoding of CSV, TSV, JSON and text files, such as cp1252 (default: UTF-8)."}
+    )
+    quoting: str = field(
+        default="auto",
+        metadata={
+            "help": "Quotation marks in CSV and TSV: csv (around cells), none (text), or auto (in TSV as lines say).",
+            "choices": list(QUOTING),
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.quoting not in QUOTING:
+            raise UserError(f"--quoting is {self.quoting!r}: choose {', '.join(QUOTING)}.")
+        try:
+            "".encode(self.encoding or "utf-8")
+        except (LookupError, ValueError) as error:
+            raise UserError(f"--encoding {self.encoding} is unknown: give a name such as cp1252 or utf-16.") from error
+
+
+PLAIN = TextFormat()
+"""UTF-8 (or UTF-16 with a byte-order mark), with quotation marks as usual."""
+
+
 @dataclass
-class TaskArguments:
+class TaskArguments(TextFormat):
     """Options that choose a task; shared by every command that takes one."""
 
     _argument_group_name = "data"
@@ -53,9 +86,6 @@ class TaskArguments:
     merge_rare_classes: int = field(default=0, metadata={"help": "Make one class, other, of those of fewer rows."})
     drop_leakage: bool = field(
         default=False, metadata={"help": "Leave out training texts that repeat held-out ones, and count them."}
-    )
-    encoding: str | None = field(
-        default=None, metadata={"help": "Encoding of a CSV, TSV or JSON file, such as cp1252 (default: UTF-8)."}
     )
     task_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})

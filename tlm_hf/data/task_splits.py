@@ -13,11 +13,19 @@ ORDER = ("test", "validation", "train")
 
 
 def choose_rows(
-    source: TaskSource, name: str, sizes: Sizes, seed: int, shortfall: str, tenth: bool = False
+    source: TaskSource,
+    name: str,
+    sizes: Sizes,
+    seed: int,
+    shortfall: str,
+    *,
+    tenth: bool = False,
+    every_class: bool = True,
 ) -> dict[str, list[Row]]:
     """Seeded rows of each split.
 
     Validation is a tenth of each class, at most 200, where the source has a test split, or with `tenth`; else 15%.
+    Without `every_class` a split may lack classes, and the source may have no training split.
 
     What is left out is counted in the source's `dropped`; classes that have fewer than asked for are said in its
     `notes`.
@@ -25,6 +33,9 @@ def choose_rows(
     Raises:
         UserError: fewer rows in a class than asked for (unless `shortfall` is `take`), or none in a split.
     """
+    if every_class and "train" not in source.rows:
+        splits = ", ".join(source.rows)
+        raise UserError(f"{name!r} has the splits {splits} but no train split: give a source with one.")
     groups = _cut(source, {split: _by_class(source, split, seed) for split in source.rows}, sizes, tenth)
     for split in ORDER:
         asked, available = sizes[split], [len(rows) for rows in groups[split]]
@@ -43,7 +54,8 @@ def choose_rows(
             f"{lacking} of {len(source.names)} classes have fewer than {asked} {split} texts, "
             f"the fewest {label!r} with {fewest}"
         )
-    _check_classes(source, name, groups, sizes)
+    if every_class:
+        _check_classes(source, name, groups, sizes)
     chosen = {}
     for split in SPLITS:
         rows = [row for group in groups[split] for row in group[: sizes[split]]]
@@ -85,7 +97,7 @@ def _shares(texts: int, has_test: bool) -> tuple[int, int, int]:
 
 def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bool) -> dict[str, Groups]:
     """Give each split its rows: test first, then validation, then train, none a text that another has."""
-    rest = ordered["train"]
+    rest: Groups = ordered.get("train", [[] for _ in source.names])
     has_test = "test" in ordered
     if has_test:
         test = ordered["test"]

@@ -21,7 +21,7 @@ from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings_task
 from .fewrel import MARKINGS, read_fewrel
 from .leakage import drop_leaking
 from .sources import ID, Source, data_root, describe_split, read_source, text_hash
-from .tables import SPLITS, Row, TaskSource, find_columns, read_rows, without_rare_classes
+from .tables import SPLITS, Columns, Row, TaskSource, find_columns, read_rows, without_rare_classes
 from .task_options import TEXT_OPTIONS, TaskArguments
 from .task_splits import choose_rows
 
@@ -73,7 +73,7 @@ UNUSED = {
     OBJECT: {"task_config", "task_revision"},
 }
 """Options that a task has no use for, besides those of tables and of FewRel alone."""
-OF_TABLES = {"encoding", "drop_rare_classes", "merge_rare_classes"}
+OF_TABLES = {"encoding", "quoting", "drop_rare_classes", "merge_rare_classes"}
 KEYWORDS = {name: f"task_{name}" for name in ("path", "config", "revision", "seed")} | {"root": "data_root"}
 """Keywords of `load_task` with another name among a command's options."""
 
@@ -101,8 +101,11 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
     return load_task_from(TaskArguments(task=str(task) if isinstance(task, Path) else task, **named))  # type: ignore[arg-type]
 
 
-def load_task_from(arguments: TaskArguments) -> datasets.DatasetDict:
-    """The task that a command's options choose, or a function's, whose task may be a table; raises as `load_task`."""
+def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datasets.DatasetDict:
+    """The task that a command's options choose, or a function's, whose task may be a table; raises as `load_task`.
+
+    Without `every_class` a split of a table may lack classes, or be empty.
+    """
     table, given = None, arguments.task
     if not isinstance(given, str):
         splits = given if isinstance(given, datasets.DatasetDict) else datasets.DatasetDict(train=given)
@@ -110,7 +113,7 @@ def load_task_from(arguments: TaskArguments) -> datasets.DatasetDict:
         arguments = replace(arguments, task=OBJECT)
     _check(arguments)
     is_embedded = arguments.task == "docstrings"
-    splits = _load_docstrings(arguments) if is_embedded else _load_rows(arguments, table)
+    splits = _load_docstrings(arguments) if is_embedded else _load_rows(arguments, table, every_class)
     if arguments.drop_leakage:
         splits["validation"] = drop_leaking(splits["validation"], "validation", [splits["test"]])
         splits["train"] = drop_leaking(splits["train"], "train", [splits["test"], splits["validation"]])
@@ -178,7 +181,7 @@ def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
     return known.hub, arguments.task_revision or known.revision
 
 
-def _load_rows(arguments: TaskArguments, table: Source | None) -> datasets.DatasetDict:
+def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool) -> datasets.DatasetDict:
     """Read a source, choose the rows of each split, and say what was left out."""
     if arguments.task == "fewrel":
         source = read_fewrel(_find_task(arguments)[0], arguments.entity_markers)
@@ -186,14 +189,22 @@ def _load_rows(arguments: TaskArguments, table: Source | None) -> datasets.Datas
         source = read_task_rows(arguments, table)
     if arguments.drop_rare_classes or arguments.merge_rare_classes:
         without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
-    if len({row.label for rows in source.rows.values() for row in rows}) < 2:
+    if every_class and len({row.label for rows in source.rows.values() for row in rows}) < 2:
         raise UserError(f"The task {arguments.task!r} has 1 class: give at least two, or set --label-column.")
     known = KNOWN.get(arguments.task)
     sizes = {split: getattr(arguments, f"{split}_per_label") for split in SPLITS}
     if known is not None and not arguments.all_rows:
         sizes["train"] = sizes["train"] or known.train_per_label
         sizes["test"] = sizes["test"] or known.test_per_label
-    chosen = choose_rows(source, arguments.task, sizes, arguments.task_seed, arguments.shortfall, known is not None)
+    chosen = choose_rows(
+        source,
+        arguments.task,
+        sizes,
+        arguments.task_seed,
+        arguments.shortfall,
+        tenth=known is not None,
+        every_class=every_class,
+    )
     dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
     notes = [f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}"] if dropped else []
     notes += source.notes
@@ -211,15 +222,20 @@ def _load_rows(arguments: TaskArguments, table: Source | None) -> datasets.Datas
     return _describe(chosen, source.names, facts)
 
 
-def read_task_rows(arguments: TaskArguments, table: Source | None = None) -> TaskSource:
-    """All usable rows of the table that a command's options name; raises UserError as `read_rows`."""
-    known = KNOWN.get(arguments.task)
-    place = arguments.task
+def open_table(arguments: TaskArguments, table: Source | None = None) -> tuple[Source, Columns, str]:
+    """The table that a command's options name (unless it is given), its columns to read, and its path or Hub name."""
+    known, place = KNOWN.get(arguments.task), arguments.task
     if table is None:
         place, revision = _find_task(arguments)
-        table = read_source(place, config=arguments.task_config, revision=revision, encoding=arguments.encoding)
+        table = read_source(place, config=arguments.task_config, revision=revision, written=arguments)
     text = arguments.text_column or (known.text_column if known else None)
-    columns = find_columns(table.splits, text, arguments.label_column, arguments.title_column)
+    return table, find_columns(table.splits, text, arguments.label_column, arguments.title_column), place
+
+
+def read_task_rows(arguments: TaskArguments, table: Source | None = None) -> TaskSource:
+    """All usable rows of the table that a command's options name; raises UserError as `read_rows`."""
+    table, columns, place = open_table(arguments, table)
+    known = KNOWN.get(arguments.task)
     source = read_rows(table, arguments.task, columns, known.labels if known else ())
     source.facts |= {
         "source": portable_path(place),
@@ -255,7 +271,8 @@ def _describe(chosen: dict[str, list[Row]], names: list[str], facts: Json) -> da
     for split, rows in chosen.items():
         counts = Counter(row.label for row in rows)
         per_label = {label: counts[index] for index, label in enumerate(names)}
-        records = [{"text": row.text, "label": row.label, ID: row.id} for row in rows]
-        table = datasets.Dataset.from_list(records, features=features)
+        columns: Json = {"text": [row.text for row in rows], "label": [row.label for row in rows]}
+        columns[ID] = [row.id for row in rows]
+        table = datasets.Dataset.from_dict(columns, features=features)
         splits[split] = describe_split(table, **facts, per_label=per_label)
     return datasets.DatasetDict(splits)

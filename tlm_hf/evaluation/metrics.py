@@ -1,10 +1,11 @@
-"""Accuracy, macro F1 and cross-entropy of a classifier, as a module of `evaluate` (whose `load` needs the network)."""
+"""Scores of classifiers (accuracy and F1 as a module of `evaluate`, whose `load` needs the network) and regressions."""
 
 import datasets
 import evaluate
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, mean_squared_error, precision_recall_fscore_support, r2_score
 
 
 class AccuracyAndF1(evaluate.Metric):
@@ -39,6 +40,36 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     scores = AccuracyAndF1(keep_in_memory=True).compute(predictions=logits.argmax(axis=-1), references=labels)
     loss = -log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean()
     return {**scores, "loss": float(loss)}
+
+
+def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`micro_f1`, `macro_f1` and `subset_accuracy` (share of texts whose labels are all right).
+
+    Args:
+        logits: float (n, classes); those of probability sigmoid(logit) >= 0.5 are predicted.
+        labels: bool (n, classes).
+    """
+    chosen = logits >= 0
+    scores = {
+        f"{mean}_f1": float(f1_score(labels, chosen, average=mean, zero_division=0)) for mean in ("micro", "macro")
+    }
+    return {**scores, "subset_accuracy": float(accuracy_score(labels, chosen))}
+
+
+def regression_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
+    """`mean_squared_error`, `r2`, `pearson` and `spearman`; None where all of a side are equal.
+
+    Args:
+        logits: the values, float (n, 1).
+        targets: float (n,).
+    """
+    values = logits[:, 0].astype("float64")
+    scores = {"mean_squared_error": mean_squared_error(targets, values), "r2": None, "pearson": None, "spearman": None}
+    if np.ptp(targets) > 0:
+        scores["r2"] = r2_score(targets, values)
+    if np.ptp(targets) > 0 and np.ptp(values) > 0:
+        scores |= {"pearson": pearsonr(targets, values).statistic, "spearman": spearmanr(targets, values).statistic}
+    return {name: None if value is None else float(value) for name, value in scores.items()}
 
 
 def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]:

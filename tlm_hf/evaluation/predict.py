@@ -18,6 +18,7 @@ from scipy.special import expit, softmax
 from transformers import PreTrainedConfig
 
 from ..data.sources import check_column, read_source, tables_in
+from ..data.task_options import TextFormat
 from ..errors import UserError, check_range
 from ..export import freeze_if_possible, load_for_inference
 from ..loading import COMMITTEES, load_classifier_tokenizer
@@ -56,7 +57,7 @@ class Prediction:
 
 
 @dataclass
-class PredictArguments:
+class PredictArguments(TextFormat):
     """Options of `tlm predict`."""
 
     model: str = field(
@@ -67,7 +68,6 @@ class PredictArguments:
         default=None, metadata={"help": "Table, text file, or folder of them (all are read), in place of --texts."}
     )
     text_column: str = field(default="text", metadata={"help": "Column of --input that holds the text."})
-    encoding: str | None = field(default=None, metadata={"help": "Of --input, such as cp1252 (default: UTF-8)."})
     on_empty: str = field(
         default="keep",
         metadata={"help": "Rows without text: keep with empty predictions, or error.", "choices": ["keep", "error"]},
@@ -213,7 +213,7 @@ def _read_input(arguments: PredictArguments) -> tuple[pa.Table, Callable[[int], 
     if path.is_dir() and not is_prepared:
         files = {str(file.relative_to(path)): str(file) for file in tables_in(path)}
     sources = {
-        name: read_source(file, encoding=arguments.encoding)
+        name: read_source(file, written=arguments)
         for name, file in (files or {arguments.input: arguments.input}).items()
     }
     parts = [(name, source, split) for name, source in sources.items() for split in source.splits]

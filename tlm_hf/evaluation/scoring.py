@@ -1,7 +1,7 @@
 """Scores: logits of classifiers, the masked-language-model loss on fixed masks, and `tlm score`."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
 from ..data.masking import HELD_OUT_STREAM, MaskingCollator
-from ..data.tasks import TaskArguments, class_names, load_task_from, read_task_rows, task_hash
+from ..data.tables import SPLITS, LabelledText, label_sets, numbers_of, read_labelled
+from ..data.tasks import TaskArguments, class_names, load_task_from, open_table, read_task_rows, task_hash
 from ..data.tokenization import tokenize
 from ..errors import UserError
 from ..export import freeze_if_possible, load_for_inference
@@ -28,7 +29,7 @@ from ..loading import (
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable_path, provenance
 from .calibration import expected_calibration_error
-from .metrics import classification_metrics
+from .metrics import classification_metrics, multi_label_metrics, regression_metrics
 
 logger = logging.getLogger(__name__)
 HELD_OUT_MASK_RATE = 0.15
@@ -38,6 +39,7 @@ LOGIT_STEP = 1 / 128
 FREEZE_HELP = "Answer from tables where the committee can be frozen; --no-freeze runs its members."
 HELD_OUT_CORPORA = ("docstrings", "wikipedia")
 """Corpora of which one part is held out from training: that part is scored."""
+NUMBERS = [f"{split}_per_label" for split in SPLITS]
 
 
 def _batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -177,9 +179,10 @@ class ScoreArguments(TaskArguments):
 def score(arguments: ScoreArguments) -> Json:
     """Score a model: accuracy, macro F1 and loss of a classifier, or fixed-mask loss and perplexity of an encoder.
 
-    A classifier or committee takes `--task` and is scored on its test split, or on all rows of a single file. An
-    encoder takes `--text` (the held-out part of `docstrings` or `wikipedia`, or all of any other text), or `--task`,
-    whose texts are then the text.
+    A classifier or committee takes `--task` and is scored on its test split, or on all rows of a single file; with
+    several labels a text by F1, a regression by squared error and correlation (`evaluation.metrics`). An encoder takes
+    `--text` (the held-out part of `docstrings` or `wikipedia`, or all of any other text), or `--task`, whose texts are
+    then the text.
 
     Returns:
         `metrics`, with loss in nats, the number of texts, and where they came from.
@@ -216,28 +219,48 @@ def _read_task(arguments: ScoreArguments) -> tuple[list[str], np.ndarray, list[s
     """Texts, labels (texts,), the names of the classes, and where the rows are those of a split the task's hash."""
     split = arguments.split
     if split is None:
-        chosen = (arguments.train_per_label, arguments.validation_per_label, arguments.test_per_label)
         is_file = Path(arguments.task).expanduser().is_file()
-        split = "all" if is_file and not any(chosen) else "test"
-    if split != "all":
-        task = load_task_from(arguments)
-        return task[split]["text"][:], np.array(task[split]["label"][:]), class_names(task), task_hash(task)
-    source = read_task_rows(arguments)
-    rows = [row for split_rows in source.rows.values() for row in split_rows]
-    return [row.text for row in rows], np.array([row.label for row in rows]), source.names, None
+        split = "all" if is_file and not any(getattr(arguments, name) for name in NUMBERS) else "test"
+    if split == "all" and arguments.task not in ("docstrings", "fewrel"):
+        source = read_task_rows(arguments)
+        rows = [row for split_rows in source.rows.values() for row in split_rows]
+        return [row.text for row in rows], np.array([row.label for row in rows]), source.names, None
+    task = load_task_from(arguments, every_class=False)
+    table = datasets.concatenate_datasets([task[name] for name in (task if split == "all" else [split])])
+    if not len(table):
+        raise UserError(f"{arguments.task!r} has no rows for {split}: choose another --split.")
+    sha256 = task_hash(task) if len(task["train"]) else None
+    return table["text"][:], np.array(table["label"][:]), class_names(task), sha256
+
+
+def _read_labelled(arguments: ScoreArguments) -> list[LabelledText]:
+    """The rows of the table's own test split, else all, for models that have not one class a text."""
+    for name in NUMBERS:
+        if getattr(arguments, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} counts by class, and the model has not one class a text: leave it out.")
+    table, columns, _ = open_table(arguments)
+    return read_labelled(table, arguments.task, columns, arguments.split)
 
 
 def _score_classifier(arguments: ScoreArguments) -> Json:
+    """`problem_type` decides what a label is, and what is measured."""
     model = load_for_inference(arguments.model)
-    config = model.config
-    if config.problem_type in ("regression", "multi_label_classification") or config.num_labels == 1:
-        raise UserError(
-            f"The model {arguments.model!r} has no single class for a text, which score needs: use predict."
-        )
     tokenizer = load_classifier_tokenizer(arguments.model, model)
-    texts, labels, names, sha256 = _read_task(arguments)
-    labels = match_labels(model, arguments.model, arguments.task, names)[labels]
-    other_split = sha256 is not None and trained_on_another_split(arguments.model, sha256)
+    config, other_split = model.config, False
+    measure: Callable[[np.ndarray, np.ndarray], Json] = classification_metrics
+    if config.problem_type == "regression" or config.num_labels == 1:
+        if config.num_labels > 1:
+            raise UserError(f"The model {arguments.model!r} has {config.num_labels} values a text: use predict.")
+        texts, labels = numbers_of(_read_labelled(arguments))
+        measure = regression_metrics
+    elif config.problem_type == "multi_label_classification":
+        texts, labels = label_sets(_read_labelled(arguments), [config.id2label[n] for n in range(config.num_labels)])
+        measure = multi_label_metrics
+    else:
+        texts, labels, names, sha256 = _read_task(arguments)
+        labels = match_labels(model, arguments.model, arguments.task, names)[labels]
+        other_split = sha256 is not None and trained_on_another_split(arguments.model, sha256)
     if other_split:
         logger.warning(
             "Note: %s was fine-tuned on another split of this task; test texts may be among its training texts (give "
@@ -246,10 +269,12 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
         )
     model = freeze_if_possible(model, tokenizer) if arguments.freeze else model
     logits, truncated = predict_logits(model, tokenizer, texts, show_progress=not arguments.disable_tqdm)
-    calibration_error = expected_calibration_error(logits, labels)
+    metrics = measure(logits, labels)
+    if measure is classification_metrics:
+        metrics["calibration_error"] = expected_calibration_error(logits, labels)
     return {
         "task": portable_path(arguments.task),
-        "metrics": {**classification_metrics(logits, labels), "calibration_error": calibration_error},
+        "metrics": metrics,
         "texts": len(labels),
         "truncated": truncated,
         "trained_on_another_split": other_split,
@@ -262,7 +287,8 @@ def _score_encoder(arguments: ScoreArguments, config: Json) -> Json:
     if arguments.text is None:
         dataset = datasets.Dataset.from_dict({"text": _read_task(arguments)[0]})
     else:
-        corpus = load_corpus(arguments.text, text_column=arguments.text_column or "text", root=arguments.data_root)
+        column = arguments.text_column or "text"
+        corpus = load_corpus(arguments.text, text_column=column, root=arguments.data_root, written=arguments)
         dataset = corpus["validation"]
         if arguments.text not in HELD_OUT_CORPORA:
             dataset = datasets.concatenate_datasets([corpus["train"], corpus["validation"]])

@@ -38,6 +38,7 @@ from .pretrain_options import (
     CorpusOptions,
     PretrainingArguments,
     PretrainOptions,
+    check_memory,
     check_steps,
     count_texts,
 )
@@ -120,6 +121,7 @@ def load_pretraining_corpus(options: CorpusOptions, size: str) -> datasets.Datas
         root=options.data_root,
         seed=options.subset_seed,
         unit=options.text_unit,
+        written=options,
     )
 
 
@@ -142,6 +144,7 @@ class _Encoder:
             tokenizer = load_matching_tokenizer(model.model, None, fields["vocab_size"])
             config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type})
             check_length(model.max_length, model.model, config.max_position_embeddings)
+            check_memory(options, config)
             return cls(portable_path(model.model), config, tokenizer, model.model, model.dropout)
         config, tokenizer = options.config(), None
         if model.tokenizer is not None:

@@ -1,13 +1,16 @@
 """Options of pre-training: what there is, what is refused, and what a run records of it."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import psutil
+import torch
 
+from ..data.task_options import TextFormat
 from ..data.windows import LONGEST_DEFAULT, SHORT
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
@@ -28,6 +31,7 @@ from .options import (
     take,
     values_of,
 )
+from .processes import choose_precision
 from .time_budget import parse_duration
 
 BATCH_SIZE = 32
@@ -36,7 +40,7 @@ CONTINUED_RATE = 1e-4
 
 
 @dataclass
-class CorpusOptions:
+class CorpusOptions(TextFormat):
     """The text."""
 
     _argument_group_name = "data"
@@ -151,7 +155,7 @@ ALWAYS_RECORDED = (
     "bf16",
     "use_cpu",
 )
-NOT_RECORDED = ("corpus", "text_unit", "tokenizer", "model", "snapshot_steps", "num_members")
+NOT_RECORDED = ("corpus", "text_unit", "encoding", "quoting", "tokenizer", "model", "snapshot_steps", "num_members")
 OF_SCHEDULE = [entry.name for entry in fields(Schedule) if entry.name in option_fields(GROUPS)]
 """Options whose default is the schedule's."""
 
@@ -211,7 +215,7 @@ class PretrainOptions(NamedTuple):
             parse_duration(self.masking.time_budget)
         check_steps(self.output.snapshot_steps, self.training.get("max_steps", NOT_GIVEN))
         if self.model.model is None:
-            _check_memory(self.model, self.config())
+            check_memory(self, self.config())
 
     def config(self) -> TLMConfig:
         """The configuration that the recipe gives; raises UserError for an impossible one."""
@@ -243,37 +247,48 @@ class PretrainOptions(NamedTuple):
         return record(groups, training, [*NOT_RECORDED, *unused])
 
 
-def _check_memory(model: ModelOptions, config: TLMConfig) -> None:
-    """Refuse, before anything is built, an encoder whose training needs more memory than the machine has.
+def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
+    """Refuse, before anything is built, a training that needs more memory than the machine (or its GPU) has.
 
-    Counted are its matrices in float32 with their gradients and AdamW's two moments; activations come on top.
+    Counted are the matrices in float32 with their gradients and AdamW's two moments, and what a pass keeps for the
+    gradients. By measurement that is, for a token and a hidden unit, 8 values in the last layer, 20 in each other one
+    and 6.5 in each channel of a convolution; 2.5 for a pair of tokens in each head; and 0.2 of the vocabulary.
     """
-    shape = {
-        "vocab_size": config.vocab_size,
-        "max_length": config.max_position_embeddings,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
-    }
+    training, batch = options.training, "batch_size"
+    rows, use_cpu = options.masking.batch_size, training.get("use_cpu", False)
+    parts = training.get("gradient_accumulation_steps", 1) * int(os.environ.get("WORLD_SIZE", "1"))
+    if rows is None:
+        batch, parts = "per_device_train_batch_size", 1
+        rows = training[batch]
+    width = 2 if choose_precision(training.get("bf16", "auto"), use_cpu) else 4
+    convolution = 6.5 * (config.conv_channels or 0) * len(config.conv_kernel_sizes or [])
+    names = ("vocab_size", "max_length", "hidden_size", "num_hidden_layers")
+    given = {name: getattr(options.model, name) for name in names} | {batch: rows}
+    shape = given | {name: getattr(config, name) for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
+    shape["max_length"] = given["max_length"] or config.max_position_embeddings
 
-    def gibibytes(vocab_size: int, max_length: int, hidden_size: int, num_hidden_layers: int) -> float:
-        rows = vocab_size + max_length + 12 * hidden_size * num_hidden_layers
-        return 4 * 4 * rows * hidden_size / 2**30
+    def gibibytes(name: str, value: int) -> float:
+        sizes = shape | {name: value}
+        vocabulary, length, hidden, layers = (sizes[each] for each in names)
+        of_unit = 8 + 20 * (layers - 1) + convolution
+        of_token = of_unit * hidden + 2.5 * (layers - 1) * config.num_attention_heads * length + 0.2 * vocabulary
+        weights = 4 * 4 * (vocabulary + length + 12 * hidden * layers) * hidden
+        return (weights + width * of_token * length * sizes[batch] / parts) / 2**30
 
-    needed, available = gibibytes(**shape), psutil.virtual_memory().total / 2**30
-    for name in shape:
-        fitting = getattr(model, name)
-        while fitting is not None and fitting > 1 and gibibytes(**{**shape, name: fitting}) > available:
+    on_gpu = torch.cuda.is_available() and not use_cpu
+    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total
+    needed, available = gibibytes(batch, rows), memory / 2**30
+    if needed <= available:
+        return
+    sentence = f"training would need {needed:,.0f} GiB of memory, and there are {available:,.0f}"
+    for name, value in given.items():
+        fitting = value
+        while fitting is not None and fitting > 1 and gibibytes(name, fitting) > available:
             fitting //= 2
-        if needed > available and fitting is not None and fitting > 1:
-            raise UserError(
-                f"{flag(name)} is {getattr(model, name)}: training would need {needed:,.0f} GiB of memory, and there "
-                f"are {available:,.0f}: give at most about {fitting}."
-            )
-    if needed > available:
-        names = ", ".join(flag(name) for name in ("size", *shape) if getattr(model, name) is not None)
-        raise UserError(
-            f"Training would need {needed:,.0f} GiB of memory, and there are {available:,.0f}: lower {names}."
-        )
+        if fitting is not None and fitting > 1:
+            raise UserError(f"{flag(name)} is {value}: {sentence}: give at most about {fitting}.")
+    flags = ", ".join(flag(name) for name, value in {"size": "", **given}.items() if value is not None)
+    raise UserError(f"{sentence.capitalize()}: lower {flags}.")
 
 
 def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:

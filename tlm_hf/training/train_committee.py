@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from ..data.corpora import load_corpus
 from ..data.pretrained import pretrained
 from ..data.table_files import frame_table
+from ..data.task_options import TextFormat
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
@@ -46,7 +47,7 @@ from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag, option
 from .pretrain_options import PretrainOptions
 
 logger = logging.getLogger(__name__)
-TABLE_OPTIONS = ("text_column", "label_column", "encoding", "drop_rare_classes", "merge_rare_classes")
+TABLE_OPTIONS = ("text_column", "label_column", "encoding", "quoting", "drop_rare_classes", "merge_rare_classes")
 OWN_TEXT = "none"
 """Value of `--encoder` that asks for pre-training on the table's own texts."""
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
@@ -59,14 +60,13 @@ RECORDS = shutil.ignore_patterns(RUN_FILE, RESULTS_FILE)
 
 
 @dataclass
-class OwnDataArguments:
+class OwnDataArguments(TextFormat):
     """Options of `tlm train-committee`."""
 
     data: str = option("", "CSV, JSON, parquet file or folder, or a Hub data set.")
     output_dir: str = option("", "Output folder (default: outputs/NAME-committee).")
     text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
     label_column: str = option("label", "Column of the label.")
-    encoding: str | None = option(None, "Encoding of a CSV, TSV or JSON file, such as cp1252 (default: UTF-8).")
     drop_rare_classes: int = option(0, "Leave out the classes of fewer rows.")
     merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
     num_members: int = option(3, "Members of the committee.")
