@@ -78,8 +78,11 @@ def test_what_exact_resume_needs_fixed_is_refused_by_name(name):
         (("--learning-rate", "nan"), "--learning-rate is nan: give"),
         (("--adam-beta2", 1), "--adam-beta2 is 1"),
         (("--max-steps", 10**20), f"--max-steps is {10**20}: give a value from 1"),
-        (("--max-length", 10**9), "--max-length is 1000000000: training would need 3,815 GiB"),
-        (("--vocab-size", 10**9), "--vocab-size is 1000000000: training would need 3,815 GiB"),
+        (("--max-length", 10**9), "--max-length is 1000000000: training would need"),
+        (("--vocab-size", 10**9), "--vocab-size is 1000000000: training would need"),
+        # 10^12 texts of 64 tokens, for each (8 x 256 + 0.2 x 8,000) values of 4 bytes
+        (("--batch-size", 10**12, "--bf16", "false"), "--batch-size is 1000000000000: training would need 869,750,977"),
+        (("--per-device-train-batch-size", 10**12), "--per-device-train-batch-size is 1000000000000: training would"),
         (("--mlm-probability", 1e-9), "no token would be masked"),
         (("--model", "encoder", "--cased"), "--cased is refused (it is of new weights"),
         (("--tokenizer", "vocab.txt", "--keep-accents", "true"), "--keep-accents is refused"),
@@ -90,6 +93,9 @@ def test_refusals(capsys, tmp_path, words, said):
     assert not (tmp_path / "out").exists()
 
 
+WRITTEN = ("--encoding", "cp1252", "--quoting", "none")
+
+
 def test_every_option_that_chooses_texts_reaches_the_loader(tmp_path, capsys, monkeypatch):
     options = {
         "num_texts": ("num_texts", 70), "validation_texts": ("validation_texts", 6), "text_unit": ("unit", "paragraph"),
@@ -98,12 +104,14 @@ def test_every_option_that_chooses_texts_reaches_the_loader(tmp_path, capsys, mo
     }  # fmt: skip
 
     def load(name, **given):
+        written = given.pop("written")
+        assert (written.encoding, written.quoting) == ("cp1252", "none")
         assert (name, given) == ("owner/corpus", dict(options.values()))
         raise UserError("All of them came here: stop.")
 
     monkeypatch.setattr(pretraining, "load_corpus", load)
     words = [word for name, (_, value) in options.items() for word in (f"--{name}", value)]
-    said = refused(capsys, "pretrain", "--corpus", "owner/corpus", *words, "--output-dir", tmp_path / "out")
+    said = refused(capsys, "pretrain", "--corpus", "owner/corpus", *words, *WRITTEN, "--output-dir", tmp_path / "out")
     assert "All of them came here" in said
 
 
