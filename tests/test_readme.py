@@ -1,35 +1,44 @@
-"""The numbers in the tables of README.md are those of the committed result files."""
+"""README and docs/: every number is in a results file, every link leads somewhere, every command and program runs."""
 
+import functools
 import json
 import re
+import runpy
+import shlex
+import shutil
 from pathlib import Path
 
+import mkdocs.commands.build
 import numpy as np
 import pytest
+from helpers_commands import labelled_rows, shelf, succeed, unchanged_process, write_corpus, write_csv
+from mkdocs.config import load_config
 
+import tlm_hf
+from tlm_hf.commands import common
+from tlm_hf.commands.main import main
 from tlm_hf.study.quickstart_report import report_text
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-SECTIONS = {
-    "real-text": ("real_text",),
-    "speed": ("benchmark/*.json",),
-    "overlap": ("data/overlap.json",),
-    "training": ("training/*.json",),
-    "frozen": ("benchmark/frozen-*.json",),
-    "inference": ("committee/*.json", "committee"),
-    "study": ("study/laptop/REPORT.md",),
-}
-"""Sections between marks, and where under results/ the numbers of a row are together: in one file, or one folder."""
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+RUN = ["README.md", *(f"docs/{p}.md" for p in ("tutorials/*", "how-to/load", "how-to/inference-endpoints"))]
 SCALES = (1, 100, 1000)
 """A share is shown in percent, seconds in milliseconds."""
+SMALL = {
+    "pretrain": "--max-steps 2 --validation-texts 10 --disable-tqdm",
+    "finetune": "--train-per-label 4 --validation-per-label 4 --test-per-label 4 --num-train-epochs 1 --disable-tqdm",
+    "committee": "--train-per-label 4 --validation-per-label 4 --test-per-label 4 --disable-tqdm",
+    "train-committee": "--size smoke --pretrain-steps 2 --num-train-epochs 1 --workers 1",
+}
+"""What the tests add to the commands of a page, so that they take seconds."""
 
 
-def section_of(name):
-    """The part of the README between two marks."""
-    return (ROOT / "README.md").read_text().split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
 
 
 def numbers_in(place):
@@ -40,25 +49,28 @@ def numbers_in(place):
 
 
 def is_shown(number, known):
-    """Whether a decimal number, as README writes it, is a known one rounded to its last digit."""
+    """Whether a decimal number, as a page writes it, is a known one rounded to its last digit."""
     mantissa, _, exponent = number.replace(",", "").partition("e")
     unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
     return np.abs(known - float(number.replace(",", ""))).min() <= 0.5001 * unit
 
 
-@pytest.mark.parametrize("name", SECTIONS)
-def test_the_numbers_of_a_row_are_in_the_results_files(name):
-    places = [numbers_in(place) for pattern in SECTIONS[name] for place in sorted(RESULTS.glob(pattern))]
-    rows = [line for line in section_of(name).splitlines() if line.startswith("| ")]
-    shown = [re.findall(r"(?<![\w.])\d[\d,]*\.\d+(?:e[+-]\d+)?(?![\w.])", row) for row in rows]
-    assert any(shown)
-    for row, numbers in zip(rows, shown, strict=True):
-        assert any(all(is_shown(number, known) for number in numbers) for known in places), row
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_numbers_of_a_tables_row_are_together_in_a_results_file(page):
+    text = page.read_text().split("<!-- quickstart-output -->")[0]
+    for before, rows in re.findall(r"((?:^[^|\n].*\n)?\n*)((?:^\|.*\n)+)", text, re.MULTILINE):
+        shown = [(r, re.findall(r"(?<![\w.])\d[\d,]*\.\d+(?:e[+-]\d+)?(?![\w.])", r)) for r in rows.splitlines()]
+        source = re.match(r"<!-- numbers: (.*) -->", before)
+        assert source or not any(numbers for _, numbers in shown), f"<!-- numbers: FILES --> is not above {rows}"
+        if source and source[1] != "arithmetic":
+            places = [numbers_in(place) for place in sorted(RESULTS.glob(source[1]))]
+            for row, numbers in shown:
+                assert any(all(is_shown(number, known) for number in numbers) for known in places), row
 
 
 def test_quickstart_output_is_that_of_the_results_file():
     results = json.loads((RESULTS / "quickstart" / "results.json").read_text())
-    section = section_of("quickstart-output")
+    section = README.read_text().split("<!-- quickstart-output -->")[1].split("<!-- /quickstart-output -->")[0]
     assert report_text(results, "outputs/quickstart").strip() in section
     assert results["report"].strip() in section
 
@@ -69,3 +81,97 @@ def test_the_studys_report_is_that_of_its_records(tmp_path):
     write_report(StudyArguments(size="laptop", results_dir=str(tmp_path)))
     for name in ("REPORT.md", "rows.json"):
         assert (tmp_path / name).read_text() == (results / name).read_text()
+
+
+def test_the_readme_is_short():
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 220
+    assert README.stat().st_size <= 14 * 1024
+    assert max(len(line) for line in lines if "accelerate" not in line) <= 120
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *RESULTS.rglob("*.md"), *ROOT.glob("spaces/**/*.md")], ids=name_of
+)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True)
+    mkdocs.commands.build.build(config)
+    commands = (tmp_path / "reference" / "commands" / "index.html").read_text()
+    assert "--snapshot-steps" in commands
+    assert "MaskingCollator" in (tmp_path / "reference" / "api" / "index.html").read_text()
+
+
+def blocks(page):
+    """Language and source of the shell and Python blocks of a page that are not marked `<!-- not run: reason -->`."""
+    pattern = r"(<!-- not run: [^\n]+ -->\n)?^( *)```(bash|python)\n(.*?)^ *```"
+    found = re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
+    return [(language, source) for mark, _, language, source in found if not mark]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_and_option_of_a_page_exists(page, monkeypatch):
+    monkeypatch.setattr(common, "run_command", lambda *call: None)
+    text = page.read_text()
+    for line in re.findall(r"^ *(tlm .*(?:\\\n.*)*)$", text, re.MULTILINE):
+        main(shlex.split(line.replace("\\\n", " "), comments=True)[1:])
+    assert set(re.findall(r"`(--[a-z0-9-]+)[ `]", text)) <= known_options() | {"--smoke"}
+
+
+@functools.cache
+def known_options():
+    """Every option of every command."""
+    return set(re.findall(r"`(--[a-z0-9-]+)`", runpy.run_path(str(ROOT / "docs" / "hooks.py"))["commands_page"]()))
+
+
+def run_line(line):
+    """A line of a shell block in this process, small."""
+    words = shlex.split(line, comments=True)
+    if words[:1] == ["tlm"]:
+        small = SMALL.get(words[1], "").split()
+        if words[1] == "pretrain" and "--model" not in words:
+            small += ["--size", "smoke"]
+        paths = {"docstrings": "texts.txt" if words[1] in ("pretrain", "score") else "libraries.csv"}
+        succeed(*(paths.get(word, word) for word in words[1:]), *small)
+    elif words:
+        assert words[:2] == ["python", "-m"], f"{line}: mark the block with <!-- not run: reason -->"
+        runpy.run_module(words[2], run_name="__main__")
+
+
+@pytest.fixture
+def user_folder(tmp_path, monkeypatch):
+    """The folder of a user who did what the pages say before: a quickstart, tables, a committee."""
+    home, release = shelf(), tmp_path / "outputs" / "quickstart" / "release"
+    shutil.copytree(home / "encoder", release / "tlm-bert-1-0")
+    for place in (release / "tlm-committee-docstrings", tmp_path / "outputs" / "reviews"):
+        shutil.copytree(home / "committee", place)
+    rows = [{"review": row["text"], "stars": row["label"]} for row in labelled_rows()]
+    write_csv(tmp_path / "reviews.csv", rows)
+    write_csv(tmp_path / "new.csv", [{"review": row["review"]} for row in rows[:5]])
+    write_csv(tmp_path / "libraries.csv", labelled_rows())
+    write_corpus(tmp_path / "texts.txt")
+    monkeypatch.chdir(tmp_path)
+    small = functools.partial(tlm_hf.train_committee, size="smoke", pretrain_steps=2, num_train_epochs=1, workers=1)
+    monkeypatch.setattr(tlm_hf, "train_committee", small)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for pattern in RUN for page in sorted(ROOT.glob(pattern))], ids=name_of)
+def test_the_commands_and_programs_of_a_page_run_in_order(page, user_folder):
+    if page.stem == "own-table":
+        shutil.rmtree("outputs/reviews")
+    if page.stem == "inference-endpoints":
+        succeed("freeze", "--model", "outputs/reviews", "--output-dir", "outputs/frozen")
+    names = {"__name__": "page"}
+    for language, source in blocks(page):
+        with unchanged_process():
+            if language == "python":
+                exec(compile(source, name_of(page), "exec"), names)
+            else:
+                for line in source.replace("\\\n", " ").splitlines():
+                    run_line(line)
