@@ -11,7 +11,16 @@ from pathlib import Path
 import mkdocs.commands.build
 import numpy as np
 import pytest
-from helpers_commands import labelled_rows, shelf, succeed, unchanged_process, write_corpus, write_csv
+import transformers
+from helpers_commands import (
+    assert_equal_weights,
+    labelled_rows,
+    shelf,
+    succeed,
+    unchanged_process,
+    write_corpus,
+    write_csv,
+)
 from mkdocs.config import load_config
 
 import tlm_hf
@@ -29,7 +38,7 @@ RUN = ["README.md", *(f"docs/{p}.md" for p in ("tutorials/*", "how-to/load", "ho
 SCALES = (1, 100, 1000)
 """A share is shown in percent, seconds in milliseconds."""
 SMALL = {
-    "pretrain": "--max-steps 2 --validation-texts 10 --disable-tqdm",
+    "pretrain": "--size smoke --max-steps 2 --validation-texts 10 --disable-tqdm",
     "finetune": "--train-per-label 4 --validation-per-label 4 --test-per-label 4 --num-train-epochs 1 --disable-tqdm",
     "committee": "--train-per-label 4 --validation-per-label 4 --test-per-label 4 --disable-tqdm",
     "train-committee": "--size smoke --pretrain-steps 2 --num-train-epochs 1 --workers 1",
@@ -108,7 +117,11 @@ def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
 
 
 def blocks(page):
-    """Language and source of the shell and Python blocks of a page that are not marked `<!-- not run: reason -->`."""
+    """Language and source of the cells of a notebook, or of a page's blocks without `<!-- not run: reason -->`."""
+    if page.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(page.read_text())["cells"] if cell["cell_type"] == "code"]
+        sources = ["".join(cell["source"]) for cell in cells]
+        return [("bash", source[1:]) if source.startswith("!") else ("python", source) for source in sources]
     pattern = r"(<!-- not run: [^\n]+ -->\n)?^( *)```(bash|python)\n(.*?)^ *```"
     found = re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
     return [(language, source) for mark, _, language, source in found if not mark]
@@ -129,15 +142,15 @@ def known_options():
     return set(re.findall(r"`(--[a-z0-9-]+)`", runpy.run_path(str(ROOT / "docs" / "hooks.py"))["commands_page"]()))
 
 
-def run_line(line):
-    """A line of a shell block in this process, small."""
+def run_line(line, small):
+    """A line of a shell block in this process; where it is to be small, on texts of the tests."""
     words = shlex.split(line, comments=True)
     if words[:1] == ["tlm"]:
-        small = SMALL.get(words[1], "").split()
-        if words[1] == "pretrain" and "--model" not in words:
-            small += ["--size", "smoke"]
-        paths = {"docstrings": "texts.txt" if words[1] in ("pretrain", "score") else "libraries.csv"}
-        succeed(*(paths.get(word, word) for word in words[1:]), *small)
+        if small:
+            docstrings = "texts.txt" if words[1] in ("pretrain", "score") else "libraries.csv"
+            words = [docstrings if word == "docstrings" else word for word in words]
+            words += SMALL.get(words[1], "").split()
+        succeed(*words[1:])
     elif words:
         assert words[:2] == ["python", "-m"], f"{line}: mark the block with <!-- not run: reason -->"
         runpy.run_module(words[2], run_name="__main__")
@@ -167,6 +180,10 @@ def test_the_commands_and_programs_of_a_page_run_in_order(page, user_folder):
         shutil.rmtree("outputs/reviews")
     if page.stem == "inference-endpoints":
         succeed("freeze", "--model", "outputs/reviews", "--output-dir", "outputs/frozen")
+    run_blocks(page)
+
+
+def run_blocks(page):
     names = {"__name__": "page"}
     for language, source in blocks(page):
         with unchanged_process():
@@ -174,4 +191,24 @@ def test_the_commands_and_programs_of_a_page_run_in_order(page, user_folder):
                 exec(compile(source, name_of(page), "exec"), names)
             else:
                 for line in source.replace("\\\n", " ").splitlines():
-                    run_line(line)
+                    run_line(line, small=page.suffix == ".md")
+
+
+def test_the_notebooks_run_in_order(user_folder, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(user_folder)
+    for name in ("own-table", "pretrain-and-join", "freeze-and-serve"):
+        run_blocks(ROOT / "examples" / "notebooks" / f"{name}.ipynb")
+
+
+def test_the_examples_run_and_continue(user_folder):
+    trainer, loop = (
+        runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"]
+        for name in ("stock_trainer", "resumable_pretraining")
+    )
+    trainer("texts.txt", "outputs/stock", 2)
+    for steps in (1, 2):
+        loop("outputs/stock", "texts.txt", "outputs/parts", steps)
+    loop("outputs/stock", "texts.txt", "outputs/whole", 2)
+    assert_equal_weights(Path("outputs/parts"), Path("outputs/whole"))
+    transformers.BertForMaskedLM.from_pretrained("outputs/whole")
