@@ -41,7 +41,7 @@ SMALL = {
     "pretrain": "--size smoke --max-steps 2 --validation-texts 10 --disable-tqdm",
     "finetune": "--train-per-label 4 --validation-per-label 4 --test-per-label 4 --num-train-epochs 1 --disable-tqdm",
     "committee": "--train-per-label 4 --validation-per-label 4 --test-per-label 4 --disable-tqdm",
-    "train-committee": "--size smoke --pretrain-steps 2 --num-train-epochs 1 --workers 1",
+    "train-committee": "--encoder none --size smoke --pretrain-steps 2 --num-train-epochs 1 --workers 1",
 }
 """What the tests add to the commands of a page, so that they take seconds."""
 
@@ -169,7 +169,9 @@ def user_folder(tmp_path, monkeypatch):
     write_csv(tmp_path / "libraries.csv", labelled_rows())
     write_corpus(tmp_path / "texts.txt")
     monkeypatch.chdir(tmp_path)
-    small = functools.partial(tlm_hf.train_committee, size="smoke", pretrain_steps=2, num_train_epochs=1, workers=1)
+    small = functools.partial(
+        tlm_hf.train_committee, encoder=["none"], size="smoke", pretrain_steps=2, num_train_epochs=1, workers=1
+    )
     monkeypatch.setattr(tlm_hf, "train_committee", small)
     return tmp_path
 
