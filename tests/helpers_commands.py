@@ -55,12 +55,10 @@ CLASSES = ("farm", "sea", "school")
 
 
 def sentence(rng: random.Random, topic: str, words: int) -> str:
-    """Words of a topic and of no topic, drawn at random."""
     return " ".join(rng.choice(WORDS[topic if rng.random() < 0.5 else ""]) for _ in range(words))
 
 
 def write_corpus(path: Path, texts: int = 120, seed: int = 0) -> Path:
-    """A text file of different sentences, one a line."""
     rng = random.Random(seed)
     lines = [f"{sentence(rng, rng.choice(CLASSES), rng.randint(12, 24))} number {index}" for index in range(texts)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -211,7 +209,6 @@ def shelf() -> Path:
 
 
 def run(*words: object, folder: Path, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python command line in a process of its own, in `folder`."""
     command, given = [sys.executable, *(str(word) for word in words)], {**ENVIRONMENT, **environment}
     options: dict[str, Any] = {"cwd": folder, "env": given, "timeout": timeout, "stdin": subprocess.DEVNULL}
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
@@ -233,12 +230,10 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def results_of(folder: Path) -> dict[str, Any]:
-    """The results of a finished run."""
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
 def assert_equal_weights(one: Path, other: Path) -> None:
-    """Every tensor of two model folders is equal to the last bit."""
     ours, theirs = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():

@@ -125,7 +125,6 @@ def _stage_family(folder):
 
 
 def mark_verified(output):
-    """What `verify` writes in the end."""
     write_json(output / "verified.json", {"release": file_hash(output / "release.json")})
 
 

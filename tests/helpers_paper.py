@@ -100,7 +100,6 @@ def author_config(kind):
 
 
 def publish(folder, kind, seed=0, tensors=None, remove=(), **fields):
-    """Write a checkpoint as the authors publish it; returns its folder and its tensors."""
     folder.mkdir(parents=True)
     tensors = author_tensors(kind, seed) | (tensors or {})
     tensors = {name: tensor for name, tensor in tensors.items() if name not in remove}
@@ -147,7 +146,6 @@ def described_logits(kind, tensors, ids, types, pad_to, pad=0):
 
 
 def check_logits(model, kind, tensors, batch, pad=0):
-    """Assert that the model's logits for a batch are those that are described, row by row."""
     with torch.no_grad():
         logits = model(**batch).logits
     for row, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
@@ -175,7 +173,6 @@ def open_imported(folder):
 
 
 def import_folder(folder, output, tokenizer=None):
-    """Import a checkpoint in this process and return what the command would print."""
     return import_paper_weights(
         ImportArguments(str(folder), str(output), None if tokenizer is None else str(tokenizer))
     )

@@ -39,7 +39,6 @@ def hurry():
 
 
 def client(hub, token=TOKEN):
-    """Our client of it."""
     return Hub(token=token, endpoint=hub.url)
 
 

@@ -30,7 +30,6 @@ TINY = {
 
 
 def write_plan(folder, **changes):
-    """The plan as a file, with whole sections replaced."""
     file = folder / "plan.yaml"
     file.write_text(yaml.safe_dump({"smoke": {**TINY, **changes}}))
     return file

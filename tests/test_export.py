@@ -64,7 +64,6 @@ def test_both_files_answer_as_the_members_do_in_float32(folder):
 
 
 def test_predict_and_score_run_an_exported_folder(folder, tmp_path, capsys):
-    """Oracle: the committee in torch."""
     root, _ = folder
     if not (root / "out").exists():
         succeed("export", "--model", str(root / "committee"), "--output-dir", str(root / "out"), "--int8")

@@ -181,7 +181,6 @@ def cases():
 
 @pytest.fixture(scope="module")
 def away(shelf, run_without_package):
-    """Results of every case, from a fresh process that cannot import the package."""
     return run_without_package(DRIVER, str(shelf[0]), json.dumps(cases()))
 
 
@@ -289,7 +288,6 @@ def test_the_tokenizer_of_a_committee_needs_no_answer_to_a_question(away, tokeni
 
 @pytest.mark.parametrize("name", CARDS)
 def test_a_saved_folder_has_a_card_whose_snippet_runs(shelf, away, name):
-    """Oracle: huggingface_hub's reading of the card."""
     card = ModelCard.load(shelf[0] / name / "README.md", ignore_metadata_errors=False)
     tags = {"encoder": "feature-extraction", "masked_lm": "fill-mask"}
     assert card.data.pipeline_tag == tags.get(kind_of(name), "text-classification")

@@ -54,7 +54,6 @@ def locked(name: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from the checkout with the installed backend."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -65,7 +64,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel unpacked by pip into a folder of its own, without its dependencies."""
     target = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
     result = subprocess.run([*pip, str(wheel)], capture_output=True, text=True, check=False)
@@ -165,7 +163,6 @@ def test_module_level_imports_are_declared_dependencies():
 
 
 def test_a_missing_package_is_named_with_its_extra():
-    """Oracle: pyproject.toml, which says what each extra brings."""
     for extra, packages in EXTRAS.items():
         declared = {Requirement(text).name for text in PYPROJECT["project"]["optional-dependencies"][extra]}
         assert set(packages.split()) == declared - {"tlm-hf", "huggingface-hub"}
@@ -204,7 +201,6 @@ def test_every_public_name_can_be_imported_and_is_listed():
 
 
 def test_dependencies_point_downward():
-    """Oracle: import-linter, with the layers of pyproject.toml."""
     result = subprocess.run(
         [shutil.which("lint-imports") or "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
     )

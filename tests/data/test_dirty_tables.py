@@ -32,7 +32,6 @@ def labelled(*labels: str) -> list[dict]:
 
 
 def load(path: Path, **options):
-    """The task that `tlm train-committee` would train on."""
     return _load_data(path, OwnDataArguments(**options))
 
 

@@ -21,13 +21,11 @@ OTHER = "When the queue is empty, the caller waits until another thread has put 
 
 @pytest.fixture(scope="module")
 def corpus(shared_corpus):
-    """The corpus of this environment."""
     return docstrings.load_docstrings(shared_corpus)
 
 
 @pytest.fixture(scope="module")
 def task(corpus):
-    """The task at its default size."""
     return docstrings.load_docstrings_task()
 
 
@@ -57,7 +55,6 @@ def fake(tmp_path, monkeypatch):
 
 
 def rows_of(corpus):
-    """All rows of a corpus."""
     return [row for split in corpus.values() for row in split]
 
 
@@ -166,12 +163,10 @@ def test_choice_depends_on_seed_only_and_is_nested(task):
 
 
 def no_extraction(*_, **__):
-    """Stands in for the extraction where the cache must be enough."""
     raise AssertionError("extracted again")
 
 
 def files(folder):
-    """Names of the files in a cache folder, without locks."""
     return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
 
 

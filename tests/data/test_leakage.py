@@ -19,7 +19,6 @@ WORDS = ["boat", "Mill", "river", "flour", "bridge", "SALT", "ü2", "ﬁsh", "an
 
 
 def slow_words(text: str) -> list[str]:
-    """Letter by letter."""
     words = [""]
     for letter in unicodedata.normalize("NFKC", text).casefold():
         if letter.isalnum():

@@ -36,7 +36,6 @@ def counter_of(texts, tokenizer, max_length=None) -> Counter[str]:
 
 
 def by_hand(corpus: Counter[str], task: Counter[str], min_count: int) -> dict[str, float]:
-    """The three measures from two Counters, by plain Python."""
     seen = {token for token, count in corpus.items() if count >= min_count}
     whole, part = sum(corpus.values()), sum(task.values())
     bits = 0.0

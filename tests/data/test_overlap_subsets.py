@@ -30,7 +30,6 @@ def random_corpus(seed: int, texts: int, longest: int = 60, topics: int = 5) -> 
 
 
 def counts_by_hand(tokens: csr_matrix, chosen) -> np.ndarray:
-    """Token counts of the chosen texts."""
     return tokens.toarray()[chosen].sum(axis=0)
 
 
@@ -39,7 +38,6 @@ def bits(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def select(*arguments, **options) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
-    """The chosen indices and the other facts, by kind."""
     subsets = select_subsets(*arguments, **options)
     return {kind: subset.indices for kind, subset in subsets.items()}, {kind: vars(s) for kind, s in subsets.items()}
 

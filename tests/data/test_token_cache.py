@@ -38,7 +38,6 @@ def expected(tokenizer, texts):
 
 
 def files(root: Path) -> list[str]:
-    """The names in a folder without the locks."""
     return sorted(path.name for path in root.iterdir() if path.suffix != ".lock")
 
 

@@ -32,7 +32,6 @@ WORDS = " ".join(f"word{index}" for index in range(39))
 
 
 def parquet(texts) -> bytes:
-    """A parquet file with `ROWS` rows in a row group."""
     buffer = io.BytesIO()
     pq.write_table(pa.table({"id": [str(index) for index in range(len(texts))], "text": texts}), buffer, ROWS)
     return buffer.getvalue()
@@ -62,7 +61,6 @@ def written() -> dict[str, list[str]]:
 
 
 def add(hub: LocalHub, name: str, files: dict[str, bytes], commit: str) -> None:
-    """Add a data set at a given commit."""
     repository = Repository("dataset", name, private=False)
     tree = {path: File(content) for path, content in files.items()}
     repository.commits[commit] = Commit(commit, None, "files", "someone", tree)
@@ -79,7 +77,6 @@ def served(written):
 
 
 def reads(hub: LocalHub) -> list:
-    """The requests for content of parquet files."""
     return [request for request in hub.requests if request.method == "GET" and request.path.endswith(".parquet")]
 
 

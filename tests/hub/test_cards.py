@@ -144,7 +144,6 @@ def test_the_data_set_of_the_model_index_is_an_id(task, known, expected):
     ],
 )
 def test_the_encoders_card_says_what_its_tokenizer_does(tmp_path, normalizer, uncased):
-    """Oracle: what the tokenizer itself makes of a capital."""
     tokenizer = Tokenizer(WordPiece({"[UNK]": 0, "A": 1, "a": 2}, unk_token="[UNK]"))
     if normalizer is not None:
         tokenizer.normalizer = normalizer

@@ -13,7 +13,6 @@ from tlm_hf.hub.manifest import reproduce
 
 @pytest.mark.parametrize(("name", "run"), [("tlm-bert1-words", "first"), ("tlm-bert1-words@seed-1", "third")])
 def test_the_command_makes_the_same_weights_again(name, run, tmp_path, monkeypatch):
-    """Oracle: the run as it was first made."""
     monkeypatch.chdir(family())
     found = reproduce(str(staged() / OWNER / name.partition("@")[0]), revision=name.partition("@")[2] or None)
     assert found["table"].startswith(found["command"])

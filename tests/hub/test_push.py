@@ -35,7 +35,6 @@ def released():
 
 @pytest.fixture
 def hub(released):
-    """The same, to be changed."""
     before = released.state
     released.state = before.copy()
     released.requests.clear()
@@ -50,7 +49,6 @@ def copy(tmp_path):
 
 
 def refused(hub, release, **options):
-    """The sentence of a push that wrote nothing."""
     before = hub.state.snapshot()
     hub.requests.clear()
     said = refusal(push, str(release), hub=client(hub), **options)

@@ -15,7 +15,6 @@ NAME = f"{OWNER}/mine"
 
 @pytest.fixture(scope="module")
 def hub():
-    """A local Hub where `push_to_hub` finds it."""
     with local_hub() as running:
         template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
         with (

@@ -60,7 +60,6 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory):
-    """What the other process found."""
     folder = tmp_path_factory.mktemp("stranger")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON", "TLM_"))}
     with local_hub() as hub:

@@ -35,7 +35,6 @@ def card_of(name):
 
 
 def refusal_of(release, folder):
-    """Why a release cannot be staged; nothing is left where it was to go."""
     (folder / "bad.yaml").write_text(yaml.safe_dump(release))
     said = refusal(stage, str(folder / "bad.yaml"), str(folder / "out"))
     assert contents(folder / "out") == {}

@@ -46,7 +46,6 @@ class Call:
         return json.loads(self.body) if self.body else None
 
     def respond(self, content, headers):
-        """Bytes, or the part of them that was asked for."""
         wanted = self.headers.get("range")
         if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
@@ -124,7 +123,6 @@ class LocalHub:
         self.state.users[token] = User(name, role, dict(organizations or {}))
 
     def fault(self, kind, *, method=None, path="", after=0, times=1, **options):
-        """Disturb requests; see `faults`."""
         self.faults.append(Fault(kind, method, path, after, times, options))
         return self.faults[-1]
 
@@ -135,11 +133,9 @@ class LocalHub:
         return {path: file.content for path, file in self.repository(kind, name).find(revision).files.items()}
 
     def commits(self, kind, name, revision="main"):
-        """Titles, the newest first."""
         return [each.title for each in self.repository(kind, name).history(revision)]
 
     def foreign_commit(self, kind, name, files):
-        """Someone else's commit on main."""
         with self.state.lock:
             found = self.repository(kind, name)
             there = {**found.find("main").files, **{path: File(content) for path, content in files.items()}}

@@ -78,7 +78,6 @@ class Repository:
         return oid
 
     def find(self, revision):
-        """The commit of a branch, tag or id."""
         oid = self.branches.get(revision) or self.tags.get(revision) or revision
         if oid not in self.commits:
             raise Error(404, f"Invalid rev id: {revision}", "RevisionNotFound")

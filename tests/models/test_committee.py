@@ -24,7 +24,6 @@ LABELS = {"id2label": {0: "sport", 1: "science", 2: "world"}, "label2id": {"spor
 
 @pytest.fixture
 def members(build_pair):
-    """Three members of different shapes: (ours, stock) pairs, in evaluation mode."""
     return [build_pair("classifier", seed=seed, **shape, **LABELS) for seed, shape in enumerate(SHAPES)]
 
 

@@ -46,7 +46,6 @@ def batch_of(rows, length, seed=0):
 
 
 def check_step(compiled, ours, stock, inputs, labels):
-    """One training step: loss and every gradient."""
     expected, found = stock.train()(**inputs, labels=labels).loss, compiled(**inputs, labels=labels).loss
     close(found, expected)
     for model, loss in ((stock, expected), (ours, found)):

@@ -69,7 +69,6 @@ def padded_batch(lengths, width, seed=0):
 
 
 def widen(batch, labels, extra):
-    """The same batch with more padding at the end."""
     wide = {name: F.pad(value, (0, extra)) for name, value in batch.items()}
     return wide, F.pad(labels, (0, extra), value=-100)
 

@@ -53,7 +53,6 @@ def batch(lengths, width, seed, masked=True):
 
 
 def joined(halves):
-    """One batch of both halves, padded to one width."""
     width = max(half["labels"].shape[1] for half in halves)
     parts = []
     for half in halves:
@@ -80,7 +79,6 @@ def start(**fields):
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
-    """What each of the two processes computed."""
     folder = tmp_path_factory.mktemp("processes")
     cases = {name: (start(**fields).config.to_dict(), *rest) for name, (fields, *rest) in CASES.items()}
     torch.save({"state": start().state_dict(), "cases": cases}, folder / "given.pt")

@@ -39,7 +39,6 @@ def build(model_class=TLMForMaskedLM, kernels=KERNELS["conv2"], **fields):
 
 
 def stock_around(model):
-    """Stock BERT on the model's weights."""
     stock = STOCK[type(model)](BertConfig(**{**TINY, "num_hidden_layers": 2}, attn_implementation="eager")).eval()
     state = {name: value for name, value in model.state_dict().items() if ".front_end." not in name}
     stock.load_state_dict(state, strict=True)

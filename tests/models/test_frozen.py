@@ -24,7 +24,6 @@ join = CommitteeForSequenceClassification.from_members
 
 
 def build(count=2, seed=0, temperature=1.3, combination="probabilities", **fields):
-    """A committee, and its members as stock BERTs."""
     fields = {**TINY, "num_labels": 3, **fields}
     stocks = [BertForSequenceClassification(BertConfig(**fields)).eval() for _ in range(count)]
     for position, stock in enumerate(stocks):

@@ -143,7 +143,6 @@ def change_config(folder, **fields):
 
 @torch.no_grad()
 def test_folders_take_the_options_of_from_pretrained(pairs, ids, tmp_path):
-    """A folder that exists is a folder, whatever its name."""
     folders = [save(ours, tmp_path / f"run@{place}" / "inner") for place, (ours, _) in enumerate(pairs)]
     expected = torch.stack([stock(ids).logits for _, stock in pairs], dim=1)
     torch.testing.assert_close(join(folders)(ids).member_logits, expected, atol=1e-5, rtol=1e-5)

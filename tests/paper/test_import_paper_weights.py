@@ -37,7 +37,6 @@ def shelf(tmp_path_factory):
 
 @BY_KIND
 def test_imported_model_computes_what_is_described(shelf, kind):
-    """Batches of several lengths too, so that batching changes no output."""
     root, tensors = shelf
     model = open_imported(root / kind)
     for fast in (True, False):

@@ -51,7 +51,6 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def killed(home, tmp_path) -> Path:
-    """A copy of the killed run."""
     shutil.copytree(home / "killed", tmp_path / "run")
     return tmp_path / "run"
 
@@ -164,8 +163,6 @@ def test_damaged_best_checkpoint_starts_the_fine_tuning_again(home, tmp_path, ca
 
 
 class Bomb:
-    """Writes a file when it is unpickled."""
-
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -235,7 +232,6 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def pair(home):
-    """An uninterrupted run of two processes."""
     done = launch("nothing::", home / "pair")
     assert done.returncode == 0, done.stderr
     return home / "pair"

@@ -16,8 +16,6 @@ from tlm_hf.runs.worker_pool import Job, run_jobs
 
 @dataclass
 class Work:
-    """Argument of the jobs below."""
-
     output_dir: str
     number: int
     seconds: float = 0.0

@@ -27,7 +27,6 @@ def demo(tmp_path_factory, tokenizer, sentences):
 
 @pytest.fixture(scope="module")
 def space():
-    """The modules of the Space."""
     sys.path.insert(0, str(SPACE))
     import demo_data
     import demo_models

@@ -29,7 +29,6 @@ def expand(tmp_path):
 
 
 def finetunings(expansion, recipe="bert-1"):
-    """Fine-tunings of pre-trained encoders."""
     runs = [run for run in expansion.runs.values() if run.kind == "finetune" and run.settings["recipe"] == recipe]
     return [run for run in runs if run.settings["encoder"] is not None]
 
@@ -120,7 +119,6 @@ def test_members_with_more_steps_leave_every_other_run_its_name(expand):
 
 
 def test_committed_records_are_those_of_the_plan(expand):
-    """Those whose settings do not hang on a choice of rates."""
     records = {path.name for path in (ROOT / "results" / "study" / "laptop" / "runs").iterdir()}
     assert {name for name in records if not name.startswith(("ag_news-", "dbpedia_14-", "fewrel-"))} <= set(
         expand("laptop").runs

@@ -21,7 +21,6 @@ def tokens(tokenizer):
 
 
 def build(tokenizer, folder, steps=6, trainer_class=RunTrainer, scorer=None, callbacks=(), dropout=0.1, **options):
-    """A trainer of a tiny encoder on the test's sentences."""
     set_seed(3)
     config = TLMConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
@@ -45,8 +44,6 @@ def build(tokenizer, folder, steps=6, trainer_class=RunTrainer, scorer=None, cal
 
 
 class Poisoned(RunTrainer):
-    """The loss of one step is not a number."""
-
     bad_step = 5
 
     def compute_loss(self, *args, **kwargs):

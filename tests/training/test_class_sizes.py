@@ -19,7 +19,6 @@ WORDS = (*WORDS, "--logging-steps", 1, "--disable-tqdm")
 
 @pytest.fixture
 def task(tmp_path):
-    """A folder of splits, and the training rows."""
     rows = {name: [row for row in labelled_rows(40) if row["label"] == name] for name in ("farm", "sea")}
     splits = {}
     for split, counts in ROWS.items():

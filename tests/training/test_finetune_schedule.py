@@ -97,7 +97,6 @@ def test_the_papers_options_and_given_ones():
 
 
 def test_the_test_split_chooses_nothing(tmp_path):
-    """Other test labels, other test scores, and the same weights."""
     rows = labelled_rows(40)
     other = [{**row, "label": "farm"} for row in rows[60:70]] + [{**row, "label": "sea"} for row in rows[70:]]
     weights = []

@@ -1,7 +1,7 @@
 """`finetune --lora-rank`: adapters and their merged weights."""
 
+import contextlib
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -24,11 +24,9 @@ def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("lora")
     (folder / "encoder").symlink_to(shelf() / "encoder")
     write_task(folder / "task")
-    before = os.getcwd()
-    os.chdir(folder)
-    succeed("finetune", "--model", folder / "encoder", "--task", "task", "--output-dir", "tuned", *OPTIONS)
-    yield folder
-    os.chdir(before)
+    with contextlib.chdir(folder):
+        succeed("finetune", "--model", folder / "encoder", "--task", "task", "--output-dir", "tuned", *OPTIONS)
+        yield folder
 
 
 def logits_of(model, folder) -> torch.Tensor:

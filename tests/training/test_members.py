@@ -1,6 +1,6 @@
 """Several members at once: each is the one that a run for it alone gives, whatever trained it."""
 
-import os
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -18,7 +18,6 @@ OPTIONS |= {"seed": SEED, "num_threads": 1, "disable_tqdm": True}
 
 
 def words_of(options: dict) -> list[str]:
-    """The command line of these options."""
     words = []
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
@@ -31,14 +30,12 @@ def home(tmp_path_factory) -> Path:
     """`corpus.txt`; `together`, two members side by side; `alone-K`, the two that runs for them alone give."""
     folder = tmp_path_factory.mktemp("members")
     write_corpus(folder / "corpus.txt", texts=90)
-    before = os.getcwd()
-    os.chdir(folder)
-    pretrain_members(num_members=2, workers=2, output_dir="together", corpus="corpus.txt", **OPTIONS)
-    for index in range(2):
-        options = OPTIONS | {"seed": SEED + index, "tokenizer": "together/tokenizer", "output_dir": f"alone-{index}"}
-        succeed("pretrain", "--corpus", "corpus.txt", *words_of(options))
-    yield folder
-    os.chdir(before)
+    with contextlib.chdir(folder):
+        pretrain_members(num_members=2, workers=2, output_dir="together", corpus="corpus.txt", **OPTIONS)
+        for index in range(2):
+            own = {"seed": SEED + index, "tokenizer": "together/tokenizer", "output_dir": f"alone-{index}"}
+            succeed("pretrain", "--corpus", "corpus.txt", *words_of(OPTIONS | own))
+        yield folder
 
 
 def assert_same_member(found: Path, alone: Path) -> None:

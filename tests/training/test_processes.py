@@ -1,7 +1,7 @@
 """Training in several processes is the same run as in one."""
 
+import contextlib
 import json
-import os
 import re
 
 import numpy as np
@@ -153,14 +153,10 @@ def home(tmp_path_factory):
     write_csv(folder / "task.csv", labelled_rows())
     ids, labels = hand_made()
     two = [[*PRETRAIN, *SNAPSHOT, "--output-dir", "two"], [*FINETUNE, "--output-dir", "tuned two"]]
-    here = os.getcwd()
-    os.chdir(folder)
-    try:
+    with contextlib.chdir(folder):
         succeed(*PRETRAIN, *SNAPSHOT, "--output-dir", "one")
         succeed(*PRETRAIN, "--gradient-accumulation-steps", 2, "--output-dir", "accumulated")
         succeed(*FINETUNE, "--output-dir", "tuned one")
-    finally:
-        os.chdir(here)
     given = {"commands": [[str(word) for word in words] for words in two], "ids": ids, "labels": labels}
     given |= {"fields": FIELDS, "states": {layers: stock(layers).state_dict() for layers in (1, 2)}}
     torch.save(given, folder / "given.pt")
@@ -223,7 +219,6 @@ def test_finetuning_in_two_processes_is_the_same(home):
 
 
 def test_each_process_has_its_own_texts_and_masks(home):
-    """Oracle: which items make which batch is counted here, and their masks are drawn by numpy's Philox."""
     labelled = []
     for rank in range(2):
         batches = found(home, rank)[1]["batches"]

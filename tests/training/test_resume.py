@@ -1,7 +1,7 @@
 """A run that is killed or interrupted anywhere continues with the same command and ends as if nothing had happened."""
 
+import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -119,11 +119,8 @@ def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     write_corpus(folder / "corpus.txt", texts=90)
     write_task(folder / "task")
-    here = os.getcwd()
-    os.chdir(folder)
-    patch = pytest.MonkeyPatch()
-    patch.setattr(Run, "_remove_checkpoints", set_last_checkpoint_aside)
-    try:
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "_remove_checkpoints", set_last_checkpoint_aside)
         for name, words in (("pretrain", PRETRAIN), ("encoder", (*PRETRAIN, "--seed", 4)), ("finetune", FINETUNE)):
             succeed(*words, "--output-dir", name)
         cases = [
@@ -134,9 +131,6 @@ def home(tmp_path_factory) -> Path:
             done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr
         yield folder, json.loads(done.stdout.strip().splitlines()[-1])
-    finally:
-        patch.undo()
-        os.chdir(here)
 
 
 def set_last_checkpoint_aside(run: Run) -> None:
@@ -151,7 +145,6 @@ def set_last_checkpoint_aside(run: Run) -> None:
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
-    """Same weights, and the same results but for the clock and the place."""
     assert_equal_weights(folder, reference)
     ours, theirs = results_of(folder), results_of(reference)
     for name in ("held_out", "test", "validation", "steps", "texts", "rows", "best_step", "settings", "parameters"):
@@ -166,13 +159,11 @@ def assert_same_run(folder: Path, reference: Path) -> None:
 
 
 def curve(history: list[dict]) -> list[dict]:
-    """All that was logged, without times and rates."""
     timed = ("_runtime", "_per_second")
     return [{key: value for key, value in row.items() if not key.endswith(timed)} for row in history]
 
 
 def assert_same_state(one: Path, other: Path) -> None:
-    """Two checkpoints hold the same optimizer, schedule and random numbers to the last bit."""
     assert one.is_dir()
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         with safe_globals():

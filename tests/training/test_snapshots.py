@@ -1,7 +1,7 @@
 """Snapshots of a pre-training: the encoder after N steps, whole or absent, and a run that does not notice them."""
 
+import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -69,17 +69,13 @@ def home(tmp_path_factory):
     """`plain`, a run without snapshots that keeps the checkpoint and the held-out loss of every step; `kept`."""
     folder = tmp_path_factory.mktemp("snapshots")
     write_corpus(folder / "corpus.txt", texts=90)
-    here = os.getcwd()
-    os.chdir(folder)
-    try:
+    with contextlib.chdir(folder):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(checkpoints, "KEEP", 99)
             patch.setattr(Run, "_remove_checkpoints", lambda run: None)
             succeed(*PRETRAIN, "--save-steps", 1, "--eval-steps", 1, "--output-dir", "plain")
         succeed(*KEPT, "--output-dir", "kept")
         yield folder
-    finally:
-        os.chdir(here)
 
 
 def snapshots_in(folder: Path) -> set[str]:
