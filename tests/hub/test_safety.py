@@ -41,11 +41,8 @@ def note(folder, text):
 
 @pytest.fixture
 def refusal_of(folder):
-    def refusal(*places):
-        return refusal(check_folder, folder, places)
-
     check_folder(folder)  # as it was staged it is safe
-    return refusal
+    return lambda *places: refusal(check_folder, folder, places)
 
 
 @pytest.mark.parametrize("what", PLANTED)
