@@ -81,14 +81,13 @@ def run_away(installed: Path, cwd: Path, *arguments: str) -> subprocess.Complete
 
 def test_wheel_has_every_module_and_the_templates_and_nothing_else(wheel: Path):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
-    code = {path.relative_to(ROOT).as_posix() for path in project_files("tlm_hf/*.py")}
+    code = {path.relative_to(ROOT).as_posix() for path in project_files("tlm_hf/*")}
     templates = {
         f"tlm_hf/_package_data/{path.relative_to(ROOT).as_posix()}"
         for folder in DATA_FOLDERS
         for path in project_files(f"{folder}/*")
     }
-    encoders = {path.relative_to(ROOT).as_posix() for path in project_files("tlm_hf/pretrained/*")}
-    assert {name for name in names if ".dist-info/" not in name} == code | templates | encoders
+    assert {name for name in names if ".dist-info/" not in name} == code | templates
     assert code
     assert templates
 
