@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .models.modeling_tlm import TLMForMaskedLM as TLMForMaskedLM
     from .models.modeling_tlm import TLMForSequenceClassification as TLMForSequenceClassification
     from .models.modeling_tlm import TLMModel as TLMModel
+    from .training.estimator import TLMClassifier as TLMClassifier
     from .training.finetune import finetune as finetune
     from .training.pretrain import pretrain as pretrain
     from .training.train_committee import train_committee as train_committee
@@ -50,6 +51,7 @@ _HOMES = {
     "MaskingCollator": "data.masking",
     "PretrainingSchedule": "data.masking",
     "RunTrainer": "training.trainer",
+    "TLMClassifier": "training.estimator",
     "TLMConfig": "models.configuration_tlm",
     "TLMForMaskedLM": "models.modeling_tlm",
     "TLMForSequenceClassification": "models.modeling_tlm",

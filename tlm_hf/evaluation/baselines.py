@@ -47,7 +47,7 @@ def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Jso
     """
     texts = {split: task[split]["text"][:] for split in task}
     features = _tfidf().fit(texts["train"])
-    results = _choose_linear({split: features.transform(rows) for split, rows in texts.items()}, task)
+    results = choose_linear({split: features.transform(rows) for split, rows in texts.items()}, task)
     return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
 
 
@@ -75,7 +75,7 @@ def sentence_baseline(task: datasets.DatasetDict) -> Json:
     """
     encoder = load_sentence_encoder()
     vectors = {split: encoder.encode(task[split]["text"][:], batch_size=64) for split in task}
-    results = _choose_linear(vectors, task)
+    results = choose_linear(vectors, task)
     return {**results, "parameters": sum(weights.numel() for weights in encoder.parameters())}
 
 
@@ -88,7 +88,7 @@ def load_sentence_encoder() -> Any:
     return SentenceTransformer(str(folder), device="cpu")
 
 
-def _choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
+def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
     """The classifier and regularisation of the best validation accuracy (the first of equals), scored on test."""
     labels = {split: np.array(task[split]["label"][:]) for split in task}
     accuracies: dict[tuple[str, float], float] = {}

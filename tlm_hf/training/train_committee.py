@@ -52,11 +52,30 @@ OWN_TEXT = "none"
 """Value of `--encoder` that asks for pre-training on the table's own texts."""
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
 BASELINE_FILE = "baseline.joblib"
-RECIPES: tuple[tuple[float, Json], ...] = ((math.inf, {"num_train_epochs": 8.0, "learning_rate": 1e-3}),)
-"""By the largest number of training rows that it is for: options of fine-tuning."""
 NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}
 """Texts and encoders count by their hashes."""
 RECORDS = shutil.ignore_patterns(RUN_FILE, RESULTS_FILE)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a table is learned: what its embedded encoders' names start with, and options of fine-tuning."""
+
+    encoders: str
+    num_train_epochs: float
+    learning_rate: float = 3e-4
+    head: str = "linear"
+    token_dropout: float = 0.2
+
+
+RECIPES = {
+    100: Recipe("tlm-words", 40.0),
+    300: Recipe("tlm-words", 20.0),
+    1000: Recipe("tlm-", 20.0),
+    math.inf: Recipe("tlm-", 8.0),
+}
+"""By the largest number of training rows, in order; chosen on DBpedia and the docstrings task."""
+OWN_TEXT_RECIPE = Recipe("", 8.0, learning_rate=1e-3, head="new", token_dropout=0.0)
 
 
 @dataclass
@@ -127,6 +146,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     _check_options(arguments)
     logger.info("1 of 5: reading the table")
     task = _load_data(data, arguments)
+    recipe = _choose_recipe(arguments, len(task["train"]))
     more_texts = load_corpus(arguments.corpus)["train"]["text"][:] if arguments.corpus is not None else []
 
     # 2. The output folder
@@ -146,7 +166,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:], more_texts)
     text_facts = _measure_texts(arguments, task, encoders[0])
     logger.info("3 of 5: fine-tuning %d members on %d rows", arguments.num_members, len(task["train"]))
-    tuning = _fine_tuning(arguments, encoders, work, len(task["train"]))
+    tuning = _fine_tuning(arguments, recipe, encoders, work)
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
     logger.info("4 of 5: joining and calibrating")
     members = [str(work / "members" / member["folder"]) for member in tuned]
@@ -203,26 +223,22 @@ def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
 
 
 def _check_options(arguments: OwnDataArguments) -> None:
-    """Refuse what cannot work, and put the encoders' names in place of the default."""
     check_range(arguments, 1, math.inf, "num_members", "workers")
     check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
-    FinetuneOptions.read(_fine_tuning(arguments, [], Path(), 1))
-    if arguments.encoder == [OWN_TEXT]:
-        arguments.encoder = []
-    elif not arguments.encoder:
-        arguments.encoder = list(pretrained())
+    FinetuneOptions.read(_fine_tuning(arguments, OWN_TEXT_RECIPE, [], Path()))
     sizes = {name: getattr(arguments, name) for name in ("size", "max_length")}
     PretrainOptions.read({name: value for name, value in sizes.items() if value is not None} | {"output_dir": "work"})
     check_range(arguments, SHORT, math.inf, "max_length")
     unused = [entry for entry in OF_OWN_TEXT if getattr(arguments, entry) != getattr(OwnDataArguments(), entry)]
-    if arguments.encoder and unused:
+    encoders = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder
+    if unused and (encoders or (pretrained() and not arguments.encoder)):
         raise UserError(f"{flag(unused[0])} is of encoders that are pre-trained here: add --encoder none.")
-    for name in arguments.encoder:
+    for name in encoders:
         fields = read_encoder_config(name)
         load_matching_tokenizer(name, None, fields["vocab_size"])
         check_length(arguments.max_length, name, fields["max_position_embeddings"])
-    check_tokenizers(arguments.encoder)
+    check_tokenizers(encoders)
 
 
 def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
@@ -274,13 +290,25 @@ def _pretrain_encoders(
     return [str(encoders / member["folder"]) for member in members["members"]]
 
 
-def _fine_tuning(arguments: OwnDataArguments, encoders: list[str], work: Path, rows: int) -> Json:
-    """Options of `finetune_members` for so many training rows."""
-    recipe = next(recipe for most, recipe in RECIPES if rows <= most)
-    given = {name: getattr(arguments, name) for name in recipe}
+def _choose_recipe(arguments: OwnDataArguments, rows: int) -> Recipe:
+    """The recipe for so many training rows; puts the encoders in place of the default, none for the own text."""
+    recipe = next(recipe for most, recipe in RECIPES.items() if rows <= most)
+    if not arguments.encoder:
+        embedded = list(pretrained())
+        arguments.encoder = [name for name in embedded if name.startswith(recipe.encoders)] or embedded
+    elif arguments.encoder == [OWN_TEXT]:
+        arguments.encoder = []
+    return recipe if arguments.encoder else OWN_TEXT_RECIPE
+
+
+def _fine_tuning(arguments: OwnDataArguments, recipe: Recipe, encoders: list[str], work: Path) -> Json:
+    """Options of `finetune_members`."""
+    epochs, rate = arguments.num_train_epochs, arguments.learning_rate
     return {
-        **recipe,
-        **{name: value for name, value in given.items() if value is not None},
+        "num_train_epochs": recipe.num_train_epochs if epochs is None else epochs,
+        "learning_rate": recipe.learning_rate if rate is None else rate,
+        "head": recipe.head,
+        "token_dropout": recipe.token_dropout,
         "bf16": "false",  # as the encoders were trained
         "models": (encoders * arguments.num_members)[: arguments.num_members],
         "task": str(work / "data"),

@@ -1,0 +1,164 @@
+"""Tables as people have them: train-committee against tuned TF-IDF, averaged count vectors and a frozen MiniLM.
+
+TLM_DATA=data python scripts/benchmark_tables.py --json results/tables.json --output-dir outputs/tables
+
+Each table has so many rows in all, for training and validation; the test texts are others, always the same. Of FewRel
+the first 16 relations are taken. The same command continues.
+"""
+
+import itertools
+import pickle
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+
+from tlm_hf import TLMModel, pretrained
+from tlm_hf.commands.common import parse
+from tlm_hf.data.tasks import load_task
+from tlm_hf.data.tokenization import encode_whole, load_tokenizer
+from tlm_hf.evaluation.baselines import choose_linear, fit_tfidf, load_sentence_encoder, tfidf_baseline
+from tlm_hf.runs.atomic_files import read_json, write_json
+from tlm_hf.runs.provenance import provenance
+from tlm_hf.runs.quiet import quiet_libraries
+from tlm_hf.runtime import load
+from tlm_hf.training.train_committee import OwnDataArguments, train_from_table
+
+SETS: dict[str, dict[str, Any]] = {
+    "ag_news": {"train_per_label": 1000, "test_per_label": 500},
+    "dbpedia_14": {"train_per_label": 200, "test_per_label": 140},
+    "fewrel": {"train_per_label": 150, "test_per_label": 60, "shortfall": "take"},
+    "docstrings": {"train_per_label": 300, "test_per_label": 60},
+}
+MOST_CLASSES = 16
+TIMED = 100
+"""Texts that are classified one by one for the time of a text."""
+
+
+@dataclass
+class BenchmarkArguments:
+    """Options of the benchmark."""
+
+    json: str = field(metadata={"help": "File of the results; what it has is not run again."})
+    output_dir: str = field(metadata={"help": "Folder of the committees."})
+    sets: list[str] = field(default_factory=lambda: list(SETS), metadata={"help": "Which data sets."})
+    rows: list[int] = field(default_factory=lambda: [32, 64, 200, 600, 2000], metadata={"help": "Rows of a table."})
+    draws: int = field(default=5, metadata={"help": "Tables of each size."})
+    models: list[str] = field(
+        default_factory=lambda: ["committee", "tfidf", "count vectors", "minilm"], metadata={"help": "Which models."}
+    )
+
+
+Trained = tuple[dict[str, Any], Callable[[str], Any], float]
+"""Scores on test, a function that classifies one text, and megabytes."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model trained on one table; `seconds` of training, `milliseconds` a text, `megabytes` on disk."""
+
+    data: str
+    rows: int
+    draw: int
+    model: str
+    accuracy: float
+    macro_f1: float
+    seconds: float
+    milliseconds: float
+    megabytes: float
+
+
+def draw_table(source: datasets.DatasetDict, rows: int, draw: int) -> datasets.DatasetDict:
+    """So many rows, the classes in turn; a fifth of each class, at least one row, is for validation."""
+    labels = np.array(source["train"]["label"][:])
+    rng = np.random.default_rng([rows, draw])
+    classes = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)[:MOST_CLASSES]]
+    sizes = [rows // len(classes) + (index < rows % len(classes)) for index in range(len(classes))]
+    chosen = [places[:size] for places, size in zip(classes, sizes, strict=True)]
+    parts = {
+        "train": [place for places in chosen for place in places[max(1, len(places) // 5) :]],
+        "validation": [place for places in chosen for place in places[: max(1, len(places) // 5)]],
+    }
+    test = [place for place, label in enumerate(source["test"]["label"]) if label < len(classes)]
+    names = datasets.ClassLabel(names=source["train"].features["label"].names[: len(classes)])
+    splits = {split: source["train"].select(rng.permutation(places)) for split, places in parts.items()}
+    return datasets.DatasetDict(splits | {"test": source["test"].select(test)}).cast_column("label", names)
+
+
+def run_committee(task: datasets.DatasetDict, folder: Path) -> Trained:
+    """Train a committee, which answers from its tables."""
+    output, results = train_from_table(task, OwnDataArguments(output_dir=str(folder)))
+    tables = load(output / "frozen")
+    size = sum(path.stat().st_size for path in (output / "frozen").rglob("*") if path.is_file()) / 1e6
+    return results["committee"], lambda text: tables.probabilities([text]), size
+
+
+def run_tfidf(task: datasets.DatasetDict, folder: Path) -> Trained:
+    """As `run_committee`."""
+    scores = tfidf_baseline(task)
+    model = fit_tfidf(task, scores)
+    return scores, lambda text: model.predict([text]), len(pickle.dumps(model)) / 1e6
+
+
+def run_count_vectors(task: datasets.DatasetDict, folder: Path) -> Trained:
+    """As `run_committee`; the mean of the word rows of the counted encoder."""
+    name = str(pretrained()["tlm-words"])
+    rows = TLMModel.from_pretrained(name).embeddings.word_embeddings.weight.detach()
+    encode = encode_whole(load_tokenizer(name))
+
+    def means(texts: Sequence[str]) -> np.ndarray:
+        return np.stack([rows[torch.tensor(ids or [0])].mean(dim=0).numpy() for ids in encode(texts)])
+
+    scores = choose_linear({split: means(task[split]["text"][:]) for split in task}, task)
+    return scores, lambda text: means([text]), 4 * rows.numel() / 1e6
+
+
+def run_minilm(task: datasets.DatasetDict, folder: Path) -> Trained:
+    """As `run_committee`."""
+    encoder = load_sentence_encoder()
+    scores = choose_linear({split: encoder.encode(task[split]["text"][:], batch_size=64) for split in task}, task)
+    size = sum(weights.numel() for weights in encoder.parameters()) * 4 / 1e6
+    return scores, lambda text: encoder.encode([text]), size
+
+
+RUNS = {"committee": run_committee, "tfidf": run_tfidf, "count vectors": run_count_vectors, "minilm": run_minilm}
+
+
+def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model: str) -> Score:
+    """Train one model on one table."""
+    task = draw_table(load_task(data, **SETS[data]), rows, draw)
+    start = time.perf_counter()
+    found, classify, size = RUNS[model](task, Path(arguments.output_dir) / f"{data}-{rows}-{draw}")
+    seconds, each = time.perf_counter() - start, []
+    for text in task["test"]["text"][:TIMED]:
+        start = time.perf_counter()
+        classify(text)
+        each.append(1000 * (time.perf_counter() - start))
+    milliseconds = statistics.median(each)
+    return Score(data, rows, draw, model, found["accuracy"], found["macro_f1"], seconds, milliseconds, size)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what the results lack, and print the mean accuracies after each."""
+    quiet_libraries()
+    arguments = parse(BenchmarkArguments, "benchmark-tables", __doc__ or "", argv)
+    file = Path(arguments.json)
+    scores = read_json(file)["scores"] if file.is_file() else []
+    known = {(row["data"], row["rows"], row["draw"], row["model"]) for row in scores}
+    for job in itertools.product(arguments.sets, arguments.rows, range(arguments.draws), arguments.models):
+        if job not in known:
+            scores.append(asdict(score(arguments, *job)))
+            write_json(file, {"scores": scores, **provenance()})
+            means = pd.DataFrame(scores).pivot_table("accuracy", ["data", "rows"], "model").round(3)
+            print(means.to_string(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

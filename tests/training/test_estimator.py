@@ -1,0 +1,32 @@
+"""The committee as a scikit-learn estimator. Oracle: scikit-learn's own cross-validation and search, which drive it."""
+
+import numpy as np
+import pytest
+from helpers_commands import labelled_rows, shelf
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+from tlm_hf import TLMClassifier
+from tlm_hf.errors import UserError
+
+ROWS = labelled_rows(16)
+TEXTS, LABELS = [row["text"] for row in ROWS], [row["label"] for row in ROWS]
+
+
+def test_it_is_searched_and_cross_validated_by_scikit_learn():
+    model = TLMClassifier(encoder=[str(shelf() / "encoder")], num_members=1, num_train_epochs=1.0)
+    search = GridSearchCV(model, {"num_train_epochs": [1.0, 2.0]}, cv=2).fit(TEXTS, LABELS)
+    probabilities = search.predict_proba(TEXTS)
+    assert list(search.best_estimator_.classes_) == ["farm", "sea"]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert search.predict(TEXTS).tolist() == [("farm", "sea")[place] for place in probabilities.argmax(axis=1)]
+    assert search.score(TEXTS, LABELS) == np.mean(search.predict(TEXTS) == np.array(LABELS))
+    numbers = [int(label == "sea") for label in LABELS]
+    scores = cross_val_score(clone(model), np.array(TEXTS), numbers, cv=2)
+    assert scores.shape == (2,)
+    assert np.isfinite(scores).all()
+
+
+def test_a_class_of_two_texts_is_refused():
+    with pytest.raises(UserError, match="rare"):
+        TLMClassifier().fit(TEXTS[:10] + TEXTS[-2:], LABELS[:10] + ["rare"] * 2)
