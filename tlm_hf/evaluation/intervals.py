@@ -21,21 +21,10 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A model's scores on test, and its predicted class of each text, int (texts,)."""
-
-    name: str
-    accuracy: Interval
-    macro_f1: Interval
-    predicted: np.ndarray
-
-
-def score_predictions(name: str, predicted: np.ndarray, labels: np.ndarray, classes: int) -> Scored:
+def score_predictions(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[Interval, Interval]:
     """Accuracy with Wilson's interval, and macro F1 with that of a bootstrap over texts.
 
     Args:
-        name: of the model.
         predicted: int (texts,).
         labels: int (texts,).
         classes: how many there are.
@@ -47,7 +36,7 @@ def score_predictions(name: str, predicted: np.ndarray, labels: np.ndarray, clas
     drawn = np.random.default_rng(0).multinomial(len(labels), counts / len(labels), size=DRAWS)
     f1 = _macro_f1(drawn, pairs, classes)
     value = float(_macro_f1(counts[None], pairs, classes)[0])
-    return Scored(name, accuracy, Interval(value, *map(float, np.percentile(f1, PERCENTILES))), predicted)
+    return accuracy, Interval(value, *map(float, np.percentile(f1, PERCENTILES)))
 
 
 def accuracy_difference(ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray) -> Interval:

@@ -1,14 +1,13 @@
 """What `tlm train-committee` tells its user: scores with intervals, the better model, doubtful rows, what is next."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import datasets
 import numpy as np
 from scipy.special import log_softmax
 
 from ..data.tasks import class_names
-from ..evaluation.intervals import Interval, Scored, accuracy_difference, score_predictions
+from ..evaluation.intervals import Interval, accuracy_difference, score_predictions
 from ..evaluation.metrics import class_table
 from ..runs.atomic_files import Json
 
@@ -21,8 +20,8 @@ WIDTH = 88
 
 def compare(
     task: datasets.DatasetDict, committee: np.ndarray, members: np.ndarray, linear: np.ndarray
-) -> tuple[list[Scored], Interval]:
-    """Scores of all models on test, and the committee's accuracy less the linear model's.
+) -> tuple[list[Json], Interval]:
+    """Scores of all models on test as results.json has them, and the committee's accuracy less the linear model's.
 
     Args:
         task: the splits.
@@ -38,8 +37,11 @@ def compare(
         LINEAR: linear.argmax(-1),
         MAJORITY: np.full(len(labels), most),
     }
-    scored = [score_predictions(name, each, labels, len(names)) for name, each in predicted.items()]
-    return scored, accuracy_difference(predicted[COMMITTEE], predicted[LINEAR], labels)
+    scores = []
+    for name, each in predicted.items():
+        accuracy, macro_f1 = score_predictions(each, labels, len(names))
+        scores.append({"model": name, "accuracy": vars(accuracy), "macro_f1": vars(macro_f1)})
+    return scores, accuracy_difference(predicted[COMMITTEE], predicted[LINEAR], labels)
 
 
 def recommend(difference: Interval) -> str:
@@ -82,24 +84,21 @@ def doubtful_rows(test: datasets.Dataset, names: Sequence[str], logits: np.ndarr
     }
 
 
-def score_rows(scored: Sequence[Scored]) -> list[Json]:
-    """The scores as results.json has them."""
-    return [
-        {"model": each.name, "accuracy": asdict(each.accuracy), "macro_f1": asdict(each.macro_f1)} for each in scored
-    ]
-
-
-def write_report(results: Json, scored: Sequence[Scored], output: str) -> str:
+def write_report(results: Json, output: str) -> str:
     """What the command prints, as text."""
     rows = results["rows"]
-    width = max(len(each.name) for each in scored)
+    width = max(len(row["model"]) for row in results["scores"])
+    scores = [
+        f"{row['model']:<{width}}  {Interval(**row['accuracy'])}   {Interval(**row['macro_f1'])}"
+        for row in results["scores"]
+    ]
     lines = [
         "",
         f"{sum(rows.values()):,} rows: {', '.join(f'{count:,} {split}' for split, count in rows.items())}; "
         f"{len(results['labels'])} classes. Scores are on the test rows, with 95% intervals.",
         "",
         f"{'model':<{width}}  accuracy               macro F1",
-        *(f"{each.name:<{width}}  {each.accuracy}   {each.macro_f1}" for each in scored),
+        *scores,
         "",
         class_table(results["classes"]),
     ]

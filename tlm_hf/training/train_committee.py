@@ -38,7 +38,7 @@ from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
 from ..runs.provenance import portable_path
-from .committee_report import compare, doubtful_rows, recommend, score_rows, write_report
+from .committee_report import compare, doubtful_rows, recommend, write_report
 from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
@@ -162,7 +162,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     warn_of_imbalance(task, arguments.class_weights)
 
     # 3. Encoders, classifiers, committee
-    logger.info("2 of 5: %s", "encoders" if arguments.encoder else "pre-training encoders on the table's texts")
+    logger.info("2 of 5: %s", ", ".join(arguments.encoder) or "pre-training encoders on the table's texts")
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:], more_texts)
     text_facts = _measure_texts(arguments, task, encoders[0])
     logger.info("3 of 5: fine-tuning %d members on %d rows", arguments.num_members, len(task["train"]))
@@ -176,33 +176,35 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     # 4. The linear model, and everything scored on test
     logger.info("5 of 5: the linear model, and scores on the test rows")
     linear = tfidf_baseline(task, with_logits=True)
-    logits = _member_logits(work / "committee", task["test"]["text"][:])
-    mean = combined(logits, range(len(members)), joined.combination) / committee["temperature"]
-    scored, difference = compare(task, mean, logits, linear["logits"]["test"])
     results = {
         "output_dir": portable_path(str(output)),
-        "labels": committee["labels"],
-        "rows": {split: len(rows) for split, rows in task.items()},
-        "scores": score_rows(scored),
-        "difference": vars(difference),
-        "recommendation": recommend(difference),
-        "committee": committee["test"],
-        "classes": committee["classes"],
-        "temperature": committee["temperature"],
         "members": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
-        "doubtful": doubtful_rows(task["test"], committee["labels"], mean),
+        **_score(task, work / "committee", committee, linear["logits"]["test"]),
     }
-    results["report"] = write_report(results, scored, str(output))
-    baseline = fit_tfidf(task, linear)
-    return output, run.finish(partial(_save, str(work / "committee"), baseline), results)
+    results["report"] = write_report(results, str(output))
+    return output, run.finish(partial(_save, str(work / "committee"), fit_tfidf(task, linear)), results)
 
 
-def _member_logits(committee: Path, texts: list[str]) -> np.ndarray:
-    """Logits of each member, float32 (texts, members, classes)."""
-    model = load_classifier(str(committee))
-    return predict_logits(model, load_classifier_tokenizer(str(committee), model), texts, member_logits=True)[0]
+def _score(task: datasets.DatasetDict, folder: Path, joined: Json, linear: np.ndarray) -> Json:
+    """Scores of all models on test, and what they say; `linear` are logits (texts, classes)."""
+    model = load_classifier(str(folder))
+    tokenizer = load_classifier_tokenizer(str(folder), model)
+    logits, _ = predict_logits(model, tokenizer, task["test"]["text"][:], member_logits=True)
+    mean = combined(logits, range(logits.shape[1]), model.config.combination) / joined["temperature"]
+    scores, difference = compare(task, mean, logits, linear)
+    return {
+        "labels": joined["labels"],
+        "rows": {split: len(rows) for split, rows in task.items()},
+        "scores": scores,
+        "difference": vars(difference),
+        "recommendation": recommend(difference),
+        "committee": joined["test"],
+        "classes": joined["classes"],
+        "temperature": joined["temperature"],
+        "doubtful": doubtful_rows(task["test"], joined["labels"], mean),
+    }
 
 
 def _save(source: str, baseline: Pipeline, folder: Path) -> None:
