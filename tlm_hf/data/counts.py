@@ -20,6 +20,8 @@ CONTEXTS = 10_000
 """The most frequent tokens serve as contexts, which bounds memory for large vocabularies."""
 TEXTS_AT_ONCE = 10_000
 PARAGRAPH_SHARE = 0.5
+WIDEST = 256
+"""Columns that are made of counts at most: the decomposition's cost grows with them, and wider rows gain little."""
 
 
 def count_rows(
@@ -40,12 +42,14 @@ def count_rows(
 
     Returns:
         float32 (vocab_size, width). The rows of each part have mean length 1 over the tokens that occur with another;
-        all others are 0, and so are the columns beyond the rank of the counts.
+        all others are 0, and so are the columns beyond `WIDEST` and beyond the rank of the counts.
     """
     paragraphs, windows = count_pairs(texts, vocab_size, special_ids)
-    of_paragraphs = round(width * paragraph_share)
-    parts = ((paragraphs, of_paragraphs), (windows, width - of_paragraphs))
-    return np.concatenate([factorise(positive_information(counts), size) for counts, size in parts], axis=1)
+    counted = min(width, WIDEST)
+    of_paragraphs = round(counted * paragraph_share)
+    parts = ((paragraphs, of_paragraphs), (windows, counted - of_paragraphs))
+    rows = np.concatenate([factorise(positive_information(counts), size) for counts, size in parts], axis=1)
+    return np.pad(rows, ((0, 0), (0, width - counted)))
 
 
 def count_pairs(

@@ -1,34 +1,35 @@
 """The embedded corpus: English paragraphs from the docstrings of the packages that training needs.
 
-Every installation has this technical English, so pre-training and a classification task run without a download. All
-paragraphs of a module are in one split, and near-duplicates are dropped beforehand, so held-out text is not paraphrased
-in the training split. In the task's texts the names of all task libraries are replaced by one word.
+Every installation has this technical English, so pre-training and a classification task run without a download.
+Sources are read, never run. All paragraphs of a module are in one split, and near-duplicates are dropped beforehand, so
+held-out text is not paraphrased in the training split. In the task's texts the names of all task libraries are replaced
+by one word.
 """
 
-import functools
-import gc
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import json
-import multiprocessing
 import os
 import re
-import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
 import filelock
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from tqdm import tqdm
 
 from ..errors import UserError
-from .docstring_extraction import file_paragraphs, source_files, unique_indices
 from .sources import ID, cached_table
+from .tables import SPLITS, Row, TaskSource
 
-EXTRACTION_VERSION = 2  # raise it with any change of the extraction: caches are found by it
+EXTRACTION_VERSION = 3  # raise it with any change of the extraction: caches are found by it
 # The order counts: of two near-duplicates the one from the earlier library stays (scipy repeats numpy's texts).
 TASK_LIBRARIES = ("numpy", "scipy", "pandas", "sympy", "networkx", "sklearn", "matplotlib", "torch", "transformers")
 # The extra `train` and what always comes with it, so that other extras do not change the corpus.
@@ -39,25 +40,51 @@ CORPUS_LIBRARIES = (
     *("filelock", "tqdm", "packaging", "dateutil"),
 )
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "dateutil": "python-dateutil"}
-SPLITS = ("train", "validation", "test")
+PER_LABEL = {"train": 200, "validation": 40, "test": 60}
+"""Texts of each class where no number is asked for."""
 HELD_OUT_SHARE = 0.1  # of each library's paragraphs, for validation and again for test
-_COLUMNS = ("text", "library", "module", ID)
+MIN_WORDS, MAX_WORDS = 20, 150
+DUPLICATE_SHARE = 0.5  # of the runs of three words of the shorter of two texts
 NOT_INSTALLED = "The docstrings corpus reads the package {!r}, which is not installed: pip install 'tlm-hf[train]'."
 MASK_WORD = "library"
-# Any word that contains one of these names, with the dotted or slashed path around it, ...
+# Any word that contains one of these names, or is one of the customary short ones, with the path around it.
 _NAMES = (
     r"(?:py|lib)?torch|numpy|scipy|pandas|sympy|sympif|networkx|sklearn|scikit(?:[ -]learn)?|matplotlib|pyplot|pylab|"
     r"transformers|hugging[ -]?face"
 )
-# ... and the customary short names, which only count as whole words.
-_ALIASES = r"np|pd|plt|mpl|nx|hf"
 _PATH = r"(?<!\w)(?<!\w[-./])(?:\w+[-./])*"  # from the token's start only, or every letter would be tried as one
 _MASKED = re.compile(
-    rf"🤗|{_PATH}\w*(?:{_NAMES}|(?<![^\W_])(?:{_ALIASES})(?![^\W_]))\w*(?:[-./]\w+)*"
+    rf"🤗|{_PATH}\w*(?:{_NAMES}|(?<![^\W_])(?:np|pd|plt|mpl|nx|hf)(?![^\W_]))\w*(?:[-./]\w+)*"
     r"|(?-i:(?<![\w.])(?:nn|F)(?:\.\w+)+)",  # torch.nn.functional by its customary short names
     re.IGNORECASE,
 )
 _MASK_RUN = re.compile(rf"\b{MASK_WORD}(?:[ -]{MASK_WORD})+\b")
+# Tests, and other projects' code copied into a package (it would be counted as the wrong library's text).
+_SKIPPED = re.compile(
+    r"/(?:tests?|_?testing|_?vendor(?:ed)?|third_party|_?externals?|extern|array_api_(?:compat|extra)|templates)/"
+    r"|/(?:test_|conftest)"
+)
+_STRING = re.compile(r'(^[ \t]*[rRuU]?)?("""|\'\'\')(.*?)\2', re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^```.*?^```|^ *(?:>>>|In \[|[-=~^\"'*+#]{3,} *$|\.\. ).*?$", re.DOTALL | re.MULTILINE)
+# What opens an entry: a list item, a Sphinx field, "name (type): text"; "name : type" alone is a signature.
+_OPENER = re.compile(
+    r"(?:[-*+•]|\(?(?:\d{1,2}|[a-z])[.)])\s+|(?::\w+[^:`]*:(?!`)|@\w+[^:]*:)\s*"
+    r"|[`*]{0,3}[A-Za-z_][\w.\-, \[\]]{0,40}?[`*]{0,2}(?: ?\((?:[^()]|\([^()]*\))*\))?[`*]{0,2}:\s+"
+)
+_SIGNATURE = re.compile(r"[`*]{0,3}\\?[\w.`*\[\]]+(?:, ?[`\\\w.*]+)* :(?: |$)")
+_MARKUP = (
+    (re.compile(r"\s*\[[^\[\]\s]+\]_(?=[.,;)])"), ""),  # footnotes
+    (re.compile(r":(?!ref|doc|eq|cite)[\w:-]+:(?=`)|(?<=`)~[\w.]*\.(?=\w+`)"), ""),  # :class:`~a.b.c` -> `c`
+    (re.compile(r"`([^`<]+?)\s*<[^`>]*>`_*|\[([^\[\]]+)\]\([^()\s]*\)"), r"\1\2"),  # links -> their text
+    (re.compile(r"\[(`[^`\[\]]+`)\]"), r"\1"),  # [`a.b`] -> `a.b`
+    (re.compile(r"`{1,3}[!.]?([^`]+)`{1,3}_*|(?<![\w*])\*{1,2}(?=\S)([^*]+?)(?<=\S)\*{1,2}(?![\w*])"), r"\1\2"),
+)
+_NOT_PROSE = re.compile(
+    r"[\\{}|$^`~<>\ufffd]|\w{3,}://|www\.|::|:\w+:|\.\.\.\s*\w|==|--|__|\]_|\*\*|\s[=+*/]\s|\.\. "
+    r"|, optional [A-Z]|, default:? \S+ [A-Z]"  # a signature that ran into its description
+    r"|(?i:\b(?:in|of|from|see|and|by|with|than)[.,;)])|\([,; )]"  # a sentence that lost its reference
+)
+_PLAIN_WORD = re.compile(r"[A-Za-z]+(?:['’/-][A-Za-z]+)*")
 
 
 def fingerprint() -> str:
@@ -73,14 +100,15 @@ def fingerprint() -> str:
 
 
 def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
-    """Load the corpus; the first call reads the installed packages (a minute on two cores), later ones the cache.
+    """Load the corpus; the first call reads the installed packages (half a minute), later ones the cache.
 
     Args:
         cache_dir: folder of the cache; None for the variable TLM_CACHE, or `~/.cache/tlm_hf`.
 
     Returns:
         Splits `train`, `validation` and `test` with the columns `text` (one paragraph), `library` (import name),
-        `module` (path of the source file) and `id` (`module#position`).
+        `module` (path of the source file), `id` (`module#position`) and `masked` (of `mask_names`; None of a library
+        outside of the task).
 
     Raises:
         UserError: a library is missing, or the cache folder cannot be written.
@@ -88,78 +116,128 @@ def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
     name = fingerprint()
     root = Path(cache_dir or os.environ.get("TLM_CACHE") or Path.home() / ".cache" / "tlm_hf").expanduser()
     path = root / f"docstrings-{name[:16]}.parquet"
-    folders = {library: _package_folder(library) for library in CORPUS_LIBRARIES}
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{path}.lock"):  # other processes wait for this one and read what it wrote
-            table = cached_table(path, lambda: _extract(folders), "TLM_CACHE")
+            table = cached_table(path, _extract, "TLM_CACHE")
     except OSError as error:
         reason = error.strerror
         raise UserError(f"The cache folder {root} cannot be written ({reason}): set TLM_CACHE.") from error
-    splits = {split: table.filter(pc.equal(table["split"], split)).select(_COLUMNS) for split in SPLITS}
+    splits = {split: table.filter(pc.equal(table["split"], split)).drop_columns("split") for split in SPLITS}
     return datasets.DatasetDict(
         {split: datasets.Dataset(rows, fingerprint=f"{name[:32]}-{split}") for split, rows in splits.items()}
     )
 
 
-def load_docstrings_task(
-    train_per_label: int = 200,
-    validation_per_label: int = 40,
-    test_per_label: int = 60,
-    seed: int = 0,
-    cache_dir: Path | None = None,
-) -> datasets.DatasetDict:
-    """Load the classification task: which of `TASK_LIBRARIES` does a paragraph document?
-
-    Args:
-        train_per_label: texts of each class in `train`, drawn from the corpus's split of that name.
-        validation_per_label: same for `validation`.
-        test_per_label: same for `test`.
-        seed: chooses the texts; a larger number with the same seed contains the smaller choice.
-        cache_dir: see `load_docstrings`.
-
-    Returns:
-        Three splits with the columns `text` (masked by `mask_names`), `label` (ClassLabel) and `id`, in mixed order.
-
-    Raises:
-        UserError: a number is below 1 or above what a class has; also as in `load_docstrings`.
-    """
-    per_label = dict(zip(SPLITS, (train_per_label, validation_per_label, test_per_label), strict=True))
-    if min(per_label.values()) < 1:
-        raise UserError(f"The docstrings task needs at least 1 text per label in each split, not {per_label}.")
-    names = datasets.ClassLabel(names=list(TASK_LIBRARIES))
-    features = datasets.Features({"text": datasets.Value("string"), "label": names, ID: datasets.Value("string")})
-    used: set[str] = set()  # masking may make two texts equal
-    task = {}
-    for split, rows in load_docstrings(cache_dir).items():
-        chosen = []
-        available: Counter[str] = Counter()
-        texts, libraries, places = (rows[column][:] for column in ("text", "library", ID))
-        order = sorted(range(len(texts)), key=lambda row: hashlib.sha256(f"{seed}\n{texts[row]}".encode()).digest())
-        for index in order:
-            masked, library = mask_names(texts[index]), libraries[index]
-            if library in TASK_LIBRARIES and masked.lower() not in used:
-                used.add(masked.lower())
-                available[library] += 1
-                if available[library] <= per_label[split]:
-                    chosen.append({"text": masked, "label": library, ID: places[index]})
-        fewest = min(TASK_LIBRARIES, key=lambda library: available[library])
-        if available[fewest] < per_label[split]:
-            raise UserError(
-                f"The docstrings task asks for {per_label[split]} {split} texts per label, but {fewest!r} has "
-                f"{available[fewest]}: ask for {available[fewest]} or fewer."
-            )
-        task[split] = datasets.Dataset.from_list(chosen, features=features)
-    return datasets.DatasetDict(task)
+def read_docstrings() -> TaskSource:
+    """The rows of the classification task: which of `TASK_LIBRARIES` does a paragraph document? Names are masked."""
+    rows = {}
+    for split, table in load_docstrings().items():
+        texts = zip(*(table[column][:] for column in ("masked", "library", ID)), strict=True)
+        rows[split] = [Row(text, TASK_LIBRARIES.index(library), place, text) for text, library, place in texts if text]
+    return TaskSource(rows, list(TASK_LIBRARIES), facts={"source": "docstrings", "revision": f"sha256:{fingerprint()}"})
 
 
-@functools.lru_cache(maxsize=2**16)  # a study loads the task for each of its runs
 def mask_names(text: str) -> str:
     """Replace the names, short names and import paths of all task libraries by `MASK_WORD`; several in a row by one.
 
     The plural "transformers" is replaced everywhere, the singular stays: it is an ordinary term in scikit-learn.
     """
     return _MASK_RUN.sub(MASK_WORD, _MASKED.sub(MASK_WORD, text))
+
+
+def _extract() -> pa.Table:
+    """Read, deduplicate and split the paragraphs of all packages."""
+    rows = []
+    for library in tqdm(CORPUS_LIBRARIES, "Reading docstrings", disable=None):
+        spec = importlib.util.find_spec(library)  # does not import it: a top-level name needs no parent
+        if spec is None or spec.origin is None:
+            raise UserError(NOT_INSTALLED.format(library))
+        package = Path(spec.origin).parent
+        files = {path.relative_to(package.parent).as_posix(): path for path in package.rglob("*.py")}
+        for module in sorted(files):  # the same order on every machine
+            texts = [] if _SKIPPED.search(module) else paragraphs(files[module].read_text(errors="replace"))
+            for position, text in enumerate(texts):
+                row = {"text": text, "library": library, "module": module, ID: f"{module}#{position}"}
+                rows.append(row | {"masked": mask_names(text) if library in TASK_LIBRARIES else None})
+    rows = [rows[index] for index in unique_indices([row["text"] for row in rows])]
+    splits: dict[str, str] = {}
+    for library in CORPUS_LIBRARIES:
+        splits |= split_modules(Counter(row["module"] for row in rows if row["library"] == library))
+    return pa.Table.from_pylist([{**row, "split": splits[row["module"]]} for row in rows])
+
+
+def paragraphs(source: str) -> list[str]:
+    """Paragraphs of English prose in the docstrings of a Python source, on one line each, in order.
+
+    Docstrings are found as strings in three quotes that open a line; their style may be numpy's, Google's or Sphinx's.
+    """
+    docstrings = (inspect.cleandoc(match[3]) for match in _STRING.finditer(source) if match[1] is not None)
+    texts = (text for docstring in docstrings for text in _blocks(_BLOCK.sub("", docstring).splitlines()))
+    return [text for text in map(_clean, texts) if is_prose(text)]
+
+
+def _blocks(lines: Sequence[str]) -> Iterator[str]:
+    """Join lines to paragraphs: they end at blank lines, entries, signatures and changes of indentation."""
+    current: list[str] = []
+    depth, is_hanging = 0, False  # the further lines of an entry are indented more than its first
+    for line in [*lines, ""]:
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        is_signature = _SIGNATURE.match(text) is not None
+        opener = None if is_signature or (current and current[-1][-1].isalnum()) else _OPENER.match(text)
+        if current and (not text or opener or is_signature or indent < depth or (indent > depth and not is_hanging)):
+            yield " ".join(current)
+            current = []
+        depth, is_hanging = indent, opener is not None
+        if opener:
+            text = text[opener.end() :]
+        if text and not is_signature:
+            current.append(text)
+
+
+def _clean(text: str) -> str:
+    """Take reStructuredText and Markdown marks off a paragraph and join its white space."""
+    for pattern, replacement in _MARKUP:
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split())
+
+
+def is_prose(text: str) -> bool:
+    """Whether a paragraph without markup reads as English prose.
+
+    It has `MIN_WORDS` to `MAX_WORDS` words, most of them plain words and enough of them stop words, opens with a
+    capital letter and closes like a sentence.
+    """
+    words = text.split()
+    if not MIN_WORDS <= len(words) <= MAX_WORDS or not text[0].isupper() or _NOT_PROSE.search(text):
+        return False
+    if not text.rstrip("\"')”").endswith((".", "!", "?")) or text.endswith("..."):
+        return False
+    if text.count("(") != text.count(")") or text.count("[") != text.count("]") or text.count('"') % 2:
+        return False
+    bare = [word.strip("\"'“”‘’.,;:!?()[]") for word in words]
+    plain = sum(_PLAIN_WORD.fullmatch(word) is not None for word in bare)
+    stop = sum(word.lower() in ENGLISH_STOP_WORDS for word in bare)
+    return plain >= 0.8 * len(words) and stop >= 0.2 * len(words)
+
+
+def unique_indices(texts: Sequence[str]) -> list[int]:
+    """Indices, ascending, of texts to keep so that no two of them are near-duplicates.
+
+    In the given order, a text is dropped if it shares more than `DUPLICATE_SHARE` of the different runs of three words
+    of the shorter one with a text kept before it. Case, digits and punctuation do not count.
+    """
+    normalised = [re.sub(r"\W+", " ", re.sub(r"\d+", "0", text.lower())) for text in texts]
+    runs = CountVectorizer(ngram_range=(3, 3), token_pattern=r"\w+", binary=True, dtype=np.float32)
+    counts = runs.fit_transform(normalised)
+    sizes = counts.getnnz(axis=1)
+    shared = (counts @ counts.T).tocoo()
+    is_near = shared.data > DUPLICATE_SHARE * np.minimum(sizes[shared.row], sizes[shared.col])
+    is_near &= shared.col < shared.row
+    is_kept = np.ones(len(texts), dtype=bool)
+    for later, earlier in sorted(zip(shared.row[is_near], shared.col[is_near], strict=True)):
+        is_kept[later] &= not is_kept[earlier]
+    return np.flatnonzero(is_kept).tolist()
 
 
 def split_modules(sizes: dict[str, int]) -> dict[str, str]:
@@ -175,33 +253,3 @@ def split_modules(sizes: dict[str, int]) -> dict[str, str]:
         if splits[module] != "train":
             room[splits[module]] -= sizes[module]
     return splits
-
-
-def _package_folder(library: str) -> Path:
-    """Folder of a package, without importing it (a top-level name needs no parent)."""
-    spec = importlib.util.find_spec(library)
-    if spec is None or spec.origin is None:
-        raise UserError(NOT_INSTALLED.format(library))
-    return Path(spec.origin).parent
-
-
-def _extract(folders: dict[str, Path]) -> pa.Table:
-    """Read, deduplicate and split the paragraphs of all packages."""
-    files = [path for folder in folders.values() for path in source_files(folder)]
-    # A forked worker starts at once; a spawned one would import torch and transformers first.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with context.Pool(2, initializer=gc.disable) as pool:  # syntax trees hold no garbage: parsing takes half the time
-        results = pool.imap(file_paragraphs, files, chunksize=50)
-        paragraphs = list(tqdm(results, "Reading docstrings", len(files), disable=None))
-    sites = {library: folder.parent for library, folder in folders.items()}
-    rows = []
-    for path, texts in zip(files, paragraphs, strict=True):
-        library = next(library for library, folder in folders.items() if path.is_relative_to(folder))
-        module = path.relative_to(sites[library]).as_posix()
-        for position, text in enumerate(texts):
-            rows.append({"text": text, "library": library, "module": module, ID: f"{module}#{position}"})
-    rows = [rows[index] for index in unique_indices([row["text"] for row in rows])]
-    splits: dict[str, str] = {}
-    for library in folders:
-        splits |= split_modules(Counter(row["module"] for row in rows if row["library"] == library))
-    return pa.Table.from_pylist([{**row, "split": splits[row["module"]]} for row in rows])

@@ -17,7 +17,7 @@ import datasets
 from ..errors import UserError, check_range
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
-from .docstrings import TASK_LIBRARIES, fingerprint, load_docstrings_task
+from .docstrings import PER_LABEL, read_docstrings
 from .fewrel import MARKINGS, read_fewrel
 from .leakage import drop_leaking
 from .sources import ID, Source, data_root, describe_split, read_source, text_hash
@@ -112,8 +112,7 @@ def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datase
         table = Source(splits.with_format(None), None)
         arguments = replace(arguments, task=OBJECT)
     _check(arguments)
-    is_embedded = arguments.task == "docstrings"
-    splits = _load_docstrings(arguments) if is_embedded else _load_rows(arguments, table, every_class)
+    splits = _load_rows(arguments, table, every_class)
     if arguments.drop_leakage:
         splits["validation"] = drop_leaking(splits["validation"], "validation", [splits["test"]])
         splits["train"] = drop_leaking(splits["train"], "train", [splits["test"], splits["validation"]])
@@ -183,7 +182,9 @@ def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
 
 def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool) -> datasets.DatasetDict:
     """Read a source, choose the rows of each split, and say what was left out."""
-    if arguments.task == "fewrel":
+    if arguments.task == "docstrings":
+        source = read_docstrings()
+    elif arguments.task == "fewrel":
         source = read_fewrel(_find_task(arguments)[0], arguments.entity_markers)
     else:
         source = read_task_rows(arguments, table)
@@ -193,6 +194,8 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         raise UserError(f"The task {arguments.task!r} has 1 class: give at least two, or set --label-column.")
     known = KNOWN.get(arguments.task)
     sizes = {split: getattr(arguments, f"{split}_per_label") for split in SPLITS}
+    if arguments.task == "docstrings":
+        sizes = {split: sizes[split] or PER_LABEL[split] for split in SPLITS}
     if known is not None and not arguments.all_rows:
         sizes["train"] = sizes["train"] or known.train_per_label
         sizes["test"] = sizes["test"] or known.test_per_label
@@ -244,22 +247,6 @@ def read_task_rows(arguments: TaskArguments, table: Source | None = None) -> Tas
         "columns": {"text": columns.text, "label": columns.label, "title": columns.title},
     }
     return source
-
-
-def _load_docstrings(arguments: TaskArguments) -> datasets.DatasetDict:
-    numbers = {f"{split}_per_label": getattr(arguments, f"{split}_per_label") for split in SPLITS}
-    given = {name: number for name, number in numbers.items() if number is not None}
-    task = load_docstrings_task(seed=arguments.task_seed, **given)
-    chosen = {split: [Row(row["text"], row["label"], row[ID], row["text"]) for row in task[split]] for split in SPLITS}
-    facts = {
-        "task": "docstrings",
-        "source": "docstrings",
-        "revision": f"sha256:{fingerprint()}",
-        "seed": arguments.task_seed,
-        "dropped": {},
-        "texts_with_two_labels": 0,
-    }
-    return _describe(chosen, list(TASK_LIBRARIES), facts)
 
 
 def _describe(chosen: dict[str, list[Row]], names: list[str], facts: Json) -> datasets.DatasetDict:

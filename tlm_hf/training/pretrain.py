@@ -196,6 +196,7 @@ class _Plan:
     """How often each token is in the training texts, int64 (vocabulary,)."""
     whole_texts: Windows | None
     """What is counted: the training texts, cut to `LONGEST_COUNTED` alone."""
+    counting_cpu_seconds: float = 0.0
 
     @classmethod
     def prepare(
@@ -245,8 +246,10 @@ class _Plan:
         """Word rows from counts, float32 (vocabulary, hidden), where new weights start from them."""
         if self.whole_texts is None:
             return None
-        width = self.encoder.config.hidden_size
-        return count_rows(self.whole_texts, len(self.tokenizer), width, self.tokenizer.all_special_ids)
+        width, start = self.encoder.config.hidden_size, time.process_time()
+        rows = count_rows(self.whole_texts, len(self.tokenizer), width, self.tokenizer.all_special_ids)
+        self.counting_cpu_seconds = time.process_time() - start
+        return rows
 
     @property
     def batch_size(self) -> int:
@@ -317,6 +320,7 @@ class _Plan:
             "padding_share": trainer.train_dataset.padding_share(trainer.args.train_batch_size, 0, items),
             "held_out": masked_lm_score(model, self.tokenizer, self.held_out),
             "speed": trainer.clock.summary(),
+            "counting_cpu_seconds": self.counting_cpu_seconds,
             "history": trainer.state.log_history,
             "seconds_since_start_or_continuation": time.perf_counter() - trainer.started,
             "continued_from_step": trainer.continued_from_step,
