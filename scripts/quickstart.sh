@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job on a fresh machine: pre-train tiny encoders, fine-tune them, join them into a committee, compare, stage.
 #
-#   bash scripts/quickstart.sh               the real thing, at most 15 minutes on 2 cores after the installation
+#   bash scripts/quickstart.sh               the real thing, at most 6 minutes on 2 cores after the installation
 #   bash scripts/quickstart.sh --smoke       the same steps at a size where accuracy means nothing, under 2 minutes
 #
 # Arguments go to `tlm quickstart`. Results are in outputs/quickstart/; call it again and it goes on where it stood.

@@ -33,7 +33,7 @@ LONGEST_OVERLAP = 500_000
 BROKEN = (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile)
 """What numpy raises for a file that is missing, cut short or something else."""
 HOW_TO_MAKE = (
-    "Make one with `bash scripts/quickstart.sh` (15 minutes; `--smoke` for two), or name a folder with `demo.json` in "
+    "Make one with `bash scripts/quickstart.sh` (6 minutes; `--smoke` for two), or name a folder with `demo.json` in "
     "the environment variable `TLM_DEMO`."
 )
 

@@ -10,14 +10,16 @@ from tlm_hf.study.quickstart_report import TableRow, draw_plot, report_text, spr
 ROWS = [
     TableRow("bert-1", 1234567, [0.50, 0.60, 0.70], [0.65, 0.75, 0.85], 1.234),
     TableRow("bert-6", 7654321, [0.55], [0.525], 9.876),
-    TableRow("committee of 3 bert-1", 3703701, [0.66, 0.70], [0.80, 0.90], 2.5, best_member=0.7654),
+    TableRow("committee of 3 bert-1", 3703701, [0.66, 0.70], [0.80, 0.90], 2.5),
+    TableRow("bert-1 of the package", 2345678, [], [0.8, 0.9], None),
     TableRow("TF-IDF + linear model", None, [0.72], [], None),
 ]
 SUMMARY = {
     "smoke": False,
     "rows": [asdict(row) for row in ROWS],
+    "is_busy": False,
     "corpus": {"texts": 20144, "held_out_texts": 1000},
-    "epochs": {"pretraining": {"shallow": 5.5, "deep": 2.0}, "finetuning": {"shallow": 11.0, "deep": 4.0}},
+    "scale": {"pretraining_steps": 300, "finetuning_epochs": 11.0},
     "task": {"labels": 9, "train": 1800, "validation": 360, "test": 540},
 }
 
@@ -30,7 +32,7 @@ def cells(markdown: str) -> list[list[str]]:
 
 def test_gap_is_the_difference_of_means_and_spread_is_the_sample_standard_deviation():
     assert [row.gap for row in ROWS[:3]] == pytest.approx([0.15, -0.025, 0.17])
-    assert ROWS[3].gap is None
+    assert [row.gap for row in ROWS[3:]] == [None, None]
     # Deviations -0.1, 0, 0.1: variance 0.02 / (3 - 1).
     assert spread([0.5, 0.6, 0.7]) == "0.600 ± 0.100 (3 runs)"
     assert spread([0.525]) == "0.525"
@@ -44,6 +46,7 @@ def test_table():
         ["bert-1", "1,234,567", "0.600 ± 0.100 (3 runs)", "0.750 ± 0.100 (3 runs)", "+0.150", "1.23 ms"],
         ["bert-6", "7,654,321", "0.550", "0.525", "-0.025", "9.88 ms"],
         ["committee of 3 bert-1", "3,703,701", "0.680 ± 0.028 (2 runs)", "0.850 ± 0.071 (2 runs)", "+0.170", "2.50 ms"],
+        ["bert-1 of the package", "2,345,678", "", "0.850 ± 0.071 (2 runs)", "", ""],
         ["TF-IDF + linear model", "", "0.720", "", "", ""],
     ]
     assert len({len(line) for line in written.splitlines()}) == 1, "the columns are not aligned"
@@ -53,12 +56,17 @@ def test_table():
 def test_report_says_what_was_measured():
     text = report_text(SUMMARY, "outputs/here")
     assert table(ROWS) in text
-    words = ("540 held-out", "9 libraries", "shallow 5.5 of pre-training and 11 of", "1800 training", "20,144")
-    for shown in (*words, "0.850", "0.765", "outputs/here/accuracy.png"):
+    words = ("540 held-out", "9 libraries", "300 steps", "11 epochs", "1,800 training", "20,144")
+    # By hand: 0.75 - 0.60 and 0.85 - 0.72.
+    for shown in (*words, "0.850", "outputs/here/accuracy.png", "+15.0 points", "13.0 points above"):
         assert shown in text, shown
     assert "smoke" not in text
+    assert "unreliable" not in text
     assert text.count("\n  ") == 3, "three lines of what to try next"
-    assert "mean nothing" in report_text({**SUMMARY, "smoke": True}, "outputs/here")
+    assert "unreliable" in report_text({**SUMMARY, "is_busy": True}, "outputs/here")
+    smoke = report_text({**SUMMARY, "smoke": True}, "outputs/here")
+    assert "mean nothing" in smoke
+    assert "points" not in smoke
 
 
 @pytest.mark.parametrize("smoke", [False, True])

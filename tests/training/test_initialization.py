@@ -47,6 +47,17 @@ def test_heads_start_by_attending_to_their_neighbours(tmp_path, hidden, heads, l
     assert layers == 1 or torch.equal(second, model.bert.encoder.layer[-1].attention.self.query.weight)
 
 
+def test_the_first_prediction_is_the_word_whose_row_is_nearest_to_those_of_the_neighbours():
+    model = build(256, 4, initializer_range=0.0625).eval()
+    start_with_neighbours(model)
+    for word in (7, 23, 41):
+        ids = torch.full((1, 21), word)
+        ids[0, 0], ids[0, 10] = 2, 4
+        logits = model(ids).logits[0, 10]
+        logits[4] = -torch.inf  # the mask's own row
+        assert logits.argmax() == word
+
+
 def test_a_convolution_and_odd_heads_are_left_alone():
     for model in (build(64, 1, conv_channels=2, conv_kernel_sizes=[[3, 3]]), build(27, 3)):
         before = {name: weights.clone() for name, weights in model.state_dict().items()}

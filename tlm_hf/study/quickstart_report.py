@@ -10,17 +10,13 @@ from ..runs.figure import new_figure
 
 @dataclass
 class TableRow:
-    """One line of the table: test accuracies of the runs of both arms, and median milliseconds for one text.
-
-    The baseline has a single accuracy, under scratch; committees have the mean of their best member's.
-    """
+    """One line of the table: test accuracies of the runs of both arms (the baseline's under scratch), milliseconds."""
 
     model: str
     parameters: int | None
     scratch: list[float]
     pretrained: list[float]
     latency_ms: float | None
-    best_member: float | None = None
 
     @property
     def gap(self) -> float | None:
@@ -51,24 +47,34 @@ def table(rows: list[TableRow]) -> str:
     return "\n".join([padded[0], rule, *padded[1:]])
 
 
+def meaning(rows: list[TableRow]) -> str:
+    """One sentence on what the table says: on its first, third and last row."""
+    single, committee, baseline = rows[0], rows[2], rows[-1]
+    above = 100 * (mean(committee.pretrained) - mean(baseline.scratch))
+    return (
+        f"Pre-training changes the accuracy of a single {single.model} by {100 * (single.gap or 0):+.1f} points; the "
+        f"{committee.model} is {abs(above):.1f} points {'above' if above > 0 else 'below'} the {baseline.model}."
+    )
+
+
 def report_text(summary: Json, output: str) -> str:
     """What the command prints at its end, from the summary alone."""
     rows = [TableRow(**row) for row in summary["rows"]]
-    task, pretraining, finetuning = summary["task"], summary["epochs"]["pretraining"], summary["epochs"]["finetuning"]
-    committee = next(row for row in rows if row.best_member is not None)
-    epochs = [
-        f"{kind} {pretraining[kind]:g} of pre-training and {finetuning[kind]:g} of fine-tuning"
-        for kind in ("shallow", "deep")
-    ]
+    task, scale = summary["task"], summary["scale"]
     lines = ["", table(rows), ""]
     if summary["smoke"]:
-        lines += ["This was a smoke run: it shows that every step works; its accuracies mean nothing.", ""]
-    texts = f"{task['train']} training texts; pre-trained on {summary['corpus']['texts']:,} other paragraphs"
+        lines.append("This was a smoke run: it shows that every step works; its accuracies mean nothing.")
+    else:
+        lines.append(meaning(rows))
+    if summary["is_busy"]:
+        lines.append("Latency is unreliable: other programs used this machine while it was measured.")
+    texts = f"{task['train']:,} training texts; pre-trained on {summary['corpus']['texts']:,} other paragraphs"
     lines += [
+        "",
         f"Accuracy on {task['test']} held-out paragraphs: which of {task['labels']} libraries does it document",
         f"({texts}); ± is one standard deviation.",
-        f"Epochs: {', '.join(epochs)}.",
-        f"Committees: {mean(committee.pretrained):.3f}; their best members: {committee.best_member:.3f} (means).",
+        f"Pre-training: {scale['pretraining_steps']} steps; fine-tuning: {scale['finetuning_epochs']:g} epochs. "
+        "Latency: one text, one thread.",
         f"Plot: {output}/accuracy.png    Release folders: {output}/release/",
         "",
         "What to try next (after `. .venv/bin/activate`):",
@@ -87,17 +93,15 @@ def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> Path:
     bars = ((-0.5, "from scratch", "scratch", "#9aa5b1"), (0.5, "pre-trained", "pretrained", "#2f6db5"))
     with new_figure(path, title, ylabel="test accuracy", size=(7, 4)) as axes:
         for side, label, arm, colour in bars:
-            places = [index + side * width for index in range(len(models))]
-            accuracies = [getattr(row, arm) for row in models]
-            axes.bar(places, [mean(values) for values in accuracies], width, label=label, color=colour)
-            for place, values in zip(places, accuracies, strict=True):
+            runs = {place + side * width: getattr(row, arm) for place, row in enumerate(models) if getattr(row, arm)}
+            axes.bar(runs.keys(), [mean(values) for values in runs.values()], width, label=label, color=colour)
+            for place, values in runs.items():
                 axes.scatter([place] * len(values), values, s=9, color="black", zorder=3, alpha=0.6, linewidths=0)
                 above = (place, max(values))
                 axes.annotate(f"{mean(values):.3f}", above, (0, 4), textcoords="offset points", ha="center", fontsize=8)
-        for row in rows:
-            if not row.pretrained:
-                label = f"{row.model} {row.scratch[0]:.3f}"
-                axes.axhline(row.scratch[0], color="#b5532f", linestyle="--", linewidth=1.2, label=label)
+        baseline = rows[-1]
+        label = f"{baseline.model} {baseline.scratch[0]:.3f}"
+        axes.axhline(baseline.scratch[0], color="#b5532f", linestyle="--", linewidth=1.2, label=label)
         axes.set_xticks(range(len(models)), [row.model for row in models])
         axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
         axes.legend(frameon=False, loc="upper left", ncols=3, fontsize=8)

@@ -24,7 +24,9 @@ NOISE = 0.32
 SHARPNESS = 16.0
 """A head's score of the neighbour that it starts from, other positions having about 0: measured as uncritical."""
 RANDOM_SHARE = 0.3
-"""Share of their usual random weights that the heads keep."""
+"""Share of their usual random weights that the heads and the decoder's transform keep."""
+LINEAR = 3.0
+"""Bias at which GELU passes on states of deviation 1 as they are; the LayerNorm after it takes the bias away."""
 WEAK = 0.1
 """Share of them that the heads keep where all attend alike."""
 RARE = 1e-3
@@ -61,8 +63,10 @@ def start_with_neighbours(model: TLMForMaskedLM) -> None:
 
     Positions get the features of `position_features` in an orthonormal basis (hidden, head size) of their own, and
     each head's keys read them; its queries read them turned by the head's offset. [CLS] has none, so that it does not
-    start as a neighbour of the first words. A convolution mixes positions before the heads see them: an encoder with
-    one is left as it is, and so is one whose head size is odd.
+    start as a neighbour of the first words. Each head passes on its share of the dimensions of what it attends to, and
+    the decoder's transform passes on all: words are predicted by the inner products of their rows with those of their
+    neighbours, and [CLS] starts as the mean of its text. A convolution mixes positions before the heads see them: an
+    encoder with one is left as it is, and so is one whose head size is odd.
     """
     config = model.config
     hidden, heads = config.hidden_size, config.num_attention_heads
@@ -84,6 +88,13 @@ def start_with_neighbours(model: TLMForMaskedLM) -> None:
         offset = (head // 2 + 1) * (1 if head % 2 else -1)
         query.copy_(scale * rotation(offset, size) @ basis.T + RANDOM_SHARE * query)
         key.copy_(scale * basis.T + RANDOM_SHARE * key)
+    identity = torch.eye(hidden)
+    by_head = identity.view(size, heads, hidden).transpose(0, 1).reshape(hidden, hidden)  # head i: i, i + heads, ...
+    transform = model.cls.predictions.transform.dense
+    starts = (attention.value, by_head), (first_layer.attention.output.dense, by_head.T), (transform, identity)
+    for linear, start in starts:
+        linear.weight.copy_(start + RANDOM_SHARE * linear.weight)
+    transform.bias.fill_(LINEAR)
 
 
 @torch.no_grad()
