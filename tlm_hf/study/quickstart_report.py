@@ -94,7 +94,7 @@ def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> Path:
     with new_figure(path, title, ylabel="test accuracy", size=(7, 4)) as axes:
         for side, label, arm, colour in bars:
             runs = {place + side * width: getattr(row, arm) for place, row in enumerate(models) if getattr(row, arm)}
-            axes.bar(runs.keys(), [mean(values) for values in runs.values()], width, label=label, color=colour)
+            axes.bar(list(runs), [mean(values) for values in runs.values()], width, label=label, color=colour)
             for place, values in runs.items():
                 axes.scatter([place] * len(values), values, s=9, color="black", zorder=3, alpha=0.6, linewidths=0)
                 above = (place, max(values))
