@@ -210,7 +210,7 @@ def _joining(scale: Scale, output: Path) -> list[Job]:
 
 
 def _latency(scale: Scale, output: Path, text: str) -> tuple[dict[str, float], float]:
-    """Median milliseconds for one text on one thread by model, and the share of the time that a core was free for it."""
+    """Median milliseconds for one text on one thread, by model, and the share of the time that a core was free."""
     folders = {
         scale.deep: output / "classifiers" / f"{scale.deep}-pretrained-0",
         "bert-1": output / "classifiers" / "bert-1-0-pretrained-0",
