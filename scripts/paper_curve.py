@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         axes.plot(*zip(*ours, strict=True), ".-", color="#2f6db5", label="ours, counting included")
         axes.axhline(loss, color="grey", linestyle="--", linewidth=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.legend(frameon=False)
 
 

@@ -84,7 +84,7 @@ class Scale:
         return [f"{encoder}-{arm}-{seed}" for seed in range(1 if encoder == self.deep else self.seeds)]
 
 
-FULL = Scale("quickstart", 3, 6, None, 50, 100, 8.0)
+FULL = Scale("quickstart", 3, 6, None, 100, 300, 8.0)
 SMOKE = Scale("smoke", 1, 2, 500, 20, 16, 2.0)
 
 
