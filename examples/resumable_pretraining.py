@@ -1,7 +1,7 @@
 """A training loop of your own that can be killed: `python examples/resumable_pretraining.py ENCODER texts.txt OUTPUT`.
 
-ENCODER is a folder with model and tokenizer. Masks follow from seed and step, so a continued run sees what it would
-have seen, and a checkpoint is renamed into place, so it is whole or not there.
+ENCODER is a folder with model and tokenizer. Masks and dropout follow from the step, so a continued run
+ends with the same weights; a checkpoint is renamed into place, so it is whole or not there.
 """
 
 import sys
@@ -31,6 +31,7 @@ def main(encoder: str, corpus: str, output: str, steps: int = 1000) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
     for step in range(first, steps):
+        torch.manual_seed(step)  # of dropout
         items = range(step * BATCH, (step + 1) * BATCH)
         loss = model(**collator([{"input_ids": ids[item % len(ids)], "item": item} for item in items])).loss
         loss.backward()
