@@ -29,7 +29,7 @@ from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.runs.atomic_files import read_json, write_json
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
-from tlm_hf.study.estimates import mean_difference
+from tlm_hf.study.estimates import Answers, mean_difference
 from tlm_hf.training.finetune import LOGITS_FILE, finetune
 from tlm_hf.training.pretrain import pretrain
 from tlm_hf.training.pretrain_options import GROUPS
@@ -131,7 +131,9 @@ def tabulate(runs: pd.DataFrame) -> pd.DataFrame:
             right = [
                 [np.array([is_right(one, task) for one in both[f"folder_{side}"]]) for side in "xy"] for task in TASKS
             ]
-            gain = mean_difference([(ours, base) for ours, base in right])
+            gain = mean_difference(
+                [(Answers(ours, seed=place), Answers(base, seed=place)) for place, (ours, base) in enumerate(right)]
+            )
             text = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
         means = some.drop(columns=["minutes", "seed"]).mean(numeric_only=True).round(4)
         rows.append({"minutes": minutes, "variant": variant, "seeds": len(some), **means, "gain": text})

@@ -5,7 +5,7 @@ import yaml
 TINY = {
     "recipe_size": "smoke",
     "corpus": "docstrings",
-    "tokenizer": {"num_texts": 300},
+    "tokenizer_texts": 300,
     "pretraining": {"bert-1": {"num_texts": 128, "max_steps": 4}},
     "tasks": {"docstrings": {"train_per_label": 8, "validation_per_label": 4, "test_per_label": 6}},
     "finetuning": {
@@ -16,9 +16,10 @@ TINY = {
         }
     },
     "rates": {"seeds": 1, "follow": 0},
-    "gap": {"recipes": ["bert-1"], "pretraining_seeds": 2, "finetuning_seeds": 1},
-    "corpus_size": {"recipe": "bert-1", "num_texts": [64, 128], "max_steps": 4, "pretraining_seeds": 1},
-    "overlap": {"recipe": "bert-1", "num_texts": 100, "corpus_texts": 1000, "max_steps": 4, "pretraining_seeds": 1},
+    "pretraining_seeds": 1,
+    "finetuning_seeds": 2,
+    "corpus_size": {"num_texts": [64, 128], "max_steps": 4},
+    "overlap": {"num_texts": 100, "corpus_texts": 1000, "max_steps": 4},
     "committee": {
         "members": {"bert-1": 3},
         "longer": {"max_steps": 6, "members": 2},

@@ -4,7 +4,6 @@ Run `python -m tlm_hf.recipes` to print the table of parameters and multiply-add
 (arXiv 2507.14871, released encoders) and the plain `bert-1`; head size is 64 throughout, feed-forward 4 x hidden.
 """
 
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,14 +19,6 @@ NARROW = 384
 """Largest hidden size at which one layer starts from weights of 1/sqrt(hidden_size) and at the schedule's full rate."""
 MASKED_SHARE = 0.15
 """Share of the positions that the table takes as labelled in pre-training: the paper's mask rate."""
-TABLE_NOTE = (
-    "Parameters are the encoder's, pooler included, with and without its embeddings. Multiply-adds (half as many as "
-    "FLOPs; K, M, G) are those of one text of full length in matrix products and convolutions; work on single elements "
-    "is not counted. Pre-training and fine-tuning: one step, forward and backward. fast: the last layer only at the "
-    f"positions that are read ({MASKED_SHARE:.0%} of them labelled, as in the paper; [CLS] of a 4-label classifier) "
-    "by the cheapest exact path. stock: every position in every layer and in the decoder, as in BERT. Below paper size "
-    "heads are rounded to at least one, so two recipes of a small size can be the same."
-)
 
 
 @dataclass(frozen=True)
@@ -243,45 +234,30 @@ def build_config(
     )
 
 
-def shorten(count: int) -> str:
-    """Three significant digits with K, M, G or T: 85,600,000 is 85.6M."""
-    units = ["", "K", "M", "G", "T"]
-    value = float(count)
-    while float(f"{value:.3g}") >= 1000 and len(units) > 1:  # as it will be shown: 999,600 is 1.00M
-        value, units = value / 1000, units[1:]
-    return f"{value:#.3g}".rstrip(".") + units[0]
-
-
 def describe_recipes() -> str:
-    """Table of every recipe at every size: shape, parameters (counted on the built model) and multiply-adds."""
+    """Table of every recipe at every size: shape, parameters (counted on the built model) and multiply-adds.
+
+    Millions of multiply-adds are those of one text of full length (`flops`): a step of pre-training with `MASKED_SHARE`
+    of the positions labelled, and a classification, by our path and as in stock BERT.
+    """
     import torch
 
     from .models.modeling_tlm import TLMModel
 
-    shape = f"{'':<27}{'layers':>7}{'hidden':>7}{'heads':>6}{'parameters':>12}{'w/o embed.':>12}"
-    titles = f"{'pre-training':>17}{'fine-tuning':>12}{'classification':>19}"
-    operations = f"{'fast':>9}{'stock':>8}{'fast':>12}{'fast':>11}{'stock':>8}"
-    rows = [textwrap.fill(TABLE_NOTE, 118), "", f"{'':<{len(shape)}}{titles}", shape + operations]
+    titles = f"{'':<27}{'layers':>7}{'hidden':>7}{'heads':>6}{'parameters':>12}"
+    rows = [f"{titles}{'pre-training':>15}{'stock':>10}{'classification':>16}{'stock':>10}   M multiply-adds"]
     for size, scale in SIZES.items():
         length, labelled = scale.max_length, round(MASKED_SHARE * scale.max_length)
-        rows += ["", f"{size}: {length} tokens, {labelled} of them labelled; vocabulary {scale.vocab_size:,}"]
         for recipe in ARCHITECTURES:
             config = build_config(recipe, size)
             with torch.device("meta"):
-                model = TLMModel(config)
-            total = model.num_parameters()
-            inside = total - sum(parameter.numel() for parameter in model.embeddings.parameters())
-            masked = cheapest_path(config, length, labelled)
-            reading = cheapest_path(config, length, 1)
-            rows.append(
-                f"{recipe + '@' + size:<27}{config.num_hidden_layers:>7}{config.hidden_size:>7}"
-                f"{config.num_attention_heads:>6}{total:>12,}{inside:>12,}"
-                f"{shorten(masked_lm_multiply_adds(config, length, labelled, path=masked)):>9}"
-                f"{shorten(masked_lm_multiply_adds(config, length, labelled)):>8}"
-                f"{shorten(classifier_multiply_adds(config, length, path=reading, training=True)):>12}"
-                f"{shorten(classifier_multiply_adds(config, length, path=reading)):>11}"
-                f"{shorten(classifier_multiply_adds(config, length)):>8}"
-            )
+                parameters = TLMModel(config).num_parameters()
+            masked, reading = (cheapest_path(config, length, queries) for queries in (labelled, 1))
+            work = [masked_lm_multiply_adds(config, length, labelled, path=path) for path in (masked, "plain")]
+            work += [classifier_multiply_adds(config, length, path=path) for path in (reading, "plain")]
+            shown = "".join(f"{count / 1e6:>{width},.1f}" for count, width in zip(work, (15, 10, 16, 10), strict=True))
+            shape = f"{config.num_hidden_layers:>7}{config.hidden_size:>7}{config.num_attention_heads:>6}"
+            rows.append(f"{recipe + '@' + size:<27}{shape}{parameters:>12,}{shown}")
     return "\n".join(rows)
 
 

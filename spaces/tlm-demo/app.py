@@ -90,7 +90,7 @@ def classify_tab(demo: Demo) -> None:
             titles = [(each.title, name) for name, each in tasks.items()]
             task = gr.Dropdown(titles, value=next(iter(tasks)), label="Task")
             button = gr.Button("Classify", variant="primary")
-            examples = [[words, name] for name, one in tasks.items() for words in one.examples[:2]]
+            examples = [[words, name] for name, one in tasks.items() for words in one.examples]
             if examples:
                 gr.Examples(examples, inputs=[text, task], label="Examples", examples_per_page=len(examples))
         with gr.Column(scale=3):

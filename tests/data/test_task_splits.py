@@ -100,6 +100,17 @@ def test_the_hub_is_read_at_a_pinned_revision(name, revision, monkeypatch, tmp_p
     assert (facts["source"], facts["revision"]) == (known.hub, expected)
 
 
+def test_training_rows_are_drawn_anew_from_what_is_not_held_out(root):
+    first, other = (
+        load_task("ag_news", root=root, train_per_label=9, test_per_label=90, train_seed=seed) for seed in (None, 5)
+    )
+    for split in ("validation", "test"):
+        assert first[split]["id"][:] == other[split]["id"][:]
+    drawn = set(other["train"]["id"])
+    assert drawn != set(first["train"]["id"])
+    assert not drawn & {*first["validation"]["id"], *first["test"]["id"]}
+
+
 def test_options_reach_the_task(root, tmp_path):
     arguments = TaskArguments(task="ag_news", data_root=root, train_per_label=9, test_per_label=4, task_seed=3)
     expected = load_task("ag_news", root=root, train_per_label=9, test_per_label=4, seed=3)

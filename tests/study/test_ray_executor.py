@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tlm_hf.errors import UserError
-from tlm_hf.runs.worker_pool import Job
-from tlm_hf.study.ray_executor import run_on_ray
+from tlm_hf.runs.worker_pool import Job, run_jobs
+from tlm_hf.study.ray_executor import RayExecutor
 
 ray = pytest.importorskip("ray", reason="needs the extra cluster")
 MEMORY = 80 * 2**20
@@ -72,7 +72,7 @@ def test_a_run_whose_node_is_killed_is_done_on_another(cluster, tmp_path):
 
     killer = threading.Thread(target=kill)
     killer.start()
-    run_on_ray(lambda: [one, two, after], address=cluster.address)
+    run_jobs([one, two, after], 1, "Study", show=False, elsewhere=RayExecutor(cluster.address))
     killer.join()
     assert all((folder / "made.txt").exists() for folder in folders)
     starts = [(folder / "starts.txt").read_text().split() for folder in folders[:2]]
@@ -100,11 +100,11 @@ def test_what_a_run_raises_comes_back_after_the_others_have_ended(cluster, tmp_p
     later = threading.Thread(target=go)
     later.start()
     with pytest.raises(UserError, match="The text is empty"):
-        run_on_ray(lambda: [bad, other], address=cluster.address)
+        run_jobs([bad, other], 1, "Study", show=False, elsewhere=RayExecutor(cluster.address))
     later.join()
     assert (tmp_path / "other" / "made.txt").exists()
 
 
 def test_more_gpus_than_there_are_is_said(cluster):
     with pytest.raises(UserError, match="--gpus-per-run is 1"):
-        run_on_ray(list, address=cluster.address, gpus=1.0)
+        RayExecutor(cluster.address, gpus=1.0)

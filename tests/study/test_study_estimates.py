@@ -9,29 +9,30 @@ from scipy.special import softmax
 
 from tlm_hf.models.combination_committee import combine
 from tlm_hf.study.estimates import (
+    Answers,
+    accuracy,
     committees_right,
-    estimate,
-    first_not_worse,
+    difference,
     mean_difference,
     one_of_each,
     slope,
     subsets,
 )
 from tlm_hf.study.execute import Record
-from tlm_hf.study.findings import WITHOUT_COLLAPSED, Findings
-from tlm_hf.study.plan import Planner
-from tlm_hf.study.plan_file import ARMS, read_plan
+from tlm_hf.study.findings import SMALLEST, Committees, Findings
+from tlm_hf.study.plan import GAP, OVERLAP, Planner
+from tlm_hf.study.plan_file import read_plan
 
 
 @pytest.fixture
 def answers():
     generator = np.random.default_rng(7)
-    return (generator.random((4, 900)) < 0.8).astype(float), (generator.random((4, 900)) < 0.7).astype(float)
+    return generator.random((4, 900)) < 0.8, generator.random((4, 900)) < 0.7
 
 
 def test_one_seed_is_scipys_bootstrap_over_items(answers):
     ours = answers[0][:1]
-    found = estimate(ours)
+    found = accuracy(Answers(ours))
     theirs = stats.bootstrap(
         (ours[0],), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
@@ -43,7 +44,7 @@ def test_one_seed_is_scipys_bootstrap_over_items(answers):
 
 def test_the_t_interval_of_paired_seeds_is_scipys(answers):
     ours, theirs = answers
-    found = estimate(ours, theirs, paired=True)
+    found = difference(Answers(ours), Answers(theirs), paired=True)
     expected = stats.ttest_rel(ours.mean(axis=1), theirs.mean(axis=1)).confidence_interval(0.95)
     assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
     assert found.value == pytest.approx(ours.mean() - theirs.mean())
@@ -51,36 +52,38 @@ def test_the_t_interval_of_paired_seeds_is_scipys(answers):
 
 def test_the_t_interval_of_sides_with_runs_of_their_own_is_scipys(answers):
     ours, theirs = answers[0], answers[1][:3]
-    found = estimate(ours, theirs)
+    found = difference(Answers(ours), Answers(theirs))
     expected = stats.ttest_ind(ours.mean(axis=1), theirs.mean(axis=1), equal_var=False).confidence_interval(0.95)
     assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
     assert found.runs == (4, 3)
-    assert estimate(ours, theirs[:1]).t_low is None
+    assert difference(Answers(ours), Answers(theirs[:1])).t_low is None
 
 
 def test_the_bootstrap_knows_of_the_runs():
     """Runs that differ by far more than their texts do: the interval of their mean is that of a bootstrap over runs."""
     generator = np.random.default_rng(8)
-    ours = (generator.random((6, 3000)) < np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.95])[:, None]).astype(float)
+    ours = generator.random((6, 3000)) < np.array([0.5, 0.6, 0.7, 0.8, 0.9, 0.95])[:, None]
     means = ours.mean(axis=1)
     drawn = means[generator.integers(6, size=(20_000, 6))].mean(axis=1)
-    found = estimate(ours)
+    found = accuracy(Answers(ours))
     assert (found.low, found.high) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.01)
-    one = estimate(ours, single=True)
+    one = accuracy(Answers(ours, members=6))
     assert (one.low, one.high) == pytest.approx((0.5, 0.95), abs=0.02)
     assert one.t_low is None
 
 
-def test_the_mean_over_tasks_takes_every_pair_of_runs():
+def test_the_mean_over_tasks_takes_seeds_and_not_pairs_of_runs_as_independent():
     generator = np.random.default_rng(9)
-    pairs = [((generator.random((3, n)) < 0.8).astype(float), (generator.random((3, n)) < 0.7).astype(float))
-             for n in (500, 900)]  # fmt: skip
-    by_run = np.concatenate([ours.mean(axis=1) - theirs.mean(axis=1) for ours, theirs in pairs])
+    pairs = [
+        (Answers(generator.random((3, n)) < 0.8, seed=n), Answers(generator.random((3, n)) < 0.7, seed=n))
+        for n in (500, 900)
+    ]
+    by_seed = np.mean([ours.by_run - theirs.by_run for ours, theirs in pairs], axis=0)
     found = mean_difference(pairs)
-    expected = stats.ttest_1samp(by_run, 0).confidence_interval(0.95)
-    assert found.value == pytest.approx(by_run.mean())
+    expected = stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)
+    assert (found.value, found.runs) == (pytest.approx(by_seed.mean()), (3, 3))
     assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
-    alone = estimate(*pairs[0], paired=True)
+    alone = difference(*pairs[0], paired=True)
     assert found.low < found.value < found.high
     assert found.high - found.low < alone.high - alone.low
 
@@ -90,7 +93,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     covered = 0
     for _ in range(150):
         ours, theirs = generator.random((1, 400)) < 0.75, generator.random((1, 400)) < 0.65
-        found = estimate(ours.astype(float), theirs.astype(float))
+        found = difference(Answers(ours), Answers(theirs))
         covered += found.low <= 0.1 <= found.high
     assert 0.89 <= covered / 150 <= 0.99
 
@@ -124,7 +127,7 @@ def test_the_accuracy_of_a_size_is_the_mean_over_all_committees_of_it():
     labels = generator.integers(4, size=500)
     logits = generator.normal(size=(500, 6, 4)) + 1.2 * np.eye(4)[labels][:, None]
     for count in (1, 3, 6):
-        found = estimate(committees_right(logits, labels, subsets(6, count)), single=True)
+        found = accuracy(Answers(committees_right(logits, labels, subsets(6, count)), members=6))
         expected = np.mean(
             [(softmax(logits[:, each], axis=-1).mean(axis=1).argmax(axis=-1) == labels).mean()
              for each in map(list, combinations(range(6), count))]
@@ -145,10 +148,12 @@ def test_of_too_many_committees_some_are_drawn():
 
 @pytest.fixture
 def findings(tmp_path):
-    """Findings of the laptop plan without records, which tests fill in."""
+    """Findings of the laptop plan without records, which tests fill in; `tuned`: all candidates were equally good."""
 
-    def make(validation=None, records=None):
-        return Findings(Planner(read_plan("laptop"), validation or {}), records or {}, tmp_path)
+    def make(tuned=False):
+        plan = read_plan("laptop")
+        validation = dict.fromkeys(Planner(plan, {}).expand().runs, 0.5) if tuned else {}
+        return Findings(Planner(plan, validation), {}, tmp_path)
 
     return make
 
@@ -161,10 +166,12 @@ def test_a_mixed_committee_is_held_against_as_many_of_the_first_recipe(findings,
         return generator.normal(size=(400, count, 4)) + skill * np.eye(4)[labels][:, None], labels
 
     answers = {"bert-1": members(4, 1.0), "bert-1-wide": members(1, 2.0), "bert-1-conv2": members(1, 0.5)}
-    made = findings()
-    monkeypatch.setattr(made, "members", lambda task: answers if task == "fewrel" else {})
-    rows = made.rows()
-    mixed = [row for row in rows if row.model.startswith("mixed")]
+    made = findings(tuned=True)
+    made.plan.committee.members.clear()  # frozen are the fields alone
+    made.plan.committee.members.update(dict.fromkeys(answers, 1))
+    monkeypatch.setattr(made, "logits", lambda runs, split="test": answers.get(next(iter(runs)).settings.get("recipe")))
+    points = {(point.finding, point.model, point.x): point for point in made.planner.points("fewrel")}
+    mixed = [row for row in made.committee("fewrel", points) if row.model.startswith("mixed")]
     (row,) = [row for row in mixed if row.measure == "difference from as many bert-1"]
     assert (row.task, row.x) == ("fewrel", 3)
     assert row.model == "mixed: one each of bert-1, bert-1-wide, bert-1-conv2"
@@ -180,64 +187,37 @@ def test_a_mixed_committee_is_held_against_as_many_of_the_first_recipe(findings,
     assert row.low < row.estimate < row.high
 
 
-def test_the_gap_without_runs_that_did_not_learn_is_beside_the_one_with_them(findings, monkeypatch):
-    planner = findings().planner
-    accuracies = {
-        run.name: 0.8 - place / 100
-        for arm in ARMS
-        for place, (run,) in enumerate(planner.candidates("bert-6", "ag_news", arm).values())
-    }
-    runs = findings(accuracies).arms("bert-6", "ag_news")
-    names = {arm: [runs[arm][seed][0].name for seed in range(3)] for arm in ARMS}
-    accuracies |= {names["pretrained"][1]: 0.83, names["pretrained"][2]: 0.61}  # 0.19 below the one that chose the rate
-    accuracies |= {names["scratch"][1]: 0.78, names["scratch"][2]: 0.25}
-    generator = np.random.default_rng(3)
-    right = {name: (generator.random(500) < accuracies[name]).astype(float) for arm in ARMS for name in names[arm]}
-
-    def gaps():
-        made = findings(accuracies)
-        monkeypatch.setattr(made, "correct", lambda run: right.get(run.name))
-        return {row.x: row for row in made.gap() if row.measure == "gap"}
-
-    rows = gaps()
-    ours = np.mean([right[name] for name in names["pretrained"]])
-    for x, count in (("gap", 3), (WITHOUT_COLLAPSED, 2)):
-        expected = ours - np.mean([right[name] for name in names["scratch"][:count]])
-        assert rows[x].estimate == pytest.approx(expected, abs=1e-6)
-        assert rows[x].runs == [3, count]
-    assert rows[WITHOUT_COLLAPSED].collapsed == [names["scratch"][2]]
-    accuracies[names["scratch"][2]] = 0.7
-    assert WITHOUT_COLLAPSED not in gaps()
-
-
-def test_overlaps_are_compared_over_the_seeds_that_both_have(findings, monkeypatch):
+def test_overlaps_are_compared_over_the_seeds_that_both_have(findings):
     generator = np.random.default_rng(11)
     seeds = {"high": (0, 2), "random": (0, 1, 2), "low": (0, 1)}
-    right = {kind: {s: (generator.random(300) < 0.7).astype(float) for s in found} for kind, found in seeds.items()}
+    right = {kind: {s: generator.random(300) < 0.7 for s in found} for kind, found in seeds.items()}
     made = findings()
     measures = {task: {kind: {"train": {"jensen_shannon_bits": 0.1}} for kind in seeds} for task in made.plan.tasks}
     name = made.planner.subsets.name
     made.records = {name: Record(name, "subsets", {}, {"measures": measures})}
-    monkeypatch.setattr(made, "scratch", lambda recipe, task: {0: right["low"][0]} if task == "fewrel" else {})
+    by_task = {(OVERLAP, f"bert-1, {kind} overlap", kind): found for kind, found in right.items()} | {
+        (GAP, "bert-1", "scratch"): {}
+    }
+    rows = {(row.task, row.x): row for row in made.overlap(dict.fromkeys(made.plan.tasks, by_task))}
+    for x, other, common in (("high - low", "low", [0]), ("high - random", "random", [0, 2])):
+        expected = np.mean([right["high"][s].mean() - right[other][s].mean() for s in common])
+        for task in ("fewrel", "mean of the tasks"):
+            assert rows[task, x].estimate == pytest.approx(expected, abs=1e-6)
+            assert rows[task, x].runs == [len(common)] * 2
+
+
+def test_not_worse_holds_from_a_number_on(findings, monkeypatch):
+    """Better than the deep encoder by so many points of a hundred items, for one to five members."""
+    made = findings()
+    answers = {count: Answers(np.arange(100)[None] < right, 1) for count, right in enumerate((40, 60, 40, 60, 70), 1)}
     monkeypatch.setattr(
-        made,
-        "_of_encoders",
-        lambda recipe, task, runs: next(rows for kind, rows in right.items() if f"-{kind}-" in runs[0].name),
+        made, "_committees", lambda points: [Committees("plain", None, answers, dict.fromkeys(answers, 1))]
     )
-    rows = {row.x: row for row in made.overlap() if row.measure == "difference"}
-    for name, other, common in (("high - low", "low", [0]), ("high - random", "random", [0, 2])):
-        expected = np.mean([(right["high"][seed] - right[other][seed]).mean() for seed in common])
-        assert rows[name].estimate == pytest.approx(expected, abs=1e-6)
-        assert rows[name].runs == [len(common)] * 2
-
-
-def test_not_worse_holds_from_a_number_on():
-    lows = [-0.02, 0.005, -0.03, -0.005, 0.001]
-    assert first_not_worse(lows, 0.01) == 4
-    assert first_not_worse(lows, 0.0) == 5
-    assert first_not_worse(lows[:3], 0.0) is None
+    monkeypatch.setattr(made, "right", lambda point: {0: np.arange(100) < 50})
+    points = {(point.finding, point.model, point.x): point for point in made.planner.points("fewrel")}
+    assert [row.x for row in made.committee("fewrel", points) if row.measure == SMALLEST] == [4]
 
 
 def test_sides_of_other_items_are_refused(answers):
     with pytest.raises(ValueError, match="same test items"):
-        estimate(answers[0], answers[1][:, :5])
+        difference(Answers(answers[0]), Answers(answers[1][:, :5]))

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from conftest import refusal
 
+from tlm_hf.study.makespan import SLOTS, Work, makespan
 from tlm_hf.study.plan import Planner
 from tlm_hf.study.plan_file import PLAN_FILE, read_plan
 
@@ -20,7 +21,7 @@ def expand(tmp_path):
     def run(size="smoke", validation=None, **changes):
         fields = copy.deepcopy(FULL[size])
         for name, value in changes.items():
-            fields[name] |= value
+            fields[name] = fields[name] | value if isinstance(value, dict) else value
         file = tmp_path / "plan.yaml"
         file.write_text(yaml.safe_dump({size: fields}, sort_keys=False))
         return Planner(read_plan(size, file), validation or {}).expand()
@@ -106,7 +107,7 @@ def test_a_changed_setting_renames_what_hangs_on_it_and_nothing_else(expand):
     after = expand(finetuning={"bert-1": {**FULL["smoke"]["finetuning"]["bert-1"], "num_train_epochs": 3}})
     changed = [run for name, run in after.runs.items() if name not in before.runs]
     assert {(run.kind, run.settings["recipe"]) for run in changed} == {("finetune", "bert-1")}
-    vocabulary = expand(tokenizer={"num_texts": 400})
+    vocabulary = expand(tokenizer_texts=400)
     assert {vocabulary.runs[name].kind for name in set(vocabulary.runs) & set(before.runs)} == {"linear", "latency"}
 
 
@@ -120,9 +121,27 @@ def test_members_with_more_steps_leave_every_other_run_its_name(expand):
 
 def test_committed_records_are_those_of_the_plan(expand):
     records = {path.name for path in (ROOT / "results" / "study" / "laptop" / "runs").iterdir()}
-    assert {name for name in records if not name.startswith(("ag_news-", "dbpedia_14-", "fewrel-"))} <= set(
-        expand("laptop").runs
-    )
+    others = {name for name in records if not name.startswith(("ag_news-", "dbpedia_14-", "fewrel-"))}
+    assert others <= set(expand("laptop").runs)
+
+
+def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
+    seeds = {
+        run.settings["seed"]: run.settings["task_options"].get("train_seed")
+        for run in expand(redraw=True).runs.values()
+        if run.kind == "finetune"
+    }
+    assert len(seeds) > 1
+    assert all(seed == drawn for seed, drawn in seeds.items())
+
+
+def test_a_cluster_takes_as_long_as_its_longest_path_and_longer_when_nodes_die():
+    runs = {str(number): Work(3600.0, []) for number in range(4 * SLOTS)} | {"last": Work(100.0, ["0"])}
+    assert makespan(runs, 1) == 4 * 3600 + 100
+    assert makespan(runs, 4) == 3600 + 100
+    assert makespan(runs, 64) == 3600 + 100
+    deadly = makespan(runs, 4, seconds_to_death=3600.0)
+    assert 3600 + 100 < deadly < makespan(runs, 1)
 
 
 TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratch": [{"learning_rate": 1.0}]}
@@ -136,8 +155,8 @@ TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratc
         ("pretraining", {"bert-1": {"num_texts": 8, "max_steps": 2, "corpus_config": "a"}}, "'corpus_config'"),
         ("pretraining", {"bert-1": {"num_texts": 8}}, "pretraining.bert-1.max_steps is None"),
         ("overlap", {"num_texts": 301, "corpus_texts": 300}, "overlap.num_texts is 301.* 300"),
-        ("gap", {"recipes": ["bert-9"]}, "'bert-9'"),
-        ("gap", {"finetuning_seeds": 0}, "gap.finetuning_seeds is 0"),
+        ("committee", {"reference": "bert-9"}, "'bert-9'"),
+        ("finetuning_seeds", 0, "finetuning_seeds is 0"),
         ("corpus_size", {"num_texts": [128, 64]}, "rising order"),
         ("committee", {"members": {"bert-1": 0}}, "committee.members.bert-1 is 0"),
         ("committee", {"longr": {"max_steps": 64, "members": 1}}, "committee.longr"),

@@ -95,13 +95,9 @@ def test_the_gap_is_the_difference_of_the_mean_accuracies(study):
     scratch = [r.results["test"]["accuracy"] for r in finetunings(study) if r.settings["encoder"] is None]
     assert len(scratch) == 2
     found = write_report(arguments(study))["rows"]
-    rows = {
-        row["x"]: row["estimate"]
-        for row in found
-        if (row["finding"], row["model"]) == ("gap", "bert-1") and row["measure"] in ("gap", "accuracy")
-    }
-    assert rows["scratch"] == pytest.approx(np.mean(scratch), abs=1e-6)
-    assert rows["gap"] == pytest.approx(rows["pretrained"] - rows["scratch"], abs=2e-6)
+    rows = {row["measure"]: row["estimate"] for row in found if (row["finding"], row["model"]) == ("gap", "bert-1")}
+    assert rows["from scratch"] == pytest.approx(np.mean(scratch), abs=1e-6)
+    assert rows["gap"] == pytest.approx(rows["pre-trained"] - rows["from scratch"], abs=2e-6)
 
 
 def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(study):
@@ -109,6 +105,7 @@ def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(
     name = "committee of bert-1 of 6 steps"
     rows = {(row["x"], row["measure"]): row["estimate"] for row in found if row["model"] == name}
     tuned = [record for record in finetunings(study) if record.settings["encoder"] is not None]
+    tuned = [record for record in tuned if record.settings["seed"] % 2 == 0]  # the first of two of each encoder
     (rate,) = {record.settings["learning_rate"] for record in tuned if record.settings["seed"] > 0}
     probabilities = {"4": [], "6": []}
     for record in tuned:
@@ -129,7 +126,7 @@ def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(
     pairs = np.mean([right(pair) for pair in combinations(four, 2)])
     assert rows[2, "difference from as many bert-1"] == pytest.approx(right(six) - pairs, abs=2e-6)
     assert rows[2, "difference from 3 bert-1"] == pytest.approx(right(six) - right(four), abs=2e-6)
-    (gap,) = [row for row in found if (row["model"], row["x"]) == ("bert-1 of 6 steps", "gap")]
+    (gap,) = [row for row in found if (row["model"], row["measure"]) == ("bert-1 of 6 steps", "gap")]
     scratch = [r.results["test"]["accuracy"] for r in finetunings(study) if r.settings["encoder"] is None]
     assert gap["estimate"] == pytest.approx(rows[1, "accuracy"] - np.mean(scratch), abs=2e-6)
     assert gap["runs"] == [2, 2]

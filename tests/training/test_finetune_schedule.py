@@ -86,6 +86,15 @@ def test_fine_tuning_is_the_plain_loop(tmp_path, monkeypatch, schedule):
     assert results["schedule"] == schedule
 
 
+def test_patience_ends_a_training_that_no_longer_improves(tmp_path):
+    write_csv(tmp_path / "table.csv", labelled_rows(40))
+    words = ("--model", shelf() / "encoder", "--task", tmp_path / "table.csv", "--output-dir", tmp_path / "run")
+    succeed("finetune", *words, "--num-train-epochs", 9, "--patience", 2, "--learning-rate", 1e-12, "--disable-tqdm")
+    results = results_of(tmp_path / "run")
+    # The first epoch is as good as any, and two more are waited for.
+    assert results["steps"] == 3 * results["best_step"]
+
+
 def test_the_papers_options_and_given_ones():
     def settings(**given):
         return FinetuneOptions.read({"output_dir": "out", **given}).settings()

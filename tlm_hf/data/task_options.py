@@ -88,4 +88,7 @@ class TaskArguments(TextFormat):
         default=False, metadata={"help": "Leave out training texts that repeat held-out ones, and count them."}
     )
     task_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
+    train_seed: int | None = field(
+        default=None, metadata={"help": "Seed of the choice of training rows among those not held out (--task-seed)."}
+    )
     data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})

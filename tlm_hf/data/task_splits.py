@@ -19,10 +19,11 @@ def choose_rows(
     seed: int,
     shortfall: str,
     *,
+    train_seed: int | None = None,
     tenth: bool = False,
     every_class: bool = True,
 ) -> dict[str, list[Row]]:
-    """Seeded rows of each split.
+    """Seeded rows of each split; with `train_seed` training rows are another draw from those not held out.
 
     Validation is a tenth of each class, at most 200, where the source has a test split, or with `tenth`; else 15%.
     Without `every_class` a split may lack classes, and the source may have no training split.
@@ -37,6 +38,8 @@ def choose_rows(
         splits = ", ".join(source.rows)
         raise UserError(f"{name!r} has the splits {splits} but no train split: give a source with one.")
     groups = _cut(source, {split: _by_class(source, split, seed) for split in source.rows}, sizes, tenth)
+    if train_seed is not None:
+        groups["train"] = [_shuffled(rows, train_seed) for rows in groups["train"]]
     for split in ORDER:
         asked, available = sizes[split], [len(rows) for rows in groups[split]]
         lacking = sum(asked is not None and have < asked for have in available)
@@ -120,7 +123,11 @@ def _by_class(source: TaskSource, split: str, seed: int) -> Groups:
         grouped[row.label].setdefault(row.key, row)
     groups = [list(rows.values()) for rows in grouped]
     source.dropped["duplicates"] += len(source.rows[split]) - sum(map(len, groups))
-    return [[rows[index] for index in seeded_order([row.key for row in rows], seed)] for rows in groups]
+    return [_shuffled(rows, seed) for rows in groups]
+
+
+def _shuffled(rows: list[Row], seed: int) -> list[Row]:
+    return [rows[index] for index in seeded_order([row.key for row in rows], seed)]
 
 
 def _split(groups: Groups, counts: list[int]) -> tuple[Groups, Groups]:

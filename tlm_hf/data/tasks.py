@@ -68,7 +68,7 @@ KNOWN = {
     "fewrel": KnownTask(None, None, "tokens", (), train_per_label=567, test_per_label=70),
 }
 UNUSED = {
-    "docstrings": {"text_column", "title_column", "task_config", "task_revision", "all_rows"},
+    "docstrings": {"text_column", "title_column", "task_config", "task_revision", "all_rows", "train_seed"},
     "fewrel": {"text_column", "title_column", "task_config", "task_revision"},
     OBJECT: {"task_config", "task_revision"},
 }
@@ -205,6 +205,7 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         sizes,
         arguments.task_seed,
         arguments.shortfall,
+        train_seed=arguments.train_seed,
         tenth=known is not None,
         every_class=every_class,
     )
@@ -219,6 +220,7 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         **source.facts,
         "task": portable_path(arguments.task),
         "seed": arguments.task_seed,
+        **({} if arguments.train_seed is None else {"train_seed": arguments.train_seed}),
         "dropped": dropped,
         "texts_with_two_labels": source.two_labels,
     }

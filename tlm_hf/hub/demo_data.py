@@ -34,26 +34,18 @@ EXAMPLES = {
     "docstrings": [
         "Returns the eigenvalues and right eigenvectors of a square array.",
         "Draw a histogram of the values, with the given number of bins, on these axes.",
-        "Fit the classifier to the training samples and return the estimator itself.",
-        "Download the model from the hub, or take it from the cache.",
     ],
     "ag_news": [
         "The central bank left its interest rate unchanged and said that inflation would fall next year.",
         "The striker scored twice in the last ten minutes and took his team to the final.",
-        "Astronomers have found a planet the size of Earth around a nearby star.",
-        "Voters went to the polls on Sunday after weeks of talks between the two parties had failed.",
     ],
     "dbpedia_14": [
         "The church was built of red brick in 1887 and stands by the market square.",
         "A small freshwater fish that lives in slow rivers and feeds on insects.",
-        "He played as a goalkeeper for two clubs before he became a coach.",
-        "The novel tells of three sisters who inherit a lighthouse.",
     ],
     "fewrel": [
         "The bridge crosses the river some miles below the old town.",
         "Her younger brother became king after the war.",
-        "The opera was composed in Vienna and first played in 1791.",
-        "The company makes engines for small aircraft.",
     ],
 }
 """Sentences of our own: texts of the data sets are not published again."""
@@ -144,12 +136,12 @@ def _describe(task: DemoTask, destination: Path) -> Json:
         "committee": _relative(task.committee, destination),
         "deep": None if task.deep is None else _relative(task.deep, destination),
         "members": [f"member {place}" for place in members],
-        "scores": {name: _scores(logits, labels) for name, logits in models.items()},
+        "scores": {name: calibrated_scores(logits, labels) for name, logits in models.items()},
         "examples": EXAMPLES.get(task.name, []),
     }
 
 
-def _scores(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
+def calibrated_scores(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
     """Scores on test texts with the temperature that validation texts determine, and that temperature."""
     temperature = choose_temperature(logits["validation"], labels["validation"]).value
     scaled = logits["test"] / temperature

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -44,6 +44,14 @@ class Job:
     weight: float = 1.0
 
 
+class Elsewhere(Executor):
+    """Runs jobs on other machines."""
+
+    def slots(self) -> int:
+        """How many jobs run at once, now."""
+        raise NotImplementedError
+
+
 def run_jobs(
     jobs: Sequence[Job],
     workers: int,
@@ -52,6 +60,7 @@ def run_jobs(
     *,
     devices: Sequence[str] = (),
     show: bool = True,
+    elsewhere: "Elsewhere | None" = None,
 ) -> dict[str, Json]:
     """Run jobs, as many at once as there are workers, and show one progress bar with the time left.
 
@@ -62,6 +71,7 @@ def run_jobs(
         wanted: called whenever a job has ended, gives all jobs to do from now on, in order of preference.
         devices: values of CUDA_VISIBLE_DEVICES, which the workers take in turn.
         show: whether to show the bar.
+        elsewhere: what runs the jobs in place of processes of this machine.
 
     Returns:
         Results by job name.
@@ -75,14 +85,15 @@ def run_jobs(
     queue = context.SimpleQueue()
     for number in range(workers if devices else 0):
         queue.put(devices[number % len(devices)])
-    executor = ProcessPoolExecutor(workers, context, _start_worker, (queue if devices else None,))
-    in_children = workers > 1
+    executor = elsewhere or ProcessPoolExecutor(workers, context, _start_worker, (queue if devices else None,))
+    in_children = workers > 1 or elsewhere is not None
     submit = executor.submit if in_children else _submit_here
     waiting, running, results = list(jobs), dict[Future[Json], Job](), dict[str, Json]()
     with _Bar(description, show) as bar, _one_thread_each() if in_children else contextlib.nullcontext(), executor:
         try:
             while waiting or running:
-                ready = [job for job in waiting if results.keys() >= set(job.after)][: workers - len(running)]
+                free = (elsewhere.slots() if elsewhere else workers) - len(running)
+                ready = [job for job in waiting if results.keys() >= set(job.after)][: max(0, free)]
                 if not ready and not running:
                     raise ValueError(f"The job {waiting[0].name!r} waits for jobs that never end: {waiting[0].after}.")
                 waiting = [job for job in waiting if job not in ready]
@@ -97,7 +108,9 @@ def run_jobs(
                         known = results.keys() | {other.name for other in running.values()}
                         waiting = [other for other in wanted() if other.name not in known]
         except KeyboardInterrupt:
-            _ask_to_stop(executor)
+            sys.stderr.write("\nInterrupted: every training saves a checkpoint ...\n")
+            for process in list((getattr(executor, "_processes", None) or {}).values()):
+                process.terminate()  # unlike a second SIGINT it never ends a training at once (`callbacks.Interrupt`)
             raise
         bar.show([], [])
     return results
@@ -204,10 +217,3 @@ class _Bar(tqdm):
         self.set_postfix_str(", ".join(job.name for job in running), refresh=False)
         parts = [job.weight * read_progress(folder_of(job.arguments)) for job in running]
         self.update(self.done + sum(parts) - self.n)
-
-
-def _ask_to_stop(pool: ProcessPoolExecutor) -> None:
-    """Tell every worker to save and stop: `kill` and notebooks interrupt the parent only."""
-    sys.stderr.write("\nInterrupted: every training saves a checkpoint ...\n")
-    for process in list((pool._processes or {}).values()):
-        process.terminate()  # unlike a second SIGINT it never ends a training at once (`training.callbacks.Interrupt`)

@@ -11,7 +11,7 @@ from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from ..training.join_committee import CommitteeArguments, join_committee
 from .execute import is_ready
-from .plan import Planner, StudyRun
+from .plan import Planner
 from .report import ROWS_FILE
 from .study import StudyArguments, check_arguments, read_state
 
@@ -41,10 +41,12 @@ def stage_study_demo(arguments: StudyArguments) -> Json:
             f"{work} has no task with two members whose weights are there: run `tlm study run --size {arguments.size}` "
             "first."
         )
-    first = plan.first_member
-    encoders = {recipe: work / planner.pretraining(recipe, 0).name for recipe in (first, plan.committee.reference)}
+    shallow = plan.shallow
+    encoders = {recipe: work / planner.pretraining(recipe, 0).name for recipe in (shallow, plan.committee.reference)}
     encoders = {recipe: folder for recipe, folder in encoders.items() if is_ready("pretrain", folder)}
-    corpus = load_corpus(plan.corpus, num_texts=plan.pretraining[first]["num_texts"], root=arguments.data_root)["train"]
+    corpus = load_corpus(plan.corpus, num_texts=plan.pretraining[shallow]["num_texts"], root=arguments.data_root)[
+        "train"
+    ]
     rows = arguments.results_folder / ROWS_FILE
     words = f"{plan.corpus}, {len(corpus):,} texts"
     folder = stage_demo(work / "demo", tasks, encoders, words, corpus["text"][:], rows if rows.is_file() else None)
@@ -55,17 +57,19 @@ def _demo_task(arguments: StudyArguments, planner: Planner, task: str) -> DemoTa
     """A committee of the members that have weights, and the deep encoder; None with fewer than two members."""
     plan, work, reference = planner.plan, arguments.work_folder, planner.plan.committee.reference
 
-    def classifiers(runs: list[StudyRun]) -> list[Path]:
-        folders = [work / run.name / "classifier" for run in runs]
-        return [folder for folder in folders if is_ready("pretrain", folder)]  # results and weights
+    def classifiers(recipe: str) -> list[Path]:
+        """Those of the first fine-tuning of each encoder that have results and weights."""
+        points = {(point.model, point.x): planner.runs(point) for point in planner.points(task)}
+        folders = [work / runs[0].name / "classifier" for runs in points[recipe, "pretrained"].values()]
+        return [folder for folder in folders if is_ready("pretrain", folder)]
 
-    members = classifiers(planner.members(plan.first_member, task))[:MOST_MEMBERS]
+    members = classifiers(plan.shallow)[:MOST_MEMBERS]
     if len(members) < 2:
         return None
     output, options = work / f"committee-{task}", plan.tasks[task]
     shutil.rmtree(output, ignore_errors=True)  # of other members
     joined: Json = {"members": [str(member) for member in members], "output_dir": str(output), "disable_tqdm": True}
     join_committee(CommitteeArguments(task=task, data_root=arguments.data_root, **joined, **options))
-    deep = classifiers(planner.tuned(reference, task, planner.pretraining(reference, 0), [0]))
+    deep = classifiers(reference)
     splits = load_task(task, root=arguments.data_root, **options)
     return DemoTask(task, TITLES.get(task, task), output, deep[0] if deep else None, splits)

@@ -6,9 +6,10 @@ so there is also a t-interval over runs (Welch's, where runs of the two sides ar
 both exclude 0. All draws are seeded: the same records give the same numbers.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations, product
 
 import numpy as np
@@ -20,7 +21,6 @@ LEVEL = 0.95
 MOST_COMMITTEES = 300
 """Committees of one size that are evaluated: all of ten members."""
 Committee = tuple[int, ...]
-Interval = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -35,104 +35,106 @@ class Estimate:
     t_high: float | None = None
 
 
-def _interval(*sides: np.ndarray) -> Interval:
-    """t-interval of a mean over runs, or Welch's of the difference of two means; (None, None) below two runs a side."""
-    if min(map(len, sides)) < 2:
-        return None, None
-    variances = [float(np.var(side, ddof=1)) / len(side) for side in sides]
-    value, total = float(sides[0].mean() - sum(side.mean() for side in sides[1:])), sum(variances)
-    if total == 0:
-        return value, value
-    freedom = total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(variances, sides, strict=True))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(total))
-    return value - half, value + half
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the runs of one side have right, float (runs, items).
+
+    With `members` rows are alternatives, such as all pairs of that many members: the value is that of one of them, the
+    bootstrap draws one, and there is no t-interval. Sides on the same items have the same `seed`.
+    """
+
+    right: np.ndarray
+    members: int | None = None
+    seed: int = 0
+
+    @property
+    def runs(self) -> int:
+        """How many independent runs are behind it."""
+        return len(self.right) if self.members is None else self.members
+
+    @cached_property
+    def by_run(self) -> np.ndarray:
+        """Accuracy of each run, float (runs,)."""
+        return self.right.mean(axis=1)
+
+    @cached_property
+    def _means(self) -> np.ndarray:
+        """Bootstrap mean of each run, float (runs, draws)."""
+        items = self.right.shape[1]
+        means: np.ndarray = self.right.astype(float) @ _item_counts(self.seed, items).T / items
+        return means
+
+    def draws(self, generator: np.random.Generator) -> np.ndarray:
+        """Bootstrap means, float (draws,): of as many runs as there are, or of a single alternative."""
+        count = len(self.right)
+        if self.members is not None:
+            drawn: np.ndarray = self._means[generator.integers(count, size=DRAWS), np.arange(DRAWS)]
+            return drawn
+        weights = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
+        return np.asarray((weights * self._means.T).sum(axis=1))
 
 
 @lru_cache(maxsize=4)  # drawing them is most of a report's time
 def _item_counts(seed: int, count: int) -> np.ndarray:
     """How often each item is drawn, float (draws, count): whole numbers, whose sums are exact on every machine."""
     generator = np.random.default_rng(seed)
-    items = np.empty((DRAWS, count))
-    for draw in items:
-        draw[:] = np.bincount(generator.integers(count, size=count), minlength=count)
-    items.setflags(write=False)
-    return items
+    return np.array(
+        [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(DRAWS)], dtype=float
+    )
 
 
-@lru_cache(maxsize=16)  # a report compares the same runs with many others
-def _means(rows: bytes, runs: int, seed: int) -> np.ndarray:
-    """Bootstrap mean of each run, float (runs, draws), of the bytes of a float array (runs, items)."""
-    array = np.frombuffer(rows).reshape(runs, -1)
-    means: np.ndarray = array @ _item_counts(seed, array.shape[1]).T / array.shape[1]
-    return means
+def _t_interval(*sides: np.ndarray) -> tuple[float | None, float | None]:
+    """Of a mean over runs, or Welch's of the difference of two means; (None, None) below two runs a side."""
+    if min(map(len, sides)) < 2:
+        return None, None
+    with warnings.catch_warnings(action="ignore"):  # of runs that are all alike
+        test = stats.ttest_1samp(*sides, 0) if len(sides) == 1 else stats.ttest_ind(*sides, equal_var=False)
+        interval = test.confidence_interval(LEVEL)
+    return float(interval.low), float(interval.high)
 
 
-def _resample(rows: np.ndarray, seed: int, generator: np.random.Generator, single: bool) -> np.ndarray:
-    """Bootstrap means of (runs, items), float (draws,): of as many runs as there are, or of a single one."""
-    means = _means(np.asarray(rows, dtype=float).tobytes(), len(rows), seed)
-    if single:
-        return means[generator.integers(len(rows), size=DRAWS), np.arange(DRAWS)]
-    weights = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=DRAWS) / len(rows)
-    return (weights * means.T).sum(axis=1)
-
-
-def _draws(
-    ours: np.ndarray, theirs: np.ndarray | None, seed: int = 0, single: bool = False, single_theirs: bool = False
-) -> np.ndarray:
-    """The bootstrap's values of a difference, float (draws,)."""
-    generator = np.random.default_rng([seed, 1])
-    values = _resample(ours, seed, generator, single)
-    return values if theirs is None else values - _resample(theirs, seed, generator, single_theirs)
-
-
-def _estimate(value: float, draws: np.ndarray, runs: tuple[int, ...], t_interval: Interval) -> Estimate:
+def _estimate(value: float, draws: np.ndarray, runs: tuple[int, ...], *sides: np.ndarray) -> Estimate:
     low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return Estimate(value, float(low), float(high), runs, *t_interval)
+    return Estimate(value, float(low), float(high), runs, *(_t_interval(*sides) if sides else ()))
 
 
-def estimate(
-    ours: np.ndarray,
-    theirs: np.ndarray | None = None,
-    *,
-    paired: bool = False,
-    single: bool = False,
-    single_theirs: bool = False,
-) -> Estimate:
-    """Mean accuracy of ours, or that less the mean accuracy of theirs on the same test items.
+def _difference(ours: Answers, theirs: Answers) -> np.ndarray:
+    """The bootstrap's values of a difference, float (draws,); equal generators draw equal seeds for every task."""
+    generator = np.random.default_rng([0, 1])
+    return ours.draws(generator) - theirs.draws(generator)
 
-    Args:
-        ours: what the runs have right, float (runs, items).
-        theirs: likewise of the other side.
-        paired: row k of both sides belongs together, for the t-interval.
-        single: rows are alternatives, such as committees of the same members: the value is that of one of them, the
-            bootstrap draws one, and there is no t-interval.
-        single_theirs: the same for the other side.
+
+def accuracy(ours: Answers) -> Estimate:
+    """Mean accuracy."""
+    draws = ours.draws(np.random.default_rng([0, 1]))
+    return _estimate(float(ours.by_run.mean()), draws, (ours.runs,), *([] if ours.members else [ours.by_run]))
+
+
+def difference(ours: Answers, theirs: Answers, *, paired: bool = False) -> Estimate:
+    """Mean accuracy of ours less that of theirs on the same test items.
+
+    With `paired`, row k of both sides belongs together for the t-interval.
 
     Raises:
         ValueError: sides of other test items.
     """
-    if theirs is not None and theirs.shape[1] != ours.shape[1]:
+    if theirs.right.shape[1] != ours.right.shape[1]:
         raise ValueError("Both sides must be on the same test items.")
-    draws, by_run = _draws(ours, theirs, 0, single, single_theirs), ours.mean(axis=1)
-    other = np.zeros(1) if theirs is None else theirs.mean(axis=1)
-    if single or single_theirs:
-        t_interval: Interval = (None, None)
-    elif paired or theirs is None:
-        t_interval = _interval(by_run - other)
-    else:
-        t_interval = _interval(by_run, other)
-    runs = (len(ours),) if theirs is None else (len(ours), len(theirs))
-    return _estimate(float(by_run.mean()) - float(other.mean()), draws, runs, t_interval)
+    sides = [ours.by_run - theirs.by_run] if paired else [ours.by_run, theirs.by_run]
+    if ours.members or theirs.members:
+        sides = []
+    value = float(ours.by_run.mean() - theirs.by_run.mean())
+    return _estimate(value, _difference(ours, theirs), (ours.runs, theirs.runs), *sides)
 
 
-def mean_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Estimate:
-    """Mean over tasks of paired differences (ours, theirs), float (runs, items of the task); all rows count alike."""
-    # Each task has other texts, and so another seed.
-    draws = np.mean([_draws(*pair, seed) for seed, pair in enumerate(pairs)], axis=0)
-    by_run = [ours.mean(axis=1) - theirs.mean(axis=1) for ours, theirs in pairs]
-    value = float(np.mean([values.mean() for values in by_run]))
-    runs = sum(len(values) for values in by_run)
-    return _estimate(value, draws, (runs, runs), _interval(np.concatenate(by_run)))
+def mean_difference(pairs: Sequence[tuple[Answers, Answers]]) -> Estimate:
+    """Mean over tasks of paired differences (ours, theirs), which have the same seeds on every task.
+
+    Encoders of a seed serve all tasks, so the independent values are those of the seeds: each is a mean over tasks.
+    """
+    draws = np.mean([_difference(*pair) for pair in pairs], axis=0)
+    by_seed = np.mean([ours.by_run - theirs.by_run for ours, theirs in pairs], axis=0)
+    return _estimate(float(by_seed.mean()), draws, (len(by_seed),) * 2, by_seed)
 
 
 def slope(points: Sequence[float], accuracies: Sequence[np.ndarray]) -> Estimate:
@@ -143,7 +145,7 @@ def slope(points: Sequence[float], accuracies: Sequence[np.ndarray]) -> Estimate
     """
     centred = np.asarray(points, dtype=float) - np.mean(points)
     weights = centred / (centred**2).sum()
-    return estimate(np.tensordot(weights, np.stack(list(accuracies)), 1))
+    return accuracy(Answers(np.tensordot(weights, np.stack(list(accuracies)), 1)))
 
 
 def subsets(members: int, count: int) -> list[Committee]:
@@ -173,10 +175,3 @@ def committees_right(member_logits: np.ndarray, labels: np.ndarray, committees: 
     probabilities = (exponentials / exponentials.sum(axis=-1, keepdims=True)).transpose(1, 0, 2).copy()
     rows = [probabilities[list(each)].sum(axis=0).argmax(axis=-1) == labels for each in committees]
     return np.asarray(rows, dtype=float)  # a sum decides as a mean does
-
-
-def first_not_worse(lows: Sequence[float], margin: float) -> int | None:
-    """Smallest number from which on all committees have the low end of their difference above `-margin`, or None."""
-    worse = [place for place, low in enumerate(lows) if low <= -margin]
-    smallest = max(worse, default=-1) + 2
-    return smallest if smallest <= len(lows) else None

@@ -26,6 +26,7 @@ from ..errors import UserError
 from ..evaluation.baselines import sentence_baseline, tfidf_baseline
 from ..evaluation.latency import alternating_medians
 from ..evaluation.scoring import pack_logits
+from ..hub.manifest import training_seconds
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..recipes import build_config, find_size
@@ -86,8 +87,6 @@ def execute(arguments: RunArguments) -> Json:
     """
     started = provenance()
     record = Path(arguments.records) / Path(arguments.output_dir).name
-    if arguments.kind not in EXECUTORS:
-        raise UserError(f"{record.name} is a baseline of older records: name linear or minilm in the plan's baselines.")
     found = EXECUTORS[arguments.kind](arguments)
     logits = found.pop("logits", None)
     if read_record(record) is None:
@@ -178,15 +177,7 @@ def _pretrain(arguments: RunArguments) -> Json:
         settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
     options = {**FROM_RANDOM, **FIRST_WINDOWS, **settings}
     found = pretrain(data_root=arguments.data_root, disable_tqdm=True, num_threads=1, **options)
-    return {key: found[key] for key in PRETRAINING_RESULTS} | {"seconds": _seconds(found)}
-
-
-def _seconds(found: Json) -> float:
-    """Seconds of all steps of a training, also of a continued one: its last measured step time, times the steps."""
-    speed = found["speed"]
-    if not speed:  # fewer steps than the clock takes to warm up
-        return float(found["seconds_since_start_or_continuation"])
-    return float(speed["seconds"] / speed["steps"] * found["steps"])
+    return {key: found[key] for key in PRETRAINING_RESULTS} | {"seconds": training_seconds(found)}
 
 
 def _finetune(arguments: RunArguments) -> Json:
@@ -214,7 +205,7 @@ def _finetune(arguments: RunArguments) -> Json:
         logits = {
             key: values.astype(np.uint16) if values.ndim == 1 else pack_logits(values) for key, values in stored.items()
         }
-    return {key: found[key] for key in FINETUNING_RESULTS} | {"seconds": _seconds(found), "logits": logits}
+    return {key: found[key] for key in FINETUNING_RESULTS} | {"seconds": training_seconds(found), "logits": logits}
 
 
 def _baseline(measure: Callable[[datasets.DatasetDict], Json]) -> Callable[[RunArguments], Json]:

@@ -6,9 +6,10 @@ new run, and findings that need the same encoder share it.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from statistics import mean, stdev
 from typing import Any
 
@@ -41,33 +42,28 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Finetunings:
-    """Those of an encoder of a pre-training seed, or of new weights (None), with these seeds on these tasks."""
+class Point:
+    """One value of a finding: by seed an encoder (None: new weights) of a recipe, and its fine-tuning seeds."""
 
+    finding: str
+    task: str
+    model: str
+    x: Any
     recipe: str
-    encoder: StudyRun | None
-    pretraining_seed: int
-    seeds: Sequence[int]
-    tasks: Sequence[str]
+    encoders: dict[int, tuple[StudyRun | None, list[int]]]
+
+    @property
+    def arm(self) -> str:
+        """`pretrained` or `scratch`."""
+        return "scratch" if self.x == "scratch" else "pretrained"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Expansion:
-    """The runs that can be named now, each after those that it needs; the fine-tunings `waiting` for a rate.
+    """The runs that can be named now, in the order in which they are to be done; fine-tunings `waiting` for a rate."""
 
-    Runs of lower rounds come first, so that a study that is stopped early has something of every finding.
-    """
-
-    runs: dict[str, StudyRun] = field(default_factory=dict)
-    rounds: dict[str, int] = field(default_factory=dict)
-    waiting: int = 0
-
-    def add(self, run: StudyRun, at: int) -> None:
-        """Add a run and what it needs; a run that several findings use has the lowest of their rounds."""
-        for need in run.needs:
-            self.add(need, at)
-        self.runs.setdefault(run.name, run)
-        self.rounds[run.name] = min(at, self.rounds.get(run.name, at))
+    runs: dict[str, StudyRun]
+    waiting: int
 
 
 class Planner:
@@ -83,7 +79,7 @@ class Planner:
         size = find_size(self.plan.recipe_size)
         settings = {
             "corpus": self.plan.corpus,
-            "num_texts": self.plan.tokenizer.num_texts,
+            "num_texts": self.plan.tokenizer_texts,
             "vocab_size": size.vocab_size,
             "max_length": size.max_length,
         }
@@ -110,8 +106,16 @@ class Planner:
 
     def baselines(self, task: str) -> list[StudyRun]:
         """The plan's baselines."""
-        settings = {"task": task, "task_options": self.plan.tasks[task]}
-        return [StudyRun(kind, f"{task}-{kind}", settings) for kind in self.plan.baselines]
+        draws = range(self.plan.pretraining_seeds * self.plan.finetuning_seeds if self.plan.redraw else 1)
+        return [
+            StudyRun(kind, f"{task}-{kind}", {"task": task, "task_options": self.task_options(task, draw)})
+            for kind in self.plan.baselines
+            for draw in draws
+        ]
+
+    def task_options(self, task: str, seed: int) -> Json:
+        """Those of the plan; with `redraw` each fine-tuning seed has other training texts."""
+        return {**self.plan.tasks[task], **({"train_seed": seed} if self.plan.redraw else {})}
 
     def pretraining(self, recipe: str, seed: int, subset: str = "", **changes: Any) -> StudyRun:
         """The run that pre-trains an encoder; `subset` is a configuration of the overlap subsets."""
@@ -137,20 +141,22 @@ class Planner:
     def on_subset(self, task: str, kind: str, seed: int) -> StudyRun:
         """The run that pre-trains on a subset; the random one is the same for all tasks (`execute` checks that)."""
         config = f"{next(iter(self.plan.tasks)) if kind == 'random' else task}-{kind}"
-        return self.pretraining(self.plan.overlap.recipe, seed, config, max_steps=self.plan.overlap.max_steps)
+        return self.pretraining(self.plan.shallow, seed, config, max_steps=self.plan.overlap.max_steps)
 
     def finetuning(self, recipe: str, task: str, encoder: StudyRun | None, seed: int, candidate: Candidate) -> StudyRun:
         """The run that fine-tunes an encoder (None: new weights) with the settings of a candidate."""
-        epochs = self.plan.finetuning[recipe].num_train_epochs
+        tuning = self.plan.finetuning[recipe]
+        epochs = tuning.num_train_epochs
         settings = {
             "recipe": recipe,
             "size": self.plan.recipe_size,
             "task": task,
-            "task_options": self.plan.tasks[task],
+            "task_options": self.task_options(task, seed),
             "tokenizer": self.tokenizer.name,
             "encoder": None if encoder is None else encoder.name,
             "seed": seed,
             "num_train_epochs": epochs if epochs % 1 else int(epochs),  # 8 and 8.0 are one run
+            **({} if tuning.patience is None else {"patience": tuning.patience}),
             **candidate.model_dump(exclude_none=True),
         }
         arm = "scratch" if encoder is None else "pretrained"
@@ -163,42 +169,22 @@ class Planner:
         While the best rate is at the edge of those tried, one beyond it is added, at most `rates.follow` in all.
         """
         encoder = self.pretraining(recipe, 0) if arm == "pretrained" else None
-        options, runs = list(self.plan.finetuning[recipe].candidates(arm)), {}
+        options, runs = list(getattr(self.plan.finetuning[recipe], arm)), {}
         most = len(options) + (self.plan.rates.follow if len(options) > 1 else 0)
         for option in options:
             runs[option] = [
                 self.finetuning(recipe, task, encoder, seed, option) for seed in range(self.plan.rates.seeds)
             ]
             if len(runs) == len(options) < most:
-                options += self._beyond_edge(runs)
+                options += _beyond_edge(self.means(runs))
         return runs
 
-    def accuracy(self, runs: Sequence[StudyRun]) -> float | None:
-        """Mean validation accuracy of fine-tunings; None until all are done."""
-        accuracies = [self.validation.get(run.name) for run in runs]
-        done = [accuracy for accuracy in accuracies if accuracy is not None]
-        return mean(done) if len(done) == len(runs) else None
-
-    def _means(self, runs: Mapping[Candidate, list[StudyRun]]) -> dict[Candidate, float]:
-        """Mean validation accuracy of each candidate; empty until all are done."""
-        means = {option: self.accuracy(tries) for option, tries in runs.items()}
-        done = {option: value for option, value in means.items() if value is not None}
-        return done if len(done) == len(runs) else {}
-
-    def _beyond_edge(self, runs: Mapping[Candidate, list[StudyRun]]) -> list[Candidate]:
-        """The candidate beyond the best one, where that has the lowest or highest rate of its kind."""
-        means = self._means(runs)
-        if not means:
-            return []
-        best = max(means, key=means.__getitem__)
-        rates = [option.learning_rate for option in runs if option.initializer_range == best.initializer_range]
-        if best.learning_rate == max(rates):
-            beyond = best.learning_rate * EDGE_FACTOR
-        elif best.learning_rate == min(rates):
-            beyond = best.learning_rate / EDGE_FACTOR
-        else:
-            return []
-        return [best.model_copy(update={"learning_rate": float(f"{beyond:.2g}")})]
+    def means(self, runs: Mapping[Candidate, list[StudyRun]]) -> dict[Candidate, float]:
+        """Mean validation accuracy of each candidate; empty until all have run."""
+        names = [run.name for tries in runs.values() for run in tries]
+        if any(name not in self.validation for name in names):
+            return {}
+        return {option: mean(self.validation[run.name] for run in tries) for option, tries in runs.items()}
 
     def chosen(self, recipe: str, task: str, arm: str) -> Candidate | None:
         """The lowest rate with a mean validation accuracy within a standard error of the best; None until all ran.
@@ -208,7 +194,7 @@ class Planner:
         runs = self.candidates(recipe, task, arm)
         if len(runs) == 1:
             return next(iter(runs))
-        means = self._means(runs)
+        means = self.means(runs)
         if not means:
             return None
         best = max(means, key=means.__getitem__)
@@ -219,87 +205,93 @@ class Planner:
         near = [option for option, value in means.items() if value >= within]
         return min(near, key=lambda option: (option.learning_rate, -means[option]))
 
-    def tuned(self, recipe: str, task: str, encoder: StudyRun | None, seeds: Sequence[int]) -> list[StudyRun]:
-        """Fine-tunings of an encoder (None: new weights) with the chosen candidate; none until it is chosen."""
-        candidate = self.chosen(recipe, task, "scratch" if encoder is None else "pretrained")
-        return [] if candidate is None else [self.finetuning(recipe, task, encoder, s, candidate) for s in seeds]
-
-    def seeds(self, count: int, each: int = 1) -> dict[int, list[int]]:
-        """Fine-tuning seeds by pre-training seed; p has p n, p n + 1, ..., so that no two encoders share one."""
-        step = self.plan.gap.finetuning_seeds
-        return {seed: [seed * step + place for place in range(each)] for seed in range(count)}
-
-    @property
-    def gap_seeds(self) -> dict[int, list[int]]:
-        """Seeds of finding a."""
-        return self.seeds(self.plan.gap.pretraining_seeds, self.plan.gap.finetuning_seeds)
-
-    def members(self, recipe: str, task: str) -> list[StudyRun]:
-        """The members' fine-tunings, whose first encoders are those of finding a; none until their rate is chosen."""
-        seeds = self.seeds(self.plan.committee.members[recipe])
-        return [run for s in seeds for run in self.tuned(recipe, task, self.pretraining(recipe, s), seeds[s])]
+    def runs(self, point: Point) -> dict[int, list[StudyRun]]:
+        """By seed the fine-tunings of a point with the chosen candidate; empty until it is chosen."""
+        candidate = self.chosen(point.recipe, point.task, point.arm)
+        if candidate is None:
+            return {}
+        return {
+            key: [self.finetuning(point.recipe, point.task, encoder, seed, candidate) for seed in seeds]
+            for key, (encoder, seeds) in point.encoders.items()
+        }
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
-        """All encoders of a recipe or `longer_name` on the whole corpus by seed, each with its fine-tuning seeds."""
-        longer = self.plan.committee.longer
-        if longer is not None and model == self.plan.longer_name:
-            first, seeds = self.plan.first_member, self.seeds(longer.members)
-            return {s: (self.pretraining(first, s, max_steps=longer.max_steps), seeds[s]) for s in seeds}
-        seeds = self.seeds(self.plan.committee.members.get(model, 0))
-        if model in (*self.plan.gap.recipes, self.plan.committee.reference):
-            seeds |= self.gap_seeds
-        return {seed: (self.pretraining(model, seed), seeds[seed]) for seed in sorted(seeds)}
+        """All encoders of a recipe or `longer_name` on the whole corpus by seed p, each with its fine-tuning seeds.
 
-    def corpus_steps(self) -> Iterator[tuple[int, str, int]]:
-        """(texts, what is equal, steps) of each point of finding b."""
-        steps, sizes = self.plan.corpus_size.max_steps, self.plan.corpus_size.num_texts
-        for texts in sizes:
-            yield texts, "steps", steps
-            yield texts, "epochs", round(steps * texts / sizes[-1])
+        They are p n, p n + 1, ..., so that no two encoders share one; encoders of committees alone have one.
+        """
+        plan, longer = self.plan, self.plan.committee.longer
+        members, several = plan.committee.members.get(model, 0), 0
+        changes: Json = {}
+        if longer is not None and model == plan.longer_name:
+            model, members, changes = plan.shallow, longer.members, {"max_steps": longer.max_steps}
+        elif model in plan.gap_models:
+            several = plan.pretraining_seeds
+        found = {}
+        for seed in range(max(members, several)):
+            first = seed * plan.finetuning_seeds
+            tuned = [first + place for place in range(plan.finetuning_seeds if seed < several else 1)]
+            found[seed] = self.pretraining(model, seed, **changes), tuned
+        return found
 
-    def _finetunings(self) -> Iterator[Finetunings]:
-        """Every encoder and its fine-tunings, by finding."""
-        plan, tasks = self.plan, list(self.plan.tasks)
-        for recipe in plan.gap.recipes:
-            for seed, tuned in self.gap_seeds.items():
-                yield Finetunings(recipe, None, seed, tuned, tasks)
-        models = [*plan.gap.recipes, *plan.committee.members, plan.committee.reference]
-        for model in dict.fromkeys([*models, *([plan.longer_name] if plan.longer_name else [])]):
-            recipe = plan.first_member if model == plan.longer_name else model
-            for seed, (encoder, tuned) in self.encoders(model).items():
-                yield Finetunings(recipe, encoder, seed, tuned, tasks)
-        recipe = plan.corpus_size.recipe
-        for seed, tuned in self.seeds(plan.corpus_size.pretraining_seeds).items():
-            yield Finetunings(recipe, None, seed, tuned, tasks)
-            for texts, _, steps in self.corpus_steps():
-                encoder = self.pretraining(recipe, seed, num_texts=texts, max_steps=steps)
-                yield Finetunings(recipe, encoder, seed, tuned, tasks)
-        recipe = plan.overlap.recipe
-        for seed, tuned in self.seeds(plan.overlap.pretraining_seeds).items():
-            yield Finetunings(recipe, None, seed, tuned, tasks)
-            for task in tasks:
-                for kind in KINDS:
-                    yield Finetunings(recipe, self.on_subset(task, kind, seed), seed, tuned, [task])
+    def points(self, task: str) -> Iterator[Point]:
+        """The points of all findings on a task."""
+        plan, shallow = self.plan, self.plan.shallow
+        scratch = range(plan.pretraining_seeds * plan.finetuning_seeds)
+        for model in plan.gap_models:
+            recipe = shallow if model == plan.longer_name else model
+            yield Point(GAP, task, model, "scratch", recipe, {seed: (None, [seed]) for seed in scratch})
+            yield Point(GAP, task, model, "pretrained", recipe, self.encoders(model))
+        for recipe in plan.committee.members:
+            if recipe not in plan.gap_models:
+                yield Point(COMMITTEE, task, recipe, "members", recipe, self.encoders(recipe))
+        seeds = {p: [p * plan.finetuning_seeds] for p in range(plan.pretraining_seeds)}
+        sizes, steps = plan.corpus_size.num_texts, plan.corpus_size.max_steps
+        for equal in ("steps", "epochs"):
+            for texts in sizes:
+                options = {"num_texts": texts, "max_steps": steps}
+                if equal == "epochs":
+                    options["max_steps"] = round(steps * texts / sizes[-1])
+                encoders = {p: (self.pretraining(shallow, p, **options), seeds[p]) for p in seeds}
+                yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
+        for kind in KINDS:
+            encoders = {p: (self.on_subset(task, kind, p), seeds[p]) for p in seeds}
+            yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
 
     def expand(self) -> Expansion:
-        """All runs that can be named: fine-tunings whose rates are not chosen yet are only counted."""
-        expansion = Expansion()
-        expansion.add(self.tokenizer, 0)
-        for task in self.plan.tasks:
-            for run in self.baselines(task):
-                expansion.add(run, 0)
-        for each in self._finetunings():
-            if each.encoder is not None:
-                expansion.add(each.encoder, each.pretraining_seed)
-            for task in each.tasks:
-                candidates = self.candidates(each.recipe, task, "scratch" if each.encoder is None else "pretrained")
-                if len(candidates) > 1:  # first of all: further runs wait for the choice
-                    for run in [run for tries in candidates.values() for run in tries]:
-                        expansion.add(run, 0)
-                runs = self.tuned(each.recipe, task, each.encoder, each.seeds)
-                if not runs:
-                    expansion.waiting += len(each.seeds)
-                for place, run in enumerate(runs):
-                    expansion.add(run, each.pretraining_seed + place)
-        expansion.add(self.latency, LAST)
-        return expansion
+        """All runs that can be named: fine-tunings whose rates are not chosen yet are only counted.
+
+        Those of low seeds come first, so that a study that is stopped early has something of every finding.
+        """
+        planned, waiting = [(0, run) for task in self.plan.tasks for run in self.baselines(task)], 0
+        for point in [point for task in self.plan.tasks for point in self.points(task)]:
+            candidates = self.candidates(point.recipe, point.task, point.arm)
+            if len(candidates) > 1:  # first of all: further runs wait for the choice
+                planned += [(0, run) for tries in candidates.values() for run in tries]
+            runs = self.runs(point)
+            for seed, (encoder, seeds) in point.encoders.items():
+                planned += [] if encoder is None else [(seed, encoder)]
+                planned += [(seed + place, run) for place, run in enumerate(runs.get(seed, []))]
+                waiting += 0 if runs else len(seeds)
+        planned.append((LAST, self.latency))
+        ordered = [run for _, each in sorted(planned, key=itemgetter(0)) for run in _with_needs(each)]
+        return Expansion({run.name: run for run in ordered}, waiting)
+
+
+def _with_needs(run: StudyRun) -> Iterator[StudyRun]:
+    """What must be done before a run, and the run."""
+    for need in run.needs:
+        yield from _with_needs(need)
+    yield run
+
+
+def _beyond_edge(means: Mapping[Candidate, float]) -> list[Candidate]:
+    """The candidate beyond the best one, where that has the lowest or highest rate of its kind."""
+    if not means:
+        return []
+    best = max(means, key=means.__getitem__)
+    rates = [option.learning_rate for option in means if option.initializer_range == best.initializer_range]
+    if best.learning_rate not in (min(rates), max(rates)):
+        return []
+    factor = EDGE_FACTOR if best.learning_rate == max(rates) else 1 / EDGE_FACTOR
+    return [best.model_copy(update={"learning_rate": float(f"{best.learning_rate * factor:.2g}")})]

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..data.task_options import TaskArguments
 from ..data.tasks import load_task
 from ..errors import UserError
 from ..recipes import find_architecture, find_size
@@ -17,23 +18,14 @@ from ..training.pretrain import load_pretraining_corpus
 from ..training.pretrain_options import GROUPS, CorpusOptions
 
 PLAN_FILE = Path(__file__).with_name("plan.yaml")
-ARMS = ("pretrained", "scratch")
-BASELINE_NAMES = {
-    "linear": "TF-IDF + linear model",
-    "minilm": "frozen MiniLM-L6 + linear model",
-    "tfidf": "TF-IDF + logistic regression",
-    "sentence": "frozen MiniLM-L6 + logistic regression",
-}
-TASK_OPTIONS = {
-    "train_per_label", "validation_per_label", "test_per_label", "text_column", "label_column", "title_column",
-    "entity_markers", "all_rows", "shortfall",
-}  # fmt: skip
-"""Options of a task that loading it and fine-tuning on it both take."""
+ARM_NAMES = {"pretrained": "pre-trained", "scratch": "from scratch"}
+BASELINE_NAMES = {"linear": "TF-IDF + linear model", "minilm": "frozen MiniLM-L6 + linear model"}
+"""By kind of run the name in tables."""
 SET_BY_STUDY = {
     "corpus", "corpus_config", "data_root", "disable_tqdm", "num_members", "num_threads", "output_dir", "recipe",
-    "seed", "size", "tokenizer", "workers",
+    "seed", "size", "task", "tokenizer", "workers",
 }  # fmt: skip
-"""Options of a pre-training that a plan cannot name."""
+"""Options of a run that a plan cannot name."""
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -44,12 +36,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class TokenizerPlan(Section):
-    """The WordPiece of all encoders."""
-
-    num_texts: Count
-
-
 class Candidate(Section):
     """Settings of a fine-tuning among which validation chooses."""
 
@@ -57,19 +43,13 @@ class Candidate(Section):
     initializer_range: Positive | None = None
 
 
-Candidates = Annotated[list[Candidate], Field(min_length=1)]
-
-
 class FinetuningPlan(Section):
-    """Fine-tuning of a recipe: epochs, and the candidates of each arm."""
+    """Fine-tuning of a recipe: epochs, `patience` of `tlm finetune`, and the candidates of each arm."""
 
     num_train_epochs: Positive
-    pretrained: Candidates
-    scratch: Candidates
-
-    def candidates(self, arm: str) -> list[Candidate]:
-        """The candidates of one arm."""
-        return self.pretrained if arm == "pretrained" else self.scratch
+    patience: Count | None = None
+    pretrained: list[Candidate] = Field(min_length=1)
+    scratch: list[Candidate] = Field(min_length=1)
 
 
 class RatesPlan(Section):
@@ -79,31 +59,19 @@ class RatesPlan(Section):
     follow: int = Field(default=2, ge=0)
 
 
-class GapPlan(Section):
-    """Finding a."""
-
-    recipes: list[str] = Field(min_length=1)
-    pretraining_seeds: Count
-    finetuning_seeds: Count
-
-
 class CorpusSizePlan(Section):
     """Finding b."""
 
-    recipe: str
     num_texts: list[Count] = Field(min_length=1)
     max_steps: Count
-    pretraining_seeds: Count
 
 
 class OverlapPlan(Section):
     """Finding c."""
 
-    recipe: str
     num_texts: Count
     corpus_texts: Count
     max_steps: Count
-    pretraining_seeds: Count
 
 
 class LongerPlan(Section):
@@ -128,33 +96,34 @@ class SizePlan(Section):
 
     recipe_size: str
     corpus: str
-    tokenizer: TokenizerPlan
-    pretraining: dict[str, dict[str, Any]]
-    tasks: dict[str, dict[str, Any]] = Field(min_length=1)
+    tokenizer_texts: Count
+    pretraining_seeds: Count
+    finetuning_seeds: Count
+    pretraining: dict[str, Json]
+    tasks: dict[str, Json] = Field(min_length=1)
     finetuning: dict[str, FinetuningPlan]
-    gap: GapPlan
+    rates: RatesPlan = RatesPlan()
+    redraw: bool = False
     corpus_size: CorpusSizePlan
     overlap: OverlapPlan
     committee: CommitteePlan
-    baselines: list[Literal["linear", "minilm", "tfidf", "sentence"]] = ["linear"]
-    rates: RatesPlan = RatesPlan()
+    baselines: list[Literal["linear", "minilm"]] = ["linear"]
 
     @property
-    def first_member(self) -> str:
-        """Recipe of the plain committees."""
+    def shallow(self) -> str:
+        """Recipe of the plain committees, on which findings a to c are measured."""
         return next(iter(self.committee.members))
 
     @property
     def longer_name(self) -> str:
         """`bert-1 of 24,000 steps`; empty where the plan has none."""
         longer = self.committee.longer
-        return "" if longer is None else f"{self.first_member} of {longer.max_steps:,} steps"
+        return "" if longer is None else f"{self.shallow} of {longer.max_steps:,} steps"
 
     @property
     def gap_models(self) -> list[str]:
-        """Models of finding a: the recipes, and the first member with more steps where it is one of them."""
-        with_longer = self.longer_name and self.first_member in self.gap.recipes
-        return [*self.gap.recipes, *([self.longer_name] if with_longer else [])]
+        """Models of finding a: shallow, deep, and shallow with more steps."""
+        return list(filter(None, dict.fromkeys([self.shallow, self.committee.reference, self.longer_name])))
 
 
 def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
@@ -188,20 +157,19 @@ def _check(plan: SizePlan, where: str) -> None:
     """Refuse a plan whose runs could not be named or would fail."""
     find_size(plan.recipe_size)
     for task, options in plan.tasks.items():
-        _check_names(options, TASK_OPTIONS, f"{where}.tasks.{task}")
+        _check_names(options, [option.name for option in fields(TaskArguments)], f"{where}.tasks.{task}")
     for recipe, options in plan.pretraining.items():
         find_architecture(recipe)
         place = f"{where}.pretraining.{recipe}"
-        _check_names(options, option_fields(GROUPS).keys() - SET_BY_STUDY, place)
+        _check_names(options, option_fields(GROUPS), place)
         for name in ("num_texts", "max_steps"):
             if not isinstance(options.get(name), int) or options[name] < 1:
                 raise UserError(f"{place}.{name} is {options.get(name)!r}: write a whole number from 1.")
-    used = [*plan.gap.recipes, plan.corpus_size.recipe, plan.overlap.recipe, plan.committee.reference]
-    for recipe in (*used, *plan.committee.members):
+    for recipe in (*plan.committee.members, plan.committee.reference):
         for section in ("pretraining", "finetuning"):
             if recipe not in getattr(plan, section):
                 raise UserError(f"{where}.{section} has no entry for {recipe!r}, which the plan uses: add one.")
-    longer, steps = plan.committee.longer, plan.pretraining[plan.first_member]["max_steps"]
+    longer, steps = plan.committee.longer, plan.pretraining[plan.shallow]["max_steps"]
     if longer is not None and longer.max_steps <= steps:
         raise UserError(f"{where}.committee.longer.max_steps is {longer.max_steps}: give more than {steps}.")
     sizes = plan.corpus_size.num_texts
@@ -215,9 +183,10 @@ def _check(plan: SizePlan, where: str) -> None:
 
 
 def _check_names(options: Json, known: Iterable[str], where: str) -> None:
+    names = set(known) - SET_BY_STUDY
     for name in options:
-        if name not in known:
-            raise UserError(f"{where} has an unknown field {name!r}: choose among {', '.join(sorted(known))}.")
+        if name not in names:
+            raise UserError(f"{where} has an unknown field {name!r}: choose among {', '.join(sorted(names))}.")
 
 
 def check_data(settings: Sequence[Json], root: str | None) -> None:

@@ -8,20 +8,16 @@ from typing import Any
 import pandas as pd
 
 from ..runs.figure import drawing
-from .findings import MIXED, committee_of
+from .findings import SMALLEST
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
-from .plan_file import BASELINE_NAMES, SizePlan
+from .plan_file import ARM_NAMES, BASELINE_NAMES, SizePlan
 
-BLUE, RED, GREY, GREEN, DARK, BLACK = "#2f6db5", "#b5532f", "#8a949e", "#3d8b5a", "#1c2f4a", "#333333"
+BLUE, RED, GREY, BLACK = "#2f6db5", "#b5532f", "#8a949e", "#333333"
 COLOURS = {
     "pre-trained": BLUE, "equal steps": BLUE, "high overlap": BLUE, "from scratch": GREY, "random overlap": GREY,
-    "equal epochs": RED, "low overlap": RED,
+    "equal epochs": RED, "low overlap": RED, **dict(zip(BASELINE_NAMES.values(), ("#b8860b", "#7d5ba6"), strict=True)),
 }  # fmt: skip
-COLOURS |= dict(zip(BASELINE_NAMES.values(), 2 * ("#b8860b", "#7d5ba6"), strict=True))
-ARM_NAMES = {"scratch": "from scratch", "pretrained": "pre-trained"}
 ACCURACY, GAPS = "test accuracy (%), 95% intervals", "gap (points), 95% intervals"
-MARKS = ("s", "x", "P", "v", "*", "p")
-"""Of committees of several recipes, and of single members of further recipes."""
 
 
 @dataclass(frozen=True)
@@ -34,37 +30,23 @@ class Panel:
     plan: SizePlan
     times: dict[tuple[str, int], float]
 
-    def select(self, **values: Any) -> pd.DataFrame:
-        """The rows with these values."""
-        rows = self.rows
-        for column, value in values.items():
-            rows = rows[rows[column] == value]
-        return rows
-
     def draw(self, rows: pd.DataFrame, x: Iterable[float], labels: Iterable[str], mark: str = "o-") -> None:
         """Points with their intervals, a line for each label."""
-        plan, marks = self.plan, iter(MARKS)
-        own = {
-            committee_of(plan.first_member): BLUE,
-            committee_of(plan.longer_name): DARK,
-            plan.committee.reference: RED,
-        }
         for label, part in rows.assign(place=list(x), label=list(labels)).groupby("label", sort=False):
             values = 100 * part["estimate"]
             errors = [(values - 100 * part["low"]).clip(lower=0), (100 * part["high"] - values).clip(lower=0)]
-            colour = (COLOURS | own).get(str(label))
-            style = {"fmt": mark, "color": colour} if colour else {"fmt": next(marks), "color": GREEN}
-            self.axes.errorbar(part["place"], values, errors, capsize=3, label=label, **style)
+            colour = COLOURS.get(str(label))
+            self.axes.errorbar(part["place"], values, errors, capsize=3, label=label, fmt=mark, color=colour)
 
-    def draw_baselines(self, remark: str = "") -> None:
-        """Dashed lines; the remark follows their names."""
+    def draw_baselines(self) -> None:
+        """Dashed lines."""
         for row in self.baselines.itertuples():
             style = {"color": COLOURS[row.model], "linestyle": "--", "linewidth": 1}
-            self.axes.axhline(100 * row.estimate, label=row.model + remark, **style)
+            self.axes.axhline(100 * row.estimate, label=row.model, **style)
 
     def write(self, rows: pd.DataFrame, names: Iterable[str]) -> None:
         """Differences with their intervals as text in a corner: bars cannot show what is paired."""
-        lines = [f"{name}: {points}" for name, points in zip(names, rows["points"], strict=True)]
+        lines = [f"{name}: {points}" for name, points in zip(names, rows["text"], strict=True)]
         self.axes.annotate("\n".join(lines), (0.03, 0.98), xycoords="axes fraction", va="top", fontsize=8)
         low, high = self.axes.get_ylim()
         self.axes.set_ylim(low, high + 0.12 * len(lines) * (high - low))
@@ -100,28 +82,30 @@ def draw_plots(frame: pd.DataFrame, times: pd.DataFrame, plan: SizePlan, folder:
 
 def _gap(panel: Panel) -> None:
     models = panel.plan.gap_models
-    rows = panel.select(measure="accuracy")
-    x = [models.index(row.model) + (0.12 if row.x == "pretrained" else -0.12) for row in rows.itertuples()]
-    panel.draw(rows, x, rows["x"].map(ARM_NAMES), "o")
+    rows = panel.rows[panel.rows["measure"].isin(ARM_NAMES.values())]
+    shifts = rows["measure"].map({"pre-trained": 0.12, "from scratch": -0.12})
+    panel.draw(rows, rows["model"].map(models.index) + shifts, rows["measure"], "o")
     panel.draw_baselines()
     panel.axes.set_xlim(-0.6, len(models) - 0.4)
     panel.axes.set_xticks(range(len(models)), [model.replace(" of ", " of\n") for model in models])
 
 
 def _corpus_size(panel: Panel) -> None:
-    gaps, rises = panel.select(measure="gap"), panel.select(measure="gap per doubling")
-    labels = gaps["model"].str.split(", ").str[-1]
+    kinds = panel.rows["model"].str.split(", ").str[-1]
+    is_gap = panel.rows["measure"] == "gap"
+    gaps, rises = panel.rows[is_gap], panel.rows[~is_gap]
     # The two are shifted apart, or one interval hides the other.
-    panel.draw(gaps, gaps["x"] * labels.map({"equal steps": 0.98, "equal epochs": 1.02}), labels)
+    panel.draw(gaps, gaps["x"] * kinds[is_gap].map({"equal steps": 0.98, "equal epochs": 1.02}), kinds[is_gap])
     panel.axes.axhline(0, color=BLACK, linewidth=0.6)
     panel.axes.set_xscale("log", base=2)
     sizes = panel.plan.corpus_size.num_texts
     panel.axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
-    panel.write(rises, rises["model"].str.split(", ").str[-1] + ", a doubling")
+    panel.write(rises, kinds[~is_gap] + ", a doubling")
 
 
 def _overlap(panel: Panel) -> None:
-    gaps, differences = panel.select(measure="gap"), panel.select(measure="difference")
+    is_gap = panel.rows["measure"] == "gap"
+    gaps, differences = panel.rows[is_gap], panel.rows[~is_gap]
     panel.draw(gaps, gaps["x"], gaps["model"].str.split(", ").str[-1], "o")
     panel.axes.axhline(0, color=BLACK, linewidth=0.6)
     panel.write(differences, differences["x"])
@@ -129,36 +113,29 @@ def _overlap(panel: Panel) -> None:
 
 def _committee(panel: Panel) -> None:
     axes, reference = panel.axes, panel.plan.committee.reference
-    accuracies = panel.select(measure="accuracy")
-    is_single = accuracies["model"].isin([reference, *panel.plan.committee.members])
-    rows = accuracies[~is_single]
-    panel.draw(rows, rows["x"], rows["model"].map(_short))
-    for row in panel.select(measure="accuracy", model=reference).itertuples():
+    rows = panel.rows[panel.rows["measure"] == "accuracy"]
+    shown = rows[~rows["model"].isin([reference, *panel.plan.committee.members])]
+    panel.draw(shown, shown["x"], shown["model"].str.split(":").str[0])
+    for row in rows[rows["model"] == reference].itertuples():
         axes.axhline(100 * row.estimate, color=RED, label=f"{reference}, pre-trained")
         axes.axhspan(100 * row.low, 100 * row.high, color=RED, alpha=0.1, linewidth=0)
-    for x in panel.select(measure="smallest that is not worse")["x"]:
+    for x in panel.rows.loc[panel.rows["measure"] == SMALLEST, "x"]:
         axes.axvline(x, color=BLACK, linestyle=":", label=f"from here on not worse than {reference} (paired)")
     panel.draw_baselines()
-    axes.set_xticks(range(1, max(rows["x"], default=1) + 1))
+    axes.set_xticks(panel.plan.committee.counts)
 
 
 def _latency(panel: Panel) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-    axes, accuracies = panel.axes, panel.select(measure="accuracy")
-    keys = list(zip(accuracies["timed_as"], accuracies["x"], strict=True))
-    rows = accuracies[[key in panel.times for key in keys]]
-    panel.draw(rows, [panel.times[key] for key in keys if key in panel.times], rows["model"].map(_short))
-    panel.draw_baselines(", not timed")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _short(model: str) -> str:
-    """The model's name in a legend."""
-    return "mixed: one of each recipe" if model.startswith(MIXED) else model
+    rows = panel.rows[panel.rows["measure"] == "accuracy"]
+    milliseconds = pd.Series(
+        [panel.times.get(key) for key in zip(rows["timed_as"], rows["x"], strict=True)], rows.index
+    )
+    timed = milliseconds.notna()
+    panel.draw(rows[timed], milliseconds[timed], rows.loc[timed, "model"].str.split(":").str[0])
+    panel.draw_baselines()
+    panel.axes.set_xscale("log")
+    panel.axes.xaxis.set_major_formatter("{x:g}")
+    panel.axes.xaxis.set_minor_formatter("")
 
 
 PLOTS: dict[str, tuple[str, str, str, Callable[[Panel], None]]] = {

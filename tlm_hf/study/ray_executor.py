@@ -4,97 +4,79 @@ Records and work folders must be on a path that all nodes share: a run that move
 Inside a run Accelerate does the parallel work; between runs Ray only schedules.
 """
 
-import logging
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from ..errors import UserError
-from ..runs.worker_pool import Job, work
+from ..runs.worker_pool import Elsewhere
 
-logger = logging.getLogger(__name__)
 RETRIES = 3
-POLL_SECONDS = 1.0
 
 
-def run_on_ray(next_jobs: Callable[[], Sequence[Job]], address: str | None = None, gpus: float = 0.0) -> None:
-    """Do jobs on a cluster until there are none.
+class RayExecutor(Elsewhere):
+    """A cluster, for `run_jobs`.
 
     Args:
-        next_jobs: the jobs to be done from now on, in order of preference; asked again when one has ended.
         address: the cluster's; None for the variable RAY_ADDRESS, or a cluster of this machine alone.
         gpus: GPUs that each job takes beside one CPU.
 
     Raises:
-        UserError: no cluster at the address, or what a job raises, after the others in flight have ended.
-        KeyboardInterrupt: interrupted; the jobs are cancelled and continue from their last checkpoints.
+        UserError: no cluster at the address, or one with fewer GPUs.
     """
-    import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"No Ray cluster answers ({error}): set RAY_ADDRESS to a running one.") from error
-    resources = ray.cluster_resources()
-    if resources.get("GPU", 0) < gpus:
-        raise UserError(f"--gpus-per-run is {gpus:g} but the cluster has {resources.get('GPU', 0):g} GPUs: give less.")
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="SPREAD")(_work)
-    flying: dict[Any, Job] = {}
-    finished: set[str] = set()
-    waiting = list(next_jobs())
-    try:
-        with tqdm(desc="Study on Ray", unit="run", file=sys.stderr) as bar:
-            while waiting or flying:
-                started = {job.name for job in flying.values()}
-                ready = [job for job in waiting if job.name not in started and finished.issuperset(job.after)]
-                # Jobs queued in the cluster would also start after --stop-after: send no more than it runs at once.
-                for job in ready[: max(0, _slots(ray, gpus) - len(flying))]:
-                    flying[remote.remote(job.function, job.arguments)] = job
-                bar.total = len(finished | {job.name for job in (*waiting, *flying.values())})
-                done, _ = ray.wait(list(flying), num_returns=1, timeout=POLL_SECONDS)
-                for reference in done:
-                    job = flying.pop(reference)
-                    _raise_failure(ray, reference, job, flying)
-                    finished.add(job.name)
-                    bar.update(1)
-                if done:
-                    waiting = [job for job in next_jobs() if job.name not in finished]
-    finally:
-        for reference in flying:
-            ray.cancel(reference, force=True)
-        ray.shutdown()
+    def __init__(self, address: str | None = None, gpus: float = 0.0) -> None:
+        import ray
+
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"No Ray cluster answers ({error}): set RAY_ADDRESS to a running one.") from error
+        self._ray, self._gpus, self._references = ray, gpus, list[Any]()
+        total = ray.cluster_resources().get("GPU", 0)
+        if total < gpus:
+            raise UserError(f"--gpus-per-run is {gpus:g} but the cluster has {total:g} GPUs: give less.")
+        options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
+        self._remote = ray.remote(**options)(_call)
+
+    def slots(self) -> int:
+        """How many jobs the cluster runs at once."""
+        resources = self._ray.cluster_resources()
+        cpus = int(resources.get("CPU", 1))
+        return max(1, min(cpus, int(resources.get("GPU", 0) / self._gpus)) if self._gpus else cpus)
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:
+        """Send a job; what it raises comes back as it was raised."""
+        reference, outcome = self._remote.remote(function, *arguments), Future[Any]()
+        self._references.append(reference)
+
+        def pass_on(done: Future[Any]) -> None:
+            error = done.exception()
+            if error is None:
+                outcome.set_result(done.result())
+            elif isinstance(error, self._ray.exceptions.RayTaskError):
+                outcome.set_exception(error.cause)
+            else:
+                words = (
+                    f"ended {RETRIES + 1} times with its node ({type(error).__name__}): start the same command again"
+                )
+                outcome.set_exception(UserError(f"it {words}, it continues."))
+
+        reference.future().add_done_callback(pass_on)
+        return outcome
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Wait for the jobs in flight; cancel them when interrupted: they continue from their last checkpoints."""
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            for reference in self._references:
+                self._ray.cancel(reference, force=True)
+        elif self._references:
+            self._ray.wait(self._references, num_returns=len(self._references))
+        self._ray.shutdown()
 
 
-def _slots(ray: Any, gpus: float) -> int:
-    """How many jobs the cluster runs at once."""
-    resources = ray.cluster_resources()
-    slots = int(resources.get("CPU", 1))
-    return max(1, min(slots, int(resources.get("GPU", 0) / gpus)) if gpus else slots)
-
-
-def _work(function: Callable[[Any], Any], arguments: Any) -> None:
+def _call(function: Callable[..., Any], *arguments: Any) -> None:
     """Body of a task; results are read from the shared folder."""
-    work(function, arguments)
-
-
-def _raise_failure(ray: Any, reference: Any, job: Job, others: dict[Any, Job]) -> None:
-    """Raise what a job raised, after the others have ended: what they did since a checkpoint is kept."""
-    try:
-        ray.get(reference)
-    except ray.exceptions.RayError as error:
-        if others:
-            logger.error("%s failed (%s); waiting for the other runs.", job.name, error)
-            ray.wait(list(others), num_returns=len(others))
-            others.clear()
-        if not isinstance(error, ray.exceptions.RayTaskError):
-            raise UserError(
-                f"The run {job.name} ended {RETRIES + 1} times with its node ({type(error).__name__}): start the same "
-                "command again, it continues."
-            ) from error
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
+    function(*arguments)

@@ -22,18 +22,19 @@ from ..runs.worker_pool import Job, run_jobs
 from ..training.options import option
 from ..training.time_budget import parse_duration
 from .execute import Record, RunArguments, execute, is_ready, read_record
+from .makespan import SLOTS, Work, makespan
 from .plan import Expansion, Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
-from .ray_executor import run_on_ray
+from .ray_executor import RayExecutor
 
 BATCH_SIZE, MANY_LABELS = 32, 16
 """Texts of a step, and labels of a task, where no record has timed such a training."""
 MULTIPLY_ADDS_PER_SECOND = 5e10
-"""Of one core: a guess for trainings that no record has timed."""
+"""Of one core, for trainings that no record has timed: the laptop study had 5.1e10 (`bert-1`) to 7.4e10 (`bert-6`)."""
 STEP_SECONDS, START_SECONDS = 0.008, 10.0
 """Time of a training that is no multiply-adds: in each step, and once for reading and scoring texts."""
+NODES, DEATH_SECONDS = (1, 8, 64), 86400.0
 OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "linear": 120.0, "minilm": 240.0, "latency": 60.0}
-OTHER_SECONDS |= {"tfidf": 20.0, "sentence": 240.0}
 
 
 @dataclass
@@ -41,7 +42,7 @@ class StudyArguments:
     """Options of `tlm study`."""
 
     what: str = option("", "plan, run, report, or demo (a folder for the Space).")
-    size: str = option("smoke", "smoke, laptop or paper.")
+    size: str = option("smoke", "smoke, laptop, fair or paper.")
     plan: str = option(str(PLAN_FILE), "YAML file of the plan.")
     runs: list[str] = option(list, "Only runs whose names fit a pattern ('fewrel-bert-6-*'), and their needs.")
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE, or PLAN-SIZE).")
@@ -109,8 +110,7 @@ class State:
     @property
     def missing(self) -> list[StudyRun]:
         """Those asked for that have no record, in the order in which they are to be done."""
-        left = [run for run in self.asked if run.name not in self.records]
-        return sorted(left, key=lambda run: self.expansion.rounds[run.name])
+        return [run for run in self.asked if run.name not in self.records]
 
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
@@ -157,25 +157,40 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
 
 
 def show_plan(arguments: StudyArguments) -> Json:
-    """The runs by kind and recipe: a `table` for people, and the counts and `core_hours` of the missing runs."""
-    state = read_state(arguments, check_arguments(arguments))
-    waiting, missing = state.expansion.waiting, {run.name for run in state.missing}
-    lines = []
-    for run in state.asked:
-        hours, is_missing = expected_seconds(run, state.records) / 3600, run.name in missing
-        recipe = run.settings.get("recipe", "")
-        lines.append([run.kind, recipe, 1, is_missing, hours * is_missing, 60 * hours])
+    """The runs by kind and recipe: a `table` for people, and the counts and `core_hours` of the missing runs.
+
+    Fine-tunings whose rates are not chosen yet are counted as if all candidates were equally good; the time on a
+    cluster is simulated.
+    """
+    plan = check_arguments(arguments)
+    state = read_state(arguments, plan)
+    expansion, validation = state.expansion, dict(state.planner.validation)
+    while expansion.waiting and not arguments.runs:
+        validation = dict.fromkeys(expansion.runs, 0.5) | validation
+        expansion = Planner(plan, validation).expand()
+    runs = {run.name: run for run in state.asked} if arguments.runs else expansion.runs
+    seconds = {name: expected_seconds(run, state.records) for name, run in runs.items()}
+    left = {name: seconds[name] * (name not in state.records) for name in runs}
+    lines = [
+        [run.kind, run.settings.get("recipe", ""), 1, left[name] > 0, left[name] / 3600, seconds[name] / 60]
+        for name, run in runs.items()
+    ]
     columns = ["kind", "recipe", "runs", "missing", "core-hours left", "longest, min"]
     sums = dict.fromkeys(columns[2:5], "sum") | {columns[5]: "max"}
     table = pd.DataFrame(lines, columns=columns).groupby(columns[:2], sort=False).agg(sums)
-    total = float(table["core-hours left"].sum())
-    words = (
-        f"{len(state.asked)} runs, {len(missing)} missing: {total:.2f} core-hours; {waiting} more fine-tunings once "
-        "their rates are chosen."
-    )
-    shown = f"{table.reset_index().to_string(index=False, float_format='{:.2f}'.format)}\n{words}"
-    done = len(state.asked) - len(missing)
-    return {"table": shown, "runs": len(state.asked), "done": done, "waiting": waiting, "core_hours": total}
+    total, missing = float(table["core-hours left"].sum()), int(table["missing"].sum())
+    waiting = state.expansion.waiting
+    words = [f"{len(runs)} runs, {missing} missing: {total:.2f} core-hours; {waiting} wait for their rates."]
+    work = {name: Work(left[name], [each.name for each in runs[name].needs if left.get(each.name)]) for name in runs}
+    work = {name: each for name, each in work.items() if each.seconds}
+    for nodes in NODES if work else ():
+        hours = [makespan(work, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS)]
+        words.append(
+            f"--executor ray on {nodes} nodes of {SLOTS} cores: {hours[0]:.1f} hours; {hours[1]:.1f} if each node dies "
+            "once a day."
+        )
+    shown = "\n".join([table.reset_index().to_string(index=False, float_format="{:.2f}".format), *words])
+    return {"table": shown, "runs": len(runs), "done": len(runs) - missing, "waiting": waiting, "core_hours": total}
 
 
 def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
@@ -245,11 +260,9 @@ def run_study(arguments: StudyArguments) -> Json:
             shutil.rmtree(partial, ignore_errors=True)
         jobs = next_jobs()
         check_data([job.arguments.settings for job in jobs], arguments.data_root)
-        if arguments.executor == "ray":
-            run_on_ray(next_jobs, gpus=arguments.gpus_per_run)
-        else:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-            run_jobs(jobs, arguments.workers or cores or 1, "Study", next_jobs)
+        cluster = RayExecutor(gpus=arguments.gpus_per_run) if arguments.executor == "ray" else None
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        run_jobs(jobs, arguments.workers or cores or 1, "Study", next_jobs, elsewhere=cluster)
     finally:
         holder.release()
     state = read_state(arguments, plan)

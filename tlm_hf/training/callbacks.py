@@ -170,6 +170,19 @@ class ProgressFile(TrainerCallback):
                 write_progress(Path(args.output_dir), state.global_step / max(1, state.max_steps))
 
 
+class Patience(TrainerCallback):
+    """Ends a training after so many epochs without a better one, which a continued run knows from its checkpoint."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Look at the epoch of the best checkpoint, after that of this epoch is written."""
+        per_step = (state.epoch or 0.0) / max(1, state.global_step)
+        waited = (state.global_step - (state.best_global_step or 0)) * per_step
+        control.should_training_stop |= waited > self.epochs - 0.5
+
+
 class Interrupt(TrainerCallback):
     """SIGINT and SIGTERM finish the step, save a checkpoint and stop; a second SIGINT ends the process at once.
 

@@ -65,6 +65,7 @@ class FinetuneScheduleOptions:
     batch_size: int | None = option(None, "Texts per optimizer step, over all processes (32).")
     warmup_share: float | None = option(None, "Share of the steps with rising learning rate (0.1 or 0).")
     token_dropout: float = option(0.0, "Share of a training text's tokens that each pass leaves out.")
+    patience: int | None = option(None, "Stop after so many epochs without a better one on validation.")
     class_weights: str | None = option(
         None, "balanced: the loss of a text counts in inverse proportion to its class's rows.", choices=["balanced"]
     )
@@ -141,7 +142,7 @@ class FinetuneOptions(NamedTuple):
     def _check(self) -> None:
         classifier = self.classifier
         check_training(self.training, FinetuningArguments)
-        check_range(self.schedule, 1, math.inf, "batch_size")
+        check_range(self.schedule, 1, math.inf, "batch_size", "patience")
         check_range(self.schedule, 0, 1, "warmup_share")
         check_range(self.schedule, 0, math.nextafter(1, 0), "token_dropout")
         check_range(self.output, 1, math.inf, "num_threads", "workers")
