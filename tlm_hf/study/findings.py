@@ -187,12 +187,13 @@ class Findings:
         """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less the others."""
         record, shallow = self.records.get(self.planner.subsets.name), self.plan.shallow
         pairs: dict[str, list[tuple[Right, Right]]] = {"low": [], "random": []}
-        for task in self.plan.tasks if record else ():
+        measures = {} if record is None else record.results["measures"]
+        for task in measures:
             scratch = right[task][GAP, shallow, "scratch"]
             of_kind = {kind: right[task][OVERLAP, f"{shallow}, {kind} overlap", kind] for kind in KINDS}
             for kind, found in of_kind.items() if scratch else ():
                 if found:
-                    x = record.results["measures"][task][kind]["train"]["jensen_shannon_bits"]
+                    x = measures[task][kind]["train"]["jensen_shannon_bits"]
                     gap = difference(_stack(found), _stack(scratch))
                     yield make_row(OVERLAP, task, f"{shallow}, {kind} overlap", x, "gap", gap)
             for other, several in pairs.items():
@@ -200,8 +201,8 @@ class Findings:
                 common = _common(*sides)
                 if common:
                     several.append(sides)
-                    found = difference(*(_stack(side, common) for side in sides), paired=True)
-                    yield make_row(OVERLAP, task, shallow, f"high - {other}", "difference", found)
+                    gain = difference(*(_stack(side, common) for side in sides), paired=True)
+                    yield make_row(OVERLAP, task, shallow, f"high - {other}", "difference", gain)
         for other, several in pairs.items():
             common = _common(*(side for sides in several for side in sides)) if len(several) > 1 else []
             if common:
@@ -224,13 +225,13 @@ class Findings:
         for group in groups:
             plain, differences = groups[0].answers, {}
             for count, ours in group.answers.items():
-                more = {"timed_as": group.timed_as, "seconds": round(group.seconds[count])}
+                more: Json = {"timed_as": group.timed_as, "seconds": round(group.seconds[count])}
                 more["calibration"] = group.calibration.get(count)
                 yield make_row(COMMITTEE, task, group.model, count, "accuracy", accuracy(ours), **more)
-                sides = others
+                sides: dict[str, Answers | None] = {**others}
                 if group is not groups[0]:
                     most = max(plain)
-                    sides = {**others, f"as many {shallow}": plain.get(count), f"{most} {shallow}": plain[most]}
+                    sides |= {f"as many {shallow}": plain.get(count), f"{most} {shallow}": plain[most]}
                 for name, theirs in sides.items():
                     if theirs is not None:
                         found = difference(ours, theirs)

@@ -50,7 +50,7 @@ class Point:
     model: str
     x: Any
     recipe: str
-    encoders: dict[int, tuple[StudyRun | None, list[int]]]
+    encoders: Mapping[int, tuple[StudyRun | None, list[int]]]
 
     @property
     def arm(self) -> str:
@@ -249,7 +249,7 @@ class Planner:
         sizes, steps = plan.corpus_size.num_texts, plan.corpus_size.max_steps
         for equal in ("steps", "epochs"):
             for texts in sizes:
-                options = {"num_texts": texts, "max_steps": steps}
+                options: Json = {"num_texts": texts, "max_steps": steps}
                 if equal == "epochs":
                     options["max_steps"] = round(steps * texts / sizes[-1])
                 encoders = {p: (self.pretraining(shallow, p, **options), seeds[p]) for p in seeds}

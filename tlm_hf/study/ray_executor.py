@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from ..errors import UserError
+from ..runs.atomic_files import Json
 from ..runs.worker_pool import Elsewhere
 
 RETRIES = 3
@@ -38,7 +39,7 @@ class RayExecutor(Elsewhere):
         total = ray.cluster_resources().get("GPU", 0)
         if total < gpus:
             raise UserError(f"--gpus-per-run is {gpus:g} but the cluster has {total:g} GPUs: give less.")
-        options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
+        options: Json = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
         self._remote = ray.remote(**options)(_call)
 
     def slots(self) -> int:
