@@ -39,8 +39,7 @@ SETS: dict[str, dict[str, Any]] = {
     "docstrings": {"train_per_label": 250, "test_per_label": 60},
 }
 MOST_CLASSES = 16
-TIMED = 100
-"""Texts that are classified one by one for the time of a text."""
+TIMED = 100  # texts that are classified one by one
 
 
 @dataclass
@@ -58,7 +57,8 @@ Trained = tuple[dict[str, Any], Callable[[str], Any], float]
 """Scores on test, a function that classifies one text, and megabytes."""
 
 
-Score = make_dataclass("Score", "data rows draw model accuracy macro_f1 seconds milliseconds megabytes".split())
+COLUMNS = ("data", "rows", "draw", "model", "accuracy", "macro_f1", "seconds", "milliseconds", "megabytes")
+Score = make_dataclass("Score", COLUMNS)
 """One model trained on one table: seconds of training, milliseconds a text, megabytes on disk."""
 read = functools.cache(load_task)
 
