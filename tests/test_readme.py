@@ -194,6 +194,7 @@ def run_blocks(page):
                     run_line(line, small=page.suffix == ".md")
 
 
+@pytest.mark.slow
 def test_the_notebooks_run_in_order(user_folder, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(user_folder)
