@@ -12,13 +12,14 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import runtime
+from .data.task_options import option
 from .errors import UserError, check_installed
 from .loading import load_classifier, load_classifier_tokenizer, load_config
 from .models.combination_committee import CommitteeOutput
@@ -42,9 +43,9 @@ SAMPLE = ["A short text.", "Another one, which is a little longer than the first
 class ExportArguments:
     """Options of `tlm export`."""
 
-    model: str = field(default="", metadata={"help": "Folder or Hub name of a classifier or committee."})
-    output_dir: str = field(default="", metadata={"help": "Output folder."})
-    int8: bool = field(default=False, metadata={"help": f"Also write {INT8_FILE}, its products quantized to int8."})
+    model: str = option("", "Folder or Hub name of a classifier or committee.")
+    output_dir: str = option("", "Output folder.")
+    int8: bool = option(False, f"Also write {INT8_FILE}, its products quantized to int8.")
 
 
 def export(arguments: ExportArguments) -> Json:
@@ -91,11 +92,9 @@ def export(arguments: ExportArguments) -> Json:
 class FreezeArguments:
     """Options of `tlm freeze`."""
 
-    model: str = field(default="", metadata={"help": "Folder or Hub name of a one-layer classifier or committee."})
-    output_dir: str = field(default="", metadata={"help": "Output folder."})
-    table_dtype: str = field(
-        default="float32", metadata={"help": "Precision of the tables.", "choices": list(TABLE_DTYPES)}
-    )
+    model: str = option("", "Folder or Hub name of a one-layer classifier or committee.")
+    output_dir: str = option("", "Output folder.")
+    table_dtype: str = option("float32", "Precision of the tables.", choices=list(TABLE_DTYPES))
 
 
 def freeze(arguments: FreezeArguments) -> Json:

@@ -6,7 +6,7 @@ the time of its bytes at the measured bandwidth and of its multiply-adds at the 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .. import runtime
+from ..data.task_options import option
 from ..errors import UserError
 from ..evaluation.latency import alternating_medians, measure_seconds
 from ..export import write_frozen
@@ -41,11 +42,9 @@ Side = tuple[str, str, str]
 class FrozenSpeedArguments(TimingArguments):
     """Options of `tlm benchmark frozen`."""
 
-    committees: list[str] = field(default_factory=lambda: list(GRID), metadata={"help": "SIZE:MEMBERS of each."})
-    batch_size: list[int] = field(default_factory=lambda: [1, 32, 256], metadata={"help": "Texts in a batch."})
-    precisions: list[str] = field(
-        default_factory=lambda: list(TABLE_DTYPES), metadata={"help": "Of the tables.", "choices": list(TABLE_DTYPES)}
-    )
+    committees: list[str] = option(lambda: list(GRID), "SIZE:MEMBERS of each.")
+    batch_size: list[int] = option(lambda: [1, 32, 256], "Texts in a batch.")
+    precisions: list[str] = option(lambda: list(TABLE_DTYPES), "Of the tables.", choices=list(TABLE_DTYPES))
 
 
 def benchmark_frozen(arguments: FrozenSpeedArguments) -> Json:

@@ -7,7 +7,7 @@ neither changes the time. Every second text of a batch is half as long, by paddi
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import BertForSequenceClassification
 
+from ..data.task_options import option
 from ..errors import UserError, check_installed
 from ..evaluation.latency import alternating_medians
 from ..export import NEEDED, OnnxClassifier, export_onnx, quantize
@@ -34,14 +35,11 @@ Model = Callable[..., Any]
 class InferenceSpeedArguments(SpeedArguments):
     """Options of `tlm benchmark inference`; several values of an option give a row for each combination."""
 
-    members: list[int] = field(default_factory=lambda: [10], metadata={"help": "Members of the committee."})
-    reference: str = field(default="bert-6", metadata={"help": "Recipe whose shape the reference has."})
-    batch_size: list[int] = field(default_factory=lambda: [32], metadata={"help": "Texts in a batch."})
-    sequence_length: list[int] = field(default_factory=lambda: [128], metadata={"help": "Tokens of the longest text."})
-    kinds: list[str] = field(
-        default_factory=lambda: ["torch-fp32"],
-        metadata={"help": "Runtime and precision.", "choices": list(KINDS)},
-    )
+    members: list[int] = option(lambda: [10], "Members of the committee.")
+    reference: str = option("bert-6", "Recipe whose shape the reference has.")
+    batch_size: list[int] = option(lambda: [32], "Texts in a batch.")
+    sequence_length: list[int] = option(lambda: [128], "Tokens of the longest text.")
+    kinds: list[str] = option(lambda: ["torch-fp32"], "Runtime and precision.", choices=list(KINDS))
 
 
 def stock_classifier(config: TLMConfig) -> BertForSequenceClassification:

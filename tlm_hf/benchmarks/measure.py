@@ -4,13 +4,14 @@ The timing loop is `evaluation.latency`: all compared things take turns within o
 """
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BertConfig
 
+from ..data.task_options import option
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
 from ..recipes import build_config
@@ -24,9 +25,9 @@ LABELS = ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
 class TimingArguments:
     """Options of every benchmark of speed."""
 
-    repeats: int = field(default=5, metadata={"help": "Timed rounds (medians are taken)."})
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads of each side; default: the cores."})
-    json: str | None = field(default=None, metadata={"help": "File for the results."})
+    repeats: int = option(5, "Timed rounds (medians are taken).")
+    num_threads: int | None = option(None, "CPU threads of each side; default: the cores.")
+    json: str | None = option(None, "File for the results.")
 
     def set_threads(self) -> int:
         """Check the options above, give torch its threads, and return their number."""
@@ -40,8 +41,8 @@ class TimingArguments:
 class SpeedArguments(TimingArguments):
     """Options of the benchmarks of one recipe."""
 
-    recipe: str = field(default="bert-1", metadata={"help": "Architecture (python -m tlm_hf.recipes lists them)."})
-    size: str = field(default="paper", metadata={"help": "Its size."})
+    recipe: str = option("bert-1", "Architecture (python -m tlm_hf.recipes lists them).")
+    size: str = option("paper", "Its size.")
 
 
 def build_recipe(recipe: str, size: str, *, stock: bool = False, **changes: Any) -> TLMConfig:

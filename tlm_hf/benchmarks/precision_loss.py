@@ -1,13 +1,14 @@
 """Accuracy that a classifier or committee loses in bfloat16 and int8, on the test split of a task."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
+from ..data.task_options import option
 from ..data.tasks import TaskArguments, class_names, load_task_from
 from ..errors import UserError, check_installed
 from ..evaluation.calibration import brier_score, expected_calibration_error
@@ -24,8 +25,8 @@ from .measure import finish
 class PrecisionArguments(TaskArguments):
     """Options of `tlm benchmark precision`."""
 
-    model: str = field(default="", metadata={"help": "Folder or Hub name of a classifier or committee."})
-    json: str | None = field(default=None, metadata={"help": "File for the results."})
+    model: str = option("", "Folder or Hub name of a classifier or committee.")
+    json: str | None = option(None, "File for the results.")
 
 
 def compare_precisions(arguments: PrecisionArguments) -> Json:

@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
 
+from ..data.task_options import option
 from ..errors import check_range
 from ..evaluation.latency import alternating_seconds, measure_seconds
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
@@ -40,11 +41,11 @@ TASKS = {
 class StepArguments(SpeedArguments):
     """Options of `tlm benchmark pretraining` and `tlm benchmark finetuning`."""
 
-    what: str = field(default="pretraining", metadata={"help": "pretraining or finetuning."})
-    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step."})
-    max_length: int | None = field(default=None, metadata={"help": "Tokens per text, in place of the size's."})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout of both sides (the authors': 0.1)."})
-    mlm_probability: float = field(default=0.15, metadata={"help": "Share of tokens to predict (the authors': 0.15)."})
+    what: str = option("pretraining", "pretraining or finetuning.")
+    batch_size: int = option(32, "Texts per optimizer step.")
+    max_length: int | None = option(None, "Tokens per text, in place of the size's.")
+    dropout: float = option(0.1, "Dropout of both sides (the authors': 0.1).")
+    mlm_probability: float = option(0.15, "Share of tokens to predict (the authors': 0.15).")
 
 
 @dataclass(frozen=True)
@@ -187,13 +188,13 @@ def benchmark_steps(arguments: StepArguments) -> Json:
 class TrainingSpeedArguments(SpeedArguments):
     """Options of `tlm benchmark training`."""
 
-    repeats: int = field(default=5, metadata={"help": "Timed steps the authors' way, before and after the training."})
-    corpus: str = field(default="wikipedia", metadata={"help": "As in tlm pretrain."})
-    schedule: str = field(default="tlm", metadata={"help": "As in tlm pretrain."})
-    num_texts: int | None = field(default=None, metadata={"help": "Texts to train on, in place of the size's."})
-    batch_size: int = field(default=32, metadata={"help": "Texts per optimizer step."})
-    max_steps: int = field(default=300, metadata={"help": "Optimizer steps of the training."})
-    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+    repeats: int = option(5, "Timed steps the authors' way, before and after the training.")
+    corpus: str = option("wikipedia", "As in tlm pretrain.")
+    schedule: str = option("tlm", "As in tlm pretrain.")
+    num_texts: int | None = option(None, "Texts to train on, in place of the size's.")
+    batch_size: int = option(32, "Texts per optimizer step.")
+    max_steps: int = option(300, "Optimizer steps of the training.")
+    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
 
 def benchmark_training(arguments: TrainingSpeedArguments) -> Json:

@@ -1,7 +1,8 @@
 """`tlm release stage|verify|push|status|reproduce`: a family of repositories, up to the Hub whole or not at all."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from ..data.task_options import option
 from ..errors import UserError
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable, provenance
@@ -11,22 +12,20 @@ from ..runs.provenance import portable, provenance
 class ReleaseArguments:
     """Options of `tlm release`."""
 
-    what: str = field(default="", metadata={"help": "stage, verify, push, status or reproduce."})
-    release_file: str = field(default="release.yaml", metadata={"help": "With stage: the YAML that names it all."})
-    output_dir: str = field(default="outputs/release", metadata={"help": "Folder of the staged release."})
-    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
-    i_have_checked_the_licence: bool = field(
-        default=False, metadata={"help": "With stage: rows of AG News or of docstrings may be published again."}
+    what: str = option("", "stage, verify, push, status or reproduce.")
+    release_file: str = option("release.yaml", "With stage: the YAML that names it all.")
+    output_dir: str = option("outputs/release", "Folder of the staged release.")
+    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
+    i_have_checked_the_licence: bool = option(
+        False, "With stage: rows of AG News or of docstrings may be published again."
     )
-    dry_run: bool = field(default=False, metadata={"help": "With push: only show every file, size and commit."})
-    public: bool = field(default=False, metadata={"help": "With push: make everything public in the end."})
-    overwrite: bool = field(
-        default=False, metadata={"help": "With push: also over what others changed since the last release."}
-    )
-    target: str | None = field(default=None, metadata={"help": "With push: a folder in place of the Hub."})
-    repo: str = field(default="", metadata={"help": "With reproduce: folder or Hub name (or the second word)."})
-    revision: str | None = field(default=None, metadata={"help": "With reproduce: a branch or tag of it."})
-    json: str | None = field(default=None, metadata={"help": "A JSON file for the results."})
+    dry_run: bool = option(False, "With push: only show every file, size and commit.")
+    public: bool = option(False, "With push: make everything public in the end.")
+    overwrite: bool = option(False, "With push: also over what others changed since the last release.")
+    target: str | None = option(None, "With push: a folder in place of the Hub.")
+    repo: str = option("", "With reproduce: folder or Hub name (or the second word).")
+    revision: str | None = option(None, "With reproduce: a branch or tag of it.")
+    json: str | None = option(None, "A JSON file for the results.")
 
 
 def release(arguments: ReleaseArguments) -> Json:

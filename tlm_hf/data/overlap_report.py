@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import datasets
 from scipy.sparse import csr_matrix
@@ -17,6 +17,7 @@ from .overlap import MIN_COUNT, count_tokens, encode_texts, measure_overlap
 from .overlap_subsets import add_configs, select_subsets, subset_splits, task_stem
 from .prepare import Prepared
 from .sources import facts_of, text_hash
+from .task_options import option
 from .tasks import load_task
 from .tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 
@@ -28,35 +29,25 @@ MEASURES = ("jensen_shannon_bits", "type_coverage", "occurrence_coverage")
 class OverlapArguments:
     """Options of `tlm overlap`."""
 
-    corpus: str = field(
-        default="wikipedia", metadata={"help": "docstrings, wikipedia, a file or folder, or a Hub data set."}
+    corpus: str = option("wikipedia", "docstrings, wikipedia, a file or folder, or a Hub data set.")
+    text_column: str = option("text", "Column of the corpus that holds the text.")
+    corpus_texts: int | None = option(None, "Texts to choose from (default: all).")
+    tasks: list[str] = option(
+        lambda: ["ag_news", "dbpedia_14", "fewrel"], "Tasks: known names, files, folders or Hub data sets."
     )
-    text_column: str = field(default="text", metadata={"help": "Column of the corpus that holds the text."})
-    corpus_texts: int | None = field(default=None, metadata={"help": "Texts to choose from (default: all)."})
-    tasks: list[str] = field(
-        default_factory=lambda: ["ag_news", "dbpedia_14", "fewrel"],
-        metadata={"help": "Tasks: known names, files, folders or Hub data sets."},
-    )
-    train_per_label: int | None = field(
-        default=None, metadata={"help": "Training texts of each class (default: the task's)."}
-    )
-    test_per_label: int | None = field(default=None, metadata={"help": "Test texts of each class."})
-    shortfall: str = field(
-        default="error", metadata={"help": "Where a class has fewer rows than asked for: error, or take all it has."}
-    )
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "vocab.txt, folder or Hub name; default: a WordPiece trained on the corpus."}
-    )
-    vocab_size: int = field(default=8000, metadata={"help": "Size of the trained WordPiece."})
-    num_texts: int = field(default=20_000, metadata={"help": "Texts of each subset."})
-    max_length: int = field(default=128, metadata={"help": "Tokens of each text that count, special tokens included."})
-    min_count: int = field(default=MIN_COUNT, metadata={"help": "How often a subset must have a token to cover it."})
-    seed: int = field(default=0, metadata={"help": "Seed of the random subset and of ties."})
-    task_seed: int = field(default=0, metadata={"help": "Seed of the choice of a task's rows."})
-    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "Data set folder to make of the subsets: configurations TASK-high, TASK-random, TASK-low."},
+    train_per_label: int | None = option(None, "Training texts of each class (default: the task's).")
+    test_per_label: int | None = option(None, "Test texts of each class.")
+    shortfall: str = option("error", "Where a class has fewer rows than asked for: error, or take all it has.")
+    tokenizer: str | None = option(None, "vocab.txt, folder or Hub name; default: a WordPiece trained on the corpus.")
+    vocab_size: int = option(8000, "Size of the trained WordPiece.")
+    num_texts: int = option(20_000, "Texts of each subset.")
+    max_length: int = option(128, "Tokens of each text that count, special tokens included.")
+    min_count: int = option(MIN_COUNT, "How often a subset must have a token to cover it.")
+    seed: int = option(0, "Seed of the random subset and of ties.")
+    task_seed: int = option(0, "Seed of the choice of a task's rows.")
+    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
+    output_dir: str | None = option(
+        None, "Data set folder to make of the subsets: configurations TASK-high, TASK-random, TASK-low."
     )
 
 

@@ -4,7 +4,7 @@
 """
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import datasets
 
@@ -13,6 +13,7 @@ from ..runs.atomic_files import Json
 from .corpora import load_corpus
 from .leakage import LeakageReport, check_splits, drop_leaking
 from .sources import ID, describe_split, facts_of
+from .task_options import option
 from .tasks import KNOWN, TaskArguments, load_task_from
 
 
@@ -20,20 +21,16 @@ from .tasks import KNOWN, TaskArguments, load_task_from
 class PrepareDataArguments(TaskArguments):
     """Options of `tlm prepare-data`."""
 
-    task: str = field(default="", metadata={"help": "A task (as for finetune) to make a data set of."})
-    corpus: str = field(default="", metadata={"help": "A corpus (as for pretrain) to make a data set of."})
-    num_texts: list[int] = field(
-        default_factory=list, metadata={"help": "Sizes of the corpus, ascending, each in the next (default: all)."}
-    )
-    validation_texts: int = field(default=1000, metadata={"help": "Held-out texts of the corpus."})
-    seed: int = field(default=0, metadata={"help": "Seed of the choice of a corpus' texts (a task's: --task-seed)."})
-    text_unit: str | None = field(default=None, metadata={"help": "As for pretrain: paragraph, line or article."})
-    corpus_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub corpus."})
-    corpus_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub corpus."})
-    check_against: list[str] = field(
-        default_factory=list, metadata={"help": "Tasks whose whole test splits the training texts are checked against."}
-    )
-    output_dir: str = field(default="", metadata={"help": "The folder to make; its name is the data set's."})
+    task: str = option("", "A task (as for finetune) to make a data set of.")
+    corpus: str = option("", "A corpus (as for pretrain) to make a data set of.")
+    num_texts: list[int] = option(list, "Sizes of the corpus, ascending, each in the next (default: all).")
+    validation_texts: int = option(1000, "Held-out texts of the corpus.")
+    seed: int = option(0, "Seed of the choice of a corpus' texts (a task's: --task-seed).")
+    text_unit: str | None = option(None, "As for pretrain: paragraph, line or article.")
+    corpus_config: str | None = option(None, "Configuration of a Hub corpus.")
+    corpus_revision: str | None = option(None, "Revision of a Hub corpus.")
+    check_against: list[str] = option(list, "Tasks whose whole test splits the training texts are checked against.")
+    output_dir: str = option("", "The folder to make; its name is the data set's.")
 
 
 @dataclass(frozen=True)

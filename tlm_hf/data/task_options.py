@@ -1,6 +1,7 @@
-"""The options that choose a task and say how its table is written, for `--help` without `datasets`."""
+"""Options as fields of dataclasses, and those that choose a task and say how its table is written."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import UserError
 
@@ -13,6 +14,20 @@ TEXT_OPTIONS = (
 """Options that are not among a run's settings, since they count by the texts that they choose."""
 
 
+def option(default: Any, description: str, **metadata: Any) -> Any:
+    """Field of a dataclass of options.
+
+    Args:
+        default: its value where it is not given; a function that makes it, for a list.
+        description: shown by `--help`.
+        **metadata: `group`, the heading in `--help`, and keywords of argparse's `add_argument`.
+    """
+    metadata = {"help": description, **metadata}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 QUOTING = ("auto", "csv", "none")
 
 
@@ -20,15 +35,11 @@ QUOTING = ("auto", "csv", "none")
 class TextFormat:
     """How files of text are written; raises UserError for what does not exist."""
 
-    encoding: str | None = field(
-        default=None, metadata={"help": "Encoding of CSV, TSV, JSON and text files, such as cp1252 (default: UTF-8)."}
-    )
-    quoting: str = field(
-        default="auto",
-        metadata={
-            "help": "Quotation marks in CSV and TSV: csv (around cells), none (text), or auto (in TSV as lines say).",
-            "choices": list(QUOTING),
-        },
+    encoding: str | None = option(None, "Encoding of CSV, TSV, JSON and text files, such as cp1252 (default: UTF-8).")
+    quoting: str = option(
+        "auto",
+        "Quotation marks in CSV and TSV: csv (around cells), none (text), or auto (in TSV as lines say).",
+        choices=list(QUOTING),
     )
 
     def __post_init__(self) -> None:
@@ -50,45 +61,26 @@ class TaskArguments(TextFormat):
 
     _argument_group_name = "data"
 
-    task: str = field(
-        default="docstrings",
-        metadata={"help": "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set."},
+    task: str = option("docstrings", "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set.")
+    text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
+    label_column: str = option("label", "Column of the label.")
+    title_column: str | None = option(None, "Column put before the text, such as title for dbpedia_14 (default: none).")
+    entity_markers: str = option("none", "For fewrel: none, or text ([E1] ... around the entities).")
+    task_path: str | None = option(None, "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub).")
+    task_config: str | None = option(None, "Configuration of a Hub data set.")
+    task_revision: str | None = option(None, "Revision of a Hub data set.")
+    train_per_label: int | None = option(
+        None, "Training texts of each class (default: the paper's for its tasks, or all)."
     )
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column of the text (default: the task's, or text)."}
+    validation_per_label: int | None = option(None, "Validation texts of each class.")
+    test_per_label: int | None = option(None, "Test texts of each class (default: the paper's, or all).")
+    all_rows: bool = option(False, "Where no number is given, all rows instead of the paper's numbers.")
+    shortfall: str = option("error", "When a class has fewer texts than asked for: error, or take all it has.")
+    drop_rare_classes: int = option(0, "Leave out the classes of a table of fewer rows.")
+    merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
+    drop_leakage: bool = option(False, "Leave out training texts that repeat held-out ones, and count them.")
+    task_seed: int = option(0, "Seed of the choice of rows.")
+    train_seed: int | None = option(
+        None, "Seed of the choice of training rows among those not held out (--task-seed)."
     )
-    label_column: str = field(default="label", metadata={"help": "Column of the label."})
-    title_column: str | None = field(
-        default=None, metadata={"help": "Column put before the text, such as title for dbpedia_14 (default: none)."}
-    )
-    entity_markers: str = field(
-        default="none", metadata={"help": "For fewrel: none, or text ([E1] ... around the entities)."}
-    )
-    task_path: str | None = field(
-        default=None, metadata={"help": "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub)."}
-    )
-    task_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
-    task_revision: str | None = field(default=None, metadata={"help": "Revision of a Hub data set."})
-    train_per_label: int | None = field(
-        default=None, metadata={"help": "Training texts of each class (default: the paper's for its tasks, or all)."}
-    )
-    validation_per_label: int | None = field(default=None, metadata={"help": "Validation texts of each class."})
-    test_per_label: int | None = field(
-        default=None, metadata={"help": "Test texts of each class (default: the paper's, or all)."}
-    )
-    all_rows: bool = field(
-        default=False, metadata={"help": "Where no number is given, all rows instead of the paper's numbers."}
-    )
-    shortfall: str = field(
-        default="error", metadata={"help": "When a class has fewer texts than asked for: error, or take all it has."}
-    )
-    drop_rare_classes: int = field(default=0, metadata={"help": "Leave out the classes of a table of fewer rows."})
-    merge_rare_classes: int = field(default=0, metadata={"help": "Make one class, other, of those of fewer rows."})
-    drop_leakage: bool = field(
-        default=False, metadata={"help": "Leave out training texts that repeat held-out ones, and count them."}
-    )
-    task_seed: int = field(default=0, metadata={"help": "Seed of the choice of rows."})
-    train_seed: int | None = field(
-        default=None, metadata={"help": "Seed of the choice of training rows among those not held out (--task-seed)."}
-    )
-    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
+    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")

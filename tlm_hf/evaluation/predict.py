@@ -5,7 +5,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from scipy.special import expit, softmax
 from transformers import PreTrainedConfig
 
 from ..data.sources import check_column, read_source, tables_in
-from ..data.task_options import TextFormat
+from ..data.task_options import TextFormat, option
 from ..errors import UserError, check_range
 from ..export import freeze_if_possible, load_for_inference
 from ..loading import COMMITTEES, load_classifier_tokenizer
@@ -60,23 +60,18 @@ class Prediction:
 class PredictArguments(TextFormat):
     """Options of `tlm predict`."""
 
-    model: str = field(
-        default="", metadata={"help": "Classifier, committee (frozen or not), or ONNX export: folder or Hub name."}
+    model: str = option("", "Classifier, committee (frozen or not), or ONNX export: folder or Hub name.")
+    texts: list[str] = option(list, "Texts to classify.")
+    input: str | None = option(None, "Table, text file, or folder of them (all are read), in place of --texts.")
+    text_column: str = option("text", "Column of --input that holds the text.")
+    on_empty: str = option(
+        "keep", "Rows without text: keep with empty predictions, or error.", choices=["keep", "error"]
     )
-    texts: list[str] = field(default_factory=list, metadata={"help": "Texts to classify."})
-    input: str | None = field(
-        default=None, metadata={"help": "Table, text file, or folder of them (all are read), in place of --texts."}
-    )
-    text_column: str = field(default="text", metadata={"help": "Column of --input that holds the text."})
-    on_empty: str = field(
-        default="keep",
-        metadata={"help": "Rows without text: keep with empty predictions, or error.", "choices": ["keep", "error"]},
-    )
-    threshold: float = field(default=0.5, metadata={"help": "With several labels a text: the least probability."})
-    output: str | None = field(default=None, metadata={"help": "File to write: .csv, .json, .jsonl or .parquet."})
-    batch_size: int = field(default=64, metadata={"help": "Texts per pass."})
-    freeze: bool = field(default=True, metadata={"help": FREEZE_HELP})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
+    threshold: float = option(0.5, "With several labels a text: the least probability.")
+    output: str | None = option(None, "File to write: .csv, .json, .jsonl or .parquet.")
+    batch_size: int = option(64, "Texts per pass.")
+    freeze: bool = option(True, FREEZE_HELP)
+    disable_tqdm: bool = option(False, "No progress bar (for logs).")
 
 
 def predict(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.corpora import load_corpus
 from ..data.masking import HELD_OUT_STREAM, MaskingCollator
 from ..data.tables import SPLITS, LabelledText, label_sets, numbers_of, read_labelled
+from ..data.task_options import option
 from ..data.tasks import TaskArguments, class_names, load_task_from, open_table, read_task_rows, task_hash
 from ..data.tokenization import tokenize
 from ..errors import UserError
@@ -159,21 +160,17 @@ def unpack_logits(packed: np.ndarray) -> np.ndarray:
 class ScoreArguments(TaskArguments):
     """Options of `tlm score`."""
 
-    task: str = field(default="", metadata={"help": "Task or table for a classifier or committee."})
-    model: str = field(default="", metadata={"help": "Folder or Hub name."})
-    split: str | None = field(
-        default=None,
-        metadata={
-            "help": "Rows of --task; default: the test split, and all rows of a single file.",
-            "choices": ["train", "validation", "test", "all"],
-        },
+    task: str = option("", "Task or table for a classifier or committee.")
+    model: str = option("", "Folder or Hub name.")
+    split: str | None = option(
+        None,
+        "Rows of --task; default: the test split, and all rows of a single file.",
+        choices=["train", "validation", "test", "all"],
     )
-    text: str | None = field(
-        default=None, metadata={"help": "Text for an encoder's fixed-mask loss, in place of --task."}
-    )
-    output: str | None = field(default=None, metadata={"help": "JSON file for the results."})
-    freeze: bool = field(default=True, metadata={"help": FREEZE_HELP})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar (for logs)."})
+    text: str | None = option(None, "Text for an encoder's fixed-mask loss, in place of --task.")
+    output: str | None = option(None, "JSON file for the results.")
+    freeze: bool = option(True, FREEZE_HELP)
+    disable_tqdm: bool = option(False, "No progress bar (for logs).")
 
 
 def score(arguments: ScoreArguments) -> Json:

@@ -1,11 +1,12 @@
 """Models of the paper's authors (arXiv 2507.14871), as they publish them, imported into folders of ours."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.task_options import option
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
 from ..models.modeling_tlm import TLMForSequenceClassification
@@ -23,11 +24,9 @@ NO_TOKENIZER = (
 class ImportArguments:
     """Options of `tlm import-paper-weights`."""
 
-    folder: str = field(default="", metadata={"help": "FOLDER: config.json and model.safetensors of the authors."})
-    output_dir: str = field(default="", metadata={"help": "OUTPUT: new folder for the model."})
-    tokenizer: str | None = field(
-        default=None, metadata={"help": "Folder, vocab.txt or Hub name of bert-base-uncased (default: FOLDER's own)."}
-    )
+    folder: str = option("", "FOLDER: config.json and model.safetensors of the authors.")
+    output_dir: str = option("", "OUTPUT: new folder for the model.")
+    tokenizer: str | None = option(None, "Folder, vocab.txt or Hub name of bert-base-uncased (default: FOLDER's own).")
 
 
 def import_paper_weights(arguments: ImportArguments) -> Json:

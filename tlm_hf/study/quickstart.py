@@ -11,6 +11,7 @@ import datasets
 from ..cards import CardFacts
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.pretrained import pretrained
+from ..data.task_options import option
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import UserError
@@ -26,7 +27,6 @@ from ..runs.provenance import portable_path
 from ..runs.worker_pool import Job, run_jobs
 from ..training.finetune import finetune
 from ..training.join_committee import CommitteeArguments, join_committee
-from ..training.options import option
 from ..training.pretrain import pretrain
 from .quickstart_report import TableRow, draw_plot, report_text
 

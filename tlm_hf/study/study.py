@@ -12,6 +12,7 @@ import pandas as pd
 from filelock import Timeout
 
 from ..data.sources import data_root
+from ..data.task_options import option
 from ..errors import UserError, check_installed, check_range
 from ..evaluation.baselines import SENTENCE_ENCODER
 from ..flops import classifier_multiply_adds, masked_lm_multiply_adds
@@ -19,7 +20,6 @@ from ..recipes import build_config, find_schedule
 from ..runs.atomic_files import Json, lock
 from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
-from ..training.options import option
 from ..training.time_budget import parse_duration
 from .execute import Record, RunArguments, execute, is_ready, read_record
 from .makespan import SLOTS, Work, makespan

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..data.task_options import TEXT_OPTIONS, TaskArguments
+from ..data.task_options import TEXT_OPTIONS, TaskArguments, option
 from ..errors import UserError, check_range
 from .options import (
     OurArguments,
@@ -14,7 +14,6 @@ from .options import (
     default_values,
     flag,
     name_options,
-    option,
     record,
     refuse,
     take,

@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from ..data.task_options import option
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, class_names, load_task_from, task_hash, text_options
 from ..data.tokenization import load_tokenizer, tokenizer_hash
 from ..errors import UserError, check_range
@@ -29,7 +30,6 @@ from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .options import option
 
 logger = logging.getLogger(__name__)
 

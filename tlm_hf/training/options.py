@@ -7,13 +7,14 @@ defaults. Options travel as a mapping of those that the user gave; each function
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments
 
+from ..data.task_options import option
 from ..errors import UserError, check_range
 from ..runs.provenance import portable_path
 from .processes import choose_precision, stays_on_cpu
@@ -66,20 +67,6 @@ EXCLUSIVE = (
     ("time_budget", "num_members"),
 )
 """Pairs of which one may be given."""
-
-
-def option(default: Any, description: str, **metadata: Any) -> Any:
-    """Field of a group of options.
-
-    Args:
-        default: its value where it is not given; a function that makes it, for a list.
-        description: shown by `--help`.
-        **metadata: `group`, the heading in `--help`, and keywords of argparse's `add_argument`.
-    """
-    metadata = {"help": description, **metadata}
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from ..data.task_options import TextFormat
+from ..data.task_options import TextFormat, option
 from ..data.windows import LONGEST_DEFAULT, SHORT
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
@@ -24,7 +24,6 @@ from .options import (
     default_values,
     flag,
     name_options,
-    option,
     option_fields,
     record,
     refuse,

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from ..data.corpora import load_corpus
 from ..data.pretrained import pretrained
 from ..data.table_files import frame_table
-from ..data.task_options import TextFormat
+from ..data.task_options import TextFormat, option
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
@@ -43,7 +43,7 @@ from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, check_tokenizers, join_committee
 from .members import finetune_members, pretrain_members
-from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag, option
+from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag
 from .pretrain_options import PretrainOptions
 
 logger = logging.getLogger(__name__)
