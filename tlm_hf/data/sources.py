@@ -114,8 +114,10 @@ def read_source(
         elif by_split is not None and kind == "text":
             unit = text_unit or _find_text_unit(name, by_split["train"], written.encoding)
             texts = _texts(by_split["train"], unit, written.encoding)
-            cache = _cache_folder(digest) / f"{unit}-{written.encoding}.arrow"
-            loaded = datasets.DatasetDict(train=_cached_texts(texts, cache))
+            cache, schema = _cache_folder(digest) / f"{unit}-{written.encoding}.arrow", pa.schema({"text": pa.string()})
+            batches = iter(lambda: list(itertools.islice(texts, BATCH)), [])
+            rows = (pa.record_batch([pa.array(batch, pa.string())], schema=schema) for batch in batches)
+            loaded = datasets.DatasetDict(train=cached_rows(cache, schema, rows))
         else:
             options: dict[str, Any] = {"path": str(path), "name": config}
             if by_split is not None:
@@ -156,19 +158,6 @@ def _texts(files: Sequence[Path], unit: str, encoding: str | None) -> Iterator[s
         for is_blank, lines in itertools.groupby(read_lines(file, encoding), lambda line: not line.strip()):
             if not is_blank:
                 yield "\n".join(lines)
-
-
-def _cached_texts(texts: Iterator[str], cache: Path) -> datasets.Dataset:
-    """The texts as a table that is memory-mapped from the file `cache`, which is made where it is missing."""
-    schema = pa.schema({"text": pa.string()})
-    try:
-        if not cache.is_file():
-            with replacing(cache) as draft, pa.ipc.new_stream(str(draft), schema) as writer:
-                while batch := list(itertools.islice(texts, BATCH)):
-                    writer.write_batch(pa.record_batch([pa.array(batch, pa.string())], schema=schema))
-    except OSError as error:
-        raise _cannot_write(error) from error
-    return datasets.Dataset.from_file(str(cache))
 
 
 def _find_text_unit(name: str, files: list[Path], encoding: str | None) -> str:
@@ -249,23 +238,19 @@ def _check_files(files: dict[str, list[Path]]) -> str | None:
 
 def _load(name: str, options: dict[str, Any], load: Callable[..., Any] | None = None) -> Any:
     """`datasets.load_dataset` (or its builder), whose errors become one sentence."""
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
-        Path(datasets.config.HF_DATASETS_CACHE).mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         return (load or datasets.load_dataset)(**options)
     except Exception as error:  # the readers raise anything
         cause = error.__cause__ or error.__context__ or error
         if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
-            raise _cannot_write(cause) from error
+            raise UserError(
+                f"The cache folder {cache} cannot be written ({cause.strerror}): free space, or set HF_DATASETS_CACHE."
+            ) from error
         if "corresponds to no data" in f"{error} {cause}":
             raise UserError(f"{name!r} has no rows: give a file or folder with text in it.") from error
         raise UserError(f"{name!r} cannot be read: {_first_line(cause)} (give parquet, JSON, CSV or text).") from error
-
-
-def _cannot_write(error: OSError) -> UserError:
-    folder = datasets.config.HF_DATASETS_CACHE
-    return UserError(
-        f"The cache folder {folder} cannot be written ({error.strerror}): free space, or set HF_DATASETS_CACHE."
-    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -356,6 +341,25 @@ def facts_of(split: datasets.Dataset) -> Json:
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) and facts.get("rows") == len(split) else {}
+
+
+def cached_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> datasets.Dataset:
+    """A table that is memory-mapped from a file of the cache; where it is missing or damaged, it is made of `batches`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        return datasets.Dataset.from_file(str(file))
+    except (OSError, pa.ArrowException):
+        pass
+    try:
+        with replacing(file) as draft, pa.ipc.new_stream(str(draft), schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error}): free space, or set HF_DATASETS_CACHE.") from error
+    return datasets.Dataset.from_file(str(file))
 
 
 def cached_table(path: Path, make: Callable[[], pa.Table], variable: str = "HF_DATASETS_CACHE") -> pa.Table:

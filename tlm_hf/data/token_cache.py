@@ -2,23 +2,23 @@
 
 import bisect
 import hashlib
+import itertools
 import json
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import UserError
-from .sources import text_hash
+from .sources import BATCH, cached_rows, each_text, text_hash
 from .tokenization import encode_whole, tokenizer_hash
 
 FORMAT = 4  # raise it when the same texts and tokenizer would give other tokens or another layout
-FEATURES = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
+SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})
 
 
 class TokenTable(Sequence[np.ndarray]):
@@ -77,26 +77,14 @@ def tokenize_once(
     }
     root = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "tlm_hf" / "tokens").expanduser()
     name = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    file = root / f"{name}.arrow"
-    try:
-        return TokenTable(datasets.Dataset.from_file(str(file)))
-    except (OSError, pa.ArrowException):  # missing or damaged
-        pass
     encode = encode_whole(tokenizer)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as folder:
-            draft = Path(folder, file.name)
-            dataset.with_format(None).map(
-                lambda batch: {"input_ids": encode(batch[text_column])},
-                batched=True,
-                remove_columns=dataset.column_names,
-                cache_file_name=str(draft),
-                features=FEATURES,
-                new_fingerprint=name,
-                desc="Tokenizing",
-            )
-            draft.replace(file)
-    except OSError as error:
-        raise UserError(f"{root} cannot be written ({error}): free space, or set HF_DATASETS_CACHE.") from error
-    return TokenTable(datasets.Dataset.from_file(str(file)))
+    hide = True if datasets.are_progress_bars_disabled() else None  # None: shown where there is a terminal
+    progress = tqdm(
+        each_text(dataset.with_format(None)[text_column]), "Tokenizing", len(dataset), disable=hide, delay=1
+    )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        while texts := list(itertools.islice(progress, BATCH)):
+            yield pa.record_batch([pa.array(encode(texts), SCHEMA.types[0])], schema=SCHEMA)
+
+    return TokenTable(cached_rows(root / f"{name}.arrow", SCHEMA, batches()))
