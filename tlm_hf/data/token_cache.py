@@ -79,12 +79,11 @@ def tokenize_once(
     name = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     encode = encode_whole(tokenizer)
     hide = True if datasets.are_progress_bars_disabled() else None  # None: shown where there is a terminal
-    progress = tqdm(
-        each_text(dataset.with_format(None)[text_column]), "Tokenizing", len(dataset), disable=hide, delay=1
-    )
+    column = dataset.with_format(None)[text_column]
+    texts = iter(tqdm(each_text(column), "Tokenizing", len(column), disable=hide, delay=1))
 
     def batches() -> Iterator[pa.RecordBatch]:
-        while texts := list(itertools.islice(progress, BATCH)):
-            yield pa.record_batch([pa.array(encode(texts), SCHEMA.types[0])], schema=SCHEMA)
+        while batch := list(itertools.islice(texts, BATCH)):
+            yield pa.record_batch([pa.array(encode(batch), SCHEMA.types[0])], schema=SCHEMA)
 
     return TokenTable(cached_rows(root / f"{name}.arrow", SCHEMA, batches()))
