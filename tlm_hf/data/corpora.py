@@ -49,9 +49,8 @@ def load_corpus(
 ) -> datasets.DatasetDict:
     """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`.
 
-    Texts are stripped; empty ones and exact duplicates are dropped and counted. Subsets are seeded and nested; held-out
-    texts are the same for every seed and size. Each split keeps its facts (`facts_of`); texts stay on disk. The id is
-    the source's column `id` where that tells the rows apart, else the row's place.
+    Texts are stripped; empty ones and duplicates are dropped and counted. Subsets are seeded and nested; held-out texts
+    are the same for every seed and size. Texts stay on disk; their id is the source's, or the row's place.
 
     Args:
         corpus: `docstrings`; `wikipedia` (that folder of the data root, or else streamed from the Hub);

@@ -100,42 +100,48 @@ def read_source(
             `datasets`.
     """
     path = Path(name).expanduser()
-    files: dict[str, list[FileTable]] = {}
     if path.exists():
         if revision is not None:
             raise UserError(f"{name!r} is on this machine and has no revision {revision!r}: leave the revision out.")
-        digest, by_split = _files_hash(path), _find_files(path, config)
-        kind = None if by_split is None else _check_files(by_split)
-        if by_split is not None and kind not in ("parquet", "text"):
-            files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
-            loaded = datasets.DatasetDict(
-                {split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()}
-            )
-        elif by_split is not None and kind == "text":
-            unit = text_unit or _find_text_unit(name, by_split["train"], written.encoding)
-            texts = _texts(by_split["train"], unit, written.encoding)
-            cache, schema = _cache_folder(digest) / f"{unit}-{written.encoding}.arrow", pa.schema({"text": pa.string()})
-            batches = iter(lambda: list(itertools.islice(texts, BATCH)), [])
-            rows = (pa.record_batch([pa.array(batch, pa.string())], schema=schema) for batch in batches)
-            loaded = datasets.DatasetDict(train=cached_rows(cache, schema, rows))
-        else:
-            options: dict[str, Any] = {"path": str(path), "name": config}
-            if by_split is not None:
-                names = {split: [str(file) for file in parts] for split, parts in by_split.items()}
-                options = {"path": kind, "data_files": names}
-            # `datasets` finds its cache by path and time, and a file may be replaced by another of the same time.
-            loaded = _load(name, options | {"cache_dir": str(_cache_folder(digest))})
-        revision = f"sha256:{digest}"
+        source = _read_local(name, config, written, text_unit)
     elif name.count("/") == 1 and not path.suffix and not name.startswith((".", "/", "~")):
         loaded = _load(name, {"path": name, "name": config, "revision": revision})
         # The commit: `datasets` names the folder of its cache files after it.
         folders = [Path(file["filename"]).parent.name for split in loaded.values() for file in split.cache_files]
-        revision = next((folder for folder in folders if re.fullmatch(r"[0-9a-f]{40}", folder)), revision)
+        commit = next((folder for folder in folders if re.fullmatch(r"[0-9a-f]{40}", folder)), revision)
+        source = Source(loaded, commit)
     else:
         raise UserError(f"{name!r} is neither an existing file or folder nor a Hub data set (owner/name).")
-    if not any(len(split) for split in loaded.values()):
+    if not any(len(split) for split in source.splits.values()):
         raise UserError(f"{name!r} has no rows: give a file or folder with text in it.")
-    return Source(loaded, revision, files)
+    return source
+
+
+def _read_local(name: str, config: str | None, written: TextFormat, text_unit: str | None) -> Source:
+    """A file or folder, by the reader of its format; the cache is found by the files' hash."""
+    path, files = Path(name).expanduser(), {}
+    digest, by_split = _files_hash(path), _find_files(path, config)
+    kind = None if by_split is None else _check_files(by_split)
+    cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
+    if by_split is None or kind == "parquet":
+        options: dict[str, Any] = {"path": str(path), "name": config}
+        if by_split is not None:
+            options = {
+                "path": kind,
+                "data_files": {split: [str(file) for file in by_split[split]] for split in by_split},
+            }
+        loaded = _load(name, options | {"cache_dir": str(cache)})
+    elif kind == "text":
+        unit = text_unit or _find_text_unit(name, by_split["train"], written.encoding)
+        texts, schema = _texts(by_split["train"], unit, written.encoding), pa.schema({"text": pa.string()})
+        batches = iter(lambda: list(itertools.islice(texts, BATCH)), [])
+        rows = (pa.record_batch([pa.array(batch, pa.string())], schema=schema) for batch in batches)
+        loaded = datasets.DatasetDict(train=cached_rows(cache / f"{unit}-{written.encoding}.arrow", schema, rows))
+    else:
+        files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
+        tables = {split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()}
+        loaded = datasets.DatasetDict(tables)
+    return Source(loaded, f"sha256:{digest}", files)
 
 
 def is_text(name: str) -> bool:
@@ -143,10 +149,6 @@ def is_text(name: str) -> bool:
     path = Path(name).expanduser()
     files = [path] if path.is_file() else tables_in(path)
     return bool(files) and all(kind_of(file) == "text" for file in files)
-
-
-def _cache_folder(digest: str) -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
 
 
 def _texts(files: Sequence[Path], unit: str, encoding: str | None) -> Iterator[str]:
