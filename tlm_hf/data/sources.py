@@ -126,10 +126,7 @@ def _read_local(name: str, config: str | None, written: TextFormat, text_unit: s
     if by_split is None or kind == "parquet":
         options: dict[str, Any] = {"path": str(path), "name": config}
         if by_split is not None:
-            options = {
-                "path": kind,
-                "data_files": {split: [str(file) for file in by_split[split]] for split in by_split},
-            }
+            options = {"path": kind, "data_files": {split: [*map(str, parts)] for split, parts in by_split.items()}}
         loaded = _load(name, options | {"cache_dir": str(cache)})
     elif kind == "text":
         unit = text_unit or _find_text_unit(name, by_split["train"], written.encoding)
