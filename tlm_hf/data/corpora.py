@@ -53,14 +53,14 @@ def load_corpus(
     are the same for every seed and size. Texts stay on disk; their id is the source's, or the row's place.
 
     Args:
-        corpus: `docstrings`; `wikipedia` (that folder of the data root, or else streamed from the Hub);
-            `wikimedia/wikipedia` (streamed); a file or folder; `owner/name` on the Hub; or loaded tables.
-        num_texts: texts to train on, which `seed` chooses; None for all (40,000 of a streamed Wikipedia).
+        corpus: `docstrings`; `wikipedia` (of the data root, else streamed); a path; `owner/name` on the Hub; or tables.
+        num_texts: texts to train on; None for all (40,000 of a streamed Wikipedia).
         validation_texts: texts held out, at most: of the source's own validation split, or a tenth of the corpus.
         text_column: column that holds the text.
         config: configuration of a Hub data set or of a folder whose README.md names some.
         revision: revision of a Hub data set; None for the pinned commit of Wikipedia.
         root: data root; None for the variable TLM_DATA.
+        seed: chooses the subset.
         unit: `article` (default) or `paragraph` of a streamed Wikipedia; `line` or `paragraph` of text files.
         written: encoding and quoting of local files.
 
