@@ -80,7 +80,5 @@ class TaskArguments(TextFormat):
     merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
     drop_leakage: bool = option(False, "Leave out training texts that repeat held-out ones, and count them.")
     task_seed: int = option(0, "Seed of the choice of rows.")
-    train_seed: int | None = option(
-        None, "Seed of the choice of training rows among those not held out (--task-seed)."
-    )
+    train_seed: int | None = option(None, "Seed of the choice of training rows among those not held out (--task-seed).")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
