@@ -21,50 +21,32 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}
-DENSE = ("attention_output", "intermediate", "output", "pooler", "classifier")
+TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "U8": np.uint8}
 BATCH = 256
 """Texts that go through the layers together."""
 REMEMBERED = 2**18
 """Letters of words whose tokens are remembered: about 10 MB."""
-PART = 16384
-"""Values whose activation is computed at a time."""
-# A rational approximation of erf that is good to float32 rounding (Eigen's): odd powers from 13, over even ones from 8.
-# fmt: off
-ERF_ABOVE = np.array(
-    [-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
-     -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02], dtype=np.float32)
-ERF_BELOW = np.array(
-    [-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
-     -1.42647390514189e-02], dtype=np.float32)
-# fmt: on
+ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
+"""Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26, from the highest power: good to 1.5e-7."""
 
 
 def erf(x: np.ndarray) -> np.ndarray:
     """The error function, float32."""
-    x = np.clip(x, -4, 4)
-    square = x * x
-    above, below = np.zeros_like(x), np.zeros_like(x)
-    for coefficients, value in ((ERF_ABOVE, above), (ERF_BELOW, below)):
-        for coefficient in coefficients:
-            value *= square
-            value += coefficient
-    return x * above / below
-
-
-def gelu(x: np.ndarray) -> np.ndarray:
-    """GELU, in parts that stay in the processor's cache."""
-    result, flat = np.empty_like(x).reshape(-1), x.reshape(-1)
-    for start in range(0, len(flat), PART):
-        part = flat[start : start + PART]
-        result[start : start + PART] = part * np.float32(0.5) * (erf(part * np.float32(0.5**0.5)) + np.float32(1))
-    return result.reshape(x.shape)
+    size = np.abs(x)
+    part = 1 / (1 + np.float32(0.3275911) * size)
+    result = np.zeros_like(x)
+    for coefficient in ERF:
+        result += np.float32(coefficient)
+        result *= part
+    size *= -size
+    result *= np.exp(size)
+    return np.copysign(1 - result, x)
 
 
 ACTIVATIONS = {
-    "gelu": gelu,
+    "gelu": lambda x: np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5))),
     "relu": lambda x: np.maximum(x, 0),
-    "silu": lambda x: x / (np.float32(1) + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
 }
 
 
@@ -96,16 +78,16 @@ def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by `config.json`."""
     members, words, longest = config["num_members"], config["vocab_size"], config["max_position_embeddings"]
     hidden, heads, inner = config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
-    by_word, by_place = (words, members, heads), (longest, members, heads)
-    shapes = {"values": (*by_word, hidden // heads), "scores": by_word, "scale": (words, longest, members)}
-    shapes |= {"position_values": (*by_place, hidden // heads), "position_scores": by_place}
-    norms = [f"{name}.{part}" for name in ("attention_norm", "output_norm") for part in ("weight", "bias")]
-    shapes |= dict.fromkeys(["context_bias", "first", *norms], (members, hidden))
-    ends = ((hidden, hidden), (hidden, inner), (inner, hidden), (hidden, hidden), (hidden, len(config["id2label"])))
-    for name, (inputs, outputs) in zip(DENSE, ends, strict=True):
-        shapes |= {f"{name}.weight": (members, outputs, inputs), f"{name}.bias": (members, outputs)}
-        if config["table_dtype"] == "int8":
-            shapes |= {f"{name}.step": (members, outputs), "value_step": by_word}
+    int8, size = config["table_dtype"] == "int8", hidden // heads
+    shapes = {"values": (words, members, heads, size + 8 * int8), "position_values": (members, heads, longest, size)}
+    shapes |= {"scores": (words, members, heads), "position_scores": (longest, members, heads)}
+    shapes |= {"scale": (words, longest, members), "gain": (members, 1, hidden)}
+    ends = {"attention_output": (hidden, hidden), "intermediate": (hidden, inner), "output": (inner, hidden)}
+    ends |= {"pooler": (hidden, hidden), "classifier": (hidden, len(config["id2label"]))}
+    for name, (inputs, outputs) in ends.items():
+        shapes |= {f"{name}.weight": (members, inputs, outputs), f"{name}.bias": (members, 1, outputs)}
+        if int8 and name != "classifier":
+            shapes |= {f"{name}.weight": (members, outputs, inputs), f"{name}.step": (members, outputs)}
     return shapes
 
 
@@ -142,8 +124,10 @@ class FrozenRuntime:
         self.room = REMEMBERED
         self.temperature, self.combination = np.float32(config["temperature"]), config["combination"]
         self.eps, self.members = np.float32(config["layer_norm_eps"]), config["num_members"]
-        # What every text reads is brought to float32 once; value rows stay as they are in the file.
-        self.tables = {n: t if n == "values" else np.asarray(t, dtype=np.float32) for n, t in tables.items()}
+        for name in [name for name in tables if name.endswith(".step")]:  # what every text reads becomes float32
+            weight = name.replace("step", "weight")
+            tables[weight] = np.ascontiguousarray((tables[weight] * tables.pop(name)[..., None]).transpose(0, 2, 1))
+        self.tables = tables
 
     @staticmethod
     def _open_tokenizer(file: Path, config: dict[str, Any]) -> Tokenizer:
@@ -207,10 +191,11 @@ class FrozenRuntime:
         return logits
 
     def _batch(self, ids: list[list[int]]) -> np.ndarray:
-        states = self._dense("attention_output", self._pool(ids)) + self.tables["first"][:, None]
-        states = self._norm("attention_norm", states)
-        inner = self._dense("output", self.activation(self._dense("intermediate", states)))
-        states = self._norm("output_norm", inner + states)
+        states = self._norm(self._dense("attention_output", self._pool(ids)))
+        inner = self._dense("intermediate", states)
+        for member in inner:  # one at a time stays in the processor's cache
+            member[...] = self.activation(member)
+        states = self._norm(self._dense("output", inner) + states * self.tables["gain"])
         return self._dense("classifier", np.tanh(self._dense("pooler", states))).transpose(1, 0, 2)
 
     def _pool(self, texts: list[list[int]]) -> np.ndarray:
@@ -226,29 +211,31 @@ class FrozenRuntime:
         scores *= scale
         scores[~mask] = -np.inf
         weights = softmax(scores, axis=1) * scale  # (texts, length, members, heads)
-        by_place = tables["position_values"][: len(places)].transpose(1, 2, 0, 3)
-        context = np.matmul(np.ascontiguousarray(weights.transpose(2, 3, 0, 1)), by_place)
-        if "value_step" in tables:
-            weights *= tables["value_step"].take(ids, axis=0)
-        weights = np.ascontiguousarray(weights.transpose(0, 2, 3, 1))[:, :, :, None]
+        weights = np.ascontiguousarray(weights.transpose(2, 3, 0, 1))
+        context = np.matmul(weights, tables["position_values"][:, :, : len(places)])  # (members, heads, texts, size)
         for text, length in enumerate(lengths):
-            values = tables["values"].take(ids[text, :length], axis=0)
-            values = values.astype(np.float32, copy=False).transpose(1, 2, 0, 3)
-            context[:, :, text] += np.matmul(weights[text, ..., :length], values)[:, :, 0]
+            values = self._values(ids[text, :length]).transpose(1, 2, 0, 3)
+            context[:, :, text] += np.matmul(weights[:, :, text, None, :length], values)[:, :, 0]
         context = context.transpose(0, 2, 1, 3)
-        return context.reshape(*context.shape[:2], -1) + tables["context_bias"][:, None]
+        return context.reshape(*context.shape[:2], -1)
+
+    def _values(self, ids: np.ndarray) -> np.ndarray:
+        """The words' value rows, float32 (words, members, heads, size)."""
+        rows = self.tables["values"].take(ids, axis=0)
+        if rows.dtype != np.uint8:
+            return rows.astype(np.float32, copy=False)
+        ends = np.ascontiguousarray(rows[..., -8:]).view(np.float32)  # behind the bytes: step and least value
+        return rows[..., :-8] * ends[..., :1] + ends[..., 1:]
 
     def _dense(self, name: str, states: np.ndarray) -> np.ndarray:
-        product = np.matmul(states, self.tables[f"{name}.weight"].transpose(0, 2, 1))
-        if f"{name}.step" in self.tables:
-            product *= self.tables[f"{name}.step"][:, None]
-        product += self.tables[f"{name}.bias"][:, None]
+        product = np.matmul(states, self.tables[f"{name}.weight"])
+        product += self.tables[f"{name}.bias"]
         return product
 
-    def _norm(self, name: str, states: np.ndarray) -> np.ndarray:
+    def _norm(self, states: np.ndarray) -> np.ndarray:
         states = states - states.mean(axis=-1, keepdims=True)
         states /= np.sqrt((states * states).mean(axis=-1, keepdims=True) + self.eps)
-        return states * self.tables[f"{name}.weight"][:, None] + self.tables[f"{name}.bias"][:, None]
+        return states
 
 
 def load(source: str | Path) -> FrozenRuntime:

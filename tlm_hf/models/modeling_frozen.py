@@ -14,6 +14,7 @@ with a the softmax of the scores. The rest is a row for each text: output projec
 feed-forward, LayerNorm, pooler, classifier. Members are interleaved, so one token is one contiguous row.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,9 @@ HAS_TILES = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 """Whether the processor has units for products of bfloat16 matrices (AMX)."""
 BLOCK = 1024
 """Words whose scales are computed at a time."""
+FEW, LANES = 8, 32
+"""Texts up to which int8 weights are multiplied as they are (widening them first pays for more), by a kernel that
+reads so many inputs at a time."""
 
 
 def table(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
@@ -43,56 +47,36 @@ def table(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False)
 
 
-def quantised(values: torch.Tensor, dtype: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Values in a `table_dtype`; with int8 also the float32 step of each row (without the last dimension)."""
-    if dtype != "int8":
-        return values.to(getattr(torch, dtype)), None
-    step = values.abs().amax(dim=-1).clamp(min=1e-12) / 127
-    return (values / step[..., None]).round().to(torch.int8), step
-
-
 class FrozenDense(nn.Module):
     """A linear layer of each member: (members, rows, inputs) to (members, rows, outputs)."""
 
     def __init__(self, members: int, inputs: int, outputs: int, dtype: str) -> None:
         super().__init__()
-        self.weight = table(members, outputs, inputs, dtype=getattr(torch, dtype))
-        self.bias = table(members, outputs)
-        self.step = table(members, outputs) if dtype == "int8" else None
+        int8 = dtype == "int8"
+        self.weight = table(members, outputs, inputs, dtype=torch.int8) if int8 else table(members, inputs, outputs)
+        self.step = table(members, outputs) if int8 else None
+        self.bias = table(members, 1, outputs)
 
-    def fill(self, layers: Sequence[nn.Linear], dtype: str) -> None:
-        """Take over the members' layers."""
-        weight, step = quantised(torch.stack([layer.weight.float() for layer in layers]), dtype)
-        self.weight.copy_(weight)
-        self.bias.copy_(torch.stack([layer.bias for layer in layers]))
-        if self.step is not None and step is not None:
-            self.step.copy_(step)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Project each member's rows."""
+    def fill(self, k: int, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Take over the weight (outputs, inputs) and bias (outputs,) of member k."""
+        self.bias[k, 0] = bias
         if self.step is None:
-            return torch.baddbmm(self.bias[:, None], states, self.weight.to(states.dtype).transpose(1, 2))
+            self.weight[k] = weight.t()
+        else:
+            self.step[k] = (weight.abs().amax(dim=1).clamp(min=1e-12) / 127).bfloat16()  # as torch's kernel takes it
+            self.weight[k] = (weight / self.step[k, :, None]).round().clamp(-127, 127)
+
+    def forward(self, states: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Project each member's rows, and add `bias` in place of the layer's."""
+        bias = self.bias if bias is None else bias
+        if self.step is None:
+            return torch.baddbmm(bias, states, self.weight)
+        if states.device.type == "cpu" and states.shape[1] <= FEW and states.shape[2] % LANES == 0:
+            rows = zip(states.bfloat16(), self.weight, self.step.bfloat16(), strict=True)
+            return torch.stack([torch._weight_int8pack_mm(*parts) for parts in rows]) + bias
         # The rounding of bfloat16 is below that of int8 weights.
         dtype = torch.bfloat16 if states.device.type == "cpu" and HAS_TILES else states.dtype
-        products = torch.bmm(states.to(dtype), self.weight.to(dtype).transpose(1, 2)).to(states.dtype)
-        return products * self.step[:, None] + self.bias[:, None]
-
-
-class FrozenNorm(nn.Module):
-    """A LayerNorm of each member over (members, rows, hidden)."""
-
-    def __init__(self, members: int, hidden: int, eps: float) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = table(members, hidden), table(members, hidden), eps
-
-    def fill(self, norms: Sequence[nn.LayerNorm]) -> None:
-        """Take over the members' norms."""
-        self.weight.copy_(torch.stack([norm.weight for norm in norms]))
-        self.bias.copy_(torch.stack([norm.bias for norm in norms]))
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Normalise each member's rows."""
-        return F.layer_norm(states, states.shape[-1:], eps=self.eps) * self.weight[:, None] + self.bias[:, None]
+        return torch.addcmul(bias, torch.bmm(states.to(dtype), self.weight.to(dtype).mT), self.step[:, None])
 
 
 class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: TRF057
@@ -101,29 +85,30 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
     config: FrozenCommitteeConfig
     config_class = FrozenCommitteeConfig
     base_model_prefix = "frozen"
-    # A precision asked of `from_pretrained` changes none of these; value rows and weights have the table's.
-    _keep_in_fp32_modules_strict = {"scale", "scores", "position_scores", "position_values", "value_step", "first"} | {
-        *("context_bias", "attention_norm", "output_norm", "bias", "step")
+    # A precision asked of `from_pretrained` changes none of these; float16 is of value rows alone.
+    _keep_in_fp32_modules_strict = {"scale", "scores", "position_scores", "position_values", "gain"} | {
+        *("weight", "bias", "step")
     }
 
     def __init__(self, config: FrozenCommitteeConfig) -> None:
         super().__init__(config)
         members, hidden, heads = config.num_members, config.hidden_size, config.num_attention_heads
         words, longest, dtype = config.vocab_size, config.max_position_embeddings, config.table_dtype
-        self.values = table(words, members, heads, hidden // heads, dtype=getattr(torch, dtype))
-        self.value_step = table(words, members, heads) if dtype == "int8" else None
+        size = hidden // heads
+        if dtype == "int8":  # a row of bytes, then its float32 scale and offset, as torch's kernels have them
+            self.values = table(words, members, heads, size + 8, dtype=torch.uint8)
+        else:
+            self.values = table(words, members, heads, size, dtype=getattr(torch, dtype))
         self.scores = table(words, members, heads)
         self.scale = table(words, longest, members)
-        self.position_values = table(longest, members, heads, hidden // heads)
+        self.position_values = table(members, heads, longest, size)
         self.position_scores = table(longest, members, heads)
-        self.context_bias, self.first = table(members, hidden), table(members, hidden)
         self.attention_output = FrozenDense(members, hidden, hidden, dtype)
-        self.attention_norm = FrozenNorm(members, hidden, config.layer_norm_eps)
+        self.gain = table(members, 1, hidden)
         self.intermediate = FrozenDense(members, hidden, config.intermediate_size, dtype)
         self.output = FrozenDense(members, config.intermediate_size, hidden, dtype)
-        self.output_norm = FrozenNorm(members, hidden, config.layer_norm_eps)
         self.pooler = FrozenDense(members, hidden, hidden, dtype)
-        self.classifier = FrozenDense(members, hidden, config.num_labels, dtype)
+        self.classifier = FrozenDense(members, hidden, config.num_labels, "float32")
         self.activation = ACT2FN[config.hidden_act]
         self.post_init()
         self.eval()
@@ -169,8 +154,9 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         """
         self._check(input_ids, attention_mask, token_type_ids, kwargs)
         context = self._pool(input_ids, attention_mask)  # type: ignore[arg-type]
-        states = self.attention_norm(self.attention_output(context) + self.first[:, None])
-        states = self.output_norm(self.output(self.activation(self.intermediate(states))) + states)
+        states = self._norm(self.attention_output(context))
+        inner = self.activation(self.intermediate(states))
+        states = self._norm(self.output(inner, torch.addcmul(self.output.bias, states, self.gain)))
         member_logits = self.classifier(torch.tanh(self.pooler(states))).transpose(0, 1)
         logits = combine(member_logits, self.config.combination, self.config.temperature)
         loss = None if labels is None else F.cross_entropy(logits, labels)
@@ -199,31 +185,41 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         """Whether code may depend on the data: not in a graph, nor where reading them costs a transfer."""
         return ids.device.type == "cpu" and not torch.compiler.is_compiling()
 
+    def _norm(self, states: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(states, states.shape[-1:], eps=self.config.layer_norm_eps)
+
     def _pool(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Attention from [CLS]: ids (batch, sequence) to contexts (members, batch, hidden)."""
-        length, (members, heads, size) = ids.shape[1], self.values.shape[1:]
-        scale = self.scale[ids, torch.arange(length, device=ids.device)][..., None]  # (B, T, K, 1)
-        scores = (self.scores[ids] + self.position_scores[:length]) * scale
+        (batch, length), (longest, members, heads) = ids.shape, self.position_scores.shape
+        places = torch.arange(length, device=ids.device)
+        scale = F.embedding(ids * longest + places, self.scale.flatten(0, 1))[..., None]  # (B, T, K, 1)
+        scores = F.embedding(ids, self.scores.flatten(1)).unflatten(2, (members, heads))
+        scores = scores.add_(self.position_scores[:length]).mul_(scale)
         if mask is not None:
-            scores = scores.masked_fill(mask[:, :, None, None] == 0, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(dim=1) * scale  # (B, T, K, H)
-        by_place = torch.einsum("btkh,tkhd->kbhd", weights, self.position_values[:length])
-        if self.value_step is not None:
-            weights = weights * self.value_step[ids]
-        rows: Any = slice(None)
-        if self.values.dtype != weights.dtype and self._is_readable(ids):
-            rows, ids = ids.unique(return_inverse=True)  # only the batch's words are brought to float32
-        values = self.values[rows].to(weights.dtype)
-        slices = torch.arange(members * heads, device=ids.device)
-        places = ids[:, None] * (members * heads) + slices[:, None]  # (B, K H, T)
-        by_word = F.embedding_bag(
-            places.flatten(0, 1),
-            values.view(-1, size),
-            mode="sum",
-            per_sample_weights=weights.flatten(2).transpose(1, 2).reshape(-1, length),
-        )
-        context = by_place + by_word.view(-1, members, heads, size).transpose(0, 1)
-        return context.flatten(2) + self.context_bias[:, None]
+            scores = scores.masked_fill_(mask[:, :, None, None] == 0, torch.finfo(scores.dtype).min)
+        weights = (scores.softmax(dim=1) * scale).flatten(2).transpose(1, 2).contiguous()  # (B, K H, T)
+        by_word = self._sum_values(ids, weights).transpose(0, 1)
+        context = torch.baddbmm(by_word, weights.transpose(0, 1), self.position_values[:, :, :length].flatten(0, 1))
+        return context.view(members, heads, batch, -1).transpose(1, 2).flatten(2)
+
+    def _sum_values(self, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of the words' value rows: ids (B, T), weights (B, K H, T) to (B, K H, d)."""
+        values, (batch, slices, length) = self.values.flatten(0, 2), weights.shape
+        if values.dtype != torch.uint8 or self._is_readable(ids):
+            rows = ids[:, None] * slices + torch.arange(slices, device=ids.device)[:, None]  # (B, K H, T)
+        if values.dtype != torch.uint8:
+            rows, parts = rows.flatten(0, 1), weights.flatten(0, 1).to(values.dtype)
+            bags = F.embedding_bag(rows, values, mode="sum", per_sample_weights=parts)
+            return bags.to(weights.dtype).view(batch, slices, -1)
+        if self._is_readable(ids):
+            starts = torch.arange(0, rows.numel(), length)
+            bags = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+                values, rows.flatten(), starts, False, 0, False, weights.flatten()
+            )
+            return bags.view(batch, slices, -1)
+        rows = self.values[ids].flatten(2, 3)  # (B, T, K H, d + 8)
+        step, least = rows[..., -8:].contiguous().view(torch.float32).split(1, dim=-1)
+        return torch.einsum("bst,btsd->bsd", weights, rows[..., :-8] * step + least)
 
 
 def check_freezable(members: Sequence[Any]) -> None:
@@ -281,45 +277,43 @@ def freeze_members(
     with torch.device(members[0].device):
         frozen = FrozenCommitteeForSequenceClassification(config)
     for position, member in enumerate(members):
-        _fill_tables(frozen, position, member, cls_token_id)
-    layers = [member.bert.encoder.layer[0] for member in members]
-    frozen.attention_output.fill([layer.attention.output.dense for layer in layers], dtype)
-    frozen.intermediate.fill([layer.intermediate.dense for layer in layers], dtype)
-    frozen.output.fill([layer.output.dense for layer in layers], dtype)
-    frozen.pooler.fill([member.bert.pooler.dense for member in members], dtype)
-    frozen.classifier.fill([member.classifier for member in members], dtype)
-    frozen.attention_norm.fill([layer.attention.output.LayerNorm for layer in layers])
-    frozen.output_norm.fill([layer.output.LayerNorm for layer in layers])
+        _fill_tables(frozen, position, copy.deepcopy(member).float(), cls_token_id)
     return frozen
 
 
 def _fill_tables(frozen: FrozenCommitteeForSequenceClassification, k: int, member: Any, cls_token_id: int) -> None:
-    """Tables of member k, by the formulas at the head of this file."""
-    embeddings, attention = member.bert.embeddings, member.bert.encoder.layer[0].attention.self
-    heads, size = frozen.values.shape[2:]
-    norm = embeddings.LayerNorm
-    gain, shift = norm.weight.float(), norm.bias.float()
-    words = embeddings.word_embeddings.weight.float()
-    places = (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).float()
-    first = F.layer_norm(words[cls_token_id] + places[0], gain.shape, gain, shift, norm.eps)
-    query = attention.query(first.to(norm.weight.dtype)).float().view(heads, size) * attention.scaling
-    absorbed = torch.einsum("hd,hdc->hc", query, attention.key.weight.float().view(heads, size, -1)) * gain
-    value = attention.value.weight.float()
+    """Tables of member k in float32, by the formulas at the head of this file."""
+    embeddings, layer = member.bert.embeddings, member.bert.encoder.layer[0]
+    attention, output, norm = layer.attention.self, layer.attention.output, embeddings.LayerNorm
+    longest, heads = frozen.position_values.shape[2], frozen.scores.shape[2]
+    words = embeddings.word_embeddings.weight
+    places = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
+    first = norm(words[cls_token_id] + places[0])
+    query = attention.query(first).view(heads, -1) * attention.scaling
+    absorbed = torch.einsum("hd,hdc->hc", query, attention.key.weight.view(heads, -1, len(first))) * norm.weight
+    value = attention.value.weight * norm.weight
     words, places = words - words.mean(1, keepdim=True), places - places.mean(1, keepdim=True)
     for start in range(0, len(words), BLOCK):
         block = words[start : start + BLOCK]
         rows = slice(start, start + len(block))
         squares = (block**2).sum(1)[:, None] + (places**2).sum(1) + 2 * block @ places.t()
-        frozen.scale[rows, :, k] = (squares / words.shape[1] + norm.eps).rsqrt()
+        frozen.scale[rows, :, k] = (squares / len(first) + norm.eps).rsqrt()
         frozen.scores[rows, k] = block @ absorbed.t()
-        values, step = quantised((block @ (value * gain).t()).view(-1, heads, size), frozen.config.table_dtype)
+        values = (block @ value.t()).view(len(block), heads, -1)
+        if frozen.values.dtype == torch.uint8:
+            values = torch.ops.quantized.embedding_bag_byte_prepack(values)
         frozen.values[rows, k] = values
-        if frozen.value_step is not None and step is not None:
-            frozen.value_step[rows, k] = step
     frozen.position_scores[:, k] = places @ absorbed.t()
-    frozen.position_values[:, k] = (places @ (value * gain).t()).view(-1, heads, size)
-    frozen.context_bias[k] = value @ shift + attention.value.bias.float()
-    frozen.first[k] = first
+    frozen.position_values[k] = (places @ value.t()).view(longest, heads, -1).transpose(0, 1)
+    # What is added to every text, and what a LayerNorm multiplies by, goes into the layer behind it.
+    frozen.attention_output.fill(k, output.dense.weight, output.dense(attention.value(norm.bias)) + first)
+    norm, dense = output.LayerNorm, layer.intermediate.dense
+    frozen.gain[k] = norm.weight
+    frozen.intermediate.fill(k, dense.weight * norm.weight, dense(norm.bias))
+    frozen.output.fill(k, layer.output.dense.weight, layer.output.dense.bias + norm.bias)
+    norm, dense = layer.output.LayerNorm, member.bert.pooler.dense
+    frozen.pooler.fill(k, dense.weight * norm.weight, dense(norm.bias))
+    frozen.classifier.fill(k, member.classifier.weight, member.classifier.bias)
 
 
 FrozenCommitteeForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
