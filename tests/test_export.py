@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, refusal
 from helpers_commands import refused, succeed, write_csv
 from scipy.special import log_softmax, logsumexp
 from transformers import AutoTokenizer, BertTokenizer
@@ -13,6 +13,8 @@ from transformers import AutoTokenizer, BertTokenizer
 from tlm_hf import CommitteeForSequenceClassification, errors
 from tlm_hf.data.tasks import load_task
 from tlm_hf.evaluation.predict import predict
+from tlm_hf.export import OnnxClassifier, write_frozen
+from tlm_hf.loading import load_config
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -28,8 +30,9 @@ def folder(build_pair, tmp_path_factory):
         for model in pair:
             model.bfloat16().float()
     committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in pairs])
-    committee.bfloat16().save_pretrained(root / "committee")
     tokenizer = BertTokenizer(vocab={word: place for place, word in enumerate(WORDS)}, model_max_length=16)
+    write_frozen(committee, tokenizer, root / "frozen")
+    committee.bfloat16().save_pretrained(root / "committee")
     tokenizer.save_pretrained(root / "committee")
     return root, [stock for _, stock in pairs]
 
@@ -42,25 +45,42 @@ def committee_logits(stock, tokenizer, texts):
     return votes, logsumexp(log_softmax(votes, axis=-1), axis=1) - np.log(len(stock))
 
 
-def test_both_files_answer_as_the_members_do_in_float32(folder):
+PAIRS = [["w1 w2 w3", "w9"], ["w9", "w1"], ["w4 w5", "w6 w7 w8 w9 w10"]]
+
+
+@pytest.mark.parametrize(("model", "name"), [("committee", "out"), ("frozen", "frozen-out")])
+def test_both_files_answer_as_the_members_do_in_float32(folder, model, name):
     root, stock = folder
-    succeed("export", "--model", str(root / "committee"), "--output-dir", str(root / "out"), "--int8")
-    tokenizer = AutoTokenizer.from_pretrained(root / "out")
-    pairs = [["w1 w2 w3", "w9"], ["w9", "w1"], ["w4 w5", "w6 w7 w8 w9 w10"]]
-    votes, expected = committee_logits(stock, tokenizer, pairs)
-    batch = tokenizer(pairs, padding=True, return_tensors="np")
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    succeed("export", "--model", str(root / model), "--output-dir", str(root / name), "--int8")
+    tokenizer = AutoTokenizer.from_pretrained(root / name)
+    texts = PAIRS if model == "committee" else [" ".join(pair) for pair in PAIRS]
+    votes, expected = committee_logits(stock, tokenizer, texts)
+    batch = tokenizer(texts, padding=True, return_tensors="np")
+    inputs = {
+        name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")[: 3 - (model == "frozen")]
+    }
     for file, tolerance in (("onnx/model.onnx", 1e-5), ("onnx/model_quantized.onnx", 0.15)):
-        session = onnxruntime.InferenceSession(root / "out" / file, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(root / name / file, providers=["CPUExecutionProvider"])
         logits, member_logits = session.run(["logits", "member_logits"], inputs)
         np.testing.assert_allclose(logits, expected, atol=tolerance)
         np.testing.assert_allclose(member_logits, votes, atol=3 * tolerance)
-    results = json.loads((root / "out" / "results.json").read_text())
+    results = json.loads((root / name / "results.json").read_text())
     assert results["max_abs_diff"]["onnx/model.onnx"] < 1e-5
     small = "onnx/model_quantized.onnx"
-    assert results["files"][small] == (root / "out" / small).stat().st_size
-    config = json.loads((root / "out" / "config.json").read_text())
+    assert results["files"][small] == (root / name / small).stat().st_size
+    config = json.loads((root / name / "config.json").read_text())
     assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(3)}
+
+
+def test_an_exported_frozen_committee_refuses_pairs(folder):
+    root, _ = folder
+    file, inputs = root / "frozen-out" / "onnx" / "model.onnx", {"input_ids": torch.full((1, 4), 2)}
+    if not file.exists():
+        succeed("export", "--model", str(root / "frozen"), "--output-dir", str(root / "frozen-out"))
+    model = OnnxClassifier(file, load_config(str(root / "frozen")))
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    assert torch.equal(model(**inputs).logits, model(**inputs, token_type_ids=torch.zeros(1, 4)).logits)
+    assert "single texts" in refusal(model, **inputs, token_type_ids=torch.ones(1, 4))
 
 
 def test_predict_and_score_run_an_exported_folder(folder, tmp_path, capsys):

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SENTENCES, TINY, randomise, refusal
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
 from tlm_hf import CommitteeForSequenceClassification
-from tlm_hf.export import FreezeArguments, freeze
+from tlm_hf.export import FreezeArguments, freeze, write_frozen
 from tlm_hf.runtime import erf, load
 
 NAMES = {0: "sport", 1: "science", 2: "world"}
@@ -57,6 +57,30 @@ def test_any_text_gets_the_committees_probabilities(folders, tokenizer, texts):
     found = load(root / "float32").probabilities(texts)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected(committee, tokenizer, texts), atol=1e-5)
+
+
+@torch.no_grad()
+@settings(max_examples=12)
+@given(
+    shape=st.sampled_from([(1, 1), (3, 5), (4, 8), (2, 32)]), count=st.integers(1, 3),
+    dtype=st.sampled_from([*PRECISION]), seed=st.integers(0, 99),
+    lengths=st.lists(st.integers(1, 16), min_size=1, max_size=10),
+)  # fmt: skip
+def test_numpy_is_torch(tokenizer, tmp_path_factory, shape, count, dtype, lengths, seed):
+    """Any width, members and lengths. Torch has a kernel of int8 for few texts and widths of 32, in bfloat16."""
+    fields = {**TINY, "vocab_size": len(tokenizer), "intermediate_size": 64, "id2label": NAMES}
+    fields |= {"num_attention_heads": shape[0], "hidden_size": shape[0] * shape[1]}
+    stocks = [BertForSequenceClassification(BertConfig(**fields)).eval() for _ in range(count)]
+    for position, stock in enumerate(stocks):
+        randomise(stock, seed + position)
+    folder, rng = tmp_path_factory.mktemp("any"), np.random.default_rng(seed)
+    frozen = write_frozen(CommitteeForSequenceClassification.from_members(stocks), tokenizer, folder, dtype)
+    ids = [[frozen.config.cls_token_id, *rng.integers(0, len(tokenizer), length - 1).tolist()] for length in lengths]
+    rows = [torch.tensor(row) for row in ids]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    expected = frozen(input_ids=padded, attention_mask=mask).member_logits.numpy()
+    np.testing.assert_allclose(load(folder).member_logits(ids), expected, atol=1e-5 if dtype == "float32" else 0.1)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)

@@ -61,7 +61,11 @@ def export(arguments: ExportArguments) -> Json:
     if not arguments.model or not arguments.output_dir:
         raise UserError("export needs --model (a classifier or committee) and --output-dir.")
     check_installed(*NEEDED)
-    model = load_classifier(arguments.model).float()
+    model = load_classifier(arguments.model)
+    if getattr(model.config, "table_dtype", "float32") == "int8":
+        raise UserError(f"The tables of {arguments.model!r} are int8: export the float32 ones, with --int8.")
+    if not isinstance(model, FrozenCommitteeForSequenceClassification):
+        model = model.float()
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     run = Run(arguments.output_dir, "export", {"model": arguments.model, "int8": arguments.int8})
     if run.results is not None:
@@ -177,12 +181,15 @@ def export_onnx(model: PreTrainedModel, path: Path) -> Path:
         path: the .onnx file; weights of more than 1.5 GB go into a file beside it.
 
     Returns:
-        `path`. The inputs are `INPUTS`, int64 (batch, sequence), both sizes free; no row of the mask may be all 0.
+        `path`. The inputs are `INPUTS` (a frozen committee's: the first two), int64 (batch, sequence), both sizes free;
+        no row of the mask may be all 0.
     """
-    outputs = ["logits", "member_logits"] if isinstance(model, CommitteeForSequenceClassification) else ["logits"]
-    if any(weight.dtype != torch.float32 for weight in model.parameters()):
+    frozen = isinstance(model, FrozenCommitteeForSequenceClassification)
+    committee = frozen or isinstance(model, CommitteeForSequenceClassification)
+    outputs = ["logits", "member_logits"] if committee else ["logits"]
+    if any(weight.dtype != torch.float32 for weight in model.parameters()) and not frozen:
         model = copy.deepcopy(model).float()
-    example = {name: torch.ones((2, 8), dtype=torch.long) for name in INPUTS}
+    example = {name: torch.ones((2, 8), dtype=torch.long) for name in INPUTS[: 2 if frozen else 3]}
     size = sum(weight.nbytes for weight in model.parameters())
     with quiet(), torch.no_grad():
         torch.onnx.export(
@@ -244,6 +251,10 @@ class OnnxClassifier(torch.nn.Module):
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
         given = {entry.name: inputs[entry.name].numpy() for entry in self.session.get_inputs()}
+        if "token_type_ids" not in given and bool(types.any()):
+            raise UserError(
+                "An exported frozen committee takes single texts: export the committee that it is made from."
+            )
         names = [output.name for output in self.session.get_outputs()]
         values = self.session.run(names, given)
         return CommitteeOutput(**{name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)})
@@ -279,8 +290,9 @@ def freeze_if_possible(
 
 @torch.inference_mode()
 def compare(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Largest absolute difference of the file's logits from torch's on two pairs of texts of different length."""
-    batch = tokenizer(SAMPLE, SAMPLE[::-1], padding=True, truncation=True, return_tensors="pt")
+    """Largest absolute difference of the file's logits from torch's on two (pairs of) texts of different length."""
+    pairs = None if isinstance(model, FrozenCommitteeForSequenceClassification) else SAMPLE[::-1]
+    batch = tokenizer(SAMPLE, pairs, padding=True, truncation=True, return_tensors="pt")
     batch = {name: batch[name] for name in INPUTS if name in batch}
     exported = OnnxClassifier(path, model.config)
     return float((exported(**batch).logits - model(**batch).logits).abs().max())

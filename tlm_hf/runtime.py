@@ -79,9 +79,10 @@ def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     members, words, longest = config["num_members"], config["vocab_size"], config["max_position_embeddings"]
     hidden, heads, inner = config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
     int8, size = config["table_dtype"] == "int8", hidden // heads
-    shapes = {"values": (words, members, heads, size + 8 * int8), "position_values": (members, heads, longest, size)}
+    shapes: dict[str, tuple[int, ...]] = {"values": (words, members, heads, size + 8 * int8)}
+    shapes |= {"scale": (words, longest, members), "position_values": (members, heads, longest, size)}
     shapes |= {"scores": (words, members, heads), "position_scores": (longest, members, heads)}
-    shapes |= {"scale": (words, longest, members), "gain": (members, 1, hidden)}
+    shapes["gain"] = (members, 1, hidden)
     ends = {"attention_output": (hidden, hidden), "intermediate": (hidden, inner), "output": (inner, hidden)}
     ends |= {"pooler": (hidden, hidden), "classifier": (hidden, len(config["id2label"]))}
     for name, (inputs, outputs) in ends.items():

@@ -15,6 +15,7 @@ def test_every_side_is_a_row_and_answers_as_the_committee(tmp_path):
     rows = json.loads(file.read_text())["rows"]
     sides = {(row["model"], row["runtime"], row["precision"]) for row in rows}
     frozen = {("frozen", runtime, precision) for runtime in ("torch", "numpy") for precision in PRECISION}
+    frozen |= {("frozen", "onnxruntime", precision) for precision in ("float32", "int8")}
     assert sides == {("bert-6", "torch", "float32"), ("committee", "torch", "float32"), *frozen}
     assert len(rows) == 4 * len(sides)
     assert {(row["size"], row["members"], row["batch_size"]) for row in rows} == {

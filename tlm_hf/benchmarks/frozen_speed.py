@@ -21,9 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from .. import runtime
 from ..data.task_options import option
-from ..errors import UserError
+from ..errors import UserError, check_installed
 from ..evaluation.latency import alternating_medians, measure_seconds
-from ..export import write_frozen
+from ..export import NEEDED, OnnxClassifier, export_onnx, quantize, write_frozen
 from ..models.configuration_frozen import TABLE_DTYPES
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_committee import CommitteeForSequenceClassification
@@ -33,6 +33,7 @@ from ..runs.atomic_files import Json
 from .inference_speed import CLS, Batch, build_batch, stock_classifier
 from .measure import TimingArguments, build_recipe, finish
 
+RUNTIMES = ("torch", "numpy", "onnxruntime")
 GRID = ("laptop:1", "laptop:3", "laptop:5", "laptop:10", "paper:10")
 Side = tuple[str, str, str]
 """Model, runtime and precision."""
@@ -45,6 +46,9 @@ class FrozenSpeedArguments(TimingArguments):
     committees: list[str] = option(lambda: list(GRID), "SIZE:MEMBERS of each.")
     batch_size: list[int] = option(lambda: [1, 32, 256], "Texts in a batch.")
     precisions: list[str] = option(lambda: list(TABLE_DTYPES), "Of the tables.", choices=list(TABLE_DTYPES))
+    runtimes: list[str] = option(
+        lambda: list(RUNTIMES), "That run the tables (onnxruntime: float32 and int8).", choices=list(RUNTIMES)
+    )
 
 
 def benchmark_frozen(arguments: FrozenSpeedArguments) -> Json:
@@ -55,7 +59,7 @@ def benchmark_frozen(arguments: FrozenSpeedArguments) -> Json:
         and, but for bert-6, `max_abs_diff` of the members' logits from the committee's.
 
     Raises:
-        UserError: an unknown size or precision, or a number out of range.
+        UserError: an unknown size or precision, a number out of range, or packages that are missing.
     """
     if not arguments.batch_size or min(arguments.batch_size) < 1:
         raise UserError(f"--batch-size is {arguments.batch_size}: give values of at least 1.")
@@ -64,6 +68,8 @@ def benchmark_frozen(arguments: FrozenSpeedArguments) -> Json:
         if not count.isdecimal() or int(count) < 1:
             raise UserError(f"--committees has {word!r}: write SIZE:MEMBERS, such as {GRID[0]}.")
         build_recipe("bert-1", size)
+    if "onnxruntime" in arguments.runtimes:
+        check_installed(*NEEDED)
     threads = arguments.set_threads()
     rows: list[Json] = []
     with threadpool_limits(threads), torch.inference_mode():
@@ -84,6 +90,7 @@ def _time_committee(arguments: FrozenSpeedArguments, speeds: tuple[float, float]
         folders = {name: Path(root) / name for name in arguments.precisions}
         in_torch = {name: write_frozen(committee, tokenizer, folder, name) for name, folder in folders.items()}
         in_numpy = {name: runtime.load(folder) for name, folder in folders.items()}
+        in_onnx = _export(committee.freeze(cls_token_id=tokenizer.cls_token_id), arguments, Path(root))
         for texts in arguments.batch_size:
             batch = build_batch(config.vocab_size, texts, length)
             ids = [
@@ -94,8 +101,13 @@ def _time_committee(arguments: FrozenSpeedArguments, speeds: tuple[float, float]
                 ("committee", "torch", "float32"): partial(_run, committee, batch),
             }
             for name in arguments.precisions:
-                calls["frozen", "torch", name] = partial(_run, in_torch[name], batch)
-                calls["frozen", "numpy", name] = partial(in_numpy[name].member_logits, ids)
+                sides: dict[str, Callable[[], Any]] = {
+                    "torch": partial(_run, in_torch[name], batch),
+                    "numpy": partial(in_numpy[name].member_logits, ids),
+                }
+                if name in in_onnx:
+                    sides["onnxruntime"] = partial(_run, in_onnx[name], batch)
+                calls |= {("frozen", where, name): sides[where] for where in arguments.runtimes if where in sides}
             seconds, exact = alternating_medians(calls, arguments.repeats), committee(**batch).member_logits
             for side, taken in seconds.items():
                 model, where, precision = side
@@ -110,7 +122,21 @@ def _time_committee(arguments: FrozenSpeedArguments, speeds: tuple[float, float]
     return rows
 
 
-def _run(model: PreTrainedModel, batch: Batch, output: str = "member_logits") -> torch.Tensor:
+def _export(
+    frozen: FrozenCommitteeForSequenceClassification, arguments: FrozenSpeedArguments, folder: Path
+) -> dict[str, OnnxClassifier]:
+    """The frozen committee in onnxruntime, float32 and int8 as far as they are asked for."""
+    names = [name for name in arguments.precisions if name != "float16"]
+    if "onnxruntime" not in arguments.runtimes or not names:
+        return {}
+    files = {name: folder / f"{name}.onnx" for name in ("float32", "int8")}
+    export_onnx(frozen, files["float32"])
+    if "int8" in names:
+        quantize(files["float32"], files["int8"])
+    return {name: OnnxClassifier(files[name], frozen.config, torch.get_num_threads()) for name in names}
+
+
+def _run(model: PreTrainedModel | OnnxClassifier, batch: Batch, output: str = "member_logits") -> torch.Tensor:
     return model(**batch)[output]
 
 

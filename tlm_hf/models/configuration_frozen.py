@@ -26,7 +26,7 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     Args:
         num_members: how many members vote; all have the shape below.
         cls_token_id: the token that every text starts with; it is folded into the tables.
-        table_dtype: `float32`, `float16` or `int8` (value rows and weights of the layers; all else is float32).
+        table_dtype: `float32`, `float16` (value rows) or `int8` (value rows and layers); all else is float32.
         temperature: see `CommitteeConfig`.
         combination: see `CommitteeConfig`.
         tokenizer_sha256: hash of the tokenizer.json that the members were trained with, where it is known.

@@ -11,7 +11,8 @@ Exact to rounding, for K members of one layer without convolution. For a member 
     context_h    = sum_t a_h(t) r(v,t) (U_w[v,h] + U_p[t,h]) + W_v b + b_v    U_w = (w~ g) W_v^T             `values`
 
 with a the softmax of the scores. The rest is a row for each text: output projection (+ [CLS] row), LayerNorm,
-feed-forward, LayerNorm, pooler, classifier. Members are interleaved, so one token is one contiguous row.
+feed-forward, LayerNorm, pooler, classifier. What is constant there, and the gains of the LayerNorms, is in the weights
+and biases of the layer behind. Members are interleaved, so one token is one contiguous row.
 """
 
 import copy
@@ -198,28 +199,32 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         if mask is not None:
             scores = scores.masked_fill_(mask[:, :, None, None] == 0, torch.finfo(scores.dtype).min)
         weights = (scores.softmax(dim=1) * scale).flatten(2).transpose(1, 2).contiguous()  # (B, K H, T)
+        positions = self.position_values.flatten(0, 1)
+        positions = positions[:, places] if torch.compiler.is_compiling() else positions[:, :length]
         by_word = self._sum_values(ids, weights).transpose(0, 1)
-        context = torch.baddbmm(by_word, weights.transpose(0, 1), self.position_values[:, :, :length].flatten(0, 1))
+        context = torch.baddbmm(by_word, weights.transpose(0, 1), positions)
         return context.view(members, heads, batch, -1).transpose(1, 2).flatten(2)
 
     def _sum_values(self, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Weighted sum of the words' value rows: ids (B, T), weights (B, K H, T) to (B, K H, d)."""
-        values, (batch, slices, length) = self.values.flatten(0, 2), weights.shape
-        if values.dtype != torch.uint8 or self._is_readable(ids):
-            rows = ids[:, None] * slices + torch.arange(slices, device=ids.device)[:, None]  # (B, K H, T)
-        if values.dtype != torch.uint8:
-            rows, parts = rows.flatten(0, 1), weights.flatten(0, 1).to(values.dtype)
-            bags = F.embedding_bag(rows, values, mode="sum", per_sample_weights=parts)
-            return bags.to(weights.dtype).view(batch, slices, -1)
-        if self._is_readable(ids):
+        (batch, slices, length), stored = weights.shape, self.values.flatten(0, 2)
+        int8 = stored.dtype == torch.uint8
+        if torch.compiler.is_compiling() or (int8 and ids.device.type != "cpu"):
+            values = self.values[ids].flatten(2, 3)
+            if int8:
+                step, least = values[..., -8:].contiguous().view(torch.float32).split(1, dim=-1)
+                values = values[..., :-8] * step + least
+            return torch.einsum("bst,btsd->bsd", weights, values.to(weights.dtype))
+        rows = ids[:, None] * slices + torch.arange(slices, device=ids.device)[:, None]  # (B, K H, T)
+        if int8:
             starts = torch.arange(0, rows.numel(), length)
-            bags = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-                values, rows.flatten(), starts, False, 0, False, weights.flatten()
+            sums = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+                stored, rows.flatten(), starts, per_sample_weights=weights.flatten()
             )
-            return bags.view(batch, slices, -1)
-        rows = self.values[ids].flatten(2, 3)  # (B, T, K H, d + 8)
-        step, least = rows[..., -8:].contiguous().view(torch.float32).split(1, dim=-1)
-        return torch.einsum("bst,btsd->bsd", weights, rows[..., :-8] * step + least)
+        else:
+            parts = weights.flatten(0, 1).to(stored.dtype)
+            sums = F.embedding_bag(rows.flatten(0, 1), stored, mode="sum", per_sample_weights=parts).to(weights.dtype)
+        return sums.view(batch, slices, -1)
 
 
 def check_freezable(members: Sequence[Any]) -> None:
