@@ -26,6 +26,7 @@ from mkdocs.config import load_config
 import tlm_hf
 from tlm_hf.commands import common
 from tlm_hf.commands.main import main
+from tlm_hf.study.quickstart_report import report_text
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments
 
@@ -79,6 +80,7 @@ def test_the_numbers_of_a_tables_row_are_together_in_a_results_file(page):
 def test_quickstart_output_is_that_of_the_results_file():
     results = json.loads((RESULTS / "quickstart" / "results.json").read_text())
     section = README.read_text().split("<!-- quickstart-output -->")[1].split("<!-- /quickstart-output -->")[0]
+    assert report_text(results, "outputs/quickstart").strip() in section
     assert results["report"].strip() in section
 
 
