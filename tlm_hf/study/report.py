@@ -180,4 +180,5 @@ def _rates(planner: Planner) -> pd.DataFrame:
         rates = [option.learning_rate for option in runs]
         at_edge = chosen.learning_rate in (min(rates), max(rates))
         lines[task, recipe, arm] = {"rates": ", ".join(cells), "at the edge": "yes" if at_edge else ""}
-    return pd.DataFrame.from_dict(lines, orient="index").rename_axis(["task", "model", "arm"])
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    return table.rename_axis(["task", "model", "arm"]) if lines else table
