@@ -144,7 +144,6 @@ def recipes_page() -> str:
     ]
     for title, kind, entries in parts:
         lines += [f"## {title}", "", (kind.__doc__ or "").split("\n\n")[0], *field_table(kind, list(entries.values()))]
-    table = describe_recipes().split("\n\n", 1)
-    note = " ".join(table[0].split())
-    lines += ["## Parameters and multiply-adds", "", note, "", "```text", table[1].lstrip("\n"), "```", ""]
+    note = (describe_recipes.__doc__ or "").replace("\n    ", "\n")
+    lines += ["## Parameters and multiply-adds", "", note, "", "```text", describe_recipes(), "```", ""]
     return "\n".join(lines)
