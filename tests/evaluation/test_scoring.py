@@ -7,8 +7,9 @@ from helpers_commands import refused, results_of, shelf, succeed
 
 
 def scored(capsys, model, *words):
+    home = shelf()  # made by the first test that asks for it, with words on stdout
     capsys.readouterr()
-    succeed("score", "--model", shelf() / model, "--task", shelf() / "task.csv", "--disable-tqdm", *words)
+    succeed("score", "--model", home / model, "--task", home / "task.csv", "--disable-tqdm", *words)
     return json.loads(capsys.readouterr().out)
 
 
