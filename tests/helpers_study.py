@@ -24,7 +24,7 @@ TINY = {
         "members": {"bert-1": 3},
         "longer": {"max_steps": 6, "members": 2},
         "reference": "bert-1",
-        "counts": [1, 3],
+        "counts": [1, 2, 3],
         "batch_size": [1],
     },
 }

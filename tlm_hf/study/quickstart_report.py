@@ -1,5 +1,6 @@
 """Table, plot and closing lines of the quickstart."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -65,7 +66,7 @@ def report_text(summary: Json, output: str) -> str:
     if summary["smoke"]:
         lines.append("This was a smoke run: it shows that every step works; its accuracies mean nothing.")
     else:
-        lines.append(meaning(rows))
+        lines += textwrap.wrap(meaning(rows), 110)
     if summary["is_busy"]:
         lines.append("Latency is unreliable: other programs used this machine while it was measured.")
     texts = f"{task['train']:,} training texts; pre-trained on {summary['corpus']['texts']:,} other paragraphs"
