@@ -15,6 +15,7 @@ from tlm_hf.data.tasks import load_task
 from tlm_hf.evaluation.predict import predict
 from tlm_hf.export import OnnxClassifier, write_frozen
 from tlm_hf.loading import load_config
+from tlm_hf.models.configuration_frozen import TABLE_DTYPES
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -125,12 +126,14 @@ def test_precisions_are_compared_on_the_task(folder, tmp_path, capsys):
     test = load_task(str(tmp_path / "task.csv"))["test"]
     _, expected = committee_logits(stock, AutoTokenizer.from_pretrained(root / "committee"), test["text"][:])
     accuracy = (expected.argmax(-1) == np.array(test["label"][:])).mean()
-    assert set(found) == {("torch", "fp32"), ("torch", "bf16"), ("onnx", "fp32"), ("onnx", "int8")}
-    for kind in (("torch", "fp32"), ("onnx", "fp32")):
+    frozen = {("frozen", dtype) for dtype in TABLE_DTYPES}
+    assert set(found) == {("torch", "fp32"), ("torch", "bf16"), ("onnx", "fp32"), ("onnx", "int8"), *frozen}
+    for kind in (("torch", "fp32"), ("onnx", "fp32"), ("frozen", "float32")):
         assert found[kind]["accuracy"] == pytest.approx(accuracy)
         assert found[kind]["max_abs_diff"] < 1e-5
     assert 1e-4 < found["onnx", "int8"]["max_abs_diff"] < 0.2
     assert 1e-4 < found["torch", "bf16"]["max_abs_diff"] < 0.2
+    assert found["frozen", "float16"]["max_abs_diff"] < found["frozen", "int8"]["max_abs_diff"] < 0.3
     write_csv(
         tmp_path / "other.csv", [row | {"label": ("LABEL_0", "moon")[place % 2]} for place, row in enumerate(rows)]
     )

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForSequenceClassification
 
 from tlm_hf import CommitteeForSequenceClassification
+from tlm_hf.commands.serve import ServeArguments, serve
 from tlm_hf.export import FreezeArguments, freeze, write_frozen
 from tlm_hf.runtime import erf, load
 
@@ -209,11 +212,37 @@ def test_what_cannot_be_frozen_is_refused_before_anything_is_written(folders, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_the_example_service_answers_over_http(folders, monkeypatch):
-    testclient = pytest.importorskip("fastapi.testclient")
-    monkeypatch.setenv("FROZEN", str(folders[1] / "float32"))
-    service = runpy.run_path(str(ROOT / "examples" / "serve" / "app.py"))
-    with testclient.TestClient(service["app"]) as client:
-        answer = client.post("/classify", json={"texts": SENTENCES[:3]})
-        assert client.post("/classify", json={"texts": "bread"}).status_code == 422
-    assert answer.json() == load(folders[1] / "float32")(SENTENCES[:3])
+def post(address, body):
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_serve_prints_its_address_and_answers_there(folders, tmp_path, monkeypatch, capsys):
+    uvicorn = pytest.importorskip("uvicorn")
+    servers = []
+    run = uvicorn.Server.run
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: servers.append(self) or run(self, sockets))
+    shutil.copytree(folders[1] / "float32", tmp_path / "frozen")  # where train-committee puts it
+    thread = threading.Thread(target=serve, args=(ServeArguments(str(tmp_path), port=0),))
+    thread.start()
+    while not servers and thread.is_alive():
+        thread.join(0.01)
+    (line,) = capsys.readouterr().out.splitlines()
+    address = line.split()[0]
+    assert post(address, {"texts": SENTENCES[:3]}) == load(folders[1] / "float32")(SENTENCES[:3])
+    with pytest.raises(urllib.error.HTTPError, match="422"):
+        post(address, {"texts": "bread"})
+    taken = int(address.split(":")[2].split("/")[0])
+    assert "give another --host or --port" in refusal(serve, ServeArguments(str(tmp_path), port=taken))
+    servers[0].should_exit = True
+    thread.join()
+    monkeypatch.setenv("FROZEN", str(tmp_path / "frozen"))
+    example = runpy.run_path(str(ROOT / "examples" / "serve" / "app.py"))["app"]
+    assert "/classify" in example.openapi()["paths"]
+
+
+@pytest.mark.parametrize("model", ["", "no-such-folder"])
+def test_what_cannot_be_served_is_refused(model):
+    pytest.importorskip("uvicorn")
+    assert "folder of a frozen committee" in refusal(serve, ServeArguments(model))

@@ -55,9 +55,11 @@ EXTRAS = {
     "excel": "openpyxl",
     "onnx": "onnx onnxruntime onnxscript",
     "cluster": "ray",
+    "serve": "fastapi uvicorn",
+    "bench": "fasttext-wheel model2vec",
 }
 """What an extra of `pyproject.toml` brings; a package of several extras is named with the first."""
-PACKAGES = {"sklearn": "scikit-learn", "yaml": "pyyaml"}
+PACKAGES = {"fasttext": "fasttext-wheel", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """Packages of modules that are called otherwise (but for dashes)."""
 
 

@@ -108,6 +108,7 @@ class FrozenRuntime:
                 raise ValueError(f"{folder} has no {name}: name a folder that `tlm freeze` wrote.")
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config.setdefault("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out its default
             self.labels = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
             shapes = table_shapes(config)
             self.activation = ACTIVATIONS[config["hidden_act"]]

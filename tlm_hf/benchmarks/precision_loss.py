@@ -1,9 +1,11 @@
-"""Accuracy that a classifier or committee loses in bfloat16 and int8, on the test split of a task."""
+"""Accuracy that a classifier or committee loses in smaller precisions, on the test split of a task."""
 
+import contextlib
 import copy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..export import NEEDED, OnnxClassifier, export_onnx, quantize
 from ..loading import load_classifier, load_classifier_tokenizer, match_labels
+from ..models.configuration_frozen import TABLE_DTYPES
+from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .measure import finish
@@ -31,6 +35,8 @@ class PrecisionArguments(TaskArguments):
 
 def compare_precisions(arguments: PrecisionArguments) -> Json:
     """Score one model in float32, bfloat16 (torch), and float32 and int8 (onnxruntime) on the same test texts.
+
+    A committee of one-layer encoders is also scored frozen, in every precision of its tables.
 
     Returns:
         `rows`, by runtime and precision: `accuracy`, `loss` in nats, `calibration_error`, `brier_score`, `agreement`
@@ -50,12 +56,15 @@ def compare_precisions(arguments: PrecisionArguments) -> Json:
     texts, labels = task["test"]["text"][:], numbers[task["test"]["label"][:]]
     with TemporaryDirectory() as folder:
         exported = export_onnx(model, Path(folder) / "model.onnx")
-        variants = {
+        variants: dict[tuple[str, str], Any] = {
             ("torch", "fp32"): model,
             ("torch", "bf16"): copy.deepcopy(model).to(torch.bfloat16),
             ("onnx", "fp32"): OnnxClassifier(exported, model.config),
             ("onnx", "int8"): OnnxClassifier(quantize(exported, Path(folder) / "int8.onnx"), model.config),
         }
+        if isinstance(model, CommitteeForSequenceClassification):
+            with contextlib.suppress(ValueError):  # a member has no tables
+                variants |= {("frozen", dtype): model.freeze(dtype, tokenizer.cls_token_id) for dtype in TABLE_DTYPES}
         logits = {kind: predict_logits(variant, tokenizer, texts)[0] for kind, variant in variants.items()}
     exact = logits["torch", "fp32"]
     rows = [

@@ -82,6 +82,7 @@ COMMANDS = {
         "export:freeze",
         ("output_dir", "tables"),
     ),
+    "serve": Command("a frozen committee behind HTTP", "commands.serve:serve", leading=("model",)),
     "prepare-data": Command(
         "corpus subsets and tasks as data set folders, checked for leakage, ready to push",
         "data.dataset_folder:prepare_data",
@@ -141,6 +142,11 @@ COMMANDS = {
     ),
     "benchmark frozen": Command(
         "frozen committees against committee and deep encoder", "benchmarks.frozen_speed:benchmark_frozen", ("rows",)
+    ),
+    "benchmark text-to-label": Command(
+        "a frozen committee beside TF-IDF, fastText, model2vec and MiniLM, tokenization included",
+        "benchmarks.text_to_label:benchmark_text_to_label",
+        ("rows", "skipped", "long_run_mib"),
     ),
     "benchmark precision": Command(
         "accuracy in bfloat16 and int8", "benchmarks.precision_loss:compare_precisions", ("rows",)

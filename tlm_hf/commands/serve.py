@@ -1,0 +1,60 @@
+"""`tlm serve`: a frozen committee behind HTTP. `examples/serve/app.py` is the same app for several workers."""
+
+import contextlib
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from ..errors import UserError, check_installed, check_range
+from ..runtime import FrozenRuntime, load
+
+
+@dataclass
+class ServeArguments:
+    """Options of `tlm serve`."""
+
+    model: str = field(default="", metadata={"help": "Folder that tlm train-committee or tlm freeze wrote."})
+    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen at."})
+    port: int = field(default=8000, metadata={"help": "Port; 0 for any that is free."})
+
+
+def build_app(model: FrozenRuntime) -> Any:
+    """A FastAPI app: `POST /classify` of `{"texts": [...]}` gives label, score and `truncated` for each text."""
+    from fastapi import Body, FastAPI
+
+    app = FastAPI(title="Frozen committee")
+
+    @app.post("/classify")
+    def classify(texts: Annotated[list[str], Body(embed=True)]) -> list[dict[str, str | float | bool]]:
+        """Label, score and whether the text was cut, for each text."""
+        records: list[dict[str, str | float | bool]] = model(texts)
+        return records
+
+    return app
+
+
+def serve(arguments: ServeArguments) -> None:
+    """Answer over HTTP from a frozen committee until Ctrl-C; one line says where.
+
+    Raises:
+        UserError: no frozen committee in the folder, or the port is taken.
+    """
+    check_installed("fastapi", "uvicorn")
+    check_range(arguments, 0, 65535, "port")
+    import uvicorn
+
+    frozen = Path(arguments.model).expanduser() / "frozen"
+    try:
+        app = build_app(load(frozen if arguments.model and frozen.is_dir() else arguments.model))
+    except ValueError as error:
+        raise UserError(f"serve needs the folder of a frozen committee: {error}") from error
+    try:
+        listener = socket.create_server((arguments.host, arguments.port))
+    except OSError as error:
+        where = f"{arguments.host}:{arguments.port}"
+        raise UserError(f"Nothing can listen at {where} ({error.strerror}): give another --host or --port.") from error
+    address = f"http://{arguments.host}:{listener.getsockname()[1]}/classify"
+    print(f'{address} answers POST {{"texts": ["..."]}}; Ctrl-C ends it.', flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
