@@ -47,6 +47,7 @@ RELEASE = {
             "revisions": {"seed-1": "together-1"},
         }
     },
+    "frozen": {"tlm-words-frozen": {"run": "frozen", "base": "tlm-bert1-words", "task": "farm or sea"}},
     "spaces": {
         "tlm-demo": {
             "demo": "demo",
@@ -108,6 +109,7 @@ def _train():
     committee = ("committee", "--task", "task.csv", "--disable-tqdm", "--members")
     succeed(*committee, "first", "second", "--output-dir", "together")
     succeed(*committee, "third", "second", "--output-dir", "together-1")
+    succeed("freeze", "--model", "first", "--output-dir", "frozen")
     corpus = ("prepare-data", "--corpus", "corpus.txt", "--num-texts", 40, 80, "--validation-texts", 10)
     succeed(*corpus, "--output-dir", "texts")
 

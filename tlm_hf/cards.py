@@ -12,7 +12,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 PAPER = "arxiv:2507.14871"
-KINDS = ("encoder", "classifier", "committee", "adapter")
+KINDS = ("encoder", "classifier", "committee", "adapter", "frozen")
+RELATIONS = {"committee": "merge", "frozen": "quantized"}
+"""To the base models, in the words of the Hub; it knows by itself what was fine-tuned and what is an adapter."""
 MASKED_EXAMPLE = "returns the [MASK] of the array."
 EXAMPLE = "Returns the eigenvalues of a symmetric matrix."
 
@@ -183,7 +185,7 @@ def saved_model_card(model: Any, name: str) -> str:
 def _metadata(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts, example: str) -> ModelCardData:
     """Front matter for the Hub; huggingface_hub writes the YAML, so that names in it are quoted."""
     details: dict[str, Any] = {}
-    if kind != "encoder":
+    if "test" in results:
         details["model_name"] = name.rpartition("/")[2]
         details["eval_results"] = [
             EvalResult(
@@ -201,8 +203,8 @@ def _metadata(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts
     if facts.base_models:
         # Each once: the Hub's metadata knows no branches.
         details["base_model"] = list(dict.fromkeys(place.partition("@")[0] for place in facts.base_models))
-        if kind == "committee":
-            details["base_model_relation"] = "merge"
+        if kind in RELATIONS:
+            details["base_model_relation"] = RELATIONS[kind]
     if facts.datasets:
         details["datasets"] = facts.datasets
     return ModelCardData(

@@ -21,13 +21,14 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from . import runtime
 from .data.task_options import option
 from .errors import UserError, check_installed
-from .loading import load_classifier, load_classifier_tokenizer, load_config
+from .loading import load_classifier, load_classifier_tokenizer, load_config, weights_hash
 from .models.combination_committee import CommitteeOutput
 from .models.configuration_frozen import TABLE_DTYPES
 from .models.modeling_committee import CommitteeForSequenceClassification
 from .models.modeling_frozen import FrozenCommitteeForSequenceClassification, check_freezable
 from .runs.atomic_files import Json
 from .runs.output_folder import Run
+from .runs.provenance import portable_path
 
 FLOAT_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -36,6 +37,7 @@ ONE_FILE = 1_500_000_000
 """Bytes of weights up to which the .onnx file holds them; more go into a file beside it (protobuf ends at 2 GB)."""
 TOLERANCE = 1e-3
 """Largest difference to torch's float32 logits that an export may show; the measured ones are about 1e-6."""
+RUNTIME_FILES = ("tlm_runtime.py", "handler.py")
 SAMPLE = ["A short text.", "Another one, which is a little longer than the first, so that one of them is filled up."]
 
 
@@ -123,7 +125,8 @@ def freeze(arguments: FreezeArguments) -> Json:
     except ValueError as error:
         raise UserError(str(error)) from error
     tokenizer = load_classifier_tokenizer(arguments.model, model)
-    run = Run(arguments.output_dir, "freeze", {"model": arguments.model, "table_dtype": arguments.table_dtype})
+    settings = {"weights": weights_hash(arguments.model), "table_dtype": arguments.table_dtype}
+    run = Run(arguments.output_dir, "freeze", settings)
     if run.results is not None:
         return run.results
     measured: dict[str, float] = {}
@@ -138,7 +141,8 @@ def freeze(arguments: FreezeArguments) -> Json:
         measured["bytes"] = (folder / "model.safetensors").stat().st_size
         measured["max_abs_diff"] = float(abs(found - expected).max())
 
-    return run.finish(save, {"output_dir": arguments.output_dir, "tables": measured})
+    facts = {"model": portable_path(arguments.model), "labels": list(model.config.id2label.values())}
+    return run.finish(save, {"output_dir": arguments.output_dir, **facts, "tables": measured})
 
 
 def write_frozen(
@@ -156,9 +160,15 @@ def write_frozen(
     tokenizer.save_pretrained(folder)
     frozen.config.tokenizer_sha256 = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
     frozen.save_pretrained(folder, max_shard_size="1TB")
-    shutil.copyfile(runtime.__file__, folder / "tlm_runtime.py")
-    (folder / "handler.py").write_text("from tlm_runtime import EndpointHandler  # noqa: F401\n", encoding="utf-8")
+    write_runtime(folder)
     return frozen
+
+
+def write_runtime(folder: Path) -> None:
+    """Write `RUNTIME_FILES` into the folder of a frozen committee."""
+    shutil.copyfile(runtime.__file__, folder / RUNTIME_FILES[0])
+    handler = "from tlm_runtime import EndpointHandler  # noqa: F401\n"
+    (folder / RUNTIME_FILES[1]).write_text(handler, encoding="utf-8")
 
 
 @contextlib.contextmanager

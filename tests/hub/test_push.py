@@ -19,7 +19,7 @@ BERT = f"{OWNER}/tlm-bert1"
 REPOSITORIES = {
     "dataset": ["tlm-texts"],
     "model": ["tlm-bert1", "tlm-bert2", "tlm-conv", "tlm-lora", "tlm-bert1-words", "tlm-bert2-words", "tlm-scratch",
-              "tlm-committee-words"],
+              "tlm-committee-words", "tlm-words-frozen"],
     "space": ["tlm-demo"],
 }  # fmt: skip
 ORDER = [(kind, f"{OWNER}/{name}") for kind, names in REPOSITORIES.items() for name in names]

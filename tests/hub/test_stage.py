@@ -20,7 +20,7 @@ from tlm_hf.runs.atomic_files import write_json
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = {
     "tlm-bert1": "encoder", "tlm-bert1@seed-1": "encoder-1", "tlm-bert2@step-4": "deep/step-4", "tlm-conv": "conv",
-    "tlm-bert1-words": "first", "tlm-committee-words": "together",
+    "tlm-bert1-words": "first", "tlm-committee-words": "together", "tlm-words-frozen": "frozen",
 }  # fmt: skip
 
 
@@ -73,6 +73,8 @@ def test_front_matter():
             (command,) = re.findall(r"`(tlm release reproduce [^`]*)`", card.text)
             assert command == f"tlm release reproduce {OWNER}/{name}" + (f" --revision {branch}" if branch else "")
         assert ("smoke size**" in card.text) == (folder.name != "tlm-texts"), folder.name
+    frozen = card_of("tlm-words-frozen").data
+    assert (frozen.base_model, frozen.base_model_relation) == ([f"{OWNER}/tlm-bert1-words"], "quantized")
     assert card_of("tlm-lora").data.library_name == "peft"
     assert card_of("tlm-bert1").data.datasets == [f"{OWNER}/tlm-texts"]
     assert card_of("tlm-bert1-words").data.to_dict()["widget"] == [{"text": "the cow and the boat"}]
@@ -115,6 +117,7 @@ class TestOrigins:
             ("committees", "tlm-c", {"run": "together", "members": ["other/model"]}, "its run read first, second"),
             ("committees", "tlm-c", {"run": "together", "members": ["tlm-bert1-words@seed-1"]}, "not made from"),
             ("encoders", "tlm-bert1", {"run": "first"}, "is a finetune"),
+            ("frozen", "tlm-frozen", {"run": "frozen", "base": "tlm-bert2-words"}, "which is tlm-bert1-words;"),
             ("adapters", "tlm-lora", {"run": "first", "base": "tlm-bert1"}, "no adapter"),
         ],
     )

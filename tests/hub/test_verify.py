@@ -29,7 +29,7 @@ def refusal_of(release):
 
 
 def test_one_repository_of_each_kind_passes(copy):
-    names = ["tlm-texts", "tlm-bert1", "tlm-conv", "tlm-demo"]
+    names = ["tlm-texts", "tlm-bert1", "tlm-conv", "tlm-words-frozen", "tlm-demo"]
     keep(copy, *names)
     checks = verify(str(copy))["checks"]
     assert set(checks) == {f"{OWNER}/{name}" for name in [*names, "tlm-bert1@seed-1"]}

@@ -17,6 +17,7 @@ from ..data.overlap_report import OverlapArguments
 from ..data.prepare import PrepareDataArguments
 from ..data.tasks import TEXT_OPTIONS
 from ..errors import UserError
+from ..export import FreezeArguments
 from ..runs.atomic_files import Json, file_hash, read_json
 from ..runs.provenance import commit, versions
 from ..training import finetune_options, pretrain_options
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Sequence[type]] = {
     "pretrain": pretrain_options.GROUPS,
     "finetune": finetune_options.GROUPS,
     "committee": (CommitteeArguments,),
+    "freeze": (FreezeArguments,),
     "prepare-data": (PrepareDataArguments,),
     "overlap": (OverlapArguments,),
 }
@@ -155,7 +157,7 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
     elif name == "finetune":
         # From scratch the architecture and the tokenizer are all that is read, and the repository itself has them.
         words += ["--model", REPOSITORY if results["settings"].get("from_scratch") else BASE]
-    elif is_continued:
+    elif is_continued or name == "freeze":
         words += ["--model", BASE]
     elif "tokenizer_sha256" in settings:
         words += ["--tokenizer", REPOSITORY]

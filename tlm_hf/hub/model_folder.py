@@ -7,6 +7,7 @@ from pathlib import Path
 from ..cards import CardFacts, is_uncased, render_card
 from ..data.dataset_card import KNOWN_SOURCES
 from ..errors import UserError
+from ..export import RUNTIME_FILES, write_runtime
 from ..recipes import HEAD_SIZE, find_size
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
@@ -52,7 +53,9 @@ def copy_model_files(run: Path, folder: Path, kind: str) -> None:
         sources += [run / "adapter" / name for name in (ADAPTER_CONFIG, "adapter_model.safetensors")]
     else:
         sources += [run / name for name in WEIGHTS]
-        sources += [PACKAGE / path.name for path in run.glob("*.py")]
+        sources += [PACKAGE / path.name for path in run.glob("*.py") if path.name not in RUNTIME_FILES]
+    if kind == "frozen":
+        write_runtime(folder)
     for path in sources:
         if not path.is_file():
             raise UserError(f"The run {run} has no {path.name}, or code that is not of this package: run it again.")
@@ -112,7 +115,7 @@ def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluati
     for name in plots:
         shutil.copyfile(run.folder / name, folder / name)
     write_json(folder / RESULTS_FILE, {**run.results, "evaluation": evaluation})
-    source = str(run.results["corpus" if entry.kind == "encoder" else "task"])
+    source = str(run.results.get("corpus" if entry.kind == "encoder" else "task", ""))
     known = KNOWN_SOURCES.get(source)
     # Members outside this release are known by name alone.
     places = [each["repository"] for each in inputs.get(MEMBERS) or inputs.values()]

@@ -11,6 +11,8 @@
       tlm-bert1-news: {run: outputs/news, base: tlm-bert1, task: news by section}
     committees:
       tlm-committee-news: {run: outputs/committee, members: [tlm-bert1-news], task: news by section}
+    frozen:
+      tlm-committee-news-frozen: {run: outputs/frozen, base: tlm-committee-news, task: news by section}   # tlm freeze
     adapters:
       tlm-bert1-news-lora: {run: outputs/news-lora, base: tlm-bert1, task: news by section}
     spaces:
@@ -55,11 +57,12 @@ KINDS = {
     "adapter": Kind("adapters", "model", "run", ("base", "task", "data", "example")),
     "classifier": Kind("classifiers", "model", "run", ("base", "task", "data", "example", "revisions")),
     "committee": Kind("committees", "model", "run", ("members", "task", "data", "example", "revisions")),
+    "frozen": Kind("frozen", "model", "run", ("base", "task", "data", "example")),
     "space": Kind("spaces", "space", "demo", ("committees", "deep", "encoders")),
 }
 """In the order in which they are made, verified and pushed: what is linked to comes before what links to it."""
 LINKS = {
-    "base": ("encoder", "classifier"),
+    "base": ("encoder", "classifier", "committee"),
     "members": ("classifier",),
     "data": ("data",),
     "committees": ("committee",),

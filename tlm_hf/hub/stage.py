@@ -40,7 +40,10 @@ from .space_folder import space_variables, stage_space
 from .verify import VERIFIED_FILE
 
 MEASURED = ".measured"
-RUN_KINDS = {"encoder": "pretrain", "classifier": "finetune", "adapter": "finetune", "committee": "committee"}
+RUN_KINDS = {
+    **{"encoder": "pretrain", "classifier": "finetune", "adapter": "finetune"},
+    **{"committee": "committee", "frozen": "freeze"},
+}
 
 
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False) -> Json:
@@ -157,7 +160,7 @@ class _Stager:
         else:
             run = self.runs[f"{entry.name}@{branch}" if branch else entry.name]
             results, inputs, evaluation = run.results, self.inputs[run.label], None
-            if entry.kind != "encoder":
+            if entry.kind not in ("encoder", "frozen"):
                 cached = self.measured / f"{folder.name}.json"
                 evaluation = measure_classifier(run.folder, results, run.weights, cached, self.data_root)
             places: Json = {key: portable_path(results[key]) for key in ("corpus", "task") if key in results}

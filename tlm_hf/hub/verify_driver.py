@@ -20,6 +20,7 @@ AUTO_CLASSES = {
     "encoder": ["AutoModel", "AutoModelForMaskedLM"],
     "classifier": ["AutoModelForSequenceClassification"],
     "committee": ["AutoModelForSequenceClassification"],
+    "frozen": ["AutoModelForSequenceClassification"],
 }
 
 
