@@ -11,7 +11,7 @@ from tlm_hf.benchmarks.contestants import CONTESTANTS
 from tlm_hf.export import write_frozen
 
 WORDS = ("benchmark", "text-to-label", "--repeats", "1", "--num-texts", "30", "--num-single", "3", "--long-run", "50")
-SOME = ["frozen, numpy", "frozen, torch", "TF-IDF", "fastText", "model2vec"]
+SOME = ["frozen, numpy", "TF-IDF", "fastText"]
 
 
 def test_every_contestant_is_a_row_or_says_why_not(tmp_path, tokenizer):
