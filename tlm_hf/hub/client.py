@@ -37,7 +37,7 @@ class Hub:
     """The methods of `HfApi`, such as `hub.repo_info("owner/name")`, with failures as sentences.
 
     A call is repeated after a failure that may pass, so it must bear repetition. Each raises UserError, `MISSING`
-    where there is no such repository or branch, or ParentChangedError.
+    where there is no such repository or branch; `create_commit` also ParentChangedError.
 
     Args:
         token: of the user; None for the one that `hf auth login` or HF_TOKEN left.
@@ -67,7 +67,7 @@ class Hub:
             except Exception as error:
                 cause = _cause(error)
                 status = _status(cause)
-                if status == 412:
+                if status == 412 and method == "create_commit":
                     raise ParentChangedError(what) from error
                 offline = isinstance(cause, OfflineModeIsEnabled)
                 is_network = isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError) and not offline
