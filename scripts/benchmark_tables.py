@@ -12,7 +12,7 @@ import pickle
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,7 @@ Trained = tuple[dict[str, Any], Callable[[str], Any], float]
 
 
 COLUMNS = ("data", "rows", "draw", "model", "accuracy", "macro_f1", "seconds", "milliseconds", "megabytes")
-Score = make_dataclass("Score", COLUMNS)
-"""One model trained on one table: seconds of training, milliseconds a text, megabytes on disk."""
+"""Of a row of the results: seconds of training, milliseconds a text, megabytes on disk."""
 read = functools.cache(load_task)
 
 
@@ -118,8 +117,8 @@ def run_minilm(task: datasets.DatasetDict, folder: Path) -> Trained:
 RUNS = {"committee": run_committee, "tfidf": run_tfidf, "count vectors": run_count_vectors, "minilm": run_minilm}
 
 
-def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model: str) -> Any:
-    """Train one model on one table; a `Score`."""
+def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model: str) -> dict[str, Any]:
+    """Train one model on one table; a row of `COLUMNS`."""
     task = draw_table(read(data, **SETS[data]), rows, draw)
     start = time.perf_counter()
     found, classify, size = RUNS[model](task, Path(arguments.output_dir) / f"{data}-{rows}-{draw}")
@@ -128,7 +127,8 @@ def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model:
         start = time.perf_counter()
         classify(text)
         each.append(1000 * (time.perf_counter() - start))
-    return Score(data, rows, draw, model, found["accuracy"], found["macro_f1"], seconds, statistics.median(each), size)
+    values = (data, rows, draw, model, found["accuracy"], found["macro_f1"], seconds, statistics.median(each), size)
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = {(row["data"], row["rows"], row["draw"], row["model"]) for row in scores}
     for job in itertools.product(arguments.sets, arguments.rows, range(arguments.draws), RUNS):
         if job not in known:
-            scores.append(asdict(score(arguments, *job)))
+            scores.append(score(arguments, *job))
             write_json(file, {"scores": scores, **provenance()})
             means = pd.DataFrame(scores).pivot_table("accuracy", ["data", "rows"], "model").round(3)
             print(means.to_string(), flush=True)

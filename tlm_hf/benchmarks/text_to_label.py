@@ -1,14 +1,11 @@
 """From text to label on one core, tokenization included: a frozen committee beside what people take for its speed."""
 
 import itertools
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,32 +14,32 @@ import numpy as np
 import psutil
 from threadpoolctl import threadpool_limits
 
+from ..data.task_options import option
 from ..data.tasks import load_task
 from ..errors import UserError, check_installed, check_range
 from ..evaluation.latency import alternating_medians
 from ..runs.atomic_files import Json
+from ..runs.worker_pool import ONE_THREAD, environment
 from ..runtime import load
 from .contestants import CONTESTANTS, FROZEN, Answer, Contestant, Texts
 from .measure import TimingArguments, finish
 
 BLOCK = 25
 """Single texts that a contestant answers in its turn."""
-ONE_THREAD = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+SINGLE = {**ONE_THREAD, "OPENBLAS_NUM_THREADS": "1"}
 
 
 @dataclass
 class TextToLabelArguments(TimingArguments):
     """Options of `tlm benchmark text-to-label`."""
 
-    model: str = field(default="", metadata={"help": "Folder of a frozen committee (made by tlm freeze)."})
-    task: str = field(default="ag_news", metadata={"help": "Task whose test texts are classified."})
-    data_root: str | None = field(default=None, metadata={"help": "Folder of real text; default: $TLM_DATA."})
-    num_texts: int = field(default=2000, metadata={"help": "Texts of a timed pass."})
-    num_single: int = field(default=500, metadata={"help": "Texts that are answered one by one."})
-    long_run: int = field(default=100_000, metadata={"help": "Texts after which memory must be flat; 0 for none."})
-    contestants: list[str] = field(
-        default_factory=lambda: list(CONTESTANTS), metadata={"help": "Who is timed.", "choices": list(CONTESTANTS)}
-    )
+    model: str = option("", "Folder of a frozen committee (made by tlm freeze).")
+    task: str = option("ag_news", "Task whose test texts are classified.")
+    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
+    num_texts: int = option(2000, "Texts of a timed pass.")
+    num_single: int = option(500, "Texts that are answered one by one.")
+    long_run: int = option(100_000, "Texts after which memory must be flat; 0 for none.")
+    contestants: list[str] = option(lambda: list(CONTESTANTS), "Who is timed.", choices=list(CONTESTANTS))
 
 
 def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
@@ -66,7 +63,7 @@ def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
     task = load_task(arguments.task, root=arguments.data_root)
     arguments.num_threads = 1
     arguments.set_threads()
-    with TemporaryDirectory() as root, threadpool_limits(1), _environment(ONE_THREAD):
+    with TemporaryDirectory() as root, threadpool_limits(1), environment(SINGLE):
         folder = Path(root)
         shutil.copytree(arguments.model, folder / FROZEN)
         texts = list(itertools.islice(itertools.cycle(task["test"]["text"][:]), arguments.num_texts))
@@ -82,18 +79,6 @@ def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
         memory = _long_run(folder, task["train"]["text"][:], arguments.long_run)
     results = {"rows": rows, "skipped": skipped, "long_run_mib": memory}
     return finish(arguments, {"benchmark": "text-to-label", **results})
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Variables of this process and of those that it starts, for a while."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _compare(

@@ -2,10 +2,11 @@
 
 import contextlib
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..data.task_options import option
 from ..errors import UserError, check_installed, check_range
 from ..runtime import FrozenRuntime, load
 
@@ -14,9 +15,9 @@ from ..runtime import FrozenRuntime, load
 class ServeArguments:
     """Options of `tlm serve`."""
 
-    model: str = field(default="", metadata={"help": "Folder that tlm train-committee or tlm freeze wrote."})
-    host: str = field(default="127.0.0.1", metadata={"help": "Address to listen at."})
-    port: int = field(default=8000, metadata={"help": "Port; 0 for any that is free."})
+    model: str = option("", "Folder that tlm train-committee or tlm freeze wrote.")
+    host: str = option("127.0.0.1", "Address to listen at.")
+    port: int = option(8000, "Port; 0 for any that is free.")
 
 
 def build_app(model: FrozenRuntime) -> Any:

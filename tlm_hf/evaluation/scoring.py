@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
-from ..data.masking import HELD_OUT_STREAM, MaskingCollator
+from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, MaskingCollator
 from ..data.tables import SPLITS, LabelledText, label_sets, numbers_of, read_labelled
 from ..data.task_options import option
 from ..data.tasks import TaskArguments, class_names, load_task_from, open_table, read_task_rows, task_hash
@@ -57,7 +57,7 @@ def held_out_masks(
     for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + 50):
         collator = MaskingCollator(tokenizer, HELD_OUT_MASK_RATE, seed, HELD_OUT_STREAM)
         rows = ({"input_ids": ids, "item": item} for item, ids in enumerate(input_ids))
-        if any(bool((collator([row])["labels"] != -100).any()) for row in rows):
+        if any(bool((collator([row])["labels"] != IGNORE_INDEX).any()) for row in rows):
             return collator
     return None
 
@@ -91,7 +91,7 @@ def masked_lm_score(
     batches = list(_batches_by_length([len(ids) for ids in input_ids], batch_size))
     for indices in tqdm(batches, desc="Fixed-mask loss", disable=not show_progress):
         batch = collator([{"input_ids": input_ids[index], "item": index} for index in indices])
-        masked = int((batch["labels"] != -100).sum())
+        masked = int((batch["labels"] != IGNORE_INDEX).sum())
         if masked == 0:
             continue
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
@@ -23,6 +23,7 @@ from .quiet import quiet_libraries
 LOG_FILE = "train.log"
 PROGRESS_FILE = "progress.log"
 """Share of a run that is done; ends in .log, so that an output folder that holds nothing else still counts as empty."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 POLL_SECONDS = 0.5
 LOG_SECONDS = 20
 
@@ -89,7 +90,7 @@ def run_jobs(
     in_children = workers > 1 or elsewhere is not None
     submit = executor.submit if in_children else _submit_here
     waiting, running, results = list(jobs), dict[Future[Json], Job](), dict[str, Json]()
-    with _Bar(description, show) as bar, _one_thread_each() if in_children else contextlib.nullcontext(), executor:
+    with _Bar(description, show) as bar, environment(ONE_THREAD) if in_children else contextlib.nullcontext(), executor:
         try:
             while waiting or running:
                 free = (elsewhere.slots() if elsewhere else workers) - len(running)
@@ -117,10 +118,10 @@ def run_jobs(
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Variables that workers inherit."""
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of this process and of those that it starts, for a while."""
     before = dict(os.environ)
-    os.environ.update({"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
+    os.environ.update(variables)
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ import joblib
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
 from ..data.pretrained import pretrained
@@ -175,22 +176,29 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
 
     # 4. The linear model, and everything scored on test
     logger.info("5 of 5: the linear model, and scores on the test rows")
+    source = str(work / "committee")
+    model = load_classifier(source)
+    tokenizer = load_classifier_tokenizer(source, model)
     linear = tfidf_baseline(task, with_logits=True)
     results = {
         "output_dir": portable_path(str(output)),
         "members": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
-        **_score(task, work / "committee", committee, linear["logits"]["test"]),
+        **_score(task, model, tokenizer, committee, linear["logits"]["test"]),
     }
     results["report"] = write_report(results, str(output))
-    return output, run.finish(partial(_save, str(work / "committee"), fit_tfidf(task, linear)), results)
+    return output, run.finish(partial(_save, source, model, tokenizer, fit_tfidf(task, linear)), results)
 
 
-def _score(task: datasets.DatasetDict, folder: Path, joined: Json, linear: np.ndarray) -> Json:
+def _score(
+    task: datasets.DatasetDict,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    joined: Json,
+    linear: np.ndarray,
+) -> Json:
     """Scores of all models on test, and what they say; `linear` are logits (texts, classes)."""
-    model = load_classifier(str(folder))
-    tokenizer = load_classifier_tokenizer(str(folder), model)
     logits, _ = predict_logits(model, tokenizer, task["test"]["text"][:], member_logits=True)
     mean = combined(logits, range(logits.shape[1]), model.config.combination) / joined["temperature"]
     scores, difference = compare(task, mean, logits, linear)
@@ -207,13 +215,14 @@ def _score(task: datasets.DatasetDict, folder: Path, joined: Json, linear: np.nd
     }
 
 
-def _save(source: str, baseline: Pipeline, folder: Path) -> None:
-    """Copy the committee into `folder`, with the linear model, and its tables into `frozen/` where it can be frozen."""
+def _save(
+    source: str, committee: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, baseline: Pipeline, folder: Path
+) -> None:
+    """Copy `source` into `folder`, add the linear model, and in `frozen/` the committee's tables where it has any."""
     shutil.copytree(source, folder, ignore=RECORDS, dirs_exist_ok=True)
     joblib.dump(baseline, folder / BASELINE_FILE, compress=3)
-    committee = load_classifier(source)
     try:
-        write_frozen(committee, load_classifier_tokenizer(source, committee), folder / "frozen")  # type: ignore[arg-type]
+        write_frozen(committee, tokenizer, folder / "frozen")  # type: ignore[arg-type]
     except ValueError as error:
         logger.info("No tables were written: %s", error)
 
