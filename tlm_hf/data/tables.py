@@ -86,9 +86,8 @@ def read_rows(table: Source, name: str, columns: Columns, labels: Sequence[str] 
     has_ids = ID not in (columns.text, columns.label, columns.title) and tells_rows_apart(list(splits.values()), ID)
     labels_of: dict[str, set[int]] = defaultdict(set)
     for split, rows in splits.items():
-        titles: list[str] = [""] * len(rows)
+        titles = _titles(rows, columns)
         if columns.title is not None:
-            titles = [_text(value) for value in rows[columns.title][:]]
             remedy = "leave --title-column out, or give a source with titles in every split"
             _check_missing([title or None for title in titles], table, split, columns.title, name, remedy)
         texts = [_text(value) for value in rows[columns.text][:]]
@@ -105,6 +104,11 @@ def read_rows(table: Source, name: str, columns: Columns, labels: Sequence[str] 
         raise UserError(f"Column {columns.text!r} of {name!r} holds no text: set --text-column.")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
+
+
+def _titles(rows: datasets.Dataset, columns: Columns) -> list[str]:
+    """What stands before the text of each row; empty without a column of titles."""
+    return [""] * len(rows) if columns.title is None else [_text(value) for value in rows[columns.title][:]]
 
 
 def own_splits(table: Source, name: str, columns: Columns) -> dict[str, datasets.Dataset]:
@@ -202,9 +206,10 @@ def read_labelled(table: Source, name: str, columns: Columns, split: str | None)
     labelled = []
     for each in splits if split == "all" else (split,):
         rows = splits[each]
-        titles = [""] * len(rows) if columns.title is None else [_text(value) for value in rows[columns.title][:]]
         texts = [_text(value) for value in rows[columns.text][:]]
-        for row, (title, text, label) in enumerate(zip(titles, texts, rows[columns.label][:], strict=True)):
+        for row, (title, text, label) in enumerate(
+            zip(_titles(rows, columns), texts, rows[columns.label][:], strict=True)
+        ):
             if text:
                 labelled.append(LabelledText(f"{title} {text}".strip(), label, table.place(each, row)))
     if not labelled:
