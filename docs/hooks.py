@@ -79,7 +79,7 @@ def parser_of(name: str, command: Command) -> Parser:
     function = _find(command.function)
     groups = [get_type_hints(function)["arguments"]] if command.groups is None else _find(command.groups)
     description = (function.__doc__ or "").strip().split("\n\n")[0]
-    return Parser(groups, name, description, hidden=command.preset)
+    return Parser(groups, name, description, hidden={"what"})
 
 
 def option_rows(actions: list[argparse.Action]) -> list[str]:

@@ -1,9 +1,8 @@
 """Tiny language models for the Hugging Face Hub: small encoders, and soft committees of them.
 
-Importing the package takes a fraction of a second: the public names below are imported when they are first used.
-Our classes are registered with transformers' Auto classes as soon as both packages are imported, in either order, so
-that convolution encoders (`"tlm"`) and committees (`"tlm_committee"`) open through `AutoModel...from_pretrained`.
-Encoders without convolution are stock BERTs and open without this package.
+The public names below are imported when they are first used. Our classes are registered with transformers' Auto classes
+as soon as both packages are imported, in either order, so that convolution encoders (`"tlm"`) and committees
+(`"tlm_committee"`) open through `AutoModel...from_pretrained`; encoders without convolution are stock BERTs.
 """
 
 import importlib
@@ -116,23 +115,16 @@ def _register_models() -> None:
 
     from .models import modeling_committee as committee
     from .models import modeling_tlm as encoder
-    from .models.configuration_committee import CommitteeConfig
-    from .models.configuration_tlm import TLMConfig
-    from .models.modeling_frozen import FrozenCommitteeForSequenceClassification
+    from .models.modeling_frozen import FrozenCommitteeForSequenceClassification as Frozen
 
-    for auto, of_encoder, of_committee in (
-        (AutoModel, encoder.TLMModel, committee.CommitteeModel),
-        (AutoModelForMaskedLM, encoder.TLMForMaskedLM, committee.CommitteeForMaskedLM),
-        (
-            AutoModelForSequenceClassification,
-            encoder.TLMForSequenceClassification,
-            committee.CommitteeForSequenceClassification,
-        ),
+    classifiers = (encoder.TLMForSequenceClassification, committee.CommitteeForSequenceClassification, Frozen)
+    for auto, models in (
+        (AutoModel, (encoder.TLMModel, committee.CommitteeModel)),
+        (AutoModelForMaskedLM, (encoder.TLMForMaskedLM, committee.CommitteeForMaskedLM)),
+        (AutoModelForSequenceClassification, classifiers),
     ):
-        auto.register(TLMConfig, of_encoder, exist_ok=True)
-        auto.register(CommitteeConfig, of_committee, exist_ok=True)
-    frozen = FrozenCommitteeForSequenceClassification
-    AutoModelForSequenceClassification.register(frozen.config_class, frozen, exist_ok=True)
+        for model in models:
+            auto.register(model.config_class, model, exist_ok=True)
 
 
 def _register() -> None:

@@ -26,16 +26,12 @@ class CardFacts:
     Args:
         trained_on: the corpus of an encoder, the task of the others, in words.
         baseline: `accuracy` and `macro_f1` of TF-IDF; classifiers without an `evaluation` need it.
-        evaluation: see `evaluation.classifier_facts`; None where nothing was measured beyond the results.
-        base_models: base or members, `owner/name` or `owner/name@branch`.
-        datasets: Hub ids of what it was trained on.
+        evaluation: see `evaluation.classifier_facts`.
+        base_models: base or members, `owner/name` or `owner/name@branch`; `datasets` are Hub ids.
         plots: captions of plots in the folder, by file name.
         revisions, branch: branches that the card names; the branch that this card is for, None for main.
         remote_code: whether the folder opens with trusted code alone; a committee always does.
-        example: text of the snippet and the widget.
         wall_clock: seconds of training.
-        smoke: whether the run is of smoke size.
-        version: of the release; None outside of one.
     """
 
     trained_on: str
@@ -126,30 +122,15 @@ def card_template(kind: str) -> Template:
 
 
 def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts) -> str:
-    """Render a model card: Markdown with YAML front matter.
+    """Render a model card of one of `KINDS`: Markdown with YAML front matter; snippets load the model by `name`.
 
-    Args:
-        kind: see `KINDS`.
-        name: the repository, `owner/name`, or a folder's name; snippets load it by this name.
-        results: the run's `results.json`; every number in the card comes from it or from `facts`.
-        facts: what else the card says.
-
-    Raises:
-        jinja2.UndefinedError: when the template names a result that is not there.
+    Every number comes from the run's `results` or from `facts`; jinja2.UndefinedError for one that is not there.
     """
     example = facts.example or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
     # Without it the snippets on the card of a branch would open main.
     at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""
-    context = {
-        **vars(facts),
-        "name": name,
-        "results": results,
-        "example": example,
-        "at": at,
-        "kind": kind,
-        "fills_masks": True,
-    }
-    body = card_template(kind).render(**context)
+    context = {**vars(facts), "example": example, "at": at, "kind": kind, "fills_masks": True}
+    body = card_template(kind).render(context, name=name, results=results)
     return f"---\n{_metadata(kind, name, results, facts, example).to_yaml()}\n---\n\n{body.strip()}\n"
 
 

@@ -7,10 +7,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """Bad input from the user: one sentence that names the culprit and the remedy.
-
-    Library code raises it before any long work starts; the commands print it as ``error: ...`` and exit with code 2.
-    """
+    """Bad input from the user: one sentence that names the culprit and the remedy, raised before any long work."""
 
 
 def shown(value: Any) -> str:
@@ -25,20 +22,12 @@ def listed(names: Iterable[str], length: int = 200) -> str:
 
 
 def check_range(arguments: Any, lowest: float, highest: float, *names: str) -> None:
-    """Raise UserError unless each named option lies in [lowest, highest]; None counts as not given.
-
-    Args:
-        arguments: a dataclass of options.
-        lowest: smallest value that works.
-        highest: largest value that works; infinity for no bound.
-        names: fields of `arguments`.
-    """
+    """Raise UserError unless each named field of options is in [lowest, highest]; None counts as not given."""
     for name in names:
         value = getattr(arguments, name)
-        if value is None or lowest <= value <= highest:
-            continue
-        wanted = f"at least {lowest}" if highest == float("inf") else f"a value from {lowest} to {highest}"
-        raise UserError(f"--{name.replace('_', '-')} is {value}: give {wanted}.")
+        if value is not None and not lowest <= value <= highest:
+            remedy = f"at least {lowest}" if highest == float("inf") else f"a value from {lowest} to {highest}"
+            raise UserError(f"--{name.replace('_', '-')} is {value}: give {remedy}.")
 
 
 class Terminated(KeyboardInterrupt):

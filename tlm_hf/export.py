@@ -33,35 +33,37 @@ from .runs.provenance import portable_path
 FLOAT_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-ONE_FILE = 1_500_000_000
-"""Bytes of weights up to which the .onnx file holds them; more go into a file beside it (protobuf ends at 2 GB)."""
-TOLERANCE = 1e-3
-"""Largest difference to torch's float32 logits that an export may show; the measured ones are about 1e-6."""
+ONE_FILE = 1_500_000_000  # bytes of weights up to which the .onnx file holds them (protobuf ends at 2 GB)
+TOLERANCE = 1e-3  # largest difference to torch's float32 logits that an export may show; measured ones are about 1e-6
 RUNTIME_FILES = ("tlm_runtime.py", "handler.py")
 SAMPLE = ["A short text.", "Another one, which is a little longer than the first, so that one of them is filled up."]
 
 
 @dataclass
-class ExportArguments:
-    """Options of `tlm export`."""
-
+class _Arguments:
     model: str = option("", "Folder or Hub name of a classifier or committee.")
     output_dir: str = option("", "Output folder.")
+
+
+@dataclass
+class ExportArguments(_Arguments):
+    """Options of `tlm export`."""
+
     int8: bool = option(False, f"Also write {INT8_FILE}, its products quantized to int8.")
+
+
+def _check(arguments: _Arguments, command: str) -> None:
+    if not arguments.model or not arguments.output_dir:
+        raise UserError(f"{command} needs --model (a classifier or committee) and --output-dir.")
 
 
 def export(arguments: ExportArguments) -> Json:
     """Write a classifier or committee with its tokenizer as ONNX, and compare its logits with torch's.
 
-    Returns:
-        `files` with their sizes in bytes, and for each the largest absolute difference of its logits from torch's
-        float32 on a sample of two pairs of texts, `max_abs_diff`.
-
-    Raises:
-        UserError: bad input, packages that are not installed, or a float32 export whose logits differ.
+    Returns the sizes of `files` in bytes, and the largest absolute difference of each one's logits from torch's float32
+    on two pairs of texts. Raises UserError for bad input, missing packages, or a float32 export whose logits differ.
     """
-    if not arguments.model or not arguments.output_dir:
-        raise UserError("export needs --model (a classifier or committee) and --output-dir.")
+    _check(arguments, "export")
     check_installed(*NEEDED)
     model = load_classifier(arguments.model)
     if getattr(model.config, "table_dtype", "float32") == "int8":
@@ -72,8 +74,7 @@ def export(arguments: ExportArguments) -> Json:
     run = Run(arguments.output_dir, "export", {"model": arguments.model, "int8": arguments.int8})
     if run.results is not None:
         return run.results
-    sizes: dict[str, int] = {}
-    differences: dict[str, float] = {}
+    results: Json = {"files": {}, "max_abs_diff": {}}
 
     def save(folder: Path) -> None:
         (folder / FLOAT_FILE).parent.mkdir()
@@ -83,38 +84,31 @@ def export(arguments: ExportArguments) -> Json:
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         for name in (FLOAT_FILE, INT8_FILE)[: 1 + arguments.int8]:
-            sizes[name] = sum(part.stat().st_size for part in folder.glob(f"{name}*"))
-            differences[name] = compare(folder / name, model, tokenizer)
-        if differences[FLOAT_FILE] > TOLERANCE:
+            results["files"][name] = sum(part.stat().st_size for part in folder.glob(f"{name}*"))
+            results["max_abs_diff"][name] = compare(folder / name, model, tokenizer)
+        if results["max_abs_diff"][FLOAT_FILE] > TOLERANCE:
             raise UserError(
-                f"The exported logits differ from torch's by {differences[FLOAT_FILE]:g}: this version of torch.onnx "
-                "exports the model wrongly, so install the one of requirements.lock."
+                f"The exported logits differ from torch's by {results['max_abs_diff'][FLOAT_FILE]:g}: this torch.onnx "
+                "exports the model wrongly, so install the version of requirements.lock."
             )
 
-    return run.finish(save, {"files": sizes, "max_abs_diff": differences})
+    return run.finish(save, results)
 
 
 @dataclass
-class FreezeArguments:
-    """Options of `tlm freeze`."""
+class FreezeArguments(_Arguments):
+    """Options of `tlm freeze`, whose model has one-layer members."""
 
-    model: str = option("", "Folder or Hub name of a one-layer classifier or committee.")
-    output_dir: str = option("", "Output folder.")
     table_dtype: str = option("float32", "Precision of the tables.", choices=list(TABLE_DTYPES))
 
 
 def freeze(arguments: FreezeArguments) -> Json:
     """Write a committee of one-layer encoders as tables, with a runtime that needs neither torch nor this package.
 
-    Returns:
-        `output_dir`, and `tables`: their `bytes`, and `max_abs_diff`, the largest difference of the runtime's member
-        logits from the committee's in torch on a sample of texts.
-
-    Raises:
-        UserError: bad input, or a member that cannot be frozen.
+    Returns `output_dir`, and of the `tables` the `bytes` and the largest difference of the runtime's member logits from
+    the committee's on a sample of texts. Raises UserError for bad input, or a member that cannot be frozen.
     """
-    if not arguments.model or not arguments.output_dir:
-        raise UserError("freeze needs --model (a classifier or committee) and --output-dir.")
+    _check(arguments, "freeze")
     model = load_classifier(arguments.model).float()
     if isinstance(model, FrozenCommitteeForSequenceClassification):
         raise UserError(f"The model {arguments.model!r} is frozen already: name the committee that it was made from.")
@@ -151,11 +145,7 @@ def write_frozen(
     folder: Path,
     table_dtype: str = "float32",
 ) -> FrozenCommitteeForSequenceClassification:
-    """Freeze a committee into a folder: tables, tokenizer, `tlm_runtime.py`, and `handler.py` for Inference Endpoints.
-
-    Raises:
-        ValueError: a member that cannot be frozen.
-    """
+    """Freeze a committee into a folder: tables, tokenizer and `RUNTIME_FILES`; ValueError where that is impossible."""
     frozen = committee.freeze(table_dtype, cls_token_id=tokenizer.cls_token_id)
     tokenizer.save_pretrained(folder)
     frozen.config.tokenizer_sha256 = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
@@ -174,25 +164,19 @@ def write_runtime(folder: Path) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporter, which prints its steps and warns of packages that are not used here."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(level)
+    with contextlib.ExitStack() as stack:
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.WARNING)
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        yield
 
 
 def export_onnx(model: PreTrainedModel, path: Path) -> Path:
-    """Write the model in float32.
+    """Write a classifier (ours or stock BERT's) or committee in float32; returns `path`.
 
-    Args:
-        model: a classifier (ours or stock BERT's) or committee.
-        path: the .onnx file; weights of more than 1.5 GB go into a file beside it.
-
-    Returns:
-        `path`. The inputs are `INPUTS` (a frozen committee's: the first two), int64 (batch, sequence), both sizes free;
-        no row of the mask may be all 0.
+    The inputs are `INPUTS` (a frozen committee's: the first two), int64 (batch, sequence), both sizes free; no row of
+    the mask may be all 0.
     """
     frozen = isinstance(model, FrozenCommitteeForSequenceClassification)
     committee = frozen or isinstance(model, CommitteeForSequenceClassification)
@@ -201,19 +185,10 @@ def export_onnx(model: PreTrainedModel, path: Path) -> Path:
         model = copy.deepcopy(model).float()
     example = {name: torch.ones((2, 8), dtype=torch.long) for name in INPUTS[: 2 if frozen else 3]}
     size = sum(weight.nbytes for weight in model.parameters())
+    options: Json = {"dynamo": True, "external_data": size > ONE_FILE, "verbose": False, "output_names": outputs}
+    options |= {"input_names": list(example), "dynamic_shapes": {name: {0: "batch", 1: "sequence"} for name in example}}
     with quiet(), torch.no_grad():
-        torch.onnx.export(
-            model.eval(),
-            (),
-            path,
-            kwargs=example,
-            dynamo=True,
-            external_data=size > ONE_FILE,
-            verbose=False,
-            input_names=list(example),
-            output_names=outputs,
-            dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in example},
-        )
+        torch.onnx.export(model.eval(), (), path, kwargs=example, **options)
     return path
 
 
@@ -221,26 +196,15 @@ def quantize(source: Path, target: Path) -> Path:
     """Write a copy whose products with weights are int8 (onnxruntime's dynamic quantization); embeddings stay."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    two_files = source.with_name(f"{source.name}.data").exists()
+    options: Json = {"weight_type": QuantType.QInt8, "op_types_to_quantize": ["MatMul", "Gemm"]}
     with quiet():
-        quantize_dynamic(
-            source,
-            target,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            use_external_data_format=two_files,
-        )
+        two_files = source.with_name(f"{source.name}.data").exists()
+        quantize_dynamic(source, target, use_external_data_format=two_files, **options)
     return target
 
 
 class OnnxClassifier(torch.nn.Module):
-    """An exported file as a model. Its idle threads sleep, so that whoever runs beside it has the cores.
-
-    Args:
-        path: the .onnx file.
-        config: configuration of the exported model.
-        num_threads: CPU threads; 0 for onnxruntime's choice.
-    """
+    """An exported file as a model, on so many CPU threads (0: onnxruntime's choice), which sleep when they are idle."""
 
     device = torch.device("cpu")
 
@@ -271,11 +235,7 @@ class OnnxClassifier(torch.nn.Module):
 
 
 def load_for_inference(source: str) -> PreTrainedModel | OnnxClassifier:
-    """A classifier or committee by folder or Hub name, or what `export` wrote, run by onnxruntime.
-
-    Raises:
-        UserError: as `load_classifier`, or onnxruntime is not installed.
-    """
+    """A classifier or committee by folder or Hub name, or what `export` wrote, run by onnxruntime."""
     folder = Path(source).expanduser()
     exported = [folder / name for name in (FLOAT_FILE, INT8_FILE) if (folder / name).is_file()]
     if not exported or any(folder.glob("*.safetensors")):

@@ -1,10 +1,8 @@
-"""Multiply-adds of one text in closed form: pre-training, fine-tuning, inference, by the path that the model takes.
+"""Multiply-adds of one text of full length in closed form, by the path that the model takes.
 
-Counted are matrix products and convolutions, as `torch.utils.flop_counter.FlopCounterMode` counts them under eager
-attention (its FLOPs are 2 x multiply-adds; it counts sdpa on a CPU as 0). Work on single elements (biases, norms,
-activations, softmax, dropout, loss, optimizer) is not counted, and embeddings are looked up. Texts have full length.
-A training step is 3 x its forward pass, since each product has two in the backward pass, one for each factor's
-gradient (nothing frozen, no activation recomputed).
+Counted are matrix products and convolutions, as `torch.utils.flop_counter` counts them under eager attention (its FLOPs
+are 2 x multiply-adds), not work on single elements. A training step is 3 x its forward pass: each product has two in
+the backward pass, one for each factor's gradient.
 
 Paths differ in the last layer alone. With h hidden size, H heads, T length, f feed-forward width and q positions of
 the text that the head reads, its multiply-adds besides the feed-forward block and the output projection,
@@ -19,7 +17,6 @@ q (h^2 + 2 h f), are:
 from .models.configuration_tlm import TLMConfig
 
 TRAINING_STEP = 3
-"""Products of a training step for each product of its forward pass."""
 
 
 def layer_multiply_adds(config: TLMConfig, length: int, queries: int, path: str) -> int:

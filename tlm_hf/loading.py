@@ -29,11 +29,7 @@ COMMITTEES: dict[str, tuple[Any, Any]] = {
 
 
 def read_config(source: str, needs_weights: bool = True) -> Json:
-    """`config.json` of a folder or Hub name, after a check that the folder's weights are whole.
-
-    Args:
-        source: folder or Hub name.
-        needs_weights: False where the architecture alone is read: a folder without weights will do.
+    """`config.json` of a folder or Hub name, after a check that the folder's weights (if needed) are whole.
 
     Raises:
         UserError: no such folder, no or broken `config.json`, missing or truncated weights, or another kind of model.
@@ -53,8 +49,7 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
         raise UserError(f"The model {source!r} is of type {config.get('model_type')!r}; known are {', '.join(known)}.")
     if config["model_type"] in COMMITTEES:
         return config
-    checked = _build_config(source, config)
-    # A stock config.json need not name what equals BERT's defaults.
+    checked = _build_config(source, config)  # a stock config.json need not name what equals BERT's defaults
     return {name: getattr(checked, name) for name in ("vocab_size", "max_position_embeddings")} | config
 
 
@@ -76,13 +71,11 @@ def check_folder(folder: Path, needs_weights: bool = True) -> None:
         return
     files = sorted(folder.glob("model-*.safetensors")) or [folder / WEIGHTS]
     for file in files:
-        if not file.is_file() and (folder / PICKLE).is_file():
-            raise UserError(
-                f"The model folder {folder} holds {PICKLE}, which is a pickle that may run code: open it with "
-                "transformers where you trust it, and save_pretrained writes safetensors."
-            )
         if not file.is_file():
-            raise UserError(f"The model folder {folder} has no {file.name}: restore it from where the model came.")
+            missing = f"has no {file.name}: restore it from where the model came"
+            pickle = f"holds {PICKLE}, which is a pickle that may run code: if you trust it, open it with transformers"
+            pickle += ", whose save_pretrained writes safetensors"
+            raise UserError(f"The model folder {folder} {pickle if (folder / PICKLE).is_file() else missing}.")
         try:
             with safe_open(file, framework="pt") as opened:
                 opened.keys()
@@ -111,11 +104,7 @@ def weights_hash(source: str) -> str:
 
 
 def load_masked_lm(source: str, **changes: Any) -> PreTrainedModel:
-    """Masked language model of a folder or Hub name, in evaluation mode, with changes of its configuration.
-
-    Raises:
-        UserError: as `read_config`, and for a committee.
-    """
+    """Masked language model in evaluation mode, with changes of its configuration; raises UserError for a committee."""
     if read_config(source)["model_type"] in COMMITTEES:
         raise UserError(f"The model {source!r} is a committee, which has no language-model head.")
     return _load(TLMForMaskedLM, source, ("cls.predictions.decoder",), **changes).eval()
@@ -136,23 +125,15 @@ def load_for_finetuning(
 ) -> TLMForSequenceClassification:
     """Encoder with a classifier for `labels` (new, unless it has just these), or the architecture with new weights.
 
-    Args:
-        source: folder or Hub name of a pre-trained encoder.
-        labels: class names in label order.
-        dropout: hidden, attention and classifier dropout.
-        from_scratch: take the architecture alone.
-        initializer_range: standard deviation of new weights; None for the encoder's.
+    `dropout` is that of hidden states, attention and classifier, `initializer_range` the standard deviation of new
+    weights (None for the encoder's).
     """
     fields = read_encoder_config(source, needs_weights=not from_scratch)
     if initializer_range is not None:
         fields = {**fields, "initializer_range": initializer_range}
-    changes = {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
-        "problem_type": "single_label_classification",
-    }
+    numbers = {label: index for index, label in enumerate(labels)}
+    changes = {"id2label": dict(enumerate(labels)), "label2id": numbers, "problem_type": "single_label_classification"}
+    changes |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = _build_config(source, fields, **changes)
     if from_scratch:
         return TLMForSequenceClassification(config)
@@ -165,11 +146,7 @@ def load_for_finetuning(
 
 
 def match_labels(model: PreTrainedModel, source: str, task: str, names: list[str]) -> np.ndarray:
-    """The model's number of each of a task's classes, by name (classes,); `source` and `task` are for the message.
-
-    Raises:
-        UserError: the task has a class that the model does not know. It may lack some.
-    """
+    """The model's number of each of a task's classes, by name (classes,); UserError for a class that it lacks."""
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if not set(names) <= set(known):
         raise UserError(
@@ -189,10 +166,7 @@ def trained_on_another_split(source: str, task_sha256: str) -> bool:
 def load_matching_tokenizer(
     model_source: str, tokenizer_source: str | None, vocab_size: int
 ) -> PreTrainedTokenizerBase:
-    """The model's tokenizer (or another one given); raises UserError where it has more tokens than the model.
-
-    It may have fewer: tables are padded to a multiple of 64 or 128 for speed.
-    """
+    """The model's tokenizer (or another one given); raises UserError where it has more tokens than the model."""
     tokenizer = load_tokenizer(tokenizer_source or model_source)
     if len(tokenizer) > vocab_size:
         raise UserError(

@@ -6,7 +6,8 @@ Run `python -m tlm_hf.recipes` to print the table of parameters and multiply-add
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from .errors import UserError
 from .flops import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
@@ -17,16 +18,12 @@ HEAD_SIZE = 64
 PAPER_HEADS = 12
 NARROW = 384
 """Largest hidden size at which one layer starts from weights of 1/sqrt(hidden_size) and at the schedule's full rate."""
-MASKED_SHARE = 0.15
-"""Share of the positions that the table takes as labelled in pre-training: the paper's mask rate."""
+MASKED_SHARE = 0.15  # share of the positions that the table takes as labelled in pre-training: the paper's mask rate
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One encoder of the family: heads and convolution channels at `paper` width, hidden size 64 x heads.
-
-    `conv_kernel_sizes` has one (sequence, hidden) kernel for each convolution layer.
-    """
+    """One encoder at `paper` width (hidden size 64 x heads), with one (sequence, hidden) kernel for a convolution."""
 
     name: str
     num_hidden_layers: int
@@ -37,9 +34,8 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Size:
-    """A scale at which the whole family is trained.
+    """A scale of the family: `heads` of `bert-1` and `bert-6`, and what other recipes scale along with.
 
-    `heads` are those of `bert-1` and `bert-6`, and other recipes scale along; `max_length` counts special tokens;
     `num_texts` and samples are defaults; `conv_channels` are a 64-channel recipe's, None for 64 x hidden/768.
     """
 
@@ -75,7 +71,6 @@ class Schedule:
     dropout: float  # hidden and attention
     initializer_range: float | None  # None for `default_initializer_range`
     parts: int | None = None  # None for a rate that changes at every step
-    final_mlm_probability: float | None = None  # at the last step, moving linearly; None to keep `mlm_probability`
     group_by_length: bool = True  # batches of texts of similar length
     unigram_bias: bool = False  # the decoder's bias starts at log token shares: the first steps need not learn them
     initialization: str = "random"  # of the word rows: or `counts`, those of `data.counts`
@@ -97,26 +92,12 @@ class Schedule:
         return max(0.0, (self.parts - part) / (self.parts - 1)) if part else 0.0
 
 
+OUR_START: dict[str, Any] = {"initialization": "counts"}
+OUR_START |= dict.fromkeys(("unigram_bias", "neighbour_heads", "cls_objective"), True)
 SCHEDULES = {
     schedule.name: schedule
     for schedule in (
-        Schedule(
-            name="tlm",
-            learning_rate=2e-3,
-            warmup_share=0.1,
-            weight_decay=0.01,
-            decays_everything=False,
-            adam_beta2=0.98,
-            max_grad_norm=1.0,
-            mlm_probability=0.3,
-            dropout=0.0,
-            initializer_range=None,
-            unigram_bias=True,
-            initialization="counts",
-            neighbour_heads=True,
-            cls_objective=True,
-            full_rate_up_to=NARROW,
-        ),
+        Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None, **OUR_START, full_rate_up_to=NARROW),
         Schedule("paper", 5e-5, 0.0, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, parts=50, group_by_length=False),
         Schedule("paper-repaired", 5e-5, 0.02, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, group_by_length=False),
     )
@@ -153,26 +134,15 @@ def _find(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
     return registry[name]
 
 
-def find_architecture(name: str) -> Architecture:
-    """The architecture of this name; UserError for an unknown one."""
-    return _find(ARCHITECTURES, "recipe", name)
-
-
-def find_size(name: str) -> Size:
-    """The size of this name; UserError for an unknown one."""
-    return _find(SIZES, "size", name)
-
-
-def find_schedule(name: str) -> Schedule:
-    """The schedule of this name; UserError for an unknown one."""
-    return _find(SCHEDULES, "schedule", name)
+find_architecture = partial(_find, ARCHITECTURES, "recipe")
+find_size = partial(_find, SIZES, "size")
+find_schedule = partial(_find, SCHEDULES, "schedule")
 
 
 def default_initializer_range(hidden_size: int, num_hidden_layers: int) -> float:
     """Standard deviation of new weights: 1/sqrt(hidden_size) for one narrow layer, else BERT's 0.02.
 
-    Measured (results/training/LOG.md, sections 2 and 8): at hidden size 256 one layer learns slower from 0.02, and six
-    hardly learn at all from 1/sqrt(hidden_size); at 768 one layer learns faster from 0.02. `NARROW` is between.
+    Measured at 256, one layer and six, and at 768 (results/training/LOG.md, sections 2 and 8); `NARROW` is between.
     """
     return max(0.02, hidden_size**-0.5) if num_hidden_layers == 1 and hidden_size <= NARROW else 0.02
 
@@ -191,11 +161,8 @@ def build_config(
 ) -> TLMConfig:
     """Configuration of `recipe@size`, with single fields overridden (None: the recipe's at this size).
 
-    Heads follow an overridden width (one for each 64), and so do the channels of a convolution; `initializer_range`
-    follows `default_initializer_range`.
-
-    Raises:
-        UserError: unknown name, a number below 1, or heads that do not divide the hidden size.
+    Heads and convolution channels follow an overridden width, `initializer_range` `default_initializer_range`. Raises
+    UserError for an unknown name, a number below 1, or heads that do not divide the hidden size.
     """
     architecture, scale = find_architecture(recipe), find_size(size)
     overrides = {"vocab-size": vocab_size, "max-length": max_length, "hidden-size": hidden_size}
@@ -235,10 +202,9 @@ def build_config(
 
 
 def describe_recipes() -> str:
-    """Table of every recipe at every size: shape, parameters (counted on the built model) and multiply-adds.
+    """Table of every recipe at every size: shape, parameters (counted on the built model) and multiply-adds (`flops`).
 
-    Millions of multiply-adds are those of one text of full length (`flops`): a step of pre-training with `MASKED_SHARE`
-    of the positions labelled, and a classification, by our path and as in stock BERT.
+    In millions, of one text of full length (with `MASKED_SHARE` of it labelled), by our path and as in stock BERT.
     """
     import torch
 

@@ -113,14 +113,6 @@ def test_four_of_five_shingles_are_near_and_three_of_four_are_not():
     assert not find_leakage(near[1:], [" ".join(eight)])[1].any()
 
 
-def test_a_sentence_in_a_paragraph_is_near_and_a_short_text_compares_whole():
-    sentence = "The miller counts the bags of flour in the mill."
-    paragraph = f"It is early. {sentence.upper()} Then he goes home."
-    exact, near = find_leakage([paragraph, "Bread and salt", "bread and salt, water"], [sentence, "bread, and salt!"])
-    assert near.tolist() == [True, False, False]
-    assert exact.tolist() == [False, True, False]
-
-
 def with_ids(texts: list[str], name: str) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"text": texts, "id": [f"{name}/{row}" for row in range(len(texts))]})
 

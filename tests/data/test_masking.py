@@ -90,51 +90,15 @@ def test_no_stream_is_one_of_a_neighbouring_seed():
     assert len({generator(seed, stream, 7).random() for seed in range(9) for stream in streams}) == 27
 
 
-def words_of(tokenizer, ids):
-    """Places of each word's tokens: a WordPiece and the ## pieces behind it; special tokens stand alone."""
-    words = []
-    for place, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
-        is_special = token in tokenizer.all_special_tokens
-        if words and token.startswith("##") and not words[-1][1]:
-            words[-1][0].append(place)
-        else:
-            words.append(([place], is_special))
-    return [places for places, is_special in words if not is_special]
-
-
-def test_whole_words_are_masked_together(tokenizer):
-    rate = 0.25
-    rows = make_rows(tokenizer, 3000, seed=4, longest=60)
-    batch = MaskingCollator(tokenizer, rate, seed=2, whole_word=True)(rows)
-    chosen = batch["labels"].numpy() != -100
-    masked = tokens = words = longer = chosen_words = 0
-    for row, here in zip(rows, chosen, strict=True):
-        places = words_of(tokenizer, row["input_ids"].tolist())
-        assert not here[len(row["input_ids"]) :].any()
-        assert here.sum() == sum(here[word].sum() for word in places)  # never a special token
-        for word in places:
-            assert here[word].all() or not here[word].any()
-            longer += len(word) > 1
-            chosen_words += here[word[0]]
-        masked, tokens, words = masked + here.sum(), tokens + sum(map(len, places)), words + len(places)
-    assert tokens > 80_000
-    assert longer > 5_000
-    assert masked / tokens == pytest.approx(rate, abs=0.01)
-    assert chosen_words / words == pytest.approx(rate, abs=0.01)
-
-
-def test_masking_options_that_do_not_fit(tokenizer):
-    with pytest.raises(ValueError, match="A row has 9 tokens but length is 8"):
-        MaskingCollator(tokenizer, length=8)([{"input_ids": np.arange(9), "item": 0}])
+def test_rows_without_an_item_are_refused(tokenizer):
     with pytest.raises(ValueError, match="remove_unused_columns"):
         MaskingCollator(tokenizer)([{"input_ids": np.arange(9)}])
 
 
-@pytest.mark.parametrize("options", [{}, {"whole_word": True}])
-def test_workers_and_batches_change_no_mask(tokenizer, options):
+def test_workers_and_batches_change_no_mask(tokenizer):
     texts = [row["input_ids"] for row in make_rows(tokenizer, 30)]
     schedule = PretrainingSchedule(texts, 48, batch_size=8, seed=3)
-    collate = MaskingCollator(tokenizer, 0.3, seed=3, **options)
+    collate = MaskingCollator(tokenizer, 0.3, seed=3)
     rows = [schedule[index] for index in range(48)]
     alone = [{name: value[0] for name, value in collate([row]).items()} for row in rows]
     for workers, size in ((0, 8), (2, 8), (1, 5)):

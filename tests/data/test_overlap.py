@@ -11,14 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from tlm_hf.data.overlap import (
-    TokenOverlap,
-    compare_counts,
-    count_tokens,
-    encode_texts,
-    jensen_shannon_bits,
-    measure_overlap,
-)
+from tlm_hf.data.overlap import TokenOverlap, count_tokens, encode_texts, jensen_shannon_bits, measure_overlap
 from tlm_hf.errors import UserError
 
 TASK = ["the teacher sails a boat", "the boat is new, the sail is old", "bread and salt, zzz"]
@@ -66,10 +59,10 @@ def test_measures_by_hand_and_by_scipy(corpus, task, min_count):
 
 def test_values_that_can_be_computed_in_the_head():
     corpus, task = np.array([3, 1, 0, 0]), np.array([2, 2, 4, 0])
-    by_count = [compare_counts(corpus, task, count) for count in (1, 2)]
-    assert [result.type_coverage for result in by_count] == [2 / 3, 1 / 3]
-    assert [result.occurrence_coverage for result in by_count] == [4 / 8, 2 / 8]
-    assert compare_counts(corpus, task).occurrence_coverage == 0  # the default asks for more
+    by_count = [measure_overlap(corpus, task, count) for count in (1, 2)]
+    assert [result["type_coverage"] for result in by_count] == [2 / 3, 1 / 3]
+    assert [result["occurrence_coverage"] for result in by_count] == [4 / 8, 2 / 8]
+    assert measure_overlap(corpus, task)["occurrence_coverage"] == 0  # the default asks for more
     assert jensen_shannon_bits(np.array([1, 1, 0, 0]), np.array([0, 0, 5, 5])) == 1
     # P = (1, 0), Q = (1/2, 1/2), M = (3/4, 1/4)
     expected = math.log2(4 / 3) / 2 + (math.log2(2 / 3) + math.log2(2)) / 4
@@ -85,18 +78,15 @@ def test_tokens_are_counted_as_a_counter_counts_them(tokenizer, sentences, monke
     assert tokens[len(sentences)].sum() == 0
     found = {tokenizer.convert_ids_to_tokens(int(i)): int(n) for i, n in enumerate(count_tokens(tokens)) if n}
     assert found == counter_of(texts, tokenizer, max_length)
-    some = np.array([8, 2, 5])
-    part = {tokenizer.convert_ids_to_tokens(int(i)): int(n) for i, n in enumerate(count_tokens(tokens, some)) if n}
-    assert part == counter_of([texts[index] for index in some], tokenizer, max_length)
 
 
 def test_bad_sides_are_refused_in_one_sentence(tokenizer):
     some, none = np.array([1, 2, 0]), np.zeros(3, dtype=int)
     for corpus, task, culprit in ((none, some, "corpus"), (some, none, "task")):
-        for measure in (jensen_shannon_bits, compare_counts):
+        for measure in (jensen_shannon_bits, measure_overlap):
             assert culprit in refusal(measure, corpus, task)
     with pytest.raises(UserError, match="min_count"):
-        compare_counts(some, some, 0)
+        measure_overlap(some, some, 0)
     assert not count_tokens(encode_texts([], tokenizer)).any()
     for sides in ((["☃"], TASK), (TASK, [])):
         with pytest.raises(UserError):

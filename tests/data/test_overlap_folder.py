@@ -11,7 +11,6 @@ from helpers_commands import labelled_rows, refused, succeed, write_corpus, writ
 
 from tlm_hf.data import overlap_report
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.overlap_subsets import task_stem
 from tlm_hf.data.sources import seeded_order, text_hash
 from tlm_hf.errors import UserError
 
@@ -145,4 +144,4 @@ def test_bad_options_are_refused_before_any_work(home, tmp_path, capsys, monkeyp
     [("fewrel", "fewrel"), ("a/my tasks/news|old.csv", "news-old"), ("owner/name", "name"), ("..", "")],
 )
 def test_names_of_configurations(name, stem):
-    assert task_stem(name) == stem
+    assert overlap_report.task_stem(name) == stem

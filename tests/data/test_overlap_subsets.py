@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 
-from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
-from tlm_hf.data.sources import facts_of, seeded_order, text_hash
+from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, select_subsets
+from tlm_hf.data.sources import seeded_order
 
 VOCABULARY = 50
 
@@ -125,14 +125,6 @@ def test_order_and_random_choice_are_seeded_and_of_no_task(corpus, task_counts):
         assert [place[index] for index in indices.tolist()] == sorted(place[index] for index in indices.tolist())
 
 
-def test_all_the_corpus_is_one_subset(corpus, task_counts):
-    tokens, texts = corpus
-    usable = int((tokens.sum(axis=1) > 0).sum())
-    chosen, facts = select(tokens, texts, task_counts, usable)
-    assert len({tuple(sorted(indices)) for indices in chosen.values()}) == 1
-    assert facts["low"]["tokens"] == tokens.sum()
-
-
 def test_bad_requests_are_refused(corpus, task_counts):
     tokens, texts = corpus
     usable = int((tokens.sum(axis=1) > 0).sum())
@@ -155,23 +147,6 @@ def test_bad_requests_are_refused(corpus, task_counts):
 def documents(sentences: list[str]) -> datasets.Dataset:
     texts = [f"{one} {other}" for one, other in itertools.permutations(sentences, 2)]
     return datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
-
-
-class TestSplits:
-    def test_described_and_with_the_rows_of_the_corpus(self, tokenizer, sentences):
-        corpus = documents(sentences)
-        task = datasets.Dataset.from_dict({"text": ["the baker makes bread of flour", "salt, flour and bread"]})
-        subsets = overlap_subsets(corpus, task, tokenizer, 40, source="ours", task="baking")
-        assert list(subsets) == list(KINDS)
-        text_of = dict(zip(corpus["id"], corpus["text"], strict=True))
-        for kind, split in subsets.items():
-            assert split.column_names == ["text", "id"]
-            assert [text_of[key] for key in split["id"]] == split["text"][:]
-            facts = facts_of(split)
-            assert {"source": "ours", "task": "baking", "overlap": kind, "rows": 40}.items() <= facts.items()
-            assert facts["sha256"] == text_hash(split["text"])
-        about_bread = {kind: sum("bread" in text for text in split["text"]) for kind, split in subsets.items()}
-        assert about_bread["high"] > about_bread["random"] > about_bread["low"]
 
 
 def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sentences):

@@ -14,7 +14,7 @@ from helpers_commands import CLASSES, contents, labelled_rows, refused, sentence
 from huggingface_hub import DatasetCard
 
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.prepare import config_name
+from tlm_hf.data.dataset_folder import config_name
 from tlm_hf.data.sources import text_hash
 from tlm_hf.data.tasks import load_task
 

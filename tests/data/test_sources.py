@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,10 +25,6 @@ ROWS = [
     {"text": "naïve café ☕", "label": "a"},
     {"text": "tab\tinside", "label": "b"},
 ]
-
-
-def pairs(split: datasets.Dataset) -> set[tuple[str, int]]:
-    return {(row["text"], row["label"]) for row in split}
 
 
 @pytest.fixture(scope="module")
@@ -151,19 +146,12 @@ class TestRealText:
         task = load_task(name, **dict(zip((f"{split}_per_label" for split in SPLITS), sizes, strict=True)), root=DATA)
         raw = {split: pq.read_table(Path(DATA) / name / f"{split}.parquet").to_pylist() for split in ("train", "test")}
         known = {split: {(row[text_column].strip(), row["label"]) for row in rows} for split, rows in raw.items()}
-        seen = set()
         for split, size in zip(SPLITS, sizes, strict=True):
             assert collections.Counter(task[split]["label"]) == dict.fromkeys(range(classes), size)
-            assert pairs(task[split]) <= known["test" if split == "test" else "train"]
-            texts = set(task[split]["text"])
-            assert len(texts) == size * classes
-            assert not texts & seen
-            seen |= texts
-        assert not set(task["train"]["text"]) & {text for text, _ in known["test"]}
+            assert {(row["text"], row["label"]) for row in task[split]} <= known["test" if split == "test" else "train"]
+        assert len({text for split in SPLITS for text in task[split]["text"]}) == sum(sizes) * classes
         if name == "dbpedia_14":
             assert class_names(task) == (Path(DATA) / name / "classes.txt").read_text().split()
-        else:
-            assert class_names(task) == ["World", "Sports", "Business", "Sci/Tech"]
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["option", "variable"])

@@ -1,4 +1,4 @@
-"""Tasks of any table: labels, what is left out and counted, ids and facts, titles, `Dataset` objects."""
+"""Tasks of any table: labels, what is left out and counted, ids and facts, `Dataset` objects."""
 
 import collections
 import hashlib
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tlm_hf.data.docstrings import TASK_LIBRARIES, load_docstrings, mask_names
 from tlm_hf.data.sources import facts_of
-from tlm_hf.data.tasks import KNOWN, SPLITS, class_names, load_task, task_hash
+from tlm_hf.data.tasks import SPLITS, class_names, load_task, task_hash
 
 
 def table(path: Path, labels: list, features=None) -> str:
@@ -136,15 +136,14 @@ class TestRows:
         for split in load_task(str(tmp_path / "task.parquet")).values():
             assert split["id"][:] == [f"train/{text.split()[0]}" for text in split["text"]]
 
-    @pytest.mark.parametrize("column", ["text", "label", "title"])
+    @pytest.mark.parametrize("column", ["text", "label"])
     def test_a_column_that_is_no_utf8(self, tmp_path, column):
-        rows = {name: [f"{name} {index % 2} {index}" for index in range(40)] for name in ("text", "title")}
-        rows["label"] = ["a", "b"] * 20
+        rows = {"text": [f"text {index}" for index in range(40)], "label": ["a", "b"] * 20}
         strings = [value.encode() for value in rows[column]]
         strings[3] = b"caf\xe9"
         rows[column] = pa.Array.from_buffers(pa.string(), 40, pa.array(strings).buffers())
         pq.write_table(pa.table(rows), tmp_path / "task.parquet")
-        said = refusal(load_task, str(tmp_path / "task.parquet"), title_column="title")
+        said = refusal(load_task, str(tmp_path / "task.parquet"))
         assert all(part in said for part in (f"{column!r}", "task.parquet", "UTF-8"))
 
     def test_texts_under_two_labels_are_kept_and_said(self, tmp_path, caplog):
@@ -195,7 +194,7 @@ class TestRows:
         assert (facts["source"], facts["task"], facts["seed"]) == (*["task.csv"] * 2, 5)
         assert facts["revision"] == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
         assert facts["per_label"] == {"a": 3, "b": 3}
-        assert facts["columns"] == {"text": "text", "label": "label", "title": None}
+        assert facts["columns"] == {"text": "text", "label": "label"}
         assert (facts["dropped"], facts["texts_with_two_labels"]) == ({}, 0)
 
     def test_docstrings_have_the_ids_of_their_paragraphs(self):
@@ -222,7 +221,7 @@ class TestObjects:
         assert task_hash(load_task(named, text_column="body", label_column="topic")) == task_hash(load_task(table))
         detected = load_task(datasets.DatasetDict(train=named.class_encode_column("topic")))
         assert task_hash(detected) == task_hash(load_task(table))
-        assert facts_of(detected["train"])["columns"] == {"text": "body", "label": "topic", "title": None}
+        assert facts_of(detected["train"])["columns"] == {"text": "body", "label": "topic"}
 
     def test_columns_that_cannot_be_told_and_options_without_use_are_refused(self):
         table = datasets.Dataset.from_list(labelled_rows(20))
@@ -230,39 +229,3 @@ class TestObjects:
         assert "--text-column" in refusal(load_task, two)
         assert "--label-column" in refusal(load_task, table.rename_column("label", "topic"))
         assert "--task-revision" in refusal(load_task, table, revision="main")
-
-
-class TestTitles:
-    @pytest.fixture
-    def folder(self, tmp_path) -> Path:
-        for split, size in (("train", 300), ("test", 200)):
-            rows = [
-                {"title": f" Title {index} ", "content": f"{split} content {index}", "label": index % 14}
-                for index in range(size)
-            ]
-            datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / f"{split}.parquet"))
-        return tmp_path
-
-    def test_title_comes_before_the_text_of_the_same_rows(self, folder):
-        options = {"path": str(folder), "train_per_label": 5, "validation_per_label": 2, "test_per_label": 5}
-        plain = load_task("dbpedia_14", **options)
-        titled = load_task("dbpedia_14", title_column="title", **options)
-        assert class_names(plain) == list(KNOWN["dbpedia_14"].labels)
-        for split in SPLITS:
-            assert plain[split]["id"][:] == titled[split]["id"][:]
-            for row, with_title in zip(plain[split], titled[split], strict=True):
-                assert with_title["text"] == f"Title {row['text'].split()[-1]} {row['text']}"
-        assert "'name'" in refusal(load_task, "dbpedia_14", path=str(folder), title_column="name")
-
-    def test_a_few_missing_titles_leave_the_text_alone_and_many_are_refused(self, folder):
-        path = folder / "test.parquet"
-        rows = datasets.Dataset.from_parquet(str(path)).to_list()
-        options = {"path": str(folder), "title_column": "title", "all_rows": True}
-        for missing in (20, 21):
-            changed = [{**row, "title": " " if index < missing else row["title"]} for index, row in enumerate(rows)]
-            datasets.Dataset.from_list(changed).to_parquet(str(path))
-            if missing == 20:
-                texts = load_task("dbpedia_14", **options)["test"]["text"]
-                assert sum(text.startswith("test content") for text in texts) == missing
-        said = refusal(load_task, "dbpedia_14", **options)
-        assert all(part in said for part in ("'title'", "21 of 200 rows of test", "--title-column"))

@@ -16,19 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlm_hf.data.sources import facts_of
-from tlm_hf.data.wikipedia import (
-    CONFIG,
-    PARAGRAPHS_PER_ARTICLE,
-    REPOSITORY,
-    REVISION,
-    _Wikipedia,
-    paragraphs,
-    stream_wikipedia,
-)
+from tlm_hf.data.wikipedia import CONFIG, INDEX, REPOSITORY, REVISION, _Wikipedia, stream_wikipedia
 from tlm_hf.errors import UserError
 
 FILES, GROUPS, ROWS = 3, 12, 20
-WORDS = " ".join(f"word{index}" for index in range(39))
 
 
 def parquet(texts) -> bytes:
@@ -149,8 +140,9 @@ def test_one_row_group_in_a_hundred_is_held_out_whatever_the_seed(tmp_path, monk
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     folder = tmp_path / "tlm_hf" / "wikipedia" / REVISION / CONFIG
     folder.mkdir(parents=True)
-    pq.write_table(pa.table({"file": ["a"] * 300, "group": range(300)}), folder / "row_groups.parquet")
-    halves = [_Wikipedia(CONFIG, REVISION, "article", None).divide(seed) for seed in (0, 1)]
+    with pa.ipc.new_stream(str(folder / "row_groups.arrow"), INDEX) as writer:
+        writer.write(pa.table({"file": ["a"] * 300, "group": range(300), "first": [0] * 300, "rows": [1] * 300}))
+    halves = [_Wikipedia(CONFIG, REVISION, None).divide(seed) for seed in (0, 1)]
     assert [(len(held_out), len(trained_on)) for held_out, trained_on in halves] == [(3, 297)] * 2
     assert halves[0][0] == halves[1][0]
     assert halves[0][1] != halves[1][1]
@@ -173,16 +165,6 @@ def test_subsets_are_nested_and_held_out_texts_the_same(hub):
         assert len(set(texts)) == len(texts)
 
     check()
-
-
-def test_a_text_can_be_a_paragraph(hub, written):
-    corpus = stream(hub, 200, unit="paragraph")
-    for place, text in rows(corpus["train"]) + rows(corpus["validation"]):
-        file, row, line = place.rsplit("/", 2)
-        assert " ".join(written[file][int(row)].split("\n")[int(line)].split()) == text
-        assert len(text.split()) == 60
-    assert len({text for split in corpus.values() for text in split["text"]}) == 210
-    assert rows(stream(hub, 90, unit="paragraph")["train"]) == rows(corpus["train"])[:90]
 
 
 def test_only_footers_and_needed_row_groups_are_read_and_nothing_twice(hub, tmp_path, monkeypatch):
@@ -229,7 +211,6 @@ def test_a_lasting_failure_is_one_sentence_and_the_next_call_continues(hub, writ
     ("options", "said"),
     [
         ({"num_texts": 10_000}, "at most 700"),
-        ({"num_texts": 50_000, "unit": "paragraph"}, "at most"),
         ({"validation_texts": 21}, "held-out"),
         ({"revision": "0" * 40}, "0000"),
         ({"config": "fr"}, "fr"),
@@ -238,26 +219,6 @@ def test_a_lasting_failure_is_one_sentence_and_the_next_call_continues(hub, writ
 def test_requests_that_cannot_be_met(hub, options, said):
     assert said in refusal(stream, hub, **options)
     assert len(reads(hub)) <= FILES + 1  # refused before the download
-
-
-@pytest.mark.parametrize(
-    ("line", "is_paragraph"),
-    [
-        (f"{WORDS} last.", True),
-        (f"{WORDS}.", False),  # 39 words
-        (f"{WORDS} last", False),  # as a heading or a list item ends
-        (f'{WORDS} "last!")', True),
-        (f"{WORDS} {{{{cite}}}} last.", False),
-        (f"{WORDS} <ref name='a'> last.", False),
-        (f"{WORDS} if 3 < 4 and 5 > 4, last.", True),
-        (" ".join(["word"] * 599) + " last.", True),
-        (" ".join(["word"] * 600) + " last.", False),
-    ],
-)
-def test_which_lines_are_paragraphs(line, is_paragraph):
-    assert paragraphs(f"Title\n\n{line}\n== End ==") == ([(2, line)] if is_paragraph else [])
-    spaced = "\n".join([f"\t{WORDS}  last. "] * 40)
-    assert paragraphs(spaced) == [(index, f"{WORDS} last.") for index in range(PARAGRAPHS_PER_ARTICLE)]
 
 
 def test_without_a_network_one_attempt_is_made(hub, monkeypatch):

@@ -1,4 +1,4 @@
-"""Windows of texts: nothing is lost, nothing is repeated, and what is cut is counted."""
+"""Texts are tokenised once; of their windows nothing is lost or repeated, and what is cut is counted."""
 
 import pickle
 
@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlm_hf.data.token_cache import tokenize_once
-from tlm_hf.data.windows import TextFacts, Windows
+from tlm_hf.data import windows as module
+from tlm_hf.data.tokenization import train_wordpiece
+from tlm_hf.data.windows import TextFacts, Windows, tokenize_once
 
 CLS, SEP = 2, 3
 
@@ -97,3 +98,59 @@ def test_a_window_out_of_range(tokenizer, index):
     assert len(rows) == 7
     with pytest.raises(IndexError):
         rows[index]
+
+
+STRANGE = ["", "[MASK] and [SEP] in a text", "  tabs\tand\nnewlines  ", "naïve 東京 🙂", "a", "boat " * 50]
+
+
+def as_table(texts, column="text"):
+    return datasets.Dataset.from_dict({column: texts})
+
+
+def expected(tokenizer, texts):
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def test_the_cache_holds_what_the_tokenizer_gives_and_is_made_again_where_it_is_damaged(tokenizer, sentences, tmp_path):
+    texts = [*sentences, *STRANGE] * 80  # more than one batch
+    other = pickle.loads(pickle.dumps(tokenizer))
+    other(texts[:2], truncation=True, max_length=5, padding="max_length")
+    before = other.backend_tokenizer.truncation, other.backend_tokenizer.padding
+    table = tokenize_once(as_table(texts), other, cache_dir=tmp_path)
+    assert (other.backend_tokenizer.truncation, other.backend_tokenizer.padding) == before
+    ids = expected(tokenizer, texts)
+    assert [row.tolist() for row in table] == ids
+    assert table[3].dtype == table.lengths.dtype == np.int32
+    assert table.lengths.tolist() == [len(row) for row in ids]
+    assert table[-1].tolist() == ids[-1]
+    assert not table[0].flags.owndata  # it is in the file
+    with pytest.raises(IndexError):
+        table[len(texts)]
+    sent = pickle.dumps(table)
+    assert len(sent) < 3000  # the tokens are not sent to a worker
+    assert [row.tolist() for row in pickle.loads(sent)] == ids
+    (file,) = (path for path in tmp_path.iterdir() if path.suffix != ".lock")
+    file.write_bytes(file.read_bytes()[:3000])
+    assert [row.tolist() for row in tokenize_once(as_table(texts), tokenizer, cache_dir=tmp_path)] == ids
+
+
+def test_another_text_or_tokenizer_makes_another_cache(tokenizer, sentences, tmp_path, monkeypatch):
+    texts = [*sentences, *STRANGE]
+
+    def make(texts=texts, tokenizer=tokenizer, column="text"):
+        return tokenize_once(as_table(texts, column), tokenizer, text_column=column, cache_dir=tmp_path)
+
+    first = make()
+    make(texts=[*texts[:-1], "another"])
+    make(texts=[texts[1], texts[0], *texts[2:]])
+    make(texts=[texts[0] + texts[1][0], texts[1][1:], *texts[2:]])  # the same letters, cut elsewhere
+    make(tokenizer=train_wordpiece(texts, vocab_size=90, max_length=24))
+    splitting = pickle.loads(pickle.dumps(tokenizer))
+    splitting.split_special_tokens = True  # [MASK] in a text is then letters
+    split = [row.tolist() for row in make(tokenizer=splitting)]
+    assert split == expected(splitting, texts) != expected(tokenizer, texts)
+    assert len([path for path in tmp_path.iterdir() if path.suffix != ".lock"]) == 6
+    monkeypatch.setattr(module, "encode_whole", lambda _: None)  # nothing is tokenised from here on
+    rows = as_table([*texts, "left out"]).select(range(len(texts)))
+    for again in (make(column="content"), tokenize_once(rows, tokenizer, cache_dir=tmp_path)):
+        assert [row.tolist() for row in again] == [row.tolist() for row in first]

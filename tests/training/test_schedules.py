@@ -10,7 +10,6 @@ from helpers_commands import refused, results_of, succeed, write_corpus
 from transformers import BertForMaskedLM, BertTokenizer, get_linear_schedule_with_warmup
 
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.masking import MaskingCollator
 from tlm_hf.training import pretrain as pretraining
 from tlm_hf.training.pretrain_options import PretrainOptions
 
@@ -69,15 +68,6 @@ def test_wide_encoders_take_a_lower_rate(given, peak):
     assert PretrainOptions.read({"output_dir": "out", **given}).arguments().learning_rate == pytest.approx(peak)
 
 
-def test_the_share_of_masks_falls_linearly(tokenizer):
-    collator = MaskingCollator(tokenizer, 0.6, 0, final_mlm_probability=0.1, num_items=1000)
-    ids = np.full(200, collator.ordinary[0])
-    for first, expected in ((0, 0.6), (480, 0.36), (980, 0.11)):
-        rows = [{"input_ids": ids, "item": item} for item in range(first, first + 20)]
-        share = (collator(rows)["labels"] != -100).float().mean().item()
-        assert abs(share - expected) < 4 * 0.5 / np.sqrt(200 * 20) + 0.006
-
-
 @pytest.mark.parametrize(
     ("words", "starts_at_unigrams"),
     [((), True), (("--unigram-bias", "false"), False), (("--schedule", "paper"), False)],
@@ -103,7 +93,6 @@ def test_where_the_decoders_bias_starts(corpus, tmp_path, words, starts_at_unigr
     [
         (("--schedule", "papers"), "invalid choice: 'papers'"),
         (("--schedule", "paper", "--warmup-share", "0.1"), "--warmup-share is refused"),
-        (("--final-mlm-probability", "0"), "--final-mlm-probability is 0.0: give a share between 0 and 1"),
     ],
 )
 def test_bad_schedules_are_refused(corpus, tmp_path, capsys, words, said):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
@@ -26,23 +27,12 @@ INTERRUPTED, TERMINATED = 130, 143
 Arguments = TypeVar("Arguments")
 
 
-class _Formatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=118)
-
-
 class Parser(HfArgumentParser):
     """HfArgumentParser for a command: each option once in `--help`, in groups; errors and guesses as one sentence.
 
     Dashes and underscores are the same, `--config FILE.yaml` gives options by name (the command line wins), and
-    `parse` returns only what was given. Field metadata may hold `group` (its heading), `positional` and `choices`.
-
-    Args:
-        groups: dataclasses of options.
-        name: of the command.
-        description: shown by `--help`.
-        aliases: other names of options.
-        hidden: options that `--help` leaves out.
+    `parse` returns only what was given. Field metadata may hold `group` (its heading), `positional` and `choices`;
+    `aliases` are other names of options, and `--help` leaves the `hidden` ones out.
     """
 
     def __init__(
@@ -56,10 +46,10 @@ class Parser(HfArgumentParser):
         self.titled: dict[str, Any] = {}
         self.command, positional = name, [e.name for g in groups for e in fields(g) if e.metadata.get("positional")]
         usage = " ".join([f"tlm {name}", *(f"[{each.upper()}]" for each in positional), "[options]"])
+        options = {"formatter_class": partial(argparse.HelpFormatter, max_help_position=34, width=118)}
         super().__init__(
-            groups, prog=f"tlm {name}", usage=usage, description=description, formatter_class=_Formatter,
-            allow_abbrev=False,
-        )  # fmt: skip
+            groups, prog=f"tlm {name}", usage=usage, description=description, allow_abbrev=False, **options
+        )
         self.add_argument("--config", help="A YAML file of options by name; the command line wins.")
         for action in self._actions:
             self._show_once(action, hidden)
@@ -69,18 +59,16 @@ class Parser(HfArgumentParser):
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
         hints = get_type_hints(dtype)
-        for entry in fields(dtype):
-            if entry.init:
-                changed = copy.copy(entry)
-                metadata = dict(entry.metadata)
-                title = metadata.pop("group", getattr(dtype, "_argument_group_name", None))
-                if title is not None and title not in self.titled:
-                    self.titled[title] = self.add_argument_group(title)
-                parser = self if title is None else self.titled[title]
-                if metadata.pop("positional", False):
-                    parser.add_argument(entry.name, nargs="?", default=argparse.SUPPRESS, help=metadata.get("help"))
-                changed.metadata, changed.type = metadata, hints[entry.name]  # type: ignore[assignment]
-                self._parse_dataclass_field(parser, changed)
+        for entry in (copy.copy(entry) for entry in fields(dtype) if entry.init):
+            metadata = dict(entry.metadata)
+            title = metadata.pop("group", getattr(dtype, "_argument_group_name", None))
+            if title is not None and title not in self.titled:
+                self.titled[title] = self.add_argument_group(title)
+            parser = self if title is None else self.titled[title]
+            if metadata.pop("positional", False):
+                parser.add_argument(entry.name, nargs="?", default=argparse.SUPPRESS, help=metadata.get("help"))
+            entry.metadata, entry.type = metadata, hints[entry.name]  # type: ignore[assignment]
+            self._parse_dataclass_field(parser, entry)
 
     def _show_once(self, action: argparse.Action, hidden: Collection[str]) -> None:
         """Show `--long-name` alone, with its default and choices; what is not given stays out of the namespace."""
@@ -110,10 +98,11 @@ class Parser(HfArgumentParser):
             words = self._read_config(found.config) + words
         namespace, unknown = self.parse_known_args(words)
         if unknown:
-            word = unknown[0].partition("=")[0]
-            guess = suggest(word, [name.strip("-") for name in self._option_string_actions])
-            self.error(f"there is no option {unknown[0]!r}{guess}")
+            self.error(f"there is no option {unknown[0]!r}{self._guess(unknown[0].partition('=')[0])}")
         return vars(namespace)
+
+    def _guess(self, word: str) -> str:
+        return suggest(word, [name.strip("-") for name in self._option_string_actions])
 
     def _read_config(self, file: str) -> list[str]:
         """A YAML file as words of a command line."""
@@ -126,8 +115,7 @@ class Parser(HfArgumentParser):
         words = []
         for name, value in options.items():
             if f"--{name}" not in self._option_string_actions:
-                names = [each.strip("-") for each in self._option_string_actions]
-                self.error(f"the file {file} has an unknown option {name!r}{suggest(str(name), names)}")
+                self.error(f"the file {file} has an unknown option {name!r}{self._guess(str(name))}")
             if value is not None:
                 values = value if isinstance(value, list) else [value]
                 words += [f"--{name}", *(each if isinstance(each, str) else json.dumps(each) for each in values)]
@@ -150,8 +138,9 @@ def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
     groups = [get_type_hints(function)["arguments"]] if command.groups is None else _find(command.groups)
     aliases = None if command.aliases is None else _find(command.aliases)
     description = (function.__doc__ or "").strip().split("\n\n")[0]
-    options = Parser(groups, name, description, aliases, command.preset).parse([*named, *words])
-    options |= command.preset
+    has_what = any(entry.name == "what" for group in groups for entry in fields(group))
+    preset = {"what": name.partition(" ")[2]} if has_what else {}
+    options = Parser(groups, name, description, aliases, preset).parse([*named, *words]) | preset
     run_command(
         lambda: function(groups[0](**options)) if command.groups is None else function(**options), command.printed
     )

@@ -29,11 +29,7 @@ class ReleaseArguments:
 
 
 def release(arguments: ReleaseArguments) -> Json:
-    """Stage, verify, push, compare or reproduce a family of repositories.
-
-    Raises:
-        UserError: bad input, or something that must not be sent.
-    """
+    """Stage, verify, push, compare or reproduce a family of repositories."""
     results = _call(arguments)
     if arguments.json is not None:
         write_json(arguments.json, {**portable(results), **provenance()})
@@ -42,32 +38,23 @@ def release(arguments: ReleaseArguments) -> Json:
 
 def _call(arguments: ReleaseArguments) -> Json:
     """What was asked for; imported here, since each part needs other libraries."""
-    output, overwrite, dry_run = arguments.output_dir, arguments.overwrite, arguments.dry_run
+    from ..hub import manifest, push, stage, verify
+
+    output = arguments.output_dir
+    how: Json = {"overwrite": arguments.overwrite, "dry_run": arguments.dry_run}
     if arguments.what == "stage":
-        from ..hub.stage import stage
-
-        return stage(
-            arguments.release_file,
-            output,
-            data_root=arguments.data_root,
-            licence_checked=arguments.i_have_checked_the_licence,
-        )
+        checked = arguments.i_have_checked_the_licence
+        return stage.stage(arguments.release_file, output, data_root=arguments.data_root, licence_checked=checked)
     if arguments.what == "verify":
-        from ..hub.verify import verify
-
-        return verify(output)
+        return verify.verify(output)
     if arguments.what == "reproduce":
-        from ..hub.manifest import reproduce
-
         if not arguments.repo:
             raise UserError("release reproduce needs a repository: a folder, or its name on the Hub.")
-        return reproduce(arguments.repo, revision=arguments.revision)
-    from ..hub.push import push, push_to_directory, status
-
+        return manifest.reproduce(arguments.repo, revision=arguments.revision)
     if arguments.what == "status":
-        return status(output)
+        return push.status(output)
     if arguments.target is None:
-        return push(output, public=arguments.public, overwrite=overwrite, dry_run=dry_run)
+        return push.push(output, public=arguments.public, **how)
     if arguments.public:
         raise UserError("--public is of the Hub, and --target is a folder: leave one of them out.")
-    return push_to_directory(output, arguments.target, overwrite=overwrite, dry_run=dry_run)
+    return push.push_to_directory(output, arguments.target, **how)

@@ -29,18 +29,13 @@ def build_app(model: FrozenRuntime) -> Any:
     @app.post("/classify")
     def classify(texts: Annotated[list[str], Body(embed=True)]) -> list[dict[str, str | float | bool]]:
         """Label, score and whether the text was cut, for each text."""
-        records: list[dict[str, str | float | bool]] = model(texts)
-        return records
+        return model(texts)  # type: ignore[no-any-return]
 
     return app
 
 
 def serve(arguments: ServeArguments) -> None:
-    """Answer over HTTP from a frozen committee until Ctrl-C; one line says where.
-
-    Raises:
-        UserError: no frozen committee in the folder, or the port is taken.
-    """
+    """Answer over HTTP from a frozen committee until Ctrl-C; UserError for no such folder, or a port that is taken."""
     check_installed("fastapi", "uvicorn")
     check_range(arguments, 0, 65535, "port")
     import uvicorn

@@ -1,7 +1,6 @@
 """The table of commands by name: where the function of each one is, and what it prints."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 BAD_INPUT = 2
 
@@ -12,11 +11,10 @@ class Command:
 
     Args:
         about: one line for the list of commands.
-        function: "module:name" of what is called, with a dataclass of options as its annotation says, or with the
-            options that were given by name; its docstring's first paragraph is shown by `--help`.
+        function: "module:name" of what is called, with a dataclass of options as its annotation says, or by name; a
+            field `what` of it gets the second word of the command.
         printed: names of the results that are printed.
         leading: options whose names may be left out at the start of the command line.
-        preset: options that the command's name gives.
         groups: "module:name" of a sequence of dataclasses, for a function that takes options by name.
         aliases: "module:name" of further names of these options.
     """
@@ -25,25 +23,21 @@ class Command:
     function: str
     printed: tuple[str, ...] = ()
     leading: tuple[str, ...] = ()
-    preset: Mapping[str, str] = field(default_factory=dict)
     groups: str | None = None
     aliases: str | None = None
 
 
-STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.release:release"
+TRAINING = "benchmarks.training_speed"
+STEP, RELEASE = f"{TRAINING}:benchmark_steps", "commands.release:release"
+REPORT, TABLE = ("report",), ("table",)
 STEP_RATIOS = ("recipe", "ratio_same_precision", "ratio_best", "ratio_best_same_dropout", "median_seconds")
 TRAINING_SPEED = ("recipe", "tokens_per_second", "step_seconds", "stock_step_seconds", "hours", "stock_hours")
 COMMANDS = {
     "quickstart": Command(
-        "the whole idea on embedded text: pre-train, fine-tune, committee, table, staged folders",
-        "study.quickstart:quickstart",
-        ("report",),
+        "the whole idea on embedded text: pre-train, fine-tune, committee, table", "study.quickstart:quickstart", REPORT
     ),
     "train-committee": Command(
-        "your own table of texts and labels in one go: a committee, its accuracy, its folder",
-        "commands.training:train_committee",
-        ("report",),
-        leading=("data",),
+        "a committee from your own table of texts and labels", "commands.training:train_committee", REPORT, ("data",)
     ),
     "predict": Command(
         "labels and probabilities for texts or a table",
@@ -78,9 +72,7 @@ COMMANDS = {
         "a classifier or committee as ONNX, in float32 and int8", "export:export", ("files", "max_abs_diff")
     ),
     "freeze": Command(
-        "a committee of one-layer encoders as tables that are looked up, without torch",
-        "export:freeze",
-        ("output_dir", "tables"),
+        "a committee of one-layer encoders as tables that are looked up", "export:freeze", ("output_dir", "tables")
     ),
     "serve": Command("a frozen committee behind HTTP", "commands.serve:serve", leading=("model",)),
     "prepare-data": Command(
@@ -93,49 +85,21 @@ COMMANDS = {
         "data.overlap_report:overlap",
         ("corpus", "table"),
     ),
-    "study plan": Command(
-        "the runs of the paper's four findings, and what they cost",
-        "study.study:show_plan",
-        ("table",),
-        preset={"what": "plan"},
-    ),
+    "study plan": Command("the runs of the paper's four findings, and their costs", "study.study:show_plan", TABLE),
     "study run": Command(
-        "those runs that are missing",
-        "study.study:run_study",
-        ("table", "done", "missing", "waiting"),
-        preset={"what": "run"},
+        "those runs that are missing", "study.study:run_study", ("table", "done", "missing", "waiting")
     ),
-    "study report": Command(
-        "tables and plots of the findings", "study.report:write_report", ("report",), preset={"what": "report"}
-    ),
-    "study demo": Command(
-        "a folder for the Space", "study.demo:stage_study_demo", ("demo", "tasks"), preset={"what": "demo"}
-    ),
-    "release stage": Command(
-        "models, data sets, cards and the Space as folders", RELEASE, ("table",), ("release_file",), {"what": "stage"}
-    ),
-    "release verify": Command(
-        "check the staged folders in a fresh process", RELEASE, ("table",), ("output_dir",), {"what": "verify"}
-    ),
-    "release push": Command(
-        "send them to the Hub, whole or not at all", RELEASE, ("table",), ("output_dir",), {"what": "push"}
-    ),
-    "release status": Command(
-        "what the Hub has of the staged folders", RELEASE, ("table",), ("output_dir",), {"what": "status"}
-    ),
-    "release reproduce": Command(
-        "the command that made a released repository", RELEASE, ("table",), ("repo",), {"what": "reproduce"}
-    ),
-    "benchmark pretraining": Command(
-        "one step of pre-training against stock BERT's", STEP, STEP_RATIOS, preset={"what": "pretraining"}
-    ),
-    "benchmark finetuning": Command(
-        "one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS, preset={"what": "finetuning"}
-    ),
+    "study report": Command("tables and plots of the findings", "study.report:write_report", REPORT),
+    "study demo": Command("a folder for the Space", "study.demo:stage_study_demo", ("demo", "tasks")),
+    "release stage": Command("models, data sets, cards and the Space as folders", RELEASE, TABLE, ("release_file",)),
+    "release verify": Command("check the staged folders in a fresh process", RELEASE, TABLE, ("output_dir",)),
+    "release push": Command("send them to the Hub, whole or not at all", RELEASE, TABLE, ("output_dir",)),
+    "release status": Command("what the Hub has of the staged folders", RELEASE, TABLE, ("output_dir",)),
+    "release reproduce": Command("the command that made a released repository", RELEASE, TABLE, ("repo",)),
+    "benchmark pretraining": Command("one step of pre-training against stock BERT's", STEP, STEP_RATIOS),
+    "benchmark finetuning": Command("one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS),
     "benchmark training": Command(
-        "the real pre-training between steps of stock BERT",
-        "benchmarks.training_speed:benchmark_training",
-        TRAINING_SPEED,
+        "the real pre-training between steps of stock BERT", f"{TRAINING}:benchmark_training", TRAINING_SPEED
     ),
     "benchmark inference": Command(
         "committees against the deep encoder", "benchmarks.inference_speed:benchmark_inference", ("rows",)

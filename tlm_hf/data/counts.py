@@ -1,9 +1,8 @@
 """Word rows from counts of a corpus, before any training: which tokens occur together, factorised.
 
-Two matrices of co-occurrence, within a paragraph and within a few tokens, become positive pointwise mutual information
-(PPMI); the rows are U sqrt(S) of their truncated singular value decompositions, side by side. Sources: Levy and
-Goldberg, "Neural word embedding as implicit matrix factorization" (NeurIPS 2014); Levy, Goldberg and Dagan (TACL 2015)
-for the smoothing and U sqrt(S); Halko, Martinsson and Tropp (SIAM Review 2011) for the decomposition. Deterministic.
+Two matrices of co-occurrence, within a paragraph and within a few tokens, become positive pointwise mutual information;
+the rows are U sqrt(S) of their truncated singular value decompositions, side by side (Levy and Goldberg, NeurIPS 2014;
+smoothing: Levy, Goldberg and Dagan, TACL 2015; decomposition: Halko et al., SIAM Review 2011). Deterministic.
 """
 
 from collections.abc import Sequence
@@ -12,12 +11,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 
-WINDOW = 5
-"""Tokens to each side; a pair at distance d counts 1/d."""
-SMOOTHING = 0.75
-"""Exponent of the contexts' counts: without it, rare contexts get the largest information."""
-CONTEXTS = 10_000
-"""The most frequent tokens serve as contexts, which bounds memory for large vocabularies."""
+WINDOW = 5  # tokens to each side; a pair at distance d counts 1/d
+SMOOTHING = 0.75  # exponent of the contexts' counts: without it, rare contexts get the largest information
+CONTEXTS = 10_000  # the most frequent tokens serve as contexts, which bounds memory for large vocabularies
 TEXTS_AT_ONCE = 10_000
 PARAGRAPH_SHARE = 0.5
 WIDEST = 256
@@ -31,18 +27,11 @@ def count_rows(
     special_ids: Sequence[int] = (),
     paragraph_share: float = PARAGRAPH_SHARE,
 ) -> np.ndarray:
-    """Rows for every token of a vocabulary, from the counts of a corpus.
+    """Rows for every token of a vocabulary from the token ids of texts, float32 (vocab_size, width).
 
-    Args:
-        texts: token ids of each text.
-        vocab_size: tokens of the vocabulary.
-        width: numbers of a row.
-        special_ids: tokens that are not counted, as if they were not in the texts.
-        paragraph_share: share of the width that comes from paragraphs; the rest comes from windows.
-
-    Returns:
-        float32 (vocab_size, width). The rows of each part have mean length 1 over the tokens that occur with another;
-        all others are 0, and so are the columns beyond `WIDEST` and beyond the rank of the counts.
+    Tokens of `special_ids` are not counted, as if they were not in the texts. The share `paragraph_share` of the width
+    comes from paragraphs, the rest from windows. The rows of each part have mean length 1 over the tokens that occur
+    with another; all others are 0, and so are the columns beyond `WIDEST` and beyond the rank of the counts.
     """
     paragraphs, windows = count_pairs(texts, vocab_size, special_ids)
     counted = min(width, WIDEST)
@@ -55,14 +44,11 @@ def count_rows(
 def count_pairs(
     texts: Sequence[np.ndarray], vocab_size: int, special_ids: Sequence[int] = ()
 ) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """Count the texts that hold both of two tokens, and the pairs of tokens near each other.
+    """How many texts hold both of two tokens (or a token), and the pairs of tokens near each other.
 
-    Returns:
-        Two float32 matrices (vocab_size, contexts), contexts being the most frequent tokens in the order of their ids.
-        In the first, a token that a text holds is also together with itself.
+    Two float32 matrices (vocab_size, contexts); contexts are the most frequent tokens in the order of their ids.
     """
-    is_counted = np.ones(vocab_size, dtype=bool)
-    is_counted[list(special_ids)] = False
+    is_counted = ~np.isin(np.arange(vocab_size), list(special_ids))
     frequencies = np.zeros(vocab_size, dtype=np.int64)
     presence, windows = [], sp.csr_matrix((vocab_size, vocab_size), dtype=np.float32)
     for start in range(0, len(texts), TEXTS_AT_ONCE):

@@ -5,30 +5,188 @@
 <folder>/subset.json    facts of every split, the leakage report, hashes of the files, and how they were made
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCardData
 
-from ..errors import UserError
+from ..cards import PAPER, card_template, escape_code
+from ..errors import UserError, check_range
 from ..runs.atomic_files import Json, file_hash, whole_folder, write_json
 from ..runs.provenance import portable, portable_path, provenance
-from .dataset_card import Tables, file_name, render_dataset_card
-from .leakage import SUBSET_FILE, SUBSET_KIND
-from .prepare import Prepared, PrepareDataArguments, prepare
-from .sources import facts_of
+from .corpora import load_corpus
+from .leakage import NEAR_SHARE, SHINGLE_WORDS, SUBSET_FILE, SUBSET_KIND, LeakageReport, check_splits, drop_leaking
+from .sources import ID, describe_split, facts_of
+from .task_options import option
+from .tasks import KNOWN, TaskArguments, load_task_from
 
 NOT_SETTINGS = ("output_dir", "data_root")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a card says of where text comes from; `hub` are the card's `source_datasets`."""
+
+    title: str
+    note: str
+    licence: tuple[str, ...]
+    licence_name: str | None = None
+    hub: tuple[str, ...] = ("original",)
+    language: tuple[str, ...] = ("en",)
+
+
+SHOWN_FACTS = ("source", "revision", "config", "seed")  # facts of the training split that the card shows
+UNKNOWN = "Its licence is not known to the program that wrote this card"
+KNOWN_SOURCES = {
+    "wikipedia": Source(
+        "English Wikipedia",
+        "Text of [Wikipedia](https://en.wikipedia.org) articles by their authors, under CC BY-SA 3.0 and the GFDL: "
+        "name the source, and share what you derive under the same licence. The full-size source is "
+        "`wikimedia/wikipedia`, configuration `20231101.en`.",
+        ("cc-by-sa-3.0", "gfdl"),
+        hub=("wikimedia/wikipedia",),
+    ),
+    "ag_news": Source(
+        "AG News, sections of news",
+        "Titles and first lines of news articles, from the AG corpus of news articles by way of `fancyzhx/ag_news`. "
+        "The corpus is given for research and other **non-commercial** use; the articles belong to their publishers.",
+        ("other",),
+        "ag-corpus-research-non-commercial",
+        ("fancyzhx/ag_news",),
+    ),
+    "dbpedia_14": Source(
+        "DBpedia-14, kinds of things",
+        "Abstracts of [DBpedia](https://www.dbpedia.org), which come from Wikipedia, by way of `fancyzhx/dbpedia_14`, "
+        "under CC BY-SA 3.0: name the source, and share what you derive under the same licence.",
+        ("cc-by-sa-3.0",),
+        hub=("fancyzhx/dbpedia_14",),
+    ),
+    "fewrel": Source(
+        "FewRel, relations between two entities",
+        "Sentences of Wikipedia labelled with Wikidata relations, from the official files of "
+        "[FewRel](https://github.com/thunlp/FewRel) (MIT licence).",
+        ("mit",),
+        hub=("extended|few_rel",),
+    ),
+    "docstrings": Source(
+        "docstrings of Python libraries",
+        "Paragraphs from the docstrings of installed Python libraries, each under its library's own licence (BSD, MIT, "
+        "Apache-2.0 and others).",
+        ("other",),
+        "licences-of-the-libraries",
+    ),
+}
+
+
+@dataclass
+class PrepareDataArguments(TaskArguments):
+    """Options of `tlm prepare-data`."""
+
+    task: str = option("", "A task (as for finetune) to make a data set of.")
+    corpus: str = option("", "A corpus (as for pretrain) to make a data set of.")
+    num_texts: list[int] = option(list, "Sizes of the corpus, ascending, each in the next (default: all).")
+    validation_texts: int = option(1000, "Held-out texts of the corpus.")
+    seed: int = option(0, "Seed of the choice of a corpus' texts (a task's: --task-seed).")
+    text_unit: str | None = option(None, "As for pretrain: paragraph or line.")
+    corpus_config: str | None = option(None, "Configuration of a Hub corpus.")
+    corpus_revision: str | None = option(None, "Revision of a Hub corpus.")
+    check_against: list[str] = option(list, "Tasks whose whole test splits the training texts are checked against.")
+    output_dir: str = option("", "The folder to make; its name is the data set's.")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Splits and leakage reports by configuration; `kind` is corpus, task or overlap, `source` its name as given."""
+
+    kind: str
+    source: str
+    configs: dict[str, datasets.DatasetDict]
+    leakage: dict[str, list[LeakageReport]]
+
+
+def prepare(arguments: PrepareDataArguments) -> Prepared:
+    """Choose the rows that the options ask for and check them for leakage; raises UserError for bad options."""
+    if bool(arguments.corpus) == bool(arguments.task):
+        raise UserError("Give one of --corpus and --task: a data set is made of one of them.")
+    check_range(arguments, 1, float("inf"), "validation_texts")
+    sizes = arguments.num_texts
+    if arguments.task and sizes:
+        raise UserError("--num-texts are sizes of a corpus: for a task give --train-per-label and its siblings.")
+    if sizes != sorted({size for size in sizes if size > 0}):
+        given = " ".join(str(size) for size in sizes)
+        raise UserError(f"--num-texts is {given}: give sizes of at least 1 in ascending order, each once.")
+    tests = {f"{name} test": _test_split(arguments, name) for name in dict.fromkeys(arguments.check_against)}
+    return _prepare_corpus(arguments, tests) if arguments.corpus else _prepare_task(arguments, tests)
+
+
+def config_name(size: int | None) -> str:
+    """Name of a corpus size: 20000 is `20k`, 2000000 is `2m`, 1234 is `1234`, None is `all`."""
+    if size is None:
+        return "all"
+    for letter, unit in (("m", 10**6), ("k", 10**3)):
+        if size % unit == 0:
+            return f"{size // unit}{letter}"
+    return str(size)
+
+
+def _test_split(arguments: PrepareDataArguments, name: str) -> datasets.Dataset:
+    """The test split of a task to check against: the whole one of a task of the Hub, else as the options cut it off."""
+    is_whole = name in KNOWN and KNOWN[name].hub is not None
+    same = ("label_column", "train_per_label", "validation_per_label", "test_per_label", "task_seed", "data_root")
+    options = {option: getattr(arguments, option) for option in same}
+    options |= {"label_column": "label"} if name in KNOWN else {}
+    options |= {"test_per_label": None} if is_whole else {}
+    return load_task_from(TaskArguments(task=name, all_rows=is_whole, shortfall="take", **options))["test"]
+
+
+def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
+    """Every size is a prefix of the largest one, so each is in the next; all have the same held-out texts."""
+    sizes: list[int | None] = [*arguments.num_texts] or [None]
+    options: Json = {"config": arguments.corpus_config, "revision": arguments.corpus_revision, "seed": arguments.seed}
+    options |= {"root": arguments.data_root, "unit": arguments.text_unit, "written": arguments}
+    options |= {"text_column": arguments.text_column or "text", "validation_texts": arguments.validation_texts}
+    corpus = load_corpus(arguments.corpus, num_texts=sizes[-1], **options)
+    validation = published(corpus["validation"])
+    held_out = {"validation": validation, **tests}
+    prepared = Prepared("corpus", arguments.corpus, {}, {})
+    for size in sizes:
+        name = config_name(size)
+        rows = corpus["train"].select(range(size or len(corpus["train"])))
+        train = published(rows, facts_of(corpus["train"]))
+        if arguments.drop_leakage:
+            train = drop_leaking(train, name, held_out.values())
+        prepared.configs[name] = datasets.DatasetDict(train=train, validation=validation)
+        prepared.leakage[name] = [check_splits(train, rows, ("train", other)) for other, rows in held_out.items()]
+    return prepared
+
+
+def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
+    """The task as `load_task` gives it; where that was asked, without texts that the other tasks' test splits hold."""
+    splits = datasets.DatasetDict({split: published(rows) for split, rows in load_task_from(arguments).items()})
+    others = {label: rows for label, rows in tests.items() if label != f"{arguments.task} test"}
+    reports = []
+    for split, own in (("validation", ("test",)), ("train", ("test", "validation"))):
+        if arguments.drop_leakage and others:
+            splits[split] = drop_leaking(splits[split], split, others.values())
+        for label, rows in {**{name: splits[name] for name in own}, **others}.items():
+            reports.append(check_splits(splits[split], rows, (split, label)))
+    return Prepared("task", arguments.task, {"default": splits}, {"default": reports})
+
+
+def published(rows: datasets.Dataset, facts: Json | None = None) -> datasets.Dataset:
+    """The columns that are published, in their order, with the facts."""
+    columns = [column for column in ("text", ID, "label") if column in rows.column_names]
+    return describe_split(rows.select_columns(columns), **(facts or facts_of(rows)))
 
 
 def prepare_data(arguments: PrepareDataArguments) -> Json:
     """Make a data set folder, ready to push, of a corpus in nested sizes or of a task, with a leakage report.
 
-    The same command elsewhere gives the same parquet files, byte for byte.
-
-    Raises:
-        UserError: see `data.prepare.prepare` and `write_dataset_folder`.
+    The same command elsewhere gives the same parquet files, byte for byte. Raises UserError as `prepare` and
+    `write_dataset_folder`.
     """
     destination, settings = open_destination(arguments)
     prepared = prepare(arguments)
@@ -42,10 +200,7 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
 
 
 def open_destination(arguments: Any) -> tuple[Path, Json]:
-    """The folder that a command is to make and the settings that choose its rows.
-
-    Raises UserError where there is no name, or the folder cannot be made or holds files.
-    """
+    """The folder that a command is to make and the settings that choose its rows; UserError where it cannot be made."""
     if not arguments.output_dir:
         raise UserError("--output-dir is missing: name the folder to make.")
     destination = Path(arguments.output_dir).expanduser().resolve()
@@ -62,10 +217,7 @@ def open_destination(arguments: Any) -> tuple[Path, Json]:
 
 
 def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) -> Json:
-    """Write subsets as a folder that `datasets.load_dataset(folder, configuration)` opens; returns its `subset.json`.
-
-    Raises UserError where it cannot be written.
-    """
+    """Write subsets as a folder that `datasets.load_dataset` opens; returns its `subset.json`. May raise UserError."""
     facts: Json = {
         config: {split: facts_of(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()
     }
@@ -90,17 +242,74 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
 
 def _write_files(prepared: Prepared, record: Json, folder: Path) -> None:
     """Write the parquet files, the card and `subset.json`; `record` gets the hashes of the files."""
-    tables: Tables = {}
     for config, splits in prepared.configs.items():
         (folder / config).mkdir(parents=True)
-        tables[config] = {}
         for split, rows in splits.items():
             # In one piece, without indices or history, so that equal rows give equal files.
             columns = {name: rows[name][:] for name in rows.column_names}
-            tables[config][split] = datasets.Dataset.from_dict(columns, features=rows.features)
-            tables[config][split].to_parquet(str(folder / file_name(config, split)))
-    card = render_dataset_card(record, prepared.kind, portable_path(prepared.source), tables)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+            whole = datasets.Dataset.from_dict(columns, features=rows.features)
+            whole.to_parquet(str(folder / _file_name(config, split)))
+    (folder / "README.md").write_text(_render_card(record, prepared), encoding="utf-8")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     record["files"] = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
     write_json(folder / SUBSET_FILE, record)
+
+
+def _file_name(config: str, split: str) -> str:
+    """Path of a split inside the folder, in the Hub's own pattern."""
+    return f"{config}/{split}-00000-of-00001.parquet"
+
+
+def _render_card(record: Json, prepared: Prepared) -> str:
+    """The card: Markdown with YAML front matter; every number comes from `record` (`subset.json`)."""
+    origin = portable_path(prepared.source)
+    source = KNOWN_SOURCES.get(origin) or Source(
+        origin,
+        f"From `{escape_code(origin)}`. {UNKNOWN}: say it here, and in the `license` field above, before you publish.",
+        ("unknown",),
+        language=(),
+    )
+    splits = list(record["configs"].values())[-1]
+    checks = [check for of_config in record["leakage"].values() for check in of_config]
+    body = card_template("dataset").render(
+        name=record["name"],
+        kind=prepared.kind,
+        source=source,
+        settings=record["settings"],
+        configs=record["configs"],
+        labels=list(splits["train"].get("per_label", {})),
+        counts={split: facts.get("per_label", {}) for split, facts in splits.items()},
+        chosen={key: splits["train"][key] for key in SHOWN_FACTS if splits["train"].get(key) is not None},
+        leakage=record["leakage"],
+        leaking=any(check["exact"] + check["near"] for check in checks),
+        dropped=sum(facts.get("leaking_rows_dropped", 0) for facts in splits.values()),
+        shingle_words=SHINGLE_WORDS,
+        near_share=NEAR_SHARE,
+        results=record,
+    )
+    return f"---\n{_metadata(record['name'], source, prepared).to_yaml()}\n---\n\n{body.strip()}\n"
+
+
+def _metadata(name: str, source: Source, prepared: Prepared) -> DatasetCardData:
+    """Front matter: `datasets` writes the features, huggingface_hub the YAML, so that names in it are quoted."""
+    licence_name: Json = {"license_name": source.licence_name} if source.licence_name else {}
+    data = DatasetCardData(
+        pretty_name=name,
+        language=list(source.language) or None,
+        license=source.licence[0] if len(source.licence) == 1 else list(source.licence),
+        source_datasets=list(source.hub),
+        task_categories=["text-classification"] if prepared.kind == "task" else ["fill-mask", "text-generation"],
+        tags=["tlm", "tiny-language-model", PAPER],
+        **licence_name,
+    )
+    infos = {name: datasets.DatasetInfo(features=of["train"].features) for name, of in prepared.configs.items()}
+    DatasetInfosDict(infos).to_dataset_card_data(data)
+    # Files are named one by one: a pattern would take up what an older version of the data set left on the Hub.
+    configs: list[Json] = []
+    for config, splits in prepared.configs.items():
+        files = [{"split": split, "path": _file_name(config, split)} for split in splits]
+        configs.append({"config_name": config, "data_files": files})
+    if prepared.kind != "overlap":  # there none holds the others
+        configs[-1]["default"] = True
+    data["configs"] = configs
+    return data

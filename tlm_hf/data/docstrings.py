@@ -1,9 +1,7 @@
 """The embedded corpus: English paragraphs from the docstrings of the packages that training needs.
 
-Every installation has this technical English, so pre-training and a classification task run without a download.
-Sources are read, never run. All paragraphs of a module are in one split, and near-duplicates are dropped beforehand, so
-held-out text is not paraphrased in the training split. In the task's texts the names of all task libraries are replaced
-by one word.
+Sources are read, never run. All paragraphs of a module are in one split, and near-duplicates are dropped beforehand. In
+the task's texts the names of all task libraries are replaced by one word.
 """
 
 import hashlib
@@ -26,7 +24,8 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from tqdm import tqdm
 
 from ..errors import UserError
-from .sources import ID, cached_table
+from ..runs.atomic_files import Json
+from .sources import ID, cached
 from .tables import SPLITS, Row, TaskSource
 
 EXTRACTION_VERSION = 3  # raise it with any change of the extraction: caches are found by it
@@ -40,8 +39,7 @@ CORPUS_LIBRARIES = (
     *("filelock", "tqdm", "packaging", "dateutil"),
 )
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "dateutil": "python-dateutil"}
-PER_LABEL = {"train": 200, "validation": 40, "test": 60}
-"""Texts of each class where no number is asked for."""
+PER_LABEL = {"train": 200, "validation": 40, "test": 60}  # texts of each class where no number is asked for
 HELD_OUT_SHARE = 0.1  # of each library's paragraphs, for validation and again for test
 MIN_WORDS, MAX_WORDS = 20, 150
 DUPLICATE_SHARE = 0.5  # of the runs of three words of the shorter of two texts
@@ -85,44 +83,37 @@ _NOT_PROSE = re.compile(
     r"|(?i:\b(?:in|of|from|see|and|by|with|than)[.,;)])|\([,; )]"  # a sentence that lost its reference
 )
 _PLAIN_WORD = re.compile(r"[A-Za-z]+(?:['’/-][A-Za-z]+)*")
+_SCHEMA = pa.schema({name: pa.string() for name in ("text", "library", "module", ID, "masked", "split")})
 
 
 def fingerprint() -> str:
     """SHA-256 (hex) over `EXTRACTION_VERSION` and the installed versions of `CORPUS_LIBRARIES`; raises UserError."""
-    versions = {}
+    key: Json = {"extraction": EXTRACTION_VERSION, "libraries": {}}
     for library in CORPUS_LIBRARIES:
         try:
-            versions[library] = importlib.metadata.version(_DISTRIBUTIONS.get(library, library))
+            key["libraries"][library] = importlib.metadata.version(_DISTRIBUTIONS.get(library, library))
         except importlib.metadata.PackageNotFoundError:
             raise UserError(NOT_INSTALLED.format(library)) from None
-    key = {"extraction": EXTRACTION_VERSION, "libraries": versions}
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
     """Load the corpus; the first call reads the installed packages (half a minute), later ones the cache.
 
-    Args:
-        cache_dir: folder of the cache; None for the variable TLM_CACHE, or `~/.cache/tlm_hf`.
-
-    Returns:
-        Splits `train`, `validation` and `test` with the columns `text` (one paragraph), `library` (import name),
-        `module` (path of the source file), `id` (`module#position`) and `masked` (of `mask_names`; None of a library
-        outside of the task).
-
-    Raises:
-        UserError: a library is missing, or the cache folder cannot be written.
+    The cache is `cache_dir`, else the folder of the variable TLM_CACHE, else `~/.cache/tlm_hf`. The splits `train`,
+    `validation` and `test` have the columns `text` (one paragraph), `library` (import name), `module` (path of the
+    source file), `id` (`module#position`) and `masked` (of `mask_names`; None of a library outside of the task). Raises
+    UserError where a library is missing, or the cache folder cannot be written.
     """
     name = fingerprint()
     root = Path(cache_dir or os.environ.get("TLM_CACHE") or Path.home() / ".cache" / "tlm_hf").expanduser()
-    path = root / f"docstrings-{name[:16]}.parquet"
+    path = root / f"docstrings-{name[:16]}.arrow"
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{path}.lock"):  # other processes wait for this one and read what it wrote
-            table = cached_table(path, _extract, "TLM_CACHE")
+            table = cached(path, _SCHEMA, _extract, "TLM_CACHE").data.table
     except OSError as error:
-        reason = error.strerror
-        raise UserError(f"The cache folder {root} cannot be written ({reason}): set TLM_CACHE.") from error
+        raise UserError(f"The folder {root} cannot be written ({error.strerror}): set TLM_CACHE.") from error
     splits = {split: table.filter(pc.equal(table["split"], split)).drop_columns("split") for split in SPLITS}
     return datasets.DatasetDict(
         {split: datasets.Dataset(rows, fingerprint=f"{name[:32]}-{split}") for split, rows in splits.items()}
@@ -139,14 +130,11 @@ def read_docstrings() -> TaskSource:
 
 
 def mask_names(text: str) -> str:
-    """Replace the names, short names and import paths of all task libraries by `MASK_WORD`; several in a row by one.
-
-    The plural "transformers" is replaced everywhere, the singular stays: it is an ordinary term in scikit-learn.
-    """
+    """Replace the names, short names and import paths of all task libraries by `MASK_WORD`; several in a row by one."""
     return _MASK_RUN.sub(MASK_WORD, _MASKED.sub(MASK_WORD, text))
 
 
-def _extract() -> pa.Table:
+def _extract() -> list[pa.RecordBatch]:
     """Read, deduplicate and split the paragraphs of all packages."""
     rows = []
     for library in tqdm(CORPUS_LIBRARIES, "Reading docstrings", disable=None):
@@ -164,14 +152,11 @@ def _extract() -> pa.Table:
     splits: dict[str, str] = {}
     for library in CORPUS_LIBRARIES:
         splits |= split_modules(Counter(row["module"] for row in rows if row["library"] == library))
-    return pa.Table.from_pylist([{**row, "split": splits[row["module"]]} for row in rows])
+    return [pa.RecordBatch.from_pylist([{**row, "split": splits[row["module"]]} for row in rows], _SCHEMA)]
 
 
 def paragraphs(source: str) -> list[str]:
-    """Paragraphs of English prose in the docstrings of a Python source, on one line each, in order.
-
-    Docstrings are found as strings in three quotes that open a line; their style may be numpy's, Google's or Sphinx's.
-    """
+    """Paragraphs of English prose in the docstrings of a Python source (numpy, Google or Sphinx), one a line."""
     docstrings = (inspect.cleandoc(match[3]) for match in _STRING.finditer(source) if match[1] is not None)
     texts = (text for docstring in docstrings for text in _blocks(_BLOCK.sub("", docstring).splitlines()))
     return [text for text in map(_clean, texts) if is_prose(text)]
@@ -203,11 +188,7 @@ def _clean(text: str) -> str:
 
 
 def is_prose(text: str) -> bool:
-    """Whether a paragraph without markup reads as English prose.
-
-    It has `MIN_WORDS` to `MAX_WORDS` words, most of them plain words and enough of them stop words, opens with a
-    capital letter and closes like a sentence.
-    """
+    """Whether a paragraph without markup reads as English prose: a sentence or more, of plain words and stop words."""
     words = text.split()
     if not MIN_WORDS <= len(words) <= MAX_WORDS or not text[0].isupper() or _NOT_PROSE.search(text):
         return False
@@ -222,10 +203,9 @@ def is_prose(text: str) -> bool:
 
 
 def unique_indices(texts: Sequence[str]) -> list[int]:
-    """Indices, ascending, of texts to keep so that no two of them are near-duplicates.
+    """Indices, ascending, of texts to keep so that no two share more than `DUPLICATE_SHARE` of the shorter one's runs.
 
-    In the given order, a text is dropped if it shares more than `DUPLICATE_SHARE` of the different runs of three words
-    of the shorter one with a text kept before it. Case, digits and punctuation do not count.
+    Runs are of three words; case, digits and punctuation do not count. Of two texts the earlier one is kept.
     """
     normalised = [re.sub(r"\W+", " ", re.sub(r"\d+", "0", text.lower())) for text in texts]
     runs = CountVectorizer(ngram_range=(3, 3), token_pattern=r"\w+", binary=True, dtype=np.float32)
@@ -241,15 +221,14 @@ def unique_indices(texts: Sequence[str]) -> list[int]:
 
 
 def split_modules(sizes: dict[str, int]) -> dict[str, str]:
-    """Assign the modules of one library, with their numbers of paragraphs, to splits.
+    """The split of each module of a library, from their numbers of paragraphs, in the order of the paths' SHA-256.
 
-    In the order of the SHA-256 of its path, a module goes to `validation` if it still fits into `HELD_OUT_SHARE` of the
-    library's paragraphs, else to `test` on the same condition, else to `train`.
+    A module is for validation, else for test, while it fits into `HELD_OUT_SHARE` of the library's paragraphs.
     """
     room = {split: HELD_OUT_SHARE * sum(sizes.values()) for split in ("validation", "test")}
     splits = {}
     for module in sorted(sizes, key=lambda module: hashlib.sha256(module.encode()).digest()):
         splits[module] = next((split for split in room if sizes[module] <= room[split]), "train")
-        if splits[module] != "train":
+        if splits[module] in room:
             room[splits[module]] -= sizes[module]
     return splits

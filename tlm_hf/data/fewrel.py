@@ -1,27 +1,19 @@
-"""FewRel: which relation holds between two things that a Wikipedia sentence names (Han et al., EMNLP 2018).
+"""FewRel (Han et al., EMNLP 2018): which relation holds between two things that a Wikipedia sentence names?
 
-The official files are read as they are: `train_wiki.json` (64 relations) and `val_wiki.json` (16 others) map a
-relation's Wikidata number to its sentences, each `{"tokens": [...], "h": [name, Q-id, [[token numbers], ...]], "t":
-[...]}` with head and tail; `pid2name.json` beside them names the relations. They are not on the Hub.
+The official files map a relation's Wikidata number to its sentences, each `{"tokens": [...], "h": [name, Q-id, [[token
+numbers], ...]], "t": [...]}`, with `pid2name.json` beside them. They are not on the Hub.
 """
 
-import hashlib
-import json
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
-from ..runs.atomic_files import Json
+from ..runs.atomic_files import Json, file_hash, read_json
 from ..runs.provenance import portable_path
 from .tables import Row, TaskSource
 
-ENTITY_MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")
-"""Before and after the head, and before and after the tail."""
-
-MARKINGS = ("none", "text")
-"""No markers; markers that are ordinary text, which any tokenizer splits."""
-
+ENTITY_MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")  # before and after the head, and before and after the tail
+MARKINGS = ("none", "text")  # no markers; markers that are ordinary text, which any tokenizer splits
 DEFAULT_PART = "train_wiki"
 NAMES_FILE = "pid2name.json"
 
@@ -30,58 +22,40 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
     """Read one of FewRel's files.
 
     A text is its tokens joined by single spaces. A sentence under two relations is dropped from both, also where its
-    copies differ in case and spaces; of a sentence that is twice under one relation the first stays. Markers do not
-    change which. Rows have ids such as `P931/12`; classes are in the order of the relations' numbers.
+    copies differ in case and spaces; of a sentence that is twice under one relation the first stays. Rows have ids such
+    as `P931/12`; classes are in the order of the relations' numbers.
 
-    Args:
-        path: folder with `train_wiki.json` and `pid2name.json`, or one such file with `pid2name.json` beside it.
-        entity_markers: one of `MARKINGS`; `text` puts `ENTITY_MARKERS` around the first mention of head and tail.
-
-    Raises:
-        UserError: a file is missing, truncated or of another shape, a relation has no name, or (where they are marked)
-            head and tail overlap or are outside of the sentence; the message names relation and row.
+    `path` is the folder with `train_wiki.json` and `pid2name.json`, or another such file; `entity_markers` is one of
+    `MARKINGS`. Raises UserError for files of another shape, a relation without a name, or (where they are marked) head
+    and tail that overlap or are outside of the sentence; the message names relation and row.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         file = file / f"{DEFAULT_PART}.json"
-    relations, digest = _read_json(file)
-    if not isinstance(relations, dict) or len(relations) < 2:
+    if not file.is_file():
+        raise UserError(f"{file} is missing: give --task-path the folder of the official FewRel files.")
+    relations = read_json(file)
+    if len(relations) < 2:
         raise UserError(f"{file} is not a FewRel file: give a JSON object with at least two relations.")
     pids = sorted(relations, key=lambda pid: (int(pid[1:]) if pid[1:].isdecimal() else 0, pid))
     rows = []
     for label, pid in enumerate(pids):
         for number, item in enumerate(relations[pid]):
             where = f"row {number} of {pid!r} in {file}"
-            tokens = _tokens(item, where)
-            text = _joined(tokens if entity_markers == "none" else _marked(item, where))
-            rows.append(Row(text, label, f"{pid}/{number}", _joined(tokens)))
+            if not isinstance(item, dict) or not isinstance(item.get("tokens"), list) or not {"h", "t"} <= item.keys():
+                raise UserError(f"The {where} is not of the official shape (tokens, h and t): correct it.")
+            key = _joined(item["tokens"])
+            text = key if entity_markers == "none" else _joined(_marked(item, where))
+            rows.append(Row(text, label, f"{pid}/{number}", key))
     unique, dropped = _without_repetition(rows)
-    facts: Json = {
-        "source": portable_path(str(file)),
-        "revision": f"sha256:{digest}",
-        "entity_markers": entity_markers,
-    }
+    facts: Json = {"source": portable_path(str(file)), "revision": f"sha256:{file_hash(file)}"}
+    facts["entity_markers"] = entity_markers
     return TaskSource({"train": unique}, _names(file.with_name(NAMES_FILE), pids), dropped, facts=facts)
-
-
-def _read_json(file: Path) -> tuple[Json, str]:
-    """A JSON object and the SHA-256 of the file."""
-    try:
-        content = file.read_bytes()
-        relations: Json = json.loads(content.decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be read ({error.strerror}): give the folder of the official FewRel files, "
-            f"{DEFAULT_PART}.json and {NAMES_FILE}."
-        ) from error
-    except ValueError as error:  # a wrong byte is a ValueError as well
-        raise UserError(f"{file} is not whole JSON ({error}): fetch it again.") from error
-    return relations, hashlib.sha256(content).hexdigest()
 
 
 def _names(file: Path, pids: list[str]) -> list[str]:
     """Names of the relations; where two share a name, their numbers are added."""
-    known, _ = _read_json(file)
+    known = read_json(file)
     names = []
     for pid in pids:
         if not isinstance(known.get(pid), list) or not known[pid]:
@@ -89,16 +63,6 @@ def _names(file: Path, pids: list[str]) -> list[str]:
         names.append(known[pid][0].strip())
     times = Counter(names)
     return [name if times[name] == 1 else f"{name} ({pid})" for name, pid in zip(names, pids, strict=True)]
-
-
-def _tokens(item: Any, where: str) -> list[str]:
-    """The tokens of a row; raises UserError for a row of another shape."""
-    if not isinstance(item, dict) or not isinstance(item.get("tokens"), list) or not {"h", "t"} <= item.keys():
-        raise UserError(
-            f"The {where} is not of the official shape: correct it (tokens, and h and t as [name, Q-id, [[token "
-            "numbers], ...]])."
-        )
-    return list(item["tokens"])
 
 
 def _joined(tokens: list[str]) -> str:
@@ -136,12 +100,9 @@ def _without_repetition(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
     dropped: Counter[str] = Counter()
     for row in rows:
         sentence = row.key.casefold()
-        if not sentence:
-            dropped["empty text"] += 1
-        elif len(labels[sentence]) > 1:
-            dropped["two labels"] += 1
-        elif sentence in unique:
-            dropped["duplicates"] += 1
+        if not sentence or len(labels[sentence]) > 1 or sentence in unique:
+            several = "two labels" if len(labels[sentence]) > 1 else "duplicates"
+            dropped[several if sentence else "empty text"] += 1
         else:
             unique[sentence] = row
     return list(unique.values()), dropped

@@ -1,9 +1,8 @@
 """Leakage: which training texts repeat held-out texts, word for word or nearly so.
 
-The *words* of a text are its runs of letters and digits after NFKC and case folding; a text without any word is taken
-as it is, white space aside. Texts with equal words are *exact duplicates*. Other texts are *near duplicates* when they
-share at least 80% of the different shingles (five successive words) of the one that has fewer. Every pair counts.
-Shingles and containment: Broder 1997, "On the resemblance and containment of documents"; Lee et al., arXiv 2107.06499.
+The *words* of a text are its runs of letters and digits after NFKC and case folding. Texts with equal words are *exact
+duplicates*; others are *near duplicates* when they share at least 80% of the different shingles (five successive words)
+of the one that has fewer (Broder 1997; Lee et al., arXiv 2107.06499).
 """
 
 import logging
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 import datasets
 import numpy as np
-from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import CountVectorizer
 
 from ..errors import UserError
 from .sources import describe_split, facts_of
@@ -24,8 +23,7 @@ logger = logging.getLogger(__name__)
 
 SHINGLE_WORDS = 5
 NEAR_SHARE = 0.8
-BATCH = 250
-"""Training texts that are compared in one go."""
+BATCH = 250  # training texts that are compared in one go
 SUBSET_FILE = "subset.json"
 SUBSET_KIND = "tlm_hf data subset"
 
@@ -34,14 +32,13 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True)
 class LeakageReport:
-    """One check of a training split against a held-out one: rows of both, and training rows that leak."""
+    """One check of a training split against a held-out one: rows of both, and training rows that leak (see module)."""
 
     between: tuple[str, str]
     rows: int
     held_out_rows: int
     exact: int
     near: int
-    """Training rows with a near duplicate alone."""
 
     @property
     def leaking(self) -> int:
@@ -50,7 +47,7 @@ class LeakageReport:
 
 
 def normalise(text: str) -> str:
-    """The text that exact duplicates share: its words with one space between them, see the module."""
+    """The text that exact duplicates share: its words with one space between them; without any, all of it."""
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) or " ".join(text.split())
 
 
@@ -59,39 +56,27 @@ def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> tuple[np.n
 
     Returns two arrays, bool (training texts,); memory grows with the held-out side.
     """
-    keys = [normalise(text) for text in held_out]
-    known = set(keys)
-    vocabulary: dict[tuple[str, ...], int] = {}
-    matrix, sizes = _count(keys, vocabulary, learn=True)
-    by_shingle = matrix.T.tocsr()
-    exact, near = np.zeros(len(training), dtype=bool), np.zeros(len(training), dtype=bool)
-    for start in range(0, len(training), BATCH):
-        batch = [normalise(text) for text in training[start : start + BATCH]]
-        own, own_sizes = _count(batch, vocabulary, learn=False)
-        shared = (own @ by_shingle).tocoo()
+    ours, theirs = ([normalise(text) for text in texts] for texts in (training, held_out))
+    known = set(theirs)
+    exact, near = np.array([key in known for key in ours], dtype=bool), np.zeros(len(ours), dtype=bool)
+    sizes = np.array([len(_shingles(key)) for key in theirs])
+    if not sizes.any():
+        return exact, near
+    counter = CountVectorizer(analyzer=_shingles, dtype=np.int64)
+    by_shingle = counter.fit_transform(theirs).T.tocsr()
+    for start in range(0, len(ours), BATCH):
+        batch = ours[start : start + BATCH]
+        own_sizes = np.array([len(_shingles(key)) for key in batch])
+        shared = (counter.transform(batch) @ by_shingle).tocoo()
         is_near = shared.data >= NEAR_SHARE * np.minimum(own_sizes[shared.row], sizes[shared.col])
         near[start + shared.row[is_near]] = True
-        exact[start : start + len(batch)] = [key in known for key in batch]
     return exact, near & ~exact
 
 
-def _count(
-    keys: Sequence[str], vocabulary: dict[tuple[str, ...], int], *, learn: bool
-) -> tuple[csr_matrix, np.ndarray]:
-    """The known shingles of normalised texts, (texts, shingles), and how many different ones each text has."""
-    columns: list[int] = []
-    ends, sizes = [0], []
-    for key in keys:
-        words = key.split() if _WORD.search(key) else []
-        shingles = set(zip(*(words[step:] for step in range(SHINGLE_WORDS)), strict=False))
-        if learn:
-            columns += [vocabulary.setdefault(shingle, len(vocabulary)) for shingle in shingles]
-        else:
-            columns += [vocabulary[shingle] for shingle in shingles & vocabulary.keys()]
-        ends.append(len(columns))
-        sizes.append(len(shingles))
-    ones = np.ones(len(columns), dtype=np.int64)
-    return csr_matrix((ones, columns, ends), shape=(len(keys), len(vocabulary))), np.array(sizes, dtype=np.int64)
+def _shingles(key: str) -> set[tuple[str, ...]]:
+    """The different shingles of a normalised text."""
+    words = key.split() if _WORD.search(key) else []
+    return set(zip(*(words[step:] for step in range(SHINGLE_WORDS)), strict=False))
 
 
 def check_splits(training: datasets.Dataset, held_out: datasets.Dataset, between: tuple[str, str]) -> LeakageReport:
@@ -116,14 +101,12 @@ def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets
         by_label = Counter(clean["label"])
         counts = {label: by_label[index] for index, label in enumerate(split.features["label"].names)}
         facts["per_label"] = counts
-    for label, count in counts.items():
-        if not count:
-            raise UserError(
-                f"Every text of {label!r} in {name} repeats a held-out text (--drop-leakage): give more texts of it."
-            )
+    gone = [label for label, count in counts.items() if not count]
+    if gone:
+        raise UserError(
+            f"Every text of {gone[0]!r} in {name} repeats a held-out text (--drop-leakage): give more texts of it."
+        )
     if leaks.any():
         left = ", ".join(f"{count} of {label}" for label, count in counts.items())
-        logger.warning(
-            "Note: %s texts of %s repeat held-out texts and were dropped; left are %s.", leaks.sum(), name, left
-        )
+        logger.warning(f"Note: {leaks.sum()} texts of {name} repeat held-out texts and were dropped; left are {left}.")
     return describe_split(clean, **facts)

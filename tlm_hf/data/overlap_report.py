@@ -1,28 +1,31 @@
 """How much of the tasks' tokens a corpus has, and subsets of it with high, random and low overlap."""
 
+import logging
 import math
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
-from scipy.sparse import csr_matrix
-from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError, check_range
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .corpora import load_corpus
-from .dataset_folder import open_destination, write_dataset_folder
+from .dataset_folder import Prepared, open_destination, published, write_dataset_folder
+from .leakage import check_splits
 from .overlap import MIN_COUNT, count_tokens, encode_texts, measure_overlap
-from .overlap_subsets import add_configs, select_subsets, subset_splits, task_stem
-from .prepare import Prepared
-from .sources import facts_of, text_hash
+from .overlap_subsets import overlap_subsets
+from .sources import describe_split, facts_of, text_hash
 from .task_options import option
 from .tasks import load_task
 from .tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 
 SHOWN = ("train", "test")
 MEASURES = ("jensen_shannon_bits", "type_coverage", "occurrence_coverage")
+SOURCE_FACTS = ("source", "config", "revision", "unit")  # facts of the corpus that each published subset repeats
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -55,76 +58,58 @@ def overlap(arguments: OverlapArguments) -> Json:
     """Measure token overlap, and choose subsets of a corpus with high, random and low overlap with each task.
 
     The subsets are chosen by the tasks' training splits (see `data.overlap_subsets`) and measured on both training and
-    test splits (see `data.overlap`). With `output_dir` they become a data set folder with a card.
-
-    Returns:
-        `table` (measures by task, by subset or the whole `corpus`, by split), facts of corpus, tokenizer and `subsets`.
-
-    Raises:
-        UserError: bad input, before the selection.
+    test splits (see `data.overlap`). With `output_dir` they become a data set folder with a card. Raises UserError for
+    bad input, before the selection.
     """
-    _check(arguments)
+    _check(arguments, arguments.corpus_texts)
     destination = open_destination(arguments) if arguments.output_dir is not None else None
-    options = {
-        "root": arguments.data_root,
-        "seed": arguments.task_seed,
-        "shortfall": arguments.shortfall,
-        "train_per_label": arguments.train_per_label,
-        "test_per_label": arguments.test_per_label,
-    }
-    tasks = {name: load_task(name, **options) for name in arguments.tasks}
+    same = ("data_root", "task_seed", "shortfall", "train_per_label", "test_per_label")
+    of_task = {name: getattr(arguments, name) for name in same}
+    tasks = {name: load_task(name, **of_task) for name in arguments.tasks}
     corpus = load_corpus(
-        arguments.corpus,
-        num_texts=arguments.corpus_texts,
-        text_column=arguments.text_column,
-        root=arguments.data_root,
+        arguments.corpus, num_texts=arguments.corpus_texts, text_column=arguments.text_column, root=arguments.data_root
     )
     texts = list(corpus["train"]["text"])
-    _check_number(arguments, len(texts))
-    if arguments.tokenizer is not None:
-        tokenizer = load_tokenizer(os.path.expandvars(arguments.tokenizer))
-    else:
+    _check(arguments, len(texts))
+    if arguments.tokenizer is None:
         tokenizer = train_wordpiece(texts, arguments.vocab_size, arguments.max_length)
+    else:
+        tokenizer = load_tokenizer(os.path.expandvars(arguments.tokenizer))
     tokens = encode_texts(texts, tokenizer, arguments.max_length)
-    results: Json = {
-        "corpus": {
-            "name": portable_path(arguments.corpus),
-            "texts": len(texts),
-            "tokens": int(tokens.sum()),
-            "sha256": text_hash(texts),
-        },
-        "tokenizer": {
-            "name": portable_path(arguments.tokenizer) if arguments.tokenizer else "WordPiece trained on the corpus",
-            "tokens": len(tokenizer),
-            "sha256": tokenizer_hash(tokenizer),
-        },
-        "subsets": {},
-        "table": {},
-    }
+    results: Json = {"corpus": {"name": portable_path(arguments.corpus), "texts": len(texts)}}
+    results["corpus"] |= {"tokens": int(tokens.sum()), "sha256": text_hash(texts)}
+    own = portable_path(arguments.tokenizer) if arguments.tokenizer else "WordPiece trained on the corpus"
+    results["tokenizer"] = {"name": own, "tokens": len(tokenizer), "sha256": tokenizer_hash(tokenizer)}
+    results |= {"subsets": {}, "table": {}}
     prepared = Prepared("overlap", arguments.corpus, {}, {})
+    length, source = arguments.max_length, facts_of(corpus["train"])
     for name, task in tasks.items():
-        splits, measures = _choose(arguments, corpus["train"], tokens, tokenizer, name, task)
-        results["subsets"][portable_path(name)] = {kind: facts_of(split) for kind, split in splits.items()}
-        results["table"][portable_path(name)] = measures
+        place = portable_path(name)
+        options = {"max_length": length, "seed": arguments.seed, "tokens": tokens, "source": source, "task": place}
+        subsets = overlap_subsets(corpus["train"], task["train"], tokenizer, arguments.num_texts, **options)
+        texts_of = {**subsets, **{split: task[split] for split in SHOWN}}
+        counts = {each: count_tokens(encode_texts(rows["text"], tokenizer, length)) for each, rows in texts_of.items()}
+        counts["corpus"] = count_tokens(tokens)
+        measures = {
+            kind: {split: measure_overlap(counts[kind], counts[split], arguments.min_count) for split in SHOWN}
+            for kind in (*subsets, "corpus")
+        }
+        results["subsets"][place] = {kind: facts_of(split) for kind, split in subsets.items()}
+        results["table"][place] = measures
         if destination is not None:
-            add_configs(prepared, name, splits, corpus, task["test"], measures, results["tokenizer"])
+            _add_configs(prepared, name, subsets, corpus, task["test"], measures, results["tokenizer"])
     if destination is not None:
         write_dataset_folder(prepared, *destination)
     return results
 
 
-def _check(arguments: OverlapArguments) -> None:
-    """Raise UserError for options that cannot work; nothing is read yet."""
+def _check(arguments: OverlapArguments, texts: int | None) -> None:
+    """Raise UserError for options that cannot work, such as subsets larger than the corpus of so many `texts`."""
     check_range(arguments, 1, math.inf, "num_texts", "min_count", "corpus_texts", "vocab_size")
     check_range(arguments, 3, math.inf, "max_length")
     stems = {task_stem(name).casefold() for name in arguments.tasks}
     if not stems or "" in stems or len(stems) < len(arguments.tasks):
         raise UserError("--tasks names no task, or two by one name: name each task once, with file names that differ.")
-    _check_number(arguments, arguments.corpus_texts)
-
-
-def _check_number(arguments: OverlapArguments, texts: int | None) -> None:
-    """Refuse subsets larger than the corpus, before a vocabulary is trained on it."""
     if texts is not None and arguments.num_texts > texts:
         raise UserError(
             f"{arguments.num_texts} texts per subset were asked for, but the corpus has {texts} to choose from: ask "
@@ -132,24 +117,33 @@ def _check_number(arguments: OverlapArguments, texts: int | None) -> None:
         )
 
 
-def _choose(
-    arguments: OverlapArguments,
-    corpus: datasets.Dataset,
-    tokens: csr_matrix,
-    tokenizer: PreTrainedTokenizerBase,
+def task_stem(name: str) -> str:
+    """What a task's configurations are named after: the last part of its name in letters, digits, dots and dashes."""
+    return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.")
+
+
+def _add_configs(
+    prepared: Prepared,
     name: str,
-    task: datasets.DatasetDict,
-) -> tuple[datasets.DatasetDict, Json]:
-    """A task's subsets, and by subset (and for the whole `corpus`) the measures on training and test split."""
-    counts = {
-        split: count_tokens(encode_texts(list(task[split]["text"]), tokenizer, arguments.max_length)) for split in SHOWN
-    }
-    subsets = select_subsets(tokens, corpus["text"][:], counts["train"], arguments.num_texts, seed=arguments.seed)
-    of_kinds = {kind: count_tokens(tokens, subset.indices) for kind, subset in subsets.items()}
-    of_kinds["corpus"] = count_tokens(tokens)
-    measures = {
-        kind: {split: measure_overlap(of_kind, counts[split], arguments.min_count) for split in SHOWN}
-        for kind, of_kind in of_kinds.items()
-    }
-    facts = {"source": facts_of(corpus), "task": portable_path(name), "max_length": arguments.max_length}
-    return subset_splits(corpus, subsets, **facts, seed=arguments.seed), measures
+    subsets: datasets.DatasetDict,
+    corpus: datasets.DatasetDict,
+    task_test: datasets.Dataset,
+    measures: Json,
+    tokenizer: Json,
+) -> None:
+    """Add one task's subsets as configurations TASK-high, TASK-random and TASK-low, checked for leakage.
+
+    Each has the subset as `train` and the corpus' held-out texts as `validation`, so that losses are comparable.
+    """
+    whole, stem, validation = facts_of(corpus["train"]), task_stem(name), published(corpus["validation"])
+    source = {key: whole[key] for key in SOURCE_FACTS if key in whole}
+    for kind, subset in subsets.items():
+        facts = facts_of(subset) | source | {"corpus": whole, "measures": measures[kind], "tokenizer": tokenizer}
+        train = describe_split(subset, **facts)
+        prepared.configs[f"{stem}-{kind}"] = datasets.DatasetDict(train=train, validation=validation)
+        held_out = {"validation": validation, f"{stem} test": task_test}
+        checks = [check_splits(train, rows, ("train", other)) for other, rows in held_out.items()]
+        prepared.leakage[f"{stem}-{kind}"] = checks
+        for check in checks:
+            if check.leaking:
+                logger.warning("Note: %s texts of %s-%s repeat %s.", check.leaking, stem, kind, check.between[1])

@@ -1,25 +1,19 @@
 """Overlap-controlled subsets: from one corpus, equally large subsets with high, random and low overlap with a task.
 
-The objective is the Jensen-Shannon divergence between the subset's unigram distribution P and Q, that of the task's
-training split: minimal for `high`, maximal for `low`.
-
-The algorithm is the conditional gradient method (Frank and Wolfe, Naval Research Logistics Quarterly 3, 1956). The
-derivative of the divergence is g(v) = 1/2 log2(P(v) / M(v)) with M = (P + Q) / 2, so a text scores the mean g of its
-tokens, and a round takes the texts with the lowest scores (`high`) or the highest (`low`). The first round linearises
-at the corpus' distribution; later ones at a running mean of the subsets (`high`: round t moves it by 2 / (t + 1)) or at
-the last subset (`low`). `FLOOR` of the corpus' distribution is mixed in to keep g finite. The best round wins.
+The Jensen-Shannon divergence between P, the subset's unigram distribution, and Q, that of the task's training split, is
+minimal for `high` and maximal for `low`, by conditional gradients (Frank and Wolfe, 1956): its derivative is g(v) =
+1/2 log2(P(v) / M(v)), M = (P + Q) / 2, a text scores the mean g of its tokens, and a round takes the texts with the
+lowest scores (`low`: the highest). The first round linearises at the corpus' distribution, later ones at a running mean
+of the subsets (`high`: round t moves it by 2 / (t + 1)) or at the last subset (`low`); the best round wins.
 
 Texts are sorted by length into strata of about `STRATUM`, and every subset takes the same number from each. Where its
-tokens still differ by more than `MARGIN` from those of `random`, a price per token, found by bisection, is added to the
-scores; where that fails, the strata become finer. `random` takes texts in seeded order, which also breaks ties. Scores
-are sums of integers (g in units of 2^-20 bits), so the order of summation does not matter.
+tokens still differ by more than `MARGIN` from those of `random` (texts in seeded order, which also breaks ties), a
+price per token, found by bisection, is added to the scores; where that fails, the strata become finer. Scores are sums
+of integers (g in units of 2^-20 bits), so the order of summation does not matter.
 """
 
-import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -28,25 +22,16 @@ from scipy.sparse import csr_matrix
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
-from ..runs.atomic_files import Json
-from .leakage import check_splits
 from .overlap import count_tokens, encode_texts, jensen_shannon_bits
-from .prepare import Prepared, published
-from .sources import ID, describe_split, facts_of, seeded_order
-
-logger = logging.getLogger(__name__)
+from .sources import ID, describe_split, seeded_order
 
 KINDS = ("high", "random", "low")
-TOLERANCE = 0.01
-"""The largest subset has at most so many more tokens (as a share) than the smallest."""
+TOLERANCE = 0.01  # the largest subset has at most so many more tokens (as a share) than the smallest
 MARGIN = 0.4 * TOLERANCE
-ROUNDS = 8
-FLOOR = 0.01
+FLOOR = 0.01  # share of the corpus' distribution that is mixed in to keep g finite
 UNIT = 2**20
 BISECTIONS = 60
 STRATUM = 200
-SOURCE_FACTS = ("source", "config", "revision", "unit")
-"""Facts of the corpus that each published subset repeats."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +52,12 @@ def divergence_gradient(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
 
 
 def select_subsets(
-    tokens: csr_matrix,
-    texts: Sequence[str],
-    task_train: np.ndarray,
-    num_texts: int,
-    *,
-    seed: int = 0,
-    rounds: int = ROUNDS,
+    tokens: csr_matrix, texts: Sequence[str], task_train: np.ndarray, num_texts: int, *, seed: int = 0, rounds: int = 8
 ) -> dict[str, Subset]:
-    """Choose the three subsets of `num_texts` texts (objective and algorithm: see the module).
+    """Choose the three subsets of `num_texts` texts (see the module).
 
-    `tokens` are what `encode_texts` makes of `texts`, which with the seed give the order; `task_train` are the token
-    counts of the task's training split alone, (vocab_size,).
-
-    Raises:
-        UserError: a task or corpus without tokens, more texts asked for than have tokens, or lengths too uneven for
-            tokens within 1%.
+    `tokens` are what `encode_texts` makes of `texts`, `task_train` the token counts of the task's training split alone,
+    (vocab_size,). Raises UserError for sides without tokens, too few texts, or lengths too uneven for tokens within 1%.
     """
     corpus_counts = count_tokens(tokens)
     jensen_shannon_bits(corpus_counts, task_train)  # refuses sides without tokens
@@ -98,11 +73,8 @@ def select_subsets(
     strata = max(1, min(num_texts, len(usable) // STRATUM))
     while True:
         chooser = _Chooser(tokens, usable, rank[usable], num_texts, strata)
-        choices = {
-            "high": _search(chooser, corpus_counts, task_train, 1, rounds),
-            "random": usable[chooser.random],
-            "low": _search(chooser, corpus_counts, task_train, -1, rounds),
-        }
+        high, low = (_search(chooser, corpus_counts, task_train, sign, rounds) for sign in (1, -1))
+        choices = {"high": high, "random": usable[chooser.random], "low": low}
         sums = [int(lengths[chosen].sum()) for chosen in choices.values()]
         if max(sums) <= (1 + TOLERANCE) * min(sums):
             break
@@ -115,7 +87,7 @@ def select_subsets(
     subsets = {}
     for (kind, chosen), total in zip(choices.items(), sums, strict=True):
         indices = chosen[np.argsort(rank[chosen])]
-        subsets[kind] = Subset(indices, total, jensen_shannon_bits(count_tokens(tokens, indices), task_train))
+        subsets[kind] = Subset(indices, total, jensen_shannon_bits(count_tokens(tokens[indices]), task_train))
     return subsets
 
 
@@ -127,66 +99,27 @@ def overlap_subsets(
     *,
     max_length: int | None = None,
     seed: int = 0,
+    tokens: csr_matrix | None = None,
     **facts: Any,
 ) -> datasets.DatasetDict:
-    """The three subsets of a corpus as splits `high`, `random`, `low`, described by their facts and `facts`.
+    """The three subsets of a corpus (`text` and `id`) as splits `high`, `random`, `low`, described by their facts.
 
-    `corpus` has `text` and `id`; `task_train` is the task's training split alone. Raises UserError as `select_subsets`.
+    `task_train` is the task's training split alone; `tokens` are the corpus' encoded texts, where known. Raises
+    UserError as `select_subsets`.
     """
     texts = list(corpus["text"])
     task_counts = count_tokens(encode_texts(list(task_train["text"]), tokenizer, max_length))
-    tokens = encode_texts(texts, tokenizer, max_length)
-    subsets = select_subsets(tokens, texts, task_counts, num_texts, seed=seed)
-    return subset_splits(corpus, subsets, max_length=max_length, seed=seed, **facts)
-
-
-def subset_splits(corpus: datasets.Dataset, subsets: dict[str, Subset], **facts: Any) -> datasets.DatasetDict:
-    """What `select_subsets` chose from `corpus`, as described splits with `text` and `id`."""
-    rows = corpus.select_columns(["text", ID])
+    tokens = encode_texts(texts, tokenizer, max_length) if tokens is None else tokens
     splits = {}
-    for kind, subset in subsets.items():
-        of_subset = {key: value for key, value in vars(subset).items() if key != "indices"}
-        chosen = rows.select(subset.indices)
-        splits[kind] = describe_split(chosen, overlap=kind, texts=len(chosen), **of_subset, **facts)
+    for kind, subset in select_subsets(tokens, texts, task_counts, num_texts, seed=seed).items():
+        facts |= {"overlap": kind, "texts": num_texts, "max_length": max_length, "seed": seed}
+        facts |= {"tokens": subset.tokens, "jensen_shannon_bits": subset.jensen_shannon_bits}
+        splits[kind] = describe_split(corpus.select_columns(["text", ID]).select(subset.indices), **facts)
     return datasets.DatasetDict(splits)
 
 
-def task_stem(name: str) -> str:
-    """What a task's configurations are named after: the last part of its name in letters, digits, dots and dashes."""
-    return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.")
-
-
-def add_configs(
-    prepared: Prepared,
-    name: str,
-    subsets: datasets.DatasetDict,
-    corpus: datasets.DatasetDict,
-    task_test: datasets.Dataset,
-    measures: Json,
-    tokenizer: Json,
-) -> None:
-    """Add one task's subsets to a data set folder as configurations TASK-high, TASK-random and TASK-low.
-
-    Each has the subset as `train` and the corpus' held-out texts as `validation`, so that losses are comparable. The
-    training texts are checked against both held-out texts and `task_test`; the card shows the `measures` by kind.
-    """
-    whole, stem = facts_of(corpus["train"]), task_stem(name)
-    source = {key: whole[key] for key in SOURCE_FACTS if key in whole}
-    validation = published(corpus["validation"])
-    for kind, subset in subsets.items():
-        facts = facts_of(subset) | source | {"corpus": whole, "measures": measures[kind], "tokenizer": tokenizer}
-        train = describe_split(subset, **facts)
-        prepared.configs[f"{stem}-{kind}"] = datasets.DatasetDict(train=train, validation=validation)
-        checks = [check_splits(train, validation, ("train", "validation"))]
-        checks.append(check_splits(train, task_test, ("train", f"{stem} test")))
-        prepared.leakage[f"{stem}-{kind}"] = checks
-        for check in checks:
-            if check.leaking:
-                logger.warning("Note: %s texts of %s-%s repeat %s.", check.leaking, stem, kind, check.between[1])
-
-
 class _Chooser:
-    """Takes the `num_texts` texts with the lowest scores, its share from each stratum of length.
+    """Takes the texts with the lowest scores, its share from each stratum of length.
 
     `usable` are the indices of the texts that have tokens, (n,); `rank` their places in the seeded order.
     """
@@ -214,10 +147,7 @@ class _Chooser:
             excess = int(self.lengths[chosen].sum()) - self.target
             if abs(excess) <= MARGIN * self.target:
                 break
-            if excess > 0:
-                lowest = price
-            else:
-                highest = price
+            lowest, highest = (price, highest) if excess > 0 else (lowest, price)
             price = (lowest + highest) / 2
         return chosen
 
@@ -240,7 +170,7 @@ def _search(chooser: _Chooser, corpus_counts: np.ndarray, task_train: np.ndarray
     for turn in range(1, rounds + 1):
         gradient = divergence_gradient((1 - FLOOR) * point + FLOOR * source, Q)
         chosen = chooser.usable[chooser.take(sign * chooser.score(gradient))]
-        counts = count_tokens(chooser.tokens, chosen)
+        counts = count_tokens(chooser.tokens[chosen])
         divergence = sign * jensen_shannon_bits(counts, task_train)
         if divergence < lowest:
             best, lowest = chosen, divergence

@@ -1,5 +1,6 @@
 """Reading data sets: local files and folders (CSV, TSV, JSON, Excel, parquet, text) and data sets of the Hub."""
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -23,26 +24,20 @@ from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind
 from .task_options import PLAIN, TextFormat
 
 SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "train": {"train", "training"},
+    "validation": {"validation", "valid", "val", "dev"},
+    "test": {"test", "testing", "eval", "evaluation"},
 }
 """Words in the names of a folder's files and folders that tell their split."""
 TEXT_TYPES = ("string", "large_string")
 BATCH = 1000
-"""Texts that are read at a time."""
-ID = "id"
-"""Column of the row's id: its place in the source, such as `train/17` or `wikipedia/train.parquet/93`."""
+ID = "id"  # column of the row's id: its place in the source, such as `train/17` or `wikipedia/train.parquet/93`
 logger = logging.getLogger(__name__)
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.ENOTDIR)
 
 
 def data_root(given: str | None) -> Path | None:
-    """Folder of real text: `--data-root`, else the variable `TLM_DATA`, else None.
-
-    Raises:
-        UserError: it is not a folder (a slip in it would otherwise send every look-up to the Hub).
-    """
+    """Folder of real text: `--data-root`, else the variable `TLM_DATA`, else None; UserError where it is no folder."""
     root = given or os.environ.get("TLM_DATA")
     if not root:
         return None
@@ -54,10 +49,7 @@ def data_root(given: str | None) -> Path | None:
 
 
 class Source(NamedTuple):
-    """The tables of a data set by split, and its revision: the Hub's commit, or `sha256:` and `_files_hash`.
-
-    `files` are the files that each split was read from, where they are CSV, TSV, JSON or Excel.
-    """
+    """The tables of a data set by split, its revision (a commit, or `sha256:...`), and its CSV, JSON or Excel files."""
 
     splits: datasets.DatasetDict
     revision: str | None
@@ -81,23 +73,15 @@ def read_source(
     written: TextFormat = PLAIN,
     text_unit: str | None = "line",
 ) -> Source:
-    """Read a data set by path or Hub name: the one way to read a table, for every command.
+    """Read a file (as the split `train`), a folder or a Hub data set: the one way to read a table, for every command.
 
     Cells of CSV, TSV and Excel files are strings as they are written, an empty one None; columns of JSON and parquet
     keep their Arrow types. Nothing is guessed (no number, no date), so the columns can be written back bit for bit.
-
-    Args:
-        name: a file (which becomes the split `train`), a folder of files, or `owner/name` on the Hub.
-        config: configuration of a Hub data set, or of a folder whose README.md names some.
-        revision: commit, tag or branch of a Hub data set.
-        written: encoding and quoting of CSV, TSV, JSON and text files.
-        text_unit: what a row of text files is: `line`, `paragraph` (blank lines end it), or None for paragraphs where
-            there are blank lines, which is logged.
+    `config` names a configuration of a Hub data set or of a folder's README.md, `text_unit` what a row of text files
+    is: `line`, `paragraph`, or None for paragraphs where there are blank lines.
 
     Raises:
-        UserError: no such data set, an empty or unreadable file, a folder without text or of several formats, files
-            that differ in columns, a revision or configuration of what has none, or no room in the cache folder of
-            `datasets`.
+        UserError: no such data set, nothing to read in it, or files that cannot be read or do not fit together.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -121,19 +105,19 @@ def _read_local(name: str, config: str | None, written: TextFormat, text_unit: s
     """A file or folder, by the reader of its format; the cache is found by the files' hash."""
     path, files = Path(name).expanduser(), {}
     digest, by_split = _files_hash(path), _find_files(path, config)
-    kind = None if by_split is None else _check_files(by_split)
+    kind = _check_files(by_split or {})
     cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
-    if by_split is None or kind == "parquet":
-        options: dict[str, Any] = {"path": str(path), "name": config}
-        if by_split is not None:
-            options = {"path": kind, "data_files": {split: [*map(str, parts)] for split, parts in by_split.items()}}
-        loaded = _load(name, options | {"cache_dir": str(cache)})
+    if by_split is None:
+        loaded = _load(name, {"path": str(path), "name": config, "cache_dir": str(cache)})
+    elif kind == "parquet":
+        named = {split: [*map(str, parts)] for split, parts in by_split.items()}
+        loaded = _load(name, {"path": kind, "data_files": named, "cache_dir": str(cache)})
     elif kind == "text":
-        unit = text_unit or _find_text_unit(name, by_split["train"], written.encoding)
-        texts, schema = _texts(by_split["train"], unit, written.encoding), pa.schema({"text": pa.string()})
-        batches = iter(lambda: list(itertools.islice(texts, BATCH)), [])
-        rows = (pa.record_batch([pa.array(batch, pa.string())], schema=schema) for batch in batches)
-        loaded = datasets.DatasetDict(train=cached_rows(cache / f"{unit}-{written.encoding}.arrow", schema, rows))
+        parts, schema = by_split["train"], pa.schema({"text": pa.string()})
+        unit = text_unit or _find_text_unit(name, parts, written.encoding)
+        texts = _texts(parts, unit, written.encoding)
+        batches = (pa.record_batch([batch], schema=schema) for batch in in_batches(texts))
+        loaded = datasets.DatasetDict(train=cached(cache / f"{unit}-{written.encoding}.arrow", schema, lambda: batches))
     else:
         files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
         tables = {split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()}
@@ -190,33 +174,21 @@ def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     is_plain = is_file or all(kind_of(file) == "text" for file in filled)
     card = path / "README.md"
     if not is_plain and card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
-        return _card_files(path, config, filled)
+        if any(kind_of(file) in ("parquet", "text") for file in filled):
+            return None
+        builder = _load(str(path), {"path": str(path), "name": config}, datasets.load_dataset_builder)
+        named = {str(split): [*map(Path, files)] for split, files in builder.config.data_files.items()}
+        return named if builder.info.features is None else None
     if config is not None:
         raise UserError(f"{path} has no README.md that names {config!r}: leave the configuration out.")
-    return {"train": filled} if is_plain else _by_split(path, filled)
-
-
-def _card_files(path: Path, config: str | None, files: list[Path]) -> dict[str, list[Path]] | None:
-    """The files that a card names, where it tells files alone, not types, and all are read here; else None."""
-    if any(kind_of(file) in ("parquet", "text") for file in files):
-        return None
-    builder = _load(str(path), {"path": str(path), "name": config}, datasets.load_dataset_builder)
-    if builder.info.features is not None:
-        return None
-    return {str(split): [Path(file) for file in of] for split, of in builder.config.data_files.items()}
-
-
-def _by_split(path: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """A folder's files by the split that their names tell; all are training files where none does."""
+    if is_plain:
+        return {"train": filled}
     splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
-    for file in files:
-        words = set(re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower()))
-        for split, names in SPLIT_WORDS.items():
-            if words & set(names):
-                splits[split].append(file)
-                break
-    told = {split: parts for split, parts in splits.items() if parts}
-    return told or {"train": files}
+    for file in filled:
+        words = re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower())
+        for split in [split for split, names in SPLIT_WORDS.items() if names.intersection(words)][:1]:
+            splits[split].append(file)
+    return {split: files for split, files in splits.items() if files} or {"train": filled}
 
 
 def _check_files(files: dict[str, list[Path]]) -> str | None:
@@ -226,7 +198,7 @@ def _check_files(files: dict[str, list[Path]]) -> str | None:
     if len(formats) > 1:
         names = ", ".join(sorted({file.suffix.lower() for file in every}))
         raise UserError(f"The folder {every[0].parent} mixes the formats {names}: keep one format, or name one file.")
-    (kind,) = formats
+    kind = next(iter(formats), None)
     for file in every if kind == "parquet" else ():
         try:
             check_same_columns(every[0], pq.read_schema(every[0]).names, file, pq.read_schema(file).names)
@@ -235,7 +207,7 @@ def _check_files(files: dict[str, list[Path]]) -> str | None:
     return kind
 
 
-def _load(name: str, options: dict[str, Any], load: Callable[..., Any] | None = None) -> Any:
+def _load(name: str, options: Json, load: Callable[..., Any] | None = None) -> Any:
     """`datasets.load_dataset` (or its builder), whose errors become one sentence."""
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
@@ -243,13 +215,12 @@ def _load(name: str, options: dict[str, Any], load: Callable[..., Any] | None = 
         return (load or datasets.load_dataset)(**options)
     except Exception as error:  # the readers raise anything
         cause = error.__cause__ or error.__context__ or error
+        sentence = f"{name!r} cannot be read: {_first_line(cause)} (give parquet, JSON, CSV or text)."
         if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
-            raise UserError(
-                f"The cache folder {cache} cannot be written ({cause.strerror}): free space, or set HF_DATASETS_CACHE."
-            ) from error
-        if "corresponds to no data" in f"{error} {cause}":
-            raise UserError(f"{name!r} has no rows: give a file or folder with text in it.") from error
-        raise UserError(f"{name!r} cannot be read: {_first_line(cause)} (give parquet, JSON, CSV or text).") from error
+            sentence = f"{cache} cannot be written ({cause.strerror}): free space, or set HF_DATASETS_CACHE."
+        elif "corresponds to no data" in f"{error} {cause}":
+            sentence = f"{name!r} has no rows: give a file or folder with text in it."
+        raise UserError(sentence) from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -266,13 +237,19 @@ def check_column(table: datasets.Dataset, column: str, name: str, flag: str) -> 
         raise UserError(f"Column {column!r} of {name!r} is not UTF-8: save it as UTF-8.") from error
 
 
-def each_text(texts: Iterable[str]) -> Iterator[str]:
-    """The texts; those of a column of a table are read in batches from the memory-mapped file."""
-    if not isinstance(texts, datasets.Column):
-        yield from texts
+def in_batches(texts: Iterable[Any]) -> Iterator[list[Any]]:
+    """Lists of `BATCH` texts; a column of a table is read list by list from the memory-mapped file."""
+    if isinstance(texts, datasets.Column):
+        yield from (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
         return
-    for start in range(0, len(texts), BATCH):
-        yield from texts[start : start + BATCH]
+    rest = iter(texts)
+    while batch := list(itertools.islice(rest, BATCH)):
+        yield batch
+
+
+def each_text(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, of a column of a table in batches."""
+    return itertools.chain.from_iterable(in_batches(texts))
 
 
 def text_hash(texts: Iterable[str]) -> str:
@@ -286,47 +263,27 @@ def text_hash(texts: Iterable[str]) -> str:
 
 
 def text_keys(texts: Iterable[str], seed: int | str) -> np.ndarray:
-    """Sort keys of texts for a seed: SHA-256 of seed, NUL and text as uint64 (texts, 4), high word first."""
-    digests = b"".join(hashlib.sha256(f"{seed}\0{text}".encode()).digest() for text in texts)
-    return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(len(digests) // 32, 4)
-
-
-def key_order(keys: np.ndarray) -> np.ndarray:
-    """Indices that sort `text_keys` of shape (texts, 4); equal keys keep their relative order. int64 (texts,)."""
-    return np.lexsort(keys.T[::-1])
-
-
-def first_of_equal(keys: np.ndarray) -> np.ndarray:
-    """Indices of different keys (texts, 4) in their order; of equal ones the first in the source."""
-    order = key_order(keys)
-    ordered = keys[order]  # equal keys are neighbours, in the source's order
-    return order[np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])] if len(order) else order
+    """Sort keys of texts for a seed: SHA-256 of seed, NUL and text, bytes (texts,)."""
+    return np.frombuffer(b"".join(hashlib.sha256(f"{seed}\0{text}".encode()).digest() for text in texts), "S32")
 
 
 def tells_rows_apart(tables: Sequence[datasets.Dataset], column: str) -> bool:
     """Whether a column identifies the rows of all tables together: strings, none missing, all different."""
     if not all(getattr(table.features.get(column), "dtype", None) in TEXT_TYPES for table in tables):
         return False
-    parts = [table.select_columns([column]).with_format("arrow")[:].column(column) for table in tables]
-    chunks = [chunk.cast(pa.large_string()) for part in parts for chunk in part.chunks]
-    ids = pa.chunked_array(chunks, pa.large_string())
+    parts = (table.select_columns([column]).with_format("arrow")[:].column(column) for table in tables)
+    ids = pa.chunked_array([chunk.cast(pa.large_string()) for part in parts for chunk in part.chunks])
     return ids.null_count == 0 and pc.count_distinct(ids).as_py() == len(ids)
 
 
 def seeded_order(texts: Iterable[str], seed: int | str) -> list[int]:
-    """Indices of `texts` in an order that depends on the texts and the seed alone, never on a library's shuffle.
-
-    A prefix of it is a random subset, and prefixes are nested; equal texts keep their relative order.
-    """
-    order: list[int] = key_order(text_keys(texts, seed)).tolist()
+    """Indices of `texts` in an order of the texts and the seed alone, so that prefixes are nested random subsets."""
+    order: list[int] = np.argsort(text_keys(texts, seed), kind="stable").tolist()
     return order
 
 
 def describe_split(split: datasets.Dataset, **facts: Any) -> datasets.Dataset:
-    """Keep the facts that reproduce a split with it, as JSON in `info.description`, which `save_to_disk` keeps.
-
-    `rows` and `sha256` (`text_hash` of the column `text`) are added to them.
-    """
+    """The split with its facts, and `rows` and `sha256` of its texts, as JSON in `info.description`."""
     described = split.with_format(None)
     facts |= {"rows": len(split), "sha256": text_hash(split["text"])}
     described.info.description = json.dumps(facts, sort_keys=True, ensure_ascii=False)
@@ -335,45 +292,26 @@ def describe_split(split: datasets.Dataset, **facts: Any) -> datasets.Dataset:
 
 def facts_of(split: datasets.Dataset) -> Json:
     """The facts that `describe_split` kept; empty where there are none, or where rows were added or left out since."""
-    try:
+    facts: Any = {}
+    with contextlib.suppress(ValueError):  # another's description
         facts = json.loads(split.info.description or "{}")
-    except ValueError:
-        return {}
     return facts if isinstance(facts, dict) and facts.get("rows") == len(split) else {}
 
 
-def cached_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> datasets.Dataset:
-    """A table that is memory-mapped from a file of the cache; where it is missing or damaged, it is made of `batches`.
+def cached(
+    file: Path, schema: pa.Schema, make: Callable[[], Iterable[pa.RecordBatch]], variable: str = "HF_DATASETS_CACHE"
+) -> datasets.Dataset:
+    """A table that is memory-mapped from a file of the cache; where it is missing or damaged, it is made.
 
-    Raises:
-        UserError: it cannot be written.
+    Raises UserError where it cannot be written; `variable` moves the cache.
     """
-    try:
+    with contextlib.suppress(OSError, pa.ArrowException):
         return datasets.Dataset.from_file(str(file))
-    except (OSError, pa.ArrowException):
-        pass
+    batches = make()
     try:
         with replacing(file) as draft, pa.ipc.new_stream(str(draft), schema) as writer:
             for batch in batches:
                 writer.write_batch(batch)
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error}): free space, or set HF_DATASETS_CACHE.") from error
+        raise UserError(f"{file} cannot be written ({error}): free space, or set {variable}.") from error
     return datasets.Dataset.from_file(str(file))
-
-
-def cached_table(path: Path, make: Callable[[], pa.Table], variable: str = "HF_DATASETS_CACHE") -> pa.Table:
-    """The parquet file of a cache; where it is missing or damaged, what `make` returns, written whole or not at all.
-
-    Raises:
-        UserError: it cannot be written; `variable` moves the cache.
-    """
-    try:
-        return pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowException):
-        table = make()
-    try:
-        with replacing(path) as draft:
-            pq.write_table(table, draft, compression="zstd")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}): free space, or set {variable}.") from error
-    return table

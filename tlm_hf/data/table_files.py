@@ -9,13 +9,11 @@ import gzip
 import io
 import json
 import logging
-import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,16 +27,11 @@ from .task_options import TextFormat
 logger = logging.getLogger(__name__)
 csv.field_size_limit(sys.maxsize)
 
-KINDS = {
-    ".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".xlsx": "xlsx", ".parquet": "parquet",
-    ".txt": "text",
-}  # fmt: skip
-PACKED = ("csv", "tsv", "json", "text")
-"""Kinds whose files may be packed (`.gz`)."""
+PACKED = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".txt": "text"}  # perhaps as .gz
+KINDS = {**PACKED, ".xlsx": "xlsx", ".parquet": "parquet"}
 DELIMITERS = ",;\t|"
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-HEADER = 100_000
-"""Characters at the start of a file among which the delimiter is looked for."""
+HEADER = 100_000  # characters among which the delimiter is looked for
 
 
 @dataclass(frozen=True)
@@ -54,18 +47,12 @@ class FileTable:
 def kind_of(file: Path) -> str | None:
     """One of `KINDS` by the file's ending; None for any other file."""
     if file.suffix.lower() == ".gz":
-        kind = kind_of(file.with_suffix(""))
-        return kind if kind in PACKED else None
+        return PACKED.get(file.with_suffix("").suffix.lower())
     return KINDS.get(file.suffix.lower())
 
 
 def read_table_file(file: Path, written: TextFormat) -> FileTable:
-    """Read a CSV, TSV, JSON or Excel file.
-
-    Raises:
-        UserError: the file cannot be decoded, a row has more or fewer cells than the header, two columns have one name,
-            or the JSON is neither rows nor columns; the message names the line.
-    """
+    """Read a CSV, TSV, JSON or Excel file; raises UserError, which names the line, for what cannot be read."""
     kind = kind_of(file)
     if kind == "xlsx":
         return _read_excel(file)
@@ -98,8 +85,7 @@ def join_tables(tables: Sequence[FileTable]) -> pa.Table:
     try:
         return pa.concat_tables(parts, promote_options="permissive")
     except pa.ArrowException as error:
-        names = ", ".join(str(part.file) for part in tables[:3])
-        raise UserError(f"The columns of {names} differ in type ({error}): make them alike.") from error
+        raise UserError(f"The columns of {first.file} and others differ in type ({error}): make them alike.") from error
 
 
 def check_same_columns(file: Path, columns: Sequence[str], other: Path, others: Sequence[str]) -> None:
@@ -136,18 +122,18 @@ def _marked_encoding(content: bytes) -> str:
 
 def _read_csv(file: Path, text: str, is_tsv: bool, quoting: str) -> FileTable:
     usual = "\t" if is_tsv else ","
-    told = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)  # a first line for Excel
-    text = text[told.end() :] if told else text
-    delimiter = told[1] if told else _find_delimiter(text[:HEADER], usual)
+
+    def width(delimiter: str) -> int:
+        rows = csv.reader(io.StringIO(text[:HEADER], newline=""), delimiter=delimiter)
+        return next((len(row) for row in rows if row), 0)
+
+    delimiter = max(DELIMITERS, key=lambda delimiter: (width(delimiter), delimiter == usual))
     if delimiter != usual:
         logger.warning("Note: the columns of %s are separated by %r.", file, delimiter)
-    parse = partial(_parse, file, text, delimiter, 2 if told else 1)
-    if quoting == "none":
-        (header, *rows), lines = parse(csv.QUOTE_NONE)
-    elif quoting == "csv" or '"' not in text:
-        (header, *rows), lines = parse(csv.QUOTE_MINIMAL)
+    if quoting == "auto" and is_tsv and '"' in text:
+        (header, *rows), lines = _guess_quoting(file, text, delimiter)
     else:
-        (header, *rows), lines = (_parse_tsv if is_tsv else _parse_csv)(file, parse)
+        (header, *rows), lines = _parse(file, text, delimiter, csv.QUOTE_NONE if quoting == "none" else 0)
     for row, line in zip(rows, lines[1:], strict=True):
         if len(row) != len(header):
             raise UserError(
@@ -159,154 +145,100 @@ def _read_csv(file: Path, text: str, is_tsv: bool, quoting: str) -> FileTable:
     return FileTable(file, _table(file, [name.strip() for name in header], arrays), lines[1:])
 
 
-def _find_delimiter(text: str, default: str) -> str:
-    """The one of `DELIMITERS` that makes most columns of the header, `default` among equals."""
-
-    def columns(delimiter: str) -> int:
-        return next((len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row), 0)
-
-    return max(DELIMITERS, key=lambda delimiter: (columns(delimiter), delimiter == default))
+Parsed = tuple[list[list[str]], list[int]]  # rows of cells, and the line at which each begins
 
 
-Parsed = tuple[list[list[str]], list[int]]
-"""Rows of cells, and the line at which each begins."""
-
-
-def _parse(
-    file: Path, text: str, delimiter: str, first: int, quoting: Literal[0, 3], skipinitialspace: bool = False
-) -> Parsed:
-    """The rows that are not blank, of a text that begins in line `first` of the file."""
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        quoting=quoting,
-        skipinitialspace=skipinitialspace,
-        strict=True,
-    )
-    rows, lines, line = [], [], first
+def _parse(file: Path, text: str, delimiter: str, quoting: Literal[0, 3]) -> Parsed:
+    """The rows that are not blank."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    parsed, line = [], 1
     try:
         for row in reader:
-            if row:
-                rows.append(row)
-                lines.append(line)
-            line = reader.line_num + first
+            parsed += [(row, line)] if row else []
+            line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
             f"Line {line} of {file} cannot be read ({error}): correct its quotation marks, or pass --quoting none, "
             "which reads them as text."
         ) from error
-    if not rows:
+    if not parsed:
         raise UserError(f"{file} is empty: give a file with text in it.")
-    return rows, lines
+    rows, lines = zip(*parsed, strict=True)
+    return list(rows), list(lines)
 
 
-def _parse_csv(file: Path, parse: Callable[..., Parsed]) -> Parsed:
-    """Rows of a CSV file with quotation marks, before which there may be blanks."""
-    parsed = parse(csv.QUOTE_MINIMAL)
-    if not any(cell.startswith(" ") and cell.lstrip(" ").startswith('"') for row in parsed[0] for cell in row):
-        return parsed
-    try:
-        trimmed = parse(csv.QUOTE_MINIMAL, skipinitialspace=True)
-    except UserError:
-        return parsed
-    if any(len(row) != len(trimmed[0][0]) for row in trimmed[0]):
-        return parsed
-    logger.warning("Note: %s has blanks before quotation marks: blanks at the start of a cell are left out.", file)
-    return trimmed
-
-
-def _parse_tsv(file: Path, parse: Callable[..., Parsed]) -> Parsed:
+def _guess_quoting(file: Path, text: str, delimiter: str) -> Parsed:
     """Rows of a TSV file with quotation marks: they are read as text where they would take in further lines."""
-    plain = parse(csv.QUOTE_NONE)
-    is_plain = all(len(row) == len(plain[0][0]) for row in plain[0])
+    plain = _parse(file, text, delimiter, csv.QUOTE_NONE)
+    is_even = all(len(row) == len(plain[0][0]) for row in plain[0])
     try:
-        quoted = parse(csv.QUOTE_MINIMAL)
+        quoted = _parse(file, text, delimiter, csv.QUOTE_MINIMAL)
     except UserError:
-        if not is_plain:
+        if not is_even:
             raise
         quoted = ([], [])
-    if quoted[1] == plain[1] or not is_plain:
-        if len(quoted[1]) < len(plain[1]):
-            same = next((row for row, line in enumerate(quoted[1]) if line != plain[1][row]), len(quoted[1]))
-            logger.warning(
-                "Note: a quoted cell of %s spans lines from line %d (--quoting none reads quotation marks as text).",
-                file,
-                plain[1][same - 1],
-            )
+    if quoted[1] == plain[1]:
         return quoted
     rows = zip(*plain, strict=True)
     line = next((line for row, line in rows if any(cell[:1] == '"' and cell.count('"') % 2 for cell in row)), 1)
+    if is_even:
+        logger.warning(
+            f"Note: in line {line} of {file} a quotation mark is not closed: quotation marks of this file are read as "
+            "text (--quoting csv reads them as such)."
+        )
+        return plain
     logger.warning(
-        "Note: in line %d of %s a quotation mark is not closed: quotation marks of this file are read as text "
-        "(--quoting csv reads them as such).",
-        line,
-        file,
+        f"Note: a quoted cell of {file} spans lines from line {line} (--quoting none reads quotation marks as text)."
     )
-    return plain
+    return quoted
 
 
 def _read_json(file: Path, text: str) -> FileTable:
+    lines: list[int] | range
     try:
         document = json.loads(text, parse_constant=lambda _: None)  # NaN is a missing value
+        records = document if isinstance(document, list) else _from_object(file, document)
+        lines, unit = range(1, len(records) + 1), "row"
     except ValueError as error:
         if text.lstrip()[:1] == "[":
             raise UserError(f"{file} is not whole JSON ({error}): correct it.") from error
-        records, lines = _json_lines(file, text)
-        return FileTable(file, _from_records(file, records), lines)
-    table = _from_document(file, document)
-    return FileTable(file, table, range(1, len(table) + 1), "row")
+        records, lines, unit = [], [], "line"
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    records.append(json.loads(line, parse_constant=lambda _: None))
+                except ValueError as at_line:
+                    raise UserError(f"Line {number} of {file} is not JSON ({at_line}): correct it.") from at_line
+                lines.append(number)
+    return FileTable(file, _from_records(file, records), lines, unit)
 
 
-def _json_lines(file: Path, text: str) -> tuple[list[Any], list[int]]:
-    """The objects of JSON lines, and the line of each."""
-    records, lines = [], []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                records.append(json.loads(line, parse_constant=lambda _: None))
-            except ValueError as error:
-                raise UserError(f"Line {number} of {file} is not JSON ({error}): correct it.") from error
-            lines.append(number)
-    return records, lines
-
-
-def _from_document(file: Path, document: Any) -> pa.Table:
-    """A table of a JSON list of rows, or of one of the forms that pandas writes."""
-    if not isinstance(document, dict):
-        return _from_records(file, document if isinstance(document, list) else [document])
-    form, records = "", [document]
-    data, values = document.get("data"), list(document.values())
-    if isinstance(data, list) and isinstance(document.get("columns"), list):
-        form, records = "split", [dict(zip(document["columns"], row, strict=False)) for row in data]
-    elif isinstance(data, list):
-        form, records = "table", data
+def _from_object(file: Path, document: Any) -> list[Any]:
+    """The records under `data`, those of the columns of `DataFrame.to_json()`, or the one that the object is."""
+    values = list(document.values()) if isinstance(document, dict) else []
+    if isinstance(document, dict) and isinstance(document.get("data"), list):
+        records = document["data"]
     elif values and all(isinstance(value, dict) for value in values):
-        rows_are_outside = len(document) > max(map(len, values)) and not all(row.isdecimal() for row in values[0])
-        if all(name.isdecimal() for name in document) or rows_are_outside:
-            form, records = "index", values
-        else:
-            form, rows = "columns", dict.fromkeys(row for column in values for row in column)
-            records = [{name: column.get(row) for name, column in document.items()} for row in rows]
-    elif values and all(isinstance(value, list) for value in values) and len({len(value) for value in values}) == 1:
-        form, records = "list", [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
-    if form:
-        logger.warning(
-            "Note: %s holds one JSON object in the form %r of a DataFrame: %d rows.", file, form, len(records)
-        )
-    return _from_records(file, records)
+        rows = dict.fromkeys(row for column in values for row in column)
+        records = [{name: column.get(row) for name, column in document.items()} for row in rows]
+    else:
+        return [document]
+    logger.warning("Note: %s holds one JSON object, as a DataFrame writes it: %d rows.", file, len(records))
+    return records
 
 
 def _from_records(file: Path, records: list[Any]) -> pa.Table:
     odd = next((number for number, record in enumerate(records, 1) if not isinstance(record, dict)), None)
     if odd is not None:
         raise UserError(
-            f"Record {odd} of {file} is not a JSON object: give one object with the same keys for each row."
+            f"Record {odd} of {file} is not a JSON object: give one object with the same keys for each row, as "
+            "DataFrame.to_json(orient='records') does."
         )
     names = list(dict.fromkeys(name for record in records for name in record))
     return _table(file, names, [_json_column(file, name, [record.get(name) for record in records]) for name in names])
 
 
-def _json_column(file: Path, name: str, values: list[Any]) -> pa.Array:
+def _json_column(file: Path, name: str, values: Any) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowException, OverflowError) as error:
@@ -319,9 +251,8 @@ def _json_column(file: Path, name: str, values: list[Any]) -> pa.Array:
 
 def frame_table(frame: pd.DataFrame) -> pa.Table:
     """The columns of a DataFrame; raises UserError where one mixes types."""
-    source = Path("the DataFrame")
-    columns = [_json_column(source, str(name), frame.iloc[:, place]) for place, name in enumerate(frame)]
-    return _table(source, [str(name) for name in frame], columns)
+    source, names = Path("the DataFrame"), [str(name) for name in frame]
+    return _table(source, names, [_json_column(source, name, frame.iloc[:, n]) for n, name in enumerate(names)])
 
 
 def _read_excel(file: Path) -> FileTable:
@@ -338,7 +269,7 @@ def _read_excel(file: Path) -> FileTable:
 
 
 def _table(file: Path, names: list[str], arrays: list[pa.Array]) -> pa.Table:
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
-        raise UserError(f"{file} has two columns {double!r}: rename one.")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{file} has two columns {name!r}: rename one.")
     return pa.Table.from_arrays(arrays, names)

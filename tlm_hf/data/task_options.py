@@ -5,30 +5,21 @@ from typing import Any
 
 from ..errors import UserError
 
-# fmt: off
-TEXT_OPTIONS = (
-    "title_column", "entity_markers", "all_rows", "shortfall", "drop_leakage", "encoding", "quoting",
-    "drop_rare_classes", "merge_rare_classes",
-)
-# fmt: on
+TABLE_OPTIONS = ("encoding", "quoting", "drop_rare_classes", "merge_rare_classes")
+TEXT_OPTIONS = ("entity_markers", "all_rows", "shortfall", "drop_leakage", *TABLE_OPTIONS)
 """Options that are not among a run's settings, since they count by the texts that they choose."""
+QUOTING = ("auto", "csv", "none")
 
 
 def option(default: Any, description: str, **metadata: Any) -> Any:
-    """Field of a dataclass of options.
+    """Field of a dataclass of options: its default, or the function that makes it, and what `--help` says.
 
-    Args:
-        default: its value where it is not given; a function that makes it, for a list.
-        description: shown by `--help`.
-        **metadata: `group`, the heading in `--help`, and keywords of argparse's `add_argument`.
+    `metadata` may hold `group`, the heading in `--help`, and keywords of argparse's `add_argument`.
     """
     metadata = {"help": description, **metadata}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
-
-
-QUOTING = ("auto", "csv", "none")
 
 
 @dataclass(kw_only=True)
@@ -51,8 +42,7 @@ class TextFormat:
             raise UserError(f"--encoding {self.encoding} is unknown: give a name such as cp1252 or utf-16.") from error
 
 
-PLAIN = TextFormat()
-"""UTF-8 (or UTF-16 with a byte-order mark), with quotation marks as usual."""
+PLAIN = TextFormat()  # UTF-8 (or UTF-16 with a byte-order mark), with quotation marks as usual
 
 
 @dataclass
@@ -64,7 +54,6 @@ class TaskArguments(TextFormat):
     task: str = option("docstrings", "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set.")
     text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
     label_column: str = option("label", "Column of the label.")
-    title_column: str | None = option(None, "Column put before the text, such as title for dbpedia_14 (default: none).")
     entity_markers: str = option("none", "For fewrel: none, or text ([E1] ... around the entities).")
     task_path: str | None = option(None, "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub).")
     task_config: str | None = option(None, "Configuration of a Hub data set.")

@@ -3,60 +3,46 @@
 from ..errors import UserError, shown
 from .sources import seeded_order
 from .tables import SPLITS, Row, TaskSource
+from .task_options import TaskArguments
 
-Groups = list[list[Row]]
-"""The rows of each class, in seeded order."""
+Groups = list[list[Row]]  # the rows of each class, in seeded order
 Sizes = dict[str, int | None]
 """By split the texts of each class; None for no limit (validation and test: for their share)."""
-ORDER = ("test", "validation", "train")
-"""The order in which splits take their rows."""
 
 
 def choose_rows(
-    source: TaskSource,
-    name: str,
-    sizes: Sizes,
-    seed: int,
-    shortfall: str,
-    *,
-    train_seed: int | None = None,
-    tenth: bool = False,
-    every_class: bool = True,
+    source: TaskSource, arguments: TaskArguments, sizes: Sizes, *, tenth: bool, every_class: bool
 ) -> dict[str, list[Row]]:
     """Seeded rows of each split; with `train_seed` training rows are another draw from those not held out.
 
     Validation is a tenth of each class, at most 200, where the source has a test split, or with `tenth`; else 15%.
-    Without `every_class` a split may lack classes, and the source may have no training split.
-
-    What is left out is counted in the source's `dropped`; classes that have fewer than asked for are said in its
-    `notes`.
-
-    Raises:
-        UserError: fewer rows in a class than asked for (unless `shortfall` is `take`), or none in a split.
+    Without `every_class` a split may lack classes, and the source may have no training split. What is left out is
+    counted in the source's `dropped`; classes that have fewer than asked for are said in its `notes`. Raises UserError
+    for fewer rows in a class than asked for (unless `shortfall` is `take`), or none in a split.
     """
+    name, seed = arguments.task, arguments.task_seed
     if every_class and "train" not in source.rows:
         splits = ", ".join(source.rows)
         raise UserError(f"{name!r} has the splits {splits} but no train split: give a source with one.")
     groups = _cut(source, {split: _by_class(source, split, seed) for split in source.rows}, sizes, tenth)
-    if train_seed is not None:
-        groups["train"] = [_shuffled(rows, train_seed) for rows in groups["train"]]
-    for split in ORDER:
+    if arguments.train_seed is not None:
+        groups["train"] = [_shuffled(rows, arguments.train_seed) for rows in groups["train"]]
+    for split in ("test", "validation", "train"):  # the order in which they take their rows
         asked, available = sizes[split], [len(rows) for rows in groups[split]]
         lacking = sum(asked is not None and have < asked for have in available)
-        if not lacking:
-            continue
         fewest = min(available)
         label = source.names[available.index(fewest)]
-        if shortfall == "error":
+        if lacking and arguments.shortfall == "error":
             raise UserError(
                 f"{asked} {split} texts of each class were asked for, but {lacking} of {len(source.names)} classes of "
                 f"{name!r} have fewer (of {shown(label)} {fewest} are left): ask for at most {fewest} "
                 f"(--{split}-per-label) or fewer of the other splits, or take what there is (--shortfall take)."
             )
-        source.notes.append(
-            f"{lacking} of {len(source.names)} classes have fewer than {asked} {split} texts, "
-            f"the fewest {label!r} with {fewest}"
-        )
+        if lacking:
+            source.notes.append(
+                f"{lacking} of {len(source.names)} classes have fewer than {asked} {split} texts, "
+                f"the fewest {label!r} with {fewest}"
+            )
     if every_class:
         _check_classes(source, name, groups, sizes)
     chosen = {}
@@ -69,33 +55,23 @@ def choose_rows(
 
 def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups], sizes: Sizes) -> None:
     """Raise UserError for a class without rows in a split, which says how many it needs."""
+    has_test = "test" in source.rows
     for split in SPLITS:
-        for number, (label, rows) in enumerate(zip(source.names, groups[split], strict=True)):
-            if rows:
+        for number, label in enumerate(source.names):
+            if groups[split][number]:
                 continue
             if sizes["test"] is not None or sizes["validation"] is not None:
                 remedy = "ask for fewer texts of the other splits (--test-per-label, --validation-per-label)"
-            elif split == "test" and "test" in source.rows:
+            elif split == "test" and has_test:
                 remedy = "a test split needs at least one text of each class"
             else:
-                least = next(size for size in range(1, 100) if all(_shares(size, "test" in source.rows)))
-                remedy = f"a class needs at least {least} different texts"
+                remedy = f"a class needs at least {6 if has_test else 4} different texts"
             count = sum(len(of_split[number]) for of_split in groups.values())
             raise UserError(
                 f"The class {shown(label)} of {name!r} has {count} different texts and no {split} text left: give more "
                 f"rows of it ({remedy}), or leave small classes out (--drop-rare-classes N) or make them one "
                 "(--merge-rare-classes N)."
             )
-
-
-def _shares(texts: int, has_test: bool) -> tuple[int, int, int]:
-    """How many of a class' texts are for test, validation and training where no number was asked for."""
-    if has_test:
-        validation = min(200, round(0.1 * texts))
-        return texts, validation, texts - validation
-    test = round(0.15 * texts)
-    validation = round(0.15 / 0.85 * (texts - test))
-    return test, validation, texts - test - validation
 
 
 def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bool) -> dict[str, Groups]:
@@ -105,14 +81,14 @@ def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bo
     if has_test:
         test = ordered["test"]
     else:
-        test, rest = _split(rest, [sizes["test"] or _shares(len(rows), False)[0] for rows in rest])
+        test, rest = _split(rest, [sizes["test"] or round(0.15 * len(rows)) for rows in rest])
     rest = _without(source, rest, test)
     if "validation" in ordered:
         validation = _without(source, ordered["validation"], test)
-    elif sizes["validation"] is not None or has_test or tenth:
-        validation, rest = _split(rest, [sizes["validation"] or _shares(len(rows), True)[1] for rows in rest])
     else:
-        validation, rest = _split(rest, [round(0.15 / 0.85 * len(rows)) for rows in rest])
+        asked, is_tenth = sizes["validation"], sizes["validation"] is not None or has_test or tenth
+        shares = [min(200, round(0.1 * len(rows))) if is_tenth else round(0.15 / 0.85 * len(rows)) for rows in rest]
+        validation, rest = _split(rest, [asked or share for share in shares])
     return {"train": _without(source, rest, validation), "validation": validation, "test": test}
 
 
@@ -121,9 +97,8 @@ def _by_class(source: TaskSource, split: str, seed: int) -> Groups:
     grouped: list[dict[str, Row]] = [{} for _ in source.names]
     for row in source.rows[split]:
         grouped[row.label].setdefault(row.key, row)
-    groups = [list(rows.values()) for rows in grouped]
-    source.dropped["duplicates"] += len(source.rows[split]) - sum(map(len, groups))
-    return [_shuffled(rows, seed) for rows in groups]
+    source.dropped["duplicates"] += len(source.rows[split]) - sum(map(len, grouped))
+    return [_shuffled(list(rows.values()), seed) for rows in grouped]
 
 
 def _shuffled(rows: list[Row], seed: int) -> list[Row]:

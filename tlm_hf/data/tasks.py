@@ -1,16 +1,13 @@
 """Classification tasks: `docstrings` (embedded), AG News, DBpedia-14, FewRel, any table with a text and a label column.
 
-Each is a `DatasetDict` of train, validation and test, with the facts that reproduce it (`sources.facts_of`)::
-
-    task = load_task("fewrel", root="data", train_per_label=150, test_per_label=30)
-    facts_of(task["train"])     # source, revision, seed, counts by class, rows left out by reason
+Each is a `DatasetDict` of train, validation and test, with the facts that reproduce it (`sources.facts_of`).
 """
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 
@@ -21,18 +18,15 @@ from .docstrings import PER_LABEL, read_docstrings
 from .fewrel import MARKINGS, read_fewrel
 from .leakage import drop_leaking
 from .sources import ID, Source, data_root, describe_split, read_source, text_hash
-from .tables import SPLITS, Columns, Row, TaskSource, find_columns, read_rows, without_rare_classes
-from .task_options import TEXT_OPTIONS, TaskArguments
+from .tables import SPLITS, Row, Table, TaskSource, read_rows, without_rare_classes
+from .task_options import TABLE_OPTIONS, TEXT_OPTIONS, TaskArguments
 from .task_splits import choose_rows
 
 logger = logging.getLogger(__name__)
-
-OBJECT = "the data set"
-"""Name of a task that was given as a table object."""
+OBJECT = "the data set"  # name of a task that was given as a table object
 
 
-@dataclass(frozen=True)
-class KnownTask:
+class KnownTask(NamedTuple):
     """A task of the paper: its place and pinned commit on the Hub, its classes in order, the paper's texts of each."""
 
     hub: str | None
@@ -43,38 +37,26 @@ class KnownTask:
     test_per_label: int
 
 
-DBPEDIA_CLASSES = (
+AG_NEWS, AG_NEWS_COMMIT = "World Sports Business Sci/Tech", "eb185aade064a813bc0b7f42de02595523103ca4"
+DBPEDIA_COMMIT = "9abd46cf7fc8b4c64290f26993c540b92aa145ac"
+DBPEDIA = (
     "Company EducationalInstitution Artist Athlete OfficeHolder MeanOfTransportation Building NaturalPlace Village "
     "Animal Plant Album Film WrittenWork"
 )
 KNOWN = {
-    "ag_news": KnownTask(
-        hub="fancyzhx/ag_news",
-        revision="eb185aade064a813bc0b7f42de02595523103ca4",
-        text_column="text",
-        labels=("World", "Sports", "Business", "Sci/Tech"),
-        train_per_label=1000,
-        test_per_label=1000,
-    ),
-    "dbpedia_14": KnownTask(
-        hub="fancyzhx/dbpedia_14",
-        revision="9abd46cf7fc8b4c64290f26993c540b92aa145ac",
-        text_column="content",
-        labels=tuple(DBPEDIA_CLASSES.split()),
-        train_per_label=100,
-        test_per_label=100,
-    ),
+    "ag_news": KnownTask("fancyzhx/ag_news", AG_NEWS_COMMIT, "text", tuple(AG_NEWS.split()), 1000, 1000),
+    "dbpedia_14": KnownTask("fancyzhx/dbpedia_14", DBPEDIA_COMMIT, "content", tuple(DBPEDIA.split()), 100, 100),
     # Of the paper's 630 training texts a tenth is held out.
     "fewrel": KnownTask(None, None, "tokens", (), train_per_label=567, test_per_label=70),
 }
 UNUSED = {
-    "docstrings": {"text_column", "title_column", "task_config", "task_revision", "all_rows", "train_seed"},
-    "fewrel": {"text_column", "title_column", "task_config", "task_revision"},
+    "docstrings": {"text_column", "task_config", "task_revision", "all_rows", "train_seed"},
+    "fewrel": {"text_column", "task_config", "task_revision"},
     OBJECT: {"task_config", "task_revision"},
 }
 """Options that a task has no use for, besides those of tables and of FewRel alone."""
-OF_TABLES = {"encoding", "quoting", "drop_rare_classes", "merge_rare_classes"}
-KEYWORDS = {name: f"task_{name}" for name in ("path", "config", "revision", "seed")} | {"root": "data_root"}
+KEYWORDS = {"path": "task_path", "config": "task_config", "revision": "task_revision", "seed": "task_seed"}
+KEYWORDS |= {"root": "data_root"}
 """Keywords of `load_task` with another name among a command's options."""
 
 
@@ -85,17 +67,15 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
     split, 15% of each class are held out as test and 15% as validation. Rows depend on the texts and the seed alone;
     fewer training rows with the same seed are a subset of more. Rows without a text or a label are left out, and rows
     whose text is in another split: test comes before validation before train. A text under two labels is left out of
-    FewRel; in a table it stays and is counted. `facts_of` a split says its source, revision, seed, numbers by class and
-    rows left out by reason.
+    FewRel; in a table it stays and is counted.
 
     Args:
-        task: its name, path or Hub name, or a table of it. Where a table lacks the columns `text` and `label`, its only
-            column of strings and its only ClassLabel are read.
+        task: its name, path or Hub name, or a table of it (see `tables.Table`).
         **options: the other fields of `TaskArguments`; those of `KEYWORDS` by their short names.
 
     Raises:
-        UserError: no such task or column, one class only, labels that are neither integers nor names, too many rows
-            without a label or title, fewer rows in a class than asked for, or an option that the task has no use for.
+        UserError: no such task or column, labels that cannot be read, fewer rows in a class than asked for, or an
+            option that the task has no use for.
     """
     named = {KEYWORDS.get(name, name): value for name, value in options.items()}
     return load_task_from(TaskArguments(task=str(task) if isinstance(task, Path) else task, **named))  # type: ignore[arg-type]
@@ -127,10 +107,8 @@ def _check(arguments: TaskArguments) -> None:
         raise UserError(f"--shortfall is {arguments.shortfall!r}: give error or take.")
     if arguments.entity_markers not in MARKINGS:
         raise UserError(f"--entity-markers is {arguments.entity_markers!r}: give one of {', '.join(MARKINGS)}.")
-    unused = UNUSED.get(arguments.task, set())
-    unused = unused | (OF_TABLES if arguments.task in ("docstrings", *KNOWN) else {"task_path"})
-    if arguments.task != "fewrel":
-        unused = unused | {"entity_markers"}
+    unused = {*UNUSED.get(arguments.task, ()), *([] if arguments.task == "fewrel" else ["entity_markers"])}
+    unused |= set(TABLE_OPTIONS) if arguments.task in ("docstrings", *KNOWN) else {"task_path"}
     for option in fields(TaskArguments):
         value = getattr(arguments, option.name)
         if option.name in unused and value != option.default:
@@ -140,16 +118,14 @@ def _check(arguments: TaskArguments) -> None:
 
 def text_options(arguments: TaskArguments) -> Json:
     """Those of `TEXT_OPTIONS` that differ from their default: with the settings they make the same task again."""
-    defaults = TaskArguments()
-    values = {name: getattr(arguments, name) for name in TEXT_OPTIONS}
-    return {name: value for name, value in values.items() if value != getattr(defaults, name)}
+    chosen = ((each.name, getattr(arguments, each.name), each.default) for each in fields(TaskArguments))
+    return {name: value for name, value, default in chosen if name in TEXT_OPTIONS and value != default}
 
 
 def task_hash(task: datasets.DatasetDict) -> str:
     """SHA-256 over every split's labels and texts in order."""
-    return text_hash(
-        f"{split}\0{row['label']}\0{row['text']}" for split in SPLITS if split in task for row in task[split]
-    )
+    rows = ((split, row) for split in SPLITS if split in task for row in task[split])
+    return text_hash(f"{split}\0{row['label']}\0{row['text']}" for split, row in rows)
 
 
 def class_names(task: datasets.DatasetDict) -> list[str]:
@@ -159,18 +135,16 @@ def class_names(task: datasets.DatasetDict) -> list[str]:
 
 def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
     """Path or Hub name that a task is read from, and the revision to read there."""
-    known = KNOWN.get(arguments.task)
+    known, path = KNOWN.get(arguments.task), arguments.task_path
     if known is None:
         return arguments.task, arguments.task_revision
-    if arguments.task_path is not None:
-        if not Path(arguments.task_path).expanduser().exists():
-            raise UserError(
-                f"--task-path {arguments.task_path} does not exist: give the file or folder of {arguments.task}."
-            )
-        return arguments.task_path, arguments.task_revision
-    folder = data_root(arguments.data_root)
+    if path is not None and not Path(path).expanduser().exists():
+        raise UserError(f"--task-path {path} does not exist: give the file or folder of {arguments.task}.")
+    folder = None if path else data_root(arguments.data_root)
     if folder is not None and (folder / arguments.task).is_dir():
-        return str(folder / arguments.task), arguments.task_revision
+        path = str(folder / arguments.task)
+    if path is not None:
+        return path, arguments.task_revision
     if known.hub is None or datasets.config.HF_HUB_OFFLINE:
         reason = "HF_HUB_OFFLINE is set" if known.hub else "its official files are not on the Hub"
         raise UserError(
@@ -192,23 +166,11 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
     if every_class and len({row.label for rows in source.rows.values() for row in rows}) < 2:
         raise UserError(f"The task {arguments.task!r} has 1 class: give at least two, or set --label-column.")
-    known = KNOWN.get(arguments.task)
-    sizes = {split: getattr(arguments, f"{split}_per_label") for split in SPLITS}
-    if arguments.task == "docstrings":
-        sizes = {split: sizes[split] or PER_LABEL[split] for split in SPLITS}
+    known, defaults = KNOWN.get(arguments.task), PER_LABEL if arguments.task == "docstrings" else {}
     if known is not None and not arguments.all_rows:
-        sizes["train"] = sizes["train"] or known.train_per_label
-        sizes["test"] = sizes["test"] or known.test_per_label
-    chosen = choose_rows(
-        source,
-        arguments.task,
-        sizes,
-        arguments.task_seed,
-        arguments.shortfall,
-        train_seed=arguments.train_seed,
-        tenth=known is not None,
-        every_class=every_class,
-    )
+        defaults = {"train": known.train_per_label, "test": known.test_per_label}
+    sizes = {split: getattr(arguments, f"{split}_per_label") or defaults.get(split) for split in SPLITS}
+    chosen = choose_rows(source, arguments, sizes, tenth=known is not None, every_class=every_class)
     dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
     notes = [f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}"] if dropped else []
     notes += source.notes
@@ -216,52 +178,37 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         notes.append(f"{source.two_labels} texts of the source have more than one label and were not left out")
     if notes:
         logger.warning("Note: %s: %s.", arguments.task, "; ".join(notes))
-    facts = {
-        **source.facts,
-        "task": portable_path(arguments.task),
-        "seed": arguments.task_seed,
-        **({} if arguments.train_seed is None else {"train_seed": arguments.train_seed}),
-        "dropped": dropped,
-        "texts_with_two_labels": source.two_labels,
-    }
-    return _describe(chosen, source.names, facts)
+    facts = source.facts | {"task": portable_path(arguments.task), "seed": arguments.task_seed}
+    facts |= {} if arguments.train_seed is None else {"train_seed": arguments.train_seed}
+    facts |= {"dropped": dropped, "texts_with_two_labels": source.two_labels}
+    return datasets.DatasetDict({split: _describe(rows, source.names, facts) for split, rows in chosen.items()})
 
 
-def open_table(arguments: TaskArguments, table: Source | None = None) -> tuple[Source, Columns, str]:
-    """The table that a command's options name (unless it is given), its columns to read, and its path or Hub name."""
+def open_table(arguments: TaskArguments, source: Source | None = None) -> tuple[Table, str]:
+    """The table that a command's options name (unless it is given), and its path or Hub name."""
     known, place = KNOWN.get(arguments.task), arguments.task
-    if table is None:
+    if source is None:
         place, revision = _find_task(arguments)
-        table = read_source(place, config=arguments.task_config, revision=revision, written=arguments)
+        source = read_source(place, config=arguments.task_config, revision=revision, written=arguments)
     text = arguments.text_column or (known.text_column if known else None)
-    return table, find_columns(table.splits, text, arguments.label_column, arguments.title_column), place
+    return Table.open(source, arguments.task, text, arguments.label_column), place
 
 
-def read_task_rows(arguments: TaskArguments, table: Source | None = None) -> TaskSource:
+def read_task_rows(arguments: TaskArguments, source: Source | None = None) -> TaskSource:
     """All usable rows of the table that a command's options name; raises UserError as `read_rows`."""
-    table, columns, place = open_table(arguments, table)
-    known = KNOWN.get(arguments.task)
-    source = read_rows(table, arguments.task, columns, known.labels if known else ())
-    source.facts |= {
-        "source": portable_path(place),
-        "revision": table.revision,
-        "config": arguments.task_config,
-        "columns": {"text": columns.text, "label": columns.label, "title": columns.title},
-    }
-    return source
+    table, place = open_table(arguments, source)
+    rows = read_rows(table, KNOWN[arguments.task].labels if arguments.task in KNOWN else ())
+    rows.facts |= {"source": portable_path(place), "revision": table.source.revision}
+    rows.facts |= {"config": arguments.task_config, "columns": {"text": table.text, "label": table.label}}
+    return rows
 
 
-def _describe(chosen: dict[str, list[Row]], names: list[str], facts: Json) -> datasets.DatasetDict:
-    """The chosen rows as splits that carry their facts."""
+def _describe(rows: list[Row], names: list[str], facts: Json) -> datasets.Dataset:
+    """The chosen rows as a split that carries its facts."""
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names), ID: datasets.Value("string")}
     )
-    splits = {}
-    for split, rows in chosen.items():
-        counts = Counter(row.label for row in rows)
-        per_label = {label: counts[index] for index, label in enumerate(names)}
-        columns: Json = {"text": [row.text for row in rows], "label": [row.label for row in rows]}
-        columns[ID] = [row.id for row in rows]
-        table = datasets.Dataset.from_dict(columns, features=features)
-        splits[split] = describe_split(table, **facts, per_label=per_label)
-    return datasets.DatasetDict(splits)
+    counts = Counter(row.label for row in rows)
+    columns = {name: [getattr(row, name) for row in rows] for name in features}
+    table = datasets.Dataset.from_dict(columns, features=features)
+    return describe_split(table, **facts, per_label={label: counts[index] for index, label in enumerate(names)})

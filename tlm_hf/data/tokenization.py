@@ -13,16 +13,15 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from ..errors import UserError
+from ..runs.atomic_files import Json
 from .pretrained import model_folder
 from .sources import each_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-LARGEST_ALPHABET = 1000
-"""Letters at most, unless more are needed; then as many as the vocabulary has room for."""
+LARGEST_ALPHABET = 1000  # letters at most, unless more are needed; then as many as the vocabulary has room for
 RAREST_LETTERS = 1 / 2000
 MOST_FOREIGN_LETTERS = 1 / 200
 """Share of letters outside a-z up to which a text is English-like (English Wikipedia: 1 in 3,700; German: 1 in 60)."""
-TEXTS_AT_ONCE = 2000
 logger = logging.getLogger(__name__)
 
 
@@ -59,14 +58,9 @@ def train_wordpiece(
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizer
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=size,
-            special_tokens=first_tokens,
-            initial_alphabet=alphabet,
-            limit_alphabet=len(alphabet),
-            min_frequency=2,
-            show_progress=False,
-        )
+        options: Json = {"special_tokens": first_tokens, "min_frequency": 2, "show_progress": False}
+        options |= {"initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
+        trainer = trainers.WordPieceTrainer(vocab_size=size, **options)
         tokenizer.train_from_iterator(each_text(corpus), trainer)
         return tokenizer.get_vocab()
 
@@ -82,8 +76,7 @@ def train_wordpiece(
 def _is_english_like(letters: Mapping[str, int]) -> bool:
     """Whether so few of the letters (with their counts) are outside a-z that accents are in foreign names at most."""
     counts = {letter: count for letter, count in letters.items() if letter.isalpha()}
-    foreign = sum(count for letter, count in counts.items() if not letter.isascii())
-    share = foreign / max(1, sum(counts.values()))
+    share = sum(count for letter, count in counts.items() if not letter.isascii()) / max(1, sum(counts.values()))
     is_english = share <= MOST_FOREIGN_LETTERS
     done = "stripped (--keep-accents keeps them)" if is_english else "kept (--keep-accents false strips them)"
     logger.info("Tokenizer: %.3g%% of the letters are outside a-z, so accents are %s.", 100 * share, done)
@@ -107,35 +100,30 @@ def _choose_alphabet(letters: Mapping[str, int], normalizer: normalizers.Normali
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Token to id of a `vocab.txt`: one token a line, its id is the line's number from 0. Raises UserError."""
+    """Token to id of a `vocab.txt`: one token a line, its id is the line's number from 0; may raise UserError."""
     try:
         # A token may be a line break of Unicode, so lines end at "\n" only ("\r\n" is read as "\n").
         tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"The vocabulary {path} is not UTF-8 text: give a vocab.txt or a folder.") from error
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+    missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing:
         raise UserError(f"The vocabulary {path} lacks {', '.join(missing)}: give a BERT vocab.txt or a folder.")
-    for index, token in enumerate(tokens):
-        if not token or vocabulary[token] != index:
-            line = vocabulary[token] + 1
+    vocabulary: dict[str, int] = {}
+    for line, token in enumerate(tokens, 1):
+        if not token or token in vocabulary:
             raise UserError(
                 f"The vocabulary {path} has {token!r} on line {line}, empty or for the second time: restore it."
             )
+        vocabulary[token] = line - 1
     return vocabulary
 
 
 def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer.
+    """Load a tokenizer from a folder, a Hub name or a `vocab.txt`; `max_length` replaces its `model_max_length`.
 
-    Args:
-        source: a `vocab.txt` (cased if a token has a capital letter, with accents if one has an accent), a folder that
-            holds a tokenizer, or a Hub name.
-        max_length: new `model_max_length` in tokens; None keeps the tokenizer's.
-
-    Raises:
-        UserError: no tokenizer, or one without [MASK], [CLS], [SEP], [PAD] or [UNK].
+    A `vocab.txt` is cased if a token has a capital letter, and with accents if one has an accent. Raises UserError for
+    no tokenizer, or one without [MASK], [CLS], [SEP], [PAD] or [UNK].
     """
     source = model_folder(source)
     path = Path(source).expanduser()
@@ -144,12 +132,8 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
         is_cased = any(token != token.lower() for token in vocabulary if not token.startswith("["))
         strip = normalizers.BertNormalizer(False, handle_chinese_chars=False, strip_accents=True, lowercase=False)
         has_accents = any(token != strip.normalize_str(token) for token in vocabulary)
-        return BertTokenizer(
-            vocab=vocabulary,
-            do_lower_case=not is_cased,
-            strip_accents=False if has_accents else None,
-            model_max_length=max_length or 512,
-        )
+        kind = {"do_lower_case": not is_cased, "strip_accents": False if has_accents else None}
+        return BertTokenizer(vocab=vocabulary, model_max_length=max_length or 512, **kind)
     if path.is_dir() and not (path / "tokenizer.json").is_file() and not (path / "vocab.txt").is_file():
         raise UserError(f"The folder {source} holds no tokenizer (tokenizer.json): name one with --tokenizer.")
     try:
@@ -171,18 +155,12 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 over vocabulary, normalisation and template; truncation and padding state left out."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state.pop("truncation", None)
-    state.pop("padding", None)
+    state = {name: value for name, value in state.items() if name not in ("truncation", "padding")}
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def encode_whole(
-    tokenizer: PreTrainedTokenizerBase,
-) -> Callable[[Sequence[str]], list[list[int]]]:
-    """Function from texts to their token ids, uncut and without special tokens of their own.
-
-    The tokenizer's truncation and padding are neither used nor changed.
-    """
+def encode_whole(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]], list[list[int]]]:
+    """Function from texts to their token ids, uncut, without special tokens; the tokenizer's state does not change."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.encode_special_tokens = tokenizer.split_special_tokens
     backend.no_padding()

@@ -1,7 +1,7 @@
-"""Wikipedia read from the Hub: only the row groups that hold the chosen texts are downloaded.
+"""Wikipedia read from the Hub: only the row groups that hold the chosen articles are downloaded.
 
 A row group holds about a thousand neighbouring articles. Row groups are ordered by the SHA-256 of seed and name, and so
-are the texts of a row group, so subsets are nested. One row group in a hundred, in an order that no seed changes, is
+are the articles of a row group, so subsets are nested. One row group in a hundred, in an order that no seed changes, is
 held out. Row groups that were read stay in the cache of `datasets`: an interrupted or larger request reads the rest.
 """
 
@@ -20,32 +20,13 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
-from .sources import ID, cached_table, describe_split, seeded_order
+from .sources import ID, cached, describe_split, seeded_order
 
 REPOSITORY, CONFIG = "wikimedia/wikipedia", "20231101.en"
 REVISION = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa"
-UNITS = ("article", "paragraph")
 HELD_OUT_SHARE = 0.01
-SHORTEST_PARAGRAPH, LONGEST_PARAGRAPH = 40, 600
-PARAGRAPHS_PER_ARTICLE = 30
-_SENTENCE_END = re.compile(r"""[.!?…]["'”’»)\]]*\Z""")
-_MARKUP = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||\|\}|</?\w+[^<>]*>")
-
-
-def paragraphs(article: str) -> list[tuple[int, str]]:
-    """The first `PARAGRAPHS_PER_ARTICLE` paragraphs of an article, each with the number of its line (from 0).
-
-    A line is a paragraph if it has `SHORTEST_PARAGRAPH` to `LONGEST_PARAGRAPH` words, ends like a sentence and has no
-    left-over mark-up. Runs of white space become one space.
-    """
-    result: list[tuple[int, str]] = []
-    for number, line in enumerate(article.split("\n")):
-        words = line.split()
-        text = " ".join(words)
-        has_length = SHORTEST_PARAGRAPH <= len(words) <= LONGEST_PARAGRAPH
-        if has_length and _SENTENCE_END.search(text) and not _MARKUP.search(text):
-            result.append((number, text))
-    return result[:PARAGRAPHS_PER_ARTICLE]
+INDEX = pa.schema({"file": pa.string(), "group": pa.int64(), "first": pa.int64(), "rows": pa.int64()})
+TEXTS = pa.schema({"text": pa.string()})
 
 
 def stream_wikipedia(
@@ -54,31 +35,16 @@ def stream_wikipedia(
     *,
     config: str = CONFIG,
     revision: str = REVISION,
-    unit: str = "article",
     seed: int = 0,
     endpoint: str | None = None,
 ) -> datasets.DatasetDict:
-    """Read the first texts of a seeded order; empty texts and exact duplicates are dropped and counted.
+    """Read the first articles of a seeded order; empty ones and exact duplicates are dropped and counted.
 
-    Held-out texts are the same for every seed and `num_texts`; none of them is a training text.
-
-    Args:
-        num_texts: training texts, which `seed` chooses.
-        validation_texts: held-out texts.
-        config: dump and language, a folder of the repository.
-        revision: commit, tag or branch.
-        unit: `article` (a row is a text) or `paragraph` (see `paragraphs`).
-        seed: chooses the training texts.
-        endpoint: address of the Hub; None for HF_ENDPOINT or the public one.
-
-    Returns:
-        Splits `train` and `validation` with `text`, `id` (`config/file/row[/line]`) and facts (`sources.facts_of`).
-
-    Raises:
-        UserError: no connection, no such configuration or revision, or more texts asked for than there are.
+    Held-out texts are the same for every seed and `num_texts`; none of them is a training text. Ids are
+    `config/file/row`. Raises UserError for no connection, no such configuration or revision, or too many texts.
     """
     total = num_texts + validation_texts
-    source = _Wikipedia(config, revision, unit, endpoint)
+    source = _Wikipedia(config, revision, endpoint)
     hide = True if datasets.are_progress_bars_disabled() else None  # None: shown where there is a terminal
     with tqdm(total=total, desc=REPOSITORY, unit="text", mininterval=1.0, disable=hide) as source.progress:
         try:
@@ -101,22 +67,21 @@ class _Wikipedia:
 
     progress: tqdm
 
-    def __init__(self, config: str, revision: str, unit: str, endpoint: str | None) -> None:
-        self.config, self.revision, self.unit = config, revision, unit
+    def __init__(self, config: str, revision: str, endpoint: str | None) -> None:
+        self.config, self.revision = config, revision
         self.name = f"{REPOSITORY}/{config}@{revision}"
         self.seen: set[bytes] = set()  # digests of the texts chosen so far
-        self._endpoint = endpoint
-        self._hub = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
+        self._endpoint, self._hub = endpoint, HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
         self._files: dict[str, pq.ParquetFile] = {}
 
     def divide(self, seed: int) -> tuple[list[Json], list[Json]]:
-        """Row groups (file, group, number of the first row, rows) for held-out texts and for training, in order."""
+        """Row groups (rows of `INDEX`) for held-out texts and for training, in order."""
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision):
             self.revision = str(HfApi(self._endpoint).dataset_info(REPOSITORY, revision=self.revision).sha)
         self._folder = f"datasets/{REPOSITORY}@{self.revision}"
         self._cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "wikipedia", self.revision, self.config)
-        index = cached_table(self._cache / "row_groups.parquet", self._read_index)
-        pieces = {f"{row['file']}#{row['group']}": row for row in index.to_pylist()}
+        index = cached(self._cache / "row_groups.arrow", INDEX, self._read_index)
+        pieces = {f"{row['file']}#{row['group']}": row for row in index.to_list()}
         names = sorted(pieces)
         held_out = [names[place] for place in seeded_order(names, "validation")]
         held_out = held_out[: max(1, round(HELD_OUT_SHARE * len(names)))]
@@ -125,7 +90,7 @@ class _Wikipedia:
 
     def choose(self, pieces: list[Json], count: int, seed: int | str) -> datasets.Dataset:
         """Take texts from row group after row group until there are `count`."""
-        most = sum(piece["rows"] for piece in pieces) * (PARAGRAPHS_PER_ARTICLE if self.unit == "paragraph" else 1)
+        most = sum(piece["rows"] for piece in pieces)
         texts: dict[str, str] = {}  # by id
         empty = duplicates = 0
         if count <= most:  # what the footers rule out is refused before the download
@@ -145,29 +110,26 @@ class _Wikipedia:
         if count > most:
             use = "held-out" if seed == "validation" else "training"
             raise UserError(f"{count} {use} texts were asked for, but {self.name} has {most}: ask for at most {most}.")
-        facts: Json = {"source": REPOSITORY, "config": self.config, "revision": self.revision, "unit": self.unit}
+        facts: Json = {"source": REPOSITORY, "config": self.config, "revision": self.revision, "unit": "article"}
         facts |= {"seed": None if seed == "validation" else seed, "empty": empty, "duplicates": duplicates}
         table = pa.table({"text": pa.array(texts.values(), pa.string()), ID: pa.array(texts, pa.string())})
         fingerprint = hashlib.sha256(json.dumps([facts, count]).encode()).hexdigest()[:32]
         return describe_split(datasets.Dataset(table, fingerprint=fingerprint), **facts)
 
     def _texts(self, piece: Json, seed: int | str) -> Iterator[tuple[str, str]]:
-        """Ids and stripped texts of a row group in seeded order; a row without a text gives an empty one."""
+        """Ids and stripped texts of a row group in seeded order."""
         file, group = piece["file"], piece["group"]
-        path = self._cache / f"{file}-{group:05}.parquet"
-        table = cached_table(path, lambda: self._open(file).read_row_group(group, columns=["text"]))
-        rows: list[tuple[str, str]] = []
-        for number, article in enumerate(table["text"].to_pylist(), start=piece["first"]):
-            place = f"{file}/{number}"
-            if self.unit == "article":
-                rows.append((place, (article or "").strip()))
-            else:
-                rows += [(f"{place}/{line}", text) for line, text in paragraphs(article or "")] or [(place, "")]
-        for index in seeded_order([place for place, _ in rows], seed):
-            yield rows[index]
 
-    def _read_index(self) -> pa.Table:
-        """All row groups of the configuration, from the files' footers: file, group, first row and rows."""
+        def read() -> list[pa.RecordBatch]:
+            return self._open(file).read_row_group(group, columns=["text"]).cast(TEXTS).to_batches()
+
+        texts = cached(self._cache / f"{file}-{group:05}.arrow", TEXTS, read)["text"][:]
+        places = [f"{file}/{piece['first'] + row}" for row in range(len(texts))]
+        for index in seeded_order(places, seed):
+            yield places[index], (texts[index] or "").strip()
+
+    def _read_index(self) -> list[pa.RecordBatch]:
+        """All row groups of the configuration, from the files' footers."""
         pieces = []
         for path in self._hub.glob(f"{self._folder}/{self.config}/train*.parquet"):
             file = path.removeprefix(f"{self._folder}/")
@@ -178,7 +140,7 @@ class _Wikipedia:
                 first += rows
         if not pieces:
             raise FileNotFoundError("there is no such configuration at this revision")
-        return pa.Table.from_pylist(pieces)
+        return [pa.RecordBatch.from_pylist(pieces, INDEX)]
 
     def _open(self, file: str) -> pq.ParquetFile:
         """A remote file with its footer; each further read is one request of a byte range."""

@@ -1,45 +1,93 @@
-"""What a model of limited length reads of texts: windows of their tokens, and how much of the texts is cut."""
+"""What a model of limited length reads of texts: their tokens, windows of them, and how much of the texts is cut."""
 
+import hashlib
+import json
 import logging
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .token_cache import TokenTable
-from .tokenization import TEXTS_AT_ONCE, encode_whole
+from .sources import BATCH, cached, in_batches, text_hash
+from .tokenization import encode_whole, tokenizer_hash
 
-SHORT = 8
-"""Texts of fewer tokens, special tokens included, are short: alone they would often have nothing to predict."""
-SPECIAL = 2
-"""[CLS] and [SEP] of a window."""
+FORMAT = 4  # raise it when the same texts and tokenizer would give other tokens or another layout
+SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})
+SHORT = 8  # texts of fewer tokens, special tokens included, are short: alone they would often have nothing to predict
+SPECIAL = 2  # [CLS] and [SEP] of a window
 LONGEST_DEFAULT = 512
-MOST_UNKNOWN = 0.01
-"""Share of [UNK] above which a tokenizer does not suit a text."""
+MOST_UNKNOWN = 0.01  # share of [UNK] above which a tokenizer does not suit a text
 logger = logging.getLogger(__name__)
+
+
+class TokenTable(Sequence[np.ndarray]):
+    """Token ids of n texts, mapped from a file: `table[i]` is int32 (tokens,), read only; `lengths` is int32 (n,)."""
+
+    def __init__(self, rows: datasets.Dataset) -> None:
+        self.rows, self._ids = rows, rows.data.column("input_ids")
+        self.lengths = pc.list_value_length(self._ids).to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Token ids of one text."""
+        return self._ids[range(len(self))[index]].values.to_numpy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker process maps the file itself instead of being sent the tokens."""
+        return TokenTable, (self.rows,)
+
+
+def tokenize_once(
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    text_column: str = "text",
+    cache_dir: str | Path | None = None,
+) -> TokenTable:
+    """Token ids of every text as `encode_whole` gives them, kept in the cache; UserError where it cannot be written."""
+    column = dataset.with_format(None)[text_column]
+    decisive = [FORMAT, text_hash(column), tokenizer_hash(tokenizer), tokenizer.split_special_tokens]
+    name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+    root = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "tlm_hf" / "tokens").expanduser()
+    encode = encode_whole(tokenizer)
+    hide = True if datasets.are_progress_bars_disabled() else None  # None: shown where there is a terminal
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in tqdm(in_batches(column), "Tokenizing", -(-len(column) // BATCH), disable=hide, delay=1):
+            yield pa.record_batch([pa.array(encode(batch), SCHEMA.types[0])], schema=SCHEMA)
+
+    return TokenTable(cached(root / f"{name}.arrow", SCHEMA, batches))
 
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What a tokenizer and a limit of `max_length` tokens make of texts."""
+    """What a tokenizer and a limit of `max_length` tokens make of texts.
+
+    Attributes:
+        longer, short: texts of more than `max_length` tokens, and of fewer than `SHORT`, special tokens included.
+        share_beyond: share of all tokens that is beyond the limit.
+        percentile_95: tokens that 95% of the texts do not exceed.
+        unknown_share: share of [UNK] among the tokens without special ones.
+    """
 
     texts: int
     max_length: int
     longer: int
-    """Texts of more than `max_length` tokens, special tokens included."""
     short: int
-    """Texts of fewer than `SHORT` tokens."""
     share_beyond: float
-    """Share of all tokens that is beyond the limit."""
     percentile_95: int
-    """Tokens that 95% of the texts do not exceed."""
     unknown_share: float
-    """Share of [UNK] among the tokens without special ones."""
 
     @classmethod
     def measure(cls, lengths: np.ndarray, max_length: int, unknown: int) -> "TextFacts":
@@ -55,8 +103,8 @@ class TextFacts:
     def of_texts(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TextFacts":
         """As `measure`, of texts."""
         encode, sizes, unknown = encode_whole(tokenizer), array("q"), 0
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            for ids in encode(texts[start : start + TEXTS_AT_ONCE]):
+        for batch in in_batches(texts):
+            for ids in encode(batch):
                 sizes.append(len(ids) + SPECIAL)
                 unknown += ids.count(tokenizer.unk_token_id)
         return cls.measure(np.array(sizes, dtype=np.int64), max_length, unknown)
@@ -79,20 +127,19 @@ class TextFacts:
             if self.max_length >= limit:
                 enough = max(enough, self.max_length + 1)
                 remedy = f"an encoder pre-trained with --max-length {enough} reads more of them"
-            logger.warning(
-                f"{self.longer:,} of {self.texts:,} texts are longer than {self.max_length} tokens and are cut "
-                f"({self.share_beyond:.1%} of all tokens): {remedy}."
-            )
+            logger.warning(f"{self._longer()} cut ({self.share_beyond:.1%} of all tokens): {remedy}.")
 
     def say_windows(self, split: bool, windows: int) -> None:
         """Log what pre-training makes of long and short texts: so many windows."""
         long_ones, short_ones = ("split", "joined") if split else ("cut", "left out")
         if self.longer or self.short:
             logger.info(
-                f"{self.longer:,} of {self.texts:,} texts are longer than {self.max_length} tokens and are {long_ones} "
-                f"({self.share_beyond:.1%} of all tokens are beyond), {self.short:,} have under {SHORT} tokens and are "
-                f"{short_ones}: {windows:,} windows."
+                f"{self._longer()} {long_ones} ({self.share_beyond:.1%} of all tokens are beyond), {self.short:,} have "
+                f"under {SHORT} tokens and are {short_ones}: {windows:,} windows."
             )
+
+    def _longer(self) -> str:
+        return f"{self.longer:,} of {self.texts:,} texts are longer than {self.max_length} tokens and are"
 
     def warn_of_unknown(self) -> None:
         """Say how much is [UNK] where it is more than `MOST_UNKNOWN`."""
@@ -107,17 +154,8 @@ class Windows(Sequence[np.ndarray]):
     """The rows that pre-training sees: `windows[i]` is [CLS], then pieces of texts, each with a [SEP]; int (tokens,).
 
     With `split` a text of more than `max_length` tokens becomes windows of nearly equal length, and texts under
-    `shortest` are joined in their order; without, the former are cut and the latter left out.
-
-    Args:
-        tokens: token ids of the texts, without special tokens.
-        tokenizer: gives [CLS] and [SEP].
-        max_length: tokens of a window at most.
-        split: see above.
-        shortest: tokens, special tokens included.
-
-    Attributes:
-        lengths: tokens of each window, int64 (windows,).
+    `shortest` (special tokens included) are joined in their order; without, the former are cut and the latter left out.
+    `tokens` are those of the texts without special tokens, `lengths` those of each window, int64 (windows,).
     """
 
     def __init__(

@@ -236,8 +236,7 @@ def _read_labelled(arguments: ScoreArguments) -> list[LabelledText]:
         if getattr(arguments, name) is not None:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} counts by class, and the model has not one class a text: leave it out.")
-    table, columns, _ = open_table(arguments)
-    return read_labelled(table, arguments.task, columns, arguments.split)
+    return read_labelled(open_table(arguments)[0], arguments.split)
 
 
 def _score_classifier(arguments: ScoreArguments) -> Json:

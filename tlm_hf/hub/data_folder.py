@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import DatasetCard
 
-from ..data.dataset_card import UNKNOWN
+from ..data.dataset_folder import UNKNOWN
 from ..data.leakage import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..runs.atomic_files import Json, file_hash, read_json, write_json

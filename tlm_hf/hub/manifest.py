@@ -13,8 +13,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils.sha import git_hash
 
+from ..data.dataset_folder import PrepareDataArguments
 from ..data.overlap_report import OverlapArguments
-from ..data.prepare import PrepareDataArguments
 from ..data.tasks import TEXT_OPTIONS
 from ..errors import UserError
 from ..export import FreezeArguments

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..cards import CardFacts, is_uncased, render_card
-from ..data.dataset_card import KNOWN_SOURCES
+from ..data.dataset_folder import KNOWN_SOURCES
 from ..errors import UserError
 from ..export import RUNTIME_FILES, write_runtime
 from ..recipes import HEAD_SIZE, find_size

@@ -170,7 +170,7 @@ def _load_committee(arguments: CommitteeArguments, task: datasets.DatasetDict) -
             raise UserError(
                 f"The member {member!r} was fine-tuned on another split of its task, so test texts may be among its "
                 "training texts: give the options of the task (--task-seed, --*-per-label, --all-rows, --shortfall, "
-                "--entity-markers, --title-column) that it was fine-tuned with."
+                "--entity-markers) that it was fine-tuned with."
             )
         models.append(model)
     try:

@@ -17,9 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.counts import count_rows
 from ..data.masking import MaskingCollator, PretrainingSchedule
-from ..data.token_cache import tokenize_once
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
-from ..data.windows import SHORT, SPECIAL, TextFacts, Windows
+from ..data.windows import SHORT, SPECIAL, TextFacts, Windows, tokenize_once
 from ..errors import UserError
 from ..evaluation.scoring import held_out_masks, masked_lm_score
 from ..loading import load_masked_lm, load_matching_tokenizer, read_encoder_config, weights_hash
@@ -284,9 +283,6 @@ class _Plan:
                 self.tokenizer,
                 schedule.mlm_probability,
                 seed,
-                whole_word=self.options.masking.whole_word_masking,
-                final_mlm_probability=schedule.final_mlm_probability,
-                num_items=items,
                 cls_weights=np.maximum(self.counts, 1) ** -0.5 if schedule.cls_objective else None,
             ),
             processing_class=self.tokenizer,
@@ -299,10 +295,7 @@ class _Plan:
         return trainer
 
     def describe(self, trainer: "PretrainTrainer", done: int) -> Json:
-        """What the results say of the encoder after so many steps; every process scores it.
-
-        `padding_share` is the share of the positions of all training batches that is padding.
-        """
+        """What the results say of the encoder after so many steps; every process scores it."""
         model, items = trainer.model, done * self.batch_size
         return {
             "model": self.encoder.name,
@@ -317,7 +310,6 @@ class _Plan:
             "text_facts": vars(self.text_facts),
             "epochs": items / len(self.texts),
             "tokens_per_epoch": int(self.texts.lengths.sum(dtype=np.int64)),
-            "padding_share": trainer.train_dataset.padding_share(trainer.args.train_batch_size, 0, items),
             "held_out": masked_lm_score(model, self.tokenizer, self.held_out),
             "speed": trainer.clock.summary(),
             "counting_cpu_seconds": self.counting_cpu_seconds,

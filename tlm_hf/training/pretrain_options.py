@@ -54,8 +54,8 @@ class CorpusOptions(TextFormat):
     corpus_revision: str | None = option(None, "Revision of a Hub data set.")
     text_unit: str | None = option(
         None,
-        "paragraph or line of text files (default: as blank lines say); article or paragraph of streamed Wikipedia.",
-        choices=["paragraph", "line", "article"],
+        "What a text is in text files (default: as blank lines say).",
+        choices=["paragraph", "line"],
     )
     text_windows: str = option(
         "all",
@@ -104,8 +104,6 @@ class ScheduleOptions:
     time_budget: str | None = option(None, "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs.")
     warmup_share: float | None = option(None, "Share of the steps with rising rate; default: the schedule's.")
     mlm_probability: float | None = option(None, "Share of tokens to predict; default: the schedule's.")
-    final_mlm_probability: float | None = option(None, "That share at the last step, to which it moves linearly.")
-    whole_word_masking: bool = option(False, "Mask whole words in place of single tokens.")
     cls_objective: bool | None = option(None, "[CLS] also predicts a word of its text; default: the schedule's.")
 
 
@@ -203,13 +201,12 @@ class PretrainOptions(NamedTuple):
         check_training(self.training, PretrainingArguments)
         every = SimpleNamespace(save_steps=self.training.get("save_steps"), eval_steps=self.training.get("eval_steps"))
         check_range(every, 1, math.inf, "save_steps", "eval_steps")
-        for name in ("mlm_probability", "final_mlm_probability"):
-            share = getattr(self.schedule, name)
-            if share is not None and not 0 < share < 1:
-                raise UserError(f"{flag(name)} is {share}: give a share between 0 and 1.")
-            tokens = (self.model.max_length or LONGEST_DEFAULT) * (self.masking.batch_size or BATCH_SIZE)
-            if share is not None and share * tokens < 1:
-                raise UserError(f"{flag(name)} is {share}: no token would be masked; give 0.15 or so.")
+        share = self.schedule.mlm_probability
+        if share is not None and not 0 < share < 1:
+            raise UserError(f"--mlm-probability is {share}: give a share between 0 and 1.")
+        tokens = (self.model.max_length or LONGEST_DEFAULT) * (self.masking.batch_size or BATCH_SIZE)
+        if share is not None and share * tokens < 1:
+            raise UserError(f"--mlm-probability is {share}: no token would be masked; give 0.15 or so.")
         if self.masking.time_budget is not None:
             parse_duration(self.masking.time_budget)
         check_steps(self.output.snapshot_steps, self.training.get("max_steps", NOT_GIVEN))
