@@ -11,14 +11,14 @@ import posixpath
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from tlm_hf.commands.common import Parser, _find
-from tlm_hf.commands.table import COMMANDS, Command
+from tlm_hf.commands.common import find_parser
+from tlm_hf.commands.table import COMMANDS
 from tlm_hf.recipes import ARCHITECTURES, SCHEDULES, SIZES, Architecture, Schedule, Size, describe_recipes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,14 +74,6 @@ def cell(text: Any) -> str:
     return html.escape(str(text), quote=False).replace("|", "\\|").replace("%%", "%").replace("\n", " ")
 
 
-def parser_of(name: str, command: Command) -> Parser:
-    """The parser that `tlm NAME` uses."""
-    function = _find(command.function)
-    groups = [get_type_hints(function)["arguments"]] if command.groups is None else _find(command.groups)
-    description = (function.__doc__ or "").strip().split("\n\n")[0]
-    return Parser(groups, name, description, hidden={"what"})
-
-
 def option_rows(actions: list[argparse.Action]) -> list[str]:
     """A table of options, without those that `--help` hides."""
     rows = [
@@ -104,7 +96,7 @@ def commands_page() -> str:
     lines += ["Every command takes `--config FILE.yaml`, a file of options by name; the command line wins. ", ""]
     lines += ["A command leaves with exit code 0, 2 (bad input, one sentence), 130 (interrupted) or 143 (SIGTERM).", ""]
     for name, command in COMMANDS.items():
-        parser = parser_of(name, command)
+        parser = find_parser(name, command)
         shown = " ".join(f"[{option.upper()}]" for option in command.leading)
         lines += [f"## tlm {name}", "", f"{cell(parser.description)}", "", "```text", f"tlm {name} {shown}".strip()]
         lines[-1] += " [options]"

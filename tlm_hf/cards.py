@@ -83,13 +83,8 @@ def slug(name: str) -> str:
 
 def is_uncased(folder: Path) -> bool:
     """Whether the tokenizer of a model folder makes all letters small, by the normalizers of its `tokenizer.json`."""
-
-    def lowers(normalizer: Mapping[str, Any] | None) -> bool:
-        found = normalizer or {}
-        parts = found.get("normalizers", [])
-        return found.get("type") == "Lowercase" or bool(found.get("lowercase")) or any(map(lowers, parts))
-
-    return lowers(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"])
+    normalizers = json.dumps(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["normalizer"])
+    return any(sign in normalizers for sign in ('"type": "Lowercase"', '"lowercase": true'))
 
 
 def duration(seconds: float) -> str:
@@ -101,13 +96,8 @@ def duration(seconds: float) -> str:
 
 def card_template(kind: str) -> Template:
     """The template of a card, `KIND.md.jinja`; a name that it is not given raises."""
-    environment = Environment(
-        loader=FileSystemLoader(package_data("model_cards")),
-        undefined=StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = FileSystemLoader(package_data("model_cards"))
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "md": escape_markdown,
         "code": escape_code,
@@ -142,17 +132,14 @@ def saved_model_card(model: Any, name: str) -> str:
     base = str(getattr(config, "_name_or_path", "") or "")
     base_models = [base] if base.count("/") == 1 and base != name and not Path(base).exists() else []
     what = {"committee": "A soft committee of text classifiers", "classifier": "A text classifier"}
+    context = {"name": name, "kind": kind, "base_models": base_models, "fills_masks": fills_masks, "at": ""}
     body = card_template("saved").render(
-        name=name,
-        kind=kind,
+        context,
         what=what.get(kind, "A tiny language model"),
         parameters=model.num_parameters(),
-        base_models=base_models,
         labels=list(config.id2label.values()) if kind != "encoder" else [],
         remote_code=kind == "committee" or config.has_convolution,
         example="The [MASK] is old." if kind == "encoder" else EXAMPLE,
-        fills_masks=fills_masks,
-        at="",
     )
     data = ModelCardData(
         library_name="transformers",

@@ -135,15 +135,22 @@ def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
             break
         named += [f"--{option}", words.pop(0)]
     function: Any = _find(command.function)
-    groups = [get_type_hints(function)["arguments"]] if command.groups is None else _find(command.groups)
-    aliases = None if command.aliases is None else _find(command.aliases)
-    description = (function.__doc__ or "").strip().split("\n\n")[0]
-    has_what = any(entry.name == "what" for group in groups for entry in fields(group))
-    preset = {"what": name.partition(" ")[2]} if has_what else {}
-    options = Parser(groups, name, description, aliases, preset).parse([*named, *words]) | preset
-    run_command(
-        lambda: function(groups[0](**options)) if command.groups is None else function(**options), command.printed
-    )
+    parser = find_parser(name, command)
+    preset = {"what": name.partition(" ")[2]} if "--what" in parser._option_string_actions else {}
+    options = parser.parse([*named, *words]) | preset
+    if command.options is None:
+        options = {"arguments": get_type_hints(function)["arguments"](**options)}
+    run_command(lambda: function(**options), command.printed)
+
+
+def find_parser(name: str, command: Command) -> Parser:
+    """The parser of a command."""
+    function, aliases = _find(command.function), None
+    if command.options is None:
+        groups = [get_type_hints(function)["arguments"]]
+    else:
+        groups, aliases = (_find(f"{command.options}:{part}") for part in ("GROUPS", "ALIASES"))
+    return Parser(groups, name, (function.__doc__ or "").strip().split("\n\n")[0], aliases, {"what"})
 
 
 def _find(place: str) -> Any:

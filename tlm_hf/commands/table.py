@@ -15,16 +15,14 @@ class Command:
             field `what` of it gets the second word of the command.
         printed: names of the results that are printed.
         leading: options whose names may be left out at the start of the command line.
-        groups: "module:name" of a sequence of dataclasses, for a function that takes options by name.
-        aliases: "module:name" of further names of these options.
+        options: for a function that takes options by name, the module of their GROUPS (dataclasses) and ALIASES.
     """
 
     about: str
     function: str
     printed: tuple[str, ...] = ()
     leading: tuple[str, ...] = ()
-    groups: str | None = None
-    aliases: str | None = None
+    options: str | None = None
 
 
 TRAINING = "benchmarks.training_speed"
@@ -48,15 +46,13 @@ COMMANDS = {
         "pre-train an encoder on a corpus, or continue one on your own text",
         "commands.training:pretrain",
         ("model", "steps", "held_out", "members"),
-        groups="training.pretrain_options:GROUPS",
-        aliases="training.pretrain_options:ALIASES",
+        options="training.pretrain_options",
     ),
     "finetune": Command(
         "fine-tune an encoder on a task, or train it from scratch",
         "commands.training:finetune",
         ("model", "task", "from_scratch", "validation", "test", "schedule", "members"),
-        groups="training.finetune_options:GROUPS",
-        aliases="training.finetune_options:ALIASES",
+        options="training.finetune_options",
     ),
     "committee": Command(
         "join fine-tuned classifiers into a calibrated committee",

@@ -256,12 +256,10 @@ def _write_files(prepared: Prepared, record: Json, folder: Path) -> None:
 
 
 def _file_name(config: str, split: str) -> str:
-    """Path of a split inside the folder, in the Hub's own pattern."""
     return f"{config}/{split}-00000-of-00001.parquet"
 
 
 def _render_card(record: Json, prepared: Prepared) -> str:
-    """The card: Markdown with YAML front matter; every number comes from `record` (`subset.json`)."""
     origin = portable_path(prepared.source)
     source = KNOWN_SOURCES.get(origin) or Source(
         origin,

@@ -135,7 +135,6 @@ def mask_names(text: str) -> str:
 
 
 def _extract() -> list[pa.RecordBatch]:
-    """Read, deduplicate and split the paragraphs of all packages."""
     rows = []
     for library in tqdm(CORPUS_LIBRARIES, "Reading docstrings", disable=None):
         spec = importlib.util.find_spec(library)  # does not import it: a top-level name needs no parent

@@ -74,7 +74,6 @@ def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> tuple[np.n
 
 
 def _shingles(key: str) -> set[tuple[str, ...]]:
-    """The different shingles of a normalised text."""
     words = key.split() if _WORD.search(key) else []
     return set(zip(*(words[step:] for step in range(SHINGLE_WORDS)), strict=False))
 

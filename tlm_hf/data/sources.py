@@ -114,7 +114,11 @@ def _read_local(name: str, config: str | None, written: TextFormat, text_unit: s
         loaded = _load(name, {"path": kind, "data_files": named, "cache_dir": str(cache)})
     elif kind == "text":
         parts, schema = by_split["train"], pa.schema({"text": pa.string()})
-        unit = text_unit or _find_text_unit(name, parts, written.encoding)
+        unit = text_unit
+        if unit is None:  # paragraphs if one of the files has a blank line between two texts
+            texts_of = (_texts([file], "paragraph", written.encoding) for file in parts)
+            unit = "paragraph" if any(next(itertools.islice(texts, 1, None), None) for texts in texts_of) else "line"
+            logger.info("%s: each %s is a text (--text-unit line or paragraph says otherwise).", name, unit)
         texts = _texts(parts, unit, written.encoding)
         batches = (pa.record_batch([batch], schema=schema) for batch in in_batches(texts))
         loaded = datasets.DatasetDict(train=cached(cache / f"{unit}-{written.encoding}.arrow", schema, lambda: batches))
@@ -127,9 +131,7 @@ def _read_local(name: str, config: str | None, written: TextFormat, text_unit: s
 
 def is_text(name: str) -> bool:
     """Whether a path is a text file or a folder of text files alone."""
-    path = Path(name).expanduser()
-    files = [path] if path.is_file() else tables_in(path)
-    return bool(files) and all(kind_of(file) == "text" for file in files)
+    return {kind_of(file) for file in tables_in(Path(name).expanduser())} == {"text"}
 
 
 def _texts(files: Sequence[Path], unit: str, encoding: str | None) -> Iterator[str]:
@@ -143,14 +145,6 @@ def _texts(files: Sequence[Path], unit: str, encoding: str | None) -> Iterator[s
                 yield "\n".join(lines)
 
 
-def _find_text_unit(name: str, files: list[Path], encoding: str | None) -> str:
-    """`paragraph` if one of the files has a blank line between two texts, else `line`."""
-    second = (next(itertools.islice(_texts([file], "paragraph", encoding), 1, None), None) for file in files)
-    unit = "paragraph" if any(second) else "line"
-    logger.info("%s: each %s is a text (--text-unit line or paragraph says otherwise).", name, unit)
-    return unit
-
-
 def _files_hash(path: Path) -> str:
     """SHA-256 of a file; of a folder, over the lines that `sha256sum` prints for its tables in sorted order (hex)."""
     if path.is_file():
@@ -160,18 +154,17 @@ def _files_hash(path: Path) -> str:
 
 
 def tables_in(path: Path) -> list[Path]:
-    """The files of a folder that can be read, in sorted order."""
-    files = (file for file in sorted(path.rglob("*")) if kind_of(file) and not file.name.startswith("."))
-    return [file for file in files if file.is_file()]
+    """The files of a folder that can be read, in sorted order; or the file itself."""
+    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if not file.name.startswith(".")]
+    return [file for file in files if kind_of(file) and file.is_file()]
 
 
 def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     """The files of each split; None where `datasets` is to read what a folder's README.md names."""
-    is_file = path.is_file()
-    filled = [file for file in ([path] if is_file else tables_in(path)) if kind_of(file) and file.stat().st_size]
+    filled = [file for file in tables_in(path) if file.stat().st_size]
     if not filled:
         raise UserError(f"{path} holds no {', '.join(KINDS)} with text in it: give a file or folder with text.")
-    is_plain = is_file or all(kind_of(file) == "text" for file in filled)
+    is_plain = path.is_file() or all(kind_of(file) == "text" for file in filled)
     card = path / "README.md"
     if not is_plain and card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
         if any(kind_of(file) in ("parquet", "text") for file in filled):

@@ -134,7 +134,6 @@ def _read_labels(source: TaskSource, table: Table, names: list[str]) -> dict[str
 
 
 def _different_labels(values: list[Any], column: str) -> list[Any]:
-    """The strings, integers or booleans that label the rows, sorted."""
     kinds = {type(value) for value in values}
     if len(kinds) == 1 and kinds <= {str, int, bool}:
         different = sorted(set(values))

@@ -106,7 +106,6 @@ def _shuffled(rows: list[Row], seed: int) -> list[Row]:
 
 
 def _split(groups: Groups, counts: list[int]) -> tuple[Groups, Groups]:
-    """The first rows of each class, and the others."""
     pairs = list(zip(groups, counts, strict=True))
     return [rows[:count] for rows, count in pairs], [rows[count:] for rows, count in pairs]
 

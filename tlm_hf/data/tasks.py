@@ -155,7 +155,6 @@ def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
 
 
 def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool) -> datasets.DatasetDict:
-    """Read a source, choose the rows of each split, and say what was left out."""
     if arguments.task == "docstrings":
         source = read_docstrings()
     elif arguments.task == "fewrel":
@@ -204,7 +203,6 @@ def read_task_rows(arguments: TaskArguments, source: Source | None = None) -> Ta
 
 
 def _describe(rows: list[Row], names: list[str], facts: Json) -> datasets.Dataset:
-    """The chosen rows as a split that carries its facts."""
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names), ID: datasets.Value("string")}
     )
