@@ -138,9 +138,12 @@ def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
     parser = find_parser(name, command)
     preset = {"what": name.partition(" ")[2]} if "--what" in parser._option_string_actions else {}
     options = parser.parse([*named, *words]) | preset
-    if command.options is None:
-        options = {"arguments": get_type_hints(function)["arguments"](**options)}
-    run_command(lambda: function(**options), command.printed)
+
+    def call() -> Any:
+        by_name = command.options is not None
+        return function(**options) if by_name else function(get_type_hints(function)["arguments"](**options))
+
+    run_command(call, command.printed)
 
 
 def find_parser(name: str, command: Command) -> Parser:
