@@ -1,9 +1,7 @@
 """Estimates with 95% intervals: bootstrap over runs and test items, and t over independent runs.
 
-Every difference is paired on test items. The bootstrap resamples the items and, independently, the runs of each side
-(Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007). With few runs it can be too narrow or too wide,
-so there is also a t-interval over runs (Welch's, where runs of the two sides are not pairs). A sign is claimed where
-both exclude 0. All draws are seeded: the same records give the same numbers.
+The bootstrap resamples the items, the same for both sides, and independently the runs of each side (Owen, The
+pigeonhole bootstrap, Annals of Applied Statistics 1, 2007). A sign is claimed where both intervals exclude 0.
 """
 
 import warnings
@@ -14,13 +12,13 @@ from itertools import combinations, product
 
 import numpy as np
 from scipy import stats
+from scipy.special import softmax
 
 DRAWS = 10_000
 """With 2,000 the ends of an interval move by a tenth of a point from seed to seed, with these by a few hundredths."""
 LEVEL = 0.95
 MOST_COMMITTEES = 300
 """Committees of one size that are evaluated: all of ten members."""
-Committee = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,13 @@ class Answers:
     def _means(self) -> np.ndarray:
         """Bootstrap mean of each run, float (runs, draws)."""
         items = self.right.shape[1]
-        means: np.ndarray = self.right.astype(float) @ _item_counts(self.seed, items).T / items
-        return means
+        return np.asarray(self.right.astype(float) @ _item_counts(self.seed, items).T / items)
 
     def draws(self, generator: np.random.Generator) -> np.ndarray:
         """Bootstrap means, float (draws,): of as many runs as there are, or of a single alternative."""
         count = len(self.right)
         if self.members is not None:
-            drawn: np.ndarray = self._means[generator.integers(count, size=DRAWS), np.arange(DRAWS)]
-            return drawn
+            return np.asarray(self._means[generator.integers(count, size=DRAWS), np.arange(DRAWS)])
         weights = generator.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
         return np.asarray((weights * self._means.T).sum(axis=1))
 
@@ -78,24 +74,19 @@ class Answers:
 def _item_counts(seed: int, count: int) -> np.ndarray:
     """How often each item is drawn, float (draws, count): whole numbers, whose sums are exact on every machine."""
     generator = np.random.default_rng(seed)
-    return np.array(
-        [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(DRAWS)], dtype=float
-    )
-
-
-def _t_interval(*sides: np.ndarray) -> tuple[float | None, float | None]:
-    """Of a mean over runs, or Welch's of the difference of two means; (None, None) below two runs a side."""
-    if min(map(len, sides)) < 2:
-        return None, None
-    with warnings.catch_warnings(action="ignore"):  # of runs that are all alike
-        test = stats.ttest_1samp(*sides, 0) if len(sides) == 1 else stats.ttest_ind(*sides, equal_var=False)
-        interval = test.confidence_interval(LEVEL)
-    return float(interval.low), float(interval.high)
+    counts = [np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(DRAWS)]
+    return np.array(counts, dtype=float)
 
 
 def _estimate(value: float, draws: np.ndarray, runs: tuple[int, ...], *sides: np.ndarray) -> Estimate:
+    """`sides`: one sample whose mean, or two whose difference of means (Welch) the t-interval is for."""
     low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return Estimate(value, float(low), float(high), runs, *(_t_interval(*sides) if sides else ()))
+    if not sides or min(map(len, sides)) < 2:
+        return Estimate(value, float(low), float(high), runs)
+    with warnings.catch_warnings(action="ignore"):  # of runs that are all alike
+        test = stats.ttest_1samp(*sides, 0) if len(sides) == 1 else stats.ttest_ind(*sides, equal_var=False)
+        interval = test.confidence_interval(LEVEL)
+    return Estimate(value, float(low), float(high), runs, float(interval.low), float(interval.high))
 
 
 def _difference(ours: Answers, theirs: Answers) -> np.ndarray:
@@ -111,9 +102,7 @@ def accuracy(ours: Answers) -> Estimate:
 
 
 def difference(ours: Answers, theirs: Answers, *, paired: bool = False) -> Estimate:
-    """Mean accuracy of ours less that of theirs on the same test items.
-
-    With `paired`, row k of both sides belongs together for the t-interval.
+    """Mean accuracy of ours less that of theirs; with `paired`, row k of both belongs together for the t-interval.
 
     Raises:
         ValueError: sides of other test items.
@@ -140,26 +129,26 @@ def mean_difference(pairs: Sequence[tuple[Answers, Answers]]) -> Estimate:
 def slope(points: Sequence[float], accuracies: Sequence[np.ndarray]) -> Estimate:
     """Least-squares slope of the gap over points, such as log2 of the corpus size.
 
-    The encoders from scratch are the same at all points, so they cancel: the accuracies are those of the pre-trained
-    encoders, float (seeds, items) at each point, of the same seeds everywhere.
+    The runs from scratch are the same at all points and cancel: `accuracies` are those of the pre-trained encoders,
+    float (seeds, items) at each point, of the same seeds everywhere.
     """
     centred = np.asarray(points, dtype=float) - np.mean(points)
     weights = centred / (centred**2).sum()
     return accuracy(Answers(np.tensordot(weights, np.stack(list(accuracies)), 1)))
 
 
-def subsets(members: int, count: int) -> list[Committee]:
+def subsets(members: int, count: int) -> list[tuple[int, ...]]:
     """All committees of `count` of the members, or `MOST_COMMITTEES` random ones."""
     return _thin(list(combinations(range(members), count)))
 
 
-def one_of_each(counts: Sequence[int]) -> list[Committee]:
+def one_of_each(counts: Sequence[int]) -> list[tuple[int, ...]]:
     """All committees of one member of each kind, or `MOST_COMMITTEES` random ones; numbered through the kinds."""
     ends = np.cumsum(counts)
     return _thin(list(product(*(range(end - count, end) for end, count in zip(ends, counts, strict=True)))))
 
 
-def _thin(committees: list[Committee]) -> list[Committee]:
+def _thin(committees: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     if len(committees) <= MOST_COMMITTEES:
         return committees
     places = np.random.default_rng(0).choice(len(committees), MOST_COMMITTEES, replace=False)
@@ -171,7 +160,6 @@ def committees_right(member_logits: np.ndarray, labels: np.ndarray, committees: 
 
     Logits are (items, members, classes), labels (items,).
     """
-    exponentials = np.exp(member_logits - member_logits.max(axis=-1, keepdims=True))
-    probabilities = (exponentials / exponentials.sum(axis=-1, keepdims=True)).transpose(1, 0, 2).copy()
+    probabilities = softmax(member_logits, axis=-1).transpose(1, 0, 2).copy()
     rows = [probabilities[list(each)].sum(axis=0).argmax(axis=-1) == labels for each in committees]
     return np.asarray(rows, dtype=float)  # a sum decides as a mean does

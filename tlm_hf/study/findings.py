@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
@@ -31,12 +32,11 @@ from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, Planner, Poin
 from .plan_file import ARM_NAMES, BASELINE_NAMES
 
 NOT_WORSE = 0.01
-"""A committee is not worse than the deep encoder when the interval of the difference lies above minus this."""
+"""A committee is not worse than the deep encoder when the interval of the difference is above minus this."""
 ALL_TASKS = "mean of the tasks"
 OTHER_SEEDS = "gap, other seeds"
 """The gap without the runs whose validation accuracy chose the rates: their test accuracy may be flattered."""
 SMALLEST = "smallest that is not worse"
-MIXED = "mixed"
 Logits = tuple[np.ndarray, np.ndarray]
 """Logits (items, members, classes) and labels (items,)."""
 Right = dict[int, np.ndarray]
@@ -88,7 +88,7 @@ class Committees:
 
 
 class Findings:
-    """The rows of a study, as far as its records go, which lie in a folder."""
+    """The rows of a study, as far as the records in a folder go."""
 
     def __init__(self, planner: Planner, records: Mapping[str, Record], folder: Path) -> None:
         self.plan, self.planner, self.records, self.folder = planner.plan, planner, records, folder
@@ -105,8 +105,8 @@ class Findings:
         rows += self.overlap(right)
         rows += [row for task in tasks for row in self.committee(task, points[task])]
         for task in tasks:
-            found = self._baselines(task).items()
-            rows += [make_row(BASELINES, task, name, None, "accuracy", accuracy(answers)) for name, answers in found]
+            for name, answers in self._baselines(task).items():
+                rows.append(make_row(BASELINES, task, name, None, "accuracy", accuracy(answers)))
         return rows
 
     def latency(self) -> list[Json]:
@@ -120,10 +120,13 @@ class Findings:
         return (np.stack([logits for logits, _ in found], axis=1), found[0][1]) if found else None
 
     def _read(self, run: StudyRun, split: str) -> Logits:
-        name = run.name
+        name, folder = run.name, self.folder / run.name
         if (name, split) not in self._answers:
-            with np.load(self.folder / name / LOGITS_FILE, allow_pickle=False) as stored:
-                logits, labels = unpack_logits(stored[split]), stored[f"{split}_labels"].astype(int)
+            try:
+                with np.load(folder / LOGITS_FILE, allow_pickle=False) as stored:
+                    logits, labels = unpack_logits(stored[split]), stored[f"{split}_labels"].astype(int)
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+                raise UserError(f"The record {folder} is damaged: delete it, and the study makes it again.") from error
             first, expected = self._labels.setdefault((run.settings["task"], split), (name, labels))
             if not np.array_equal(labels, expected):
                 raise UserError(
@@ -136,21 +139,13 @@ class Findings:
     def right(self, point: Point) -> Right:
         """By seed the share of its fine-tunings that are right; seeds without any are left out."""
         answers = {seed: self.logits(runs) for seed, runs in self.planner.runs(point).items()}
-        return {
-            seed: (found[0].argmax(axis=-1) == found[1][:, None]).mean(axis=1)
-            for seed, found in answers.items()
-            if found is not None
-        }
+        return {seed: _is_right(found).mean(axis=0) for seed, found in answers.items() if found is not None}
 
     def _baselines(self, task: str) -> dict[str, Answers]:
         """By name those that have records."""
         runs = self.planner.baselines(task)
         kinds = {kind: self.logits(run for run in runs if run.kind == kind) for kind in self.plan.baselines}
-        return {
-            BASELINE_NAMES[kind]: Answers((found[0].argmax(axis=-1) == found[1][:, None]).T)
-            for kind, found in kinds.items()
-            if found is not None
-        }
+        return {BASELINE_NAMES[kind]: Answers(_is_right(found)) for kind, found in kinds.items() if found is not None}
 
     def gap(self, task: str, right: Mapping[Any, Right]) -> Iterator[Row]:
         """Finding a: both arms, their difference, that without the runs that chose, and that from the baselines."""
@@ -191,8 +186,8 @@ class Findings:
         for task in measures:
             scratch = right[task][GAP, shallow, "scratch"]
             of_kind = {kind: right[task][OVERLAP, f"{shallow}, {kind} overlap", kind] for kind in KINDS}
-            for kind, found in of_kind.items() if scratch else ():
-                if found:
+            for kind, found in of_kind.items():
+                if scratch and found:
                     x = measures[task][kind]["train"]["jensen_shannon_bits"]
                     gap = difference(_stack(found), _stack(scratch))
                     yield make_row(OVERLAP, task, f"{shallow}, {kind} overlap", x, "gap", gap)
@@ -205,8 +200,7 @@ class Findings:
                     yield make_row(OVERLAP, task, shallow, f"high - {other}", "difference", gain)
         for other, several in pairs.items():
             common = _common(*(side for sides in several for side in sides)) if len(several) > 1 else []
-            if common:
-                # Each task has other texts, and so another seed.
+            if common:  # each task has other texts, and so another seed
                 answers = [
                     (_stack(ours, common, place), _stack(theirs, common, place))
                     for place, (ours, theirs) in enumerate(several)
@@ -234,9 +228,9 @@ class Findings:
                     sides |= {f"as many {shallow}": plain.get(count), f"{most} {shallow}": plain[most]}
                 for name, theirs in sides.items():
                     if theirs is not None:
-                        found = difference(ours, theirs)
-                        differences[name, count] = found
-                        yield make_row(COMMITTEE, task, group.model, count, f"difference from {name}", found)
+                        differences[name, count] = difference(ours, theirs)
+                        measure = f"difference from {name}"
+                        yield make_row(COMMITTEE, task, group.model, count, measure, differences[name, count])
             if group is groups[0] and deep:
                 worse = [count for count in plain if differences[reference, count].low <= -NOT_WORSE]
                 better = [count for count in plain if count > max(worse, default=0)]
@@ -249,21 +243,20 @@ class Findings:
         shallow, reference, longer = self.plan.shallow, self.plan.committee.reference, self.plan.longer_name
         runs = {(model, x): self.planner.runs(point) for (_, model, x), point in points.items()}
         first = {key: [several[0] for several in by_seed.values()] for key, by_seed in runs.items()}
-        members = {recipe: first[recipe, x] for recipe, x in runs if x == "members"}
-        members = {shallow: first[shallow, "pretrained"]} | members
-        members = {recipe: several for recipe, several in members.items() if self.logits(several)}
-        if shallow not in members:
+        members = {shallow: first[shallow, "pretrained"]}
+        members |= {recipe: first[recipe, x] for recipe, x in runs if x == "members"}
+        answers = {recipe: found for recipe, several in members.items() if (found := self.logits(several)) is not None}
+        if shallow not in answers:
             return
-        for recipe, several in members.items():
-            yield self._alike(f"committee of {recipe}" if recipe == shallow else recipe, recipe, several)
-        if len(members) > 1:
-            found = [logits for logits in map(self.logits, members.values()) if logits is not None]
-            counts = [logits.shape[1] for logits, _ in found]
-            together = np.concatenate([logits for logits, _ in found], axis=1)
-            mixed = Answers(committees_right(together, found[0][1], one_of_each(counts)), sum(counts))
-            cost = sum(sum(self._cost(several)) for several in members.values())
-            name = f"mixed: one each of {', '.join(members)}"
-            yield Committees(name, MIXED, {len(members): mixed}, {len(members): cost})
+        for recipe in answers:
+            yield self._alike(f"committee of {recipe}" if recipe == shallow else recipe, recipe, members[recipe])
+        if len(answers) > 1:
+            counts = [logits.shape[1] for logits, _ in answers.values()]
+            together = np.concatenate([logits for logits, _ in answers.values()], axis=1)
+            mixed = Answers(committees_right(together, answers[shallow][1], one_of_each(counts)), sum(counts))
+            cost = sum(sum(self._cost(members[recipe])) for recipe in answers)
+            name = f"mixed: one each of {', '.join(answers)}"
+            yield Committees(name, "mixed", {len(answers): mixed}, {len(answers): cost})
         if longer:
             yield self._alike(f"committee of {longer}", shallow, first[longer, "pretrained"])
         yield self._alike(f"committee of {shallow} from scratch", shallow, first[shallow, "scratch"])
@@ -296,14 +289,19 @@ class Findings:
         return round(calibrated_scores(logs, labels)["calibration_error"], 6)
 
     def _cost(self, runs: Sequence[StudyRun]) -> tuple[float, float]:
-        """Median seconds of one core of the encoders' pre-training and of the fine-tunings."""
+        """Median seconds of one core of the encoders' pre-training and of the fine-tunings; 0 without a record."""
         encoders = [need for run in runs for need in run.needs if need.kind == "pretrain"]
-        return self._seconds(encoders), self._seconds(runs)
+        pretraining, finetuning = (
+            [self.records[run.name].results["seconds"] for run in some if run.name in self.records]
+            for some in (encoders, runs)
+        )
+        return median(pretraining or [0.0]), median(finetuning or [0.0])
 
-    def _seconds(self, runs: Iterable[StudyRun]) -> float:
-        """Median of those that have records; 0 without any."""
-        seconds = [self.records[run.name].results["seconds"] for run in runs if run.name in self.records]
-        return median(seconds) if seconds else 0.0
+
+def _is_right(found: Logits) -> np.ndarray:
+    """Bool (members, items)."""
+    logits, labels = found
+    return np.asarray(logits.argmax(axis=-1).T == labels)
 
 
 def _common(*sides: Right) -> list[int]:
