@@ -8,9 +8,9 @@ import pytest
 import yaml
 from conftest import refusal
 
-from tlm_hf.study.makespan import SLOTS, Work, makespan
 from tlm_hf.study.plan import Planner
 from tlm_hf.study.plan_file import PLAN_FILE, read_plan
+from tlm_hf.study.ray_executor import SLOTS, Work, makespan
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = yaml.safe_load(PLAN_FILE.read_text())
@@ -154,14 +154,12 @@ TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratc
         ("pretraining", {"bert-1": {"num_texts": 8, "max_steps": 2, "lerning_rate": 1.0}}, "'lerning_rate'"),
         ("pretraining", {"bert-1": {"num_texts": 8, "max_steps": 2, "corpus_config": "a"}}, "'corpus_config'"),
         ("pretraining", {"bert-1": {"num_texts": 8}}, "pretraining.bert-1.max_steps is None"),
-        ("overlap", {"num_texts": 301, "corpus_texts": 300}, "overlap.num_texts is 301.* 300"),
+        ("overlap", {"num_texts": 301, "corpus_texts": 300}, "overlap.num_texts .* 300"),
         ("committee", {"reference": "bert-9"}, "'bert-9'"),
         ("finetuning_seeds", 0, "finetuning_seeds is 0"),
-        ("corpus_size", {"num_texts": [128, 64]}, "rising order"),
         ("committee", {"members": {"bert-1": 0}}, "committee.members.bert-1 is 0"),
         ("committee", {"longr": {"max_steps": 64, "members": 1}}, "committee.longr"),
         ("committee", {"longer": {"members": 1}}, "committee.longer.max_steps: Field required"),
-        ("committee", {"longer": {"max_steps": 32, "members": 1}}, "longer.max_steps is 32: give more than 32"),
         ("finetuning", {"bert-1": TUNING | {"pretrained": [{"lr": 1.0}]}}, "pretrained.0.lr"),
         ("finetuning", {"bert-1": TUNING | {"pretrained": [{"learning_rate": "1e-3"}]}}, "'1e-3'.*write 1.0e-3"),
     ],

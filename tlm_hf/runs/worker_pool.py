@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -24,18 +24,15 @@ LOG_FILE = "train.log"
 PROGRESS_FILE = "progress.log"
 """Share of a run that is done; ends in .log, so that an output folder that holds nothing else still counts as empty."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-POLL_SECONDS = 0.5
-LOG_SECONDS = 20
+POLL_SECONDS, LOG_SECONDS = 0.5, 20
 
 
 @dataclass(frozen=True)
 class Job:
     """One piece of work: a top-level function, and a unique name for it.
 
-    Args:
-        arguments: its keyword arguments, `output_dir` among them, or its only argument, a dataclass with `output_dir`.
-        after: names of jobs that must be finished first.
-        weight: expected work in any unit, for the progress bar.
+    `arguments` are its keyword arguments, `output_dir` among them, or its only argument, a dataclass with `output_dir`;
+    it comes `after` the jobs of these names; `weight` is the expected work in any unit, for the progress bar.
     """
 
     name: str
@@ -43,14 +40,6 @@ class Job:
     arguments: Any
     after: tuple[str, ...] = ()
     weight: float = 1.0
-
-
-class Elsewhere(Executor):
-    """Runs jobs on other machines."""
-
-    def slots(self) -> int:
-        """How many jobs run at once, now."""
-        raise NotImplementedError
 
 
 def run_jobs(
@@ -61,7 +50,7 @@ def run_jobs(
     *,
     devices: Sequence[str] = (),
     show: bool = True,
-    elsewhere: "Elsewhere | None" = None,
+    elsewhere: Any = None,
 ) -> dict[str, Json]:
     """Run jobs, as many at once as there are workers, and show one progress bar with the time left.
 
@@ -72,7 +61,7 @@ def run_jobs(
         wanted: called whenever a job has ended, gives all jobs to do from now on, in order of preference.
         devices: values of CUDA_VISIBLE_DEVICES, which the workers take in turn.
         show: whether to show the bar.
-        elsewhere: what runs the jobs in place of processes of this machine.
+        elsewhere: an Executor with `slots()`, in place of processes of this machine.
 
     Returns:
         Results by job name.
@@ -82,15 +71,11 @@ def run_jobs(
         ValueError: jobs that wait for one that does not exist, or for themselves.
         KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
-    context = get_context("spawn")
-    queue = context.SimpleQueue()
-    for number in range(workers if devices else 0):
-        queue.put(devices[number % len(devices)])
-    executor = elsewhere or ProcessPoolExecutor(workers, context, _start_worker, (queue if devices else None,))
+    executor = elsewhere or _processes(workers, devices)
     in_children = workers > 1 or elsewhere is not None
     submit = executor.submit if in_children else _submit_here
     waiting, running, results = list(jobs), dict[Future[Json], Job](), dict[str, Json]()
-    with _Bar(description, show) as bar, environment(ONE_THREAD) if in_children else contextlib.nullcontext(), executor:
+    with _Bar(description, show) as bar, environment(ONE_THREAD if in_children else {}), executor:
         try:
             while waiting or running:
                 free = (elsewhere.slots() if elsewhere else workers) - len(running)
@@ -115,6 +100,15 @@ def run_jobs(
             raise
         bar.show([], [])
     return results
+
+
+def _processes(workers: int, devices: Sequence[str]) -> ProcessPoolExecutor:
+    """Processes that take the devices in turn."""
+    context = get_context("spawn")
+    queue = context.SimpleQueue()
+    for number in range(workers if devices else 0):
+        queue.put(devices[number % len(devices)])
+    return ProcessPoolExecutor(workers, context, _start_worker, (queue if devices else None,))
 
 
 @contextlib.contextmanager
@@ -164,8 +158,6 @@ def folder_of(arguments: Any) -> Path:
 
 def work(function: Callable[..., Json], arguments: Any, in_child: bool = True) -> Json:
     """Do a job; everything that it prints goes to `train.log` in its output folder."""
-    keywords = arguments if isinstance(arguments, dict) else {}
-    positional = () if isinstance(arguments, dict) else (arguments,)
     folder = folder_of(arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_FILE).open("a") as log, contextlib.ExitStack() as redirections:
@@ -176,7 +168,7 @@ def work(function: Callable[..., Json], arguments: Any, in_child: bool = True) -
         else:
             redirections.enter_context(redirect_stdout(log))
             redirections.enter_context(redirect_stderr(log))
-        return function(*positional, **keywords)
+        return function(**arguments) if isinstance(arguments, dict) else function(arguments)
 
 
 def _submit_here(function: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -207,9 +199,8 @@ class _Bar(tqdm):
     def __init__(self, description: str, show: bool) -> None:
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
         pause = POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS
-        super().__init__(
-            desc=description, bar_format=layout, mininterval=pause, miniters=0, file=sys.stderr, disable=not show
-        )
+        options = {"desc": description, "bar_format": layout, "mininterval": pause, "miniters": 0}
+        super().__init__(file=sys.stderr, disable=not show, **options)
         self.done = 0.0
 
     def show(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import datasets
 import numpy as np
@@ -39,10 +38,12 @@ from .plan_file import BASELINE_NAMES
 
 CONFIG_FILE, TOKENIZER = "config.json", "tokenizer"
 LATENCY_REPEATS = 31
-PRETRAINING_RESULTS = (
-    "parameters", "steps", "texts", "epochs", "tokens_per_epoch", "held_out", "speed", "continued_from_step", "history",
-)  # fmt: skip
-FINETUNING_RESULTS = ("parameters", "rows", "validation", "test", "best_step", "steps", "speed", "history")
+COPIED = ("parameters", "steps", "speed", "history")
+"""Of a training's results in its record; further ones by kind."""
+FROM_RANDOM: Json = {"initialization": "random", "neighbour_heads": False, "cls_objective": False}
+"""The findings are about masked language modelling alone, as in the paper, unless a plan's options say otherwise."""
+FIRST_WINDOWS: Json = {"text_windows": "first"}
+"""As the committed study was trained; runs are named after a plan's own words, which stay as they were."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,7 @@ class Record:
 
 @dataclass(frozen=True)
 class RunArguments:
-    """One run (`plan.StudyRun`); its work folder lies beside those of the runs that it needs, its record in `records`.
-
-    `command` is what the record names.
-    """
+    """One run (`plan.StudyRun`), its work folder beside the others', its record in `records` with the `command`."""
 
     kind: str
     settings: Json
@@ -107,16 +105,11 @@ def read_record(folder: Path) -> Record | None:
     """The record in a folder; None where it is not whole, UserError where it is damaged."""
     if not all((folder / name).is_file() for name in (RESULTS_FILE, CONFIG_FILE)):
         return None
-    try:
-        results, settings = read_json(folder / RESULTS_FILE), read_json(folder / CONFIG_FILE)
-        if results["kind"] in ("finetune", *BASELINE_NAMES):
-            with np.load(folder / LOGITS_FILE, allow_pickle=False) as stored:
-                stored["test"], stored["test_labels"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(f"The record {folder} is damaged: delete it, and the study makes it again.") from error
-    return Record(folder.name, results["kind"], settings, results)
+    results, settings = read_json(folder / RESULTS_FILE), read_json(folder / CONFIG_FILE)
+    if "kind" not in results:
+        raise UserError(f"The record {folder} is damaged: delete it, and the study makes it again.")
+    has_logits = results["kind"] not in ("finetune", *BASELINE_NAMES) or (folder / LOGITS_FILE).is_file()
+    return Record(folder.name, results["kind"], settings, results) if has_logits else None
 
 
 def is_ready(kind: str, folder: Path) -> bool:
@@ -165,19 +158,15 @@ def _subsets(arguments: RunArguments) -> Json:
     return {"measures": measures}
 
 
-FROM_RANDOM: Json = {"initialization": "random", "neighbour_heads": False, "cls_objective": False}
-"""The findings are about masked language modelling alone, as in the paper, unless a plan's options say otherwise."""
-FIRST_WINDOWS: Json = {"text_windows": "first"}
-"""As the committed study was trained; runs are named after a plan's own words, which stay as they were."""
-
-
 def _pretrain(arguments: RunArguments) -> Json:
     settings = {**arguments.settings, "tokenizer": arguments.tokenizer(), "output_dir": arguments.output_dir}
     if "corpus_config" in settings:
         settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
     options = {**FROM_RANDOM, **FIRST_WINDOWS, **settings}
     found = pretrain(data_root=arguments.data_root, disable_tqdm=True, num_threads=1, **options)
-    return {key: found[key] for key in PRETRAINING_RESULTS} | {"seconds": training_seconds(found)}
+    return {
+        key: found[key] for key in (*COPIED, "texts", "epochs", "tokens_per_epoch", "held_out", "continued_from_step")
+    } | {"seconds": training_seconds(found)}
 
 
 def _finetune(arguments: RunArguments) -> Json:
@@ -202,10 +191,11 @@ def _finetune(arguments: RunArguments) -> Json:
         **settings,
     )
     with np.load(folder / "classifier" / LOGITS_FILE, allow_pickle=False) as stored:
-        logits = {
-            key: values.astype(np.uint16) if values.ndim == 1 else pack_logits(values) for key, values in stored.items()
-        }
-    return {key: found[key] for key in FINETUNING_RESULTS} | {"seconds": training_seconds(found), "logits": logits}
+        logits = {key: pack_logits(each) if each.ndim > 1 else each.astype(np.uint16) for key, each in stored.items()}
+    return {key: found[key] for key in (*COPIED, "rows", "validation", "test", "best_step")} | {
+        "seconds": training_seconds(found),
+        "logits": logits,
+    }
 
 
 def _baseline(measure: Callable[[datasets.DatasetDict], Json]) -> Callable[[RunArguments], Json]:

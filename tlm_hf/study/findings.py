@@ -301,7 +301,7 @@ class Findings:
 def _is_right(found: Logits) -> np.ndarray:
     """Bool (members, items)."""
     logits, labels = found
-    return np.asarray(logits.argmax(axis=-1).T == labels)
+    return np.asarray(labels == logits.argmax(axis=-1).T)
 
 
 def _common(*sides: Right) -> list[int]:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from operator import itemgetter
 from statistics import mean, stdev
 from typing import Any
@@ -72,37 +73,14 @@ class Planner:
     def __init__(self, plan: SizePlan, validation: Mapping[str, float]) -> None:
         self.plan = plan
         self.validation = validation
-
-    @cached_property
-    def tokenizer(self) -> StudyRun:
-        """The run that trains the WordPiece of all encoders."""
-        size = find_size(self.plan.recipe_size)
-        settings = {
-            "corpus": self.plan.corpus,
-            "num_texts": self.plan.tokenizer_texts,
-            "vocab_size": size.vocab_size,
-            "max_length": size.max_length,
-        }
-        return StudyRun("tokenizer", "tokenizer", settings)
-
-    @cached_property
-    def subsets(self) -> StudyRun:
-        """The run that chooses subsets of high, random and low overlap with each task."""
-        settings = {
-            "corpus": self.plan.corpus,
-            "corpus_texts": self.plan.overlap.corpus_texts,
-            "num_texts": self.plan.overlap.num_texts,
-            "tasks": self.plan.tasks,
-            "tokenizer": self.tokenizer.name,
-            "max_length": find_size(self.plan.recipe_size).max_length,
-        }
-        return StudyRun("subsets", "subsets", settings, (self.tokenizer,))
-
-    @cached_property
-    def latency(self) -> StudyRun:
-        """The run that times the committees and the deep encoder."""
-        options = self.plan.committee.model_dump(exclude={"longer"})  # pre-training steps change nothing of the time
-        return StudyRun("latency", "latency", {"size": self.plan.recipe_size, **options})
+        size, overlap = find_size(plan.recipe_size), plan.overlap
+        settings: Json = {"num_texts": plan.tokenizer_texts, "vocab_size": size.vocab_size, "max_length": size.max_length}
+        self.tokenizer = StudyRun("tokenizer", "tokenizer", {"corpus": plan.corpus, **settings})
+        settings = {"corpus_texts": overlap.corpus_texts, "num_texts": overlap.num_texts, "max_length": size.max_length}
+        settings |= {"corpus": plan.corpus, "tasks": plan.tasks, "tokenizer": self.tokenizer.name}
+        self.subsets = StudyRun("subsets", "subsets", settings, (self.tokenizer,))
+        options = plan.committee.model_dump(exclude={"longer"})  # pre-training steps change nothing of the time
+        self.latency = StudyRun("latency", "latency", {"size": plan.recipe_size, **options})
 
     def baselines(self, task: str) -> list[StudyRun]:
         """The plan's baselines."""
@@ -119,22 +97,13 @@ class Planner:
 
     def pretraining(self, recipe: str, seed: int, subset: str = "", **changes: Any) -> StudyRun:
         """The run that pre-trains an encoder; `subset` is a configuration of the overlap subsets."""
-        settings = {
-            "recipe": recipe,
-            "size": self.plan.recipe_size,
-            "seed": seed,
-            "tokenizer": self.tokenizer.name,
-            **self.plan.pretraining[recipe],
-            **changes,
-        }
-        needs, texts = [self.tokenizer], subset
+        settings = {"recipe": recipe, "size": self.plan.recipe_size, "seed": seed, "tokenizer": self.tokenizer.name}
+        settings |= {"corpus": self.plan.corpus, **self.plan.pretraining[recipe], **changes}
+        needs, texts = [self.tokenizer], f"{settings['num_texts']}-texts"
         if subset:
-            needs.append(self.subsets)
+            needs, texts = [self.tokenizer, self.subsets], subset
             settings |= {"corpus": self.subsets.name, "corpus_config": subset}
             del settings["num_texts"]
-        else:
-            settings["corpus"] = self.plan.corpus
-            texts = f"{settings['num_texts']}-texts"
         label = f"pretrain-{recipe}-{texts}-{settings['max_steps']}-steps-{seed}"
         return StudyRun("pretrain", label, settings, tuple(needs))
 
@@ -181,8 +150,7 @@ class Planner:
 
     def means(self, runs: Mapping[Candidate, list[StudyRun]]) -> dict[Candidate, float]:
         """Mean validation accuracy of each candidate; empty until all have run."""
-        names = [run.name for tries in runs.values() for run in tries]
-        if any(name not in self.validation for name in names):
+        if any(run.name not in self.validation for tries in runs.values() for run in tries):
             return {}
         return {option: mean(self.validation[run.name] for run in tries) for option, tries in runs.items()}
 
@@ -246,14 +214,11 @@ class Planner:
             if recipe not in plan.gap_models:
                 yield Point(COMMITTEE, task, recipe, "members", recipe, self.encoders(recipe))
         seeds = {p: [p * plan.finetuning_seeds] for p in range(plan.pretraining_seeds)}
-        sizes, steps = plan.corpus_size.num_texts, plan.corpus_size.max_steps
-        for equal in ("steps", "epochs"):
-            for texts in sizes:
-                options: Json = {"num_texts": texts, "max_steps": steps}
-                if equal == "epochs":
-                    options["max_steps"] = round(steps * texts / sizes[-1])
-                encoders = {p: (self.pretraining(shallow, p, **options), seeds[p]) for p in seeds}
-                yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
+        sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
+        for equal, texts in product(("steps", "epochs"), sizes):
+            changes: Json = {"num_texts": texts, "max_steps": steps if equal == "steps" else round(steps * texts / sizes[-1])}
+            encoders = {p: (self.pretraining(shallow, p, **changes), seeds[p]) for p in seeds}
+            yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
         for kind in KINDS:
             encoders = {p: (self.on_subset(task, kind, p), seeds[p]) for p in seeds}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)

@@ -1,12 +1,11 @@
 """The study's plan as it is written: each size of `plan.yaml`, read into models and checked before any run."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..data.task_options import TaskArguments
 from ..data.tasks import load_task
@@ -21,17 +20,15 @@ PLAN_FILE = Path(__file__).with_name("plan.yaml")
 ARM_NAMES = {"pretrained": "pre-trained", "scratch": "from scratch"}
 BASELINE_NAMES = {"linear": "TF-IDF + linear model", "minilm": "frozen MiniLM-L6 + linear model"}
 """By kind of run the name in tables."""
-SET_BY_STUDY = {
-    "corpus", "corpus_config", "data_root", "disable_tqdm", "num_members", "num_threads", "output_dir", "recipe",
-    "seed", "size", "task", "tokenizer", "workers",
-}  # fmt: skip
+SET_BY_STUDY = {"corpus", "corpus_config", "data_root", "disable_tqdm", "num_members", "num_threads", "output_dir"}
+SET_BY_STUDY |= {"recipe", "seed", "size", "task", "tokenizer", "workers"}
 """Options of a run that a plan cannot name."""
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """A part of the plan: unknown fields and values of another type are refused."""
+    """A part of the plan: unknown fields and values of another type are refused; `plan.yaml` explains the fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -44,7 +41,7 @@ class Candidate(Section):
 
 
 class FinetuningPlan(Section):
-    """Fine-tuning of a recipe: epochs, `patience` of `tlm finetune`, and the candidates of each arm."""
+    """Fine-tuning of a recipe, with the candidates of each arm."""
 
     num_train_epochs: Positive
     patience: Count | None = None
@@ -92,7 +89,7 @@ class CommitteePlan(Section):
 
 
 class SizePlan(Section):
-    """One size of the study; `plan.yaml` explains the fields."""
+    """One size of the study."""
 
     recipe_size: str
     corpus: str
@@ -125,6 +122,30 @@ class SizePlan(Section):
         """Models of finding a: shallow, deep, and shallow with more steps."""
         return list(filter(None, dict.fromkeys([self.shallow, self.committee.reference, self.longer_name])))
 
+    @model_validator(mode="after")
+    def check(self) -> "SizePlan":
+        """Refuse a plan whose runs could not be named or would fail."""
+        find_size(self.recipe_size)
+        task_options = {field.name for field in fields(TaskArguments)}
+        known = [(f"tasks.{name}", options, task_options) for name, options in self.tasks.items()]
+        known += [(f"pretraining.{name}", each, set(option_fields(GROUPS))) for name, each in self.pretraining.items()]
+        for place, options, names in known:
+            for name in options:
+                if name not in names - SET_BY_STUDY:
+                    choices = ", ".join(sorted(names - SET_BY_STUDY))
+                    raise ValueError(f"{place} has an unknown field {name!r}: choose among {choices}")
+        for recipe in (*self.committee.members, self.committee.reference):
+            find_architecture(recipe)
+            if recipe not in self.pretraining or recipe not in self.finetuning:
+                raise ValueError(f"pretraining and finetuning need an entry for {recipe!r}, which the plan uses")
+        for recipe, options in self.pretraining.items():
+            for name in ("num_texts", "max_steps"):
+                if not isinstance(options.get(name), int) or options[name] < 1:
+                    raise ValueError(f"pretraining.{recipe}.{name} is {options.get(name)!r}: write a whole number")
+        if self.overlap.num_texts > self.overlap.corpus_texts:
+            raise ValueError(f"overlap.num_texts is above the {self.overlap.corpus_texts} of overlap.corpus_texts")
+        return self
+
 
 def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
     """The plan of one size.
@@ -142,64 +163,21 @@ def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
         known = ", ".join(sizes) if isinstance(sizes, dict) else "none"
         raise UserError(f"The plan {file} has no size {size!r}: choose one of {known}.")
     try:
-        plan = SizePlan.model_validate(sizes[size])
+        return SizePlan.model_validate(sizes[size])
     except ValidationError as error:
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a slip is also missing
         place = ".".join(map(str, (size, *first["loc"])))
-        value = "" if first["type"] in ("missing", "extra_forbidden") else f" is {first['input']!r}"
+        value = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f" is {first['input']!r}"
         hint = " (YAML reads 1e-3 as text: write 1.0e-3)" if first["type"] == "float_type" else ""
         raise UserError(f"The plan {file}: {place}{value}: {first['msg']}{hint}.") from error
-    _check(plan, f"The plan {file}: {size}")
-    return plan
 
 
-def _check(plan: SizePlan, where: str) -> None:
-    """Refuse a plan whose runs could not be named or would fail."""
-    find_size(plan.recipe_size)
-    for task, options in plan.tasks.items():
-        _check_names(options, [option.name for option in fields(TaskArguments)], f"{where}.tasks.{task}")
-    for recipe, options in plan.pretraining.items():
-        find_architecture(recipe)
-        place = f"{where}.pretraining.{recipe}"
-        _check_names(options, option_fields(GROUPS), place)
-        for name in ("num_texts", "max_steps"):
-            if not isinstance(options.get(name), int) or options[name] < 1:
-                raise UserError(f"{place}.{name} is {options.get(name)!r}: write a whole number from 1.")
-    for recipe in (*plan.committee.members, plan.committee.reference):
-        for section in ("pretraining", "finetuning"):
-            if recipe not in getattr(plan, section):
-                raise UserError(f"{where}.{section} has no entry for {recipe!r}, which the plan uses: add one.")
-    longer, steps = plan.committee.longer, plan.pretraining[plan.shallow]["max_steps"]
-    if longer is not None and longer.max_steps <= steps:
-        raise UserError(f"{where}.committee.longer.max_steps is {longer.max_steps}: give more than {steps}.")
-    sizes = plan.corpus_size.num_texts
-    if sorted(set(sizes)) != sizes:
-        raise UserError(f"{where}.corpus_size.num_texts is {sizes}: write each once, in rising order.")
-    if plan.overlap.num_texts > plan.overlap.corpus_texts:
-        raise UserError(
-            f"{where}.overlap.num_texts is {plan.overlap.num_texts}: choose at most the "
-            f"{plan.overlap.corpus_texts} of overlap.corpus_texts."
-        )
-
-
-def _check_names(options: Json, known: Iterable[str], where: str) -> None:
-    names = set(known) - SET_BY_STUDY
-    for name in options:
-        if name not in names:
-            raise UserError(f"{where} has an unknown field {name!r}: choose among {', '.join(sorted(names))}.")
-
-
-def check_data(settings: Sequence[Json], root: str | None) -> None:
-    """Read the corpus and each task of these settings once: a missing one is a UserError before hours of other runs."""
-    # Subsets of the corpus are made by a run of the study.
-    corpora = [each for each in settings if "corpus" in each and "corpus_config" not in each]
-    if corpora:
-        names = {field.name for field in fields(CorpusOptions)} - {"num_texts"}
-        options = {name: value for each in corpora for name, value in each.items() if name in names}
-        most = max(each.get("corpus_texts") or each["num_texts"] for each in corpora)
-        load_pretraining_corpus(CorpusOptions(num_texts=most, data_root=root, **options), "laptop")
-    tasks = {each["task"]: each["task_options"] for each in settings if "task" in each}
-    for each in settings:
-        tasks |= each.get("tasks", {})
-    for name, task_options in tasks.items():
+def check_data(plan: SizePlan, root: str | None) -> None:
+    """Read the corpus and each task once: a missing one is a UserError before hours of runs."""
+    names = {field.name for field in fields(CorpusOptions)}
+    options = {name: value for each in plan.pretraining.values() for name, value in each.items() if name in names}
+    counts = [plan.tokenizer_texts, plan.overlap.corpus_texts, *plan.corpus_size.num_texts]
+    options["num_texts"] = max([*counts, *(each["num_texts"] for each in plan.pretraining.values())])
+    load_pretraining_corpus(CorpusOptions(corpus=plan.corpus, data_root=root, **options), "laptop")
+    for name, task_options in plan.tasks.items():
         load_task(name, root=root, **task_options)

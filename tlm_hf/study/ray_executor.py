@@ -1,22 +1,29 @@
-"""The study's runs as tasks of a Ray cluster: each is retried on another node when its own dies.
+"""The study's runs as tasks of a Ray cluster, and a simulation of how long that takes on nodes that die.
 
-Records and work folders must be on a path that all nodes share: a run that moves continues from its checkpoint there.
-Inside a run Accelerate does the parallel work; between runs Ray only schedules.
+A run whose node dies is done again on another one; it continues from its checkpoint, since records and work folders
+are on a path that all nodes share.
 """
 
+import heapq
 import os
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
-from ..runs.worker_pool import Elsewhere
 
 RETRIES = 3
+SLOTS = 8
+"""Runs that a node does at once: one for each core or GPU."""
+CHECKPOINT_SECONDS, REPLACED_AFTER = 600.0, 600.0
+"""What a run loses at most when its node dies, and when a dead node is back."""
 
 
-class RayExecutor(Elsewhere):
+class RayExecutor(Executor):
     """A cluster, for `run_jobs`.
 
     Args:
@@ -56,20 +63,18 @@ class RayExecutor(Elsewhere):
         def pass_on(done: Future[Any]) -> None:
             error = done.exception()
             if error is None:
-                outcome.set_result(done.result())
+                outcome.set_result(None)
             elif isinstance(error, self._ray.exceptions.RayTaskError):
                 outcome.set_exception(error.cause)
             else:
-                words = (
-                    f"ended {RETRIES + 1} times with its node ({type(error).__name__}): start the same command again"
-                )
-                outcome.set_exception(UserError(f"it {words}, it continues."))
+                words = f"it ended {RETRIES + 1} times with its node ({type(error).__name__})"
+                outcome.set_exception(UserError(f"{words}: start the same command again, it continues."))
 
         reference.future().add_done_callback(pass_on)
         return outcome
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """Wait for the jobs in flight; cancel them when interrupted: they continue from their last checkpoints."""
+        """Wait for the jobs in flight; cancel them when interrupted."""
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             for reference in self._references:
                 self._ray.cancel(reference, force=True)
@@ -81,3 +86,44 @@ class RayExecutor(Elsewhere):
 def _call(function: Callable[..., Any], *arguments: Any) -> None:
     """Body of a task; results are read from the shared folder."""
     function(*arguments)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run of so many seconds, which comes after others."""
+
+    seconds: float
+    after: Sequence[str]
+
+
+def makespan(runs: Mapping[str, Work], nodes: int, seconds_to_death: float = float("inf"), seed: int = 0) -> float:
+    """Seconds from the first run's start to the last one's end on so many nodes.
+
+    Runs start in the order given as soon as a slot is free and those that they come after are done. Each node dies
+    after an exponentially distributed time; its runs go on elsewhere from their last checkpoints.
+    """
+    generator = np.random.default_rng(seed)
+    left, waiting, done, now = {name: run.seconds for name, run in runs.items()}, list(runs), set[str](), 0.0
+    free = [node for _ in range(SLOTS) for node in range(nodes)]
+    deaths = generator.exponential(size=nodes) * seconds_to_death
+    busy: list[tuple[float, str, int, float]] = []  # until when, run (empty: of a dead node), node, since when
+    while len(done) < len(runs):
+        for name in [name for name in waiting if done.issuperset(runs[name].after)][: len(free)]:
+            waiting.remove(name)
+            heapq.heappush(busy, (now + left[name], name, free.pop(0), now))
+        node = int(deaths.argmin())
+        if busy and busy[0][0] <= deaths[node]:
+            now, name, place, _ = heapq.heappop(busy)
+            free.append(place)
+            done |= {name} if name else set()
+            continue
+        now = float(deaths[node])
+        lost = [(name, since) for _, name, place, since in busy if place == node]
+        for name, since in lost:
+            left[name] -= (now - since) // CHECKPOINT_SECONDS * CHECKPOINT_SECONDS
+        waiting = [name for name, _ in lost] + waiting
+        busy = [each for each in busy if each[2] != node] + [(now + REPLACED_AFTER, "", node, now)] * SLOTS
+        heapq.heapify(busy)
+        free = [place for place in free if place != node]
+        deaths[node] = now + REPLACED_AFTER + generator.exponential() * seconds_to_death
+    return now

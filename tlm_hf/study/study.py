@@ -4,7 +4,6 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
 
@@ -22,10 +21,9 @@ from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
 from ..training.time_budget import parse_duration
 from .execute import Record, RunArguments, execute, is_ready, read_record
-from .makespan import SLOTS, Work, makespan
 from .plan import Expansion, Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
-from .ray_executor import RayExecutor
+from .ray_executor import SLOTS, RayExecutor, Work, makespan
 
 BATCH_SIZE, MANY_LABELS = 32, 16
 """Texts of a step, and labels of a task, where no record has timed such a training."""
@@ -44,7 +42,6 @@ class StudyArguments:
     what: str = option("", "plan, run, report, or demo (a folder for the Space).")
     size: str = option("smoke", "smoke, laptop, fair or paper.")
     plan: str = option(str(PLAN_FILE), "YAML file of the plan.")
-    runs: list[str] = option(list, "Only runs whose names fit a pattern ('fewrel-bert-6-*'), and their needs.")
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE, or PLAN-SIZE).")
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE).")
     workers: int | None = option(None, "Runs at once (default: one for each core).")
@@ -90,8 +87,6 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
         raise UserError(f"--executor is {arguments.executor!r}: choose local or ray.")
     if arguments.executor == "ray":
         check_installed("ray")
-    if arguments.what == "report" and arguments.runs:
-        raise UserError("A report has all runs: leave --runs out.")
     plan = read_plan(arguments.size, arguments.plan)
     if "minilm" in plan.baselines and arguments.what == "run":
         check_installed(SENTENCE_ENCODER, "sentence_transformers")
@@ -100,48 +95,38 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 
 @dataclass(frozen=True)
 class State:
-    """The runs of a plan that can be named, their records by name, and the runs that the options ask for."""
+    """The runs of a plan that can be named, and their records by name."""
 
     planner: Planner
     expansion: Expansion
     records: dict[str, Record]
-    asked: list[StudyRun]
 
     @property
     def missing(self) -> list[StudyRun]:
-        """Those asked for that have no record, in the order in which they are to be done."""
-        return [run for run in self.asked if run.name not in self.records]
+        """Those without a record, in the order in which they are to be done."""
+        return [run for name, run in self.expansion.runs.items() if name not in self.records]
 
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
-    """The plan's runs as far as they can be named, their records, and those that the options ask for.
-
-    Raises:
-        UserError: a damaged record, or `--runs` that fit none.
-    """
-    stored = [read_record(entry) for entry in sorted(arguments.records_folder.glob("[!.]*")) if entry.is_dir()]
-    records = {record.name: record for record in stored if record is not None}
+    """The plan's runs as far as they can be named, and their records; UserError for a damaged one."""
+    folders = [folder for folder in sorted(arguments.records_folder.glob("[!.]*")) if folder.is_dir()]
+    records = {record.name: record for record in map(read_record, folders) if record is not None}
     tuned = {name: record for name, record in records.items() if record.kind == "finetune"}
     planner = Planner(plan, {name: record.results["validation"]["accuracy"] for name, record in tuned.items()})
     expansion = planner.expand()
-    asked = list(expansion.runs.values())
-    if arguments.runs:
-        example = asked[0].name
-        asked = [run for run in asked if any(fnmatchcase(run.name, pattern) for pattern in arguments.runs)]
-        if not asked:
-            raise UserError(f"--runs {' '.join(arguments.runs)} fits no run that can be named yet, such as {example}.")
-    return State(planner, expansion, {name: records[name] for name in expansion.runs if name in records}, asked)
+    return State(planner, expansion, {name: records[name] for name in expansion.runs if name in records})
 
 
 def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     """Seconds of a run on one core: those of the same work in the records, else a guess from multiply-adds."""
     if run.kind in OTHER_SECONDS:
         return OTHER_SECONDS[run.kind]
-    settings, alike = run.settings, []
-    for record in records.values():
-        same = all(record.settings.get(name) == settings.get(name) for name in ("recipe", "task"))
-        if record.kind == run.kind and same:
-            alike.append(record.results)
+    settings, work = run.settings, (run.kind, run.settings["recipe"], run.settings.get("task"))
+    alike = [
+        record.results
+        for record in records.values()
+        if (record.kind, record.settings.get("recipe"), record.settings.get("task")) == work
+    ]
     config = build_config(settings["recipe"], settings["size"])
     length = config.max_position_embeddings
     if run.kind == "pretrain":
@@ -165,10 +150,10 @@ def show_plan(arguments: StudyArguments) -> Json:
     plan = check_arguments(arguments)
     state = read_state(arguments, plan)
     expansion, validation = state.expansion, dict(state.planner.validation)
-    while expansion.waiting and not arguments.runs:
+    while expansion.waiting:
         validation = dict.fromkeys(expansion.runs, 0.5) | validation
         expansion = Planner(plan, validation).expand()
-    runs = {run.name: run for run in state.asked} if arguments.runs else expansion.runs
+    runs = expansion.runs
     seconds = {name: expected_seconds(run, state.records) for name, run in runs.items()}
     left = {name: seconds[name] * (name not in state.records) for name in runs}
     lines = [
@@ -178,10 +163,9 @@ def show_plan(arguments: StudyArguments) -> Json:
     columns = ["kind", "recipe", "runs", "missing", "core-hours left", "longest, min"]
     sums = dict.fromkeys(columns[2:5], "sum") | {columns[5]: "max"}
     table = pd.DataFrame(lines, columns=columns).groupby(columns[:2], sort=False).agg(sums)
-    total, missing = float(table["core-hours left"].sum()), int(table["missing"].sum())
-    waiting = state.expansion.waiting
+    total, missing, waiting = float(table[columns[4]].sum()), int(table["missing"].sum()), state.expansion.waiting
     words = [f"{len(runs)} runs, {missing} missing: {total:.2f} core-hours; {waiting} wait for their rates."]
-    work = {name: Work(left[name], [each.name for each in runs[name].needs if left.get(each.name)]) for name in runs}
+    work = {name: Work(left[name], [each.name for each in runs[name].needs if left[each.name]]) for name in runs}
     work = {name: each for name, each in work.items() if each.seconds}
     for nodes in NODES if work else ():
         hours = [makespan(work, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS)]
@@ -193,29 +177,23 @@ def show_plan(arguments: StudyArguments) -> Json:
     return {"table": shown, "runs": len(runs), "done": len(runs) - missing, "waiting": waiting, "core_hours": total}
 
 
-def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
+def missing_jobs(arguments: StudyArguments, state: State) -> list[Job]:
     """The runs to be done from now on, with those whose weights they need and that no longer exist.
 
     The latency is measured last, alone on the machine.
     """
-    state, work = read_state(arguments, plan), arguments.work_folder
-    jobs: dict[str, Job] = {}
+    work, jobs = arguments.work_folder, dict[str, Job]()
 
     def add(run: StudyRun) -> None:
-        needs = []
-        for need in run.needs:
-            if need.name not in state.records or not is_ready(need.kind, work / need.name):
-                needs.append(need.name)
-                add(need)
-        options = RunArguments(
-            kind=run.kind,
-            settings=run.settings,
-            output_dir=str(work / run.name),
-            records=str(arguments.records_folder),
-            data_root=arguments.data_root,
-            command=arguments.command("run"),
-        )
-        jobs[run.name] = Job(run.name, execute, options, tuple(needs), weight=expected_seconds(run, state.records))
+        needs = [
+            need for need in run.needs if need.name not in state.records or not is_ready(need.kind, work / need.name)
+        ]
+        for need in needs:
+            add(need)
+        folders = str(work / run.name), str(arguments.records_folder)
+        options = RunArguments(run.kind, run.settings, *folders, arguments.data_root, arguments.command("run"))
+        weight = expected_seconds(run, state.records)
+        jobs[run.name] = Job(run.name, execute, options, tuple(need.name for need in needs), weight)
 
     for run in [run for run in state.missing if run.kind != "latency"] or state.missing:
         add(run)
@@ -237,8 +215,7 @@ def run_study(arguments: StudyArguments) -> Json:
     """
     plan, limit, folder = check_arguments(arguments), arguments.stop_after, arguments.results_folder
     end = time.monotonic() + (float("inf") if limit is None else parse_duration(limit, "--stop-after"))
-    if arguments.executor == "ray":
-        # Workers of a cluster run in other folders, without the variables of this shell.
+    if arguments.executor == "ray":  # whose workers run in other folders, without the variables of this shell
         arguments.results_dir = str(folder.resolve())
         arguments.work_dir = str(arguments.work_folder.resolve())
         root = data_root(arguments.data_root)
@@ -246,7 +223,7 @@ def run_study(arguments: StudyArguments) -> Json:
     before = len(read_state(arguments, plan).records)
 
     def next_jobs() -> list[Job]:
-        return missing_jobs(arguments, plan) if time.monotonic() < end else []
+        return missing_jobs(arguments, read_state(arguments, plan)) if time.monotonic() < end else []
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -259,7 +236,8 @@ def run_study(arguments: StudyArguments) -> Json:
         for partial in arguments.records_folder.glob(".partial-*"):  # of a process that was killed
             shutil.rmtree(partial, ignore_errors=True)
         jobs = next_jobs()
-        check_data([job.arguments.settings for job in jobs], arguments.data_root)
+        if jobs:
+            check_data(plan, arguments.data_root)
         cluster = RayExecutor(gpus=arguments.gpus_per_run) if arguments.executor == "ray" else None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         run_jobs(jobs, arguments.workers or cores or 1, "Study", next_jobs, elsewhere=cluster)
