@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Two encoders (the second as a branch of the first) to the Hub: NAMESPACE=your-name bash examples/push_family.sh
-# Without an account: NAMESPACE=your-name TARGET=outputs/shelf bash examples/push_family.sh writes the same into a folder.
+# Without an account everything up to the push works; outputs/family/release/your-name is what would go up.
 set -euo pipefail
 for seed in 0 1; do
     tlm pretrain --corpus docstrings --recipe bert-1 --size "${SIZE:-quickstart}" --seed "$seed" --output-dir "outputs/family/$seed"
@@ -14,4 +14,4 @@ encoders:
 YAML
 tlm release stage outputs/family/release.yaml --output-dir outputs/family/release
 tlm release verify outputs/family/release
-tlm release push outputs/family/release ${TARGET:+--target "$TARGET"}
+tlm release push outputs/family/release

@@ -48,7 +48,7 @@ def test_places_that_are_nowhere(tmp_path):
 @pytest.mark.parametrize(
     "reproduction",
     [
-        {"command": ["tlm", "release", "push", "--target", "x", "--output-dir", "{output}"]},
+        {"command": ["tlm", "release", "push", "--public", "--output-dir", "{output}"]},
         {"command": ["tlm", "pretrain", "--output-dir", "elsewhere"]},
         {"command": ["rm", "pretrain", "--output-dir", "{output}"]},
         {"command": [["tlm"]]},

@@ -22,7 +22,6 @@ class ReleaseArguments:
     dry_run: bool = option(False, "With push: only show every file, size and commit.")
     public: bool = option(False, "With push: make everything public in the end.")
     overwrite: bool = option(False, "With push: also over what others changed since the last release.")
-    target: str | None = option(None, "With push: a folder in place of the Hub.")
     repo: str = option("", "With reproduce: folder or Hub name (or the second word).")
     revision: str | None = option(None, "With reproduce: a branch or tag of it.")
     json: str | None = option(None, "A JSON file for the results.")
@@ -41,7 +40,6 @@ def _call(arguments: ReleaseArguments) -> Json:
     from ..hub import manifest, push, stage, verify
 
     output = arguments.output_dir
-    how: Json = {"overwrite": arguments.overwrite, "dry_run": arguments.dry_run}
     if arguments.what == "stage":
         checked = arguments.i_have_checked_the_licence
         return stage.stage(arguments.release_file, output, data_root=arguments.data_root, licence_checked=checked)
@@ -53,8 +51,4 @@ def _call(arguments: ReleaseArguments) -> Json:
         return manifest.reproduce(arguments.repo, revision=arguments.revision)
     if arguments.what == "status":
         return push.status(output)
-    if arguments.target is None:
-        return push.push(output, public=arguments.public, **how)
-    if arguments.public:
-        raise UserError("--public is of the Hub, and --target is a folder: leave one of them out.")
-    return push.push_to_directory(output, arguments.target, **how)
+    return push.push(output, public=arguments.public, overwrite=arguments.overwrite, dry_run=arguments.dry_run)

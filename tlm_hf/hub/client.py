@@ -40,11 +40,8 @@ class Hub:
     where there is no such repository or branch; `create_commit` also ParentChangedError.
 
     Args:
-        token: of the user; None for the one that `hf auth login` or HF_TOKEN left.
+        token: of the user; None for the one that `hf auth login` or HF_TOKEN left (UserError where there is none).
         endpoint: address of the Hub; None for HF_ENDPOINT or the public one.
-
-    Raises:
-        UserError: there is no token.
     """
 
     def __init__(self, token: str | None = None, endpoint: str | None = None) -> None:
@@ -66,32 +63,31 @@ class Hub:
                 raise
             except Exception as error:
                 cause = _cause(error)
-                status = _status(cause)
+                response = getattr(cause, "response", None)
+                status = None if response is None else int(response.status_code)
                 if status == 412 and method == "create_commit":
                     raise ParentChangedError(what) from error
                 offline = isinstance(cause, OfflineModeIsEnabled)
                 is_network = isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError) and not offline
                 if wait is None or not (is_network or status in PASSING):
-                    raise self._sentence(what, cause, status) from error
+                    raise UserError(f"Failed at {what!r}, since {self._remedy(cause, status)}.") from error
                 time.sleep(wait)
         raise AssertionError("unreachable")
 
-    def _sentence(self, what: str, cause: BaseException, status: int | None) -> UserError:
-        """What went wrong and what to do, in one sentence, without the token."""
+    def _remedy(self, cause: BaseException, status: int | None) -> str:
+        """What went wrong and what to do, without the token."""
         text = " ".join(str(getattr(cause, "server_message", None) or cause).split()) or type(cause).__name__
         reason = redact(text, self._token)[:300].rstrip(". ")
         if isinstance(cause, OfflineModeIsEnabled):
-            remedy = "HF_HUB_OFFLINE is set: unset it to push or look"
-        elif status == 401:
-            remedy = "the Hub does not accept the token: log in again with `hf auth login`, or set HF_TOKEN"
-        elif status in REFUSING:
-            remedy = f"the Hub refuses it ({reason}): correct that, or use a token with write access, then push again"
-        elif status is None and isinstance(cause, OSError) and not isinstance(cause, ConnectionError | TimeoutError):
-            remedy = f"a file of this machine cannot be read ({reason}): stage and verify again"
-        else:
-            kind = f"HTTP {status}" if status else type(cause).__name__
-            remedy = f"the Hub does not answer as it should ({kind}: {reason}): push again later, it continues"
-        return UserError(f"Failed at {what!r}, since {remedy}.")
+            return "HF_HUB_OFFLINE is set: unset it to push or look"
+        if status == 401:
+            return "the Hub does not accept the token: log in again with `hf auth login`, or set HF_TOKEN"
+        if status in REFUSING:
+            return f"the Hub refuses it ({reason}): correct that, or use a token with write access, then push again"
+        if status is None and isinstance(cause, OSError) and not isinstance(cause, ConnectionError | TimeoutError):
+            return f"a file of this machine cannot be read ({reason}): stage and verify again"
+        kind = f"HTTP {status}" if status else type(cause).__name__
+        return f"the Hub does not answer as it should ({kind}: {reason}): push again later, it continues"
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -102,8 +98,3 @@ def _cause(error: BaseException) -> BaseException:
             return cause
         cause = cause.__cause__ or cause.__context__
     return error
-
-
-def _status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
-    return None if response is None else int(response.status_code)

@@ -1,7 +1,6 @@
 """What a push or `tlm release status` finds: each branch on the Hub compared with what was staged for it."""
 
 import tempfile
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +19,7 @@ MAIN = "main"
 
 @dataclass
 class Change:
-    """What one branch of one repository, or its copy in a folder, needs.
+    """What one branch of one repository needs.
 
     Attributes:
         where: `owner/name`, or `owner/name@branch`.
@@ -66,31 +65,6 @@ class Change:
             )
         return None
 
-    def compare(self, there: Mapping[str, str], manifest: Callable[[], Json]) -> None:
-        """Fill in what differs from the hashes of the files that are there, by path; `manifest` reads the one there."""
-        local = describe_files(self.folder)
-        self.add = {path: facts["size"] for path, facts in local.items() if not _is_same(there.get(path), facts)}
-        self.delete = sorted(set(there) - set(local) - HUBS_OWN)
-        if self.is_empty:
-            self.hub_version = self.version
-            return
-        if MANIFEST_FILE not in there:
-            self.foreign = next(iter(sorted(set(there) - HUBS_OWN)), None)
-            return
-        try:
-            released = manifest()
-            self.hub_version = str(Version(released["version"]))
-            names = sorted({*there, *released["files"]} - HUBS_OWN - {MANIFEST_FILE})
-            changed = (name for name in names if not _is_same(there.get(name), released["files"].get(name, {})))
-            self.foreign = next(changed, None)
-        except (UserError, ValueError, KeyError, TypeError, AttributeError, InvalidVersion):
-            self.hub_version, self.foreign = None, MANIFEST_FILE
-
-
-def _is_same(there: str | None, facts: Mapping[str, str]) -> bool:
-    """Whether a hash, of the content or git's, is that of a file with these facts."""
-    return there is not None and there in (facts.get("git"), facts.get("sha256"))
-
 
 def head_of(hub: Hub, repository: Repository, revision: str) -> str | None:
     """Commit of a branch; None where there is no such branch or repository."""
@@ -100,44 +74,60 @@ def head_of(hub: Hub, repository: Repository, revision: str) -> str | None:
         return None
 
 
-def compare_branch(hub: Hub, staged: StagedRelease, repository: Repository, folder: str) -> Change:
-    """What a branch on the Hub needs to hold what was staged for it in a folder."""
-    change = Change(folder, staged.output / folder, staged.version)
+def compare_branch(hub: Hub, staged: StagedRelease, repository: Repository, where: str) -> Change:
+    """What a branch on the Hub needs to hold what was staged for it."""
+    change = Change(where, staged.output / where, staged.version)
     repo_id, change.head = repository.repo_id, head_of(hub, repository, change.revision)
     at = {"repo_type": repository.repo_type, "revision": change.head}
-    files: dict[str, str] = {}
+    present: dict[str, str] = {}
     if change.head is not None:
         tree = [each for each in hub.list_repo_tree(repo_id, recursive=True, **at) if isinstance(each, RepoFile)]
-        files = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in tree}
-
-    def manifest() -> Json:
+        present = {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in tree}
+    local = describe_files(change.folder)
+    change.add = {path: facts["size"] for path, facts in local.items() if not _is_same(present.get(path), facts)}
+    change.delete = sorted(set(present) - set(local) - HUBS_OWN)
+    if change.is_empty:
+        change.hub_version = staged.version
+    elif MANIFEST_FILE in present:
         with tempfile.TemporaryDirectory(prefix="tlm-push-") as cache:
-            return read_json(hub.hf_hub_download(repo_id, MANIFEST_FILE, cache_dir=cache, **at))
-
-    change.compare(files, manifest)
-    # A branch that was only begun holds what main does, and a new repository the Hub's first commit: a Space's README.
-    begun = change.add and change.revision != MAIN and change.head == head_of(hub, repository, MAIN)
-    unwritten = change.foreign and MANIFEST_FILE not in files and len(hub.list_repo_commits(repo_id, **at)) == 1
-    if begun or unwritten:
-        change.foreign = change.hub_version = None
+            file = hub.hf_hub_download(repo_id, MANIFEST_FILE, cache_dir=cache, **at)
+            change.hub_version, change.foreign = _released(file, present)
+    elif set(present) - HUBS_OWN and len(hub.list_repo_commits(repo_id, **at)) > 1:
+        # A new repository has the Hub's first commit: a Space's README.
+        change.foreign = min(set(present) - HUBS_OWN)
+    if change.add and change.revision != MAIN and change.head == head_of(hub, repository, MAIN):
+        change.foreign = change.hub_version = None  # a branch that was only begun holds what main does
     return change
+
+
+def _released(manifest: str, present: dict[str, str]) -> tuple[str | None, str | None]:
+    """The version of the release whose manifest is there, and a file that differs from it."""
+    try:
+        released = read_json(manifest)
+        version = str(Version(released["version"]))
+        names = sorted({*present, *released["files"]} - HUBS_OWN - {MANIFEST_FILE})
+        changed = [name for name in names if not _is_same(present.get(name), released["files"].get(name, {}))]
+        return version, next(iter(changed), None)
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, InvalidVersion):
+        return None, MANIFEST_FILE
+
+
+def _is_same(present: str | None, facts: Json) -> bool:
+    """Whether a hash, of the content or git's, is that of a file with these facts."""
+    return present is not None and present in (facts.get("git"), facts.get("sha256"))
 
 
 def compare_all(hub: Hub, staged: StagedRelease) -> list[Change]:
     """Every branch of every repository, main last: it is what people see."""
     return [
-        compare_branch(hub, staged, repository, folder)
+        compare_branch(hub, staged, repository, where)
         for repository in staged.repositories
-        for folder in reversed(repository.tree)
+        for where in reversed(repository.tree)
     ]
 
 
 def describe_changes(changes: list[Change], *, overwrite: bool = False) -> Json:
-    """What a push would do, file by file, without doing any of it.
-
-    Returns:
-        `table`; `repositories`: one row for each branch; how many of them are `differing` and `refused`.
-    """
+    """What a push would do: `table`, a row for each branch (`repositories`), how many are `differing` and `refused`."""
     lines, rows = [], []
     for change in changes:
         refused = change.refusal(overwrite)
@@ -156,11 +146,7 @@ def describe_changes(changes: list[Change], *, overwrite: bool = False) -> Json:
 
 
 def check_allowed(changes: list[Change], overwrite: bool) -> None:
-    """Refuse the whole of a release where one branch must not be sent.
-
-    Raises:
-        UserError: the first refusal.
-    """
-    refusal = next(filter(None, (change.refusal(overwrite) for change in changes)), None)
-    if refusal:
-        raise UserError(f"{refusal} Nothing was sent; --dry-run lists every refusal.")
+    """Refuse the whole of a release where one branch must not be sent: UserError."""
+    refusals = [refusal for refusal in (change.refusal(overwrite) for change in changes) if refusal]
+    if refusals:
+        raise UserError(f"{refusals[0]} Nothing was sent; --dry-run lists every refusal.")

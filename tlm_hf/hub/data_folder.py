@@ -22,7 +22,7 @@ NEEDS_CHECK = {
 
 
 def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
-    """`subset.json` of the folder, after its licence was looked at.
+    """`subset.json` of the folder.
 
     Raises:
         UserError: no data set folder of ours, files changed since, or a licence that is unknown or was not checked.
@@ -54,11 +54,7 @@ def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
 
 
 def stage_dataset(entry: Entry, repo_id: str, folder: Path, version: str) -> Json:
-    """Copy a data set folder; its card then says the repository's name and the release's version.
-
-    Returns:
-        What its `subset.json` then holds.
-    """
+    """Copy a data set folder, its card with the repository's name and the version; returns its new `subset.json`."""
     facts = dataset_facts(entry, licence_checked=True)  # asked before
     for name in facts["files"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class StagedRelease:
-    """What `release.json` holds, in the order in which repositories are pushed; `output` is its folder."""
+    """What `release.json` holds, in the order in which repositories are pushed, and its folder."""
 
     output: Path
     version: str
@@ -70,11 +70,7 @@ class StagedRelease:
 
 
 def read_staged(output_dir: str | Path) -> StagedRelease:
-    """The staged release in a folder.
-
-    Raises:
-        UserError: there is none, or its record is damaged.
-    """
+    """The staged release in a folder; UserError where there is none, or its record is damaged."""
     output = Path(output_dir).expanduser()
     if not (output / RELEASE_FILE).is_file():
         raise UserError(f"There is no staged release in {output}: make one with `tlm release stage`.")
@@ -88,14 +84,10 @@ def read_staged(output_dir: str | Path) -> StagedRelease:
 
 def describe_files(folder: Path) -> dict[str, Json]:
     """`size` in bytes, `sha256` and `git` hash of every file, by its path inside the folder."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
-        path.relative_to(folder).as_posix(): {
-            "size": path.stat().st_size,
-            "sha256": file_hash(path),
-            "git": git_hash(path.read_bytes()),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        name: {"size": path.stat().st_size, "sha256": file_hash(path), "git": git_hash(path.read_bytes())}
+        for name, path in paths.items()
     }
 
 
@@ -109,11 +101,7 @@ def tree_hash(folder: Path) -> str:
 
 
 def check_files(staged: StagedRelease) -> None:
-    """Refuse a release in which a folder was changed since it was staged.
-
-    Raises:
-        UserError: one sentence that names the folder.
-    """
+    """Raise UserError for a folder that was changed since it was staged."""
     for repository, folder in staged.folders:
         if tree_hash(staged.output / folder) != repository.tree[folder]:
             raise UserError(f"{folder} was changed after the release was staged: stage and verify again.")
@@ -146,12 +134,10 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
     defaults = option_defaults(COMMANDS[name])
     words = ["tlm", name]
     for key, value in settings.items():
-        is_default = key in defaults and value == defaults[key] and key not in ("corpus", "task")
-        if key not in defaults or value is None or value == [] or is_default:
-            continue
-        words.append(f"--{key.replace('_', '-')}")
-        for item in value if isinstance(value, list) else [value]:
-            words.append(str(item).lower() if isinstance(item, bool) else str(item))
+        if key in defaults and value not in (None, []) and (value != defaults[key] or key in ("corpus", "task")):
+            items = value if isinstance(value, list) else [value]
+            words.append(f"--{key.replace('_', '-')}")
+            words += [str(item).lower() if isinstance(item, bool) else str(item) for item in items]
     if name == "committee":
         words += ["--members", MEMBERS]
     elif name == "finetune":
@@ -185,8 +171,8 @@ def build_manifest(
 ) -> Json:
     """What `manifest.json` holds, for a folder in which all else is in place.
 
-    `results` are those of the run or the facts of a data set, `command` (with placeholders) made it of the `inputs`
-    (repositories and hashes by placeholder); `data` has hashes of the texts.
+    `results` are those of the run or the facts of a data set; `command` made it of the `inputs`, which are repositories
+    and hashes by placeholder; `data` has hashes of the texts.
     """
     files = describe_files(folder)
     settings, tokens = results.get("settings", {}), results.get("tokens_per_epoch")
@@ -237,8 +223,7 @@ def reproduce(repo: str, *, revision: str | None = None) -> Json:
         if words[:1] != ["tlm"] or words[1] not in COMMANDS or words[-2:] != ["--output-dir", OUTPUT]:
             raise ValueError(f"none of our commands makes a {manifest['kind']}")
         lines = [shlex.join(words), f"{OUTPUT} is a new folder."]
-        if REPOSITORY in words:
-            lines.append(f"{REPOSITORY} is {repo} itself.")
+        lines += [f"{REPOSITORY} is {repo} itself."] if REPOSITORY in words else []
         for placeholder, needed in inputs.items():
             for each in needed if isinstance(needed, list) else [needed]:
                 place = each["repository"] or "a model that was not released"
@@ -258,8 +243,7 @@ def _read_manifest(name: str, revision: str | None) -> Json:
         except RepositoryNotFoundError:
             return read_json(hf_hub_download(name, MANIFEST_FILE, revision=revision, repo_type="dataset"))
     except (OSError, ValueError) as error:  # what huggingface_hub raises is one of both
-        reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(
-            f"{name} is not a folder here, and the Hub has no {MANIFEST_FILE} of it ({reason}): correct the name, or "
-            "log in with `hf auth login` if it is private."
+            f"{name} is not a folder here, and the Hub has no {MANIFEST_FILE} of it "
+            f"({str(error).strip().splitlines()[0]}): correct the name, or log in if it is private."
         ) from error

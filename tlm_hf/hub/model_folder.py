@@ -43,11 +43,7 @@ class SourceRun:
 
 
 def copy_model_files(run: Path, folder: Path, kind: str) -> None:
-    """Copy what a model repository holds; its code is that of this package, not what the run has.
-
-    Raises:
-        UserError: the run lacks a file, or holds other code.
-    """
+    """Copy what a model repository holds, with the package's own code; UserError where the run has less or other code."""
     sources = [run / name for name in TOKENIZER]
     if kind == "adapter":
         sources += [run / "adapter" / name for name in (ADAPTER_CONFIG, "adapter_model.safetensors")]
@@ -65,18 +61,15 @@ def copy_model_files(run: Path, folder: Path, kind: str) -> None:
 def stage_model(
     run_folder: Path, destination: Path, kind: str, results: Json, facts: CardFacts, plot: Path | None = None
 ) -> Path:
-    """Build a model folder with a card from a finished run, outside of a release; an older one is replaced whole.
+    """Build a model folder from a finished run, outside of a release; an older one is replaced whole.
 
     Args:
         run_folder: output folder of `pretrain`, `finetune` or `committee`.
-        destination: the folder; its name is the model's name.
+        destination: the folder, which is returned; its name is the model's.
         kind: `encoder`, `classifier` or `committee`: which card.
         results: the run's results.
         facts: what the card says beside them.
         plot: a picture to copy beside the card.
-
-    Returns:
-        `destination`.
 
     Raises:
         UserError: the run has not finished, or lacks a model file.
@@ -95,22 +88,13 @@ def stage_model(
 def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluation: Json | None, inputs: Json) -> None:
     """Build the model folder of a release: files, results and card.
 
-    Args:
-        run: what it is made from.
-        release: that it belongs to.
-        folder: where to.
-        evaluation: see `evaluation.classifier_facts`; None for encoders.
-        inputs: base or members, as the manifest has them.
-
-    Raises:
-        UserError: see `copy_model_files`.
+    `evaluation` is that of `evaluation.classifier_facts`; `inputs` are base or members, as the manifest has them.
     """
     entry = run.entry
     copy_model_files(run.folder, folder, entry.kind)
     if entry.kind == "adapter":
-        config = read_json(folder / ADAPTER_CONFIG)
-        base = release.repo_id(entry.base or "")
-        write_json(folder / ADAPTER_CONFIG, {**config, "base_model_name_or_path": base})
+        base = {"base_model_name_or_path": release.repo_id(entry.base or "")}
+        write_json(folder / ADAPTER_CONFIG, read_json(folder / ADAPTER_CONFIG) | base)
     plots = {name: caption for name, caption in PLOTS.items() if (run.folder / name).is_file()}
     for name in plots:
         shutil.copyfile(run.folder / name, folder / name)

@@ -1,21 +1,17 @@
 """`tlm release push`: a verified release up to the Hub, each repository in one commit, in an order in which links hold.
 
-The Hub itself says what is up, so the same command continues after an interrupt, from this machine or another. With
-`--target` the same tree is copied into a folder instead.
+The Hub itself says what is up, so the same command continues after an interrupt, from this machine or another.
 """
 
-import functools
 import logging
-import shutil
-from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from ..errors import UserError
-from ..runs.atomic_files import Json, read_json, whole_folder
+from ..runs.atomic_files import Json
 from .client import Hub, ParentChangedError
 from .compare import MAIN, Change, check_allowed, compare_all, compare_branch, describe_changes
-from .manifest import MANIFEST_FILE, RELEASE_FILE, Repository, StagedRelease, describe_files, read_staged
+from .manifest import Repository, StagedRelease, read_staged
 from .verify import read_verified
 
 logger = logging.getLogger(__name__)
@@ -66,11 +62,7 @@ def push(
 
 
 def status(output_dir: str, *, hub: Hub | None = None) -> Json:
-    """Local version, version on the Hub, and what differs, for every repository of a staged release.
-
-    Raises:
-        UserError: nothing staged, no token, or a Hub that does not answer.
-    """
+    """Local version, version on the Hub, and what differs, for every repository of a staged release."""
     return describe_changes(compare_all(hub or Hub(), read_staged(output_dir)))
 
 
@@ -147,33 +139,3 @@ def _push_collection(hub: Hub, staged: StagedRelease, facts: Json, public: bool)
         if (kind, name) not in listed:
             hub.add_collection_item(slug, name, kind, note=note, exists_ok=True)
     return str(slug)
-
-
-def push_to_directory(output_dir: str, target: str, *, overwrite: bool = False, dry_run: bool = False) -> Json:
-    """Copy a verified release into a folder, from which it loads by path as `owner/name`.
-
-    Each repository is put in place whole, under the same rules as on the Hub.
-
-    Returns:
-        See `describe_changes`.
-
-    Raises:
-        UserError: not verified, changed there by others, newer there, or a release is staged there.
-    """
-    staged = read_verified(output_dir)
-    root = Path(target).expanduser()
-    if staged.output.resolve() in (root.resolve(), *root.resolve().parents) or (root / RELEASE_FILE).exists():
-        raise UserError(f"In --target {target} a release is staged: choose another folder.")
-    changes = []
-    for _, folder in staged.folders:
-        change = Change(folder, staged.output / folder, staged.version)
-        present = {path: str(facts["sha256"]) for path, facts in describe_files(root / folder).items()}
-        change.compare(present, functools.partial(read_json, root / folder / MANIFEST_FILE))
-        changes.append(change)
-    if not dry_run:
-        check_allowed(changes, overwrite)
-        for change in changes:
-            if not change.is_empty:
-                with whole_folder(root / change.where) as partial:
-                    shutil.copytree(change.folder, partial, dirs_exist_ok=True)
-    return describe_changes(changes, overwrite=overwrite)

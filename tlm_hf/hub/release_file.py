@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from huggingface_hub.dataclasses import strict
@@ -41,8 +41,7 @@ BRANCH = re.compile(r"(?!(?:main|HEAD|refs|[0-9a-f]{40})$)\w[\w-]*", re.ASCII)
 """Names of branches; they are also names of folders, and no dot keeps them apart from tags."""
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """What a kind of repository is called, and what the release file may say of it."""
 
     section: str
@@ -51,13 +50,14 @@ class Kind:
     keys: tuple[str, ...] = ()
 
 
+CLASSIFIER = ("task", "data", "example")
 KINDS = {
     "data": Kind("data", "dataset", "folder"),
     "encoder": Kind("encoders", "model", "run", ("corpus", "data", "example", "revisions")),
-    "adapter": Kind("adapters", "model", "run", ("base", "task", "data", "example")),
-    "classifier": Kind("classifiers", "model", "run", ("base", "task", "data", "example", "revisions")),
-    "committee": Kind("committees", "model", "run", ("members", "task", "data", "example", "revisions")),
-    "frozen": Kind("frozen", "model", "run", ("base", "task", "data", "example")),
+    "adapter": Kind("adapters", "model", "run", ("base", *CLASSIFIER)),
+    "classifier": Kind("classifiers", "model", "run", ("base", *CLASSIFIER, "revisions")),
+    "committee": Kind("committees", "model", "run", ("members", *CLASSIFIER, "revisions")),
+    "frozen": Kind("frozen", "model", "run", ("base", *CLASSIFIER)),
     "space": Kind("spaces", "space", "demo", ("committees", "deep", "encoders")),
 }
 """In the order in which they are made, verified and pushed: what is linked to comes before what links to it."""
@@ -97,12 +97,11 @@ class Entry:
     @property
     def links(self) -> list[tuple[str, str]]:
         """`(field, name)` of each repository, of this release or `owner/name`, that it is made from or shows."""
-        found = []
-        for key in LINKS:
-            value = getattr(self, key) or []
-            names = [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value
-            found += [(key, name) for name in names]
-        return found
+        links = [("base", self.base)] if self.base else []
+        links += [(key, name) for key in ("members", "data") for name in getattr(self, key)]
+        return links + [
+            (key, name) for key in ("committees", "deep", "encoders") for name in getattr(self, key).values()
+        ]
 
 
 @strict
@@ -160,16 +159,14 @@ def _release(content: Any) -> Release:
     entries = []
     for section, kind in sections.items():
         for name, values in _mapping(content.pop(section, None) or {}, section).items():
-            facts = KINDS[kind]
-            values = _mapping(values, name, [facts.source, *facts.keys])
-            if facts.source not in values:
-                raise ValueError(f"{name} has no {facts.source!r}: add it")
-            source = Path(str(values.pop(facts.source))).expanduser()
-            branches = _mapping(values.pop("revisions", {}), f"revisions of {name}")
-            revisions = {branch: Path(str(folder)).expanduser() for branch, folder in branches.items()}
-            entries.append(_build(Entry, name, values | {
-                "name": name, "kind": kind, "source": source, "revisions": revisions,
-            }))  # fmt: skip
+            key = KINDS[kind].source
+            values = _mapping(values, name, [key, *KINDS[kind].keys])
+            if key not in values:
+                raise ValueError(f"{name} has no {key!r}: add it")
+            values["source"] = Path(str(values.pop(key))).expanduser()
+            branches = _mapping(values.get("revisions", {}), f"revisions of {name}")
+            values["revisions"] = {branch: Path(str(folder)).expanduser() for branch, folder in branches.items()}
+            entries.append(_build(Entry, name, {"name": name, "kind": kind, **values}))
     if not entries:
         raise ValueError("it names no repository: add a section such as encoders")
     if content.get("collection") is not None:
@@ -230,10 +227,9 @@ def _check_entries(release: Release) -> None:
             if "@" in link and entry.kind in ("adapter", "space"):
                 # peft and the Space open the main branch of what they are given.
                 raise ValueError(f"{what}, and only a main branch can be opened: release it as a repository")
-            if "/" in link:
-                if link.removeprefix(f"{release.namespace}/") in kinds:  # else its weights would go unchecked
-                    raise ValueError(f"{what}, which is of this release: leave out the namespace")
-            elif link not in kinds:
+            if link.removeprefix(f"{release.namespace}/") in kinds and "/" in link:  # else its weights go unchecked
+                raise ValueError(f"{what}, which is of this release: leave out the namespace")
+            if "/" not in link and link not in kinds:
                 raise ValueError(f"{what}, which is not in this release{_nearest(link, kinds)}")
-            elif kinds[link] not in LINKS[key]:
+            if "/" not in link and kinds[link] not in LINKS[key]:
                 raise ValueError(f"{what}, of the kind {kinds[link]}: name one of the kind {' or '.join(LINKS[key])}")

@@ -39,14 +39,10 @@ def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
             does not belong there, or arrays that need pickle.
     """
     private = _paths(places)
-    for path in sorted(folder.rglob("*")):
+    for path in filter(Path.is_file, sorted(folder.rglob("*"))):
         name = path.relative_to(folder.parent).as_posix()
-        if path.is_dir():
-            continue
         if path.suffix not in ALLOWED:
-            raise UserError(
-                f"{name} is not a file of a release (weights as safetensors, data as parquet): take it out."
-            )
+            raise UserError(f"{name} is not a file of a release (safetensors, parquet or text): take it out.")
         try:
             text = _read(path)
         except (OSError, ValueError) as error:
@@ -63,8 +59,7 @@ def _read(path: Path) -> str:
     """The texts of a file, line by line; raises OSError or ValueError for arrays that need pickle."""
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as stored:
-            for key in stored:
-                stored[key]
+            dict(stored)
     elif path.suffix == ".parquet":
         columns = [column for column in pq.read_table(path).columns if str(column.type) in ("string", "large_string")]
         return "\n".join(str(value) for column in columns for value in column.to_pylist())

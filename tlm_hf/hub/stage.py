@@ -40,10 +40,8 @@ from .space_folder import space_variables, stage_space
 from .verify import VERIFIED_FILE
 
 MEASURED = ".measured"
-RUN_KINDS = {
-    **{"encoder": "pretrain", "classifier": "finetune", "adapter": "finetune"},
-    **{"committee": "committee", "frozen": "freeze"},
-}
+RUN_KINDS = {"encoder": "pretrain", "classifier": "finetune", "adapter": "finetune"}
+RUN_KINDS |= {"committee": "committee", "frozen": "freeze"}
 
 
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False) -> Json:
@@ -79,11 +77,7 @@ def stage(release_file: str, output_dir: str, *, data_root: str | None = None, l
 
 
 def read_results(folder: Path, kind: str) -> Json:
-    """The results of a finished run of the right kind.
-
-    Raises:
-        UserError: the run has not finished, is of another kind, or its results are damaged.
-    """
+    """The results of a finished run; UserError for one that has not finished, or of another kind."""
     if not (folder / RESULTS_FILE).is_file():
         raise UserError(f"The run {folder} has no {RESULTS_FILE}, so it has not finished: finish it first.")
     results = read_json(folder / RESULTS_FILE)
@@ -110,17 +104,14 @@ def _check_replaceable(output: Path) -> None:
 class _Stager:
     """Stages one entry after the other; all that can be refused is refused when it is made, before any long work."""
 
-    def __init__(
-        self, release: Release, root: Path, measured: Path, data_root: str | None, licence_checked: bool
-    ) -> None:
+    def __init__(self, release: Release, root: Path, measured: Path, data_root: str | None, checked: bool) -> None:
         self.release, self.root, self.measured, self.data_root = release, root, measured, data_root
         self.private = [] if data_root is None else [Path(data_root)]
-        self.runs: dict[str, SourceRun] = {}
-        """By name, and by `name@branch`."""
+        self.runs: dict[str, SourceRun] = {}  # by name, and by `name@branch`
         for entry in release.entries:
             self.private += [entry.source, *entry.revisions.values()]
             if entry.kind == "data":
-                dataset_facts(entry, licence_checked)
+                dataset_facts(entry, checked)
             for branch, folder in [(None, entry.source), *entry.revisions.items()] if entry.kind in RUN_KINDS else []:
                 results = read_results(folder, entry.kind)
                 run = SourceRun(entry, folder, branch, results, weights_hash(str(folder)))
@@ -135,13 +126,9 @@ class _Stager:
             folder = self.root / name
             folder.mkdir(parents=True)
             self._fill(entry, branch, folder)
-        return Repository(
-            entry.kind,
-            KINDS[entry.kind].repo_type,
-            repo_id,
-            space_variables(entry, self.release) if entry.kind == "space" else {},
-            {name: tree_hash(self.root / name) for name in folders.values()},
-        )
+        variables = space_variables(entry, self.release) if entry.kind == "space" else {}
+        tree = {name: tree_hash(self.root / name) for name in folders.values()}
+        return Repository(entry.kind, KINDS[entry.kind].repo_type, repo_id, variables, tree)
 
     def _fill(self, entry: Entry, branch: str | None, folder: Path) -> None:
         """Everything in a folder, the manifest at last."""
@@ -152,10 +139,8 @@ class _Stager:
             stage_space(entry, self.release, folder, self.root, smoke=smoke)
         elif entry.kind == "data":
             subsets = stage_dataset(entry, repo_id, folder, version)
-            hashes = {
-                config: {split: rows["sha256"] for split, rows in splits.items()}
-                for config, splits in subsets["configs"].items()
-            }
+            configs = subsets["configs"].items()
+            hashes = {config: {split: rows["sha256"] for split, rows in splits.items()} for config, splits in configs}
             facts = {"results": subsets, "command": dataset_command(subsets), "data": {"configs": hashes}}
         else:
             run = self.runs[f"{entry.name}@{branch}" if branch else entry.name]

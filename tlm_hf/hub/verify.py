@@ -17,6 +17,11 @@ from .safety import redact
 DRIVER = Path(__file__).with_name("verify_driver.py")
 VERIFIED_FILE = "verified.json"
 HIDDEN_VARIABLES = ("HF_", "TLM_", "PYTHON", "HUGGING", "TRANSFORMERS_", "SPACE_")
+VARIABLES = {
+    **dict.fromkeys(("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"), "1"),
+    "TOKENIZERS_PARALLELISM": "false",
+    "MPLBACKEND": "Agg",
+}
 
 
 def verify(output_dir: str) -> Json:
@@ -25,9 +30,6 @@ def verify(output_dir: str) -> Json:
     Models are opened through the Auto classes and `pipeline()`, with and without trust as promised; data sets through
     `load_dataset`; the Space's app is built and asked a question; the snippets of every card are executed as they are.
     Each repository has its own process, in which `tlm_hf` cannot be imported, offline, with an empty cache.
-
-    Args:
-        output_dir: folder of the staged release.
 
     Returns:
         `table`, for people; `checks`: what was passed, by folder.
@@ -52,11 +54,7 @@ def verify(output_dir: str) -> Json:
 
 
 def read_verified(output_dir: str) -> StagedRelease:
-    """A staged release that was verified, and not changed since: its files and its record.
-
-    Raises:
-        UserError: one sentence that names what was changed.
-    """
+    """A staged release that was verified; UserError where its files or its record were changed since."""
     staged = read_staged(output_dir)
     path = staged.output / VERIFIED_FILE
     if not path.is_file() or read_json(path).get("release") != file_hash(staged.output / RELEASE_FILE):
@@ -66,37 +64,22 @@ def read_verified(output_dir: str) -> StagedRelease:
 
 
 def _open(staged: StagedRelease, repository: Repository) -> dict[str, list[str]]:
-    """Run the driver on a repository and its branches; what they passed, by folder.
-
-    Raises:
-        UserError: the first check that failed.
-    """
+    """Run the driver on a repository and its branches; what they passed, by folder."""
     with tempfile.TemporaryDirectory(prefix="tlm-verify-") as home:
         report = Path(home, "report.json")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN_VARIABLES)}
-        environment |= {
-            "HF_HOME": home,
-            "HF_HUB_OFFLINE": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "OMP_NUM_THREADS": "1",
-            "MPLBACKEND": "Agg",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        command = [sys.executable, "-P", str(DRIVER), repository.kind, str(report), *repository.tree]
         done = subprocess.run(
-            command,
+            [sys.executable, "-P", str(DRIVER), repository.kind, str(report), *repository.tree],
             cwd=staged.output,
-            env=environment,
+            env={**environment, **VARIABLES, "HF_HOME": home},
             text=True,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
         )
-        if not report.is_file():
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise UserError(f"{repository.repo_id} does not open as promised: {redact(last)}.")
-        outcome = read_json(report)
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        outcome: Json = {"folder": repository.repo_id, "error": last}
+        outcome = read_json(report) if report.is_file() else outcome
     if "error" in outcome:
         raise UserError(f"{outcome['folder']} does not open as promised: {redact(outcome['error']).rstrip('.')}.")
     checks: dict[str, list[str]] = outcome["checks"]

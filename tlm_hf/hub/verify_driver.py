@@ -1,8 +1,7 @@
 """Opens one staged repository, with its branches, as a stranger does: a program that cannot import `tlm_hf`.
 
-Started by `verify` as `python -P verify_driver.py KIND REPORT.json FOLDER ...` in the folder of the staged release,
-where `owner/name` is a path as well as a name on the Hub. The report has the `checks` that were passed, by folder, or
-the `error` of one.
+`verify` starts `python -P verify_driver.py KIND REPORT.json FOLDER ...` in the folder of the staged release, where
+`owner/name` is a path as well as a name on the Hub. The report has the `checks` passed, by folder, or one's `error`.
 """
 
 import importlib
@@ -16,12 +15,6 @@ from typing import Any
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXT = "The small boat crosses the old river."
 CLOSE = 1e-4
-AUTO_CLASSES = {
-    "encoder": ["AutoModel", "AutoModelForMaskedLM"],
-    "classifier": ["AutoModelForSequenceClassification"],
-    "committee": ["AutoModelForSequenceClassification"],
-    "frozen": ["AutoModelForSequenceClassification"],
-}
 
 
 class _Blocked:
@@ -68,11 +61,20 @@ def open_model(folder: str, auto: str, trust: bool) -> tuple[str, Any]:
     return type(model).__module__, output
 
 
+def check_refused(folder: str, auto: str, trust: bool) -> str:
+    """A folder must be refused, not be opened as something else."""
+    try:
+        open_model(folder, auto, trust)
+    except (ValueError, OSError):
+        return f"refused as {auto}"
+    raise CheckFailedError(f"{auto} opens {folder} {'with' if trust else 'without'} trust")
+
+
 def check_model(folder: str, kind: str) -> list[str]:
     """A model: our classes with trust; without it stock classes of equal outputs, or refused as promised."""
     checks = []
     stock = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["model_type"] == "bert"
-    for auto in AUTO_CLASSES[kind]:
+    for auto in ["AutoModel", "AutoModelForMaskedLM"] if kind == "encoder" else ["AutoModelForSequenceClassification"]:
         module, trusted = open_model(folder, auto, trust=True)
         need(module.startswith("transformers_modules"), f"{auto} with trust does not open the folder's own class")
         if stock:
@@ -84,22 +86,10 @@ def check_model(folder: str, kind: str) -> list[str]:
         else:
             check_refused(folder, auto, trust=False)
             checks.append(f"{auto} with trust, refused without it")
-    if kind == "committee":
-        check_refused(folder, "AutoModel", trust=True)
-        checks.append("refused as AutoModel")
-    return checks
+    return [*checks, check_refused(folder, "AutoModel", trust=True)] if kind == "committee" else checks
 
 
-def check_refused(folder: str, auto: str, trust: bool) -> None:
-    """A folder must be refused, not be opened as something else."""
-    try:
-        open_model(folder, auto, trust)
-    except (ValueError, OSError):
-        return
-    raise CheckFailedError(f"{auto} opens {folder} {'with' if trust else 'without'} trust")
-
-
-def check_dataset(folder: str, _: str) -> list[str]:
+def check_dataset(folder: str) -> list[str]:
     """Every configuration: splits and rows as the facts say."""
     import datasets
 
@@ -111,7 +101,7 @@ def check_dataset(folder: str, _: str) -> list[str]:
     return [f"load_dataset of {', '.join(configs)}"]
 
 
-def check_space(folder: str, _: str) -> list[str]:
+def check_space(folder: str) -> list[str]:
     """The app: imported, built, and asked one question for each task."""
     os.chdir(folder)
     sys.path.insert(0, os.getcwd())
@@ -126,23 +116,17 @@ def check_space(folder: str, _: str) -> list[str]:
     return ["the app is built", *(f"the app answers for {name}" for name in demo.tasks)]
 
 
-CHECKS = {
-    "adapter": lambda folder, kind: [],  # its snippet is the check
-    **dict.fromkeys(AUTO_CLASSES, check_model),
-    "data": check_dataset,
-    "space": check_space,
-}
-
-
 def main() -> None:
     """Check the folders of a repository of a kind, and write the report."""
     sys.meta_path.insert(0, _Blocked())  # type: ignore[arg-type]
     kind, report, *folders = sys.argv[1:]
+    others = {"data": check_dataset, "space": check_space, "adapter": lambda _: []}  # of an adapter the snippet is all
     checks: dict[str, list[str]] = {}
     result: dict[str, Any] = {"checks": checks}
     for folder in folders:
         try:
-            checks[folder] = [*run_snippets(folder), *CHECKS[kind](folder, kind)]
+            checks[folder] = run_snippets(folder)
+            checks[folder] += others[kind](folder) if kind in others else check_model(folder, kind)
         except Exception as error:
             name = "" if isinstance(error, CheckFailedError) else f"{type(error).__name__}: "
             result = {"folder": folder, "error": name + " ".join(str(error).split())[:400]}

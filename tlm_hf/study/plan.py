@@ -74,7 +74,11 @@ class Planner:
         self.plan = plan
         self.validation = validation
         size, overlap = find_size(plan.recipe_size), plan.overlap
-        settings: Json = {"num_texts": plan.tokenizer_texts, "vocab_size": size.vocab_size, "max_length": size.max_length}
+        settings: Json = {
+            "num_texts": plan.tokenizer_texts,
+            "vocab_size": size.vocab_size,
+            "max_length": size.max_length,
+        }
         self.tokenizer = StudyRun("tokenizer", "tokenizer", {"corpus": plan.corpus, **settings})
         settings = {"corpus_texts": overlap.corpus_texts, "num_texts": overlap.num_texts, "max_length": size.max_length}
         settings |= {"corpus": plan.corpus, "tasks": plan.tasks, "tokenizer": self.tokenizer.name}
@@ -216,7 +220,10 @@ class Planner:
         seeds = {p: [p * plan.finetuning_seeds] for p in range(plan.pretraining_seeds)}
         sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
         for equal, texts in product(("steps", "epochs"), sizes):
-            changes: Json = {"num_texts": texts, "max_steps": steps if equal == "steps" else round(steps * texts / sizes[-1])}
+            changes: Json = {
+                "num_texts": texts,
+                "max_steps": steps if equal == "steps" else round(steps * texts / sizes[-1]),
+            }
             encoders = {p: (self.pretraining(shallow, p, **changes), seeds[p]) for p in seeds}
             yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
         for kind in KINDS:
