@@ -8,7 +8,6 @@ are the CPU seconds of counting and of the training steps. Tokenising and evalua
 """
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +20,7 @@ from tlm_hf.training.pretrain import pretrain
 from tlm_hf.training.pretrain_options import GROUPS
 
 TRAINING = Path(__file__).resolve().parents[1] / "results" / "training"
-THEIR_LOSSES = TRAINING / "search-bert-1-paper-init.json"
-THEIR_STEP = TRAINING / "benchmark-bert-1-tlm.json"
+THEIR_LOSSES, THEIR_STEP = TRAINING / "search-bert-1-paper-init.json", TRAINING / "benchmark-bert-1-tlm.json"
 
 
 @dataclass
@@ -41,10 +39,10 @@ def their_curve() -> list[tuple[float, float]]:
     return [(texts * core_seconds, loss) for texts, loss in trial["curve"]]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Train, write the results and draw."""
     quiet_libraries()
-    arguments = parse(CurveArguments, "paper_curve", __doc__ or "", argv)
+    arguments = parse(CurveArguments, "paper_curve", __doc__ or "", None)
     given = Parser(GROUPS, "pretrain", "").parse(shlex.split(arguments.pretrain))
     results = pretrain(recipe="bert-1", size="paper", **given, output_dir=arguments.output_dir, disable_tqdm=True)
     counting, speed = results["counting_cpu_seconds"], results["speed"]

@@ -3,8 +3,8 @@
 python scripts/search.py --results results/training/search-counts.json --output-dir outputs/search --minutes 1 3 10 \
     --pretrain="--tokenizer TOKENIZER --num-texts 80000" --variants "" "--initialization counts"
 
-A core-minute is a minute of this process's CPU time. It includes counting the corpus, but not tokenising, which all
-variants share. Accuracies are those of validation texts; gains are over the first variant. The same command continues.
+A core-minute is a minute of this process's CPU time, counting included, tokenising not. Accuracies are those of
+validation texts; gains are over the first variant. The same command continues.
 """
 
 import itertools
@@ -53,9 +53,6 @@ class SearchArguments:
     output_dir: str = field(metadata={"help": "Folder for the encoders and classifiers."})
     minutes: list[float] = field(metadata={"help": "Budgets in core-minutes."})
     variants: list[str] = field(metadata={"help": "Options of `tlm pretrain`, one string a variant."})
-    step_seconds: float | None = field(
-        default=None, metadata={"help": "CPU seconds of a step, in place of a trial's: on a busy machine trials vary."}
-    )
     pretrain: str = field(default="", metadata={"help": "Options of `tlm pretrain` that all variants share."})
     seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "Seeds of pre-training and tuning."})
 
@@ -63,8 +60,7 @@ class SearchArguments:
 def train(words: str, folder: Path, seed: int, steps: int) -> tuple[dict[str, Any], float]:
     """Pre-train a variant; returns the results and the CPU seconds of a step."""
     options = {"output_dir": str(folder), "seed": seed, "max_steps": steps, "num_threads": 1, "disable_tqdm": True}
-    given = {"eval_steps": 10**6, **Parser(GROUPS, "pretrain", "").parse(shlex.split(words))}
-    results = pretrain(**given, **options)
+    results = pretrain(eval_steps=10**6, **Parser(GROUPS, "pretrain", "").parse(shlex.split(words)), **options)
     return results, results["speed"]["cpu_seconds"] / results["speed"]["steps"]
 
 
@@ -81,19 +77,18 @@ def cost_of(words: str, folder: Path) -> dict[str, float]:
 def probe(encoder: Path, task: Any) -> float:
     """Validation accuracy of logistic regression on the mean of the frozen encoder's last states."""
     model, tokenizer = TLMModel.from_pretrained(encoder, add_pooling_layer=False).eval(), load_tokenizer(str(encoder))
-    vectors = {}
-    for split in ("train", "validation"):
-        parts = []
-        for batch in task[split].iter(100):
-            inputs = tokenizer(batch["text"], truncation=True, padding=True, return_tensors="pt")
-            mask = inputs["attention_mask"]
-            with torch.inference_mode():
-                states = model(inputs["input_ids"], mask).last_hidden_state
-            parts.append(((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).numpy())
-        vectors[split] = np.concatenate(parts)
+
+    def embed(batch: dict[str, list[str]]) -> dict[str, np.ndarray]:
+        inputs = tokenizer(batch["text"], truncation=True, padding=True, return_tensors="pt")
+        mask = inputs["attention_mask"]
+        with torch.inference_mode():
+            states = model(inputs["input_ids"], mask).last_hidden_state
+        return {"vector": ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).numpy()}
+
+    embedded = task.map(embed, batched=True, batch_size=100).with_format("numpy")
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-    classifier.fit(vectors["train"], task["train"]["label"][:])
-    return float(classifier.score(vectors["validation"], task["validation"]["label"][:]))
+    classifier.fit(embedded["train"]["vector"][:], embedded["train"]["label"][:])
+    return float(classifier.score(embedded["validation"]["vector"][:], embedded["validation"]["label"][:]))
 
 
 def run_variant(arguments: SearchArguments, variant: str, minutes: float, seed: int) -> dict[str, Any]:
@@ -101,7 +96,7 @@ def run_variant(arguments: SearchArguments, variant: str, minutes: float, seed: 
     name = variant.replace("--", "").replace(" ", "_").replace("/", "_") or "as-given"
     root, words = Path(arguments.output_dir) / name, f"{arguments.pretrain} {variant}"
     cost = cost_of(words, root / "trial")
-    steps = max(10, round((60 * minutes - cost["rest"]) / (arguments.step_seconds or cost["step"])))
+    steps = max(10, round((60 * minutes - cost["rest"]) / cost["step"]))
     folder = root / f"{minutes:g}-minutes-{seed}"
     results, step = train(words, folder / "encoder", seed, steps)
     row = {"minutes": minutes, "variant": variant, "seed": seed, "steps": steps, "milliseconds": 1000 * step}
@@ -116,7 +111,7 @@ def run_variant(arguments: SearchArguments, variant: str, minutes: float, seed: 
 
 
 def is_right(folder: str, task: str) -> np.ndarray:
-    """Whether a classifier has each validation text right: float (texts,)."""
+    """Whether a classifier has each validation text right, float (texts,)."""
     with np.load(Path(folder) / task / LOGITS_FILE) as logits:
         return np.asarray(logits["validation"].argmax(axis=1) == logits["validation_labels"], dtype=float)
 
@@ -128,12 +123,11 @@ def tabulate(runs: pd.DataFrame) -> pd.DataFrame:
         first = runs[(runs.minutes == minutes) & (runs.variant == runs.variant[0])]
         both, text = some.merge(first, on="seed"), ""
         if len(both) and variant != runs.variant[0]:
-            right = [
-                [np.array([is_right(one, task) for one in both[f"folder_{side}"]]) for side in "xy"] for task in TASKS
-            ]
-            gain = mean_difference(
-                [(Answers(ours, seed=place), Answers(base, seed=place)) for place, (ours, base) in enumerate(right)]
-            )
+            pairs = []
+            for place, task in enumerate(TASKS):
+                ours, base = (np.array([is_right(one, task) for one in both[f"folder_{side}"]]) for side in "xy")
+                pairs.append((Answers(ours, seed=place), Answers(base, seed=place)))
+            gain = mean_difference(pairs)
             text = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
         means = some.drop(columns=["minutes", "seed"]).mean(numeric_only=True).round(4)
         rows.append({"minutes": minutes, "variant": variant, "seeds": len(some), **means, "gain": text})

@@ -4,9 +4,7 @@
 #   bash scripts/test.sh                                all but the slow tests
 #   bash scripts/test.sh -m "slow or not slow"          those too; arguments go to pytest
 #   bash scripts/test.sh --durations                    with the seconds of each file at the end
-#
 #   TLM_TEST_PROCESSES=0 bash scripts/test.sh           in one process (the default is two)
-#
 # The exit code is pytest's; if the tests pass but lint, format or types do not, it is 1.
 set -uo pipefail
 # shellcheck source=scripts/environment.sh

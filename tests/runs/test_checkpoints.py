@@ -91,15 +91,14 @@ def test_damaged_checkpoint_is_passed_over(killed, caplog, name):
     assert last_whole(killed) == killed / "checkpoint-5"
     (said,) = warnings_of(caplog)
     check_sentence(said)
-    assert "checkpoint-10 (" in said
+    assert "checkpoint-10 is damaged (" in said
     assert told in said
-    assert said.endswith("continuing from checkpoint-5.")
     assert (killed / "damaged-checkpoint-10").is_dir()
     assert last_whole(killed) == killed / "checkpoint-5"
     assert len(warnings_of(caplog)) == 1
     (killed / "checkpoint-5" / "model.safetensors").unlink()
     assert last_whole(killed) is None
-    assert "checkpoint-5 (missing, added or changed: model.safetensors)" in warnings_of(caplog)[1]
+    assert "checkpoint-5 is damaged (missing, added or changed: model.safetensors)" in warnings_of(caplog)[1]
 
 
 @pytest.mark.parametrize("both", [False, True])
@@ -156,9 +155,8 @@ def test_damaged_best_checkpoint_starts_the_fine_tuning_again(home, tmp_path, ca
     flip(best / "model.safetensors")
     caplog.clear()
     succeed(*words)
-    said = next(text for text in warnings_of(caplog) if text.startswith("Damaged"))
-    assert "checkpoint-14 (checkpoint-7, the best so far, is damaged: missing, added or changed: model" in said
-    assert said.endswith("starting from the beginning.")
+    said = next(text for text in warnings_of(caplog) if "checkpoint-14" in text)
+    assert "(checkpoint-7, the best so far, is damaged: missing, added or changed: model" in said
     assert_equal_weights(tmp_path / "run", tmp_path / "reference")
 
 

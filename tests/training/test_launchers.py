@@ -41,7 +41,6 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch, tmp_path
 @pytest.mark.parametrize(
     ("name", "kind", "count", "precision"),
     [
-        ("one_gpu", "NO", 1, "bf16"),
         ("one_node_8_gpus", "MULTI_GPU", 8, "bf16"),
         ("many_nodes_fsdp2", "FSDP", 16, "bf16"),
         ("two_cpu_processes", "MULTI_GPU", 2, "no"),

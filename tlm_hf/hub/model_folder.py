@@ -43,7 +43,7 @@ class SourceRun:
 
 
 def copy_model_files(run: Path, folder: Path, kind: str) -> None:
-    """Copy what a model repository holds, with the package's own code; UserError where the run has less or other code."""
+    """Copy what a model repository holds, with the package's own code; UserError where the run lacks it."""
     sources = [run / name for name in TOKENIZER]
     if kind == "adapter":
         sources += [run / "adapter" / name for name in (ADAPTER_CONFIG, "adapter_model.safetensors")]

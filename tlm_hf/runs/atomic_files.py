@@ -19,11 +19,7 @@ Json: TypeAlias = dict[str, Any]
 
 
 def read_json(path: str | Path) -> Json:
-    """Read a file that holds one JSON object.
-
-    Raises:
-        UserError: the file is missing, unreadable, or holds something else.
-    """
+    """Read a file that holds one JSON object; UserError where it is missing, unreadable, or holds something else."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -37,10 +33,7 @@ def read_json(path: str | Path) -> Json:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write a file under, which is then flushed and renamed: whole or not at all.
-
-    Missing folders are made; what an error leaves is removed.
-    """
+    """A name beside `path` to write a file under, which is then flushed and renamed: whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -107,18 +100,14 @@ def flush(path: Path) -> None:
 def lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
     """Lock a file, which is made when missing; the system frees it when this process dies.
 
-    On a file system without locks the result is not held (`is_locked`).
-
-    Raises:
-        filelock.Timeout: another process holds it, and `wait` is false.
+    On a file system without locks the result is not held (`is_locked`). Raises filelock.Timeout where another process
+    holds it and `wait` is false.
     """
     holder = filelock.FileLock(path, is_singleton=True)
     try:
-        holder.acquire(blocking=False)
+        holder.acquire(blocking=wait)
     except filelock.Timeout:
-        if not wait:
-            raise
-        holder.acquire()
+        raise
     except (NotImplementedError, OSError):  # no locks on this file system
         pass
     return holder

@@ -1,7 +1,6 @@
-"""Checkpoint folders that are whole or recognised as damaged: sealed with a manifest, flushed, renamed, rotated.
+"""Checkpoint folders that are whole or recognised as damaged: sealed with every file's hash, flushed, renamed, rotated.
 
-The manifest holds size and SHA-256 of every file, so that a truncated, missing, changed or added file is found before
-training starts. transformers reads pickles in a checkpoint by `torch.load(weights_only=True)`, which runs no code.
+transformers reads pickles in a checkpoint by `torch.load(weights_only=True)`, which runs no code.
 """
 
 import contextlib
@@ -73,44 +72,32 @@ def find_damage(folder: Path) -> str | None:
 
 
 def best_beside(checkpoint: Path) -> Path | None:
-    """The best checkpoint that this one names, in this one's folder; None without one.
-
-    The recorded path counts by its last part, since the run's folder may have been moved.
-    """
+    """The best checkpoint that this one names, in this one's folder, which may have been moved; None without one."""
     best = Path(read_json(checkpoint / STATE_FILE).get("best_model_checkpoint") or "")
     return checkpoint.parent / best.name if re.fullmatch(r"checkpoint-\d+", best.name) else None
 
 
 def _choose(folder: Path) -> Path | None:
     """Newest whole checkpoint; damaged ones that are newer are renamed and named in one sentence."""
-    damages: dict[str, str] = {}
-    chosen = None
     for checkpoint in list_checkpoints(folder):
         damage = find_damage(checkpoint)
         best = best_beside(checkpoint) if damage is None else None
         if best is not None and find_damage(best) is not None:
             damage = f"{best.name}, the best so far, is damaged: {find_damage(best)}"
         if damage is None:
-            chosen = checkpoint
-            break
-        damages[checkpoint.name] = damage
-    for name in damages:
-        shutil.rmtree(folder / f"{DAMAGED}{name}", ignore_errors=True)
-        (folder / name).rename(folder / f"{DAMAGED}{name}")
-    if damages:
-        listed = "; ".join(f"{name} ({damage})" for name, damage in damages.items())
-        then = "starting from the beginning" if chosen is None else f"continuing from {chosen.name}"
-        logger.warning("Damaged in %s, renamed to %s*: %s; %s.", folder, DAMAGED, listed, then)
-    return chosen
+            return checkpoint
+        renamed = folder / f"{DAMAGED}{checkpoint.name}"
+        shutil.rmtree(renamed, ignore_errors=True)
+        checkpoint.rename(renamed)
+        words = "%s is damaged (%s), and is now %s: the run continues from the one before it, or from its beginning."
+        logger.warning(words, checkpoint, damage, renamed.name)
+    return None
 
 
 def last_whole(folder: Path) -> Path | None:
     """Newest whole checkpoint of a run, or None; newer damaged ones are renamed to `damaged-checkpoint-N`.
 
-    Under several processes the first one looks and all of them get its answer.
-
-    Raises:
-        UserError: several processes, and this one does not see the folder of the first.
+    Of several processes the first looks for all; UserError where one does not see its folder.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return _choose(folder)
@@ -144,10 +131,7 @@ def publish(written: Path, final_root: Path, best: Path | None) -> None:
 
 
 def _why_not_written(error: BaseException | None) -> str | None:
-    """Why a file could not be written, for the user; None for an error of another kind.
-
-    torch, safetensors and tokenizers write in their own languages and raise errors that have no `errno`.
-    """
+    """Why a file could not be written; None for an error of another kind. Errors of torch and Rust have no `errno`."""
     while error is not None:
         match = re.search(r"(?:os error|code:) (\d+)", str(error))
         number = getattr(error, "errno", None) or (match and int(match[1]))
@@ -161,11 +145,7 @@ def _why_not_written(error: BaseException | None) -> str | None:
 
 @contextlib.contextmanager
 def writing(what: str, folder: Path) -> Iterator[None]:
-    """While `what` is written in a run's folder: an error removes `.partial` there.
-
-    Raises:
-        UserError: the disk is full or refuses; the sentence names the checkpoint that stays.
-    """
+    """While `what` is written in a run's folder: an error removes `.partial`; a UserError names what stays."""
     try:
         yield
     except Exception as error:

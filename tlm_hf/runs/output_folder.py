@@ -1,7 +1,6 @@
 """Output folders of long work: each belongs to one run, says so in `run.json`, and lets the same command continue it.
 
-A finished run has `results.json`, written last; until then its checkpoints are `checkpoint-N` folders, each renamed
-into place when whole (see `runs.checkpoints`).
+A finished run has `results.json`, written last; until then it has checkpoints (`runs.checkpoints`).
 """
 
 import json
@@ -39,8 +38,7 @@ class Run:
         settings: everything that decides the result, inputs' hashes included; JSON values.
 
     Raises:
-        UserError: the folder holds something else, a run with other settings (the sentence names the first three), or
-            one that another process works on.
+        UserError: the folder holds something else, a run with other settings, or one that another process works on.
     """
 
     def __init__(self, folder: str | Path, kind: str, settings: Json) -> None:
@@ -130,11 +128,7 @@ class Run:
     def finish(self, save: Callable[[Path], Any] | None, results: Json) -> Json:
         """Put the files that `save` writes into a folder in place, then the results, then remove the checkpoints.
 
-        Returns:
-            The results as written, see `describe`.
-
-        Raises:
-            UserError: no space for the files; the last checkpoint stays.
+        Returns the results as written, see `describe`; UserError without space, and the last checkpoint stays.
         """
         described = self.describe(results)
         with writing("The results", self.folder):

@@ -63,8 +63,7 @@ def run_jobs(
         show: whether to show the bar.
         elsewhere: an Executor with `slots()`, in place of processes of this machine.
 
-    Returns:
-        Results by job name.
+    Returns results by job name.
 
     Raises:
         UserError: what a job raises, after the others in flight have ended; a process that was killed.
