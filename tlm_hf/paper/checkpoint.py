@@ -1,11 +1,8 @@
 """Checkpoints as the paper's authors publish them (arXiv 2507.14871): read and checked, nothing written.
 
-A checkpoint of theirs is a `config.json` of a `BertConfig` and a `model.safetensors`. Names are those of stock
-`BertForMaskedLM` and `BertForSequenceClassification`, except that in a convolution model `bert.encoder.layer.0` is the
-block before the transformer layers: `layers.{0,3,6}` convolutions, `layers.{1,4,7}` their BatchNorms, `conv.0` the 1x1
-convolution, `conv.1` its BatchNorm. The transformer layers follow as `bert.encoder.layer.1` and on, and their
-`num_hidden_layers` counts the block. Stock `from_pretrained` drops that block silently; here a tensor without a place
-is refused. The architecture is read from the tensors, save for the number of heads, which no shape tells.
+Names are those of stock BERT, except that in a convolution model `bert.encoder.layer.0` is the block before the
+transformer layers, which `num_hidden_layers` counts: `layers.{0,3,6}` convolutions, `layers.{1,4,7}` their BatchNorms,
+`conv.0` the 1x1 convolution, `conv.1` its BatchNorm. Shapes tell the architecture, save for the number of heads.
 """
 
 import json
@@ -46,15 +43,11 @@ SIZES = {
     "type_vocab_size": (f"{EMBEDDINGS}token_type_embeddings.weight", 0),
 }
 """Tensor and dimension that tell a field of the configuration."""
-FIXED = {
-    "hidden_act": "gelu", "position_embedding_type": "absolute", "tie_word_embeddings": True, "is_decoder": False,
-    "add_cross_attention": False,
-}  # fmt: skip
+FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "tie_word_embeddings": True}
+FIXED |= {"is_decoder": False, "add_cross_attention": False}
 """What the authors' models have in common."""
-TAKEN_OVER = (
-    "num_attention_heads", "problem_type", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",
-    "initializer_range", "layer_norm_eps",
-)  # fmt: skip
+COPIED = ("num_attention_heads", "problem_type", "hidden_dropout_prob", "attention_probs_dropout_prob")
+COPIED += ("classifier_dropout", "initializer_range", "layer_norm_eps")
 """Fields of their configuration that ours has too."""
 
 
@@ -72,11 +65,7 @@ def authors_name(name: str, has_block: bool) -> str:
 
 
 def open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
-    """The fields of `config.json` and the tensors by the authors' names.
-
-    Raises:
-        UserError: no such folder, a missing or damaged file, or something that is not a BERT with one head.
-    """
+    """The fields of `config.json` and the tensors; UserError for what is not a whole BERT with one head."""
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: name one that holds config.json and {WEIGHTS}.")
     check_folder(folder)
@@ -99,13 +88,9 @@ def open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
 def build_model(
     folder: Path, fields: Json, tensors: Tensors, pad_token_id: int = AUTHORS_PAD_ID
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Check a checkpoint and load it into our model.
+    """Check a checkpoint (what `open_checkpoint` returns) and load it into our model.
 
-    Args:
-        folder: where it comes from, for the messages.
-        fields: of `config.json`.
-        tensors: by the authors' names.
-        pad_token_id: [PAD] of the tokenizer. A convolution model's output depends on it.
+    A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer.
 
     Returns:
         Our model with the weights in float32, in evaluation mode, and what the user should know, a sentence each.
@@ -137,12 +122,11 @@ def _read_sizes(folder: Path, fields: Json, tensors: Tensors, has_block: bool) -
     """Fields of our configuration that shapes and names tell, checked against those of `config.json`."""
 
     def size(name: str, dimension: int, dimensions: int) -> int:
-        tensor = tensors.get(name)
-        if tensor is None:
-            raise UserError(f"The checkpoint {folder} has no {name}: restore it from where it came.")
-        if tensor.dim() != dimensions:
-            raise UserError(f"The checkpoint {folder} has {name} of shape {list(tensor.shape)}: restore it.")
-        return tensor.shape[dimension]
+        shape = list(tensors[name].shape) if name in tensors else None
+        if shape is None or len(shape) != dimensions:
+            found = f"no {name}" if shape is None else f"{name} of shape {shape}"
+            raise UserError(f"The checkpoint {folder} has {found}: restore it from where it came.")
+        return shape[dimension]
 
     last = _last_number(LAYER, tensors)
     sizes = {field: size(name, dimension, 2) for field, (name, dimension) in SIZES.items()}
@@ -181,7 +165,7 @@ def _build_config(folder: Path, fields: Json, shape: Json) -> TLMConfig:
                 f"The config.json of {folder} says {name} {json.dumps(fields[name])}, but the authors' models have "
                 f"{json.dumps(required)}: import only checkpoints of theirs."
             )
-    values = {name: fields[name] for name in TAKEN_OVER if fields.get(name) is not None}
+    values = {name: fields[name] for name in COPIED if fields.get(name) is not None}
     if not values.get("num_attention_heads"):
         raise UserError(f"The config.json of {folder} has no num_attention_heads, which no shape tells: restore it.")
     names = fields.get("id2label") or {}
@@ -198,16 +182,12 @@ def _check_tensors(folder: Path, tensors: Tensors, expected: Mapping[str, tuple[
     """Refuse missing, extra and wrong-shaped tensors, and a decoder that is not tied."""
     faults = [f"no {name}" for name in expected if name not in tensors and name not in TIED]
     faults += [f"{name}, which no such model has" for name in sorted(set(tensors) - set(expected) - set(BUFFERS))]
-    faults += [
-        f"{name} of shape {list(tensors[name].shape)}, not {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    faults += [
-        f"{name} that differs from {source}"
-        for name, source in TIED.items()
-        if name in tensors and name in expected and not torch.equal(tensors[name], tensors[source])
-    ]
+    for name, shape in expected.items():
+        if name in tensors and tuple(tensors[name].shape) != shape:
+            faults.append(f"{name} of shape {list(tensors[name].shape)}, not {list(shape)}")
+    for name, source in TIED.items():
+        if name in tensors and name in expected and not torch.equal(tensors[name], tensors[source]):
+            faults.append(f"{name} that differs from {source}")
     if faults:
         more = f" and {len(faults) - 1} more such faults" if len(faults) > 1 else ""
         raise UserError(f"The checkpoint {folder} has {faults[0]}{more}: restore it from where it came.")
@@ -215,16 +195,15 @@ def _check_tensors(folder: Path, tensors: Tensors, expected: Mapping[str, tuple[
 
 def _notes(fields: Json, tensors: Tensors, config: TLMConfig) -> list[str]:
     """What the user should know about the import, a sentence each."""
-    positions, heads = config.max_position_embeddings, config.num_attention_heads
-    notes = {
-        f"The {positions} positions were cut to {AUTHORS_LENGTH}: the authors pad every text to that many tokens, and "
-        "their convolutions see the padding.": config.has_convolution and positions > AUTHORS_LENGTH,
-        "The weights were stored in another precision and are written in float32.": any(
-            tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors.values()
-        ),
-        f"The pad_token_id {fields.get('pad_token_id')} of config.json became {config.pad_token_id}, the vocabulary's "
-        "[PAD].": fields.get("pad_token_id", config.pad_token_id) != config.pad_token_id,
-        f"config.json says {heads} attention heads for hidden size {config.hidden_size}, but the paper's heads have "
-        f"size {HEAD_SIZE}: the tensors cannot tell, so check it.": config.hidden_size != HEAD_SIZE * heads,
-    }
-    return [note for note, applies in notes.items() if applies]
+    positions, heads, pad = config.max_position_embeddings, config.num_attention_heads, fields.get("pad_token_id")
+    notes = []
+    if config.has_convolution and positions > AUTHORS_LENGTH:
+        notes.append(f"The {positions} positions were cut to {AUTHORS_LENGTH}, to which the authors pad every text.")
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors.values()):
+        notes.append("The weights were stored in another precision and are written in float32.")
+    if fields.get("pad_token_id", config.pad_token_id) != config.pad_token_id:
+        notes.append(f"The pad_token_id {pad} of config.json became {config.pad_token_id}, the vocabulary's [PAD].")
+    if config.hidden_size != HEAD_SIZE * heads:
+        words = f"config.json says {heads} attention heads for hidden size {config.hidden_size}"
+        notes.append(f"{words}, but the paper's heads have size {HEAD_SIZE}: the tensors cannot tell, so check it.")
+    return notes

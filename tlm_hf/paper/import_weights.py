@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.task_options import option
 from ..data.tokenization import load_tokenizer
@@ -30,11 +29,10 @@ class ImportArguments:
 
 
 def import_paper_weights(arguments: ImportArguments) -> Json:
-    """Import a checkpoint of the paper's authors: `FOLDER OUTPUT`.
+    """Import a checkpoint of the paper's authors: `FOLDER OUTPUT`, which is whole or absent.
 
-    Everything is checked before the first file is written; the folder is made beside OUTPUT and renamed when it is
-    whole. A convolution model is written with `conv_sees_padding`: it pads every text to `max_position_embeddings` by
-    itself, so batching changes no output.
+    A convolution model is written with `conv_sees_padding`: it pads every text to `max_position_embeddings` by itself,
+    so batching changes no output.
 
     Returns:
         `output`, `model` (its class), `parameters`, `labels` of a classifier, and `notes`, a sentence each.
@@ -64,20 +62,6 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
         )
     else:
         tokenizer.model_max_length = config.max_position_embeddings
-    _write(output, model, tokenizer)
-    results = {
-        "output": str(arguments.output_dir),
-        "model": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "notes": notes,
-    }
-    if isinstance(model, TLMForSequenceClassification):
-        results["labels"] = list(config.id2label.values())
-    return results
-
-
-def _write(output: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Save a folder that is whole or absent."""
     try:
         with whole_folder(output) as draft:
             model.save_pretrained(draft)
@@ -88,3 +72,12 @@ def _write(output: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         raise UserError(f"The output {output} cannot be written ({reason}): name another folder.") from error
+    results = {
+        "output": str(arguments.output_dir),
+        "model": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "notes": notes,
+    }
+    if isinstance(model, TLMForSequenceClassification):
+        results["labels"] = list(config.id2label.values())
+    return results
