@@ -46,8 +46,8 @@ SIZES = {
 FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "tie_word_embeddings": True}
 FIXED |= {"is_decoder": False, "add_cross_attention": False}
 """What the authors' models have in common."""
-COPIED = ("num_attention_heads", "problem_type", "hidden_dropout_prob", "attention_probs_dropout_prob")
-COPIED += ("classifier_dropout", "initializer_range", "layer_norm_eps")
+COPIED = ["num_attention_heads", "problem_type", "hidden_dropout_prob", "attention_probs_dropout_prob"]
+COPIED += ["classifier_dropout", "initializer_range", "layer_norm_eps"]
 """Fields of their configuration that ours has too."""
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import datasets
@@ -79,6 +80,11 @@ class Scale:
         held_out = {f"{split}_per_label": getattr(size, f"{split}_per_label") for split in ("validation", "test")}
         return {"task": "docstrings", "train_per_label": self.train_per_label, **held_out}
 
+    @property
+    def embedded(self) -> dict[str, Path]:
+        """The first encoders that come with the package, as many as a `bert-1` has seeds."""
+        return dict(list(pretrained().items())[: self.seeds])
+
     def classifiers(self, encoder: str, arm: str) -> list[str]:
         """Names of the fine-tunings of an encoder."""
         return [f"{encoder}-{arm}-{seed}" for seed in range(1 if encoder == self.deep else self.seeds)]
@@ -144,68 +150,42 @@ def quickstart(arguments: QuickstartArguments) -> Json:
 
 def _pretraining(scale: Scale, output: Path, shared: Json) -> list[Job]:
     """Every encoder."""
+    shared = shared | {"corpus": "docstrings", "num_texts": scale.num_texts, "tokenizer": str(output / "tokenizer")}
+    shared |= {"size": scale.size, "max_steps": scale.pretraining_steps}
     jobs = []
     for name, seed in scale.encoders.items():
-        options = dict(
-            output_dir=str(output / "encoders" / name),
-            corpus="docstrings",
-            num_texts=scale.num_texts,
-            tokenizer=str(output / "tokenizer"),
-            recipe="bert-6" if name == scale.deep else "bert-1",
-            size=scale.size,
-            num_hidden_layers=scale.deep_layers if name == scale.deep else None,
-            max_steps=scale.pretraining_steps,
-            seed=seed,
-            **shared,
-        )
-        jobs.append(Job(name, pretrain, options, weight=3.0 if name == scale.deep else 1.0))
+        deep = {"recipe": "bert-6", "num_hidden_layers": scale.deep_layers} if name == scale.deep else {}
+        options = {"recipe": "bert-1", "seed": seed, "output_dir": str(output / "encoders" / name), **shared, **deep}
+        jobs.append(Job(name, pretrain, options, weight=3.0 if deep else 1.0))
     return jobs
 
 
 def _finetuning(scale: Scale, output: Path, shared: Json) -> list[Job]:
     """Every classifier: of each encoder and arm, and of each encoder that comes with the package."""
+    runs = []
+    for (encoder, member), arm in product(scale.encoders.items(), ARMS):
+        for number, name in enumerate(scale.classifiers(encoder, arm)):
+            # Seeds differ between members, so those from scratch differ too.
+            runs.append((name, output / "encoders" / encoder, scale.seeds * member + number, arm == "scratch"))
+    runs += [(name, folder, seed, False) for seed, (name, folder) in enumerate(scale.embedded.items())]
     jobs = []
-
-    def add(name: str, model: Path, seed: int, *, is_deep: bool = False, from_scratch: bool = False) -> None:
-        options = dict(
-            **scale.task,
-            model=str(model),
-            output_dir=str(output / "classifiers" / name),
-            from_scratch=from_scratch,
-            num_train_epochs=scale.finetuning_epochs,
-            learning_rate=DEEP_RATE if is_deep else SHALLOW_RATE,
-            seed=seed,
-            **shared,
-        )
+    for name, model, seed, from_scratch in runs:
+        is_deep = model.name == scale.deep
+        options = {"model": str(model), "seed": seed, "from_scratch": from_scratch, **scale.task, **shared}
+        options |= {"num_train_epochs": scale.finetuning_epochs, "output_dir": str(output / "classifiers" / name)}
+        options["learning_rate"] = DEEP_RATE if is_deep else SHALLOW_RATE
         jobs.append(Job(name, finetune, options, weight=6.0 if is_deep else 1.0))
-
-    for encoder, member in scale.encoders.items():
-        for arm in ARMS:
-            for number, name in enumerate(scale.classifiers(encoder, arm)):
-                seed = scale.seeds * member + number  # differs between members, so those from scratch differ too
-                folder = output / "encoders" / encoder
-                add(name, folder, seed, is_deep=encoder == scale.deep, from_scratch=arm == "scratch")
-    for seed, (name, folder) in enumerate(_embedded(scale).items()):
-        add(name, folder, seed)
     return jobs
-
-
-def _embedded(scale: Scale) -> dict[str, Path]:
-    """The first encoders that come with the package, as many as a `bert-1` has seeds."""
-    return dict(list(pretrained().items())[: scale.seeds])
 
 
 def _joining(scale: Scale, output: Path) -> list[Job]:
     """A committee of each arm and seed: member k is `bert-1` number k fine-tuned with that seed."""
     jobs = []
-    for name in (f"{arm}-{seed}" for arm in ARMS for seed in range(scale.seeds)):
-        options = CommitteeArguments(
-            **scale.task,
-            members=[str(output / "classifiers" / f"bert-1-{member}-{name}") for member in range(MEMBERS)],
-            output_dir=str(output / "committees" / f"committee-{name}"),
-            disable_tqdm=True,
-        )
-        jobs.append(Job(f"committee-{name}", join_committee, options))
+    for arm, seed in product(ARMS, range(scale.seeds)):
+        members = [str(output / "classifiers" / f"bert-1-{member}-{arm}-{seed}") for member in range(MEMBERS)]
+        folder = output / "committees" / f"committee-{arm}-{seed}"
+        options = CommitteeArguments(**scale.task, members=members, output_dir=str(folder), disable_tqdm=True)
+        jobs.append(Job(folder.name, join_committee, options))
     return jobs
 
 
@@ -232,15 +212,14 @@ def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[
 
     shallow = [encoder for encoder in scale.encoders if encoder != scale.deep]
     single = {arm: [name for encoder in shallow for name in scale.classifiers(encoder, arm)] for arm in ARMS}
-    deep = {arm: scale.classifiers(scale.deep, arm) for arm in ARMS}
     joined = {arm: [f"committee-{arm}-{seed}" for seed in range(scale.seeds)] for arm in ARMS}
     rows = [
         row("bert-1", single, latency["bert-1"]),
-        row(scale.deep, deep, latency[scale.deep]),
+        row(scale.deep, {arm: scale.classifiers(scale.deep, arm) for arm in ARMS}, latency[scale.deep]),
         row(f"committee of {MEMBERS} bert-1", joined, latency["committee"]),
     ]
-    if _embedded(scale):
-        rows.append(row("bert-1 of the package", {"pretrained": list(_embedded(scale))}, None))
+    if scale.embedded:
+        rows.append(row("bert-1 of the package", {"pretrained": list(scale.embedded)}, None))
     return [*rows, TableRow("TF-IDF + linear model", None, [baseline["accuracy"]], [], None)]
 
 

@@ -41,11 +41,9 @@ def table(rows: list[TableRow]) -> str:
         latency = "" if row.latency_ms is None else f"{row.latency_ms:.2f} ms"
         lines.append([row.model, parameters, spread(row.scratch), spread(row.pretrained), gap, latency])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [
-        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
-    ]
-    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
-    return "\n".join([padded[0], rule, *padded[1:]])
+    padded = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    rule = "|".join("-" * (width + 2) for width in widths)
+    return "\n".join([f"| {padded[0]} |", f"|{rule}|", *(f"| {line} |" for line in padded[1:])])
 
 
 def meaning(rows: list[TableRow]) -> str:
