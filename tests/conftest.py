@@ -84,8 +84,7 @@ except ModuleNotFoundError:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--hub NAMESPACE` for the test that uses the real Hub, `--by-file` for `scripts/test.sh --durations`."""
-    parser.addoption("--hub", default=None, help="namespace on the real Hub for tests marked `hub` (needs HF_TOKEN)")
+    """`--by-file` for `scripts/test.sh --durations`."""
     parser.addoption("--by-file", action="store_true", help="show the seconds of each file")
 
 

@@ -82,32 +82,24 @@ def share(length):
     return round(MASKED_SHARE * length)
 
 
-@BY_TRAINING
-@pytest.mark.parametrize(
-    ("name", "length"), [("one layer", 7), ("three layers", 11), ("many narrow heads", 19), ("bert-6@paper", 128)]
-)
-def test_plain_path_is_stock_bert(name, length, training):
-    config = named(name)
-    stock = BertConfig(**config.to_dict() | {"num_labels": 7}, attn_implementation="eager")
-    formula = masked_lm_multiply_adds(config, length, share(length), training=training)
-    assert formula == count_on_meta(BertForMaskedLM, stock, length, training)
-    formula = classifier_multiply_adds(config, length, 7, training=training)
-    assert formula == count_on_meta(BertForSequenceClassification, stock, length, training)
+PLAIN = [("one layer", 7), ("three layers", 11), ("many narrow heads", 19), ("bert-6@paper", 128), ("convolutions", 19)]
+PLAIN += [("convolutions", 8), *((f"{recipe}@paper", 128) for recipe in CONVOLUTIONS)]
 
 
 @BY_TRAINING
-@pytest.mark.parametrize(
-    ("name", "length"),
-    [("convolutions", 19), ("convolutions", 8), *[(f"{recipe}@paper", 128) for recipe in CONVOLUTIONS]],
-)
-def test_plain_path_of_the_convolution_variants(name, length, training):
-    config = named(name)
-    plain = TLMConfig(**config.to_dict() | {"use_fast_path": False, "num_labels": 7})
-    plain._attn_implementation = "eager"
+@pytest.mark.parametrize(("name", "length"), PLAIN)
+def test_plain_path_is_stock_bert_and_convolutions(name, length, training):
+    config, sparse = named(name), {}
+    plain = BertConfig(**config.to_dict() | {"num_labels": 7}, attn_implementation="eager")
+    classes = BertForMaskedLM, BertForSequenceClassification
+    if config.has_convolution:
+        plain = TLMConfig(**config.to_dict() | {"use_fast_path": False, "num_labels": 7})
+        plain._attn_implementation, sparse = "eager", {"sparse_prediction": False}
+        classes = TLMForMaskedLM, TLMForSequenceClassification
     formula = masked_lm_multiply_adds(config, length, share(length), training=training)
-    assert formula == count_on_meta(TLMForMaskedLM, plain, length, training, sparse_prediction=False)
+    assert formula == count_on_meta(classes[0], plain, length, training, **sparse)
     formula = classifier_multiply_adds(config, length, 7, training=training)
-    assert formula == count_on_meta(TLMForSequenceClassification, plain, length, training)
+    assert formula == count_on_meta(classes[1], plain, length, training)
 
 
 @BY_TRAINING
@@ -117,33 +109,25 @@ def test_plain_path_of_the_convolution_variants(name, length, training):
         ("reduced", "one layer", 19, 15),
         ("reduced", "many narrow heads", 19, 3),
         ("reduced", "bert-6@smoke", 32, 32),
-        ("absorbed", "one layer", 19, 3),
         ("absorbed", "three layers", 11, 2),
         ("absorbed", "convolutions", 19, 4),
         ("absorbed", "bert-1@laptop", 64, 10),
+        ("reduced", "many narrow heads", 19, None),
+        ("absorbed", "three layers", 11, None),
+        ("absorbed", "convolutions", 19, None),
+        ("absorbed", "bert-1@laptop", 64, None),
     ],
 )
-def test_fast_paths_of_the_masked_language_model(path, name, length, labelled, training):
+def test_fast_paths(path, name, length, labelled, training):
+    """Of the masked language model, and (None labelled) of the classifier."""
     config = named(name)
-    assert cheapest_path(config, length, labelled) == path
-    formula = masked_lm_multiply_adds(config, length, labelled, path=path, training=training)
-    assert formula == count_ours(TLMForMaskedLM, config, length, training, labelled)
-
-
-@BY_TRAINING
-@pytest.mark.parametrize(
-    ("path", "name", "length"),
-    [
-        ("reduced", "many narrow heads", 19),
-        ("absorbed", "three layers", 11),
-        ("absorbed", "convolutions", 19),
-        ("absorbed", "bert-1@laptop", 64),
-    ],
-)
-def test_fast_paths_of_the_classifier(path, name, length, training):
-    config = named(name)
-    formula = classifier_multiply_adds(config, length, config.num_labels, path=path, training=training)
-    assert formula == count_ours(TLMForSequenceClassification, config, length, training)
+    if labelled is None:
+        formula = classifier_multiply_adds(config, length, config.num_labels, path=path, training=training)
+        assert formula == count_ours(TLMForSequenceClassification, config, length, training)
+    else:
+        assert cheapest_path(config, length, labelled) == path
+        formula = masked_lm_multiply_adds(config, length, labelled, path=path, training=training)
+        assert formula == count_ours(TLMForMaskedLM, config, length, training, labelled)
 
 
 def test_break_even_of_absorbed_and_reduced():

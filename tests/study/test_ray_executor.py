@@ -83,28 +83,9 @@ def test_a_run_whose_node_is_killed_is_done_on_another(cluster, tmp_path):
     assert made[2] == max(made)
 
 
-def test_what_a_run_raises_comes_back_after_the_others_have_ended(cluster, tmp_path):
-    cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
-    waits_for = str(tmp_path / "other" / "starts.txt")
-    bad = Job("bad", job, Options(str(tmp_path / "bad"), waits_for, fails=True))
-    other = Job("other", job, Options(str(tmp_path / "other"), str(tmp_path / "go")))
-
-    def go() -> None:
-        end = time.monotonic() + 120
-        starts = [tmp_path / name / "starts.txt" for name in ("bad", "other")]
-        while time.monotonic() < end and not all(path.exists() for path in starts):
-            time.sleep(0.1)
-        time.sleep(5)  # by now the failure has come back
-        (tmp_path / "go").touch()
-
-    later = threading.Thread(target=go)
-    later.start()
+def test_what_a_run_raises_and_a_cluster_without_gpus_are_said(cluster, tmp_path):
+    bad = Job("bad", job, Options(str(tmp_path / "bad"), fails=True))
     with pytest.raises(UserError, match="The text is empty"):
-        run_jobs([bad, other], 1, "Study", show=False, elsewhere=RayExecutor(cluster.address))
-    later.join()
-    assert (tmp_path / "other" / "made.txt").exists()
-
-
-def test_more_gpus_than_there_are_is_said(cluster):
+        run_jobs([bad], 1, "Study", show=False, elsewhere=RayExecutor(cluster.address))
     with pytest.raises(UserError, match="--gpus-per-run is 1"):
         RayExecutor(cluster.address, gpus=1.0)
