@@ -47,11 +47,8 @@ RUN_KINDS |= {"committee": "committee", "frozen": "freeze"}
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False) -> Json:
     """Build every repository of a release; an older staged release in the same folder is replaced whole.
 
-    Args:
-        release_file: YAML, see `release_file`.
-        output_dir: where to.
-        data_root: folder of real text, for the evaluations; None for the variable TLM_DATA.
-        licence_checked: that rows may be re-published whose source gives them for some uses only (AG News).
+    `data_root` is the folder of real text, for the evaluations; `licence_checked` says that rows may be published again
+    whose source gives them for some uses only (AG News).
 
     Returns:
         What `release.json` holds, and `table`, for people.

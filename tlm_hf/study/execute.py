@@ -138,12 +138,11 @@ def _subsets(arguments: RunArguments) -> Json:
     def count(split: datasets.Dataset) -> np.ndarray:
         return count_tokens(encode_texts(list(split["text"]), tokenizer, length))
 
-    measures: dict[str, Json] = {}
+    measures: dict[str, Json] = {name: {} for name in settings["tasks"]}
     for name, options in settings["tasks"].items():
         task = load_task(name, root=arguments.data_root, **options)
         subsets = overlap_subsets(corpus["train"], task["train"], tokenizer, settings["num_texts"], max_length=length)
         counts = {split: count(task[split]) for split in ("train", "test")}
-        measures[name] = {}
         for kind in KINDS:
             target = folder / f"{name}-{kind}"
             target.mkdir(exist_ok=True)

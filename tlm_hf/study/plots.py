@@ -13,10 +13,9 @@ from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP
 from .plan_file import ARM_NAMES, BASELINE_NAMES, SizePlan
 
 BLUE, RED, GREY, BLACK = "#2f6db5", "#b5532f", "#8a949e", "#333333"
-COLOURS = {
-    "pre-trained": BLUE, "equal steps": BLUE, "high overlap": BLUE, "from scratch": GREY, "random overlap": GREY,
-    "equal epochs": RED, "low overlap": RED, **dict(zip(BASELINE_NAMES.values(), ("#b8860b", "#7d5ba6"), strict=True)),
-}  # fmt: skip
+COLOURS = dict.fromkeys(("pre-trained", "equal steps", "high overlap"), BLUE)
+COLOURS |= dict.fromkeys(("from scratch", "random overlap"), GREY) | dict.fromkeys(("equal epochs", "low overlap"), RED)
+COLOURS |= dict(zip(BASELINE_NAMES.values(), ("#b8860b", "#7d5ba6"), strict=True))
 ACCURACY, GAPS = "test accuracy (%), 95% intervals", "gap (points), 95% intervals"
 
 

@@ -43,6 +43,7 @@ def write_report(arguments: StudyArguments) -> Json:
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     results = [record.results for record in state.records.values()]
     machines = [record["machine"] for record in results]
+    processors = {f"{m['processor']}, {m['cores']} cores, {m.get('accelerator') or 'no GPU'}" for m in machines}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=arguments.title,
         command=arguments.command("report"),
@@ -51,9 +52,7 @@ def write_report(arguments: StudyArguments) -> Json:
         tables=write_tables(frame, times, state.planner, state.records),
         drawn=draw_plots(frame, times, plan, folder),
         hours=sum(record.get("seconds", 0.0) for record in results) / 3600,
-        machines=sorted(
-            {f"{m['processor']}, {m['cores']} cores, {m.get('accelerator') or 'no GPU'}" for m in machines}
-        ),
+        machines=sorted(processors),
         commits=sorted({re.sub(r"^(\w{12})\w*", r"\1", record["commit"] or "none") for record in results}),
         margin=NOT_WORSE,
     )
@@ -65,20 +64,15 @@ def write_report(arguments: StudyArguments) -> Json:
 
 def with_texts(rows: list[Row]) -> pd.DataFrame:
     """The rows with their values as text: percent or percentage points, the t-interval, the runs of each side."""
-    frame = pd.DataFrame([asdict(row) for row in rows], columns=list(Row.__annotations__))
-    frame["text"] = [
-        f"{100 * row.estimate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
-        if row.measure in ("accuracy", *ARM_NAMES.values())
-        else f"{100 * row.estimate:+.1f} [{bound(row.low)}, {bound(row.high)}]"
-        for row in rows
-    ]
-    frame["t-interval"] = [
-        "one run" if row.t_low is None or row.t_high is None else f"[{bound(row.t_low)}, {bound(row.t_high)}]"
-        for row in rows
-    ]
-    frame["runs"] = [" and ".join(map(str, row.runs)) for row in rows]
-    frame["members"] = ["" if row.x is None else str(row.x) for row in rows]
-    return frame
+    lines = []
+    for row in rows:
+        text = f"{100 * row.estimate:+.1f} [{bound(row.low)}, {bound(row.high)}]"
+        if row.measure in ("accuracy", *ARM_NAMES.values()):
+            text = f"{100 * row.estimate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        t = "one run" if row.t_low is None or row.t_high is None else f"[{bound(row.t_low)}, {bound(row.t_high)}]"
+        texts = {"text": text, "t-interval": t, "runs": " and ".join(map(str, row.runs))}
+        lines.append({**asdict(row), **texts, "members": "" if row.x is None else str(row.x)})
+    return pd.DataFrame(lines, columns=[*Row.__annotations__, "text", "t-interval", "members"])
 
 
 def bound(share: float) -> str:
@@ -93,9 +87,7 @@ def write_tables(
     gap, sizes, overlap, committee, baselines = (
         frame[frame["finding"] == name] for name in (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
     )
-    by_size = [
-        f"{x:,} texts" if measure == "gap" else measure for x, measure in zip(sizes["x"], sizes["measure"], strict=True)
-    ]
+    by_size = [f"{row.x:,} texts" if row.measure == "gap" else row.measure for row in sizes.itertuples()]
     is_smallest, index = committee["measure"] == SMALLEST, ["task", "model", "members"]
     one_text = times[times["batch_size"] == 1].set_index(["model", "members"])["milliseconds"]
     costs = committee.join(one_text, on=["timed_as", "x"]).dropna(subset="seconds").set_index(index)
