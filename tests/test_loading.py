@@ -6,6 +6,7 @@ Python in which `import tlm_hf` fails; each case is caught by itself and asserte
 
 import copy
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -62,6 +63,11 @@ for name, kind, folder, trust in cases:
             builtins.input = lambda *_: asked.append("once") or ""
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
             results[name] = {"asked": list(asked), "ids": tokenizer("the small boat")["input_ids"]}
+        elif kind == "embed":
+            from sentence_transformers import SentenceTransformer
+            model = SentenceTransformer(root + "/" + folder, device="cpu", trust_remote_code=trust)
+            results[name] = {"values": model.encode(json.loads(sys.argv[3])).tolist(),
+                             "class": type(model[0].auto_model).__name__, "pooling": type(model[1]).__name__}
         elif kind.startswith("AutoModel"):
             model = getattr(transformers, kind).from_pretrained(root + "/" + folder, trust_remote_code=trust)
             said = list(heard)
@@ -79,28 +85,6 @@ for name, kind, folder, trust in cases:
             results[name] = {"class": type(pipe.model).__name__, "values": pipe(text)}
     except Exception as error:
         results[name] = {"error": str(error)}
-print(json.dumps(results))
-"""
-
-
-EMBED = """
-import json, os, shutil
-from sentence_transformers import SentenceTransformer
-
-root, folders, texts = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-results = {}
-for folder, trust in folders:
-    try:
-        model = SentenceTransformer(root + "/" + folder, device="cpu", trust_remote_code=trust)
-        name = f"{folder}/{trust}"
-        model.save_pretrained("saved")
-        again = SentenceTransformer("saved", device="cpu", trust_remote_code=trust)
-        results[name] = {"first": model.encode(texts).tolist(), "again": again.encode(texts).tolist(),
-                         "modules": [type(module).__name__ for module in model],
-                         "class": [type(one[0].auto_model).__name__ for one in (model, again)]}
-        shutil.rmtree("saved")
-    except Exception as error:
-        results[name] = {"error": f"{type(error).__name__}: {error}"}
 print(json.dumps(results))
 """
 
@@ -172,6 +156,8 @@ def cases():
     found.append(["conv_masked_lm as tokens", "AutoModelForTokenClassification", "conv_masked_lm", True])
     found.append(["tokenizer", "AutoTokenizer", "committee", False])
     found += [[f"card of {folder}", "card", folder, None] for folder in CARDS]
+    if find_spec("sentence_transformers"):
+        found += [[f"embed {folder}", "embed", folder, trust] for folder, trust in EMBEDDED]
     found.append(["committee as encoder", "AutoModel", "committee", True])
     found.append(["committee as masked_lm", "AutoModelForMaskedLM", "committee", True])
     found.append(["committee as fill-mask", f"fill-mask:{MASKED}", "committee", True])
@@ -181,7 +167,7 @@ def cases():
 
 @pytest.fixture(scope="module")
 def away(shelf, run_without_package):
-    return run_without_package(DRIVER, str(shelf[0]), json.dumps(cases()))
+    return run_without_package(DRIVER, str(shelf[0]), json.dumps(cases()), json.dumps(TEXTS))
 
 
 def expect(result, model, inputs):
@@ -342,27 +328,19 @@ def test_saved_again_without_the_package_opens_in_our_classes(shelf, away, name,
         assert {path.name for path in (root / name).glob("*.py")} == {path.name for path in again.glob("*.py")}
 
 
-@pytest.fixture(scope="module")
-def embeddings(shelf, run_without_package):
-    pytest.importorskip("sentence_transformers")
-    return run_without_package(EMBED, str(shelf[0]), json.dumps(EMBEDDED), json.dumps(TEXTS))
-
-
 @pytest.mark.parametrize(("folder", "trust"), EMBEDDED)
-def test_sentence_transformer_is_the_mean_of_our_hidden_states(shelf, embeddings, tokenizer, folder, trust):
-    root, _, _ = shelf
-    result = embeddings[f"{folder}/{trust}"]
+def test_sentence_transformer_is_the_mean_of_our_hidden_states(shelf, away, tokenizer, folder, trust):
+    pytest.importorskip("sentence_transformers")
+    result = away[f"embed {folder}"]
     assert "error" not in result, result["error"]
     encoded = tokenizer(TEXTS, padding=True, return_tensors="pt")
     assert encoded["attention_mask"].sum(dim=1).unique().numel() == len(TEXTS)  # so that a wrong mask would show
     with torch.no_grad():
-        hidden = TLMModel.from_pretrained(root / folder)(**encoded).last_hidden_state
+        hidden = TLMModel.from_pretrained(shelf[0] / folder)(**encoded).last_hidden_state
     weights = encoded["attention_mask"][..., None].float()
     mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-    torch.testing.assert_close(torch.tensor(result["first"]), mean, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(torch.tensor(result["again"]), mean, atol=1e-5, rtol=1e-5)
-    assert result["modules"] == ["Transformer", "Pooling"]
-    assert result["class"] == ["TLMModel" if trust else "BertModel"] * 2
+    torch.testing.assert_close(torch.tensor(result["values"]), mean, atol=1e-5, rtol=1e-5)
+    assert (result["class"], result["pooling"]) == ("TLMModel" if trust else "BertModel", "Pooling")
 
 
 def test_our_commands_open_the_right_folders(shelf):

@@ -89,13 +89,12 @@ def test_files_that_say_too_little(here, text):
         read_release("absent.yaml")
 
 
-@pytest.mark.parametrize(
-    "name", ["seed-1", "step_500", "a..b", "-a", "a.lock", "a b", "a@{b", "main", "HEAD", "v1.2.3", "0" * 40, "a/b"]
-)
-def test_branches_are_names_that_git_accepts_and_reads_as_nothing_else(name):
-    done = subprocess.run(["git", "check-ref-format", "--branch", name], capture_output=True, check=False)
-    assert not BRANCH.fullmatch(name) or done.returncode == 0
-    assert bool(BRANCH.fullmatch(name)) == (name in ("seed-1", "step_500"))
+def test_branches_are_names_that_git_accepts_and_reads_as_nothing_else():
+    for name in ("seed-1", "step_500"):
+        assert BRANCH.fullmatch(name)
+        subprocess.run(["git", "check-ref-format", "--branch", name], capture_output=True, check=True)
+    for name in ("a..b", "-a", "a.lock", "a b", "a@{b", "main", "HEAD", "v1.2.3", "0" * 40, "a/b"):
+        assert not BRANCH.fullmatch(name)
 
 
 RELEASES = Path(__file__).resolve().parents[2] / "scripts" / "releases"
@@ -103,13 +102,12 @@ RELEASES = Path(__file__).resolve().parents[2] / "scripts" / "releases"
 
 @pytest.mark.parametrize(("name", "plan"), [("quickstart", FULL), ("quickstart-smoke", SMOKE)])
 def test_shipped_files_name_the_folders_that_the_quickstart_leaves(tmp_path, monkeypatch, name, plan):
-    output = Path("outputs") / name
     monkeypatch.chdir(tmp_path)
-    made = [output / "encoders" / encoder for encoder in plan.encoders]
-    runs = [run for encoder in plan.encoders for arm in ARMS for run in plan.classifiers(encoder, arm)]
-    made += [output / "classifiers" / run for run in runs]
-    made += [output / "committees" / f"committee-{arm}-{seed}" for arm in ARMS for seed in range(plan.seeds)]
-    for folder in [*made, output / "release" / "demo"]:
-        folder.mkdir(parents=True)
+    made = [f"encoders/{encoder}" for encoder in plan.encoders] + ["release/demo"]
+    for arm in ARMS:
+        made += [f"classifiers/{run}" for encoder in plan.encoders for run in plan.classifiers(encoder, arm)]
+        made += [f"committees/committee-{arm}-{seed}" for seed in range(plan.seeds)]
+    for folder in made:
+        (Path("outputs") / name / folder).mkdir(parents=True)
     release = read_release(str(RELEASES / f"{name}.yaml"))
     assert (release.version, release.namespace) == ("0.1.0", "your-name")

@@ -116,26 +116,18 @@ def test_a_run_on_another_disk_is_staged_without_its_place(folder, tmp_path):
     assert json.loads((tmp_path / "out" / OWNER / "tlm-bert1" / "results.json").read_text())["corpus"] == "a.txt"
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "checked", "words"),
-    [
+def test_licences_and_rows_that_were_changed(tmp_path):
+    data = shutil.copytree(family() / "texts", tmp_path / "texts")
+    entry, text = Entry("tlm-texts", "data", data), (data / "README.md").read_text()
+    for old, new, checked, words in (
         ("license: mit", "license: unknown", True, "licence"),
         ("license: mit", "license: [mit", True, "not valid"),
         ("Licence: MIT.", "Its licence is not known to the program that wrote this card.", True, "in the text"),
         ("license: mit", "license: other\nlicense_name: ag-corpus-research-non-commercial", False, "--i-have-checked"),
-    ],
-)
-def test_licences(tmp_path, old, new, checked, words):
-    data = shutil.copytree(family() / "texts", tmp_path / "texts")
-    text = (data / "README.md").read_text()
-    assert old in text
-    (data / "README.md").write_text(text.replace(old, new, 1))
-    assert words in refusal(dataset_facts, Entry("tlm-texts", "data", data), licence_checked=checked)
-    if not checked:
-        assert dataset_facts(Entry("tlm-texts", "data", data), licence_checked=True)["configs"]
-
-
-def test_rows_that_were_changed(tmp_path):
-    data = shutil.copytree(family() / "texts", tmp_path / "texts")
+    ):
+        assert old in text
+        (data / "README.md").write_text(text.replace(old, new, 1))
+        assert words in refusal(dataset_facts, entry, licence_checked=checked)
+    assert dataset_facts(entry, licence_checked=True)["configs"]
     (data / "40" / "train-00000-of-00001.parquet").write_bytes(b"x")
-    assert "changed" in refusal(dataset_facts, Entry("tlm-texts", "data", data), licence_checked=True)
+    assert "changed" in refusal(dataset_facts, entry, licence_checked=True)

@@ -69,14 +69,10 @@ def test_report_says_what_was_measured():
     assert "points" not in smoke
 
 
-@pytest.mark.parametrize("smoke", [False, True])
-def test_plot_is_a_picture(tmp_path, smoke):
-    path = draw_plot(ROWS, tmp_path / "accuracy.png", smoke=smoke)
-    picture = plt.imread(path)
-    assert picture.shape[0] > 300
-    assert picture.shape[1] > 500
-    colours = {
-        tuple((pixel[:3] * 255).round().astype(int)) for pixel in picture[::3, ::3].reshape(-1, picture.shape[2])
-    }
+def test_plot_is_a_picture(tmp_path):
+    picture = plt.imread(draw_plot(ROWS, tmp_path / "accuracy.png", smoke=True))
+    assert min(picture.shape[:2]) > 300
+    pixels = picture[::3, ::3].reshape(-1, picture.shape[2])
+    colours = {tuple((pixel[:3] * 255).round().astype(int)) for pixel in pixels}
     assert {(0x9A, 0xA5, 0xB1), (0x2F, 0x6D, 0xB5)} <= colours, "a bar of one of the arms is not there"
     assert not plt.get_fignums()

@@ -1,6 +1,7 @@
 """`manifest.json` (what one repository was made from and by what, the hash of every file) and `release.json` (all)."""
 
 import hashlib
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from ..training.snapshots import snapshot_folder
 MANIFEST_FILE, RELEASE_FILE = "manifest.json", "release.json"
 REPOSITORY, BASE, MEMBERS, OUTPUT = "{repository}", "{base}", "{members}", "{output}"
 """In a manifest's command: folders of the repository itself, of its base model, of the members, of the result."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 COMMANDS: dict[str, Sequence[type]] = {
     "pretrain": pretrain_options.GROUPS,
     "finetune": finetune_options.GROUPS,
@@ -93,11 +95,7 @@ def describe_files(folder: Path) -> dict[str, Json]:
 
 def tree_hash(folder: Path) -> str:
     """SHA-256 over the paths and contents of a folder, the manifest's included."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{file_hash(path)}\n".encode())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(describe_files(folder)).encode()).hexdigest()
 
 
 def check_files(staged: StagedRelease) -> None:
@@ -105,11 +103,6 @@ def check_files(staged: StagedRelease) -> None:
     for repository, folder in staged.folders:
         if tree_hash(staged.output / folder) != repository.tree[folder]:
             raise UserError(f"{folder} was changed after the release was staged: stage and verify again.")
-
-
-def result_folder(results: Mapping[str, Any]) -> str:
-    """Where in a run's folder these results' weights lie: `step-N` for a snapshot, "." for the run's own."""
-    return snapshot_folder(Path(), results["snapshot"]).as_posix() if results.get("snapshot") else "."
 
 
 def training_seconds(results: Mapping[str, Any]) -> float | None:
@@ -153,8 +146,6 @@ def run_command(results: Mapping[str, Any]) -> list[str]:
 def dataset_command(record: Mapping[str, Any]) -> list[str]:
     """The command that made a data set folder, with a placeholder for the folder."""
     words = shlex.split(re.sub(r"\s--(output[-_]dir|json)[ =]('[^']*'|\S+)", "", str(record["command"])))
-    if words and Path(words[0]).name.startswith("python"):
-        words = ["tlm", Path(words[1]).stem.replace("_", "-"), *words[2:]]
     return [*words, "--output-dir", OUTPUT]
 
 
@@ -164,10 +155,10 @@ def build_manifest(
     version: str,
     folder: Path,
     *,
-    results: Mapping[str, Any] = MappingProxyType({}),
+    results: Mapping[str, Any] = NOTHING,
     command: Sequence[str] = (),
-    inputs: Mapping[str, Any] = MappingProxyType({}),
-    data: Mapping[str, Any] = MappingProxyType({}),
+    inputs: Mapping[str, Any] = NOTHING,
+    data: Mapping[str, Any] = NOTHING,
 ) -> Json:
     """What `manifest.json` holds, for a folder in which all else is in place.
 
@@ -176,6 +167,8 @@ def build_manifest(
     """
     files = describe_files(folder)
     settings, tokens = results.get("settings", {}), results.get("tokens_per_epoch")
+    # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot is.
+    place = snapshot_folder(Path(), results["snapshot"]).as_posix() if results.get("snapshot") else "."
     return {
         "schema": 1,
         "repository": repo_id,
@@ -195,8 +188,7 @@ def build_manifest(
             "settings": settings,
         },
         "data": dict(data),
-        # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot is.
-        "reproduce": {"command": list(command), "inputs": dict(inputs), "result": result_folder(results)},
+        "reproduce": {"command": list(command), "inputs": dict(inputs), "result": place},
         "remote_code": {name: facts["sha256"] for name, facts in files.items() if name.endswith(".py")},
         "files": files,
     }
