@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
 # The quick tests with the oldest and the newest transformers, huggingface-hub and datasets that pyproject.toml allows:
 #
-#   bash scripts/test_versions.sh              both ends
-#   bash scripts/test_versions.sh oldest       one of them; further arguments go to pytest
-#
+#   bash scripts/test_versions.sh [oldest|newest]       both ends, or one of them; further arguments go to pytest
 # The packages of an end are laid over the environment of test.sh, in outputs/versions/: a second one would take 1.8 GB.
 set -euo pipefail
 # shellcheck source=scripts/environment.sh
