@@ -38,10 +38,6 @@ class Hub:
 
     A call is repeated after a failure that may pass, so it must bear repetition. Each raises UserError, `MISSING`
     where there is no such repository or branch; `create_commit` also ParentChangedError.
-
-    Args:
-        token: of the user; None for the one that `hf auth login` or HF_TOKEN left (UserError where there is none).
-        endpoint: address of the Hub; None for HF_ENDPOINT or the public one.
     """
 
     def __init__(self, token: str | None = None, endpoint: str | None = None) -> None:

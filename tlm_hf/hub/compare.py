@@ -19,17 +19,10 @@ MAIN = "main"
 
 @dataclass
 class Change:
-    """What one branch of one repository needs.
+    """What one branch (`owner/name`, or `owner/name@branch`) needs to hold a folder of a release.
 
-    Attributes:
-        where: `owner/name`, or `owner/name@branch`.
-        folder: what it is to hold.
-        version: of this release.
-        head: commit that this was compared with; None where there is no repository or branch yet.
-        add: paths to send with their sizes in bytes.
-        delete: paths to delete.
-        foreign: a file that others changed since the last release.
-        hub_version: version of the release that is there.
+    `head` is the commit that was looked at (None without a branch), `add` has sizes in bytes, `foreign` is a file that
+    others changed since the release there, `hub_version`.
     """
 
     where: str

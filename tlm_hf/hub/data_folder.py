@@ -22,11 +22,7 @@ NEEDS_CHECK = {
 
 
 def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
-    """`subset.json` of the folder.
-
-    Raises:
-        UserError: no data set folder of ours, files changed since, or a licence that is unknown or was not checked.
-    """
+    """`subset.json` of the folder; UserError for changed files, or a licence that is unknown or was not checked."""
     folder = entry.source
     facts = read_json(folder / SUBSET_FILE) if (folder / SUBSET_FILE).is_file() else {}
     if facts.get("kind") != SUBSET_KIND:

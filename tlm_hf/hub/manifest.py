@@ -162,8 +162,7 @@ def build_manifest(
 ) -> Json:
     """What `manifest.json` holds, for a folder in which all else is in place.
 
-    `results` are those of the run or the facts of a data set; `command` made it of the `inputs`, which are repositories
-    and hashes by placeholder; `data` has hashes of the texts.
+    `results` are a run's or a data set's facts; `command` made it of `inputs`, repositories and hashes by placeholder.
     """
     files = describe_files(folder)
     settings, tokens = results.get("settings", {}), results.get("tokens_per_epoch")
@@ -195,11 +194,7 @@ def build_manifest(
 
 
 def reproduce(repo: str, *, revision: str | None = None) -> Json:
-    """The command that made a repository, after a check; nothing is run.
-
-    Args:
-        repo: folder of a staged or downloaded repository, or `owner/name` (or `owner/name@branch`) on the Hub.
-        revision: branch or tag; None for main.
+    """The command that made a repository (a folder, or a name on the Hub), after a check; nothing is run.
 
     Returns:
         `table`, for people; `command`; `inputs`: the repositories that its placeholders are to be replaced by.

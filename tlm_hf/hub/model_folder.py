@@ -61,18 +61,9 @@ def copy_model_files(run: Path, folder: Path, kind: str) -> None:
 def stage_model(
     run_folder: Path, destination: Path, kind: str, results: Json, facts: CardFacts, plot: Path | None = None
 ) -> Path:
-    """Build a model folder from a finished run, outside of a release; an older one is replaced whole.
+    """Build a model folder, which is returned, from a finished run, outside of a release; an older one is replaced.
 
-    Args:
-        run_folder: output folder of `pretrain`, `finetune` or `committee`.
-        destination: the folder, which is returned; its name is the model's.
-        kind: `encoder`, `classifier` or `committee`: which card.
-        results: the run's results.
-        facts: what the card says beside them.
-        plot: a picture to copy beside the card.
-
-    Raises:
-        UserError: the run has not finished, or lacks a model file.
+    `kind` is `encoder`, `classifier` or `committee`. Raises UserError where the run has not finished, or lacks a file.
     """
     if not (run_folder / RESULTS_FILE).is_file():
         raise UserError(f"The run {run_folder} has not finished, so there is nothing to stage: finish it first.")

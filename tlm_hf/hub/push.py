@@ -29,11 +29,8 @@ def push(
         output_dir: folder of the staged release.
         public: make everything public in the end; otherwise new repositories are private and old ones as they were.
         overwrite: also over what others changed on the Hub since the last release.
-        dry_run: only say what would go up.
+        dry_run: only say what would go up, see `describe_changes`.
         hub: the Hub; None for one with the user's token.
-
-    Returns:
-        `table`, for people; `commits` made; `collection`, its slug or None. With `dry_run` see `describe_changes`.
 
     Raises:
         UserError: not verified, no token, no rights, someone else's change, a version that is not newer than what is

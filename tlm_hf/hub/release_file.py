@@ -136,11 +136,7 @@ class Release:
 
 
 def read_release(path: str | Path) -> Release:
-    """Read and check a release file.
-
-    Raises:
-        UserError: a mistake in it, or a folder that is missing.
-    """
+    """Read and check a release file; UserError for a mistake in it, or a folder that is missing."""
     file = Path(path).expanduser()
     try:
         release = _release(yaml.safe_load(file.read_text(encoding="utf-8")))

@@ -31,12 +31,10 @@ HOME = START + r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+"
 def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
     """Refuse a staged folder that must not be published.
 
-    `places` are folders of this machine that must not be named, beside the home folder, the working folder and that of
-    the variable TLM_DATA.
+    `places` are folders that must not be named, beside the home folder, the working folder and TLM_DATA.
 
     Raises:
-        UserError: one sentence that names the file: a secret (not shown), a path of this machine, a kind of file that
-            does not belong there, or arrays that need pickle.
+        UserError: a secret (not shown), a path of this machine, or a file that does not belong there.
     """
     private = _paths(places)
     for path in filter(Path.is_file, sorted(folder.rglob("*"))):

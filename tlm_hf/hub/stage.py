@@ -47,11 +47,7 @@ RUN_KINDS |= {"committee": "committee", "frozen": "freeze"}
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False) -> Json:
     """Build every repository of a release; an older staged release in the same folder is replaced whole.
 
-    `data_root` is the folder of real text, for the evaluations; `licence_checked` says that rows may be published again
-    whose source gives them for some uses only (AG News).
-
-    Returns:
-        What `release.json` holds, and `table`, for people.
+    `licence_checked` says that rows may be published again whose source gives them for some uses only (AG News).
 
     Raises:
         UserError: a mistake in the release file, a run that has not finished, a licence that is unknown or was not

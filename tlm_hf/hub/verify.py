@@ -29,13 +29,8 @@ def verify(output_dir: str) -> Json:
 
     Models are opened through the Auto classes and `pipeline()`, with and without trust as promised; data sets through
     `load_dataset`; the Space's app is built and asked a question; the snippets of every card are executed as they are.
-    Each repository has its own process, in which `tlm_hf` cannot be imported, offline, with an empty cache.
-
-    Returns:
-        `table`, for people; `checks`: what was passed, by folder.
-
-    Raises:
-        UserError: nothing staged, or the first repository that failed, with what failed.
+    Each repository has its own process, in which `tlm_hf` cannot be imported, offline, with an empty cache. Raises
+    UserError for the first repository that failed.
     """
     staged = read_staged(output_dir)
     if any(repository.kind == "space" for repository in staged.repositories):

@@ -77,9 +77,9 @@ def open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
         already = " (an imported model already)" if kind in ("tlm", "tlm_committee") else ""
         raise UserError(f"The model in {folder} is of type {kind!r}{already}: name a BERT of the authors.")
     heads = [head for head in ("cls.predictions", "classifier") if any(name.startswith(f"{head}.") for name in tensors)]
-    if len(heads) != 1 or not any(name.startswith(EMBEDDINGS) for name in tensors):
+    if len(heads) != 1:
         raise UserError(
-            f"The weights in {folder} need {EMBEDDINGS}* and one head, cls.predictions.* or classifier.*, but have "
+            f"The weights in {folder} need one head, cls.predictions.* or classifier.*, but have "
             f"{', '.join(heads) or 'no'} head: name a checkpoint of the authors."
         )
     return fields, tensors
@@ -88,16 +88,10 @@ def open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
 def build_model(
     folder: Path, fields: Json, tensors: Tensors, pad_token_id: int = AUTHORS_PAD_ID
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Check a checkpoint (what `open_checkpoint` returns) and load it into our model.
+    """Our model of a checkpoint in float32 and evaluation mode, and what the user should know, a sentence each.
 
-    A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer.
-
-    Returns:
-        Our model with the weights in float32, in evaluation mode, and what the user should know, a sentence each.
-
-    Raises:
-        UserError: tensors that are missing, extra, wrong-shaped or at odds with `config.json`, or a configuration that
-            the authors' models do not have.
+    A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer. Raises UserError for tensors that do
+    not fit `config.json`, and for a configuration that the authors' models do not have.
     """
     has_block = any(name.startswith((f"{BLOCK}layers.", f"{BLOCK}conv.")) for name in tensors)
     shape = _read_sizes(folder, fields, tensors, has_block)
@@ -129,17 +123,15 @@ def _read_sizes(folder: Path, fields: Json, tensors: Tensors, has_block: bool) -
         return shape[dimension]
 
     last = _last_number(LAYER, tensors)
-    sizes = {field: size(name, dimension, 2) for field, (name, dimension) in SIZES.items()}
-    sizes["intermediate_size"] = size(f"{LAYER}{last}.intermediate.dense.weight", 0, 2)
-    sizes["num_hidden_layers"] = last + 1  # the block is counted by the authors
-    for field, value in sizes.items():
+    shape: Json = {field: size(name, dimension, 2) for field, (name, dimension) in SIZES.items()}
+    shape["intermediate_size"] = size(f"{LAYER}{last}.intermediate.dense.weight", 0, 2)
+    shape["num_hidden_layers"] = last + 1  # the block is counted by the authors
+    for field, value in shape.items():
         if fields.get(field, value) != value:
-            source = SIZES[field][0] if field in SIZES else f"{LAYER}*"
             raise UserError(
-                f"The config.json of {folder} says {field} {json.dumps(fields[field])} but its tensors say {value} "
-                f"({source}): restore both from where they came."
+                f"The config.json of {folder} says {field} {json.dumps(fields[field])} but its tensors say {value}: "
+                "restore both from where they came."
             )
-    shape: Json = dict(sizes)
     if has_block:
         shape["num_hidden_layers"] -= 1
         numbers = range(0, _last_number(f"{BLOCK}layers.", tensors) + 1, 3)

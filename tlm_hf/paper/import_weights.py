@@ -13,10 +13,7 @@ from ..runs.atomic_files import Json, whole_folder
 from .checkpoint import AUTHORS_PAD_ID, build_model, open_checkpoint
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-NO_TOKENIZER = (
-    "No tokenizer was found beside the checkpoint: the authors used bert-base-uncased; import again with --tokenizer "
-    "google-bert/bert-base-uncased (or its vocab.txt, or a folder that holds it) to have it beside the model."
-)
+NO_TOKENIZER = "No tokenizer is beside the checkpoint: import again with --tokenizer google-bert/bert-base-uncased."
 
 
 @dataclass
@@ -36,9 +33,6 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
 
     Returns:
         `output`, `model` (its class), `parameters`, `labels` of a classifier, and `notes`, a sentence each.
-
-    Raises:
-        UserError: bad input; nothing was written then.
     """
     if not arguments.folder or not arguments.output_dir:
         raise UserError("import-paper-weights needs FOLDER (a checkpoint of the authors) and OUTPUT (a new folder).")
@@ -56,10 +50,8 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     if tokenizer is None:
         notes.append(NO_TOKENIZER)
     elif len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"The tokenizer of {source} has {len(tokenizer)} tokens but the checkpoint a vocabulary of "
-            f"{config.vocab_size}: name the one that it was trained with (--tokenizer)."
-        )
+        words = f"The tokenizer of {source} has {len(tokenizer)} tokens but the checkpoint {config.vocab_size}"
+        raise UserError(f"{words}: name the one that it was trained with (--tokenizer).")
     else:
         tokenizer.model_max_length = config.max_position_embeddings
     try:

@@ -32,10 +32,7 @@ def is_main_process() -> bool:
 class Run:
     """The output folder of one run, locked until the run or this process ends: two commands never share it.
 
-    Args:
-        folder: the output folder; made when missing.
-        kind: what the run does (`pretrain`, `finetune`, ...).
-        settings: everything that decides the result, inputs' hashes included; JSON values.
+    `settings` are all that decides the result, inputs' hashes included, as JSON values.
 
     Raises:
         UserError: the folder holds something else, a run with other settings, or one that another process works on.

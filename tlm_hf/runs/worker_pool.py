@@ -52,7 +52,7 @@ def run_jobs(
     show: bool = True,
     elsewhere: Any = None,
 ) -> dict[str, Json]:
-    """Run jobs, as many at once as there are workers, and show one progress bar with the time left.
+    """Run jobs, as many at once as there are workers, under one progress bar; returns their results by name.
 
     Args:
         jobs: in order of preference; a job starts when those that it comes after are done.
@@ -63,12 +63,9 @@ def run_jobs(
         show: whether to show the bar.
         elsewhere: an Executor with `slots()`, in place of processes of this machine.
 
-    Returns results by job name.
-
     Raises:
         UserError: what a job raises, after the others in flight have ended; a process that was killed.
         ValueError: jobs that wait for one that does not exist, or for themselves.
-        KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
     executor = elsewhere or _processes(workers, devices)
     in_children = workers > 1 or elsewhere is not None

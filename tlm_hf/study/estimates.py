@@ -102,11 +102,7 @@ def accuracy(ours: Answers) -> Estimate:
 
 
 def difference(ours: Answers, theirs: Answers, *, paired: bool = False) -> Estimate:
-    """Mean accuracy of ours less that of theirs; with `paired`, row k of both belongs together for the t-interval.
-
-    Raises:
-        ValueError: sides of other test items.
-    """
+    """Mean accuracy of ours less that of theirs; with `paired`, row k of both belongs together for the t-interval."""
     if theirs.right.shape[1] != ours.right.shape[1]:
         raise ValueError("Both sides must be on the same test items.")
     sides = [ours.by_run - theirs.by_run] if paired else [ours.by_run, theirs.by_run]

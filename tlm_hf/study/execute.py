@@ -77,12 +77,7 @@ class RunArguments:
 
 
 def execute(arguments: RunArguments) -> Json:
-    """Do the run and write its record, unless there is one and only the weights were needed again.
-
-    Raises:
-        UserError: bad input, such as a missing task.
-        KeyboardInterrupt: interrupted, after a checkpoint was saved.
-    """
+    """Do the run and write its record, unless there is one and only the weights were needed again."""
     started = provenance()
     record = Path(arguments.records) / Path(arguments.output_dir).name
     found = EXECUTORS[arguments.kind](arguments)

@@ -148,11 +148,7 @@ class SizePlan(Section):
 
 
 def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
-    """The plan of one size.
-
-    Raises:
-        UserError: no such file or size, or a field that is unknown, missing or has a wrong value.
-    """
+    """The plan of one size; UserError for a field that is unknown, missing or has a wrong value."""
     try:
         sizes = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:

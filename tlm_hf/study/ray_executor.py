@@ -24,11 +24,7 @@ CHECKPOINT_SECONDS, REPLACED_AFTER = 600.0, 600.0
 
 
 class RayExecutor(Executor):
-    """A cluster, for `run_jobs`.
-
-    Args:
-        address: the cluster's; None for the variable RAY_ADDRESS, or a cluster of this machine alone.
-        gpus: GPUs that each job takes beside one CPU.
+    """The cluster of an address (None: RAY_ADDRESS, or this machine), for `run_jobs`; each job takes a CPU and `gpus`.
 
     Raises:
         UserError: no cluster at the address, or one with fewer GPUs.

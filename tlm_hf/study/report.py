@@ -27,11 +27,7 @@ MEASURES |= {"occurrence_coverage": "occurrences covered"}
 
 
 def write_report(arguments: StudyArguments) -> Json:
-    """Write `REPORT.md`, `rows.json` and the plots into the results folder; returns the page and the rows.
-
-    Raises:
-        UserError: bad options or plan, or no record yet.
-    """
+    """Write `REPORT.md`, `rows.json` and the plots into the results folder; returns the page's path and the rows."""
     plan = check_arguments(arguments)
     state, folder = read_state(arguments, plan), arguments.results_folder
     if not state.records:

@@ -211,7 +211,6 @@ def run_study(arguments: StudyArguments) -> Json:
     Raises:
         UserError: bad options or plan, text that is missing (found before the first run), what a run raises, or
             another study in the same folder.
-        KeyboardInterrupt: interrupted; every training has saved a checkpoint.
     """
     plan, limit, folder = check_arguments(arguments), arguments.stop_after, arguments.results_folder
     end = time.monotonic() + (float("inf") if limit is None else parse_duration(limit, "--stop-after"))
