@@ -7,11 +7,11 @@ Their losses and the seconds of their step (stock BERT, float32, all cores) are 
 are the CPU seconds of counting and of the training steps. Tokenising and evaluation count for neither.
 """
 
+import argparse
 import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from tlm_hf.commands.common import Parser, parse
+from tlm_hf.commands.common import Parser
 from tlm_hf.runs.atomic_files import read_json, write_json
 from tlm_hf.runs.figure import new_figure
 from tlm_hf.runs.provenance import provenance
@@ -20,29 +20,23 @@ from tlm_hf.training.pretrain import pretrain
 from tlm_hf.training.pretrain_options import GROUPS
 
 TRAINING = Path(__file__).resolve().parents[1] / "results" / "training"
-THEIR_LOSSES, THEIR_STEP = TRAINING / "search-bert-1-paper-init.json", TRAINING / "benchmark-bert-1-tlm.json"
-
-
-@dataclass
-class CurveArguments:
-    """Options of the curve."""
-
-    results: str = field(metadata={"help": "JSON file of the results; the figure is beside it."})
-    output_dir: str = field(metadata={"help": "Folder of the run, which an interrupted command continues."})
-    pretrain: str = field(default="", metadata={"help": "Options of `tlm pretrain`."})
 
 
 def their_curve() -> list[tuple[float, float]]:
     """Core-seconds and losses of the authors' recipe."""
-    trial, benchmark = read_json(THEIR_LOSSES)["trials"][0], read_json(THEIR_STEP)
+    trial = read_json(TRAINING / "search-bert-1-paper-init.json")["trials"][0]
+    benchmark = read_json(TRAINING / "benchmark-bert-1-tlm.json")
     core_seconds = benchmark["stock_step_seconds"] * benchmark["provenance"]["machine"]["cores"] / trial["batch_size"]
     return [(texts * core_seconds, loss) for texts, loss in trial["curve"]]
 
 
 def main() -> None:
-    """Train, write the results and draw."""
+    """Train (an interrupted command continues), write the results, and draw beside them."""
     quiet_libraries()
-    arguments = parse(CurveArguments, "paper_curve", __doc__ or "", None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--results", "--output-dir", "--pretrain"):
+        parser.add_argument(name, required=True)
+    arguments = parser.parse_args()
     given = Parser(GROUPS, "pretrain", "").parse(shlex.split(arguments.pretrain))
     results = pretrain(recipe="bert-1", size="paper", **given, output_dir=arguments.output_dir, disable_tqdm=True)
     counting, speed = results["counting_cpu_seconds"], results["speed"]

@@ -7,11 +7,11 @@ A core-minute is a minute of this process's CPU time, counting included, tokenis
 validation texts; gains are over the first variant. The same command continues.
 """
 
+import argparse
 import itertools
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tlm_hf import TLMModel
-from tlm_hf.commands.common import Parser, parse
+from tlm_hf.commands.common import Parser
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.runs.atomic_files import read_json, write_json
@@ -45,22 +45,11 @@ TRIAL = 60
 """Steps that are timed to know how many fit into a budget."""
 
 
-@dataclass
-class SearchArguments:
-    """Options of the search."""
-
-    results: str = field(metadata={"help": "JSON file of the results; runs that it has are not repeated."})
-    output_dir: str = field(metadata={"help": "Folder for the encoders and classifiers."})
-    minutes: list[float] = field(metadata={"help": "Budgets in core-minutes."})
-    variants: list[str] = field(metadata={"help": "Options of `tlm pretrain`, one string a variant."})
-    pretrain: str = field(default="", metadata={"help": "Options of `tlm pretrain` that all variants share."})
-    seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "Seeds of pre-training and tuning."})
-
-
 def train(words: str, folder: Path, seed: int, steps: int) -> tuple[dict[str, Any], float]:
     """Pre-train a variant; returns the results and the CPU seconds of a step."""
     options = {"output_dir": str(folder), "seed": seed, "max_steps": steps, "num_threads": 1, "disable_tqdm": True}
-    results = pretrain(eval_steps=10**6, **Parser(GROUPS, "pretrain", "").parse(shlex.split(words)), **options)
+    given = Parser(GROUPS, "pretrain", "").parse(shlex.split(words))
+    results = pretrain(**{"eval_steps": 10**6, **given, **options})
     return results, results["speed"]["cpu_seconds"] / results["speed"]["steps"]
 
 
@@ -91,7 +80,7 @@ def probe(encoder: Path, task: Any) -> float:
     return float(classifier.score(embedded["validation"]["vector"][:], embedded["validation"]["label"][:]))
 
 
-def run_variant(arguments: SearchArguments, variant: str, minutes: float, seed: int) -> dict[str, Any]:
+def run_variant(arguments: argparse.Namespace, variant: str, minutes: float, seed: int) -> dict[str, Any]:
     """Pre-train, probe and fine-tune; what is finished is read from its folder."""
     name = variant.replace("--", "").replace(" ", "_").replace("/", "_") or "as-given"
     root, words = Path(arguments.output_dir) / name, f"{arguments.pretrain} {variant}"
@@ -137,7 +126,14 @@ def tabulate(runs: pd.DataFrame) -> pd.DataFrame:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the results lack, and print the table after each run."""
     quiet_libraries()
-    arguments = parse(SearchArguments, "search", __doc__ or "", argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", required=True, help="JSON file of the results; runs that it has are not repeated")
+    parser.add_argument("--output-dir", required=True, help="folder for the encoders and classifiers")
+    parser.add_argument("--minutes", required=True, type=float, nargs="+", help="budgets in core-minutes")
+    parser.add_argument("--variants", required=True, nargs="+", help="options of `tlm pretrain`, one string a variant")
+    parser.add_argument("--pretrain", default="", help="options of `tlm pretrain` that all variants share")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of pre-training and tuning")
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     file = Path(arguments.results)
     runs = read_json(file)["runs"] if file.is_file() else []
