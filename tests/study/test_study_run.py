@@ -89,15 +89,6 @@ def test_the_report_is_equal_the_second_time(study):
         assert row["low"] - 1e-9 <= row["estimate"] <= row["high"] + 1e-9, row
 
 
-def test_the_gap_is_the_difference_of_the_mean_accuracies(study):
-    scratch = [r.results["test"]["accuracy"] for r in finetunings(study) if r.settings["encoder"] is None]
-    assert len(scratch) == 2
-    found = write_report(arguments(study))["rows"]
-    rows = {row["measure"]: row["estimate"] for row in found if (row["finding"], row["model"]) == ("gap", "bert-1")}
-    assert rows["from scratch"] == pytest.approx(np.mean(scratch), abs=1e-6)
-    assert rows["gap"] == pytest.approx(rows["pre-trained"] - rows["from scratch"], abs=2e-6)
-
-
 def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(study):
     found = write_report(arguments(study))["rows"]
     name = "committee of bert-1 of 6 steps"
