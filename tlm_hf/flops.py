@@ -4,11 +4,9 @@ Counted are matrix products and convolutions, as `torch.utils.flop_counter` coun
 are 2 x multiply-adds), not work on single elements. A training step is 3 x its forward pass: each product has two in
 the backward pass, one for each factor's gradient.
 
-Paths differ in the last layer alone. With h hidden size, H heads, T length, f feed-forward width and q positions of
-the text that the head reads, its multiply-adds besides the feed-forward block and the output projection,
-q (h^2 + 2 h f), are:
+Paths differ in the last layer alone. With h hidden size, H heads, T length and q positions that the head reads:
 
-- plain, as in stock BERT (q = T), and reduced: keys and values at T, all else at q: 2 T h^2 + q h^2 + 2 q T h.
+- plain, as in stock BERT (q = T), and reduced: keys and values at T, all else at q.
 - absorbed: the query (q h^2) goes through the key weights of its head (q h^2), meets the T inputs in each head
   (q H T h), and their weighted sum (q H T h) goes through the value weights (q h^2). Cheaper than reduced when
   q (h + (H - 1) T) < T h: up to 45 of 128 positions at h = 768.

@@ -219,7 +219,7 @@ def test_same_command_elsewhere_gives_the_same_bytes(home, task_folder, tmp_path
         ("--corpus CORPUS --num-texts 80 40 --output-dir OUT", "ascending"),
         ("--corpus CORPUS --num-texts 40 4000 --output-dir OUT", "4000 texts"),
         ("--task TASK --num-texts 40 --output-dir OUT", "--train-per-label"),
-        ("--task TASK --output-dir /", "cannot name"),
+        ("--task TASK --output-dir /", "is there already"),
         ("--task TASK --output-dir TASK", "is there already"),
     ],
 )

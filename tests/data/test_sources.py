@@ -1,24 +1,19 @@
 """Tables, corpora and tasks from files: what is read, who is in which split, and what is said about bad files."""
 
-import collections
 import hashlib
 import json
 import os
 import re
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import refusal
-from helpers_commands import labelled_rows, write_corpus, write_csv
+from helpers_commands import write_corpus, write_csv
 
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.sources import data_root, read_source, seeded_order, text_hash
-from tlm_hf.data.tasks import class_names, load_task
 
-DATA = os.environ.get("TLM_DATA")
-needs_data = pytest.mark.skipif(not DATA, reason="TLM_DATA is not set: no real text to read")
 SPLITS = ("train", "validation", "test")
 ROWS = [
     {"text": 'a "quoted" text, with a comma', "label": "b"},
@@ -118,40 +113,11 @@ def test_hash_depends_on_every_boundary():
     assert len({text_hash(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["c", "ab"], ["ab", "c", ""])}) == 5
 
 
-def test_bad_requests_are_refused(tmp_path):
-    task = str(write_csv(tmp_path / "task.csv", labelled_rows(40)))
-    assert "'body'" in refusal(load_task, task, text_column="body")
-    assert "--test-per-label" in refusal(load_task, task, test_per_label=0)
-    few = write_csv(tmp_path / "few.csv", labelled_rows(1))
-    hollow = write_csv(tmp_path / "hollow.csv", [{"text": " ", "label": label} for label in "ababab"])
-    for path in (few, hollow):
-        assert path.name in refusal(load_task, str(path))
-    assert "--data-root" in refusal(load_task, "ag_news", root=str(tmp_path))
-
-
 def test_seeded_order_is_a_permutation_and_known():
     texts = ["a", "b", "c", "d"]
     assert sorted(seeded_order(texts, 0)) == [0, 1, 2, 3]
     # sha256sum of 0, NUL and the letter begins with 5f1a for a, a8d4 for b, 50f6 for c and 4aef for d.
     assert seeded_order(texts, 0) == [3, 2, 0, 1]
-
-
-@needs_data
-class TestRealText:
-    @pytest.mark.parametrize(
-        ("name", "sizes", "text_column", "classes"),
-        [("ag_news", (1000, 200, 1000), "text", 4), ("dbpedia_14", (100, 50, 100), "content", 14)],
-    )
-    def test_tasks(self, name, sizes, text_column, classes):
-        task = load_task(name, **dict(zip((f"{split}_per_label" for split in SPLITS), sizes, strict=True)), root=DATA)
-        raw = {split: pq.read_table(Path(DATA) / name / f"{split}.parquet").to_pylist() for split in ("train", "test")}
-        known = {split: {(row[text_column].strip(), row["label"]) for row in rows} for split, rows in raw.items()}
-        for split, size in zip(SPLITS, sizes, strict=True):
-            assert collections.Counter(task[split]["label"]) == dict.fromkeys(range(classes), size)
-            assert {(row["text"], row["label"]) for row in task[split]} <= known["test" if split == "test" else "train"]
-        assert len({text for split in SPLITS for text in task[split]["text"]}) == sum(sizes) * classes
-        if name == "dbpedia_14":
-            assert class_names(task) == (Path(DATA) / name / "classes.txt").read_text().split()
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["option", "variable"])

@@ -131,9 +131,8 @@ def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
     """Parse the words after a command's name, and call its function."""
     words, named = list(argv), []
     for option in command.leading:
-        if not words or words[0].startswith("-"):
-            break
-        named += [f"--{option}", words.pop(0)]
+        if words and not words[0].startswith("-"):
+            named += [f"--{option}", words.pop(0)]
     function: Any = _find(command.function)
     parser = find_parser(name, command)
     preset = {"what": name.partition(" ")[2]} if "--what" in parser._option_string_actions else {}

@@ -72,14 +72,10 @@ COMMANDS = {
     ),
     "serve": Command("a frozen committee behind HTTP", "commands.serve:serve", leading=("model",)),
     "prepare-data": Command(
-        "corpus subsets and tasks as data set folders, checked for leakage, ready to push",
-        "data.dataset_folder:prepare_data",
-        ("output_dir", "rows", "leaking"),
+        "corpora and tasks as data set folders", "data.dataset_folder:prepare_data", ("output_dir", "rows", "leaking")
     ),
     "overlap": Command(
-        "token overlap of a corpus with tasks, and subsets with high, random and low overlap",
-        "data.overlap_report:overlap",
-        ("corpus", "table"),
+        "token overlap of a corpus with tasks, and subsets by it", "data.overlap_report:overlap", ("corpus", "table")
     ),
     "study plan": Command("the runs of the paper's four findings, and their costs", "study.study:show_plan", TABLE),
     "study run": Command(

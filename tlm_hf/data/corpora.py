@@ -18,6 +18,7 @@ from .sources import (
     describe_split,
     each_text,
     is_text,
+    mapped,
     read_source,
     tells_rows_apart,
     text_hash,
@@ -134,11 +135,7 @@ def _clean(table: datasets.Dataset, place: str, column: str, id_column: str | No
 
     chosen = table.select_columns([column, id_column] if id_column else [column])
     features = datasets.Features({"text": datasets.Value("string"), ID: datasets.Value("string")})
-    options: Json = {"batched": True, "with_indices": True, "remove_columns": chosen.column_names}
-    try:
-        return chosen.map(finish, features=features, desc="Reading texts", **options)
-    except OSError as error:
-        raise UserError(f"The texts cannot be kept ({error}): free space, or set HF_DATASETS_CACHE.") from error
+    return mapped(chosen, finish, with_indices=True, features=features, desc="Reading texts")
 
 
 def _choose(

@@ -204,14 +204,12 @@ def open_destination(arguments: Any) -> tuple[Path, Json]:
     if not arguments.output_dir:
         raise UserError("--output-dir is missing: name the folder to make.")
     destination = Path(arguments.output_dir).expanduser().resolve()
-    if not destination.name:
-        raise UserError(f"{destination} cannot name a data set folder: choose another --output-dir.")
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{destination} cannot be written ({error.strerror}): choose another --output-dir.") from error
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
         raise UserError(f"The output folder {destination} is there already: choose another --output-dir, or remove it.")
     return destination, portable(settings)
 

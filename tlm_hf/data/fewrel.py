@@ -83,12 +83,10 @@ def _marked(item: Json, where: str) -> list[str]:
     (head, head_end), (tail, tail_end) = spans
     if head < tail_end and tail < head_end:
         raise UserError(f"In the {where} head and tail overlap: {remedy}.")
-    # From the right, so that the numbers on the left stay valid; where spans touch, the closing marker comes first.
-    places = [(head, 1, ENTITY_MARKERS[0]), (head_end, 0, ENTITY_MARKERS[1])]
-    places += [(tail, 1, ENTITY_MARKERS[2]), (tail_end, 0, ENTITY_MARKERS[3])]
-    for place, _, marker in sorted(places, reverse=True):
-        tokens.insert(place, marker)
-    return tokens
+    opening = {head: ENTITY_MARKERS[0], tail: ENTITY_MARKERS[2]}
+    closing = {head_end: ENTITY_MARKERS[1], tail_end: ENTITY_MARKERS[3]}
+    marked = ((closing.get(place), opening.get(place), *tokens[place : place + 1]) for place in range(len(tokens) + 1))
+    return [word for words in marked for word in words if word is not None]
 
 
 def _without_repetition(rows: list[Row]) -> tuple[list[Row], Counter[str]]:

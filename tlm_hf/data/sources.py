@@ -291,6 +291,19 @@ def facts_of(split: datasets.Dataset) -> Json:
     return facts if isinstance(facts, dict) and facts.get("rows") == len(split) else {}
 
 
+def mapped(
+    rows: datasets.Dataset, function: Callable[..., Any], file: Path | None = None, **options: Any
+) -> datasets.Dataset:
+    """`Dataset.map` by batches into new columns, kept in a file of the cache; UserError where it cannot be written."""
+    try:
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            options |= {"cache_file_name": str(file), "load_from_cache_file": True}
+        return rows.map(function, batched=True, remove_columns=rows.column_names, **options)
+    except OSError as error:
+        raise UserError(f"The texts cannot be kept ({error}): free space, or set HF_DATASETS_CACHE.") from error
+
+
 def cached(
     file: Path, schema: pa.Schema, make: Callable[[], Iterable[pa.RecordBatch]], variable: str = "HF_DATASETS_CACHE"
 ) -> datasets.Dataset:

@@ -5,23 +5,20 @@ import json
 import logging
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .sources import BATCH, cached, in_batches, text_hash
+from .sources import in_batches, mapped, text_hash
 from .tokenization import encode_whole, tokenizer_hash
 
-FORMAT = 4  # raise it when the same texts and tokenizer would give other tokens or another layout
-SCHEMA = pa.schema({"input_ids": pa.list_(pa.int32())})
+FORMAT = 5  # raise it when the same texts and tokenizer would give other tokens or another layout
 SHORT = 8  # texts of fewer tokens, special tokens included, are short: alone they would often have nothing to predict
 SPECIAL = 2  # [CLS] and [SEP] of a window
 LONGEST_DEFAULT = 512
@@ -49,25 +46,16 @@ class TokenTable(Sequence[np.ndarray]):
 
 
 def tokenize_once(
-    dataset: datasets.Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    text_column: str = "text",
-    cache_dir: str | Path | None = None,
+    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, *, text_column: str = "text"
 ) -> TokenTable:
-    """Token ids of every text as `encode_whole` gives them, kept in the cache; UserError where it cannot be written."""
-    column = dataset.with_format(None)[text_column]
-    decisive = [FORMAT, text_hash(column), tokenizer_hash(tokenizer), tokenizer.split_special_tokens]
-    name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
-    root = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "tlm_hf" / "tokens").expanduser()
-    encode = encode_whole(tokenizer)
-    hide = True if datasets.are_progress_bars_disabled() else None  # None: shown where there is a terminal
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for batch in tqdm(in_batches(column), "Tokenizing", -(-len(column) // BATCH), disable=hide, delay=1):
-            yield pa.record_batch([pa.array(encode(batch), SCHEMA.types[0])], schema=SCHEMA)
-
-    return TokenTable(cached(root / f"{name}.arrow", SCHEMA, batches))
+    """Token ids of every text as `encode_whole` gives them, from the cache of `datasets` where they are in it."""
+    encode, rows = encode_whole(tokenizer), dataset.with_format(None).select_columns([text_column])
+    decisive = [FORMAT, text_hash(rows[text_column]), tokenizer_hash(tokenizer), tokenizer.split_special_tokens]
+    name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
+    features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
+    options = {"features": features, "desc": "Tokenizing", "new_fingerprint": name}
+    file = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tokens", f"{name}.arrow")
+    return TokenTable(mapped(rows, lambda batch: {"input_ids": encode(batch[text_column])}, file, **options))
 
 
 @dataclass(frozen=True)
