@@ -25,7 +25,7 @@ from tlm_hf import TLMModel, pretrained
 from tlm_hf.commands.common import parse
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import encode_whole, load_tokenizer
-from tlm_hf.evaluation.baselines import choose_linear, fit_tfidf, load_sentence_encoder, tfidf_baseline
+from tlm_hf.evaluation.baselines import choose_linear, fit_tfidf, load_sentence_encoder
 from tlm_hf.runs.atomic_files import read_json, write_json
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
@@ -89,8 +89,7 @@ def run_committee(task: datasets.DatasetDict, folder: Path) -> Trained:
 
 def run_tfidf(task: datasets.DatasetDict, folder: Path) -> Trained:
     """As `run_committee`."""
-    scores = tfidf_baseline(task)
-    model = fit_tfidf(task, scores)
+    scores, model = fit_tfidf(task)
     return scores, lambda text: model.predict([text]), len(pickle.dumps(model)) / 1e6
 
 

@@ -24,6 +24,8 @@ from tokenizers import Tokenizer
 TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "U8": np.uint8}
 BATCH = 256
 """Texts that go through the layers together."""
+MULTIPLIER = 40503
+"""As `lexical_committee.py` has it."""
 REMEMBERED = 2**18
 """Letters of words whose tokens are remembered: about 10 MB."""
 ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
@@ -89,6 +91,9 @@ def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes |= {f"{name}.weight": (members, inputs, outputs), f"{name}.bias": (members, 1, outputs)}
         if int8 and name != "classifier":
             shapes |= {f"{name}.weight": (members, outputs, inputs), f"{name}.step": (members, outputs)}
+    if buckets := config.get("lexical_buckets", 0):
+        classes = len(config["id2label"])
+        shapes |= {"lexical.weight": (words + buckets, classes), "lexical.idf": (words,), "lexical.bias": (classes,)}
     return shapes
 
 
@@ -190,7 +195,18 @@ class FrozenRuntime:
         for start in range(0, len(ids), BATCH):
             rows = order[start : start + BATCH]
             logits[rows] = self._batch([ids[row] for row in rows])
+        if "lexical.weight" in self.tables:
+            logits += np.stack([self._by_words(np.array(text)) for text in ids])[:, None]
         return logits
+
+    def _by_words(self, text: np.ndarray) -> np.ndarray:
+        """What the words of a text (tokens,) and their pairs say of its class, float32 (classes,)."""
+        weight, idf = self.tables["lexical.weight"], self.tables["lexical.idf"]
+        words, counts = np.unique(text, return_counts=True)
+        shares = 1 + np.log(counts, dtype=np.float32)
+        pairs = len(idf) + (text[:-1] * MULTIPLIER + text[1:]) % (len(weight) - len(idf))
+        sums = shares @ weight[words] + weight[pairs].sum(axis=0)
+        return sums / max(np.linalg.norm(shares * idf[words]), 1) + self.tables["lexical.bias"]
 
     def _batch(self, ids: list[list[int]]) -> np.ndarray:
         states = self._norm(self._dense("attention_output", self._pool(ids)))

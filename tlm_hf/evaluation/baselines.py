@@ -45,23 +45,21 @@ def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Jso
         `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, the chosen `classifier` and `C`, and
         where asked for `logits`: by split (validation, test) float (texts, classes).
     """
-    texts = {split: task[split]["text"][:] for split in task}
-    features = _tfidf().fit(texts["train"])
-    results = choose_linear({split: features.transform(rows) for split, rows in texts.items()}, task)
+    results, _ = fit_tfidf(task)
     return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
 
 
-def fit_tfidf(task: datasets.DatasetDict, chosen: Json) -> Pipeline:
-    """The model that `tfidf_baseline` chose, from texts to names of classes, fitted on the training split."""
-    names = np.array(class_names(task))[task["train"]["label"][:]]
-    model = make_pipeline(_tfidf(), CLASSIFIERS[chosen["classifier"]](chosen["C"]))
-    return model.fit(task["train"]["text"][:], names)
-
-
-def _tfidf() -> FeatureUnion:
+def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
+    """As `tfidf_baseline` with logits, and the model, from texts to names of classes."""
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
-    return FeatureUnion([("words", words), ("letters", letters)])
+    texts = {split: task[split]["text"][:] for split in task}
+    features = FeatureUnion([("words", words), ("letters", letters)]).fit(texts["train"])
+    inputs = {split: features.transform(rows) for split, rows in texts.items()}
+    results = choose_linear(inputs, task)
+    names = np.array(class_names(task))[task["train"]["label"][:]]
+    model = CLASSIFIERS[results["classifier"]](results["C"]).fit(inputs["train"], names)
+    return results, make_pipeline(features, model)
 
 
 def sentence_baseline(task: datasets.DatasetDict) -> Json:

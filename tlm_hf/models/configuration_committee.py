@@ -34,6 +34,7 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         temperature: softmax temperature applied after averaging, fitted on held-out data; 1 leaves the mean as it is.
         combination: what is averaged: probabilities or logits (`combination_committee`).
         pad_token_id: id of `[PAD]`, as in every member.
+        lexical_buckets: buckets for pairs of words of a `LexicalTable`, which every member's logits get added; 0: none.
 
     Raises:
         StrictDataclassError: when the members' vocabularies differ, the temperature is not positive, the combination is
@@ -47,6 +48,7 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     temperature: float | int = 1.0
     combination: str = "probabilities"
     pad_token_id: int | None = 0
+    lexical_buckets: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Keep members as plain dictionaries, without labels and paths."""

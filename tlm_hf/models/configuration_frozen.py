@@ -29,6 +29,7 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         table_dtype: `float32`, `float16` (value rows) or `int8` (value rows and layers); all else is float32.
         temperature: see `CommitteeConfig`.
         combination: see `CommitteeConfig`.
+        lexical_buckets: see `CommitteeConfig`.
         tokenizer_sha256: hash of the tokenizer.json that the members were trained with, where it is known.
 
     Raises:
@@ -51,6 +52,7 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     table_dtype: str = "float32"
     temperature: float | int = 1.0
     combination: str = "probabilities"
+    lexical_buckets: int = 0
     tokenizer_sha256: str | None = None
 
     def validate_tables(self) -> None:

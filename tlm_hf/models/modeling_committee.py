@@ -7,6 +7,7 @@ This file travels to the Hub as remote code together with its flat siblings; it 
 committee's calibrated probability and `pipeline("text-classification")` shows it (arXiv 2507.14871, "soft committee").
 """
 
+import copy
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from transformers.utils.generic import can_return_tuple
 from .combination_committee import CommitteeOutput, combine
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
 from .joining_committee import check_member, check_tokenizers, in_label_order, open_member
+from .lexical_committee import LexicalTable
 from .modeling_frozen import FrozenCommitteeForSequenceClassification, freeze_members
 from .modeling_tlm import CardMixin, TLMForSequenceClassification
 
@@ -34,6 +36,7 @@ class CommitteePreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF05
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = {"lexical"}
 
 
 class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignore: TRF057
@@ -46,7 +49,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         super().__init__(config)
         if not config.member_configs:
             raise ValueError("A committee needs at least one member: build it with `from_members([...])`.")
-        self.members = nn.ModuleList(TLMForSequenceClassification(member) for member in config.build_member_configs())
+        members, buckets = config.build_member_configs(), config.lexical_buckets
+        self.members = nn.ModuleList(TLMForSequenceClassification(member) for member in members)
+        self.lexical = LexicalTable(members[0].vocab_size, buckets, config.num_labels) if buckets else None
         self.post_init()
 
     @classmethod
@@ -115,6 +120,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         members = [self.members[position] for position in positions]
         committee = type(self).from_members(members, self.config.temperature, self.config.combination)
         committee.config.id2label, committee.config.label2id = dict(self.config.id2label), dict(self.config.label2id)
+        committee.lexical, committee.config.lexical_buckets = self.lexical, self.config.lexical_buckets
         return committee
 
     def freeze(
@@ -139,7 +145,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
                 cls_token_id = AutoTokenizer.from_pretrained(next(filter(None, sources))).cls_token_id
             except (OSError, ValueError, StopIteration) as error:
                 raise ValueError("The committee has no tokenizer beside it: pass freeze(cls_token_id=...).") from error
-        return freeze_members(list(self.members), self.config, cls_token_id, dtype)
+        frozen = freeze_members(list(self.members), self.config, cls_token_id, dtype)
+        frozen.lexical = copy.deepcopy(self.lexical)
+        return frozen
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Refuse."""
@@ -181,6 +189,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             )
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
         each = [member(input_ids, **inputs, return_dict=True, **kwargs).logits for member in self.members]
+        if self.lexical is not None:
+            by_words = self.lexical(input_ids, attention_mask)
+            each = [one + by_words for one in each]
         member_logits = torch.stack(each, dim=1)
         logits = combine(member_logits, self.config.combination, self.config.temperature)
         loss = None

@@ -28,6 +28,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .combination_committee import CommitteeOutput, combine
 from .configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
+from .lexical_committee import LexicalTable
 
 SHARED = (
     *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps"),
@@ -88,7 +89,7 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
     base_model_prefix = "frozen"
     # A precision asked of `from_pretrained` changes none of these; float16 is of value rows alone.
     _keep_in_fp32_modules_strict = {"scale", "scores", "position_scores", "position_values", "gain"} | {
-        *("weight", "bias", "step")
+        *("weight", "bias", "step", "idf")
     }
 
     def __init__(self, config: FrozenCommitteeConfig) -> None:
@@ -110,6 +111,8 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         self.output = FrozenDense(members, config.intermediate_size, hidden, dtype)
         self.pooler = FrozenDense(members, hidden, hidden, dtype)
         self.classifier = FrozenDense(members, hidden, config.num_labels, "float32")
+        buckets = config.lexical_buckets
+        self.lexical = LexicalTable(words, buckets, config.num_labels) if buckets else None
         self.activation = ACT2FN[config.hidden_act]
         self.post_init()
         self.eval()
@@ -159,6 +162,8 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         inner = self.activation(self.intermediate(states))
         states = self._norm(self.output(inner, torch.addcmul(self.output.bias, states, self.gain)))
         member_logits = self.classifier(torch.tanh(self.pooler(states))).transpose(0, 1)
+        if self.lexical is not None:
+            member_logits = member_logits + self.lexical(input_ids, attention_mask)[:, None]
         logits = combine(member_logits, self.config.combination, self.config.temperature)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
@@ -277,6 +282,7 @@ def freeze_members(
         label2id=dict(committee.label2id),
         temperature=committee.temperature,
         combination=committee.combination,
+        lexical_buckets=committee.lexical_buckets,
         **{name: getattr(members[0].config, name) for name in SHARED},
     )
     with torch.device(members[0].device):

@@ -26,10 +26,12 @@ from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
 from ..models.combination_committee import COMBINATIONS
 from ..models.joining_committee import in_label_order
+from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
+from .lexical import add_table, lexical_logits, weigh
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,17 @@ NOT_DECISIVE = {"output_dir", "members", "data_root", "disable_tqdm", "task_path
 """Members count by their weights, wherever they are, and options of the task by the texts that they choose."""
 
 
+@dataclass
+class Joined:
+    """A committee with its results, and logits on test: (texts, members, classes), and its own (texts, classes)."""
+
+    committee: CommitteeForSequenceClassification
+    tokenizer: PreTrainedTokenizerBase
+    results: Json
+    member_logits: np.ndarray
+    logits: np.ndarray
+
+
 def join_committee(arguments: CommitteeArguments) -> Json:
     """Join members, choose them and the temperature on the validation split alone, score committee and members on test.
 
@@ -63,7 +76,7 @@ def join_committee(arguments: CommitteeArguments) -> Json:
     # 1. The members, with the task's labels in its order, as one model
     _check_options(arguments)
     task = load_task_from(arguments)
-    committee = _load_committee(arguments, task)
+    committee = load_members(arguments, task)
     tokenizer = load_classifier_tokenizer(arguments.members[0], committee)
 
     # 2. The output folder
@@ -72,11 +85,24 @@ def join_committee(arguments: CommitteeArguments) -> Json:
     run = Run(arguments.output_dir, "committee", settings)
     if run.results is not None:
         return run.results
+    joined = join_members(arguments, task, committee, tokenizer)
+    return run.finish(partial(save_committee, joined), joined.results)
 
+
+def join_members(
+    arguments: CommitteeArguments,
+    task: datasets.DatasetDict,
+    committee: CommitteeForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    table: LexicalTable | None = None,
+) -> Joined:
+    """Steps 3 to 5 of `join_committee`; every member's logits get those of `table` added where it is given."""
     # 3. Every member's logits (texts, members, classes) on validation and test
     labels = {split: np.array(task[split]["label"][:]) for split in ("validation", "test")}
     options = {"show_progress": not arguments.disable_tqdm, "member_logits": True}
     logits = {split: predict_logits(committee, tokenizer, task[split]["text"][:], **options)[0] for split in labels}
+    if table is not None:
+        logits = _add_table(committee, tokenizer, table, task, logits, arguments.combination)
 
     # 4. Members and temperature, chosen on validation
     order = greedy_order(logits["validation"], labels["validation"], arguments.combination)
@@ -107,7 +133,23 @@ def join_committee(arguments: CommitteeArguments) -> Json:
         "greedy_order": order,
         "curve": accuracy_curve(logits["test"], labels["test"], order, arguments.combination),
     }
-    return run.finish(partial(_save, committee, tokenizer, results), results)
+    return Joined(committee, tokenizer, results, logits["test"], joined["test"] / temperature)
+
+
+def _add_table(
+    committee: CommitteeForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    table: LexicalTable,
+    task: datasets.DatasetDict,
+    logits: dict[str, np.ndarray],
+    combination: str,
+) -> dict[str, np.ndarray]:
+    """Add the table to the committee, weighed on validation; the members' logits with it."""
+    by_words = {split: lexical_logits(table, tokenizer, task[split]["text"][:]) for split in logits}
+    labels = np.array(task["validation"]["label"][:])
+    share, scale = weigh(logits["validation"], by_words["validation"], labels, combination)
+    add_table(committee, table, share, scale)
+    return {split: share * logits[split] + scale * by_words[split][:, None] for split in logits}
 
 
 def _choose(arguments: CommitteeArguments, logits: np.ndarray, labels: np.ndarray, order: list[int]) -> list[int]:
@@ -118,11 +160,11 @@ def _choose(arguments: CommitteeArguments, logits: np.ndarray, labels: np.ndarra
     return order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
 
 
-def _save(
-    committee: CommitteeForSequenceClassification, tokenizer: PreTrainedTokenizerBase, results: Json, folder: Path
-) -> None:
-    committee.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def save_committee(joined: Joined, folder: Path) -> None:
+    """Write model, tokenizer and figures."""
+    joined.committee.save_pretrained(folder)
+    joined.tokenizer.save_pretrained(folder)
+    results = joined.results
     title = f"{results['task']}: {len(results['chosen'])} members, test split"
     draw_reliability(results["reliability"], folder / "reliability.png", title)
     if len(results["curve"]) > 1:
@@ -154,7 +196,7 @@ def check_tokenizers(models: list[str]) -> None:
             )
 
 
-def _load_committee(arguments: CommitteeArguments, task: datasets.DatasetDict) -> CommitteeForSequenceClassification:
+def load_members(arguments: CommitteeArguments, task: datasets.DatasetDict) -> CommitteeForSequenceClassification:
     """All members as one model; their labels are matched to the task's by name."""
     labels, task_sha256 = class_names(task), task_hash(task)
     models = []

@@ -2,8 +2,7 @@
 
 import logging
 import math
-import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,17 @@ import joblib
 import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
-from ..data.pretrained import pretrained
+from ..data.pretrained import model_folder, pretrained
 from ..data.table_files import frame_table
 from ..data.task_options import TextFormat, option
-from ..data.tasks import load_task, task_hash
-from ..data.tokenization import train_wordpiece
+from ..data.tasks import class_names, load_task, task_hash
+from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range
-from ..evaluation.baselines import fit_tfidf, tfidf_baseline
-from ..evaluation.choosing import combined
-from ..evaluation.scoring import predict_logits
+from ..evaluation.baselines import fit_tfidf
 from ..export import write_frozen
 from ..loading import (
     load_classifier,
@@ -34,15 +31,18 @@ from ..loading import (
     read_encoder_config,
     weights_hash,
 )
+from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_tlm import TLMModel
 from ..recipes import build_config
 from ..runs.atomic_files import Json
-from ..runs.output_folder import RESULTS_FILE, RUN_FILE, Run
+from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from .committee_report import compare, doubtful_rows, recommend, write_report
 from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
-from .join_committee import CommitteeArguments, check_tokenizers, join_committee
+from .join_committee import CommitteeArguments, Joined, check_tokenizers, join_members, load_members, save_committee
+from .lexical import fit_lexical
 from .members import finetune_members, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag
 from .pretrain_options import PretrainOptions
@@ -53,9 +53,10 @@ OWN_TEXT = "none"
 """Value of `--encoder` that asks for pre-training on the table's own texts."""
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
 BASELINE_FILE = "baseline.joblib"
+COUNTED = "tlm-words"
+"""The embedded encoder whose word rows are counts."""
 NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}
 """Texts and encoders count by their hashes."""
-RECORDS = shutil.ignore_patterns(RUN_FILE, RESULTS_FILE)
 
 
 @dataclass(frozen=True)
@@ -171,58 +172,59 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
     logger.info("4 of 5: joining and calibrating")
     members = [str(work / "members" / member["folder"]) for member in tuned]
-    joined = CommitteeArguments(str(work / "data"), members=members, output_dir=str(work / "committee"))
-    committee = join_committee(replace(joined, disable_tqdm=True))
+    joining = CommitteeArguments(str(work / "data"), members=members, disable_tqdm=True)
+    committee = load_members(joining, task)
+    tokenizer = load_classifier_tokenizer(members[0], committee)
+    table = _fit_table(tokenizer, encoders, task)
+    joined = join_members(joining, task, committee, tokenizer, table)
 
     # 4. The linear model, and everything scored on test
     logger.info("5 of 5: the linear model, and scores on the test rows")
-    source = str(work / "committee")
-    model = load_classifier(source)
-    tokenizer = load_classifier_tokenizer(source, model)
-    linear = tfidf_baseline(task, with_logits=True)
+    linear, pipeline = fit_tfidf(task)
     results = {
         "output_dir": portable_path(str(output)),
         "members": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
-        **_score(task, model, tokenizer, committee, linear["logits"]["test"]),
+        **_score(task, joined, linear["logits"]["test"]),
     }
     results["report"] = write_report(results, str(output))
-    return output, run.finish(partial(_save, source, model, tokenizer, fit_tfidf(task, linear)), results)
+    return output, run.finish(partial(_save, joined, pipeline), results)
 
 
-def _score(
-    task: datasets.DatasetDict,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    joined: Json,
-    linear: np.ndarray,
-) -> Json:
+def _fit_table(tokenizer: PreTrainedTokenizerBase, encoders: list[str], task: datasets.DatasetDict) -> LexicalTable:
+    """The linear model of the table's words; their vectors are the counted encoder's, or else the first encoder's."""
+    counted = pretrained().get(COUNTED)
+    source = encoders[0]
+    if counted is not None and tokenizer_hash(load_tokenizer(str(counted))) == tokenizer_hash(tokenizer):
+        source = str(counted)
+    rows = TLMModel.from_pretrained(model_folder(source)).embeddings.word_embeddings.weight.detach().float().numpy()
+    labels = np.array(task["train"]["label"][:])
+    return fit_lexical(tokenizer, rows, task["train"]["text"][:], labels, len(class_names(task)))
+
+
+def _score(task: datasets.DatasetDict, joined: Joined, linear: np.ndarray) -> Json:
     """Scores of all models on test, and what they say; `linear` are logits (texts, classes)."""
-    logits, _ = predict_logits(model, tokenizer, task["test"]["text"][:], member_logits=True)
-    mean = combined(logits, range(logits.shape[1]), model.config.combination) / joined["temperature"]
-    scores, difference = compare(task, mean, logits, linear)
+    scores, difference = compare(task, joined.logits, joined.member_logits, linear)
+    found = joined.results
     return {
-        "labels": joined["labels"],
+        "labels": found["labels"],
         "rows": {split: len(rows) for split, rows in task.items()},
         "scores": scores,
         "difference": vars(difference),
         "recommendation": recommend(difference),
-        "committee": joined["test"],
-        "classes": joined["classes"],
-        "temperature": joined["temperature"],
-        "doubtful": doubtful_rows(task["test"], joined["labels"], mean),
+        **{name: found[name] for name in ("classes", "temperature", "temperature_interval", "temperature_note")},
+        "committee": found["test"],
+        "doubtful": doubtful_rows(task["test"], found["labels"], joined.logits),
     }
 
 
-def _save(
-    source: str, committee: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, baseline: Pipeline, folder: Path
-) -> None:
-    """Copy `source` into `folder`, add the linear model, and in `frozen/` the committee's tables where it has any."""
-    shutil.copytree(source, folder, ignore=RECORDS, dirs_exist_ok=True)
+def _save(joined: Joined, baseline: Pipeline, folder: Path) -> None:
+    """Write the committee, the linear model, and in `frozen/` the committee's tables where it has any."""
+    save_committee(joined, folder)
     joblib.dump(baseline, folder / BASELINE_FILE, compress=3)
     try:
-        write_frozen(committee, tokenizer, folder / "frozen")  # type: ignore[arg-type]
+        write_frozen(joined.committee, joined.tokenizer, folder / "frozen")
     except ValueError as error:
         logger.info("No tables were written: %s", error)
 

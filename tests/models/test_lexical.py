@@ -1,0 +1,116 @@
+"""The table of words: against scikit-learn's own model on explicit features, and in every form of a committee."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from conftest import SENTENCES, TINY, randomise
+from scipy.special import logsumexp, softmax
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.svm import LinearSVC
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from tlm_hf import CommitteeForSequenceClassification
+from tlm_hf.export import OnnxClassifier, export_onnx, write_frozen
+from tlm_hf.models.lexical_committee import MULTIPLIER
+from tlm_hf.runtime import load
+from tlm_hf.training.lexical import BUCKETS, STRENGTH, add_table, fit_lexical, lexical_logits, weigh
+
+TEXTS = [" ".join(SENTENCES[place : place + 2]) for place in range(len(SENTENCES) - 1)] * 2
+NEW = [*SENTENCES, "", "zebra zebra zebra the boat", " ".join(SENTENCES)]
+
+
+def explicit_features(tokenizer, vectors, texts):
+    """Features of texts, (texts, features), of which the first ones are the training texts `TEXTS`."""
+    every = tokenizer([*TEXTS, *texts], truncation=True)["input_ids"]
+    words = [[token for token in ids if token not in tokenizer.all_special_ids] for ids in every]
+    tfidf = TfidfVectorizer(
+        analyzer=list, sublinear_tf=True, vocabulary={token: token for token in range(len(tokenizer))}
+    )
+    tokens = tfidf.fit(words[: len(TEXTS)]).transform(words).toarray()
+    lengths = TfidfVectorizer(analyzer=list, sublinear_tf=True, norm=None, vocabulary=tfidf.vocabulary_)
+    lengths = np.linalg.norm(lengths.fit(words[: len(TEXTS)]).transform(words).toarray(), axis=1)
+    spelled = [
+        token[2:] if token.startswith("##") else " " + token
+        for token in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    ]
+    grams = [[s[i : i + n] for n in (2, 3, 4) for i in range(len(s) - n + 1)] for s in spelled]
+    known = sorted({gram for each in grams for gram in each})
+    index = {gram: place for place, gram in enumerate(known)}
+    letters, pairs = np.zeros((len(every), len(known))), np.zeros((len(every), BUCKETS))
+    for row, (ids, inner) in enumerate(zip(every, words, strict=True)):
+        for token in set(inner):
+            for gram in grams[token]:
+                letters[row, index[gram]] += (1 + np.log(inner.count(token))) / lengths[row]
+        for first, second in itertools.pairwise(ids):
+            pairs[row, (first * MULTIPLIER + second) % BUCKETS] += 1 / max(lengths[row], 1)
+    present = (letters[: len(TEXTS)] > 0).sum(axis=0)
+    letters *= np.log((1 + len(TEXTS)) / (1 + present)) + 1
+    dense = tokens @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    blocks = [tokens, letters, dense, pairs]
+    scales = [np.sqrt((block[: len(TEXTS)] ** 2).sum(axis=1).mean()) for block in blocks]
+    return np.hstack([block / scale for block, scale in zip(blocks, scales, strict=True)])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_table_is_scikit_learns_model(tokenizer, classes):
+    vectors, labels = np.random.default_rng(0).normal(size=(len(tokenizer), 5)), np.arange(len(TEXTS)) % classes
+    table = fit_lexical(tokenizer, vectors, TEXTS, labels, classes + 1)
+    features = explicit_features(tokenizer, vectors, NEW)
+    model = LinearSVC(C=STRENGTH, tol=1e-5, random_state=0).fit(features[: len(TEXTS)], labels)
+    expected = model.decision_function(features[len(TEXTS) :])
+    found = lexical_logits(table, tokenizer, NEW, batch_size=4)
+    if classes == 2:
+        expected = np.stack([-expected, expected], axis=1)
+    np.testing.assert_allclose(found[:, :classes], expected, atol=0.03)
+    assert (found[:, classes] == -1).all()
+
+
+@torch.no_grad()
+def test_it_is_in_every_form_of_a_committee(tokenizer, tmp_path):
+    stocks = [
+        BertForSequenceClassification(BertConfig(**TINY | {"vocab_size": len(tokenizer), "num_labels": 3}))
+        for _ in range(2)
+    ]
+    for seed, stock in enumerate(stocks):
+        randomise(stock, seed)
+    batch = tokenizer(NEW, padding=True, truncation=True, max_length=16, return_tensors="pt")
+    members = np.stack([stock.eval()(**batch).logits.numpy() for stock in stocks], axis=1)
+    vectors = np.random.default_rng(0).normal(size=(len(tokenizer), 5))
+    table = fit_lexical(tokenizer, vectors, TEXTS, np.arange(len(TEXTS)) % 3, 3)
+    by_words = table(batch["input_ids"], batch["attention_mask"]).numpy()
+    committee = CommitteeForSequenceClassification.from_members(stocks, 1.3)
+    add_table(committee, table, 0.5, 4.0)
+    votes = 0.5 * members + 4.0 * by_words[:, None]
+    expected = softmax((logsumexp(votes - logsumexp(votes, axis=-1, keepdims=True), axis=1)) / 1.3, axis=-1)
+
+    committee.save_pretrained(tmp_path / "committee")
+    write_frozen(committee, tokenizer, tmp_path / "frozen")
+    export_onnx(committee, tmp_path / "model.onnx")
+    export_onnx(committee.freeze(cls_token_id=tokenizer.cls_token_id), tmp_path / "frozen.onnx")
+    models = [committee, committee.subset([0, 1])]
+    for options in ({}, {"trust_remote_code": True}, {"dtype": torch.float16}):
+        models += [
+            AutoModelForSequenceClassification.from_pretrained(tmp_path / name, **options)
+            for name in ("committee", "frozen")
+        ]
+    models += [OnnxClassifier(tmp_path / name, committee.config) for name in ("model.onnx", "frozen.onnx")]
+    for model in models:
+        tolerance = 1e-2 if getattr(model, "dtype", None) == torch.float16 else 1e-5
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        np.testing.assert_allclose(output.logits.float().softmax(-1).numpy(), expected, atol=tolerance)
+    tokenizer.model_max_length, before = 16, tokenizer.model_max_length
+    np.testing.assert_allclose(load(tmp_path / "frozen").probabilities(NEW), expected, atol=1e-5)
+    tokenizer.model_max_length = before
+
+
+def test_members_and_table_are_weighed_by_validation():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 400)
+    right, noise = 4 * np.eye(3)[labels] + rng.normal(size=(400, 3)), rng.normal(size=(400, 2, 3))
+    share, scale = weigh(noise, right, labels, "probabilities")
+    assert share < 0.15 < scale
+    share, scale = weigh(np.stack([right, right], axis=1), noise[:, 0], labels, "probabilities")
+    assert share > 0.5 > scale
+    assert weigh(noise[:1], right[:1], labels[:1], "logits") == pytest.approx((0.3, 6.0), rel=0.3)

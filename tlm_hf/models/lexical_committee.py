@@ -1,0 +1,44 @@
+# Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
+# SPDX-License-Identifier: Apache-2.0
+"""What the words of a text and their pairs say of its class: a linear model as a table, added to every member's logits.
+
+This file travels to the Hub as remote code; it needs torch only. For a text of tokens v_1 ... v_T, c_t of them v_t:
+
+    logits = (sum_t w_t R[v_t] + sum_t R[V + pair(v_t, v_t+1)]) / norm + bias
+    w_t = (1 + log c_t) / c_t        norm = sqrt(sum_t w_t^2 c_t idf[v_t]^2), at least 1
+
+so R, of V words and a number of buckets for pairs, holds a linear model on TF-IDF (sublinear, unit length); `idf` is 0
+for special tokens.
+"""
+
+import torch
+from torch import nn
+
+MULTIPLIER = 40503
+"""Of the first token's id in the hash of a pair."""
+
+
+class LexicalTable(nn.Module):
+    """The table; it takes no gradient."""
+
+    def __init__(self, words: int, buckets: int, num_labels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(words + buckets, num_labels), requires_grad=False)
+        self.idf = nn.Parameter(torch.empty(words), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(num_labels), requires_grad=False)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Ids and mask (batch, sequence) to float32 (batch, num_labels)."""
+        present = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        words, present = len(self.idf), present.to(self.bias.dtype)
+        equal = (input_ids[:, :, None] == input_ids[:, None]).to(present.dtype)
+        counts = torch.einsum("bst,bt->bs", equal, present).clamp(min=1)
+        shares = present * (1 + counts.log()) / counts
+        norm = (shares.square() * counts * self.idf[input_ids].square()).sum(dim=1, keepdim=True).sqrt()
+        pairs = words + (input_ids[:, :-1] * MULTIPLIER + input_ids[:, 1:]) % (len(self.weight) - words)
+        sums = torch.einsum("bt,btc->bc", shares, self.weight[input_ids])
+        sums = sums + torch.einsum("bt,btc->bc", present[:, 1:], self.weight[pairs])
+        return (sums / norm.clamp(min=1) + self.bias).float()
+
+
+__all__ = ["LexicalTable"]

@@ -1,0 +1,131 @@
+"""A linear model of words, pairs of words, letters and word vectors, folded into one row of a table for each token.
+
+On small tables it beats fine-tuned members (results/benchmark/tables.json), so `train-committee` adds it to their logits.
+Letters and vectors relate tokens that training texts lack to those that they have.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.sparse import csr_matrix, diags, hstack
+from scipy.sparse.linalg import norm
+from scipy.special import log_softmax
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.svm import LinearSVC
+from transformers import PreTrainedTokenizerBase
+
+from ..evaluation.choosing import combined
+from ..models.lexical_committee import MULTIPLIER, LexicalTable
+from ..models.modeling_committee import CommitteeForSequenceClassification
+
+BUCKETS = 16384
+STRENGTH = 0.3
+"""Inverse regularisation: of 0.1, 0.3 and 1 the best mean on validation texts."""
+MEMBER_SHARE, LEXICAL_SCALE = 0.3, 6.0
+"""What the logits of the members and of the table are multiplied by, unless validation says otherwise."""
+TRUST = 5.0
+"""Nats that a factor of e away from these costs."""
+
+
+def count_tokens(ids: Sequence[np.ndarray], columns: int) -> csr_matrix:
+    """How often each id occurs in each text: float (texts, columns)."""
+    rows = np.repeat(np.arange(len(ids)), [len(row) for row in ids])
+    return csr_matrix((np.ones(len(rows)), (rows, np.concatenate(ids))), shape=(len(ids), columns))
+
+
+def fit_lexical(
+    tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, texts: Sequence[str], labels: np.ndarray, num_labels: int
+) -> LexicalTable:
+    """Fit a linear support vector machine, and fold it into a table.
+
+    Args:
+        tokenizer: of the committee; texts are cut to its `model_max_length`.
+        vectors: a vector for each token, float (tokens, size).
+        texts: n texts.
+        labels: int (n,).
+        num_labels: classes; one without texts keeps the logit -1.
+    """
+    ids = [np.array(row) for row in tokenizer(list(texts), truncation=True)["input_ids"]]
+    words = len(vectors)
+    counts = count_tokens([row[~np.isin(row, tokenizer.all_special_ids)] for row in ids], words)
+    pairs = count_tokens([(row[:-1] * MULTIPLIER + row[1:]) % BUCKETS for row in ids], BUCKETS)
+    weighting = TfidfTransformer(sublinear_tf=True, norm=None).fit(counts)
+    idf = weighting.idf_.copy()
+    idf[tokenizer.all_special_ids] = 0
+    weighted = weighting.transform(counts)
+    per_length = diags(1 / np.maximum(norm(weighted, axis=1), 1))
+    shares = per_length @ weighted @ diags(1 / weighting.idf_)
+
+    # What a token has: itself, its letters, its vector. A text is the sum of what its tokens have.
+    spellings = [
+        each[2:] if each.startswith("##") else f" {each}" for each in tokenizer.convert_ids_to_tokens(range(words))
+    ]
+    letters = CountVectorizer(analyzer="char", ngram_range=(2, 4), lowercase=False).fit_transform(spellings)
+    letters = diags((idf > 0).astype(float)) @ letters
+    letters = letters @ diags(TfidfTransformer().fit(counts @ letters).idf_)
+    units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    blocks = [diags(idf), letters, csr_matrix(diags(idf) @ units)]
+    blocks = [block / _length(shares @ block) for block in blocks]
+    pair_scale = 1 / _length(per_length @ pairs)
+    features = hstack([*(shares @ block for block in blocks), per_length @ pairs * pair_scale]).tocsr()
+
+    model = LinearSVC(C=STRENGTH, tol=0.01, random_state=0).fit(features, labels)
+    weights, biases = model.coef_, model.intercept_
+    if len(weights) == 1:
+        weights, biases = np.concatenate([-weights, weights]), np.concatenate([-biases, biases])
+    size = features.shape[1] - BUCKETS
+    table = LexicalTable(words, BUCKETS, num_labels)
+    table.weight.zero_()
+    table.bias.fill_(-1)
+    rows = np.concatenate([hstack(blocks) @ weights[:, :size].T, pair_scale * weights[:, size:].T])
+    table.weight[:, model.classes_] = torch.from_numpy(rows).float()
+    table.bias[model.classes_] = torch.from_numpy(biases).float()
+    table.idf.copy_(torch.from_numpy(idf))
+    return table
+
+
+def _length(features: csr_matrix) -> float:
+    """The texts' root mean square length, 1 where there is nothing."""
+    return float(np.sqrt((norm(features, axis=1) ** 2).mean())) or 1.0
+
+
+@torch.inference_mode()
+def lexical_logits(
+    table: LexicalTable, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 64
+) -> np.ndarray:
+    """Logits of a table, float32 (texts, classes)."""
+    parts = []
+    for start in range(0, len(texts), batch_size):
+        batch = tokenizer(list(texts[start : start + batch_size]), padding=True, truncation=True, return_tensors="pt")
+        parts.append(table(batch["input_ids"], batch["attention_mask"]).numpy())
+    return np.concatenate(parts)
+
+
+def weigh(members: np.ndarray, lexical: np.ndarray, labels: np.ndarray, combination: str) -> tuple[float, float]:
+    """Factors of the members' logits (texts, members, classes) and of the table's (texts, classes).
+
+    They minimise the negative log-likelihood of validation labels, and stay near `MEMBER_SHARE` and `LEXICAL_SCALE`
+    where that says little.
+    """
+    rows, start = np.arange(len(labels)), np.log([MEMBER_SHARE, LEXICAL_SCALE])
+
+    def cost(logs: np.ndarray) -> float:
+        share, scale = np.exp(logs).astype(np.float32)
+        logits = combined(share * members + scale * lexical[:, None], range(members.shape[1]), combination)
+        return float(TRUST * ((logs - start) ** 2).sum() - log_softmax(logits, axis=-1)[rows, labels].sum())
+
+    share, scale = np.exp(minimize(cost, start, method="Nelder-Mead").x)
+    return float(share), float(scale)
+
+
+@torch.no_grad()
+def add_table(committee: CommitteeForSequenceClassification, table: LexicalTable, share: float, scale: float) -> None:
+    """Multiply the members' logits by `share`, and add the table's times `scale`."""
+    for member in committee.members:
+        for weights in member.classifier.parameters():  # type: ignore[union-attr]
+            weights.mul_(share)
+    for weights in (table.weight, table.bias):
+        weights.mul_(scale)
+    committee.lexical, committee.config.lexical_buckets = table, BUCKETS
