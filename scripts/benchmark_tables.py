@@ -51,6 +51,7 @@ class BenchmarkArguments:
     sets: list[str] = field(default_factory=lambda: list(SETS), metadata={"help": "Which data sets."})
     rows: list[int] = field(default_factory=lambda: [32, 64, 200, 600, 2000], metadata={"help": "Rows of a table."})
     draws: int = field(default=5, metadata={"help": "Tables of each size."})
+    models: list[str] = field(default_factory=lambda: list(RUNS), metadata={"help": "Which models."})
 
 
 Trained = tuple[dict[str, Any], Callable[[str], Any], float]
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     file = Path(arguments.json)
     scores = read_json(file)["scores"] if file.is_file() else []
     known = {(row["data"], row["rows"], row["draw"], row["model"]) for row in scores}
-    for job in itertools.product(arguments.sets, arguments.rows, range(arguments.draws), RUNS):
+    for job in itertools.product(arguments.sets, arguments.rows, range(arguments.draws), arguments.models):
         if job not in known:
             scores.append(score(arguments, *job))
             write_json(file, {"scores": scores, **provenance()})
