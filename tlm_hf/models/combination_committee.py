@@ -19,11 +19,7 @@ COMBINATIONS = ("probabilities", "logits")
 
 
 def combine(member_logits: torch.Tensor, combination: str = "probabilities", temperature: float = 1.0) -> torch.Tensor:
-    """Join the members' logits (batch, members, num_labels) to float32 (batch, num_labels).
-
-    Raises:
-        ValueError: unknown combination.
-    """
+    """Join the members' logits (batch, members, num_labels) to float32 (batch, num_labels)."""
     if combination == "probabilities":
         return log_mean_probability(member_logits) / temperature
     if combination == "logits":
@@ -45,10 +41,9 @@ def entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
 def uncertainty(member_logits: torch.Tensor) -> dict[str, torch.Tensor]:
     """How unsure the committee is of each text, and why, from logits (batch, members, num_labels).
 
-    Returns:
-        Each float32 (batch,): `entropy` of the members' mean probability, in nats; `expected_entropy`, the members'
-        mean entropy (doubt in the text); `mutual_information`, the former minus the latter (doubt among the members:
-        Depeweg et al., ICML 2018, section 2); `agreement`, the largest share of members that prefer one class.
+    Each float32 (batch,): `entropy` of the members' mean probability, in nats; `expected_entropy`, the members' mean
+    entropy (doubt in the text); `mutual_information`, the difference (doubt among the members: Depeweg et al., ICML
+    2018, section 2); `agreement`, the largest share of members that prefer one class.
     """
     total = entropy(log_mean_probability(member_logits))
     expected = entropy(member_logits.float().log_softmax(dim=-1)).mean(dim=1)
@@ -66,13 +61,9 @@ class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
     """Output of a committee; the uncertainty is computed when it is read.
 
     Args:
-        loss (`torch.Tensor` of shape `(1,)`, *optional*):
-            In training mode the sum of the members' own cross-entropies; in evaluation mode the cross-entropy of
-            `logits`. The two differ (Jensen's inequality).
-        logits (`torch.Tensor` of shape `(batch, num_labels)`):
-            The committee's: their softmax is its probability.
-        member_logits (`torch.Tensor` of shape `(batch, members, num_labels)`):
-            Each member's own logits.
+        loss: in training the sum of the members' cross-entropies; else that of `logits` (by Jensen's inequality less).
+        logits: float32 (batch, num_labels), whose softmax is the committee's probability.
+        member_logits: (batch, members, num_labels).
     """
 
     loss: torch.Tensor | None = None

@@ -35,10 +35,6 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         combination: what is averaged: probabilities or logits (`combination_committee`).
         pad_token_id: id of `[PAD]`, as in every member.
         lexical_buckets: buckets for pairs of words of a `LexicalTable`, which every member's logits get added; 0: none.
-
-    Raises:
-        StrictDataclassError: when the members' vocabularies differ, the temperature is not positive, the combination is
-            unknown, or the problem is not single-label classification.
     """
 
     model_type = "tlm_committee"
@@ -78,7 +74,7 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     @property
     def num_members(self) -> int:
-        """How many members vote."""
+        """Number of members."""
         return len(self.member_configs or [])
 
     def build_member_configs(self) -> list[TLMConfig]:

@@ -17,6 +17,11 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_frozen.FrozenCommitteeForSequenceClassification",
 }
 TABLE_DTYPES = ("float32", "float16", "int8")
+SAVED = (
+    *("num_members", "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("layer_norm_eps", "max_position_embeddings", "cls_token_id", "table_dtype", "temperature", "combination"),
+)
+"""Fields that `config.json` has even where they are defaults, for the runtime."""
 
 
 @strict
@@ -31,9 +36,6 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         combination: see `CommitteeConfig`.
         lexical_buckets: see `CommitteeConfig`.
         tokenizer_sha256: hash of the tokenizer.json that the members were trained with, where it is known.
-
-    Raises:
-        StrictDataclassError: when the temperature is not positive, or combination or table_dtype are unknown.
     """
 
     model_type = "tlm_frozen"
@@ -65,12 +67,7 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Dictionary behind `config.json`, with every class named for remote code."""
-        saved = super().to_diff_dict()
-        for name in ("num_members", "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size"):
-            saved[name] = getattr(self, name)
-        for name in ("hidden_act", "layer_norm_eps", "max_position_embeddings", "cls_token_id", "table_dtype"):
-            saved[name] = getattr(self, name)
-        return {**saved, "temperature": self.temperature, "combination": self.combination, "auto_map": dict(AUTO_MAP)}
+        return super().to_diff_dict() | {name: getattr(self, name) for name in SAVED} | {"auto_map": dict(AUTO_MAP)}
 
 
 FrozenCommitteeConfig.register_for_auto_class("AutoConfig")

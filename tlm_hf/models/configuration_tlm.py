@@ -56,9 +56,6 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
         conv_sees_padding: the front-end treats padding as text, as the authors' published code did: every input is
             padded to `max_position_embeddings` inside the model, so that batching does not change an output.
         use_fast_path: compute the last layer only where its output is read (equal to rounding; see `modeling_tlm`).
-
-    Raises:
-        StrictDataclassError: when a field has the wrong type or the fields contradict each other.
     """
 
     model_type = "tlm"

@@ -23,10 +23,9 @@ def pad_inputs(
     position_ids: torch.Tensor | None,
     inputs_embeds: torch.Tensor | None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Pad on the right to `config.max_position_embeddings`, for a front-end that sees padding (`conv_sees_padding`).
+    """Pad on the right to `config.max_position_embeddings`, for a front-end that sees padding.
 
-    Arguments as in `TLMModel.forward`: ids continue with the pad token (embeddings with its vector), token types with
-    0, positions with their numbers. Returns the last four in their order, None where they were None.
+    Ids continue with the pad token (embeddings with its vector), token types with 0, positions with their numbers.
     """
     tokens: Any = input_ids if inputs_embeds is None else inputs_embeds
     batch, length, longest = tokens.shape[0], tokens.shape[1], config.max_position_embeddings
@@ -48,7 +47,7 @@ def pad_inputs(
 
 
 def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all processes, on any backend; its gradient is the sum of all processes' gradients."""
+    """Sum over all processes, on any backend, of a tensor and in the backward pass of its gradients."""
     from torch.distributed.nn.functional import all_reduce  # not in builds without torch.distributed
 
     return all_reduce(values)
@@ -57,10 +56,9 @@ def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics leave padding out and cover the batches of all processes.
 
-    Mean and variance are taken in float32 at least, over the token positions of the *whole* batch: count and sum, then
-    the centred squares, and their gradients, are summed over the default process group (gloo or nccl; torch's
-    SyncBatchNorm is for GPUs only). Every process must run the same training passes. Where each trains another model,
-    set `synchronise` to False: statistics are then each process's own, and rank 0's are the ones saved.
+    Count, sum and centred squares, in float32 at least, and their gradients are summed over the default process group
+    (torch's SyncBatchNorm is for GPUs only), so every process must run the same training passes. Where each trains
+    another model, set `synchronise` to False.
     """
 
     synchronise: bool = True
@@ -72,11 +70,7 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
     momentum: float
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Normalise (batch, channels, sequence, hidden); `mask` (batch, 1, sequence, 1) is 1 for tokens, 0 for padding.
-
-        In training by mean and variance of the token positions (of all without a mask), which update the running
-        statistics; in evaluation by those. The result has the type of `states`.
-        """
+        """Normalise (batch, channels, sequence, hidden); `mask` (batch, 1, sequence, 1) is 1 for tokens."""
         grouped = distributed.is_available() and distributed.is_initialized()
         across = self.training and self.synchronise and grouped and distributed.get_world_size() > 1
         if not self.training or (mask is None and not across):
@@ -139,11 +133,7 @@ class TLMConvolutionFrontEnd(nn.Module):
         self.projection = TLMConvolution(channels[-1], 1, (1, 1))
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """The embedding output (batch, sequence, hidden) to the same shape.
-
-        Raises:
-            ValueError: when the mask is not 2-d, since padding could then not be told from text.
-        """
+        """The embedding output (batch, sequence, hidden) to the same shape; the mask must be 2-d."""
         mask = None
         if attention_mask is not None and not self.sees_padding:
             if attention_mask.dim() != 2:

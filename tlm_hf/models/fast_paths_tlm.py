@@ -39,10 +39,9 @@ LOGITS_AT_ONCE = 2_000_000
 
 
 class Queries(NamedTuple):
-    """Where the last layer is read: `positions` int64 (batch, n).
+    """Where the last layer is read: int64 (batch, n).
 
-    `is_query`, bool (batch, n), is False in the slots that fill up shorter rows. They are dropped and the result is
-    flat; None keeps every slot.
+    `is_query`, bool (batch, n), drops the slots that fill up shorter rows, and the result is flat; None keeps all.
     """
 
     positions: torch.Tensor
@@ -109,18 +108,14 @@ def absorbed_attention(
     attention_mask: torch.Tensor | None,
     is_query: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attend without projecting keys and values (derived above).
+    """Attend without projecting keys and values (derived above), before the output projection.
 
     Args:
         attention: a `TLMSelfAttention` with plain `key` and `value`.
-        query_states: the layer's input where it is read: (batch, n, hidden); with `is_query` (rows, hidden), text
-            after text.
-        hidden_states: (batch, sequence, hidden), the layer's input.
+        query_states: the layer's input where it is read: (batch, n, hidden), or where `is_query` (rows, hidden).
+        hidden_states: the layer's input, (batch, sequence, hidden).
         attention_mask: None, or (batch, 1, 1, sequence): bool (True where attended) or added to the scores.
         is_query: bool (batch, n), whose true entries are the rows of `query_states`.
-
-    Returns:
-        The shape of `query_states`: the heads' contexts side by side, before the output projection.
     """
     key, value, head_size = attention.key, attention.value, attention.head_size
     query = (attention.query(query_states) * attention.scaling).unflatten(-1, (-1, head_size))
@@ -203,8 +198,7 @@ def refuse_second_gradient() -> None:
 class TLMDropout(nn.Dropout):
     """`nn.Dropout`; in training on a CPU 16 random bits decide of each element, where torch draws a number for each.
 
-    The probability is rounded to 1/65536 and the scale is the rounded probability's, so the expectation is exact in
-    float32. The random stream differs from torch's.
+    The probability is rounded to 1/65536; the scale is the rounded one's, so the expectation is exact in float32.
     """
 
     def __init__(self, probability: float, config: Any) -> None:
@@ -231,11 +225,7 @@ class MaskedLMLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decode (positions, hidden) by weight (vocab_size, hidden) and bias; `labels` (positions,) are token ids.
-
-        Returns the sum of the cross-entropies in nats (float32 scalar), and the logits (positions, vocab_size). Under
-        autocast the products are taken in its dtype.
-        """
+        """States (positions, hidden) and token ids (positions,) to the summed loss in nats, and the logits."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
         ctx.dtypes = hidden_states.dtype, weight.dtype
         ctx.set_materialize_grads(False)  # the logits seldom get a gradient, and zeros would be as large as they are

@@ -50,10 +50,7 @@ class TLMEmbeddings(nn.Module):
         inputs_embeds: torch.Tensor | None,
         sparse_gradient: bool = False,
     ) -> torch.Tensor:
-        """Embed int64 ids (batch, sequence), or take `inputs_embeds`; returns (batch, sequence, hidden).
-
-        `sparse_gradient` makes the word embedding's gradient its rows alone, see `fast_paths_tlm.adds_rows_in_place`.
-        """
+        """To (batch, sequence, hidden); `sparse_gradient`: see `fast_paths_tlm.adds_rows_in_place`."""
         words = self.word_embeddings
         if inputs_embeds is not None:
             hidden_states = inputs_embeds
@@ -135,8 +132,7 @@ class TLMSelfAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights.
 
-        `is_reduced` says that the queries are some of the positions, so that keys and values may be absorbed; the
-        weights are None then. `is_query`: see `absorbed_attention`.
+        `is_reduced`: the queries are some of the positions, so that keys and values may be absorbed, without weights.
         """
         if is_reduced and (is_query is not None or is_absorbed(self, query_states.shape[1], hidden_states.shape[1])):
             return absorbed_attention(self, query_states, hidden_states, attention_mask, is_query), None

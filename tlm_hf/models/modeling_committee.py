@@ -62,22 +62,17 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         combination: str = "probabilities",
         **kwargs: Any,
     ) -> "CommitteeForSequenceClassification":
-        """Join fine-tuned classifiers into a committee.
+        """Join fine-tuned classifiers into a committee, in evaluation mode; it shares the weights of models passed in.
 
         Args:
-            members: folders, Hub names or models (`TLMForSequenceClassification`, stock
-                `BertForSequenceClassification`) of one precision, with one tokenizer and the same labels, matched by
-                name: where their order differs from member 0's, a copy of the member has its classifier permuted.
+            members: folders, Hub names or models (ours or stock `BertForSequenceClassification`) of one precision and
+                tokenizer, whose labels are matched by name.
             temperature: see `CommitteeConfig`.
             combination: see `CommitteeConfig`.
             **kwargs: options of `from_pretrained` for folders and Hub names: `revision`, `dtype`, `device_map`, ...
 
-        Returns:
-            The committee in evaluation mode; it shares the weights of models passed in.
-
         Raises:
-            ValueError: no members, a broken folder, a member that is itself a committee, no classifier of one label a
-                text, or the same object as another, labels, tokenizers or precisions that differ; it names the member.
+            ValueError: no members, or one that does not fit; it is named.
         """
         if isinstance(members, str | os.PathLike | PreTrainedModel | dict) or not isinstance(members, Iterable):
             raise ValueError("from_members takes a list of members: put folders, names or models into brackets.")
@@ -130,12 +125,10 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
         Args:
             dtype: precision of the tables: `float32`, `float16` or `int8`.
-            cls_token_id: the token that every text starts with; by default that of the tokenizer in the folder that
-                committee or members were loaded from.
+            cls_token_id: the token that every text starts with (default: of the tokenizer beside committee or members).
 
         Raises:
-            ValueError: a member of several layers, with a convolution or an adapter, or of another shape than the
-                first; no tokenizer in the folder; an unknown dtype.
+            ValueError: a member that has no tables; no tokenizer; an unknown dtype.
         """
         if cls_token_id is None:
             from transformers import AutoTokenizer  # late: the Auto classes import this file

@@ -144,7 +144,7 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CommitteeOutput:
-        """Classify texts as the committee does.
+        """Classify texts as the committee does; raises ValueError for inputs that only the committee itself answers.
 
         Args:
             input_ids: int64 (batch, sequence), each row starting with [CLS].
@@ -152,9 +152,6 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
             token_type_ids: zeros.
             labels: class ids, int64 (batch,); the loss is the cross-entropy of `logits`.
             **kwargs: `return_dict`.
-
-        Raises:
-            ValueError: inputs that only the committee itself answers.
         """
         self._check(input_ids, attention_mask, token_type_ids, kwargs)
         context = self._pool(input_ids, attention_mask)  # type: ignore[arg-type]
@@ -260,16 +257,9 @@ def check_freezable(members: Sequence[Any]) -> None:
 def freeze_members(
     members: Sequence[Any], committee: Any, cls_token_id: int, dtype: str
 ) -> FrozenCommitteeForSequenceClassification:
-    """Make the tables of one-layer classifiers, on the device of the first.
+    """Make the tables of one-layer classifiers, on the device of the first; see `freeze` of the committee.
 
-    Args:
-        members: `TLMForSequenceClassification` of one shape, without convolution.
-        committee: the configuration with labels, temperature and combination.
-        cls_token_id: the token that every text starts with.
-        dtype: see `FrozenCommitteeConfig`.
-
-    Raises:
-        ValueError: an unknown dtype, or a member that has no tables; it is named.
+    `committee` is its configuration. Raises ValueError for an unknown dtype or a member that has no tables.
     """
     if dtype not in TABLE_DTYPES:
         raise ValueError(f"dtype is {dtype!r}: choose one of {', '.join(TABLE_DTYPES)}.")

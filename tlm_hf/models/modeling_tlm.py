@@ -48,10 +48,7 @@ class CardMixin:
     """Writes a model card where there is none, or transformers' empty template; needs the package `tlm_hf`."""
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save the model as `PreTrainedModel.save_pretrained`, with a card unless the folder or its parent is hidden.
-
-        A hidden folder is a part of something, such as of a training run, which has results for its card.
-        """
+        """As `PreTrainedModel.save_pretrained`, with a card unless the folder is hidden (a part of a training run)."""
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         parts = os.path.abspath(save_directory).split(os.sep)
         hidden = any(part.startswith(".") for part in parts[-2:])
@@ -143,11 +140,11 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         sparse_gradient: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Encode a batch of texts.
+        """Encode a batch of texts; inputs as in stock BERT.
 
         Args:
             input_ids: int64 (batch, sequence).
-            attention_mask: (batch, sequence), 1 for tokens and 0 for padding; or 4-d as in stock BERT.
+            attention_mask: (batch, sequence), 1 for tokens and 0 for padding; or 4-d without a convolution.
             token_type_ids: int64 (batch, sequence); zeros by default.
             position_ids: int64 (batch or 1, sequence); 0..sequence-1 by default.
             inputs_embeds: (batch, sequence, hidden) in place of `input_ids`.
@@ -158,10 +155,6 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         Returns:
             `last_hidden_state` (batch, sequence, hidden), or at the queries only (shapes of `read_rows`), and
             `pooler_output` (batch, hidden), None without a pooler or when the queries are flattened.
-
-        Raises:
-            ValueError: not exactly one of `input_ids` and `inputs_embeds`, too long a text, or a mask that is not 2-d
-                for a convolution front-end (unless `conv_sees_padding`).
         """
         inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
         hidden_states = narrowed(self._embed(inputs, attention_mask, sparse_gradient), self.config, self.training)
@@ -239,9 +232,8 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         """Predict masked tokens; inputs as in `TLMModel.forward`.
 
         `labels` are int64 (batch, sequence), -100 where no loss is taken. With them `sparse_prediction` (None: in
-        training) scores only labelled positions. Returns `loss`, the mean cross-entropy over labelled positions in nats
-        (NaN when there is none, as in stock BERT) or, over `num_items_in_batch`, the sum; and the `logits` of
-        `choose_path`.
+        training) scores only labelled positions. `loss` is the mean cross-entropy over these in nats (NaN when there is
+        none, as in stock BERT), or the sum over `num_items_in_batch`; for `logits` see `choose_path`.
         """
         path = self.choose_path(labels, sparse_prediction)
         queries = None
@@ -321,9 +313,6 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
 
         `labels` are class ids (batch,), or what `config.problem_type` says (regression: floats; multi-label:
         (batch, labels) of 0. and 1.), as in stock BERT; `num_items_in_batch` divides the summed loss.
-
-        Returns:
-            `loss` (mean over the batch) and `logits` (batch, num_labels).
         """
         tokens = input_ids if input_ids is not None else inputs_embeds
         queries = None

@@ -1,7 +1,7 @@
 """A linear model of words, pairs of words, letters and word vectors, folded into one row of a table for each token.
 
-On small tables it beats fine-tuned members (results/benchmark/tables.json), so `train-committee` adds it to their logits.
-Letters and vectors relate tokens that training texts lack to those that they have.
+On small tables it beats fine-tuned members, so `train-committee` adds it to their logits. Letters and vectors relate
+tokens that training texts lack to those that they have.
 """
 
 from collections.abc import Sequence
