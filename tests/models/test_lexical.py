@@ -26,10 +26,12 @@ def explicit_features(tokenizer, vectors, texts):
     every = tokenizer([*TEXTS, *texts], truncation=True)["input_ids"]
     words = [[token for token in ids if token not in tokenizer.all_special_ids] for ids in every]
     tfidf = TfidfVectorizer(
-        analyzer=list, sublinear_tf=True, vocabulary={token: token for token in range(len(tokenizer))}
+        analyzer=list, lowercase=False, sublinear_tf=True, vocabulary={token: token for token in range(len(tokenizer))}
     )
     tokens = tfidf.fit(words[: len(TEXTS)]).transform(words).toarray()
-    lengths = TfidfVectorizer(analyzer=list, sublinear_tf=True, norm=None, vocabulary=tfidf.vocabulary_)
+    lengths = TfidfVectorizer(
+        analyzer=list, lowercase=False, sublinear_tf=True, norm=None, vocabulary=tfidf.vocabulary_
+    )
     lengths = np.linalg.norm(lengths.fit(words[: len(TEXTS)]).transform(words).toarray(), axis=1)
     spelled = [
         token[2:] if token.startswith("##") else " " + token
