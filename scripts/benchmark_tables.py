@@ -27,6 +27,7 @@ from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import encode_whole, load_tokenizer
 from tlm_hf.evaluation.baselines import choose_linear, fit_tfidf, load_sentence_encoder
 from tlm_hf.runs.atomic_files import read_json, write_json
+from tlm_hf.runs.figure import new_figure
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
 from tlm_hf.runtime import load
@@ -144,6 +145,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(file, {"scores": scores, **provenance()})
             means = pd.DataFrame(scores).pivot_table("accuracy", ["data", "rows"], "model").round(3)
             print(means.to_string(), flush=True)
+            draw(scores, file)
+
+
+def draw(scores: list[dict[str, Any]], file: Path) -> None:
+    """One figure a data set beside the results: mean accuracy by rows of each model."""
+    for data, rows in pd.DataFrame(scores).groupby("data"):
+        path = file.with_name(f"{file.stem}-{data}.png")
+        with new_figure(path, str(data), "rows of the table", "test accuracy (%)") as axes:
+            for model, line in (100 * rows.pivot_table("accuracy", "rows", "model")).items():
+                axes.plot(line.index, line, "o-", label=model)
+            axes.set_xscale("log")
+            axes.legend(frameon=False)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import itertools
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,10 @@ from tlm_hf.training.lexical import BUCKETS, STRENGTH, add_table, fit_lexical, l
 
 TEXTS = [" ".join(SENTENCES[place : place + 2]) for place in range(len(SENTENCES) - 1)] * 2
 NEW = [*SENTENCES, "", "zebra zebra zebra the boat", " ".join(SENTENCES)]
+
+
+def rows_of(labels):
+    return datasets.Dataset.from_dict({"text": TEXTS, "label": labels.tolist()})
 
 
 def explicit_features(tokenizer, vectors, texts):
@@ -58,7 +63,7 @@ def explicit_features(tokenizer, vectors, texts):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_table_is_scikit_learns_model(tokenizer, classes):
     vectors, labels = np.random.default_rng(0).normal(size=(len(tokenizer), 5)), np.arange(len(TEXTS)) % classes
-    table = fit_lexical(tokenizer, vectors, TEXTS, labels, classes + 1)
+    table = fit_lexical(tokenizer, vectors, rows_of(labels), classes + 1)
     features = explicit_features(tokenizer, vectors, NEW)
     model = LinearSVC(C=STRENGTH, tol=1e-5, random_state=0).fit(features[: len(TEXTS)], labels)
     expected = model.decision_function(features[len(TEXTS) :])
@@ -80,7 +85,7 @@ def test_it_is_in_every_form_of_a_committee(tokenizer, tmp_path):
     batch = tokenizer(NEW, padding=True, truncation=True, max_length=16, return_tensors="pt")
     members = np.stack([stock.eval()(**batch).logits.numpy() for stock in stocks], axis=1)
     vectors = np.random.default_rng(0).normal(size=(len(tokenizer), 5))
-    table = fit_lexical(tokenizer, vectors, TEXTS, np.arange(len(TEXTS)) % 3, 3)
+    table = fit_lexical(tokenizer, vectors, rows_of(np.arange(len(TEXTS)) % 3), 3)
     by_words = table(batch["input_ids"], batch["attention_mask"]).numpy()
     committee = CommitteeForSequenceClassification.from_members(stocks, 1.3)
     add_table(committee, table, 0.5, 4.0)

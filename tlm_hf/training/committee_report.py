@@ -110,8 +110,12 @@ def write_report(results: Json, output: str) -> str:
                 f"{' '.join(each['text'].split())[:WIDTH]}"
                 for each in found[:ROWS]
             ]
+    *_, half, every = results["learning_curve"]
+    points = ", ".join(f"{point['accuracy']:.3f} with {point['rows']:,}" for point in results["learning_curve"])
     lines += [
         "",
+        f"Accuracy by training rows, of the committee's linear part alone: {points}. The second half brought "
+        f"{100 * (every['accuracy'] - half['accuracy']):+.1f} points.",
         results["recommendation"],
         "",
         "What to do next:",

@@ -6,7 +6,9 @@ tokens that training texts lack to those that they have.
 
 from collections.abc import Sequence
 
+import datasets
 import numpy as np
+import pandas as pd
 import torch
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, diags, hstack
@@ -36,18 +38,17 @@ def count_tokens(ids: Sequence[np.ndarray], columns: int) -> csr_matrix:
 
 
 def fit_lexical(
-    tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, texts: Sequence[str], labels: np.ndarray, num_labels: int
+    tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, rows: datasets.Dataset, num_labels: int
 ) -> LexicalTable:
     """Fit a linear support vector machine, and fold it into a table.
 
     Args:
         tokenizer: of the committee; texts are cut to its `model_max_length`.
         vectors: a vector for each token, float (tokens, size).
-        texts: n texts.
-        labels: int (n,).
+        rows: `text` and `label`.
         num_labels: classes; one without texts keeps the logit -1.
     """
-    ids = [np.array(row) for row in tokenizer(list(texts), truncation=True)["input_ids"]]
+    ids = [np.array(row) for row in tokenizer(rows["text"][:], truncation=True)["input_ids"]]
     words = len(vectors)
     counts = count_tokens([row[~np.isin(row, tokenizer.all_special_ids)] for row in ids], words)
     pairs = count_tokens([(row[:-1] * MULTIPLIER + row[1:]) % BUCKETS for row in ids], BUCKETS)
@@ -71,7 +72,7 @@ def fit_lexical(
     pair_scale = 1 / _length(per_length @ pairs)
     features = hstack([*(shares @ block for block in blocks), per_length @ pairs * pair_scale]).tocsr()
 
-    model = LinearSVC(C=STRENGTH, tol=0.01, random_state=0).fit(features, labels)
+    model = LinearSVC(C=STRENGTH, tol=0.01, random_state=0).fit(features, rows["label"][:])
     weights, biases = model.coef_, model.intercept_
     if len(weights) == 1:
         weights, biases = np.concatenate([-weights, weights]), np.concatenate([-biases, biases])
@@ -79,8 +80,8 @@ def fit_lexical(
     table = LexicalTable(words, BUCKETS, num_labels)
     table.weight.zero_()
     table.bias.fill_(-1)
-    rows = np.concatenate([hstack(blocks) @ weights[:, :size].T, pair_scale * weights[:, size:].T])
-    table.weight[:, model.classes_] = torch.from_numpy(rows).float()
+    folded = np.concatenate([hstack(blocks) @ weights[:, :size].T, pair_scale * weights[:, size:].T])
+    table.weight[:, model.classes_] = torch.from_numpy(folded).float()
     table.bias[model.classes_] = torch.from_numpy(biases).float()
     table.idf.copy_(torch.from_numpy(idf))
     return table
@@ -89,6 +90,21 @@ def fit_lexical(
 def _length(features: csr_matrix) -> float:
     """The texts' root mean square length, 1 where there is nothing."""
     return float(np.sqrt((norm(features, axis=1) ** 2).mean())) or 1.0
+
+
+def learning_curve(
+    tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, task: datasets.DatasetDict
+) -> list[dict[str, float]]:
+    """Test accuracy of a table fitted on a quarter, half and all of the training `rows` of each class."""
+    labels, test = pd.Series(task["train"]["label"][:]), np.array(task["test"]["label"][:])
+    places = labels.groupby(labels).cumcount() / labels.groupby(labels).transform("size")
+    points = []
+    for share in (0.25, 0.5, 1.0):
+        rows = task["train"].select(np.flatnonzero(places < share))
+        table = fit_lexical(tokenizer, vectors, rows, task["train"].features["label"].num_classes)
+        logits = lexical_logits(table, tokenizer, task["test"]["text"][:])
+        points.append({"rows": len(rows), "accuracy": float((logits.argmax(axis=-1) == test).mean())})
+    return points
 
 
 @torch.inference_mode()

@@ -31,7 +31,6 @@ from ..loading import (
     read_encoder_config,
     weights_hash,
 )
-from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMModel
 from ..recipes import build_config
@@ -42,7 +41,7 @@ from .committee_report import compare, doubtful_rows, recommend, write_report
 from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_tokenizers, join_members, load_members, save_committee
-from .lexical import fit_lexical
+from .lexical import fit_lexical, learning_curve
 from .members import finetune_members, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag
 from .pretrain_options import PretrainOptions
@@ -175,7 +174,8 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     joining = CommitteeArguments(str(work / "data"), members=members, disable_tqdm=True)
     committee = load_members(joining, task)
     tokenizer = load_classifier_tokenizer(members[0], committee)
-    table = _fit_table(tokenizer, encoders, task)
+    vectors = _word_vectors(tokenizer, encoders)
+    table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
     joined = join_members(joining, task, committee, tokenizer, table)
 
     # 4. The linear model, and everything scored on test
@@ -187,20 +187,20 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
         **_score(task, joined, linear["logits"]["test"]),
+        "learning_curve": learning_curve(tokenizer, vectors, task),
     }
     results["report"] = write_report(results, str(output))
     return output, run.finish(partial(_save, joined, pipeline), results)
 
 
-def _fit_table(tokenizer: PreTrainedTokenizerBase, encoders: list[str], task: datasets.DatasetDict) -> LexicalTable:
-    """The linear model of the table's words; their vectors are the counted encoder's, or else the first encoder's."""
+def _word_vectors(tokenizer: PreTrainedTokenizerBase, encoders: list[str]) -> np.ndarray:
+    """Rows of the tokens, float32 (tokens, size): the counted encoder's, or else the first encoder's."""
     counted = pretrained().get(COUNTED)
     source = encoders[0]
     if counted is not None and tokenizer_hash(load_tokenizer(str(counted))) == tokenizer_hash(tokenizer):
         source = str(counted)
-    rows = TLMModel.from_pretrained(model_folder(source)).embeddings.word_embeddings.weight.detach().float().numpy()
-    labels = np.array(task["train"]["label"][:])
-    return fit_lexical(tokenizer, rows, task["train"]["text"][:], labels, len(class_names(task)))
+    rows = TLMModel.from_pretrained(model_folder(source)).embeddings.word_embeddings.weight
+    return rows.detach().float().numpy()
 
 
 def _score(task: datasets.DatasetDict, joined: Joined, linear: np.ndarray) -> Json:
