@@ -23,13 +23,7 @@ from .modeling_tlm import HUB_OPTIONS, TLMForSequenceClassification
 def open_member(
     member: str | os.PathLike | PreTrainedModel, position: int, options: Mapping[str, Any]
 ) -> TLMForSequenceClassification:
-    """Load a folder or Hub name, or take a model over into our class (same weight names, so a stock BERT fits).
-
-    `options` are those of `from_pretrained`.
-
-    Raises:
-        ValueError: the member is a committee, no classifier, of another kind, or its folder is broken.
-    """
+    """Load a folder or Hub name with `options` of `from_pretrained`, or take a model over into our class."""
     if isinstance(member, str | os.PathLike):
         return _load(member, position, options)
     if not isinstance(member, PreTrainedModel):
@@ -103,10 +97,7 @@ def _take_over(member: PreTrainedModel, position: int) -> TLMForSequenceClassifi
 
 
 def check_tokenizers(members: Sequence[Any], options: Mapping[str, Any]) -> None:
-    """Raise ValueError at the first member with another tokenizer.json; members without one are skipped.
-
-    A model's tokenizer is looked for in the folder that it was loaded from.
-    """
+    """Raise ValueError at the first member with another tokenizer.json (a model's: in the folder it came from)."""
     first: tuple[int, dict[str, Any]] | None = None
     for position, member in enumerate(members):
         source = getattr(getattr(member, "config", None), "_name_or_path", member)
@@ -141,10 +132,7 @@ def _read_tokenizer(member: str | os.PathLike, position: int, options: Mapping[s
 
 
 def check_member(model: Any, position: int, earlier: Sequence[Any]) -> None:
-    """Raise ValueError unless the model votes with the `earlier` ones.
-
-    It classifies by one label, is no model among them, and has the first one's labels, vocabulary and precision.
-    """
+    """Raise ValueError unless the model may vote with the `earlier` ones."""
     first = earlier[0] if earlier else model
     config = model.config
     problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")

@@ -40,8 +40,7 @@ HAS_TILES = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
 BLOCK = 1024
 """Words whose scales are computed at a time."""
 FEW, LANES = 8, 32
-"""Texts up to which int8 weights are multiplied as they are (widening them first pays for more), by a kernel that
-reads so many inputs at a time."""
+"""Texts up to which int8 weights are not widened, but multiplied by a kernel that reads so many inputs at a time."""
 
 
 def table(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
@@ -122,11 +121,7 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         """Nothing: tables come from a committee or from a file."""
 
     def train(self, mode: bool = True) -> "FrozenCommitteeForSequenceClassification":
-        """Evaluation mode alone.
-
-        Raises:
-            ValueError: training mode.
-        """
+        """Evaluation mode alone; raises ValueError for training mode."""
         if mode:
             raise ValueError("A frozen committee cannot be trained: train the committee and freeze it again.")
         return super().train(False)

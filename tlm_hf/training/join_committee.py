@@ -186,7 +186,7 @@ def _check_options(arguments: CommitteeArguments) -> None:
 
 
 def check_tokenizers(models: list[str]) -> None:
-    """Raise UserError unless all models have the same tokenizer."""
+    """Raise UserError unless all models have one tokenizer."""
     hashes = [tokenizer_hash(load_tokenizer(model)) for model in models]
     for model, tokenizer in zip(models, hashes, strict=True):
         if tokenizer != hashes[0]:
