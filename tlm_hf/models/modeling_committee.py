@@ -169,7 +169,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CommitteeOutput:
-        """Let every member classify the same tokens; inputs as of `TLMModel.forward`; `labels` are class ids (batch,)."""
+        """Let every member classify the same tokens (inputs of `TLMModel.forward`); `labels` are class ids (batch,)."""
         if kwargs.pop("inputs_embeds", None) is not None:
             raise ValueError("Give a committee input_ids, not inputs_embeds: each member has other word embeddings.")
         if labels is not None and (labels.dim() != 1 or labels.is_floating_point()):
