@@ -1,316 +1,360 @@
-"""The Space of tlm_hf: see a committee of one-layer encoders think. `python app.py` runs it; README.md has the rest."""
+"""The Space of tlm_hf: a committee of one-layer encoders votes while one types. `python app.py` runs it (README.md)."""
 
-import atexit
 import functools
+import importlib.util
 import logging
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# The page's products of matrices are small: several threads for one of them only wait for each other.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).absolute().parent))
 
 import demo_views as views
 import gradio as gr
+import pandas as pd
 import torch
-from demo_data import Demo, Task, build_committee, findings_table, load_demo, measure_overlap
-from demo_models import DemoError, classify, fill_masks
+from demo_data import Demo, Json, Task, build_committee, human, load_demo, measure_overlap
+from demo_models import DemoError, Entrant, classify, fill_masks, processor, race
 from transformers.utils import logging as transformers_logging
 
-logger = logging.getLogger("tlm-demo")
-CONCURRENT = 2
-QUEUE = 256
-WAITING = '<div class="tlm"><p>Answers appear here.</p></div>'
-NOTHING = (WAITING, "", "", "")
-"""The tab Classify before an answer."""
-FINDINGS = {
-    "gap": (
-        "a. Pre-trained against scratch",
-        "Accuracy of the same encoder, fine-tuned from its pre-trained weights and from scratch.",
-        ("gap.png",),
-    ),
-    "corpus_size": (
-        "b. More pre-training text",
-        "The gap between the two against the number of pre-training texts.",
-        ("corpus_size.png",),
-    ),
-    "overlap": (
-        "c. Token overlap",
-        "The gap against the divergence of the pre-training text from the task's (smaller is more overlap).",
-        ("overlap.png",),
-    ),
-    "committee": (
-        "d. Committees",
-        "Accuracy of committees against the number of members and against the time for one text.",
-        ("committee.png", "latency.png"),
-    ),
-}
-"""By finding its title, what the plots show, and their files."""
-MASKED_EXAMPLES = (
+try:
+    import tlm_hf
+except ModuleNotFoundError:  # without it the page cannot train
+    tlm_hf = None
+
+LIVE: Json = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+"""Events that answer while one types: at once, and after a burst once more for its end."""
+SLOW: Json = {"show_progress": "hidden", "concurrency_limit": 1, "api_visibility": "private"}
+MOST_ROWS, MOST_LETTERS = 500, 1000
+"""Of an uploaded table, and of a text in it that are read."""
+MASKED = (
+    "This function is deprecated and will be [MASK] in a future version.",
     "The first [MASK] of the list is removed.",
-    "Plot a [MASK] with matplotlib.",
     "He was born in the [MASK] of Paris.",
+    "The river flows into the [MASK].",
 )
+PARTS = {
+    "live": "Classify",
+    "race": "Race",
+    "build": "Build a committee",
+    "train": "Train your own",
+    "masks": "Fill the mask",
+    "overlap": "Overlap",
+    "findings": "Findings",
+    "api": "API",
+}
+PYTHON = """from gradio_client import Client
+
+client = Client("{url}")
+client.predict(text="{text}", task="{task}", api_name="/classify")
+client.predict(text="The first [MASK] of the list.", api_name="/fill_mask")
+client.predict(text="any text", api_name="/overlap")
+client.predict(members=["member 0", "member 1"], task="{task}", api_name="/build_committee")"""
+CURL = """id=$(curl -s {url}/gradio_api/call/classify -H "Content-Type: application/json" \\
+  -d '{{"data": ["{text}", "{task}"]}}' | cut -d'"' -f4)
+curl -N {url}/gradio_api/call/classify/$id"""
 
 
-def refusing(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """Show what a visitor did that cannot be answered as a message on the page."""
+def or_error(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Show in place of the answer what a visitor can mend."""
 
     @functools.wraps(answer)
     def wrapped(*inputs: Any) -> Any:
         try:
             return answer(*inputs)
         except DemoError as error:
-            raise gr.Error(str(error), duration=8, print_exception=False) from error
+            return views.error(error)
 
     return wrapped
 
 
-def choose(tasks: dict[str, Task], name: str) -> Task:
-    """The task of this name."""
-    if name not in tasks:
-        raise DemoError(f"There is no task {name!r}: choose one of {', '.join(tasks)}.")
-    return tasks[name]
+def or_raise(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Tell a program what it can mend."""
+
+    @functools.wraps(answer)
+    def wrapped(*inputs: Any) -> Any:
+        try:
+            return answer(*inputs)
+        except DemoError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return wrapped
 
 
-def classify_tab(demo: Demo) -> None:
-    """Text in; verdict, members' answers, attention and latency out."""
-    tasks = {task.name: task for task in demo.tasks.values() if task.committee is not None}
-    if not tasks:
-        gr.Markdown("No committee could be loaded, so nothing can be classified here.")
-        return
-    with gr.Row():
-        with gr.Column(scale=2):
-            text = gr.Textbox(label="Text to classify", lines=4, max_lines=12, placeholder="Write a sentence")
-            titles = [(each.title, name) for name, each in tasks.items()]
-            task = gr.Dropdown(titles, value=next(iter(tasks)), label="Task")
-            button = gr.Button("Classify", variant="primary")
-            examples = [[words, name] for name, one in tasks.items() for words in one.examples]
-            if examples:
-                gr.Examples(examples, inputs=[text, task], label="Examples", examples_per_page=len(examples))
-        with gr.Column(scale=3):
-            verdict = gr.HTML(WAITING, label="Verdict", elem_id="verdict")
-            gr.Markdown("### Votes of the members")
-            votes = gr.HTML("", label="Votes", elem_id="votes")
-            gr.Markdown("### Latency")
-            speed = gr.HTML("", label="Latency", elem_id="latency")
-            gr.Markdown("### Attention of [CLS] in the one layer\nWhere it looks does not explain the answer.")
-            attention = gr.HTML("", label="Attention", elem_id="attention")
+def choose(demo: Demo, task: str) -> Task:
+    """The task of this name, the first one for none."""
+    if not demo.tasks or (task and task not in demo.tasks):
+        raise DemoError(
+            f"There is no task {task!r} among {', '.join(demo.tasks) or 'none, since no committee opened'}."
+        )
+    return demo.tasks[task] if task else next(iter(demo.tasks.values()))
 
-    @refusing
-    def answer(text: str, task: str) -> tuple[str, str, str, str]:
-        """Classify a text.
+
+def add_endpoints(demo: Demo) -> None:
+    """What answers by JSON; with gradio[mcp] these are tools for agents too, described by their docstrings."""
+
+    def classify_text(text: str, task: str = "") -> dict:
+        """Classify an English text by a committee of one-layer encoders, and say how far its members agree.
 
         Args:
-            text: what is classified.
-            task: name of the task.
+            text: a sentence or a paragraph.
+            task: name of the task; empty for the first one.
+
+        Returns:
+            label, probabilities and votes by label, entropy (nats), milliseconds, notes.
         """
-        chosen = choose(tasks, task)
-        found = classify(text, chosen.committee, chosen.deep)
-        return views.verdict(found), views.heat_map(found), views.latency(found), views.attention(found)
+        found = classify(text, choose(demo, task).committee, leave_out=False)
+        record = {name: getattr(found, name) for name in ("label", "votes", "entropy", "milliseconds", "notes")}
+        return record | {"probabilities": dict(zip(found.labels, found.probabilities.tolist(), strict=True))}
 
-    shown = [verdict, votes, speed, attention]
-    words = "Classify a text: the committee's verdict, its members' votes, latency and attention as HTML."
-    asked = {"api_name": "classify", "api_description": words, "concurrency_limit": CONCURRENT}
-    event = gr.on([button.click, text.submit], answer, [text, task], shown, **asked)
-    event.failure(lambda: NOTHING, None, shown, api_visibility="private")
-    task.change(lambda: NOTHING, None, shown, api_visibility="private")
-
-
-def masks_tab(demo: Demo) -> None:
-    """Text with [MASK] in; likely tokens of every encoder out."""
-    if not demo.fillers:
-        gr.Markdown("No encoder could be loaded, so no mask can be filled here.")
-        return
-    text = gr.Textbox(label="Text with [MASK]", lines=2, value="The [MASK] crosses the river by the old [MASK].")
-    button = gr.Button("Fill the masks", variant="primary")
-    gr.Examples([[example] for example in MASKED_EXAMPLES], inputs=[text])
-    shown = gr.HTML(WAITING, label="Likely tokens", elem_id="masks")
-
-    @refusing
-    def fill(text: str) -> str:
-        """Fill every [MASK] of a text by each encoder.
+    def fill_mask(text: str) -> dict:
+        """Fill every [MASK] of a text by each encoder, pre-trained and not.
 
         Args:
-            text: with one to ten [MASK].
+            text: English, with one to ten [MASK].
+
+        Returns:
+            By encoder, for each mask the five likeliest tokens with their probabilities.
         """
-        found = [(filler.name, *fill_masks(text, filler)) for filler in demo.fillers.values()]
-        notes = list(dict.fromkeys(note for _, _, note in found if note))
-        tables = [views.masks(name, tokens) for name, tokens, _ in found]
-        return f'<div class="tlm">{views.notes(notes)}</div>{"".join(tables)}'
+        return {encoder.name: fill_masks(text, encoder)[0] for encoder in demo.encoders}
 
-    words = "The five likeliest tokens of every [MASK] by each encoder, as HTML."
-    asked = {"api_name": "fill_mask", "api_description": words, "concurrency_limit": CONCURRENT}
-    gr.on([button.click, text.submit], fill, [text], [shown], **asked)
-
-
-def findings_tab(demo: Demo) -> None:
-    """The study's findings as its plots and a table."""
-    study, folder = demo.study, demo.plots
-    if study is None or folder is None or not study["rows"]:
-        gr.Markdown("There is no study here: `tlm study run --size laptop` and `tlm study report` make one.")
-        return
-    # The mean of the tasks, of which there are differences alone, is no task.
-    tasks = list(dict.fromkeys(row["task"] for row in study["rows"] if row["measure"] != "difference"))
-    with gr.Row():
-        finding = gr.Dropdown([(one[0], name) for name, one in FINDINGS.items()], value="gap", label="Finding")
-        task = gr.Dropdown(tasks, value=tasks[0], label="Task of the table")
-    tables = Path(tempfile.mkdtemp(prefix="tlm-demo-"))
-    atexit.register(shutil.rmtree, tables, ignore_errors=True)
-
-    @refusing
-    def show(finding: str, task: str) -> tuple[Any, ...]:
-        """One finding of the study on one task.
-
-        Args:
-            finding: gap, corpus_size, overlap or committee.
-            task: a task of the study.
-        """
-        if finding not in FINDINGS or task not in tasks:
-            raise DemoError(f"There is no finding {finding!r} on {task!r}: choose from {', '.join(FINDINGS)}.")
-        title, words, names = FINDINGS[finding]
-        files = [str(folder / name) for name in names if (folder / name).is_file()]
-        numbers = findings_table(study, finding, task)
-        file = tables / f"{finding}-{task}.csv"  # the same file for every visitor
-        if not file.is_file():
-            numbers.to_csv(file, index=False)
-        return [(name, title) for name in files], words, numbers, str(file)
-
-    pictures, words, numbers, file = show("gap", tasks[0])
-    plots = gr.Gallery(pictures, label="Plots", columns=1, object_fit="contain", height=480, elem_id="plots")
-    says = gr.Markdown(words, label="Explanation", elem_id="explanation")
-    data = gr.Dataframe(numbers, label="The numbers (percent; 95% intervals)", interactive=False, max_height=320)
-    download = gr.DownloadButton("Download the table (CSV)", value=file)
-    asked = {"api_name": "findings", "api_description": "Plots and table of one finding of the study on one task."}
-    gr.on([finding.change, task.change], show, [finding, task], [plots, says, data, download], **asked)
-
-
-def overlap_tab(demo: Demo) -> None:
-    """A text in; its token overlap with the pre-training text out."""
-    if demo.counts is None or not demo.fillers:
-        gr.Markdown("The token counts of the pre-training text are not here, so no overlap can be measured.")
-        return
-    gr.Markdown(f"Compared with {demo.corpus['texts']:,} texts: {demo.corpus['name']}.")
-    text = gr.Textbox(label="Text to compare", lines=4, max_lines=12, placeholder="Paste a text")
-    button = gr.Button("Measure the overlap", variant="primary")
-    shown = gr.HTML(WAITING, label="Overlap", elem_id="overlap")
-
-    @refusing
-    def measure(text: str) -> str:
-        """Token overlap of a text with the pre-training corpus.
+    def overlap(text: str) -> dict:
+        """Compare a text's tokens with those of the text that the encoders were pre-trained on.
 
         Args:
             text: what is compared.
+
+        Returns:
+            tokens, different, different_seen and occurrences_seen (shares), divergence (Jensen-Shannon, bits), notes.
         """
-        return views.overlap(*measure_overlap(text, demo))
+        return {name: value for name, value in vars(measure_overlap(text, demo)).items() if name != "marked"}
 
-    words = "Share of a text's tokens that are in the pre-training text, and the divergence, as HTML."
-    asked = {"api_name": "overlap", "api_description": words, "concurrency_limit": CONCURRENT}
-    gr.on([button.click], measure, [text], [shown], **asked)
-
-
-def committee_tab(demo: Demo) -> None:
-    """Members ticked in; accuracy, calibration and latency of their committee out."""
-    tasks = {task.name: task for task in demo.tasks.values() if task.scores}
-    if not tasks:
-        gr.Markdown("The scores of committees are not here, so none can be built.")
-        return
-    first = next(iter(tasks.values()))
-    titles = [(task.title, name) for name, task in tasks.items()]
-    task = gr.Dropdown(titles, value=first.name, label="Task of the members")
-    names = list(dict.fromkeys(name for each in tasks.values() for name in each.members))
-    members = gr.CheckboxGroup(names, value=first.members, label="Members")
-    shown = gr.HTML(WAITING, label="Committee", elem_id="committee")
-
-    @refusing
-    def build(task: str, members: list[str]) -> str:
-        """Accuracy, calibration and latency of a committee of some members.
+    def committee(members: list[str], task: str = "") -> list[dict]:
+        """Accuracy, calibration and latency of a committee of some members, of each of them, and of the deep encoder.
 
         Args:
-            task: name of the task.
-            members: names of the members.
+            members: their names, such as ["member 0", "member 2"].
+            task: name of the task; empty for the first one.
+
+        Returns:
+            For each: model, accuracy, macro_f1, loss, calibration_error, temperature, milliseconds.
         """
-        chosen = choose(tasks, task)
-        members = list(dict.fromkeys(members or []))
-        unknown = [name for name in members if name not in chosen.members]
-        if unknown:
-            raise DemoError(f"There is no member {unknown[0]!r}: choose among {', '.join(chosen.members)}.")
-        places = [chosen.members.index(name) for name in members]
-        return views.committee(build_committee(chosen, places), _milliseconds(chosen, places))
+        return build_committee(choose(demo, task), members)
 
-    def change_task(name: str) -> Any:
-        return gr.CheckboxGroup(choices=tasks[name].members, value=tasks[name].members)
-
-    # Members of two tasks may have the same names, so that their box does not change: show the other task's anyway.
-    asked = {"inputs": [task, members], "outputs": [shown]}
-    event = task.change(change_task, [task], [members], api_visibility="private")
-    event.then(build, **asked, api_visibility="private")
-    words = "Accuracy, calibration and latency of a committee of chosen members, as HTML."
-    described = {"api_name": "build_committee", "api_description": words, "concurrency_limit": CONCURRENT}
-    gr.on([members.change], build, **asked, **described)
-    gr.Button("Show this committee", variant="primary").click(build, **asked, api_visibility="private")
+    endpoints = {"classify": classify_text, "fill_mask": fill_mask, "overlap": overlap, "build_committee": committee}
+    for name, answer in endpoints.items():
+        gr.api(or_raise(answer), api_name=name, concurrency_limit=4)
 
 
-def _milliseconds(task: Task, places: list[int]) -> dict[str, float]:
-    """Latency of the committee of these members and of the deep encoder, where the models are here."""
-    side = task.committee
-    if side is None or not task.examples:
-        return {}
-    if getattr(side.model.config, "num_members", 1) != len(task.members):  # another committee was named
-        return {}
-    if len(places) < len(task.members):
-        side = type(side)(side.model.subset(places).eval(), side.tokenizer, side.labels)
-    found = classify(task.examples[0], side, task.deep).milliseconds
-    names = {"committee": f"committee of {len(places)}", "deep": "the deep encoder"}
-    return {names[name]: value for name, value in found.items()}
+def add_live(demo: Demo) -> gr.Radio:
+    """A text box whose answer follows each key; returns the choice of the task."""
+    first = choose(demo, "")
+
+    @or_error
+    def answer(text: str, task: str) -> str:
+        return views.answer(classify(text, choose(demo, task).committee))
+
+    def another(text: str, task: str) -> tuple[Any, str]:
+        one = choose(demo, task)
+        place = one.examples.index(text) + 1 if text in one.examples else 0
+        text = [*one.examples, "A text."][place % max(1, len(one.examples))]
+        return gr.Textbox(text, label=one.title), answer(text, task)
+
+    examples = first.examples or ["A text."]
+    start = max(examples, key=lambda text: classify(text, first.committee).probabilities.max())
+    words = "Change a word and watch the votes move."
+    with gr.Row():
+        with gr.Column(min_width=300):
+            choices = [(human(task.name), task.name) for task in demo.tasks.values()]
+            task = gr.Radio(choices, value=first.name, label="Task", visible=len(choices) > 1)
+            text = gr.Textbox(start, label=first.title, info=words, lines=3, max_lines=10, elem_id="live")
+            button = gr.Button("Another example", elem_classes="short")
+        with gr.Column(min_width=300):
+            shown = gr.HTML(answer(start, first.name), elem_id="answer")
+    text.input(answer, [text, task], shown, **LIVE)
+    gr.on([button.click, task.input], another, [text, task], [text, shown], **LIVE)
+    return task
 
 
-TABS = {
-    "Classify": classify_tab,
-    "Fill the mask": masks_tab,
-    "Findings": findings_tab,
-    "Overlap": overlap_tab,
-    "Build a committee": committee_tab,
-}
+def add_race(demo: Demo, task: gr.Radio) -> None:
+    """Stock BERT, the committee and its tables against each other."""
+
+    def entrants(task: Task) -> list[Entrant]:
+        found = []
+        if task.deep is not None:
+            layers = task.deep.model.config.num_hidden_layers
+            found.append(Entrant(f"{layers}-layer BERT", task.deep.torch_logits))
+        name = f"committee of {len(task.members)}"
+        found.append(Entrant(name, task.committee.torch_logits))
+        return found + [Entrant(f"{name}, frozen", task.committee.logits)] * (task.committee.frozen is not None)
+
+    def run(name: str) -> Iterator[str]:
+        one, shown = choose(demo, name), 0.0
+        texts = one.race_texts()
+        for found in race(entrants(one), texts):
+            if time.monotonic() - shown > 0.1:
+                shown = time.monotonic()
+                yield views.race(found, len(texts), machine)
+        yield views.race(found, len(texts), machine)
+
+    machine, first = processor(), choose(demo, "")
+    count = len(first.race_texts())
+    words = f"{count} texts of 10 to 50 words, one by one: stock BERT and the committee in torch, its tables in numpy."
+    gr.HTML(views.section("race", PARTS["race"], f"{words} They run in turn, and each clock runs for its model alone."))
+    button = gr.Button("Start the race", variant="primary", elem_classes="short")
+    shown = gr.HTML(views.race(entrants(first), count, machine), elem_id="bars")
+    button.click(run, task, shown, **SLOW)
+
+
+def add_build(demo: Demo, task: gr.Radio) -> None:
+    """Members ticked in; accuracy, calibration and latency of their committee out."""
+
+    @or_error
+    def build(members: list[str], task: str) -> str:
+        one = choose(demo, task)
+        return views.committee(build_committee(one, members), one.test_texts)
+
+    def change_task(task: str) -> tuple[Any, str]:
+        members = choose(demo, task).members
+        return gr.CheckboxGroup(choices=members, value=members), build(members, task)
+
+    first = choose(demo, "")
+    words = "Tick members: each was pre-trained and fine-tuned with its own seed."
+    gr.HTML(views.section("build", PARTS["build"], words))
+    members = gr.CheckboxGroup(first.members, value=first.members, label="Members")
+    shown = gr.HTML(build(first.members, first.name), elem_id="committee")
+    members.input(build, [members, task], shown, **LIVE)
+    task.input(change_task, task, [members, shown], **LIVE)
+
+
+def read_table(file: str | None) -> pd.DataFrame:
+    """The uploaded table; DemoError for none, a broken or a large one."""
+    try:
+        table = pd.read_csv(file or "", nrows=MOST_ROWS + 1)
+    except (ValueError, OSError) as error:
+        raise DemoError("Choose a CSV file: there is none, or it cannot be read.") from error
+    if not {"text", "label"} <= set(table.columns) or len(table) > MOST_ROWS:
+        raise DemoError(f"The table needs the columns text and label, and at most {MOST_ROWS} rows.")
+    return table[["text", "label"]].assign(text=table["text"].astype(str).str.slice(0, MOST_LETTERS))
+
+
+def add_training(demo: Demo) -> None:
+    """A table in; a trained committee's scores, and its frozen folder to take away, out."""
+
+    def train(file: str | None) -> Iterator[tuple[str, Any]]:
+        start, options = time.monotonic(), {"encoder": [demo.encoders[0].source], "num_train_epochs": 8.0}
+        with tempfile.TemporaryDirectory(prefix="tlm-demo-") as folder:
+            try:
+                table = read_table(file)
+                yield views.box('<p role="status">Training three members …</p>'), gr.skip()
+                _, report = tlm_hf.train_committee(table, output_dir=f"{folder}/committee", **options)
+                archive = shutil.make_archive(f"{folder}/frozen-committee", "zip", f"{folder}/committee/frozen")
+                words = f"Trained in {time.monotonic() - start:.0f} seconds on {processor()}."
+                shown = views.trained(report["scores"], report["recommendation"], words)
+                yield shown, gr.DownloadButton(value=archive, visible=True)
+            except (DemoError, tlm_hf.errors.UserError) as error:
+                yield views.error(error), gr.DownloadButton(visible=False)
+
+    words = f"A CSV of at most {MOST_ROWS} rows with the columns <code>text</code> and <code>label</code>"
+    gr.HTML(views.section("train", PARTS["train"], f"{words}. It takes about a minute here, and nothing is kept."))
+    file = gr.File(label="CSV", file_types=[".csv"], height=120)
+    button = gr.Button("Train a committee", variant="primary", elem_classes="short")
+    shown = gr.HTML("", elem_id="trained")
+    download = gr.DownloadButton("Download the frozen committee (zip)", visible=False, elem_classes="short")
+    button.click(train, file, [shown, download], **SLOW)
+
+
+def add_text(name: str, words: str, label: str, start: str, answer: Callable[[str], str]) -> None:
+    """A part of one text box, whose answer follows each key."""
+    gr.HTML(views.section(name, PARTS[name], words))
+    text = gr.Textbox(start, label=label, lines=1, max_lines=8)
+    shown = gr.HTML(or_error(answer)(start), elem_id=f"{name}-answer")
+    text.input(or_error(answer), text, shown, **LIVE)
+
+
+def add_masks(demo: Demo) -> None:
+    """Text with [MASK] in; likely tokens of every encoder out."""
+
+    def fill(text: str) -> str:
+        found = {encoder.name: fill_masks(text, encoder) for encoder in demo.encoders}
+        notes = next(iter(found.values()))[1]
+        return views.masks({name: tokens for name, (tokens, _) in found.items()}, notes)
+
+    words = "What do the encoders know? The last one has the same shape without pre-training."
+    surest = max(MASKED, key=lambda text: max(fill_masks(text, demo.encoders[0])[0][0].values()))
+    add_text("masks", words, "Text with [MASK]", surest, fill)
+
+
+def add_overlap(demo: Demo) -> None:
+    """A text in; its token overlap with the pre-training text out."""
+    start = next((example for task in demo.tasks.values() for example in task.examples), "A text.")
+    words = f"How much of a text did the encoders see in pre-training ({views.escape(demo.corpus)})?"
+    add_text("overlap", words, "Text to compare", start, lambda text: views.overlap(measure_overlap(text, demo)))
+
+
+def add_api(demo: Demo) -> None:
+    """How programs ask."""
+    gr.HTML(views.section("api", PARTS["api"], "Each part answers programs too, as JSON."))
+    task, host = next(iter(demo.tasks.values()), None), os.environ.get("SPACE_HOST")
+    known = {"url": f"https://{host}" if host else "http://127.0.0.1:7860", "task": task.name if task else ""}
+    known["text"] = task.examples[0] if task and task.examples else "A text."
+    with gr.Row():
+        gr.Code(PYTHON.format(**known), language="python", label="Python", interactive=False)
+        gr.Code(CURL.format(**known), language="shell", label="curl", interactive=False)
+    add_endpoints(demo)
 
 
 def build_app(demo: Demo) -> gr.Blocks:
-    """The page."""
-    # What visitors upload, and copies of tables, are deleted after an hour.
-    with gr.Blocks(title="Tiny language models", fill_width=False, delete_cache=(3600, 3600)) as app:
-        gr.Markdown(
-            "# Tiny language models: see a committee think\n"
-            "Several small encoders answer together, where a task has one beside a deeper encoder."
-        )
+    """The page: each part where its models or files are there."""
+    can_train = bool(demo.encoders) and tlm_hf is not None
+    is_there = dict.fromkeys(("live", "race", "build"), bool(demo.tasks)) | {"train": can_train, "api": True}
+    is_there |= {"masks": bool(demo.encoders), "overlap": demo.counts is not None, "findings": demo.study is not None}
+    members = len(next(iter(demo.tasks.values())).members) if demo.tasks else 5
+    # What visitors upload is deleted after an hour.
+    with gr.Blocks(title="Tiny language models", fill_width=True, delete_cache=(3600, 3600)) as app:
+        gr.HTML(views.hero(members, {name: title for name, title in PARTS.items() if is_there[name]}))
         for trouble in demo.trouble:
-            gr.Markdown(f"⚠️ {trouble}", elem_classes="trouble")
-        for title, tab in TABS.items():
-            with gr.Tab(title):
-                tab(demo)
+            gr.HTML(views.error(trouble), elem_classes="trouble")
+        if demo.tasks:
+            task = add_live(demo)
+            add_race(demo, task)
+            add_build(demo, task)
+        for name, add in {"train": add_training, "masks": add_masks, "overlap": add_overlap}.items():
+            if is_there[name]:
+                add(demo)
+        if demo.study is not None:
+            gr.HTML(views.section("findings", PARTS["findings"], "What a study on one laptop found, for and against."))
+            gr.HTML(views.findings(demo.study), elem_id="plots")
+        add_api(demo)
     return app
 
 
 def main() -> None:
     """Load and serve."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // CONCURRENT))  # for each text that is answered at once
+    torch.set_num_threads(1)
     demo = load_demo()
     for trouble in demo.trouble:
-        logger.warning("%s", trouble)
+        logging.warning("%s", trouble)
     host = "127.0.0.1" if "SPACE_ID" not in os.environ else "0.0.0.0"
-    build_app(demo).queue(max_size=QUEUE).launch(
-        theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    build_app(demo).queue(max_size=256).launch(
+        theme=gr.themes.Base(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", **fonts),
         css=views.CSS,
         show_error=True,
         server_name=os.environ.get("GRADIO_SERVER_NAME", host),
-        allowed_paths=[] if demo.plots is None else [str(demo.plots)],
+        mcp_server=importlib.util.find_spec("mcp") is not None,
     )
 
 

@@ -1,157 +1,329 @@
-"""Answers as HTML: bars, the members' heat map, attention. Every text in it is escaped."""
+"""Answers as HTML: votes, races, intervals. Every text in it is escaped; the accent is the committee, grey the rest."""
 
+import base64
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
-from demo_data import MIN_COUNT
-from demo_models import Answer, escape
+import pandas as pd
+from demo_data import MIN_COUNT, Json, Overlap, human
+from demo_models import Answer, Entrant
 
 CSS = """
-.gradio-container { max-width: 1100px !important; }
-.tlm { overflow-x: auto; color: var(--body-text-color); }
-.tlm table { border-collapse: collapse; width: 100%; font-size: 0.92rem; }
-.tlm table, .tlm thead, .tlm tbody, .tlm tr { border: none !important; }
-.tlm th, .tlm td { padding: 0.3rem 0.5rem !important; text-align: left; border: none !important; }
-.tlm tr { border-bottom: 1px solid var(--border-color-primary) !important; }
-.tlm .sr-only { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.tlm td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.tlm td.heat { text-align: center; font-variant-numeric: tabular-nums; min-width: 3.2rem; }
-.tlm .bar { display: block; height: 0.75rem; border-radius: 3px; background: #2f6db5; min-width: 2px; }
-.tlm .bar.deep { background: #b5532f; }
-.tlm .track { width: 45%; }
-.tlm .words { line-height: 2.1; overflow-wrap: anywhere; }
-.tlm .words span, .tlm .words mark { padding: 0.15rem 0.25rem; border-radius: 4px; color: inherit; }
-.tlm mark { background: rgba(214, 120, 40, 0.55); text-decoration: underline dotted; }
-.tlm p { margin: 0.4rem 0; }
+.gradio-container { --accent: #4338ca; --soft: #c7d2fe; --grey: #5b6472; --track: #e9ebf0; --warm: #fde2c4; }
+.dark .gradio-container, .dark.gradio-container {
+  --accent: #a5b4fc; --soft: #434f96; --grey: #a3acba; --track: #2b3040; --warm: #7a4a1a; }
+.gradio-container main { padding: 0 clamp(8px, 3vw, 48px) 48px !important; max-width: none !important; }
+.gradio-container button.short { max-width: 16rem; }
+.tlm { color: var(--body-text-color); font-size: 1rem; line-height: 1.5; }
+.tlm h1 { font-size: clamp(1.6rem, 4vw, 2.6rem); line-height: 1.15; margin: 0 0 .4rem; font-weight: 700; }
+.tlm h2 { font-size: 1.4rem; font-weight: 700; margin: 1.6rem 0 .2rem; scroll-margin-top: 1rem; }
+.tlm h3 { font-size: 1.05rem; font-weight: 600; margin: 0 0 .2rem; }
+.tlm h4 { margin: .5rem 0 0; font-weight: 600; }
+.tlm p { margin: .3rem 0; max-width: 75ch; }
+.tlm a { color: var(--accent); text-decoration: underline; margin: 0; }
+.tlm .small { color: var(--grey); font-size: .875rem; }
+.tlm .hero { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: .5rem 3rem;
+  align-items: center; }
+.tlm nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin-top: .5rem; }
+.tlm .hero svg { width: 100%; max-width: 30rem; height: auto; }
+.tlm .say { font-size: 1.25rem; line-height: 1.35; }
+.tlm .say strong { color: var(--accent); }
+.tlm .row { display: grid; grid-template-columns: minmax(6rem, 11rem) minmax(0, 1fr) 11rem; gap: .7rem;
+  align-items: center; padding: .16rem 0; font-variant-numeric: tabular-nums; }
+.tlm .row.narrow { grid-template-columns: minmax(6rem, 10rem) minmax(0, 1fr) 3.2rem; }
+.tlm .row > :first-child { overflow-wrap: anywhere; }
+.tlm .row > :last-child { font-size: .9rem; }
+.tlm .track { position: relative; height: 1.7rem; background: var(--track); border-radius: 4px; }
+.tlm .track.thin { height: 1.1rem; }
+.tlm .fill { position: absolute; inset: 0 auto 0 0; background: var(--soft); border-radius: 4px; }
+.tlm .dot { position: absolute; width: 9px; height: 9px; margin: -5.5px; border-radius: 50%; background: var(--accent);
+  border: 1px solid var(--background-fill-primary); box-sizing: content-box; }
+.tlm .whisker { position: absolute; height: 2px; top: calc(50% - 1px); background: var(--accent); }
+.tlm .other :is(.dot, .whisker) { background: var(--grey); }
+.tlm .other .fill { background: var(--grey); opacity: .55; }
+.tlm .zero { position: absolute; width: 1px; top: -3px; bottom: -3px; background: var(--body-text-color); opacity: .6; }
+.tlm .words { line-height: 2; overflow-wrap: anywhere; }
+.tlm .words mark { color: inherit; background: var(--warm); border-radius: 3px; padding: .05rem .15rem; }
+.tlm .words u { text-decoration: underline 3px var(--accent); text-underline-offset: 4px; font-weight: 600; }
+.tlm .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 2rem 3rem; }
+.tlm .scroll { overflow-x: auto; }
+.tlm table { border-collapse: collapse; font-size: .875rem; white-space: nowrap; margin: .5rem 0; }
+.tlm :is(table, thead, tbody, tr) { border: none !important; }
+.tlm :is(th, td) { padding: .25rem 1.2rem .25rem 0 !important; text-align: left !important; border: none !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.tlm tr > :first-child { position: sticky; left: 0; background: var(--background-fill-primary); }
+.tlm summary { cursor: pointer; color: var(--accent); font-size: .875rem; }
+.tlm .error { border-left: 4px solid #dc2626; padding: .4rem .8rem; background: var(--track); border-radius: 4px; }
+@media (max-width: 700px) {
+  .tlm .hero { grid-template-columns: minmax(0, 1fr); }
+  .tlm .hero svg { max-height: 6.5rem; }
+  .tlm nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; }
+  .tlm .row, .tlm .row.narrow { grid-template-columns: minmax(0, 1fr) auto; gap: 0 .5rem; }
+  .tlm .row > .track { grid-row: 2; grid-column: 1 / 3; }
+}
 """
+LINKS = {
+    "Paper": "https://arxiv.org/abs/2507.14871",
+    "Models": "https://huggingface.co/models?other=tiny-language-model",
+    "Code": "https://pypi.org/project/tlm-hf",
+}
+SURENESS = ((0.9, "is sure"), (0.7, "is fairly sure"), (0.5, "leans that way"), (0.0, "does not know"))
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+SHOWN_CLASSES, SHOWN_WORDS = 6, 150
+VERBS = {1: "is better", -1: "is worse"}
+SIZES = (1, 3, 5, 10)
+"""Members of the committees that are plotted."""
 
 
-def _heat(share: float) -> str:
-    """Background of a cell whose value is a share: readable on light and dark."""
-    return f"background: rgba(47, 109, 181, {0.08 + 0.62 * float(np.clip(share, 0, 1)):.2f})"
-
-
-def notes(words: Sequence[str]) -> str:
-    """Sentences for the visitor."""
-    return "".join(f'<p role="status"><strong>Note:</strong> {escape(sentence)}</p>' for sentence in words)
-
-
-def _table(caption: str, head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A table of rows (name, cells in HTML); a column `NAME|2` spans two; the caption is for screen readers."""
-    columns = ""
-    for name in head:
-        name, span, count = name.partition("|")
-        columns += f'<th scope="col"{f" colspan={count}" if span else ""}>{escape(name)}</th>'
-    body = "".join(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>' for name, cells in rows)
-    return (
-        f'<table><caption class="sr-only">{escape(caption)}</caption>'
-        f"{f'<thead><tr>{columns}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
-    )
-
-
-def _number(words: str) -> str:
-    return f'<td class="number">{words}</td>'
-
-
-def _bar(share: float, words: str, kind: str = "") -> str:
-    """A bar and the number beside it."""
-    return f'<td class="track"><span class="bar {kind}" style="width:{100 * share:.1f}%"></span></td>{_number(words)}'
-
-
-def _box(*parts: str) -> str:
+def box(*parts: str) -> str:
+    """A piece of the page."""
     return f'<div class="tlm">{"".join(parts)}</div>'
 
 
-def verdict(answer: Answer) -> str:
-    """Probabilities of the committee and of the deep encoder as bars, and how sure the committee is."""
-    order = np.argsort(-answer.probabilities)[:10]
-    rows = []
-    for place in order:
-        cells = [_bar(answer.probabilities[place], f"{100 * answer.probabilities[place]:.1f}%")]
-        if answer.deep is not None:
-            cells.append(_bar(answer.deep[place], f"{100 * answer.deep[place]:.1f}%", "deep"))
-        rows.append((answer.labels[place], cells))
-    head = ["class", "committee|2", *([] if answer.deep is None else ["deep encoder|2"])]
-    count = len(answer.members)
-    said = (
-        f'<p role="status">The committee says <strong>{escape(answer.labels[order[0]])}</strong> '
-        f"({100 * answer.probabilities[order[0]]:.1f}%); {round(answer.agreement * count)} of {count} members agree. "
-        f"Entropy {answer.entropy:.2f} nats, of which {answer.mutual_information:.2f} are disagreement between members "
-        "(before calibration).</p>"
+def section(anchor: str, title: str, words: str) -> str:
+    """Heading and introduction of a part of the page; `words` is HTML."""
+    return box(f'<h2 id="{anchor}">{title}</h2><p>{words}</p>')
+
+
+def error(words: object) -> str:
+    """What a visitor can mend."""
+    return box(f'<p class="error" role="alert">{escape(str(words))}</p>')
+
+
+def _small(*sentences: str) -> str:
+    return "".join(f'<p class="small">{sentence}</p>' for sentence in sentences if sentence)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%" if 0.0005 < share < 0.1 else f"{100 * share:.0f}%"
+
+
+def _row(name: str, track: str, number: str, kind: str = "", thin: str = " thin") -> str:
+    """A name, a track with something on it, and a number; `name` is escaped."""
+    cells = f'<span>{escape(name)}</span><span class="track{thin}">{track}</span><span>{number}</span>'
+    return f'<div class="row {kind}">{cells}</div>'
+
+
+def _fill(share: float) -> str:
+    return f'<span class="fill" style="width:{100 * share:.1f}%"></span>'
+
+
+def hero(members: int, parts: dict[str, str]) -> str:
+    """One sentence, one picture, links; `parts` are titles by anchor."""
+    count = COUNTS[members] if members < len(COUNTS) else str(members)
+    ways = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title in parts.items())
+    out = "".join(f'<a href="{url}" target="_blank" rel="noopener">{name}</a>' for name, url in LINKS.items())
+    return box(
+        f'<div class="hero"><div><h1>{count.capitalize()} one-layer language models vote while you type.</h1>'
+        "<p>No GPU: each is a table that is looked up, and together they answer in about a millisecond.</p>"
+        f'<nav aria-label="Parts of this page">{ways}</nav><nav class="small" aria-label="Links">{out}</nav></div>'
+        f"{_picture(members)}</div>"
     )
-    return _box(notes(answer.notes), said, _table("Probabilities by class", head, rows))
 
 
-def heat_map(answer: Answer) -> str:
-    """Members x classes, each cell with its probability."""
-    order = np.argsort(-answer.probabilities)[:10]
+def _picture(members: int, layers: int = 6) -> str:
+    """A committee, whose members work at once, and a deep encoder, whose layers work one after another."""
+    shape = '<rect x="{}" y="{}" width="{}" height="{}" rx="3" fill="var(--{})"/>'
+    width = min(26, 170 // members)
+    blocks = "".join(shape.format(10 + place * width, 34, width - 5, 40, "accent") for place in range(members))
+    blocks += "".join(shape.format(222, 66 - 11 * layer, 90, 8, "grey") for layer in range(layers))
+    words = {(10, 24): "one layer each, all at once", (10, 94): "a vote each, averaged"}
+    words |= {(222, 94): f"{layers} layers,", (222, 109): "one after another"}
+    text = "".join(
+        f'<text x="{x}" y="{y}" font-size="13" fill="currentColor">{line}</text>' for (x, y), line in words.items()
+    )
+    label = f"{members} encoders of one layer, whose votes are averaged, beside one of {layers} layers"
+    return f'<svg viewBox="0 0 340 114" role="img" aria-label="{label}">{blocks}{text}</svg>'
+
+
+def answer(found: Answer) -> str:
+    """The verdict in words, each member's vote as a dot on the bar of its class, and the words that weigh most."""
+    order, count = np.argsort(-found.probabilities), len(found.members)
+    best = float(found.probabilities[order[0]])
+    votes = ", ".join(f"{number} of {count} say {escape(label)}" for label, number in found.votes.items())
+    agree = f"all {count} members agree" if len(found.votes) == 1 else f"the members disagree: {votes}"
+    sure = next(words for least, words in SURENESS if best >= least)
+    verdict = f"<strong>{escape(found.label)}</strong>, {_percent(best)}. The committee {sure}; {agree}."
     rows = []
-    for number, member in enumerate(answer.members):
-        cells = []
-        for place in order:
-            words = f"{100 * member[place]:.0f}%"
-            shown = f"<strong>{words}</strong>" if place == member.argmax() else words
-            cells.append(f'<td class="heat" style="{_heat(member[place])}">{shown}</td>')
-        rows.append((f"member {number}", cells))
-    return _box(_table("Probabilities by member", ["votes", *[answer.labels[place] for place in order]], rows))
-
-
-def latency(answer: Answer) -> str:
-    """Milliseconds of both as bars."""
-    longest = max(answer.milliseconds.values())
-    names = {"committee": f"committee of {len(answer.members)}", "deep": "deep encoder"}
-    rows = [
-        (names[name], [_bar(value / longest, f"{value:.2f} ms", name)]) for name, value in answer.milliseconds.items()
+    for place in order[:SHOWN_CLASSES]:
+        share = float(found.probabilities[place])
+        dots = "".join(
+            f'<i class="dot" title="member {number}: {_percent(vote)}" '
+            f'style="left:{100 * vote:.1f}%;top:{100 * (number + 0.5) / count:.0f}%"></i>'
+            for number, vote in enumerate(found.members[:, place])
+        )
+        rows.append(_row(found.labels[place], _fill(share) + dots, _percent(share), "narrow", thin=""))
+    others = [
+        f"{escape(found.labels[place])} {_percent(found.probabilities[place])}" for place in order[SHOWN_CLASSES:]
     ]
-    return _box(_table("Latency", [], rows), "<p>Medians on this server just now, tokenisation included.</p>")
+    heavy = [place for place in np.argsort(-found.falls)[:2] if found.falls[place] >= 0.005]
+    words = [f"<u>{escape(word)}</u>" if place in heavy else escape(word) for place, word in enumerate(found.words)]
+    remarks = [f"A dot is a member's vote. Answered in {found.milliseconds:.1f} ms."]
+    if heavy:
+        falls = " or ".join(f"{100 * found.falls[place]:.0f}" for place in heavy)
+        remarks.insert(0, f"Underlined: leave out one of these words, and the answer loses {falls} points.")
+    if others:
+        remarks.insert(0, f"Other classes: {', '.join(others)}.")
+    text = " ".join(words[:SHOWN_WORDS]) + " …" * (len(words) > SHOWN_WORDS)
+    said = f'<p class="say" role="status">{verdict}</p>'
+    return box(
+        said, _small(*map(escape, found.notes)), *rows, f'<p class="words">{text}</p>', _small(" ".join(remarks))
+    )
 
 
-def attention(answer: Answer) -> str:
-    """The tokens, darker where [CLS] reads more in the mean of members and heads."""
-    weights = answer.attention
-    if weights is None:
-        return _box("<p>These members have no single layer of attention over the tokens to show.</p>")
-    largest = max([1e-9, *weights[1:].tolist()])
-    most = ", ".join(f"{escape(answer.tokens[k])} {100 * weights[k]:.0f}%" for k in np.argsort(-weights)[:5])
-    spans = [
-        f'<span style="{_heat(weight / largest)}" title="{100 * weight:.1f}%">{escape(token)}</span>'
-        for token, weight in zip(answer.tokens, weights.tolist(), strict=True)
-    ]
-    return _box(f'<p class="sr-only">Most attention: {most}.</p><p class="words">{" ".join(spans)}</p>')
+def race(entrants: Sequence[Entrant], total: int, machine: str) -> str:
+    """A bar for each entrant, its own time, and how many times faster it is than the first."""
+    rows, first = [], entrants[0]
+    for entrant in entrants:
+        number = f"{entrant.done} texts" + f", {entrant.seconds:.2f} s" * (entrant.done > 0)
+        if entrant is not first and entrant.done and first.done:
+            number += f", {first.seconds / first.done * entrant.done / entrant.seconds:.0f}x"
+        rows.append(_row(entrant.name, _fill(entrant.done / total), number, "other" * (entrant is first), thin=""))
+    return box(*rows, _small(f"Measured on this server: {escape(machine)}."))
 
 
-def masks(name: str, found: list[list[tuple[str, float]]]) -> str:
-    """The likely tokens of each mask."""
-    rows = [
-        (str(rank + 1), [f'<td style="{_heat(p)}">{escape(token)} {100 * p:.1f}%</td>' for token, p in tokens])
-        for rank, tokens in enumerate(zip(*found, strict=True))
-    ]
-    head = ["rank", *[f"mask {place + 1}" for place in range(len(found))]]
-    return _box(f"<h3>{escape(name)}</h3>", _table(f"Likely tokens by {name}", head, rows))
+def masks(found: dict[str, list[dict[str, float]]], notes: Sequence[str]) -> str:
+    """The likely tokens of each mask by each encoder."""
+    cards, most = [], max(share for tokens in found.values() for likely in tokens for share in likely.values())
+    for name, tokens in found.items():
+        kind = "narrow other" if "not pre-trained" in name else "narrow"
+        for number, likely in enumerate(tokens, 1):
+            rows = "".join(_row(token, _fill(share / most), _percent(share), kind) for token, share in likely.items())
+            cards.append(f"<div><h3>{escape(name)}{f', mask {number}' * (len(tokens) > 1)}</h3>{rows}</div>")
+    return box(_small(*map(escape, notes)), f'<div class="cards">{"".join(cards)}</div>')
 
 
-def overlap(found: dict[str, float], marked: str, words: Sequence[str]) -> str:
-    """The measures and the text with unseen tokens marked."""
-    rows = {
-        "tokens": f"{found['tokens']:,}",
-        "different tokens": f"{found['types']:,}",
-        f"of these seen in pre-training (at least {MIN_COUNT} times)": f"{100 * found['types_seen']:.1f}%",
-        "occurrences seen in pre-training": f"{100 * found['occurrences_seen']:.1f}%",
-        "divergence from the pre-training text": f"{found['divergence']:.3f} bits",
+def overlap(found: Overlap) -> str:
+    """Shares on bars, the text with unseen tokens marked."""
+    marks = []
+    for token, count in found.marked:
+        title = "an unknown sign" if count is None else f"{count:,} times in the pre-training text"
+        tag = "mark" if count is None or count < MIN_COUNT else "span"
+        marks.append(f'<{tag} title="{title}">{escape(token)}</{tag}>')
+    remark = f"{found.tokens:,} tokens, {found.different:,} different. Highlighted: seen fewer than {MIN_COUNT} times."
+    return box(
+        _row("different tokens that were seen", _fill(found.different_seen), _percent(found.different_seen)),
+        _row("all tokens that were seen", _fill(found.occurrences_seen), _percent(found.occurrences_seen)),
+        _row("divergence, from 0 (the same) to 1", _fill(found.divergence), f"{found.divergence:.3f} bits"),
+        f'<p class="words">{" ".join(marks)}</p>',
+        _small(remark, *map(escape, found.notes)),
+    )
+
+
+def interval(name: str, points: Sequence[float], ends: Sequence[float], unit: str, *, is_grey: bool) -> str:
+    """A point between the ends of its interval (`points` in order), on a track from `ends[0]` to `ends[1]`."""
+    low, middle, high = (100 * (point - ends[0]) / (ends[1] - ends[0]) for point in points)
+    sign = "+" if ends[0] < 0 < ends[1] else ""
+    zero = f'<i class="zero" style="left:{100 * ends[0] / (ends[0] - ends[1]):.1f}%"></i>' if sign else ""
+    track = (
+        f'{zero}<i class="whisker" style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+        f'<i class="dot" style="left:{middle:.1f}%;top:50%"></i>'
+    )
+    number = f"{points[1]:{sign}.1f}{unit} [{points[0]:{sign}.1f}, {points[2]:{sign}.1f}]"
+    return _row(name, track, number, "other" * is_grey)
+
+
+def _intervals(models: dict[str, Sequence[float]]) -> str:
+    """Accuracies in percent with their intervals, the first in the accent."""
+    ends = min(min(points) for points in models.values()) - 1, max(max(points) for points in models.values()) + 1
+    first = next(iter(models))
+    return "".join(interval(name, points, ends, "%", is_grey=name != first) for name, points in models.items())
+
+
+def committee(rows: Sequence[Json], texts: int) -> str:
+    """Accuracy with its interval, calibration and latency of a committee, its members and the deep encoder."""
+    spans = [1.96 * (row["accuracy"] * (1 - row["accuracy"]) / texts) ** 0.5 for row in rows]
+    points = {
+        row["model"]: [100 * (row["accuracy"] + step) for step in (-span, 0, span)]
+        for row, span in zip(rows, spans, strict=True)
     }
-    table = _table("Overlap with the pre-training text", [], [(name, [_number(value)]) for name, value in rows.items()])
-    return _box(notes(words), table, f'<p class="words">{marked}</p>')
+    table = pd.DataFrame(rows)[["model", "calibration_error", "temperature", "milliseconds"]]
+    table["calibration_error"] *= 100
+    table.columns = ["", "calibration error (points)", "temperature", "one text (ms)"]
+    return box(
+        _intervals(points),
+        _table(table, "{:.2f}"),
+        _small(
+            f"Accuracy on {texts:,} test texts with its 95% interval. Calibration error: how far stated probabilities "
+            "are from how often they are right. Each has its own temperature, from validation texts."
+        ),
+    )
 
 
-def committee(rows: list[dict[str, float | str]], milliseconds: dict[str, float]) -> str:
-    """Accuracy, calibration and latency of a committee, its members and the deep encoder."""
-    head = ["model", "accuracy", "calibration error", "negative log-likelihood", "temperature", "ms for one text"]
-    body = []
-    for row in rows:
-        name = str(row["model"])
-        scores = [f"{float(row[key]):.3f}" for key in ("calibration_error", "loss")]
-        time = f"{milliseconds[name]:.2f}" if name in milliseconds else ""
-        cells = [f"{100 * float(row['accuracy']):.1f}%", *scores, f"{float(row['temperature']):.2f}", time]
-        body.append((name, list(map(_number, cells))))
-    remark = "<p>Each has its own temperature, fitted on the validation texts.</p>"
-    return _box(_table("Committee, members and deep encoder on test texts", head, body), remark)
+def _table(table: pd.DataFrame, numbers: str) -> str:
+    """A table that scrolls in its own width."""
+    content = table.astype(object).where(table.notna(), None)
+    html = content.to_html(index=False, border=0, na_rep="", float_format=numbers.format).replace("None", "")
+    return f'<div class="scroll" tabindex="0">{html}</div>'
+
+
+def trained(scores: Sequence[Json], recommendation: str, words: str) -> str:
+    """Accuracies of what a visitor's table trained, and which model to take."""
+    points = {row["model"]: [100 * row["accuracy"][side] for side in ("low", "value", "high")] for row in scores}
+    return box(f'<p class="say" role="status">{escape(recommendation)}</p>', _intervals(points), _small(escape(words)))
+
+
+def _questions(reference: str) -> list[tuple[str, str, str, str, str]]:
+    """Of each finding: title, name and measure of its rows, of which model or x its sentence speaks, its subject."""
+    linear, subject = "difference from TF-IDF + linear model", f"A committee of {SIZES[-1]}"
+    ten, against = str(SIZES[-1]), f"difference from {reference}"
+    steps, overlap = "More text at equally many steps", "Text of high rather than low overlap"
+    return [
+        ("Does pre-training help?", "gap", "gap", "bert-1", "A pre-trained one-layer encoder"),
+        ("Does more pre-training text help?", "corpus_size", "gap per doubling", "bert-1, equal steps", steps),
+        ("Does text with the task's own words help more?", "overlap", "difference", "high - low", overlap),
+        (f"Does a committee beat the {human(reference)}?", "committee", against, ten, subject),
+        ("Does a committee beat a linear model on word counts?", "committee", linear, ten, subject),
+    ]
+
+
+def _verdict(row: Json) -> int:
+    """1 or -1 where the interval over texts, and that over runs if there are several, is above or below zero."""
+    lows, highs = ([row[side], row.get(f"t_{side}")] for side in ("low", "high"))
+    return int(min(x for x in lows if x is not None) > 0) - int(max(x for x in highs if x is not None) < 0)
+
+
+def _sentence(subject: str, rows: Sequence[Json]) -> str:
+    """What rows of one kind, one for each task, say."""
+    tasks = {verdict: [human(row["task"]) for row in rows if _verdict(row) == verdict] for verdict in (1, -1, 0)}
+    listed = {key: " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) for key, names in tasks.items()}
+    parts = [f"{verb} on {listed[verdict]}" for verdict, verb in VERBS.items() if listed[verdict]]
+    parts += [f"on {listed[0]} the difference may be chance"] * bool(listed[0])
+    return f"{subject}{' ' if listed[1] or listed[-1] else ': '}{'; '.join(parts)}."
+
+
+def _row_name(row: Json) -> str:
+    if row["finding"] == "committee":
+        return f"committee of {row['x']}"
+    if row["finding"] == "overlap":
+        return str(row["x"]).replace(" - ", " against ")
+    return human(row["model"]).replace("1-layer encoder, ", "")
+
+
+def findings(study: Json) -> str:
+    """Each finding of a study: a sentence, points with intervals by task, and the numbers as table and CSV."""
+    cards = []
+    for title, finding, measure, key, subject in _questions(study["reference"]):
+        rows = [row for row in study["rows"] if (row["finding"], row["measure"]) == (finding, measure)]
+        if finding == "committee":
+            rows = [row for row in rows if row["model"] == "committee of bert-1" and row["x"] in SIZES]
+        if not rows:
+            continue
+        spoken = [row for row in rows if key in (row["model"], str(row["x"])) and "mean" not in row["task"]]
+        ends = (100 * min(0, *(row["low"] for row in rows)) - 1, 100 * max(0, *(row["high"] for row in rows)) + 1)
+        plot = ""
+        for task in dict.fromkeys(row["task"] for row in rows):
+            plot += f'<h4 class="small">{escape(human(task))}</h4>'
+            for row in filter(lambda row: row["task"] == task, rows):
+                points = [100 * row[side] for side in ("low", "estimate", "high")]
+                plot += interval(_row_name(row), points, ends, "", is_grey=_verdict(row) == 0)
+        table = pd.DataFrame(rows)[["task", "model", "x", "measure", "estimate", "low", "high", "seeds"]]
+        file = base64.b64encode(table.to_csv(index=False).encode()).decode()
+        numbers = _table(table, "{:.4f}")
+        cards.append(
+            f"<article><h3>{title}</h3><p>{_sentence(subject, spoken)}</p>{plot}<details><summary>Numbers</summary>"
+            f'{numbers}<a download="{finding}.csv" href="data:text/csv;base64,{file}">CSV</a></details></article>'
+        )
+    note = "Percentage points with 95% intervals, grey where it may be chance, not corrected for many comparisons."
+    return box(_small(note), f'<div class="cards">{"".join(cards)}</div>')

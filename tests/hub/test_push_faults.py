@@ -26,7 +26,6 @@ STEPS = {
     "looking": ("GET", rf"/api/models/{REPOSITORY}/revision/main$"),
     "making the repository": ("POST", r"/api/repos/create$"),
     "making a branch": ("POST", r"/branch/"),
-    "setting a variable": ("POST", r"/variables$"),
     "listing files": ("GET", rf"{REPOSITORY}/tree/"),
     "checking the card": ("POST", r"/api/validate-yaml$"),
     "announcing files": ("POST", rf"{REPOSITORY}/preupload/"),

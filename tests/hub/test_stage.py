@@ -150,7 +150,7 @@ class TestSpace:
         for name, digest in source.items():
             if "__pycache__" not in name and name != "README.md" and not name.startswith("demo/"):
                 assert ours.pop(name) == digest
-        assert {name.split("/")[0] for name in ours} == {"README.md", "demo", "manifest.json"}
+        assert {name.split("/")[0] for name in ours} == {"README.md", "demo", "manifest.json", "tlm_runtime.py"}
 
 
 class TestOutputFolder:

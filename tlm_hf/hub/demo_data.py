@@ -78,39 +78,38 @@ def stage_demo(
         encoders: by what people read, for filling masks; the first one's tokenizer counts tokens.
         corpus_name: what the encoders were pre-trained on, in words.
         corpus: its texts.
-        study: `rows.json` of a study's report, with its plots beside it, for the findings; None for none.
+        study: `rows.json` of a study's report, for the findings; None for none.
 
     Raises:
         UserError: a model folder that is missing or broken, or a committee of too many members.
     """
-    tokenizer, texts = load_tokenizer(str(next(iter(encoders.values())))), list(corpus)
+    tokenizer = load_tokenizer(str(next(iter(encoders.values()))))
+
+    def relative(folder: Path) -> str:
+        return Path(os.path.relpath(folder.resolve(), destination.resolve())).as_posix()
+
     with whole_folder(destination) as folder:
-        described = [_describe(task, destination) for task in tasks]
-        counts = count_tokens(encode_texts(texts, tokenizer, tokenizer.model_max_length))
+        described = []
+        for task in tasks:
+            models = {"committee": relative(task.committee), "deep": task.deep and relative(task.deep)}
+            described.append({"name": task.name, "title": task.title, **models, **describe(task)})
+        counts = count_tokens(encode_texts(list(corpus), tokenizer, tokenizer.model_max_length))
         np.savez_compressed(folder / COUNTS_FILE, counts=counts)
-        plots = [] if study is None else sorted(study.parent.glob("*.png"))
-        for plot in plots:
-            shutil.copyfile(plot, folder / plot.name)
         if study is not None:
             shutil.copyfile(study, folder / STUDY_FILE)
         demo = {
             "tasks": described,
-            "encoders": {name: _relative(encoder, destination) for name, encoder in encoders.items()},
-            "corpus": {"name": corpus_name, "texts": len(texts), "counts": COUNTS_FILE},
+            "encoders": {name: relative(encoder) for name, encoder in encoders.items()},
+            "corpus": {"name": corpus_name, "counts": COUNTS_FILE},
             "study": None if study is None else STUDY_FILE,
-            "plots": [plot.name for plot in plots],
             "made_by": provenance(),
         }
         write_json(folder / DEMO_FILE, demo)
     return destination
 
 
-def _relative(folder: Path, destination: Path) -> str:
-    return Path(os.path.relpath(folder.resolve(), destination.resolve())).as_posix()
-
-
-def _describe(task: DemoTask, destination: Path) -> Json:
-    """The task's entry, with the `scores` of each committee of its members (`0 2` has two) and of the `deep` one."""
+def describe(task: DemoTask) -> Json:
+    """Examples, and the scores of each committee of the task's members (`0 2` has two) and of the `deep` encoder."""
     committee, tokenizer = load_classifier(str(task.committee)), load_tokenizer(str(task.committee))
     members = range(committee.config.num_members)
     if len(members) > MOST_MEMBERS:
@@ -130,12 +129,8 @@ def _describe(task: DemoTask, destination: Path) -> Json:
         reader = load_tokenizer(str(task.deep))
         models["deep"] = {split: predict_logits(own, reader, texts[split])[0] for split in SPLITS}
     return {
-        "name": task.name,
-        "title": task.title,
-        "labels": class_names(task.splits),
-        "committee": _relative(task.committee, destination),
-        "deep": None if task.deep is None else _relative(task.deep, destination),
         "members": [f"member {place}" for place in members],
+        "test_texts": len(labels["test"]),
         "scores": {name: calibrated_scores(logits, labels) for name, logits in models.items()},
         "examples": EXAMPLES.get(task.name, []),
     }

@@ -47,7 +47,6 @@ class Repository:
     kind: str
     repo_type: str
     repo_id: str
-    variables: dict[str, str]
     tree: dict[str, str]
 
 

@@ -71,11 +71,6 @@ def _push_repository(
     if changes[-1].head is None:
         sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
         hub.create_repo(repo_id, repo_type=repo_type, private=True, exist_ok=True, **sdk)
-    if repository.variables:  # before the code that reads them
-        current = hub.get_space_variables(repo_id)
-        for name, value in repository.variables.items():
-            if name not in current or current[name].value != value:
-                hub.add_space_variable(repo_id, name, value)
     commits = 0
     for change in changes:
         if change.head is None:

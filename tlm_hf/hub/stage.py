@@ -36,7 +36,7 @@ from .manifest import (
 from .model_folder import SourceRun, is_smoke, stage_release_model
 from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
-from .space_folder import space_variables, stage_space
+from .space_folder import stage_space
 from .verify import VERIFIED_FILE
 
 MEASURED = ".measured"
@@ -119,9 +119,8 @@ class _Stager:
             folder = self.root / name
             folder.mkdir(parents=True)
             self._fill(entry, branch, folder)
-        variables = space_variables(entry, self.release) if entry.kind == "space" else {}
         tree = {name: tree_hash(self.root / name) for name in folders.values()}
-        return Repository(entry.kind, KINDS[entry.kind].repo_type, repo_id, variables, tree)
+        return Repository(entry.kind, KINDS[entry.kind].repo_type, repo_id, tree)
 
     def _fill(self, entry: Entry, branch: str | None, folder: Path) -> None:
         """Everything in a folder, the manifest at last."""
@@ -129,7 +128,7 @@ class _Stager:
         facts: Json = {}
         if entry.kind == "space":
             smoke = any(is_smoke(self.runs[name].folder) for _, name in entry.links if name in self.runs)
-            stage_space(entry, self.release, folder, self.root, smoke=smoke)
+            stage_space(entry, self.release, folder, smoke=smoke)
         elif entry.kind == "data":
             subsets = stage_dataset(entry, repo_id, folder, version)
             configs = subsets["configs"].items()

@@ -110,7 +110,7 @@ def check_space(folder: str) -> list[str]:
     need(not demo.trouble, f"the Space says: {' '.join(map(str, demo.trouble))}")
     app.build_app(demo)
     for name, task in demo.tasks.items():
-        answer = models.classify(task.examples[0] if task.examples else TEXT, task.committee, task.deep)
+        answer = models.classify(task.examples[0] if task.examples else TEXT, task.committee)
         total = float(sum(answer.probabilities))
         need(abs(total - 1) < CLOSE, f"the Space's probabilities for {name} sum to {total}")
     return ["the app is built", *(f"the app answers for {name}" for name in demo.tasks)]
