@@ -308,8 +308,8 @@ def add_api(demo: Demo) -> None:
     known = {"url": f"https://{host}" if host else "http://127.0.0.1:7860", "task": task.name if task else ""}
     known["text"] = task.examples[0] if task and task.examples else "A text."
     with gr.Row():
-        gr.Code(PYTHON.format(**known), language="python", label="Python", interactive=False)
-        gr.Code(CURL.format(**known), language="shell", label="curl", interactive=False)
+        gr.Code(PYTHON.format(**known), label="Python", interactive=False, wrap_lines=True)
+        gr.Code(CURL.format(**known), label="curl", interactive=False, wrap_lines=True)
     add_endpoints(demo)
 
 
@@ -349,8 +349,10 @@ def main() -> None:
         logging.warning("%s", trouble)
     host = "127.0.0.1" if "SPACE_ID" not in os.environ else "0.0.0.0"
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gr.themes.Base(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", **fonts)
+    dark_enough = {"body_text_color_subdued": "*neutral_500", "block_info_text_color": "*neutral_500"}
     build_app(demo).queue(max_size=256).launch(
-        theme=gr.themes.Base(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", **fonts),
+        theme=theme.set(button_primary_background_fill="*primary_600", **dark_enough),
         css=views.CSS,
         show_error=True,
         server_name=os.environ.get("GRADIO_SERVER_NAME", host),

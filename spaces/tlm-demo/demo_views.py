@@ -240,7 +240,7 @@ def committee(rows: Sequence[Json], texts: int) -> str:
     }
     table = pd.DataFrame(rows)[["model", "calibration_error", "temperature", "milliseconds"]]
     table["calibration_error"] *= 100
-    table.columns = ["", "calibration error (points)", "temperature", "one text (ms)"]
+    table.columns = ["model", "calibration error (points)", "temperature", "one text (ms)"]
     return box(
         _intervals(points),
         _table(table, "{:.2f}"),
