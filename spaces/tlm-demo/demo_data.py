@@ -7,6 +7,8 @@ import re
 import statistics
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,58 +79,41 @@ def find_folder() -> Path:
     return next((place for place in places if (place / "demo.json").is_file()), places[0])
 
 
-def load_demo() -> Demo:
-    """Load everything; what cannot be loaded is said in `trouble`, and the rest of the page works."""
-    demo, folder = Demo(), find_folder()
+@contextmanager
+def told(demo: Demo) -> Iterator[None]:
+    """Say in `trouble` what cannot be loaded: the rest of the page works."""
     try:
-        described = read(folder / "demo.json", "tasks", "corpus", "encoders", "study")
-    except DemoError as error:
-        demo.trouble.append(f"{error} {HOW_TO_MAKE}")
-        described = {"tasks": [], "encoders": {}, "corpus": None, "study": None}
-    for entry in described["tasks"]:
-        try:
-            demo.tasks[entry["name"]] = load_task(folder, entry)
-        except DemoError as error:
-            demo.trouble.append(str(error))
-    for name, source in described["encoders"].items():
-        try:
-            demo.encoders.append(load(find_model(folder, source), human(name), masked=True))
-        except DemoError as error:
-            demo.trouble.append(str(error))
-    demo.encoders += map(from_scratch, demo.encoders[:1])
-    study = folder / described["study"] if described["study"] else CHECKOUT / "results/study/laptop/rows.json"
-    try:
-        demo.study = read(study, "rows", "reference") if study.is_file() else None
-        if described["corpus"] and demo.encoders:
-            demo.corpus = described["corpus"]["name"]
-            demo.counts = read_counts(folder / described["corpus"]["counts"], len(demo.encoders[0].tokenizer))
+        yield
     except DemoError as error:
         demo.trouble.append(str(error))
+    except BROKEN as error:
+        demo.trouble.append(f"The demonstration is missing or damaged ({type(error).__name__}). {HOW_TO_MAKE}")
+
+
+def load_demo() -> Demo:
+    """Load everything that is there."""
+    demo, folder = Demo(), find_folder()
+    described: Json = {"tasks": [], "encoders": {}, "corpus": {}, "study": None}
+    with told(demo):
+        content = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+        described = {key: content[key] for key in described}
+    for entry in described["tasks"]:
+        with told(demo):
+            demo.tasks[entry["name"]] = load_task(folder, entry)
+    for name, source in described["encoders"].items():
+        with told(demo):
+            demo.encoders.append(load(find_model(folder, source), human(name), masked=True))
+    demo.encoders += map(from_scratch, demo.encoders[:1])
+    study = folder / described["study"] if described["study"] else CHECKOUT / "results/study/laptop/rows.json"
+    with told(demo):
+        demo.study = json.loads(study.read_text(encoding="utf-8")) if study.is_file() else None
+    if demo.encoders:
+        with told(demo), np.load(folder / described["corpus"]["counts"], allow_pickle=False) as stored:
+            demo.corpus, demo.counts = described["corpus"]["name"], stored["counts"]
+            if len(stored["counts"]) != len(demo.encoders[0].tokenizer):
+                demo.counts = None
+                raise DemoError("The token counts are those of another vocabulary, so no overlap is measured.")
     return demo
-
-
-def read(file: Path, *keys: str) -> Json:
-    """A JSON file that has these keys; DemoError where it cannot be read."""
-    try:
-        content: Json = json.loads(file.read_text(encoding="utf-8"))
-        missing = [key for key in keys if key not in content]
-    except BROKEN as error:
-        raise DemoError(f"{file.parent.name}/{file.name} cannot be read.") from error
-    if missing:
-        raise DemoError(f"{file.parent.name}/{file.name} has no {missing[0]!r}.")
-    return content
-
-
-def read_counts(file: Path, words: int) -> np.ndarray:
-    """How often each token of the vocabulary is in the pre-training text."""
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            counts: np.ndarray = stored["counts"]
-    except BROKEN as error:
-        raise DemoError("The token counts of the pre-training text are missing, so no overlap is measured.") from error
-    if len(counts) != words:
-        raise DemoError("The token counts are those of another vocabulary, so no overlap is measured.")
-    return counts
 
 
 def find_model(folder: Path, source: str) -> str:
