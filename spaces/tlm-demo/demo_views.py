@@ -178,7 +178,7 @@ def race(entrants: Sequence[Entrant], total: int, machine: str) -> str:
     for entrant in entrants:
         number = f"{entrant.done} texts" + f", {entrant.seconds:.2f} s" * (entrant.done > 0)
         if entrant is not first and entrant.done and first.done:
-            number += f", {first.seconds / first.done * entrant.done / entrant.seconds:.0f}x"
+            number += f", {first.seconds / first.done * entrant.done / entrant.seconds:.1f}x"
         rows.append(_row(entrant.name, _fill(entrant.done / total), number, "other" * (entrant is first), thin=""))
     return box(*rows, _small(f"Measured on this server: {escape(machine)}."))
 
@@ -319,6 +319,7 @@ def findings(study: Json) -> str:
                 points = [100 * row[side] for side in ("low", "estimate", "high")]
                 plot += interval(_row_name(row), points, ends, "", is_grey=_verdict(row) == 0)
         table = pd.DataFrame(rows)[["task", "model", "x", "measure", "estimate", "low", "high", "seeds"]]
+        table[["task", "model"]] = table[["task", "model"]].map(human)
         file = base64.b64encode(table.to_csv(index=False).encode()).decode()
         numbers = _table(table, "{:.4f}")
         cards.append(

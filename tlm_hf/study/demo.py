@@ -38,15 +38,13 @@ def stage_study_demo(arguments: StudyArguments) -> Json:
     tasks = [demo for task in plan.tasks if (demo := _demo_task(arguments, planner, task)) is not None]
     if not tasks:
         raise UserError(
-            f"{work} has no task with two members whose weights are there: run `tlm study run --size {arguments.size}` "
-            "first."
+            f"{work} has no task with two trained members: run `tlm study run --size {arguments.size}` first."
         )
     shallow = plan.shallow
     encoders = {recipe: work / planner.pretraining(recipe, 0).name for recipe in (shallow, plan.committee.reference)}
     encoders = {recipe: folder for recipe, folder in encoders.items() if is_ready("pretrain", folder)}
-    corpus = load_corpus(plan.corpus, num_texts=plan.pretraining[shallow]["num_texts"], root=arguments.data_root)[
-        "train"
-    ]
+    number = plan.pretraining[shallow]["num_texts"]
+    corpus = load_corpus(plan.corpus, num_texts=number, root=arguments.data_root)["train"]
     rows = arguments.results_folder / ROWS_FILE
     words = f"{plan.corpus}, {len(corpus):,} texts"
     folder = stage_demo(work / "demo", tasks, encoders, words, corpus["text"][:], rows if rows.is_file() else None)
