@@ -307,10 +307,11 @@ def build_app(demo: Demo) -> gr.Blocks:
     can_train = bool(demo.encoders) and tlm_hf is not None
     is_there = dict.fromkeys(("live", "race", "build"), bool(demo.tasks)) | {"train": can_train, "api": True}
     is_there |= {"masks": bool(demo.encoders), "overlap": demo.counts is not None, "findings": demo.study is not None}
-    members = len(next(iter(demo.tasks.values())).members) if demo.tasks else 5
+    first = next(iter(demo.tasks.values()), None)
+    members, frozen = (len(first.members), first.committee.frozen is not None) if first else (5, True)
     # What visitors upload is deleted after an hour.
     with gr.Blocks(title="Tiny language models", fill_width=True, delete_cache=(3600, 3600)) as app:
-        gr.HTML(views.hero(members, {name: title for name, title in PARTS.items() if is_there[name]}))
+        gr.HTML(views.hero(members, {name: title for name, title in PARTS.items() if is_there[name]}, frozen=frozen))
         for trouble in demo.trouble:
             gr.HTML(views.error(trouble), elem_classes="trouble")
         if demo.tasks:

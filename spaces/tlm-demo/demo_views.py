@@ -109,16 +109,18 @@ def _fill(share: float) -> str:
     return f'<span class="fill" style="width:{100 * share:.1f}%"></span>'
 
 
-def hero(members: int, parts: dict[str, str]) -> str:
-    """One sentence, one picture, links; `parts` are titles by anchor."""
+def hero(members: int, parts: dict[str, str], *, frozen: bool) -> str:
+    """One sentence, one picture, links; `parts` are titles by anchor; only one-layer members are `frozen`."""
+    kind = "one-layer" if frozen else "small"
+    how = "each is a table that is looked up, and together they" if frozen else "they"
     count = COUNTS[members] if members < len(COUNTS) else str(members)
     ways = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title in parts.items())
     out = "".join(f'<a href="{url}" target="_blank" rel="noopener">{name}</a>' for name, url in LINKS.items())
     return box(
-        f'<div class="hero"><div><h1>{count.capitalize()} one-layer language models vote while you type.</h1>'
-        "<p>No GPU: each is a table that is looked up, and together they answer in about a millisecond.</p>"
+        f'<div class="hero"><div><h1>{count.capitalize()} {kind} language models vote while you type.</h1>'
+        f"<p>No GPU: {how} answer in milliseconds.</p>"
         f'<nav aria-label="Parts of this page">{ways}</nav><nav class="small" aria-label="Links">{out}</nav></div>'
-        f"{_picture(members)}</div>"
+        f"{_picture(members) * frozen}</div>"
     )
 
 
@@ -179,7 +181,11 @@ def race(entrants: Sequence[Entrant], total: int, machine: str) -> str:
         number = f"{entrant.done} texts" + f", {entrant.seconds:.2f} s" * (entrant.done > 0)
         if entrant is not first and entrant.done and first.done:
             number += f", {first.seconds / first.done * entrant.done / entrant.seconds:.1f}x"
-        rows.append(_row(entrant.name, _fill(entrant.done / total), number, "other" * (entrant is first), thin=""))
+        rows.append(
+            _row(
+                entrant.name, _fill(entrant.done / total), number, "other" * ("committee" not in entrant.name), thin=""
+            )
+        )
     return box(*rows, _small(f"Measured on this server: {escape(machine)}."))
 
 
