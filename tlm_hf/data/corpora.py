@@ -47,7 +47,8 @@ def load_corpus(
     """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`.
 
     Texts are stripped; empty ones and duplicates are dropped and counted. Subsets are seeded and nested; held-out texts
-    are the same for every seed and size. Texts stay on disk; their id is the source's, or the row's place.
+    are the same for every seed and size. Texts stay on disk; their id is the source's, or the row's place. Raises
+    UserError for no such corpus or column, too few texts, or an option that the corpus has no use for.
 
     Args:
         corpus: `docstrings`; `wikipedia` (of the data root, else streamed); a path; `owner/name` on the Hub; or tables.
@@ -60,9 +61,6 @@ def load_corpus(
         seed: chooses the subset.
         unit: `line` or `paragraph` of text files.
         written: encoding and quoting of local files.
-
-    Raises:
-        UserError: no such corpus, column or text, too few texts, or an option that the corpus has no use for.
     """
     for use, count in (("training", num_texts), ("held-out", validation_texts)):
         if count is not None and count < 1:

@@ -1,10 +1,10 @@
 """Data set folders: parquet files, a card and the facts, ready to push and loadable by path with `datasets` alone.
 
-<folder>/<configuration>/<split>-00000-of-00001.parquet
-<folder>/README.md      the card: its YAML names each file, so that a stale one beside it is never read
-<folder>/subset.json    facts of every split, the leakage report, hashes of the files, and how they were made
+The YAML of README.md, the card, names each file, so that a stale one beside it is never read; `subset.json` has the
+facts of every split, the leakage report, hashes of the files, and how they were made.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .task_options import option
 from .tasks import KNOWN, TaskArguments, load_task_from
 
 NOT_SETTINGS = ("output_dir", "data_root")
+FILE = "{}/{}-00000-of-00001.parquet"  # of a configuration and a split, in the Hub's own pattern
 
 
 @dataclass(frozen=True)
@@ -124,12 +125,8 @@ def prepare(arguments: PrepareDataArguments) -> Prepared:
 
 def config_name(size: int | None) -> str:
     """Name of a corpus size: 20000 is `20k`, 2000000 is `2m`, 1234 is `1234`, None is `all`."""
-    if size is None:
-        return "all"
-    for letter, unit in (("m", 10**6), ("k", 10**3)):
-        if size % unit == 0:
-            return f"{size // unit}{letter}"
-    return str(size)
+    name = "all" if size is None else str(size)
+    return name.removesuffix("0" * 6) + "m" if name.endswith("0" * 6) else re.sub("000$", "k", name)
 
 
 def _test_split(arguments: PrepareDataArguments, name: str) -> datasets.Dataset:
@@ -192,10 +189,8 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
     prepared = prepare(arguments)
     record = write_dataset_folder(prepared, destination, settings)
     rows = {config: {split: len(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()}
-    leaking = {
-        config: {" / ".join(check.between): check.leaking for check in checks}
-        for config, checks in prepared.leakage.items()
-    }
+    checks = prepared.leakage.items()
+    leaking = {config: {" / ".join(check.between): check.leaking for check in own} for config, own in checks}
     return {**record, "output_dir": arguments.output_dir, "rows": rows, "leaking": leaking}
 
 
@@ -219,42 +214,26 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
     facts: Json = {
         config: {split: facts_of(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()
     }
-    record: Json = portable(
-        {
-            "kind": SUBSET_KIND,
-            "name": destination.name,
-            "settings": settings,
-            "configs": facts,
-            "leakage": {config: [asdict(check) for check in checks] for config, checks in prepared.leakage.items()},
-            **provenance(),
-        }
-    )
+    leakage = {config: [asdict(check) for check in checks] for config, checks in prepared.leakage.items()}
+    record: Json = {"kind": SUBSET_KIND, "name": destination.name, "settings": settings, "configs": facts}
+    record = portable({**record, "leakage": leakage, **provenance()})
     try:
         with whole_folder(destination) as folder:
-            _write_files(prepared, record, folder)
+            for config, splits in prepared.configs.items():
+                (folder / config).mkdir(parents=True)
+                for split, rows in splits.items():
+                    # In one piece, without indices or history, so that equal rows give equal files.
+                    columns = {name: rows[name][:] for name in rows.column_names}
+                    whole = datasets.Dataset.from_dict(columns, features=rows.features)
+                    whole.to_parquet(str(folder / FILE.format(config, split)))
+            (folder / "README.md").write_text(_render_card(record, prepared), encoding="utf-8")
+            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            record["files"] = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+            write_json(folder / SUBSET_FILE, record)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise UserError(f"{destination.name} cannot be written ({reason}): choose another --output-dir.") from error
     return record
-
-
-def _write_files(prepared: Prepared, record: Json, folder: Path) -> None:
-    """Write the parquet files, the card and `subset.json`; `record` gets the hashes of the files."""
-    for config, splits in prepared.configs.items():
-        (folder / config).mkdir(parents=True)
-        for split, rows in splits.items():
-            # In one piece, without indices or history, so that equal rows give equal files.
-            columns = {name: rows[name][:] for name in rows.column_names}
-            whole = datasets.Dataset.from_dict(columns, features=rows.features)
-            whole.to_parquet(str(folder / _file_name(config, split)))
-    (folder / "README.md").write_text(_render_card(record, prepared), encoding="utf-8")
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    record["files"] = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
-    write_json(folder / SUBSET_FILE, record)
-
-
-def _file_name(config: str, split: str) -> str:
-    return f"{config}/{split}-00000-of-00001.parquet"
 
 
 def _render_card(record: Json, prepared: Prepared) -> str:
@@ -303,7 +282,7 @@ def _metadata(name: str, source: Source, prepared: Prepared) -> DatasetCardData:
     # Files are named one by one: a pattern would take up what an older version of the data set left on the Hub.
     configs: list[Json] = []
     for config, splits in prepared.configs.items():
-        files = [{"split": split, "path": _file_name(config, split)} for split in splits]
+        files = [{"split": split, "path": FILE.format(config, split)} for split in splits]
         configs.append({"config_name": config, "data_files": files})
     if prepared.kind != "overlap":  # there none holds the others
         configs[-1]["default"] = True

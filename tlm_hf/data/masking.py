@@ -68,14 +68,10 @@ class PretrainingSchedule(Dataset):
             grouped += [batches[index] for index in rng.permutation(len(batches))]
         return np.concatenate(grouped)
 
-    def text_at(self, index: int) -> int:
-        """Place in `input_ids` of the index-th text of the training."""
-        epoch, within = divmod(index, self.epoch_size)
-        return int(self.order(epoch)[within])
-
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`input_ids` of the index-th text of the training, and `item`, its index, which keys its masks."""
-        return {"input_ids": self.input_ids[self.text_at(index)], "item": index}
+        epoch, within = divmod(index, self.epoch_size)
+        return {"input_ids": self.input_ids[int(self.order(epoch)[within])], "item": index}
 
 
 class MaskingCollator:
