@@ -46,10 +46,9 @@ class Parser(HfArgumentParser):
         self.titled: dict[str, Any] = {}
         self.command, positional = name, [e.name for g in groups for e in fields(g) if e.metadata.get("positional")]
         usage = " ".join([f"tlm {name}", *(f"[{each.upper()}]" for each in positional), "[options]"])
-        options = {"formatter_class": partial(argparse.HelpFormatter, max_help_position=34, width=118)}
-        super().__init__(
-            groups, prog=f"tlm {name}", usage=usage, description=description, allow_abbrev=False, **options
-        )
+        shown: Any = partial(argparse.HelpFormatter, max_help_position=34, width=118)
+        options = {"prog": f"tlm {name}", "usage": usage, "description": description, "formatter_class": shown}
+        super().__init__(groups, allow_abbrev=False, **options)
         self.add_argument("--config", help="A YAML file of options by name; the command line wins.")
         for action in self._actions:
             self._show_once(action, hidden)

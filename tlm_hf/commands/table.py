@@ -25,8 +25,7 @@ class Command:
     options: str | None = None
 
 
-TRAINING = "benchmarks.training_speed"
-STEP, RELEASE = f"{TRAINING}:benchmark_steps", "commands.release:release"
+STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.release:release"
 REPORT, TABLE = ("report",), ("table",)
 STEP_RATIOS = ("recipe", "ratio_same_precision", "ratio_best", "ratio_best_same_dropout", "median_seconds")
 TRAINING_SPEED = ("recipe", "tokens_per_second", "step_seconds", "stock_step_seconds", "hours", "stock_hours")
@@ -91,7 +90,7 @@ COMMANDS = {
     "benchmark pretraining": Command("one step of pre-training against stock BERT's", STEP, STEP_RATIOS),
     "benchmark finetuning": Command("one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS),
     "benchmark training": Command(
-        "the real pre-training between steps of stock BERT", f"{TRAINING}:benchmark_training", TRAINING_SPEED
+        "real pre-training between stock BERT's steps", "benchmarks.training_speed:benchmark_training", TRAINING_SPEED
     ),
     "benchmark inference": Command(
         "committees against the deep encoder", "benchmarks.inference_speed:benchmark_inference", ("rows",)
