@@ -36,15 +36,30 @@ def shrink(folder: Path) -> None:
 def embed(run: Path, root: Path) -> Path:
     """Stage a finished pre-training under its folder's name; its config has float32, so it opens in that."""
     results, folder = read_json(run / RESULTS_FILE), root / run.name
-    facts = CardFacts(TEXT, datasets=["wikimedia/wikipedia"], wall_clock=training_seconds(results))
+    seconds = training_seconds(results)
+    facts = CardFacts(
+        TEXT, datasets=["wikimedia/wikipedia"], wall_clock=seconds, example="Paris is the [MASK] of France."
+    )
     stage_model(run, folder, "encoder", results, facts)
     shrink(folder)
-    for name in (RESULTS_FILE, "progress.log"):
-        shutil.copyfile(run / name, folder / name)
+    shutil.copyfile(run / RESULTS_FILE, folder / RESULTS_FILE)
+    log = run.with_name(f"{run.name}.log")  # what the command printed, where that was kept; progress bars left out
+    if log.is_file():
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if "%|" not in line]
+        (folder / "train.log").write_text("".join(lines), encoding="utf-8")
+    card = folder / "README.md"
+    card.write_text(_card_of_embedded(card.read_text(encoding="utf-8"), run.name), encoding="utf-8")
     command = run_command(results)
     manifest = build_manifest(run.name, "encoder", version("tlm-hf"), folder, results=results, command=command)
     write_json(folder / MANIFEST_FILE, manifest)
     return folder
+
+
+def _card_of_embedded(card: str, name: str) -> str:
+    """The card, with snippets that open the folder in the package instead of a repository on the Hub."""
+    card = card.replace(f'"{name}"', "folder")
+    card = card.replace("from transformers import", "import tlm_hf\nfrom transformers import", 1)
+    return card.replace("\nmodel = ", f'\nfolder = str(tlm_hf.pretrained()["{name}"])\nmodel = ', 1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
