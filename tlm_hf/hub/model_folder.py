@@ -8,6 +8,7 @@ from ..cards import CardFacts, is_uncased, render_card
 from ..data.dataset_folder import KNOWN_SOURCES
 from ..errors import UserError
 from ..export import RUNTIME_FILES, write_runtime
+from ..models.modeling_tlm import TLMForMaskedLM
 from ..recipes import HEAD_SIZE, find_size
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
@@ -48,7 +49,10 @@ def copy_model_files(run: Path, folder: Path, kind: str) -> None:
     if kind == "adapter":
         sources += [run / "adapter" / name for name in (ADAPTER_CONFIG, "adapter_model.safetensors")]
     else:
-        sources += [run / name for name in WEIGHTS]
+        if kind == "encoder" and not any(run.glob("*.py")):  # those that come with the package have no code beside them
+            TLMForMaskedLM.from_pretrained(run).save_pretrained(folder)
+        else:
+            sources += [run / name for name in WEIGHTS]
         sources += [PACKAGE / path.name for path in run.glob("*.py") if path.name not in RUNTIME_FILES]
     if kind == "frozen":
         write_runtime(folder)
