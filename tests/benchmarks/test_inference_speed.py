@@ -1,4 +1,4 @@
-"""The benchmark of inference at `smoke` size. Nothing here asserts a time."""
+"""The benchmarks of committees and frozen committees at `smoke` size. Nothing here asserts a time."""
 
 import json
 
@@ -11,19 +11,40 @@ from tlm_hf.benchmarks.inference_speed import build_batch, stock_classifier
 from tlm_hf.evaluation.latency import alternating_seconds
 from tlm_hf.recipes import build_config
 
-WORDS = ("benchmark", "inference", "--size", "smoke", "--repeats", "1", "--num-threads", "1")
+WORDS = ("--repeats", "1", "--num-threads", "1")
+PRECISION = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 0.1, "int8": 0.3}
+PLAIN = {("torch", "float32"), ("torch", "bfloat16"), ("onnxruntime", "float32"), ("onnxruntime", "int8")}
+TABLES = {(runtime, precision) for runtime in ("torch", "numpy") for precision in ("float32", "float16", "int8")}
+TABLES |= {("onnxruntime", "float32"), ("onnxruntime", "int8")}
+SIDES = {
+    "inference": {(model, *kind) for model in ("bert-6", "committee") for kind in PLAIN},
+    "frozen": {(model, "torch", "float32") for model in ("bert-6", "committee")}
+    | {("frozen", *kind) for kind in TABLES},
+}
 
 
-def test_every_combination_is_a_row(tmp_path):
+@pytest.mark.parametrize("what", SIDES)
+def test_every_side_is_a_row_and_answers_as_the_committee(capsys, tmp_path, what):
     pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    words = ("--members", "2", "--batch-size", "1", "3", "--sequence-length", "8", "--kinds", "torch-fp32")
     file = tmp_path / "f.json"
-    succeed(*WORDS, *words, "torch-bf16", "onnx-fp32", "onnx-int8", "--json", str(file))
+    committees = ("smoke:1", "smoke:3") if what == "frozen" else ("smoke:2",)
+    words = ("--committees", *committees, "--batch-size", "1", "4", "--json", str(file))
+    succeed("benchmark", what, *WORDS, *words)
+    assert f"{2 * len(committees)}/{2 * len(committees)}" in capsys.readouterr().err  # the progress bar
     results = json.loads(file.read_text())
     rows = results["rows"]
-    assert sorted(row["batch_size"] for row in rows) == [1] * 4 + [3] * 4
-    assert all(row["ratio"] == pytest.approx(row["reference_ms"] / row["committee_ms"]) for row in rows)
+    assert {(row["model"], row["runtime"], row["precision"]) for row in rows} == SIDES[what]
+    assert len(rows) == 2 * len(committees) * len(SIDES[what])
+    assert {(f"{row['size']}:{row['members']}", row["batch_size"]) for row in rows} == {
+        (committee, texts) for committee in committees for texts in (1, 4)
+    }
+    for row in rows:
+        assert row["ms"] > 0
+        if row["model"] != "bert-6":
+            assert row["max_abs_diff"] <= PRECISION[row["precision"]]
+        elif row["runtime"] == "torch" and row["precision"] == "float32":
+            assert row["ratio"] == 1
+        assert ("limit_ms" in row) == (row["model"] == "frozen")
     assert {"command", "commit", "machine", "settings"} <= set(results)
 
 
@@ -39,10 +60,15 @@ def test_the_reference_and_the_batch():
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("--kinds", "torch-int8"), "torch-int8"), (("--reference", "bert-1-conv2"), "convolution front-end")],
+    [
+        (("--committees", "laptop"), "SIZE:MEMBERS"),
+        (("--committees", "huge:1"), "huge"),
+        (("--batch-size", "0"), "--batch-size is [0]"),
+        (("--recipe", "bert-2"), "bert-2"),
+    ],
 )
 def test_bad_options_are_refused(capsys, words, said):
-    assert said in refused(capsys, *WORDS, *words)
+    assert said in refused(capsys, "benchmark", "frozen", *WORDS, *words)
 
 
 def test_functions_take_turns():

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from helpers_commands import labelled_rows, results_of, shelf, succeed, write_csv
+from helpers_commands import assert_equal_weights, labelled_rows, results_of, shelf, succeed, write_csv
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score
 from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding
 
 from tlm_hf.loading import load_for_finetuning
+from tlm_hf.runs.output_folder import Run
 from tlm_hf.training import finetune as module
 from tlm_hf.training.finetune_options import FinetuneOptions
 
@@ -88,11 +89,20 @@ def test_fine_tuning_is_the_plain_loop(tmp_path, monkeypatch, schedule):
 
 def test_patience_ends_a_training_that_no_longer_improves(tmp_path):
     write_csv(tmp_path / "table.csv", labelled_rows(40))
-    words = ("--model", shelf() / "encoder", "--task", tmp_path / "table.csv", "--output-dir", tmp_path / "run")
-    succeed("finetune", *words, "--num-train-epochs", 9, "--patience", 2, "--learning-rate", 1e-12, "--disable-tqdm")
+    words = ("--model", shelf() / "encoder", "--task", tmp_path / "table.csv", "--disable-tqdm")
+    late = ("--num-train-epochs", 9, "--patience", 2, "--learning-rate", 1e-12)
+    succeed("finetune", *words, *late, "--output-dir", tmp_path / "run")
     results = results_of(tmp_path / "run")
     # The first epoch is as good as any, and two more are waited for.
     assert results["steps"] == 3 * results["best_step"]
+    # Killed before its results were written, the same command trains no further epoch.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "finish", lambda *rest: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            succeed("finetune", *words, *late, "--output-dir", tmp_path / "late")
+    succeed("finetune", *words, *late, "--output-dir", tmp_path / "late")
+    assert results_of(tmp_path / "late")["steps"] == results["steps"]
+    assert_equal_weights(tmp_path / "late", tmp_path / "run")
 
 
 def test_the_papers_options_and_given_ones():

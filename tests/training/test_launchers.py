@@ -8,7 +8,6 @@ from conftest import refusal
 from helpers_commands import ROOT, start_launcher
 from transformers import TrainingArguments
 
-from tlm_hf.models.layers_tlm import TLMLayer
 from tlm_hf.training import processes
 from tlm_hf.training.processes import choose_precision, has_fast_bf16
 
@@ -42,7 +41,6 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch, tmp_path
     ("name", "kind", "count", "precision"),
     [
         ("one_node_8_gpus", "MULTI_GPU", 8, "bf16"),
-        ("many_nodes_fsdp2", "FSDP", 16, "bf16"),
         ("two_cpu_processes", "MULTI_GPU", 2, "no"),
     ],
 )
@@ -56,11 +54,8 @@ def test_accelerate_reads_our_configurations(name, kind, count, precision):
     arguments = launch_command_parser().parse_args(["--config_file", str(path), "scripts/pretrain.py"])
     arguments, _, _ = _validate_launch_command(arguments)
     assert arguments.num_processes == count
-    assert (arguments.multi_gpu, arguments.use_fsdp) == (kind == "MULTI_GPU", kind == "FSDP")
+    assert arguments.multi_gpu == (kind == "MULTI_GPU")
     assert arguments.mixed_precision == precision
-    if kind == "FSDP":
-        assert arguments.fsdp_version == 2
-        assert config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == TLMLayer.__name__
 
 
 def test_precision_follows_the_processor():

@@ -10,10 +10,7 @@ import torch
 from conftest import TINY, randomise
 from helpers_commands import labelled_rows, results_of, start_launcher, succeed, write_corpus, write_csv
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer
-
-from tlm_hf import TLMConfig, TLMForMaskedLM
-from tlm_hf.evaluation.scoring import masked_lm_score
+from transformers import BertConfig, BertForMaskedLM
 
 STEPS, BATCH = 12, 8
 PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-steps", STEPS, "--save-steps", 6)
@@ -26,17 +23,12 @@ FINETUNE = (*FINETUNE, "--logging-steps", 1, "--dropout", 0, "--bf16", "false", 
 WORKER = """
 import json, os, sys
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.nn.parallel import DistributedDataParallel
-from transformers import BertTokenizer, TrainingArguments
+from transformers import TrainingArguments
 from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.commands.main import main
 from tlm_hf.data.masking import MaskingCollator
 from tlm_hf.errors import UserError
-from tlm_hf.evaluation.scoring import masked_lm_score
-from tlm_hf.models.layers_tlm import TLMLayer
 from tlm_hf.training.trainer import RunTrainer
 
 torch.set_num_threads(1)
@@ -76,34 +68,15 @@ half = slice(rank * len(ids) // 2, (rank + 1) * len(ids) // 2)
 batch = {"input_ids": ids[half], "attention_mask": (ids[half] != 0).long(), "labels": labels[half]}
 items = (labels != -100).sum()
 
-def gradients(model, full=lambda gradient: gradient):
-    return {name: full(parameter.grad) for name, parameter in model.named_parameters()}
-
-def step(model, wrapped):
+for layers in (1, 2):
+    model = model_with(layers)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=False)
     loss = 2 * wrapped(**batch, num_items_in_batch=items).loss
     loss.backward()
     total = loss.detach().clone()
     torch.distributed.all_reduce(total)
-    return total / 2
-
-for layers in (1, 2):
-    model = model_with(layers)
-    wrapped = DistributedDataParallel(model, find_unused_parameters=False)
-    found[f"ddp {layers}"] = {"loss": step(model, wrapped), "gradients": gradients(model)}
-    model = model_with(layers)
-    mesh = init_device_mesh("cpu", (2,))
-    for module in model.modules():
-        if isinstance(module, TLMLayer):
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    loss = step(model, model)
-    full = gradients(model, lambda gradient: gradient.full_tensor())
-    score = masked_lm_score(model, BertTokenizer.from_pretrained("one"), [row[row != 0].tolist() for row in ids])
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=True)
-    state = get_model_state_dict(model, options=options)  # what Accelerate's get_state_dict calls
-    if rank == 0:
-        model.save_pretrained(f"sharded {layers}", state_dict=state)
-    found[f"fsdp {layers}"] = {"loss": loss, "gradients": full, "score": score["loss"]}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    found[f"ddp {layers}"] = {"loss": total / 2, "gradients": gradients}
 
 # The loss of one process is no number: both stop, at the same step, with the same sentence.
 class Poisoned(RunTrainer):
@@ -259,10 +232,8 @@ def test_one_process_writes_and_speaks(home):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_loss_and_gradients_are_those_of_the_whole_batch(home, kind, layers):
-    """All labels are in one half of the batch; shards are FSDP version 2's, with our layers as its units."""
-    folder, _ = home
+def test_loss_and_gradients_are_those_of_the_whole_batch(home, layers):
+    """All labels are in one half of the batch."""
     ids, labels = hand_made()
     reference = stock(layers)
     loss = reference(input_ids=ids, attention_mask=(ids != 0).long(), labels=labels).loss
@@ -270,20 +241,11 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(home, kind, layers):
     expected = {name: parameter.grad for name, parameter in reference.named_parameters()}
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for rank in range(2):
-        ours = found(home, rank)[0][f"{kind} {layers}"]
+        ours = found(home, rank)[0][f"ddp {layers}"]
         torch.testing.assert_close(ours["loss"], loss.detach(), atol=1e-5, rtol=1e-5)
         assert ours["gradients"].keys() == expected.keys()
         for name, gradient in expected.items():
             assert float((ours["gradients"][name] - gradient).abs().max()) <= 1e-5 * largest, name
-    if kind == "fsdp":
-        saved = load_file(folder / f"sharded {layers}" / "model.safetensors")
-        for name, tensor in saved.items():
-            assert torch.equal(tensor, reference.state_dict()[name]), name
-        model = TLMForMaskedLM(TLMConfig(**FIELDS, num_hidden_layers=layers))
-        model.load_state_dict(reference.state_dict())
-        tokenizer = BertTokenizer.from_pretrained(folder / "one")
-        score = masked_lm_score(model, tokenizer, [row[row != 0].tolist() for row in ids])["loss"]
-        assert all(found(home, rank)[0][f"fsdp {layers}"]["score"] == pytest.approx(score, 1e-5) for rank in range(2))
 
 
 def test_both_processes_stop_when_the_loss_of_one_is_no_number(home):

@@ -93,6 +93,7 @@ def test_where_the_decoders_bias_starts(corpus, tmp_path, words, starts_at_unigr
     [
         (("--schedule", "papers"), "invalid choice: 'papers'"),
         (("--schedule", "paper", "--warmup-share", "0.1"), "--warmup-share is refused"),
+        (("--mlm-probability", "0"), "--mlm-probability is 0.0: give a share between 0 and 1"),
     ],
 )
 def test_bad_schedules_are_refused(corpus, tmp_path, capsys, words, said):

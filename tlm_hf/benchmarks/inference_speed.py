@@ -1,45 +1,53 @@
-"""Latency of a committee against the deep encoder that it replaces.
+"""Latency of committees, plain or frozen, against the deep encoder that they replace, from token ids to logits.
 
-The reference is stock `BertForSequenceClassification` with the shape of `bert-6` (sdpa). Weights and tokens are random:
-neither changes the time. Every second text of a batch is half as long, by padding and an attention mask on both sides.
+The reference is stock BERT in the shape of `bert-6` (sdpa). Weights and tokens are random: neither changes the time.
 """
 
-import copy
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from transformers import BertForSequenceClassification
+from threadpoolctl import threadpool_limits
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
+from tqdm.auto import tqdm
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
+from .. import runtime
 from ..data.task_options import option
 from ..errors import UserError, check_installed
-from ..evaluation.latency import alternating_medians
-from ..export import NEEDED, OnnxClassifier, export_onnx, quantize
+from ..evaluation.latency import alternating_medians, measure_seconds
+from ..export import NEEDED, write_frozen
+from ..models.configuration_frozen import TABLE_DTYPES
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_frozen import FrozenCommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..runs.atomic_files import Json
-from .measure import SpeedArguments, build_recipe, finish, stock_config
+from .measure import KINDS, ONNX, TimingArguments, build_recipe, build_variants, finish, stock_config
 
 CLS, FIRST_WORD = 101, 1000
-KINDS = ("torch-fp32", "torch-bf16", "onnx-fp32", "onnx-int8")
+GRID = ("laptop:1", "laptop:3", "laptop:5", "laptop:10", "paper:10")
 Batch = dict[str, torch.Tensor]
-Model = Callable[..., Any]
+Side = tuple[str, str, str]
+"""Model, runtime and precision."""
+DEEP: Side = ("bert-6", "torch", "float32")
+PLAIN: Side = ("committee", "torch", "float32")
 
 
 @dataclass
-class InferenceSpeedArguments(SpeedArguments):
-    """Options of `tlm benchmark inference`; several values of an option give a row for each combination."""
+class LatencyArguments(TimingArguments):
+    """Options of `tlm benchmark inference` and `tlm benchmark frozen`."""
 
-    members: list[int] = option(lambda: [10], "Members of the committee.")
-    reference: str = option("bert-6", "Recipe whose shape the reference has.")
-    batch_size: list[int] = option(lambda: [32], "Texts in a batch.")
-    sequence_length: list[int] = option(lambda: [128], "Tokens of the longest text.")
-    kinds: list[str] = option(lambda: ["torch-fp32"], "Runtime and precision.", choices=list(KINDS))
+    what: str = option("inference", "inference or frozen.")
+    recipe: str = option("bert-1", "Members (python -m tlm_hf.recipes lists them).")
+    committees: list[str] = option(lambda: list(GRID), "SIZE:MEMBERS of each.")
+    batch_size: list[int] = option(lambda: [1, 32, 256], "Texts in a batch.")
 
 
 def stock_classifier(config: TLMConfig) -> BertForSequenceClassification:
@@ -58,57 +66,103 @@ def build_batch(vocab_size: int, texts: int, length: int) -> Batch:
     return {"input_ids": input_ids * mask, "attention_mask": mask}
 
 
-def benchmark_inference(arguments: InferenceSpeedArguments) -> Json:
-    """Time committees against the deep encoder.
+def benchmark_latency(arguments: LatencyArguments) -> Json:
+    """Time committees or frozen committees, in every runtime and precision, beside stock bert-6.
 
     Returns:
-        `rows`, one for each number of members, batch size, length, runtime and precision: `committee_ms`,
-        `reference_ms` and their `ratio`.
+        `rows`, one for each committee, batch size, `model` (bert-6, committee, frozen), `runtime` and `precision`:
+        `ms`; `ratio`, bert-6 in torch and float32 over it; but for bert-6 `max_abs_diff` of the members' logits from
+        those of torch and float32; of a frozen one `limit_ms`: its bytes at the measured bandwidth and its
+        multiply-adds at the measured peak of float32 products.
 
     Raises:
-        UserError: unknown recipe, size or kind, a number out of range, or packages that are missing.
+        UserError: an unknown recipe or size, a number out of range, or packages that are missing.
     """
-    for name in ("members", "batch_size", "sequence_length"):
-        values = getattr(arguments, name)
-        if not values or min(values) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {values}: give values of at least 1.")
-    if any(kind.startswith("onnx") for kind in arguments.kinds):
-        check_installed(*NEEDED)
-    length = max(arguments.sequence_length)
-    deep = build_recipe(arguments.reference, arguments.size, stock=True, max_length=length)
-    config = build_recipe(arguments.recipe, arguments.size, max_length=length)
-    threads = arguments.set_threads()
-    models = {("reference", kind): model for kind, model in _variants(stock_classifier(deep), arguments.kinds, threads)}
-    for count in arguments.members:
-        torch.manual_seed(count)
-        members = [TLMForSequenceClassification(config).eval() for _ in range(count)]
-        committee = CommitteeForSequenceClassification.from_members(members)
-        models |= {(str(count), kind): model for kind, model in _variants(committee, arguments.kinds, threads)}
-    rows: list[Json] = []
-    for texts, tokens in itertools.product(arguments.batch_size, arguments.sequence_length):
-        batch = build_batch(config.vocab_size, texts, tokens)
-        calls = {key: (lambda model=model, batch=batch: model(**batch)) for key, model in models.items()}
-        with torch.inference_mode():
-            seconds = alternating_medians(calls, arguments.repeats)
-        for count, kind in itertools.product(arguments.members, arguments.kinds):
-            ours, theirs = seconds[str(count), kind], seconds["reference", kind]
-            runtime, precision = kind.split("-")
-            row = {"recipe": f"{arguments.recipe}@{arguments.size}", "members": count}
-            row |= {"batch_size": texts, "sequence_length": tokens, "runtime": runtime, "precision": precision}
-            rows.append(row | {"ratio": theirs / ours, "committee_ms": 1000 * ours, "reference_ms": 1000 * theirs})
-    return finish(arguments, {"benchmark": "inference", "rows": rows, "threads": threads})
+    if not arguments.batch_size or min(arguments.batch_size) < 1:
+        raise UserError(f"--batch-size is {arguments.batch_size}: give values of at least 1.")
+    for word in arguments.committees:
+        size, _, count = word.partition(":")
+        if not count.isdecimal() or int(count) < 1:
+            raise UserError(f"--committees has {word!r}: write SIZE:MEMBERS, such as {GRID[0]}.")
+        build_recipe(arguments.recipe, size)
+    check_installed(*NEEDED)
+    threads, rows = arguments.set_threads(), []
+    total = len(arguments.committees) * len(arguments.batch_size)
+    with threadpool_limits(threads), torch.inference_mode(), tqdm(total=total, desc=arguments.what) as progress:
+        speeds = _measure_machine()
+        for word in arguments.committees:
+            size, _, count = word.partition(":")
+            with TemporaryDirectory() as folder:
+                models = _build_models(arguments, size, int(count), Path(folder))
+                config = models[DEEP].config
+                for texts in arguments.batch_size:
+                    batch = build_batch(config.vocab_size, texts, config.max_position_embeddings)
+                    facts = {"size": size, "members": int(count), "batch_size": texts}
+                    rows += [facts | row for row in _time_batch(models, batch, arguments.repeats, speeds)]
+                    progress.update()
+    return finish(arguments, {"benchmark": arguments.what, "rows": rows, "threads": threads})
 
 
-def _variants(model: Any, kinds: list[str], threads: int) -> list[tuple[str, Model]]:
-    """The model in every runtime and precision."""
-    with TemporaryDirectory() as folder:
-        exported, small = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
-        if any(kind.startswith("onnx") for kind in kinds):
-            export_onnx(model, exported)
-        build: dict[str, Callable[[], Model]] = {
-            "torch-fp32": lambda: model,
-            "torch-bf16": lambda: copy.deepcopy(model).to(torch.bfloat16),
-            "onnx-fp32": lambda: OnnxClassifier(exported, model.config, threads),
-            "onnx-int8": lambda: OnnxClassifier(quantize(exported, small), model.config, threads),
-        }
-        return [(kind, build[kind]()) for kind in kinds]
+def _build_models(arguments: LatencyArguments, size: str, count: int, folder: Path) -> dict[Side, Any]:
+    config, deep = build_recipe(arguments.recipe, size), stock_classifier(build_recipe("bert-6", size))
+    members = [TLMForSequenceClassification(config).eval() for _ in range(count)]
+    committee = CommitteeForSequenceClassification.from_members(members)
+    models: dict[Side, Any]
+    if arguments.what == "inference":
+        models = {("bert-6", *kind): model for kind, model in build_variants(deep, KINDS, folder / "deep").items()}
+        variants = build_variants(committee, KINDS, folder / "committee")
+        return models | {("committee", *kind): model for kind, model in variants.items()}
+    models = {DEEP: deep, PLAIN: committee}
+    for precision in TABLE_DTYPES:
+        tokenizer, place = _tokenizer(config.vocab_size), folder / precision
+        models["frozen", "torch", precision] = write_frozen(committee, tokenizer, place, precision)
+        models["frozen", "numpy", precision] = runtime.load(place)
+    exported = build_variants(models["frozen", "torch", "float32"], ONNX, folder / "onnx")
+    return models | {("frozen", *kind): model for kind, model in exported.items()}
+
+
+def _time_batch(models: dict[Side, Any], batch: Batch, repeats: int, speeds: tuple[float, float]) -> list[Json]:
+    lengths = batch["attention_mask"].sum(dim=1)
+    ids = [row[:end].tolist() for row, end in zip(batch["input_ids"], lengths, strict=True)]
+    calls: dict[Side, Callable[[], Any]] = {
+        side: partial(model.member_logits, ids) if side[1] == "numpy" else partial(model, **batch)
+        for side, model in models.items()
+    }
+    seconds = alternating_medians(calls, repeats)
+    exact, rows = models[PLAIN](**batch).member_logits, list[Json]()
+    for side, median in seconds.items():
+        row: Json = dict(zip(("model", "runtime", "precision"), side, strict=True))
+        row |= {"sequence_length": len(batch["input_ids"][0]), "ms": 1000 * median, "ratio": seconds[DEEP] / median}
+        if side[0] != "bert-6":
+            answer = calls[side]()
+            logits = torch.from_numpy(answer) if side[1] == "numpy" else answer.member_logits.float()
+            row["max_abs_diff"] = float((logits - exact).abs().max())
+        if side[0] == "frozen":
+            row["limit_ms"] = _limit(models["frozen", "torch", side[2]], batch, *speeds)
+        rows.append(row)
+    return rows
+
+
+def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows [CLS] alone, which is all that the folder of a frozen committee needs here."""
+    first = min(CLS, vocab_size - 1)
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "[CLS]": first}, unk_token="[UNK]"))
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", first)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="[CLS]", unk_token="[UNK]")
+
+
+def _measure_machine() -> tuple[float, float]:
+    """Bytes read a second, and float32 multiply-adds a second."""
+    memory, matrix = torch.ones(1 << 24), torch.ones(1024, 1024)
+    bandwidth = memory.nbytes / measure_seconds(memory.sum)
+    return bandwidth, matrix.numel() * len(matrix) / measure_seconds(lambda: matrix @ matrix)
+
+
+def _limit(model: FrozenCommitteeForSequenceClassification, batch: Batch, bandwidth: float, peak: float) -> float:
+    """Least milliseconds for a batch: bytes over bandwidth and multiply-adds over peak."""
+    texts, tokens = len(batch["input_ids"]), int(batch["attention_mask"].sum())
+    weights = [value for name, value in model.named_parameters() if name.endswith(".weight") and value.dim() == 3]
+    rows = [model.values[0].nbytes, model.scores[0].nbytes, 4 * model.config.num_members]
+    size = sum(weight.nbytes for weight in weights) + tokens * sum(rows)
+    products = texts * sum(weight.numel() for weight in weights) + 2 * tokens * model.values[0].numel()
+    return 1000 * (size / bandwidth + products / peak)

@@ -1,24 +1,27 @@
-"""What the benchmarks share: their common options, stock BERT in a recipe's shape, and the results file.
+"""What the benchmarks share: options, recipes, precisions, and the results file (timing: `evaluation.latency`)."""
 
-The timing loop is `evaluation.latency`: all compared things take turns within one run, and medians are compared.
-"""
-
+import copy
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig
+from transformers import BertConfig, PreTrainedModel
 
 from ..data.task_options import option
 from ..errors import UserError, check_range
+from ..export import OnnxClassifier, export_onnx, quantize
 from ..models.configuration_tlm import TLMConfig
 from ..recipes import build_config
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable, provenance
 
 LABELS = ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
+ONNX = (("onnxruntime", "float32"), ("onnxruntime", "int8"))
+KINDS = (("torch", "float32"), ("torch", "bfloat16"), *ONNX)
+"""Runtime and precision."""
 
 
 @dataclass
@@ -37,14 +40,6 @@ class TimingArguments:
         return threads
 
 
-@dataclass
-class SpeedArguments(TimingArguments):
-    """Options of the benchmarks of one recipe."""
-
-    recipe: str = option("bert-1", "Architecture (python -m tlm_hf.recipes lists them).")
-    size: str = option("paper", "Its size.")
-
-
 def build_recipe(recipe: str, size: str, *, stock: bool = False, **changes: Any) -> TLMConfig:
     """Configuration of a recipe with the labels of the benchmarks; `changes` go to `build_config`.
 
@@ -61,6 +56,23 @@ def build_recipe(recipe: str, size: str, *, stock: bool = False, **changes: Any)
 def stock_config(config: TLMConfig) -> BertConfig:
     """Configuration of a stock BERT of the same shape and labels, attention by sdpa."""
     return BertConfig.from_dict({**config.to_dict(), "model_type": "bert"}, attn_implementation="sdpa")
+
+
+def build_variants(
+    model: PreTrainedModel, kinds: Sequence[tuple[str, str]], folder: Path
+) -> dict[tuple[str, str], Any]:
+    """The model in some of the `KINDS`; `folder` takes its ONNX files, and onnxruntime torch's number of threads."""
+    exported, small, threads = folder / "model.onnx", folder / "int8.onnx", torch.get_num_threads()
+    folder.mkdir(exist_ok=True)
+    if ONNX[0] in kinds:
+        export_onnx(model, exported)
+    build: tuple[Callable[[], Any], ...] = (
+        lambda: model,
+        lambda: copy.deepcopy(model).to(torch.bfloat16),
+        lambda: OnnxClassifier(exported, model.config, threads),
+        lambda: OnnxClassifier(quantize(exported, small), model.config, threads),
+    )
+    return {kind: make() for kind, make in zip(KINDS, build, strict=True) if kind in kinds}
 
 
 def finish(arguments: Any, results: Json) -> Json:

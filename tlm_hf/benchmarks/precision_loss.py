@@ -1,14 +1,11 @@
 """Accuracy that a classifier or committee loses in smaller precisions, on the test split of a task."""
 
 import contextlib
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
-import torch
 
 from ..data.task_options import option
 from ..data.tasks import TaskArguments, class_names, load_task_from
@@ -16,13 +13,13 @@ from ..errors import UserError, check_installed
 from ..evaluation.calibration import brier_score, expected_calibration_error
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..export import NEEDED, OnnxClassifier, export_onnx, quantize
+from ..export import NEEDED
 from ..loading import load_classifier, load_classifier_tokenizer, match_labels
 from ..models.configuration_frozen import TABLE_DTYPES
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
-from .measure import finish
+from .measure import KINDS, build_variants, finish
 
 
 @dataclass
@@ -34,9 +31,7 @@ class PrecisionArguments(TaskArguments):
 
 
 def compare_precisions(arguments: PrecisionArguments) -> Json:
-    """Score one model in float32, bfloat16 (torch), and float32 and int8 (onnxruntime) on the same test texts.
-
-    A committee of one-layer encoders is also scored frozen, in every precision of its tables.
+    """Score one model in every precision on the same test texts; a committee of one-layer encoders also frozen.
 
     Returns:
         `rows`, by runtime and precision: `accuracy`, `loss` in nats, `calibration_error`, `brier_score`, `agreement`
@@ -55,29 +50,18 @@ def compare_precisions(arguments: PrecisionArguments) -> Json:
     numbers = match_labels(model, arguments.model, arguments.task, class_names(task))
     texts, labels = task["test"]["text"][:], numbers[task["test"]["label"][:]]
     with TemporaryDirectory() as folder:
-        exported = export_onnx(model, Path(folder) / "model.onnx")
-        variants: dict[tuple[str, str], Any] = {
-            ("torch", "fp32"): model,
-            ("torch", "bf16"): copy.deepcopy(model).to(torch.bfloat16),
-            ("onnx", "fp32"): OnnxClassifier(exported, model.config),
-            ("onnx", "int8"): OnnxClassifier(quantize(exported, Path(folder) / "int8.onnx"), model.config),
-        }
-        if isinstance(model, CommitteeForSequenceClassification):
-            with contextlib.suppress(ValueError):  # a member has no tables
-                variants |= {("frozen", dtype): model.freeze(dtype, tokenizer.cls_token_id) for dtype in TABLE_DTYPES}
-        logits = {kind: predict_logits(variant, tokenizer, texts)[0] for kind, variant in variants.items()}
-    exact = logits["torch", "fp32"]
-    rows = [
-        {
-            "runtime": runtime,
-            "precision": precision,
-            **classification_metrics(values, labels),
-            "calibration_error": expected_calibration_error(values, labels),
-            "brier_score": brier_score(values, labels),
-            "agreement": float((values.argmax(-1) == exact.argmax(-1)).mean()),
-            "max_abs_diff": float(np.abs(values - exact).max()),
-        }
-        for (runtime, precision), values in logits.items()
-    ]
+        variants = build_variants(model, KINDS, Path(folder))
+    if isinstance(model, CommitteeForSequenceClassification):
+        with contextlib.suppress(ValueError):  # a member has no tables
+            variants |= {("frozen", dtype): model.freeze(dtype, tokenizer.cls_token_id) for dtype in TABLE_DTYPES}
+    logits = {kind: predict_logits(variant, tokenizer, texts)[0] for kind, variant in variants.items()}
+    exact = logits[KINDS[0]]
+    rows = []
+    for (runtime, precision), values in logits.items():
+        row: Json = {"runtime": runtime, "precision": precision, **classification_metrics(values, labels)}
+        row |= {"calibration_error": expected_calibration_error(values, labels)}
+        row |= {"brier_score": brier_score(values, labels)}
+        row |= {"agreement": float((values.argmax(-1) == exact.argmax(-1)).mean())}
+        rows.append(row | {"max_abs_diff": float(np.abs(values - exact).max())})
     results = {"model": portable_path(arguments.model), "task": arguments.task, "texts": len(labels), "rows": rows}
     return finish(arguments, results)

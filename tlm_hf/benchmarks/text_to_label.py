@@ -21,11 +21,11 @@ from ..evaluation.latency import alternating_medians
 from ..runs.atomic_files import Json
 from ..runs.worker_pool import ONE_THREAD, environment
 from ..runtime import load
-from .contestants import CONTESTANTS, FROZEN, Answer, Contestant, Texts
+from .contestants import CONTESTANTS, FROZEN, Answer, Texts
 from .measure import TimingArguments, finish
 
-BLOCK = 25
-"""Single texts that a contestant answers in its turn."""
+SINGLES, BLOCK = 500, 25
+"""Texts that are answered one by one, and how many of them a contestant answers in its turn."""
 SINGLE = {**ONE_THREAD, "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -37,8 +37,6 @@ class TextToLabelArguments(TimingArguments):
     task: str = option("ag_news", "Task whose test texts are classified.")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
     num_texts: int = option(2000, "Texts of a timed pass.")
-    num_single: int = option(500, "Texts that are answered one by one.")
-    long_run: int = option(100_000, "Texts after which memory must be flat; 0 for none.")
     contestants: list[str] = option(lambda: list(CONTESTANTS), "Who is timed.", choices=list(CONTESTANTS))
 
 
@@ -48,14 +46,12 @@ def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
     Returns:
         `rows`, one for each contestant: `texts_per_second` of a batch; `ratio`, its time over that of the bare
         tokenizer; `p50_ms` and `p99_ms` of a single text; `cold_start_seconds` from process start to the first answer;
-        `resident_mib` of that process. `skipped`: why a contestant has no row. `long_run_mib`: the runtime's resident
-        memory after each tenth of `long_run` texts.
+        `resident_mib` of that process. `skipped`: why a contestant has no row.
 
     Raises:
         UserError: no frozen committee, no such task, or a number out of range.
     """
-    check_range(arguments, 1, 10**6, "num_texts", "num_single")
-    check_range(arguments, 0, 10**9, "long_run")
+    check_range(arguments, 1, 10**6, "num_texts")
     try:
         load(arguments.model)
     except ValueError as error:
@@ -63,47 +59,34 @@ def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
     task = load_task(arguments.task, root=arguments.data_root)
     arguments.num_threads = 1
     arguments.set_threads()
+    texts = list(itertools.islice(itertools.cycle(task["test"]["text"][:]), arguments.num_texts))
+    answers, skipped = {}, {}
     with TemporaryDirectory() as root, threadpool_limits(1), environment(SINGLE):
         folder = Path(root)
         shutil.copytree(arguments.model, folder / FROZEN)
-        texts = list(itertools.islice(itertools.cycle(task["test"]["text"][:]), arguments.num_texts))
-        entrants, skipped = {}, {}
         for name in dict.fromkeys(["tokenizer", *arguments.contestants]):
+            train, needs = CONTESTANTS[name]
             try:
-                check_installed(*CONTESTANTS[name].needs)
-                CONTESTANTS[name].train(folder, task["train"]["text"][:], task["train"]["label"][:])
-                entrants[name] = CONTESTANTS[name]
+                check_installed(*needs)
+                answers[name] = train(folder, (task["train"]["text"][:], task["train"]["label"][:]))
             except UserError as error:
                 skipped[name] = str(error)
-        rows = _compare(arguments, entrants, folder, texts)
-        memory = _long_run(folder, task["train"]["text"][:], arguments.long_run)
-    results = {"rows": rows, "skipped": skipped, "long_run_mib": memory}
-    return finish(arguments, {"benchmark": "text-to-label", **results})
+        rows = _compare(arguments.repeats, answers, folder, texts)
+    return finish(arguments, {"benchmark": "text-to-label", "rows": rows, "skipped": skipped})
 
 
-def _compare(
-    arguments: TextToLabelArguments, entrants: dict[str, Contestant], folder: Path, texts: Texts
-) -> list[Json]:
-    answers = {name: entrant.open(folder) for name, entrant in entrants.items()}
-    parts = {name: texts[: max(1, int(len(texts) * entrant.share))] for name, entrant in entrants.items()}
-    calls = {name: partial(answer, parts[name]) for name, answer in answers.items()}
-    medians = alternating_medians(calls, arguments.repeats)
-    seconds = {name: median / len(parts[name]) for name, median in medians.items()}
-    singles = _time_singles(answers, texts[: arguments.num_single])
-    starts = [{name: _start_cold(name, folder, texts[0]) for name in entrants} for _ in range(arguments.repeats)]
-    return [
-        {
-            "model": name,
-            "texts": len(parts[name]),
-            "texts_per_second": 1 / seconds[name],
-            "ratio": seconds[name] / seconds["tokenizer"],
-            "p50_ms": 1000 * float(np.median(singles[name])),
-            "p99_ms": 1000 * float(np.quantile(singles[name], 0.99)),
-            "cold_start_seconds": float(np.median([start[name][0] for start in starts])),
-            "resident_mib": float(np.median([start[name][1] for start in starts])),
-        }
-        for name in entrants
-    ]
+def _compare(repeats: int, answers: dict[str, Answer], folder: Path, texts: Texts) -> list[Json]:
+    seconds = alternating_medians({name: partial(answer, texts) for name, answer in answers.items()}, repeats)
+    singles = _time_singles(answers, texts[:SINGLES])
+    starts = [{name: _start_cold(name, folder, texts[0]) for name in answers} for _ in range(repeats)]
+    rows: list[Json] = []
+    for name in answers:
+        row: Json = {"model": name, "texts": len(texts), "texts_per_second": len(texts) / seconds[name]}
+        row |= {"ratio": seconds[name] / seconds["tokenizer"]}
+        row |= {f"p{rank}_ms": 1000 * float(np.percentile(singles[name], rank)) for rank in (50, 99)}
+        cold_start, resident = np.median([start[name] for start in starts], axis=0).tolist()
+        rows.append(row | {"cold_start_seconds": cold_start, "resident_mib": resident})
+    return rows
 
 
 def _time_singles(answers: dict[str, Answer], texts: Texts) -> dict[str, list[float]]:
@@ -129,12 +112,3 @@ def _start_cold(name: str, folder: Path, text: str) -> tuple[float, float]:
         if not answered:
             raise RuntimeError(f"The process of {name} gave no answer: {' '.join(command[:5])}")
         return seconds, psutil.Process(process.pid).memory_info().rss / 2**20
-
-
-def _long_run(folder: Path, texts: Texts, count: int) -> list[float]:
-    """Resident MiB after each tenth of so many texts."""
-    model, supply, memory = load(folder / FROZEN), itertools.cycle(texts), []
-    for _ in range(10 if count else 0):
-        model(list(itertools.islice(supply, count // 10)))
-        memory.append(psutil.Process().memory_info().rss / 2**20)
-    return memory

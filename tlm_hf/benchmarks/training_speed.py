@@ -1,19 +1,17 @@
 """Training speed against the authors' way: one optimizer step, and the real pre-training command.
 
-The authors' way is stock BERT with the logits of every position, float32 and `torch.optim.AdamW` with its defaults.
-Each side of a comparison has a process, so that its peak memory and its allocator's setting are its own. The sides
-take turns, never two at a time. All of them hold their models and optimizers throughout.
+The authors' way is stock BERT with the logits of every position, float32, and `torch.optim.AdamW` with its defaults.
+Each side has a process, with its own allocator's setting; they take turns.
 """
 
+import functools
 import multiprocessing
-import re
 import statistics
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -27,7 +25,7 @@ from ..runs.atomic_files import Json
 from ..training.callbacks import WARM_STEPS
 from ..training.pretrain import pretrain
 from ..training.trainer import keep_freed_memory
-from .measure import LABELS, SpeedArguments, build_recipe, finish, stock_config
+from .measure import LABELS, TimingArguments, build_recipe, finish, stock_config
 
 EPOCHS = 50
 """Passes of the authors' pre-training over their texts (arXiv 2507.14871)."""
@@ -37,37 +35,45 @@ TASKS = {
 }
 
 
+@dataclass(frozen=True)
+class Side:
+    """One way to take a step."""
+
+    stock: bool = False
+    dropout: float = 0.1  # the authors'
+    keeps_memory: bool = True  # the allocator's setting of our training commands
+    best: bool = False  # bfloat16 autocast, fused AdamW and gradient clipping, as in our training commands
+
+
+SIDES = {
+    "stock": Side(stock=True, keeps_memory=False),
+    "stock_same_allocator": Side(stock=True),
+    "ours_same_precision": Side(),
+    "ours_best_same_dropout": Side(best=True),
+    "ours_best": Side(best=True, dropout=0.0),  # the default of our pre-training
+}
+
+
 @dataclass
+class SpeedArguments(TimingArguments):
+    """Options of both benchmarks."""
+
+    recipe: str = option("bert-1", "Architecture (python -m tlm_hf.recipes lists them).")
+    size: str = option("paper", "Its size.")
+    batch_size: int = option(32, "Texts per optimizer step.")
+
+
+@dataclass(unsafe_hash=True)
 class StepArguments(SpeedArguments):
     """Options of `tlm benchmark pretraining` and `tlm benchmark finetuning`."""
 
     what: str = option("pretraining", "pretraining or finetuning.")
-    batch_size: int = option(32, "Texts per optimizer step.")
-    max_length: int | None = option(None, "Tokens per text, in place of the size's.")
-    dropout: float = option(0.1, "Dropout of both sides (the authors': 0.1).")
     mlm_probability: float = option(0.15, "Share of tokens to predict (the authors': 0.15).")
-
-
-@dataclass(frozen=True)
-class Side:
-    """One way to take a step.
-
-    Args:
-        stock: stock BERT (else ours).
-        dropout: hidden and attention dropout.
-        keeps_memory: with the allocator's setting of our training commands.
-        best: bfloat16 autocast, fused AdamW and gradient clipping, as in our training commands.
-    """
-
-    stock: bool
-    dropout: float = 0.0
-    keeps_memory: bool = False
-    best: bool = False
 
 
 def build_model(arguments: StepArguments, side: Side) -> PreTrainedModel:
     """The side's model in training mode; the seeded weights are equal on all sides."""
-    config = build_recipe(arguments.recipe, arguments.size, max_length=arguments.max_length, dropout=side.dropout)
+    config = build_recipe(arguments.recipe, arguments.size, dropout=side.dropout)
     stock_class, our_class = TASKS[arguments.what]
     torch.manual_seed(0)
     return stock_class(stock_config(config)).train() if side.stock else our_class(config).train()
@@ -86,99 +92,69 @@ def build_batch(arguments: StepArguments, vocab_size: int, length: int) -> dict[
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
 
 
-class SideProcess:
-    """The work of a side in its process: a model, a batch and an optimizer."""
+@functools.cache
+def _build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[[], float]:
+    """What takes an optimizer step of this process's model and returns its loss."""
+    torch.set_num_threads(threads)
+    if side.keeps_memory:
+        keep_freed_memory()
+    model = build_model(arguments, side)
+    batch = build_batch(arguments, model.config.vocab_size, model.config.max_position_embeddings)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=side.best or None)
 
-    current: "SideProcess"
-
-    def __init__(self, arguments: StepArguments, side: Side, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.memory_before = peak_memory()
-        if side.keeps_memory:
-            keep_freed_memory()
-        self.side = side
-        self.model = build_model(arguments, side)
-        config = self.model.config
-        self.batch = build_batch(arguments, config.vocab_size, config.max_position_embeddings)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=5e-5, weight_decay=0.01, fused=side.best or None)
-
-    def step(self) -> float:
-        """Take one optimizer step and return its loss."""
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.side.best):
-            loss = self.model(**self.batch).loss
+    def step() -> float:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=side.best):
+            loss = model(**batch).loss
         loss.backward()
-        if self.side.best:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        if side.best:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
         return loss.item()
 
-    def memory(self) -> float | None:
-        """Peak memory in MiB above that after the imports; None where it cannot be read."""
-        peak = peak_memory()
-        return None if peak is None or self.memory_before is None else round(peak - self.memory_before, 1)
+    return step
 
 
-def peak_memory() -> float | None:
-    """Largest resident memory of this process so far, in MiB (Linux; None elsewhere)."""
-    status = Path("/proc/self/status")
-    match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii")) if status.exists() else None
-    return int(match[1]) / 1024 if match else None
+def _take_step(*arguments: Any) -> float:
+    return _build_step(*arguments)()
 
 
-def _start(*arguments: Any) -> None:
-    SideProcess.current = SideProcess(*arguments)
+def start_side(stack: ExitStack, *arguments: Any) -> Callable[[], float]:
+    """Start a process that ends with `stack` and builds what `_build_step` does; gives what takes a step there."""
+    pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
 
+    def step() -> float:
+        return pool.submit(_take_step, *arguments).result()
 
-def _call(method: str) -> float | None:
-    return getattr(SideProcess.current, method)()
-
-
-def start_side(stack: ExitStack, *arguments: Any) -> Callable[[str], float | None]:
-    """Start a `SideProcess` that ends with `stack`; gives a function that calls a method of it by name."""
-    spawn = multiprocessing.get_context("spawn")
-    pool = stack.enter_context(ProcessPoolExecutor(1, spawn, _start, arguments))
-    pool.submit(_call, "memory").result()  # waits for the imports and the model
-    return lambda method: pool.submit(_call, method).result()
+    step()  # waits for the imports and the model
+    return step
 
 
 def benchmark_steps(arguments: StepArguments) -> Json:
-    """Time one optimizer step, forward, backward and AdamW, against stock BERT's, and compare the memory.
+    """Time one optimizer step, forward, backward and AdamW, against stock BERT's.
+
+    Returns:
+        `median_seconds` of each of the `SIDES`, and `ratios`, stock's over it.
 
     Raises:
         UserError: unknown recipe or size, a recipe that stock BERT does not have, or a number out of range.
     """
-    check_range(arguments, 1, 2**20, "batch_size", "max_length")
-    check_range(arguments, 0, 0.99, "dropout")
+    check_range(arguments, 1, 2**20, "batch_size")
     check_range(arguments, 0.01, 0.99, "mlm_probability")
-    build_recipe(arguments.recipe, arguments.size, stock=True, max_length=arguments.max_length)
-    threads = arguments.set_threads()
-    best = Side(stock=False, keeps_memory=True, best=True)
-    sides = {
-        "stock": Side(stock=True, dropout=arguments.dropout),
-        "stock_same_allocator": Side(stock=True, dropout=arguments.dropout, keeps_memory=True),
-        "ours_same_precision": Side(stock=False, dropout=arguments.dropout, keeps_memory=True),
-        "ours_best_same_dropout": replace(best, dropout=arguments.dropout),
-    }
-    if arguments.what == "pretraining":
-        sides["ours_best"] = best  # our pre-training command's default is no dropout
+    build_recipe(arguments.recipe, arguments.size, stock=True)
+    threads, sides = arguments.set_threads(), dict(SIDES)
+    if arguments.what == "finetuning":
+        del sides["ours_best"]
     with ExitStack() as stack:
-        calls = {name: start_side(stack, arguments, side, threads) for name, side in sides.items()}
-        steps = {name: (lambda call=call: call("step")) for name, call in calls.items()}
+        steps = {name: start_side(stack, arguments, side, threads) for name, side in sides.items()}
         seconds = alternating_seconds(steps, arguments.repeats)
-        memory = {name: call("memory") for name, call in calls.items()}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = {name: medians["stock"] / value for name, value in medians.items()}
     results = {
         "benchmark": arguments.what,
         "recipe": f"{arguments.recipe}@{arguments.size}",
-        "ratio_same_precision": ratios["ours_same_precision"],
-        "ratio_best": ratios.get("ours_best", ratios["ours_best_same_dropout"]),
-        "ratio_best_same_dropout": ratios["ours_best_same_dropout"],
-        "ratio_same_precision_and_allocator": medians["stock_same_allocator"] / medians["ours_same_precision"],
+        "ratios": {name: medians["stock"] / value for name, value in medians.items()},
         "median_seconds": medians,
         "seconds": seconds,
-        "peak_memory_mib": memory,
         "sides": {name: asdict(side) for name, side in sides.items()},
     }
     return finish(arguments, results)
@@ -192,7 +168,6 @@ class TrainingSpeedArguments(SpeedArguments):
     corpus: str = option("wikipedia", "As in tlm pretrain.")
     schedule: str = option("tlm", "As in tlm pretrain.")
     num_texts: int | None = option(None, "Texts to train on, in place of the size's.")
-    batch_size: int = option(32, "Texts per optimizer step.")
     max_steps: int = option(300, "Optimizer steps of the training.")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
@@ -203,9 +178,8 @@ def benchmark_training(arguments: TrainingSpeedArguments) -> Json:
     Loading, masking, logging, evaluation and checkpoints are part of it; the trained model is thrown away.
 
     Returns:
-        `tokens_per_second`; `share_outside` of the time, evaluation and checkpoints apart, that is neither forward,
-        backward nor optimizer; `step_seconds` and `stock_step_seconds` (medians) and their `ratio`; `hours` and
-        `stock_hours` for the authors' 50 epochs of these texts.
+        `speed` as of `pretrain`, `stock_step_seconds` (median) and its `ratio` to ours; `hours` and `stock_hours` for
+        the authors' 50 epochs of these texts.
 
     Raises:
         UserError: bad options.
@@ -215,30 +189,24 @@ def benchmark_training(arguments: TrainingSpeedArguments) -> Json:
     build_recipe(arguments.recipe, arguments.size, stock=True)
     threads = arguments.set_threads()
     stock = StepArguments(recipe=arguments.recipe, size=arguments.size, batch_size=arguments.batch_size)
-    options = {name: getattr(arguments, name) for name in ("corpus", "recipe", "size", "schedule", "num_texts")}
-    options |= {name: getattr(arguments, name) for name in ("batch_size", "max_steps", "data_root")}
+    options = {name: value for name, value in vars(arguments).items() if name not in ("repeats", "json")}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        call = start_side(stack, stock, Side(stock=True, dropout=stock.dropout), threads)
-        stock_seconds = [measure_seconds(lambda: call("step")) for _ in range(arguments.repeats)]
-        training = pretrain(**options, output_dir=f"{folder}/run", num_threads=threads, use_cpu=True)
-        stock_seconds += [measure_seconds(lambda: call("step")) for _ in range(arguments.repeats)]
+        step = start_side(stack, stock, SIDES["stock"], threads)
+        stock_seconds = [measure_seconds(step) for _ in range(arguments.repeats)]
+        training = pretrain(**options | {"output_dir": f"{folder}/run", "num_threads": threads, "use_cpu": True})
+        stock_seconds += [measure_seconds(step) for _ in range(arguments.repeats)]
     speed, stock_step = training["speed"], statistics.median(stock_seconds)
     steps = EPOCHS * training["texts"] / arguments.batch_size
     results = {
         "benchmark": "training",
         "recipe": f"{arguments.recipe}@{arguments.size}",
-        "schedule": arguments.schedule,
         "precision": "bfloat16" if training["settings"]["bf16"] else "float32",
-        "tokens_per_second": speed["tokens_per_second"],
-        "share_outside": speed["share_outside"],
-        "step_seconds": speed["median_step_seconds"],
+        "speed": speed,
         "stock_step_seconds": stock_step,
-        "ratio": stock_step / speed["median_step_seconds"],
         "stock_seconds": stock_seconds,
+        "ratio": stock_step / speed["median_step_seconds"],
         "hours": steps * training["seconds_since_start_or_continuation"] / training["steps"] / 3600,
         "stock_hours": steps * stock_step / 3600,
-        "steps": training["steps"],
         "texts": training["texts"],
-        "speed": speed,
     }
     return finish(arguments, results)

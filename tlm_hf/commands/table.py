@@ -27,8 +27,9 @@ class Command:
 
 STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.release:release"
 REPORT, TABLE = ("report",), ("table",)
-STEP_RATIOS = ("recipe", "ratio_same_precision", "ratio_best", "ratio_best_same_dropout", "median_seconds")
-TRAINING_SPEED = ("recipe", "tokens_per_second", "step_seconds", "stock_step_seconds", "hours", "stock_hours")
+LATENCY = "benchmarks.inference_speed:benchmark_latency"
+STEP_RATIOS = ("recipe", "ratios", "median_seconds")
+TRAINING_SPEED = ("recipe", "speed", "stock_step_seconds", "ratio", "hours", "stock_hours")
 COMMANDS = {
     "quickstart": Command(
         "the whole idea on embedded text: pre-train, fine-tune, committee, table", "study.quickstart:quickstart", REPORT
@@ -92,16 +93,12 @@ COMMANDS = {
     "benchmark training": Command(
         "real pre-training between stock BERT's steps", "benchmarks.training_speed:benchmark_training", TRAINING_SPEED
     ),
-    "benchmark inference": Command(
-        "committees against the deep encoder", "benchmarks.inference_speed:benchmark_inference", ("rows",)
-    ),
-    "benchmark frozen": Command(
-        "frozen committees against committee and deep encoder", "benchmarks.frozen_speed:benchmark_frozen", ("rows",)
-    ),
+    "benchmark inference": Command("committees against the deep encoder", LATENCY, ("rows",)),
+    "benchmark frozen": Command("frozen committees against committee and deep encoder", LATENCY, ("rows",)),
     "benchmark text-to-label": Command(
         "a frozen committee beside TF-IDF, fastText, model2vec and MiniLM, tokenization included",
         "benchmarks.text_to_label:benchmark_text_to_label",
-        ("rows", "skipped", "long_run_mib"),
+        ("rows", "skipped"),
     ),
     "benchmark precision": Command(
         "accuracy in bfloat16 and int8", "benchmarks.precision_loss:compare_precisions", ("rows",)

@@ -10,7 +10,8 @@ from scipy.stats import chi2
 
 from ..runs.figure import new_figure
 
-LOWEST, HIGHEST = 0.05, 20.0
+BOUNDS = (np.log(0.05), np.log(20.0))
+"""Of the logarithm of a temperature."""
 LEAST_ERRORS = 5
 """Errors on held-out data without which no temperature is fitted."""
 COLOURS = ("#b5532f", "#2f6db5")
@@ -18,13 +19,7 @@ COLOURS = ("#b5532f", "#2f6db5")
 
 @dataclass(frozen=True)
 class Temperature:
-    """The temperature to use, and what validation says of it.
-
-    Args:
-        value: 1 where it was not fitted.
-        interval: 95% interval of the temperature from the likelihood; None without errors enough.
-        note: why it was not fitted, a sentence; None where it was.
-    """
+    """The temperature to use, 1 with a `note` where it was not fitted, and its 95% interval from the likelihood."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -32,14 +27,10 @@ class Temperature:
 
 
 def choose_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
-    """The fitted temperature where held-out data determine it, else 1.
+    """The temperature fitted to logits (n, classes) where held-out data determine it, else 1.
 
     With few errors the likelihood only says that sharper is better, and new texts pay for it. So at least
     `LEAST_ERRORS` are asked for, and a temperature below 1 only counts when its interval excludes 1.
-
-    Args:
-        logits: float (n, classes).
-        labels: int (n,).
     """
     errors = int((logits.argmax(axis=-1) != labels).sum())
     if errors < LEAST_ERRORS:
@@ -59,21 +50,13 @@ def temperature_interval(logits: np.ndarray, labels: np.ndarray, best: float) ->
     def excess(log_temperature: float) -> float:
         return _negative_log_likelihood(log_temperature, logits, labels) - allowed
 
-    ends = []
-    for bound in (np.log(LOWEST), np.log(HIGHEST)):
-        ends.append(float(np.exp(brentq(excess, bound, np.log(best)) if excess(bound) > 0 else bound)))
-    return ends[0], ends[1]
+    low, high = (brentq(excess, bound, np.log(best)) if excess(bound) > 0 else bound for bound in BOUNDS)
+    return float(np.exp(low)), float(np.exp(high))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Temperature that minimises the negative log-likelihood of softmax(logits / temperature).
-
-    Args:
-        logits: float (n, classes); for a committee the log of the mean probability.
-        labels: int (n,).
-    """
-    bounds = (np.log(LOWEST), np.log(HIGHEST))
-    best = minimize_scalar(_negative_log_likelihood, bounds=bounds, method="bounded", args=(logits, labels))
+    """Temperature that minimises the negative log-likelihood of softmax(logits / temperature), logits (n, classes)."""
+    best = minimize_scalar(_negative_log_likelihood, bounds=BOUNDS, method="bounded", args=(logits, labels))
     return float(np.exp(best.x))
 
 

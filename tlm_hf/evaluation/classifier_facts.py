@@ -5,7 +5,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash
 from ..errors import UserError
@@ -14,21 +13,12 @@ from ..runs.atomic_files import Json, read_json, write_json
 from ..runs.provenance import machine
 from .baselines import tfidf_baseline
 from .calibration import brier_score, expected_calibration_error
+from .intervals import wilson_interval
 from .latency import classifier_latency
 from .metrics import classification_metrics
 from .scoring import predict_logits
 
 LATENCY_ROUNDS = 30
-CONFIDENCE = 0.95
-
-
-def wilson_interval(accuracy: float, texts: int) -> dict[str, float]:
-    """95% interval of an accuracy on `texts` test texts (Wilson, 1927): `low` and `high`, in [0, 1].
-
-    It covers other test texts, not other seeds of the training.
-    """
-    interval = binomtest(round(accuracy * texts), texts).proportion_ci(CONFIDENCE, "wilson")
-    return {"low": float(interval.low), "high": float(interval.high)}
 
 
 def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.DatasetDict:
@@ -52,8 +42,8 @@ def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.Da
 def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, data_root: str | None = None) -> Json:
     """Evaluation of a classifier or committee, in a run's `folder` with these `results`, on its task's test split.
 
-    The JSON file `kept` holds the measurement, so that a release staged again is the same to the last byte; it is valid
-    for these `weights` (SHA-256) and the task's hash.
+    The JSON file `kept` holds the measurement, valid for these `weights` (SHA-256) and the task's hash, so that a
+    release staged again is the same to the last byte.
 
     Returns:
         `texts`, scores, `baseline` (TF-IDF + linear model), and `latency` of one text.
@@ -79,14 +69,11 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
     facts = {
         "texts": len(labels),
         **scores,
-        **wilson_interval(scores["accuracy"], len(labels)),
+        **_ends(scores["accuracy"], len(labels)),
         "calibration_error": expected_calibration_error(logits, labels),
         "brier_score": brier_score(logits, labels),
-        "baseline": {
-            "accuracy": baseline["accuracy"],
-            "macro_f1": baseline["macro_f1"],
-            **wilson_interval(baseline["accuracy"], len(labels)),
-        },
+        "baseline": {name: baseline[name] for name in ("accuracy", "macro_f1")}
+        | _ends(baseline["accuracy"], len(labels)),
         "latency": {
             "milliseconds": classifier_latency({"this": model}, tokenizer, texts[0], LATENCY_ROUNDS)["this"],
             "tokens": min(len(tokenizer(texts[0])["input_ids"]), tokenizer.model_max_length),
@@ -97,3 +84,8 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(kept, {"of": key, **facts})
     return facts
+
+
+def _ends(accuracy: float, texts: int) -> dict[str, float]:
+    interval = wilson_interval(round(accuracy * texts), texts)
+    return {"low": interval.low, "high": interval.high}

@@ -1,4 +1,4 @@
-"""How sure a test split is: accuracy and macro F1 with 95% intervals, and the difference of two models on its texts."""
+"""How sure a test split is: 95% intervals of accuracy, macro F1, and the difference of two models on its texts."""
 
 from dataclasses import dataclass
 
@@ -21,21 +21,19 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def score_predictions(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[Interval, Interval]:
-    """Accuracy with Wilson's interval, and macro F1 with that of a bootstrap over texts.
+def wilson_interval(right: int, texts: int) -> Interval:
+    """Accuracy of `right` among `texts` test texts, with Wilson's interval: other texts, not other seeds."""
+    ends = binomtest(right, texts).proportion_ci(method="wilson")
+    return Interval(right / texts, float(ends.low), float(ends.high))
 
-    Args:
-        predicted: int (texts,).
-        labels: int (texts,).
-        classes: how many there are.
-    """
-    right = int((predicted == labels).sum())
-    ends = binomtest(right, len(labels)).proportion_ci(method="wilson")
-    accuracy = Interval(right / len(labels), float(ends.low), float(ends.high))
+
+def score_predictions(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[Interval, Interval]:
+    """Accuracy with Wilson's interval, and macro F1 with that of a bootstrap over texts, of class ids (texts,)."""
     pairs, counts = np.unique(np.stack([labels, predicted]), axis=1, return_counts=True)
     drawn = np.random.default_rng(0).multinomial(len(labels), counts / len(labels), size=DRAWS)
     f1 = _macro_f1(drawn, pairs, classes)
     value = float(_macro_f1(counts[None], pairs, classes)[0])
+    accuracy = wilson_interval(int((predicted == labels).sum()), len(labels))
     return accuracy, Interval(value, *map(float, np.percentile(f1, PERCENTILES)))
 
 

@@ -3,6 +3,7 @@
 import random
 import statistics
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -45,16 +46,14 @@ def classifier_latency(
 ) -> dict[str, float]:
     """Median milliseconds for one text, tokenization included, of each classifier, on so many torch threads."""
 
-    def classify(model: PreTrainedModel) -> Callable[[], object]:
-        return lambda: (
-            model(**tokenizer(text, truncation=True, return_tensors="pt", return_token_type_ids=False)).logits
-        )
+    def classify(model: PreTrainedModel) -> object:
+        return model(**tokenizer(text, truncation=True, return_tensors="pt", return_token_type_ids=False)).logits
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         with torch.inference_mode():
-            seconds = alternating_medians({name: classify(model.eval()) for name, model in models.items()}, rounds)
+            calls = {name: partial(classify, model.eval()) for name, model in models.items()}
+            return {name: 1000 * seconds for name, seconds in alternating_medians(calls, rounds).items()}
     finally:
         torch.set_num_threads(before)
-    return {name: 1000 * value for name, value in seconds.items()}

@@ -1,45 +1,24 @@
-"""Scores of classifiers (accuracy and F1 as a module of `evaluate`, whose `load` needs the network) and regressions."""
+"""Scores of classifiers, of models of several labels a text, and of regressions, by scikit-learn and scipy."""
 
-import datasets
-import evaluate
 import numpy as np
 from scipy.special import log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error, precision_recall_fscore_support, r2_score
 
 
-class AccuracyAndF1(evaluate.Metric):
-    """`accuracy` and `macro_f1` (unweighted mean over classes) of class ids (n,), by scikit-learn."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
-        return evaluate.MetricInfo(
-            description="Share of correct predictions, and mean F1 over classes.",
-            citation="Pedregosa et al., Scikit-learn: Machine Learning in Python, JMLR 12, 2011",
-            inputs_description="class ids (n,)",
-            features=features,
-        )
-
-    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-        return {
-            "accuracy": float(accuracy_score(references, predictions)),
-            "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0)),
-        }
-
-
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Scores on texts whose labels are known.
+    """`accuracy` and `macro_f1` (unweighted mean over classes) in [0, 1], `loss` in nats per text.
 
     Args:
         logits: float (n, classes); softmax(logits) are the probabilities.
         labels: int (n,).
-
-    Returns:
-        `accuracy` and `macro_f1` (unweighted mean over classes) in [0, 1], `loss` in nats per text.
     """
-    scores = AccuracyAndF1(keep_in_memory=True).compute(predictions=logits.argmax(axis=-1), references=labels)
-    loss = -log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean()
-    return {**scores, "loss": float(loss)}
+    predictions = logits.argmax(axis=-1)
+    return {
+        "accuracy": float(accuracy_score(labels, predictions)),
+        "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0)),
+        "loss": float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean()),
+    }
 
 
 def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -57,12 +36,7 @@ def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
 
 def regression_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
-    """`mean_squared_error`, `r2`, `pearson` and `spearman`; None where all of a side are equal.
-
-    Args:
-        logits: the values, float (n, 1).
-        targets: float (n,).
-    """
+    """`mean_squared_error`, `r2`, `pearson` and `spearman` of values (n, 1); None where all of a side are equal."""
     values = logits[:, 0].astype("float64")
     scores = {"mean_squared_error": mean_squared_error(targets, values), "r2": None, "pearson": None, "spearman": None}
     if np.ptp(targets) > 0:
@@ -80,10 +54,9 @@ def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> d
         labels: int (n,).
         names: of the classes, in the order of the logits.
     """
-    places = range(len(names))
-    table = precision_recall_fscore_support(labels, logits.argmax(axis=-1), labels=places, zero_division=0)
-    rows = zip(*(map(float, column) for column in table), strict=True)
+    table = precision_recall_fscore_support(labels, logits.argmax(axis=-1), labels=range(len(names)), zero_division=0)
     columns = ("precision", "recall", "f1", "texts")
+    rows = np.stack(table, axis=1).tolist()
     return {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)}
 
 
@@ -92,7 +65,6 @@ def class_table(classes: dict[str, dict[str, float]]) -> str:
     width = max(len(name) for name in ("class", *classes))
     rows = [f"{'class':<{width}}  precision  recall      f1   texts"]
     for name, row in classes.items():
-        rows.append(
-            f"{name:<{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}  {row['texts']:6,.0f}"
-        )
+        scores = f"{row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}"
+        rows.append(f"{name:<{width}}  {scores}  {row['texts']:6,.0f}")
     return "\n".join(rows)

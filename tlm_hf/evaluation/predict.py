@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +35,23 @@ UNCERTAINTY = ("entropy", "mutual_information", "agreement")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one text; None where it says nothing, as of a text that is missing.
-
-    Args:
-        label: the most probable class, of this `probability`.
-        probabilities: those of all classes, by name; with several labels a text each for itself.
-        labels: with several labels a text, those above the threshold.
-        value: of a regression; with several outputs by name.
-        entropy: of the committee's mean probability, in nats.
-        mutual_information: the part of the entropy that the members' disagreement makes, in nats.
-        agreement: the largest share of members that prefer one class.
-    """
+    """What a model says of one text; None where it says nothing, as of a text that is missing."""
 
     label: str | None = None
+    """The most probable class, of this `probability`."""
     probability: float | None = None
     labels: list[str] | None = None
+    """With several labels a text, those above the threshold."""
     value: float | dict[str, float] | None = None
+    """Of a regression; with several outputs by name."""
     entropy: float | None = None
+    """Of the committee's mean probability, in nats."""
     mutual_information: float | None = None
+    """The part of the entropy that the members' disagreement makes, in nats."""
     agreement: float | None = None
+    """The largest share of members that prefer one class."""
     probabilities: dict[str, float] | None = None
+    """Those of all classes, by name; with several labels a text each for itself."""
 
 
 @dataclass
@@ -163,12 +161,12 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float) ->
     """Predictions of logits (texts, classes), of a committee (texts, members, classes), as `problem_type` says."""
     names = [config.id2label[index] for index in range(config.num_labels)]
     if config.problem_type == "regression" or config.num_labels == 1:
-        by_name = [_by_name(names, row) for row in logits]
-        return [Prediction(value=row[names[0]] if len(names) == 1 else row) for row in by_name]
+        rows = [_by_name(names, row) for row in logits]
+        return [Prediction(value=row[names[0]] if len(names) == 1 else row) for row in rows]
     if config.problem_type == "multi_label_classification":
-        by_name = [_by_name(names, row) for row in expit(logits.astype("float64"))]
+        rows = [_by_name(names, row) for row in expit(logits.astype("float64"))]
         return [
-            Prediction(probabilities=row, labels=[name for name in names if row[name] >= threshold]) for row in by_name
+            Prediction(probabilities=row, labels=[name for name in names if row[name] >= threshold]) for row in rows
         ]
     if config.model_type not in COMMITTEES:
         return [_most_probable(names, row) for row in softmax(logits.astype("float64"), axis=-1)]
@@ -176,8 +174,8 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float) ->
     uncertainty = CommitteeOutput(member_logits=members).uncertainty
     doubts = np.stack([uncertainty[name].numpy() for name in UNCERTAINTY], axis=1)
     joined = combine(members, config.combination, temperature=config.temperature).numpy()
-    rows = zip(softmax(joined.astype("float64"), axis=-1), doubts, strict=True)
-    return [replace(_most_probable(names, row), **_by_name(UNCERTAINTY, doubt)) for row, doubt in rows]
+    pairs = zip(softmax(joined.astype("float64"), axis=-1), doubts, strict=True)
+    return [replace(_most_probable(names, row), **_by_name(UNCERTAINTY, doubt)) for row, doubt in pairs]
 
 
 def _most_probable(names: Sequence[str], row: np.ndarray) -> Prediction:
@@ -202,36 +200,29 @@ def _read_input(arguments: PredictArguments) -> tuple[pa.Table, Callable[[int], 
     """All rows, with the file or split that they are of where there are several; and where a row is, as editors say."""
     if arguments.input is None:
         return pa.table({arguments.text_column: arguments.texts}), lambda row: f"text {row + 1}"
-    path = Path(arguments.input).expanduser()
-    is_prepared = (path / "README.md").is_file()  # its card says which files are which split
-    files = {}
-    if path.is_dir() and not is_prepared:
+    path, files = Path(arguments.input).expanduser(), {arguments.input: arguments.input}
+    is_folder = path.is_dir() and not (path / "README.md").is_file()  # a card says which files are which split
+    if is_folder:
         files = {str(file.relative_to(path)): str(file) for file in tables_in(path)}
-    sources = {
-        name: read_source(file, written=arguments)
-        for name, file in (files or {arguments.input: arguments.input}).items()
-    }
+    sources = {name: read_source(file, written=arguments) for name, file in files.items()}
     parts = [(name, source, split) for name, source in sources.items() for split in source.splits]
     columns = [column for _, source, split in parts for column in source.splits[split].column_names]
-    title = _free_name("file" if files else "split", columns)
-    tables = []
+    title, tables = _free_name("file" if is_folder else "split", columns), []
     for name, source, split in parts:
         check_column(source.splits[split], arguments.text_column, name, "--text-column")
         table = source.splits[split].with_format("arrow")[:]
         if len(parts) > 1:
-            table = table.append_column(title, pa.array([name if files else split] * len(table)))
+            table = table.append_column(title, pa.array([name if is_folder else split] * len(table)))
         tables.append(table.replace_schema_metadata(None))
     try:
         whole = pa.concat_tables(tables, promote_options="default")
     except pa.ArrowException as error:
         raise UserError(f"The tables of {arguments.input!r} differ in their columns: name one ({error}).") from error
+    starts = np.cumsum([0, *map(len, tables)])
 
     def place(row: int) -> str:
-        for table, (_, source, split) in zip(tables, parts, strict=True):
-            if row < len(table):
-                return source.place(split, row)
-            row -= len(table)
-        raise IndexError(row)
+        part = int(np.searchsorted(starts, row, "right")) - 1
+        return parts[part][1].place(parts[part][2], row - int(starts[part]))
 
     return whole, place
 
@@ -263,6 +254,7 @@ def _add_columns(table: pa.Table, predictions: list[Prediction]) -> pa.Table:
 
 def _write(table: pa.Table, target: Path) -> None:
     """Write the file whole or not at all, in the format that its name ends in."""
+    write = partial(json.dumps, ensure_ascii=False, default=str)
     with replacing(target) as draft:
         if target.suffix == ".parquet":
             pq.write_table(table, draft)
@@ -272,12 +264,7 @@ def _write(table: pa.Table, target: Path) -> None:
             if target.suffix == ".csv":
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(table.column_names)
-                writer.writerows([_cell(value) for value in row.values()] for row in rows)
-            elif target.suffix == ".json":
-                json.dump(rows, file, ensure_ascii=False, default=str)
+                for row in rows:
+                    writer.writerow(write(cell) if isinstance(cell, list | dict) else cell for cell in row.values())
             else:
-                file.writelines(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+                file.write(write(rows) if target.suffix == ".json" else "".join(f"{write(row)}\n" for row in rows))

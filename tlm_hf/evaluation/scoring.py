@@ -70,14 +70,7 @@ def masked_lm_score(
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> dict[str, float]:
-    """Masked-language-model loss on masks that depend on the text's position alone, whatever the model.
-
-    Args:
-        model: `TLMForMaskedLM`.
-        tokenizer: gives the special tokens.
-        input_ids: token ids of each text.
-        batch_size: texts per pass.
-        show_progress: whether to show a progress bar.
+    """Masked-language-model loss of texts (token ids) on masks that depend on a text's position alone.
 
     Returns:
         `loss`, nats per masked token (15%, seed 0); `perplexity` = exp(loss); `masked_tokens`.
@@ -85,19 +78,16 @@ def masked_lm_score(
     collator = held_out_masks(tokenizer, input_ids)
     if collator is None:
         return {"loss": float("nan"), "perplexity": float("nan"), "masked_tokens": 0}
-    was_training = model.training
+    was_training, total, count = model.training, 0.0, 0
     model.eval()
-    total, count = 0.0, 0
     batches = list(_batches_by_length([len(ids) for ids in input_ids], batch_size))
     for indices in tqdm(batches, desc="Fixed-mask loss", disable=not show_progress):
         batch = collator([{"input_ids": input_ids[index], "item": index} for index in indices])
         masked = int((batch["labels"] != IGNORE_INDEX).sum())
-        if masked == 0:
-            continue
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        output = model(**batch, sparse_prediction=True)
-        total += float(output.loss) * masked
-        count += masked
+        if masked:
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            total += float(model(**batch, sparse_prediction=True).loss) * masked
+            count += masked
     model.train(was_training)
     loss = total / count
     return {"loss": loss, "perplexity": float(np.exp(loss)), "masked_tokens": count}
@@ -119,23 +109,17 @@ def predict_logits(
         (n, members, classes), and how many texts were truncated.
     """
     model.eval()
-    encoded = tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False, verbose=False)
-    limit = tokenizer.model_max_length
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    truncated = sum(length > limit for length in lengths)
+    bare: Json = {"return_attention_mask": False, "return_token_type_ids": False}
+    limit, ids = tokenizer.model_max_length, tokenizer(list(texts), verbose=False, **bare)["input_ids"]
+    truncated = sum(len(row) > limit for row in ids)
     if truncated:
-        encoded = tokenizer(
-            list(texts), truncation=True, max_length=limit, return_attention_mask=False, return_token_type_ids=False
-        )
-    ids = encoded["input_ids"]
+        ids = tokenizer(list(texts), truncation=True, max_length=limit, **bare)["input_ids"]
     members = (model.config.num_members,) if member_logits else ()
     logits = np.zeros((len(texts), *members, model.config.num_labels), dtype=np.float32)
     with tqdm(total=len(texts), desc="Classifying", unit="text", disable=not show_progress) as progress:
         for indices in _batches_by_length([len(row) for row in ids], batch_size):
             batch = tokenizer.pad({"input_ids": [ids[index] for index in indices]}, return_tensors="pt")
-            output = model(
-                input_ids=batch["input_ids"].to(model.device), attention_mask=batch["attention_mask"].to(model.device)
-            )
+            output = model(**batch.to(model.device))
             logits[indices] = (output.member_logits if member_logits else output.logits).float().cpu().numpy()
             progress.update(len(indices))
     return logits, truncated
@@ -176,10 +160,9 @@ class ScoreArguments(TaskArguments):
 def score(arguments: ScoreArguments) -> Json:
     """Score a model: accuracy, macro F1 and loss of a classifier, or fixed-mask loss and perplexity of an encoder.
 
-    A classifier or committee takes `--task` and is scored on its test split, or on all rows of a single file; with
-    several labels a text by F1, a regression by squared error and correlation (`evaluation.metrics`). An encoder takes
-    `--text` (the held-out part of `docstrings` or `wikipedia`, or all of any other text), or `--task`, whose texts are
-    then the text.
+    A classifier or committee takes `--task` and is scored on its test split, or on all rows of a single file, as
+    `problem_type` says (`evaluation.metrics`). An encoder takes `--text` (the held-out part of `docstrings` or
+    `wikipedia`, or all of any other text), or `--task`, whose texts are then the text.
 
     Returns:
         `metrics`, with loss in nats, the number of texts, and where they came from.
@@ -259,9 +242,8 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
         other_split = sha256 is not None and trained_on_another_split(arguments.model, sha256)
     if other_split:
         logger.warning(
-            "Note: %s was fine-tuned on another split of this task; test texts may be among its training texts (give "
-            "the task options of its fine-tuning, such as --task-seed and --train-per-label).",
-            arguments.model,
+            f"Note: {arguments.model} was fine-tuned on another split of this task; test texts may be among its "
+            "training texts (give the task options of its fine-tuning, such as --task-seed and --train-per-label)."
         )
     model = freeze_if_possible(model, tokenizer) if arguments.freeze else model
     logits, truncated = predict_logits(model, tokenizer, texts, show_progress=not arguments.disable_tqdm)
@@ -291,8 +273,7 @@ def _score_encoder(arguments: ScoreArguments, config: Json) -> Json:
     length = min(tokenizer.model_max_length, config["max_position_embeddings"])
     ids = tokenize(dataset, tokenizer, length)["input_ids"][:]
     metrics = masked_lm_score(model, tokenizer, ids, show_progress=not arguments.disable_tqdm)
-    source = arguments.text or arguments.task
+    name, source = ("text", arguments.text) if arguments.text else ("task", arguments.task)
     if not metrics["masked_tokens"]:
         raise UserError(f"{source!r} is too short to mask a token of it: give more text.")
-    name = "task" if arguments.text is None else "text"
     return {name: portable_path(source), "metrics": metrics, "texts": len(ids)}

@@ -18,13 +18,10 @@ at each load."""
 
 
 def add_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[str]) -> PeftModel:
-    """Freeze a classifier's encoder and add trainable low-rank factors to some of its matrices.
+    """Freeze a classifier's encoder and add trainable factors (rank, in), (out, rank), times alpha / rank, to matrices.
 
-    Args:
-        model: a classifier with a BERT encoder; changed in place. Pooler and classifier are trained whole.
-        rank: R of the factors, (R, in) and (out, R).
-        alpha: what the factors add is scaled by `alpha / rank`.
-        targets: last parts of the names of linear layers, such as `query`; `all-linear` for every one of the encoder.
+    `targets` are last parts of the names of linear layers, such as `query`; `all-linear` for every one of the encoder.
+    Pooler and classifier are trained whole; `model` is changed in place.
 
     Raises:
         UserError: a target that is not a linear layer of the encoder.

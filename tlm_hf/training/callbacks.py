@@ -1,8 +1,4 @@
-"""What a training shows and how it stops: a clock, rows of numbers, progress for other processes, and interrupts.
-
-All are TrainerCallbacks that change no weight and draw no random number of torch's, so a run with them is bit-equal to
-one without.
-"""
+"""What a training shows and how it stops; a run with these callbacks is bit-equal to one without."""
 
 import contextlib
 import datetime
@@ -15,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -35,61 +30,45 @@ EVALUATION, CHECKPOINT = "evaluation", "checkpoints"
 
 
 class StepClock(TrainerCallback):
-    """Measures the seconds of training steps.
-
-    From the first forward pass to the end of the optimizer's work is *inside* a step; loading and masking texts and
-    logging are *outside*. What `apart` books (evaluation, checkpoints) is neither. On an accelerator, where kernels run
-    asynchronously, only the whole is meaningful.
-    """
+    """Measures the seconds of training steps, without what `apart` books: evaluation and checkpoints."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         """Of each timed step."""
-        self._cpu_seconds = self._cpu_apart = self._cpu_step_end = 0.0
         self.apart_seconds = {EVALUATION: 0.0, CHECKPOINT: 0.0}
-        self._inside = self._apart = 0.0
-        self._tokens: torch.Tensor | int = 0
-        self._seen = 0
-        self._pass_start: float | None = None
-        self._step_end: float | None = None
+        self._cpu_seconds, self._seen = 0.0, 0
+        self._tokens: Any = 0
+        self._start = (0.0, 0.0)
+        """When the step began, as `_now` and later by what was booked apart."""
 
-    def start_pass(self, inputs: dict[str, Any]) -> None:
-        """A forward and backward pass of `inputs`, as the collator made them, begins."""
-        if self._pass_start is None:
-            self._pass_start = time.perf_counter()
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Start."""
+        self._seen = 0
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        """Count the tokens of a pass, padding left out."""
         if self._seen >= WARM_STEPS and "attention_mask" in inputs:
             self._tokens = self._tokens + inputs["attention_mask"].sum()
 
     @contextlib.contextmanager
     def apart(self, kind: str) -> Iterator[None]:
         """Leave the time of the block out and book it under `kind`."""
-        start, cpu_start = time.perf_counter(), time.process_time()
+        start = _now()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - start
-            self._apart += seconds
-            self._cpu_apart += time.process_time() - cpu_start
-            self.apart_seconds[kind] += seconds
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Start."""
-        self._seen, self._step_end, self._pass_start = 0, None, None
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """The inside of a step ends."""
-        if self._seen >= WARM_STEPS and self._pass_start is not None:
-            self._inside += time.perf_counter() - self._pass_start
-        self._pass_start = None
+            spent = [now - before for now, before in zip(_now(), start, strict=True)]
+            self.apart_seconds[kind] += spent[0]
+            self._start = (self._start[0] + spent[0], self._start[1] + spent[1])
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Book the step that ends here."""
-        now, cpu_now = time.perf_counter(), time.process_time()
-        if self._seen >= WARM_STEPS and self._step_end is not None:
-            self.seconds.append(now - self._step_end - self._apart)
-            self._cpu_seconds += cpu_now - self._cpu_step_end - self._cpu_apart
+        now = _now()
+        if self._seen >= WARM_STEPS:
+            self.seconds.append(now[0] - self._start[0])
+            self._cpu_seconds += now[1] - self._start[1]
         self._seen += 1
-        self._step_end, self._apart, self._cpu_step_end, self._cpu_apart = now, 0.0, cpu_now, 0.0
+        self._start = now
 
     def summary(self) -> dict[str, Any]:
         """What this process measured since it started or continued the run; `{}` before four steps.
@@ -98,16 +77,19 @@ class StepClock(TrainerCallback):
         """
         if not self.seconds:
             return {}
-        whole = sum(self.seconds)
         return {
             "steps": len(self.seconds),
-            "seconds": whole,
+            "seconds": sum(self.seconds),
             "cpu_seconds": self._cpu_seconds,
             "median_step_seconds": statistics.median(self.seconds),
-            "share_outside": max(0.0, 1 - self._inside / whole),
-            "tokens_per_second": int(self._tokens) / whole,
+            "tokens_per_second": int(self._tokens) / sum(self.seconds),
             "seconds_apart": dict(self.apart_seconds),
         }
+
+
+def _now() -> tuple[float, float]:
+    """Seconds on the wall's clock and on the process's."""
+    return time.perf_counter(), time.process_time()
 
 
 class LogRows(TrainerCallback):
@@ -176,18 +158,20 @@ class Patience(TrainerCallback):
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
 
+    def is_over(self, state: TrainerState) -> bool:
+        """Whether the best checkpoint is that many epochs old."""
+        per_step = (state.epoch or 0.0) / max(1, state.global_step)
+        return (state.global_step - (state.best_global_step or 0)) * per_step > self.epochs - 0.5
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Look at the epoch of the best checkpoint, after that of this epoch is written."""
-        per_step = (state.epoch or 0.0) / max(1, state.global_step)
-        waited = (state.global_step - (state.best_global_step or 0)) * per_step
-        control.should_training_stop |= waited > self.epochs - 0.5
+        control.should_training_stop |= self.is_over(state)
 
 
 class Interrupt(TrainerCallback):
     """SIGINT and SIGTERM finish the step, save a checkpoint and stop; a second SIGINT ends the process at once.
 
-    Only in the main thread of a single process: several processes would stop after different steps and wait for each
-    other for ever, so they end at once and continue from the last checkpoint.
+    Only in the main thread of a single process: several would stop after different steps and wait for each other.
     """
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import torch
 from peft import PeftModel
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -33,6 +34,7 @@ from ..evaluation.metrics import class_metrics, class_table, classification_metr
 from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs.atomic_files import Json
+from ..runs.checkpoints import STATE_FILE
 from ..runs.output_folder import Run, is_main_process
 from ..runs.provenance import portable_path
 from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter
@@ -70,46 +72,63 @@ def finetune(**options: Any) -> Json:
         KeyboardInterrupt: interrupted, after a checkpoint was saved.
     """
     chosen = FinetuneOptions.read(options)
-    if not chosen.classifier.model:
+    classifier, patience = chosen.classifier, chosen.schedule.patience
+    if not classifier.model:
         raise UserError("finetune needs an encoder: give --model, a folder or Hub name.")
     arguments = chosen.arguments()
-    if chosen.classifier.models or chosen.output.workers is not None:
+    if classifier.models or chosen.output.workers is not None:
         raise UserError("--models and --workers are for several members: finetune_members takes both.")
     if chosen.output.num_threads is not None:
         torch.set_num_threads(chosen.output.num_threads)
 
-    # 1. Data
-    tokenizer = _load_tokenizer(chosen.classifier)
+    # 1. Data and model
+    tokenizer, limit = _load_tokenizer(classifier)
     task = load_task_from(chosen.task)
-
-    # 2. Model
     set_seed(arguments.seed)
-    model = _build_model(chosen.classifier, task)
+    model = _build_model(classifier, task)
+
+    # 2. The output folder
     push = prepare_push(chosen.training, arguments)
     report_processes(arguments)
     run = Run(arguments.output_dir, "finetune", _settings(chosen, arguments, task, tokenizer))
     if run.results is not None:
         push(run.folder)
         return run.results
-
-    limit = read_encoder_config(chosen.classifier.model, needs_weights=False)["max_position_embeddings"]
     text_facts = TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, limit)
 
-    if chosen.classifier.head == "linear":
+    # 3. Train
+    if classifier.head == "linear":
         start_as_linear_model(model, tokenizer, task["train"]["text"][:], np.array(task["train"]["label"][:]))
-
-    # 3. Trainer
     trainer = _build_trainer(chosen, arguments, model, task, tokenizer)
-
-    # 4. Train
     checkpoint = run.last_checkpoint()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if checkpoint is not None and patience is not None:
+        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        if Patience(patience).is_over(state):
+            arguments.max_steps = state.global_step  # it had ended
+    trainer.train(resume_from_checkpoint=checkpoint)
 
-    # 5. Score and save
+    # 4. Score and save
     results = _score_and_save(chosen, run, trainer, task, text_facts)
     if arguments.should_save:
         push(run.folder)
     return results
+
+
+def _settings(
+    options: FinetuneOptions,
+    arguments: TrainingArguments,
+    task: datasets.DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Json:
+    """All that decides the weights, as the run records it."""
+    classifier = options.classifier
+    return options.settings() | {
+        "batch_size": rows_per_step(arguments),
+        "weights": NEW if classifier.from_scratch else weights_hash(classifier.model),
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        "task_sha256": task_hash(task),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _score_and_save(
@@ -202,14 +221,14 @@ def weighted_loss(
     return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
-def _load_tokenizer(classifier: ClassifierOptions) -> PreTrainedTokenizerBase:
-    """The encoder's tokenizer, which cuts texts where the encoder (or `--max-length`) ends."""
+def _load_tokenizer(classifier: ClassifierOptions) -> tuple[PreTrainedTokenizerBase, int]:
+    """The encoder's tokenizer, which cuts texts at `--max-length` or where the encoder ends; and where that is."""
     fields = read_encoder_config(classifier.model, needs_weights=not classifier.from_scratch)
     tokenizer = load_matching_tokenizer(classifier.model, None, fields["vocab_size"])
     limit = fields["max_position_embeddings"]
     check_length(classifier.max_length, classifier.model, limit)
     tokenizer.model_max_length = min(tokenizer.model_max_length, classifier.max_length or limit)
-    return tokenizer
+    return tokenizer, limit
 
 
 def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> PreTrainedModel | PeftModel:
@@ -227,23 +246,6 @@ def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> P
     if classifier.lora_rank is None:
         return model
     return add_adapter(model, classifier.lora_rank, classifier.lora_alpha or 1.0, classifier.lora_targets)
-
-
-def _settings(
-    options: FinetuneOptions,
-    arguments: TrainingArguments,
-    task: datasets.DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
-) -> Json:
-    """All that decides the weights, as the run records it."""
-    classifier = options.classifier
-    return options.settings() | {
-        "batch_size": rows_per_step(arguments),
-        "weights": NEW if classifier.from_scratch else weights_hash(classifier.model),
-        "tokenizer_sha256": tokenizer_hash(tokenizer),
-        "task_sha256": task_hash(task),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def _build_trainer(
@@ -267,7 +269,10 @@ def _build_trainer(
         weights = compute_class_weight("balanced", classes=np.unique(labels), y=labels)  # n / (classes x rows of one)
         smoothing = arguments.label_smoothing_factor
         loss = partial(weighted_loss, weights=torch.from_numpy(weights).float(), smoothing=smoothing)
-    trainer = (PaperTrainer if options.schedule.schedule == "paper" else RunTrainer)(
+    of_paper = options.schedule.schedule == "paper"
+    trainer = RunTrainer(
+        rate=_rate_by_epochs(arguments, math.ceil(len(rows["train"]) / rows_per_step(arguments))) if of_paper else None,
+        decays_everything=of_paper,
         model=model,
         args=arguments,
         train_dataset=rows["train"],
@@ -283,29 +288,17 @@ def _build_trainer(
     return trainer
 
 
+def _rate_by_epochs(arguments: TrainingArguments, steps_per_epoch: int) -> Callable[[int, int], float]:
+    """The authors' rate: its peak's share 1 - e/E in epoch e of E (from 0), after a warm-up where one was asked for."""
+
+    def share(step: int, steps: int) -> float:
+        epochs = steps / steps_per_epoch if arguments.max_steps > 0 else arguments.num_train_epochs
+        warmup = arguments.get_warmup_steps(steps)
+        return min(1.0, step / max(1, warmup)) if step < warmup else 1 - step // steps_per_epoch / epochs
+
+    return share
+
+
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     metrics = classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
     return {"accuracy": metrics["accuracy"], "macro_f1": metrics["macro_f1"]}
-
-
-class PaperTrainer(RunTrainer):
-    """RunTrainer with the authors' optimization: every weight decays, and the rate falls at the end of each epoch."""
-
-    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Every parameter."""
-        return [name for name, _ in model.named_parameters()]
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """In epoch e of E (from 0) the rate is its peak's share 1 - e/E, after a warm-up where one was asked for."""
-        if self.lr_scheduler is None:  # type: ignore[has-type]
-            steps_per_epoch = math.ceil(len(self.train_dataset) / rows_per_step(self.args))
-            by_steps = self.args.max_steps > 0
-            epochs = num_training_steps / steps_per_epoch if by_steps else self.args.num_train_epochs
-            warmup = self.args.get_warmup_steps(num_training_steps)
-
-            def share(step: int) -> float:
-                return min(1.0, step / max(1, warmup)) if step < warmup else 1 - step // steps_per_epoch / epochs
-
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler

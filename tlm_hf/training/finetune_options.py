@@ -11,8 +11,6 @@ from .options import (
     OurArguments,
     build_arguments,
     check_training,
-    default_values,
-    flag,
     name_options,
     record,
     refuse,
@@ -20,16 +18,11 @@ from .options import (
     values_of,
 )
 
+COMMON = {"batch_size": 32, "weight_decay": 0.01, "dropout": 0.1}
 SCHEDULES: dict[str, dict[str, float]] = {
-    "tlm": {
-        "num_train_epochs": 8.0, "batch_size": 32, "learning_rate": 1e-3, "warmup_share": 0.1, "weight_decay": 0.01,
-        "max_grad_norm": 1.0, "dropout": 0.1,
-    },
-    "paper": {
-        "num_train_epochs": 50.0, "batch_size": 32, "learning_rate": 5e-5, "warmup_share": 0.0, "weight_decay": 0.01,
-        "max_grad_norm": 0.0, "dropout": 0.1,
-    },
-}  # fmt: skip
+    "tlm": {"num_train_epochs": 8.0, "learning_rate": 1e-3, "warmup_share": 0.1, "max_grad_norm": 1.0, **COMMON},
+    "paper": {"num_train_epochs": 50.0, "learning_rate": 5e-5, "warmup_share": 0.0, "max_grad_norm": 0.0, **COMMON},
+}
 """What options are where they are not given. `paper` (the authors' settings) also decays every weight, biases and
 LayerNorms included, and lowers the learning rate once an epoch; `tlm` decays matrices alone and lowers it each step."""
 
@@ -92,18 +85,13 @@ class FinetuningArguments(OurArguments):
     load_best_model_at_end: bool = True
     metric_for_best_model: str | None = option(
         "accuracy",
-        "Chooses the epoch on validation: accuracy, macro_f1 (default where classes differ much in size) or loss.",
+        "Chooses the epoch on validation; default: macro_f1 where classes differ much in size, else accuracy.",
+        choices=["accuracy", "macro_f1", "loss"],
     )
 
 
 GROUPS = (TaskArguments, ClassifierOptions, FinetuneScheduleOptions, FinetuneOutputOptions, FinetuningArguments)
 ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "task"}
-CHOICES = {
-    "schedule": tuple(SCHEDULES),
-    "class_weights": ("balanced",),
-    "head": ("new", "linear"),
-    "metric_for_best_model": ("accuracy", "macro_f1", "loss"),
-}
 NOT_RECORDED = ("task", "task_path", *TEXT_OPTIONS, "model", "models", "save_logits")
 
 
@@ -121,9 +109,6 @@ class FinetuneOptions(NamedTuple):
         """Sort options into groups; raises UserError for impossible ones."""
         given = name_options(given, GROUPS, ALIASES)
         refuse(given, ("save_steps", "eval_steps"), "each epoch is evaluated and saved")
-        for name, values in CHOICES.items():
-            if given.get(name, values[0]) not in values:
-                raise UserError(f"{flag(name)} is {given[name]!r}: choose {' or '.join(values)}.")
         name = given.get("schedule", "tlm")
         if name == "paper":
             refuse(given, ["lr_scheduler_type"], "the schedule paper sets the rate itself")
@@ -170,5 +155,5 @@ class FinetuneOptions(NamedTuple):
         without = ["lora_targets"] if self.classifier.lora_rank is None else []
         by_share = self.training["warmup_steps"] == self.schedule.warmup_share
         without.append("warmup_steps" if by_share else "warmup_share")
-        training = {**default_values(FinetuningArguments), **self.training}
-        return record((self.task, self.classifier, self.schedule), training, [*NOT_RECORDED, *without])
+        groups = (self.task, self.classifier, self.schedule)
+        return record(groups, FinetuningArguments, self.training, (), [*NOT_RECORDED, *without])

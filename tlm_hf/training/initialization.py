@@ -42,9 +42,7 @@ BATCH = 64
 def start_from_counts(model: TLMForMaskedLM, rows: np.ndarray) -> None:
     """Put word rows into the embeddings, as long as new ones are and with a little noise from torch's generator.
 
-    Args:
-        model: a new model, whose decoder is tied to its word embeddings.
-        rows: float32 (vocabulary, hidden), as `data.counts.count_rows` gives them; tokens whose row is 0 keep theirs.
+    `rows` are float32 (vocabulary, hidden), as `data.counts.count_rows` gives them; tokens whose row is 0 keep theirs.
     """
     words = model.bert.embeddings.word_embeddings.weight
     deviation = model.config.initializer_range
@@ -61,12 +59,11 @@ def start_from_counts(model: TLMForMaskedLM, rows: np.ndarray) -> None:
 def start_with_neighbours(model: TLMForMaskedLM) -> None:
     """Let the heads of the first layer attend to the tokens at offsets -1, +1, -2, +2, ... at the start.
 
-    Positions get the features of `position_features` in an orthonormal basis (hidden, head size) of their own, and
-    each head's keys read them; its queries read them turned by the head's offset. [CLS] has none, so that it does not
-    start as a neighbour of the first words. Each head passes on its share of the dimensions of what it attends to, and
-    the decoder's transform passes on all: words are predicted by the inner products of their rows with those of their
-    neighbours, and [CLS] starts as the mean of its text. A convolution mixes positions before the heads see them: an
-    encoder with one is left as it is, and so is one whose head size is odd.
+    Positions get the features of `position_features` in an orthonormal basis (hidden, head size), and each head's keys
+    read them; its queries read them turned by the head's offset. [CLS] has none. Each head passes on its share of the
+    dimensions of what it attends to, and the decoder's transform all: words are predicted by the inner products of
+    their rows with those of their neighbours, and [CLS] starts as the mean of its text. An encoder with a convolution,
+    which mixes positions before the heads see them, or with an odd head size is left as it is.
     """
     config = model.config
     hidden, heads = config.hidden_size, config.num_attention_heads

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import datasets
 import torch
 
 from ..data.corpora import corpus_hash
@@ -17,7 +16,6 @@ from ..data.tasks import class_names, load_task_from, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
-from ..models.configuration_tlm import TLMConfig
 from ..runs.atomic_files import Json, whole_folder
 from ..runs.output_folder import RESULTS_FILE, Run
 from ..runs.worker_pool import Job, run_jobs
@@ -25,7 +23,8 @@ from .finetune import NEW, finetune
 from .finetune_options import FinetuneOptions
 from .options import LARGEST_SEED
 from .pretrain import load_pretraining_corpus, pretrain
-from .pretrain_options import ModelOptions, PretrainOptions
+from .pretrain_options import PretrainOptions
+from .processes import stays_on_cpu
 from .snapshots import check_not_missed
 
 TOKENIZER = "tokenizer"
@@ -53,20 +52,26 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
         KeyboardInterrupt: interrupted, after every member in training has saved a checkpoint.
     """
     chosen = PretrainOptions.read({**options, "num_members": num_members, "workers": workers})
-    config, settings = chosen.config(), chosen.settings()
+    model, config, settings = chosen.model, chosen.config(), chosen.settings()
     workers, threads = _check_members(options, num_members, workers)
-    if chosen.model.tokenizer is not None:
-        tokenizer = load_tokenizer(chosen.model.tokenizer, config.max_position_embeddings)
+    if model.tokenizer is not None:
+        tokenizer = load_tokenizer(model.tokenizer, config.max_position_embeddings)
         settings["tokenizer_sha256"] = tokenizer_hash(tokenizer)
-    corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
+    corpus = load_pretraining_corpus(chosen.corpus, model.size)
     settings |= {"corpus_sha256": corpus_hash(corpus), "threads": threads, "members": num_members}
     run = Run(chosen.training["output_dir"], "pretrain-members", settings)
     for finished in run.folder.glob(f"member-*/{RESULTS_FILE}"):
         check_not_missed(finished.parent, chosen.output.snapshot_steps)
     if run.results is not None:
         return run.results
-    if chosen.model.tokenizer is None:
-        options = {**options, "tokenizer": _train_tokenizer(run, corpus["train"], config, chosen.model)}
+    if model.tokenizer is None:
+        options["tokenizer"] = str(run.folder / TOKENIZER)
+        if not (run.folder / TOKENIZER).is_dir():
+            letters: Json = {"cased": model.cased, "keep_accents": model.keep_accents}
+            longest = config.max_position_embeddings
+            trained = train_wordpiece(corpus["train"]["text"], config.vocab_size, longest, **letters)
+            with whole_folder(run.folder / TOKENIZER) as draft:
+                trained.save_pretrained(draft)
     rows = _train(run, pretrain, [options] * num_members, workers, threads)
     results = {name: rows[0][name] for name in ("model", "corpus", "parameters", "steps", "text_facts")}
     results["held_out"] = {"loss": _spread([row["held_out"]["loss"] for row in rows])}
@@ -78,17 +83,10 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
     """Fine-tune a classifier from each of `models` on one task, or continue.
 
     Member k, in `OUTPUT/member-k`, is to the last bit what `finetune` of the k-th model with `--seed SEED+k` and the
-    same `--num-threads` gives. Nothing is chosen by the results.
-
-    Args:
-        workers: as of `pretrain_members`.
-        **options: those of `finetune`; `seed` and `num_threads` as of `pretrain_members`.
+    same `--num-threads` gives. Arguments as of `pretrain_members`, and what it raises.
 
     Returns:
         The results as written: what members share, each one's scores, and mean, lowest and highest accuracy.
-
-    Raises:
-        UserError, KeyboardInterrupt: as `pretrain_members`.
     """
     chosen = FinetuneOptions.read({**options, "workers": workers})
     models = chosen.classifier.models
@@ -127,26 +125,10 @@ def choose_workers(options: Json, members: int, workers: int | None) -> tuple[in
     """Members side by side (one for each GPU, or as many as a CPU has threads), and threads for each of them."""
     available, threads = torch.get_num_threads(), options.get("num_threads")
     if workers is None:
-        on_cpu = options.get("use_cpu") or not torch.accelerator.is_available()
+        on_cpu = stays_on_cpu(options.get("use_cpu", False))
         places = available // (threads or 1) if on_cpu else torch.cuda.device_count()
         workers = min(members, max(1, places))
     return workers, threads or max(1, available // workers)
-
-
-def _train_tokenizer(run: Run, rows: datasets.Dataset, config: TLMConfig, model: ModelOptions) -> str:
-    """Train the members' tokenizer, unless that was done before."""
-    folder = run.folder / TOKENIZER
-    if not folder.is_dir():
-        tokenizer = train_wordpiece(
-            rows["text"],
-            config.vocab_size,
-            config.max_position_embeddings,
-            cased=model.cased,
-            keep_accents=model.keep_accents,
-        )
-        with whole_folder(folder) as draft:
-            tokenizer.save_pretrained(draft)
-    return str(folder)
 
 
 def _train(run: Run, function: Callable[..., Json], options: Sequence[Json], workers: int, threads: int) -> list[Json]:

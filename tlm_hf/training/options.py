@@ -1,7 +1,7 @@
-"""Options by name, in small groups: what `tlm pretrain --seed 1` and `pretrain(seed=1)` have in common.
+"""Options by name: what `tlm pretrain --seed 1` and `pretrain(seed=1)` have in common.
 
 A command's options are the fields of a few dataclasses, the last of which is transformers' TrainingArguments with other
-defaults. Options travel as a mapping of those that the user gave; each function takes the groups that it needs.
+defaults. They travel as a mapping of those that the user gave.
 """
 
 import difflib
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from ..data.task_options import option
 from ..errors import UserError, check_range
@@ -34,6 +35,8 @@ REFUSED = {
     **dict.fromkeys(("save_only_model", "save_total_limit", "save_on_each_node", "enable_jit_checkpoint"), CHECKPOINTS),
     **dict.fromkeys(("restore_callback_states_from_checkpoint", "deepspeed"), CHECKPOINTS),
     **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank"), BY_TASK),
+    **dict.fromkeys(("fp16_full_eval", "bf16_full_eval"), "scores are those of the saved float32 weights"),
+    **dict.fromkeys(("hub_strategy", "hub_always_push"), "the finished folder is pushed, once"),
     "resume_from_checkpoint": "the same command with the same --output-dir continues by itself",
     "load_best_model_at_end": "pre-training ends with its last weights, fine-tuning with those of the best epoch",
     "eval_strategy": "pre-training evaluates every --eval-steps, fine-tuning after each epoch",
@@ -44,10 +47,6 @@ REFUSED = {
     "remove_unused_columns": "the collator needs the columns that it is given",
     "label_names": "the labels are always called labels",
     "fp16": "float16 needs loss scaling, which is not tested: take --bf16",
-    "fp16_full_eval": "scores are those of the saved float32 weights",
-    "bf16_full_eval": "scores are those of the saved float32 weights",
-    "hub_strategy": "the finished folder is pushed, once",
-    "hub_always_push": "the finished folder is pushed, once",
 }
 """Fields of TrainingArguments that are refused by name, and why."""
 NOT_DECISIVE = frozenset({
@@ -59,7 +58,6 @@ NOT_DECISIVE = frozenset({
     "skip_memory_metrics", "debug", "num_threads", "workers", "data_root",
 })  # fmt: skip
 """Options that leave the weights as they are, so that a run may continue with others."""
-
 EXCLUSIVE = (
     ("batch_size", "per_device_train_batch_size"),
     ("warmup_share", "warmup_steps"),
@@ -110,9 +108,9 @@ def option_fields(groups: Sequence[type]) -> dict[str, Field]:
 
 def option_defaults(groups: Sequence[type]) -> dict[str, Any]:
     """The default of every option of the groups by name."""
-    entries = option_fields(groups).items()
     return {
-        name: entry.default if entry.default_factory is MISSING else entry.default_factory() for name, entry in entries
+        name: entry.default if entry.default_factory is MISSING else entry.default_factory()
+        for name, entry in option_fields(groups).items()
     }
 
 
@@ -123,9 +121,8 @@ def flag(name: str) -> str:
 
 def suggest(word: str, names: Sequence[str]) -> str:
     """`: did you mean --this?` for a mistyped option, or nothing."""
-    plain = [name.replace("_", "-") for name in names]
-    close = difflib.get_close_matches(word.strip("-").replace("_", "-"), plain, 1)
-    return f": did you mean --{close[0]}?" if close else ""
+    close = difflib.get_close_matches(flag(word.strip("-")), [flag(name) for name in names], 1)
+    return f": did you mean {close[0]}?" if close else ""
 
 
 def refuse(given: Mapping[str, Any], names: Iterable[str], reason: str) -> None:
@@ -139,7 +136,7 @@ def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapp
     """Given options under their own names, without those that are None.
 
     Raises:
-        UserError: an unknown option, one that is refused, or two that say the same.
+        UserError: an unknown option or choice, one that is refused, or two that say the same.
     """
     known, named = option_fields(groups), {}
     for word, value in given.items():
@@ -148,6 +145,9 @@ def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapp
             raise UserError(f"There is no option {word!r}{suggest(word, list(known)) or '.'}")
         if name in named:
             raise UserError(f"{name!r} is given twice, once as {word!r}: leave one of them out.")
+        choices = known[name].metadata.get("choices")
+        if choices and value is not None and value not in choices:
+            raise UserError(f"{flag(name)} is {value!r}: choose {' or '.join(choices)}.")
         if value is not None:
             named[name] = value
     for name, reason in REFUSED.items():
@@ -169,11 +169,7 @@ def values_of(group: type, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_training(options: Mapping[str, Any], arguments_class: type[OurArguments]) -> None:
-    """Refuse impossible options of TrainingArguments before any work.
-
-    Raises:
-        UserError: one sentence that names the option.
-    """
+    """Refuse impossible options of TrainingArguments before any work; UserError names the option."""
     values = SimpleNamespace(**{**option_defaults((arguments_class,)), **options})
     if not values.output_dir:
         raise UserError("There is no output folder: give --output-dir.")
@@ -187,13 +183,9 @@ def check_training(options: Mapping[str, Any], arguments_class: type[OurArgument
         check_range(values, 1, LARGEST_NUMBER, "max_steps")
     elif values.num_train_epochs == 0:
         raise UserError("Nothing to train: give --num-train-epochs or --max-steps above 0.")
-    names = values.report_to.split() if isinstance(values.report_to, str) else values.report_to
-    if names != ["none"]:
-        from transformers.integrations import get_available_reporting_integrations
-
-        for name in names:
-            if name != "all" and name not in get_available_reporting_integrations():
-                raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
+    for name in values.report_to.split() if isinstance(values.report_to, str) else values.report_to:
+        if name not in ("none", "all") and name not in get_available_reporting_integrations():
+            raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
 
 
 def build_arguments(arguments_class: type[Arguments], values: Mapping[str, Any], batch_size: int | None) -> Arguments:
@@ -235,21 +227,25 @@ def source_name(source: Any) -> str:
     return portable_path(source) if isinstance(source, str) else f"a {type(source).__name__} in memory"
 
 
-def default_values(arguments_class: type[OurArguments], names: Sequence[str] = ()) -> dict[str, Any]:
-    """Defaults that are recorded where nothing was given: of these fields, seed and precision."""
-    defaults = option_defaults((arguments_class,))
-    return {name: defaults[name] for name in (*names, "seed", "bf16", "use_cpu")}
-
-
-def record(groups: Iterable[object], training: Mapping[str, Any], left_out: Iterable[str]) -> dict[str, Any]:
+def record(
+    groups: Iterable[object],
+    arguments_class: type[OurArguments],
+    training: Mapping[str, Any],
+    always: Iterable[str],
+    left_out: Iterable[str],
+) -> dict[str, Any]:
     """The options that decide the weights, as a run records them, without those that are None.
 
     Args:
         groups: of this package.
-        training: fields of TrainingArguments.
+        arguments_class: of Trainer's options.
+        training: those that were given.
+        always: those that are recorded where they were not.
         left_out: options that decide nothing here, or that count by their texts and weights.
     """
-    options = {name: value for group in groups for name, value in vars(group).items()} | dict(training)
+    defaults = option_defaults((arguments_class,))
+    options = {name: value for group in groups for name, value in vars(group).items()}
+    options |= {name: defaults[name] for name in (*always, "seed", "bf16", "use_cpu")} | dict(training)
     options["bf16"] = choose_precision(options["bf16"], options["use_cpu"])
     names = NOT_DECISIVE.union(left_out)
     return {name: value for name, value in options.items() if name not in names and value is not None}

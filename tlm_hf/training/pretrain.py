@@ -11,7 +11,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
 
 from ..data.corpora import corpus_hash, load_corpus
@@ -24,7 +23,6 @@ from ..evaluation.scoring import held_out_masks, masked_lm_score
 from ..loading import load_masked_lm, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM
-from ..recipes import Schedule
 from ..runs.atomic_files import Json
 from ..runs.checkpoints import step_of
 from ..runs.output_folder import Run
@@ -42,7 +40,7 @@ from .pretrain_options import (
     count_texts,
 )
 from .processes import report_processes
-from .snapshots import Snapshots, check_not_missed, encoder_saver
+from .snapshots import Snapshots, check_not_missed, save_encoder
 from .time_budget import decide_steps, parse_duration
 from .trainer import RunTrainer
 
@@ -81,7 +79,9 @@ def pretrain(**options: Any) -> Json:
     # 2. Data
     corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
     report_processes(arguments)
-    run = Run(arguments.output_dir, "pretrain", _settings(chosen, arguments, encoder, corpus))
+    settings = chosen.settings() | encoder.settings()
+    settings |= {"batch_size": rows_per_step(arguments), "corpus_sha256": corpus_hash(corpus)}
+    run = Run(arguments.output_dir, "pretrain", settings | {"threads": torch.get_num_threads()})
     if run.results is not None:
         check_not_missed(run.folder, snapshot_steps)
         push(run.folder)
@@ -94,16 +94,15 @@ def pretrain(**options: Any) -> Json:
     checkpoint = run.last_checkpoint()
     check_not_missed(run.folder, snapshot_steps, 0 if checkpoint is None else step_of(checkpoint))
     describe = functools.partial(plan.describe, trainer)
-    trainer.take_snapshots(Snapshots(run, snapshot_steps, describe))
+    trainer.add_callback(Snapshots(run, trainer, snapshot_steps, describe))
 
     # 4. Train
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.train(resume_from_checkpoint=checkpoint)
 
     # 5. Save
     results = describe(steps)
-    save = encoder_saver(trainer)
     if arguments.should_save:
-        results = run.finish(save, results)
+        results = run.finish(functools.partial(save_encoder, trainer), results)
         push(run.folder)
     return results
 
@@ -155,6 +154,11 @@ class _Encoder:
                 )
         return cls(f"{model.recipe}@{model.size}", config, tokenizer)
 
+    def settings(self) -> Json:
+        """What a run records of it beside the options."""
+        settings = {} if self.source is None else {"weights": weights_hash(self.source)}
+        return settings if self.tokenizer is None else settings | {"tokenizer_sha256": tokenizer_hash(self.tokenizer)}
+
     def build(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """The model before the first step; new weights are drawn from torch's generator."""
         if self.source is not None:
@@ -163,21 +167,6 @@ class _Encoder:
         config = copy.deepcopy(self.config)
         config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
         return TLMForMaskedLM(config)
-
-
-def _settings(
-    options: PretrainOptions, arguments: PretrainingArguments, encoder: _Encoder, corpus: datasets.DatasetDict
-) -> Json:
-    """All that decides the weights, as the run records it."""
-    settings = options.settings()
-    if encoder.source is not None:
-        settings["weights"] = weights_hash(encoder.source)
-    if encoder.tokenizer is not None:
-        settings["tokenizer_sha256"] = tokenizer_hash(encoder.tokenizer)
-    settings["batch_size"] = rows_per_step(arguments)
-    settings["corpus_sha256"] = corpus_hash(corpus)
-    settings["threads"] = torch.get_num_threads()
-    return settings
 
 
 @dataclass
@@ -193,9 +182,9 @@ class _Plan:
     text_facts: TextFacts
     counts: np.ndarray
     """How often each token is in the training texts, int64 (vocabulary,)."""
-    whole_texts: Windows | None
-    """What is counted: the training texts, cut to `LONGEST_COUNTED` alone."""
-    counting_cpu_seconds: float = 0.0
+    rows: np.ndarray | None
+    """Word rows from counts, float32 (vocabulary, hidden), where new weights start from them."""
+    counting_cpu_seconds: float
 
     @classmethod
     def prepare(
@@ -206,18 +195,13 @@ class _Plan:
         corpus: datasets.DatasetDict,
         run: Run,
     ) -> "_Plan":
-        """Train the tokenizer where there is none, and tokenize; raises UserError for too little text."""
-        longest = encoder.config.max_position_embeddings
-        tokenizer = encoder.tokenizer
+        """Train the tokenizer where there is none, tokenize, and count; raises UserError for too little text."""
+        config, model = encoder.config, options.model
+        longest, tokenizer = config.max_position_embeddings, encoder.tokenizer
         if tokenizer is None:
-            tokenizer = train_wordpiece(
-                corpus["train"]["text"],
-                encoder.config.vocab_size,
-                longest,
-                cased=options.model.cased,
-                keep_accents=options.model.keep_accents,
-            )
-        length = options.model.max_length or longest
+            letters: Json = {"cased": model.cased, "keep_accents": model.keep_accents}
+            tokenizer = train_wordpiece(corpus["train"]["text"], config.vocab_size, longest, **letters)
+        length = model.max_length or longest
         tokens, held_out_tokens = (tokenize_once(corpus[split], tokenizer) for split in ("train", "validation"))
         split = options.corpus.text_windows == "all"
         texts = Windows(tokens, tokenizer, length, split=split)
@@ -235,20 +219,12 @@ class _Plan:
         if held_out_masks(tokenizer, held_out) is None:
             run.discard()
             raise UserError(f"The texts held out of {options.corpus.corpus!r} have no token to mask: give more text.")
-        whole = None
+        rows, start = None, time.process_time()
         if options.schedule.initialization == "counts":
             whole = Windows(tokens, tokenizer, LONGEST_COUNTED, split=False, shortest=0)
-        return cls(options, arguments, encoder, tokenizer, texts, held_out, facts, counts, whole)
-
-    @functools.cached_property
-    def rows(self) -> np.ndarray | None:
-        """Word rows from counts, float32 (vocabulary, hidden), where new weights start from them."""
-        if self.whole_texts is None:
-            return None
-        width, start = self.encoder.config.hidden_size, time.process_time()
-        rows = count_rows(self.whole_texts, len(self.tokenizer), width, self.tokenizer.all_special_ids)
-        self.counting_cpu_seconds = time.process_time() - start
-        return rows
+            rows = count_rows(whole, len(tokenizer), config.hidden_size, tokenizer.all_special_ids)
+        seconds = time.process_time() - start
+        return cls(options, arguments, encoder, tokenizer, texts, held_out, facts, counts, rows, seconds)
 
     @property
     def batch_size(self) -> int:
@@ -257,8 +233,7 @@ class _Plan:
 
     def build_trainer(self, steps: int, output_dir: str, *, trial: bool = False) -> "PretrainTrainer":
         """The run's trainer, or with `trial` a silent one of the same work, for a time budget."""
-        schedule, seed = self.options.schedule, self.arguments.seed
-        items = steps * self.batch_size
+        schedule, seed, items = self.options.schedule, self.arguments.seed, steps * self.batch_size
         arguments = copy.copy(self.arguments)
         arguments.max_steps, arguments.output_dir = steps, output_dir
         if trial:
@@ -271,20 +246,15 @@ class _Plan:
             start_with_neighbours(model)
         if schedule.unigram_bias:
             model.cls.predictions.bias.data.copy_(unigram_bias(self.counts, self.tokenizer.all_special_ids))
+        cls_weights = np.maximum(self.counts, 1) ** -0.5 if schedule.cls_objective else None
         trainer = PretrainTrainer(
-            schedule=schedule,
+            rate=None if schedule.parts is None else schedule.factor,
+            decays_everything=schedule.decays_everything,
             model=model,
             args=arguments,
-            train_dataset=PretrainingSchedule(
-                self.texts, items, self.batch_size, seed, group_by_length=schedule.group_by_length
-            ),
+            train_dataset=PretrainingSchedule(self.texts, items, self.batch_size, seed, schedule.group_by_length),
             eval_dataset=[],  # evaluation is the scorer's
-            data_collator=MaskingCollator(
-                self.tokenizer,
-                schedule.mlm_probability,
-                seed,
-                cls_weights=np.maximum(self.counts, 1) ** -0.5 if schedule.cls_objective else None,
-            ),
+            data_collator=MaskingCollator(self.tokenizer, schedule.mlm_probability, seed, cls_weights=cls_weights),
             processing_class=self.tokenizer,
             scorer=lambda scored: masked_lm_score(scored, self.tokenizer, self.held_out),
         )
@@ -323,14 +293,8 @@ def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
     """Number of optimizer steps: as given, from the epochs, or what fits into the time budget."""
     arguments, budget = plan.arguments, plan.options.masking.time_budget
     if budget is not None:
-        steps = decide_steps(
-            run.folder,
-            parse_duration(budget),
-            functools.partial(plan.build_trainer, trial=True),
-            eval_steps=int(arguments.eval_steps or 1),
-            save_steps=int(arguments.save_steps),
-            started=started,
-        )
+        build = functools.partial(plan.build_trainer, trial=True)
+        steps = decide_steps(run.folder, parse_duration(budget), build, started)
     elif arguments.max_steps != NOT_GIVEN:
         steps = arguments.max_steps
     else:
@@ -356,38 +320,7 @@ def unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor
 
 
 class PretrainTrainer(RunTrainer):
-    """RunTrainer with a `Schedule`, snapshots, and epochs of the corpus in its log."""
-
-    def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
-        self.schedule = schedule
-        self.snapshots: Snapshots | None = None
-        super().__init__(*args, **kwargs)
-
-    def take_snapshots(self, snapshots: Snapshots) -> None:
-        """Keep the encoder as it is after some steps; called before `train`."""
-        self.snapshots = snapshots
-        self.add_callback(snapshots)
-
-    def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """The snapshot of this step comes first, so that of a checkpoint's steps no snapshot is missing."""
-        if self.snapshots is not None:
-            self.snapshots.write(self)
-        super()._write_checkpoint(model, trial)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """Trainer's, or the rate by parts of the run."""
-        if self.schedule.parts is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = LambdaLR(
-            optimizer or self.optimizer, lambda step: self.schedule.factor(step, num_training_steps)
-        )
-        return self.lr_scheduler
-
-    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Trainer's choice (no biases, no LayerNorms), or every parameter."""
-        if self.schedule.decays_everything:
-            return [name for name, _ in model.named_parameters()]
-        return super().get_decay_parameter_names(model)
+    """RunTrainer with epochs of the corpus in its log."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's, with epochs of the corpus."""

@@ -15,13 +15,13 @@ from ..data.windows import LONGEST_DEFAULT, SHORT
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
 from ..recipes import ARCHITECTURES, SCHEDULES, SIZES, Schedule, build_config, find_schedule, find_size
+from ..runs.atomic_files import Json
 from .options import (
     LARGEST_SEED,
     NOT_GIVEN,
     OurArguments,
     build_arguments,
     check_training,
-    default_values,
     flag,
     name_options,
     option_fields,
@@ -138,20 +138,14 @@ class PretrainingArguments(OurArguments):
 GROUPS = (CorpusOptions, ModelOptions, ScheduleOptions, OutputOptions, PretrainingArguments)
 ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "corpus"}
 OF_ANY_MODEL = ("model", "max_length", "dropout")
+SHAPE = ("vocab_size", "max_length", "hidden_size", "num_hidden_layers", "num_attention_heads")
+"""Options of `ModelOptions` in place of the recipe's or size's."""
 NEW_WEIGHTS = [entry.name for entry in fields(ModelOptions) if entry.name not in OF_ANY_MODEL] + ["num_members"]
 NO_EFFECT = (
     "per_device_eval_batch_size", "label_smoothing_factor", "metric_for_best_model", "greater_is_better",
     "include_for_metrics", "prediction_loss_only", "batch_eval_metrics", "eval_accumulation_steps",
 )  # fmt: skip
-ALWAYS_RECORDED = (
-    "num_train_epochs",
-    "max_steps",
-    "gradient_accumulation_steps",
-    "eval_steps",
-    "seed",
-    "bf16",
-    "use_cpu",
-)
+ALWAYS_RECORDED = ("num_train_epochs", "max_steps", "gradient_accumulation_steps", "eval_steps")
 NOT_RECORDED = ("corpus", "text_unit", "encoding", "quoting", "tokenizer", "model", "snapshot_steps", "num_members")
 OF_SCHEDULE = [entry.name for entry in fields(Schedule) if entry.name in option_fields(GROUPS)]
 """Options whose default is the schedule's."""
@@ -202,10 +196,9 @@ class PretrainOptions(NamedTuple):
         every = SimpleNamespace(save_steps=self.training.get("save_steps"), eval_steps=self.training.get("eval_steps"))
         check_range(every, 1, math.inf, "save_steps", "eval_steps")
         share = self.schedule.mlm_probability
-        if share is not None and not 0 < share < 1:
+        if not 0 < share < 1:
             raise UserError(f"--mlm-probability is {share}: give a share between 0 and 1.")
-        tokens = (self.model.max_length or LONGEST_DEFAULT) * (self.masking.batch_size or BATCH_SIZE)
-        if share is not None and share * tokens < 1:
+        if share * (self.model.max_length or LONGEST_DEFAULT) * (self.masking.batch_size or BATCH_SIZE) < 1:
             raise UserError(f"--mlm-probability is {share}: no token would be masked; give 0.15 or so.")
         if self.masking.time_budget is not None:
             parse_duration(self.masking.time_budget)
@@ -215,17 +208,9 @@ class PretrainOptions(NamedTuple):
 
     def config(self) -> TLMConfig:
         """The configuration that the recipe gives; raises UserError for an impossible one."""
-        return build_config(
-            self.model.recipe,
-            self.model.size,
-            vocab_size=self.model.vocab_size,
-            max_length=self.model.max_length,
-            hidden_size=self.model.hidden_size,
-            num_hidden_layers=self.model.num_hidden_layers,
-            num_attention_heads=self.model.num_attention_heads,
-            initializer_range=self.schedule.initializer_range,
-            dropout=self.schedule.dropout,
-        )
+        changes: Json = {name: getattr(self.model, name) for name in SHAPE}
+        changes |= {name: getattr(self.schedule, name) for name in ("initializer_range", "dropout")}
+        return build_config(self.model.recipe, self.model.size, **changes)
 
     def arguments(self) -> PretrainingArguments:
         """Trainer's options but for the number of steps."""
@@ -238,17 +223,16 @@ class PretrainOptions(NamedTuple):
         of_schedule = {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
         unused = NEW_WEIGHTS if self.model.model is not None else []
         unused = [*unused, "warmup_share"] if "warmup_steps" in self.training else unused
-        groups = (self.corpus, self.model, self.masking)
-        training = {**default_values(PretrainingArguments, ALWAYS_RECORDED), **self.training, **of_schedule}
-        return record(groups, training, [*NOT_RECORDED, *unused])
+        groups, training = (self.corpus, self.model, self.masking), {**self.training, **of_schedule}
+        return record(groups, PretrainingArguments, training, ALWAYS_RECORDED, [*NOT_RECORDED, *unused])
 
 
 def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
     """Refuse, before anything is built, a training that needs more memory than the machine (or its GPU) has.
 
     Counted are the matrices in float32 with their gradients and AdamW's two moments, and what a pass keeps for the
-    gradients. By measurement that is, for a token and a hidden unit, 8 values in the last layer, 20 in each other one
-    and 6.5 in each channel of a convolution; 2.5 for a pair of tokens in each head; and 0.2 of the vocabulary.
+    gradients: as measured, for a token and a hidden unit 8 values in the last layer, 20 in each other one and 6.5 in
+    each channel of a convolution; 2.5 for a pair of tokens in each head; and 0.2 of the vocabulary.
     """
     training, batch = options.training, "batch_size"
     rows, use_cpu = options.masking.batch_size, training.get("use_cpu", False)
@@ -258,33 +242,31 @@ def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
         rows = training[batch]
     width = 2 if choose_precision(training.get("bf16", "auto"), use_cpu) else 4
     convolution = 6.5 * (config.conv_channels or 0) * len(config.conv_kernel_sizes or [])
-    names = ("vocab_size", "max_length", "hidden_size", "num_hidden_layers")
-    given = {name: getattr(options.model, name) for name in names} | {batch: rows}
-    shape = given | {name: getattr(config, name) for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
-    shape["max_length"] = given["max_length"] or config.max_position_embeddings
+    given = {name: getattr(options.model, name) for name in SHAPE[:4]} | {batch: rows}
+    shape = {"vocab_size": config.vocab_size, "max_length": given["max_length"] or config.max_position_embeddings}
+    shape |= {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers, batch: rows}
 
-    def gibibytes(name: str, value: int) -> float:
-        sizes = shape | {name: value}
-        vocabulary, length, hidden, layers = (sizes[each] for each in names)
+    def gibibytes(**changed: int) -> float:
+        vocabulary, length, hidden, layers, texts = (shape | changed).values()
         of_unit = 8 + 20 * (layers - 1) + convolution
         of_token = of_unit * hidden + 2.5 * (layers - 1) * config.num_attention_heads * length + 0.2 * vocabulary
         weights = 4 * 4 * (vocabulary + length + 12 * hidden * layers) * hidden
-        return (weights + width * of_token * length * sizes[batch] / parts) / 2**30
+        return (weights + width * of_token * length * texts / parts) / 2**30
 
     on_gpu = torch.cuda.is_available() and not use_cpu
     memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total
-    needed, available = gibibytes(batch, rows), memory / 2**30
-    if needed <= available:
+    available = memory / 2**30
+    if gibibytes() <= available:
         return
-    sentence = f"training would need {needed:,.0f} GiB of memory, and there are {available:,.0f}"
-    for name, value in given.items():
+    sentence = f"training would need {gibibytes():,.0f} GiB of memory, and there are {available:,.0f}"
+    named = {name: value for name, value in given.items() if value is not None}
+    for name, value in named.items():
         fitting = value
-        while fitting is not None and fitting > 1 and gibibytes(name, fitting) > available:
+        while fitting > 1 and gibibytes(**{name: fitting}) > available:
             fitting //= 2
-        if fitting is not None and fitting > 1:
+        if fitting > 1:
             raise UserError(f"{flag(name)} is {value}: {sentence}: give at most about {fitting}.")
-    flags = ", ".join(flag(name) for name, value in {"size": "", **given}.items() if value is not None)
-    raise UserError(f"{sentence.capitalize()}: lower {flags}.")
+    raise UserError(f"{sentence.capitalize()}: lower {', '.join(map(flag, ['size', *named]))}.")
 
 
 def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
@@ -294,19 +276,17 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
         names = ("warmup_share", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
         refuse(given, names, f"the schedule {schedule.name} sets the rate itself")
     if model.model is not None:
+        plain: Json = {
+            "unigram_bias": False,
+            "initialization": "random",
+            "neighbour_heads": False,
+            "cls_objective": False,
+        }
         rate = schedule.learning_rate if "schedule" in given else CONTINUED_RATE
-        schedule = replace(
-            schedule,
-            learning_rate=rate,
-            unigram_bias=False,
-            initialization="random",
-            neighbour_heads=False,
-            cls_objective=False,
-        )
+        schedule = replace(schedule, learning_rate=rate, **plain)
     elif schedule.full_rate_up_to is not None:
-        config = build_config(
-            model.recipe, model.size, hidden_size=model.hidden_size, num_attention_heads=model.num_attention_heads
-        )
+        heads = {name: getattr(model, name) for name in ("hidden_size", "num_attention_heads")}
+        config = build_config(model.recipe, model.size, **heads)
         schedule = replace(schedule, learning_rate=schedule.rate_at(config.hidden_size))
     return replace(schedule, **{name: given[name] for name in OF_SCHEDULE if name in given})
 

@@ -42,10 +42,7 @@ def report_processes(arguments: TrainingArguments) -> None:
 
 
 def has_fast_bf16(use_cpu: bool = False) -> bool:
-    """Whether the device that Trainer would take multiplies bfloat16 in hardware.
-
-    Emulated bfloat16 is slower than float32; on Apple's mps autocast is not tested.
-    """
+    """Whether the device that Trainer would take multiplies bfloat16 in hardware, not slowly by emulation."""
     if not use_cpu and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not stays_on_cpu(use_cpu):
@@ -55,11 +52,7 @@ def has_fast_bf16(use_cpu: bool = False) -> bool:
 
 
 def choose_precision(asked: str | bool = "auto", use_cpu: bool = False) -> bool:
-    """Whether to train under bfloat16 autocast; float32 otherwise (float16 needs loss scaling and is never chosen).
-
-    Args:
-        asked: `--bf16`: `true`, `false`, or `auto`, which asks the launcher's `mixed_precision` and then the hardware.
-        use_cpu: as in `TrainingArguments`.
+    """Whether to train under bfloat16 autocast: `--bf16`, where `auto` asks the launcher and then the hardware.
 
     Raises:
         UserError: another word, or a launcher that was asked for another precision.

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl
 
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
-from ..runs.atomic_files import read_json
+from ..runs.atomic_files import Json, read_json
 from ..runs.checkpoints import (
     MANIFEST,
     PARTIAL,
@@ -35,8 +36,8 @@ from ..runs.checkpoints import (
 from .callbacks import CHECKPOINT, EVALUATION, Interrupt, ProgressFile, StepClock
 
 logger = logging.getLogger(__name__)
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-"""Of glibc's `malloc.h` (man 3 mallopt)."""
+MALLOC = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 2**26}
+"""M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's `malloc.h` (man 3 mallopt)."""
 
 
 def keep_freed_memory() -> bool:
@@ -48,27 +49,15 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    settings = ((M_MMAP_THRESHOLD, 2**31 - 1), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26))
-    accepted = [library.mallopt(option, value) == 1 for option, value in settings]
+    accepted = [library.mallopt(option, value) == 1 for option, value in MALLOC.items()]
     return all(accepted)
-
-
-class _Continue(TrainerCallback):
-    """Gives the trainer what Trainer forgets between two parts of a run, after it has reset everything else."""
-
-    def __init__(self, trainer: "RunTrainer") -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Restore the running loss and the place of the best checkpoint."""
-        self.trainer.restore_run()
 
 
 class RunTrainer(Trainer):
     """Trainer whose checkpoints appear whole or not at all, and whose continued run ends in the same bits.
 
-    It works with any model, data set and TrainingArguments. A run that was interrupted (SIGINT or SIGTERM save first),
-    killed, or stopped by a full disk continues with the same script:
+    A run of any model that was interrupted (SIGINT or SIGTERM save first), killed, or stopped by a full disk continues
+    with the same script:
 
         model = AutoModelForSequenceClassification.from_pretrained("google/bert_uncased_L-2_H-128_A-2")
         arguments = TrainingArguments("out", num_train_epochs=3, save_steps=100, logging_nan_inf_filter=False)
@@ -76,26 +65,37 @@ class RunTrainer(Trainer):
         trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint in "out", if there is one
         trainer.save_model("out/final")
 
-    A checkpoint is written under `.partial`, sealed with a manifest, flushed, and renamed to `checkpoint-N`; only then
-    are older ones removed but for the last two and the best (`runs.checkpoints`). Trainer's `training_args.bin`, a
-    pickle that can only be read by running it, is left out. A loss or weight that is not finite stops the run at
-    the next log line or checkpoint, and the last good checkpoint stays.
+    A checkpoint is sealed with a manifest and renamed into place; only then are older ones removed but for the last two
+    and the best (`runs.checkpoints`). Trainer's `training_args.bin`, a pickle, is left out. A loss or weight that is
+    not finite stops the run at the next log line or checkpoint, and the last good checkpoint stays.
 
-    `scorer` computes the metrics of `evaluate` from the model, in place of Trainer's evaluation.
+    Args:
+        *args: Trainer's.
+        scorer: computes the metrics of `evaluate` from the model, in place of Trainer's evaluation.
+        rate: `(step, steps)` to the share of the peak learning rate, in place of Trainer's schedule.
+        decays_everything: weight decay also for biases and LayerNorms.
+        **kwargs: Trainer's.
     """
 
     def __init__(
-        self, *args: Any, scorer: Callable[[torch.nn.Module], dict[str, float]] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        scorer: Callable[[torch.nn.Module], dict[str, float]] | None = None,
+        rate: Callable[[int, int], float] | None = None,
+        decays_everything: bool = False,
+        **kwargs: Any,
     ) -> None:
+        self.scorer, self.rate, self.decays_everything = scorer, rate, decays_everything
         super().__init__(*args, **kwargs)
-        self.scorer = scorer
         self.clock, self.interrupt = StepClock(), Interrupt()
-        for callback in (self.clock, self.interrupt, ProgressFile(), _Continue(self)):
+        restore = TrainerCallback()
+        restore.on_train_begin = lambda *_, **__: self._restore_run()  # type: ignore[method-assign, assignment]
+        for callback in (self.clock, self.interrupt, ProgressFile(), restore):
             self.add_callback(callback)
         self._continued: Path | None = None
         self.started = time.perf_counter()
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
         """Trainer's training.
 
         Args:
@@ -104,22 +104,17 @@ class RunTrainer(Trainer):
             **kwargs: Trainer's.
 
         Raises:
-            UserError: no space for a checkpoint; a loss or weight that is not finite; FSDP with sharded state.
+            UserError: no space for a checkpoint; a loss or weight that is not finite; FSDP.
             KeyboardInterrupt: interrupted, after a checkpoint was saved; `errors.Terminated` after SIGTERM.
         """
         self.started = time.perf_counter()
         keep_freed_memory()
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is not None and "FULL_STATE_DICT" not in str(plugin.state_dict_type):
-            raise UserError(
-                "Sharded FSDP checkpoints could be read only by running a pickle: set fsdp_state_dict_type to "
-                "FULL_STATE_DICT."
-            )
+        if self.is_fsdp_enabled:
+            raise UserError("Sharding a model (FSDP) is not supported: start with distributed_type MULTI_GPU.")
         root = Path(self.args.output_dir)
-        if isinstance(resume_from_checkpoint, bool):
-            newest = last_whole(root) if resume_from_checkpoint else None
-            resume_from_checkpoint = None if newest is None else str(newest)
-        self._continued = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole(root)
+        self._continued = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         if self.args.should_save:
             shutil.rmtree(root / PARTIAL, ignore_errors=True)  # what a kill left may be what fills the disk
         if self._continued is not None and self.args.should_save:
@@ -130,7 +125,7 @@ class RunTrainer(Trainer):
                     "and masks, but sums are rounded and dropout is drawn otherwise, so the bits will differ."
                 )
         try:
-            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            output = super().train(None if self._continued is None else str(self._continued), **kwargs)
         finally:
             self.interrupt.give_back()
         self.interrupt.raise_if_received()
@@ -141,8 +136,8 @@ class RunTrainer(Trainer):
         """Step of the checkpoint that training continued from; 0 for a start."""
         return 0 if self._continued is None else step_of(self._continued)
 
-    def restore_run(self) -> None:
-        """Restore the running loss, so that the loss logged next is over all steps since the last log."""
+    def _restore_run(self) -> None:
+        """Restore what Trainer forgets: the running loss since the last log line, and where the best checkpoint is."""
         if self._continued is None:
             return
         self.state.compute_steps(self.args, self.state.max_steps)  # --save-steps as given now, not as at the start
@@ -151,16 +146,30 @@ class RunTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
         running = read_json(self._continued / RUNNING_LOSS)
         sums = running["sums"]
-        same = len(sums) == self.args.world_size
-        part = sums[self.args.process_index] if same else sum(sums) / len(sums)
+        part = sums[self.args.process_index] if len(sums) == self.args.world_size else sum(sums) / len(sums)
         self._tr_loss = torch.tensor(part, device=self.args.device)
         self._total_loss_scalar = running["total"]
         self._globalstep_last_logged = running["last_logged_step"]
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Trainer's, timed."""
-        self.clock.start_pass(inputs)
+        """Trainer's; the clock counts the tokens."""
+        self.clock.count(inputs)
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Trainer's, or the one of `rate`."""
+        if self.rate is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        rate = self.rate
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: rate(step, num_training_steps))
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Trainer's choice, or every parameter."""
+        if self.decays_everything:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's; `train_loss` is the mean over the whole run and not over its last part."""
@@ -180,10 +189,10 @@ class RunTrainer(Trainer):
             "another --output-dir."
         )
 
-    def _check_numbers(self) -> None:
+    def check_numbers(self) -> None:
         """Stop where the loss or a weight, of any process, is not a finite number."""
-        parameters = [getattr(each, "_local_tensor", each).detach() for each in self.model.parameters()]
-        sums = torch.stack([self._tr_loss, *(each.abs().sum(dtype=torch.float32) for each in parameters)])
+        weights = (each.detach().abs().sum(dtype=torch.float32) for each in self.model.parameters())
+        sums = torch.stack([self._tr_loss, *weights])
         if not self.accelerator.gather(torch.isfinite(sums).all().reshape(1)).all():
             self._stop("A loss or weight")
 
@@ -214,7 +223,7 @@ class RunTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Check the numbers, then write, seal and publish a checkpoint."""
         with self.clock.apart(CHECKPOINT):
-            self._check_numbers()
+            self.check_numbers()
             self._write_checkpoint(model, trial)
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -245,7 +254,7 @@ class RunTrainer(Trainer):
         if best is not None and PARTIAL in Path(best).parts:
             self.state.best_model_checkpoint = str(final_root / Path(best).name)
 
-    def _publish(self, partial_root: Path, final_root: Path, running: dict[str, Any]) -> None:
+    def _publish(self, partial_root: Path, final_root: Path, running: Json) -> None:
         """Add what Trainer does not save, seal the one checkpoint under `partial_root`, and put it into place."""
         (written,) = partial_root.iterdir()
         (written / RUNNING_LOSS).write_text(json.dumps(running) + "\n", encoding="utf-8")
