@@ -156,11 +156,10 @@ def add_live(demo: Demo) -> gr.Radio:
     def another(text: str, task: str) -> tuple[Any, str]:
         one = choose(demo, task)
         place = one.examples.index(text) + 1 if text in one.examples else 0
-        text = [*one.examples, "A text."][place % max(1, len(one.examples))]
+        text = one.examples[place % len(one.examples)]
         return gr.Textbox(text, label=one.title), answer(text, task)
 
-    examples = first.examples or ["A text."]
-    start = max(examples, key=lambda text: classify(text, first.committee).probabilities.max())
+    start = max(first.examples, key=lambda text: classify(text, first.committee).probabilities.max())
     words = "Change a word and watch the votes move."
     with gr.Row():
         with gr.Column(min_width=300):
@@ -188,13 +187,9 @@ def add_race(demo: Demo, task: gr.Radio) -> None:
         return found + [Entrant(f"{name}, frozen", task.committee.logits)] * (task.committee.frozen is not None)
 
     def run(name: str) -> Iterator[str]:
-        one, shown = choose(demo, name), 0.0
-        texts = one.race_texts()
-        for found in race(entrants(one), texts):
-            if time.monotonic() - shown > 0.1:
-                shown = time.monotonic()
-                yield views.race(found, len(texts), machine)
-        yield views.race(found, len(texts), machine)
+        texts = choose(demo, name).race_texts()
+        for found in race(entrants(choose(demo, name)), texts):
+            yield views.race(found, len(texts), machine)
 
     machine, first = processor(), choose(demo, "")
     count = len(first.race_texts())
@@ -285,7 +280,7 @@ def add_masks(demo: Demo) -> None:
 
 def add_overlap(demo: Demo) -> None:
     """A text in; its token overlap with the pre-training text out."""
-    start = next((example for task in demo.tasks.values() for example in task.examples), "A text.")
+    start = next((task.examples[0] for task in demo.tasks.values()), "A text.")
     words = f"How much of a text did the encoders see in pre-training ({views.escape(demo.corpus)})?"
     add_text("overlap", words, "Text to compare", start, lambda text: views.overlap(measure_overlap(text, demo)))
 
@@ -295,7 +290,7 @@ def add_api(demo: Demo) -> None:
     gr.HTML(views.section("api", PARTS["api"], "Each part answers programs too, as JSON."))
     task, host = next(iter(demo.tasks.values()), None), os.environ.get("SPACE_HOST")
     known = {"url": f"https://{host}" if host else "http://127.0.0.1:7860", "task": task.name if task else ""}
-    known["text"] = task.examples[0] if task and task.examples else "A text."
+    known["text"] = task.examples[0] if task else "A text."
     with gr.Row():
         gr.Code(PYTHON.format(**known), label="Python", interactive=False, wrap_lines=True)
         gr.Code(CURL.format(**known), label="curl", interactive=False, wrap_lines=True)

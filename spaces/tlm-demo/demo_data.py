@@ -54,7 +54,7 @@ class Task:
 
     def race_texts(self) -> list[str]:
         """Texts of 10 to 50 words of the examples, the same at each start: speed depends on the length alone."""
-        words, generator = " ".join(self.examples).split() or ["word"], random.Random(0)
+        words, generator = " ".join(self.examples).split(), random.Random(0)
         return [" ".join(generator.choices(words, k=generator.randint(10, 50))) for _ in range(RACE_TEXTS)]
 
 
@@ -124,8 +124,9 @@ def find_model(folder: Path, source: str) -> str:
 
 def load_task(folder: Path, entry: Json) -> Task:
     """The models of a task; DemoError for one that cannot be opened."""
-    facts = {key: entry[key] for key in ("name", "title", "examples", "members", "scores", "test_texts")}
-    task = Task(**facts, committee=load(find_model(folder, entry["committee"])))
+    facts = {key: entry[key] for key in ("name", "title", "members", "scores", "test_texts")}
+    examples = entry["examples"] or ["A text."]
+    task = Task(**facts, examples=examples, committee=load(find_model(folder, entry["committee"])))
     if entry["deep"]:  # without our own faster code: that is what a committee is compared with
         task.deep = load(find_model(folder, entry["deep"]), stock=True)
     if task.committee.frozen is not None:

@@ -19,39 +19,35 @@ CSS = """
 .tlm h1 { font-size: clamp(1.6rem, 4vw, 2.6rem); line-height: 1.15; margin: 0 0 .4rem; font-weight: 700; }
 .tlm h2 { font-size: 1.4rem; font-weight: 700; margin: 1.6rem 0 .2rem; scroll-margin-top: 1rem; }
 .tlm h3 { font-size: 1.05rem; font-weight: 600; margin: 0 0 .2rem; }
-.tlm h4 { margin: .5rem 0 0; font-weight: 600; }
-.tlm p { margin: .3rem 0; max-width: 75ch; }
+.tlm :is(p, h4) { margin: .3rem 0; max-width: 75ch; }
 .tlm a { color: var(--accent); text-decoration: underline; margin: 0; }
 .tlm .small { color: var(--grey); font-size: .875rem; }
-.tlm .hero { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: .5rem 3rem;
-  align-items: center; }
+.tlm .hero { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 1rem 3rem; align-items: center }
 .tlm nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin-top: .5rem; }
 .tlm .hero svg { width: 100%; max-width: 30rem; height: auto; }
 .tlm .say { font-size: 1.25rem; line-height: 1.35; }
 .tlm .say strong { color: var(--accent); }
 .tlm .row { display: grid; grid-template-columns: minmax(6rem, 11rem) minmax(0, 1fr) 11rem; gap: .7rem;
-  align-items: center; padding: .16rem 0; font-variant-numeric: tabular-nums; }
+  align-items: center; padding: .16rem 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .tlm .row.narrow { grid-template-columns: minmax(6rem, 10rem) minmax(0, 1fr) 3.2rem; }
-.tlm .row > :first-child { overflow-wrap: anywhere; }
-.tlm .row > :last-child { font-size: .9rem; }
+.tlm .row > :last-child { font-size: .9rem; overflow-wrap: normal; }
 .tlm .track { position: relative; height: 1.7rem; background: var(--track); border-radius: 4px; }
 .tlm .track.thin { height: 1.1rem; }
-.tlm .fill { position: absolute; inset: 0 auto 0 0; background: var(--soft); border-radius: 4px; }
-.tlm .dot { position: absolute; width: 9px; height: 9px; margin: -5.5px; border-radius: 50%; background: var(--accent);
+.tlm .track > * { position: absolute; }
+.tlm .fill { inset: 0 auto 0 0; background: var(--soft); border-radius: 4px; }
+.tlm .dot { width: 9px; height: 9px; margin: -5.5px; border-radius: 50%; background: var(--accent);
   border: 1px solid var(--background-fill-primary); box-sizing: content-box; }
-.tlm .whisker { position: absolute; height: 2px; top: calc(50% - 1px); background: var(--accent); }
-.tlm .other :is(.dot, .whisker) { background: var(--grey); }
-.tlm .other .fill { background: var(--grey); opacity: .55; }
-.tlm .zero { position: absolute; width: 1px; top: -3px; bottom: -3px; background: var(--body-text-color); opacity: .6; }
+.tlm .whisker { height: 2px; top: calc(50% - 1px); background: var(--accent); }
+.tlm .other :is(.dot, .whisker, .fill) { background: var(--grey); }
+.tlm .zero { width: 1px; top: -3px; bottom: -3px; background: var(--body-text-color); opacity: .6; }
 .tlm .words { line-height: 2; overflow-wrap: anywhere; }
 .tlm .words mark { color: inherit; background: var(--warm); border-radius: 3px; padding: .05rem .15rem; }
 .tlm .words u { text-decoration: underline 3px var(--accent); text-underline-offset: 4px; font-weight: 600; }
 .tlm .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 2rem 3rem; }
 .tlm .scroll { overflow-x: auto; }
 .tlm table { border-collapse: collapse; font-size: .875rem; white-space: nowrap; margin: .5rem 0; }
-.tlm :is(table, thead, tbody, tr) { border: none !important; }
-.tlm :is(th, td) { padding: .25rem 1.2rem .25rem 0 !important; text-align: left !important; border: none !important;
-  border-bottom: 1px solid var(--border-color-primary) !important; }
+.tlm :is(table, thead, tbody, tr, th, td) { border: none !important; text-align: left !important; }
+.tlm :is(th, td) { padding: .25rem 1.2rem .25rem 0 !important; }
 .tlm tr > :first-child { position: sticky; left: 0; background: var(--background-fill-primary); }
 .tlm summary { cursor: pointer; color: var(--accent); font-size: .875rem; }
 .tlm .error { border-left: 4px solid #dc2626; padding: .4rem .8rem; background: var(--track); border-radius: 4px; }
