@@ -292,8 +292,8 @@ def add_api(demo: Demo) -> None:
     known = {"url": f"https://{host}" if host else "http://127.0.0.1:7860", "task": task.name if task else ""}
     known["text"] = task.examples[0] if task else "A text."
     with gr.Row():
-        gr.Code(PYTHON.format(**known), label="Python", interactive=False, wrap_lines=True)
-        gr.Code(CURL.format(**known), label="curl", interactive=False, wrap_lines=True)
+        gr.Code(PYTHON.format(**known), label="Python", interactive=False, wrap_lines=True, show_line_numbers=False)
+        gr.Code(CURL.format(**known), label="curl", interactive=False, wrap_lines=True, show_line_numbers=False)
     add_endpoints(demo)
 
 
