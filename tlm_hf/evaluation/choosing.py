@@ -1,7 +1,6 @@
-"""Choosing members on a validation split, and accuracy against the number of members.
+"""Choosing members on a validation split, and accuracy against their number, from logits (n, members, classes).
 
-Everything works on the members' logits (n, members, classes) and the labels (n,), so no model runs here. Only
-`accuracy_by_count` and `accuracy_curve` may look at a test split: they choose nothing.
+Only `accuracy_by_count` and `accuracy_curve` may look at a test split: they choose nothing.
 """
 
 from collections.abc import Sequence

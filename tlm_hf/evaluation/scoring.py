@@ -102,11 +102,9 @@ def predict_logits(
     show_progress: bool = False,
     member_logits: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """Logits of a classifier or committee over n texts, truncated to the tokenizer's `model_max_length`.
+    """Logits float32 (n, classes) of n texts, and how many were truncated to the tokenizer's `model_max_length`.
 
-    Returns:
-        Logits float32 (n, classes) in the order of the texts, or with `member_logits` those of a committee's members
-        (n, members, classes), and how many texts were truncated.
+    With `member_logits` they are those of a committee's members, (n, members, classes).
     """
     model.eval()
     bare: Json = {"return_attention_mask": False, "return_token_type_ids": False}

@@ -36,12 +36,7 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
     """Pre-train K independent members, or continue an interrupted run.
 
     Member k, in `OUTPUT/member-k`, is to the last bit what `pretrain` with `--seed SEED+k`, the tokenizer in
-    `OUTPUT/tokenizer` (or the one given) and the same `--num-threads` gives.
-
-    Args:
-        num_members: K.
-        workers: members side by side; default: as many as there are GPUs, or threads of a CPU.
-        **options: those of `pretrain`; `seed` is that of member 0, `num_threads` that of each member.
+    `OUTPUT/tokenizer` (or the one given) and the same `--num-threads` gives. `workers` are members side by side.
 
     Returns:
         The results as written: what members share, each one's held-out loss, and mean, lowest and highest (nats per
@@ -83,10 +78,7 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
     """Fine-tune a classifier from each of `models` on one task, or continue.
 
     Member k, in `OUTPUT/member-k`, is to the last bit what `finetune` of the k-th model with `--seed SEED+k` and the
-    same `--num-threads` gives. Arguments as of `pretrain_members`, and what it raises.
-
-    Returns:
-        The results as written: what members share, each one's scores, and mean, lowest and highest accuracy.
+    same `--num-threads` gives. It returns and raises what `pretrain_members` does, with scores in place of losses.
     """
     chosen = FinetuneOptions.read({**options, "workers": workers})
     models = chosen.classifier.models

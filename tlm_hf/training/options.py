@@ -135,8 +135,7 @@ def refuse(given: Mapping[str, Any], names: Iterable[str], reason: str) -> None:
 def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapping[str, str]) -> dict[str, Any]:
     """Given options under their own names, without those that are None.
 
-    Raises:
-        UserError: an unknown option or choice, one that is refused, or two that say the same.
+    Raises UserError for an unknown option or choice, one that is refused, or two that say the same.
     """
     known, named = option_fields(groups), {}
     for word, value in given.items():
@@ -191,8 +190,7 @@ def check_training(options: Mapping[str, Any], arguments_class: type[OurArgument
 def build_arguments(arguments_class: type[Arguments], values: Mapping[str, Any], batch_size: int | None) -> Arguments:
     """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes.
 
-    Raises:
-        UserError: what TrainingArguments refuses, or a batch that cannot be split.
+    Raises UserError for what TrainingArguments refuses, and for a batch that cannot be split.
     """
     try:
         arguments = arguments_class(**{**values, "push_to_hub": False})  # `hub_push` pushes the finished folder
@@ -236,12 +234,8 @@ def record(
 ) -> dict[str, Any]:
     """The options that decide the weights, as a run records them, without those that are None.
 
-    Args:
-        groups: of this package.
-        arguments_class: of Trainer's options.
-        training: those that were given.
-        always: those that are recorded where they were not.
-        left_out: options that decide nothing here, or that count by their texts and weights.
+    `training` are Trainer's that were given; `always` are recorded where they were not; `left_out` decide nothing, or
+    count by their texts and weights.
     """
     defaults = option_defaults((arguments_class,))
     options = {name: value for group in groups for name, value in vars(group).items()}

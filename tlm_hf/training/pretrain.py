@@ -311,8 +311,7 @@ def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
 def unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor:
     """log((n + 1) / (N + V)) for a token seen n times among N, of counts int64 (V,): float32 (V,).
 
-    Special tokens count as never seen: they are never to be predicted. With small initial weights a model with this
-    bias guesses the share of each token, whose loss is the entropy of the tokens.
+    Special tokens, which are never to be predicted, count as never seen.
     """
     counts = counts.copy()
     counts[list(special_ids)] = 0

@@ -21,8 +21,7 @@ def stays_on_cpu(use_cpu: bool) -> bool:
 def report_processes(arguments: TrainingArguments) -> None:
     """Say once, on the main process, how many processes there are and on what; reading the device has joined them.
 
-    Raises:
-        UserError: the launcher started several processes without a shared process group (torchrun without a GPU).
+    Raises UserError for processes without a shared process group (torchrun without a GPU).
     """
     processes, device, threads = arguments.world_size, arguments.device.type, torch.get_num_threads()
     started = int(os.environ.get("WORLD_SIZE", "1"))
@@ -54,8 +53,7 @@ def has_fast_bf16(use_cpu: bool = False) -> bool:
 def choose_precision(asked: str | bool = "auto", use_cpu: bool = False) -> bool:
     """Whether to train under bfloat16 autocast: `--bf16`, where `auto` asks the launcher and then the hardware.
 
-    Raises:
-        UserError: another word, or a launcher that was asked for another precision.
+    Raises UserError for another word, and for a launcher that was asked for another precision.
     """
     word = str(asked).lower()
     if word not in PRECISIONS:

@@ -43,16 +43,10 @@ def parse_duration(words: str, option: str = "--time-budget") -> float:
 
 
 def decide_steps(folder: Path, budget: float, build: "Callable[[int, str], RunTrainer]", started: float) -> int:
-    """Number of optimizer steps that fit into `budget` seconds: as decided when the run began, or from a trial now.
+    """Number of optimizer steps that fit into `budget` seconds from `started` (`time.perf_counter()`) on.
 
-    Args:
-        folder: the run's, whose `time_budget.json` keeps the decision.
-        budget: seconds.
-        build: `(steps, output folder)` to a trainer like the run's, on a copy of its model.
-        started: `time.perf_counter()` when the command began: loading and tokenizing count too.
-
-    Raises:
-        UserError: not even one step fits.
+    `build` makes a trainer like the run's, on a copy of its model, from steps and output folder. The run's folder keeps
+    the decision. Raises UserError where not even one step fits.
     """
     record, trial = folder / BUDGET_FILE, folder / TRIAL
     if record.is_file():
