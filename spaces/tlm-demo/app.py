@@ -249,8 +249,10 @@ def add_training(demo: Demo) -> None:
             except (DemoError, tlm_hf.errors.UserError) as error:
                 yield views.error(error), gr.DownloadButton(visible=False)
 
-    words = f"A CSV of at most {MOST_ROWS} rows with the columns <code>text</code> and <code>label</code>"
-    gr.HTML(views.section("train", PARTS["train"], f"{words}. It takes about a minute here, and nothing is kept."))
+    words = f"A CSV of at most {MOST_ROWS} rows and 2 MB with the columns <code>text</code> and <code>label</code>"
+    gr.HTML(
+        views.section("train", PARTS["train"], f"{words}. It takes about a minute; files are deleted within two hours.")
+    )
     file = gr.File(label="CSV", file_types=[".csv"], height=120)
     button = gr.Button("Train a committee", variant="primary", elem_classes="short")
     shown = gr.HTML("", elem_id="trained")
@@ -340,6 +342,7 @@ def main() -> None:
         theme=theme.set(button_primary_background_fill="*primary_600", **dark_enough),
         css=views.CSS,
         show_error=True,
+        max_file_size="2mb",
         server_name=os.environ.get("GRADIO_SERVER_NAME", host),
         mcp_server=importlib.util.find_spec("mcp") is not None,
     )

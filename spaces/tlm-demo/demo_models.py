@@ -126,9 +126,10 @@ def freeze(model: Any, tokenizer: Any) -> FrozenRuntime | None:
 
 
 def take_members(frozen: FrozenRuntime, places: list[int]) -> FrozenRuntime:
-    """The tables of some members."""
-    part, tables = copy(frozen), frozen.tables.items()
-    part.tables = {name: table.take(places, axis=MEMBER_AXIS.get(name, 0)) for name, table in tables}
+    """The tables of some members, and what all share: what the words say."""
+    part, shared = copy(frozen), {name: table for name, table in frozen.tables.items() if name.startswith("lexical.")}
+    own = {name: table for name, table in frozen.tables.items() if name not in shared}
+    part.tables = shared | {name: table.take(places, axis=MEMBER_AXIS.get(name, 0)) for name, table in own.items()}
     part.members = len(places)
     return part
 

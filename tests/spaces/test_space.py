@@ -110,6 +110,9 @@ def test_committees_that_cannot_be_frozen_answer_by_torch(space, tokenizer, tmp_
 
 def test_some_members_of_the_tables_answer_as_those_members(space, committee):
     _, demo_models, _ = space
+    words, classes = len(committee.frozen.tables["scores"]), len(LABELS)
+    lexical = {"weight": np.random.default_rng(0).normal(size=(words + 8, classes)), "idf": np.ones(words), "bias": 1.0}
+    committee.frozen.tables |= {f"lexical.{name}": table for name, table in lexical.items()}
     part = demo_models.take_members(committee.frozen, [0, 2])
     logits = part.member_logits(part.encode([TEXT])[0])
     assert logits == pytest.approx(committee.logits([TEXT])[:, [0, 2]], abs=1e-5)
