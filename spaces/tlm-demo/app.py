@@ -37,8 +37,8 @@ LIVE: Json = {"queue": False, "show_progress": "hidden", "trigger_mode": "always
 They are of `change`: that of `input` comes before the new value, so that answers would be a key late (gradio 6.31).
 """
 SLOW: Json = {"show_progress": "hidden", "concurrency_limit": 1, "api_visibility": "private"}
-MOST_ROWS, MOST_LETTERS = 500, 1000
-"""Of an uploaded table, and of a text in it that are read."""
+MOST_ROWS, FEW_ROWS, MOST_LETTERS = 500, 300, 1000
+"""Rows of an uploaded table, up to which there is time for all passes over them, and letters of a text."""
 MASKED = "The [MASK] of the matrix is returned."
 PARTS = {
     "live": "Classify",
@@ -142,7 +142,9 @@ def add_endpoints(demo: Demo) -> None:
 
     endpoints = {"classify": classify_text, "fill_mask": fill_mask, "overlap": overlap, "build_committee": committee}
     for name, answer in endpoints.items():
-        gr.api(or_error(answer, raise_error), api_name=name, concurrency_limit=4)
+        endpoint = or_error(answer, raise_error)
+        endpoint.__name__ = name  # a tool is called so
+        gr.api(endpoint, api_name=name, concurrency_limit=4)
 
 
 def add_live(demo: Demo) -> gr.Radio:
@@ -236,11 +238,12 @@ def add_training(demo: Demo) -> None:
     """A table in; a trained committee's scores, and its frozen folder to take away, out."""
 
     def train(file: str | None) -> Iterator[tuple[str, Any]]:
-        start, options = time.monotonic(), {"encoder": [demo.encoders[0].source], "num_train_epochs": 8.0}
+        start, encoders = time.monotonic(), [] if tlm_hf.pretrained() else [demo.encoders[0].source]
         with tempfile.TemporaryDirectory(prefix="tlm-demo-") as folder:
             try:
                 table = read_table(file)
                 yield views.box('<p role="status">Training three members …</p>'), gr.skip()
+                options = {"encoder": encoders, "num_train_epochs": 8.0 if len(table) > FEW_ROWS else None}
                 _, report = tlm_hf.train_committee(table, output_dir=f"{folder}/committee", **options)
                 archive = shutil.make_archive(f"{folder}/frozen-committee", "zip", f"{folder}/committee/frozen")
                 words = f"Trained in {time.monotonic() - start:.0f} seconds on {processor()}."

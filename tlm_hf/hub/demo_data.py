@@ -74,11 +74,11 @@ def stage_demo(
 
     Args:
         destination: the folder.
-        tasks: what can be classified, at least one.
-        encoders: by what people read, for filling masks; the first one's tokenizer counts tokens.
-        corpus_name: what the encoders were pre-trained on, in words.
+        tasks: at least one.
+        encoders: for filling masks, by name; the first one's tokenizer counts tokens.
+        corpus_name: what they were pre-trained on.
         corpus: its texts.
-        study: `rows.json` of a study's report, for the findings; None for none.
+        study: `rows.json` of a study's report, for the findings.
 
     Raises:
         UserError: a model folder that is missing or broken, or a committee of too many members.

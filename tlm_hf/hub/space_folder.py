@@ -20,12 +20,6 @@ USAGE = "## How to run it"
 def stage_space(entry: Entry, release: Release, folder: Path, *, smoke: bool) -> None:
     """Copy the Space, the runtime of frozen committees and the demonstration, whose models become the release's.
 
-    Args:
-        entry: the repository.
-        release: that it belongs to.
-        folder: where to.
-        smoke: whether it shows a model of smoke size.
-
     Raises:
         UserError: a folder that is not a demonstration, or one that shows what the release does not name.
     """
