@@ -257,7 +257,10 @@ def text_hash(texts: Iterable[str]) -> str:
 
 def text_keys(texts: Iterable[str], seed: int | str) -> np.ndarray:
     """Sort keys of texts for a seed: SHA-256 of seed, NUL and text, bytes (texts,)."""
-    return np.frombuffer(b"".join(hashlib.sha256(f"{seed}\0{text}".encode()).digest() for text in texts), "S32")
+    digests = bytearray()
+    for text in texts:
+        digests += hashlib.sha256(f"{seed}\0{text}".encode()).digest()
+    return np.frombuffer(digests, "S32")
 
 
 def tells_rows_apart(tables: Sequence[datasets.Dataset], column: str) -> bool:
