@@ -172,12 +172,10 @@ def encode_whole(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]]
     return encode
 
 
-def tokenize(
-    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, description: str = "Tokenizing"
-) -> datasets.Dataset:
+def tokenize(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
     """Replace the column `text` by `input_ids` (truncated to `max_length` tokens, special tokens included)."""
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         return {"input_ids": tokenizer(batch["text"], truncation=True, max_length=max_length)["input_ids"]}
 
-    return dataset.map(encode, batched=True, remove_columns=["text"], desc=description)
+    return dataset.map(encode, batched=True, remove_columns=["text"], desc="Tokenizing")
