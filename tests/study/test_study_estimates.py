@@ -14,7 +14,7 @@ from tlm_hf.study.estimates import (
     committees_right,
     difference,
     mean_difference,
-    one_of_each,
+    mixed,
     slope,
     subsets,
 )
@@ -138,8 +138,8 @@ def test_of_too_many_committees_some_are_drawn():
     assert len(subsets(10, 5)) == 252
     many = subsets(40, 5)
     assert len(many) == len(set(many)) == 300
-    assert one_of_each([2, 1, 2]) == [(0, 2, 3), (0, 2, 4), (1, 2, 3), (1, 2, 4)]
-    drawn = one_of_each([30, 30])
+    assert mixed([2, 1, 2]) == [(0, 2, 3), (0, 2, 4), (1, 2, 3), (1, 2, 4)]
+    drawn = mixed([30, 30])
     assert len(set(drawn)) == 300
     assert all(0 <= first < 30 <= second < 60 for first, second in drawn)
 

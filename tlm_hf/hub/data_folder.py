@@ -36,16 +36,10 @@ def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"The front matter of {folder / CARD} is not valid: correct it.") from error
     if card.data.license in (None, "unknown", ["unknown"]) or UNKNOWN in card.text:
-        raise UserError(
-            f"The licence of {entry.name}'s source is not known: say it in {folder / CARD}, in the field `license` and "
-            "in the text, and stage again."
-        )
+        raise UserError(f"{entry.name} has no licence: say it in {folder / CARD}, in `license` and in the text.")
     name = card.data.to_dict().get("license_name")
     if name in NEEDS_CHECK and not licence_checked:
-        raise UserError(
-            f"{entry.name} would publish its rows again, and {NEEDS_CHECK[name]}: look whether you may, then add "
-            "--i-have-checked-the-licence."
-        )
+        raise UserError(f"{entry.name}: {NEEDS_CHECK[name]}; if you may publish it, add --i-have-checked-the-licence.")
     return facts
 
 

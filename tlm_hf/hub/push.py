@@ -105,10 +105,7 @@ def _commit(hub: Hub, staged: StagedRelease, repository: Repository, change: Cha
         now = compare_branch(hub, staged, repository, change.where)
         if now.is_empty:
             return now.head
-        raise UserError(
-            f"{change.where} was changed on the Hub by others while it was being sent, and was left as it is: look "
-            "at it there, then push again."
-        ) from error
+        raise UserError(f"{change.where} was changed by others meanwhile: look at it, then push again.") from error
 
 
 def _push_collection(hub: Hub, staged: StagedRelease, facts: Json, public: bool) -> str:

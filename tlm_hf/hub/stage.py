@@ -19,20 +19,9 @@ from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable_path
 from ..training.finetune import NEW
+from . import manifest
 from .data_folder import dataset_facts, stage_dataset
-from .manifest import (
-    BASE,
-    MANIFEST_FILE,
-    MEMBERS,
-    RELEASE_FILE,
-    Repository,
-    StagedRelease,
-    build_manifest,
-    dataset_command,
-    read_staged,
-    run_command,
-    tree_hash,
-)
+from .manifest import BASE, MANIFEST_FILE, MEMBERS, RELEASE_FILE, Repository, StagedRelease, read_staged
 from .model_folder import SourceRun, is_smoke, stage_release_model
 from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
@@ -119,7 +108,7 @@ class _Stager:
             folder = self.root / name
             folder.mkdir(parents=True)
             self._fill(entry, branch, folder)
-        tree = {name: tree_hash(self.root / name) for name in folders.values()}
+        tree = {name: manifest.tree_hash(self.root / name) for name in folders.values()}
         return Repository(entry.kind, KINDS[entry.kind].repo_type, repo_id, tree)
 
     def _fill(self, entry: Entry, branch: str | None, folder: Path) -> None:
@@ -133,7 +122,7 @@ class _Stager:
             subsets = stage_dataset(entry, repo_id, folder, version)
             configs = subsets["configs"].items()
             hashes = {config: {split: rows["sha256"] for split, rows in splits.items()} for config, splits in configs}
-            facts = {"results": subsets, "command": dataset_command(subsets), "data": {"configs": hashes}}
+            facts = {"results": subsets, "command": manifest.dataset_command(subsets), "data": {"configs": hashes}}
         else:
             run = self.runs[f"{entry.name}@{branch}" if branch else entry.name]
             results, inputs, evaluation = run.results, self.inputs[run.label], None
@@ -144,8 +133,9 @@ class _Stager:
             results = {**results, **places}
             stage_release_model(replace(run, results=results), self.release, folder, evaluation, inputs)
             data = {key: value for key, value in results["settings"].items() if key.endswith(("sha256", "revision"))}
-            facts = {"results": results, "command": run_command(results), "inputs": inputs, "data": data | places}
-        write_json(folder / MANIFEST_FILE, build_manifest(repo_id, entry.kind, version, folder, **facts))
+            command = manifest.run_command(results)
+            facts = {"results": results, "command": command, "inputs": inputs, "data": data | places}
+        write_json(folder / MANIFEST_FILE, manifest.build_manifest(repo_id, entry.kind, version, folder, **facts))
         check_folder(folder, self.private)
 
     def _inputs(self, run: SourceRun) -> Json:
@@ -167,10 +157,8 @@ class _Stager:
         if entry.kind == "classifier":  # its base may be a branch
             fitting += [label.partition("@")[0] for label in fitting]
         if name.partition("@")[0] not in names if "/" in name else name not in fitting:
-            raise UserError(
-                f"{entry.name} was not made from {name}: its run read {', '.join(names) or 'nothing'}"
-                f"{f', which is {fitting[0]}' if fitting else ''}; correct the release file."
-            )
+            read_names = (", ".join(names) or "nothing") + (f", which is {fitting[0]}" if fitting else "")
+            raise UserError(f"{entry.name} was not made from {name}: its run read {read_names}; correct that file.")
 
     def _input(self, preferred: str | None, weights: str) -> Json:
         """The repository with these weights, the preferred one of several; it alone may be elsewhere."""

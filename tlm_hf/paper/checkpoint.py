@@ -34,8 +34,7 @@ TIED = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 """May be absent, since they are other tensors under a second name."""
-BUFFERS = (f"{EMBEDDINGS}position_ids",)
-"""Of older transformers; stock BERT does not read them either."""
+BUFFERS = (f"{EMBEDDINGS}position_ids",)  # of older transformers; stock BERT does not read them either
 SIZES = {
     "vocab_size": (f"{EMBEDDINGS}word_embeddings.weight", 0),
     "hidden_size": (f"{EMBEDDINGS}word_embeddings.weight", 1),
@@ -78,10 +77,8 @@ def open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
         raise UserError(f"The model in {folder} is of type {kind!r}{already}: name a BERT of the authors.")
     heads = [head for head in ("cls.predictions", "classifier") if any(name.startswith(f"{head}.") for name in tensors)]
     if len(heads) != 1:
-        raise UserError(
-            f"The weights in {folder} need one head, cls.predictions.* or classifier.*, but have "
-            f"{', '.join(heads) or 'no'} head: name a checkpoint of the authors."
-        )
+        found = f"{', '.join(heads) or 'no'} head and not one of cls.predictions and classifier"
+        raise UserError(f"The weights in {folder} have {found}: name a checkpoint of the authors.")
     return fields, tensors
 
 
@@ -128,10 +125,8 @@ def _read_sizes(folder: Path, fields: Json, tensors: Tensors, has_block: bool) -
     shape["num_hidden_layers"] = last + 1  # the block is counted by the authors
     for field, value in shape.items():
         if fields.get(field, value) != value:
-            raise UserError(
-                f"The config.json of {folder} says {field} {json.dumps(fields[field])} but its tensors say {value}: "
-                "restore both from where they came."
-            )
+            words = f"The config.json of {folder} says {field} {json.dumps(fields[field])}"
+            raise UserError(f"{words} but its tensors say {value}: restore both from where they came.")
     if has_block:
         shape["num_hidden_layers"] -= 1
         numbers = range(0, _last_number(f"{BLOCK}layers.", tensors) + 1, 3)
@@ -153,10 +148,8 @@ def _last_number(prefix: str, tensors: Tensors) -> int:
 def _build_config(folder: Path, fields: Json, shape: Json) -> TLMConfig:
     for name, required in FIXED.items():
         if fields.get(name, required) != required:
-            raise UserError(
-                f"The config.json of {folder} says {name} {json.dumps(fields[name])}, but the authors' models have "
-                f"{json.dumps(required)}: import only checkpoints of theirs."
-            )
+            words = f"The config.json of {folder} says {name} {json.dumps(fields[name])}"
+            raise UserError(f"{words}, but the authors' models have {json.dumps(required)}: import only theirs.")
     values = {name: fields[name] for name in COPIED if fields.get(name) is not None}
     if not values.get("num_attention_heads"):
         raise UserError(f"The config.json of {folder} has no num_attention_heads, which no shape tells: restore it.")

@@ -155,6 +155,5 @@ def writing(what: str, folder: Path) -> Iterator[None]:
             raise
         checkpoints = list_checkpoints(folder)
         last = f"the last good one is {checkpoints[0].name}" if checkpoints else "there is no earlier one"
-        raise UserError(
-            f"{what} could not be written: {why}; {last}: free space in {folder} and run the same command again."
-        ) from error
+        words = f"{what} could not be written: {why}; {last}"
+        raise UserError(f"{words}: free space in {folder} and run the same command again.") from error

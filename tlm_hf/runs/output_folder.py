@@ -58,9 +58,7 @@ class Run:
         try:
             self._lock = lock(self.folder / LOCK, wait=False)
         except filelock.Timeout:
-            raise UserError(
-                f"Another process is working in {self.folder}: wait for it, or choose another --output-dir."
-            ) from None
+            raise UserError(f"Another process works in {self.folder}: wait, or choose another --output-dir.") from None
         if not begun:
             write_json(record, {"kind": kind, "settings": self.settings})
 
@@ -69,14 +67,10 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             names = [path.name for path in self.folder.iterdir() if not path.name.endswith(HARMLESS)]
         except OSError as error:
-            raise UserError(
-                f"The output folder {self.folder} cannot be used ({error.strerror}): choose another --output-dir."
-            ) from error
+            words = f"The output folder {self.folder} cannot be used ({error.strerror})"
+            raise UserError(f"{words}: choose another --output-dir.") from error
         if names and (is_main_process() or names != [RUN_FILE]):  # process 0 of this very run may have been faster
-            raise UserError(
-                f"The output folder {self.folder} holds other files and no {RUN_FILE}: choose an empty or new "
-                "--output-dir."
-            )
+            raise UserError(f"{self.folder} holds other files and no {RUN_FILE}: choose an empty or new --output-dir.")
 
     def _compare(self, record: Json) -> None:
         """Refuse a folder of another run; the threads of a finished one, which is only read, may differ."""
@@ -87,16 +81,12 @@ class Run:
         if not differing or (differing == ["threads"] and self.results is not None):
             return
         if differing == ["threads"]:
-            raise UserError(
-                f"The run in {self.folder} began with {before['threads']} CPU threads and would continue with "
-                f"{now['threads']}, which rounds otherwise: add --num-threads {before['threads']}."
-            )
+            words = f"The run in {self.folder} began with {before['threads']} CPU threads and not {now['threads']}"
+            raise UserError(f"{words}, which rounds otherwise: add --num-threads {before['threads']}.")
         shown = ["kind"] if "kind" in differing else differing[:3]
         details = [f"{name} {before.get(name)!r} there and {now.get(name)!r} here" for name in shown]
-        raise UserError(
-            f"The output folder {self.folder} belongs to another run ({', '.join(details)}): choose another "
-            "--output-dir, or delete that folder."
-        )
+        words = f"The output folder {self.folder} belongs to another run ({', '.join(details)})"
+        raise UserError(f"{words}: choose another --output-dir, or delete that folder.")
 
     @property
     def results(self) -> Json | None:

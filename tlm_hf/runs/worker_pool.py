@@ -183,10 +183,8 @@ def _result(job: Job, future: Future[Json]) -> Json:
     except UserError as error:
         raise UserError(f"{job.name}: {error}") from error
     except BrokenProcessPool:
-        raise UserError(
-            f"The process of {job.name} or one beside it was killed, perhaps for want of memory (see its {LOG_FILE}): "
-            "the same command continues; --workers 1 needs the least memory."
-        ) from None
+        words = f"The process of {job.name} or one beside it was killed, perhaps for want of memory (see {LOG_FILE})"
+        raise UserError(f"{words}: the same command continues; --workers 1 needs the least memory.") from None
 
 
 class _Bar(tqdm):

@@ -138,7 +138,7 @@ def subsets(members: int, count: int) -> list[tuple[int, ...]]:
     return _thin(list(combinations(range(members), count)))
 
 
-def one_of_each(counts: Sequence[int]) -> list[tuple[int, ...]]:
+def mixed(counts: Sequence[int]) -> list[tuple[int, ...]]:
     """All committees of one member of each kind, or `MOST_COMMITTEES` random ones; numbered through the kinds."""
     ends = np.cumsum(counts)
     return _thin(list(product(*(range(end - count, end) for end, count in zip(ends, counts, strict=True)))))

@@ -16,17 +16,7 @@ from ..evaluation.scoring import unpack_logits
 from ..hub.demo_data import calibrated_scores
 from ..runs.atomic_files import Json
 from ..training.finetune import LOGITS_FILE
-from .estimates import (
-    Answers,
-    Estimate,
-    accuracy,
-    committees_right,
-    difference,
-    mean_difference,
-    one_of_each,
-    slope,
-    subsets,
-)
+from .estimates import Answers, Estimate, accuracy, committees_right, difference, mean_difference, mixed, slope, subsets
 from .execute import Record
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, Planner, Point, StudyRun
 from .plan_file import ARM_NAMES, BASELINE_NAMES
@@ -129,10 +119,7 @@ class Findings:
                 raise UserError(f"The record {folder} is damaged: delete it, and the study makes it again.") from error
             first, expected = self._labels.setdefault((run.settings["task"], split), (name, labels))
             if not np.array_equal(labels, expected):
-                raise UserError(
-                    f"The runs {first} and {name} have other {split} texts and cannot be compared: delete the records "
-                    "made with other data, and the study makes them again."
-                )
+                raise UserError(f"The runs {first} and {name} have other {split} texts: delete one of their records.")
             self._answers[name, split] = logits, labels
         return self._answers[name, split]
 
@@ -253,10 +240,10 @@ class Findings:
         if len(answers) > 1:
             counts = [logits.shape[1] for logits, _ in answers.values()]
             together = np.concatenate([logits for logits, _ in answers.values()], axis=1)
-            mixed = Answers(committees_right(together, answers[shallow][1], one_of_each(counts)), sum(counts))
+            together_right = Answers(committees_right(together, answers[shallow][1], mixed(counts)), sum(counts))
             cost = sum(sum(self._cost(members[recipe])) for recipe in answers)
             name = f"mixed: one each of {', '.join(answers)}"
-            yield Committees(name, "mixed", {len(answers): mixed}, {len(answers): cost})
+            yield Committees(name, "mixed", {len(answers): together_right}, {len(answers): cost})
         if longer:
             yield self._alike(f"committee of {longer}", shallow, first[longer, "pretrained"])
         yield self._alike(f"committee of {shallow} from scratch", shallow, first[shallow, "scratch"])

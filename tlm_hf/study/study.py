@@ -228,9 +228,7 @@ def run_study(arguments: StudyArguments) -> Json:
     try:
         holder = lock(folder / ".lock", wait=False)
     except Timeout as error:
-        raise UserError(
-            f"Another study is running in {folder}: wait for it, or give this one another --results-dir and --work-dir."
-        ) from error
+        raise UserError(f"Another study is running in {folder}: wait for it, or give another --results-dir.") from error
     try:
         for partial in arguments.records_folder.glob(".partial-*"):  # of a process that was killed
             shutil.rmtree(partial, ignore_errors=True)
