@@ -8,7 +8,8 @@ from scipy import stats
 from scipy.special import softmax
 
 from tlm_hf.models.combination_committee import combine
-from tlm_hf.study.estimates import (
+from tlm_hf.study import estimates
+from tlm_hf.study.estimates import Answers, accuracy, committees_right, difference, mean_difference, mixed, subsets
     Answers,
     accuracy,
     committees_right,
@@ -102,7 +103,7 @@ def test_the_slope_is_that_of_numpys_polyfit(answers):
     pretrained = [(generator.random((4, 900)) < 0.6 + 0.03 * place).astype(float) for place in range(4)]
     points = [3.0, 4.0, 5.5, 6.0]
     expected = np.polyfit(points, [ours.mean() - scratch for ours in pretrained], 1)[0]
-    found = slope(points, pretrained)
+    found = estimates.slope(points, pretrained)
     assert found.value == pytest.approx(expected)
     by_seed = [np.polyfit(points, [ours[seed].mean() for ours in pretrained], 1)[0] for seed in range(4)]
     expected_t = stats.t.interval(0.95, 3, np.mean(by_seed), stats.sem(by_seed))
