@@ -10,15 +10,6 @@ from scipy.special import softmax
 from tlm_hf.models.combination_committee import combine
 from tlm_hf.study import estimates
 from tlm_hf.study.estimates import Answers, accuracy, committees_right, difference, mean_difference, mixed, subsets
-    Answers,
-    accuracy,
-    committees_right,
-    difference,
-    mean_difference,
-    mixed,
-    slope,
-    subsets,
-)
 from tlm_hf.study.execute import Record
 from tlm_hf.study.findings import SMALLEST, Committees, Findings
 from tlm_hf.study.plan import GAP, OVERLAP, Planner
