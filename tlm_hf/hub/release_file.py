@@ -1,25 +1,6 @@
 """The release file: one YAML that names every repository of a release.
 
-    version: 0.1.0
-    namespace: tiny-lab            # user or organization on the Hub
-    licence: apache-2.0            # of the models and the Space; data sets state that of their source
-    data:
-      tlm-wikipedia: {folder: outputs/tlm-wikipedia}                       # made by `tlm prepare-data` or `tlm overlap`
-    encoders:
-      tlm-bert1: {run: outputs/bert-1, corpus: English Wikipedia, data: [tlm-wikipedia], revisions: {seed-1: outputs/b}}
-    classifiers:
-      tlm-bert1-news: {run: outputs/news, base: tlm-bert1, task: news by section}
-    committees:
-      tlm-committee-news: {run: outputs/committee, members: [tlm-bert1-news], task: news by section}
-    frozen:
-      tlm-committee-news-frozen: {run: outputs/frozen, base: tlm-committee-news, task: news by section}   # tlm freeze
-    adapters:
-      tlm-bert1-news-lora: {run: outputs/news-lora, base: tlm-bert1, task: news by section}
-    spaces:
-      tlm-demo: {demo: outputs/demo, committees: {ag_news: tlm-committee-news}, encoders: {bert-1: tlm-bert1}}
-    collection: {title: Tiny language models, description: Encoders of one to six layers., papers: ["2507.14871"]}
-
-Paths are relative to the folder that the command is started in, as in every command.
+docs/tutorials/publish.md has an example of every field; paths are relative to where the command is started.
 """
 
 import difflib
@@ -75,7 +56,7 @@ LINKS = {
 @strict
 @dataclass
 class Entry:
-    """One repository of the release file, see the example above; `source` is its `folder`, `run` or `demo`.
+    """One repository of the release file; `source` is its `folder`, `run` or `demo`.
 
     `base` and `members` may be branches (`name@branch`); models of a Space are by task or by what people read.
     """
