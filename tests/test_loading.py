@@ -7,6 +7,7 @@ Python in which `import tlm_hf` fails; each case is caught by itself and asserte
 import copy
 import json
 from importlib.util import find_spec
+from itertools import product
 
 import pytest
 import torch
@@ -212,38 +213,26 @@ def test_saved_config_is_stock_bert_with_our_auto_map(shelf, name):
     assert (shelf[0] / name / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", BERT)
-@pytest.mark.parametrize("trust", [False, True])
-def test_plain_encoders_open_without_the_package(shelf, away, tokenizer, name, trust):
+FOLDERS = [*product(BERT, (False, True)), *product([*CONVOLUTION, "committee"], (True,))]
+
+
+@pytest.mark.parametrize(("name", "trust"), FOLDERS)
+def test_folders_open_without_the_package(shelf, away, tokenizer, name, trust):
+    """As stock BERT or, with trust, as remote code; convolutions and committees with trust alone."""
     _, expected, inputs = shelf
-    kind = kind_of(name)
-    result = away[f"{name}/{trust}"]
+    kind, result = kind_of(name), away[f"{name}/{trust}"]
     expect(result, expected[name], inputs)
-    assert result["class"] == (OURS if trust else STOCK)[AUTO_OF[kind]]
+    assert result["class"] == (CLASS_OF[kind].__name__ if trust else STOCK[AUTO_OF[kind]])
     assert result["module"] == ("transformers_modules" if trust else "transformers")
-    assert result["training"] is False
-    assert result["said"] == []
-    task = {"masked_lm": "fill-mask", "classifier": "text-classification"}.get(kind)
-    if task:
+    assert (result["training"], result["said"]) == (False, [])
+    if kind != "encoder":
+        task = "fill-mask" if kind == "masked_lm" else "text-classification"
         shown = away[f"{name}/{task}/{trust}"]
         expect_pipeline(shown, expected[name], tokenizer, task)
         assert shown["class"] == result["class"]
-
-
-@pytest.mark.parametrize("name", [*CONVOLUTION, "committee"])
-def test_convolution_and_committee_open_as_remote_code(shelf, away, tokenizer, name):
-    _, expected, inputs = shelf
-    result = away[f"{name}/True"]
-    expect(result, expected[name], inputs)
-    assert result["class"] == type(expected[name]).__name__
-    assert result["module"] == "transformers_modules"
-    assert result["type"] == ("tlm_committee" if name == "committee" else "tlm")
-    assert result["said"] == []
-    kind = kind_of(name)
-    if kind != "encoder":
-        task = "fill-mask" if kind == "masked_lm" else "text-classification"
-        expect_pipeline(away[f"{name}/{task}/True"], expected[name], tokenizer, task)
-    assert "trust_remote_code" in away[f"{name}/False"]["error"]
+    if name not in BERT:
+        assert result["type"] == ("tlm_committee" if name == "committee" else "tlm")
+        assert "trust_remote_code" in away[f"{name}/False"]["error"]
 
 
 @pytest.mark.parametrize("trust", [False, True])
