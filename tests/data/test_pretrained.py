@@ -35,8 +35,9 @@ def test_a_run_becomes_an_encoder_that_its_name_opens(run, tmp_path, monkeypatch
     embed_encoder.main([str(run), "--root", str(tmp_path / "pretrained")])
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
     folder = tlm_hf.pretrained()["tlm-tiny-0"]
-    assert {"README.md", "manifest.json", "results.json", "progress.log"} <= {path.name for path in folder.iterdir()}
-    assert "CC BY-SA 4.0" in (folder / "README.md").read_text(encoding="utf-8")
+    assert {"README.md", "manifest.json", "results.json"} <= {path.name for path in folder.iterdir()}
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "CC BY-SA 4.0" in card and 'tlm_hf.pretrained()["tlm-tiny-0"]' in card
     assert list(folder.glob("*.py")) == []
     stored, original = load_file(folder / "model.safetensors"), load_file(run / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
@@ -60,5 +61,6 @@ def test_what_the_package_carries_is_small_and_has_its_papers():
     assert ignored.stdout == ""
     for folder in folders:
         assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
-        assert "CC BY-SA 4.0" in (folder / "README.md").read_text(encoding="utf-8")
+        card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "CC BY-SA 4.0" in card and 'tlm_hf.pretrained()["tlm-tiny-0"]' in card
         assert (folder / "manifest.json").is_file()
