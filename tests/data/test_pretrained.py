@@ -61,6 +61,5 @@ def test_what_the_package_carries_is_small_and_has_its_papers():
     assert ignored.stdout == ""
     for folder in folders:
         assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
-        card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "CC BY-SA 4.0" in card and 'tlm_hf.pretrained()["tlm-tiny-0"]' in card
+        assert "CC BY-SA 4.0" in (folder / "README.md").read_text(encoding="utf-8")
         assert (folder / "manifest.json").is_file()
