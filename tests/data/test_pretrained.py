@@ -37,7 +37,8 @@ def test_a_run_becomes_an_encoder_that_its_name_opens(run, tmp_path, monkeypatch
     folder = tlm_hf.pretrained()["tlm-tiny-0"]
     assert {"README.md", "manifest.json", "results.json"} <= {path.name for path in folder.iterdir()}
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "CC BY-SA 4.0" in card and 'tlm_hf.pretrained()["tlm-tiny-0"]' in card
+    assert "CC BY-SA 4.0" in card
+    assert 'tlm_hf.pretrained()["tlm-tiny-0"]' in card
     assert list(folder.glob("*.py")) == []
     stored, original = load_file(folder / "model.safetensors"), load_file(run / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
