@@ -144,9 +144,6 @@ def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapp
             raise UserError(f"There is no option {word!r}{suggest(word, list(known)) or '.'}")
         if name in named:
             raise UserError(f"{name!r} is given twice, once as {word!r}: leave one of them out.")
-        choices = known[name].metadata.get("choices")
-        if choices and value is not None and value not in choices:
-            raise UserError(f"{flag(name)} is {value!r}: choose {' or '.join(choices)}.")
         if value is not None:
             named[name] = value
     for name, reason in REFUSED.items():
@@ -154,6 +151,10 @@ def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapp
     for one, other in EXCLUSIVE:
         if one in named:
             refuse(named, [other], f"{flag(one)} sets the same")
+    for name, value in named.items():
+        choices = known[name].metadata.get("choices")
+        if choices and value not in choices:
+            raise UserError(f"{flag(name)} is {value!r}: choose {' or '.join(choices)}.")
     return named
 
 
