@@ -93,38 +93,29 @@ def add_endpoints(demo: Demo) -> None:
     """What answers by JSON; with gradio[mcp] these are tools for agents too, described by their docstrings."""
 
     def classify_text(text: str, task: str = "") -> dict:
-        """Classify an English text by a committee of one-layer encoders, and say how far its members agree.
+        """Classify an English text by a committee: label, probabilities, its members' votes, entropy (nats), time.
 
         Args:
             text: a sentence or a paragraph.
             task: name of the task; empty for the first one.
-
-        Returns:
-            label, probabilities and votes by label, entropy (nats), milliseconds, notes.
         """
         found = classify(text, choose(demo, task).committee, leave_out=False)
         record = {name: getattr(found, name) for name in ("label", "votes", "entropy", "milliseconds", "notes")}
         return record | {"probabilities": dict(zip(found.labels, found.probabilities.tolist(), strict=True))}
 
     def fill_mask(text: str) -> dict:
-        """Fill every [MASK] of a text by each encoder, pre-trained and not.
+        """Fill every [MASK] of a text by each encoder: the five likeliest tokens with their probabilities.
 
         Args:
             text: English, with one to ten [MASK].
-
-        Returns:
-            By encoder, for each mask the five likeliest tokens with their probabilities.
         """
         return {encoder.name: fill_masks(text, encoder)[0] for encoder in demo.encoders}
 
     def overlap(text: str) -> dict:
-        """Compare a text's tokens with those of the text that the encoders were pre-trained on.
+        """Compare a text with the pre-training text: shares of tokens seen there, Jensen-Shannon divergence (bits).
 
         Args:
             text: what is compared.
-
-        Returns:
-            tokens, different, different_seen and occurrences_seen (shares), divergence (Jensen-Shannon, bits), notes.
         """
         return {name: value for name, value in vars(measure_overlap(text, demo)).items() if name != "marked"}
 
@@ -134,9 +125,6 @@ def add_endpoints(demo: Demo) -> None:
         Args:
             members: their names, such as ["member 0", "member 2"].
             task: name of the task; empty for the first one.
-
-        Returns:
-            For each: model, accuracy, macro_f1, loss, calibration_error, temperature, milliseconds.
         """
         return build_committee(choose(demo, task), members)
 

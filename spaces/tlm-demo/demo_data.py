@@ -118,7 +118,7 @@ def load_demo() -> Demo:
 
 def find_model(folder: Path, source: str) -> str:
     """The folder of a model, from the demonstration's or that of a staged release; else its name on the Hub."""
-    places = [folder / source, folder.absolute().parents[2] / source]
+    places = [folder / source, folder.absolute() / "../../.." / source]
     return next((str(place.resolve()) for place in places if place.is_dir()), source)
 
 
