@@ -1,9 +1,30 @@
-"""Scores of classifiers, of models of several labels a text, and of regressions, by scikit-learn and scipy."""
+"""Scores of classifiers (accuracy and F1 as a module of `evaluate`, whose `load` needs the network) and regressions."""
 
+import datasets
+import evaluate
 import numpy as np
 from scipy.special import log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error, precision_recall_fscore_support, r2_score
+
+
+class AccuracyAndF1(evaluate.Metric):
+    """`accuracy` and `macro_f1` (unweighted mean over classes) of class ids (n,), by scikit-learn."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(
+            description="Share of correct predictions, and mean F1 over classes.",
+            citation="Pedregosa et al., Scikit-learn: Machine Learning in Python, JMLR 12, 2011",
+            inputs_description="class ids (n,)",
+            features=features,
+        )
+
+    def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        return {
+            "accuracy": float(accuracy_score(references, predictions)),
+            "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0)),
+        }
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -13,12 +34,8 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
         logits: float (n, classes); softmax(logits) are the probabilities.
         labels: int (n,).
     """
-    predictions = logits.argmax(axis=-1)
-    return {
-        "accuracy": float(accuracy_score(labels, predictions)),
-        "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0)),
-        "loss": float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean()),
-    }
+    scores = AccuracyAndF1(keep_in_memory=True).compute(predictions=logits.argmax(axis=-1), references=labels)
+    return {**scores, "loss": float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean())}
 
 
 def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
