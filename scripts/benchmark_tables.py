@@ -1,6 +1,6 @@
 """Tables as people have them: train-committee against tuned TF-IDF, averaged count vectors and a frozen MiniLM.
 
-TLM_DATA=data python scripts/benchmark_tables.py --json results/tables.json --output-dir outputs/tables
+TLM_DATA=data python scripts/benchmark_tables.py --json results/benchmark/tables.json --output-dir outputs/tables
 
 Each table has so many rows in all, for training and validation; the test texts are others, always the same. Of FewRel
 the first 16 relations are taken. The same command continues.
