@@ -155,7 +155,10 @@ def draw(scores: list[dict[str, Any]], file: Path) -> None:
         with new_figure(path, str(data), "rows of the table", "test accuracy (%)") as axes:
             for model, line in (100 * rows.pivot_table("accuracy", "rows", "model")).items():
                 axes.plot(line.index, line, "o-", label=model)
+            sizes = sorted(rows["rows"].unique())
             axes.set_xscale("log")
+            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            axes.minorticks_off()
             axes.legend(frameon=False)
 
 

@@ -126,13 +126,13 @@ def test_precisions_are_compared_on_the_task(folder, tmp_path, capsys):
     test = load_task(str(tmp_path / "task.csv"))["test"]
     _, expected = committee_logits(stock, AutoTokenizer.from_pretrained(root / "committee"), test["text"][:])
     accuracy = (expected.argmax(-1) == np.array(test["label"][:])).mean()
-    frozen = {("frozen", dtype) for dtype in TABLE_DTYPES}
-    assert set(found) == {("torch", "fp32"), ("torch", "bf16"), ("onnx", "fp32"), ("onnx", "int8"), *frozen}
-    for kind in (("torch", "fp32"), ("onnx", "fp32"), ("frozen", "float32")):
+    kinds = [("torch", "float32"), ("torch", "bfloat16"), ("onnxruntime", "float32"), ("onnxruntime", "int8")]
+    assert set(found) == {*kinds, *(("frozen", dtype) for dtype in TABLE_DTYPES)}
+    for kind in (("torch", "float32"), ("onnxruntime", "float32"), ("frozen", "float32")):
         assert found[kind]["accuracy"] == pytest.approx(accuracy)
         assert found[kind]["max_abs_diff"] < 1e-5
-    assert 1e-4 < found["onnx", "int8"]["max_abs_diff"] < 0.2
-    assert 1e-4 < found["torch", "bf16"]["max_abs_diff"] < 0.2
+    assert 1e-4 < found["onnxruntime", "int8"]["max_abs_diff"] < 0.2
+    assert 1e-4 < found["torch", "bfloat16"]["max_abs_diff"] < 0.2
     assert found["frozen", "float16"]["max_abs_diff"] < found["frozen", "int8"]["max_abs_diff"] < 0.3
     write_csv(
         tmp_path / "other.csv", [row | {"label": ("LABEL_0", "moon")[place % 2]} for place, row in enumerate(rows)]
