@@ -19,7 +19,7 @@ from mkdocs.structure.pages import Page
 
 from tlm_hf.commands.common import find_parser
 from tlm_hf.commands.table import COMMANDS
-from tlm_hf.recipes import ARCHITECTURES, SCHEDULES, SIZES, Architecture, Schedule, Size, describe_recipes
+from tlm_hf.recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Architecture, Schedule, Size, describe_recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<=\]\()(?P<target>(?:\.\./)*(?:[\w.-]+/)*[\w.-]+\.\w+)(?=[)#])")
@@ -132,7 +132,7 @@ def recipes_page() -> str:
     parts: list[tuple[str, type, dict[str, Any]]] = [
         ("Recipes (at `paper` width)", Architecture, ARCHITECTURES),
         ("Sizes", Size, SIZES),
-        ("Schedules of pre-training", Schedule, SCHEDULES),
+        ("Schedules of pre-training", Schedule, PRETRAINING_SCHEDULES),
     ]
     for title, kind, entries in parts:
         lines += [f"## {title}", "", (kind.__doc__ or "").split("\n\n")[0], *field_table(kind, list(entries.values()))]

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tlm_hf.cards import CardFacts
-from tlm_hf.data import pretrained
+from tlm_hf.data.embedded import FOLDER
 from tlm_hf.hub.manifest import MANIFEST_FILE, build_manifest, run_command, training_seconds
 from tlm_hf.hub.model_folder import stage_model
 from tlm_hf.runs.atomic_files import read_json, write_json
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Embed each run, and say how large its folder is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--root", type=Path, default=pretrained.FOLDER)
+    parser.add_argument("--root", type=Path, default=FOLDER)
     arguments = parser.parse_args(argv)
     for run in arguments.runs:
         folder = embed(run.resolve(), arguments.root)

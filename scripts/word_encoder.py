@@ -16,8 +16,8 @@ from embed_encoder import TEXT, shrink
 
 from tlm_hf import TLMModel
 from tlm_hf.commands.common import parse
+from tlm_hf.data.cooccurrence import count_rows
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.counts import count_rows
 from tlm_hf.data.tokenization import encode_whole, load_tokenizer
 from tlm_hf.hub.manifest import MANIFEST_FILE, build_manifest
 from tlm_hf.recipes import build_config

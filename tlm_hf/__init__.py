@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError, explain_missing
 
 if TYPE_CHECKING:
+    from .data.embedded import pretrained as pretrained
     from .data.masking import MaskingCollator as MaskingCollator
     from .data.masking import PretrainingSchedule as PretrainingSchedule
     from .data.overlap import TokenOverlap as TokenOverlap
-    from .data.pretrained import pretrained as pretrained
     from .data.tokenization import train_wordpiece as train_wordpiece
     from .evaluation.predict import predict as predict
     from .models.combination_committee import CommitteeOutput as CommitteeOutput
@@ -59,7 +59,7 @@ _HOMES = {
     "finetune": "training.finetune",
     "predict": "evaluation.predict",
     "pretrain": "training.pretrain",
-    "pretrained": "data.pretrained",
+    "pretrained": "data.embedded",
     "train_committee": "training.train_committee",
     "train_wordpiece": "data.tokenization",
 }

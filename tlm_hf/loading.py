@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .data.pretrained import model_folder, pretrained
+from .data.embedded import model_folder, pretrained
 from .data.tokenization import load_tokenizer
 from .errors import UserError, listed
 from .models.configuration_committee import CommitteeConfig

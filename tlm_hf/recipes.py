@@ -1,4 +1,4 @@
-"""The architectures and sizes by name: one registry; names are generated from it, never parsed back.
+"""Architectures, sizes and training schedules by name: one registry; names are generated from it, never parsed back.
 
 Run `python -m tlm_hf.recipes` to print the table of parameters and multiply-adds. Architectures are the paper's
 (arXiv 2507.14871, released encoders) and the plain `bert-1`; head size is 64 throughout, feed-forward 4 x hidden.
@@ -73,7 +73,7 @@ class Schedule:
     parts: int | None = None  # None for a rate that changes at every step
     group_by_length: bool = True  # batches of texts of similar length
     unigram_bias: bool = False  # the decoder's bias starts at log token shares: the first steps need not learn them
-    initialization: str = "random"  # of the word rows: or `counts`, those of `data.counts`
+    initialization: str = "random"  # of the word rows: or `counts`, those of `data.cooccurrence`
     neighbour_heads: bool = False  # the first layer's heads start as those of `start_with_neighbours`
     cls_objective: bool = False  # [CLS] predicts a word of its text: nothing else trains it in a one-layer encoder
     full_rate_up_to: int | None = None  # wider encoders take the rate times the square of this over their width
@@ -94,7 +94,7 @@ class Schedule:
 
 OUR_START: dict[str, Any] = {"initialization": "counts"}
 OUR_START |= dict.fromkeys(("unigram_bias", "neighbour_heads", "cls_objective"), True)
-SCHEDULES = {
+PRETRAINING_SCHEDULES = {
     schedule.name: schedule
     for schedule in (
         Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None, **OUR_START, full_rate_up_to=NARROW),
@@ -102,6 +102,15 @@ SCHEDULES = {
         Schedule("paper-repaired", 5e-5, 0.02, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, group_by_length=False),
     )
 }
+
+COMMON = {"batch_size": 32, "weight_decay": 0.01, "dropout": 0.1}
+FINETUNING_SCHEDULES: dict[str, dict[str, float]] = {
+    "tlm": {"num_train_epochs": 8.0, "learning_rate": 1e-3, "warmup_share": 0.1, "max_grad_norm": 1.0, **COMMON},
+    "paper": {"num_train_epochs": 50.0, "learning_rate": 5e-5, "warmup_share": 0.0, "max_grad_norm": 0.0, **COMMON},
+}
+"""Values of options of fine-tuning that were not given. `paper` (the authors' settings) also decays every weight,
+biases and LayerNorms included, and lowers the learning rate once an epoch; `tlm` decays matrices alone and lowers it
+each step."""
 
 ARCHITECTURES = {
     architecture.name: architecture
@@ -136,7 +145,7 @@ def _find(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
 
 find_architecture = partial(_find, ARCHITECTURES, "recipe")
 find_size = partial(_find, SIZES, "size")
-find_schedule = partial(_find, SCHEDULES, "schedule")
+find_schedule = partial(_find, PRETRAINING_SCHEDULES, "schedule")
 
 
 def default_initializer_range(hidden_size: int, num_hidden_layers: int) -> float:

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 
 from tlm_hf.data import docstrings
-from tlm_hf.data.counts import count_rows
+from tlm_hf.data.cooccurrence import count_rows
 from tlm_hf.data.overlap_subsets import overlap_subsets
 from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tokenization import train_wordpiece

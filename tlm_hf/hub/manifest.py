@@ -22,9 +22,9 @@ from ..export import FreezeArguments
 from ..runs.atomic_files import Json, file_hash, read_json
 from ..runs.provenance import commit, versions
 from ..training import finetune_options, pretrain_options
+from ..training.callbacks import snapshot_folder
 from ..training.join_committee import CommitteeArguments
 from ..training.options import option_defaults
-from ..training.snapshots import snapshot_folder
 
 MANIFEST_FILE, RELEASE_FILE = "manifest.json", "release.json"
 REPOSITORY, BASE, MEMBERS, OUTPUT = "{repository}", "{base}", "{members}", "{output}"

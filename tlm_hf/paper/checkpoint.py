@@ -1,4 +1,4 @@
-"""Checkpoints as the paper's authors publish them (arXiv 2507.14871): read and checked, nothing written.
+"""Checkpoints as the paper's authors publish them (arXiv 2507.14871): read, checked and converted to ours in memory.
 
 Names are those of stock BERT, except that in a convolution model `bert.encoder.layer.0` is the block before the
 transformer layers, which `num_hidden_layers` counts: `layers.{0,3,6}` convolutions, `layers.{1,4,7}` their BatchNorms,

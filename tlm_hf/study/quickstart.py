@@ -11,7 +11,7 @@ import datasets
 
 from ..cards import CardFacts
 from ..data.corpora import corpus_hash, load_corpus
-from ..data.pretrained import pretrained
+from ..data.embedded import pretrained
 from ..data.task_options import option
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..data.task_options import TEXT_OPTIONS, TaskArguments, option
 from ..errors import UserError, check_range
+from ..recipes import FINETUNING_SCHEDULES
 from .options import (
     OurArguments,
     build_arguments,
@@ -17,14 +18,6 @@ from .options import (
     take,
     values_of,
 )
-
-COMMON = {"batch_size": 32, "weight_decay": 0.01, "dropout": 0.1}
-SCHEDULES: dict[str, dict[str, float]] = {
-    "tlm": {"num_train_epochs": 8.0, "learning_rate": 1e-3, "warmup_share": 0.1, "max_grad_norm": 1.0, **COMMON},
-    "paper": {"num_train_epochs": 50.0, "learning_rate": 5e-5, "warmup_share": 0.0, "max_grad_norm": 0.0, **COMMON},
-}
-"""What options are where they are not given. `paper` (the authors' settings) also decays every weight, biases and
-LayerNorms included, and lowers the learning rate once an epoch; `tlm` decays matrices alone and lowers it each step."""
 
 
 @dataclass
@@ -53,7 +46,7 @@ class FinetuneScheduleOptions:
     """How it is trained."""
 
     _argument_group_name = "schedule"
-    schedule: str = option("tlm", "Defaults of the rest: ours or the authors'.", choices=list(SCHEDULES))
+    schedule: str = option("tlm", "Defaults of the rest: ours or the authors'.", choices=list(FINETUNING_SCHEDULES))
     batch_size: int | None = option(None, "Texts per optimizer step, over all processes (32).")
     warmup_share: float | None = option(None, "Share of the steps with rising learning rate (0.1 or 0).")
     token_dropout: float = option(0.0, "Share of a training text's tokens that each pass leaves out.")
@@ -112,7 +105,7 @@ class FinetuneOptions(NamedTuple):
         name = given.get("schedule", "tlm")
         if name == "paper":
             refuse(given, ["lr_scheduler_type"], "the schedule paper sets the rate itself")
-        given = {**SCHEDULES[name], **given}
+        given = {**FINETUNING_SCHEDULES[name], **given}
         if "per_device_train_batch_size" in given:
             del given["batch_size"]
         schedule = take(FinetuneScheduleOptions, given)

@@ -1,6 +1,6 @@
-"""What new weights start from: word rows from counts, heads that attend to neighbours, a mean of words, linear models.
+"""Writes starting values into a new model: its embeddings (given word rows), heads, [CLS] or classifier.
 
-All change values only; the model stays a stock BERT. Related: Trockman and Kolter, "Mimetic initialization of
+The model stays a stock BERT. Related: Trockman and Kolter, "Mimetic initialization of
 self-attention layers" (ICML 2023); Arora, Liang and Ma, "A simple but tough-to-beat baseline for sentence embeddings"
 (ICLR 2017); Kumar et al., "Fine-tuning can distort pretrained features" (ICLR 2022): a linear model first.
 """
@@ -42,7 +42,7 @@ BATCH = 64
 def start_from_counts(model: TLMForMaskedLM, rows: np.ndarray) -> None:
     """Put word rows into the embeddings, as long as new ones are and with a little noise from torch's generator.
 
-    `rows` are float32 (vocabulary, hidden), as `data.counts.count_rows` gives them; tokens whose row is 0 keep theirs.
+    `rows` are float32 (vocabulary, hidden), those of `data.cooccurrence.count_rows`; tokens whose row is 0 keep theirs.
     """
     words = model.bert.embeddings.word_embeddings.weight
     deviation = model.config.initializer_range
@@ -106,7 +106,7 @@ def start_as_mean_of_words(
 
     Args:
         model: new, of one layer without convolution.
-        rows: float32 (vocabulary, hidden), as `data.counts.count_rows` gives them; tokens whose row is 0 hardly count.
+        rows: float32 (vocabulary, hidden), from `data.cooccurrence.count_rows`; tokens whose row is 0 hardly count.
         frequencies: how often each token occurs, (vocabulary,).
         texts: token ids of some texts, which the standardisation is measured on.
     """

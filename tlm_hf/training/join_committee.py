@@ -182,11 +182,11 @@ def _check_options(arguments: CommitteeArguments) -> None:
     for member in arguments.members:
         if read_config(member)["model_type"] == "tlm_committee":
             raise UserError(f"The member {member!r} is itself a committee: name its members instead.")
-    check_tokenizers(arguments.members)
+    check_one_tokenizer(arguments.members)
 
 
-def check_tokenizers(models: list[str]) -> None:
-    """Raise UserError unless all models have one tokenizer."""
+def check_one_tokenizer(models: list[str]) -> None:
+    """Raise UserError unless all models have one tokenizer, also where only a vocab.txt holds it."""
     hashes = [tokenizer_hash(load_tokenizer(model)) for model in models]
     for model, tokenizer in zip(models, hashes, strict=True):
         if tokenizer != hashes[0]:

@@ -19,13 +19,13 @@ from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs.atomic_files import Json, whole_folder
 from ..runs.output_folder import RESULTS_FILE, Run
 from ..runs.worker_pool import Job, run_jobs
+from .callbacks import check_not_missed
 from .finetune import NEW, finetune
 from .finetune_options import FinetuneOptions
 from .options import LARGEST_SEED
 from .pretrain import load_pretraining_corpus, pretrain
 from .pretrain_options import PretrainOptions
 from .processes import stays_on_cpu
-from .snapshots import check_not_missed
 
 TOKENIZER = "tokenizer"
 """Folder of the members' tokenizer inside the output folder, where none was given."""

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
 
+from ..data.cooccurrence import count_rows
 from ..data.corpora import corpus_hash, load_corpus
-from ..data.counts import count_rows
 from ..data.masking import MaskingCollator, PretrainingSchedule
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..data.windows import SHORT, SPECIAL, TextFacts, Windows, tokenize_once
@@ -27,7 +27,7 @@ from ..runs.atomic_files import Json
 from ..runs.checkpoints import step_of
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .callbacks import LogRows
+from .callbacks import LogRows, Snapshots, check_not_missed, save_encoder
 from .hub_push import prepare_push
 from .initialization import start_from_counts, start_with_neighbours
 from .options import NOT_GIVEN, check_length, rows_per_step, source_name
@@ -40,7 +40,6 @@ from .pretrain_options import (
     count_texts,
 )
 from .processes import report_processes
-from .snapshots import Snapshots, check_not_missed, save_encoder
 from .time_budget import decide_steps, parse_duration
 from .trainer import RunTrainer
 

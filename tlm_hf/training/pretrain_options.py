@@ -14,7 +14,7 @@ from ..data.task_options import TextFormat, option
 from ..data.windows import LONGEST_DEFAULT, SHORT
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
-from ..recipes import ARCHITECTURES, SCHEDULES, SIZES, Schedule, build_config, find_schedule, find_size
+from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, build_config, find_schedule, find_size
 from ..runs.atomic_files import Json
 from .options import (
     LARGEST_SEED,
@@ -99,7 +99,7 @@ class ScheduleOptions:
     """How it is trained."""
 
     _argument_group_name = "schedule"
-    schedule: str = option("tlm", "Ours, the authors', or theirs without faults.", choices=list(SCHEDULES))
+    schedule: str = option("tlm", "Ours, the authors', or theirs without faults.", choices=list(PRETRAINING_SCHEDULES))
     batch_size: int | None = option(None, f"Texts per optimizer step, over all processes (default: {BATCH_SIZE}).")
     time_budget: str | None = option(None, "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs.")
     warmup_share: float | None = option(None, "Share of the steps with rising rate; default: the schedule's.")

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from transformers import PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
-from ..data.pretrained import model_folder, pretrained
+from ..data.embedded import model_folder, pretrained
 from ..data.table_files import frame_table
 from ..data.task_options import TextFormat, option
 from ..data.tasks import class_names, load_task, task_hash
@@ -40,7 +40,7 @@ from ..runs.provenance import portable_path
 from .committee_report import compare, doubtful_rows, recommend, write_report
 from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
-from .join_committee import CommitteeArguments, Joined, check_tokenizers, join_members, load_members, save_committee
+from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members, save_committee
 from .lexical import fit_lexical, learning_curve
 from .members import finetune_members, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag
@@ -251,7 +251,7 @@ def _check_options(arguments: OwnDataArguments) -> None:
         fields = read_encoder_config(name)
         load_matching_tokenizer(name, None, fields["vocab_size"])
         check_length(arguments.max_length, name, fields["max_position_embeddings"])
-    check_tokenizers(encoders)
+    check_one_tokenizer(encoders)
 
 
 def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:

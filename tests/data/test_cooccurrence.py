@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tlm_hf.data import counts
+from tlm_hf.data import cooccurrence
 
 VOCABULARY, SPECIAL = 9, (0, 1)
 TEXTS = [[0, 2, 3, 2, 4, 1], [0, 5, 2, 6, 7, 3, 4, 3, 1], [0, 1], [0, 7, 1]]
@@ -35,19 +35,19 @@ def information(pairs):
 @pytest.mark.parametrize("at_once", [1, 100])
 @pytest.mark.parametrize("contexts", [100, 3])
 def test_pairs_and_their_information(monkeypatch, at_once, contexts):
-    monkeypatch.setattr(counts, "TEXTS_AT_ONCE", at_once)
-    monkeypatch.setattr(counts, "CONTEXTS", contexts)
+    monkeypatch.setattr(cooccurrence, "TEXTS_AT_ONCE", at_once)
+    monkeypatch.setattr(cooccurrence, "CONTEXTS", contexts)
     # 2 and 3 occur three times, 4 and 7 twice, 5 and 6 once.
     columns = [2, 3, 4] if contexts == 3 else [2, 3, 4, 5, 6, 7]
-    for pairs, expected in zip(counts.count_pairs(TEXTS, VOCABULARY, SPECIAL), pairs_one_by_one(), strict=True):
+    for pairs, expected in zip(cooccurrence.count_pairs(TEXTS, VOCABULARY, SPECIAL), pairs_one_by_one(), strict=True):
         assert np.allclose(pairs.toarray(), expected[:, columns])
-        ours = counts.positive_information(pairs).toarray()
+        ours = cooccurrence.positive_information(pairs).toarray()
         assert np.allclose(ours, information(expected[:, columns]), atol=1e-6)
         assert contexts == 3 or (ours > 0).any()
 
 
 def test_rows_are_those_of_a_full_decomposition():
-    rows = counts.count_rows(TEXTS, VOCABULARY, 12, SPECIAL)
+    rows = cooccurrence.count_rows(TEXTS, VOCABULARY, 12, SPECIAL)
     assert rows.shape == (VOCABULARY, 12)
     assert rows.dtype == np.float32
     for part, pairs in zip(np.split(rows, 2, axis=1), pairs_one_by_one(), strict=True):
@@ -59,7 +59,7 @@ def test_rows_are_those_of_a_full_decomposition():
 
 
 def test_columns_beyond_the_rank_and_a_corpus_without_pairs():
-    rows = counts.count_rows(TEXTS, VOCABULARY, 40, SPECIAL, paragraph_share=0.25)
+    rows = cooccurrence.count_rows(TEXTS, VOCABULARY, 40, SPECIAL, paragraph_share=0.25)
     assert not rows[:, 9:10].any()
     assert rows[:, 10].any()
-    assert not counts.count_rows([np.array([0, 1])], VOCABULARY, 4, SPECIAL).any()
+    assert not cooccurrence.count_rows([np.array([0, 1])], VOCABULARY, 4, SPECIAL).any()

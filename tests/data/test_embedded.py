@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import tlm_hf
-from tlm_hf.data import pretrained
+from tlm_hf.data import embedded
 from tlm_hf.errors import UserError
 from tlm_hf.loading import load_for_finetuning, load_masked_lm, read_config, weights_hash
 from tlm_hf.training.pretrain import pretrain
@@ -33,7 +33,7 @@ def test_a_run_becomes_an_encoder_that_its_name_opens(run, tmp_path, monkeypatch
     import embed_encoder
 
     embed_encoder.main([str(run), "--root", str(tmp_path / "pretrained")])
-    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
+    monkeypatch.setattr(embedded, "FOLDER", tmp_path / "pretrained")
     folder = tlm_hf.pretrained()["tlm-tiny-0"]
     assert {"README.md", "manifest.json", "results.json"} <= {path.name for path in folder.iterdir()}
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def test_a_run_becomes_an_encoder_that_its_name_opens(run, tmp_path, monkeypatch
 
 
 def test_what_the_package_carries_is_small_and_has_its_papers():
-    folders = pretrained.pretrained().values()
+    folders = embedded.pretrained().values()
     files = [path for folder in folders for path in folder.iterdir()]
     assert sum(path.stat().st_size for path in files) <= LARGEST
     ignored = subprocess.run(["git", "-C", str(ROOT), "check-ignore", *map(str, files)], capture_output=True, text=True)

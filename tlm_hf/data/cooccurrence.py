@@ -1,4 +1,4 @@
-"""Word rows from counts of a corpus, before any training: which tokens occur together, factorised.
+"""Word rows, one for each token, from how often tokens occur together in a corpus; no training.
 
 Two matrices of co-occurrence, within a paragraph and within a few tokens, become positive pointwise mutual information;
 the rows are U sqrt(S) of their truncated singular value decompositions, side by side (Levy and Goldberg, NeurIPS 2014;

@@ -1,4 +1,4 @@
-"""The encoders that come with the package: `tlm-bert1-0` and so on, usable offline wherever a model's name may be.
+"""`tlm_hf.pretrained()`: encoders embedded in the package, whose names serve, offline, wherever a model's name does.
 
 `scripts/embed_encoder.py` makes their folders, under `tlm_hf/pretrained/`.
 """
