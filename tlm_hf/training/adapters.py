@@ -4,11 +4,8 @@ import copy
 import json
 from pathlib import Path
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
-
-from ..errors import UserError
 
 ADAPTER = "adapter"
 """Folder of the adapter inside the output folder."""
@@ -17,33 +14,16 @@ HEAD = ("pooler", "classifier")
 at each load."""
 
 
-def add_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[str]) -> PeftModel:
-    """Freeze a classifier's encoder and add trainable factors (rank, in), (out, rank), times alpha / rank, to matrices.
+def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
+    """Freeze a classifier's encoder, in place, and add trainable factors (rank, in), (out, rank), times 2.
 
-    `targets` are last parts of the names of linear layers, such as `query`; `all-linear` for every one of the encoder.
-    Pooler and classifier are trained whole; `model` is changed in place.
-
-    Raises:
-        UserError: a target that is not a linear layer of the encoder.
+    They are at every layer's queries and values (as Hu et al. chose); pooler and classifier are trained whole.
     """
-    # `intermediate.dense` and `output.dense` (of attention and feed-forward) rather than `dense` for both.
-    linear = {
-        ".".join(name.split(".")[-2:]) if name.endswith(".dense") else name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not any(part in HEAD for part in name.split("."))
-    }
-    for target in targets or [""]:
-        if target not in linear | {"dense", "all-linear"}:
-            raise UserError(
-                f"--lora-targets names {target!r}, which is not a linear layer of the encoder: choose among "
-                f"{', '.join(sorted(linear))}, or all-linear."
-            )
     config = LoraConfig(
         task_type="SEQ_CLS",
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]
-        target_modules=sorted(linear) if "all-linear" in targets else list(targets),
-        exclude_modules=rf".*\b({'|'.join(HEAD)})\b.*",
+        lora_alpha=2 * rank,
+        target_modules=["query", "value"],
         modules_to_save=list(HEAD),
     )
     return get_peft_model(model, config)

@@ -243,9 +243,7 @@ def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> P
     markers = facts_of(task["train"]).get("entity_markers", "none")
     if markers != "none":
         model.config.entity_markers = markers
-    if classifier.lora_rank is None:
-        return model
-    return add_adapter(model, classifier.lora_rank, classifier.lora_alpha or 1.0, classifier.lora_targets)
+    return model if classifier.lora_rank is None else add_adapter(model, classifier.lora_rank)
 
 
 def _build_trainer(

@@ -37,8 +37,6 @@ class ClassifierOptions:
         "new", "The classifier's start: random, or logistic regression on [CLS].", choices=["new", "linear"]
     )
     lora_rank: int | None = option(None, "Train adapters of this rank, pooler and classifier alone (LoRA).")
-    lora_alpha: float | None = option(None, "Adapters' scale times rank; default: 2 x rank.")
-    lora_targets: list[str] = option(lambda: ["query", "value"], "Layers with adapters, or all-linear.")
 
 
 @dataclass
@@ -126,18 +124,13 @@ class FinetuneOptions(NamedTuple):
         check_range(classifier, 1, math.inf, "lora_rank")
         check_range(classifier, 3, math.inf, "max_length")
         check_range(classifier, 0, 1, "dropout")
-        check_range(classifier, 0, math.inf, "lora_alpha", "initializer_range")
+        check_range(classifier, 0, math.inf, "initializer_range")
         if classifier.head == "linear" and (classifier.from_scratch or classifier.lora_rank is not None):
             raise UserError("--head linear fits a pre-trained encoder whose weights are trained: leave it out.")
         if classifier.initializer_range is not None and not classifier.from_scratch:
             raise UserError("--initializer-range is that of new weights: add --from-scratch, or leave it out.")
-        if classifier.lora_rank is None:
-            if classifier.lora_alpha is not None:
-                raise UserError("--lora-alpha scales the adapters of --lora-rank: give that as well, or neither.")
-            return
-        if classifier.from_scratch:
+        if classifier.from_scratch and classifier.lora_rank is not None:
             raise UserError("--lora-rank adapts pre-trained weights, and --from-scratch has none: leave one out.")
-        classifier.lora_alpha = classifier.lora_alpha or 2.0 * classifier.lora_rank
 
     def arguments(self) -> FinetuningArguments:
         """Trainer's options."""
@@ -145,8 +138,7 @@ class FinetuneOptions(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
-        without = ["lora_targets"] if self.classifier.lora_rank is None else []
         by_share = self.training["warmup_steps"] == self.schedule.warmup_share
-        without.append("warmup_steps" if by_share else "warmup_share")
+        unused = "warmup_steps" if by_share else "warmup_share"
         groups = (self.task, self.classifier, self.schedule)
-        return record(groups, FinetuningArguments, self.training, (), [*NOT_RECORDED, *without])
+        return record(groups, FinetuningArguments, self.training, (), [*NOT_RECORDED, unused])

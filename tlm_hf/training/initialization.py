@@ -59,11 +59,10 @@ def start_from_counts(model: TLMForMaskedLM, rows: np.ndarray) -> None:
 def start_with_neighbours(model: TLMForMaskedLM) -> None:
     """Let the heads of the first layer attend to the tokens at offsets -1, +1, -2, +2, ... at the start.
 
-    Positions get the features of `position_features` in an orthonormal basis (hidden, head size), and each head's keys
-    read them; its queries read them turned by the head's offset. [CLS] has none. Each head passes on its share of the
-    dimensions of what it attends to, and the decoder's transform all: words are predicted by the inner products of
-    their rows with those of their neighbours, and [CLS] starts as the mean of its text. An encoder with a convolution,
-    which mixes positions before the heads see them, or with an odd head size is left as it is.
+    Positions get `position_features` in an orthonormal basis (hidden, head size); a head's keys read them, its queries
+    read them turned by its offset. [CLS] has none. Each head passes on its share of the dimensions, the decoder's
+    transform all: words are predicted by the inner products of their rows with their neighbours', and [CLS] starts as
+    the mean of its text. An encoder with a convolution, which mixes positions first, or odd head size stays as it is.
     """
     config = model.config
     hidden, heads = config.hidden_size, config.num_attention_heads
@@ -79,9 +78,8 @@ def start_with_neighbours(model: TLMForMaskedLM) -> None:
     scale = math.sqrt(SHARPNESS * math.sqrt(size) * 2 / hidden)
     first_layer: Any = model.bert.encoder.layer[0]
     attention = first_layer.attention.self
-    for head, (query, key) in enumerate(
-        zip(_by_head(attention.query, size), _by_head(attention.key, size), strict=True)
-    ):
+    pairs = zip(_by_head(attention.query, size), _by_head(attention.key, size), strict=True)
+    for head, (query, key) in enumerate(pairs):
         offset = (head // 2 + 1) * (1 if head % 2 else -1)
         query.copy_(scale * rotation(offset, size) @ basis.T + RANDOM_SHARE * query)
         key.copy_(scale * basis.T + RANDOM_SHARE * key)
@@ -102,13 +100,8 @@ def start_as_mean_of_words(
 
     Every head attends to token t with the weight RARE / (RARE + p(t)) times the length of its row: the last column of
     the rows holds its logarithm, which the keys read. Values and output are the identity, the feed-forward layer adds
-    nothing, and positions are not told apart. All that can learn.
-
-    Args:
-        model: new, of one layer without convolution.
-        rows: float32 (vocabulary, hidden), from `data.cooccurrence.count_rows`; tokens whose row is 0 hardly count.
-        frequencies: how often each token occurs, (vocabulary,).
-        texts: token ids of some texts, which the standardisation is measured on.
+    nothing, and positions are not told apart. `rows` are float32 (vocabulary, hidden), those of 0 hardly counting;
+    `frequencies` (vocabulary,); the standardisation is measured on the token ids of `texts`.
     """
     hidden, heads = model.config.hidden_size, model.config.num_attention_heads
     directions = torch.from_numpy(rows).float()

@@ -1,7 +1,4 @@
-"""Several members of a committee trained at once, each a run that another command could have done alone.
-
-Several workers are child processes with one device each, so nothing is synchronised between members.
-"""
+"""Several members of a committee trained side by side, each in a child process, to the bits of one trained alone."""
 
 import os
 import statistics
@@ -33,18 +30,11 @@ OF_EACH = ("folder", "seed", "steps", "seconds_since_start_or_continuation")
 
 
 def pretrain_members(*, num_members: int, workers: int | None = None, **options: Any) -> Json:
-    """Pre-train K independent members, or continue an interrupted run.
+    """Pre-train K independent members, `workers` of them side by side, or continue an interrupted run.
 
     Member k, in `OUTPUT/member-k`, is to the last bit what `pretrain` with `--seed SEED+k`, the tokenizer in
-    `OUTPUT/tokenizer` (or the one given) and the same `--num-threads` gives. `workers` are members side by side.
-
-    Returns:
-        The results as written: what members share, each one's held-out loss, and mean, lowest and highest (nats per
-        masked token).
-
-    Raises:
-        UserError: bad input, an output folder that belongs to another run, or what the training of a member raises.
-        KeyboardInterrupt: interrupted, after every member in training has saved a checkpoint.
+    `OUTPUT/tokenizer` (or the one given) and the same `--num-threads` gives. Raises what `pretrain` does; returns the
+    results as written: what members share, each one's held-out loss, and their spread (nats per masked token).
     """
     chosen = PretrainOptions.read({**options, "num_members": num_members, "workers": workers})
     model, config, settings = chosen.model, chosen.config(), chosen.settings()
@@ -77,8 +67,7 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
 def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
     """Fine-tune a classifier from each of `models` on one task, or continue.
 
-    Member k, in `OUTPUT/member-k`, is to the last bit what `finetune` of the k-th model with `--seed SEED+k` and the
-    same `--num-threads` gives. It returns and raises what `pretrain_members` does, with scores in place of losses.
+    As `pretrain_members`: member k is what `finetune` of the k-th model with `--seed SEED+k` gives.
     """
     chosen = FinetuneOptions.read({**options, "workers": workers})
     models = chosen.classifier.models

@@ -1,7 +1,6 @@
-"""Options by name: what `tlm pretrain --seed 1` and `pretrain(seed=1)` have in common.
+"""Options by name, of commands and functions alike: the fields of a few dataclasses, the last one TrainingArguments.
 
-A command's options are the fields of a few dataclasses, the last of which is transformers' TrainingArguments with other
-defaults. They travel as a mapping of those that the user gave.
+They travel as a mapping of those that the user gave.
 """
 
 import difflib
@@ -76,7 +75,7 @@ class OurArguments(TrainingArguments):
     seed: int = option(0, "Seed of new weights, order, masks and dropout.", group="schedule")
     bf16: str = option(
         "auto",
-        "bfloat16 autocast: true, false, or auto (where the hardware is fast at it).",
+        "bfloat16: true, false, or auto (where the hardware is fast at it).",
         group="schedule",
         nargs="?",
         const="true",
@@ -233,10 +232,9 @@ def record(
     always: Iterable[str],
     left_out: Iterable[str],
 ) -> dict[str, Any]:
-    """The options that decide the weights, as a run records them, without those that are None.
+    """The options that decide the weights, as a run records them, without those that are None and those `left_out`.
 
-    `training` are Trainer's that were given; `always` are recorded where they were not; `left_out` decide nothing, or
-    count by their texts and weights.
+    `training` are Trainer's that were given; `always` are recorded where they were not.
     """
     defaults = option_defaults((arguments_class,))
     options = {name: value for group in groups for name, value in vars(group).items()}

@@ -23,6 +23,7 @@ from ..evaluation.scoring import held_out_masks, masked_lm_score
 from ..loading import load_masked_lm, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM
+from ..recipes import find_size
 from ..runs.atomic_files import Json
 from ..runs.checkpoints import step_of
 from ..runs.output_folder import Run
@@ -37,7 +38,6 @@ from .pretrain_options import (
     PretrainOptions,
     check_memory,
     check_steps,
-    count_texts,
 )
 from .processes import report_processes
 from .time_budget import decide_steps, parse_duration
@@ -107,10 +107,13 @@ def pretrain(**options: Any) -> Json:
 
 
 def load_pretraining_corpus(options: CorpusOptions, size: str) -> datasets.DatasetDict:
-    """The corpus that the options choose; raises UserError as `load_corpus`."""
+    """The corpus that the options choose: Wikipedia in the size's number of texts, any other whole, unless asked."""
+    count = options.num_texts
+    if count is None and isinstance(options.corpus, str) and options.corpus == "wikipedia":
+        count = min(find_size(size).num_texts, 90_000)  # a tenth of the local paragraphs is enough held-out text
     return load_corpus(
         options.corpus,
-        num_texts=count_texts(options, size),
+        num_texts=count,
         validation_texts=options.validation_texts,
         text_column=options.text_column,
         config=options.corpus_config,

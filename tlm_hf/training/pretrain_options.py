@@ -14,7 +14,7 @@ from ..data.task_options import TextFormat, option
 from ..data.windows import LONGEST_DEFAULT, SHORT
 from ..errors import UserError, check_range
 from ..models.configuration_tlm import TLMConfig
-from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, build_config, find_schedule, find_size
+from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, build_config, find_schedule
 from ..runs.atomic_files import Json
 from .options import (
     LARGEST_SEED,
@@ -53,9 +53,7 @@ class CorpusOptions(TextFormat):
     corpus_config: str | None = option(None, "Configuration of a Hub data set.")
     corpus_revision: str | None = option(None, "Revision of a Hub data set.")
     text_unit: str | None = option(
-        None,
-        "What a text is in text files (default: as blank lines say).",
-        choices=["paragraph", "line"],
+        None, "What a text is in text files (default: as blank lines say).", choices=["paragraph", "line"]
     )
     text_windows: str = option(
         "all",
@@ -230,9 +228,9 @@ class PretrainOptions(NamedTuple):
 def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
     """Refuse, before anything is built, a training that needs more memory than the machine (or its GPU) has.
 
-    Counted are the matrices in float32 with their gradients and AdamW's two moments, and what a pass keeps for the
-    gradients: as measured, for a token and a hidden unit 8 values in the last layer, 20 in each other one and 6.5 in
-    each channel of a convolution; 2.5 for a pair of tokens in each head; and 0.2 of the vocabulary.
+    Counted are the float32 matrices with gradients and AdamW's two moments, and what a pass keeps for the gradients: as
+    measured, for a token and a hidden unit 8 values in the last layer, 20 in each other one and 6.5 in each channel of
+    a convolution; 2.5 for a pair of tokens in each head; and 0.2 of the vocabulary.
     """
     training, batch = options.training, "batch_size"
     rows, use_cpu = options.masking.batch_size, training.get("use_cpu", False)
@@ -276,12 +274,8 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
         names = ("warmup_share", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
         refuse(given, names, f"the schedule {schedule.name} sets the rate itself")
     if model.model is not None:
-        plain: Json = {
-            "unigram_bias": False,
-            "initialization": "random",
-            "neighbour_heads": False,
-            "cls_objective": False,
-        }
+        plain: Json = {"initialization": "random"}
+        plain |= dict.fromkeys(("unigram_bias", "neighbour_heads", "cls_objective"), False)
         rate = schedule.learning_rate if "schedule" in given else CONTINUED_RATE
         schedule = replace(schedule, learning_rate=rate, **plain)
     elif schedule.full_rate_up_to is not None:
@@ -297,11 +291,3 @@ def check_steps(steps: Sequence[int], last: int = NOT_GIVEN) -> None:
         if step < 1 or NOT_GIVEN != last < step:
             end = "" if last == NOT_GIVEN else f" to {last}, where the run ends"
             raise UserError(f"--snapshot-steps has {step}: give steps from 1{end}.")
-
-
-def count_texts(corpus: CorpusOptions, size: str) -> int | None:
-    """How many texts: as asked, or the size's for Wikipedia; any other corpus is taken whole."""
-    if corpus.num_texts is not None or not isinstance(corpus.corpus, str) or corpus.corpus != "wikipedia":
-        return corpus.num_texts
-    # A tenth of the local paragraphs is enough held-out text, so "up to" 100,000 stays below what there is.
-    return min(find_size(size).num_texts, 90_000)

@@ -1,7 +1,6 @@
 """`--time-budget 8h`: as many optimizer steps as fit, decided once by a short trial on a copy of the model.
 
-The learning rate depends on the number of steps, so the run's folder keeps the decision; the run is bit-equal to one
-with `--max-steps` of that number.
+The run's folder keeps the decision; the run is bit-equal to one with `--max-steps` of that number.
 """
 
 import logging
@@ -45,8 +44,7 @@ def parse_duration(words: str, option: str = "--time-budget") -> float:
 def decide_steps(folder: Path, budget: float, build: "Callable[[int, str], RunTrainer]", started: float) -> int:
     """Number of optimizer steps that fit into `budget` seconds from `started` (`time.perf_counter()`) on.
 
-    `build` makes a trainer like the run's, on a copy of its model, from steps and output folder. The run's folder keeps
-    the decision. Raises UserError where not even one step fits.
+    `build` makes the trial's trainer from steps and output folder. Raises UserError where not even one step fits.
     """
     record, trial = folder / BUDGET_FILE, folder / TRIAL
     if record.is_file():

@@ -40,17 +40,11 @@ MALLOC = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 2**26}
 """M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's `malloc.h` (man 3 mallopt)."""
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc to serve large tensors from its heap and to keep freed ones; elsewhere nothing happens.
-
-    By default the kernel maps each tensor above 32 MiB again, and zeroes its pages, in every step. Returns whether the
-    allocator took the setting.
-    """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    library = ctypes.CDLL(None)
-    accepted = [library.mallopt(option, value) == 1 for option, value in MALLOC.items()]
-    return all(accepted)
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed large tensors; by default each step has it mapped and zeroed again."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        for option, value in MALLOC.items():
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 class RunTrainer(Trainer):
@@ -96,12 +90,7 @@ class RunTrainer(Trainer):
         self.started = time.perf_counter()
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
-        """Trainer's training.
-
-        Args:
-            resume_from_checkpoint: a checkpoint, which may have been moved with its run's folder; True for the newest
-                whole one of `output_dir`, or to start where there is none.
-            **kwargs: Trainer's.
+        """Trainer's training, from a checkpoint or (True) from the newest whole one of `output_dir`, if there is one.
 
         Raises:
             UserError: no space for a checkpoint; a loss or weight that is not finite; FSDP.
@@ -227,7 +216,6 @@ class RunTrainer(Trainer):
             self._write_checkpoint(model, trial)
 
     def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """On a full disk leave nothing and stop with one sentence."""
         final_root = Path(self.args.output_dir)
         partial_root = final_root / PARTIAL
         running = {
