@@ -27,11 +27,7 @@ TITLES = {
 def stage_study_demo(arguments: StudyArguments) -> Json:
     """Join finished members into committees of up to five; stage them with a deep encoder for the Space.
 
-    Returns:
-        `demo`: the description in `WORK_DIR/demo`; `tasks` that it has.
-
-    Raises:
-        UserError: no task has two members whose weights are in the work folder.
+    Returns `demo`, the description in `WORK_DIR/demo`, and its `tasks`; UserError where none has two trained members.
     """
     plan = check_arguments(arguments)
     planner, work = read_state(arguments, plan).planner, arguments.work_folder

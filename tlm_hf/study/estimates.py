@@ -35,10 +35,9 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the runs of one side have right, float (runs, items).
+    """What the runs of one side have right, float (runs, items); sides on the same items have the same `seed`.
 
-    With `members` rows are alternatives, such as all pairs of that many members: the value is that of one of them, the
-    bootstrap draws one, and there is no t-interval. Sides on the same items have the same `seed`.
+    With `members` rows are alternatives, such as all pairs of that many members: the bootstrap draws one.
     """
 
     right: np.ndarray
@@ -113,20 +112,16 @@ def difference(ours: Answers, theirs: Answers, *, paired: bool = False) -> Estim
 
 
 def mean_difference(pairs: Sequence[tuple[Answers, Answers]]) -> Estimate:
-    """Mean over tasks of paired differences (ours, theirs), which have the same seeds on every task.
-
-    Encoders of a seed serve all tasks, so the independent values are those of the seeds: each is a mean over tasks.
-    """
+    """Mean over tasks of paired differences (ours, theirs); encoders serve all tasks, so only seeds are independent."""
     draws = np.mean([_difference(*pair) for pair in pairs], axis=0)
     by_seed = np.mean([ours.by_run - theirs.by_run for ours, theirs in pairs], axis=0)
     return _estimate(float(by_seed.mean()), draws, (len(by_seed),) * 2, by_seed)
 
 
 def slope(points: Sequence[float], accuracies: Sequence[np.ndarray]) -> Estimate:
-    """Least-squares slope of the gap over points, such as log2 of the corpus size.
+    """Least-squares slope of the gap over points, from the pre-trained runs, float (seeds, items) at each point.
 
-    The runs from scratch are the same at all points and cancel: `accuracies` are those of the pre-trained encoders,
-    float (seeds, items) at each point, of the same seeds everywhere.
+    Runs from scratch are the same at all points and cancel.
     """
     centred = np.asarray(points, dtype=float) - np.mean(points)
     weights = centred / (centred**2).sum()

@@ -77,7 +77,7 @@ class RunArguments:
 
 
 def execute(arguments: RunArguments) -> Json:
-    """Do the run and write its record, unless there is one and only the weights were needed again."""
+    """Do the run and write its record, unless only its weights were needed again."""
     started = provenance()
     record = Path(arguments.records) / Path(arguments.output_dir).name
     found = EXECUTORS[arguments.kind](arguments)
@@ -158,9 +158,8 @@ def _pretrain(arguments: RunArguments) -> Json:
         settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
     options = {**FROM_RANDOM, **FIRST_WINDOWS, **settings}
     found = pretrain(data_root=arguments.data_root, disable_tqdm=True, num_threads=1, **options)
-    return {
-        key: found[key] for key in (*COPIED, "texts", "epochs", "tokens_per_epoch", "held_out", "continued_from_step")
-    } | {"seconds": training_seconds(found)}
+    copied = *COPIED, "texts", "epochs", "tokens_per_epoch", "held_out", "continued_from_step"
+    return {key: found[key] for key in copied} | {"seconds": training_seconds(found)}
 
 
 def _finetune(arguments: RunArguments) -> Json:
@@ -186,10 +185,8 @@ def _finetune(arguments: RunArguments) -> Json:
     )
     with np.load(folder / "classifier" / LOGITS_FILE, allow_pickle=False) as stored:
         logits = {key: pack_logits(each) if each.ndim > 1 else each.astype(np.uint16) for key, each in stored.items()}
-    return {key: found[key] for key in (*COPIED, "rows", "validation", "test", "best_step")} | {
-        "seconds": training_seconds(found),
-        "logits": logits,
-    }
+    copied = {key: found[key] for key in (*COPIED, "rows", "validation", "test", "best_step")}
+    return copied | {"seconds": training_seconds(found), "logits": logits}
 
 
 def _baseline(measure: Callable[[datasets.DatasetDict], Json]) -> Callable[[RunArguments], Json]:

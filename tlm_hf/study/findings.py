@@ -37,8 +37,7 @@ Right = dict[int, np.ndarray]
 class Row:
     """One estimate of a finding, as a share of the test texts; `seeds` are the runs of the side that has fewer.
 
-    `timed_as` is the model of the latency rows that has its time; `seconds` are those of training it on one core,
-    `calibration` is its expected calibration error with the temperature that validation texts choose.
+    `timed_as` names its latency row, `seconds` are of training on one core, `calibration` is the expected error.
     """
 
     finding: str

@@ -1,8 +1,4 @@
-"""The study's runs: what all findings of a plan (`plan_file`) need.
-
-The name of a run ends in a hash of its settings, names of the runs that it needs included: a changed setting makes a
-new run, and findings that need the same encoder share it.
-"""
+"""The study's runs: what all findings of a plan (`plan_file`) need; findings that need the same encoder share it."""
 
 import hashlib
 import json
@@ -37,7 +33,7 @@ class StudyRun:
 
     @cached_property
     def name(self) -> str:
-        """Content address: the label and the first 10 digits of the SHA-256 of kind and settings."""
+        """Content address: the label and 10 digits of the SHA-256 of kind and settings, which name the needed runs."""
         text = json.dumps({"kind": self.kind, **self.settings}, sort_keys=True)
         return f"{self.label}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
@@ -74,14 +70,11 @@ class Planner:
         self.plan = plan
         self.validation = validation
         size, overlap = find_size(plan.recipe_size), plan.overlap
-        settings: Json = {
-            "num_texts": plan.tokenizer_texts,
-            "vocab_size": size.vocab_size,
-            "max_length": size.max_length,
-        }
-        self.tokenizer = StudyRun("tokenizer", "tokenizer", {"corpus": plan.corpus, **settings})
-        settings = {"corpus_texts": overlap.corpus_texts, "num_texts": overlap.num_texts, "max_length": size.max_length}
-        settings |= {"corpus": plan.corpus, "tasks": plan.tasks, "tokenizer": self.tokenizer.name}
+        shared: Json = {"corpus": plan.corpus, "max_length": size.max_length}
+        settings: Json = {**shared, "num_texts": plan.tokenizer_texts, "vocab_size": size.vocab_size}
+        self.tokenizer = StudyRun("tokenizer", "tokenizer", settings)
+        settings = {**shared, "corpus_texts": overlap.corpus_texts, "num_texts": overlap.num_texts}
+        settings |= {"tasks": plan.tasks, "tokenizer": self.tokenizer.name}
         self.subsets = StudyRun("subsets", "subsets", settings, (self.tokenizer,))
         options = plan.committee.model_dump(exclude={"longer"})  # pre-training steps change nothing of the time
         self.latency = StudyRun("latency", "latency", {"size": plan.recipe_size, **options})
@@ -137,17 +130,13 @@ class Planner:
         return StudyRun("finetune", f"{task}-{recipe}-{arm}-{seed}", settings, needs)
 
     def candidates(self, recipe: str, task: str, arm: str) -> dict[Candidate, list[StudyRun]]:
-        """The runs that try each candidate, in the plan's order, on the first encoder.
-
-        While the best rate is at the edge of those tried, one beyond it is added, at most `rates.follow` in all.
-        """
+        """The runs that try each candidate on the first encoder; `rates.follow` more while the best is at the edge."""
         encoder = self.pretraining(recipe, 0) if arm == "pretrained" else None
         options, runs = list(getattr(self.plan.finetuning[recipe], arm)), {}
         most = len(options) + (self.plan.rates.follow if len(options) > 1 else 0)
         for option in options:
-            runs[option] = [
-                self.finetuning(recipe, task, encoder, seed, option) for seed in range(self.plan.rates.seeds)
-            ]
+            seeds = range(self.plan.rates.seeds)
+            runs[option] = [self.finetuning(recipe, task, encoder, seed, option) for seed in seeds]
             if len(runs) == len(options) < most:
                 options += _beyond_edge(self.means(runs))
         return runs
@@ -188,9 +177,9 @@ class Planner:
         }
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
-        """All encoders of a recipe or `longer_name` on the whole corpus by seed p, each with its fine-tuning seeds.
+        """Encoders of a recipe or `longer_name` on the whole corpus by seed p, with fine-tuning seeds p n, p n + 1, ...
 
-        They are p n, p n + 1, ..., so that no two encoders share one; encoders of committees alone have one.
+        No two share a fine-tuning seed, and encoders of committees alone have one.
         """
         plan, longer = self.plan, self.plan.committee.longer
         members, several = plan.committee.members.get(model, 0), 0
@@ -220,10 +209,8 @@ class Planner:
         seeds = {p: [p * plan.finetuning_seeds] for p in range(plan.pretraining_seeds)}
         sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
         for equal, texts in product(("steps", "epochs"), sizes):
-            changes: Json = {
-                "num_texts": texts,
-                "max_steps": steps if equal == "steps" else round(steps * texts / sizes[-1]),
-            }
+            of_size = steps if equal == "steps" else round(steps * texts / sizes[-1])
+            changes: Json = {"num_texts": texts, "max_steps": of_size}
             encoders = {p: (self.pretraining(shallow, p, **changes), seeds[p]) for p in seeds}
             yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
         for kind in KINDS:

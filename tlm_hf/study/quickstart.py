@@ -95,12 +95,9 @@ SMOKE = Scale("smoke", 1, 2, 500, 20, 16, 2.0)
 
 
 def quickstart(arguments: QuickstartArguments) -> Json:
-    """Run the whole idea; called again, it reuses what is finished and continues what is not.
+    """Run the whole idea on docstrings, or continue it: encoders, classifiers of both arms, committees, baseline.
 
-    Three `bert-1` and one deep encoder are pre-trained on the docstrings of installed libraries, fine-tuned on telling
-    the libraries apart, from their checkpoints and from scratch, and joined into committees. Encoders that come with
-    the package are fine-tuned beside them, and a linear model on TF-IDF is the baseline. Returns the results as written
-    to `results.json`, with the printed `report`.
+    Encoders that come with the package are fine-tuned beside them. Returns the results as written, with the `report`.
     """
     if arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}: give at least 1.")

@@ -1,7 +1,6 @@
-"""The study's runs as tasks of a Ray cluster, and a simulation of how long that takes on nodes that die.
+"""The study's runs as tasks of a Ray cluster with shared folders, and a simulation of its time with nodes that die.
 
-A run whose node dies is done again on another one; it continues from its checkpoint, since records and work folders
-are on a path that all nodes share.
+A run whose node dies continues on another one from its checkpoint.
 """
 
 import heapq
@@ -24,11 +23,7 @@ CHECKPOINT_SECONDS, REPLACED_AFTER = 600.0, 600.0
 
 
 class RayExecutor(Executor):
-    """The cluster of an address (None: RAY_ADDRESS, or this machine), for `run_jobs`; each job takes a CPU and `gpus`.
-
-    Raises:
-        UserError: no cluster at the address, or one with fewer GPUs.
-    """
+    """The cluster of an address (None: RAY_ADDRESS, or this machine) for `run_jobs`; a job takes a CPU and `gpus`."""
 
     def __init__(self, address: str | None = None, gpus: float = 0.0) -> None:
         import ray
@@ -93,10 +88,9 @@ class Work:
 
 
 def makespan(runs: Mapping[str, Work], nodes: int, seconds_to_death: float = float("inf"), seed: int = 0) -> float:
-    """Seconds from the first run's start to the last one's end on so many nodes.
+    """Seconds of all runs on so many nodes, each of which dies after an exponentially distributed time.
 
-    Runs start in the order given as soon as a slot is free and those that they come after are done. Each node dies
-    after an exponentially distributed time; its runs go on elsewhere from their last checkpoints.
+    Runs start in the order given when a slot is free and those before them are done; a dead node's go on elsewhere.
     """
     generator = np.random.default_rng(seed)
     left, waiting, done, now = {name: run.seconds for name, run in runs.items()}, list(runs), set[str](), 0.0

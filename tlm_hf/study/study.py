@@ -144,8 +144,7 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
 def show_plan(arguments: StudyArguments) -> Json:
     """The runs by kind and recipe: a `table` for people, and the counts and `core_hours` of the missing runs.
 
-    Fine-tunings whose rates are not chosen yet are counted as if all candidates were equally good; the time on a
-    cluster is simulated.
+    Fine-tunings without a rate yet count as if all candidates were equally good; the time on a cluster is simulated.
     """
     plan = check_arguments(arguments)
     state = read_state(arguments, plan)
@@ -178,10 +177,7 @@ def show_plan(arguments: StudyArguments) -> Json:
 
 
 def missing_jobs(arguments: StudyArguments, state: State) -> list[Job]:
-    """The runs to be done from now on, with those whose weights they need and that no longer exist.
-
-    The latency is measured last, alone on the machine.
-    """
+    """The runs to be done, and those whose weights they need again; latency is measured last, alone on the machine."""
     work, jobs = arguments.work_folder, dict[str, Job]()
 
     def add(run: StudyRun) -> None:
@@ -203,14 +199,9 @@ def missing_jobs(arguments: StudyArguments, state: State) -> list[Job]:
 def run_study(arguments: StudyArguments) -> Json:
     """Do every run that has no record, as many at once as there are cores; the same command continues it.
 
-    Rates are chosen as soon as all their candidates are done, which names further runs.
-
-    Returns:
-        `done`: runs of this call; `missing`: what `--stop-after` left; `waiting`: fine-tunings without a rate.
-
-    Raises:
-        UserError: bad options or plan, text that is missing (found before the first run), what a run raises, or
-            another study in the same folder.
+    Rates are chosen as soon as all their candidates are done, which names further runs. Returns counts: `done` by this
+    call, `missing` by `--stop-after`, `waiting` for a rate. Raises UserError for bad options or plan, missing text
+    (before the first run), another study in the same folder, and what a run raises.
     """
     plan, limit, folder = check_arguments(arguments), arguments.stop_after, arguments.results_folder
     end = time.monotonic() + (float("inf") if limit is None else parse_duration(limit, "--stop-after"))
