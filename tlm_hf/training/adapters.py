@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 ADAPTER = "adapter"
 """Folder of the adapter inside the output folder."""
 HEAD = ("pooler", "classifier")
-"""Trained whole and saved with the adapter: a language model's checkpoint has neither, so they would be new, and other,
-at each load."""
+"""Trained whole and saved with the adapter: a language model has neither, so they would be new at each load."""
 
 
 def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
@@ -35,10 +34,7 @@ def merged_copy(model: PeftModel) -> PreTrainedModel:
 
 
 def save_adapter(model: PeftModel, folder: Path, base: str, labels: list[str]) -> None:
-    """Write the adapter with a README that says how to load it.
-
-    A base that is a local folder is not named: its path means nothing elsewhere, or somebody else's model on the Hub.
-    """
+    """Write the adapter and how to load it; a base that is a folder is not named, since its path is of this machine."""
     model.save_pretrained(str(folder))
     name = None if Path(base).expanduser().exists() else base
     record = folder / "adapter_config.json"

@@ -40,13 +40,11 @@ class StepClock(TrainerCallback):
     """Measures the seconds of training steps, without what `apart` books: evaluation and checkpoints."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
-        """Of each timed step."""
+        self.seconds: list[float] = []  # of each timed step
         self.apart_seconds = {EVALUATION: 0.0, CHECKPOINT: 0.0}
         self._cpu_seconds, self._seen = 0.0, 0
         self._tokens: Any = 0
-        self._start = (0.0, 0.0)
-        """When the step began, as `_now` and later by what was booked apart."""
+        self._start = (0.0, 0.0)  # when the step began, as `_now` and later by what was booked apart
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start."""
@@ -78,10 +76,7 @@ class StepClock(TrainerCallback):
         self._start = now
 
     def summary(self) -> dict[str, Any]:
-        """What this process measured since it started or continued the run; `{}` before four steps.
-
-        `cpu_seconds` are this process's, summed over its threads. `tokens_per_second` leaves padding out.
-        """
+        """What this process measured since it started or continued, padding left out; `{}` before four steps."""
         if not self.seconds:
             return {}
         return {
@@ -138,10 +133,10 @@ class LogRows(TrainerCallback):
             titles = "".join(f"{title:>{width}}" for title, _, width, _ in self.columns)
             logger.info(f"{'step':>9}{titles}{'tokens/s':>11}{'left':>10}")
             self._titled = True
-        cells = (
-            f"{format(logs[name], form) if name in logs else '':>{width}}" for _, name, width, form in self.columns
-        )
-        logger.info(f"{state.global_step:>9,}{''.join(cells)}{pace:>11}{left:>10}".rstrip())
+        row = f"{state.global_step:>9,}"
+        for _, name, width, form in self.columns:
+            row += f"{format(logs[name], form) if name in logs else '':>{width}}"
+        logger.info(f"{row}{pace:>11}{left:>10}".rstrip())
 
 
 class ProgressFile(TrainerCallback):
@@ -228,9 +223,8 @@ class Interrupt(TrainerCallback):
 class Snapshots(TrainerCallback):
     """`--snapshot-steps N ...`: writes the encoder after N steps to `OUTPUT/step-N`, like that of a finished run.
 
-    Nothing resumes from a snapshot. It is written before the checkpoint of its step, so a run that is killed and
-    continued passes every step whose snapshot is missing. `describe` gives the results after a number of steps and is
-    called in every process.
+    Nothing resumes from it. It is written before the checkpoint of its step, so a killed run passes that step again.
+    `describe` gives the results after a number of steps, in every process.
     """
 
     def __init__(self, run: Run, trainer: Any, steps: Sequence[int], describe: Callable[[int], Json]) -> None:

@@ -182,10 +182,8 @@ class _Plan:
     texts: Windows
     held_out: Windows
     text_facts: TextFacts
-    counts: np.ndarray
-    """How often each token is in the training texts, int64 (vocabulary,)."""
-    rows: np.ndarray | None
-    """Word rows from counts, float32 (vocabulary, hidden), where new weights start from them."""
+    counts: np.ndarray  # of each token in the training texts, int64 (vocabulary,)
+    rows: np.ndarray | None  # from counts, float32 (vocabulary, hidden), where new weights start from them
     counting_cpu_seconds: float
 
     @classmethod
@@ -311,10 +309,7 @@ def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
 
 
 def unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor:
-    """log((n + 1) / (N + V)) for a token seen n times among N, of counts int64 (V,): float32 (V,).
-
-    Special tokens, which are never to be predicted, count as never seen.
-    """
+    """log((n + 1) / (N + V)) of tokens seen n of N times, special ones never: float32 (V,) from counts int64 (V,)."""
     counts = counts.copy()
     counts[list(special_ids)] = 0
     return torch.from_numpy(np.log((counts + 1) / (counts.sum() + len(counts)))).float()
