@@ -134,7 +134,7 @@ class LogRows(TrainerCallback):
             logger.info(f"{'step':>9}{titles}{'tokens/s':>11}{'left':>10}")
             self._titled = True
         row = f"{state.global_step:>9,}"
-        for _, name, width, form in self.columns:
+        for _title, name, width, form in self.columns:
             row += f"{format(logs[name], form) if name in logs else '':>{width}}"
         logger.info(f"{row}{pace:>11}{left:>10}".rstrip())
 
