@@ -23,11 +23,7 @@ def compare(
 ) -> tuple[list[Json], Interval]:
     """Scores of all models on test as results.json has them, and the committee's accuracy less the linear model's.
 
-    Args:
-        task: the splits.
-        committee: logits (texts, classes).
-        members: logits (texts, members, classes).
-        linear: logits (texts, classes).
+    All from logits on test: `committee` and `linear` (texts, classes), `members` (texts, members, classes).
     """
     labels, names = np.array(task["test"]["label"][:]), class_names(task)
     most = np.bincount(task["train"]["label"][:], minlength=len(names)).argmax()
@@ -70,46 +66,34 @@ def doubtful_rows(test: datasets.Dataset, names: Sequence[str], logits: np.ndarr
         "most uncertain": np.argsort(-entropy, kind="stable")[: 2 * ROWS],
         "confidently wrong": wrong[np.argsort(-best[wrong], kind="stable")][: 2 * ROWS],
     }
-    return {
-        kind: [
-            {
-                "text": test[int(row)]["text"],
-                "label": names[labels[row]],
-                "predicted": names[predicted[row]],
-                "probability": float(np.exp(best[row])),
-            }
-            for row in rows
-        ]
-        for kind, rows in chosen.items()
-    }
+
+    def describe(row: int) -> Json:
+        shown = {"text": test[int(row)]["text"], "label": names[labels[row]], "predicted": names[predicted[row]]}
+        return {**shown, "probability": float(np.exp(best[row]))}
+
+    return {kind: [describe(row) for row in rows] for kind, rows in chosen.items()}
 
 
 def write_report(results: Json, output: str) -> str:
     """What the command prints, as text."""
     rows = results["rows"]
     width = max(len(row["model"]) for row in results["scores"])
-    scores = [
-        f"{row['model']:<{width}}  {Interval(**row['accuracy'])}   {Interval(**row['macro_f1'])}"
-        for row in results["scores"]
-    ]
     lines = [
         "",
         f"{sum(rows.values()):,} rows: {', '.join(f'{count:,} {split}' for split, count in rows.items())}; "
         f"{len(results['labels'])} classes. Scores are on the test rows, with 95% intervals.",
         "",
         f"{'model':<{width}}  accuracy               macro F1",
-        *scores,
-        "",
-        class_table(results["classes"]),
     ]
+    for row in results["scores"]:
+        lines.append(f"{row['model']:<{width}}  {Interval(**row['accuracy'])}   {Interval(**row['macro_f1'])}")
+    lines += ["", class_table(results["classes"])]
     for kind, found in results["doubtful"].items():
         if found:
             lines += ["", f"Test rows, {kind}:"]
-            lines += [
-                f"  {each['predicted']} {each['probability']:.2f} (labelled {each['label']}): "
-                f"{' '.join(each['text'].split())[:WIDTH]}"
-                for each in found[:ROWS]
-            ]
+        for each in found[:ROWS]:
+            text = " ".join(each["text"].split())[:WIDTH]
+            lines.append(f"  {each['predicted']} {each['probability']:.2f} (labelled {each['label']}): {text}")
     *_, half, every = results["learning_curve"]
     points = ", ".join(f"{point['accuracy']:.3f} with {point['rows']:,}" for point in results["learning_curve"])
     lines += [

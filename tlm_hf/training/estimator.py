@@ -70,12 +70,8 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         rest = np.setdiff1d(places, aside)
         share = max(HELD_OUT, len(counts) / len(rest))
         train, validation = train_test_split(rest, test_size=share, stratify=labels[rest], random_state=self.seed)
-        features = datasets.Features(
-            {
-                "text": datasets.Value("string"),
-                "label": datasets.ClassLabel(names=[str(each) for each in self.classes_]),
-            }
-        )
+        names = datasets.ClassLabel(names=[str(each) for each in self.classes_])
+        features = datasets.Features({"text": datasets.Value("string"), "label": names})
         splits = datasets.DatasetDict()
         for split, chosen in (("train", train), ("validation", validation), ("test", aside)):
             rows = {"text": [str(X[place]) for place in chosen], "label": labels[chosen].tolist()}
