@@ -82,8 +82,9 @@ class Scale:
 
     @property
     def embedded(self) -> dict[str, Path]:
-        """The first encoders that come with the package, as many as a `bert-1` has seeds."""
-        return dict(list(pretrained().items())[: self.seeds])
+        """The trained encoders that come with the package, at most as many as a `bert-1` has seeds."""
+        trained = [item for item in pretrained().items() if item[0].startswith("tlm-bert1")]
+        return dict(trained[: self.seeds])
 
     def classifiers(self, encoder: str, arm: str) -> list[str]:
         """Names of the fine-tunings of an encoder."""
