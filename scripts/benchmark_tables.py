@@ -133,7 +133,7 @@ def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the results lack, and print the mean accuracies after each."""
+    """Run what the results lack."""
     quiet_libraries()
     arguments = parse(BenchmarkArguments, "benchmark-tables", __doc__ or "", argv)
     file = Path(arguments.json)
@@ -142,10 +142,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     for job in itertools.product(arguments.sets, arguments.rows, range(arguments.draws), arguments.models):
         if job not in known:
             scores.append(score(arguments, *job))
-            write_json(file, {"scores": scores, **provenance()})
-            means = pd.DataFrame(scores).pivot_table("accuracy", ["data", "rows"], "model").round(3)
-            print(means.to_string(), flush=True)
-            draw(scores, file)
+            write(scores, file)
+    write(scores, file)
+
+
+def write(scores: list[dict[str, Any]], file: Path) -> None:
+    """Write all scores and the mean accuracies, print these, and draw them."""
+    means = pd.DataFrame(scores).pivot_table("accuracy", ["data", "rows"], "model")
+    rows = [row.dropna().to_dict() for _, row in means.reset_index().iterrows()]
+    write_json(file, {"mean_accuracies": rows, "scores": scores, **provenance()})
+    print(means.round(3).to_string(), flush=True)
+    draw(scores, file)
 
 
 def draw(scores: list[dict[str, Any]], file: Path) -> None:
