@@ -195,7 +195,7 @@ class FrozenRuntime:
         for start in range(0, len(ids), BATCH):
             rows = order[start : start + BATCH]
             logits[rows] = self._batch([ids[row] for row in rows])
-        if "lexical.weight" in self.tables:
+        if ids and "lexical.weight" in self.tables:
             logits += np.stack([self._by_words(np.array(text)) for text in ids])[:, None]
         return logits
 

@@ -108,7 +108,10 @@ def test_it_is_in_every_form_of_a_committee(tokenizer, tmp_path):
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         np.testing.assert_allclose(output.logits.float().softmax(-1).numpy(), expected, atol=tolerance)
     tokenizer.model_max_length, before = 16, tokenizer.model_max_length
-    np.testing.assert_allclose(load(tmp_path / "frozen").probabilities(NEW), expected, atol=1e-5)
+    runtime = load(tmp_path / "frozen")
+    np.testing.assert_allclose(runtime.probabilities(NEW), expected, atol=1e-5)
+    assert runtime([]) == []
+    assert runtime.probabilities([]).shape == (0, expected.shape[1])
     tokenizer.model_max_length = before
 
 

@@ -1,6 +1,7 @@
 """The committee as a scikit-learn estimator. Oracle: scikit-learn's own cross-validation and search, which drive it."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers_commands import labelled_rows, shelf
 from sklearn.base import clone
@@ -22,7 +23,8 @@ def test_it_is_searched_and_cross_validated_by_scikit_learn():
     assert search.predict(TEXTS).tolist() == [("farm", "sea")[place] for place in probabilities.argmax(axis=1)]
     assert search.score(TEXTS, LABELS) == np.mean(search.predict(TEXTS) == np.array(LABELS))
     numbers = [int(label == "sea") for label in LABELS]
-    scores = cross_val_score(clone(model), np.array(TEXTS), numbers, cv=2)
+    texts = pd.Series(TEXTS, index=range(100, 100 + len(TEXTS))[::-1])
+    scores = cross_val_score(clone(model), texts, pd.Series(numbers, index=texts.index), cv=2)
     assert scores.shape == (2,)
     assert np.isfinite(scores).all()
 

@@ -11,7 +11,7 @@ from .table import BAD_INPUT, COMMANDS
 
 def usage(family: str = "") -> str:
     """The list of commands, or of those whose names begin with a word."""
-    rows = [f"  {name:<23}{command.about}" for name, command in COMMANDS.items() if name.startswith(family)]
+    rows = [f"  {name:<25}{command.about}" for name, command in COMMANDS.items() if name.startswith(family)]
     return "\n".join(["usage: tlm COMMAND [options]   (tlm COMMAND --help lists its options)", "", *rows])
 
 

@@ -161,6 +161,8 @@ def tables_in(path: Path) -> list[Path]:
 
 def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     """The files of each split; None where `datasets` is to read what a folder's README.md names."""
+    if path.is_file() and not path.stat().st_size:
+        raise UserError(f"{path} is empty: give a file or folder with text.")
     filled = [file for file in tables_in(path) if file.stat().st_size]
     if not filled:
         raise UserError(f"{path} holds no {', '.join(KINDS)} with text in it: give a file or folder with text.")

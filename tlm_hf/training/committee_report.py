@@ -51,8 +51,8 @@ def recommend(difference: Interval) -> str:
     side = "above" if difference.value >= 0 else "below"
     better = "the committee" if difference.value >= 0 else "the linear model (baseline.joblib)"
     return (
-        f"Too close to call: the committee is {points} {side} TF-IDF + linear model ({interval}). Take {better}, or "
-        "label more rows."
+        f"Too close to call: the committee is {points} {side} TF-IDF + linear model ({interval}). On these rows "
+        f"{better} is ahead; more labelled rows would tell."
     )
 
 
@@ -74,8 +74,9 @@ def doubtful_rows(test: datasets.Dataset, names: Sequence[str], logits: np.ndarr
     return {kind: [describe(row) for row in rows] for kind, rows in chosen.items()}
 
 
-def write_report(results: Json, output: str) -> str:
+def write_report(results: Json, output: str, text_column: str | None) -> str:
     """What the command prints, as text."""
+    column = f" --text-column {text_column}" if text_column not in (None, "text") else ""
     rows = results["rows"]
     width = max(len(row["model"]) for row in results["scores"])
     lines = [
@@ -104,7 +105,7 @@ def write_report(results: Json, output: str) -> str:
         "",
         "What to do next:",
         f'  tlm predict --model {output} --texts "a new text"',
-        f"  tlm predict --model {output} --input new.csv --output labelled.csv",
+        f"  tlm predict --model {output} --input new.csv{column} --output labelled.csv",
         f"  python -c \"import joblib; print(joblib.load('{output}/baseline.joblib').predict(['a new text']))\"",
         f"{output}/frozen/ answers without torch. {output}/work/ may be deleted.",
     ]

@@ -61,6 +61,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             UserError: a class of fewer than three texts, and as `train_committee`.
         """
+        texts = list(X)  # a pandas Series is indexed by its own labels, not by places
         self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         places, rng = np.arange(len(labels)), np.random.default_rng(self.seed)
         counts = np.bincount(labels)
@@ -74,7 +75,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         features = datasets.Features({"text": datasets.Value("string"), "label": names})
         splits = datasets.DatasetDict()
         for split, chosen in (("train", train), ("validation", validation), ("test", aside)):
-            rows = {"text": [str(X[place]) for place in chosen], "label": labels[chosen].tolist()}
+            rows = {"text": [str(texts[place]) for place in chosen], "label": labels[chosen].tolist()}
             splits[split] = datasets.Dataset.from_dict(rows, features=features)
         options = {**self.get_params(), "encoder": list(self.encoder or [])}
         with tempfile.TemporaryDirectory() as folder:

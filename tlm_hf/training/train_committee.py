@@ -189,7 +189,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
         **_score(task, joined, linear["logits"]["test"]),
         "learning_curve": learning_curve(tokenizer, vectors, task),
     }
-    results["report"] = write_report(results, str(output))
+    results["report"] = write_report(results, str(output), arguments.text_column)
     return output, run.finish(partial(_save, joined, pipeline), results)
 
 
