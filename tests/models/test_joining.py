@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, randomise, refusal
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from tokenizers import Tokenizer, models
 from transformers import BertTokenizer
 
@@ -74,8 +74,7 @@ def test_impossible_choices_are_refused(pairs):
 
 
 def adapted(model):
-    model.add_adapter(LoraConfig(target_modules=["query"]))
-    return model
+    return inject_adapter_in_model(LoraConfig(target_modules=["query"]), model)
 
 
 def test_stock_weights_are_shared_and_renamed_labels_stay(pairs, ids):
