@@ -31,7 +31,7 @@ from tlm_hf.runs.figure import new_figure
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
 from tlm_hf.runtime import load
-from tlm_hf.training.train_committee import OwnDataArguments, train_from_table
+from tlm_hf.training.train_committee import COUNTED, OwnDataArguments, train_from_table
 
 SETS: dict[str, dict[str, Any]] = {
     "ag_news": {"train_per_label": 1000, "test_per_label": 500},
@@ -97,7 +97,7 @@ def run_tfidf(task: datasets.DatasetDict, folder: Path) -> Trained:
 
 def run_count_vectors(task: datasets.DatasetDict, folder: Path) -> Trained:
     """As `run_committee`; the mean of the word rows of the counted encoder."""
-    name = str(pretrained()["tlm-words"])
+    name = str(pretrained()[COUNTED])
     rows = TLMModel.from_pretrained(name).embeddings.word_embeddings.weight.detach()
     encode = encode_whole(load_tokenizer(name))
 

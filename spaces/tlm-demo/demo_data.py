@@ -160,9 +160,9 @@ def build_committee(task: Task, chosen: list[str]) -> list[Json]:
     for name, members in models:
         speed = task.milliseconds[len(members) - 1] if task.milliseconds else None
         rows.append({"model": name, **task.scores[" ".join(map(str, members))], "milliseconds": speed})
-    return rows + [
-        {"model": "deep encoder", **task.scores[key], "milliseconds": None} for key in task.scores if key == "deep"
-    ]
+    if "deep" in task.scores:
+        rows.append({"model": "deep encoder", **task.scores["deep"], "milliseconds": None})
+    return rows
 
 
 @dataclass

@@ -11,11 +11,18 @@ so R, of V words and a number of buckets for pairs, holds a linear model on TF-I
 for special tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
 MULTIPLIER = 40503
 """Of the first token's id in the hash of a pair."""
+
+
+def hash_pairs(ids: Any, buckets: int) -> Any:
+    """Buckets (..., tokens - 1) of neighbouring tokens, from integer ids (..., tokens) of torch or numpy."""
+    return (ids[..., :-1] * MULTIPLIER + ids[..., 1:]) % buckets
 
 
 class LexicalTable(nn.Module):
@@ -35,7 +42,7 @@ class LexicalTable(nn.Module):
         counts = torch.einsum("bst,bt->bs", equal, present).clamp(min=1)
         shares = present * (1 + counts.log()) / counts
         norm = (shares.square() * counts * self.idf[input_ids].square()).sum(dim=1, keepdim=True).sqrt()
-        pairs = words + (input_ids[:, :-1] * MULTIPLIER + input_ids[:, 1:]) % (len(self.weight) - words)
+        pairs = words + hash_pairs(input_ids, len(self.weight) - words)
         sums = torch.einsum("bt,btc->bc", shares, self.weight[input_ids])
         sums = sums + torch.einsum("bt,btc->bc", present[:, 1:], self.weight[pairs])
         return (sums / norm.clamp(min=1) + self.bias).float()

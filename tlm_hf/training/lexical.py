@@ -19,7 +19,7 @@ from sklearn.svm import LinearSVC
 from transformers import PreTrainedTokenizerBase
 
 from ..evaluation.choosing import combined
-from ..models.lexical_committee import MULTIPLIER, LexicalTable
+from ..models.lexical_committee import LexicalTable, hash_pairs
 from ..models.modeling_committee import CommitteeForSequenceClassification
 
 BUCKETS = 16384
@@ -51,7 +51,7 @@ def fit_lexical(
     ids = [np.array(row) for row in tokenizer(rows["text"][:], truncation=True)["input_ids"]]
     words = len(vectors)
     counts = count_tokens([row[~np.isin(row, tokenizer.all_special_ids)] for row in ids], words)
-    pairs = count_tokens([(row[:-1] * MULTIPLIER + row[1:]) % BUCKETS for row in ids], BUCKETS)
+    pairs = count_tokens([hash_pairs(row, BUCKETS) for row in ids], BUCKETS)
     weighting = TfidfTransformer(sublinear_tf=True, norm=None).fit(counts)
     idf = weighting.idf_.copy()
     idf[tokenizer.all_special_ids] = 0
@@ -93,15 +93,15 @@ def _length(features: csr_matrix) -> float:
 
 
 def learning_curve(
-    tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, task: datasets.DatasetDict
+    tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, task: datasets.DatasetDict, whole: LexicalTable
 ) -> list[dict[str, float]]:
-    """Test accuracy of a table fitted on a quarter, half and all of the training `rows` of each class."""
+    """Test accuracy of a table fitted on a quarter, half and all (`whole`) of the training `rows` of each class."""
     labels, test = pd.Series(task["train"]["label"][:]), np.array(task["test"]["label"][:])
     places = labels.groupby(labels).cumcount() / labels.groupby(labels).transform("size")
     points = []
     for share in (0.25, 0.5, 1.0):
         rows = task["train"].select(np.flatnonzero(places < share))
-        table = fit_lexical(tokenizer, vectors, rows, task["train"].features["label"].num_classes)
+        table = whole if share == 1 else fit_lexical(tokenizer, vectors, rows, len(whole.bias))
         logits = lexical_logits(table, tokenizer, task["test"]["text"][:])
         points.append({"rows": len(rows), "accuracy": float((logits.argmax(axis=-1) == test).mean())})
     return points

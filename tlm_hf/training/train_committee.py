@@ -70,8 +70,8 @@ class Recipe:
 
 
 RECIPES = {
-    100: Recipe("tlm-words", 40.0),
-    300: Recipe("tlm-words", 20.0),
+    100: Recipe(COUNTED, 40.0),
+    300: Recipe(COUNTED, 20.0),
     1000: Recipe("tlm-", 20.0),
     math.inf: Recipe("tlm-", 8.0),
 }
@@ -176,6 +176,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     tokenizer = load_classifier_tokenizer(members[0], committee)
     vectors = _word_vectors(tokenizer, encoders)
     table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
+    curve = learning_curve(tokenizer, vectors, task, table)
     joined = join_members(joining, task, committee, tokenizer, table)
 
     # 4. The linear model, and everything scored on test
@@ -187,7 +188,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
         **_score(task, joined, linear["logits"]["test"]),
-        "learning_curve": learning_curve(tokenizer, vectors, task),
+        "learning_curve": curve,
     }
     results["report"] = write_report(results, str(output), arguments.text_column)
     return output, run.finish(partial(_save, joined, pipeline), results)
