@@ -1,0 +1,105 @@
+"""The encoders in the package on three tasks: one by one and joined, over seeds, beside the baselines.
+
+TLM_DATA=data python scripts/family.py --json results/family/seeds.json --output-dir outputs/family
+
+For each seed every encoder is fine-tuned at the study's rate of the task; a committee has those of one seed, and one
+of five two more of the next seed. Intervals are over test texts and seeds. The same command continues.
+"""
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlm_hf import TLMModel, pretrained
+from tlm_hf.data.tasks import load_task
+from tlm_hf.data.tokenization import encode_whole, load_tokenizer
+from tlm_hf.evaluation.baselines import choose_linear, sentence_baseline, tfidf_baseline
+from tlm_hf.runs.atomic_files import Json, read_json, write_json
+from tlm_hf.runs.provenance import provenance
+from tlm_hf.runs.quiet import quiet_libraries
+from tlm_hf.study.estimates import Answers, Estimate, accuracy, committees_right, difference
+from tlm_hf.training.finetune import LOGITS_FILE
+from tlm_hf.training.members import finetune_members
+
+FEWREL = {"train_per_label": 150, "validation_per_label": 10, "test_per_label": 30, "shortfall": "take"}
+TASKS: dict[str, tuple[float, Json]] = {
+    "ag_news": (3e-4, {"train_per_label": 1000, "validation_per_label": 200, "test_per_label": 500}),
+    "dbpedia_14": (1e-3, {"train_per_label": 100, "validation_per_label": 50, "test_per_label": 150}),
+    "fewrel": (3e-4, FEWREL),
+    "fewrel, entities marked": (3e-4, {**FEWREL, "entity_markers": "text"}),
+}
+"""Learning rate and sizes, as in the study."""
+ENCODERS = ("tlm-bert1-0", "tlm-bert1-1", "tlm-words")
+
+
+def count_vectors(task: Any) -> np.ndarray:
+    """Logits on test of a linear model on the mean of a text's counted word rows, float (texts, classes)."""
+    folder = str(pretrained()["tlm-words"])
+    encode, model = encode_whole(load_tokenizer(folder)), TLMModel.from_pretrained(folder, add_pooling_layer=False)
+    rows = model.get_input_embeddings().weight.detach().float().numpy()
+    texts = {split: encode(task[split]["text"][:]) for split in task}
+    inputs = {split: np.stack([rows[ids].mean(axis=0) for ids in each]) for split, each in texts.items()}
+    return np.asarray(choose_linear(inputs, task)["logits"]["test"])
+
+
+def run_task(name: str, seeds: Sequence[int], output: Path) -> list[Json]:
+    """Rows of one task: accuracy of each model, and its difference from TF-IDF and MiniLM, in percent and points."""
+    rate, sizes = TASKS[name]
+    data = {"task": name.split(",")[0], **sizes}
+    folder = output / name.replace(", ", "-").replace(" ", "-")
+    for seed in seeds:
+        options = {"models": list(ENCODERS), "seed": seed, "learning_rate": rate, "num_threads": 1, "save_logits": True}
+        finetune_members(output_dir=str(folder / str(seed)), workers=1, disable_tqdm=True, **options, **data)
+    logits = []
+    for seed, index in itertools.product(seeds, range(len(ENCODERS))):
+        with np.load(folder / str(seed) / f"member-{index}" / LOGITS_FILE) as stored:
+            logits.append(stored["test"])
+            labels = stored["test_labels"]
+    members, count = np.stack(logits, axis=1), len(ENCODERS)
+    places = np.arange(members.shape[1]).reshape(len(seeds), count)
+    joined = [*places.tolist()]
+    five = [[*row, *after[:2]] for row, after in zip(joined, [*joined[1:], joined[0]], strict=True)]
+    sides = {encoder: [[place] for place in places[:, index]] for index, encoder in enumerate(ENCODERS)}
+    sides |= {"committee of three": joined, "committee of five": five}
+    answers = {side: Answers(committees_right(members, labels, chosen)) for side, chosen in sides.items()}
+    task = load_task(data.pop("task"), **data)
+    baselines = {"TF-IDF": tfidf_baseline(task, with_logits=True)["logits"]["test"]}
+    baselines |= {"MiniLM": sentence_baseline(task)["logits"]["test"], "count vectors": count_vectors(task)}
+    right = np.array(task["test"]["label"][:])
+    answers |= {side: Answers((logit.argmax(-1) == right)[None].astype(float)) for side, logit in baselines.items()}
+    rows = []
+    for side, ours in answers.items():
+        row: Json = {"task": name, "model": side, "runs": ours.runs, "accuracy": in_percent(accuracy(ours))}
+        row |= {f"less {other}": in_percent(difference(ours, answers[other])) for other in ("TF-IDF", "MiniLM")}
+        rows.append(row)
+    return rows
+
+
+def in_percent(estimate: Estimate) -> dict[str, float]:
+    """Value and 95% interval over texts and seeds, times 100."""
+    return {part: round(100 * getattr(estimate, part), 2) for part in ("value", "low", "high")}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the tasks that the results lack, and print their rows."""
+    quiet_libraries()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", required=True, type=Path, help="file of the results")
+    parser.add_argument("--output-dir", required=True, type=Path, help="folder of the classifiers")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 3, 6, 9, 12], help="seed of each first encoder")
+    arguments = parser.parse_args(argv)
+    rows = read_json(arguments.json)["rows"] if arguments.json.is_file() else []
+    for name in TASKS:
+        if name not in {row["task"] for row in rows}:
+            rows += run_task(name, arguments.seeds, arguments.output_dir)
+            write_json(arguments.json, {"rows": rows, "seeds": arguments.seeds, **provenance()})
+            for row in rows[-8:]:
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
