@@ -7,10 +7,18 @@ from helpers_masking import make_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
-from sklearn.metrics import accuracy_score, f1_score, log_loss
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 
 from tlm_hf.data.masking import HELD_OUT_STREAM, MaskingCollator
-from tlm_hf.evaluation.calibration import choose_temperature, expected_calibration_error, fit_temperature
+from tlm_hf.evaluation.calibration import (
+    brier_score,
+    choose_temperature,
+    draw_reliability,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
 from tlm_hf.evaluation.metrics import classification_metrics
 from tlm_hf.evaluation.scoring import masked_lm_score, predict_logits
 
@@ -139,3 +147,23 @@ def test_calibration_error_of_examples_worked_by_hand():
     assert expected_calibration_error(logits, labels, bins=5) == pytest.approx(0.25 * 0.45 + 0.25 * 0.65 + 0.5 * 0.4)
     sure = np.array([[1000.0, 0.0], [1000.0, 0.0]])  # confidence 1 belongs to the last bin
     assert expected_calibration_error(sure, np.array([0, 1])) == pytest.approx(0.5)
+
+
+def test_brier_score_and_reliability_are_scikit_learns(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 300)
+    one = (rng.normal(size=(300, 3)) + 1.5 * np.eye(3)[labels]).astype(np.float32)
+    probabilities = softmax(one.astype(np.float64), axis=-1)
+    assert brier_score(one, labels) == pytest.approx(
+        brier_score_loss(labels, probabilities, labels=[0, 1, 2], scale_by_half=False), abs=1e-6
+    )
+    rows = reliability(one, labels, bins=10)
+    shares, confidence = calibration_curve(
+        probabilities.argmax(-1) == labels, probabilities.max(-1), n_bins=10, strategy="uniform"
+    )
+    np.testing.assert_allclose([row["accuracy"] for row in rows], shares, atol=1e-6)
+    np.testing.assert_allclose([row["confidence"] for row in rows], confidence, atol=1e-6)
+    gaps = sum(row["share"] * abs(row["accuracy"] - row["confidence"]) for row in rows)
+    assert expected_calibration_error(one, labels, bins=10) == pytest.approx(gaps)
+    draw_reliability({"before": rows, "after": rows}, tmp_path / "r.png", "all")
+    assert (tmp_path / "r.png").stat().st_size > 5000

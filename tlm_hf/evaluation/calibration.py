@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import chi2
@@ -83,14 +84,9 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> list[
     probabilities = np.exp(log_softmax(logits, axis=-1))
     confidence, correct = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [
-        {
-            "confidence": float(confidence[bin_of == index].mean()),
-            "accuracy": float(correct[bin_of == index].mean()),
-            "share": float((bin_of == index).mean()),
-        }
-        for index in np.unique(bin_of)
-    ]
+    table = pd.DataFrame({"confidence": confidence, "accuracy": correct, "share": 1 / len(labels), "bin": bin_of})
+    rows = table.groupby("bin").agg({"confidence": "mean", "accuracy": "mean", "share": "sum"})
+    return rows.to_dict("records")
 
 
 def draw_reliability(diagrams: dict[str, list[dict[str, float]]], path: Path, title: str) -> None:

@@ -37,21 +37,14 @@ UNCERTAINTY = ("entropy", "mutual_information", "agreement")
 class Prediction:
     """What a model says of one text; None where it says nothing, as of a text that is missing."""
 
-    label: str | None = None
-    """The most probable class, of this `probability`."""
-    probability: float | None = None
-    labels: list[str] | None = None
-    """With several labels a text, those above the threshold."""
-    value: float | dict[str, float] | None = None
-    """Of a regression; with several outputs by name."""
-    entropy: float | None = None
-    """Of the committee's mean probability, in nats."""
-    mutual_information: float | None = None
-    """The part of the entropy that the members' disagreement makes, in nats."""
-    agreement: float | None = None
-    """The largest share of members that prefer one class."""
-    probabilities: dict[str, float] | None = None
-    """Those of all classes, by name; with several labels a text each for itself."""
+    label: str | None = None  # the most probable class
+    probability: float | None = None  # of the label
+    labels: list[str] | None = None  # with several labels a text, those above the threshold
+    value: float | dict[str, float] | None = None  # of a regression; with several outputs by name
+    entropy: float | None = None  # of the committee's mean probability, in nats
+    mutual_information: float | None = None  # the part of the entropy that the members' disagreement makes
+    agreement: float | None = None  # the largest share of members that prefer one class
+    probabilities: dict[str, float] | None = None  # of all classes; with several labels a text each for itself
 
 
 @dataclass
@@ -109,17 +102,14 @@ def predict_command(arguments: PredictArguments) -> Json:
     """Classify texts or the rows of a table.
 
     Returns:
-        The counts of `texts`, of those that were `empty` and `truncated`, and `predictions` or the `output` file. The
-        output has all columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class; a name
-        that is taken gets `predicted_` before it.
+        The counts of `texts`, of those that were `empty` and `truncated`, and `predictions`, or the `output` file: all
+        columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class.
 
     Raises:
         UserError: bad input, found before the model runs.
     """
-    if not arguments.model:
-        raise UserError("predict needs --model (a classifier or committee).")
-    if bool(arguments.texts) == (arguments.input is not None):
-        raise UserError("predict needs either --texts or --input.")
+    if not arguments.model or bool(arguments.texts) == (arguments.input is not None):
+        raise UserError("predict needs --model (a classifier or committee), and either --texts or --input.")
     check_range(arguments, 1, math.inf, "batch_size")
     check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else _check_output(arguments.output, arguments.input)

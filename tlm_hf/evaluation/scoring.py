@@ -34,7 +34,6 @@ from .metrics import classification_metrics, multi_label_metrics, regression_met
 
 logger = logging.getLogger(__name__)
 HELD_OUT_MASK_RATE = 0.15
-HELD_OUT_SEED = 0
 LOGIT_STEP = 1 / 128
 """Stored logits are multiples of this: smaller differences decide next to nothing, and files stay small."""
 FREEZE_HELP = "Answer from tables where the committee can be frozen; --no-freeze runs its members."
@@ -54,7 +53,7 @@ def held_out_masks(
     tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[Sequence[int] | np.ndarray]
 ) -> MaskingCollator | None:
     """Masks by position alone, of seed 0 (of a few tokens: the first that masks one); None for nothing to mask."""
-    for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + 50):
+    for seed in range(50):
         collator = MaskingCollator(tokenizer, HELD_OUT_MASK_RATE, seed, HELD_OUT_STREAM)
         rows = ({"input_ids": ids, "item": item} for item, ids in enumerate(input_ids))
         if any(bool((collator([row])["labels"] != IGNORE_INDEX).any()) for row in rows):
@@ -142,14 +141,14 @@ def unpack_logits(packed: np.ndarray) -> np.ndarray:
 class ScoreArguments(TaskArguments):
     """Options of `tlm score`."""
 
-    task: str = option("", "Task or table for a classifier or committee.")
+    task: str = option("", "For a classifier or committee: task or table.")
     model: str = option("", "Folder or Hub name.")
     split: str | None = option(
         None,
         "Rows of --task; default: the test split, and all rows of a single file.",
         choices=["train", "validation", "test", "all"],
     )
-    text: str | None = option(None, "Text for an encoder's fixed-mask loss, in place of --task.")
+    text: str | None = option(None, "For an encoder: text for its fixed-mask loss.")
     output: str | None = option(None, "JSON file for the results.")
     freeze: bool = option(True, FREEZE_HELP)
     disable_tqdm: bool = option(False, "No progress bar (for logs).")
@@ -158,25 +157,23 @@ class ScoreArguments(TaskArguments):
 def score(arguments: ScoreArguments) -> Json:
     """Score a model: accuracy, macro F1 and loss of a classifier, or fixed-mask loss and perplexity of an encoder.
 
-    A classifier or committee takes `--task` and is scored on its test split, or on all rows of a single file, as
-    `problem_type` says (`evaluation.metrics`). An encoder takes `--text` (the held-out part of `docstrings` or
-    `wikipedia`, or all of any other text), or `--task`, whose texts are then the text.
+    A classifier or committee takes `--task`: its test split, or all rows of a single file; `problem_type` says what is
+    measured. An encoder takes `--text`: the held-out part of `docstrings` or `wikipedia`, or all of any other text.
 
     Returns:
-        `metrics`, with loss in nats, the number of texts, and where they came from.
+        `metrics`, with loss in nats, the number of `texts`, and where they came from.
 
     Raises:
         UserError: bad input, before any model is opened.
     """
-    if not arguments.model:
-        raise UserError("score needs --model (a folder or Hub name).")
-    if bool(arguments.task) == bool(arguments.text):
-        raise UserError("score needs either --task or --text.")
+    if not arguments.model or bool(arguments.task) == bool(arguments.text):
+        raise UserError("score needs --model (a folder or Hub name), and either --task or --text.")
     target = None if arguments.output is None else output_file(arguments.output)
     config = read_config(arguments.model, needs_weights=False)
     classifies = any("SequenceClassification" in name for name in config.get("architectures") or [])
-    if classifies and arguments.text:
-        raise UserError(f"The model {arguments.model!r} is a classifier: score it with --task.")
+    if classifies == bool(arguments.text):
+        what, option_name = ("a classifier", "--task") if classifies else ("an encoder", "--text")
+        raise UserError(f"The model {arguments.model!r} is {what}: score it with {option_name}.")
     scores = _score_classifier(arguments) if classifies else _score_encoder(arguments, config)
     logger.info("%d rows scored.", scores["texts"])
     results = {"model": portable_path(arguments.model), **scores, **provenance()}
@@ -258,20 +255,16 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
 
 
 def _score_encoder(arguments: ScoreArguments, config: Json) -> Json:
-    model = load_masked_lm(arguments.model)
+    model, source = load_masked_lm(arguments.model), str(arguments.text)
     tokenizer = load_matching_tokenizer(arguments.model, None, config["vocab_size"])
-    if arguments.text is None:
-        dataset = datasets.Dataset.from_dict({"text": _read_task(arguments)[0]})
-    else:
-        column = arguments.text_column or "text"
-        corpus = load_corpus(arguments.text, text_column=column, root=arguments.data_root, written=arguments)
-        dataset = corpus["validation"]
-        if arguments.text not in HELD_OUT_CORPORA:
-            dataset = datasets.concatenate_datasets([corpus["train"], corpus["validation"]])
+    column = arguments.text_column or "text"
+    corpus = load_corpus(source, text_column=column, root=arguments.data_root, written=arguments)
+    dataset = corpus["validation"]
+    if source not in HELD_OUT_CORPORA:
+        dataset = datasets.concatenate_datasets([corpus["train"], dataset])
     length = min(tokenizer.model_max_length, config["max_position_embeddings"])
     ids = tokenize(dataset, tokenizer, length)["input_ids"][:]
     metrics = masked_lm_score(model, tokenizer, ids, show_progress=not arguments.disable_tqdm)
-    name, source = ("text", arguments.text) if arguments.text else ("task", arguments.task)
     if not metrics["masked_tokens"]:
         raise UserError(f"{source!r} is too short to mask a token of it: give more text.")
-    return {name: portable_path(source), "metrics": metrics, "texts": len(ids)}
+    return {"text": portable_path(source), "metrics": metrics, "texts": len(ids)}

@@ -19,10 +19,7 @@ from .release_file import Entry, Release
 WEIGHTS = ("config.json", "model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 ADAPTER_CONFIG = "adapter_config.json"
-PLOTS = {
-    "reliability.png": "Reliability before and after the temperature",
-    "members.png": "Accuracy by number of members",
-}
+PLOTS = {"reliability.png": "Reliability before and after the temperature"}
 PACKAGE = Path(__file__).resolve().parents[1] / "models"
 """The only code that a model repository may hold."""
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from ..runs.atomic_files import read_json
+
 ADAPTER = "adapter"
 """Folder of the adapter inside the output folder."""
 HEAD = ("pooler", "classifier")
@@ -33,22 +35,10 @@ def merged_copy(model: PeftModel) -> PreTrainedModel:
     return copy.deepcopy(model).merge_and_unload()
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str, labels: list[str]) -> None:
-    """Write the adapter and how to load it; a base that is a folder is not named, since its path is of this machine."""
+def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
+    """Write the adapter; a base that is a folder is not named, since its path is of this machine."""
     model.save_pretrained(str(folder))
-    name = None if Path(base).expanduser().exists() else base
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's own, which names that path; docs/how-to say how to load it
     record = folder / "adapter_config.json"
-    config = json.loads(record.read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = name
+    config = read_json(record) | {"base_model_name_or_path": None if Path(base).expanduser().exists() else base}
     record.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    named = [f"base_model: {name}"] if name else []
-    source = f'"{name}"' if name else "ENCODER  # the folder of the encoder that was fine-tuned"
-    card = [
-        *("---", "library_name: peft", *named, "tags: [lora, text-classification]", "---", "# LoRA adapter", ""),
-        f"Classes: {', '.join(labels)}. The folder above holds the same model with the adapter merged.",
-        *("", "```python", "from peft import PeftModel"),
-        *("from transformers import AutoModelForSequenceClassification", "", f"base = {source}"),
-        f"model = AutoModelForSequenceClassification.from_pretrained(base, num_labels={len(labels)})",
-        *('model = PeftModel.from_pretrained(model, "adapter").eval()', "```", ""),
-    ]
-    (folder / "README.md").write_text("\n".join(card), encoding="utf-8")

@@ -64,8 +64,8 @@ def finetune(**options: Any) -> Json:
         **options: those of `tlm finetune`; `task` may be a `datasets.Dataset` or `DatasetDict`.
 
     Returns:
-        The results as written: `test` and `validation` metrics (accuracy, macro F1, loss in nats), chosen epoch, and
-        precision, recall and F1 of the `classes` on test.
+        The results as written: `test` and `validation` metrics (accuracy, macro F1, loss in nats), the chosen epoch,
+        and those of each of the `classes` on test.
 
     Raises:
         UserError: bad input, or an output folder that belongs to another run.
@@ -90,7 +90,14 @@ def finetune(**options: Any) -> Json:
     # 2. The output folder
     push = prepare_push(chosen.training, arguments)
     report_processes(arguments)
-    run = Run(arguments.output_dir, "finetune", _settings(chosen, arguments, task, tokenizer))
+    settings = chosen.settings() | {
+        "batch_size": rows_per_step(arguments),
+        "weights": NEW if classifier.from_scratch else weights_hash(classifier.model),
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        "task_sha256": task_hash(task),
+        "threads": torch.get_num_threads(),
+    }
+    run = Run(arguments.output_dir, "finetune", settings)
     if run.results is not None:
         push(run.folder)
         return run.results
@@ -112,23 +119,6 @@ def finetune(**options: Any) -> Json:
     if arguments.should_save:
         push(run.folder)
     return results
-
-
-def _settings(
-    options: FinetuneOptions,
-    arguments: TrainingArguments,
-    task: datasets.DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
-) -> Json:
-    """All that decides the weights, as the run records it."""
-    classifier = options.classifier
-    return options.settings() | {
-        "batch_size": rows_per_step(arguments),
-        "weights": NEW if classifier.from_scratch else weights_hash(classifier.model),
-        "tokenizer_sha256": tokenizer_hash(tokenizer),
-        "task_sha256": task_hash(task),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def _score_and_save(
@@ -174,7 +164,7 @@ def _score_and_save(
         if options.output.save_logits:
             np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **arrays)
         if adapted is not None:
-            save_adapter(adapted, folder / ADAPTER, options.classifier.model, labels)
+            save_adapter(adapted, folder / ADAPTER, options.classifier.model)
 
     if not trainer.args.should_save:
         return results
@@ -207,18 +197,18 @@ def drop_tokens(rows: dict[str, list[Any]], share: float) -> dict[str, list[Any]
     return {**rows, "input_ids": shortened}
 
 
-def weighted_loss(
-    outputs: ModelOutput,
-    labels: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    *,
-    weights: torch.Tensor,
-    smoothing: float,
-) -> torch.Tensor:
-    """Cross-entropy of logits (batch, classes) for labels (batch,), weighted by class, over the number of texts."""
-    logits, weights = outputs["logits"].float(), weights.to(labels.device)
-    loss = cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
-    return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+def _balanced_loss(labels: np.ndarray, smoothing: float) -> Callable[..., torch.Tensor]:
+    """Cross-entropy over the number of texts, a text weighing n / (classes x rows of its class) of `labels` (n,)."""
+    weights = torch.from_numpy(compute_class_weight("balanced", classes=np.unique(labels), y=labels)).float()
+
+    def loss(
+        outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        of_class, logits = weights.to(labels.device), outputs["logits"].float()
+        total = cross_entropy(logits, labels, of_class, reduction="sum", label_smoothing=smoothing)
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
 
 
 def _load_tokenizer(classifier: ClassifierOptions) -> tuple[PreTrainedTokenizerBase, int]:
@@ -263,10 +253,7 @@ def _build_trainer(
         arguments.metric_for_best_model = "macro_f1"
     loss = None
     if options.schedule.class_weights == "balanced":
-        labels = np.array(task["train"]["label"][:])
-        weights = compute_class_weight("balanced", classes=np.unique(labels), y=labels)  # n / (classes x rows of one)
-        smoothing = arguments.label_smoothing_factor
-        loss = partial(weighted_loss, weights=torch.from_numpy(weights).float(), smoothing=smoothing)
+        loss = _balanced_loss(np.array(task["train"]["label"][:]), arguments.label_smoothing_factor)
     of_paper = options.schedule.schedule == "paper"
     trainer = RunTrainer(
         rate=_rate_by_epochs(arguments, math.ceil(len(rows["train"]) / rows_per_step(arguments))) if of_paper else None,

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data.task_options import option
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, class_names, load_task_from, task_hash, text_options
 from ..data.tokenization import load_tokenizer, tokenizer_hash
-from ..errors import UserError, check_range
+from ..errors import UserError
 from ..evaluation.calibration import (
     brier_score,
     choose_temperature,
@@ -20,11 +21,10 @@ from ..evaluation.calibration import (
     expected_calibration_error,
     reliability,
 )
-from ..evaluation.choosing import accuracy_by_count, accuracy_curve, combined, draw_curve, greedy_order
 from ..evaluation.metrics import class_metrics, classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
-from ..models.combination_committee import COMBINATIONS
+from ..models.combination_committee import COMBINATIONS, combine
 from ..models.joining_committee import in_label_order
 from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
@@ -43,8 +43,6 @@ class CommitteeArguments(TaskArguments):
     members: list[str] = option(list, "Folders of the fine-tuned classifiers.")
     output_dir: str = option("", "Output folder.")
     combination: str = option("probabilities", "What is averaged: probabilities or logits.")
-    choose: bool = option(False, "Keep the members that greedy selection on validation takes.")
-    max_members: int | None = option(None, "With --choose: at most so many.")
     disable_tqdm: bool = option(False, "No progress bar (for logs).")
 
 
@@ -64,11 +62,11 @@ class Joined:
 
 
 def join_committee(arguments: CommitteeArguments) -> Json:
-    """Join members, choose them and the temperature on the validation split alone, score committee and members on test.
+    """Join members, choose the temperature on the validation split alone, score committee and members on test.
 
     Returns:
-        The results as written: `test` and `validation` metrics before and after the temperature, each member's, those
-        of each class, `chosen` (indices of the members that stay), and the `curve` of accuracy against their number.
+        The results as written: `test` and `validation` metrics before and after the temperature, each member's, and
+        those of each class.
 
     Raises:
         UserError: no members, members of another task or tokenizer, a broken folder, or bad task options.
@@ -104,11 +102,8 @@ def join_members(
     if table is not None:
         logits = _add_table(committee, tokenizer, table, task, logits, arguments.combination)
 
-    # 4. Members and temperature, chosen on validation
-    order = greedy_order(logits["validation"], labels["validation"], arguments.combination)
-    chosen = _choose(arguments, logits["validation"], labels["validation"], order)
-    committee = committee.subset(chosen) if arguments.choose else committee
-    joined = {split: combined(logits[split], chosen, arguments.combination) for split in labels}
+    # 4. The temperature, chosen on validation
+    joined = {split: combine(torch.from_numpy(each), arguments.combination).numpy() for split, each in logits.items()}
     fitted = choose_temperature(joined["validation"], labels["validation"])
     temperature = fitted.value
     if fitted.note is not None:
@@ -119,19 +114,16 @@ def join_members(
     results = {
         "task": arguments.task,
         "task_options": text_options(arguments),
-        "members": [portable_path(arguments.members[index]) for index in chosen],
+        "members": [portable_path(member) for member in arguments.members],
         "parameters": committee.num_parameters(),
         "labels": class_names(task),
         "temperature": temperature,
         "temperature_interval": fitted.interval,
         "temperature_note": fitted.note,
-        "chosen": chosen,
         **{split: _score(joined[split], temperature, labels[split]) for split in labels},
         "classes": class_metrics(joined["test"], labels["test"], class_names(task)),
         "reliability": _reliability(joined["test"], temperature, labels["test"]),
         **_score_members(logits["test"], labels["test"]),
-        "greedy_order": order,
-        "curve": accuracy_curve(logits["test"], labels["test"], order, arguments.combination),
     }
     return Joined(committee, tokenizer, results, logits["test"], joined["test"] / temperature)
 
@@ -152,23 +144,13 @@ def _add_table(
     return {split: share * logits[split] + scale * by_words[split][:, None] for split in logits}
 
 
-def _choose(arguments: CommitteeArguments, logits: np.ndarray, labels: np.ndarray, order: list[int]) -> list[int]:
-    """Members that stay: all of them, or with `--choose` the first ones of the order with the best accuracy."""
-    if not arguments.choose:
-        return list(range(len(arguments.members)))
-    accuracies = accuracy_by_count(logits, labels, order, arguments.combination)
-    return order[: 1 + int(np.argmax(accuracies[: arguments.max_members]))]
-
-
 def save_committee(joined: Joined, folder: Path) -> None:
-    """Write model, tokenizer and figures."""
+    """Write model, tokenizer and the reliability diagram."""
     joined.committee.save_pretrained(folder)
     joined.tokenizer.save_pretrained(folder)
     results = joined.results
-    title = f"{results['task']}: {len(results['chosen'])} members, test split"
+    title = f"{results['task']}: {len(results['members'])} members, test split"
     draw_reliability(results["reliability"], folder / "reliability.png", title)
-    if len(results["curve"]) > 1:
-        draw_curve(results["curve"], folder / "members.png", f"{results['task']}: test accuracy by number of members")
 
 
 def _check_options(arguments: CommitteeArguments) -> None:
@@ -176,9 +158,6 @@ def _check_options(arguments: CommitteeArguments) -> None:
         raise UserError("committee needs --members (folders of fine-tuned classifiers) and --output-dir.")
     if arguments.combination not in COMBINATIONS:
         raise UserError(f"--combination is {arguments.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
-    if arguments.max_members is not None and not arguments.choose:
-        raise UserError("--max-members bounds what --choose takes: add --choose, or name fewer --members.")
-    check_range(arguments, 1, len(arguments.members), "max_members")
     for member in arguments.members:
         if read_config(member)["model_type"] == "tlm_committee":
             raise UserError(f"The member {member!r} is itself a committee: name its members instead.")

@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.svm import LinearSVC
 from transformers import PreTrainedTokenizerBase
 
-from ..evaluation.choosing import combined
+from ..models.combination_committee import combine
 from ..models.lexical_committee import LexicalTable, hash_pairs
 from ..models.modeling_committee import CommitteeForSequenceClassification
 
@@ -129,7 +129,7 @@ def weigh(members: np.ndarray, lexical: np.ndarray, labels: np.ndarray, combinat
 
     def cost(logs: np.ndarray) -> float:
         share, scale = np.exp(logs).astype(np.float32)
-        logits = combined(share * members + scale * lexical[:, None], range(members.shape[1]), combination)
+        logits = combine(torch.from_numpy(share * members + scale * lexical[:, None]), combination).numpy()
         return float(TRUST * ((logs - start) ** 2).sum() - log_softmax(logits, axis=-1)[rows, labels].sum())
 
     share, scale = np.exp(minimize(cost, start, method="Nelder-Mead").x)
