@@ -1,7 +1,8 @@
 """Put one small fault at a time into the modules that matter, and see whether their tests notice.
 
-tests/mutated_modules.json names the modules and their tests, which pass. The faults go into a copy of the last
-commit. In results/tests/mutants.json `killed_by` is null for a survivor; `note`, by hand, says why no user can see it.
+tests/mutated_modules.json names the modules and their tests. The faults go into a copy of the last commit, after the
+tests have passed there. In results/tests/mutants.json `killed_by` is null for a survivor; `note`, by hand, says why no
+user can see it. Rows of faults whose source is gone leave the table.
 """
 
 import argparse
@@ -102,20 +103,31 @@ def main() -> None:
         importlib.import_module(name)
     table: dict[str, dict] = {row["id"]: row for row in json.loads(TABLE.read_text())} if TABLE.is_file() else {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        tree = Path(folder, "tree")
+        tree, shared = Path(folder, "tree"), Path(folder, "shared")
+        shared.mkdir()
+        os.environ["TLM_TESTS"] = str(shared)  # what the tests make once a run is made before the faults
         subprocess.run(["git", "clone", "-q", "--shared", str(ROOT), str(tree)], check=True)
+        head = subprocess.run(["git", "-C", str(tree), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        commit = head.stdout.strip()
         subprocess.run([sys.executable, "-m", "compileall", "-q", str(tree)], check=True)
         for module, tests in json.loads((ROOT / "tests/mutated_modules.json").read_text()).items():
-            every, rows = mutants(tree, module), [row for row in table.values() if row["module"] == module]
+            if not any(part in module for part in options.modules):
+                continue
+            every = mutants(tree, module)
+            known = {row["id"] for row, _ in every}
+            table = {name: row for name, row in table.items() if row["module"] != module or name in known}
+            rows = [row for row in table.values() if row["module"] == module]
             alive = {row["id"] for row in rows if not row["killed_by"] and "note" not in row}
             new = [each for each in every if each[0]["id"] not in table][: max(options.each - len(rows), 0)]
             chosen = [each for each in every if each[0]["id"] in alive] if options.survivors else new
-            if not chosen or not any(part in module for part in options.modules):
+            if not chosen:
                 continue
+            if failed := first_failure(tree, tests):
+                raise SystemExit(f"{module} as it is: {failed} fails")
             original = (tree / module).read_bytes()
             for row, source in chosen:
                 (tree / module).write_text(source, encoding="utf-8")
-                table[row["id"]] = row | {"killed_by": first_failure(tree, tests)}
+                table[row["id"]] = row | {"commit": commit, "killed_by": first_failure(tree, tests)}
                 (tree / module).write_bytes(original)
                 TABLE.write_text(json.dumps(list(table.values()), indent=1) + "\n", encoding="utf-8")
                 print(*table[row["id"]].values(), sep="  ", flush=True)

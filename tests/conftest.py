@@ -105,7 +105,7 @@ def shared_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     TLM_TESTS is a folder of this run of the tests, of all its processes.
     """
     root = tmp_path_factory.getbasetemp()
-    os.environ["TLM_TESTS"] = str(root.parent if "PYTEST_XDIST_WORKER" in os.environ else root)
+    os.environ.setdefault("TLM_TESTS", str(root.parent if "PYTEST_XDIST_WORKER" in os.environ else root))
     return Path(os.environ.setdefault("TLM_CACHE", f"{os.environ['TLM_TESTS']}/cache"))
 
 

@@ -14,7 +14,7 @@ from conftest import CLASSES, TINY
 from tlm_hf.models import layers_tlm
 
 VOCABULARY, LONGEST = TINY["vocab_size"], TINY["max_position_embeddings"]
-HIDDEN, HEADS, CLASS_IDS = TINY["hidden_size"], TINY["num_attention_heads"], torch.tensor([0, 1, 0, 1])
+HEADS, CLASS_IDS = TINY["num_attention_heads"], torch.tensor([0, 1, 0, 1])
 BY_KIND = pytest.mark.parametrize("kind", list(CLASSES))
 BY_HEAD = pytest.mark.parametrize("kind", ["masked_lm", "classifier"])
 BY_TRAINING = pytest.mark.parametrize("training", [False, True])

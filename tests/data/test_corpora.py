@@ -67,7 +67,7 @@ class TestChoice:
             revision = f"sha256:{hashlib.sha256(Path(path).read_bytes()).hexdigest()}"
             assert (facts["source"], facts["revision"], facts["unit"]) == ("corpus.parquet", revision, "row")
             assert facts["sha256"] == text_hash(split["text"][:])
-        assert facts_of(corpus["train"])["seed"] == 2
+        assert [facts_of(corpus[split])["seed"] for split in ("train", "validation")] == [2, None]
         assert corpus_hash(corpus) == text_hash(train + held_out)
 
     def test_any_texts_any_size(self, tmp_path, cache):

@@ -136,6 +136,8 @@ def test_bad_options_are_refused_before_any_work(home, tmp_path, capsys, monkeyp
         (["--tasks", home / "land", home / "land,"], "--tasks"),
     ):
         assert culprit in refused(capsys, *good, *more)
+    with pytest.raises(pytest.fail.Exception, match="train_wordpiece"):  # as large and as small as they may be
+        succeed(*good, "--num-texts", 180, "--min-count", 1)
     assert not any(path.is_file() for path in tmp_path.rglob("*") if path.name != "mine.txt")
 
 

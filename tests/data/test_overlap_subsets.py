@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 
-from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, select_subsets
-from tlm_hf.data.sources import seeded_order
+from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
+from tlm_hf.data.sources import facts_of, seeded_order
 
 VOCABULARY = 50
 
@@ -149,7 +149,7 @@ def documents(sentences: list[str]) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
 
 
-def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sentences):
+def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sentences, tokenizer):
     from tlm_hf.data import overlap_report as command
 
     corpus = documents(sentences)
@@ -157,6 +157,7 @@ def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sent
     train = datasets.Dataset.from_dict(
         {"text": ["bread and flour", "flour and salt"], "id": ["0", "1"], "label": [0, 1]}
     )
+    assert facts_of(overlap_subsets(corpus, train, tokenizer, 30)["low"])["seed"] == 0  # on which the study relies
     tables = []
     for name, test in (("one", ["a boat on the river"]), ("other", ["bread, flour, salt", "salt and bread"])):
         ids = [f"test/{index}" for index in range(len(test))]

@@ -9,22 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import refusal
-from helpers_commands import write_corpus, write_csv
+from helpers_commands import write_csv
 
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.sources import data_root, read_source, seeded_order, text_hash
 
-SPLITS = ("train", "validation", "test")
 ROWS = [
     {"text": 'a "quoted" text, with a comma', "label": "b"},
     {"text": "naïve café ☕", "label": "a"},
     {"text": "tab\tinside", "label": "b"},
 ]
-
-
-@pytest.fixture(scope="module")
-def corpus_path(tmp_path_factory) -> str:
-    return str(write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.txt", texts=130))
 
 
 class TestReadTable:

@@ -78,7 +78,9 @@ def count_tokens(texts: csr_matrix) -> np.ndarray:
 
 def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:
     """Jensen-Shannon divergence (not its square root) of two counts, (vocab_size,), in bits (Lin, IEEE Trans. 1991)."""
-    _check(corpus, task)
+    for side, counts in (("corpus", corpus), ("task", task)):
+        if not counts.sum() > 0:
+            raise UserError(f"The {side} has no tokens besides special ones: give texts in the tokenizer's language.")
     P, Q = corpus / corpus.sum(), task / task.sum()
     M = (P + Q) / 2
     nats = (rel_entr(P, M).sum() + rel_entr(Q, M).sum()) / 2
@@ -91,18 +93,12 @@ def measure_overlap(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_C
     Type coverage is |{v : t(v) > 0 and c(v) >= n}| / |{v : t(v) > 0}|, occurrence coverage (sum of t(v) over
     c(v) >= n) / sum t, with n = `min_count`. Raises UserError for a side without tokens, or n below 1.
     """
-    _check(corpus, task)
     if min_count < 1:
         raise UserError(f"min_count is {min_count}: a token must be seen at least 1 time to count as covered.")
+    divergence = jensen_shannon_bits(corpus, task)  # refuses sides without tokens
     present, covered = task > 0, corpus >= min_count
     return {
         "type_coverage": float(np.count_nonzero(present & covered) / np.count_nonzero(present)),
         "occurrence_coverage": float(task[covered].sum() / task.sum()),
-        "jensen_shannon_bits": jensen_shannon_bits(corpus, task),
+        "jensen_shannon_bits": divergence,
     }
-
-
-def _check(corpus: np.ndarray, task: np.ndarray) -> None:
-    for side, counts in (("corpus", corpus), ("task", task)):
-        if not counts.sum() > 0:
-            raise UserError(f"The {side} has no tokens besides special ones: give texts in the tokenizer's language.")
