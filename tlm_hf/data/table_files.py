@@ -1,7 +1,6 @@
-"""CSV, TSV, JSON, Excel and text files as people have them: read as they are written, or refused in one sentence.
+"""CSV, TSV, JSON, Excel and text files: read as they are written, or refused in one sentence.
 
-Cells of CSV, TSV and Excel files are text (`007` stays `007`), and only an empty cell is None; values of JSON keep
-their types. Endings count in any case, and `.gz` may follow them.
+Cells of CSV, TSV and Excel files are text (`007` stays `007`), an empty one None; values of JSON keep their types.
 """
 
 import csv
@@ -15,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -31,7 +30,6 @@ PACKED = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".txt
 KINDS = {**PACKED, ".xlsx": "xlsx", ".parquet": "parquet"}
 DELIMITERS = ",;\t|"
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-HEADER = 100_000  # characters among which the delimiter is looked for
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ def read_lines(file: Path, encoding: str | None) -> Iterator[str]:
                 if "\0" in line:
                     raise UnicodeError("zero bytes")
                 yield (line if number else line.removeprefix("\ufeff")).rstrip("\n")
-    except (UnicodeError, OSError, EOFError, zlib.error) as error:
+    except (UnicodeError, OSError, EOFError, zlib.error):
         _decode(file, encoding)  # which says where
-        raise UserError(f"{str(file)!r} cannot be read ({error}): save it as UTF-8.") from error
+        raise
 
 
 def join_tables(tables: Sequence[FileTable]) -> pa.Table:
@@ -121,96 +119,55 @@ def _marked_encoding(content: bytes) -> str:
 
 
 def _read_csv(file: Path, text: str, is_tsv: bool, quoting: str) -> FileTable:
-    usual = "\t" if is_tsv else ","
-
-    def width(delimiter: str) -> int:
-        rows = csv.reader(io.StringIO(text[:HEADER], newline=""), delimiter=delimiter)
-        return next((len(row) for row in rows if row), 0)
-
-    delimiter = max(DELIMITERS, key=lambda delimiter: (width(delimiter), delimiter == usual))
+    usual, first_line = "\t" if is_tsv else ",", text.lstrip("\r\n").partition("\n")[0]
+    delimiter = max(DELIMITERS, key=lambda delimiter: (first_line.count(delimiter), delimiter == usual))
     if delimiter != usual:
         logger.warning("Note: the columns of %s are separated by %r.", file, delimiter)
-    if quoting == "auto" and is_tsv and '"' in text:
-        (header, *rows), lines = _guess_quoting(file, text, delimiter)
-    else:
-        (header, *rows), lines = _parse(file, text, delimiter, csv.QUOTE_NONE if quoting == "none" else 0)
-    for row, line in zip(rows, lines[1:], strict=True):
-        if len(row) != len(header):
-            raise UserError(
-                f"Line {line} of {file} has {len(row)} cells, but the header has {len(header)}: correct it, or put "
-                f"cells that hold {delimiter!r} into quotation marks."
-            )
-    columns = zip(*rows, strict=True) if rows else [[] for _ in header]
-    arrays = [pa.array([cell or None for cell in column], pa.string()) for column in columns]
-    return FileTable(file, _table(file, [name.strip() for name in header], arrays), lines[1:])
-
-
-Parsed = tuple[list[list[str]], list[int]]  # rows of cells, and the line at which each begins
-
-
-def _parse(file: Path, text: str, delimiter: str, quoting: Literal[0, 3]) -> Parsed:
-    """The rows that are not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    parsed, line = [], 1
+    marks: Any = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=marks, strict=True)
+    rows, numbers, line = [], [], 1
     try:
         for row in reader:
-            parsed += [(row, line)] if row else []
+            if row:  # not a blank line
+                rows.append(row)
+                numbers.append(line)
+            if is_tsv and quoting == "auto" and reader.line_num > line:
+                raise csv.Error("a quoted cell spans lines, which --quoting csv allows")
+            if row and len(row) != len(rows[0]):
+                raise UserError(
+                    f"Line {line} of {file} has {len(row)} cells, but the header has {len(rows[0])}: correct it, or "
+                    f"put cells that hold {delimiter!r} into quotation marks."
+                )
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
             f"Line {line} of {file} cannot be read ({error}): correct its quotation marks, or pass --quoting none, "
             "which reads them as text."
         ) from error
-    if not parsed:
+    if not rows:
         raise UserError(f"{file} is empty: give a file with text in it.")
-    rows, lines = zip(*parsed, strict=True)
-    return list(rows), list(lines)
-
-
-def _guess_quoting(file: Path, text: str, delimiter: str) -> Parsed:
-    """Rows of a TSV file with quotation marks: they are read as text where they would take in further lines."""
-    plain = _parse(file, text, delimiter, csv.QUOTE_NONE)
-    is_even = all(len(row) == len(plain[0][0]) for row in plain[0])
-    try:
-        quoted = _parse(file, text, delimiter, csv.QUOTE_MINIMAL)
-    except UserError:
-        if not is_even:
-            raise
-        quoted = ([], [])
-    if quoted[1] == plain[1]:
-        return quoted
-    rows = zip(*plain, strict=True)
-    line = next((line for row, line in rows if any(cell[:1] == '"' and cell.count('"') % 2 for cell in row)), 1)
-    if is_even:
-        logger.warning(
-            f"Note: in line {line} of {file} a quotation mark is not closed: quotation marks of this file are read as "
-            "text (--quoting csv reads them as such)."
-        )
-        return plain
-    logger.warning(
-        f"Note: a quoted cell of {file} spans lines from line {line} (--quoting none reads quotation marks as text)."
-    )
-    return quoted
+    header, cells = rows[0], rows[1:]
+    arrays = [pa.array([row[column] or None for row in cells], pa.string()) for column in range(len(header))]
+    return FileTable(file, _table(file, [name.strip() for name in header], arrays), numbers[1:])
 
 
 def _read_json(file: Path, text: str) -> FileTable:
-    lines: list[int] | range
+    """One JSON document, or a document a line."""
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     try:
         document = json.loads(text, parse_constant=lambda _: None)  # NaN is a missing value
-        records = document if isinstance(document, list) else _from_object(file, document)
-        lines, unit = range(1, len(records) + 1), "row"
     except ValueError as error:
-        if text.lstrip()[:1] == "[":
-            raise UserError(f"{file} is not whole JSON ({error}): correct it.") from error
-        records, lines, unit = [], [], "line"
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    records.append(json.loads(line, parse_constant=lambda _: None))
-                except ValueError as at_line:
-                    raise UserError(f"Line {number} of {file} is not JSON ({at_line}): correct it.") from at_line
-                lines.append(number)
-    return FileTable(file, _from_records(file, records), lines, unit)
+        records = []
+        for number, line in lines:
+            try:
+                records.append(json.loads(line, parse_constant=lambda _: None))
+            except ValueError as at_line:
+                raise UserError(
+                    f"{file} is neither JSON ({error}) nor an object a line (line {number}: {at_line}): correct it."
+                ) from error
+        return FileTable(file, _from_records(file, records), [number for number, _ in lines])
+    records = document if isinstance(document, list) else _from_object(file, document)
+    return FileTable(file, _from_records(file, records), range(1, len(records) + 1), "row")
 
 
 def _from_object(file: Path, document: Any) -> list[Any]:
@@ -219,8 +176,7 @@ def _from_object(file: Path, document: Any) -> list[Any]:
     if isinstance(document, dict) and isinstance(document.get("data"), list):
         records = document["data"]
     elif values and all(isinstance(value, dict) for value in values):
-        rows = dict.fromkeys(row for column in values for row in column)
-        records = [{name: column.get(row) for name, column in document.items()} for row in rows]
+        records = [{name: column.get(row) for name, column in document.items()} for row in values[0]]
     else:
         return [document]
     logger.warning("Note: %s holds one JSON object, as a DataFrame writes it: %d rows.", file, len(records))
@@ -228,12 +184,12 @@ def _from_object(file: Path, document: Any) -> list[Any]:
 
 
 def _from_records(file: Path, records: list[Any]) -> pa.Table:
-    odd = next((number for number, record in enumerate(records, 1) if not isinstance(record, dict)), None)
-    if odd is not None:
-        raise UserError(
-            f"Record {odd} of {file} is not a JSON object: give one object with the same keys for each row, as "
-            "DataFrame.to_json(orient='records') does."
-        )
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise UserError(
+                f"Record {number} of {file} is not a JSON object: give one object with the same keys for each row, as "
+                "DataFrame.to_json(orient='records') does."
+            )
     names = list(dict.fromkeys(name for record in records for name in record))
     return _table(file, names, [_json_column(file, name, [record.get(name) for record in records]) for name in names])
 
@@ -264,8 +220,7 @@ def _read_excel(file: Path) -> FileTable:
     name, frame = next(iter(sheets.items()))
     if len(sheets) > 1:
         logger.warning("Note: of the %d sheets of %s the first is read, %r.", len(sheets), file, name)
-    arrays = [pa.array([None if cell != cell else cell for cell in frame[name]], pa.string()) for name in frame]
-    return FileTable(file, _table(file, [str(name) for name in frame], arrays), range(2, len(frame) + 2), "row")
+    return FileTable(file, frame_table(frame), range(2, len(frame) + 2), "row")
 
 
 def _table(file: Path, names: list[str], arrays: list[pa.Array]) -> pa.Table:

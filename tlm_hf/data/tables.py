@@ -76,8 +76,8 @@ class Table:
 def read_rows(table: Table, labels: Sequence[str] = ()) -> TaskSource:
     """The rows with a text and a label (not None, NaN, blank, or a ClassLabel's -1); `labels` are a known task's.
 
-    The id of a row is its own column `id` where that tells the rows of all splits apart, else its place, such as
-    `train/17`. Raises UserError for a column without text, labels that are no names, or too many missing.
+    The id of a row is its column `id` where all differ, else its place, such as `train/17`. Raises UserError for a
+    column without text, labels that are not names, or too many missing.
     """
     source = TaskSource({split: [] for split in table.splits}, [])
     numbers = _read_labels(source, table, list(labels))
@@ -101,9 +101,7 @@ def read_rows(table: Table, labels: Sequence[str] = ()) -> TaskSource:
 def _read_labels(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[int | None]]:
     """The number of each row's class by split (None where it is empty); the source gets the names of the classes.
 
-    Strings without outer blanks and in Unicode NFC, integers and whole floats are names as they are written, booleans
-    are False and True, in sorted order (numbers by size); a ClassLabel and a known task (whose `names` are given) keep
-    theirs.
+    A ClassLabel and a known task (whose `names` are given) keep their names and order; other values are sorted.
     """
     feature, column = next(iter(table.splits.values())).features[table.label], f"{table.label!r} of {table.name!r}"
     if not names and isinstance(feature, datasets.ClassLabel):
@@ -134,6 +132,7 @@ def _read_labels(source: TaskSource, table: Table, names: list[str]) -> dict[str
 
 
 def _different_labels(values: list[Any], column: str) -> list[Any]:
+    """The different values in alphabetical order, or in order of size where all are whole numbers."""
     kinds = {type(value) for value in values}
     if len(kinds) == 1 and kinds <= {str, int, bool}:
         different = sorted(set(values))
@@ -148,15 +147,11 @@ def _different_labels(values: list[Any], column: str) -> list[Any]:
 def _joined_spellings(cells: list[Any]) -> list[str]:
     """A note on labels that differ in outer blanks or in their Unicode form alone."""
     spellings: dict[str, set[str]] = defaultdict(set)
-    for cell in {cell for cell in cells if isinstance(cell, str) and cell.strip()}:
-        spellings[label_of(cell)].add(cell)
-    joined = sorted(label for label, written in spellings.items() if len(written) > 1)
-    if not joined:
-        return []
-    spelled = " and ".join(ascii(cell) for cell in sorted(spellings[joined[0]]))
-    return [
-        f"{len(joined)} classes are spelled in several ways (blanks, Unicode form), such as {joined[0]} as {spelled}"
-    ]
+    for cell in cells:
+        if isinstance(cell, str):
+            spellings[label_of(cell)].add(ascii(cell))
+    joined = [" and ".join(sorted(written)) for label, written in spellings.items() if label and len(written) > 1]
+    return [f"{len(joined)} classes are spelled in several ways, such as {joined[0]}"] if joined else []
 
 
 class LabelledText(NamedTuple):
@@ -234,8 +229,7 @@ def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
     large = [label for label in labels if counts[label] >= max(drop, merge)]
     merged = [label for label in labels if drop <= counts[label] < merge]
     names = [source.names[label] for label in large]
-    if merged and OTHER not in names:
-        names.append(OTHER)
+    names += [OTHER] if merged and OTHER not in names else []
     if len(names) < 2:
         raise UserError("Fewer than two classes are left: give smaller --drop-rare-classes or --merge-rare-classes.")
     numbers = {label: number for number, label in enumerate(large)}
@@ -243,10 +237,9 @@ def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
     for split, rows in source.rows.items():
         source.rows[split] = [row._replace(label=numbers[row.label]) for row in rows if row.label in numbers]
         source.dropped["rare class"] += len(rows) - len(source.rows[split])
-    gone = [label for label in labels if label not in numbers]
-    for verb, classes in (("left out", gone), (f"merged into {OTHER!r}", merged)):
+    for verb, classes in (("left out", set(labels) - set(numbers)), (f"merged into {OTHER!r}", merged)):
         if classes:
-            rare = listed((source.names[label] for label in classes), 80)
+            rare = listed((source.names[label] for label in sorted(classes)), 80)
             source.notes.append(f"{len(classes)} rare classes are {verb} ({rare})")
     source.names = names
 

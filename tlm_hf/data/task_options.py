@@ -29,7 +29,7 @@ class TextFormat:
     encoding: str | None = option(None, "Encoding of CSV, TSV, JSON and text files, such as cp1252 (default: UTF-8).")
     quoting: str = option(
         "auto",
-        "Quotation marks in CSV and TSV: csv (around cells), none (text), or auto (in TSV as lines say).",
+        "Quotation marks in CSV and TSV: csv (around cells), none (text), or auto (csv; TSV cells of one line).",
         choices=list(QUOTING),
     )
 

@@ -16,9 +16,9 @@ def choose_rows(
     """Seeded rows of each split; with `train_seed` training rows are another draw from those not held out.
 
     Validation is a tenth of each class, at most 200, where the source has a test split, or with `tenth`; else 15%.
-    Without `every_class` a split may lack classes, and the source may have no training split. What is left out is
-    counted in the source's `dropped`; classes that have fewer than asked for are said in its `notes`. Raises UserError
-    for fewer rows in a class than asked for (unless `shortfall` is `take`), or none in a split.
+    Without `every_class` a split may lack classes, and the source a training split. What is left out is counted in
+    `source.dropped`. Raises UserError for fewer rows in a class than asked for (unless `shortfall` is `take`, which
+    adds to `source.notes`), or none in a split.
     """
     name, seed = arguments.task, arguments.task_seed
     if every_class and "train" not in source.rows:
@@ -29,22 +29,20 @@ def choose_rows(
         groups["train"] = [_shuffled(rows, arguments.train_seed) for rows in groups["train"]]
     for split in ("test", "validation", "train"):  # the order in which they take their rows
         asked, available = sizes[split], [len(rows) for rows in groups[split]]
-        lacking = sum(asked is not None and have < asked for have in available)
         fewest = min(available)
+        if asked is None or fewest >= asked:
+            continue
         label = source.names[available.index(fewest)]
-        if lacking and arguments.shortfall == "error":
+        lacking = sum(count < asked for count in available)
+        note = f"{lacking} of {len(available)} classes have fewer than {asked} {split} texts, {shown(label)} {fewest}"
+        if arguments.shortfall == "error":
             raise UserError(
-                f"{asked} {split} texts of each class were asked for, but {lacking} of {len(source.names)} classes of "
-                f"{name!r} have fewer (of {shown(label)} {fewest} are left): ask for at most {fewest} "
-                f"(--{split}-per-label) or fewer of the other splits, or take what there is (--shortfall take)."
+                f"{note} (of {name!r}): ask for at most {fewest} (--{split}-per-label) or fewer of the other splits, "
+                "or take what there is (--shortfall take)."
             )
-        if lacking:
-            source.notes.append(
-                f"{lacking} of {len(source.names)} classes have fewer than {asked} {split} texts, "
-                f"the fewest {label!r} with {fewest}"
-            )
+        source.notes.append(note)
     if every_class:
-        _check_classes(source, name, groups, sizes)
+        _check_classes(source, name, groups)
     chosen = {}
     for split in SPLITS:
         rows = [row for group in groups[split] for row in group[: sizes[split]]]
@@ -53,25 +51,18 @@ def choose_rows(
     return chosen
 
 
-def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups], sizes: Sizes) -> None:
+def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> None:
     """Raise UserError for a class without rows in a split, which says how many it needs."""
-    has_test = "test" in source.rows
-    for split in SPLITS:
-        for number, label in enumerate(source.names):
-            if groups[split][number]:
-                continue
-            if sizes["test"] is not None or sizes["validation"] is not None:
-                remedy = "ask for fewer texts of the other splits (--test-per-label, --validation-per-label)"
-            elif split == "test" and has_test:
-                remedy = "a test split needs at least one text of each class"
-            else:
-                remedy = f"a class needs at least {6 if has_test else 4} different texts"
-            count = sum(len(of_split[number]) for of_split in groups.values())
-            raise UserError(
-                f"The class {shown(label)} of {name!r} has {count} different texts and no {split} text left: give more "
-                f"rows of it ({remedy}), or leave small classes out (--drop-rare-classes N) or make them one "
-                "(--merge-rare-classes N)."
-            )
+    needed = 6 if "test" in source.rows else 4
+    for split, of_split in groups.items():
+        for label, rows in zip(source.names, of_split, strict=True):
+            if not rows:
+                raise UserError(
+                    f"The class {shown(label)} of {name!r} has no {split} text left: a class needs at least {needed} "
+                    "different texts (and one in a test split), so give more of it, ask for fewer of the other splits "
+                    "(--test-per-label, --validation-per-label), leave small classes out (--drop-rare-classes N), or "
+                    "make them one (--merge-rare-classes N)."
+                )
 
 
 def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bool) -> dict[str, Groups]:

@@ -63,11 +63,10 @@ KEYWORDS |= {"root": "data_root"}
 def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **options: Any) -> datasets.DatasetDict:
     """Load a task as train, validation and test splits with `text`, `label` (ClassLabel with names) and `id`.
 
-    Validation rows come out of the training split: a tenth of each class, at most 200. Where the source has no test
-    split, 15% of each class are held out as test and 15% as validation. Rows depend on the texts and the seed alone;
-    fewer training rows with the same seed are a subset of more. Rows without a text or a label are left out, and rows
-    whose text is in another split: test comes before validation before train. A text under two labels is left out of
-    FewRel; in a table it stays and is counted.
+    Splits that the source lacks come out of its training rows (see `task_splits.choose_rows`). Rows depend on the texts
+    and the seed alone; fewer training rows with the same seed are a subset of more. Rows without a text or a label are
+    left out, and rows whose text is in another split: test comes before validation before train. A text under two
+    labels is left out of FewRel; in a table it stays and is counted.
 
     Args:
         task: its name, path or Hub name, or a table of it (see `tables.Table`).
@@ -178,8 +177,9 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
     if notes:
         logger.warning("Note: %s: %s.", arguments.task, "; ".join(notes))
     facts = source.facts | {"task": portable_path(arguments.task), "seed": arguments.task_seed}
-    facts |= {} if arguments.train_seed is None else {"train_seed": arguments.train_seed}
     facts |= {"dropped": dropped, "texts_with_two_labels": source.two_labels}
+    if arguments.train_seed is not None:
+        facts["train_seed"] = arguments.train_seed
     return datasets.DatasetDict({split: _describe(rows, source.names, facts) for split, rows in chosen.items()})
 
 
