@@ -27,7 +27,7 @@ RELEASE = {
     "data": {"tlm-texts": {"folder": "texts"}},
     "encoders": {
         "tlm-bert1": {"run": "encoder", "data": ["tlm-texts"], "revisions": {"seed-1": "encoder-1"}},
-        "tlm-bert2": {"run": "deep", "revisions": {"step-4": "deep/step-4"}},
+        "tlm-bert2": {"run": "deep"},
         "tlm-conv": {"run": "conv"},
     },
     "adapters": {
@@ -99,7 +99,7 @@ def _make_family(folder):
 def _train():
     pretrain = ("pretrain", "--corpus", "corpus.txt", "--tokenizer", "encoder", *TINY_PRETRAINING, "--output-dir")
     succeed(*pretrain, "encoder-1", "--seed", 1)
-    succeed(*pretrain, "deep", "--recipe", "bert-6", "--num-hidden-layers", 2, "--snapshot-steps", 4)
+    succeed(*pretrain, "deep", "--recipe", "bert-6", "--num-hidden-layers", 2)
     succeed(*pretrain, "conv", "--recipe", "bert-1-conv2")
     finetune = ("finetune", "--task", "task.csv", *TINY_FINETUNING, "--model")
     succeed(*finetune, "encoder", "--output-dir", "first")

@@ -112,7 +112,7 @@ def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True)
     mkdocs.commands.build.build(config)
     commands = (tmp_path / "reference" / "commands" / "index.html").read_text()
-    assert "--snapshot-steps" in commands
+    assert "--mlm-probability" in commands
     assert "MaskingCollator" in (tmp_path / "reference" / "api" / "index.html").read_text()
 
 

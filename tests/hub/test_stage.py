@@ -19,7 +19,7 @@ from tlm_hf.runs.atomic_files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = {
-    "tlm-bert1": "encoder", "tlm-bert1@seed-1": "encoder-1", "tlm-bert2@step-4": "deep/step-4", "tlm-conv": "conv",
+    "tlm-bert1": "encoder", "tlm-bert1@seed-1": "encoder-1", "tlm-bert2": "deep", "tlm-conv": "conv",
     "tlm-bert1-words": "first", "tlm-committee-words": "together", "tlm-words-frozen": "frozen",
 }  # fmt: skip
 

@@ -22,7 +22,6 @@ from ..export import FreezeArguments
 from ..runs.atomic_files import Json, file_hash, read_json
 from ..runs.provenance import commit, versions
 from ..training import finetune_options, pretrain_options
-from ..training.callbacks import snapshot_folder
 from ..training.join_committee import CommitteeArguments
 from ..training.options import option_defaults
 
@@ -165,8 +164,6 @@ def build_manifest(
     """
     files = describe_files(folder)
     settings, tokens = results.get("settings", {}), results.get("tokens_per_epoch")
-    # Of a snapshot the command makes the whole run, and `result` says where in its folder the snapshot is.
-    place = snapshot_folder(Path(), results["snapshot"]).as_posix() if results.get("snapshot") else "."
     return {
         "schema": 1,
         "repository": repo_id,
@@ -186,7 +183,7 @@ def build_manifest(
             "settings": settings,
         },
         "data": dict(data),
-        "reproduce": {"command": list(command), "inputs": dict(inputs), "result": place},
+        "reproduce": {"command": list(command), "inputs": dict(inputs)},
         "remote_code": {name: facts["sha256"] for name, facts in files.items() if name.endswith(".py")},
         "files": files,
     }

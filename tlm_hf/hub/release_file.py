@@ -191,7 +191,7 @@ def _check_entries(release: Release) -> None:
         kinds[entry.name] = entry.kind
         for branch in entry.revisions:
             if not BRANCH.fullmatch(branch):
-                raise ValueError(f"{entry.name} has the branch {branch!r}: choose a name such as seed-1 or step-500")
+                raise ValueError(f"{entry.name} has the branch {branch!r}: choose a name such as seed-1")
             kinds[f"{entry.name}@{branch}"] = entry.kind
         for folder in (entry.source, *entry.revisions.values()):
             if not folder.is_dir():

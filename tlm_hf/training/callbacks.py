@@ -1,7 +1,4 @@
-"""What a training shows, when it stops, and snapshots of it; a run with these callbacks is bit-equal to one without.
-
-Exact resume is in `trainer.py` (RunTrainer) and `runs/checkpoints.py`.
-"""
+"""What a training measures and shows, and when it stops; a run with these callbacks is bit-equal to one without."""
 
 import contextlib
 import datetime
@@ -10,24 +7,21 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import (
     PrinterCallback,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
 
-from ..errors import Terminated, UserError
-from ..runs.atomic_files import Json, whole_folder, write_json
-from ..runs.checkpoints import writing
-from ..runs.output_folder import RESULTS_FILE, Run
+from ..errors import Terminated
 from ..runs.worker_pool import write_progress
 
 logger = logging.getLogger(__name__)
@@ -44,7 +38,7 @@ class StepClock(TrainerCallback):
         self.apart_seconds = {EVALUATION: 0.0, CHECKPOINT: 0.0}
         self._cpu_seconds, self._seen = 0.0, 0
         self._tokens: Any = 0
-        self._start = (0.0, 0.0)  # when the step began, as `_now` and later by what was booked apart
+        self._start = np.zeros(2)  # when the step began, as `_now`, and later by what was booked apart
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start."""
@@ -62,21 +56,22 @@ class StepClock(TrainerCallback):
         try:
             yield
         finally:
-            spent = [now - before for now, before in zip(_now(), start, strict=True)]
-            self.apart_seconds[kind] += spent[0]
-            self._start = (self._start[0] + spent[0], self._start[1] + spent[1])
+            spent = _now() - start
+            self.apart_seconds[kind] += float(spent[0])
+            self._start = self._start + spent
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Book the step that ends here."""
         now = _now()
         if self._seen >= WARM_STEPS:
-            self.seconds.append(now[0] - self._start[0])
-            self._cpu_seconds += now[1] - self._start[1]
+            elapsed, cpu = (now - self._start).tolist()
+            self.seconds.append(elapsed)
+            self._cpu_seconds += cpu
         self._seen += 1
         self._start = now
 
     def summary(self) -> dict[str, Any]:
-        """What this process measured since it started or continued, padding left out; `{}` before four steps."""
+        """What this process measured since it started or continued; `{}` before four steps."""
         if not self.seconds:
             return {}
         return {
@@ -89,34 +84,25 @@ class StepClock(TrainerCallback):
         }
 
 
-def _now() -> tuple[float, float]:
+def _now() -> np.ndarray:
     """Seconds on the wall's clock and on the process's."""
-    return time.perf_counter(), time.process_time()
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 class LogRows(TrainerCallback):
     """Logs one aligned row of numbers for each log line: step, epoch, losses, rate, tokens a second, time left."""
 
-    COLUMNS = (
-        ("epoch", "epoch", 8, ".2f"),
-        ("loss", "loss", 9, ".4f"),
-        ("eval loss", "eval_loss", 11, ".4f"),
-        ("accuracy", "eval_accuracy", 10, ".4f"),
-        ("rate", "learning_rate", 10, ".2e"),
-    )
+    COLUMNS = {"epoch": ".2f", "loss": ".4f", "eval_loss": ".4f", "eval_accuracy": ".4f", "learning_rate": ".2e"}
 
-    def __init__(self, clock: StepClock, accuracy: bool) -> None:
-        self.clock, self._titled = clock, False
-        self.columns = [column for column in self.COLUMNS if accuracy or column[0] != "accuracy"]
-
-    @classmethod
-    def install(cls, trainer: Any, *, accuracy: bool = False) -> None:
+    def __init__(self, trainer: Any) -> None:
         """Put rows in place of the dictionaries that a `RunTrainer` prints; its progress bar stays."""
+        self.clock, self._titled = trainer.clock, False
+        self.columns = [name for name in self.COLUMNS if name != "eval_accuracy" or trainer.compute_metrics]
         trainer.remove_callback(PrinterCallback)
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, ProgressCallback):
-                callback.on_log = lambda *_, **__: None
-        trainer.add_callback(cls(trainer.clock, accuracy))
+                callback.on_log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+        trainer.add_callback(self)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -124,19 +110,17 @@ class LogRows(TrainerCallback):
         """Log the row, and before the first one the titles."""
         if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
-        speed, pace, left = self.clock.summary() if "loss" in logs else {}, "", ""
+        cells = [f"{state.global_step:,}"]
+        cells += [format(logs[name], self.COLUMNS[name]) if name in logs else "" for name in self.columns]
+        speed = self.clock.summary() if "loss" in logs else {}
         if speed:
-            pace = f"{speed['tokens_per_second'] * args.world_size:,.0f}"
             seconds = int((state.max_steps - state.global_step) * speed["seconds"] / speed["steps"])
-            left = str(datetime.timedelta(seconds=seconds))
-        if not self._titled:
-            titles = "".join(f"{title:>{width}}" for title, _, width, _ in self.columns)
-            logger.info(f"{'step':>9}{titles}{'tokens/s':>11}{'left':>10}")
-            self._titled = True
-        row = f"{state.global_step:>9,}"
-        for _title, name, width, form in self.columns:
-            row += f"{format(logs[name], form) if name in logs else '':>{width}}"
-        logger.info(f"{row}{pace:>11}{left:>10}".rstrip())
+            cells += [f"{speed['tokens_per_second'] * args.world_size:,.0f}", str(datetime.timedelta(seconds=seconds))]
+        titles = ["step", *(name.split("_")[-1] if "loss" not in name else name for name in self.columns)]
+        rows = [cells] if self._titled else [[*titles, "tokens/s", "left"], cells]
+        for row in rows:
+            logger.info("".join(f"{cell:>10}" for cell in row).rstrip())
+        self._titled = True
 
 
 class ProgressFile(TrainerCallback):
@@ -197,17 +181,13 @@ class Interrupt(TrainerCallback):
         """Ask for a checkpoint and the end of training."""
         if self.received is not None and not control.should_training_stop:
             # A whole epoch is saved at its end, after its evaluation, which a continued run would not make up for.
-            control.should_save = args.save_strategy != "epoch" or not self._epoch_is_whole(state)
+            control.should_save = args.save_strategy != "epoch" or not _epoch_is_whole(state)
             control.should_training_stop = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Within an epoch nothing is evaluated: the best epoch is chosen among whole ones, interrupted or not."""
-        if self.received is not None and not self._epoch_is_whole(state):
+        if self.received is not None and not _epoch_is_whole(state):
             control.should_evaluate = control.should_save = False
-
-    @staticmethod
-    def _epoch_is_whole(state: TrainerState) -> bool:
-        return state.epoch is not None and abs(state.epoch - round(state.epoch)) < 1e-6
 
     def give_back(self) -> None:
         """Restore the handlers from before the training."""
@@ -220,53 +200,5 @@ class Interrupt(TrainerCallback):
             raise Terminated if self.received == signal.SIGTERM else KeyboardInterrupt
 
 
-class Snapshots(TrainerCallback):
-    """`--snapshot-steps N ...`: writes the encoder after N steps to `OUTPUT/step-N`, like that of a finished run.
-
-    Nothing resumes from it. It is written before the checkpoint of its step, so a killed run passes that step again.
-    `describe` gives the results after a number of steps, in every process.
-    """
-
-    def __init__(self, run: Run, trainer: Any, steps: Sequence[int], describe: Callable[[int], Json]) -> None:
-        self.run, self.trainer, self.steps, self.describe = run, trainer, frozenset(steps), describe
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Write the snapshot of this step if one was asked for and none is there from before a kill."""
-        step, folder = state.global_step, snapshot_folder(self.run.folder, state.global_step)
-        if step not in self.steps:
-            return
-        control.should_save = True
-        if folder.is_dir():
-            return
-        with self.trainer.clock.apart(CHECKPOINT):
-            self.trainer.check_numbers()
-            results = self.run.describe({**self.describe(step), "snapshot": step})
-            results["settings"]["snapshot_steps"] = [step]  # the command that makes this folder
-            self.trainer.accelerator.wait_for_everyone()  # none may look for the folder after the first has made it
-            if args.should_save:
-                with writing(f"The snapshot of step {step}", self.run.folder), whole_folder(folder) as draft:
-                    save_encoder(self.trainer, draft)
-                    write_json(draft / RESULTS_FILE, results)
-            self.trainer.accelerator.wait_for_everyone()
-
-
-def snapshot_folder(run: Path, step: int) -> Path:
-    """Where the snapshot of a step is in a run's folder."""
-    return run / f"step-{step}"
-
-
-def check_not_missed(run: Path, steps: Sequence[int], done: int | None = None) -> None:
-    """Raise UserError for a snapshot of a step that the run passed without it; `done` is None for a finished run."""
-    for step in steps:
-        if (done is None or step <= done) and not snapshot_folder(run, step).is_dir():
-            where = "has finished" if done is None else f"is at step {done}"
-            raise UserError(
-                f"The run in {run} {where} and has no snapshot of step {step}: leave it out of --snapshot-steps, or "
-                "choose another --output-dir."
-            )
-
-
-def save_encoder(trainer: Trainer, folder: Path) -> None:
-    """Write a trainer's model as it is now, and its tokenizer, into a folder."""
-    trainer.model.save_pretrained(folder)
-    trainer.processing_class.save_pretrained(folder)
+def _epoch_is_whole(state: TrainerState) -> bool:
+    return state.epoch is not None and abs(state.epoch - round(state.epoch)) < 1e-6

@@ -267,7 +267,7 @@ def _build_trainer(
         compute_metrics=_accuracy,
         compute_loss_func=loss,
     )
-    LogRows.install(trainer, accuracy=True)
+    LogRows(trainer)
     if options.schedule.patience is not None:
         trainer.add_callback(Patience(options.schedule.patience))
     return trainer

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from ..errors import UserError
 from ..runs.output_folder import is_main_process
 
-NOT_PUSHED = ["checkpoint-*", "step-*", ".*", "*.log", "run.json", "time_budget.json"]
+NOT_PUSHED = ["checkpoint-*", ".*", "*.log", "run.json", "time_budget.json"]
 """What only continuing needs."""
 
 

@@ -14,9 +14,8 @@ from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs.atomic_files import Json, whole_folder
-from ..runs.output_folder import RESULTS_FILE, Run
+from ..runs.output_folder import Run
 from ..runs.worker_pool import Job, run_jobs
-from .callbacks import check_not_missed
 from .finetune import NEW, finetune
 from .finetune_options import FinetuneOptions
 from .options import LARGEST_SEED
@@ -45,8 +44,6 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
     corpus = load_pretraining_corpus(chosen.corpus, model.size)
     settings |= {"corpus_sha256": corpus_hash(corpus), "threads": threads, "members": num_members}
     run = Run(chosen.training["output_dir"], "pretrain-members", settings)
-    for finished in run.folder.glob(f"member-*/{RESULTS_FILE}"):
-        check_not_missed(finished.parent, chosen.output.snapshot_steps)
     if run.results is not None:
         return run.results
     if model.tokenizer is None:

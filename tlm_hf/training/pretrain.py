@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -25,20 +26,13 @@ from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM
 from ..recipes import find_size
 from ..runs.atomic_files import Json
-from ..runs.checkpoints import step_of
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .callbacks import LogRows, Snapshots, check_not_missed, save_encoder
+from .callbacks import LogRows
 from .hub_push import prepare_push
 from .initialization import start_from_counts, start_with_neighbours
 from .options import NOT_GIVEN, check_length, rows_per_step, source_name
-from .pretrain_options import (
-    CorpusOptions,
-    PretrainingArguments,
-    PretrainOptions,
-    check_memory,
-    check_steps,
-)
+from .pretrain_options import CorpusOptions, PretrainingArguments, PretrainOptions, check_memory
 from .processes import report_processes
 from .time_budget import decide_steps, parse_duration
 from .trainer import RunTrainer
@@ -65,7 +59,7 @@ def pretrain(**options: Any) -> Json:
     """
     started = time.perf_counter()
     chosen = PretrainOptions.read(options)
-    arguments, snapshot_steps = chosen.arguments(), chosen.output.snapshot_steps
+    arguments = chosen.arguments()
     if chosen.output.num_members is not None or chosen.output.workers is not None:
         raise UserError("--num-members and --workers are for several members: pretrain_members takes both.")
     if chosen.output.num_threads is not None:
@@ -82,7 +76,6 @@ def pretrain(**options: Any) -> Json:
     settings |= {"batch_size": rows_per_step(arguments), "corpus_sha256": corpus_hash(corpus)}
     run = Run(arguments.output_dir, "pretrain", settings | {"threads": torch.get_num_threads()})
     if run.results is not None:
-        check_not_missed(run.folder, snapshot_steps)
         push(run.folder)
         return run.results
     plan = _Plan.prepare(chosen, arguments, encoder, corpus, run)
@@ -90,18 +83,18 @@ def pretrain(**options: Any) -> Json:
     # 3. Trainer
     steps = _choose_steps(plan, run, started)
     trainer = plan.build_trainer(steps, arguments.output_dir)
-    checkpoint = run.last_checkpoint()
-    check_not_missed(run.folder, snapshot_steps, 0 if checkpoint is None else step_of(checkpoint))
-    describe = functools.partial(plan.describe, trainer)
-    trainer.add_callback(Snapshots(run, trainer, snapshot_steps, describe))
 
     # 4. Train
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=run.last_checkpoint())
 
     # 5. Save
-    results = describe(steps)
+    def save(folder: Path) -> None:
+        trainer.model.save_pretrained(folder)
+        plan.tokenizer.save_pretrained(folder)
+
+    results = plan.describe(trainer, steps)
     if arguments.should_save:
-        results = run.finish(functools.partial(save_encoder, trainer), results)
+        results = run.finish(save, results)
         push(run.folder)
     return results
 
@@ -261,12 +254,12 @@ class _Plan:
         if trial:
             trainer.remove_callback(PrinterCallback)
         else:
-            LogRows.install(trainer)
+            LogRows(trainer)
         return trainer
 
-    def describe(self, trainer: "PretrainTrainer", done: int) -> Json:
-        """What the results say of the encoder after so many steps; every process scores it."""
-        model, items = trainer.model, done * self.batch_size
+    def describe(self, trainer: "PretrainTrainer", steps: int) -> Json:
+        """What the results say; every process scores the encoder."""
+        model = trainer.model
         return {
             "model": self.encoder.name,
             "corpus": source_name(self.options.corpus.corpus),
@@ -275,10 +268,10 @@ class _Plan:
             "num_hidden_layers": model.config.num_hidden_layers,
             "vocab_size": model.config.vocab_size,
             "max_length": self.options.model.max_length or model.config.max_position_embeddings,
-            "steps": done,
+            "steps": steps,
             "texts": len(self.texts),
             "text_facts": vars(self.text_facts),
-            "epochs": items / len(self.texts),
+            "epochs": steps * self.batch_size / len(self.texts),
             "tokens_per_epoch": int(self.texts.lengths.sum(dtype=np.int64)),
             "held_out": masked_lm_score(model, self.tokenizer, self.held_out),
             "speed": trainer.clock.summary(),
@@ -294,18 +287,10 @@ def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
     arguments, budget = plan.arguments, plan.options.masking.time_budget
     if budget is not None:
         build = functools.partial(plan.build_trainer, trial=True)
-        steps = decide_steps(run.folder, parse_duration(budget), build, started)
-    elif arguments.max_steps != NOT_GIVEN:
-        steps = arguments.max_steps
-    else:
-        steps = math.ceil(arguments.num_train_epochs * len(plan.texts) / plan.batch_size)
-    try:
-        check_steps(plan.options.output.snapshot_steps, steps)
-    except UserError:
-        if budget is None:  # else the number of steps is decided, and the folder keeps it
-            run.discard()
-        raise
-    return steps
+        return decide_steps(run.folder, parse_duration(budget), build, started)
+    if arguments.max_steps != NOT_GIVEN:
+        return arguments.max_steps
+    return math.ceil(arguments.num_train_epochs * len(plan.texts) / plan.batch_size)
 
 
 def unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor:

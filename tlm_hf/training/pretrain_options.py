@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, bui
 from ..runs.atomic_files import Json
 from .options import (
     LARGEST_SEED,
-    NOT_GIVEN,
     OurArguments,
     build_arguments,
     check_training,
@@ -110,7 +109,6 @@ class OutputOptions:
     """What is made beside the model."""
 
     _argument_group_name = "output"
-    snapshot_steps: list[int] = option(list, "Keep the encoder as it is after these steps, in OUTPUT/step-N.")
     num_members: int | None = option(None, "Independent members, each in OUTPUT/member-k.")
     workers: int | None = option(None, "With --num-members: side by side; default: one for each CPU thread.")
     num_threads: int | None = option(None, "CPU threads; default: torch's choice.")
@@ -144,7 +142,7 @@ NO_EFFECT = (
     "include_for_metrics", "prediction_loss_only", "batch_eval_metrics", "eval_accumulation_steps",
 )  # fmt: skip
 ALWAYS_RECORDED = ("num_train_epochs", "max_steps", "gradient_accumulation_steps", "eval_steps")
-NOT_RECORDED = ("corpus", "text_unit", "encoding", "quoting", "tokenizer", "model", "snapshot_steps", "num_members")
+NOT_RECORDED = ("corpus", "text_unit", "encoding", "quoting", "tokenizer", "model", "num_members")
 OF_SCHEDULE = [entry.name for entry in fields(Schedule) if entry.name in option_fields(GROUPS)]
 """Options whose default is the schedule's."""
 
@@ -200,7 +198,6 @@ class PretrainOptions(NamedTuple):
             raise UserError(f"--mlm-probability is {share}: no token would be masked; give 0.15 or so.")
         if self.masking.time_budget is not None:
             parse_duration(self.masking.time_budget)
-        check_steps(self.output.snapshot_steps, self.training.get("max_steps", NOT_GIVEN))
         if self.model.model is None:
             check_memory(self, self.config())
 
@@ -283,11 +280,3 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
         config = build_config(model.recipe, model.size, **heads)
         schedule = replace(schedule, learning_rate=schedule.rate_at(config.hidden_size))
     return replace(schedule, **{name: given[name] for name in OF_SCHEDULE if name in given})
-
-
-def check_steps(steps: Sequence[int], last: int = NOT_GIVEN) -> None:
-    """Raise UserError for steps before the first or after the last, which may not be known yet."""
-    for step in steps:
-        if step < 1 or NOT_GIVEN != last < step:
-            end = "" if last == NOT_GIVEN else f" to {last}, where the run ends"
-            raise UserError(f"--snapshot-steps has {step}: give steps from 1{end}.")
