@@ -31,6 +31,7 @@ from ..loading import (
     read_encoder_config,
     weights_hash,
 )
+from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMModel
 from ..recipes import build_config
@@ -162,26 +163,23 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     _write_splits(task, work / "data")
     warn_of_imbalance(task, arguments.class_weights)
 
-    # 3. Encoders, classifiers, committee
+    # 3. Encoders, and the linear models
     logger.info("2 of 5: %s", ", ".join(arguments.encoder) or "pre-training encoders on the table's texts")
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:], more_texts)
-    text_facts = _measure_texts(arguments, task, encoders[0])
-    logger.info("3 of 5: fine-tuning %d members on %d rows", arguments.num_members, len(task["train"]))
-    tuning = _fine_tuning(arguments, recipe, encoders, work)
-    tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
-    logger.info("4 of 5: joining and calibrating")
-    members = [str(work / "members" / member["folder"]) for member in tuned]
-    joining = CommitteeArguments(str(work / "data"), members=members, disable_tqdm=True)
-    committee = load_members(joining, task)
-    tokenizer = load_classifier_tokenizer(members[0], committee)
+    logger.info("3 of 5: linear models of %d rows", len(task["train"]))
+    tokenizer, text_facts = _measure_texts(arguments, task, encoders[0])
+    linear, pipeline = fit_tfidf(task)
     vectors = _word_vectors(tokenizer, encoders)
     table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
     curve = learning_curve(tokenizer, vectors, task, table)
-    joined = join_members(joining, task, committee, tokenizer, table)
+    logger.info("TF-IDF + linear model: accuracy %.3f on the validation rows", linear["validation_accuracy"])
 
-    # 4. The linear model, and everything scored on test
-    logger.info("5 of 5: the linear model, and scores on the test rows")
-    linear, pipeline = fit_tfidf(task)
+    # 4. Classifiers, committee
+    tuning = _fine_tuning(arguments, recipe, encoders, work)
+    logger.info("4 of 5: fine-tuning %d members", len(tuning["models"]))
+    tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
+    logger.info("5 of 5: joining, calibrating, and scores on the test rows")
+    joined = _join(task, name, [str(work / "members" / member["folder"]) for member in tuned], table)
     results = {
         "output_dir": portable_path(str(output)),
         "members": [member["test"] for member in tuned],
@@ -192,6 +190,13 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     }
     results["report"] = write_report(results, str(output), arguments.text_column)
     return output, run.finish(partial(_save, joined, pipeline), results)
+
+
+def _join(task: datasets.DatasetDict, name: str, members: list[str], table: LexicalTable) -> Joined:
+    """Fine-tuned members and the table of words as one calibrated committee."""
+    joining = CommitteeArguments(name, members=members, disable_tqdm=True)
+    committee = load_members(joining, task)
+    return join_members(joining, task, committee, load_classifier_tokenizer(members[0], committee), table)
 
 
 def _word_vectors(tokenizer: PreTrainedTokenizerBase, encoders: list[str]) -> np.ndarray:
@@ -266,12 +271,15 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
     return load_task(data, seed=arguments.seed, **options)
 
 
-def _measure_texts(arguments: OwnDataArguments, task: datasets.DatasetDict, encoder: str) -> TextFacts:
-    """What is cut or unknown in the texts of all splits; says so where there is something."""
+def _measure_texts(
+    arguments: OwnDataArguments, task: datasets.DatasetDict, encoder: str
+) -> tuple[PreTrainedTokenizerBase, TextFacts]:
+    """The encoders' tokenizer, and what is cut or unknown in the texts of all splits, which is said."""
     fields = read_encoder_config(encoder)
     tokenizer, limit = load_matching_tokenizer(encoder, None, fields["vocab_size"]), fields["max_position_embeddings"]
-    length = arguments.max_length or min(tokenizer.model_max_length, limit)
-    return TextFacts.of_task(task, tokenizer, length, limit if arguments.encoder else LONGEST_DEFAULT)
+    tokenizer.model_max_length = arguments.max_length or min(tokenizer.model_max_length, limit)
+    longest = limit if arguments.encoder else LONGEST_DEFAULT
+    return tokenizer, TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, longest)
 
 
 def _pretrain_encoders(
