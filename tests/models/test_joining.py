@@ -79,14 +79,14 @@ def adapted(model):
 
 def test_stock_weights_are_shared_and_renamed_labels_stay(pairs, ids):
     stock = pairs[0][1]
-    committee = join((model for model in [stock, pairs[1][0]]), temperature=np.float32(2))
+    committee = join((model for model in [stock, pairs[1][0]]), temperature=np.float32(2), combination="logits")
     for name, weight in stock.named_parameters():
         assert committee[0].get_parameter(name) is weight
     committee.config.id2label = {0: "x", 1: "y", 2: "z"}
     committee.config.label2id = {"x": 0, "y": 1, "z": 2}
     turned = committee.subset(iter([1, 0]))
     assert turned.config.id2label == {0: "x", 1: "y", 2: "z"}
-    assert turned.config.temperature == 2
+    assert (turned.config.temperature, turned.config.combination) == (2, "logits")
     with torch.no_grad():
         votes = [theirs(ids).logits for _, theirs in pairs[:2]]
         torch.testing.assert_close(committee(ids).member_logits, torch.stack(votes, 1), atol=1e-5, rtol=1e-5)
