@@ -44,10 +44,11 @@ def faulty(node: ast.AST) -> str | None:
 
 
 def places(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node below one, but those of messages and types."""
+    """Every node below one, but those of messages, types and pictures."""
     types = [getattr(node, "annotation", None), getattr(node, "returns", None)]
     for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.Raise | ast.JoinedStr) and child not in types:
+        is_picture = isinstance(child, ast.With) and "new_figure" in ast.unparse(child.items[0])
+        if not (is_picture or isinstance(child, ast.Raise | ast.JoinedStr) or child in types):
             yield child
             yield from places(child)
 

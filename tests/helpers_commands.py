@@ -84,13 +84,19 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], delimiter: str = ",") 
     return path
 
 
+def write_splits(folder: Path, **splits: Sequence[dict[str, Any]]) -> Path:
+    """A folder with a table of rows for each split."""
+    folder.mkdir(exist_ok=True)
+    for split, rows in splits.items():
+        write_csv(folder / f"{split}.csv", rows)
+    return folder
+
+
 def write_task(folder: Path) -> None:
-    """A task whose validation texts stand under both labels: accuracy is 1/2 whatever the weights, the loss is not."""
+    """A task whose validation texts have both labels: accuracy is 1/2 whatever the weights, the loss is not."""
     rows = labelled_rows(46)
-    folder.mkdir()
-    write_csv(folder / "train.csv", rows[:56])
-    write_csv(folder / "validation.csv", [{**row, "label": label} for row in rows[56:62] for label in ("farm", "sea")])
-    write_csv(folder / "test.csv", rows[62:])
+    both = [{**row, "label": label} for row in rows[56:62] for label in ("farm", "sea")]
+    write_splits(folder, train=rows[:56], validation=both, test=rows[62:])
 
 
 @contextlib.contextmanager

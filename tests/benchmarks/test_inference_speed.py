@@ -24,20 +24,15 @@ SIDES = {
 
 
 @pytest.mark.parametrize("what", SIDES)
-def test_every_side_is_a_row_and_answers_as_the_committee(capsys, tmp_path, what):
+def test_every_side_is_a_row_and_answers_as_the_committee(tmp_path, what):
     pytest.importorskip("onnxscript")
     file = tmp_path / "f.json"
-    committees = ("smoke:1", "smoke:3") if what == "frozen" else ("smoke:2",)
-    words = ("--committees", *committees, "--batch-size", "1", "4", "--json", str(file))
-    succeed("benchmark", what, *WORDS, *words)
-    assert f"{2 * len(committees)}/{2 * len(committees)}" in capsys.readouterr().err  # the progress bar
+    succeed("benchmark", what, *WORDS, "--committees", "smoke:2", "--batch-size", "1", "4", "--json", str(file))
     results = json.loads(file.read_text())
     rows = results["rows"]
     assert {(row["model"], row["runtime"], row["precision"]) for row in rows} == SIDES[what]
-    assert len(rows) == 2 * len(committees) * len(SIDES[what])
-    assert {(f"{row['size']}:{row['members']}", row["batch_size"]) for row in rows} == {
-        (committee, texts) for committee in committees for texts in (1, 4)
-    }
+    assert len(rows) == 2 * len(SIDES[what])
+    assert {(row["size"], row["members"], row["batch_size"]) for row in rows} == {("smoke", 2, 1), ("smoke", 2, 4)}
     for row in rows:
         assert row["ms"] > 0
         if row["model"] != "bert-6":

@@ -96,10 +96,11 @@ class TestFinetune:
         assert "--model" in say(*words)
         assert "missing" in say(*words, "--model", tmp_path / "missing")
         assert "committee" in say(*words, "--model", home / "committee")
+        assert "--lora-rank" in say(*words, "--model", home / "encoder", "--from-scratch", "--lora-rank", 2)
 
     @pytest.mark.parametrize(
         ("option", "value"),
-        [("--batch-size", 0), ("--num-train-epochs", 0), ("--dropout", 2), ("--seed", -1), ("--learning-rate", -0.1)],
+        [("--batch-size", 0), ("--num-train-epochs", 0), ("--dropout", 2), ("--seed", -1), ("--lora-rank", 0)],
     )
     def test_options(self, say, home, option, value):
         assert option in say("finetune", "--model", home / "encoder", "--task", home / "task.csv", option, value)

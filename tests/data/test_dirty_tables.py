@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import refusal
-from helpers_commands import write_csv
+from helpers_commands import write_csv, write_splits
 
 from tlm_hf.data.sources import facts_of, read_source
 from tlm_hf.data.tables import OTHER
@@ -45,10 +45,8 @@ def with_quotation_mark(path: Path) -> None:
 
 
 def two_splits(folder: Path, *labels: str) -> None:
-    folder.mkdir()
     rows = labelled(*labels)
-    write_csv(folder / "train.csv", rows)
-    write_csv(folder / "test.csv", [{**row, "text": f"more {row['text']}"} for row in rows])
+    write_splits(folder, train=rows, test=[{**row, "text": f"more {row['text']}"} for row in rows])
 
 
 def with_card(folder: Path) -> None:

@@ -7,7 +7,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from helpers_commands import labelled_rows, refused, succeed, write_corpus, write_csv
+from helpers_commands import labelled_rows, refused, succeed, write_corpus, write_splits
 
 from tlm_hf.data import overlap_report
 from tlm_hf.data.corpora import load_corpus
@@ -26,9 +26,7 @@ def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("overlap-folder")
     for name, classes in (("land", ("farm", "school")), ("water", ("sea", "school"))):
         rows = labelled_rows(30, classes=classes, seed=len(name))
-        (folder / name).mkdir()
-        write_csv(folder / name / "train.csv", rows[:40])
-        write_csv(folder / name / "test.csv", rows[40:])
+        write_splits(folder / name, train=rows[:40], test=rows[40:])
         if name == "land":
             planted = [row["text"] for row in rows[40:]]
     write_corpus(folder / "corpus.txt", texts=TEXTS - len(planted))

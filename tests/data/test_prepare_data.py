@@ -10,7 +10,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from helpers_commands import CLASSES, contents, labelled_rows, refused, sentence, succeed, write_csv
+from helpers_commands import CLASSES, contents, labelled_rows, refused, sentence, succeed, write_csv, write_splits
 from huggingface_hub import DatasetCard
 
 from tlm_hf.data.corpora import load_corpus
@@ -31,9 +31,7 @@ def home(tmp_path_factory) -> Path:
     test = rows[60:]
     planted = [{"text": row["text"].upper() + "!", "label": row["label"]} for row in test[:EXACT]]
     planted += [{"text": f"{row['text']} and so it goes on", "label": row["label"]} for row in test[-NEAR:]]
-    (folder / "task").mkdir()
-    write_csv(folder / "task" / "train.csv", [*planted, *rows[:60]])
-    write_csv(folder / "task" / "test.csv", test)
+    write_splits(folder / "task", train=[*planted, *rows[:60]], test=test)
     rng = random.Random(4)
     texts = [f"{sentence(rng, rng.choice(CLASSES), 30)} number {index}" for index in range(200)]
     texts += [f"before it {row['text']}, after it" for row in test[5:15]] + [test[15]["text"].title()]
@@ -161,7 +159,7 @@ def test_card_agrees_with_the_files(corpus_folder, task_folder):
     assert data["task_categories"] == ["text-classification"]
 
 
-def test_planted_leaks_are_found_and_said(home, corpus_folder, task_folder):
+def test_planted_leaks_are_found_and_said(task_folder):
     train, held_out = (check_of(task_folder, "default", "train", split) for split in ("test", "validation"))
     validation = check_of(task_folder, "default", "validation", "test")
     assert train["exact"] + validation["exact"] == EXACT
@@ -171,15 +169,6 @@ def test_planted_leaks_are_found_and_said(home, corpus_folder, task_folder):
     assert "**Warning: training texts repeat" in card
     cells = [len(rows_of(task_folder, "default", "train")), train["exact"], train["near"]]
     assert f"| {cells[0]} of train | {cells[1]} | {cells[2]} | 20 of test |" in card
-    # In the corpus: 10 test texts inside longer ones and one exactly, as far as they were chosen.
-    planted = [row["text"] for row in labelled_rows(40, classes=LABELS)[60:]][5:16]
-    for size in ("40", "80", "160"):
-        texts = [row["text"].lower() for row in rows_of(corpus_folder, size, "train")]
-        check = check_of(corpus_folder, size, "train", "task test")
-        hits = [sum(text.lower() in other for other in texts) for text in planted]
-        assert check["exact"] + check["near"] == sum(hits)
-        assert check["exact"] == hits[-1]
-    assert sum(hits) >= 6
 
 
 def test_a_clean_corpus_stays_nested(home, corpus_folder, tmp_path):

@@ -163,7 +163,7 @@ def test_vocab_file_equals_the_reference_tokenizer(trained, tmp_path, name):
             pytest.skip("TLM_DATA is not set: no bert-base vocabulary to read")
         path = Path(DATA) / "vocab" / "vocab.txt"
     reference, ours = BertWordPieceTokenizer(str(path), lowercase=True), load_tokenizer(str(path))
-    assert len(ours) == reference.get_vocab_size()
+    assert (len(ours), ours.model_max_length) == (reference.get_vocab_size(), 512)
     for text in (KNOWN, *HARD):
         assert ours(text)["input_ids"] == reference.encode(text).ids, text
     assert ours.unk_token_id not in ours(KNOWN)["input_ids"]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import refusal
-from helpers_commands import refused, succeed, write_csv
+from helpers_commands import refused, succeed, write_csv, write_splits
 from scipy.special import softmax
 from scipy.stats import entropy
 
@@ -153,9 +153,8 @@ def test_a_name_that_is_taken_twice(classify, sentences, tmp_path):
 
 
 def test_all_files_of_a_folder_are_answered(classify, sentences, tmp_path):
-    (tmp_path / "data").mkdir()
-    for name, texts in (("train.csv", sentences[:5]), ("test.csv", sentences[5:])):
-        write_csv(tmp_path / "data" / name, [{"text": text, "file": "own"} for text in texts])
+    splits = {"train": sentences[:5], "test": sentences[5:]}
+    write_splits(tmp_path / "data", **{s: [{"text": text, "file": "own"} for text in splits[s]] for s in splits})
     written = pd.read_csv(classify(tmp_path / "data", "out.csv")[1])
     assert written["predicted_file"].to_list() == ["test.csv"] * (len(sentences) - 5) + ["train.csv"] * 5
     assert written["text"].to_list() == [*sentences[5:], *sentences[:5]]
@@ -247,9 +246,7 @@ def test_a_regression(save_model, sentences, tmp_path, capsys):
     }
     assert said["metrics"] == pytest.approx(expected, rel=1e-4)
     assert said["texts"] == 12
-    (tmp_path / "data").mkdir()
-    write_csv(tmp_path / "data" / "train.csv", rows[:8])
-    write_csv(tmp_path / "data" / "test.csv", [{**row, "label": 3} for row in rows[8:]])
+    write_splits(tmp_path / "data", train=rows[:8], test=[{**row, "label": 3} for row in rows[8:]])
     said = score(capsys, model, tmp_path / "data")
     assert (said["texts"], said["metrics"]["pearson"]) == (4, None)
     assert score(capsys, model, tmp_path / "data", "--split", "train")["texts"] == 8
@@ -273,9 +270,8 @@ def test_a_table_to_score_may_lack_a_class(home, sentences, tmp_path, capsys):
     share = np.mean(probabilities[:, 0].argmax(-1) == 0)
     task = write_csv(tmp_path / "one.csv", one_class)
     assert score(capsys, root / "member", task)["metrics"]["accuracy"] == pytest.approx(share)
-    for name in ("test", "train"):  # a folder with a test split alone, then with training rows too
-        (tmp_path / "data").mkdir(exist_ok=True)
-        write_csv(tmp_path / "data" / f"{name}.csv", one_class if name == "test" else [{"text": "a", "label": "sea"}])
+    for splits in ({"test": one_class}, {"train": [{"text": "a", "label": "sea"}]}):  # of which a test split is chosen
+        write_splits(tmp_path / "data", **splits)
         said = score(capsys, root / "member", tmp_path / "data")
         assert said["texts"] == len(sentences)
         assert said["metrics"]["accuracy"] == pytest.approx(share)

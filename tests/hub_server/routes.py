@@ -214,19 +214,6 @@ def resolve(hub, call, plural, name, revision, path):
     return call.respond(file.content, headers)
 
 
-@route("GET", rf"/api/spaces/{ID}/variables")
-def variables(hub, call, name):
-    found = hub.state.repository("space", name, call.user, write=True)
-    return {key: {"key": key, "value": value} for key, value in found.variables.items()}
-
-
-@route("POST", rf"/api/spaces/{ID}/variables")
-def set_variable(hub, call, name):
-    found = hub.state.repository("space", name, call.user, write=True)
-    found.variables[call.json["key"]] = call.json["value"]
-    return variables(hub, call, name)
-
-
 def shown(collection, listed=False):
     """A collection; in a list it has no `position`, which the client counts itself."""
     items = [{**item, "position": place} for place, item in enumerate(collection["items"])]

@@ -67,7 +67,7 @@ class Repository:
 
     def __init__(self, kind, name, private, sdk=None):
         self.kind, self.name, self.private, self.sdk = kind, name, private, sdk
-        self.commits, self.branches, self.tags, self.variables = {}, {}, {}, {}
+        self.commits, self.branches, self.tags = {}, {}, {}
         first = {".gitattributes": File(ATTRIBUTES)} | ({"README.md": File(SPACE_README)} if kind == "space" else {})
         self.commit("main", first, "initial commit", "system")
 
@@ -141,7 +141,6 @@ class State:
                 "repositories": {
                     f"{kind} {name}": {
                         "private": each.private,
-                        "variables": dict(each.variables),
                         "branches": {branch: tree(each, oid) for branch, oid in each.branches.items()},
                         "tags": {tag: tree(each, oid) for tag, oid in each.tags.items()},
                     }

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers_commands import labelled_rows, results_of, shelf, succeed, write_csv
+from helpers_commands import labelled_rows, results_of, shelf, succeed, write_splits
 from sklearn.metrics import classification_report
 from transformers import BertForSequenceClassification, BertTokenizer
 
@@ -23,9 +23,7 @@ def task(tmp_path):
     splits = {}
     for split, counts in ROWS.items():
         splits[split] = [rows[name].pop() for name, count in zip(rows, counts, strict=True) for _ in range(count)]
-        (tmp_path / "task").mkdir(exist_ok=True)
-        write_csv(tmp_path / "task" / f"{split}.csv", splits[split])
-    return tmp_path / "task", splits["train"]
+    return write_splits(tmp_path / "task", **splits), splits["train"]
 
 
 def test_balanced_weights_count_rare_classes_more(task, tmp_path, caplog):

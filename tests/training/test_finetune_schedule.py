@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers_commands import assert_equal_weights, labelled_rows, results_of, shelf, succeed, write_csv
+from helpers_commands import assert_equal_weights, labelled_rows, results_of, shelf, succeed, write_csv, write_splits
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score
 from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding
@@ -36,12 +36,8 @@ def test_fine_tuning_is_the_plain_loop(tmp_path, monkeypatch, schedule):
     monkeypatch.setattr(module, "load_for_finetuning", load_and_keep)
     monkeypatch.setattr(module, "DataCollatorWithPadding", Recorded)
     rows = labelled_rows(40)
-    for split, part in (("train", rows[:40]), ("validation", rows[40:60]), ("test", rows[60:])):
-        write_csv(tmp_path / f"{split}.csv", part)
-    (tmp_path / "task").mkdir()
-    for file in tmp_path.glob("*.csv"):
-        file.rename(tmp_path / "task" / file.name)
-    words = ("--model", encoder, "--task", tmp_path / "task", "--output-dir", tmp_path / "run")
+    task = write_splits(tmp_path / "task", train=rows[:40], validation=rows[40:60], test=rows[60:])
+    words = ("--model", encoder, "--task", task, "--output-dir", tmp_path / "run")
     words += ("--num-train-epochs", EPOCHS, "--batch-size", BATCH, "--learning-rate", PEAK, "--disable-tqdm")
     succeed("finetune", *words, "--schedule", schedule, "--dropout", 0, "--bf16", "false", "--logging-steps", 1)
     results = results_of(tmp_path / "run")
@@ -120,11 +116,8 @@ def test_the_test_split_chooses_nothing(tmp_path):
     other = [{**row, "label": "farm"} for row in rows[60:70]] + [{**row, "label": "sea"} for row in rows[70:]]
     weights = []
     for name, test in (("one", rows[60:]), ("other", other)):
-        folder = tmp_path / name
-        folder.mkdir()
-        for split, part in (("train", rows[:40]), ("validation", rows[40:60]), ("test", test)):
-            write_csv(folder / f"{split}.csv", part)
-        words = ("--model", shelf() / "encoder", "--task", folder, "--output-dir", tmp_path / f"run-{name}")
+        task = write_splits(tmp_path / name, train=rows[:40], validation=rows[40:60], test=test)
+        words = ("--model", shelf() / "encoder", "--task", task, "--output-dir", tmp_path / f"run-{name}")
         succeed("finetune", *words, "--num-train-epochs", 3, "--learning-rate", 0.01, "--disable-tqdm")
         weights.append(load_file(tmp_path / f"run-{name}" / "model.safetensors"))
     assert results_of(tmp_path / "run-one")["test"] != results_of(tmp_path / "run-other")["test"]

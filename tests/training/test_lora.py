@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_commands import assert_equal_weights, killed_after, refused, results_of, shelf, succeed, write_task
+from helpers_commands import assert_equal_weights, killed_after, results_of, shelf, succeed, write_task
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
@@ -107,17 +107,3 @@ def test_merged_copy_computes_what_the_adapted_one_does():
     torch.testing.assert_close(plain(ids).logits, adapted(ids).logits, atol=1e-5, rtol=0)
     with adapted.disable_adapter():
         assert (adapted(ids).logits - plain(ids).logits).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--lora-rank", 2, "--from-scratch"), "--lora-rank adapts pre-trained weights"),
-        (("--lora-rank", 0), "--lora-rank is 0"),
-    ],
-)
-def test_refusals(home, tmp_path, capsys, words, said):
-    output = tmp_path / "run"
-    options = ("--model", home / "encoder", "--task", home / "task", "--output-dir", output, "--disable-tqdm")
-    assert said in refused(capsys, "finetune", *options, *words)
-    assert not output.exists()

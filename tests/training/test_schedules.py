@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from helpers_commands import refused, results_of, succeed, write_corpus
+from helpers_commands import results_of, succeed, write_corpus
 from transformers import BertForMaskedLM, BertTokenizer, get_linear_schedule_with_warmup
 
 from tlm_hf.data.corpora import load_corpus
@@ -86,16 +86,3 @@ def test_where_the_decoders_bias_starts(corpus, tmp_path, words, starts_at_unigr
     assert np.allclose(
         bias, [math.log((counts.get(token, 0) + 1) / total) for token in range(len(tokenizer))], atol=1e-6
     )
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--schedule", "papers"), "invalid choice: 'papers'"),
-        (("--schedule", "paper", "--warmup-share", "0.1"), "--warmup-share is refused"),
-        (("--mlm-probability", "0"), "--mlm-probability is 0.0: give a share between 0 and 1"),
-    ],
-)
-def test_bad_schedules_are_refused(corpus, tmp_path, capsys, words, said):
-    assert said in refused(capsys, *WORDS, *words, "--output-dir", "out")
-    assert not (tmp_path / "out").exists()

@@ -66,7 +66,6 @@ def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_l
         ends = np.cumsum([0, *map(len, encoded)])
         part = csr_matrix((is_ordinary[ids], ids, ends), shape=(len(encoded), len(tokenizer)))
         part.sum_duplicates()
-        part.eliminate_zeros()
         parts.append(part)
     return vstack(parts, format="csr")
 
