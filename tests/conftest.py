@@ -167,12 +167,6 @@ def refusal(function: Callable[..., Any], *arguments: Any, error: type[Exception
 
 
 @pytest.fixture(scope="session")
-def one_sentence() -> Callable[[object], str]:
-    """`check_sentence`."""
-    return check_sentence
-
-
-@pytest.fixture(scope="session")
 def run_without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Function `(code, *arguments)` that runs a snippet in a Python that cannot import `tlm_hf`.
 

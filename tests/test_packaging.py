@@ -12,13 +12,13 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import tlm_hf
 from tlm_hf.errors import EXTRAS, explain_missing
 
-ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 # Written so that the patterns do not match themselves in this file.

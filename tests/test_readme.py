@@ -12,6 +12,7 @@ import mkdocs.commands.build
 import numpy as np
 import pytest
 import transformers
+from conftest import ROOT
 from helpers_commands import (
     assert_equal_weights,
     labelled_rows,
@@ -30,7 +31,6 @@ from tlm_hf.study.quickstart_report import report_text
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]

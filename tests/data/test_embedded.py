@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -16,7 +17,6 @@ from tlm_hf.errors import UserError
 from tlm_hf.loading import load_for_finetuning, load_masked_lm, read_config, weights_hash
 from tlm_hf.training.pretrain import pretrain
 
-ROOT = Path(__file__).resolve().parents[2]
 LARGEST = 20 * 10**6
 """Bytes of all embedded encoders, which every wheel carries."""
 

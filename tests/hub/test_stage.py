@@ -3,11 +3,10 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
-from conftest import refusal
+from conftest import ROOT, refusal
 from helpers_commands import contents, results_of
 from helpers_family import OWNER, RELEASE, family, staged
 from huggingface_hub import DatasetCard, ModelCard, RepoCard
@@ -17,7 +16,6 @@ from tlm_hf.hub.manifest import read_staged
 from tlm_hf.hub.stage import stage
 from tlm_hf.runs.atomic_files import write_json
 
-ROOT = Path(__file__).resolve().parents[2]
 RUNS = {
     "tlm-bert1": "encoder", "tlm-bert1@seed-1": "encoder-1", "tlm-bert2": "deep", "tlm-conv": "conv",
     "tlm-bert1-words": "first", "tlm-committee-words": "together", "tlm-words-frozen": "frozen",

@@ -2,17 +2,15 @@
 
 import copy
 import re
-from pathlib import Path
 
 import pytest
 import yaml
-from conftest import refusal
+from conftest import ROOT, refusal
 
 from tlm_hf.study.plan import Planner
 from tlm_hf.study.plan_file import PLAN_FILE, read_plan
 from tlm_hf.study.ray_executor import SLOTS, Work, makespan
 
-ROOT = Path(__file__).resolve().parents[2]
 FULL = yaml.safe_load(PLAN_FILE.read_text())
 
 
