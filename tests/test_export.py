@@ -1,5 +1,6 @@
 """`tlm export`: the written files, run by onnxruntime, against stock BERT members in torch."""
 
+import functools
 import json
 
 import numpy as np
@@ -38,6 +39,18 @@ def folder(build_pair, tmp_path_factory):
     return root, [stock for _, stock in pairs]
 
 
+@pytest.fixture(scope="module")
+def exported(folder):
+    """Function from `committee` or `frozen` to its exported folder."""
+
+    @functools.cache
+    def export(name):
+        succeed("export", "--model", folder[0] / name, "--output-dir", folder[0] / f"{name}-onnx", "--int8")
+        return folder[0] / f"{name}-onnx"
+
+    return export
+
+
 def committee_logits(stock, tokenizer, texts):
     """Members' logits (texts, members, labels), and the log of their mean probability, in numpy."""
     batch = tokenizer(texts, padding=True, return_tensors="pt")
@@ -49,11 +62,11 @@ def committee_logits(stock, tokenizer, texts):
 PAIRS = [["w1 w2 w3", "w9"], ["w9", "w1"], ["w4 w5", "w6 w7 w8 w9 w10"]]
 
 
-@pytest.mark.parametrize(("model", "name"), [("committee", "out"), ("frozen", "frozen-out")])
-def test_both_files_answer_as_the_members_do_in_float32(folder, model, name):
-    root, stock = folder
-    succeed("export", "--model", str(root / model), "--output-dir", str(root / name), "--int8")
-    tokenizer = AutoTokenizer.from_pretrained(root / name)
+@pytest.mark.parametrize("model", ["committee", "frozen"])
+def test_both_files_answer_as_the_members_do_in_float32(folder, exported, model):
+    _, stock = folder
+    out = exported(model)
+    tokenizer = AutoTokenizer.from_pretrained(out)
     texts = PAIRS if model == "committee" else [" ".join(pair) for pair in PAIRS]
     votes, expected = committee_logits(stock, tokenizer, texts)
     batch = tokenizer(texts, padding=True, return_tensors="np")
@@ -61,44 +74,38 @@ def test_both_files_answer_as_the_members_do_in_float32(folder, model, name):
         name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")[: 3 - (model == "frozen")]
     }
     for file, tolerance in (("onnx/model.onnx", 1e-5), ("onnx/model_quantized.onnx", 0.15)):
-        session = onnxruntime.InferenceSession(root / name / file, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(out / file, providers=["CPUExecutionProvider"])
         logits, member_logits = session.run(["logits", "member_logits"], inputs)
         np.testing.assert_allclose(logits, expected, atol=tolerance)
         np.testing.assert_allclose(member_logits, votes, atol=3 * tolerance)
-    results = json.loads((root / name / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text())
     assert results["max_abs_diff"]["onnx/model.onnx"] < 1e-5
     small = "onnx/model_quantized.onnx"
-    assert results["files"][small] == (root / name / small).stat().st_size
-    config = json.loads((root / name / "config.json").read_text())
+    assert results["files"][small] == (out / small).stat().st_size
+    config = json.loads((out / "config.json").read_text())
     assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(3)}
 
 
-def test_an_exported_frozen_committee_refuses_pairs(folder):
-    root, _ = folder
-    file, inputs = root / "frozen-out" / "onnx" / "model.onnx", {"input_ids": torch.full((1, 4), 2)}
-    if not file.exists():
-        succeed("export", "--model", str(root / "frozen"), "--output-dir", str(root / "frozen-out"))
-    model = OnnxClassifier(file, load_config(str(root / "frozen")))
+def test_an_exported_frozen_committee_refuses_pairs(exported):
+    model = OnnxClassifier(exported("frozen") / "onnx" / "model.onnx", load_config(str(exported("frozen"))))
+    inputs = {"input_ids": torch.full((1, 4), 2)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     assert torch.equal(model(**inputs).logits, model(**inputs, token_type_ids=torch.zeros(1, 4)).logits)
     assert "single texts" in refusal(model, **inputs, token_type_ids=torch.ones(1, 4))
 
 
-def test_predict_and_score_run_an_exported_folder(folder, tmp_path, capsys):
-    root, _ = folder
-    if not (root / "out").exists():
-        succeed("export", "--model", str(root / "committee"), "--output-dir", str(root / "out"), "--int8")
-    texts = ["w1 w2 w3", "w9"]
-    exported, expected = (predict(texts, str(root / name)) for name in ("out", "committee"))
-    for ours, theirs in zip(exported, expected, strict=True):
+def test_predict_and_score_run_an_exported_folder(folder, exported, tmp_path, capsys):
+    texts, models = ["w1 w2 w3", "w9"], (exported("committee"), folder[0] / "committee")
+    answers, expected = (predict(texts, str(model)) for model in models)
+    for ours, theirs in zip(answers, expected, strict=True):
         assert ours.label == theirs.label
         assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-2)  # the committee is in bfloat16
         assert ours.entropy == pytest.approx(theirs.entropy, abs=1e-2)
     rows = [{"text": text, "label": label} for text, label in zip(texts, ("LABEL_0", "LABEL_2"), strict=True)]
     task, said = write_csv(tmp_path / "task.csv", rows), []
-    for name in ("out", "committee"):
+    for model in models:
         capsys.readouterr()
-        succeed("score", "--model", root / name, "--task", task, "--disable-tqdm")
+        succeed("score", "--model", model, "--task", task, "--disable-tqdm")
         said.append(json.loads(capsys.readouterr().out)["metrics"])
     assert said[0] == pytest.approx(said[1], abs=1e-2)
 
