@@ -83,6 +83,8 @@ def test_mixed_shapes_survive_saving_bit_for_bit(members, tmp_path):
     configs = [(tmp_path / name / "config.json").read_text(encoding="utf-8") for name in ("committee", "again")]
     assert configs[0] == configs[1]
     assert "member-0" not in configs[0]
+    again.config.save_pretrained(tmp_path / "config")
+    assert (tmp_path / "config" / "configuration_committee.py").is_file()
 
 
 def test_a_member_can_be_split_off_as_stock_bert(members, tmp_path):

@@ -107,6 +107,9 @@ def test_it_is_in_every_form_of_a_committee(tokenizer, tmp_path):
         tolerance = 1e-2 if getattr(model, "dtype", None) == torch.float16 else 1e-5
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         np.testing.assert_allclose(output.logits.float().softmax(-1).numpy(), expected, atol=tolerance)
+    committee.subset([1]).save_pretrained(tmp_path / "one")
+    one = AutoModelForSequenceClassification.from_pretrained(tmp_path / "one")(batch["input_ids"])
+    assert torch.equal(one.logits, committee.subset([1])(batch["input_ids"]).logits)
     tokenizer.model_max_length, before = 16, tokenizer.model_max_length
     runtime = load(tmp_path / "frozen")
     np.testing.assert_allclose(runtime.probabilities(NEW), expected, atol=1e-5)
