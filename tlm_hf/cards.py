@@ -28,7 +28,7 @@ class CardFacts:
         baseline: `accuracy` and `macro_f1` of TF-IDF; classifiers without an `evaluation` need it.
         evaluation: see `evaluation.classifier_facts`.
         base_models: base or members, `owner/name` or `owner/name@branch`; `datasets` are Hub ids.
-        plots: captions of plots in the folder, by file name.
+        plots: captions of plots in the folder, by file name; `commands` are those that use a committee of a table.
         revisions, branch: branches that the card names; the branch that this card is for, None for main.
         remote_code: whether the folder opens with trusted code alone; a committee always does.
         wall_clock: seconds of training.
@@ -40,12 +40,13 @@ class CardFacts:
     base_models: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
     plots: dict[str, str] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)
     branch: str | None = None
     remote_code: bool = False
     example: str | None = None
     licence: str = "apache-2.0"
-    language: str = "en"
+    language: str | None = "en"
     wall_clock: float | None = None
     uncased: bool | None = None
     smoke: bool = False
@@ -94,24 +95,30 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
-def card_template(kind: str) -> Template:
-    """The template of a card, `KIND.md.jinja`; a name that it is not given raises."""
-    loader = FileSystemLoader(package_data("model_cards"))
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def card_template(kind: str, form: str = "md") -> Template:
+    """The template `KIND.FORM.jinja`, which escapes in HTML; a name that it is not given raises."""
+    environment = Environment(
+        loader=FileSystemLoader(package_data("model_cards")),
+        autoescape=form == "html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
         "md": escape_markdown,
         "code": escape_code,
         "place": place_in_words,
         "duration": duration,
+        "interval": lambda each: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**each),
         # int() makes an undefined number raise, which formatting would print.
         "thousands": lambda number: f"{int(number):,}",
         # One line of Python that nothing in a text, or in a list of them, can end.
         "python": lambda value: repr(value).replace("`", "\\x60"),
     }
-    return environment.get_template(f"{kind}.md.jinja")
+    return environment.get_template(f"{kind}.{form}.jinja")
 
 
-def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts) -> str:
+def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts, template: str | None = None) -> str:
     """Render a model card of one of `KINDS`: Markdown with YAML front matter; snippets load the model by `name`.
 
     Every number comes from the run's `results` or from `facts`; jinja2.UndefinedError for one that is not there.
@@ -120,7 +127,7 @@ def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFac
     # Without it the snippets on the card of a branch would open main.
     at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""
     context = {**vars(facts), "example": example, "at": at, "kind": kind, "fills_masks": True}
-    body = card_template(kind).render(context, name=name, results=results)
+    body = card_template(template or kind).render(context, name=name, results=results)
     return f"---\n{_metadata(kind, name, results, facts, example).to_yaml()}\n---\n\n{body.strip()}\n"
 
 

@@ -1,5 +1,6 @@
 """The commands end to end at smoke size on a small text: each one's output is what the next one takes."""
 
+import html
 import json
 
 import datasets
@@ -19,6 +20,7 @@ from helpers_commands import (
     succeed,
     write_csv,
 )
+from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 import tlm_hf
@@ -189,6 +191,14 @@ def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, mo
     assert len(model.members) == len(said["members"]) == 2
     tables = load(output / "frozen").probabilities(test["text"][:])
     np.testing.assert_allclose(tables, probabilities, atol=1e-5)
+    for folder in (output, output / "frozen"):
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.license == "unknown"
+        assert not [text for text in test["text"] if text in card.text]
+    card, page = (folder.read_text(encoding="utf-8") for folder in (output / "README.md", output / "report.html"))
+    for shown in (sentence, f"{right:.3f}", "baseline.joblib", *said["notes"]["about"]):
+        assert shown in html.unescape(page)
+        assert shown in html.unescape(card)
 
     # The same data from Python, as a table in memory: the same run, which is finished.
     before = contents(output)

@@ -1,6 +1,7 @@
 """Losses that are not finite, and the time budget."""
 
 import json
+import math
 import types
 
 import numpy as np
@@ -12,7 +13,15 @@ from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.data.masking import MaskingCollator, PretrainingSchedule
 from tlm_hf.errors import UserError
 from tlm_hf.training import time_budget
-from tlm_hf.training.time_budget import BUDGET_FILE, TIMED_STEPS, TRIAL, decide_steps, parse_duration
+from tlm_hf.training.time_budget import (
+    BUDGET_FILE,
+    TIMED_STEPS,
+    TRIAL,
+    MemberCost,
+    decide_steps,
+    fit_members,
+    parse_duration,
+)
 from tlm_hf.training.trainer import RunTrainer
 
 
@@ -103,3 +112,20 @@ def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch)
 def test_a_budget_for_no_step_is_refused(tokenizer, tmp_path):
     with pytest.raises(UserError, match="--time-budget leaves 0 seconds"):
         decide_steps(tmp_path, 0.01, lambda n, to: build(tokenizer, to, n), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fitting"),
+    [(1000, (3, 20)), (210, (3, 19)), (100, (3, 7)), (60, (2, 8)), (25, (2, 0.6))],
+)
+def test_passes_go_before_members_and_a_budget_holds(seconds, fitting):
+    """Around a member 10 s; a pass of 14 steps of 0.25 s and 0.5 s after it; two side by side."""
+    cost = MemberCost(around=10, step=0.25, pass_end=0.5)
+    members, passes = fit_members(seconds, cost, 14, 20.0, members=3, workers=2)
+    assert (members, passes) == fitting
+    assert (1 + math.ceil(members / 2)) * 10 + math.ceil(members / 2) * passes * 4 <= 0.9 * seconds
+
+
+def test_a_budget_for_no_pass_is_refused():
+    with pytest.raises(UserError, match="--time-budget leaves 15 seconds .* 12 seconds more"):
+        fit_members(15, MemberCost(10, 0.25, 0.5), 14, 20.0, members=3, workers=2)

@@ -2,6 +2,7 @@
 
 import random
 import statistics
+import time
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import TypeVar
@@ -11,6 +12,8 @@ from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Key = TypeVar("Key", bound=Hashable)
+IDLE_SHARE = 0.9
+"""Share of the time that a core must work for this process, or the measurement is unreliable."""
 LEAST_SECONDS = 0.01
 """Time spent on one measurement: fast functions are called several times."""
 
@@ -35,6 +38,17 @@ def alternating_seconds(functions: Mapping[Key, Callable[[], object]], rounds: i
 def alternating_medians(functions: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
     """Median seconds of each function over the rounds of `alternating_seconds`."""
     return {name: statistics.median(values) for name, values in alternating_seconds(functions, rounds).items()}
+
+
+class Watch:
+    """Tells whether other programs used the core of this process since the watch was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def is_busy(self) -> bool:
+        """Whether they did."""
+        return time.process_time() - self._processor < IDLE_SHARE * (time.perf_counter() - self._wall)
 
 
 def classifier_latency(

@@ -17,7 +17,7 @@ from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import UserError
 from ..evaluation.baselines import tfidf_baseline
-from ..evaluation.latency import classifier_latency
+from ..evaluation.latency import Watch, classifier_latency
 from ..hub.demo_data import DemoTask, stage_demo
 from ..hub.model_folder import stage_model
 from ..loading import load_classifier
@@ -36,8 +36,6 @@ ARMS = ("scratch", "pretrained")
 MEMBERS = 3
 CORPUS = "docstrings of installed Python libraries"
 LATENCY_REPEATS = 40
-IDLE_SHARE = 0.9
-"""Share of the time of a measurement that this process gets a core for, if nothing else wants it."""
 SHALLOW_RATE, DEEP_RATE = 1e-3, 3e-4
 """Of fine-tuning, for both arms, chosen on validation."""
 
@@ -127,7 +125,7 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     results |= run_jobs(_joining(scale, output), workers, "4 of 5: committees")
     logger.info("5 of 5: baseline, latency and release folders ...")
     baseline = tfidf_baseline(task)
-    latency, share = _latency(scale, output, task["test"]["text"][0])
+    latency, is_busy = _latency(scale, output, task["test"]["text"][0])
     rows = _rows(scale, results, baseline, latency)
     draw_plot(rows, output / "accuracy.png", smoke=arguments.smoke)
     facts = CardFacts("docstrings: which library a paragraph documents", baseline, smoke=arguments.smoke)
@@ -135,7 +133,7 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     summary: Json = {
         "smoke": arguments.smoke,
         "rows": [asdict(row) for row in rows],
-        "is_busy": share < IDLE_SHARE,
+        "is_busy": is_busy,
         "scale": asdict(scale),
         "corpus": {"texts": len(corpus["train"]), "held_out_texts": len(corpus["validation"])},
         "task": {"labels": len(task["train"].features["label"].names), **{split: len(task[split]) for split in task}},
@@ -187,8 +185,8 @@ def _joining(scale: Scale, output: Path) -> list[Job]:
     return jobs
 
 
-def _latency(scale: Scale, output: Path, text: str) -> tuple[dict[str, float], float]:
-    """Median milliseconds for one text on one thread, by model, and the share of the time that a core was free."""
+def _latency(scale: Scale, output: Path, text: str) -> tuple[dict[str, float], bool]:
+    """Median milliseconds for one text on one thread, by model, and whether the machine was busy."""
     folders = {
         scale.deep: output / "classifiers" / f"{scale.deep}-pretrained-0",
         "bert-1": output / "classifiers" / "bert-1-0-pretrained-0",
@@ -196,9 +194,9 @@ def _latency(scale: Scale, output: Path, text: str) -> tuple[dict[str, float], f
     }
     models = {name: load_classifier(str(folder)) for name, folder in folders.items()}
     tokenizer = load_tokenizer(str(folders["bert-1"]))
-    wall, processor = time.perf_counter(), time.process_time()
+    watch = Watch()
     latency = classifier_latency(models, tokenizer, text, LATENCY_REPEATS, threads=1)
-    return latency, (time.process_time() - processor) / (time.perf_counter() - wall)
+    return latency, watch.is_busy()
 
 
 def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[str, float]) -> list[TableRow]:

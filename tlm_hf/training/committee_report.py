@@ -1,9 +1,14 @@
-"""What `tlm train-committee` tells its user: scores with intervals, the better model, doubtful rows, what is next."""
+"""What `tlm train-committee` tells its user: scores with intervals, the better model, doubtful rows, what is next.
 
+One set of results becomes the text on the terminal, the model card and `report.html`.
+"""
+
+import shlex
 from collections.abc import Sequence
 
 import datasets
 import numpy as np
+import pandas as pd
 from scipy.special import log_softmax
 
 from ..data.tasks import class_names
@@ -12,10 +17,13 @@ from ..evaluation.metrics import class_table
 from ..runs.atomic_files import Json
 
 COMMITTEE, LINEAR, MAJORITY = "committee", "TF-IDF + linear model", "majority class"
-ROWS = 5
-"""Doubtful rows that are shown."""
+LISTED, SHOWN = 10, 5
+"""Doubtful rows in the results and on the terminal."""
 WIDTH = 88
-"""Letters that are shown of a text."""
+"""Letters of a text on the terminal."""
+HELPFUL = 1.0
+"""Points that the second half of the rows brings where more are recommended."""
+BASELINE_FILE, PAGE_FILE = "baseline.joblib", "report.html"
 
 
 def compare(
@@ -48,6 +56,8 @@ def recommend(difference: Interval) -> str:
         return f"Take the committee: it is {points} above TF-IDF + linear model ({interval})."
     if difference.high < 0:
         return f"Take the linear model (baseline.joblib): it is {points} above the committee ({interval})."
+    if difference.value == 0:
+        return f"Too close to call: committee and TF-IDF + linear model have the same accuracy ({interval})."
     side = "above" if difference.value >= 0 else "below"
     better = "the committee" if difference.value >= 0 else "the linear model (baseline.joblib)"
     return (
@@ -63,8 +73,8 @@ def doubtful_rows(test: datasets.Dataset, names: Sequence[str], logits: np.ndarr
     labels, predicted = np.array(test["label"][:]), logits.argmax(axis=-1)
     wrong = np.flatnonzero(predicted != labels)
     chosen = {
-        "most uncertain": np.argsort(-entropy, kind="stable")[: 2 * ROWS],
-        "confidently wrong": wrong[np.argsort(-best[wrong], kind="stable")][: 2 * ROWS],
+        "most uncertain": np.argsort(-entropy, kind="stable")[:LISTED],
+        "confidently wrong": wrong[np.argsort(-best[wrong], kind="stable")][:LISTED],
     }
 
     def describe(row: int) -> Json:
@@ -74,39 +84,72 @@ def doubtful_rows(test: datasets.Dataset, names: Sequence[str], logits: np.ndarr
     return {kind: [describe(row) for row in rows] for kind, rows in chosen.items()}
 
 
-def write_report(results: Json, output: str, text_column: str | None) -> str:
-    """What the command prints, as text."""
-    column = f" --text-column {text_column}" if text_column not in (None, "text") else ""
-    rows = results["rows"]
-    width = max(len(row["model"]) for row in results["scores"])
-    lines = [
-        "",
-        f"{sum(rows.values()):,} rows: {', '.join(f'{count:,} {split}' for split, count in rows.items())}; "
-        f"{len(results['labels'])} classes. Scores are on the test rows, with 95% intervals.",
-        "",
-        f"{'model':<{width}}  accuracy               macro F1",
+def top_confusions(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> list[Json]:
+    """The commonest wrong answers on test, from class ids (texts,): `label`, `predicted`, number of `texts`."""
+    wrong = pd.DataFrame({"label": labels, "predicted": predicted})[labels != predicted]
+    counts = wrong.value_counts(sort=False).sort_values(ascending=False, kind="stable").head(LISTED)
+    return [
+        {"label": names[label], "predicted": names[answer], "texts": int(count)}
+        for (label, answer), count in counts.items()
     ]
+
+
+def notes(results: Json) -> dict[str, list[str]]:
+    """What terminal, card and page say of the results besides tables: sentences `about` the rows, and `advice`."""
+    counts, facts, curve = results["rows"], results["text_facts"], results["learning_curve"]
+    about = [
+        f"{sum(counts.values()):,} rows: {', '.join(f'{count:,} {split}' for split, count in counts.items())}; "
+        f"{len(results['labels'])} classes. Scores are on the test rows, with 95% intervals: of other rows, not of "
+        "other seeds."
+    ]
+    if facts["longer"]:
+        about.append(
+            f"{facts['longer']:,} texts are longer than {facts['max_length']} tokens and are cut "
+            f"({facts['share_beyond']:.1%} of all tokens)."
+        )
+    if results["time_budget"] is not None:
+        about.append(results["time_budget"])
+    points = ", ".join(f"{point['accuracy']:.3f} with {point['rows']:,}" for point in curve)
+    gain = 100 * (curve[-1]["accuracy"] - curve[-2]["accuracy"])
+    more = "More labels would help." if gain > HELPFUL else "More labels of the same kind would help little."
+    advice = [
+        results["recommendation"],
+        f"Accuracy by training rows, of the committee's linear part alone: {points}. The second half brought "
+        f"{gain:+.1f} points. {more}",
+    ]
+    if results["frozen"] is not None:
+        speed = results["frozen"]["latency"]
+        busy = " (unreliable: other programs used this machine)" if speed["is_busy"] else ""
+        advice.append(f"frozen/ answers one text in {speed['milliseconds']:.2f} ms{busy}.")
+    return {"about": about, "advice": advice}
+
+
+def next_commands(folder: str, text_column: str | None) -> list[str]:
+    """Three commands that use the committee in a folder, and its linear model."""
+    column = f" --text-column {shlex.quote(text_column)}" if text_column not in (None, "text") else ""
+    program = f"import joblib; print(joblib.load({f'{folder}/{BASELINE_FILE}'!r}).predict(['a new text']))"
+    folder = shlex.quote(folder)
+    return [
+        f'tlm predict --model {folder} --texts "a new text"',
+        f"tlm predict --model {folder} --input new.csv{column} --output labelled.csv",
+        f'python -c "{program}"',
+    ]
+
+
+def write_report(results: Json, folder: str, text_column: str | None) -> str:
+    """What the command prints, as text."""
+    said, width = results["notes"], max(len(row["model"]) for row in results["scores"])
+    lines = ["", *said["about"], "", f"{'model':<{width}}  accuracy               macro F1"]
     for row in results["scores"]:
         lines.append(f"{row['model']:<{width}}  {Interval(**row['accuracy'])}   {Interval(**row['macro_f1'])}")
     lines += ["", class_table(results["classes"])]
     for kind, found in results["doubtful"].items():
         if found:
             lines += ["", f"Test rows, {kind}:"]
-        for each in found[:ROWS]:
+        for each in found[:SHOWN]:
             text = " ".join(each["text"].split())[:WIDTH]
             lines.append(f"  {each['predicted']} {each['probability']:.2f} (labelled {each['label']}): {text}")
-    *_, half, every = results["learning_curve"]
-    points = ", ".join(f"{point['accuracy']:.3f} with {point['rows']:,}" for point in results["learning_curve"])
-    lines += [
-        "",
-        f"Accuracy by training rows, of the committee's linear part alone: {points}. The second half brought "
-        f"{100 * (every['accuracy'] - half['accuracy']):+.1f} points.",
-        results["recommendation"],
-        "",
-        "What to do next:",
-        f'  tlm predict --model {output} --texts "a new text"',
-        f"  tlm predict --model {output} --input new.csv{column} --output labelled.csv",
-        f"  python -c \"import joblib; print(joblib.load('{output}/baseline.joblib').predict(['a new text']))\"",
-        f"{output}/frozen/ answers without torch. {output}/work/ may be deleted.",
-    ]
+    lines += ["", *said["advice"], "", "What to do next:"]
+    lines += [f"  {command}" for command in next_commands(folder, text_column)]
+    lines.append(f"{folder}/{PAGE_FILE} shows this with plots; {folder}/work/ may be deleted.")
     return "\n".join(lines)

@@ -1,8 +1,13 @@
 """Several members of a committee trained side by side, each in a child process, to the bits of one trained alone."""
 
+import logging
+import math
 import os
+import shutil
 import statistics
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,15 +18,18 @@ from ..data.tasks import class_names, load_task_from, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
-from ..runs.atomic_files import Json, whole_folder
-from ..runs.output_folder import Run
+from ..runs.atomic_files import Json, read_json, whole_folder, write_json
+from ..runs.output_folder import RESULTS_FILE, Run
 from ..runs.worker_pool import Job, run_jobs
 from .finetune import NEW, finetune
 from .finetune_options import FinetuneOptions
 from .options import LARGEST_SEED
 from .pretrain import load_pretraining_corpus, pretrain
-from .pretrain_options import PretrainOptions
+from .pretrain_options import BATCH_SIZE, PretrainOptions
 from .processes import stays_on_cpu
+from .time_budget import BUDGET_FILE, TRIAL, TRIAL_STEPS, MemberCost, fit_members, parse_duration
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER = "tokenizer"
 """Folder of the members' tokenizer inside the output folder, where none was given."""
@@ -87,6 +95,39 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
         results[split] = {"accuracy": _spread([row[split]["accuracy"] for row in rows])}
     results["members"] = [{name: row[name] for name in (*OF_EACH, *scores)} for row in rows]
     return run.finish(None, results | {"workers": workers})
+
+
+def fit_to_budget(budget: str, started: float, folder: Path, rows: int, workers: int, options: Json) -> str:
+    """Lower `models` and `num_train_epochs` of `finetune_members` to what `--time-budget` allows, and say so.
+
+    A short trial decides, once: `folder` keeps its decision. `started` is when the command began, by
+    `time.perf_counter()`. Raises UserError for too little time.
+    """
+    record, trial = folder / BUDGET_FILE, folder / TRIAL
+    if not record.is_file():
+        shutil.rmtree(trial, ignore_errors=True)
+        begun, steps = time.perf_counter(), math.ceil(rows / BATCH_SIZE)
+        short = {"models": options["models"][:workers], "max_steps": TRIAL_STEPS, "output_dir": str(trial)}
+        finetune_members(workers=workers, **options | short, disable_tqdm=True)
+        speeds = [read_json(file)["speed"] for file in trial.glob(f"member-*/{RESULTS_FILE}")]
+        step = max(speed["seconds"] / speed["steps"] for speed in speeds)
+        apart = max(sum(speed["seconds_apart"].values()) for speed in speeds)
+        now = time.perf_counter()
+        cost = MemberCost(now - begun - TRIAL_STEPS * step - apart, step, apart / math.ceil(TRIAL_STEPS / steps))
+        left = parse_duration(budget) - (now - started)
+        asked = len(options["models"]), options["num_train_epochs"]
+        write_json(
+            record, dict(zip(("members", "passes"), fit_members(left, cost, steps, *asked, workers), strict=True))
+        )
+        shutil.rmtree(trial)
+    decided = read_json(record)
+    sentence = (
+        f"Time budget {budget}: {decided['members']} of {len(options['models'])} members, {decided['passes']:g} of "
+        f"{options['num_train_epochs']:g} passes over the training rows."
+    )
+    logger.info(sentence)
+    options |= {"models": options["models"][: decided["members"]], "num_train_epochs": decided["passes"]}
+    return sentence
 
 
 def _check_members(options: Json, members: int, workers: int | None) -> tuple[int, int]:

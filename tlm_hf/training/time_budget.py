@@ -1,13 +1,15 @@
-"""`--time-budget 8h`: as many optimizer steps as fit, decided once by a short trial on a copy of the model.
+"""`--time-budget 8h`: as many optimizer steps (of a committee: passes and members) as fit, decided once by a trial.
 
-The run's folder keeps the decision; the run is bit-equal to one with `--max-steps` of that number.
+The run's folder keeps the decision; the run is bit-equal to one with options of those numbers.
 """
 
 import logging
+import math
 import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,9 @@ BUDGET_FILE = "time_budget.json"
 TRIAL = ".trial"
 """Folder of the trial inside the run's."""
 TIMED_STEPS = 10
+TRIAL_STEPS = WARM_STEPS + TIMED_STEPS
+LEAST = 0.25
+"""Share of the passes below which members are left out before more passes are."""
 RESERVE = 0.1
 """Share of the budget kept back: for checkpoints, and since steps on a warm or shared machine are slower later on."""
 
@@ -49,8 +54,8 @@ def decide_steps(folder: Path, budget: float, build: "Callable[[int, str], RunTr
     record, trial = folder / BUDGET_FILE, folder / TRIAL
     if record.is_file():
         return int(read_json(record)["steps"])
-    trainer = build(WARM_STEPS + TIMED_STEPS, str(trial))
-    eval_steps, trainer.args.eval_steps = int(trainer.args.eval_steps or 1), WARM_STEPS + TIMED_STEPS
+    trainer = build(TRIAL_STEPS, str(trial))
+    eval_steps, trainer.args.eval_steps = int(trainer.args.eval_steps or 1), TRIAL_STEPS
     trainer.args.save_strategy = "no"  # type: ignore[assignment]
     trainer.train()
     if is_main_process():
@@ -71,3 +76,35 @@ def decide_steps(folder: Path, budget: float, build: "Callable[[int, str], RunTr
         logger.info(f"Time for {steps:,} steps of {step:.3g} s, after {spent:.0f} s of preparation.")
     trainer.accelerator.wait_for_everyone()
     return steps
+
+
+@dataclass(frozen=True)
+class MemberCost:
+    """Seconds of fine-tuning a member: around its steps (process, encoder, scores), of a step, and after a pass."""
+
+    around: float
+    step: float
+    pass_end: float
+
+
+def fit_members(
+    left: float, cost: MemberCost, steps_per_pass: int, passes: float, members: int, workers: int
+) -> tuple[int, float]:
+    """How many of the members, and of the passes over the rows, fit into `left` seconds, `workers` side by side.
+
+    What comes after the members is counted as `cost.around` once more. Raises UserError where a tenth of a pass does
+    not fit.
+    """
+    one, usable = steps_per_pass * cost.step + cost.pass_end, (1 - RESERVE) * left - cost.around
+    for rounds in range(math.ceil(members / workers), 0, -1):
+        fitting = min(passes, (usable / rounds - cost.around) / one)
+        if fitting >= LEAST * passes:
+            break
+    if fitting < 0.1:
+        lacking = (one + 2 * cost.around) / (1 - RESERVE) - left
+        raise UserError(
+            f"--time-budget leaves {max(left, 0):.0f} seconds for fine-tuning, and a pass over the training rows takes "
+            f"{one:.2g} with {2 * cost.around:.0f} around it: give at least {lacking:.0f} seconds more."
+        )
+    whole = fitting if fitting == passes else math.floor(fitting) if fitting >= 1 else math.floor(10 * fitting) / 10
+    return min(members, rounds * workers), whole

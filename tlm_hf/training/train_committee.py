@@ -2,16 +2,16 @@
 
 import logging
 import math
+import shutil
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
-import joblib
 import numpy as np
 import pandas as pd
-from sklearn.pipeline import Pipeline
 from transformers import PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
@@ -23,7 +23,6 @@ from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range
 from ..evaluation.baselines import fit_tfidf
-from ..export import write_frozen
 from ..loading import (
     load_classifier,
     load_classifier_tokenizer,
@@ -38,21 +37,30 @@ from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .committee_report import compare, doubtful_rows, recommend, write_report
+from .committee_folder import freeze_joined, save_folder
+from .committee_report import (
+    compare,
+    doubtful_rows,
+    next_commands,
+    notes,
+    recommend,
+    top_confusions,
+    write_report,
+)
 from .finetune import warn_of_imbalance
 from .finetune_options import FinetuneOptions
-from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members, save_committee
+from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
 from .lexical import fit_lexical, learning_curve
-from .members import finetune_members, pretrain_members
+from .members import finetune_members, fit_to_budget, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag
 from .pretrain_options import PretrainOptions
+from .time_budget import parse_duration
 
 logger = logging.getLogger(__name__)
 TABLE_OPTIONS = ("text_column", "label_column", "encoding", "quoting", "drop_rare_classes", "merge_rare_classes")
 OWN_TEXT = "none"
 """Value of `--encoder` that asks for pre-training on the table's own texts."""
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
-BASELINE_FILE = "baseline.joblib"
 COUNTED = "tlm-words"
 """The embedded encoder whose word rows are counts."""
 NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}
@@ -109,6 +117,7 @@ class OwnDataArguments(TextFormat):
     num_train_epochs: float | None = option(None, "Passes of fine-tuning (default: by the number of rows).")
     learning_rate: float | None = option(None, "Peak learning rate of fine-tuning (default: by the number of rows).")
     class_weights: str | None = option(None, "balanced: texts of rare classes count more.", choices=["balanced"])
+    time_budget: str | None = option(None, "Such as 2m or 1h: fewer passes or members, to end within it.")
     workers: int = option(2, "Members trained side by side, one core each.")
     seed: int = option(0, "Seed of the split and of the members.")
 
@@ -145,6 +154,7 @@ def train_committee(
 def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json]:
     """As `train_committee`; the output folder and the results."""
     # 1. Everything that can be refused
+    started = time.perf_counter()
     _check_options(arguments)
     logger.info("1 of 5: reading the table")
     task = _load_data(data, arguments)
@@ -176,6 +186,14 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
 
     # 4. Classifiers, committee
     tuning = _fine_tuning(arguments, recipe, encoders, work)
+    within = None
+    if arguments.time_budget is not None:
+        try:
+            within = fit_to_budget(arguments.time_budget, started, work, len(task["train"]), arguments.workers, tuning)
+        except UserError:
+            shutil.rmtree(work)
+            run.discard()
+            raise
     logger.info("4 of 5: fine-tuning %d members", len(tuning["models"]))
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
     logger.info("5 of 5: joining, calibrating, and scores on the test rows")
@@ -185,11 +203,15 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
         "members": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
+        "time_budget": within,
         **_score(task, joined, linear["logits"]["test"]),
         "learning_curve": curve,
+        "frozen": freeze_joined(joined, task["test"]["text"][:], work / "frozen"),
     }
+    results["notes"] = notes(results)
     results["report"] = write_report(results, str(output), arguments.text_column)
-    return output, run.finish(partial(_save, joined, pipeline), results)
+    commands = next_commands(results["output_dir"], arguments.text_column)
+    return output, run.finish(partial(save_folder, run, results, commands, joined, pipeline), results)
 
 
 def _join(task: datasets.DatasetDict, name: str, members: list[str], table: LexicalTable) -> Joined:
@@ -213,26 +235,20 @@ def _score(task: datasets.DatasetDict, joined: Joined, linear: np.ndarray) -> Js
     """Scores of all models on test, and what they say; `linear` are logits (texts, classes)."""
     scores, difference = compare(task, joined.logits, joined.member_logits, linear)
     found = joined.results
+    labels = [label for rows in task.values() for label in rows["label"]]
+    answers = joined.logits.argmax(axis=-1)
     return {
         "labels": found["labels"],
         "rows": {split: len(rows) for split, rows in task.items()},
+        "class_rows": {name: labels.count(index) for index, name in enumerate(found["labels"])},
         "scores": scores,
         "difference": vars(difference),
         "recommendation": recommend(difference),
         **{name: found[name] for name in ("classes", "temperature", "temperature_interval", "temperature_note")},
         "committee": found["test"],
+        "confusions": top_confusions(np.array(task["test"]["label"][:]), answers, found["labels"]),
         "doubtful": doubtful_rows(task["test"], found["labels"], joined.logits),
     }
-
-
-def _save(joined: Joined, baseline: Pipeline, folder: Path) -> None:
-    """Write the committee, the linear model, and in `frozen/` the committee's tables where it has any."""
-    save_committee(joined, folder)
-    joblib.dump(baseline, folder / BASELINE_FILE, compress=3)
-    try:
-        write_frozen(joined.committee, joined.tokenizer, folder / "frozen")
-    except ValueError as error:
-        logger.info("No tables were written: %s", error)
 
 
 def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
@@ -249,6 +265,12 @@ def _check_options(arguments: OwnDataArguments) -> None:
     sizes = {name: getattr(arguments, name) for name in ("size", "max_length")}
     PretrainOptions.read({name: value for name, value in sizes.items() if value is not None} | {"output_dir": "work"})
     check_range(arguments, SHORT, math.inf, "max_length")
+    if arguments.time_budget is not None:
+        parse_duration(arguments.time_budget)
+        if arguments.encoder == [OWN_TEXT]:
+            raise UserError(
+                "--time-budget bounds fine-tuning: with --encoder none give --pretrain-steps, or leave it out."
+            )
     unused = [entry for entry in OF_OWN_TEXT if getattr(arguments, entry) != getattr(OwnDataArguments(), entry)]
     encoders = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder
     if unused and (encoders or (pretrained() and not arguments.encoder)):

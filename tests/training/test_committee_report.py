@@ -1,0 +1,77 @@
+"""What `tlm train-committee` says of its results, and that no text of the table acts in its page."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+
+from tlm_hf.training.committee_folder import write_page
+from tlm_hf.training.committee_report import notes, top_confusions
+
+NASTY = "<script>alert(1)</script> & 'a'"
+INTERVAL = {"value": 0.7512, "low": 0.6123, "high": 0.8891}
+RESULTS = {
+    "output_dir": "out",
+    "rows": {"train": 42, "validation": 9, "test": 11},
+    "labels": ["farm", NASTY],
+    "scores": [{"model": name, "accuracy": INTERVAL, "macro_f1": INTERVAL} for name in ("committee", "majority class")],
+    "classes": {name: {"precision": 0.1, "recall": 0.234, "f1": 0.3, "texts": 5.0} for name in ("farm", NASTY)},
+    "class_rows": {"farm": 31, NASTY: 31},
+    "confusions": [{"label": NASTY, "predicted": "farm", "texts": 3}],
+    "doubtful": {"most uncertain": [{"text": NASTY, "label": "farm", "predicted": NASTY, "probability": 0.51}]},
+    "text_facts": {"longer": 2, "max_length": 128, "share_beyond": 0.018},
+    "learning_curve": [{"rows": 10, "accuracy": 0.5}, {"rows": 21, "accuracy": 0.6}, {"rows": 42, "accuracy": 0.65}],
+    "frozen": {"latency": {"milliseconds": 0.871, "is_busy": True}},
+    "time_budget": "Time budget 2m: 2 of 3 members.",
+    "recommendation": "Take the committee.",
+    "command": f"tlm train-committee {NASTY}",
+    "date": "2025-01-02T03:04:05+00:00",
+}
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_one_file_in_which_no_text_acts(tmp_path):
+    (tmp_path / "learning_curve.png").write_bytes(b"\x89PNG")
+    write_page(RESULTS | {"notes": notes(RESULTS)}, ["tlm predict"], tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    words = " ".join(page.words)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert words.count(NASTY) == 5  # class, confusion, answer, text, command
+    sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert sources == ["data:image/png;base64,iVBORw=="]
+    assert not {"href", "srcset"} & {name for _, attributes in page.tags for name in attributes}
+    for shown in ("0.751 [0.612, 0.889]", "42 train", "0.234", "31", "Take the committee.", "2 texts", "tlm predict"):
+        assert shown in words, shown
+
+
+def test_advice():
+    about, advice = notes(RESULTS).values()
+    assert "62 rows" in about[0]
+    assert about[2] == RESULTS["time_budget"]
+    assert "+5.0 points. More labels would help." in advice[1]
+    assert "0.87 ms (unreliable" in advice[2]
+    flat = RESULTS | {"learning_curve": [*RESULTS["learning_curve"][1:], {"rows": 42, "accuracy": 0.655}]}
+    assert "+0.5 points. More labels of the same kind would help little." in notes(flat | {"frozen": None})["advice"][1]
+
+
+def test_top_confusions_are_those_of_pandas():
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 3, (2, 200))
+    table = pd.crosstab(labels, predicted)
+    expected = {(a, b): table.loc[a, b] for a in range(3) for b in range(3) if a != b}
+    rows = top_confusions(labels, predicted, [0, 1, 2])
+    assert {(row["label"], row["predicted"]): row["texts"] for row in rows} == expected
+    assert [row["texts"] for row in rows] == sorted(expected.values(), reverse=True)
+    assert top_confusions(labels, labels, [0, 1, 2]) == []

@@ -1,0 +1,85 @@
+"""The folder that `tlm train-committee` writes: committee, tables, linear model, card, and `report.html`."""
+
+import base64
+import logging
+import shutil
+import statistics
+from functools import partial
+from pathlib import Path
+
+import joblib
+from sklearn.pipeline import Pipeline
+
+from .. import runtime
+from ..cards import CardFacts, card_template, render_card
+from ..evaluation.latency import Watch, measure_seconds
+from ..export import measure_tables, write_frozen
+from ..runs.atomic_files import Json
+from ..runs.figure import new_figure
+from ..runs.output_folder import Run
+from .committee_report import BASELINE_FILE, PAGE_FILE
+from .join_committee import Joined, save_committee
+
+logger = logging.getLogger(__name__)
+README, LATENCY_ROUNDS = "README.md", 30
+CURVE_FILE = "learning_curve.png"
+PLOTS = {
+    CURVE_FILE: "Accuracy by training rows, of the committee's linear part alone",
+    "reliability.png": "Calibration: how often answers of a probability are right",
+}
+
+
+def freeze_joined(joined: Joined, texts: list[str], folder: Path) -> Json | None:
+    """Write the committee's tables, where it has any; their difference and size, and the latency of one text."""
+    try:
+        write_frozen(joined.committee, joined.tokenizer, folder)
+    except ValueError as error:
+        logger.info("No tables were written: %s", error)
+        return None
+    model, text = runtime.load(folder), sorted(texts, key=len)[len(texts) // 2]
+    watch = Watch()
+    seconds = statistics.median(measure_seconds(partial(model, text)) for _ in range(LATENCY_ROUNDS))
+    tables = measure_tables(joined.committee, joined.tokenizer, folder)
+    return {"tables": tables, "latency": {"milliseconds": 1000 * seconds, "is_busy": watch.is_busy()}}
+
+
+def save_folder(run: Run, results: Json, commands: list[str], joined: Joined, baseline: Pipeline, folder: Path) -> None:
+    """Write the committee, its tables, the linear model, the plots, and the page and cards that show the results."""
+    save_committee(joined, folder)
+    joblib.dump(baseline, folder / BASELINE_FILE, compress=3)
+    _draw_learning_curve(results["learning_curve"], folder / CURVE_FILE)
+    results, name = run.describe(results), results["output_dir"]
+    write_page(results, commands, folder)
+    facts = CardFacts(
+        f"a table of {sum(results['rows'].values()):,} rows",
+        plots=PLOTS,
+        commands=commands,
+        remote_code=True,
+        example="a new text",
+        licence="unknown",
+        language=None,
+    )
+    of_card = results | {"test": results["committee"], "parameters": joined.committee.num_parameters()}
+    (folder / README).write_text(render_card("committee", name, of_card, facts, "table"), encoding="utf-8")
+    if results["frozen"] is not None:
+        tables = run.folder / "work" / "frozen"
+        of_card = results | {"settings": {"table_dtype": "float32"}, "tables": results["frozen"]["tables"]}
+        (tables / README).write_text(render_card("frozen", f"{name}/frozen", of_card, facts), encoding="utf-8")
+        shutil.move(tables, folder / "frozen")
+
+
+def _draw_learning_curve(curve: list[Json], path: Path) -> None:
+    """Accuracy of the committee's linear part by training rows."""
+    with new_figure(path, "", "training rows", "test accuracy", size=(4.2, 2.6)) as axes:
+        axes.plot([point["rows"] for point in curve], [point["accuracy"] for point in curve], "o-")
+
+
+def write_page(results: Json, commands: list[str], folder: Path) -> None:
+    """Write `report.html`, one file that holds the plots of the folder."""
+    plots = {
+        caption: base64.b64encode((folder / name).read_bytes()).decode()
+        for name, caption in PLOTS.items()
+        if (folder / name).is_file()
+    }
+    page = card_template("report", "html").render(results=results, commands=commands, plots=plots)
+    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
