@@ -127,5 +127,5 @@ def test_passes_go_before_members_and_a_budget_holds(seconds, fitting):
 
 
 def test_a_budget_for_no_pass_is_refused():
-    with pytest.raises(UserError, match="--time-budget leaves 15 seconds .* 12 seconds more"):
+    with pytest.raises(UserError, match=r"--time-budget leaves 15 seconds .* 12 seconds more"):
         fit_members(15, MemberCost(10, 0.25, 0.5), 14, 20.0, members=3, workers=2)
