@@ -18,6 +18,8 @@ from tlm_hf import (
     TLMConfig,
     TLMForSequenceClassification,
 )
+from tlm_hf.models.configuration_frozen import FrozenCommitteeConfig
+from tlm_hf.models.modeling_frozen import SHARED
 
 CLS, PRECISION = 2, {"float32": 1e-5, "float16": 2e-2, "int8": 0.3}
 join = CommitteeForSequenceClassification.from_members
@@ -74,6 +76,13 @@ def test_every_precision_survives_saving_here_and_as_remote_code(tmp_path, dtype
         assert torch.equal(found.logits, expected.logits)
         assert torch.equal(found.loss, expected.loss)
         assert (model.config.temperature, model.config.id2label) == (1.3, committee.config.id2label)
+
+
+def test_a_configuration_by_default_is_stock_berts_without_a_table_of_words():
+    ours, stock = FrozenCommitteeConfig(), BertConfig()
+    for name in set(SHARED) - {"max_position_embeddings"}:
+        assert getattr(ours, name) == getattr(stock, name)
+    assert (ours.cls_token_id, ours.temperature, ours.lexical_buckets, ours.num_members) == (101, 1.0, 0, 1)
 
 
 @torch.no_grad()
