@@ -1,6 +1,7 @@
-"""Checkpoint folders that are whole or recognised as damaged: sealed with every file's hash, flushed, renamed, rotated.
+"""Checkpoint writing: folders sealed with every file's hash, flushed, renamed into place, rotated, and found again.
 
-transformers reads pickles in a checkpoint by `torch.load(weights_only=True)`, which runs no code.
+What a continued training restores from one is in `training.trainer` (exact resume); its pickles are read by
+`torch.load(weights_only=True)`, which runs no code.
 """
 
 import contextlib
@@ -109,11 +110,10 @@ def last_whole(folder: Path) -> Path | None:
     return chosen
 
 
-def publish(written: Path, final_root: Path, best: Path | None) -> None:
-    """Rename a sealed checkpoint into place, and only then remove older ones.
+def publish(written: Path, final_root: Path, best: str) -> None:
+    """Rename a sealed checkpoint, alone in its folder, into place, and only then remove older ones but for the `best`.
 
-    Names `checkpoint-N` appear and vanish by one rename each, so what a kill leaves under them is whole. `written` is
-    alone in its folder; `best`, the best checkpoint, stays whatever its age.
+    Names `checkpoint-N` appear and vanish by one rename each, so what a kill leaves under them is whole.
     """
     final = final_root / written.name
     trash = written.parent / "old"
@@ -124,7 +124,7 @@ def publish(written: Path, final_root: Path, best: Path | None) -> None:
     flush(final_root)
     older = [path for path in list_checkpoints(final_root) if step_of(path) <= step_of(final)]
     for checkpoint in older[KEEP:]:
-        if best is None or checkpoint.name != best.name:
+        if checkpoint.name != best:
             checkpoint.rename(trash / checkpoint.name)
     flush(final_root)
     shutil.rmtree(written.parent)

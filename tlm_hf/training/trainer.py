@@ -1,7 +1,9 @@
-"""RunTrainer: transformers.Trainer with checkpoints that are whole or absent, and exact resume."""
+"""Exact resume: `RunTrainer`, a transformers.Trainer that is continued to the same bits.
+
+How a checkpoint is written, sealed and found again is in `runs.checkpoints`.
+"""
 
 import ctypes
-import json
 import logging
 import math
 import platform
@@ -19,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
-from ..runs.atomic_files import Json, read_json
+from ..runs.atomic_files import read_json, write_json
 from ..runs.checkpoints import (
     MANIFEST,
     PARTIAL,
@@ -50,8 +52,7 @@ def keep_freed_memory() -> None:
 class RunTrainer(Trainer):
     """Trainer whose checkpoints appear whole or not at all, and whose continued run ends in the same bits.
 
-    A run of any model that was interrupted (SIGINT or SIGTERM save first), killed, or stopped by a full disk continues
-    with the same script:
+    Interrupted (SIGINT or SIGTERM save first), killed, or stopped by a full disk, it continues with the same script:
 
         model = AutoModelForSequenceClassification.from_pretrained("google/bert_uncased_L-2_H-128_A-2")
         arguments = TrainingArguments("out", num_train_epochs=3, save_steps=100, logging_nan_inf_filter=False)
@@ -59,9 +60,8 @@ class RunTrainer(Trainer):
         trainer.train(resume_from_checkpoint=True)  # from the newest whole checkpoint in "out", if there is one
         trainer.save_model("out/final")
 
-    A checkpoint is sealed with a manifest and renamed into place; only then are older ones removed but for the last two
-    and the best (`runs.checkpoints`). Trainer's `training_args.bin`, a pickle, is left out. A loss or weight that is
-    not finite stops the run at the next log line or checkpoint, and the last good checkpoint stays.
+    The last two checkpoints and the best one are kept, without Trainer's `training_args.bin`, a pickle. A loss or
+    weight that is not finite stops the run at the next log line or checkpoint, and the last good checkpoint stays.
 
     Args:
         *args: Trainer's.
@@ -210,45 +210,32 @@ class RunTrainer(Trainer):
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Check the numbers, then write, seal and publish a checkpoint."""
+        """Check the numbers, then write a checkpoint, add what Trainer does not save, seal it and put it into place."""
+        root, step = Path(self.args.output_dir), self.state.global_step
+        partial = root / PARTIAL
         with self.clock.apart(CHECKPOINT):
             self.check_numbers()
-            self._write_checkpoint(model, trial)
-
-    def _write_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        final_root = Path(self.args.output_dir)
-        partial_root = final_root / PARTIAL
-        running = {
-            "last_logged_step": self._globalstep_last_logged,
-            "sums": self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist(),
-            "total": self._total_loss_scalar,
-        }
-        if self.args.should_save:
-            shutil.rmtree(partial_root, ignore_errors=True)
-        # No process may write before the first one has emptied the folder, and it may not publish before all have.
-        self.accelerator.wait_for_everyone()
-        self.args.output_dir = str(partial_root)
-        try:
-            # The other processes wait at a barrier for one that fails; their launcher ends them with it.
-            with writing(f"The checkpoint of step {self.state.global_step}", final_root):
-                super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
-                if self.args.should_save:
-                    self._publish(partial_root, final_root, running)
-        finally:
-            self.args.output_dir = str(final_root)
-        self.accelerator.wait_for_everyone()
-        best = self.state.best_model_checkpoint
-        if best is not None and PARTIAL in Path(best).parts:
-            self.state.best_model_checkpoint = str(final_root / Path(best).name)
-
-    def _publish(self, partial_root: Path, final_root: Path, running: Json) -> None:
-        """Add what Trainer does not save, seal the one checkpoint under `partial_root`, and put it into place."""
-        (written,) = partial_root.iterdir()
-        (written / RUNNING_LOSS).write_text(json.dumps(running) + "\n", encoding="utf-8")
-        best = self.state.best_model_checkpoint
-        if best is not None and Path(best).parent == partial_root:
-            self.state.best_model_checkpoint = best = str(final_root / written.name)
-            self.state.save_to_json(str(written / STATE_FILE))
-        seal(written, self.state.global_step, self.args.world_size)
-        publish(written, final_root, None if best is None else Path(best))
+            sums = self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist()
+            if self.args.should_save:
+                shutil.rmtree(partial, ignore_errors=True)
+            # No process may write before the first one has emptied the folder, and it may not publish before all have.
+            self.accelerator.wait_for_everyone()
+            self.args.output_dir = str(partial)
+            try:
+                # The other processes wait at a barrier for one that fails; their launcher ends them with it.
+                with writing(f"The checkpoint of step {step}", root):
+                    super()._save_checkpoint(model, trial)
+                    best = Path(self.state.best_model_checkpoint or "")
+                    if best.parent == partial:
+                        self.state.best_model_checkpoint = str(root / best.name)
+                    self.accelerator.wait_for_everyone()
+                    if self.args.should_save:
+                        (written,) = partial.iterdir()
+                        self.state.save_to_json(str(written / STATE_FILE))
+                        running = {"last_logged_step": self._globalstep_last_logged, "sums": sums}
+                        write_json(written / RUNNING_LOSS, running | {"total": self._total_loss_scalar})
+                        seal(written, step, self.args.world_size)
+                        publish(written, root, best.name)
+            finally:
+                self.args.output_dir = str(root)
+            self.accelerator.wait_for_everyone()
