@@ -1,6 +1,10 @@
-"""Turn output folders of `tlm pretrain` into the encoders that the package carries: bfloat16 weights, card, manifest.
+"""Make the encoders that the package carries: bfloat16 weights, card, manifest.
 
-python scripts/embed_encoder.py outputs/family/tlm-bert1-0 outputs/family/tlm-bert1-1     # into tlm_hf/pretrained/
+python scripts/embed_encoder.py outputs/family/tlm-bert1-0 outputs/family/tlm-bert1-1   # of folders of `tlm pretrain`
+python scripts/embed_encoder.py --words outputs/family/tlm-bert1-0                      # tlm-words, with its tokenizer
+
+`tlm-words` is counted from Wikipedia, not trained: its [CLS] starts as the mean of a text's word rows, rare words
+counting more. On a few hundred rows it is the best start for a classifier (`tlm train-committee`).
 """
 
 import argparse
@@ -9,28 +13,55 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from tlm_hf import TLMModel
 from tlm_hf.cards import CardFacts
+from tlm_hf.data.cooccurrence import count_rows
+from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.embedded import FOLDER
-from tlm_hf.hub.manifest import MANIFEST_FILE, build_manifest, run_command, training_seconds
+from tlm_hf.data.tokenization import encode_whole, load_tokenizer
+from tlm_hf.hub.manifest import MANIFEST_FILE, build_manifest, training_seconds
 from tlm_hf.hub.model_folder import stage_model
-from tlm_hf.runs.atomic_files import read_json, write_json
+from tlm_hf.recipes import build_config
+from tlm_hf.runs.atomic_files import Json, read_json, whole_folder, write_json
 from tlm_hf.runs.output_folder import RESULTS_FILE
+from tlm_hf.runs.provenance import provenance
+from tlm_hf.training.initialization import start_as_mean_of_words
 
 TEXT = "paragraphs of English Wikipedia articles (CC BY-SA 4.0)"
 WEIGHTS = "model.safetensors"
+WORDS, LENGTH = "tlm-words", 128
+MEASURED = 2000
+"""Texts on which the mean of words is standardised."""
+CARD = """---
+language: en
+license: apache-2.0
+library_name: transformers
+tags: [tlm, tiny-language-model]
+---
+
+# {name}
+
+A stock BERT of one layer, hidden size {hidden}, that was counted, not trained. Its word rows are the factorised
+positive pointwise mutual information of {text}, {texts:,} of them.
+Its [CLS] is the mean of a text's word rows, rare words counting more. It is meant as the start of text classifiers on
+small tables (`tlm train-committee`), and fills no masks. The package `tlm_hf` made it with `{command}`.
+"""
 
 
-def shrink(folder: Path) -> None:
-    """Store the weights of a model folder in bfloat16, and drop the code, which stock BERT does not need."""
+def finish(folder: Path, name: str, results: Json) -> None:
+    """Store the weights in bfloat16, drop the code, which stock BERT does not need, and write results and manifest."""
     for code in folder.glob("*.py"):
         code.unlink()
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", {key: value for key, value in config.items() if key != "auto_map"})
-    weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(folder / WEIGHTS).items()}
+    weights = {key: tensor.to(torch.bfloat16) for key, tensor in load_file(folder / WEIGHTS).items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / RESULTS_FILE, results)
+    write_json(folder / MANIFEST_FILE, build_manifest(name, "encoder", version("tlm-hf"), folder, results=results))
 
 
 def embed(run: Path, root: Path) -> Path:
@@ -41,35 +72,46 @@ def embed(run: Path, root: Path) -> Path:
         TEXT, datasets=["wikimedia/wikipedia"], wall_clock=seconds, example="Paris is the [MASK] of France."
     )
     stage_model(run, folder, "encoder", results, facts)
-    shrink(folder)
-    shutil.copyfile(run / RESULTS_FILE, folder / RESULTS_FILE)
-    log = run.with_name(f"{run.name}.log")  # what the command printed, where that was kept; progress bars left out
+    log = run.with_name(f"{run.name}.log")  # what the command printed, where that was kept
     if log.is_file():
-        lines = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if "%|" not in line]
-        (folder / "train.log").write_text("".join(lines), encoding="utf-8")
-    card = folder / "README.md"
-    card.write_text(_card_of_embedded(card.read_text(encoding="utf-8"), run.name), encoding="utf-8")
-    command = run_command(results)
-    manifest = build_manifest(run.name, "encoder", version("tlm-hf"), folder, results=results, command=command)
-    write_json(folder / MANIFEST_FILE, manifest)
+        shutil.copyfile(log, folder / "train.log")
+    card = (folder / "README.md").read_text(encoding="utf-8").replace(f'"{run.name}"', "folder")
+    card = card.replace("from transformers import", "import tlm_hf\nfrom transformers import", 1)
+    card = card.replace("\nmodel = ", f'\nfolder = str(tlm_hf.pretrained()["{run.name}"])\nmodel = ', 1)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    finish(folder, run.name, results)
     return folder
 
 
-def _card_of_embedded(card: str, name: str) -> str:
-    """The card, with snippets that open the folder in the package instead of a repository on the Hub."""
-    card = card.replace(f'"{name}"', "folder")
-    card = card.replace("from transformers import", "import tlm_hf\nfrom transformers import", 1)
-    return card.replace("\nmodel = ", f'\nfolder = str(tlm_hf.pretrained()["{name}"])\nmodel = ', 1)
+def count(source: Path, root: Path) -> Path:
+    """Count Wikipedia with a folder's tokenizer and write `tlm-words`."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(str(source), LENGTH)
+    tokens = [np.array(ids) for ids in encode_whole(tokenizer)(load_corpus("wikipedia")["train"]["text"][:]) if ids]
+    config = build_config("bert-1", "laptop", vocab_size=len(tokenizer), max_length=LENGTH)
+    rows = count_rows(tokens, config.vocab_size, config.hidden_size, tokenizer.all_special_ids)
+    model = TLMModel(config, add_pooling_layer=False)
+    frequencies = np.bincount(np.concatenate(tokens), minlength=config.vocab_size)
+    start_as_mean_of_words(model, rows, frequencies, tokens[:MEASURED])
+    results = {"kind": "words", "texts": len(tokens), **provenance()}
+    facts = {"hidden": config.hidden_size, "texts": len(tokens), "command": results["command"]}
+    with whole_folder(root / WORDS) as folder:
+        (folder / "README.md").write_text(CARD.format(name=WORDS, text=TEXT, **facts), encoding="utf-8")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        finish(folder, WORDS, results)
+    return root / WORDS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Embed each run, and say how large its folder is."""
+    """Make each encoder, and say how large its folder is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--words", action="store_true", help="count with the run's tokenizer")
     parser.add_argument("--root", type=Path, default=FOLDER)
     arguments = parser.parse_args(argv)
     for run in arguments.runs:
-        folder = embed(run.resolve(), arguments.root)
+        folder = (count if arguments.words else embed)(run.resolve(), arguments.root)
         print(f"{folder}: {sum(path.stat().st_size for path in folder.iterdir()) / 1e6:.1f} MB")
 
 

@@ -1,9 +1,8 @@
-"""`tlm release stage|verify|push|status|reproduce`: a family of repositories, up to the Hub whole or not at all."""
+"""`tlm release stage|verify|push|status`: a family of repositories, up to the Hub whole or not at all."""
 
 from dataclasses import dataclass
 
 from ..data.task_options import option
-from ..errors import UserError
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable, provenance
 
@@ -12,7 +11,7 @@ from ..runs.provenance import portable, provenance
 class ReleaseArguments:
     """Options of `tlm release`."""
 
-    what: str = option("", "stage, verify, push, status or reproduce.")
+    what: str = option("", "stage, verify, push or status.")
     release_file: str = option("release.yaml", "With stage: the YAML that names it all.")
     output_dir: str = option("outputs/release", "Folder of the staged release.")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
@@ -22,13 +21,11 @@ class ReleaseArguments:
     dry_run: bool = option(False, "With push: only show every file, size and commit.")
     public: bool = option(False, "With push: make everything public in the end.")
     overwrite: bool = option(False, "With push: also over what others changed since the last release.")
-    repo: str = option("", "With reproduce: folder or Hub name (or the second word).")
-    revision: str | None = option(None, "With reproduce: a branch or tag of it.")
     json: str | None = option(None, "A JSON file for the results.")
 
 
 def release(arguments: ReleaseArguments) -> Json:
-    """Stage, verify, push, compare or reproduce a family of repositories."""
+    """Stage, verify, push or compare a family of repositories."""
     results = _call(arguments)
     if arguments.json is not None:
         write_json(arguments.json, {**portable(results), **provenance()})
@@ -37,7 +34,7 @@ def release(arguments: ReleaseArguments) -> Json:
 
 def _call(arguments: ReleaseArguments) -> Json:
     """What was asked for; imported here, since each part needs other libraries."""
-    from ..hub import manifest, push, stage, verify
+    from ..hub import push, stage, verify
 
     output = arguments.output_dir
     if arguments.what == "stage":
@@ -45,10 +42,6 @@ def _call(arguments: ReleaseArguments) -> Json:
         return stage.stage(arguments.release_file, output, data_root=arguments.data_root, licence_checked=checked)
     if arguments.what == "verify":
         return verify.verify(output)
-    if arguments.what == "reproduce":
-        if not arguments.repo:
-            raise UserError("release reproduce needs a repository: a folder, or its name on the Hub.")
-        return manifest.reproduce(arguments.repo, revision=arguments.revision)
     if arguments.what == "status":
         return push.status(output)
     return push.push(output, public=arguments.public, overwrite=arguments.overwrite, dry_run=arguments.dry_run)

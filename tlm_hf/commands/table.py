@@ -87,7 +87,6 @@ COMMANDS = {
     "release verify": Command("check the staged folders in a fresh process", RELEASE, TABLE, ("output_dir",)),
     "release push": Command("send them to the Hub, whole or not at all", RELEASE, TABLE, ("output_dir",)),
     "release status": Command("what the Hub has of the staged folders", RELEASE, TABLE, ("output_dir",)),
-    "release reproduce": Command("the command that made a released repository", RELEASE, TABLE, ("repo",)),
     "benchmark pretraining": Command("one step of pre-training against stock BERT's", STEP, STEP_RATIOS),
     "benchmark finetuning": Command("one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS),
     "benchmark training": Command(

@@ -13,7 +13,7 @@ from ..recipes import HEAD_SIZE, find_size
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from .demo_data import EXAMPLES
-from .manifest import MEMBERS, training_seconds
+from .manifest import training_seconds
 from .release_file import Entry, Release
 
 WEIGHTS = ("config.json", "model.safetensors")
@@ -94,7 +94,7 @@ def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluati
     source = str(run.results.get("corpus" if entry.kind == "encoder" else "task", ""))
     known = KNOWN_SOURCES.get(source)
     # Members outside this release are known by name alone.
-    places = [each["repository"] for each in inputs.get(MEMBERS) or inputs.values()]
+    places = [each["repository"] for each in inputs.get("members") or inputs.values()]
     places += [name for name in entry.members if "/" in name]
     facts = CardFacts(
         trained_on=entry.corpus or entry.task or (known.title if known else source),

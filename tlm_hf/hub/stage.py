@@ -19,9 +19,8 @@ from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable_path
 from ..training.finetune import NEW
-from . import manifest
 from .data_folder import dataset_facts, stage_dataset
-from .manifest import BASE, MANIFEST_FILE, MEMBERS, RELEASE_FILE, Repository, StagedRelease, read_staged
+from .manifest import MANIFEST_FILE, RELEASE_FILE, Repository, StagedRelease, build_manifest, read_staged, tree_hash
 from .model_folder import SourceRun, is_smoke, stage_release_model
 from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
@@ -108,7 +107,7 @@ class _Stager:
             folder = self.root / name
             folder.mkdir(parents=True)
             self._fill(entry, branch, folder)
-        tree = {name: manifest.tree_hash(self.root / name) for name in folders.values()}
+        tree = {name: tree_hash(self.root / name) for name in folders.values()}
         return Repository(entry.kind, KINDS[entry.kind].repo_type, repo_id, tree)
 
     def _fill(self, entry: Entry, branch: str | None, folder: Path) -> None:
@@ -122,7 +121,7 @@ class _Stager:
             subsets = stage_dataset(entry, repo_id, folder, version)
             configs = subsets["configs"].items()
             hashes = {config: {split: rows["sha256"] for split, rows in splits.items()} for config, splits in configs}
-            facts = {"results": subsets, "command": manifest.dataset_command(subsets), "data": {"configs": hashes}}
+            facts = {"results": subsets, "data": {"configs": hashes}}
         else:
             run = self.runs[f"{entry.name}@{branch}" if branch else entry.name]
             results, inputs, evaluation = run.results, self.inputs[run.label], None
@@ -133,23 +132,22 @@ class _Stager:
             results = {**results, **places}
             stage_release_model(replace(run, results=results), self.release, folder, evaluation, inputs)
             data = {key: value for key, value in results["settings"].items() if key.endswith(("sha256", "revision"))}
-            command = manifest.run_command(results)
-            facts = {"results": results, "command": command, "inputs": inputs, "data": data | places}
-        write_json(folder / MANIFEST_FILE, manifest.build_manifest(repo_id, entry.kind, version, folder, **facts))
+            facts = {"results": results, "inputs": inputs, "data": data | places}
+        write_json(folder / MANIFEST_FILE, build_manifest(repo_id, entry.kind, version, folder, **facts))
         check_folder(folder, self.private)
 
     def _inputs(self, run: SourceRun) -> Json:
         """Which repositories a run read, by their weights' hashes: a name that fits is not enough."""
         entry, read = run.entry, run.results["settings"].get("weights")
         if entry.kind == "encoder":
-            return {BASE: self._input(None, read)} if read else {}  # of one that was continued
+            return {"base": self._input(None, read)} if read else {}  # of one that was continued
         if entry.kind == "committee":
             for name in entry.members if run.branch is None else []:  # the run of a branch may have other members
                 self._check_read(entry, name, run.results["members"], read)
-            return {MEMBERS: [self._input(None, digest) for digest in read]}
+            return {"members": [self._input(None, digest) for digest in read]}
         if entry.base is not None:
             self._check_read(entry, entry.base, [] if read == NEW else [run.results["model"]], [read])
-        return {} if read == NEW else {BASE: self._input(entry.base, read)}
+        return {} if read == NEW else {"base": self._input(entry.base, read)}
 
     def _check_read(self, entry: Entry, name: str, names: list[str], read: list[str]) -> None:
         """Refuse a base or member that a run has not read, by its name elsewhere, by its weights in this release."""

@@ -143,6 +143,6 @@ class Run:
 
     def _remove_checkpoints(self) -> None:
         """A finished run needs no checkpoint."""
-        for pattern in ("checkpoint-*", f"{DAMAGED}checkpoint-*", PARTIAL, ".step-*.partial"):
+        for pattern in ("checkpoint-*", f"{DAMAGED}checkpoint-*", PARTIAL):
             for path in self.folder.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)

@@ -4,11 +4,9 @@ import contextlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -25,6 +23,7 @@ PROGRESS_FILE = "progress.log"
 """Share of a run that is done; ends in .log, so that an output folder that holds nothing else still counts as empty."""
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 POLL_SECONDS, LOG_SECONDS = 0.5, 20
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,14 @@ class Job:
     arguments: Any
     after: tuple[str, ...] = ()
     weight: float = 1.0
+
+    @property
+    def progress(self) -> float:
+        """The weight of what is done, by what `write_progress` noted last."""
+        try:
+            return self.weight * float((_folder_of(self.arguments) / PROGRESS_FILE).read_text())
+        except (OSError, ValueError):
+            return 0.0
 
 
 def run_jobs(
@@ -70,8 +77,10 @@ def run_jobs(
     executor = elsewhere or _processes(workers, devices)
     in_children = workers > 1 or elsewhere is not None
     submit = executor.submit if in_children else _submit_here
-    waiting, running, results = list(jobs), dict[Future[Json], Job](), dict[str, Json]()
-    with _Bar(description, show) as bar, environment(ONE_THREAD if in_children else {}), executor:
+    waiting, running, results, done = list(jobs), dict[Future[Json], Job](), dict[str, Json](), 0.0
+    pause = POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS
+    bar = tqdm(desc=description, bar_format=BAR, mininterval=pause, miniters=0, file=sys.stderr, disable=not show)
+    with bar, environment(ONE_THREAD if in_children else {}), executor:
         try:
             while waiting or running:
                 free = (elsewhere.slots() if elsewhere else workers) - len(running)
@@ -79,13 +88,16 @@ def run_jobs(
                 if not ready and not running:
                     raise ValueError(f"The job {waiting[0].name!r} waits for jobs that never end: {waiting[0].after}.")
                 waiting = [job for job in waiting if job not in ready]
-                bar.show([*running.values(), *ready], waiting)
+                in_flight = [*running.values(), *ready]
+                bar.total = done + sum(job.weight for job in [*in_flight, *waiting])
+                bar.set_postfix_str(", ".join(job.name for job in in_flight), refresh=False)
+                bar.update(done + sum(job.progress for job in in_flight) - bar.n)
                 for job in ready:
                     running[submit(work, job.function, job.arguments, in_children)] = job
                 for future in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     results[job.name] = _result(job, future)
-                    bar.done += job.weight
+                    done += job.weight
                     if wanted is not None:
                         known = results.keys() | {other.name for other in running.values()}
                         waiting = [other for other in wanted() if other.name not in known]
@@ -94,7 +106,8 @@ def run_jobs(
             for process in list((getattr(executor, "_processes", None) or {}).values()):
                 process.terminate()  # unlike a second SIGINT it never ends a training at once (`callbacks.Interrupt`)
             raise
-        bar.show([], [])
+        bar.total = done
+        bar.update(done - bar.n)
     return results
 
 
@@ -105,6 +118,20 @@ def _processes(workers: int, devices: Sequence[str]) -> ProcessPoolExecutor:
     for number in range(workers if devices else 0):
         queue.put(devices[number % len(devices)])
     return ProcessPoolExecutor(workers, context, _start_worker, (queue if devices else None,))
+
+
+def _start_worker(devices: Any) -> None:
+    """Take a device; end if the command that started the worker is killed, or two would write to one folder."""
+
+    def end_with_parent() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    if devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
 
 
 @contextlib.contextmanager
@@ -125,36 +152,13 @@ def write_progress(folder: Path, share: float) -> None:
     (folder / PROGRESS_FILE).write_text(f"{share:.4f}\n")
 
 
-def read_progress(folder: Path) -> float:
-    """What `write_progress` noted last; 0 where it noted nothing."""
-    try:
-        return float((folder / PROGRESS_FILE).read_text())
-    except (OSError, ValueError):
-        return 0.0
-
-
-def _start_worker(devices: Any) -> None:
-    """Take a device, and end if the command that started the worker is killed, or two would write to one folder."""
-    parent = parent_process()  # known since the worker was made, so a kill while it still imports is not missed
-
-    def watch() -> None:
-        while parent is not None and os.getppid() == parent.pid:
-            time.sleep(POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    if devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
-
-
-def folder_of(arguments: Any) -> Path:
-    """The output folder of a job's arguments."""
+def _folder_of(arguments: Any) -> Path:
     return Path(arguments["output_dir"] if isinstance(arguments, dict) else arguments.output_dir)
 
 
 def work(function: Callable[..., Json], arguments: Any, in_child: bool = True) -> Json:
     """Do a job; everything that it prints goes to `train.log` in its output folder."""
-    folder = folder_of(arguments)
+    folder = _folder_of(arguments)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_FILE).open("a") as log, contextlib.ExitStack() as redirections:
         if in_child:
@@ -162,8 +166,8 @@ def work(function: Callable[..., Json], arguments: Any, in_child: bool = True) -
             os.dup2(log.fileno(), 2)
             quiet_libraries()
         else:
-            redirections.enter_context(redirect_stdout(log))
-            redirections.enter_context(redirect_stderr(log))
+            redirections.enter_context(contextlib.redirect_stdout(log))
+            redirections.enter_context(contextlib.redirect_stderr(log))
         return function(**arguments) if isinstance(arguments, dict) else function(arguments)
 
 
@@ -185,21 +189,3 @@ def _result(job: Job, future: Future[Json]) -> Json:
     except BrokenProcessPool:
         words = f"The process of {job.name} or one beside it was killed, perhaps for want of memory (see {LOG_FILE})"
         raise UserError(f"{words}: the same command continues; --workers 1 needs the least memory.") from None
-
-
-class _Bar(tqdm):
-    """Progress of all jobs, drawn less often into a log file."""
-
-    def __init__(self, description: str, show: bool) -> None:
-        layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-        pause = POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS
-        options = {"desc": description, "bar_format": layout, "mininterval": pause, "miniters": 0}
-        super().__init__(file=sys.stderr, disable=not show, **options)
-        self.done = 0.0
-
-    def show(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
-        """Draw, with the weight of what is done in `done`."""
-        self.total = self.done + sum(job.weight for job in [*running, *waiting])
-        self.set_postfix_str(", ".join(job.name for job in running), refresh=False)
-        parts = [job.weight * read_progress(folder_of(job.arguments)) for job in running]
-        self.update(self.done + sum(parts) - self.n)

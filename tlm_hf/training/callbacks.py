@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from ..errors import Terminated
+from ..runs.checkpoints import STATE_FILE
 from ..runs.worker_pool import write_progress
 
 logger = logging.getLogger(__name__)
@@ -144,14 +145,20 @@ class Patience(TrainerCallback):
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
 
-    def is_over(self, state: TrainerState) -> bool:
+    def end_again(self, checkpoint: Path, args: TrainingArguments) -> None:
+        """Let a training that it had ended train no further from its last checkpoint."""
+        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        if self._is_over(state):
+            args.max_steps = state.global_step
+
+    def _is_over(self, state: TrainerState) -> bool:
         """Whether the best checkpoint is that many epochs old."""
         per_step = (state.epoch or 0.0) / max(1, state.global_step)
         return (state.global_step - (state.best_global_step or 0)) * per_step > self.epochs - 0.5
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Look at the epoch of the best checkpoint, after that of this epoch is written."""
-        control.should_training_stop |= self.is_over(state)
+        control.should_training_stop |= self._is_over(state)
 
 
 class Interrupt(TrainerCallback):

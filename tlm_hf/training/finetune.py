@@ -19,7 +19,6 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -34,7 +33,6 @@ from ..evaluation.metrics import class_metrics, class_table, classification_metr
 from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs.atomic_files import Json
-from ..runs.checkpoints import STATE_FILE
 from ..runs.output_folder import Run, is_main_process
 from ..runs.provenance import portable_path
 from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter
@@ -72,7 +70,7 @@ def finetune(**options: Any) -> Json:
         KeyboardInterrupt: interrupted, after a checkpoint was saved.
     """
     chosen = FinetuneOptions.read(options)
-    classifier, patience = chosen.classifier, chosen.schedule.patience
+    classifier = chosen.classifier
     if not classifier.model:
         raise UserError("finetune needs an encoder: give --model, a folder or Hub name.")
     arguments = chosen.arguments()
@@ -107,11 +105,9 @@ def finetune(**options: Any) -> Json:
     if classifier.head == "linear":
         start_as_linear_model(model, tokenizer, task["train"]["text"][:], np.array(task["train"]["label"][:]))
     trainer = _build_trainer(chosen, arguments, model, task, tokenizer)
-    checkpoint = run.last_checkpoint()
+    checkpoint, patience = run.last_checkpoint(), chosen.schedule.patience
     if checkpoint is not None and patience is not None:
-        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        if Patience(patience).is_over(state):
-            arguments.max_steps = state.global_step  # it had ended
+        Patience(patience).end_again(checkpoint, arguments)
     trainer.train(resume_from_checkpoint=checkpoint)
 
     # 4. Score and save
