@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from enum import Enum
 from functools import partial
@@ -32,17 +32,10 @@ class Parser(HfArgumentParser):
 
     Dashes and underscores are the same, `--config FILE.yaml` gives options by name (the command line wins), and
     `parse` returns only what was given. Field metadata may hold `group` (its heading), `positional` and `choices`;
-    `aliases` are other names of options, and `--help` leaves the `hidden` ones out.
+    `--help` leaves the `hidden` ones out.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[type],
-        name: str,
-        description: str,
-        aliases: Mapping[str, str] | None = None,
-        hidden: Collection[str] = (),
-    ) -> None:
+    def __init__(self, groups: Sequence[type], name: str, description: str, hidden: Collection[str] = ()) -> None:
         self.titled: dict[str, Any] = {}
         self.command, positional = name, [e.name for g in groups for e in fields(g) if e.metadata.get("positional")]
         usage = " ".join([f"tlm {name}", *(f"[{each.upper()}]" for each in positional), "[options]"])
@@ -52,9 +45,6 @@ class Parser(HfArgumentParser):
         self.add_argument("--config", help="A YAML file of options by name; the command line wins.")
         for action in self._actions:
             self._show_once(action, hidden)
-        for alias, option in (aliases or {}).items():
-            for word in (alias, alias.replace("_", "-")):
-                self._option_string_actions[f"--{word}"] = self._option_string_actions[f"--{option}"]
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
         hints = get_type_hints(dtype)
@@ -146,12 +136,9 @@ def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
 
 def find_parser(name: str, command: Command) -> Parser:
     """The parser of a command."""
-    function, aliases = _find(command.function), None
-    if command.options is None:
-        groups = [get_type_hints(function)["arguments"]]
-    else:
-        groups, aliases = (_find(f"{command.options}:{part}") for part in ("GROUPS", "ALIASES"))
-    return Parser(groups, name, (function.__doc__ or "").strip().split("\n\n")[0], aliases, {"what"})
+    function, options = _find(command.function), command.options
+    groups = _find(f"{options}:GROUPS") if options else [get_type_hints(function)["arguments"]]
+    return Parser(groups, name, (function.__doc__ or "").strip().split("\n\n")[0], {"what"})
 
 
 def _find(place: str) -> Any:

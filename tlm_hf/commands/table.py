@@ -15,7 +15,7 @@ class Command:
             field `what` of it gets the second word of the command.
         printed: names of the results that are printed.
         leading: options whose names may be left out at the start of the command line.
-        options: for a function that takes options by name, the module of their GROUPS (dataclasses) and ALIASES.
+        options: for a function that takes options by name, the module of their GROUPS (dataclasses).
     """
 
     about: str

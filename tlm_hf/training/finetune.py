@@ -74,8 +74,6 @@ def finetune(**options: Any) -> Json:
     if not classifier.model:
         raise UserError("finetune needs an encoder: give --model, a folder or Hub name.")
     arguments = chosen.arguments()
-    if classifier.models or chosen.output.workers is not None:
-        raise UserError("--models and --workers are for several members: finetune_members takes both.")
     if chosen.output.num_threads is not None:
         torch.set_num_threads(chosen.output.num_threads)
 

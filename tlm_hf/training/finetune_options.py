@@ -11,8 +11,8 @@ from ..recipes import FINETUNING_SCHEDULES
 from .options import (
     OurArguments,
     build_arguments,
+    check_names,
     check_training,
-    name_options,
     record,
     refuse,
     take,
@@ -82,7 +82,6 @@ class FinetuningArguments(OurArguments):
 
 
 GROUPS = (TaskArguments, ClassifierOptions, FinetuneScheduleOptions, FinetuneOutputOptions, FinetuningArguments)
-ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "task"}
 NOT_RECORDED = ("task", "task_path", *TEXT_OPTIONS, "model", "models", "save_logits")
 
 
@@ -98,8 +97,10 @@ class FinetuneOptions(NamedTuple):
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "FinetuneOptions":
         """Sort options into groups; raises UserError for impossible ones."""
-        given = name_options(given, GROUPS, ALIASES)
+        given = check_names(given, GROUPS)
         refuse(given, ("save_steps", "eval_steps"), "each epoch is evaluated and saved")
+        if "models" not in given:
+            refuse(given, ("workers",), "it is for several --models")
         name = given.get("schedule", "tlm")
         if name == "paper":
             refuse(given, ["lr_scheduler_type"], "the schedule paper sets the rate itself")

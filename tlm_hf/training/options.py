@@ -1,11 +1,8 @@
-"""Options by name, of commands and functions alike: the fields of a few dataclasses, the last one TrainingArguments.
-
-They travel as a mapping of those that the user gave.
-"""
+"""Options by name, of commands and functions alike: the fields of a few dataclasses, the last one TrainingArguments."""
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -25,45 +22,40 @@ LARGEST_NUMBER = 10**9
 """Of epochs and steps."""
 NOT_GIVEN = -1
 """`max_steps` where the epochs count."""
-ORDER = "the order of the texts is a function of --seed and the step, so that a run can continue exactly"
-CHECKPOINTS = "checkpoints hold all that an exact continuation needs, and the last two and the best one are kept"
-BY_TASK = "it is for scripts that choose what to do, which these commands do not read"
-REFUSED = {
-    **dict.fromkeys(("ignore_data_skip", "train_sampling_strategy", "length_column_name", "data_seed"), ORDER),
-    **dict.fromkeys(("dataloader_drop_last", "accelerator_config", "parallelism_config"), ORDER),
-    **dict.fromkeys(("save_only_model", "save_total_limit", "save_on_each_node", "enable_jit_checkpoint"), CHECKPOINTS),
-    **dict.fromkeys(("restore_callback_states_from_checkpoint", "deepspeed"), CHECKPOINTS),
-    **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank"), BY_TASK),
-    **dict.fromkeys(("fp16_full_eval", "bf16_full_eval"), "scores are those of the saved float32 weights"),
-    **dict.fromkeys(("hub_strategy", "hub_always_push"), "the finished folder is pushed, once"),
-    "resume_from_checkpoint": "the same command with the same --output-dir continues by itself",
-    "load_best_model_at_end": "pre-training ends with its last weights, fine-tuning with those of the best epoch",
-    "eval_strategy": "pre-training evaluates every --eval-steps, fine-tuning after each epoch",
-    "save_strategy": "pre-training saves every --save-steps, fine-tuning after each epoch",
-    "eval_on_start": "a continued run would evaluate again",
-    "eval_delay": "the best checkpoint is chosen among all of them",
-    "auto_find_batch_size": "the batch size decides the weights",
-    "remove_unused_columns": "the collator needs the columns that it is given",
-    "label_names": "the labels are always called labels",
-    "fp16": "float16 needs loss scaling, which is not tested: take --bf16",
-}
-"""Fields of TrainingArguments that are refused by name, and why."""
-NOT_DECISIVE = frozenset({
-    "output_dir", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
-    "trackio_static_space_id", "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node",
-    "log_level", "log_level_replica", "logging_nan_inf_filter", "disable_tqdm", "save_steps", "push_to_hub",
-    "hub_token", "hub_private_repo", "hub_model_id", "hub_revision", "dataloader_num_workers",
-    "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "ddp_timeout",
-    "skip_memory_metrics", "debug", "num_threads", "workers", "data_root",
-})  # fmt: skip
-"""Options that leave the weights as they are, so that a run may continue with others."""
-EXCLUSIVE = (
-    ("batch_size", "per_device_train_batch_size"),
-    ("warmup_share", "warmup_steps"),
-    ("time_budget", "max_steps"),
-    ("time_budget", "num_members"),
+REASONS = {
+    "the order of the texts is a function of --seed and the step, so that a run can continue exactly":
+        "ignore_data_skip train_sampling_strategy length_column_name data_seed dataloader_drop_last accelerator_config "
+        "parallelism_config",
+    "checkpoints hold all that an exact continuation needs, and the last two and the best one are kept":
+        "save_only_model save_total_limit save_on_each_node enable_jit_checkpoint deepspeed "
+        "restore_callback_states_from_checkpoint",
+    "it is for scripts that choose what to do": "do_train do_eval do_predict local_rank",
+    "scores are those of the saved float32 weights": "fp16_full_eval bf16_full_eval",
+    "the finished folder is pushed, once": "hub_strategy hub_always_push",
+    "the same command with the same --output-dir continues by itself": "resume_from_checkpoint",
+    "pre-training ends with its last weights, fine-tuning with those of the best epoch": "load_best_model_at_end",
+    "pre-training evaluates and saves every so many steps, fine-tuning after each epoch": "eval_strategy save_strategy "
+        "eval_on_start eval_delay",
+    "the batch size decides the weights": "auto_find_batch_size",
+    "the collator needs its columns and labels": "remove_unused_columns label_names",
+    "float16 needs loss scaling, which is not tested: take --bf16": "fp16",
+}  # fmt: skip
+"""Why fields of TrainingArguments are refused."""
+REFUSED = {name: reason for reason, names in REASONS.items() for name in names.split()}
+NOT_DECISIVE = (
+    "output_dir report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id logging_strategy "
+    "logging_steps logging_first_step log_on_each_node log_level log_level_replica logging_nan_inf_filter disable_tqdm "
+    "save_steps push_to_hub hub_token hub_private_repo hub_model_id hub_revision dataloader_num_workers "
+    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor ddp_timeout skip_memory_metrics "
+    "debug num_threads workers data_root"
 )
-"""Pairs of which one may be given."""
+"""Options that leave the weights as they are, so that a run may continue with others."""
+EXCLUSIVE = {
+    "batch_size": ["per_device_train_batch_size"],
+    "warmup_share": ["warmup_steps"],
+    "time_budget": ["max_steps", "num_members"],
+}
+"""Options of which one may be given."""
 
 
 @dataclass
@@ -105,11 +97,11 @@ def option_fields(groups: Sequence[type]) -> dict[str, Field]:
     return {entry.name: entry for group in groups for entry in fields(group) if entry.init}
 
 
-def option_defaults(groups: Sequence[type]) -> dict[str, Any]:
-    """The default of every option of the groups by name."""
+def option_defaults(group: type) -> dict[str, Any]:
+    """The default of every option of the group by name."""
     return {
         name: entry.default if entry.default_factory is MISSING else entry.default_factory()
-        for name, entry in option_fields(groups).items()
+        for name, entry in option_fields([group]).items()
     }
 
 
@@ -124,33 +116,22 @@ def suggest(word: str, names: Sequence[str]) -> str:
     return f": did you mean {close[0]}?" if close else ""
 
 
-def refuse(given: Mapping[str, Any], names: Iterable[str], reason: str) -> None:
+def refuse(given: Container[str], names: Iterable[str], reason: str) -> None:
     """Raise UserError for the first of the names that was given."""
     for name in names:
         if name in given:
             raise UserError(f"{flag(name)} is refused ({reason}): leave it out.")
 
 
-def name_options(given: Mapping[str, Any], groups: Sequence[type], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """Given options under their own names, without those that are None.
-
-    Raises UserError for an unknown option or choice, one that is refused, or two that say the same.
-    """
-    known, named = option_fields(groups), {}
-    for word, value in given.items():
-        name = aliases.get(word, word)
+def check_names(given: Mapping[str, Any], groups: Sequence[type]) -> dict[str, Any]:
+    """Options that are not None; raises UserError for an unknown or refused one, a wrong choice, or an `EXCLUSIVE` pair."""
+    known, named = option_fields(groups), {name: value for name, value in given.items() if value is not None}
+    for name in given:
         if name not in known:
-            raise UserError(f"There is no option {word!r}{suggest(word, list(known)) or '.'}")
-        if name in named:
-            raise UserError(f"{name!r} is given twice, once as {word!r}: leave one of them out.")
-        if value is not None:
-            named[name] = value
-    for name, reason in REFUSED.items():
-        refuse(named, [name], reason)
-    for one, other in EXCLUSIVE:
-        if one in named:
-            refuse(named, [other], f"{flag(one)} sets the same")
+            raise UserError(f"There is no option {name!r}{suggest(name, list(known)) or '.'}")
     for name, value in named.items():
+        refuse({name} & REFUSED.keys(), [name], REFUSED.get(name, ""))
+        refuse(named, EXCLUSIVE.get(name, ()), f"{flag(name)} sets the same")
         choices = known[name].metadata.get("choices")
         if choices and value not in choices:
             raise UserError(f"{flag(name)} is {value!r}: choose {' or '.join(choices)}.")
@@ -169,7 +150,7 @@ def values_of(group: type, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_training(options: Mapping[str, Any], arguments_class: type[OurArguments]) -> None:
     """Refuse impossible options of TrainingArguments before any work; UserError names the option."""
-    values = SimpleNamespace(**{**option_defaults((arguments_class,)), **options})
+    values = SimpleNamespace(**{**option_defaults(arguments_class), **options})
     if not values.output_dir:
         raise UserError("There is no output folder: give --output-dir.")
     check_range(values, 1, math.inf, "logging_steps", "gradient_accumulation_steps", "per_device_train_batch_size")
@@ -188,10 +169,7 @@ def check_training(options: Mapping[str, Any], arguments_class: type[OurArgument
 
 
 def build_arguments(arguments_class: type[Arguments], values: Mapping[str, Any], batch_size: int | None) -> Arguments:
-    """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes.
-
-    Raises UserError for what TrainingArguments refuses, and for a batch that cannot be split.
-    """
+    """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes."""
     try:
         arguments = arguments_class(**{**values, "push_to_hub": False})  # `hub_push` pushes the finished folder
     except UserError:
@@ -236,9 +214,9 @@ def record(
 
     `training` are Trainer's that were given; `always` are recorded where they were not.
     """
-    defaults = option_defaults((arguments_class,))
+    defaults = option_defaults(arguments_class)
     options = {name: value for group in groups for name, value in vars(group).items()}
     options |= {name: defaults[name] for name in (*always, "seed", "bf16", "use_cpu")} | dict(training)
     options["bf16"] = choose_precision(options["bf16"], options["use_cpu"])
-    names = NOT_DECISIVE.union(left_out)
+    names = {*NOT_DECISIVE.split(), *left_out}
     return {name: value for name, value in options.items() if name not in names and value is not None}

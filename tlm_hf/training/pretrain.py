@@ -60,8 +60,8 @@ def pretrain(**options: Any) -> Json:
     started = time.perf_counter()
     chosen = PretrainOptions.read(options)
     arguments = chosen.arguments()
-    if chosen.output.num_members is not None or chosen.output.workers is not None:
-        raise UserError("--num-members and --workers are for several members: pretrain_members takes both.")
+    if chosen.output.num_members is not None:
+        raise UserError("--num-members is for several members: call pretrain_members.")
     if chosen.output.num_threads is not None:
         torch.set_num_threads(chosen.output.num_threads)
 

@@ -20,9 +20,9 @@ from .options import (
     LARGEST_SEED,
     OurArguments,
     build_arguments,
+    check_names,
     check_training,
     flag,
-    name_options,
     option_fields,
     record,
     refuse,
@@ -132,15 +132,14 @@ class PretrainingArguments(OurArguments):
 
 
 GROUPS = (CorpusOptions, ModelOptions, ScheduleOptions, OutputOptions, PretrainingArguments)
-ALIASES = {"model_name_or_path": "model", "max_seq_length": "max_length", "dataset_name": "corpus"}
 OF_ANY_MODEL = ("model", "max_length", "dropout")
 SHAPE = ("vocab_size", "max_length", "hidden_size", "num_hidden_layers", "num_attention_heads")
 """Options of `ModelOptions` in place of the recipe's or size's."""
 NEW_WEIGHTS = [entry.name for entry in fields(ModelOptions) if entry.name not in OF_ANY_MODEL] + ["num_members"]
 NO_EFFECT = (
-    "per_device_eval_batch_size", "label_smoothing_factor", "metric_for_best_model", "greater_is_better",
-    "include_for_metrics", "prediction_loss_only", "batch_eval_metrics", "eval_accumulation_steps",
-)  # fmt: skip
+    "per_device_eval_batch_size label_smoothing_factor metric_for_best_model greater_is_better include_for_metrics "
+    "prediction_loss_only batch_eval_metrics eval_accumulation_steps"
+)
 ALWAYS_RECORDED = ("num_train_epochs", "max_steps", "gradient_accumulation_steps", "eval_steps")
 NOT_RECORDED = ("corpus", "text_unit", "encoding", "quoting", "tokenizer", "model", "num_members")
 OF_SCHEDULE = [entry.name for entry in fields(Schedule) if entry.name in option_fields(GROUPS)]
@@ -160,12 +159,14 @@ class PretrainOptions(NamedTuple):
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "PretrainOptions":
         """Sort options into groups; raises UserError for impossible ones."""
-        given = name_options(given, GROUPS, ALIASES)
-        refuse(given, NO_EFFECT, "it has no effect on pre-training")
+        given = check_names(given, GROUPS)
+        refuse(given, NO_EFFECT.split(), "it has no effect on pre-training")
         if "model" in given:
             refuse(given, NEW_WEIGHTS, "it is of new weights, and --model has its own")
         if "tokenizer" in given:
             refuse(given, ("cased", "keep_accents"), "it is of a tokenizer that is trained, and --tokenizer names one")
+        if "num_members" not in given:
+            refuse(given, ("workers",), "it is for several members: add --num-members")
         if "per_device_train_batch_size" not in given:
             given.setdefault("batch_size", BATCH_SIZE)
         options = cls(
@@ -225,9 +226,9 @@ class PretrainOptions(NamedTuple):
 def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
     """Refuse, before anything is built, a training that needs more memory than the machine (or its GPU) has.
 
-    Counted are the float32 matrices with gradients and AdamW's two moments, and what a pass keeps for the gradients: as
-    measured, for a token and a hidden unit 8 values in the last layer, 20 in each other one and 6.5 in each channel of
-    a convolution; 2.5 for a pair of tokens in each head; and 0.2 of the vocabulary.
+    Counted are float32 matrices with gradients and AdamW's two moments, and what a pass keeps, as measured: for a token
+    and a hidden unit 8 values in the last layer, 20 in each other one, 6.5 in each channel of a convolution; for a pair
+    of tokens 2.5 in each head; for a token 0.2 of the vocabulary.
     """
     training, batch = options.training, "batch_size"
     rows, use_cpu = options.masking.batch_size, training.get("use_cpu", False)
