@@ -1,13 +1,11 @@
-"""Training speed against the authors' way: one optimizer step, and the real pre-training command.
+"""One optimizer step against the authors' way: stock BERT, all logits, float32, `torch.optim.AdamW`'s defaults.
 
-The authors' way is stock BERT with the logits of every position, float32, and `torch.optim.AdamW` with its defaults.
 Each side has a process, with its own allocator's setting; they take turns.
 """
 
 import functools
 import multiprocessing
 import statistics
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -19,16 +17,12 @@ from transformers import BertForMaskedLM, BertForSequenceClassification, PreTrai
 
 from ..data.task_options import option
 from ..errors import check_range
-from ..evaluation.latency import alternating_seconds, measure_seconds
+from ..evaluation.latency import alternating_seconds
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..runs.atomic_files import Json
-from ..training.callbacks import WARM_STEPS
-from ..training.pretrain import pretrain
 from ..training.trainer import keep_freed_memory
 from .measure import LABELS, TimingArguments, build_recipe, finish, stock_config
 
-EPOCHS = 50
-"""Passes of the authors' pre-training over their texts (arXiv 2507.14871)."""
 TASKS = {
     "pretraining": (BertForMaskedLM, TLMForMaskedLM),
     "finetuning": (BertForSequenceClassification, TLMForSequenceClassification),
@@ -54,20 +48,14 @@ SIDES = {
 }
 
 
-@dataclass
-class SpeedArguments(TimingArguments):
-    """Options of both benchmarks."""
-
-    recipe: str = option("bert-1", "Architecture (python -m tlm_hf.recipes lists them).")
-    size: str = option("paper", "Its size.")
-    batch_size: int = option(32, "Texts per optimizer step.")
-
-
 @dataclass(unsafe_hash=True)
-class StepArguments(SpeedArguments):
+class StepArguments(TimingArguments):
     """Options of `tlm benchmark pretraining` and `tlm benchmark finetuning`."""
 
     what: str = option("pretraining", "pretraining or finetuning.")
+    recipe: str = option("bert-1", "Architecture (python -m tlm_hf.recipes lists them).")
+    size: str = option("paper", "Its size.")
+    batch_size: int = option(32, "Texts per optimizer step.")
     mlm_probability: float = option(0.15, "Share of tokens to predict (the authors': 0.15).")
 
 
@@ -119,7 +107,7 @@ def _take_step(*arguments: Any) -> float:
     return _build_step(*arguments)()
 
 
-def start_side(stack: ExitStack, *arguments: Any) -> Callable[[], float]:
+def _start_side(stack: ExitStack, *arguments: Any) -> Callable[[], float]:
     """Start a process that ends with `stack` and builds what `_build_step` does; gives what takes a step there."""
     pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
 
@@ -146,7 +134,7 @@ def benchmark_steps(arguments: StepArguments) -> Json:
     if arguments.what == "finetuning":
         del sides["ours_best"]
     with ExitStack() as stack:
-        steps = {name: start_side(stack, arguments, side, threads) for name, side in sides.items()}
+        steps = {name: _start_side(stack, arguments, side, threads) for name, side in sides.items()}
         seconds = alternating_seconds(steps, arguments.repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     results = {
@@ -156,57 +144,5 @@ def benchmark_steps(arguments: StepArguments) -> Json:
         "median_seconds": medians,
         "seconds": seconds,
         "sides": {name: asdict(side) for name, side in sides.items()},
-    }
-    return finish(arguments, results)
-
-
-@dataclass
-class TrainingSpeedArguments(SpeedArguments):
-    """Options of `tlm benchmark training`."""
-
-    repeats: int = option(5, "Timed steps the authors' way, before and after the training.")
-    corpus: str = option("wikipedia", "As in tlm pretrain.")
-    schedule: str = option("tlm", "As in tlm pretrain.")
-    num_texts: int | None = option(None, "Texts to train on, in place of the size's.")
-    max_steps: int = option(300, "Optimizer steps of the training.")
-    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
-
-
-def benchmark_training(arguments: TrainingSpeedArguments) -> Json:
-    """Measure the real pre-training command between steps the authors' way, and estimate the paper's whole training.
-
-    Loading, masking, logging, evaluation and checkpoints are part of it; the trained model is thrown away.
-
-    Returns:
-        `speed` as of `pretrain`, `stock_step_seconds` (median) and its `ratio` to ours; `hours` and `stock_hours` for
-        the authors' 50 epochs of these texts.
-
-    Raises:
-        UserError: bad options.
-    """
-    check_range(arguments, 2 * WARM_STEPS, 10**6, "max_steps")
-    check_range(arguments, 1, 2**20, "batch_size", "num_texts")
-    build_recipe(arguments.recipe, arguments.size, stock=True)
-    threads = arguments.set_threads()
-    stock = StepArguments(recipe=arguments.recipe, size=arguments.size, batch_size=arguments.batch_size)
-    options = {name: value for name, value in vars(arguments).items() if name not in ("repeats", "json")}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        step = start_side(stack, stock, SIDES["stock"], threads)
-        stock_seconds = [measure_seconds(step) for _ in range(arguments.repeats)]
-        training = pretrain(**options | {"output_dir": f"{folder}/run", "num_threads": threads, "use_cpu": True})
-        stock_seconds += [measure_seconds(step) for _ in range(arguments.repeats)]
-    speed, stock_step = training["speed"], statistics.median(stock_seconds)
-    steps = EPOCHS * training["texts"] / arguments.batch_size
-    results = {
-        "benchmark": "training",
-        "recipe": f"{arguments.recipe}@{arguments.size}",
-        "precision": "bfloat16" if training["settings"]["bf16"] else "float32",
-        "speed": speed,
-        "stock_step_seconds": stock_step,
-        "stock_seconds": stock_seconds,
-        "ratio": stock_step / speed["median_step_seconds"],
-        "hours": steps * training["seconds_since_start_or_continuation"] / training["steps"] / 3600,
-        "stock_hours": steps * stock_step / 3600,
-        "texts": training["texts"],
     }
     return finish(arguments, results)

@@ -29,7 +29,6 @@ STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.release:r
 REPORT, TABLE = ("report",), ("table",)
 LATENCY = "benchmarks.inference_speed:benchmark_latency"
 STEP_RATIOS = ("recipe", "ratios", "median_seconds")
-TRAINING_SPEED = ("recipe", "speed", "stock_step_seconds", "ratio", "hours", "stock_hours")
 COMMANDS = {
     "quickstart": Command(
         "the whole idea on embedded text: pre-train, fine-tune, committee, table", "study.quickstart:quickstart", REPORT
@@ -89,9 +88,6 @@ COMMANDS = {
     "release status": Command("what the Hub has of the staged folders", RELEASE, TABLE, ("output_dir",)),
     "benchmark pretraining": Command("one step of pre-training against stock BERT's", STEP, STEP_RATIOS),
     "benchmark finetuning": Command("one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS),
-    "benchmark training": Command(
-        "real pre-training between stock BERT's steps", "benchmarks.training_speed:benchmark_training", TRAINING_SPEED
-    ),
     "benchmark inference": Command("committees against the deep encoder", LATENCY, ("rows",)),
     "benchmark frozen": Command("frozen committees against committee and deep encoder", LATENCY, ("rows",)),
     "benchmark text-to-label": Command(

@@ -124,7 +124,7 @@ def refuse(given: Container[str], names: Iterable[str], reason: str) -> None:
 
 
 def check_names(given: Mapping[str, Any], groups: Sequence[type]) -> dict[str, Any]:
-    """Options that are not None; raises UserError for an unknown or refused one, a wrong choice, or an `EXCLUSIVE` pair."""
+    """Options that are not None; raises UserError for one that is unknown, refused, or says what another one says."""
     known, named = option_fields(groups), {name: value for name, value in given.items() if value is not None}
     for name in given:
         if name not in known:
