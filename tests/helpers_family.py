@@ -1,4 +1,4 @@
-"""A family of trained smoke runs and its release file: 10 repositories, 5 branches and a collection."""
+"""A family of trained smoke runs and its release file: 10 repositories and 4 branches."""
 
 import contextlib
 import functools
@@ -56,7 +56,6 @@ RELEASE = {
             "encoders": {"one layer": "tlm-bert1", "two layers": "tlm-bert2"},
         }
     },
-    "collection": {"title": "Tiny language models", "description": "Small encoders.", "papers": ["2507.14871"]},
 }  # fmt: skip
 
 

@@ -35,8 +35,6 @@ STEPS = {
     "committing": ("POST", rf"{REPOSITORY}/commit/"),
     "tagging": ("POST", rf"{REPOSITORY}/tag/"),
     "listing tags": ("GET", rf"{REPOSITORY}/refs$"),
-    "making the collection": ("POST", r"/api/collections$"),
-    "adding to the collection": ("POST", r"/api/collections/.*/items$"),
 }
 FAULTS = {
     "no connection": ("refuse", {}),
@@ -116,7 +114,6 @@ def disturb(ground, release, fault, step):
         ("never again", "committing", False),
         ("applied, answer lost", "making the repository", True),
         ("applied, answer lost", "tagging", True),
-        ("applied, answer lost", "adding to the collection", True),
         ("429 with Retry-After", "looking", True),
         ("someone else commits first", "committing", False),
         ("half of a large file is kept", "sending a large file", False),

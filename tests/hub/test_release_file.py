@@ -27,7 +27,6 @@ spaces:
   tlm-demo: {demo: runs, committees: {ag_news: tlm-committee}, encoders: {bert-1: tlm-bert1}}
 data:
   tlm-texts: {folder: runs}
-collection: {title: Tiny, papers: ["2507.14871"]}
 """
 
 
@@ -53,7 +52,6 @@ def test_a_whole_file(here):
     assert release.repo_id("tlm-news@seed-1") == "tiny-lab/tlm-news"
     assert entries["tlm-demo"].links == [("committees", "tlm-committee"), ("encoders", "tlm-bert1")]
     assert (release.licence, release.language) == ("mit", "en")
-    assert release.collection.papers == ["2507.14871"]
 
 
 @pytest.mark.parametrize(

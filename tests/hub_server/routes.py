@@ -214,57 +214,6 @@ def resolve(hub, call, plural, name, revision, path):
     return call.respond(file.content, headers)
 
 
-def shown(collection, listed=False):
-    """A collection; in a list it has no `position`, which the client counts itself."""
-    items = [{**item, "position": place} for place, item in enumerate(collection["items"])]
-    fixed = {"owner": {}, "lastUpdated": "2026-01-01T00:00:00.000Z", "theme": "blue", "upvotes": 0}
-    return collection | fixed | {"items": items} | ({} if listed else {"position": 0})
-
-
-@route("POST", "/api/collections")
-def make_collection(hub, call):
-    body = call.json
-    hub.state.check_write(call.user, body["namespace"])
-    slug = f"{body['namespace']}/{hashlib.sha1(body['title'].encode()).hexdigest()[:24]}"
-    if slug in hub.state.collections:
-        raise Error(409, "This collection exists", extra={"slug": slug})
-    hub.state.collections[slug] = {
-        "slug": slug, "title": body["title"], "description": body.get("description") or "",
-        "private": bool(body.get("private")), "items": [],
-    }  # fmt: skip
-    return shown(hub.state.collections[slug])
-
-
-@route("GET", "/api/collections")
-def list_collections(hub, call):
-    owners = call.query.get("owner", [])
-    return [shown(each, listed=True) for slug, each in hub.state.collections.items() if slug.split("/")[0] in owners]
-
-
-@route("GET", rf"/api/collections/{ID}")
-def get_collection(hub, call, slug):
-    return shown(hub.state.collections[slug])
-
-
-@route("PATCH", rf"/api/collections/{ID}")
-def change_collection(hub, call, slug):
-    found = hub.state.collections[slug]
-    hub.state.check_write(call.user, slug.split("/")[0])
-    found |= {key: call.json[key] for key in ("title", "description", "private") if key in call.json}
-    return {"data": shown(found)}
-
-
-@route("POST", rf"/api/collections/{ID}/items")
-def add_item(hub, call, slug):
-    found = hub.state.collections[slug]
-    hub.state.check_write(call.user, slug.split("/")[0])
-    item = call.json["item"]
-    if any((each["type"], each["id"]) == (item["type"], item["id"]) for each in found["items"]):
-        raise Error(409, "This item is in the collection")
-    found["items"].append({"_id": f"{len(found['items']):024x}", "type": item["type"], "id": item["id"], "note": None})
-    return shown(found)
-
-
 def find_route(method, raw_path):
     """(function, groups) for a request; a branch with a slash comes percent-encoded, so the raw path is matched."""
     for methods, pattern, function in ROUTES:

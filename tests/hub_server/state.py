@@ -1,4 +1,4 @@
-"""What the local Hub keeps: users, repositories with commits, collections. All in memory."""
+"""What the local Hub keeps: users, and repositories with commits. All in memory."""
 
 import copy
 import hashlib
@@ -95,7 +95,7 @@ class State:
 
     def __init__(self):
         self.lock = threading.RLock()
-        self.users, self.repositories, self.collections, self.objects = {}, {}, {}, {}
+        self.users, self.repositories, self.objects = {}, {}, {}
 
     def who(self, token):
         if token is None:
@@ -146,9 +146,4 @@ class State:
                     }
                     for (kind, name), each in self.repositories.items()
                 },
-                "collections": [
-                    {name: each[name] for name in ("title", "description", "private")}
-                    | {"items": [(item["type"], item["id"]) for item in each["items"]]}
-                    for each in self.collections.values()
-                ],
             }

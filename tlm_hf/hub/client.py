@@ -1,7 +1,4 @@
-"""The Hub through `huggingface_hub`: every failure in one sentence, those that pass tried again.
-
-`huggingface_hub` itself repeats uploads and lists only.
-"""
+"""The Hub through `huggingface_hub`, which repeats uploads and lists only: failures as sentences, and tried again."""
 
 import functools
 import inspect
@@ -34,10 +31,9 @@ class ParentChangedError(Exception):
 
 
 class Hub:
-    """The methods of `HfApi`, such as `hub.repo_info("owner/name")`, with failures as sentences.
+    """The methods of `HfApi`, such as `hub.repo_info("owner/name")`, repeated after a failure that may pass.
 
-    A call is repeated after a failure that may pass, so it must bear repetition. Each raises UserError, `MISSING`
-    where there is no such repository or branch; `create_commit` also ParentChangedError.
+    Each raises UserError, `MISSING` where there is no such repository or branch; `create_commit` ParentChangedError.
     """
 
     def __init__(self, token: str | None = None, endpoint: str | None = None) -> None:
@@ -80,10 +76,8 @@ class Hub:
             return "the Hub does not accept the token: log in again with `hf auth login`, or set HF_TOKEN"
         if status in REFUSING:
             return f"the Hub refuses it ({reason}): correct that, or use a token with write access, then push again"
-        if status is None and isinstance(cause, OSError) and not isinstance(cause, ConnectionError | TimeoutError):
-            return f"a file of this machine cannot be read ({reason}): stage and verify again"
         kind = f"HTTP {status}" if status else type(cause).__name__
-        return f"the Hub does not answer as it should ({kind}: {reason}): push again later, it continues"
+        return f"it did not work ({kind}: {reason}): push again later, it continues"
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -19,20 +19,16 @@ MAIN = "main"
 
 @dataclass
 class Change:
-    """What one branch (`owner/name`, or `owner/name@branch`) needs to hold a folder of a release.
-
-    `head` is the commit that was looked at (None without a branch), `add` has sizes in bytes, `foreign` is a file that
-    others changed since the release there, `hub_version`.
-    """
+    """What one branch (`where`: `owner/name`, or `owner/name@branch`) needs to hold a folder of a release."""
 
     where: str
     folder: Path
     version: str
-    head: str | None = None
-    add: dict[str, int] = field(default_factory=dict)
+    head: str | None = None  # the commit that was looked at; None without a branch
+    add: dict[str, int] = field(default_factory=dict)  # sizes in bytes
     delete: list[str] = field(default_factory=list)
-    foreign: str | None = None
-    hub_version: str | None = None
+    foreign: str | None = None  # a file that others changed since the release there
+    hub_version: str | None = None  # of that release
 
     @property
     def is_empty(self) -> bool:
@@ -59,7 +55,7 @@ class Change:
         return None
 
 
-def head_of(hub: Hub, repository: Repository, revision: str) -> str | None:
+def _head_of(hub: Hub, repository: Repository, revision: str) -> str | None:
     """Commit of a branch; None where there is no such branch or repository."""
     try:
         return str(hub.repo_info(repository.repo_id, repo_type=repository.repo_type, revision=revision).sha)
@@ -70,7 +66,7 @@ def head_of(hub: Hub, repository: Repository, revision: str) -> str | None:
 def compare_branch(hub: Hub, staged: StagedRelease, repository: Repository, where: str) -> Change:
     """What a branch on the Hub needs to hold what was staged for it."""
     change = Change(where, staged.output / where, staged.version)
-    repo_id, change.head = repository.repo_id, head_of(hub, repository, change.revision)
+    repo_id, change.head = repository.repo_id, _head_of(hub, repository, change.revision)
     at = {"repo_type": repository.repo_type, "revision": change.head}
     present: dict[str, str] = {}
     if change.head is not None:
@@ -88,7 +84,7 @@ def compare_branch(hub: Hub, staged: StagedRelease, repository: Repository, wher
     elif set(present) - HUBS_OWN and len(hub.list_repo_commits(repo_id, **at)) > 1:
         # A new repository has the Hub's first commit: a Space's README.
         change.foreign = min(set(present) - HUBS_OWN)
-    if change.add and change.revision != MAIN and change.head == head_of(hub, repository, MAIN):
+    if change.add and change.revision != MAIN and change.head == _head_of(hub, repository, MAIN):
         change.foreign = change.hub_version = None  # a branch that was only begun holds what main does
     return change
 
@@ -126,14 +122,12 @@ def describe_changes(changes: list[Change], *, overwrite: bool = False) -> Json:
         refused = change.refusal(overwrite)
         rows.append({**vars(change), "folder": str(change.folder), "refused": refused})
         lines.append(f"{change.where}: here {change.version}, there {change.hub_version or '-'}")
-        lines += [f"    REFUSED: {refused}"] if refused else []
+        lines += [f"    REFUSED, so that a push sends nothing: {refused}"] if refused else []
         lines += [f"    send    {size:>12,} bytes  {path}" for path, size in change.add.items()]
         lines += [f"    delete  {'':>12}        {path}" for path in change.delete]
     sizes = [size for change in changes for size in change.add.values()]
     lines.append(f"{len(sizes)} files, {sum(sizes):,} bytes to send.")
     refusals = sum(row["refused"] is not None for row in rows)
-    if refusals:
-        lines.append(f"A push would be refused, and send nothing: {refusals} of {len(rows)} branches, see above.")
     differing = sum(not change.is_empty for change in changes)
     return {"table": "\n".join(lines), "repositories": rows, "differing": differing, "refused": refusals}
 

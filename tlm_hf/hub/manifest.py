@@ -35,7 +35,6 @@ class StagedRelease:
     output: Path
     version: str
     namespace: str
-    collection: Json | None
     repositories: list[Repository]
 
     @property

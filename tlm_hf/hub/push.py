@@ -33,8 +33,7 @@ def push(
         hub: the Hub; None for one with the user's token.
 
     Raises:
-        UserError: not verified, no token, no rights, someone else's change, a version that is not newer than what is
-            there, or a Hub that does not answer.
+        UserError: not verified, refused by the Hub, changed by others, or not newer than what is there.
     """
     staged = read_verified(output_dir)
     hub = hub or Hub()
@@ -51,11 +50,9 @@ def push(
     for repository in staged.repositories if public else []:
         if hub.repo_info(repository.repo_id, repo_type=repository.repo_type).private:
             hub.update_repo_settings(repository.repo_id, repo_type=repository.repo_type, private=False)
-    collection = _push_collection(hub, staged, staged.collection, public) if staged.collection else None
     lines = [f"{repository.repo_type:<8}{repository.repo_id}" for repository in staged.repositories]
-    lines += [f"collection {collection}"] if collection else []
     lines.append(f"{commits} commits; tag v{staged.version}; {'public' if public else 'new ones are private'}.")
-    return {"table": "\n".join(lines), "commits": commits, "collection": collection}
+    return {"table": "\n".join(lines), "commits": commits}
 
 
 def status(output_dir: str, *, hub: Hub | None = None) -> Json:
@@ -106,25 +103,3 @@ def _commit(hub: Hub, staged: StagedRelease, repository: Repository, change: Cha
         if now.is_empty:
             return now.head
         raise UserError(f"{change.where} was changed by others meanwhile: look at it, then push again.") from error
-
-
-def _push_collection(hub: Hub, staged: StagedRelease, facts: Json, public: bool) -> str:
-    """Make the collection, or bring the one of this title up to date; what others added stays. Returns its slug."""
-    title, owner, changes = facts["title"], staged.namespace, {}
-    slug = next((each.slug for each in hub.list_collections(owner=owner) if each.title == title), None)
-    if slug is None:
-        slug = hub.create_collection(title, namespace=owner, private=True, exists_ok=True).slug
-    current = hub.get_collection(slug)
-    if (current.description or "") != facts["description"]:
-        changes["description"] = facts["description"]
-    if public and current.private:
-        changes["private"] = False
-    if changes:
-        hub.update_collection_metadata(slug, **changes)
-    listed = {(item.item_type, item.item_id) for item in current.items}
-    items = [(each.repo_type, each.repo_id, each.kind) for each in staged.repositories]
-    items += [("paper", number, "the paper") for number in facts["papers"]]
-    for kind, name, note in items:
-        if (kind, name) not in listed:
-            hub.add_collection_item(slug, name, kind, note=note, exists_ok=True)
-    return str(slug)

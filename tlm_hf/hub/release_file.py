@@ -23,7 +23,7 @@ BRANCH = re.compile(r"(?!(?:main|HEAD|refs|[0-9a-f]{40})$)\w[\w-]*", re.ASCII)
 
 
 class Kind(NamedTuple):
-    """What a kind of repository is called, and what the release file may say of it."""
+    """A kind of repository: its section of the release file, and what that may say of one."""
 
     section: str
     repo_type: Literal["dataset", "model", "space"]
@@ -78,21 +78,9 @@ class Entry:
     @property
     def links(self) -> list[tuple[str, str]]:
         """`(field, name)` of each repository, of this release or `owner/name`, that it is made from or shows."""
-        links = [("base", self.base)] if self.base else []
-        links += [(key, name) for key in ("members", "data") for name in getattr(self, key)]
-        return links + [
-            (key, name) for key in ("committees", "deep", "encoders") for name in getattr(self, key).values()
-        ]
-
-
-@strict
-@dataclass
-class Collection:
-    """The collection that holds all of it, together with the papers (arXiv numbers)."""
-
-    title: str
-    description: str = ""
-    papers: list[str] = field(default_factory=list)
+        named = {"base": [self.base] if self.base else [], "members": self.members, "data": self.data}
+        named |= {key: list(getattr(self, key).values()) for key in ("committees", "deep", "encoders")}
+        return [(key, name) for key, names in named.items() for name in names]
 
 
 @strict
@@ -105,7 +93,6 @@ class Release:
     entries: tuple[Entry, ...]
     licence: str = "apache-2.0"
     language: str = "en"
-    collection: Collection | None = None
 
     def place(self, name: str) -> str:
         """`owner/name`, or `owner/name@branch`, of a repository of this release; another one's as it is."""
@@ -122,9 +109,7 @@ def read_release(path: str | Path) -> Release:
     try:
         release = _release(yaml.safe_load(file.read_text(encoding="utf-8")))
         _check_entries(release)
-    except OSError as error:
-        raise UserError(f"The release file {file} cannot be read ({error.strerror}): name one that exists.") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"The release file {file}: {' '.join(str(error).split())}.") from error
     return release
 
@@ -138,17 +123,14 @@ def _release(content: Any) -> Release:
         for name, values in _mapping(content.pop(section, None) or {}, section).items():
             key = KINDS[kind].source
             values = _mapping(values, name, [key, *KINDS[kind].keys])
-            if key not in values:
-                raise ValueError(f"{name} has no {key!r}: add it")
+            if key not in values or (kind == "adapter" and "base" not in values):
+                raise ValueError(f"{name} has no {'base' if key in values else key!r}: add it")
             values["source"] = Path(str(values.pop(key))).expanduser()
             branches = _mapping(values.get("revisions", {}), f"revisions of {name}")
             values["revisions"] = {branch: Path(str(folder)).expanduser() for branch, folder in branches.items()}
             entries.append(_build(Entry, name, {"name": name, "kind": kind, **values}))
     if not entries:
         raise ValueError("it names no repository: add a section such as encoders")
-    if content.get("collection") is not None:
-        values = _mapping(content["collection"], "collection", [each.name for each in fields(Collection)])
-        content["collection"] = _build(Collection, "collection", values)
     release: Release = _build(Release, "it", {**content, "entries": tuple(entries)})
     if not re.fullmatch(r"\d+\.\d+\.\d+", release.version):
         raise ValueError(f"version is {release.version!r}: write it as X.Y.Z")
@@ -196,8 +178,6 @@ def _check_entries(release: Release) -> None:
         for folder in (entry.source, *entry.revisions.values()):
             if not folder.is_dir():
                 raise ValueError(f"{entry.name} is made from {folder}, and there is no such folder: correct the path")
-        if entry.kind == "adapter" and entry.base is None:
-            raise ValueError(f"{entry.name} has no 'base', on which the adapter loads: add it")
     for entry in release.entries:
         for key, link in entry.links:
             what = f"{key} of {entry.name} names {link!r}"

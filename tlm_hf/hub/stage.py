@@ -1,13 +1,11 @@
 """`tlm release stage`: every repository of a release file as a folder `OUTPUT/owner/name`, all of them or none.
 
-OUTPUT/owner/name/            what goes up, loadable by path from OUTPUT as `owner/name`
-OUTPUT/owner/name@branch/     further revisions
-OUTPUT/release.json           what is staged; it also says which folders the next staging may replace
-OUTPUT/.measured/             evaluations, so that the same release staged again is the same to the last byte
+Further branches are `owner/name@branch`, `release.json` lists what is staged, and `.measured/` holds evaluations, so
+that the same release staged again is the same to the last byte.
 """
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -47,8 +45,7 @@ def stage(release_file: str, output_dir: str, *, data_root: str | None = None, l
     with whole_folder(output) as root:
         stager = _Stager(release, root, output / MEASURED, data_root, licence_checked)
         repositories = [stager.stage(entry) for entry in tqdm(release.entries, desc="Staging", unit="repository")]
-        collection = None if release.collection is None else asdict(release.collection)
-        staged = StagedRelease(output, release.version, release.namespace, collection, repositories)
+        staged = StagedRelease(output, release.version, release.namespace, repositories)
         write_json(root / RELEASE_FILE, staged.record())
         if (output / MEASURED).is_dir():
             shutil.copytree(output / MEASURED, root / MEASURED)

@@ -27,10 +27,9 @@ VARIABLES = {
 def verify(output_dir: str) -> Json:
     """Check every repository of a staged release; only what passed can be pushed.
 
-    Models are opened through the Auto classes and `pipeline()`, with and without trust as promised; data sets through
-    `load_dataset`; the Space's app is built and asked a question; the snippets of every card are executed as they are.
-    Each repository has its own process, in which `tlm_hf` cannot be imported, offline, with an empty cache. Raises
-    UserError for the first repository that failed.
+    Models are opened through the Auto classes, with and without trust as promised, data sets through `load_dataset`;
+    the Space's app answers a question; every card's snippets are executed. Each repository has a process that cannot
+    import `tlm_hf`, offline, with an empty cache. Raises UserError for the first repository that failed.
     """
     staged = read_staged(output_dir)
     if any(repository.kind == "space" for repository in staged.repositories):
