@@ -23,10 +23,8 @@ from ..recipes import HEAD_SIZE
 from ..runs.atomic_files import Json, read_json
 
 Tensors = Mapping[str, torch.Tensor]
-AUTHORS_LENGTH = 128
-"""Tokens to which the authors pad every text, and their convolutions see the padding."""
-AUTHORS_PAD_ID = 0
-"""[PAD] of bert-base-uncased, with which they pad. Their config.json may say 101, which is [CLS]."""
+AUTHORS_LENGTH, AUTHORS_PAD_ID = 128, 0
+"""They pad every text to this length, which their convolutions see; config.json may say 101, [CLS], for [PAD]."""
 LAYER, BLOCK, EMBEDDINGS = "bert.encoder.layer.", "bert.encoder.layer.0.", "bert.embeddings."
 POSITIONS = f"{EMBEDDINGS}position_embeddings.weight"
 TIED = {
@@ -34,7 +32,7 @@ TIED = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 """May be absent, since they are other tensors under a second name."""
-BUFFERS = (f"{EMBEDDINGS}position_ids",)  # of older transformers; stock BERT does not read them either
+BUFFER = f"{EMBEDDINGS}position_ids"  # of older transformers; stock BERT does not read it either
 SIZES = {
     "vocab_size": (f"{EMBEDDINGS}word_embeddings.weight", 0),
     "hidden_size": (f"{EMBEDDINGS}word_embeddings.weight", 1),
@@ -42,11 +40,12 @@ SIZES = {
     "type_vocab_size": (f"{EMBEDDINGS}token_type_embeddings.weight", 0),
 }
 """Tensor and dimension that tell a field of the configuration."""
-FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "tie_word_embeddings": True}
-FIXED |= {"is_decoder": False, "add_cross_attention": False}
+FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "tie_word_embeddings": True, "is_decoder": False}
 """What the authors' models have in common."""
-COPIED = ["num_attention_heads", "problem_type", "hidden_dropout_prob", "attention_probs_dropout_prob"]
-COPIED += ["classifier_dropout", "initializer_range", "layer_norm_eps"]
+COPIED = (
+    "num_attention_heads problem_type hidden_dropout_prob attention_probs_dropout_prob classifier_dropout "
+    "initializer_range layer_norm_eps"
+)
 """Fields of their configuration that ours has too."""
 
 
@@ -77,8 +76,7 @@ def open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
         raise UserError(f"The model in {folder} is of type {kind!r}{already}: name a BERT of the authors.")
     heads = [head for head in ("cls.predictions", "classifier") if any(name.startswith(f"{head}.") for name in tensors)]
     if len(heads) != 1:
-        found = f"{', '.join(heads) or 'no'} head and not one of cls.predictions and classifier"
-        raise UserError(f"The weights in {folder} have {found}: name a checkpoint of the authors.")
+        raise UserError(f"The weights in {folder} have {' and '.join(heads) or 'no'} head: name one of the authors'.")
     return fields, tensors
 
 
@@ -87,8 +85,8 @@ def build_model(
 ) -> tuple[PreTrainedModel, list[str]]:
     """Our model of a checkpoint in float32 and evaluation mode, and what the user should know, a sentence each.
 
-    A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer. Raises UserError for tensors that do
-    not fit `config.json`, and for a configuration that the authors' models do not have.
+    A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer. Raises UserError for tensors or a
+    configuration that the authors' models do not have.
     """
     has_block = any(name.startswith((f"{BLOCK}layers.", f"{BLOCK}conv.")) for name in tensors)
     shape = _read_sizes(folder, fields, tensors, has_block)
@@ -113,10 +111,10 @@ def _read_sizes(folder: Path, fields: Json, tensors: Tensors, has_block: bool) -
     """Fields of our configuration that shapes and names tell, checked against those of `config.json`."""
 
     def size(name: str, dimension: int, dimensions: int) -> int:
-        shape = list(tensors[name].shape) if name in tensors else None
-        if shape is None or len(shape) != dimensions:
-            found = f"no {name}" if shape is None else f"{name} of shape {shape}"
-            raise UserError(f"The checkpoint {folder} has {found}: restore it from where it came.")
+        shape = list(tensors[name].shape) if name in tensors else []
+        if len(shape) != dimensions:
+            fault = f"{name} of shape {shape}" if name in tensors else f"no {name}"
+            raise UserError(f"The checkpoint {folder} has {fault}: restore it from where it came.")
         return shape[dimension]
 
     last = _last_number(LAYER, tensors)
@@ -150,7 +148,7 @@ def _build_config(folder: Path, fields: Json, shape: Json) -> TLMConfig:
         if fields.get(name, required) != required:
             words = f"The config.json of {folder} says {name} {json.dumps(fields[name])}"
             raise UserError(f"{words}, but the authors' models have {json.dumps(required)}: import only theirs.")
-    values = {name: fields[name] for name in COPIED if fields.get(name) is not None}
+    values = {name: fields[name] for name in COPIED.split() if fields.get(name) is not None}
     if not values.get("num_attention_heads"):
         raise UserError(f"The config.json of {folder} has no num_attention_heads, which no shape tells: restore it.")
     names = fields.get("id2label") or {}
@@ -166,16 +164,15 @@ def _build_config(folder: Path, fields: Json, shape: Json) -> TLMConfig:
 def _check_tensors(folder: Path, tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse missing, extra and wrong-shaped tensors, and a decoder that is not tied."""
     faults = [f"no {name}" for name in expected if name not in tensors and name not in TIED]
-    faults += [f"{name}, which no such model has" for name in sorted(set(tensors) - set(expected) - set(BUFFERS))]
-    for name, shape in expected.items():
-        if name in tensors and tuple(tensors[name].shape) != shape:
-            faults.append(f"{name} of shape {list(tensors[name].shape)}, not {list(shape)}")
-    for name, source in TIED.items():
-        if name in tensors and name in expected and not torch.equal(tensors[name], tensors[source]):
-            faults.append(f"{name} that differs from {source}")
+    faults += [f"{name}, which no such model has" for name in sorted(set(tensors) - set(expected) - {BUFFER})]
+    for name in [name for name in expected if name in tensors]:
+        shape = tuple(tensors[name].shape)
+        if shape != expected[name]:
+            faults.append(f"{name} of shape {list(shape)}, not {list(expected[name])}")
+        elif name in TIED and not torch.equal(tensors[name], tensors[TIED[name]]):
+            faults.append(f"{name} that differs from {TIED[name]}")
     if faults:
-        more = f" and {len(faults) - 1} more such faults" if len(faults) > 1 else ""
-        raise UserError(f"The checkpoint {folder} has {faults[0]}{more}: restore it from where it came.")
+        raise UserError(f"The checkpoint {folder} has {', '.join(faults[:3])}: restore it from where it came.")
 
 
 def _notes(fields: Json, tensors: Tensors, config: TLMConfig) -> list[str]:

@@ -40,9 +40,8 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"The output {arguments.output_dir} exists and is not an empty folder: name a new one.")
     fields, tensors = open_checkpoint(folder)
-    source = arguments.tokenizer
-    if source is None and any((folder / name).is_file() for name in TOKENIZER_FILES):
-        source = str(folder)
+    has_own = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    source = arguments.tokenizer or (str(folder) if has_own else None)
     tokenizer = None if source is None else load_tokenizer(source)
     pad_token_id = AUTHORS_PAD_ID if tokenizer is None else tokenizer.pad_token_id
     model, notes = build_model(folder, fields, tensors, pad_token_id)
@@ -64,12 +63,7 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         raise UserError(f"The output {output} cannot be written ({reason}): name another folder.") from error
-    results = {
-        "output": str(arguments.output_dir),
-        "model": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "notes": notes,
-    }
+    results = {"output": str(arguments.output_dir), "model": type(model).__name__, "parameters": model.num_parameters()}
     if isinstance(model, TLMForSequenceClassification):
         results["labels"] = list(config.id2label.values())
-    return results
+    return results | {"notes": notes}
