@@ -26,8 +26,8 @@ from tlm_hf import TLMModel, pretrained
 from tlm_hf.commands.common import parse
 from tlm_hf.data.tasks import class_names, load_task
 from tlm_hf.data.tokenization import encode_whole, load_tokenizer
-from tlm_hf.evaluation.baselines import choose_linear, fit_tfidf, load_sentence_encoder
 from tlm_hf.evaluation.intervals import score_predictions
+from tlm_hf.evaluation.linear_models import choose_linear, fit_tfidf, load_sentence_encoder
 from tlm_hf.runs.atomic_files import read_json, write_json
 from tlm_hf.runs.figure import new_figure
 from tlm_hf.runs.provenance import provenance

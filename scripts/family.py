@@ -17,7 +17,7 @@ import numpy as np
 from tlm_hf import TLMModel, pretrained
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import encode_whole, load_tokenizer
-from tlm_hf.evaluation.baselines import choose_linear, sentence_baseline, tfidf_baseline
+from tlm_hf.evaluation.linear_models import choose_linear, sentence_baseline, tfidf_baseline
 from tlm_hf.runs.atomic_files import Json, read_json, write_json
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries

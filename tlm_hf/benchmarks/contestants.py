@@ -93,7 +93,7 @@ def _model2vec(folder: Path, rows: Rows) -> Answer:
 
 def _minilm(folder: Path, rows: Rows) -> Answer:
     """all-MiniLM-L6-v2."""
-    from tlm_hf.evaluation.baselines import load_sentence_encoder
+    from tlm_hf.evaluation.linear_models import load_sentence_encoder
 
     return _on_vectors(load_sentence_encoder().encode, folder / "minilm.joblib", rows)
 

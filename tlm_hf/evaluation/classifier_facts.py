@@ -11,10 +11,10 @@ from ..errors import UserError
 from ..loading import load_classifier, load_classifier_tokenizer
 from ..runs.atomic_files import Json, read_json, write_json
 from ..runs.provenance import machine
-from .baselines import tfidf_baseline
 from .calibration import brier_score, expected_calibration_error
 from .intervals import wilson_interval
 from .latency import classifier_latency
+from .linear_models import tfidf_baseline
 from .metrics import classification_metrics
 from .scoring import predict_logits
 
@@ -22,11 +22,7 @@ LATENCY_ROUNDS = 30
 
 
 def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.DatasetDict:
-    """The task of a fine-tuning or committee, from what its results say.
-
-    Raises:
-        UserError: the task is not here, or its texts have changed since the run.
-    """
+    """The task of a fine-tuning or committee, from its results; UserError where its texts are not the run's."""
     settings = results["settings"]
     options = {key: settings[key] for key in TaskArguments.__dataclass_fields__ if key in settings}
     options |= {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
@@ -42,14 +38,9 @@ def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.Da
 def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, data_root: str | None = None) -> Json:
     """Evaluation of a classifier or committee, in a run's `folder` with these `results`, on its task's test split.
 
-    The JSON file `kept` holds the measurement, valid for these `weights` (SHA-256) and the task's hash, so that a
-    release staged again is the same to the last byte.
-
-    Returns:
-        `texts`, scores, `baseline` (TF-IDF + linear model), and `latency` of one text.
-
-    Raises:
-        UserError: see `load_task_of`; or the model's accuracy is not that of its results.
+    Returns `texts`, scores, `baseline` (TF-IDF + linear model), and `latency` of one text. The JSON file `kept` holds
+    them, valid for these `weights` (SHA-256) and the task's hash, so that a release staged again is the same. Raises
+    UserError as `load_task_of`, and where the model's accuracy is not that of its results.
     """
     key = {"weights": weights, "task": results["settings"]["task_sha256"]}
     if kept.is_file() and (stored := read_json(kept))["of"] == key:

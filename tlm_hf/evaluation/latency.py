@@ -12,10 +12,8 @@ from torch.utils.benchmark import Timer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Key = TypeVar("Key", bound=Hashable)
-IDLE_SHARE = 0.9
-"""Share of the time that a core must work for this process, or the measurement is unreliable."""
-LEAST_SECONDS = 0.01
-"""Time spent on one measurement: fast functions are called several times."""
+IDLE_SHARE = 0.9  # of the time that a core must work for this process, or the measurement is unreliable
+LEAST_SECONDS = 0.01  # spent on one measurement: fast functions are called several times
 
 
 def measure_seconds(function: Callable[[], object]) -> float:

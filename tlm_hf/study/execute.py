@@ -22,8 +22,8 @@ from ..data.sources import facts_of
 from ..data.tasks import load_task
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
-from ..evaluation.baselines import sentence_baseline, tfidf_baseline
 from ..evaluation.latency import alternating_medians
+from ..evaluation.linear_models import sentence_baseline, tfidf_baseline
 from ..evaluation.scoring import pack_logits
 from ..hub.manifest import training_seconds
 from ..models.modeling_committee import CommitteeForSequenceClassification

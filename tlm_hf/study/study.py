@@ -13,7 +13,7 @@ from filelock import Timeout
 from ..data.sources import data_root
 from ..data.task_options import option
 from ..errors import UserError, check_installed, check_range
-from ..evaluation.baselines import SENTENCE_ENCODER
+from ..evaluation.linear_models import SENTENCE_ENCODER
 from ..flops import classifier_multiply_adds, masked_lm_multiply_adds
 from ..recipes import build_config, find_schedule
 from ..runs.atomic_files import Json, lock

@@ -22,7 +22,7 @@ from ..data.tasks import class_names, load_task, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range
-from ..evaluation.baselines import fit_tfidf
+from ..evaluation.linear_models import fit_tfidf
 from ..loading import (
     load_classifier,
     load_classifier_tokenizer,

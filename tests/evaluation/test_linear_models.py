@@ -6,7 +6,7 @@ from scipy.sparse import hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tlm_hf.data.tasks import load_task
-from tlm_hf.evaluation import baselines
+from tlm_hf.evaluation import linear_models as baselines
 
 
 @pytest.fixture(scope="module")

