@@ -1,8 +1,7 @@
-"""Writes starting values into a new model: its embeddings (given word rows), heads, [CLS] or classifier.
+"""Writes starting values into a new model, which stays a stock BERT: word rows, heads, [CLS] or classifier.
 
-The model stays a stock BERT. Related: Trockman and Kolter, "Mimetic initialization of
-self-attention layers" (ICML 2023); Arora, Liang and Ma, "A simple but tough-to-beat baseline for sentence embeddings"
-(ICLR 2017); Kumar et al., "Fine-tuning can distort pretrained features" (ICLR 2022): a linear model first.
+Related: Trockman and Kolter, "Mimetic initialization of self-attention layers" (ICML 2023); Arora et al., "A simple but
+tough-to-beat baseline for sentence embeddings" (ICLR 2017); Kumar et al., "Fine-tuning can distort ..." (ICLR 2022).
 """
 
 import math
@@ -17,24 +16,15 @@ from transformers import PreTrainedTokenizerBase
 
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification, TLMModel
 
-LENGTHS = (0.3, 2.0)
-"""Shortest and longest word row, over their mean: rare tokens have short rows, and LayerNorm needs some length."""
-NOISE = 0.32
-"""Noise added to the word rows, over the standard deviation of new weights."""
-SHARPNESS = 16.0
-"""A head's score of the neighbour that it starts from, other positions having about 0: measured as uncritical."""
-RANDOM_SHARE = 0.3
-"""Share of their usual random weights that the heads and the decoder's transform keep."""
-LINEAR = 3.0
-"""Bias at which GELU passes on states of deviation 1 as they are; the LayerNorm after it takes the bias away."""
-WEAK = 0.1
-"""Share of them that the heads keep where all attend alike."""
-RARE = 1e-3
-"""Frequency at which a token has half of the largest weight in a mean of words (Arora et al.)."""
-CONTRAST = 4.0
-"""Standard deviation of the mean of words where it is added to [CLS], whose own entries have 1."""
-POOLED = 0.5
-"""What the pooler multiplies [CLS] by before its tanh, where the classifier starts as a linear model."""
+LENGTHS = (0.3, 2.0)  # shortest and longest word row, over their mean: LayerNorm needs some length
+NOISE = 0.32  # added to the word rows, over the standard deviation of new weights
+SHARPNESS = 16.0  # a head's score of the neighbour that it starts from, others having about 0: measured as uncritical
+RANDOM_SHARE = 0.3  # of their usual random weights that the heads and the decoder's transform keep
+WEAK = 0.1  # the same for heads that attend to all tokens alike
+LINEAR = 3.0  # bias at which GELU passes on states of deviation 1; the LayerNorm after it takes the bias away
+RARE = 1e-3  # frequency at which a token has half of the largest weight in a mean of words (Arora et al.)
+CONTRAST = 4.0  # standard deviation of the mean of words where it is added to [CLS], whose own entries have 1
+POOLED = 0.5  # what the pooler multiplies [CLS] by before its tanh, where the classifier starts as a linear model
 BATCH = 64
 
 

@@ -28,7 +28,7 @@ from ..recipes import find_size
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .callbacks import LogRows
+from .callbacks import LogLines
 from .hub_push import prepare_push
 from .initialization import start_from_counts, start_with_neighbours
 from .options import NOT_GIVEN, check_length, rows_per_step, source_name
@@ -254,7 +254,7 @@ class _Plan:
         if trial:
             trainer.remove_callback(PrinterCallback)
         else:
-            LogRows(trainer)
+            LogLines(trainer)
         return trainer
 
     def describe(self, trainer: "PretrainTrainer", steps: int) -> Json:

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from .trainer import RunTrainer
 
 logger = logging.getLogger(__name__)
-BUDGET_FILE = "time_budget.json"
-TRIAL = ".trial"
-"""Folder of the trial inside the run's."""
+BUDGET_FILE, TRIAL = "time_budget.json", ".trial"
 TIMED_STEPS = 10
 TRIAL_STEPS = WARM_STEPS + TIMED_STEPS
 LEAST = 0.25
@@ -47,9 +45,9 @@ def parse_duration(words: str, option: str = "--time-budget") -> float:
 
 
 def decide_steps(folder: Path, budget: float, build: "Callable[[int, str], RunTrainer]", started: float) -> int:
-    """Number of optimizer steps that fit into `budget` seconds from `started` (`time.perf_counter()`) on.
+    """Number of optimizer steps that fit into `budget` seconds from `started` (`time.perf_counter()`) on; at least one.
 
-    `build` makes the trial's trainer from steps and output folder. Raises UserError where not even one step fits.
+    `build` makes the trial's trainer from steps and output folder.
     """
     record, trial = folder / BUDGET_FILE, folder / TRIAL
     if record.is_file():

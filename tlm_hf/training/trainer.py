@@ -63,12 +63,8 @@ class RunTrainer(Trainer):
     The last two checkpoints and the best one are kept, without Trainer's `training_args.bin`, a pickle. A loss or
     weight that is not finite stops the run at the next log line or checkpoint, and the last good checkpoint stays.
 
-    Args:
-        *args: Trainer's.
-        scorer: computes the metrics of `evaluate` from the model, in place of Trainer's evaluation.
-        rate: `(step, steps)` to the share of the peak learning rate, in place of Trainer's schedule.
-        decays_everything: weight decay also for biases and LayerNorms.
-        **kwargs: Trainer's.
+    Beside Trainer's arguments, `scorer` computes the metrics of `evaluate` from the model, `rate` gives the share of
+    the peak learning rate of `(step, steps)`, and `decays_everything` is weight decay for biases and LayerNorms too.
     """
 
     def __init__(
@@ -92,9 +88,8 @@ class RunTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
         """Trainer's training, from a checkpoint or (True) from the newest whole one of `output_dir`, if there is one.
 
-        Raises:
-            UserError: no space for a checkpoint; a loss or weight that is not finite; FSDP.
-            KeyboardInterrupt: interrupted, after a checkpoint was saved; `errors.Terminated` after SIGTERM.
+        Raises UserError without space for a checkpoint or for a loss or weight that is not finite; KeyboardInterrupt
+        (after SIGTERM `errors.Terminated`) when it was interrupted, after a checkpoint was saved.
         """
         self.started = time.perf_counter()
         keep_freed_memory()
