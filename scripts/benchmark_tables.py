@@ -61,10 +61,6 @@ class BenchmarkArguments:
 
 Trained = tuple[dict[str, Any], Callable[[str], Any], float]
 """Scores on test, a function that classifies one text, and megabytes."""
-
-
-COLUMNS = ("data", "rows", "draw", "model", "accuracy", "macro_f1", "seconds", "milliseconds", "megabytes")
-"""Of a row of the results: seconds of training, milliseconds a text, megabytes on disk."""
 read = functools.cache(load_task)
 
 
@@ -75,13 +71,12 @@ def draw_table(source: datasets.DatasetDict, rows: int, draw: int) -> datasets.D
     classes = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)[:MOST_CLASSES]]
     chosen = [places[: -((index - rows) // len(classes))] for index, places in enumerate(classes)]
     first = [max(1, len(places) // 5) for places in chosen]
-    parts = {
-        "train": np.concatenate([places[count:] for places, count in zip(chosen, first, strict=True)]),
-        "validation": np.concatenate([places[:count] for places, count in zip(chosen, first, strict=True)]),
-    }
+    pairs = list(zip(chosen, first, strict=True))
+    parts = {"train": [places[count:] for places, count in pairs]}
+    parts["validation"] = [places[:count] for places, count in pairs]
     test = [place for place, label in enumerate(source["test"]["label"]) if label < len(classes)]
     names = datasets.ClassLabel(names=source["train"].features["label"].names[: len(classes)])
-    splits = {split: source["train"].select(rng.permutation(places)) for split, places in parts.items()}
+    splits = {split: source["train"].select(rng.permutation(np.concatenate(part))) for split, part in parts.items()}
     return datasets.DatasetDict(splits | {"test": source["test"].select(test)}).cast_column("label", names)
 
 
@@ -171,7 +166,7 @@ RUNS = {
 
 
 def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model: str) -> dict[str, Any]:
-    """Train one model on one table; a row of `COLUMNS`."""
+    """Train one model on one table: scores, seconds of training, milliseconds a text, megabytes on disk."""
     task = draw_table(read(data, **SETS[data]), rows, draw)
     start = time.perf_counter()
     found, classify, size = RUNS[model](task, Path(arguments.output_dir) / f"{data}-{rows}-{draw}")
@@ -180,8 +175,9 @@ def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model:
         start = time.perf_counter()
         classify(text)
         each.append(1000 * (time.perf_counter() - start))
-    values = (data, rows, draw, model, found["accuracy"], found["macro_f1"], seconds, statistics.median(each), size)
-    return dict(zip(COLUMNS, values, strict=True))
+    row = {"data": data, "rows": rows, "draw": draw, "model": model}
+    row |= {"accuracy": found["accuracy"], "macro_f1": found["macro_f1"], "seconds": seconds}
+    return row | {"milliseconds": statistics.median(each), "megabytes": size}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
