@@ -31,7 +31,7 @@ def home(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("members")
     write_corpus(folder / "corpus.txt", texts=90)
     with contextlib.chdir(folder):
-        pretrain_members(num_members=2, workers=2, output_dir="together", corpus="corpus.txt", **OPTIONS)
+        pretrain_members(num_members=2, workers=2, output_dir="together", corpus="corpus.txt", cased=True, **OPTIONS)
         for index in range(2):
             own = {"seed": SEED + index, "tokenizer": "together/tokenizer", "output_dir": f"alone-{index}"}
             succeed("pretrain", "--corpus", "corpus.txt", *words_of(OPTIONS | own))
@@ -68,7 +68,13 @@ def test_the_tokenizer_is_the_one_that_a_run_alone_trains(home, tmp_path):
 def test_finished_members_are_read_and_others_trained(home, tmp_path):
     """In turn in a folder that has moved; a finished member is not touched, and the same call again trains nothing."""
     shutil.copytree("together", tmp_path / "run")
-    options = OPTIONS | {"num_members": 2, "workers": 1, "output_dir": str(tmp_path / "run"), "corpus": "corpus.txt"}
+    options = OPTIONS | {
+        "cased": True,
+        "num_members": 2,
+        "workers": 1,
+        "output_dir": str(tmp_path / "run"),
+        "corpus": "corpus.txt",
+    }
     finished = tmp_path / "run" / "member-0"
     files = {path: path.stat().st_mtime_ns for path in finished.iterdir() if path.suffix != ".log"}
     (tmp_path / "run" / "results.json").unlink()
@@ -105,7 +111,7 @@ def test_fine_tuned_members(home, tmp_path):
 
 
 def test_refusals(home, tmp_path, monkeypatch):
-    options = OPTIONS | {"output_dir": "together", "corpus": "corpus.txt"}
+    options = OPTIONS | {"output_dir": "together", "corpus": "corpus.txt", "cased": True}
     for members, workers, said in ((0, 1, "--num-members is 0"), (2, 0, "--workers is 0"), (3, 2, "members 2 there")):
         with pytest.raises(UserError, match=said):
             pretrain_members(num_members=members, workers=workers, **options)

@@ -55,6 +55,8 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
     if run.results is not None:
         return run.results
     if model.tokenizer is None:
+        trains_one = ("cased", "keep_accents", "vocab_size")
+        options = {name: value for name, value in options.items() if name not in trains_one}
         options["tokenizer"] = str(run.folder / TOKENIZER)
         if not (run.folder / TOKENIZER).is_dir():
             letters: Json = {"cased": model.cased, "keep_accents": model.keep_accents}
