@@ -19,19 +19,13 @@ from ..errors import UserError
 from .atomic_files import file_hash, flush, flush_tree, read_json
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
-STATE_FILE = "trainer_state.json"
-RUNNING_LOSS = "running_loss.json"
-"""Summed loss of each process since the last log line, which Trainer forgets."""
-PARTIAL = ".partial"
-"""Folder inside a run's folder for what is being written."""
-KEEP = 2
-"""Whole checkpoints that stay, the newest included; the best one stays beside them."""
-DAMAGED = "damaged-"
-"""Prefix that a damaged checkpoint gets; it goes when the run is finished."""
+MANIFEST, STATE_FILE = "manifest.json", "trainer_state.json"
+RUNNING_LOSS = "running_loss.json"  # of each process since the last log line, which Trainer forgets
+PARTIAL = ".partial"  # folder inside a run's folder for what is being written
+KEEP = 2  # whole checkpoints that stay, the newest included; the best one stays beside them
+DAMAGED = "damaged-"  # prefix that a damaged checkpoint gets; it goes when the run is finished
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-TORCH_CANNOT_WRITE = r"unexpected pos \d+ vs \d+|iostream error|PytorchStreamWriter failed"
-"""What torch.save says on a full disk (2.13: the first, raised from the second)."""
+TORCH_CANNOT_WRITE = r"unexpected pos \d+ vs \d+|iostream error|PytorchStreamWriter failed"  # on a full disk
 
 
 def step_of(checkpoint: Path) -> int:

@@ -16,12 +16,9 @@ from ..errors import UserError, check_range
 from ..runs.provenance import portable_path
 from .processes import choose_precision, stays_on_cpu
 
-LARGEST_SEED = 2**32 - 1
-"""What numpy's seeding accepts."""
-LARGEST_NUMBER = 10**9
-"""Of epochs and steps."""
-NOT_GIVEN = -1
-"""`max_steps` where the epochs count."""
+LARGEST_SEED = 2**32 - 1  # what numpy's seeding accepts
+LARGEST_NUMBER = 10**9  # of epochs and steps
+NOT_GIVEN = -1  # `max_steps` where the epochs count
 REASONS = {
     "the order of the texts is a function of --seed and the step, so that a run can continue exactly":
         "ignore_data_skip train_sampling_strategy length_column_name data_seed dataloader_drop_last accelerator_config "
@@ -65,20 +62,12 @@ class OurArguments(TrainingArguments):
     _argument_group_name = "all of transformers.TrainingArguments"
     output_dir: str = option("", "Output folder; with the same one the run continues.", group="output")
     seed: int = option(0, "Seed of new weights, order, masks and dropout.", group="schedule")
-    bf16: str = option(
-        "auto",
-        "bfloat16: true, false, or auto (where the hardware is fast at it).",
-        group="schedule",
-        nargs="?",
-        const="true",
-    )
+    bf16: str = option("auto", "bfloat16: true, false, or auto.", group="schedule", nargs="?", const="true")
     logging_steps: float = option(50, "Steps between log lines.", group="output")
     report_to: str = option("none", "tensorboard, trackio, wandb, ...", group="output", nargs="+")
     disable_tqdm: bool = option(False, "No progress bar (for logs).", group="output")
     use_cpu: bool = option(False, "Stay on the CPU even where there is a GPU.")
-    logging_nan_inf_filter: bool = option(
-        False, "Hide NaN and infinite losses in logs, which the watch on the loss reads."
-    )
+    logging_nan_inf_filter: bool = option(False, "Hide NaN and infinite losses in logs.")
 
     def __post_init__(self) -> None:
         self.bf16 = choose_precision(self.bf16, self.use_cpu)  # type: ignore[assignment]
@@ -210,10 +199,7 @@ def record(
     always: Iterable[str],
     left_out: Iterable[str],
 ) -> dict[str, Any]:
-    """The options that decide the weights, as a run records them, without those that are None and those `left_out`.
-
-    `training` are Trainer's that were given; `always` are recorded where they were not.
-    """
+    """The options that decide the weights, as a run records them; Trainer's where they were given, or in `always`."""
     defaults = option_defaults(arguments_class)
     options = {name: value for group in groups for name, value in vars(group).items()}
     options |= {name: defaults[name] for name in (*always, "seed", "bf16", "use_cpu")} | dict(training)

@@ -42,23 +42,15 @@ class CorpusOptions(TextFormat):
     """The text."""
 
     _argument_group_name = "data"
-    corpus: str = option(
-        "wikipedia", "docstrings, wikipedia, a parquet/JSON/CSV/text file or folder, or a Hub data set."
-    )
+    corpus: str = option("wikipedia", "docstrings, wikipedia, a table or text file, a folder, or a Hub data set.")
     text_column: str = option("text", "Column that holds the text.")
     num_texts: int | None = option(None, "Texts to train on; Wikipedia's default: the size's.")
     validation_texts: int = option(1000, "Texts held out for the fixed-mask loss.")
     subset_seed: int = option(0, "Seed of the choice of texts.")
     corpus_config: str | None = option(None, "Configuration of a Hub data set.")
     corpus_revision: str | None = option(None, "Revision of a Hub data set.")
-    text_unit: str | None = option(
-        None, "What a text is in text files (default: as blank lines say).", choices=["paragraph", "line"]
-    )
-    text_windows: str = option(
-        "all",
-        f"all: longer texts become several windows, those under {SHORT} tokens are joined; first: cut, left out.",
-        choices=["all", "first"],
-    )
+    text_unit: str | None = option(None, "A text; default: as blank lines say.", choices=["paragraph", "line"])
+    text_windows: str = option("all", "all of longer texts, short ones joined; or first.", choices=["all", "first"])
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
 
@@ -69,9 +61,7 @@ class ModelOptions:
     _argument_group_name = "model"
     recipe: str = option("bert-1", "python -m tlm_hf.recipes shows them.", choices=list(ARCHITECTURES))
     size: str = option("laptop", "Width, vocabulary and lengths.", choices=list(SIZES))
-    model: str | None = option(
-        None, "Encoder to continue (BERT or ours: folder or Hub name), with its tokenizer, not a recipe."
-    )
+    model: str | None = option(None, "Encoder to continue with its tokenizer: folder or Hub name of a BERT or ours.")
     hidden_size: int | None = option(None, "Width, in place of the size's.")
     num_hidden_layers: int | None = option(None, "Layers, in place of the recipe's.")
     num_attention_heads: int | None = option(None, "Heads, in place of hidden size / 64.")
@@ -79,15 +69,11 @@ class ModelOptions:
     vocab_size: int | None = option(None, "WordPiece vocabulary to train.")
     tokenizer: str | None = option(None, "vocab.txt, folder or Hub name; default: WordPiece trained on the corpus.")
     cased: bool = option(False, "The tokenizer that is trained keeps capital letters.")
-    keep_accents: bool | None = option(
-        None, "It keeps accents and vowel signs; default: unless the text is English-like."
-    )
+    keep_accents: bool | None = option(None, "It keeps accents and vowel signs; default: unless English-like.")
     dropout: float | None = option(None, "Hidden and attention dropout; default: the schedule's.")
     initializer_range: float | None = option(None, "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02.")
     unigram_bias: bool | None = option(None, "Decoder bias from the tokens' log frequencies; default: the schedule's.")
-    initialization: str | None = option(
-        None, "Word rows from counts of the corpus, or random; default: the schedule's.", choices=["counts", "random"]
-    )
+    initialization: str | None = option(None, "Word rows; default: the schedule's.", choices=["counts", "random"])
     neighbour_heads: bool | None = option(None, "Heads start by attending to neighbours; default: the schedule's.")
 
 
@@ -126,9 +112,7 @@ class PretrainingArguments(OurArguments):
     eval_strategy: str = "steps"  # type: ignore[assignment]
     remove_unused_columns: bool = False
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    ddp_find_unused_parameters: bool | None = option(
-        False, "Every weight has a gradient: there is nothing to look for."
-    )
+    ddp_find_unused_parameters: bool | None = False  # every weight has a gradient
 
 
 GROUPS = (CorpusOptions, ModelOptions, ScheduleOptions, OutputOptions, PretrainingArguments)
@@ -169,14 +153,9 @@ class PretrainOptions(NamedTuple):
             refuse(given, ("workers",), "it is for several members: add --num-members")
         if "per_device_train_batch_size" not in given:
             given.setdefault("batch_size", BATCH_SIZE)
-        options = cls(
-            take(CorpusOptions, given),
-            take(ModelOptions, given),
-            take(ScheduleOptions, given),
-            take(OutputOptions, given),
-            _choose_schedule(take(ModelOptions, given), given),
-            values_of(PretrainingArguments, given),
-        )
+        groups = [take(group, given) for group in GROUPS[:-1]]
+        schedule = _choose_schedule(take(ModelOptions, given), given)
+        options = cls._make([*groups, schedule, values_of(PretrainingArguments, given)])
         options._check()
         return options
 
