@@ -97,15 +97,11 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def lock(path: Path, *, wait: bool) -> filelock.BaseFileLock:
-    """Lock a file, which is made when missing; the system frees it when this process dies.
-
-    On a file system without locks the result is not held (`is_locked`). Raises filelock.Timeout where another process
-    holds it and `wait` is false.
-    """
+def lock(path: Path) -> filelock.BaseFileLock:
+    """Lock a file, which the system frees when this process dies; filelock.Timeout where another process holds it."""
     holder = filelock.FileLock(path, is_singleton=True)
     try:
-        holder.acquire(blocking=wait)
+        holder.acquire(blocking=False)
     except filelock.Timeout:
         raise
     except (NotImplementedError, OSError):  # no locks on this file system

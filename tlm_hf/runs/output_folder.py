@@ -1,7 +1,4 @@
-"""Output folders of long work: each belongs to one run, says so in `run.json`, and lets the same command continue it.
-
-A finished run has `results.json`, written last; until then it has checkpoints (`runs.checkpoints`).
-"""
+"""Output folders of long work: each belongs to one run, says so in `run.json`, and the same command continues it."""
 
 import json
 import os
@@ -17,9 +14,8 @@ from .atomic_files import Json, flush_tree, lock, read_json, write_json
 from .checkpoints import DAMAGED, PARTIAL, last_whole, list_checkpoints, writing
 from .provenance import commit, portable, provenance
 
-RUN_FILE = "run.json"
-RESULTS_FILE = "results.json"
-LOCK = ".lock"
+RUN_FILE, LOCK = "run.json", ".lock"
+RESULTS_FILE = "results.json"  # written last
 HARMLESS = (".log", ".tmp", LOCK)
 """Endings of files that may be in a new run's folder: logs, and what a process killed at its very start leaves."""
 
@@ -32,10 +28,8 @@ def is_main_process() -> bool:
 class Run:
     """The output folder of one run, locked until the run or this process ends: two commands never share it.
 
-    `settings` are all that decides the result, inputs' hashes included, as JSON values.
-
-    Raises:
-        UserError: the folder holds something else, a run with other settings, or one that another process works on.
+    `settings` are all that decides the result, inputs' hashes included, as JSON values. Raises UserError where the
+    folder holds something else, a run with other settings, or one that another process works on.
     """
 
     def __init__(self, folder: str | Path, kind: str, settings: Json) -> None:
@@ -56,7 +50,7 @@ class Run:
             self._remove_checkpoints()  # killed between its results and this
             return
         try:
-            self._lock = lock(self.folder / LOCK, wait=False)
+            self._lock = lock(self.folder / LOCK)
         except filelock.Timeout:
             raise UserError(f"Another process works in {self.folder}: wait, or choose another --output-dir.") from None
         if not begun:
@@ -67,8 +61,8 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             names = [path.name for path in self.folder.iterdir() if not path.name.endswith(HARMLESS)]
         except OSError as error:
-            words = f"The output folder {self.folder} cannot be used ({error.strerror})"
-            raise UserError(f"{words}: choose another --output-dir.") from error
+            why = f"{self.folder} cannot be used ({error.strerror})"
+            raise UserError(f"The output folder {why}: choose another --output-dir.") from error
         if names and (is_main_process() or names != [RUN_FILE]):  # process 0 of this very run may have been faster
             raise UserError(f"{self.folder} holds other files and no {RUN_FILE}: choose an empty or new --output-dir.")
 
@@ -80,13 +74,12 @@ class Run:
         differing = [name for name in names if before.get(name) != now.get(name)]
         if not differing or (differing == ["threads"] and self.results is not None):
             return
-        if differing == ["threads"]:
-            words = f"The run in {self.folder} began with {before['threads']} CPU threads and not {now['threads']}"
-            raise UserError(f"{words}, which rounds otherwise: add --num-threads {before['threads']}.")
         shown = ["kind"] if "kind" in differing else differing[:3]
-        details = [f"{name} {before.get(name)!r} there and {now.get(name)!r} here" for name in shown]
-        words = f"The output folder {self.folder} belongs to another run ({', '.join(details)})"
-        raise UserError(f"{words}: choose another --output-dir, or delete that folder.")
+        details = ", ".join(f"{name} {before.get(name)!r} there and {now.get(name)!r} here" for name in shown)
+        remedy = "choose another --output-dir, or delete that folder"
+        if differing == ["threads"]:  # another number of them rounds otherwise
+            remedy = f"add --num-threads {before['threads']}"
+        raise UserError(f"The output folder {self.folder} belongs to another run ({details}): {remedy}.")
 
     @property
     def results(self) -> Json | None:
@@ -107,17 +100,13 @@ class Run:
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def describe(self, results: Json) -> Json:
-        """Results with the run's kind, settings and provenance added, as `results.json` holds them."""
-        settings = portable(self.settings)
-        return {"kind": self.kind, **results, "settings": settings, **provenance(), "commit": self.commit}
-
     def finish(self, save: Callable[[Path], Any] | None, results: Json) -> Json:
         """Put the files that `save` writes into a folder in place, then the results, then remove the checkpoints.
 
-        Returns the results as written, see `describe`; UserError without space, and the last checkpoint stays.
+        Returns the results as written: with the run's kind, settings and provenance. UserError without space.
         """
-        described = self.describe(results)
+        described = {"kind": self.kind, **results, "settings": portable(self.settings), **provenance()}
+        described["commit"] = self.commit
         with writing("The results", self.folder):
             if save is not None:
                 partial = self.folder / PARTIAL

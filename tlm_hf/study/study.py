@@ -217,7 +217,7 @@ def run_study(arguments: StudyArguments) -> Json:
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        holder = lock(folder / ".lock", wait=False)
+        holder = lock(folder / ".lock")
     except Timeout as error:
         raise UserError(f"Another study is running in {folder}: wait for it, or give another --results-dir.") from error
     try:
