@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..data.cooccurrence import count_rows
 from ..data.corpora import corpus_hash, load_corpus
@@ -78,7 +78,11 @@ def pretrain(**options: Any) -> Json:
     if run.results is not None:
         push(run.folder)
         return run.results
-    plan = _Plan.prepare(chosen, arguments, encoder, corpus, run)
+    try:
+        plan = _Plan.prepare(chosen, arguments, encoder, corpus)
+    except UserError:
+        run.discard()
+        raise
 
     # 3. Trainer
     steps = _choose_steps(plan, run, started)
@@ -186,7 +190,6 @@ class _Plan:
         arguments: PretrainingArguments,
         encoder: _Encoder,
         corpus: datasets.DatasetDict,
-        run: Run,
     ) -> "_Plan":
         """Train the tokenizer where there is none, tokenize, and count; raises UserError for too little text."""
         config, model = encoder.config, options.model
@@ -199,18 +202,14 @@ class _Plan:
         split = options.corpus.text_windows == "all"
         texts = Windows(tokens, tokenizer, length, split=split)
         if not len(texts):
-            run.discard()
-            raise UserError(
-                f"The corpus {options.corpus.corpus!r} has no text of at least {SHORT} tokens: leave --text-windows "
-                "first out, or give longer texts."
-            )
+            least = f"no text of at least {SHORT} tokens"
+            raise UserError(f"The corpus {options.corpus.corpus!r} has {least}: leave --text-windows first out.")
         counts = texts.counts(len(tokenizer))
         facts = TextFacts.measure(tokens.lengths + SPECIAL, length, int(counts[tokenizer.unk_token_id]))
         facts.say_windows(split, len(texts))
         facts.warn_of_unknown()
         held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
         if held_out_masks(tokenizer, held_out) is None:
-            run.discard()
             raise UserError(f"The texts held out of {options.corpus.corpus!r} have no token to mask: give more text.")
         rows, start = None, time.process_time()
         if options.schedule.initialization == "counts":
@@ -225,7 +224,7 @@ class _Plan:
         return rows_per_step(self.arguments)
 
     def build_trainer(self, steps: int, output_dir: str, *, trial: bool = False) -> "PretrainTrainer":
-        """The run's trainer, or with `trial` a silent one of the same work, for a time budget."""
+        """The run's trainer, or with `trial` one of the same work that nobody is told of, for a time budget."""
         schedule, seed, items = self.options.schedule, self.arguments.seed, steps * self.batch_size
         arguments = copy.copy(self.arguments)
         arguments.max_steps, arguments.output_dir = steps, output_dir
@@ -251,10 +250,7 @@ class _Plan:
             processing_class=self.tokenizer,
             scorer=lambda scored: masked_lm_score(scored, self.tokenizer, self.held_out),
         )
-        if trial:
-            trainer.remove_callback(PrinterCallback)
-        else:
-            LogLines(trainer)
+        LogLines(trainer)
         return trainer
 
     def describe(self, trainer: "PretrainTrainer", steps: int) -> Json:
