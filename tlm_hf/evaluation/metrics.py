@@ -3,6 +3,7 @@
 import datasets
 import evaluate
 import numpy as np
+import pandas as pd
 from scipy.special import log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error, precision_recall_fscore_support, r2_score
@@ -79,9 +80,5 @@ def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> d
 
 def class_table(classes: dict[str, dict[str, float]]) -> str:
     """`class_metrics` as aligned rows."""
-    width = max(len(name) for name in ("class", *classes))
-    rows = [f"{'class':<{width}}  precision  recall      f1   texts"]
-    for name, row in classes.items():
-        scores = f"{row['precision']:9.3f}  {row['recall']:6.3f}  {row['f1']:6.3f}"
-        rows.append(f"{name:<{width}}  {scores}  {row['texts']:6,.0f}")
-    return "\n".join(rows)
+    table = pd.DataFrame.from_dict(classes, orient="index").astype({"texts": int})
+    return table.to_string(float_format="{:.3f}".format)
