@@ -1,4 +1,4 @@
-"""Latency of committees, plain or frozen, against the deep encoder that they replace, from token ids to logits.
+"""Latency of frozen committees against the deep encoder that they replace, from token ids to logits.
 
 The reference is stock BERT in the shape of `bert-6` (sdpa). Weights and tokens are random: neither changes the time.
 """
@@ -29,7 +29,7 @@ from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_frozen import FrozenCommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..runs.atomic_files import Json
-from .measure import KINDS, ONNX, TimingArguments, build_recipe, build_variants, finish, stock_config
+from .measure import ONNX, TimingArguments, build_recipe, build_variants, finish, stock_config
 
 CLS, FIRST_WORD = 101, 1000
 GRID = ("laptop:1", "laptop:3", "laptop:5", "laptop:10", "paper:10")
@@ -42,9 +42,8 @@ PLAIN: Side = ("committee", "torch", "float32")
 
 @dataclass
 class LatencyArguments(TimingArguments):
-    """Options of `tlm benchmark inference` and `tlm benchmark frozen`."""
+    """Options of `tlm benchmark frozen`."""
 
-    what: str = option("inference", "inference or frozen.")
     recipe: str = option("bert-1", "Members (python -m tlm_hf.recipes lists them).")
     committees: list[str] = option(lambda: list(GRID), "SIZE:MEMBERS of each.")
     batch_size: list[int] = option(lambda: [1, 32, 256], "Texts in a batch.")
@@ -67,13 +66,12 @@ def build_batch(vocab_size: int, texts: int, length: int) -> Batch:
 
 
 def benchmark_latency(arguments: LatencyArguments) -> Json:
-    """Time committees or frozen committees, in every runtime and precision, beside stock bert-6.
+    """Time frozen committees, in every runtime and precision, beside the committee and stock bert-6.
 
     Returns:
         `rows`, one for each committee, batch size, `model` (bert-6, committee, frozen), `runtime` and `precision`:
-        `ms`; `ratio`, bert-6 in torch and float32 over it; but for bert-6 `max_abs_diff` of the members' logits from
-        those of torch and float32; of a frozen one `limit_ms`: its bytes at the measured bandwidth and its
-        multiply-adds at the measured peak of float32 products.
+        `ms`; `ratio`, bert-6 over it; but for bert-6 `max_abs_diff` of the members' logits from the committee's;
+        of a frozen one `limit_ms`: its bytes at the measured bandwidth and its multiply-adds at the measured peak.
 
     Raises:
         UserError: an unknown recipe or size, a number out of range, or packages that are missing.
@@ -88,7 +86,7 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
     check_installed(*NEEDED)
     threads, rows = arguments.set_threads(), []
     total = len(arguments.committees) * len(arguments.batch_size)
-    with threadpool_limits(threads), torch.inference_mode(), tqdm(total=total, desc=arguments.what) as progress:
+    with threadpool_limits(threads), torch.inference_mode(), tqdm(total=total, desc="frozen") as progress:
         speeds = _measure_machine()
         for word in arguments.committees:
             size, _, count = word.partition(":")
@@ -100,19 +98,14 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
                     facts = {"size": size, "members": int(count), "batch_size": texts}
                     rows += [facts | row for row in _time_batch(models, batch, arguments.repeats, speeds)]
                     progress.update()
-    return finish(arguments, {"benchmark": arguments.what, "rows": rows, "threads": threads})
+    return finish(arguments, {"benchmark": "frozen", "rows": rows, "threads": threads})
 
 
 def _build_models(arguments: LatencyArguments, size: str, count: int, folder: Path) -> dict[Side, Any]:
     config, deep = build_recipe(arguments.recipe, size), stock_classifier(build_recipe("bert-6", size))
     members = [TLMForSequenceClassification(config).eval() for _ in range(count)]
     committee = CommitteeForSequenceClassification.from_members(members)
-    models: dict[Side, Any]
-    if arguments.what == "inference":
-        models = {("bert-6", *kind): model for kind, model in build_variants(deep, KINDS, folder / "deep").items()}
-        variants = build_variants(committee, KINDS, folder / "committee")
-        return models | {("committee", *kind): model for kind, model in variants.items()}
-    models = {DEEP: deep, PLAIN: committee}
+    models: dict[Side, Any] = {DEEP: deep, PLAIN: committee}
     for precision in TABLE_DTYPES:
         tokenizer, place = _tokenizer(config.vocab_size), folder / precision
         models["frozen", "torch", precision] = write_frozen(committee, tokenizer, place, precision)

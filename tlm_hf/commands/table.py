@@ -27,7 +27,6 @@ class Command:
 
 STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.release:release"
 REPORT, TABLE = ("report",), ("table",)
-LATENCY = "benchmarks.inference_speed:benchmark_latency"
 STEP_RATIOS = ("recipe", "ratios", "median_seconds")
 COMMANDS = {
     "quickstart": Command(
@@ -88,8 +87,11 @@ COMMANDS = {
     "release status": Command("what the Hub has of the staged folders", RELEASE, TABLE, ("output_dir",)),
     "benchmark pretraining": Command("one step of pre-training against stock BERT's", STEP, STEP_RATIOS),
     "benchmark finetuning": Command("one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS),
-    "benchmark inference": Command("committees against the deep encoder", LATENCY, ("rows",)),
-    "benchmark frozen": Command("frozen committees against committee and deep encoder", LATENCY, ("rows",)),
+    "benchmark frozen": Command(
+        "frozen committees against committee and deep encoder",
+        "benchmarks.inference_speed:benchmark_latency",
+        ("rows",),
+    ),
     "benchmark text-to-label": Command(
         "a frozen committee beside TF-IDF, fastText, model2vec and MiniLM, tokenization included",
         "benchmarks.text_to_label:benchmark_text_to_label",
