@@ -19,7 +19,7 @@ from .release_file import Entry, Release
 WEIGHTS = ("config.json", "model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 ADAPTER_CONFIG = "adapter_config.json"
-PLOTS = {"reliability.png": "Reliability before and after the temperature"}
+PLOT = "reliability.png"
 PACKAGE = Path(__file__).resolve().parents[1] / "models"
 """The only code that a model repository may hold."""
 
@@ -62,10 +62,7 @@ def copy_model_files(run: Path, folder: Path, kind: str) -> None:
 def stage_model(
     run_folder: Path, destination: Path, kind: str, results: Json, facts: CardFacts, plot: Path | None = None
 ) -> Path:
-    """Build a model folder, which is returned, from a finished run, outside of a release; an older one is replaced.
-
-    `kind` is `encoder`, `classifier` or `committee`. Raises UserError where the run has not finished, or lacks a file.
-    """
+    """Build a model folder, which is returned, from a finished run, outside of a release; an older one is replaced."""
     if not (run_folder / RESULTS_FILE).is_file():
         raise UserError(f"The run {run_folder} has not finished, so there is nothing to stage: finish it first.")
     with whole_folder(destination) as folder:
@@ -78,18 +75,16 @@ def stage_model(
 
 
 def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluation: Json | None, inputs: Json) -> None:
-    """Build the model folder of a release: files, results and card.
-
-    `evaluation` is that of `evaluation.classifier_facts`; `inputs` are base or members, as the manifest has them.
-    """
+    """Build the model folder of a release: files, results and card; `inputs` as the manifest has them."""
     entry = run.entry
     copy_model_files(run.folder, folder, entry.kind)
     if entry.kind == "adapter":
         base = {"base_model_name_or_path": release.repo_id(entry.base or "")}
         write_json(folder / ADAPTER_CONFIG, read_json(folder / ADAPTER_CONFIG) | base)
-    plots = {name: caption for name, caption in PLOTS.items() if (run.folder / name).is_file()}
-    for name in plots:
-        shutil.copyfile(run.folder / name, folder / name)
+    plots = {}
+    if (run.folder / PLOT).is_file():
+        shutil.copyfile(run.folder / PLOT, folder / PLOT)
+        plots[PLOT] = "Reliability before and after the temperature"
     write_json(folder / RESULTS_FILE, {**run.results, "evaluation": evaluation})
     source = str(run.results.get("corpus" if entry.kind == "encoder" else "task", ""))
     known = KNOWN_SOURCES.get(source)

@@ -33,11 +33,8 @@ RUN_KINDS |= {"committee": "committee", "frozen": "freeze"}
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False) -> Json:
     """Build every repository of a release; an older staged release in the same folder is replaced whole.
 
-    `licence_checked` says that rows may be published again whose source gives them for some uses only (AG News).
-
-    Raises:
-        UserError: a mistake in the release file, a run that has not finished, a licence that is unknown or was not
-            checked, or content that must not go up; nothing is changed then.
+    `licence_checked`: rows may be published whose source gives them for some uses only (AG News). Raises UserError, and
+    nothing is changed, for a mistake in the release file, an unfinished run, a licence, or what must not go up.
     """
     release = read_release(release_file)
     output = Path(output_dir).expanduser().resolve()

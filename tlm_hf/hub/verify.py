@@ -48,7 +48,7 @@ def verify(output_dir: str) -> Json:
 
 
 def read_verified(output_dir: str) -> StagedRelease:
-    """A staged release that was verified; UserError where its files or its record were changed since."""
+    """A staged release that was verified; UserError where anything was changed since."""
     staged = read_staged(output_dir)
     path = staged.output / VERIFIED_FILE
     if not path.is_file() or read_json(path).get("release") != file_hash(staged.output / RELEASE_FILE):
