@@ -100,13 +100,17 @@ class Run:
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
+    def describe(self, results: Json) -> Json:
+        """Results with the run's kind, settings and provenance, as `results.json` holds them."""
+        settings = portable(self.settings)
+        return {"kind": self.kind, **results, "settings": settings, **provenance(), "commit": self.commit}
+
     def finish(self, save: Callable[[Path], Any] | None, results: Json) -> Json:
         """Put the files that `save` writes into a folder in place, then the results, then remove the checkpoints.
 
-        Returns the results as written: with the run's kind, settings and provenance. UserError without space.
+        Returns the results as written, see `describe`; UserError without space.
         """
-        described = {"kind": self.kind, **results, "settings": portable(self.settings), **provenance()}
-        described["commit"] = self.commit
+        described = self.describe(results)
         with writing("The results", self.folder):
             if save is not None:
                 partial = self.folder / PARTIAL
