@@ -137,5 +137,5 @@ def recipes_page() -> str:
     for title, kind, entries in parts:
         lines += [f"## {title}", "", (kind.__doc__ or "").split("\n\n")[0], *field_table(kind, list(entries.values()))]
     note = (describe_recipes.__doc__ or "").replace("\n    ", "\n")
-    lines += ["## Parameters and multiply-adds", "", note, "", "```text", describe_recipes(), "```", ""]
+    lines += ["## Parameters", "", note, "", "```text", describe_recipes(), "```", ""]
     return "\n".join(lines)

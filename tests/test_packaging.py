@@ -128,7 +128,7 @@ def test_lock_files_hold_every_declared_dependency_within_its_range(extra: str, 
 
 
 # What may be imported at the top of a module: the core everywhere, an extra's packages in the rooms that need it.
-CORE_ROOMS = {"__init__.py", "errors.py", "models", "recipes.py", "flops.py"}
+CORE_ROOMS = {"__init__.py", "errors.py", "models", "recipes.py"}
 EXTRA_OF_ROOM = {"hub": "release", "cards.py": "release", "study": "study"}
 
 

@@ -88,13 +88,8 @@ def test_bad_names_and_numbers_are_refused_in_one_sentence(call, sentence):
 
 
 def test_the_printed_table():
-    """Products of the formulas that tests/test_flops.py compares with torch's own counter."""
     rows = {line.split()[0]: line.split()[1:] for line in describe_recipes().splitlines() if "@" in line}
     assert list(rows) == [f"{recipe}@{size}" for size in SIZES for recipe in ARCHITECTURES]
     with torch.device("meta"):
         stock = BertModel(BertConfig(**build_config("bert-6", "paper").to_dict()))
-    assert rows["bert-6@paper"][:4] == ["6", "768", "12", f"{count(stock):,}"]
-    square = 768**2  # the classifier of one layer at 128 tokens and 4 classes, by hand: stock BERT's, and ours
-    stock_layer, absorbed = 12 * 128 * square + 2 * 128 * 128 * 768, 2 * 12 * 128 * 768 + 12 * square
-    shown = [f"{(layer + square + 4 * 768) / 1e6:,.1f}" for layer in (absorbed, stock_layer)]
-    assert rows["bert-1@paper"][6:] == shown
+    assert rows["bert-6@paper"] == ["6", "768", "12", f"{count(stock):,}"]

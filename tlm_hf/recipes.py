@@ -1,6 +1,6 @@
 """Architectures, sizes and training schedules by name: one registry; names are generated from it, never parsed back.
 
-Run `python -m tlm_hf.recipes` to print the table of parameters and multiply-adds. Architectures are the paper's
+Run `python -m tlm_hf.recipes` to print the table of shapes and parameters. Architectures are the paper's
 (arXiv 2507.14871, released encoders) and the plain `bert-1`; head size is 64 throughout, feed-forward 4 x hidden.
 """
 
@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .errors import UserError
-from .flops import cheapest_path, classifier_multiply_adds, masked_lm_multiply_adds
 from .models.configuration_tlm import TLMConfig
 
 Entry = TypeVar("Entry")
@@ -18,7 +17,6 @@ HEAD_SIZE = 64
 PAPER_HEADS = 12
 NARROW = 384
 """Largest hidden size at which one layer starts from weights of 1/sqrt(hidden_size) and at the schedule's full rate."""
-MASKED_SHARE = 0.15  # share of the positions that the table takes as labelled in pre-training: the paper's mask rate
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,7 @@ class Schedule:
     """How an encoder is pre-trained: AdamW (first beta 0.9, epsilon 1e-8) and what goes with it.
 
     The rate rises from 0 over `warmup_share` of the steps and falls to 0 at the last one, both linearly. With `parts`
-    it is set once for each of so many equal parts of the run, 0 in the first and (parts - e) / (parts - 1) of the
-    peak in part e = 1, 2, ...: the authors step `get_linear_schedule_with_warmup(max(epochs // 100, 1), epochs)` once
-    an epoch (their `main.py`, 50 epochs), so the first of their epochs trains nothing.
+    it is set once for each of so many equal parts of the run, and 0 in the first, as in the authors' `main.py`.
     """
 
     name: str
@@ -211,28 +207,19 @@ def build_config(
 
 
 def describe_recipes() -> str:
-    """Table of every recipe at every size: shape, parameters (counted on the built model) and multiply-adds (`flops`).
-
-    In millions, of one text of full length (with `MASKED_SHARE` of it labelled), by our path and as in stock BERT.
-    """
+    """Table of every recipe at every size: shape, and parameters as counted on the built model."""
     import torch
 
     from .models.modeling_tlm import TLMModel
 
-    titles = f"{'':<27}{'layers':>7}{'hidden':>7}{'heads':>6}{'parameters':>12}"
-    rows = [f"{titles}{'pre-training':>15}{'stock':>10}{'classification':>16}{'stock':>10}   M multiply-adds"]
-    for size, scale in SIZES.items():
-        length, labelled = scale.max_length, round(MASKED_SHARE * scale.max_length)
+    rows = [f"{'':<27}{'layers':>7}{'hidden':>7}{'heads':>6}{'parameters':>12}"]
+    for size in SIZES:
         for recipe in ARCHITECTURES:
             config = build_config(recipe, size)
             with torch.device("meta"):
                 parameters = TLMModel(config).num_parameters()
-            masked, reading = (cheapest_path(config, length, queries) for queries in (labelled, 1))
-            work = [masked_lm_multiply_adds(config, length, labelled, path=path) for path in (masked, "plain")]
-            work += [classifier_multiply_adds(config, length, path=path) for path in (reading, "plain")]
-            shown = "".join(f"{count / 1e6:>{width},.1f}" for count, width in zip(work, (15, 10, 16, 10), strict=True))
             shape = f"{config.num_hidden_layers:>7}{config.hidden_size:>7}{config.num_attention_heads:>6}"
-            rows.append(f"{recipe + '@' + size:<27}{shape}{parameters:>12,}{shown}")
+            rows.append(f"{recipe + '@' + size:<27}{shape}{parameters:>12,}")
     return "\n".join(rows)
 
 

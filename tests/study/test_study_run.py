@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.scoring import unpack_logits
-from tlm_hf.study import execute
+from tlm_hf.runs import atomic_files
 from tlm_hf.study.demo import stage_study_demo
 from tlm_hf.study.execute import read_record
 from tlm_hf.study.report import write_report
@@ -79,7 +79,7 @@ def test_a_record_has_no_path_of_this_machine(study):
 
 def test_the_report_is_equal_the_second_time(study):
     write_report(arguments(study))
-    files = ("REPORT.md", "rows.json", "gap.png", "corpus_size.png", "overlap.png", "committee.png", "latency.png")
+    files = ("REPORT.md", "rows.json", "gap.png", "corpus_size.png", "committee.png")
     before = {name: (study / "results" / name).read_bytes() for name in files}
     write_report(arguments(study))
     assert before == {name: (study / "results" / name).read_bytes() for name in files}
@@ -159,24 +159,24 @@ def test_weights_that_are_made_again_leave_committed_records_alone(study, copy):
 
 def test_a_study_that_ends_within_a_record_loses_no_finished_run(tmp_path, monkeypatch):
     write_plan(tmp_path)
-    runs, flushed = tmp_path / "results" / "runs", []
+    runs, flushed, flush_tree = tmp_path / "results" / "runs", [], atomic_files.flush_tree
 
     def strike(folder):
-        flushed.append(folder)
-        if len(flushed) % 3 == 0:
-            raise KeyboardInterrupt
+        if folder.parent == runs:
+            flushed.append(folder)
+            if len(flushed) % 3 == 0:
+                raise KeyboardInterrupt
+        flush_tree(folder)
 
-    monkeypatch.setattr(execute, "flush_tree", strike)
+    monkeypatch.setattr(atomic_files, "flush_tree", strike)
     with pytest.raises(KeyboardInterrupt):
         run_study(arguments(tmp_path))
-    finished = {path.name: path.stat().st_mtime_ns for path in runs.iterdir() if not path.name.startswith(".")}
+    finished = {path.name: path.stat().st_mtime_ns for path in runs.iterdir()}
     assert len(finished) == 2
-    assert flushed[2].is_dir()  # half a record, as a kill leaves it
     with pytest.raises(KeyboardInterrupt):
         run_study(arguments(tmp_path))
-    assert len(records(tmp_path)) == 4 + 1  # and half a record
+    assert len(records(tmp_path)) == 4
     assert {name: (runs / name).stat().st_mtime_ns for name in finished} == finished
-    assert [path for path in runs.iterdir() if path.name.startswith(".")] == [flushed[5]]
 
 
 def test_the_plan_counts_what_is_missing(study, tmp_path):

@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 from itertools import combinations, product
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 from scipy.special import softmax
 
@@ -118,12 +119,13 @@ def mean_difference(pairs: Sequence[tuple[Answers, Answers]]) -> Estimate:
     return _estimate(float(by_seed.mean()), draws, (len(by_seed),) * 2, by_seed)
 
 
-def slope(points: Sequence[float], accuracies: Sequence[np.ndarray]) -> Estimate:
+def slope(points: npt.ArrayLike, accuracies: Sequence[np.ndarray]) -> Estimate:
     """Least-squares slope of the gap over points, from the pre-trained runs, float (seeds, items) at each point.
 
     Runs from scratch are the same at all points and cancel.
     """
-    centred = np.asarray(points, dtype=float) - np.mean(points)
+    centred = np.asarray(points, dtype=float)
+    centred -= centred.mean()
     weights = centred / (centred**2).sum()
     return accuracy(Answers(np.tensordot(weights, np.stack(list(accuracies)), 1)))
 

@@ -4,9 +4,9 @@ Weights and checkpoints stay in the work folder: a killed run continues from the
 """
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -29,7 +29,7 @@ from ..hub.manifest import training_seconds
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..recipes import build_config, find_size
-from ..runs.atomic_files import Json, flush_tree, read_json, whole_folder, write_json
+from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
 from ..training.finetune import LOGITS_FILE, finetune
@@ -40,10 +40,8 @@ CONFIG_FILE, TOKENIZER = "config.json", "tokenizer"
 LATENCY_REPEATS = 31
 COPIED = ("parameters", "steps", "speed", "history")
 """Of a training's results in its record; further ones by kind."""
-FROM_RANDOM: Json = {"initialization": "random", "neighbour_heads": False, "cls_objective": False}
+DEFAULTS: Json = {"initialization": "random", "neighbour_heads": False, "cls_objective": False, "text_windows": "first"}
 """The findings are about masked language modelling alone, as in the paper, unless a plan's options say otherwise."""
-FIRST_WINDOWS: Json = {"text_windows": "first"}
-"""As the committed study was trained; runs are named after a plan's own words, which stay as they were."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,11 @@ class Record:
     kind: str
     settings: Json
     results: Json
+
+    @property
+    def work(self) -> tuple[str, str | None, str | None]:
+        """Kind, recipe and task: what tells how long a step takes."""
+        return self.kind, self.settings.get("recipe"), self.settings.get("task")
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,11 @@ def execute(arguments: RunArguments) -> Json:
     logits = found.pop("logits", None)
     if read_record(record) is None:
         results = {"name": record.name, "kind": arguments.kind, **portable(found), **started}
-        partial = record.with_name(f".partial-{record.name}-{os.getpid()}")
-        partial.mkdir(parents=True)
-        write_json(partial / CONFIG_FILE, {"kind": arguments.kind, **arguments.settings})
-        write_json(partial / RESULTS_FILE, results | {"command": arguments.command})
-        if logits is not None:
-            np.savez_compressed(partial / LOGITS_FILE, **logits)
-        flush_tree(partial)
-        shutil.rmtree(record, ignore_errors=True)  # one that was not whole
-        partial.rename(record)
+        with whole_folder(record) as draft:
+            write_json(draft / CONFIG_FILE, {"kind": arguments.kind, **arguments.settings})
+            write_json(draft / RESULTS_FILE, results | {"command": arguments.command})
+            if logits is not None:
+                np.savez_compressed(draft / LOGITS_FILE, **logits)
     return found
 
 
@@ -139,13 +138,12 @@ def _subsets(arguments: RunArguments) -> Json:
         subsets = overlap_subsets(corpus["train"], task["train"], tokenizer, settings["num_texts"], max_length=length)
         counts = {split: count(task[split]) for split in ("train", "test")}
         for kind in KINDS:
-            target = folder / f"{name}-{kind}"
+            target, subset = folder / f"{name}-{kind}", subsets[kind]
             target.mkdir(exist_ok=True)
-            subsets[kind].to_parquet(target / "train.parquet")
+            subset.to_parquet(target / "train.parquet")
             corpus["validation"].select_columns(["text", "id"]).to_parquet(target / "validation.parquet")
-            facts, own = facts_of(subsets[kind]), count(subsets[kind])
-            measures[name][kind] = {key: facts[key] for key in ("texts", "tokens", "sha256")}
-            measures[name][kind] |= {split: measure_overlap(own, counts[split]) for split in counts}
+            measures[name][kind] = {key: facts_of(subset)[key] for key in ("texts", "tokens", "sha256")}
+            measures[name][kind] |= {split: measure_overlap(count(subset), counts[split]) for split in counts}
     if len({kinds["random"]["sha256"] for kinds in measures.values()}) > 1:
         raise UserError("The random subsets differ between tasks (texts of very uneven lengths): ask for more texts.")
     write_json(folder / RESULTS_FILE, measures)  # says that all is there
@@ -156,8 +154,7 @@ def _pretrain(arguments: RunArguments) -> Json:
     settings = {**arguments.settings, "tokenizer": arguments.tokenizer(), "output_dir": arguments.output_dir}
     if "corpus_config" in settings:
         settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
-    options = {**FROM_RANDOM, **FIRST_WINDOWS, **settings}
-    found = pretrain(data_root=arguments.data_root, disable_tqdm=True, num_threads=1, **options)
+    found = pretrain(data_root=arguments.data_root, disable_tqdm=True, num_threads=1, **DEFAULTS | settings)
     copied = *COPIED, "texts", "epochs", "tokens_per_epoch", "held_out", "continued_from_step"
     return {key: found[key] for key in copied} | {"seconds": training_seconds(found)}
 
@@ -194,10 +191,9 @@ def _baseline(measure: Callable[[datasets.DatasetDict], Json]) -> Callable[[RunA
         task = load_task(arguments.settings["task"], root=arguments.data_root, **arguments.settings["task_options"])
         set_seed(0)
         found = measure(task)
-        logits = found.pop("logits")
-        labels = {f"{split}_labels": np.array(task[split]["label"][:], dtype=np.uint16) for split in logits}
-        packed = {split: pack_logits(values) for split, values in logits.items()}
-        return {**found, "rows": {split: len(task[split]) for split in task}, "logits": packed | labels}
+        packed = {split: pack_logits(values) for split, values in found["logits"].items()}
+        packed |= {f"{split}_labels": np.array(task[split]["label"][:], dtype=np.uint16) for split in found["logits"]}
+        return {**found, "rows": {split: len(task[split]) for split in task}, "logits": packed}
 
     return run
 
@@ -210,7 +206,7 @@ def _latency(arguments: RunArguments) -> Json:
     settings = arguments.settings
     size, reference, members = settings["size"], settings["reference"], list(settings["members"])
 
-    def build(recipes: list[str]) -> PreTrainedModel:
+    def build(*recipes: str) -> PreTrainedModel:
         models = [TLMForSequenceClassification(build_config(recipe, size)).eval() for recipe in recipes]
         return CommitteeForSequenceClassification.from_members(models).eval() if len(models) > 1 else models[0]
 
@@ -219,20 +215,19 @@ def _latency(arguments: RunArguments) -> Json:
     deep = build_config(reference, size)
     deep.id2label = {0: "a", 1: "b"}
     models: dict[tuple[str, int], PreTrainedModel] = {(reference, 1): stock_classifier(deep)}
-    models[f"{reference}, our fast path", 1] = build([reference])
-    models |= {(members[0], count): build([members[0]] * count) for count in settings["counts"]}
-    models |= {(recipe, 1): build([recipe]) for recipe in members[1:]}
+    models[f"{reference}, our fast path", 1] = build(reference)
+    models |= {(members[0], count): build(*[members[0]] * count) for count in settings["counts"]}
+    models |= {(recipe, 1): build(recipe) for recipe in members[1:]}
     if len(members) > 1:
-        models["mixed", len(members)] = build(members)
+        models["mixed", len(members)] = build(*members)
     rows = []
     for texts in settings["batch_size"]:
         batch = build_batch(deep.vocab_size, texts, find_size(size).max_length)
-        calls = {str(key): (lambda model=model, batch=batch: model(**batch).logits) for key, model in models.items()}
+        calls = {key: partial(model, **batch) for key, model in models.items()}
         with torch.inference_mode():
             seconds = alternating_medians(calls, LATENCY_REPEATS)
-        for name, count in models:
-            milliseconds = 1000 * seconds[str((name, count))]
-            rows.append({"model": name, "members": count, "batch_size": texts, "milliseconds": milliseconds})
+        for (name, count), median in seconds.items():
+            rows.append({"model": name, "members": count, "batch_size": texts, "milliseconds": 1000 * median})
     return {"rows": rows, "threads": torch.get_num_threads()}
 
 

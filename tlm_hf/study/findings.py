@@ -98,11 +98,6 @@ class Findings:
                 rows.append(make_row(BASELINES, task, name, None, "accuracy", accuracy(answers)))
         return rows
 
-    def latency(self) -> list[Json]:
-        """`model`, `members`, `batch_size`, `milliseconds` of each; empty before the latency was measured."""
-        record = self.records.get(self.planner.latency.name)
-        return [] if record is None else list(record.results["rows"])
-
     def logits(self, runs: Iterable[StudyRun], split: str = "test") -> Logits | None:
         """Logits and labels of the runs that have records; None without any."""
         found = [self._read(run, split) for run in runs if run.name in self.records]
@@ -139,15 +134,15 @@ class Findings:
             ours, theirs = right[GAP, model, "pretrained"], right[GAP, model, "scratch"]
             if not ours or not theirs:
                 continue
-            for arm, answers in (("pretrained", ours), ("scratch", theirs)):
-                yield make_row(GAP, task, model, None, ARM_NAMES[arm], accuracy(_stack(answers)))
-            yield make_row(GAP, task, model, None, "gap", difference(_stack(ours), _stack(theirs)))
+            found = {ARM_NAMES["pretrained"]: accuracy(_stack(ours)), ARM_NAMES["scratch"]: accuracy(_stack(theirs))}
+            found["gap"] = difference(_stack(ours), _stack(theirs))
             others = [seed for seed in ours if seed > 0], [s for s in theirs if s >= self.plan.rates.seeds]
             if all(others):
-                left = difference(_stack(ours, others[0]), _stack(theirs, others[1]))
-                yield make_row(GAP, task, model, None, OTHER_SEEDS, left)
+                found[OTHER_SEEDS] = difference(_stack(ours, others[0]), _stack(theirs, others[1]))
             for name, other in self._baselines(task).items():
-                yield make_row(GAP, task, model, None, f"difference from {name}", difference(_stack(ours), other))
+                found[f"difference from {name}"] = difference(_stack(ours), other)
+            for measure, estimate in found.items():
+                yield make_row(GAP, task, model, None, measure, estimate)
 
     def corpus_size(self, task: str, right: Mapping[Any, Right]) -> Iterator[Row]:
         """Finding b: the gap at each size of the corpus, at equal steps and at equal epochs, and its slope."""
@@ -161,7 +156,7 @@ class Findings:
             # Over the seeds that all sizes have: another seed would count as another size.
             common = _common(*points.values()) if len(points) > 1 else []
             if common:
-                rise = slope(np.log2(list(points)).tolist(), [_stack(found, common).right for found in points.values()])
+                rise = slope(np.log2(list(points)), [_stack(found, common).right for found in points.values()])
                 yield make_row(CORPUS_SIZE, task, model, "slope", "gap per doubling", rise)
 
     def overlap(self, right: Mapping[str, Mapping[Any, Right]]) -> Iterator[Row]:
@@ -203,7 +198,7 @@ class Findings:
             cost = {"timed_as": reference, "seconds": round(sum(self._cost(runs)))}
             yield make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(others[reference]), **cost)
         for group in groups:
-            plain, differences = groups[0].answers, {}
+            plain, better = groups[0].answers, dict[int, Estimate]()
             for count, ours in group.answers.items():
                 more: Json = {"timed_as": group.timed_as, "seconds": round(group.seconds[count])}
                 more["calibration"] = group.calibration.get(count)
@@ -214,15 +209,12 @@ class Findings:
                     sides |= {f"as many {shallow}": plain.get(count), f"{most} {shallow}": plain[most]}
                 for name, theirs in sides.items():
                     if theirs is not None:
-                        differences[name, count] = difference(ours, theirs)
-                        measure = f"difference from {name}"
-                        yield make_row(COMMITTEE, task, group.model, count, measure, differences[name, count])
-            if group is groups[0] and deep:
-                worse = [count for count in plain if differences[reference, count].low <= -NOT_WORSE]
-                better = [count for count in plain if count > max(worse, default=0)]
-                if better:
-                    found = differences[reference, better[0]]
-                    yield make_row(COMMITTEE, task, group.model, better[0], SMALLEST, found)
+                        found = difference(ours, theirs)
+                        yield make_row(COMMITTEE, task, group.model, count, f"difference from {name}", found)
+                        if name == reference:
+                            better = {**better, count: found} if found.low > -NOT_WORSE else {}
+            if group is groups[0] and better:  # from this size on
+                yield make_row(COMMITTEE, task, group.model, min(better), SMALLEST, better[min(better)])
 
     def _committees(self, points: Mapping[Any, Point]) -> Iterator[Committees]:
         """Plain ones first; single members of other recipes, mixed, of more steps, from scratch, deep, one encoder."""
@@ -239,10 +231,10 @@ class Findings:
         if len(answers) > 1:
             counts = [logits.shape[1] for logits, _ in answers.values()]
             together = np.concatenate([logits for logits, _ in answers.values()], axis=1)
-            together_right = Answers(committees_right(together, answers[shallow][1], mixed(counts)), sum(counts))
+            right = Answers(committees_right(together, answers[shallow][1], mixed(counts)), sum(counts))
             cost = sum(sum(self._cost(members[recipe])) for recipe in answers)
-            name = f"mixed: one each of {', '.join(answers)}"
-            yield Committees(name, "mixed", {len(answers): together_right}, {len(answers): cost})
+            name, kinds = f"mixed: one each of {', '.join(answers)}", len(answers)
+            yield Committees(name, "mixed", {kinds: right}, {kinds: cost})
         if longer:
             yield self._alike(f"committee of {longer}", shallow, first[longer, "pretrained"])
         yield self._alike(f"committee of {shallow} from scratch", shallow, first[shallow, "scratch"])
@@ -277,11 +269,12 @@ class Findings:
     def _cost(self, runs: Sequence[StudyRun]) -> tuple[float, float]:
         """Median seconds of one core of the encoders' pre-training and of the fine-tunings; 0 without a record."""
         encoders = [need for run in runs for need in run.needs if need.kind == "pretrain"]
-        pretraining, finetuning = (
-            [self.records[run.name].results["seconds"] for run in some if run.name in self.records]
+        found = (
+            [self.records[r.name].results["seconds"] for r in some if r.name in self.records]
             for some in (encoders, runs)
         )
-        return median(pretraining or [0.0]), median(finetuning or [0.0])
+        pretraining, finetuning = (median(seconds or [0.0]) for seconds in found)
+        return pretraining, finetuning
 
 
 def _is_right(found: Logits) -> np.ndarray:

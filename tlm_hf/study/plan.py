@@ -82,15 +82,12 @@ class Planner:
     def baselines(self, task: str) -> list[StudyRun]:
         """The plan's baselines."""
         draws = range(self.plan.pretraining_seeds * self.plan.finetuning_seeds if self.plan.redraw else 1)
-        return [
-            StudyRun(kind, f"{task}-{kind}", {"task": task, "task_options": self.task_options(task, draw)})
-            for kind in self.plan.baselines
-            for draw in draws
-        ]
+        options: list[Json] = [{"task": task, "task_options": self.task_options(task, draw)} for draw in draws]
+        return [StudyRun(kind, f"{task}-{kind}", each) for kind in self.plan.baselines for each in options]
 
     def task_options(self, task: str, seed: int) -> Json:
         """Those of the plan; with `redraw` each fine-tuning seed has other training texts."""
-        return {**self.plan.tasks[task], **({"train_seed": seed} if self.plan.redraw else {})}
+        return self.plan.tasks[task] | ({"train_seed": seed} if self.plan.redraw else {})
 
     def pretraining(self, recipe: str, seed: int, subset: str = "", **changes: Any) -> StudyRun:
         """The run that pre-trains an encoder; `subset` is a configuration of the overlap subsets."""
@@ -131,12 +128,11 @@ class Planner:
 
     def candidates(self, recipe: str, task: str, arm: str) -> dict[Candidate, list[StudyRun]]:
         """The runs that try each candidate on the first encoder; `rates.follow` more while the best is at the edge."""
-        encoder = self.pretraining(recipe, 0) if arm == "pretrained" else None
+        encoder, rates = self.pretraining(recipe, 0) if arm == "pretrained" else None, self.plan.rates
         options, runs = list(getattr(self.plan.finetuning[recipe], arm)), {}
-        most = len(options) + (self.plan.rates.follow if len(options) > 1 else 0)
+        most = len(options) + (rates.follow if len(options) > 1 else 0)
         for option in options:
-            seeds = range(self.plan.rates.seeds)
-            runs[option] = [self.finetuning(recipe, task, encoder, seed, option) for seed in seeds]
+            runs[option] = [self.finetuning(recipe, task, encoder, seed, option) for seed in range(rates.seeds)]
             if len(runs) == len(options) < most:
                 options += _beyond_edge(self.means(runs))
         return runs
@@ -153,11 +149,9 @@ class Planner:
         The error is that of the best one's mean over seeds: with one seed the best is taken, the first of equals.
         """
         runs = self.candidates(recipe, task, arm)
-        if len(runs) == 1:
-            return next(iter(runs))
         means = self.means(runs)
-        if not means:
-            return None
+        if len(runs) == 1 or not means:
+            return next(iter(runs)) if len(runs) == 1 else None
         best = max(means, key=means.__getitem__)
         tries = [self.validation[run.name] for run in runs[best]]
         if len(tries) == 1:
@@ -188,11 +182,10 @@ class Planner:
             model, members, changes = plan.shallow, longer.members, {"max_steps": longer.max_steps}
         elif model in plan.gap_models:
             several = plan.pretraining_seeds
-        found = {}
+        found, n = {}, plan.finetuning_seeds
         for seed in range(max(members, several)):
-            first = seed * plan.finetuning_seeds
-            tuned = [first + place for place in range(plan.finetuning_seeds if seed < several else 1)]
-            found[seed] = self.pretraining(model, seed, **changes), tuned
+            tuned = range(seed * n, seed * n + (n if seed < several else 1))
+            found[seed] = self.pretraining(model, seed, **changes), list(tuned)
         return found
 
     def points(self, task: str) -> Iterator[Point]:
@@ -246,11 +239,11 @@ def _with_needs(run: StudyRun) -> Iterator[StudyRun]:
 
 def _beyond_edge(means: Mapping[Candidate, float]) -> list[Candidate]:
     """The candidate beyond the best one, where that has the lowest or highest rate of its kind."""
-    if not means:
-        return []
-    best = max(means, key=means.__getitem__)
-    rates = [option.learning_rate for option in means if option.initializer_range == best.initializer_range]
-    if best.learning_rate not in (min(rates), max(rates)):
-        return []
-    factor = EDGE_FACTOR if best.learning_rate == max(rates) else 1 / EDGE_FACTOR
-    return [best.model_copy(update={"learning_rate": float(f"{best.learning_rate * factor:.2g}")})]
+    if means:
+        best = max(means, key=means.__getitem__)
+        rates = [option.learning_rate for option in means if option.initializer_range == best.initializer_range]
+        factors = {min(rates): 1 / EDGE_FACTOR, max(rates): EDGE_FACTOR}
+        if best.learning_rate in factors:
+            rate = float(f"{best.learning_rate * factors[best.learning_rate]:.2g}")
+            return [best.model_copy(update={"learning_rate": rate})]
+    return []

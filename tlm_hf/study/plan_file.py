@@ -130,18 +130,17 @@ class SizePlan(Section):
         known = [(f"tasks.{name}", options, task_options) for name, options in self.tasks.items()]
         known += [(f"pretraining.{name}", each, set(option_fields(GROUPS))) for name, each in self.pretraining.items()]
         for place, options, names in known:
-            for name in options:
-                if name not in names - SET_BY_STUDY:
-                    choices = ", ".join(sorted(names - SET_BY_STUDY))
-                    raise ValueError(f"{place} has an unknown field {name!r}: choose among {choices}")
+            unknown = options.keys() - (names - SET_BY_STUDY)
+            if unknown:
+                choices = ", ".join(sorted(names - SET_BY_STUDY))
+                raise ValueError(f"{place} has the unknown fields {sorted(unknown)}: choose among {choices}")
         for recipe in (*self.committee.members, self.committee.reference):
             find_architecture(recipe)
             if recipe not in self.pretraining or recipe not in self.finetuning:
                 raise ValueError(f"pretraining and finetuning need an entry for {recipe!r}, which the plan uses")
-        for recipe, options in self.pretraining.items():
             for name in ("num_texts", "max_steps"):
-                if not isinstance(options.get(name), int) or options[name] < 1:
-                    raise ValueError(f"pretraining.{recipe}.{name} is {options.get(name)!r}: write a whole number")
+                if not isinstance(self.pretraining[recipe].get(name), int):
+                    raise ValueError(f"pretraining.{recipe}.{name} must be a whole number")
         if self.overlap.num_texts > self.overlap.corpus_texts:
             raise ValueError(f"overlap.num_texts is above the {self.overlap.corpus_texts} of overlap.corpus_texts")
         return self
@@ -162,10 +161,10 @@ def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
         return SizePlan.model_validate(sizes[size])
     except ValidationError as error:
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a slip is also missing
-        place = ".".join(map(str, (size, *first["loc"])))
-        value = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f" is {first['input']!r}"
-        hint = " (YAML reads 1e-3 as text: write 1.0e-3)" if first["type"] == "float_type" else ""
-        raise UserError(f"The plan {file}: {place}{value}: {first['msg']}{hint}.") from error
+        place, hint = ".".join(map(str, (size, *first["loc"]))), ""
+        if first["type"] == "float_type":
+            hint = f", not {first['input']!r} (YAML reads 1e-3 as text: write 1.0e-3)"
+        raise UserError(f"The plan {file}: {place}: {first['msg']}{hint}.") from error
 
 
 def check_data(plan: SizePlan, root: str | None) -> None:

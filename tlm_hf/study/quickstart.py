@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -15,7 +16,8 @@ from ..data.embedded import pretrained
 from ..data.task_options import option
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
-from ..errors import UserError
+from ..errors import check_range
+from ..evaluation.linear_models import tfidf_baseline
 from ..evaluation.latency import Watch, classifier_latency
 from ..evaluation.linear_models import tfidf_baseline
 from ..hub.demo_data import DemoTask, stage_demo
@@ -32,10 +34,8 @@ from ..training.pretrain import pretrain
 from .quickstart_report import TableRow, draw_plot, report_text
 
 logger = logging.getLogger(__name__)
-ARMS = ("scratch", "pretrained")
-MEMBERS = 3
+ARMS, MEMBERS = ("scratch", "pretrained"), 3
 CORPUS = "docstrings of installed Python libraries"
-LATENCY_REPEATS = 40
 SHALLOW_RATE, DEEP_RATE = 1e-3, 3e-4
 """Of fine-tuning, for both arms, chosen on validation."""
 
@@ -74,9 +74,8 @@ class Scale:
     @property
     def task(self) -> Json:
         """Options of the task."""
-        size = find_size(self.size)
-        held_out = {f"{split}_per_label": getattr(size, f"{split}_per_label") for split in ("validation", "test")}
-        return {"task": "docstrings", "train_per_label": self.train_per_label, **held_out}
+        size, options = find_size(self.size), {"task": "docstrings", "train_per_label": self.train_per_label}
+        return options | {"validation_per_label": size.validation_per_label, "test_per_label": size.test_per_label}
 
     @property
     def embedded(self) -> dict[str, Path]:
@@ -98,8 +97,7 @@ def quickstart(arguments: QuickstartArguments) -> Json:
 
     Encoders that come with the package are fine-tuned beside them. Returns the results as written, with the `report`.
     """
-    if arguments.workers < 1:
-        raise UserError(f"--workers is {arguments.workers}: give at least 1.")
+    check_range(arguments, 1, 4096, "workers")
     scale, workers = (SMOKE, 1) if arguments.smoke else (FULL, arguments.workers)
     output = Path(arguments.output_dir or f"outputs/quickstart{'-smoke' if arguments.smoke else ''}").expanduser()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -158,19 +156,20 @@ def _pretraining(scale: Scale, output: Path, shared: Json) -> list[Job]:
 
 def _finetuning(scale: Scale, output: Path, shared: Json) -> list[Job]:
     """Every classifier: of each encoder and arm, and of each encoder that comes with the package."""
-    runs = []
+    jobs, shared = [], shared | scale.task | {"num_train_epochs": scale.finetuning_epochs}
+
+    def add(name: str, model: Path, seed: int, **options: Any) -> None:
+        is_deep = model.name == scale.deep
+        options |= {"model": str(model), "seed": seed, "output_dir": str(output / "classifiers" / name), **shared}
+        options["learning_rate"] = DEEP_RATE if is_deep else SHALLOW_RATE
+        jobs.append(Job(name, finetune, options, weight=6.0 if is_deep else 1.0))
+
     for (encoder, member), arm in product(scale.encoders.items(), ARMS):
         for number, name in enumerate(scale.classifiers(encoder, arm)):
             # Seeds differ between members, so those from scratch differ too.
-            runs.append((name, output / "encoders" / encoder, scale.seeds * member + number, arm == "scratch"))
-    runs += [(name, folder, seed, False) for seed, (name, folder) in enumerate(scale.embedded.items())]
-    jobs = []
-    for name, model, seed, from_scratch in runs:
-        is_deep = model.name == scale.deep
-        options = {"model": str(model), "seed": seed, "from_scratch": from_scratch, **scale.task, **shared}
-        options |= {"num_train_epochs": scale.finetuning_epochs, "output_dir": str(output / "classifiers" / name)}
-        options["learning_rate"] = DEEP_RATE if is_deep else SHALLOW_RATE
-        jobs.append(Job(name, finetune, options, weight=6.0 if is_deep else 1.0))
+            add(name, output / "encoders" / encoder, scale.seeds * member + number, from_scratch=arm == "scratch")
+    for seed, (name, folder) in enumerate(scale.embedded.items()):
+        add(name, folder, seed)
     return jobs
 
 
@@ -195,7 +194,7 @@ def _latency(scale: Scale, output: Path, text: str) -> tuple[dict[str, float], b
     models = {name: load_classifier(str(folder)) for name, folder in folders.items()}
     tokenizer = load_tokenizer(str(folders["bert-1"]))
     watch = Watch()
-    latency = classifier_latency(models, tokenizer, text, LATENCY_REPEATS, threads=1)
+    latency = classifier_latency(models, tokenizer, text, rounds=40, threads=1)
     return latency, watch.is_busy()
 
 
@@ -228,16 +227,17 @@ def _stage(
     task: datasets.DatasetDict,
 ) -> list[Path]:
     """Release folders: every encoder, the first `bert-1`, the deep classifier, the first committee, the demo."""
-    release, plot, folders = output / "release", output / "accuracy.png", []
-    encoders = {name: release / f"tlm-{name}" for name in scale.encoders}
-    for name, target in encoders.items():
-        of_encoder = CardFacts(CORPUS, smoke=facts.smoke)
-        folders.append(stage_model(output / "encoders" / name, target, "encoder", results[name], of_encoder))
-    for name in ("bert-1-0", scale.deep):
-        run, target = f"{name}-pretrained-0", release / f"tlm-{name}-docstrings"
-        folders.append(stage_model(output / "classifiers" / run, target, "classifier", results[run], facts, plot))
-    run, committee = "committee-pretrained-0", release / "tlm-committee-docstrings"
-    folders.append(stage_model(output / "committees" / run, committee, "committee", results[run], facts, plot))
-    demo = DemoTask("docstrings", "Which library does a paragraph document?", committee, folders[-2], task)
-    shown = {name: encoders[name] for name in ("bert-1-0", scale.deep)}
-    return [*folders, stage_demo(release / "demo", [demo], shown, CORPUS, corpus["train"]["text"][:])]
+    release, plot, shown = output / "release", output / "accuracy.png", ("bert-1-0", scale.deep)
+    of_encoder = CardFacts(CORPUS, smoke=facts.smoke)
+    runs: list[tuple[str, str, str, CardFacts, Path | None]] = [
+        ("encoder", name, f"tlm-{name}", of_encoder, None) for name in scale.encoders
+    ]
+    runs += [("classifier", f"{name}-pretrained-0", f"tlm-{name}-docstrings", facts, plot) for name in shown]
+    runs.append(("committee", "committee-pretrained-0", "tlm-committee-docstrings", facts, plot))
+    folders = [
+        stage_model(output / f"{kind}s" / run, release / target, kind, results[run], about, picture)
+        for kind, run, target, about, picture in runs
+    ]
+    demo = DemoTask("docstrings", "Which library does a paragraph document?", folders[-1], folders[-2], task)
+    encoders = {name: release / f"tlm-{name}" for name in shown}
+    return [*folders, stage_demo(release / "demo", [demo], encoders, CORPUS, corpus["train"]["text"][:])]

@@ -1,7 +1,4 @@
-"""The study's runs as tasks of a Ray cluster with shared folders, and a simulation of its time with nodes that die.
-
-A run whose node dies continues on another one from its checkpoint.
-"""
+"""The study's runs on a Ray cluster with shared folders; those of a dead node go on elsewhere. Its simulated time."""
 
 import heapq
 import os
@@ -18,8 +15,8 @@ from ..runs.atomic_files import Json
 RETRIES = 3
 SLOTS = 8
 """Runs that a node does at once: one for each core or GPU."""
-CHECKPOINT_SECONDS, REPLACED_AFTER = 600.0, 600.0
-"""What a run loses at most when its node dies, and when a dead node is back."""
+LOST_SECONDS = 1200.0
+"""What the death of its node costs a run at most: ten minutes since its checkpoint, ten until it goes on elsewhere."""
 
 
 class RayExecutor(Executor):
@@ -90,30 +87,16 @@ class Work:
 def makespan(runs: Mapping[str, Work], nodes: int, seconds_to_death: float = float("inf"), seed: int = 0) -> float:
     """Seconds of all runs on so many nodes, each of which dies after an exponentially distributed time.
 
-    Runs start in the order given when a slot is free and those before them are done; a dead node's go on elsewhere.
+    Runs start in the order given when a slot is free and those before them are done; a death costs `LOST_SECONDS`.
     """
     generator = np.random.default_rng(seed)
-    left, waiting, done, now = {name: run.seconds for name, run in runs.items()}, list(runs), set[str](), 0.0
-    free = [node for _ in range(SLOTS) for node in range(nodes)]
-    deaths = generator.exponential(size=nodes) * seconds_to_death
-    busy: list[tuple[float, str, int, float]] = []  # until when, run (empty: of a dead node), node, since when
+    waiting, busy, done, now = list(runs), list[tuple[float, str]](), set[str](), 0.0
     while len(done) < len(runs):
-        for name in [name for name in waiting if done.issuperset(runs[name].after)][: len(free)]:
+        ready = [name for name in waiting if done.issuperset(runs[name].after)]
+        for name in ready[: SLOTS * nodes - len(busy)]:
             waiting.remove(name)
-            heapq.heappush(busy, (now + left[name], name, free.pop(0), now))
-        node = int(deaths.argmin())
-        if busy and busy[0][0] <= deaths[node]:
-            now, name, place, _ = heapq.heappop(busy)
-            free.append(place)
-            done |= {name} if name else set()
-            continue
-        now = float(deaths[node])
-        lost = [(name, since) for _, name, place, since in busy if place == node]
-        for name, since in lost:
-            left[name] -= (now - since) // CHECKPOINT_SECONDS * CHECKPOINT_SECONDS
-        waiting = [name for name, _ in lost] + waiting
-        busy = [each for each in busy if each[2] != node] + [(now + REPLACED_AFTER, "", node, now)] * SLOTS
-        heapq.heapify(busy)
-        free = [place for place in free if place != node]
-        deaths[node] = now + REPLACED_AFTER + generator.exponential() * seconds_to_death
+            deaths = generator.poisson(runs[name].seconds / seconds_to_death)
+            heapq.heappush(busy, (now + runs[name].seconds + deaths * LOST_SECONDS, name))
+        now, name = heapq.heappop(busy)
+        done.add(name)
     return now

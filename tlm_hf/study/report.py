@@ -32,8 +32,9 @@ def write_report(arguments: StudyArguments) -> Json:
     state, folder = read_state(arguments, plan), arguments.results_folder
     if not state.records:
         raise UserError(f"{folder} has no finished run: start with `tlm study run --size {arguments.size}`.")
-    findings = Findings(state.planner, state.records, arguments.records_folder)
-    rows, latency = findings.rows(), findings.latency()
+    rows = Findings(state.planner, state.records, folder / "runs").rows()
+    timed = state.records.get(state.planner.latency.name)
+    latency = timed.results["rows"] if timed else []
     frame = with_texts(rows)
     times = pd.DataFrame(latency, columns=["model", "members", "batch_size", "milliseconds"])
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -46,7 +47,7 @@ def write_report(arguments: StudyArguments) -> Json:
         plan=plan,
         state=state,
         tables=write_tables(frame, times, state.planner, state.records),
-        drawn=draw_plots(frame, times, plan, folder),
+        drawn=draw_plots(frame, plan, folder),
         hours=sum(record.get("seconds", 0.0) for record in results) / 3600,
         machines=sorted(processors),
         commits=sorted({re.sub(r"^(\w{12})\w*", r"\1", record["commit"] or "none") for record in results}),
@@ -89,6 +90,7 @@ def write_tables(
     costs = committee.join(one_text, on=["timed_as", "x"]).dropna(subset="seconds").set_index(index)
     costs = costs.assign(seconds=costs["seconds"].map("{:,.0f}".format), ms=costs["milliseconds"].map("{:.2f}".format))
     costs = costs.assign(calibration=costs["calibration"].map("{:.3f}".format))
+    latency = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False)
     tables = {
         "models": _models(planner, records),
         "gap": _pivot(pd.concat([gap, baselines.assign(measure=ARM_NAMES["pretrained"])]), tested="gap"),
@@ -98,16 +100,13 @@ def write_tables(
             costs[["calibration", "seconds", "ms"]].replace("nan", "")
         ),
         "smallest": _pivot(committee[is_smallest], index),
-        "latency": times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False).map(
-            "{:.2f}".format
-        ),
+        "latency": latency.map("{:.2f}".format),
         "rates": _rates(planner),
     }
-    return {name: "" if table.empty else markdown(table.reset_index()) for name, table in tables.items()}
+    return {name: "" if table.empty else _markdown(table.reset_index()) for name, table in tables.items()}
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A Markdown table."""
+def _markdown(table: pd.DataFrame) -> str:
     lines = [list(map(str, table.columns)), ["---"] * table.shape[1], *table.fillna("").astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,9 +1,8 @@
 """The study: `plan` shows its runs and what they cost, `run` does the missing ones (`report` reads them)."""
 
 import os
-import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -14,7 +13,7 @@ from ..data.sources import data_root
 from ..data.task_options import option
 from ..errors import UserError, check_installed, check_range
 from ..evaluation.linear_models import SENTENCE_ENCODER
-from ..flops import classifier_multiply_adds, masked_lm_multiply_adds
+from ..models.configuration_tlm import TLMConfig
 from ..recipes import build_config, find_schedule
 from ..runs.atomic_files import Json, lock
 from ..runs.provenance import command_line
@@ -55,18 +54,12 @@ class StudyArguments:
     @property
     def title(self) -> str:
         """`laptop`, or with another plan `PLAN-laptop`, so that two plans have separate folders."""
-        own = Path(self.plan).expanduser().resolve() != PLAN_FILE.resolve()
-        return f"{Path(self.plan).stem}-{self.size}" if own else self.size
+        return self.size if self.plan == str(PLAN_FILE) else f"{Path(self.plan).stem}-{self.size}"
 
     @property
     def results_folder(self) -> Path:
-        """Folder of tables and plots."""
+        """Folder of tables and plots; `runs` in it has the records."""
         return Path(self.results_dir or f"results/study/{self.title}").expanduser()
-
-    @property
-    def records_folder(self) -> Path:
-        """Folder of records."""
-        return self.results_folder / "runs"
 
     @property
     def work_folder(self) -> Path:
@@ -109,12 +102,24 @@ class State:
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     """The plan's runs as far as they can be named, and their records; UserError for a damaged one."""
-    folders = [folder for folder in sorted(arguments.records_folder.glob("[!.]*")) if folder.is_dir()]
+    folders = sorted(arguments.results_folder.glob("runs/[!.]*"))
     records = {record.name: record for record in map(read_record, folders) if record is not None}
-    tuned = {name: record for name, record in records.items() if record.kind == "finetune"}
-    planner = Planner(plan, {name: record.results["validation"]["accuracy"] for name, record in tuned.items()})
+    tuned = [record for record in records.values() if record.kind == "finetune"]
+    planner = Planner(plan, {record.name: record.results["validation"]["accuracy"] for record in tuned})
     expansion = planner.expand()
     return State(planner, expansion, {name: records[name] for name in expansion.runs if name in records})
+
+
+def _multiply_adds(config: TLMConfig, scored: int, outputs: int) -> int:
+    """Of a training step for one text, of which the last layer and the head's `outputs` see `scored` positions."""
+    length, hidden, channels = config.max_position_embeddings, config.hidden_size, config.conv_channels or 0
+    position = 12 * hidden**2 + 2 * length * hidden
+    layers = ((config.num_hidden_layers - 1) * length + scored) * position + 2 * length * hidden**2
+    per_place, inputs = channels, 1  # the 1x1 convolution back to one channel
+    for height, width in config.conv_kernel_sizes or []:
+        per_place += inputs * channels * height * width
+        inputs = channels
+    return 3 * (layers + length * hidden * per_place + scored * hidden * (hidden + outputs))
 
 
 def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
@@ -122,21 +127,15 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     if run.kind in OTHER_SECONDS:
         return OTHER_SECONDS[run.kind]
     settings, work = run.settings, (run.kind, run.settings["recipe"], run.settings.get("task"))
-    alike = [
-        record.results
-        for record in records.values()
-        if (record.kind, record.settings.get("recipe"), record.settings.get("task")) == work
-    ]
+    alike = [each.results for each in records.values() if each.work == work]
     config = build_config(settings["recipe"], settings["size"])
-    length = config.max_position_embeddings
     if run.kind == "pretrain":
-        steps = settings["max_steps"]
-        labelled = round(settings.get("mlm_probability", find_schedule("tlm").mlm_probability) * length)
-        text = masked_lm_multiply_adds(config, length, labelled, path="reduced")
+        labelled = round(find_schedule("tlm").mlm_probability * config.max_position_embeddings)
+        steps, text = settings["max_steps"], _multiply_adds(config, labelled, config.vocab_size)
     else:
         texts = MANY_LABELS * settings["task_options"].get("train_per_label", 1000)
         steps = alike[-1]["steps"] if alike else round(settings["num_train_epochs"] * texts / BATCH_SIZE)
-        text = classifier_multiply_adds(config, length, path="reduced", training=True)
+        text = _multiply_adds(config, 1, MANY_LABELS)
     guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND
     return START_SECONDS + steps * median([results["seconds"] / results["steps"] for results in alike] or [guess])
 
@@ -167,10 +166,9 @@ def show_plan(arguments: StudyArguments) -> Json:
     work = {name: Work(left[name], [each.name for each in runs[name].needs if left[each.name]]) for name in runs}
     work = {name: each for name, each in work.items() if each.seconds}
     for nodes in NODES if work else ():
-        hours = [makespan(work, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS)]
+        alive, dying = (makespan(work, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS))
         words.append(
-            f"--executor ray on {nodes} nodes of {SLOTS} cores: {hours[0]:.1f} hours; {hours[1]:.1f} if each node dies "
-            "once a day."
+            f"--executor ray, {nodes} nodes of {SLOTS} cores: {alive:.1f} hours; {dying:.1f} if each dies once a day."
         )
     shown = "\n".join([table.reset_index().to_string(index=False, float_format="{:.2f}".format), *words])
     return {"table": shown, "runs": len(runs), "done": len(runs) - missing, "waiting": waiting, "core_hours": total}
@@ -181,12 +179,10 @@ def missing_jobs(arguments: StudyArguments, state: State) -> list[Job]:
     work, jobs = arguments.work_folder, dict[str, Job]()
 
     def add(run: StudyRun) -> None:
-        needs = [
-            need for need in run.needs if need.name not in state.records or not is_ready(need.kind, work / need.name)
-        ]
+        needs = [n for n in run.needs if n.name not in state.records or not is_ready(n.kind, work / n.name)]
         for need in needs:
             add(need)
-        folders = str(work / run.name), str(arguments.records_folder)
+        folders = str(work / run.name), str(arguments.results_folder / "runs")
         options = RunArguments(run.kind, run.settings, *folders, arguments.data_root, arguments.command("run"))
         weight = expected_seconds(run, state.records)
         jobs[run.name] = Job(run.name, execute, options, tuple(need.name for need in needs), weight)
@@ -206,10 +202,13 @@ def run_study(arguments: StudyArguments) -> Json:
     plan, limit, folder = check_arguments(arguments), arguments.stop_after, arguments.results_folder
     end = time.monotonic() + (float("inf") if limit is None else parse_duration(limit, "--stop-after"))
     if arguments.executor == "ray":  # whose workers run in other folders, without the variables of this shell
-        arguments.results_dir = str(folder.resolve())
-        arguments.work_dir = str(arguments.work_folder.resolve())
         root = data_root(arguments.data_root)
-        arguments.data_root = None if root is None else str(root.resolve())
+        arguments = replace(
+            arguments,
+            results_dir=str(folder.resolve()),
+            work_dir=str(arguments.work_folder.resolve()),
+            data_root=None if root is None else str(root.resolve()),
+        )
     before = len(read_state(arguments, plan).records)
 
     def next_jobs() -> list[Job]:
@@ -221,8 +220,6 @@ def run_study(arguments: StudyArguments) -> Json:
     except Timeout as error:
         raise UserError(f"Another study is running in {folder}: wait for it, or give another --results-dir.") from error
     try:
-        for partial in arguments.records_folder.glob(".partial-*"):  # of a process that was killed
-            shutil.rmtree(partial, ignore_errors=True)
         jobs = next_jobs()
         if jobs:
             check_data(plan, arguments.data_root)
