@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import datasets
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -22,16 +21,14 @@ MEASURES = ("jensen_shannon_bits", "type_coverage", "occurrence_coverage")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """`corpus.txt`, and `land` and `water`, two tasks; the corpus repeats a few test texts of `land`."""
+    """`corpus.txt`, and `land` and `water`, two tasks."""
     folder = tmp_path_factory.mktemp("overlap-folder")
     for name, classes in (("land", ("farm", "school")), ("water", ("sea", "school"))):
         rows = labelled_rows(30, classes=classes, seed=len(name))
-        write_splits(folder / name, train=rows[:40], test=rows[40:])
-        if name == "land":
-            planted = [row["text"] for row in rows[40:]]
-    write_corpus(folder / "corpus.txt", texts=TEXTS - len(planted))
-    with (folder / "corpus.txt").open("a", encoding="utf-8") as file:
-        file.writelines(f"{text}\n" for text in planted)
+        (folder / name).mkdir()
+        write_csv(folder / name / "train.csv", rows[:40])
+        write_csv(folder / name / "test.csv", rows[40:])
+    write_corpus(folder / "corpus.txt", texts=TEXTS)
     return folder
 
 
@@ -100,21 +97,6 @@ def test_facts_and_card_agree_with_files(home, made):
         trains = [facts["configs"][f"{task}-{kind}"]["train"] for kind in KINDS]
         bits = [train["measures"]["train"]["jensen_shannon_bits"] for train in trains]
         assert bits == sorted(bits) == [train["jensen_shannon_bits"] for train in trains]
-
-
-def test_test_texts_in_a_subset_are_found_and_said(home, made):
-    facts = json.loads((made / "subset.json").read_text(encoding="utf-8"))
-    card = (made / "README.md").read_text(encoding="utf-8")
-    test = set(datasets.Dataset.from_csv(str(home / "land" / "test.csv"))["text"])
-    found = {}
-    for kind in KINDS:
-        validation, of_task = facts["leakage"][f"land-{kind}"]
-        assert (validation["between"], of_task["between"]) == (["train", "validation"], ["train", "land test"])
-        found[kind] = of_task["exact"]
-        assert found[kind] == len(test & {row["text"] for row in rows_of(made, f"land-{kind}", "train")})
-        assert f"| land-{kind} | {SUBSET} of train | {found[kind]} |" in card
-    assert any(found.values())
-    assert "**Warning: training texts repeat" in card
 
 
 def test_bad_options_are_refused_before_any_work(home, tmp_path, capsys, monkeypatch):

@@ -200,7 +200,10 @@ def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path):
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert "[MASK]" in refusal(load_tokenizer, str(tmp_path / name))
     special = "\n".join(SPECIAL_TOKENS)
-    lines = {"twice.txt": (f"{special}\na\nb\na\n", "'a' on line 8"), "gap.txt": (f"{special}\n\na\n", "line 6")}
+    lines = {
+        "twice.txt": (f"{special}\na\nb\na\n", "'a' twice"),
+        "gap.txt": (f"{special}\n\na\n", "'' twice, or empty"),
+    }
     for name, (content, said) in lines.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
         sentence = refusal(load_tokenizer, str(tmp_path / name))

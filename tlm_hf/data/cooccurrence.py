@@ -29,9 +29,9 @@ def count_rows(
 ) -> np.ndarray:
     """Rows for every token of a vocabulary from the token ids of texts, float32 (vocab_size, width).
 
-    Tokens of `special_ids` are not counted, as if they were not in the texts. The share `paragraph_share` of the width
-    comes from paragraphs, the rest from windows. The rows of each part have mean length 1 over the tokens that occur
-    with another; all others are 0, and so are the columns beyond `WIDEST` and beyond the rank of the counts.
+    Tokens of `special_ids` are not counted. The share `paragraph_share` of the width comes from paragraphs, the rest
+    from windows. The rows of each part have mean length 1 over the tokens that occur with another; all others are 0,
+    and so are the columns beyond `WIDEST` and beyond the rank of the counts.
     """
     paragraphs, windows = count_pairs(texts, vocab_size, special_ids)
     counted = min(width, WIDEST)

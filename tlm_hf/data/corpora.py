@@ -50,17 +50,10 @@ def load_corpus(
     are the same for every seed and size. Texts stay on disk; their id is the source's, or the row's place. Raises
     UserError for no such corpus or column, too few texts, or an option that the corpus has no use for.
 
-    Args:
-        corpus: `docstrings`; `wikipedia` (of the data root, else streamed); a path; `owner/name` on the Hub; or tables.
-        num_texts: texts to train on; None for all (40,000 of a streamed Wikipedia).
-        validation_texts: texts held out, at most: of the source's own validation split, or a tenth of the corpus.
-        text_column: column that holds the text.
-        config: configuration of a Hub data set or of a folder whose README.md names some.
-        revision: revision of a Hub data set; None for the pinned commit of Wikipedia.
-        root: data root; None for the variable TLM_DATA.
-        seed: chooses the subset.
-        unit: `line` or `paragraph` of text files.
-        written: encoding and quoting of local files.
+    `corpus` is `docstrings`, `wikipedia` (of the data root, else streamed), a path, `owner/name` on the Hub, or tables;
+    `num_texts` None means all (40,000 of a streamed Wikipedia); at most `validation_texts` are held out, of the
+    source's own validation split, or a tenth of the corpus. `config`, `revision` (of Wikipedia a pinned one), `unit` and
+    `written` are those of `sources.read_source`; `root` is the data root, None for the variable TLM_DATA.
     """
     for use, count in (("training", num_texts), ("held-out", validation_texts)):
         if count is not None and count < 1:

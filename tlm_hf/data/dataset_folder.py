@@ -18,13 +18,14 @@ from ..errors import UserError, check_range
 from ..runs.atomic_files import Json, file_hash, whole_folder, write_json
 from ..runs.provenance import portable, portable_path, provenance
 from .corpora import load_corpus
-from .leakage import NEAR_SHARE, SHINGLE_WORDS, SUBSET_FILE, SUBSET_KIND, LeakageReport, check_splits, drop_leaking
+from .leakage import NEAR_SHARE, SHINGLE_WORDS, SUBSET_FILE, SUBSET_KIND, check_splits, drop_leaking
 from .sources import ID, describe_split, facts_of
 from .task_options import option
-from .tasks import KNOWN, TaskArguments, load_task_from
+from .tasks import TaskArguments, load_task_from
 
 NOT_SETTINGS = ("output_dir", "data_root")
 FILE = "{}/{}-00000-of-00001.parquet"  # of a configuration and a split, in the Hub's own pattern
+CHECKED = (("validation", "test"), ("train", "test"), ("train", "validation"))  # for leakage of the second in the first
 
 
 @dataclass(frozen=True)
@@ -94,22 +95,16 @@ class PrepareDataArguments(TaskArguments):
     text_unit: str | None = option(None, "As for pretrain: paragraph or line.")
     corpus_config: str | None = option(None, "Configuration of a Hub corpus.")
     corpus_revision: str | None = option(None, "Revision of a Hub corpus.")
-    check_against: list[str] = option(list, "Tasks whose whole test splits the training texts are checked against.")
     output_dir: str = option("", "The folder to make; its name is the data set's.")
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Splits and leakage reports by configuration; `kind` is corpus, task or overlap, `source` its name as given."""
+def prepare_data(arguments: PrepareDataArguments) -> Json:
+    """Make a data set folder, ready to push, of a corpus in nested sizes or of a task, with a leakage report.
 
-    kind: str
-    source: str
-    configs: dict[str, datasets.DatasetDict]
-    leakage: dict[str, list[LeakageReport]]
-
-
-def prepare(arguments: PrepareDataArguments) -> Prepared:
-    """Choose the rows that the options ask for and check them for leakage; raises UserError for bad options."""
+    The same command elsewhere gives the same parquet files, byte for byte. Raises UserError for bad options and as
+    `write_dataset_folder`.
+    """
+    destination, settings = open_destination(arguments)
     if bool(arguments.corpus) == bool(arguments.task):
         raise UserError("Give one of --corpus and --task: a data set is made of one of them.")
     check_range(arguments, 1, float("inf"), "validation_texts")
@@ -119,8 +114,17 @@ def prepare(arguments: PrepareDataArguments) -> Prepared:
     if sizes != sorted({size for size in sizes if size > 0}):
         given = " ".join(str(size) for size in sizes)
         raise UserError(f"--num-texts is {given}: give sizes of at least 1 in ascending order, each once.")
-    tests = {f"{name} test": _test_split(arguments, name) for name in dict.fromkeys(arguments.check_against)}
-    return _prepare_corpus(arguments, tests) if arguments.corpus else _prepare_task(arguments, tests)
+    if arguments.corpus:
+        record = write_dataset_folder("corpus", arguments.corpus, _corpus(arguments), destination, settings)
+    else:
+        configs = {"default": load_task_from(arguments)}
+        record = write_dataset_folder("task", arguments.task, configs, destination, settings)
+    rows = {config: {split: facts["rows"] for split, facts in of.items()} for config, of in record["configs"].items()}
+    leaking = {
+        config: {" / ".join(check["between"]): check["exact"] + check["near"] for check in checks}
+        for config, checks in record["leakage"].items()
+    }
+    return {**record, "output_dir": arguments.output_dir, "rows": rows, "leaking": leaking}
 
 
 def config_name(size: int | None) -> str:
@@ -129,69 +133,21 @@ def config_name(size: int | None) -> str:
     return name.removesuffix("0" * 6) + "m" if name.endswith("0" * 6) else re.sub("000$", "k", name)
 
 
-def _test_split(arguments: PrepareDataArguments, name: str) -> datasets.Dataset:
-    """The test split of a task to check against: the whole one of a task of the Hub, else as the options cut it off."""
-    is_whole = name in KNOWN and KNOWN[name].hub is not None
-    same = ("label_column", "train_per_label", "validation_per_label", "test_per_label", "task_seed", "data_root")
-    options = {option: getattr(arguments, option) for option in same}
-    options |= {"label_column": "label"} if name in KNOWN else {}
-    options |= {"test_per_label": None} if is_whole else {}
-    return load_task_from(TaskArguments(task=name, all_rows=is_whole, shortfall="take", **options))["test"]
-
-
-def _prepare_corpus(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
+def _corpus(arguments: PrepareDataArguments) -> dict[str, datasets.DatasetDict]:
     """Every size is a prefix of the largest one, so each is in the next; all have the same held-out texts."""
     sizes: list[int | None] = [*arguments.num_texts] or [None]
     options: Json = {"config": arguments.corpus_config, "revision": arguments.corpus_revision, "seed": arguments.seed}
     options |= {"root": arguments.data_root, "unit": arguments.text_unit, "written": arguments}
     options |= {"text_column": arguments.text_column or "text", "validation_texts": arguments.validation_texts}
     corpus = load_corpus(arguments.corpus, num_texts=sizes[-1], **options)
-    validation = published(corpus["validation"])
-    held_out = {"validation": validation, **tests}
-    prepared = Prepared("corpus", arguments.corpus, {}, {})
+    configs, held_out = {}, corpus["validation"]
     for size in sizes:
-        name = config_name(size)
         rows = corpus["train"].select(range(size or len(corpus["train"])))
-        train = published(rows, facts_of(corpus["train"]))
+        train = describe_split(rows, **facts_of(corpus["train"]))
         if arguments.drop_leakage:
-            train = drop_leaking(train, name, held_out.values())
-        prepared.configs[name] = datasets.DatasetDict(train=train, validation=validation)
-        prepared.leakage[name] = [check_splits(train, rows, ("train", other)) for other, rows in held_out.items()]
-    return prepared
-
-
-def _prepare_task(arguments: PrepareDataArguments, tests: dict[str, datasets.Dataset]) -> Prepared:
-    """The task as `load_task` gives it; where that was asked, without texts that the other tasks' test splits hold."""
-    splits = datasets.DatasetDict({split: published(rows) for split, rows in load_task_from(arguments).items()})
-    others = {label: rows for label, rows in tests.items() if label != f"{arguments.task} test"}
-    reports = []
-    for split, own in (("validation", ("test",)), ("train", ("test", "validation"))):
-        if arguments.drop_leakage and others:
-            splits[split] = drop_leaking(splits[split], split, others.values())
-        for label, rows in {**{name: splits[name] for name in own}, **others}.items():
-            reports.append(check_splits(splits[split], rows, (split, label)))
-    return Prepared("task", arguments.task, {"default": splits}, {"default": reports})
-
-
-def published(rows: datasets.Dataset, facts: Json | None = None) -> datasets.Dataset:
-    """The columns that are published, in their order, with the facts."""
-    columns = [column for column in ("text", ID, "label") if column in rows.column_names]
-    return describe_split(rows.select_columns(columns), **(facts or facts_of(rows)))
-
-
-def prepare_data(arguments: PrepareDataArguments) -> Json:
-    """Make a data set folder, ready to push, of a corpus in nested sizes or of a task, with a leakage report.
-
-    The same command elsewhere gives the same parquet files, byte for byte. Raises UserError as `prepare` and
-    `write_dataset_folder`.
-    """
-    destination, settings = open_destination(arguments)
-    prepared = prepare(arguments)
-    record = write_dataset_folder(prepared, destination, settings)
-    rows = {config: {split: len(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()}
-    checks = prepared.leakage.items()
-    leaking = {config: {" / ".join(check.between): check.leaking for check in own} for config, own in checks}
-    return {**record, "output_dir": arguments.output_dir, "rows": rows, "leaking": leaking}
+            train = drop_leaking(train, config_name(size), [held_out])
+        configs[config_name(size)] = datasets.DatasetDict(train=train, validation=held_out)
+    return configs
 
 
 def open_destination(arguments: Any) -> tuple[Path, Json]:
@@ -200,33 +156,36 @@ def open_destination(arguments: Any) -> tuple[Path, Json]:
         raise UserError("--output-dir is missing: name the folder to make.")
     destination = Path(arguments.output_dir).expanduser().resolve()
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{destination} cannot be written ({error.strerror}): choose another --output-dir.") from error
     if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
         raise UserError(f"The output folder {destination} is there already: choose another --output-dir, or remove it.")
     return destination, portable(settings)
 
 
-def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) -> Json:
-    """Write subsets as a folder that `datasets.load_dataset` opens; returns its `subset.json`. May raise UserError."""
-    facts: Json = {
-        config: {split: facts_of(rows) for split, rows in splits.items()} for config, splits in prepared.configs.items()
+def write_dataset_folder(
+    kind: str, source: str, configs: dict[str, datasets.DatasetDict], destination: Path, settings: Json
+) -> Json:
+    """Write splits by configuration as a folder that `datasets.load_dataset` opens; returns its `subset.json`.
+
+    `kind` is corpus, task or overlap, `source` what it is made of. Raises UserError where it cannot be written.
+    """
+    record: Json = {"kind": SUBSET_KIND, "name": destination.name, "settings": settings}
+    record["configs"] = {name: {split: facts_of(rows) for split, rows in of.items()} for name, of in configs.items()}
+    record["leakage"] = {
+        name: [asdict(check_splits(of[ours], of[theirs], (ours, theirs))) for ours, theirs in CHECKED if theirs in of]
+        for name, of in configs.items()
     }
-    leakage = {config: [asdict(check) for check in checks] for config, checks in prepared.leakage.items()}
-    record: Json = {"kind": SUBSET_KIND, "name": destination.name, "settings": settings, "configs": facts}
-    record = portable({**record, "leakage": leakage, **provenance()})
+    record = portable({**record, **provenance()})
     try:
         with whole_folder(destination) as folder:
-            for config, splits in prepared.configs.items():
+            for config, splits in configs.items():
                 (folder / config).mkdir(parents=True)
                 for split, rows in splits.items():
                     # In one piece, without indices or history, so that equal rows give equal files.
-                    columns = {name: rows[name][:] for name in rows.column_names}
-                    whole = datasets.Dataset.from_dict(columns, features=rows.features)
+                    names = [name for name in ("text", ID, "label") if name in rows.column_names]
+                    features = datasets.Features({name: rows.features[name] for name in names})
+                    whole = datasets.Dataset.from_dict({name: rows[name][:] for name in names}, features=features)
                     whole.to_parquet(str(folder / FILE.format(config, split)))
-            (folder / "README.md").write_text(_render_card(record, prepared), encoding="utf-8")
+            (folder / "README.md").write_text(_render_card(record, kind, source, configs), encoding="utf-8")
             files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             record["files"] = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
             write_json(folder / SUBSET_FILE, record)
@@ -236,8 +195,8 @@ def write_dataset_folder(prepared: Prepared, destination: Path, settings: Json) 
     return record
 
 
-def _render_card(record: Json, prepared: Prepared) -> str:
-    origin = portable_path(prepared.source)
+def _render_card(record: Json, kind: str, place: str, tables: dict[str, datasets.DatasetDict]) -> str:
+    origin = portable_path(place)
     source = KNOWN_SOURCES.get(origin) or Source(
         origin,
         f"From `{escape_code(origin)}`. {UNKNOWN}: say it here, and in the `license` field above, before you publish.",
@@ -248,7 +207,7 @@ def _render_card(record: Json, prepared: Prepared) -> str:
     checks = [check for of_config in record["leakage"].values() for check in of_config]
     body = card_template("dataset").render(
         name=record["name"],
-        kind=prepared.kind,
+        kind=kind,
         source=source,
         settings=record["settings"],
         configs=record["configs"],
@@ -262,10 +221,10 @@ def _render_card(record: Json, prepared: Prepared) -> str:
         near_share=NEAR_SHARE,
         results=record,
     )
-    return f"---\n{_metadata(record['name'], source, prepared).to_yaml()}\n---\n\n{body.strip()}\n"
+    return f"---\n{_metadata(record['name'], source, kind, tables).to_yaml()}\n---\n\n{body.strip()}\n"
 
 
-def _metadata(name: str, source: Source, prepared: Prepared) -> DatasetCardData:
+def _metadata(name: str, source: Source, kind: str, tables: dict[str, datasets.DatasetDict]) -> DatasetCardData:
     """Front matter: `datasets` writes the features, huggingface_hub the YAML, so that names in it are quoted."""
     licence_name: Json = {"license_name": source.licence_name} if source.licence_name else {}
     data = DatasetCardData(
@@ -273,18 +232,21 @@ def _metadata(name: str, source: Source, prepared: Prepared) -> DatasetCardData:
         language=list(source.language) or None,
         license=source.licence[0] if len(source.licence) == 1 else list(source.licence),
         source_datasets=list(source.hub),
-        task_categories=["text-classification"] if prepared.kind == "task" else ["fill-mask", "text-generation"],
+        task_categories=["text-classification"] if kind == "task" else ["fill-mask", "text-generation"],
         tags=["tlm", "tiny-language-model", PAPER],
         **licence_name,
     )
-    infos = {name: datasets.DatasetInfo(features=of["train"].features) for name, of in prepared.configs.items()}
+    infos = {name: datasets.DatasetInfo(features=of["train"].features) for name, of in tables.items()}
     DatasetInfosDict(infos).to_dataset_card_data(data)
     # Files are named one by one: a pattern would take up what an older version of the data set left on the Hub.
-    configs: list[Json] = []
-    for config, splits in prepared.configs.items():
-        files = [{"split": split, "path": FILE.format(config, split)} for split in splits]
-        configs.append({"config_name": config, "data_files": files})
-    if prepared.kind != "overlap":  # there none holds the others
+    configs: list[Json] = [
+        {
+            "config_name": config,
+            "data_files": [{"split": split, "path": FILE.format(config, split)} for split in splits],
+        }
+        for config, splits in tables.items()
+    ]
+    if kind != "overlap":  # there none holds the others
         configs[-1]["default"] = True
     data["configs"] = configs
     return data

@@ -19,15 +19,12 @@ NAMES_FILE = "pid2name.json"
 
 
 def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
-    """Read one of FewRel's files.
+    """Read `train_wiki.json` of the folder `path`, or the file `path`, with `pid2name.json` beside it.
 
-    A text is its tokens joined by single spaces. A sentence under two relations is dropped from both, also where its
-    copies differ in case and spaces; of a sentence that is twice under one relation the first stays. Rows have ids such
-    as `P931/12`; classes are in the order of the relations' numbers.
-
-    `path` is the folder with `train_wiki.json` and `pid2name.json`, or another such file; `entity_markers` is one of
-    `MARKINGS`. Raises UserError for files of another shape, a relation without a name, or (where they are marked) head
-    and tail that overlap or are outside of the sentence; the message names relation and row.
+    A text is its tokens joined by single spaces, with entities marked as one of `MARKINGS` says. A sentence under two
+    relations is dropped from both; of one that is twice under one relation the first stays. Rows have ids such as
+    `P931/12`. Raises UserError, which names relation and row, for files of another shape, or entities that cannot be
+    marked.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -75,9 +72,8 @@ def _marked(item: Json, where: str) -> list[str]:
     remedy = "correct it, or leave --entity-markers out"
     spans = []
     for side in ("h", "t"):
-        mentions = item[side][2]
-        span = mentions[0] if mentions else []
-        if not span or span != list(range(span[0], span[0] + len(span))) or span[0] < 0 or span[-1] >= len(tokens):
+        span = (item[side][2] or [[]])[0]
+        if not span or span != list(range(span[0], span[-1] + 1)) or span[0] < 0 or span[-1] >= len(tokens):
             raise UserError(f"The {where} has no unbroken span for {side!r} inside its tokens: {remedy}.")
         spans.append((span[0], span[-1] + 1))
     (head, head_end), (tail, tail_end) = spans

@@ -32,18 +32,13 @@ _WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True)
 class LeakageReport:
-    """One check of a training split against a held-out one: rows of both, and training rows that leak (see module)."""
+    """One check of a training split against a held-out one: rows of both, and training rows that leak."""
 
     between: tuple[str, str]
     rows: int
     held_out_rows: int
     exact: int
     near: int
-
-    @property
-    def leaking(self) -> int:
-        """Training texts with an exact or a near duplicate."""
-        return self.exact + self.near
 
 
 def normalise(text: str) -> str:

@@ -1,6 +1,5 @@
 """How much of the tasks' tokens a corpus has, and subsets of it with high, random and low overlap."""
 
-import logging
 import math
 import os
 import re
@@ -13,8 +12,7 @@ from ..errors import UserError, check_range
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .corpora import load_corpus
-from .dataset_folder import Prepared, open_destination, published, write_dataset_folder
-from .leakage import check_splits
+from .dataset_folder import open_destination, write_dataset_folder
 from .overlap import MIN_COUNT, count_tokens, encode_texts, measure_overlap
 from .overlap_subsets import overlap_subsets
 from .sources import describe_split, facts_of, text_hash
@@ -25,7 +23,6 @@ from .tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 SHOWN = ("train", "test")
 MEASURES = ("jensen_shannon_bits", "type_coverage", "occurrence_coverage")
 SOURCE_FACTS = ("source", "config", "revision", "unit")  # facts of the corpus that each published subset repeats
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -81,7 +78,7 @@ def overlap(arguments: OverlapArguments) -> Json:
     own = portable_path(arguments.tokenizer) if arguments.tokenizer else "WordPiece trained on the corpus"
     results["tokenizer"] = {"name": own, "tokens": len(tokenizer), "sha256": tokenizer_hash(tokenizer)}
     results |= {"subsets": {}, "table": {}}
-    prepared = Prepared("overlap", arguments.corpus, {}, {})
+    configs = {}
     length, source = arguments.max_length, facts_of(corpus["train"])
     for name, task in tasks.items():
         place = portable_path(name)
@@ -96,10 +93,13 @@ def overlap(arguments: OverlapArguments) -> Json:
         }
         results["subsets"][place] = {kind: facts_of(split) for kind, split in subsets.items()}
         results["table"][place] = measures
-        if destination is not None:
-            _add_configs(prepared, name, subsets, corpus, task["test"], measures, results["tokenizer"])
+        for kind, subset in subsets.items():  # with the same held-out texts, so that losses are comparable
+            facts = facts_of(subset) | {key: source[key] for key in SOURCE_FACTS if key in source} | {"corpus": source}
+            train = describe_split(subset, **facts, measures=measures[kind], tokenizer=results["tokenizer"])
+            splits = datasets.DatasetDict(train=train, validation=corpus["validation"])
+            configs[f"{task_stem(name)}-{kind}"] = splits
     if destination is not None:
-        write_dataset_folder(prepared, *destination)
+        write_dataset_folder("overlap", arguments.corpus, configs, *destination)
     return results
 
 
@@ -120,30 +120,3 @@ def _check(arguments: OverlapArguments, texts: int | None) -> None:
 def task_stem(name: str) -> str:
     """What a task's configurations are named after: the last part of its name in letters, digits, dots and dashes."""
     return re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.")
-
-
-def _add_configs(
-    prepared: Prepared,
-    name: str,
-    subsets: datasets.DatasetDict,
-    corpus: datasets.DatasetDict,
-    task_test: datasets.Dataset,
-    measures: Json,
-    tokenizer: Json,
-) -> None:
-    """Add one task's subsets as configurations TASK-high, TASK-random and TASK-low, checked for leakage.
-
-    Each has the subset as `train` and the corpus' held-out texts as `validation`, so that losses are comparable.
-    """
-    whole, stem, validation = facts_of(corpus["train"]), task_stem(name), published(corpus["validation"])
-    source = {key: whole[key] for key in SOURCE_FACTS if key in whole}
-    for kind, subset in subsets.items():
-        facts = facts_of(subset) | source | {"corpus": whole, "measures": measures[kind], "tokenizer": tokenizer}
-        train = describe_split(subset, **facts)
-        prepared.configs[f"{stem}-{kind}"] = datasets.DatasetDict(train=train, validation=validation)
-        held_out = {"validation": validation, f"{stem} test": task_test}
-        checks = [check_splits(train, rows, ("train", other)) for other, rows in held_out.items()]
-        prepared.leakage[f"{stem}-{kind}"] = checks
-        for check in checks:
-            if check.leaking:
-                logger.warning("Note: %s texts of %s-%s repeat %s.", check.leaking, stem, kind, check.between[1])

@@ -45,8 +45,7 @@ class Subset:
 
 def divergence_gradient(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
     """Derivative of the Jensen-Shannon divergence (bits) with respect to P: 1/2 log2(2 P / (P + Q)), 0 where P is 0."""
-    gradient = np.zeros(len(P))
-    present = P > 0
+    gradient, present = np.zeros(len(P)), P > 0
     gradient[present] = np.log2(2 * P[present] / (P[present] + Q[present])) / 2
     return gradient
 
@@ -66,10 +65,7 @@ def select_subsets(
     lengths = np.asarray(tokens.sum(axis=1)).ravel()
     usable = np.flatnonzero(lengths)
     if not 1 <= num_texts <= len(usable):
-        raise UserError(
-            f"{num_texts} texts per subset were asked for, but {len(usable)} texts of the corpus have tokens: ask for "
-            f"1 to {len(usable)}."
-        )
+        raise UserError(f"{num_texts} texts per subset were asked for: give 1 to {len(usable)}, which have tokens.")
     strata = max(1, min(num_texts, len(usable) // STRATUM))
     while True:
         chooser = _Chooser(tokens, usable, rank[usable], num_texts, strata)

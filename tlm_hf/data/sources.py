@@ -1,7 +1,6 @@
 """Reading data sets: local files and folders (CSV, TSV, JSON, Excel, parquet, text) and data sets of the Hub."""
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
@@ -33,7 +32,6 @@ TEXT_TYPES = ("string", "large_string")
 BATCH = 1000
 ID = "id"  # column of the row's id: its place in the source, such as `train/17` or `wikipedia/train.parquet/93`
 logger = logging.getLogger(__name__)
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.ENOTDIR)
 
 
 def data_root(given: str | None) -> Path | None:
@@ -75,13 +73,10 @@ def read_source(
 ) -> Source:
     """Read a file (as the split `train`), a folder or a Hub data set: the one way to read a table, for every command.
 
-    Cells of CSV, TSV and Excel files are strings as they are written, an empty one None; columns of JSON and parquet
-    keep their Arrow types. Nothing is guessed (no number, no date), so the columns can be written back bit for bit.
-    `config` names a configuration of a Hub data set or of a folder's README.md, `text_unit` what a row of text files
-    is: `line`, `paragraph`, or None for paragraphs where there are blank lines.
-
-    Raises:
-        UserError: no such data set, nothing to read in it, or files that cannot be read or do not fit together.
+    Nothing is guessed (no number, no date), so the columns can be written back bit for bit. `config` names a
+    configuration of a Hub data set or of a folder's README.md, `text_unit` what a row of text files is: `line`,
+    `paragraph`, or None for paragraphs where there are blank lines. Raises UserError for no such data set, nothing to
+    read in it, or files that cannot be read or do not fit together.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -89,7 +84,7 @@ def read_source(
             raise UserError(f"{name!r} is on this machine and has no revision {revision!r}: leave the revision out.")
         source = _read_local(name, config, written, text_unit)
     elif name.count("/") == 1 and not path.suffix and not name.startswith((".", "/", "~")):
-        loaded = _load(name, {"path": name, "name": config, "revision": revision})
+        loaded = _load(name, path=name, name=config, revision=revision)
         # The commit: `datasets` names the folder of its cache files after it.
         folders = [Path(file["filename"]).parent.name for split in loaded.values() for file in split.cache_files]
         commit = next((folder for folder in folders if re.fullmatch(r"[0-9a-f]{40}", folder)), revision)
@@ -105,16 +100,15 @@ def _read_local(name: str, config: str | None, written: TextFormat, text_unit: s
     """A file or folder, by the reader of its format; the cache is found by the files' hash."""
     path, files = Path(name).expanduser(), {}
     digest, by_split = _files_hash(path), _find_files(path, config)
-    kind = _check_files(by_split or {})
     cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
     if by_split is None:
-        loaded = _load(name, {"path": str(path), "name": config, "cache_dir": str(cache)})
-    elif kind == "parquet":
+        return Source(_load(name, path=str(path), name=config, cache_dir=str(cache)), f"sha256:{digest}")
+    kind = _one_format([file for parts in by_split.values() for file in parts])
+    if kind == "parquet":
         named = {split: [*map(str, parts)] for split, parts in by_split.items()}
-        loaded = _load(name, {"path": kind, "data_files": named, "cache_dir": str(cache)})
+        loaded = _load(name, path=kind, data_files=named, cache_dir=str(cache))
     elif kind == "text":
-        parts, schema = by_split["train"], pa.schema({"text": pa.string()})
-        unit = text_unit
+        parts, schema, unit = by_split["train"], pa.schema({"text": pa.string()}), text_unit
         if unit is None:  # paragraphs if one of the files has a blank line between two texts
             texts_of = (_texts([file], "paragraph", written.encoding) for file in parts)
             unit = "paragraph" if any(next(itertools.islice(texts, 1, None), None) for texts in texts_of) else "line"
@@ -166,12 +160,12 @@ def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     filled = [file for file in tables_in(path) if file.stat().st_size]
     if not filled:
         raise UserError(f"{path} holds no {', '.join(KINDS)} with text in it: give a file or folder with text.")
-    is_plain = path.is_file() or all(kind_of(file) == "text" for file in filled)
-    card = path / "README.md"
+    kinds = {kind_of(file) for file in filled}
+    is_plain, card = path.is_file() or kinds == {"text"}, path / "README.md"
     if not is_plain and card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
-        if any(kind_of(file) in ("parquet", "text") for file in filled):
+        if kinds & {"parquet", "text"}:
             return None
-        builder = _load(str(path), {"path": str(path), "name": config}, datasets.load_dataset_builder)
+        builder = _load(str(path), datasets.load_dataset_builder, path=str(path), name=config)
         named = {str(split): [*map(Path, files)] for split, files in builder.config.data_files.items()}
         return named if builder.info.features is None else None
     if config is not None:
@@ -186,40 +180,31 @@ def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     return {split: files for split, files in splits.items() if files} or {"train": filled}
 
 
-def _check_files(files: dict[str, list[Path]]) -> str | None:
-    """The one format of the files of all splits; parquet files must have one set of columns."""
-    every = [file for parts in files.values() for file in parts]
-    formats = {kind_of(file) for file in every}
-    if len(formats) > 1:
-        names = ", ".join(sorted({file.suffix.lower() for file in every}))
-        raise UserError(f"The folder {every[0].parent} mixes the formats {names}: keep one format, or name one file.")
-    kind = next(iter(formats), None)
-    for file in every if kind == "parquet" else ():
+def _one_format(files: list[Path]) -> str | None:
+    """The format of all files; parquet files must have one set of columns."""
+    if len({kind_of(file) for file in files}) > 1:
+        names = ", ".join(sorted({file.suffix.lower() for file in files}))
+        raise UserError(f"The folder {files[0].parent} mixes the formats {names}: keep one format, or name one file.")
+    kind = kind_of(files[0])
+    for file in files if kind == "parquet" else ():
         try:
-            check_same_columns(every[0], pq.read_schema(every[0]).names, file, pq.read_schema(file).names)
+            check_same_columns(files[0], pq.read_schema(files[0]).names, file, pq.read_schema(file).names)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{str(file)!r} cannot be read ({_first_line(error)}): restore the file.") from error
+            raise UserError(f"{str(file)!r} cannot be read ({error}): restore the file.") from error
     return kind
 
 
-def _load(name: str, options: Json, load: Callable[..., Any] | None = None) -> Any:
+def _load(source: str, load: Callable[..., Any] | None = None, **options: Any) -> Any:
     """`datasets.load_dataset` (or its builder), whose errors become one sentence."""
-    cache = Path(datasets.config.HF_DATASETS_CACHE)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
         return (load or datasets.load_dataset)(**options)
     except Exception as error:  # the readers raise anything
         cause = error.__cause__ or error.__context__ or error
-        sentence = f"{name!r} cannot be read: {_first_line(cause)} (give parquet, JSON, CSV or text)."
-        if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
-            sentence = f"{cache} cannot be written ({cause.strerror}): free space, or set HF_DATASETS_CACHE."
-        elif "corresponds to no data" in f"{error} {cause}":
-            sentence = f"{name!r} has no rows: give a file or folder with text in it."
-        raise UserError(sentence) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+        if "corresponds to no data" in f"{error} {cause}":
+            raise UserError(f"{source!r} has no rows: give a file or folder with text in it.") from error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(". ")
+        remedy = "give parquet, JSON, CSV or text, and room in HF_DATASETS_CACHE"
+        raise UserError(f"{source!r} cannot be read: {reason} ({remedy}).") from error
 
 
 def check_column(table: datasets.Dataset, column: str, name: str, flag: str) -> None:
@@ -312,7 +297,7 @@ def mapped(
 def cached(
     file: Path, schema: pa.Schema, make: Callable[[], Iterable[pa.RecordBatch]], variable: str = "HF_DATASETS_CACHE"
 ) -> datasets.Dataset:
-    """A table that is memory-mapped from a file of the cache; where it is missing or damaged, it is made.
+    """A table that is memory-mapped from a file of the cache, and made where that is missing or damaged.
 
     Raises UserError where it cannot be written; `variable` moves the cache.
     """

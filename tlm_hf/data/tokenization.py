@@ -35,7 +35,7 @@ def train_wordpiece(
 ) -> PreTrainedTokenizerBase:
     """Train a WordPiece vocabulary; the same texts give the same vocabulary and ids in every process.
 
-    `tokenizers` alone does not promise that (tokenizers#1794). The result is a stock `BertTokenizer`.
+    `tokenizers` alone does not promise that (tokenizers#1794).
 
     Args:
         texts: the corpus; it is read three times, and held in memory only if it is an iterator.
@@ -109,13 +109,10 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing:
         raise UserError(f"The vocabulary {path} lacks {', '.join(missing)}: give a BERT vocab.txt or a folder.")
-    vocabulary: dict[str, int] = {}
-    for line, token in enumerate(tokens, 1):
-        if not token or token in vocabulary:
-            raise UserError(
-                f"The vocabulary {path} has {token!r} on line {line}, empty or for the second time: restore it."
-            )
-        vocabulary[token] = line - 1
+    vocabulary = {token: line for line, token in enumerate(tokens)}
+    if "" in vocabulary or len(vocabulary) < len(tokens):
+        twice = next(token for line, token in enumerate(tokens) if not token or vocabulary[token] != line)
+        raise UserError(f"The vocabulary {path} has the line {twice!r} twice, or empty: restore it.")
     return vocabulary
 
 
@@ -123,7 +120,7 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     """Load a tokenizer from a folder, a Hub name or a `vocab.txt`; `max_length` replaces its `model_max_length`.
 
     A `vocab.txt` is cased if a token has a capital letter, and with accents if one has an accent. Raises UserError for
-    no tokenizer, or one without [MASK], [CLS], [SEP], [PAD] or [UNK].
+    no tokenizer, or one without a special token of BERT's.
     """
     source = model_folder(source)
     path = Path(source).expanduser()
@@ -139,10 +136,9 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # on damaged files the libraries raise anything, down to a bare KeyError
-        reason = str(error).strip().splitlines()[0].rstrip(". ") if isinstance(error, OSError | ValueError) else ""
+        reason = str(error).strip().splitlines()[0].rstrip(". ") if str(error).strip() else type(error).__name__
         raise UserError(
-            f"The tokenizer {source!r} cannot be loaded: {reason or 'its files are damaged'} (restore it, or name "
-            "another)."
+            f"The tokenizer {source!r} cannot be loaded ({reason}): restore it, or name another."
         ) from error
     if max_length is not None:
         tokenizer.model_max_length = max_length

@@ -8,6 +8,7 @@ held out. Row groups that were read stay in the cache of `datasets`: an interrup
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def stream_wikipedia(
 ) -> datasets.DatasetDict:
     """Read the first articles of a seeded order; empty ones and exact duplicates are dropped and counted.
 
-    Held-out texts are the same for every seed and `num_texts`; none of them is a training text. Ids are
-    `config/file/row`. Raises UserError for no connection, no such configuration or revision, or too many texts.
+    Held-out texts are the same for every seed and `num_texts`. Ids are `config/file/row`. Raises UserError for no
+    connection, no such configuration or revision, or too many texts.
     """
     total = num_texts + validation_texts
     source = _Wikipedia(config, revision, endpoint)
@@ -92,26 +93,24 @@ class _Wikipedia:
         """Take texts from row group after row group until there are `count`."""
         most = sum(piece["rows"] for piece in pieces)
         texts: dict[str, str] = {}  # by id
-        empty = duplicates = 0
+        dropped = Counter(empty=0, duplicates=0)
         if count <= most:  # what the footers rule out is refused before the download
             for place, text in (row for piece in pieces for row in self._texts(piece, seed)):
                 digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-                if not text:
-                    empty += 1
-                elif digest in self.seen:
-                    duplicates += 1
-                else:
-                    self.seen.add(digest)
-                    texts[place] = text
-                    self.progress.update()
-                    if len(texts) == count:
-                        break
+                if not text or digest in self.seen:
+                    dropped["duplicates" if text else "empty"] += 1
+                    continue
+                self.seen.add(digest)
+                texts[place] = text
+                self.progress.update()
+                if len(texts) == count:
+                    break
             most = len(texts)
         if count > most:
             use = "held-out" if seed == "validation" else "training"
             raise UserError(f"{count} {use} texts were asked for, but {self.name} has {most}: ask for at most {most}.")
         facts: Json = {"source": REPOSITORY, "config": self.config, "revision": self.revision, "unit": "article"}
-        facts |= {"seed": None if seed == "validation" else seed, "empty": empty, "duplicates": duplicates}
+        facts |= {"seed": None if seed == "validation" else seed, **dropped}
         table = pa.table({"text": pa.array(texts.values(), pa.string()), ID: pa.array(texts, pa.string())})
         fingerprint = hashlib.sha256(json.dumps([facts, count]).encode()).hexdigest()[:32]
         return describe_split(datasets.Dataset(table, fingerprint=fingerprint), **facts)

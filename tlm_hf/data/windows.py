@@ -60,26 +60,19 @@ def tokenize_once(
 
 @dataclass(frozen=True)
 class TextFacts:
-    """What a tokenizer and a limit of `max_length` tokens make of texts.
-
-    Attributes:
-        longer, short: texts of more than `max_length` tokens, and of fewer than `SHORT`, special tokens included.
-        share_beyond: share of all tokens that is beyond the limit.
-        percentile_95: tokens that 95% of the texts do not exceed.
-        unknown_share: share of [UNK] among the tokens without special ones.
-    """
+    """What a tokenizer and a limit of `max_length` tokens make of texts; lengths include special tokens."""
 
     texts: int
     max_length: int
-    longer: int
-    short: int
-    share_beyond: float
-    percentile_95: int
-    unknown_share: float
+    longer: int  # texts of more than `max_length` tokens
+    short: int  # texts of fewer than `SHORT`
+    share_beyond: float  # of all tokens, those beyond the limit
+    percentile_95: int  # tokens that 95% of the texts do not exceed
+    unknown_share: float  # of [UNK] among the tokens without special ones
 
     @classmethod
     def measure(cls, lengths: np.ndarray, max_length: int, unknown: int) -> "TextFacts":
-        """From the tokens of each text, special tokens included, int (texts,), and the number of [UNK]."""
+        """From the tokens of each text, int (texts,), and the number of [UNK]."""
         total = max(1, int(lengths.sum(dtype=np.int64)))
         ordinary = max(1, total - SPECIAL * len(lengths))
         beyond = int((lengths - max_length).clip(min=0).sum(dtype=np.int64))
@@ -142,8 +135,8 @@ class Windows(Sequence[np.ndarray]):
     """The rows that pre-training sees: `windows[i]` is [CLS], then pieces of texts, each with a [SEP]; int (tokens,).
 
     With `split` a text of more than `max_length` tokens becomes windows of nearly equal length, and texts under
-    `shortest` (special tokens included) are joined in their order; without, the former are cut and the latter left out.
-    `tokens` are those of the texts without special tokens, `lengths` those of each window, int64 (windows,).
+    `shortest` are joined in their order; without, the former are cut and the latter left out. `tokens` are those of
+    the texts without special tokens, `lengths` those of each window, int64 (windows,).
     """
 
     def __init__(
@@ -185,9 +178,9 @@ class Windows(Sequence[np.ndarray]):
 
     def __getitem__(self, index: Any) -> Any:
         """Token ids of one window; of a slice, their list."""
-        if isinstance(index, slice):
-            return [self[window] for window in range(len(self))[index]]
         window = range(len(self))[index]
+        if isinstance(window, range):
+            return [self[each] for each in window]
         first, last = self._firsts[window : window + 2]
         row = np.full(self.lengths[window], self.separator, dtype=np.int64)
         row[0], place = self.opening, 1
