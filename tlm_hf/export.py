@@ -44,6 +44,11 @@ class _Arguments:
     model: str = option("", "Folder or Hub name of a classifier or committee.")
     output_dir: str = option("", "Output folder.")
 
+    def check(self) -> None:
+        """Raise UserError where one is missing."""
+        if not self.model or not self.output_dir:
+            raise UserError("Give --model (a classifier or committee) and --output-dir.")
+
 
 @dataclass
 class ExportArguments(_Arguments):
@@ -52,18 +57,13 @@ class ExportArguments(_Arguments):
     int8: bool = option(False, f"Also write {INT8_FILE}, its products quantized to int8.")
 
 
-def _check(arguments: _Arguments, command: str) -> None:
-    if not arguments.model or not arguments.output_dir:
-        raise UserError(f"{command} needs --model (a classifier or committee) and --output-dir.")
-
-
 def export(arguments: ExportArguments) -> Json:
     """Write a classifier or committee with its tokenizer as ONNX, and compare its logits with torch's.
 
     Returns the sizes of `files` in bytes, and the largest absolute difference of each one's logits from torch's float32
     on two pairs of texts. Raises UserError for bad input, missing packages, or a float32 export whose logits differ.
     """
-    _check(arguments, "export")
+    arguments.check()
     check_installed(*NEEDED)
     model = load_classifier(arguments.model)
     if getattr(model.config, "table_dtype", "float32") == "int8":
@@ -108,7 +108,7 @@ def freeze(arguments: FreezeArguments) -> Json:
     Returns `output_dir`, and of the `tables` the `bytes` and the largest difference of the runtime's member logits from
     the committee's on a sample of texts. Raises UserError for bad input, or a member that cannot be frozen.
     """
-    _check(arguments, "freeze")
+    arguments.check()
     model = load_classifier(arguments.model).float()
     if isinstance(model, FrozenCommitteeForSequenceClassification):
         raise UserError(f"The model {arguments.model!r} is frozen already: name the committee that it was made from.")
@@ -169,19 +169,19 @@ def write_runtime(folder: Path) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporter, which prints its steps and warns of packages that are not used here."""
-    with contextlib.ExitStack() as stack:
-        stack.callback(logging.disable, logging.root.manager.disable)
-        logging.disable(logging.WARNING)
-        stack.enter_context(warnings.catch_warnings(action="ignore"))
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        yield
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def export_onnx(model: PreTrainedModel, path: Path) -> Path:
     """Write a classifier (ours or stock BERT's) or committee in float32; returns `path`.
 
-    The inputs are `INPUTS` (a frozen committee's: the first two), int64 (batch, sequence), both sizes free; no row of
-    the mask may be all 0.
+    Inputs are int64 (batch, sequence), both sizes free; no row of the mask may be all 0.
     """
     frozen = isinstance(model, FrozenCommitteeForSequenceClassification)
     committee = frozen or isinstance(model, CommitteeForSequenceClassification)

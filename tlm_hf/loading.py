@@ -31,8 +31,7 @@ COMMITTEES: dict[str, tuple[Any, Any]] = {
 def read_config(source: str, needs_weights: bool = True) -> Json:
     """`config.json` of a folder or Hub name, after a check that the folder's weights (if needed) are whole.
 
-    Raises:
-        UserError: no such folder, no or broken `config.json`, missing or truncated weights, or another kind of model.
+    Raises UserError for no such folder, a broken config, missing or truncated weights, or another kind of model.
     """
     folder = Path(model_folder(source)).expanduser()
     if folder.is_dir():
@@ -72,17 +71,15 @@ def check_folder(folder: Path, needs_weights: bool = True) -> None:
     files = sorted(folder.glob("model-*.safetensors")) or [folder / WEIGHTS]
     for file in files:
         if not file.is_file():
-            missing = f"has no {file.name}: restore it from where the model came"
-            pickle = f"holds {PICKLE}, which is a pickle that may run code: if you trust it, open it with transformers"
-            pickle += ", whose save_pretrained writes safetensors"
-            raise UserError(f"The model folder {folder} {pickle if (folder / PICKLE).is_file() else missing}.")
+            words = f"has no {file.name}: restore it from where the model came"
+            if (folder / PICKLE).is_file():
+                words = f"holds {PICKLE}, a pickle that may run code: if you trust it, save it again with transformers"
+            raise UserError(f"The model folder {folder} {words}.")
         try:
             with safe_open(file, framework="pt") as opened:
                 opened.keys()
         except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"The weights {file} are truncated or damaged ({error}): restore them from where the model came."
-            ) from error
+            raise UserError(f"The weights {file} are truncated or damaged ({error}): restore them.") from error
 
 
 def load_config(source: str) -> PreTrainedConfig:
@@ -123,11 +120,7 @@ def load_classifier(source: str) -> PreTrainedModel:
 def load_for_finetuning(
     source: str, labels: list[str], *, dropout: float, from_scratch: bool, initializer_range: float | None = None
 ) -> TLMForSequenceClassification:
-    """Encoder with a classifier for `labels` (new, unless it has just these), or the architecture with new weights.
-
-    `dropout` is that of hidden states, attention and classifier, `initializer_range` the standard deviation of new
-    weights (None for the encoder's).
-    """
+    """Encoder with a classifier for `labels` (new, unless it has just these), or the architecture with new weights."""
     fields = read_encoder_config(source, needs_weights=not from_scratch)
     if initializer_range is not None:
         fields = {**fields, "initializer_range": initializer_range}
@@ -203,10 +196,7 @@ def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwa
         raise _cannot(source, "loaded", error) from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(allowed_missing))
     if missing:
-        raise UserError(
-            f"The model {source!r} lacks {len(missing)} weights, {missing[0]} among them: restore the weights from "
-            "where the model came."
-        )
+        raise UserError(f"The model {source!r} lacks {len(missing)} weights, such as {missing[0]}: restore them.")
     for name, size, expected in sorted(report["mismatched_keys"]):
         if not name.startswith(allowed_missing):
             raise UserError(

@@ -147,7 +147,7 @@ find_schedule = partial(_find, PRETRAINING_SCHEDULES, "schedule")
 def default_initializer_range(hidden_size: int, num_hidden_layers: int) -> float:
     """Standard deviation of new weights: 1/sqrt(hidden_size) for one narrow layer, else BERT's 0.02.
 
-    Measured at 256, one layer and six, and at 768 (results/training/LOG.md, sections 2 and 8); `NARROW` is between.
+    Measured at 256 and 768 (results/training/LOG.md, sections 2 and 8); `NARROW` is between.
     """
     return max(0.02, hidden_size**-0.5) if num_hidden_layers == 1 and hidden_size <= NARROW else 0.02
 

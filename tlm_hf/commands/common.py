@@ -30,9 +30,8 @@ Arguments = TypeVar("Arguments")
 class Parser(HfArgumentParser):
     """HfArgumentParser for a command: each option once in `--help`, in groups; errors and guesses as one sentence.
 
-    Dashes and underscores are the same, `--config FILE.yaml` gives options by name (the command line wins), and
-    `parse` returns only what was given. Field metadata may hold `group` (its heading), `positional` and `choices`;
-    `--help` leaves the `hidden` ones out.
+    `--config FILE.yaml` gives options by name (the command line wins), and `parse` returns only what was given. Field
+    metadata may hold `group` (its heading) and `positional`; `--help` leaves the `hidden` ones out.
     """
 
     def __init__(self, groups: Sequence[type], name: str, description: str, hidden: Collection[str] = ()) -> None:
@@ -87,11 +86,9 @@ class Parser(HfArgumentParser):
             words = self._read_config(found.config) + words
         namespace, unknown = self.parse_known_args(words)
         if unknown:
-            self.error(f"there is no option {unknown[0]!r}{self._guess(unknown[0].partition('=')[0])}")
+            guess = suggest(unknown[0].partition("=")[0], [name.strip("-") for name in self._option_string_actions])
+            self.error(f"there is no option {unknown[0]!r}{guess}")
         return vars(namespace)
-
-    def _guess(self, word: str) -> str:
-        return suggest(word, [name.strip("-") for name in self._option_string_actions])
 
     def _read_config(self, file: str) -> list[str]:
         """A YAML file as words of a command line."""
@@ -103,8 +100,6 @@ class Parser(HfArgumentParser):
             self.error(f"the file {file} holds no options: write `name: value` lines")
         words = []
         for name, value in options.items():
-            if f"--{name}" not in self._option_string_actions:
-                self.error(f"the file {file} has an unknown option {name!r}{self._guess(str(name))}")
             if value is not None:
                 values = value if isinstance(value, list) else [value]
                 words += [f"--{name}", *(each if isinstance(each, str) else json.dumps(each) for each in values)]
@@ -164,9 +159,7 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write(
-            "Interrupted; the same command continues where it stopped, or begins again where nothing was finished.\n"
-        )
+        sys.stderr.write("Interrupted; the same command continues, or begins again where nothing was finished.\n")
         raise SystemExit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED) from None
     finally:
         if in_main_thread:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from ..data.task_options import option
-from ..runs.atomic_files import Json, write_json
-from ..runs.provenance import portable, provenance
+from ..runs.atomic_files import Json
 
 
 @dataclass
@@ -21,20 +20,11 @@ class ReleaseArguments:
     dry_run: bool = option(False, "With push: only show every file, size and commit.")
     public: bool = option(False, "With push: make everything public in the end.")
     overwrite: bool = option(False, "With push: also over what others changed since the last release.")
-    json: str | None = option(None, "A JSON file for the results.")
 
 
 def release(arguments: ReleaseArguments) -> Json:
     """Stage, verify, push or compare a family of repositories."""
-    results = _call(arguments)
-    if arguments.json is not None:
-        write_json(arguments.json, {**portable(results), **provenance()})
-    return results
-
-
-def _call(arguments: ReleaseArguments) -> Json:
-    """What was asked for; imported here, since each part needs other libraries."""
-    from ..hub import push, stage, verify
+    from ..hub import push, stage, verify  # here, since each part needs other libraries
 
     output = arguments.output_dir
     if arguments.what == "stage":

@@ -1,7 +1,6 @@
 """`tlm serve`: a frozen committee behind HTTP. `examples/serve/app.py` is the same app for several workers."""
 
 import contextlib
-import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +49,7 @@ def serve(arguments: ServeArguments) -> None:
         listener = socket.create_server((arguments.host, arguments.port))
     except OSError as error:
         where = f"{arguments.host}:{arguments.port}"
-        raise UserError(
-            f"Nothing can listen at {where} ({os.strerror(error.errno or 0)}): give another --host or --port."
-        ) from error
+        raise UserError(f"Nothing can listen at {where} ({error}): give another --host or --port.") from error
     address = f"http://{arguments.host}:{listener.getsockname()[1]}/classify"
     print(f'{address} answers POST {{"texts": ["..."]}}; Ctrl-C ends it.', flush=True)
     with contextlib.suppress(KeyboardInterrupt):

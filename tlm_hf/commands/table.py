@@ -7,22 +7,13 @@ BAD_INPUT = 2
 
 @dataclass(frozen=True)
 class Command:
-    """A command: a parser and one call.
-
-    Args:
-        about: one line for the list of commands.
-        function: "module:name" of what is called, with a dataclass of options as its annotation says, or by name; a
-            field `what` of it gets the second word of the command.
-        printed: names of the results that are printed.
-        leading: options whose names may be left out at the start of the command line.
-        options: for a function that takes options by name, the module of their GROUPS (dataclasses).
-    """
+    """A command: a parser and one call."""
 
     about: str
-    function: str
-    printed: tuple[str, ...] = ()
-    leading: tuple[str, ...] = ()
-    options: str | None = None
+    function: str  # "module:name", called with a dataclass of options, whose `what` is the second word, or by name
+    printed: tuple[str, ...] = ()  # names of results
+    leading: tuple[str, ...] = ()  # options whose names may be left out at the start of the command line
+    options: str | None = None  # of a function that takes options by name, the module of their GROUPS
 
 
 STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.release:release"

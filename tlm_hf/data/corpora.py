@@ -52,8 +52,8 @@ def load_corpus(
 
     `corpus` is `docstrings`, `wikipedia` (of the data root, else streamed), a path, `owner/name` on the Hub, or tables;
     `num_texts` None means all (40,000 of a streamed Wikipedia); at most `validation_texts` are held out, of the
-    source's own validation split, or a tenth of the corpus. `config`, `revision` (of Wikipedia a pinned one), `unit` and
-    `written` are those of `sources.read_source`; `root` is the data root, None for the variable TLM_DATA.
+    source's own validation split, or a tenth of the corpus. `config`, `revision` (of Wikipedia a pinned one), `unit`
+    and `written` are those of `sources.read_source`; `root` is the data root, None for the variable TLM_DATA.
     """
     for use, count in (("training", num_texts), ("held-out", validation_texts)):
         if count is not None and count < 1:

@@ -7,7 +7,6 @@ facts of every split, the leakage report, hashes of the files, and how they were
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets.info import DatasetInfosDict
@@ -101,10 +100,14 @@ class PrepareDataArguments(TaskArguments):
 def prepare_data(arguments: PrepareDataArguments) -> Json:
     """Make a data set folder, ready to push, of a corpus in nested sizes or of a task, with a leakage report.
 
-    The same command elsewhere gives the same parquet files, byte for byte. Raises UserError for bad options and as
-    `write_dataset_folder`.
+    The same command elsewhere gives the same parquet files, byte for byte. Raises UserError for bad options, or a
+    folder that cannot be written.
     """
-    destination, settings = open_destination(arguments)
+    if not arguments.output_dir:
+        raise UserError("--output-dir is missing: name the folder to make.")
+    destination = Path(arguments.output_dir).expanduser().resolve()
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
+        raise UserError(f"The output folder {destination} is there already: choose another --output-dir, or remove it.")
     if bool(arguments.corpus) == bool(arguments.task):
         raise UserError("Give one of --corpus and --task: a data set is made of one of them.")
     check_range(arguments, 1, float("inf"), "validation_texts")
@@ -114,11 +117,8 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
     if sizes != sorted({size for size in sizes if size > 0}):
         given = " ".join(str(size) for size in sizes)
         raise UserError(f"--num-texts is {given}: give sizes of at least 1 in ascending order, each once.")
-    if arguments.corpus:
-        record = write_dataset_folder("corpus", arguments.corpus, _corpus(arguments), destination, settings)
-    else:
-        configs = {"default": load_task_from(arguments)}
-        record = write_dataset_folder("task", arguments.task, configs, destination, settings)
+    configs = _corpus(arguments) if arguments.corpus else {"default": load_task_from(arguments)}
+    record = _write(arguments, configs, destination)
     rows = {config: {split: facts["rows"] for split, facts in of.items()} for config, of in record["configs"].items()}
     leaking = {
         config: {" / ".join(check["between"]): check["exact"] + check["near"] for check in checks}
@@ -150,24 +150,9 @@ def _corpus(arguments: PrepareDataArguments) -> dict[str, datasets.DatasetDict]:
     return configs
 
 
-def open_destination(arguments: Any) -> tuple[Path, Json]:
-    """The folder that a command is to make and the settings that choose its rows; UserError where it cannot be made."""
-    if not arguments.output_dir:
-        raise UserError("--output-dir is missing: name the folder to make.")
-    destination = Path(arguments.output_dir).expanduser().resolve()
+def _write(arguments: PrepareDataArguments, configs: dict[str, datasets.DatasetDict], destination: Path) -> Json:
+    """Write splits by configuration as a folder that `datasets.load_dataset` opens; returns its `subset.json`."""
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise UserError(f"The output folder {destination} is there already: choose another --output-dir, or remove it.")
-    return destination, portable(settings)
-
-
-def write_dataset_folder(
-    kind: str, source: str, configs: dict[str, datasets.DatasetDict], destination: Path, settings: Json
-) -> Json:
-    """Write splits by configuration as a folder that `datasets.load_dataset` opens; returns its `subset.json`.
-
-    `kind` is corpus, task or overlap, `source` what it is made of. Raises UserError where it cannot be written.
-    """
     record: Json = {"kind": SUBSET_KIND, "name": destination.name, "settings": settings}
     record["configs"] = {name: {split: facts_of(rows) for split, rows in of.items()} for name, of in configs.items()}
     record["leakage"] = {
@@ -185,7 +170,9 @@ def write_dataset_folder(
                     features = datasets.Features({name: rows.features[name] for name in names})
                     whole = datasets.Dataset.from_dict({name: rows[name][:] for name in names}, features=features)
                     whole.to_parquet(str(folder / FILE.format(config, split)))
-            (folder / "README.md").write_text(_render_card(record, kind, source, configs), encoding="utf-8")
+            (folder / "README.md").write_text(
+                _render_card(record, arguments.corpus or arguments.task, configs), encoding="utf-8"
+            )
             files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             record["files"] = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
             write_json(folder / SUBSET_FILE, record)
@@ -195,7 +182,7 @@ def write_dataset_folder(
     return record
 
 
-def _render_card(record: Json, kind: str, place: str, tables: dict[str, datasets.DatasetDict]) -> str:
+def _render_card(record: Json, place: str, tables: dict[str, datasets.DatasetDict]) -> str:
     origin = portable_path(place)
     source = KNOWN_SOURCES.get(origin) or Source(
         origin,
@@ -207,9 +194,7 @@ def _render_card(record: Json, kind: str, place: str, tables: dict[str, datasets
     checks = [check for of_config in record["leakage"].values() for check in of_config]
     body = card_template("dataset").render(
         name=record["name"],
-        kind=kind,
         source=source,
-        settings=record["settings"],
         configs=record["configs"],
         labels=list(splits["train"].get("per_label", {})),
         counts={split: facts.get("per_label", {}) for split, facts in splits.items()},
@@ -221,18 +206,19 @@ def _render_card(record: Json, kind: str, place: str, tables: dict[str, datasets
         near_share=NEAR_SHARE,
         results=record,
     )
-    return f"---\n{_metadata(record['name'], source, kind, tables).to_yaml()}\n---\n\n{body.strip()}\n"
+    return f"---\n{_metadata(record['name'], source, tables).to_yaml()}\n---\n\n{body.strip()}\n"
 
 
-def _metadata(name: str, source: Source, kind: str, tables: dict[str, datasets.DatasetDict]) -> DatasetCardData:
+def _metadata(name: str, source: Source, tables: dict[str, datasets.DatasetDict]) -> DatasetCardData:
     """Front matter: `datasets` writes the features, huggingface_hub the YAML, so that names in it are quoted."""
     licence_name: Json = {"license_name": source.licence_name} if source.licence_name else {}
+    has_labels = "label" in next(iter(tables.values()))["train"].column_names
     data = DatasetCardData(
         pretty_name=name,
         language=list(source.language) or None,
         license=source.licence[0] if len(source.licence) == 1 else list(source.licence),
         source_datasets=list(source.hub),
-        task_categories=["text-classification"] if kind == "task" else ["fill-mask", "text-generation"],
+        task_categories=["text-classification"] if has_labels else ["fill-mask", "text-generation"],
         tags=["tlm", "tiny-language-model", PAPER],
         **licence_name,
     )
@@ -246,7 +232,6 @@ def _metadata(name: str, source: Source, kind: str, tables: dict[str, datasets.D
         }
         for config, splits in tables.items()
     ]
-    if kind != "overlap":  # there none holds the others
-        configs[-1]["default"] = True
+    configs[-1]["default"] = True  # the others are parts of it
     data["configs"] = configs
     return data

@@ -1,4 +1,4 @@
-"""Data set repositories of a release: a folder of `tlm prepare-data` or `tlm overlap` under its name on the Hub."""
+"""Data set repositories of a release: a folder of `tlm prepare-data` under its name on the Hub."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
     folder = entry.source
     facts = read_json(folder / SUBSET_FILE) if (folder / SUBSET_FILE).is_file() else {}
     if facts.get("kind") != SUBSET_KIND:
-        raise UserError(f"{folder} is not a data set folder: make one with `tlm prepare-data` or `tlm overlap`.")
+        raise UserError(f"{folder} is not a data set folder: make one with `tlm prepare-data`.")
     for name, expected in facts["files"].items():
         path = folder / name
         if not path.is_file() or (name != CARD and file_hash(path) != expected):  # a card is there to be edited

@@ -17,7 +17,6 @@ from ..data.task_options import option
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import check_range
-from ..evaluation.linear_models import tfidf_baseline
 from ..evaluation.latency import Watch, classifier_latency
 from ..evaluation.linear_models import tfidf_baseline
 from ..hub.demo_data import DemoTask, stage_demo
