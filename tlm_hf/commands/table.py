@@ -17,12 +17,10 @@ class Command:
 
 
 STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.release:release"
-REPORT, TABLE = ("report",), ("table",)
+REPORT, TABLE, ROWS = ("report",), ("table",), ("rows",)
 STEP_RATIOS = ("recipe", "ratios", "median_seconds")
 COMMANDS = {
-    "quickstart": Command(
-        "the whole idea on embedded text: pre-train, fine-tune, committee, table", "study.quickstart:quickstart", REPORT
-    ),
+    "quickstart": Command("the whole idea on embedded text, to a table", "study.quickstart:quickstart", REPORT),
     "train-committee": Command(
         "a committee from your own table of texts and labels", "commands.training:train_committee", REPORT, ("data",)
     ),
@@ -49,27 +47,19 @@ COMMANDS = {
         ("task", "members", "temperature", "temperature_note", "validation", "test", "best_member_test_accuracy"),
     ),
     "score": Command(
-        "accuracy, loss, or fixed-mask loss and perplexity of a model on a task or text",
+        "accuracy, loss or perplexity of a model on a task or text",
         "evaluation.scoring:score",
         ("model", "task", "text", "metrics", "texts", "truncated"),
     ),
-    "export": Command(
-        "a classifier or committee as ONNX, in float32 and int8", "export:export", ("files", "max_abs_diff")
-    ),
-    "freeze": Command(
-        "a committee of one-layer encoders as tables that are looked up", "export:freeze", ("output_dir", "tables")
-    ),
+    "export": Command("a classifier or committee as ONNX", "export:export", ("files", "max_abs_diff")),
+    "freeze": Command("a committee as tables that are looked up", "export:freeze", ("output_dir", "tables")),
     "serve": Command("a frozen committee behind HTTP", "commands.serve:serve", leading=("model",)),
     "prepare-data": Command(
         "corpora and tasks as data set folders", "data.dataset_folder:prepare_data", ("output_dir", "rows", "leaking")
     ),
-    "overlap": Command(
-        "token overlap of a corpus with tasks, and subsets by it", "data.overlap_report:overlap", ("corpus", "table")
-    ),
+    "overlap": Command("token overlap of a corpus with tasks", "data.overlap_report:overlap", ("corpus", "table")),
     "study plan": Command("the runs of the paper's four findings, and their costs", "study.study:show_plan", TABLE),
-    "study run": Command(
-        "those runs that are missing", "study.study:run_study", ("table", "done", "missing", "waiting")
-    ),
+    "study run": Command("those runs that are missing", "study.study:run_study", ("done", "missing", "waiting")),
     "study report": Command("tables and plots of the findings", "study.report:write_report", REPORT),
     "study demo": Command("a folder for the Space", "study.demo:stage_study_demo", ("demo", "tasks")),
     "release stage": Command("models, data sets, cards and the Space as folders", RELEASE, TABLE, ("release_file",)),
@@ -84,13 +74,11 @@ COMMANDS = {
         ("rows",),
     ),
     "benchmark text-to-label": Command(
-        "a frozen committee beside TF-IDF, fastText, model2vec and MiniLM, tokenization included",
+        "a frozen committee beside other text classifiers, tokenization included",
         "benchmarks.text_to_label:benchmark_text_to_label",
         ("rows", "skipped"),
     ),
-    "benchmark precision": Command(
-        "accuracy in bfloat16 and int8", "benchmarks.precision_loss:compare_precisions", ("rows",)
-    ),
+    "benchmark precision": Command("accuracy by precision", "benchmarks.precision_loss:compare_precisions", ROWS),
     "import-paper-weights": Command(
         "a checkpoint of the paper's authors into a folder of ours, after checks",
         "paper.import_weights:import_paper_weights",

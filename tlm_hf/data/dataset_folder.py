@@ -166,9 +166,8 @@ def _write(arguments: PrepareDataArguments, configs: dict[str, datasets.DatasetD
                 (folder / config).mkdir(parents=True)
                 for split, rows in splits.items():
                     # In one piece, without indices or history, so that equal rows give equal files.
-                    names = [name for name in ("text", ID, "label") if name in rows.column_names]
-                    features = datasets.Features({name: rows.features[name] for name in names})
-                    whole = datasets.Dataset.from_dict({name: rows[name][:] for name in names}, features=features)
+                    features = _published(rows)
+                    whole = datasets.Dataset.from_dict({name: rows[name][:] for name in features}, features=features)
                     whole.to_parquet(str(folder / FILE.format(config, split)))
             (folder / "README.md").write_text(
                 _render_card(record, arguments.corpus or arguments.task, configs), encoding="utf-8"
@@ -180,6 +179,11 @@ def _write(arguments: PrepareDataArguments, configs: dict[str, datasets.DatasetD
         reason = error.strerror or str(error).splitlines()[0]
         raise UserError(f"{destination.name} cannot be written ({reason}): choose another --output-dir.") from error
     return record
+
+
+def _published(rows: datasets.Dataset) -> datasets.Features:
+    """The columns that are published, in their order."""
+    return datasets.Features({name: rows.features[name] for name in ("text", ID, "label") if name in rows.features})
 
 
 def _render_card(record: Json, place: str, tables: dict[str, datasets.DatasetDict]) -> str:
@@ -222,7 +226,7 @@ def _metadata(name: str, source: Source, tables: dict[str, datasets.DatasetDict]
         tags=["tlm", "tiny-language-model", PAPER],
         **licence_name,
     )
-    infos = {name: datasets.DatasetInfo(features=of["train"].features) for name, of in tables.items()}
+    infos = {name: datasets.DatasetInfo(features=_published(of["train"])) for name, of in tables.items()}
     DatasetInfosDict(infos).to_dataset_card_data(data)
     # Files are named one by one: a pattern would take up what an older version of the data set left on the Hub.
     configs: list[Json] = [

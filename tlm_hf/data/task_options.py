@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import UserError
 
 TABLE_OPTIONS = ("encoding", "quoting", "drop_rare_classes", "merge_rare_classes")
-TEXT_OPTIONS = ("entity_markers", "all_rows", "shortfall", "drop_leakage", *TABLE_OPTIONS)
+TEXT_OPTIONS = ("entity_markers", "shortfall", "drop_leakage", *TABLE_OPTIONS)
 """Options that are not among a run's settings, since they count by the texts that they choose."""
 QUOTING = ("auto", "csv", "none")
 
@@ -63,7 +63,6 @@ class TaskArguments(TextFormat):
     )
     validation_per_label: int | None = option(None, "Validation texts of each class.")
     test_per_label: int | None = option(None, "Test texts of each class (default: the paper's, or all).")
-    all_rows: bool = option(False, "Where no number is given, all rows instead of the paper's numbers.")
     shortfall: str = option("error", "When a class has fewer texts than asked for: error, or take all it has.")
     drop_rare_classes: int = option(0, "Leave out the classes of a table of fewer rows.")
     merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")

@@ -50,7 +50,7 @@ KNOWN = {
     "fewrel": KnownTask(None, None, "tokens", (), train_per_label=567, test_per_label=70),
 }
 UNUSED = {
-    "docstrings": {"text_column", "task_config", "task_revision", "all_rows", "train_seed"},
+    "docstrings": {"text_column", "task_config", "task_revision", "train_seed"},
     "fewrel": {"text_column", "task_config", "task_revision"},
     OBJECT: {"task_config", "task_revision"},
 }
@@ -165,7 +165,7 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
     if every_class and len({row.label for rows in source.rows.values() for row in rows}) < 2:
         raise UserError(f"The task {arguments.task!r} has 1 class: give at least two, or set --label-column.")
     known, defaults = KNOWN.get(arguments.task), PER_LABEL if arguments.task == "docstrings" else {}
-    if known is not None and not arguments.all_rows:
+    if known is not None:
         defaults = {"train": known.train_per_label, "test": known.test_per_label}
     sizes = {split: getattr(arguments, f"{split}_per_label") or defaults.get(split) for split in SPLITS}
     chosen = choose_rows(source, arguments, sizes, tenth=known is not None, every_class=every_class)

@@ -12,7 +12,7 @@ from ..data.tasks import load_task
 from ..errors import UserError
 from ..recipes import find_architecture, find_size
 from ..runs.atomic_files import Json
-from ..training.options import option_fields
+from ..training.options import name_options, refuse
 from ..training.pretrain import load_pretraining_corpus
 from ..training.pretrain_options import GROUPS, CorpusOptions
 
@@ -20,9 +20,10 @@ PLAN_FILE = Path(__file__).with_name("plan.yaml")
 ARM_NAMES = {"pretrained": "pre-trained", "scratch": "from scratch"}
 BASELINE_NAMES = {"linear": "TF-IDF + linear model", "minilm": "frozen MiniLM-L6 + linear model"}
 """By kind of run the name in tables."""
-SET_BY_STUDY = {"corpus", "corpus_config", "data_root", "disable_tqdm", "num_members", "num_threads", "output_dir"}
-SET_BY_STUDY |= {"recipe", "seed", "size", "task", "tokenizer", "workers"}
-"""Options of a run that a plan cannot name."""
+SET_BY_STUDY = (
+    *("corpus", "corpus_config", "data_root", "disable_tqdm", "num_members", "num_threads", "output_dir"),
+    *("recipe", "seed", "size", "task", "tokenizer", "workers"),
+)
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -126,14 +127,10 @@ class SizePlan(Section):
     def check(self) -> "SizePlan":
         """Refuse a plan whose runs could not be named or would fail."""
         find_size(self.recipe_size)
-        task_options = {field.name for field in fields(TaskArguments)}
-        known = [(f"tasks.{name}", options, task_options) for name, options in self.tasks.items()]
-        known += [(f"pretraining.{name}", each, set(option_fields(GROUPS))) for name, each in self.pretraining.items()]
-        for place, options, names in known:
-            unknown = options.keys() - (names - SET_BY_STUDY)
-            if unknown:
-                choices = ", ".join(sorted(names - SET_BY_STUDY))
-                raise ValueError(f"{place} has the unknown fields {sorted(unknown)}: choose among {choices}")
+        for options in self.tasks.values():
+            refuse(name_options(options, [TaskArguments], {}), SET_BY_STUDY, "the study sets it")
+        for options in self.pretraining.values():
+            refuse(name_options(options, GROUPS, {}), SET_BY_STUDY, "the study sets it")
         for recipe in (*self.committee.members, self.committee.reference):
             find_architecture(recipe)
             if recipe not in self.pretraining or recipe not in self.finetuning:
@@ -150,13 +147,10 @@ def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
     """The plan of one size; UserError for a field that is unknown, missing or has a wrong value."""
     try:
         sizes = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The plan {file} cannot be read ({error.strerror}): name another --plan.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"The plan {file} is not valid YAML ({' '.join(str(error).split())}): fix it.") from error
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"The plan {file} cannot be read ({' '.join(str(error).split())}): correct it.") from error
     if not isinstance(sizes, dict) or size not in sizes:
-        known = ", ".join(sizes) if isinstance(sizes, dict) else "none"
-        raise UserError(f"The plan {file} has no size {size!r}: choose one of {known}.")
+        raise UserError(f"The plan {file} has no size {size!r}: choose one of {', '.join(sizes or ['none'])}.")
     try:
         return SizePlan.model_validate(sizes[size])
     except ValidationError as error:

@@ -190,7 +190,7 @@ def load_members(arguments: CommitteeArguments, task: datasets.DatasetDict) -> C
         if trained_on_another_split(member, task_sha256):
             raise UserError(
                 f"The member {member!r} was fine-tuned on another split of its task, so test texts may be among its "
-                "training texts: give the options of the task (--task-seed, --*-per-label, --all-rows, --shortfall, "
+                "training texts: give the options of the task (--task-seed, --*-per-label, --shortfall, "
                 "--entity-markers) that it was fine-tuned with."
             )
         models.append(model)
