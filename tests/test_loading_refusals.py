@@ -21,7 +21,7 @@ def test_broken_folders_are_refused_in_one_sentence(tmp_path):
         (load_masked_lm, without, "no config.json"),
         (load_masked_lm, {"config.json": b"{"}, "not JSON"),
         (load_masked_lm, no_weights, "no model.safetensors"),
-        (load_masked_lm, no_weights | {"pytorch_model.bin": b"x"}, "pytorch_model.bin, which is a pickle"),
+        (load_masked_lm, no_weights | {"pytorch_model.bin": b"x"}, "pytorch_model.bin, a pickle"),
         (load_masked_lm, halved, "truncated or damaged"),
         (load_masked_lm, {"config.json": json.dumps(config | {"model_type": "gpt2"}).encode()}, "gpt2"),
         (load_masked_lm, {"config.json": json.dumps(config | {"hidden_size": 25}).encode()}, "not divisible"),

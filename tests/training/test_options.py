@@ -125,7 +125,7 @@ def test_a_file_of_options_is_the_command_line_and_the_command_line_wins(capsys,
     assert_equal_weights(tmp_path / "a", tmp_path / "b")
     file.write_text("learning_rates: 3\n")
     said = refused(capsys, "pretrain", "--config", file, "--output-dir", tmp_path / "c")
-    assert "'learning_rates': did you mean --learning-rate?" in said
+    assert "learning_rates': did you mean --learning-rate?" in said
 
 
 def test_python_takes_the_same_names_and_data_sets_in_memory(tmp_path):

@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, COMMANDS, n=1)
-        remedy = f"did you mean {nearest[0]!r}?" if nearest else f"choose one of {', '.join(members or COMMANDS)}."
-        _refuse(f"there is no command {name!r}; {remedy} (tlm --help lists them)")
+        remedy = f"did you mean {nearest[0]!r}" if nearest else f"choose one of {', '.join(members or COMMANDS)}"
+        _refuse(f"there is no command {name!r}: {remedy} (tlm --help lists them).")
     try:
         from .common import run_named
 

@@ -5,14 +5,16 @@ facts of every split, the leakage report, hashes of the files, and how they were
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
+import yaml
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from ..cards import PAPER, card_template, escape_code
+from ..cards import PAPER, card_template, escape_code, package_data
 from ..errors import UserError, check_range
 from ..runs.atomic_files import Json, file_hash, whole_folder, write_json
 from ..runs.provenance import portable, portable_path, provenance
@@ -33,53 +35,20 @@ class Source:
 
     title: str
     note: str
-    licence: tuple[str, ...]
+    licence: list[str]
     licence_name: str | None = None
-    hub: tuple[str, ...] = ("original",)
-    language: tuple[str, ...] = ("en",)
+    hub: Sequence[str] = ("original",)
+    language: Sequence[str] = ("en",)
+
+
+def known_source(name: str) -> Source | None:
+    """What `model_cards/sources.yaml` says of a corpus or task by its name."""
+    known = yaml.safe_load((package_data("model_cards") / "sources.yaml").read_text(encoding="utf-8"))
+    return Source(**known[name]) if name in known else None
 
 
 SHOWN_FACTS = ("source", "revision", "config", "seed")  # facts of the training split that the card shows
 UNKNOWN = "Its licence is not known to the program that wrote this card"
-KNOWN_SOURCES = {
-    "wikipedia": Source(
-        "English Wikipedia",
-        "Text of [Wikipedia](https://en.wikipedia.org) articles by their authors, under CC BY-SA 3.0 and the GFDL: "
-        "name the source, and share what you derive under the same licence. The full-size source is "
-        "`wikimedia/wikipedia`, configuration `20231101.en`.",
-        ("cc-by-sa-3.0", "gfdl"),
-        hub=("wikimedia/wikipedia",),
-    ),
-    "ag_news": Source(
-        "AG News, sections of news",
-        "Titles and first lines of news articles, from the AG corpus of news articles by way of `fancyzhx/ag_news`. "
-        "The corpus is given for research and other **non-commercial** use; the articles belong to their publishers.",
-        ("other",),
-        "ag-corpus-research-non-commercial",
-        ("fancyzhx/ag_news",),
-    ),
-    "dbpedia_14": Source(
-        "DBpedia-14, kinds of things",
-        "Abstracts of [DBpedia](https://www.dbpedia.org), which come from Wikipedia, by way of `fancyzhx/dbpedia_14`, "
-        "under CC BY-SA 3.0: name the source, and share what you derive under the same licence.",
-        ("cc-by-sa-3.0",),
-        hub=("fancyzhx/dbpedia_14",),
-    ),
-    "fewrel": Source(
-        "FewRel, relations between two entities",
-        "Sentences of Wikipedia labelled with Wikidata relations, from the official files of "
-        "[FewRel](https://github.com/thunlp/FewRel) (MIT licence).",
-        ("mit",),
-        hub=("extended|few_rel",),
-    ),
-    "docstrings": Source(
-        "docstrings of Python libraries",
-        "Paragraphs from the docstrings of installed Python libraries, each under its library's own licence (BSD, MIT, "
-        "Apache-2.0 and others).",
-        ("other",),
-        "licences-of-the-libraries",
-    ),
-}
 
 
 @dataclass
@@ -188,10 +157,10 @@ def _published(rows: datasets.Dataset) -> datasets.Features:
 
 def _render_card(record: Json, place: str, tables: dict[str, datasets.DatasetDict]) -> str:
     origin = portable_path(place)
-    source = KNOWN_SOURCES.get(origin) or Source(
+    source = known_source(origin) or Source(
         origin,
         f"From `{escape_code(origin)}`. {UNKNOWN}: say it here, and in the `license` field above, before you publish.",
-        ("unknown",),
+        ["unknown"],
         language=(),
     )
     splits = list(record["configs"].values())[-1]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..cards import CardFacts, is_uncased, render_card
-from ..data.dataset_folder import KNOWN_SOURCES
+from ..data.dataset_folder import known_source
 from ..errors import UserError
 from ..export import RUNTIME_FILES, write_runtime
 from ..models.modeling_tlm import TLMForMaskedLM
@@ -87,7 +87,7 @@ def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluati
         plots[PLOT] = "Reliability before and after the temperature"
     write_json(folder / RESULTS_FILE, {**run.results, "evaluation": evaluation})
     source = str(run.results.get("corpus" if entry.kind == "encoder" else "task", ""))
-    known = KNOWN_SOURCES.get(source)
+    known = known_source(source)
     # Members outside this release are known by name alone.
     places = [each["repository"] for each in inputs.get("members") or inputs.values()]
     places += [name for name in entry.members if "/" in name]

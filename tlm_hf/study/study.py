@@ -1,7 +1,6 @@
 """The study: `plan` shows its runs and what they cost, `run` does the missing ones (`report` reads them)."""
 
 import os
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -18,7 +17,6 @@ from ..recipes import build_config, find_schedule
 from ..runs.atomic_files import Json, lock
 from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
-from ..training.time_budget import parse_duration
 from .execute import Record, RunArguments, execute, is_ready, read_record
 from .plan import Expansion, Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
@@ -44,7 +42,6 @@ class StudyArguments:
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE, or PLAN-SIZE).")
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE).")
     workers: int | None = option(None, "Runs at once (default: one for each core).")
-    stop_after: str | None = option(None, "Start no further run after so long, such as 2h.")
     executor: str = option(
         "local", "local, or ray for a cluster (extra `cluster`; RAY_ADDRESS) that shares the folders."
     )
@@ -176,14 +173,16 @@ def show_plan(arguments: StudyArguments) -> Json:
 
 def missing_jobs(arguments: StudyArguments, state: State) -> list[Job]:
     """The runs to be done, and those whose weights they need again; latency is measured last, alone on the machine."""
-    work, jobs = arguments.work_folder, dict[str, Job]()
+    # Whole paths: workers of a cluster run in other folders, without the variables of this shell.
+    work, records = arguments.work_folder.resolve(), str(arguments.results_folder.resolve() / "runs")
+    jobs = dict[str, Job]()
 
     def add(run: StudyRun) -> None:
         needs = [n for n in run.needs if n.name not in state.records or not is_ready(n.kind, work / n.name)]
         for need in needs:
             add(need)
-        folders = str(work / run.name), str(arguments.results_folder / "runs")
-        options = RunArguments(run.kind, run.settings, *folders, arguments.data_root, arguments.command("run"))
+        folder, command = str(work / run.name), arguments.command("run")
+        options = RunArguments(run.kind, run.settings, folder, records, arguments.data_root, command)
         weight = expected_seconds(run, state.records)
         jobs[run.name] = Job(run.name, execute, options, tuple(need.name for need in needs), weight)
 
@@ -196,23 +195,16 @@ def run_study(arguments: StudyArguments) -> Json:
     """Do every run that has no record, as many at once as there are cores; the same command continues it.
 
     Rates are chosen as soon as all their candidates are done, which names further runs. Returns counts: `done` by this
-    call, `missing` by `--stop-after`, `waiting` for a rate. Raises UserError for bad options or plan, missing text
-    (before the first run), another study in the same folder, and what a run raises.
+    call, `missing`, `waiting` for a rate. Raises UserError for bad options or plan, missing text (before the first
+    run), another study in the same folder, and what a run raises.
     """
-    plan, limit, folder = check_arguments(arguments), arguments.stop_after, arguments.results_folder
-    end = time.monotonic() + (float("inf") if limit is None else parse_duration(limit, "--stop-after"))
-    if arguments.executor == "ray":  # whose workers run in other folders, without the variables of this shell
-        root = data_root(arguments.data_root)
-        arguments = replace(
-            arguments,
-            results_dir=str(folder.resolve()),
-            work_dir=str(arguments.work_folder.resolve()),
-            data_root=None if root is None else str(root.resolve()),
-        )
+    plan, folder = check_arguments(arguments), arguments.results_folder
+    root = data_root(arguments.data_root)
+    arguments = replace(arguments, data_root=None if root is None else str(root.resolve()))
     before = len(read_state(arguments, plan).records)
 
     def next_jobs() -> list[Job]:
-        return missing_jobs(arguments, read_state(arguments, plan)) if time.monotonic() < end else []
+        return missing_jobs(arguments, read_state(arguments, plan))
 
     folder.mkdir(parents=True, exist_ok=True)
     try:
