@@ -27,7 +27,7 @@ from mkdocs.config import load_config
 import tlm_hf
 from tlm_hf.commands import common
 from tlm_hf.commands.main import main
-from tlm_hf.study.quickstart_report import report_text
+from tlm_hf.study.quickstart import report_text
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments
 

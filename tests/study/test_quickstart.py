@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 from matplotlib import pyplot as plt
 
-from tlm_hf.study.quickstart_report import TableRow, draw_plot, report_text, spread, table
+from tlm_hf.study.quickstart import TableRow, draw_plot, report_text, spread, table
 
 ROWS = [
     TableRow("bert-1", 1234567, [0.50, 0.60, 0.70], [0.65, 0.75, 0.85], 1.234),
