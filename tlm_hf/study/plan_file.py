@@ -12,7 +12,7 @@ from ..data.tasks import load_task
 from ..errors import UserError
 from ..recipes import find_architecture, find_size
 from ..runs.atomic_files import Json
-from ..training.options import name_options, refuse
+from ..training.options import check_names, refuse
 from ..training.pretrain import load_pretraining_corpus
 from ..training.pretrain_options import GROUPS, CorpusOptions
 
@@ -128,9 +128,9 @@ class SizePlan(Section):
         """Refuse a plan whose runs could not be named or would fail."""
         find_size(self.recipe_size)
         for options in self.tasks.values():
-            refuse(name_options(options, [TaskArguments], {}), SET_BY_STUDY, "the study sets it")
+            refuse(check_names(options, [TaskArguments]), SET_BY_STUDY, "the study sets it")
         for options in self.pretraining.values():
-            refuse(name_options(options, GROUPS, {}), SET_BY_STUDY, "the study sets it")
+            refuse(check_names(options, GROUPS), SET_BY_STUDY, "the study sets it")
         for recipe in (*self.committee.members, self.committee.reference):
             find_architecture(recipe)
             if recipe not in self.pretraining or recipe not in self.finetuning:
