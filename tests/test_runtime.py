@@ -18,11 +18,14 @@ import torch
 from conftest import ROOT, SENTENCES, TINY, randomise, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit, softmax
 from transformers import BertConfig, BertForSequenceClassification
 
 from tlm_hf import CommitteeForSequenceClassification
 from tlm_hf.commands.serve import ServeArguments, serve
-from tlm_hf.export import FreezeArguments, freeze, write_frozen
+from tlm_hf.export import FreezeArguments, OnnxClassifier, compare, export_onnx, freeze, write_frozen
+from tlm_hf.models.combination_committee import uncertainty
+from tlm_hf.models.lexical_committee import LexicalTable
 from tlm_hf.runtime import erf, load
 
 NAMES = {0: "sport", 1: "science", 2: "world"}
@@ -103,6 +106,65 @@ def test_every_precision_answers(folders, tokenizer, dtype):
         model(["a", None])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
+def test_pairs_of_every_kind_are_answered_by_every_form(tokenizer, tmp_path, problem):
+    names = {0: "value"} if problem == "regression" else NAMES
+    fields = {**TINY, "vocab_size": len(tokenizer), "id2label": names, "label2id": {n: i for i, n in names.items()}}
+    stocks = [BertForSequenceClassification(BertConfig(**fields, problem_type=problem)).eval() for _ in range(3)]
+    for seed, stock in enumerate(stocks):
+        randomise(stock, seed)
+    pairs = [*zip(SENTENCES, SENTENCES[2:], strict=False), ("", "boat"), ("boat", LONG), (LONG, "a"), (LONG, LONG)]
+    batch = tokenizer(pairs, padding=True, truncation=True, max_length=16, return_tensors="pt")
+    by_words = LexicalTable(len(tokenizer), 8, len(names))
+    randomise(by_words, 5)
+    table = by_words(batch["input_ids"], batch["attention_mask"])[:, None].numpy()
+    votes = np.stack([stock(**batch).logits.numpy() for stock in stocks], axis=1) + table
+    temperature = 1.0 if problem == "regression" else 1.4
+    expected = {"regression": votes.mean(1), "single_label_classification": softmax(votes, axis=-1).mean(1)}
+    expected["multi_label_classification"] = expit(logit(expit(votes).mean(1)) / temperature)
+    powers = expected["single_label_classification"] ** (1 / temperature)
+    expected["single_label_classification"] = powers / powers.sum(-1, keepdims=True)
+
+    committee = CommitteeForSequenceClassification.from_members(stocks, temperature)
+    committee.lexical, committee.config.lexical_buckets, committee.config.threshold = by_words, 8, 0.4
+    committee.save_pretrained(tmp_path / "committee")
+    frozen = write_frozen(committee, tokenizer, tmp_path / "frozen", token_types=True)
+    for model in (committee, frozen):
+        export_onnx(model, tmp_path / "model.onnx")
+        assert compare(tmp_path / "model.onnx", model, tokenizer) < 1e-5
+    opened = CommitteeForSequenceClassification.from_pretrained(tmp_path / "committee")
+    assert (opened.config.problem_type, opened.config.threshold) == (problem, 0.4)
+    last = {"regression": lambda x: x, "multi_label_classification": torch.sigmoid}.get(
+        problem, lambda x: x.softmax(-1)
+    )
+    for model in (opened, frozen, OnnxClassifier(tmp_path / "model.onnx", frozen.config)):
+        output = model(**batch)
+        np.testing.assert_allclose(last(output.logits).numpy(), expected[problem], atol=2e-5)
+        if problem == "regression":
+            np.testing.assert_allclose(
+                uncertainty(output.member_logits, problem)["spread"], votes.std(1)[:, 0], atol=2e-5
+            )
+
+    runtime = load(tmp_path / "frozen")
+    np.testing.assert_allclose(runtime.probabilities(pairs), expected[problem], atol=2e-5)
+    answers = runtime(pairs)
+    assert [answer["truncated"] for answer in answers] == [len(tokenizer(*pair)["input_ids"]) > 16 for pair in pairs]
+    assert runtime(pairs[0]).keys() == answers[0].keys()
+    for answer, row, vote in zip(answers, expected[problem], votes, strict=True):
+        if problem == "regression":
+            assert (answer["value"], answer["spread"]) == pytest.approx((row[0], vote.std()), abs=1e-4)
+        elif problem == "multi_label_classification":
+            assert answer["labels"] == pytest.approx({NAMES[i]: p for i, p in enumerate(row) if p >= 0.4}, abs=1e-5)
+        else:
+            assert answer["label"] == NAMES[row.argmax()]
+    with pytest.raises(ValueError, match="pair of strings"):
+        runtime([pairs[0], "text"])
+    write_frozen(committee, tokenizer, tmp_path / "single")
+    with pytest.raises(ValueError, match="--token-types"):
+        load(tmp_path / "single")(pairs)
+
+
 def test_erf_is_torchs():
     x = np.linspace(-6, 6, 10001).astype(np.float32)
     np.testing.assert_allclose(erf(x), torch.erf(torch.tensor(x)).numpy(), atol=5e-7)
@@ -177,15 +239,15 @@ def edit(file, change):
 
 
 DAMAGES = {
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
-    "no tables": (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+    "no tables": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
     "truncated": (
-        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]), "truncated"
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-50]), "is damaged"
     ),
-    "damaged": (lambda f: (f / "model.safetensors").write_bytes(b"\x10" + bytes(300)), "truncated or damaged"),
-    "foreign": (lambda f: shutil.copy(f.parent / "committee" / "model.safetensors", f), "by config.json"),
-    "other shape": (lambda f: edit(f / "config.json", lambda c: c | {"num_members": 2}), "by config.json"),
-    "other model": (lambda f: shutil.copy(f.parent / "committee" / "config.json", f), "not that of a frozen"),
+    "damaged": (lambda f: (f / "model.safetensors").write_bytes(b"\x10" + bytes(300)), "model.safetensors is damaged"),
+    "foreign": (lambda f: shutil.copy(f.parent / "committee" / "model.safetensors", f), "by its config.json"),
+    "other shape": (lambda f: edit(f / "config.json", lambda c: c | {"num_members": 2}), "by its config.json"),
+    "other model": (lambda f: shutil.copy(f.parent / "committee" / "config.json", f), "not of a frozen"),
     "other tokenizer": (
         lambda f: edit(f / "tokenizer.json", lambda c: c | {"normalizer": None}), "another tokenizer"
     ),

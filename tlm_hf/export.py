@@ -23,7 +23,7 @@ from .data.task_options import option
 from .errors import UserError, check_installed
 from .loading import load_classifier, load_classifier_tokenizer, load_config, weights_hash
 from .models.combination_committee import CommitteeOutput
-from .models.configuration_frozen import TABLE_DTYPES
+from .models.configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
 from .models.modeling_committee import CommitteeForSequenceClassification
 from .models.modeling_frozen import FrozenCommitteeForSequenceClassification, check_freezable
 from .runs.atomic_files import Json
@@ -100,6 +100,7 @@ class FreezeArguments(_Arguments):
     """Options of `tlm freeze`, whose model has one-layer members."""
 
     table_dtype: str = option("float32", "Precision of the tables.", choices=list(TABLE_DTYPES))
+    token_types: bool = option(False, "Tables of token type 1 too, for pairs of texts.")
 
 
 def freeze(arguments: FreezeArguments) -> Json:
@@ -119,14 +120,15 @@ def freeze(arguments: FreezeArguments) -> Json:
     except ValueError as error:
         raise UserError(str(error)) from error
     tokenizer = load_classifier_tokenizer(arguments.model, model)
-    settings = {"weights": weights_hash(arguments.model), "table_dtype": arguments.table_dtype}
+    settings = {name: getattr(arguments, name) for name in ("table_dtype", "token_types")}
+    settings["weights"] = weights_hash(arguments.model)
     run = Run(arguments.output_dir, "freeze", settings)
     if run.results is not None:
         return run.results
     measured: dict[str, float] = {}
 
     def save(folder: Path) -> None:
-        write_frozen(model, tokenizer, folder, arguments.table_dtype)
+        write_frozen(model, tokenizer, folder, arguments.table_dtype, arguments.token_types)
         measured.update(measure_tables(model, tokenizer, folder))
 
     facts = {"model": portable_path(arguments.model), "labels": list(model.config.id2label.values())}
@@ -138,9 +140,10 @@ def write_frozen(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     table_dtype: str = "float32",
+    token_types: bool = False,
 ) -> FrozenCommitteeForSequenceClassification:
     """Freeze a committee into a folder: tables, tokenizer and `RUNTIME_FILES`; ValueError where that is impossible."""
-    frozen = committee.freeze(table_dtype, cls_token_id=tokenizer.cls_token_id)
+    frozen = committee.freeze(table_dtype, tokenizer.cls_token_id, token_types)
     tokenizer.save_pretrained(folder)
     frozen.config.tokenizer_sha256 = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
     frozen.save_pretrained(folder, max_shard_size="1TB")
@@ -166,6 +169,11 @@ def write_runtime(folder: Path) -> None:
     (folder / RUNTIME_FILES[1]).write_text(handler, encoding="utf-8")
 
 
+def takes_pairs(model: "PreTrainedModel | OnnxClassifier") -> bool:
+    """Whether the model knows token type 1."""
+    return model.config.model_type != FrozenCommitteeConfig.model_type or model.config.type_vocab_size > 1
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporter, which prints its steps and warns of packages that are not used here."""
@@ -188,7 +196,7 @@ def export_onnx(model: PreTrainedModel, path: Path) -> Path:
     outputs = ["logits", "member_logits"] if committee else ["logits"]
     if any(weight.dtype != torch.float32 for weight in model.parameters()) and not frozen:
         model = copy.deepcopy(model).float()
-    example = {name: torch.ones((2, 8), dtype=torch.long) for name in INPUTS[: 2 if frozen else 3]}
+    example = {name: torch.ones((2, 8), dtype=torch.long) for name in (INPUTS if takes_pairs(model) else INPUTS[:2])}
     size = sum(weight.nbytes for weight in model.parameters())
     options: Json = {"dynamo": True, "external_data": size > ONE_FILE, "verbose": False, "output_names": outputs}
     options |= {"input_names": list(example), "dynamic_shapes": {name: {0: "batch", 1: "sequence"} for name in example}}
@@ -232,7 +240,7 @@ class OnnxClassifier(torch.nn.Module):
         given = {entry.name: inputs[entry.name].numpy() for entry in self.session.get_inputs()}
         if "token_type_ids" not in given and bool(types.any()):
             raise UserError(
-                "An exported frozen committee takes single texts: export the committee that it is made from."
+                "An exported frozen committee takes single texts: freeze it with token types, and export it again."
             )
         names = [output.name for output in self.session.get_outputs()]
         values = self.session.run(names, given)
@@ -250,15 +258,15 @@ def load_for_inference(source: str) -> PreTrainedModel | OnnxClassifier:
 
 
 def freeze_if_possible(
-    model: PreTrainedModel | OnnxClassifier, tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel | OnnxClassifier, tokenizer: PreTrainedTokenizerBase, token_types: bool = False
 ) -> PreTrainedModel | OnnxClassifier:
-    """A committee as float32 tables for single texts, where its members and tokenizer allow; else the model itself."""
+    """A committee as float32 tables (for pairs: `token_types`), where members and tokenizer allow; else the model."""
     if not isinstance(model, CommitteeForSequenceClassification) or model.dtype != torch.float32:
         return model
     if tokenizer.padding_side != "right" or tokenizer("")["input_ids"][:1] != [tokenizer.cls_token_id]:
         return model
     try:
-        return model.freeze(cls_token_id=tokenizer.cls_token_id)
+        return model.freeze(cls_token_id=tokenizer.cls_token_id, token_types=token_types)
     except ValueError:  # a member has no tables
         return model
 
@@ -266,7 +274,7 @@ def freeze_if_possible(
 @torch.inference_mode()
 def compare(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
     """Largest absolute difference of the file's logits from torch's on two (pairs of) texts of different length."""
-    pairs = None if isinstance(model, FrozenCommitteeForSequenceClassification) else SAMPLE[::-1]
+    pairs = SAMPLE[::-1] if takes_pairs(model) else None
     batch = tokenizer(SAMPLE, pairs, padding=True, truncation=True, return_tensors="pt")
     batch = {name: batch[name] for name in INPUTS if name in batch}
     exported = OnnxClassifier(path, model.config)

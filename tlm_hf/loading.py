@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from .data.embedded import model_folder, pretrained
 from .data.tokenization import load_tokenizer
 from .errors import UserError, listed
+from .models.combination_committee import SINGLE
 from .models.configuration_committee import CommitteeConfig
 from .models.configuration_frozen import FrozenCommitteeConfig
 from .models.configuration_tlm import TLMConfig
@@ -118,14 +119,20 @@ def load_classifier(source: str) -> PreTrainedModel:
 
 
 def load_for_finetuning(
-    source: str, labels: list[str], *, dropout: float, from_scratch: bool, initializer_range: float | None = None
+    source: str,
+    labels: list[str],
+    *,
+    dropout: float,
+    from_scratch: bool,
+    initializer_range: float | None = None,
+    problem_type: str = SINGLE,
 ) -> TLMForSequenceClassification:
     """Encoder with a classifier for `labels` (new, unless it has just these), or the architecture with new weights."""
     fields = read_encoder_config(source, needs_weights=not from_scratch)
     if initializer_range is not None:
         fields = {**fields, "initializer_range": initializer_range}
     numbers = {label: index for index, label in enumerate(labels)}
-    changes = {"id2label": dict(enumerate(labels)), "label2id": numbers, "problem_type": "single_label_classification"}
+    changes = {"id2label": dict(enumerate(labels)), "label2id": numbers, "problem_type": problem_type}
     changes |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = _build_config(source, fields, **changes)
     if from_scratch:

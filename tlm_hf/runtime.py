@@ -4,11 +4,11 @@
     model = load("folder or Hub name")
     model("one text")             # {"label": ..., "score": ..., "truncated": False}
     model(["one", "two"])         # a list of these
+    model([("one", "two")])       # pairs of texts, where it was frozen with token types
     model.probabilities(texts)    # float32 (texts, classes)
 
-`tlm freeze` copies this file into the folder as `tlm_runtime.py`, where it needs nothing of the package. The tables are
-memory-mapped and never written, so threads may share a model and processes share its memory. `modeling_frozen.py` in
-the same folder has the mathematics.
+`tlm freeze` copies this file into the folder as `tlm_runtime.py`; `modeling_frozen.py` there has the mathematics.
+Tables are memory-mapped and never written, so threads may share a model, and processes its memory.
 """
 
 import hashlib
@@ -22,34 +22,26 @@ import numpy as np
 from tokenizers import Tokenizer
 
 TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "U8": np.uint8}
-BATCH = 256
-"""Texts that go through the layers together."""
-MULTIPLIER = 40503
-"""As `lexical_committee.py` has it."""
-REMEMBERED = 2**18
-"""Letters of words whose tokens are remembered: about 10 MB."""
-ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-"""Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26, from the highest power: good to 1.5e-7."""
+BATCH = 256  # texts that go through the layers together
+MULTIPLIER = 40503  # as `lexical_committee.py` has it
+REMEMBERED = 2**18  # letters of words whose tokens are remembered: about 10 MB
+LAYERS = {"attention_output": "HH", "intermediate": "HI", "output": "IH", "pooler": "HH", "classifier": "HC"}
+TABLES = {"values": "WMNS", "scores": "WMN", "scale": "WPM", "position_scores": "PMN", "position_values": "MNPs"}
+TABLES |= {"gain": "M1H", "lexical.weight": "BC", "lexical.idf": "W", "lexical.bias": "C"}  # letters: `table_shapes`
+ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "silu": lambda x: x / (1 + np.exp(-x))}
+ACTIVATIONS["gelu"] = lambda x: np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5)))
 
 
 def erf(x: np.ndarray) -> np.ndarray:
-    """The error function, float32."""
+    """The error function to 1.5e-7, float32: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26."""
     size = np.abs(x)
-    part = 1 / (1 + np.float32(0.3275911) * size)
-    result = np.zeros_like(x)
-    for coefficient in ERF:
+    part, result = 1 / (1 + np.float32(0.3275911) * size), np.zeros_like(x)
+    for coefficient in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
         result += np.float32(coefficient)
         result *= part
     size *= -size
     result *= np.exp(size)
     return np.copysign(1 - result, x)
-
-
-ACTIVATIONS = {
-    "gelu": lambda x: np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5))),
-    "relu": lambda x: np.maximum(x, 0),
-    "silu": lambda x: x / (1 + np.exp(-x)),
-}
 
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
@@ -60,113 +52,117 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 def read_tables(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file as read-only views of the mapped file; ValueError where it is damaged."""
-    try:
-        with file.open("rb") as opened:
-            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        start = 8 + int.from_bytes(mapped[:8], "little")
-        tables = {}
-        for name, entry in json.loads(mapped[8:start]).items():
-            if name != "__metadata__":
-                kind, (begin, end) = np.dtype(TYPES[entry["dtype"]]), entry["data_offsets"]
-                count = (end - begin) // kind.itemsize
-                tables[name] = np.frombuffer(mapped, kind, count, start + begin).reshape(entry["shape"])
-        return tables
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is truncated or damaged ({error}): restore it from where it came.") from error
+    """The tensors of a safetensors file as read-only views of the mapped file."""
+    with file.open("rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    start, tables = 8 + int.from_bytes(mapped[:8], "little"), {}
+    for name, entry in json.loads(mapped[8:start]).items():
+        if name != "__metadata__":
+            kind, (begin, end) = np.dtype(TYPES[entry["dtype"]]), entry["data_offsets"]
+            count = (end - begin) // kind.itemsize
+            tables[name] = np.frombuffer(mapped, kind, count, start + begin).reshape(entry["shape"])
+    return tables
 
 
 def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by `config.json`."""
-    members, words, longest = config["num_members"], config["vocab_size"], config["max_position_embeddings"]
-    hidden, heads, inner = config["hidden_size"], config["num_attention_heads"], config["intermediate_size"]
-    int8, size = config["table_dtype"] == "int8", hidden // heads
-    shapes: dict[str, tuple[int, ...]] = {"values": (words, members, heads, size + 8 * int8)}
-    shapes |= {"scale": (words, longest, members), "position_values": (members, heads, longest, size)}
-    shapes |= {"scores": (words, members, heads), "position_scores": (longest, members, heads)}
-    shapes["gain"] = (members, 1, hidden)
-    ends = {"attention_output": (hidden, hidden), "intermediate": (hidden, inner), "output": (inner, hidden)}
-    ends |= {"pooler": (hidden, hidden), "classifier": (hidden, len(config["id2label"]))}
-    for name, (inputs, outputs) in ends.items():
-        shapes |= {f"{name}.weight": (members, inputs, outputs), f"{name}.bias": (members, 1, outputs)}
+    int8, buckets, classes = config["table_dtype"] == "int8", config.get("lexical_buckets", 0), len(config["id2label"])
+    hidden, heads, words = config["hidden_size"], config["num_attention_heads"], config["vocab_size"]
+    size = {"1": 1, "M": config["num_members"], "W": words, "C": classes, "N": heads, "H": hidden, "B": words + buckets}
+    size |= {"I": config["intermediate_size"], "s": hidden // heads, "S": hidden // heads + 8 * int8}
+    size |= {"P": config["max_position_embeddings"] * config.get("type_vocab_size", 1)}
+    letters = {name: each for name, each in TABLES.items() if buckets or not name.startswith("lexical")}
+    for name, ends in LAYERS.items():
+        letters |= {f"{name}.weight": f"M{ends}", f"{name}.bias": f"M1{ends[1]}"}
         if int8 and name != "classifier":
-            shapes |= {f"{name}.weight": (members, outputs, inputs), f"{name}.step": (members, outputs)}
-    if buckets := config.get("lexical_buckets", 0):
-        classes = len(config["id2label"])
-        shapes |= {"lexical.weight": (words + buckets, classes), "lexical.idf": (words,), "lexical.bias": (classes,)}
-    return shapes
-
-
-def splits_at_spaces(tokenizer: dict[str, Any]) -> bool:
-    """Whether what is between spaces has the same tokens whatever is around it: BERT's rules, by `tokenizer.json`."""
-    parts = [(tokenizer[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer")]
-    added = [each["lstrip"] or each["rstrip"] or " " in each["content"] for each in tokenizer["added_tokens"]]
-    return parts == ["BertNormalizer", "BertPreTokenizer"] and not any(added)
+            letters |= {f"{name}.weight": f"M{ends[::-1]}", f"{name}.step": f"M{ends[1]}"}
+    return {name: tuple(size[letter] for letter in each) for name, each in letters.items()}
 
 
 class FrozenRuntime:
-    """A frozen committee in a folder; use `load`. Calls change nothing, so any number of threads may make them."""
+    """A frozen committee by folder or Hub name; ValueError, in one sentence, where it is none, or not whole.
 
-    def __init__(self, folder: Path) -> None:
-        for name in ("config.json", "tokenizer.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder} has no {name}: name a folder that `tlm freeze` wrote.")
+    Calls change nothing, so any number of threads may make them.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        folder = Path(source).expanduser()
+        if not folder.is_dir() and str(source).count("/") == 1:
+            from huggingface_hub import snapshot_download  # comes with tokenizers
+
+            folder = Path(snapshot_download(str(source)))
+        file = folder / "config.json"
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            self.config = config = json.loads(file.read_text(encoding="utf-8"))
             config.setdefault("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out its default
             self.labels = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
-            shapes = table_shapes(config)
-            self.activation = ACTIVATIONS[config["hidden_act"]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder}/config.json is not that of a frozen committee (see {error}).") from error
-        tables = read_tables(folder / "model.safetensors")
-        for name in shapes.keys() | tables.keys():
-            shape = tables[name].shape if name in tables else None
-            if shape != shapes.get(name):
-                raise ValueError(f"{folder}/model.safetensors has {name} {shape}, by config.json {shapes.get(name)}.")
-        self.tokenizer = self._open_tokenizer(folder / "tokenizer.json", config)
-        self.special, self.longest = self.tokenizer.encode("").ids, config["max_position_embeddings"]
-        self.splits_at_spaces = splits_at_spaces(json.loads(self.tokenizer.to_str()))
-        self.words: dict[str, list[int]] = {}
-        self.room = REMEMBERED
-        self.temperature, self.combination = np.float32(config["temperature"]), config["combination"]
-        self.eps, self.members = np.float32(config["layer_norm_eps"]), config["num_members"]
-        for name in [name for name in tables if name.endswith(".step")]:  # what every text reads becomes float32
-            weight = name.replace("step", "weight")
-            tables[weight] = np.ascontiguousarray((tables[weight] * tables.pop(name)[..., None]).transpose(0, 2, 1))
-        self.tables = tables
-
-    @staticmethod
-    def _open_tokenizer(file: Path, config: dict[str, Any]) -> Tokenizer:
-        content, sha256 = file.read_bytes(), config.get("tokenizer_sha256")
-        try:
-            tokenizer = Tokenizer.from_str(content.decode())
-            tokenizer.no_padding()
-            tokenizer.no_truncation()
+            expected, self.activation = table_shapes(config), ACTIVATIONS[config["hidden_act"]]
+            file = folder / "model.safetensors"
+            self.tables = read_tables(file)
+            file = folder / "tokenizer.json"
+            content = file.read_bytes()
+            self.tokenizer, self.pair_tokenizer = (Tokenizer.from_str(content.decode()) for _ in range(2))
         except Exception as error:  # what tokenizers raises is an Exception itself
-            raise ValueError(f"{file} is damaged: restore it from where it came.") from error
-        same = sha256 in (None, hashlib.sha256(content).hexdigest())
-        if not same or tokenizer.encode("").ids[:1] != [config["cls_token_id"]]:
+            fault = "missing" if isinstance(error, FileNotFoundError) else "damaged, or not of a frozen committee"
+            raise ValueError(f"{file} is {fault} ({error}): name a folder that `tlm freeze` wrote.") from error
+        shapes = {name: each.shape for name, each in self.tables.items()}
+        for name in {name for name, _ in shapes.items() ^ expected.items()}:
+            raise ValueError(f"{folder} has {name} {shapes.get(name)}, by its config.json {expected.get(name)}.")
+        for name in [name for name in expected if name.endswith(".step")]:  # what every text reads becomes float32
+            weight = name.replace("step", "weight")
+            unpacked = self.tables[weight] * self.tables.pop(name)[..., None]
+            self.tables[weight] = np.ascontiguousarray(unpacked.transpose(0, 2, 1))
+        self.longest, self.problem = config["max_position_embeddings"], config.get("problem_type")
+        self.tokenizer.no_truncation()
+        self.pair_tokenizer.enable_truncation(self.longest)
+        for tokenizer in (self.tokenizer, self.pair_tokenizer):
+            tokenizer.no_padding()
+        (self.first, *self.last), sha256 = self.tokenizer.encode("").ids, hashlib.sha256(content).hexdigest()
+        if self.first != config["cls_token_id"] or config.get("tokenizer_sha256") not in (None, sha256):
             raise ValueError(f"{file} is another tokenizer than the committee's: restore it from where it came.")
-        return tokenizer
+        # By BERT's rules, what is between spaces has the same tokens whatever is around it.
+        state = json.loads(content)
+        kinds = [(state[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer")]
+        added = [each["lstrip"] or each["rstrip"] or " " in each["content"] for each in state["added_tokens"]]
+        self.splits_at_spaces = kinds == ["BertNormalizer", "BertPreTokenizer"] and not any(added)
+        self.words, self.room = dict[str, list[int]](), REMEMBERED
 
-    def __call__(self, texts: str | list[str]) -> Any:
-        """Label, score and whether the text was cut, for one text or for each of a list."""
-        ids, truncated = self.encode([texts] if isinstance(texts, str) else texts)
-        records = [
-            {"label": self.labels[row.argmax()], "score": float(row.max()), "truncated": cut}
-            for row, cut in zip(self._probabilities(self.member_logits(ids)), truncated, strict=True)
-        ]
-        return records[0] if isinstance(texts, str) else records
+    def __call__(self, texts: Any) -> Any:
+        """What is answered, and whether the text was cut: for a text (a tuple: a pair), or for each of a list."""
+        single = isinstance(texts, str | tuple)
+        ids, types, truncated = self.encode([texts] if single else texts)
+        logits = self.member_logits(ids, types)
+        records: list[dict[str, Any]] = []
+        for row, of_members, cut in zip(self._join(logits), logits, truncated, strict=True):
+            best, chosen = row.argmax(), np.flatnonzero(row >= self.config.get("threshold", 0.5))
+            record: dict[str, Any] = {"label": self.labels[best], "score": float(row[best])}
+            if self.problem == "regression":
+                record = {"value": float(row[0]), "spread": float(of_members.std())}
+            elif self.problem == "multi_label_classification":
+                record = {"labels": {self.labels[place]: float(row[place]) for place in chosen}}
+            records.append({**record, "truncated": cut})
+        return records[0] if single else records
 
-    def probabilities(self, texts: list[str]) -> np.ndarray:
-        """The committee's probabilities, float32 (texts, classes)."""
-        return self._probabilities(self.member_logits(self.encode(texts)[0]))
+    def probabilities(self, texts: list[Any]) -> np.ndarray:
+        """The committee's probabilities, float32 (texts, classes); of a regression its values (texts, 1)."""
+        return self._join(self.member_logits(*self.encode(texts)[:2]))
 
-    def encode(self, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
-        """Token ids of each text, and whether it was cut; what is between spaces is encoded once and remembered."""
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("Every text must be a string.")
+    def encode(self, texts: list[Any]) -> tuple[list[list[int]], list[list[int]] | None, list[bool]]:
+        """Token ids, token types (None for single texts) and whether it was cut, of each text or pair of texts."""
+        are_pairs = len(texts) > 0 and all(isinstance(text, list | tuple) and len(text) == 2 for text in texts)
+        if not all(isinstance(text, str) for text in (chain(*texts) if are_pairs else texts)):
+            raise ValueError("Every text must be a string, or every one a pair of strings: replace what is missing.")
+        if are_pairs and self.config.get("type_vocab_size", 1) == 1:
+            raise ValueError("It was frozen for single texts: freeze it for pairs with `tlm freeze --token-types`.")
+        if are_pairs:
+            pairs = self.pair_tokenizer.encode_batch([tuple(pair) for pair in texts])
+            return [pair.ids for pair in pairs], [pair.type_ids for pair in pairs], [bool(p.overflowing) for p in pairs]
+        bodies, room = self._encode_words(texts), self.longest - 1 - len(self.last)
+        ids = [[self.first, *body[:room], *self.last] for body in bodies]
+        return ids, None, [len(body) > room for body in bodies]
+
+    def _encode_words(self, texts: list[str]) -> list[list[int]]:
+        """Token ids without special tokens; what is between spaces is encoded once and remembered."""
         split = [text.split(" ") if self.splits_at_spaces else [text] for text in texts]
         known = self.words  # a thread keeps its own, should another one begin a new one
         new = list({word for words in split for word in words if word not in known})
@@ -178,24 +174,37 @@ class FrozenRuntime:
         self.room -= sum(map(len, new))
         if self.room < 0:
             self.words, self.room = {}, REMEMBERED
-        (first, *last), room = self.special, self.longest - len(self.special)
-        return [[first, *body[:room], *last] for body in bodies], [len(body) > room for body in bodies]
+        return bodies
 
-    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
-        if self.combination == "logits":
-            return softmax(logits.mean(axis=1) / self.temperature, axis=-1)
-        mean = softmax(logits, axis=-1).mean(axis=1)
-        powers = np.maximum(mean, np.finfo(np.float32).tiny) ** (1 / self.temperature)
-        return powers / powers.sum(axis=-1, keepdims=True)
+    def _join(self, logits: np.ndarray) -> np.ndarray:
+        """What members' logits (texts, members, classes) say together, float32 (texts, classes)."""
+        if self.problem == "regression":
+            return logits.mean(axis=1)
+        of_labels, temperature = self.problem == "multi_label_classification", np.float32(self.config["temperature"])
+        if of_labels:  # each label is two classes: there (its logit) or not (0)
+            logits = np.stack([logits, np.zeros_like(logits)], axis=-1)
+        if self.config["combination"] == "logits":
+            joined = softmax(logits.mean(axis=1) / temperature, axis=-1)
+        else:
+            mean = softmax(logits, axis=-1).mean(axis=1)
+            joined = np.maximum(mean, np.finfo(np.float32).tiny) ** (1 / temperature)
+            joined /= joined.sum(axis=-1, keepdims=True)
+        return joined[..., 0] if of_labels else joined
 
-    def member_logits(self, ids: list[list[int]]) -> np.ndarray:
-        """Each member's logits, float32 (texts, members, classes), of texts as token ids that start with [CLS]."""
-        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        logits = np.empty((len(ids), self.members, len(self.labels)), np.float32)
+    def member_logits(self, ids: list[list[int]], types: list[list[int]] | None = None) -> np.ndarray:
+        """Each member's logits, float32 (texts, members, classes), of token ids that start with [CLS], and types."""
+        order, tables = sorted(range(len(ids)), key=lambda index: len(ids[index])), self.tables
+        logits = np.empty((len(ids), self.config["num_members"], len(self.labels)), np.float32)
         for start in range(0, len(ids), BATCH):
             rows = order[start : start + BATCH]
-            logits[rows] = self._batch([ids[row] for row in rows])
-        if ids and "lexical.weight" in self.tables:
+            context = self._pool([ids[row] for row in rows], types and [types[row] for row in rows])
+            states = self._norm(self._dense("attention_output", context))
+            inner = self._dense("intermediate", states)
+            for member in inner:  # one at a time stays in the processor's cache
+                member[...] = self.activation(member)
+            states = self._norm(self._dense("output", inner) + states * tables["gain"])
+            logits[rows] = self._dense("classifier", np.tanh(self._dense("pooler", states))).transpose(1, 0, 2)
+        if ids and "lexical.weight" in tables:
             logits += np.stack([self._by_words(np.array(text)) for text in ids])[:, None]
         return logits
 
@@ -208,29 +217,27 @@ class FrozenRuntime:
         sums = shares @ weight[words] + weight[pairs].sum(axis=0)
         return sums / max(np.linalg.norm(shares * idf[words]), 1) + self.tables["lexical.bias"]
 
-    def _batch(self, ids: list[list[int]]) -> np.ndarray:
-        states = self._norm(self._dense("attention_output", self._pool(ids)))
-        inner = self._dense("intermediate", states)
-        for member in inner:  # one at a time stays in the processor's cache
-            member[...] = self.activation(member)
-        states = self._norm(self._dense("output", inner) + states * self.tables["gain"])
-        return self._dense("classifier", np.tanh(self._dense("pooler", states))).transpose(1, 0, 2)
-
-    def _pool(self, texts: list[list[int]]) -> np.ndarray:
+    def _pool(self, texts: list[list[int]], types: list[list[int]] | None) -> np.ndarray:
         """Attention from [CLS]: token ids of each text to contexts, float32 (members, texts, hidden)."""
         tables, lengths = self.tables, np.array([len(text) for text in texts])
-        places = np.arange(lengths.max())
-        mask = places < lengths[:, None]
-        ids = np.zeros(mask.shape, np.intp)
+        columns, longest = np.arange(lengths.max()), self.longest
+        mask = columns < lengths[:, None]
+        ids, second = np.zeros(mask.shape, np.intp), np.zeros(mask.shape, np.intp)
         ids[mask] = np.concatenate(texts)
+        if types is not None:
+            second[mask] = np.concatenate(types)
+        places = columns if types is None else columns + longest * second
         scale = tables["scale"][ids, places][..., None]  # (texts, length, members, 1)
         scores = tables["scores"].take(ids, axis=0)
-        scores += tables["position_scores"][: len(places)]
+        scores += tables["position_scores"][places]
         scores *= scale
         scores[~mask] = -np.inf
         weights = softmax(scores, axis=1) * scale  # (texts, length, members, heads)
         weights = np.ascontiguousarray(weights.transpose(2, 3, 0, 1))
-        context = np.matmul(weights, tables["position_values"][:, :, : len(places)])  # (members, heads, texts, size)
+        values = tables["position_values"]  # context: (members, heads, texts, size)
+        context = np.matmul(weights if types is None else weights * (1 - second), values[:, :, : len(columns)])
+        if types is not None:
+            context += np.matmul(weights * second, values[:, :, longest : longest + len(columns)])
         for text, length in enumerate(lengths):
             values = self._values(ids[text, :length]).transpose(1, 2, 0, 3)
             context[:, :, text] += np.matmul(weights[:, :, text, None, :length], values)[:, :, 0]
@@ -246,33 +253,20 @@ class FrozenRuntime:
         return rows[..., :-8] * ends[..., :1] + ends[..., 1:]
 
     def _dense(self, name: str, states: np.ndarray) -> np.ndarray:
-        product = np.matmul(states, self.tables[f"{name}.weight"])
-        product += self.tables[f"{name}.bias"]
-        return product
+        return np.matmul(states, self.tables[f"{name}.weight"]) + self.tables[f"{name}.bias"]
 
     def _norm(self, states: np.ndarray) -> np.ndarray:
         states = states - states.mean(axis=-1, keepdims=True)
-        states /= np.sqrt((states * states).mean(axis=-1, keepdims=True) + self.eps)
+        states /= np.sqrt((states * states).mean(axis=-1, keepdims=True) + np.float32(self.config["layer_norm_eps"]))
         return states
 
 
-def load(source: str | Path) -> FrozenRuntime:
-    """Open a folder or Hub name; ValueError, in one sentence, where it is no whole frozen committee."""
-    folder = Path(source).expanduser()
-    if not folder.is_dir() and str(source).count("/") == 1:
-        from huggingface_hub import snapshot_download  # comes with tokenizers
-
-        folder = Path(snapshot_download(str(source)))
-    return FrozenRuntime(folder)
-
-
-class EndpointHandler:
+class EndpointHandler(FrozenRuntime):
     """Hugging Face Inference Endpoints: `handler.py` in the folder imports it from here."""
 
-    def __init__(self, path: str = "") -> None:
-        self.model = load(path)
-
-    def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
+    def __call__(self, data: dict[str, Any]) -> Any:
         """`{"inputs": text or texts}` to a list of labels and scores."""
-        inputs = data["inputs"]
-        return self.model([inputs] if isinstance(inputs, str) else inputs)
+        return super().__call__([data["inputs"]] if isinstance(data["inputs"], str) else data["inputs"])
+
+
+load = FrozenRuntime

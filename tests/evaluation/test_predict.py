@@ -227,7 +227,7 @@ def test_several_labels_a_text(save_model, sentences, tmp_path, capsys, ending):
     assert said["metrics"] == pytest.approx(expected)
     assert said["texts"] == 12
     task = write_csv(tmp_path / "moon.csv", [{"text": "a", "label": "sea"}, {"text": "b", "label": "sea|moon"}])
-    assert "'moon' in line 3" in refused(capsys, "score", "--model", model, "--task", task)
+    assert "moon" in refused(capsys, "score", "--model", model, "--task", task)
 
 
 def test_a_regression(save_model, sentences, tmp_path, capsys):
@@ -239,7 +239,7 @@ def test_a_regression(save_model, sentences, tmp_path, capsys):
     both = pd.DataFrame({"value": logits[:, 0].double(), "target": [row["label"] for row in rows]})
     error = ((both.value - both.target) ** 2).mean()
     expected = {
-        "mean_squared_error": error,
+        "rmse": error**0.5,
         "r2": 1 - error / both.target.var(ddof=0),
         "pearson": both.value.corr(both.target),
         "spearman": both.value.corr(both.target, method="spearman"),
@@ -249,9 +249,8 @@ def test_a_regression(save_model, sentences, tmp_path, capsys):
     write_splits(tmp_path / "data", train=rows[:8], test=[{**row, "label": 3} for row in rows[8:]])
     said = score(capsys, model, tmp_path / "data")
     assert (said["texts"], said["metrics"]["pearson"]) == (4, None)
-    assert score(capsys, model, tmp_path / "data", "--split", "train")["texts"] == 8
-    for words, culprit in ((("--split", "validation"), "validation"), (("--test-per-label", 3), "--test-per-label")):
-        assert culprit in refused(capsys, "score", "--model", model, "--task", tmp_path / "data", *words)
+    words = ("--test-per-label", 3)
+    assert "--test-per-label" in refused(capsys, "score", "--model", model, "--task", tmp_path / "data", *words)
     rows[2]["label"] = "many"
     task = write_csv(tmp_path / "words.csv", rows)
     assert "'many' in line 4" in refused(capsys, "score", "--model", model, "--task", task)

@@ -128,8 +128,8 @@ def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, member
         ([good, committee], "Member 1 is itself a committee"),
         ([good, str(tmp_path / "committee")], "Member 1 is itself a committee"),
         ([good, str(tmp_path / "encoder")], "Member 1 .*without a classifier"),
-        ([build_pair("classifier", problem_type="regression", num_labels=1)[0]], "Member 0 .*regression"),
-        ([build_pair("classifier", num_labels=1)[0]], "Member 0 .*regression"),
+        ([build_pair("classifier", problem_type="regression", **LABELS)[0]], "Member 0 has 3 values"),
+        ([good, build_pair("classifier", num_labels=1)[0]], "Member 1 .*regression"),
         (
             [good, build_pair("classifier", problem_type="multi_label_classification", **LABELS)[0]],
             "Member 1 .*multi_label_classification",
@@ -142,8 +142,8 @@ def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, member
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
-        ({"labels": torch.rand(4)}, "no regression or multi-label"),
-        ({"labels": torch.zeros((4, 3), dtype=torch.long)}, "no regression or multi-label"),
+        ({"labels": torch.rand(4)}, "takes class ids"),
+        ({"labels": torch.zeros((4, 3), dtype=torch.long)}, "takes class ids"),
         ({"input_ids": None, "inputs_embeds": torch.zeros(4, 9, 24)}, "each member has other word embeddings"),
     ],
 )
@@ -171,8 +171,8 @@ def test_a_pickle_after_the_first_answer_is_no_larger_and_an_edited_weight_count
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"problem_type": "regression"}, "single_label_classification only"),
-        ({"problem_type": "multi_label_classification"}, "single_label_classification only"),
+        ({"problem_type": "regression", "num_labels": 1, "temperature": 2.0}, "no temperature"),
+        ({"problem_type": "ranking"}, "choose single_label_classification"),
         ({"temperature": 0.0}, "must be positive"),
         ({"temperature": float("nan")}, "must be positive"),
         ({"member_configs": [{"vocab_size": 5}, {"vocab_size": 6}]}, "5.*6"),

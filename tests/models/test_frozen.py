@@ -21,6 +21,7 @@ from tlm_hf import (
 from tlm_hf.models.configuration_frozen import FrozenCommitteeConfig
 from tlm_hf.models.modeling_frozen import SHARED
 
+PROBLEMS = ["single_label_classification", "multi_label_classification", "regression"]
 CLS, PRECISION = 2, {"float32": 1e-5, "float16": 2e-2, "int8": 0.3}
 join = CommitteeForSequenceClassification.from_members
 
@@ -46,14 +47,21 @@ def batch(rows, length, seed=0, words=TINY["vocab_size"]):
     heads=st.integers(1, 4), size=st.sampled_from([1, 3, 8]), count=st.integers(1, 4), rows=st.integers(1, 5),
     length=st.integers(1, 16), words=st.integers(4, 70), eps=st.sampled_from([1e-12, 1e-3]), seed=st.integers(0, 99),
     act=st.sampled_from(["gelu", "relu"]), combination=st.sampled_from(["probabilities", "logits"]),
+    problem=st.sampled_from(PROBLEMS), types=st.booleans(),
 )  # fmt: skip
-def test_a_frozen_committee_is_its_stock_members(heads, size, count, rows, length, words, eps, seed, act, combination):
+def test_a_frozen_committee_is_its_stock_members(
+    heads, size, count, rows, length, words, eps, seed, act, combination, problem, types
+):
     fields = {"hidden_size": heads * size, "num_attention_heads": heads, "hidden_act": act, "layer_norm_eps": eps}
-    committee, stocks = build(count, seed, combination=combination, vocab_size=words, **fields)
+    fields |= {"problem_type": problem, "num_labels": 1 if problem == "regression" else 3, "vocab_size": words}
+    committee, stocks = build(count, seed, 1.0 if problem == "regression" else 1.3, combination, **fields)
     inputs = batch(rows, length, seed, words)
+    if types:
+        starts = torch.from_numpy(np.random.default_rng(seed).integers(1, length + 1, (rows, 1)))
+        inputs["token_type_ids"] = (torch.arange(length) >= starts).long() * inputs["attention_mask"]
     votes = torch.stack([stock(**inputs).logits for stock in stocks], dim=1)
     expected = committee(**inputs)
-    found = committee.freeze(cls_token_id=CLS)(**inputs)
+    found = committee.freeze(cls_token_id=CLS, token_types=types)(**inputs)
     close(found.member_logits, votes)
     close(found.logits, expected.logits)
     for name, values in expected.uncertainty.items():
@@ -127,7 +135,7 @@ def test_adapters_unknown_precisions_and_unknown_tokenizers_are_refused():
     [
         ({"input_ids": torch.full((2, 5), 7)}, "start with token 2"),
         ({"attention_mask": torch.ones(2, 1, 5, 5)}, "a mask of that shape"),
-        ({"token_type_ids": torch.ones((2, 5), dtype=torch.long)}, "single texts"),
+        ({"token_type_ids": torch.ones((2, 5), dtype=torch.long)}, "token_types=True"),
         ({"position_ids": torch.zeros((2, 5), dtype=torch.long)}, "takes no position_ids"),
         ({"input_ids": torch.full((2, 17), CLS), "attention_mask": None}, "at most 16 tokens, not 17"),
     ],

@@ -21,13 +21,13 @@ class ServeArguments:
 
 
 def build_app(model: FrozenRuntime) -> Any:
-    """A FastAPI app: `POST /classify` of `{"texts": [...]}` gives label, score and `truncated` for each text."""
+    """A FastAPI app: `POST /classify` of `{"texts": [...]}` gives what the runtime answers to each text or pair."""
     from fastapi import Body, FastAPI
 
     app = FastAPI(title="Frozen committee")
 
     @app.post("/classify")
-    def classify(texts: Annotated[list[str], Body(embed=True)]) -> list[dict[str, str | float | bool]]:
+    def classify(texts: Annotated[list[str | tuple[str, str]], Body(embed=True)]) -> list[dict[str, Any]]:
         """Label, score and whether the text was cut, for each text."""
         return model(texts)  # type: ignore[no-any-return]
 

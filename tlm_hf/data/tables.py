@@ -10,26 +10,31 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import datasets
-import numpy as np
 
 from ..errors import UserError, listed, shown
 from ..runs.atomic_files import Json
+from .kinds import KINDS, MULTI, REGRESSION, SINGLE, VALUE
 from .sources import ID, TEXT_TYPES, Source, check_column, tells_rows_apart
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 MOST_MISSING = 0.1  # largest share of a split's rows whose label may be missing; one row may always be
+MANY = 20  # numbers as labels from which they may be amounts
 OTHER = "other"  # the class that rare classes are merged into
 SET_LABEL = "correct it, or set --label-column"
 
 
 class Row(NamedTuple):
-    """A usable row: `id` is its place in the source, `key` the text without markers or masks, which it is chosen by."""
+    """A usable row: `id` is its place in the source, `key` the text without markers or masks, which it is chosen by.
+
+    The label is a class's number, several of them, or an amount.
+    """
 
     text: str
-    label: int
+    label: Any
     id: str
     key: str
+    text_pair: str | None = None
 
 
 @dataclass
@@ -42,6 +47,16 @@ class TaskSource:
     two_labels: int = 0
     notes: list[str] = field(default_factory=list)
     facts: Json = field(default_factory=dict)
+    problem_type: str = SINGLE
+
+    @property
+    def groups(self) -> list[str]:
+        """What splits take their shares of: the classes, or all rows together where a text has not just one."""
+        return self.names if self.problem_type == SINGLE else ["any"]
+
+    def group_of(self, row: Row) -> int:
+        """The number of a row's group."""
+        return row.label if self.problem_type == SINGLE else 0
 
 
 @dataclass(frozen=True)
@@ -53,9 +68,10 @@ class Table:
     text: str
     label: str
     splits: dict[str, datasets.Dataset]
+    pair: str | None = None
 
     @classmethod
-    def open(cls, source: Source, name: str, text: str | None, label: str) -> "Table":
+    def open(cls, source: Source, name: str, text: str | None, label: str, pair: str | None = None) -> "Table":
         """Where none is given, the columns are `text` or the only one of strings, and the only ClassLabel."""
         features = next(iter(source.splits.values())).features
         classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -70,28 +86,35 @@ class Table:
         for rows in splits.values():
             check_column(rows, text, name, "--text-column")
             check_column(rows, label, name, "--label-column")
-        return cls(source, name, text, label, splits)
+            if pair is not None:
+                check_column(rows, pair, name, "--text-pair-column")
+        return cls(source, name, text, label, splits, pair)
 
 
-def read_rows(table: Table, labels: Sequence[str] = ()) -> TaskSource:
+def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None = None) -> TaskSource:
     """The rows with a text and a label (not None, NaN, blank, or a ClassLabel's -1); `labels` are a known task's.
 
-    The id of a row is its column `id` where all differ, else its place, such as `train/17`. Raises UserError for a
-    column without text, labels that are not names, or too many missing.
+    `problem_type` is one of `KINDS`, or None for a guess. The id of a row is its column `id` where all differ, else its
+    place, such as `train/17`. Raises UserError for a column without text, unreadable labels, or too many missing.
     """
-    source = TaskSource({split: [] for split in table.splits}, [])
-    numbers = _read_labels(source, table, list(labels))
+    source = TaskSource({split: [] for split in table.splits}, [], problem_type=_choose_problem(table, problem_type))
+    readers: Any = {SINGLE: _read_labels, MULTI: _read_label_sets, REGRESSION: _read_numbers}
+    numbers = readers[source.problem_type](source, table, list(labels))
+    if problem_type is None and not labels and source.problem_type == SINGLE:
+        _hint_at_problem(source.names)
     has_ids = ID not in (table.text, table.label) and tells_rows_apart(list(table.splits.values()), ID)
-    labels_of: dict[str, set[int]] = defaultdict(set)
+    labels_of: dict[str, set[Any]] = defaultdict(set)
     for split, rows in table.splits.items():
         ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
-        for cell, number, row_id in zip(rows[table.text][:], numbers[split], ids, strict=True):
-            text = _text(cell)
-            if number is None or not text:
+        seconds = [None] * len(rows) if table.pair is None else rows[table.pair][:]
+        for cell, second, number, row_id in zip(rows[table.text][:], seconds, numbers[split], ids, strict=True):
+            text, pair = _text(cell), None if table.pair is None else _text(second)
+            if number is None or not text or pair == "":
                 source.dropped["empty label" if number is None else "empty text"] += 1
             else:
-                source.rows[split].append(Row(text, number, row_id, text))
-                labels_of[text].add(number)
+                key = text if pair is None else f"{text}\0{pair}"
+                source.rows[split].append(Row(text, number, row_id, key, pair))
+                labels_of[key].add(number)
     if not labels_of:
         raise UserError(f"Column {table.text!r} of {table.name!r} holds no text: set --text-column.")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
@@ -141,7 +164,9 @@ def _different_labels(values: list[Any], column: str) -> list[Any]:
         return different
     odd = [value for value in values if not isinstance(value, str | int)]
     held = shown(odd[0]) if odd else "both"
-    raise UserError(f"Labels must be integers or names, but column {column} holds {held}: {SET_LABEL}.")
+    raise UserError(
+        f"Labels must be integers or names, but column {column} holds {held}: {SET_LABEL}, or give --problem-type."
+    )
 
 
 def _joined_spellings(cells: list[Any]) -> list[str]:
@@ -154,69 +179,61 @@ def _joined_spellings(cells: list[Any]) -> list[str]:
     return [f"{len(joined)} classes are spelled in several ways, such as {joined[0]}"] if joined else []
 
 
-class LabelledText(NamedTuple):
-    """A text, the cell of its label as it was read, and where an editor shows its row."""
+def _read_label_sets(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[tuple[int, ...] | None]]:
+    """The numbers of each row's classes by split, of cells `a|b` or lists; an empty one is a text without any."""
+    inner = getattr(next(iter(table.splits.values())).features[table.label], "feature", None)
+    names = list(inner.names) if isinstance(inner, datasets.ClassLabel) else names
 
-    text: str
-    label: Any
-    place: str
+    def names_in(cell: Any) -> set[str]:
+        parts = cell if isinstance(cell, list) else str("" if cell is None or cell != cell else cell).split("|")
+        known = (names[part] if names and isinstance(part, int) else label_of(str(part)) for part in parts)
+        return set(filter(None, known))
 
-
-def read_labelled(table: Table, split: str | None) -> list[LabelledText]:
-    """The rows with text of a table's own split, by default `test`, else `all`; labels may be anything.
-
-    Raises UserError for a split that the table has not, and for none with text.
-    """
-    split = split or ("test" if "test" in table.splits else "all")
-    if split not in ("all", *table.splits):
-        raise UserError(f"{table.name!r} has no {split} split of its own: give --split all.")
-    labelled = [
-        LabelledText(_text(text), label, table.source.place(each, row))
-        for each, rows in table.splits.items()
-        for row, (text, label) in enumerate(zip(rows[table.text][:], rows[table.label][:], strict=True))
-        if split in ("all", each) and _text(text)
-    ]
-    if not labelled:
-        raise UserError(f"Column {table.text!r} of {table.name!r} holds no text: set --text-column.")
-    return labelled
+    sets = {split: [names_in(cell) for cell in rows[table.label][:]] for split, rows in table.splits.items()}
+    source.names = names or sorted({name for of_split in sets.values() for each in of_split for name in each})
+    if not source.names:
+        raise UserError(f"Column {table.label!r} of {table.name!r} holds no label: set --label-column.")
+    index = {name: number for number, name in enumerate(source.names)}
+    return {
+        split: [tuple(sorted(index[name] for name in each)) for each in of_split] for split, of_split in sets.items()
+    }
 
 
-def label_sets(rows: Sequence[LabelledText], names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Texts, and which of the classes each one has: bool (texts, classes).
+def _read_numbers(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[float | None]]:
+    """The finite number that labels each row by split, None where the cell is empty."""
+    source.names = [VALUE]
+    numbers: dict[str, list[float | None]] = {}
+    for split, rows in table.splits.items():
+        numbers[split] = []
+        for row, cell in enumerate(rows[table.label][:]):
+            try:
+                number = None if label_of(cell) is None else float(cell)
+            except (TypeError, ValueError):
+                number = math.inf
+            if number is not None and not math.isfinite(number):
+                place = table.source.place(split, row)
+                raise UserError(f"The label {shown(cell)} in {place} is not a number: {SET_LABEL}.")
+            numbers[split].append(number)
+    return numbers
 
-    A label is `a|b` or a list of names; an empty cell is a text without any. Raises UserError for another name.
-    """
-    chosen = np.zeros((len(rows), len(names)), dtype=bool)
-    for row, (_, cell, place) in enumerate(rows):
-        parts = cell if isinstance(cell, list) else str("" if cell is None else cell).split("|")
-        for name in filter(None, (label_of(str(part)) for part in parts)):
-            if name not in names:
-                raise UserError(
-                    f"The label {shown(name)} in {place} is none of the model's ({listed(names)}): {SET_LABEL}."
-                )
-            chosen[row, names.index(name)] = True
-    return [row.text for row in rows], chosen
+
+def _choose_problem(table: Table, asked: str | None) -> str:
+    """The kind that is asked for; else several labels where the column holds lists, which is said."""
+    feature = next(iter(table.splits.values())).features[table.label]
+    if asked is None and isinstance(feature, datasets.List):
+        logger.warning(
+            "Note: the labels of %s are lists, so a text may have several (--problem-type multi).", table.name
+        )
+        return MULTI
+    return KINDS[asked or "single"]
 
 
-def numbers_of(rows: Sequence[LabelledText]) -> tuple[list[str], np.ndarray]:
-    """Texts, and the finite number that labels each: float64 (texts,); rows without one are left out and counted.
-
-    Raises UserError for a label that is no number.
-    """
-    numbers = np.full(len(rows), math.nan)
-    for row, (_, cell, place) in enumerate(rows):
-        try:
-            numbers[row] = math.nan if label_of(cell) is None else float(cell)
-        except (TypeError, ValueError):
-            numbers[row] = math.inf
-        if math.isinf(numbers[row]):
-            raise UserError(f"The label {shown(cell)} in {place} is not a number: {SET_LABEL}.")
-    labelled = np.flatnonzero(~np.isnan(numbers))
-    if len(labelled) < len(rows):
-        logger.warning("Note: %d of %d rows have no label and are left out.", len(rows) - len(labelled), len(rows))
-    if not len(labelled):
-        raise UserError("No row has a label: set --label-column.")
-    return [rows[int(row)].text for row in labelled], numbers[labelled]
+def _hint_at_problem(names: list[str]) -> None:
+    """Say how to ask for another kind where the names of the classes look like it."""
+    if len(names) > MANY and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", name) for name in names):
+        logger.warning("Note: %d numbers are read as classes; --problem-type regression learns amounts.", len(names))
+    elif sum("|" in name for name in names) > len(names) / 2:
+        logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", names[0])
 
 
 def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:

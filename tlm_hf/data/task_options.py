@@ -5,9 +5,12 @@ from typing import Any
 
 from ..errors import UserError
 
-TABLE_OPTIONS = ("encoding", "quoting", "drop_rare_classes", "merge_rare_classes")
+TABLE_OPTIONS = ("encoding", "quoting", "drop_rare_classes", "merge_rare_classes", "problem_type", "text_pair_column")
 TEXT_OPTIONS = ("entity_markers", "shortfall", "drop_leakage", *TABLE_OPTIONS)
 """Options that are not among a run's settings, since they count by the texts that they choose."""
+PROBLEM_HELP = (
+    "single (a class a text), multi (several: a|b or lists), regression (a number); default: single, or lists."
+)
 QUOTING = ("auto", "csv", "none")
 
 
@@ -53,7 +56,9 @@ class TaskArguments(TextFormat):
 
     task: str = option("docstrings", "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set.")
     text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
+    text_pair_column: str | None = option(None, "Column of the second text, where rows are pairs of texts.")
     label_column: str = option("label", "Column of the label.")
+    problem_type: str | None = option(None, PROBLEM_HELP, choices=["single", "multi", "regression"])
     entity_markers: str = option("none", "For fewrel: none, or text ([E1] ... around the entities).")
     task_path: str | None = option(None, "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub).")
     task_config: str | None = option(None, "Configuration of a Hub data set.")

@@ -32,7 +32,7 @@ def choose_rows(
         fewest = min(available)
         if asked is None or fewest >= asked:
             continue
-        label = source.names[available.index(fewest)]
+        label = source.groups[available.index(fewest)]
         lacking = sum(count < asked for count in available)
         note = f"{lacking} of {len(available)} classes have fewer than {asked} {split} texts, {shown(label)} {fewest}"
         if arguments.shortfall == "error":
@@ -55,7 +55,7 @@ def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> 
     """Raise UserError for a class without rows in a split, which says how many it needs."""
     needed = 6 if "test" in source.rows else 4
     for split, of_split in groups.items():
-        for label, rows in zip(source.names, of_split, strict=True):
+        for label, rows in zip(source.groups, of_split, strict=True):
             if not rows:
                 raise UserError(
                     f"The class {shown(label)} of {name!r} has no {split} text left: a class needs at least {needed} "
@@ -67,7 +67,7 @@ def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> 
 
 def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bool) -> dict[str, Groups]:
     """Give each split its rows: test first, then validation, then train, none a text that another has."""
-    rest: Groups = ordered.get("train", [[] for _ in source.names])
+    rest: Groups = ordered.get("train", [[] for _ in source.groups])
     has_test = "test" in ordered
     if has_test:
         test = ordered["test"]
@@ -85,9 +85,9 @@ def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bo
 
 def _by_class(source: TaskSource, split: str, seed: int) -> Groups:
     """Rows of each class in seeded order; of equal ones the first."""
-    grouped: list[dict[str, Row]] = [{} for _ in source.names]
+    grouped: list[dict[str, Row]] = [{} for _ in source.groups]
     for row in source.rows[split]:
-        grouped[row.label].setdefault(row.key, row)
+        grouped[source.group_of(row)].setdefault(row.key, row)
     source.dropped["duplicates"] += len(source.rows[split]) - sum(map(len, grouped))
     return [_shuffled(list(rows.values()), seed) for rows in grouped]
 

@@ -3,6 +3,7 @@
 Each is a `DatasetDict` of train, validation and test, with the facts that reproduce it (`sources.facts_of`).
 """
 
+import itertools
 import logging
 from collections import Counter
 from dataclasses import fields, replace
@@ -16,6 +17,8 @@ from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .docstrings import PER_LABEL, read_docstrings
 from .fewrel import MARKINGS, read_fewrel
+from .kinds import PAIR, REGRESSION, SINGLE, label_feature
+from .kinds import class_names as class_names
 from .leakage import drop_leaking
 from .sources import ID, Source, data_root, describe_split, read_source, text_hash
 from .tables import SPLITS, Row, Table, TaskSource, read_rows, without_rare_classes
@@ -66,7 +69,8 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
     Splits that the source lacks come out of its training rows (see `task_splits.choose_rows`). Rows depend on the texts
     and the seed alone; fewer training rows with the same seed are a subset of more. Rows without a text or a label are
     left out, and rows whose text is in another split: test comes before validation before train. A text under two
-    labels is left out of FewRel; in a table it stays and is counted.
+    labels is left out of FewRel; in a table it stays and is counted. With `problem_type` multi the labels are lists of
+    classes, with regression numbers; pairs of texts have a column `text_pair`.
 
     Args:
         task: its name, path or Hub name, or a table of it (see `tables.Table`).
@@ -124,12 +128,9 @@ def text_options(arguments: TaskArguments) -> Json:
 def task_hash(task: datasets.DatasetDict) -> str:
     """SHA-256 over every split's labels and texts in order."""
     rows = ((split, row) for split in SPLITS if split in task for row in task[split])
-    return text_hash(f"{split}\0{row['label']}\0{row['text']}" for split, row in rows)
-
-
-def class_names(task: datasets.DatasetDict) -> list[str]:
-    """Names of the classes, in label order."""
-    return list(task["train"].features["label"].names)
+    return text_hash(
+        "\0".join([split, str(row["label"]), row["text"], *([row[PAIR]] if PAIR in row else [])]) for split, row in rows
+    )
 
 
 def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
@@ -160,6 +161,10 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         source = read_fewrel(_find_task(arguments)[0], arguments.entity_markers)
     else:
         source = read_task_rows(arguments, table)
+    if source.problem_type != SINGLE:
+        _check_kind(arguments, [f"{split}_per_label" for split in SPLITS] + ["drop_rare_classes", "merge_rare_classes"])
+    if arguments.text_pair_column is not None:
+        _check_kind(arguments, ["drop_leakage"])
     if arguments.drop_rare_classes or arguments.merge_rare_classes:
         without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
     if every_class and len({row.label for rows in source.rows.values() for row in rows}) < 2:
@@ -180,7 +185,7 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
     facts |= {"dropped": dropped, "texts_with_two_labels": source.two_labels}
     if arguments.train_seed is not None:
         facts["train_seed"] = arguments.train_seed
-    return datasets.DatasetDict({split: _describe(rows, source.names, facts) for split, rows in chosen.items()})
+    return datasets.DatasetDict({split: _describe(rows, source, facts) for split, rows in chosen.items()})
 
 
 def open_table(arguments: TaskArguments, source: Source | None = None) -> tuple[Table, str]:
@@ -190,23 +195,41 @@ def open_table(arguments: TaskArguments, source: Source | None = None) -> tuple[
         place, revision = _find_task(arguments)
         source = read_source(place, config=arguments.task_config, revision=revision, written=arguments)
     text = arguments.text_column or (known.text_column if known else None)
-    return Table.open(source, arguments.task, text, arguments.label_column), place
+    return Table.open(source, arguments.task, text, arguments.label_column, arguments.text_pair_column), place
 
 
 def read_task_rows(arguments: TaskArguments, source: Source | None = None) -> TaskSource:
     """All usable rows of the table that a command's options name; raises UserError as `read_rows`."""
     table, place = open_table(arguments, source)
-    rows = read_rows(table, KNOWN[arguments.task].labels if arguments.task in KNOWN else ())
+    labels = KNOWN[arguments.task].labels if arguments.task in KNOWN else ()
+    rows = read_rows(table, labels, arguments.problem_type)
     rows.facts |= {"source": portable_path(place), "revision": table.source.revision}
     rows.facts |= {"config": arguments.task_config, "columns": {"text": table.text, "label": table.label}}
     return rows
 
 
-def _describe(rows: list[Row], names: list[str], facts: Json) -> datasets.Dataset:
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names), ID: datasets.Value("string")}
-    )
-    counts = Counter(row.label for row in rows)
-    columns = {name: [getattr(row, name) for row in rows] for name in features}
-    table = datasets.Dataset.from_dict(columns, features=features)
-    return describe_split(table, **facts, per_label={label: counts[index] for index, label in enumerate(names)})
+def every_row(arguments: TaskArguments) -> datasets.Dataset:
+    """All usable rows of a table as one split; raises UserError as `read_rows`."""
+    source = read_task_rows(arguments)
+    return _describe([row for rows in source.rows.values() for row in rows], source, {})
+
+
+def _check_kind(arguments: TaskArguments, unused: list[str]) -> None:
+    for name in unused:
+        if getattr(arguments, name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{flag} is of single texts with one class each, which {arguments.task!r} has not: leave it out."
+            )
+
+
+def _describe(rows: list[Row], source: TaskSource, facts: Json) -> datasets.Dataset:
+    string = datasets.Value("string")
+    columns = {"text": string, "label": label_feature(source.problem_type, source.names), ID: string}
+    columns |= {PAIR: string} if any(row.text_pair is not None for row in rows) else {}
+    values = {name: [getattr(row, name) for row in rows] for name in columns}
+    table = datasets.Dataset.from_dict(values, features=datasets.Features(columns))
+    if source.problem_type == REGRESSION:
+        return describe_split(table, **facts)
+    counts = Counter(itertools.chain(*([row.label] if source.problem_type == SINGLE else row.label for row in rows)))
+    return describe_split(table, **facts, per_label={label: counts[index] for index, label in enumerate(source.names)})

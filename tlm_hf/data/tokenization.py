@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 from ..errors import UserError
 from ..runs.atomic_files import Json
 from .embedded import model_folder
+from .kinds import PAIR
 from .sources import each_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -169,9 +170,12 @@ def encode_whole(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]]
 
 
 def tokenize(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
-    """Replace the column `text` by `input_ids` (truncated to `max_length` tokens, special tokens included)."""
+    """Replace `text` by `input_ids` (cut to `max_length` tokens, special ones included), of pairs with token types."""
+    texts = [name for name in ("text", PAIR) if name in dataset.column_names]
+    names = ["input_ids", "token_type_ids"][: len(texts)]
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        return {"input_ids": tokenizer(batch["text"], truncation=True, max_length=max_length)["input_ids"]}
+        encoded = tokenizer(*(batch[name] for name in texts), truncation=True, max_length=max_length)
+        return {name: encoded[name] for name in names}
 
-    return dataset.map(encode, batched=True, remove_columns=["text"], desc="Tokenizing")
+    return dataset.map(encode, batched=True, remove_columns=texts, desc="Tokenizing")

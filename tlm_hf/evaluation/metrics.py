@@ -4,9 +4,15 @@ import datasets
 import evaluate
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logit
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, mean_squared_error, precision_recall_fscore_support, r2_score
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, r2_score, root_mean_squared_error
+
+from ..models.combination_committee import MULTI, REGRESSION, SINGLE
+from ..runs.atomic_files import Json
+
+HEADLINE = {SINGLE: "accuracy", MULTI: "micro_f1", REGRESSION: "r2"}
+"""The metric that models are compared by."""
 
 
 class AccuracyAndF1(evaluate.Metric):
@@ -39,14 +45,24 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     return {**scores, "loss": float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean())}
 
 
-def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def measure(problem_type: str, logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> Json:
+    """The metrics below of logits (n, classes), by the kind of the task; labels as `data.kinds.labels_of` has them."""
+    if problem_type == SINGLE:
+        return classification_metrics(logits, labels)
+    if problem_type == REGRESSION:
+        return regression_metrics(logits, labels)
+    return multi_label_metrics(logits, labels, threshold)
+
+
+def multi_label_metrics(logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
     """`micro_f1`, `macro_f1` and `subset_accuracy` (share of texts whose labels are all right).
 
     Args:
-        logits: float (n, classes); those of probability sigmoid(logit) >= 0.5 are predicted.
+        logits: float (n, classes); those of probability sigmoid(logit) >= threshold are predicted.
         labels: bool (n, classes).
+        threshold: see `logits`.
     """
-    chosen = logits >= 0
+    chosen = logits >= logit(threshold)
     scores = {
         f"{mean}_f1": float(f1_score(labels, chosen, average=mean, zero_division=0)) for mean in ("micro", "macro")
     }
@@ -54,9 +70,9 @@ def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
 
 def regression_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
-    """`mean_squared_error`, `r2`, `pearson` and `spearman` of values (n, 1); None where all of a side are equal."""
+    """`rmse`, `r2`, `pearson` and `spearman` of values (n, 1); None where all of a side are equal."""
     values = logits[:, 0].astype("float64")
-    scores = {"mean_squared_error": mean_squared_error(targets, values), "r2": None, "pearson": None, "spearman": None}
+    scores = {"rmse": root_mean_squared_error(targets, values), "r2": None, "pearson": None, "spearman": None}
     if np.ptp(targets) > 0:
         scores["r2"] = r2_score(targets, values)
     if np.ptp(targets) > 0 and np.ptp(values) > 0:
@@ -64,15 +80,19 @@ def regression_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, flo
     return {name: None if value is None else float(value) for name, value in scores.items()}
 
 
-def class_metrics(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, dict[str, float]]:
+def class_metrics(
+    logits: np.ndarray, labels: np.ndarray, names: list[str], threshold: float = 0.5
+) -> dict[str, dict[str, float]]:
     """`precision`, `recall`, `f1` (0 where undefined) and number of `texts` of each class, by its name.
 
     Args:
         logits: float (n, classes).
-        labels: int (n,).
+        labels: int (n,), or of several labels a text (n, classes).
         names: of the classes, in the order of the logits.
+        threshold: least probability of each of several labels.
     """
-    table = precision_recall_fscore_support(labels, logits.argmax(axis=-1), labels=range(len(names)), zero_division=0)
+    predicted = logits.argmax(axis=-1) if labels.ndim == 1 else logits >= logit(threshold)
+    table = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)
     columns = ("precision", "recall", "f1", "texts")
     rows = np.stack(table, axis=1).tolist()
     return {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)}

@@ -23,14 +23,15 @@ from ..data.task_options import TextFormat, option
 from ..errors import UserError, check_range
 from ..export import freeze_if_possible, load_for_inference
 from ..loading import COMMITTEES, load_classifier_tokenizer
-from ..models.combination_committee import CommitteeOutput, combine
+from ..models.combination_committee import MULTI, REGRESSION, combine, uncertainty
+from ..models.joining_committee import problem_of
 from ..runs.atomic_files import Json, replacing
 from .scoring import FREEZE_HELP, output_file, predict_logits
 
 logger = logging.getLogger(__name__)
 WRITERS = (".csv", ".json", ".jsonl", ".parquet")
 DIGITS = 6
-UNCERTAINTY = ("entropy", "mutual_information", "agreement")
+UNCERTAINTY = ("entropy", "mutual_information", "agreement", "spread")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Prediction:
     entropy: float | None = None  # of the committee's mean probability, in nats
     mutual_information: float | None = None  # the part of the entropy that the members' disagreement makes
     agreement: float | None = None  # the largest share of members that prefer one class
+    spread: float | None = None  # of a regression: the standard deviation of the members' values
     probabilities: dict[str, float] | None = None  # of all classes; with several labels a text each for itself
 
 
@@ -58,7 +60,8 @@ class PredictArguments(TextFormat):
     on_empty: str = option(
         "keep", "Rows without text: keep with empty predictions, or error.", choices=["keep", "error"]
     )
-    threshold: float = option(0.5, "With several labels a text: the least probability.")
+    text_pair_column: str | None = option(None, "Column of --input that holds the second text of each pair.")
+    threshold: float | None = option(None, "With several labels a text: the least probability (default: the model's).")
     output: str | None = option(None, "File to write: .csv, .json, .jsonl or .parquet.")
     batch_size: int = option(64, "Texts per pass.")
     freeze: bool = option(True, FREEZE_HELP)
@@ -66,15 +69,16 @@ class PredictArguments(TextFormat):
 
 
 def predict(
-    texts: Sequence[str] | datasets.Dataset,
+    texts: Sequence[Any] | datasets.Dataset,
     model: str,
     *,
     text_column: str = "text",
+    text_pair_column: str | None = None,
     batch_size: int = 64,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     freeze: bool = True,
 ) -> list[Prediction]:
-    """Classify n texts, or a data set of n rows, by a classifier or committee (folder or Hub name).
+    """Classify n texts or tuples of two, or a data set of n rows, by a classifier or committee (folder or Hub name).
 
     A committee that can be frozen answers from its tables; with `freeze=False` its members run.
 
@@ -87,10 +91,15 @@ def predict(
     if isinstance(texts, str):
         raise UserError("predict takes a list of texts: put the text into brackets.")
     if isinstance(texts, datasets.Dataset):
-        check_column(texts, text_column, "The data set", "text_column")
-        texts = texts[text_column][:]
+        columns = [name for name in (text_column, text_pair_column) if name is not None]
+        for name in columns:
+            check_column(texts, name, "The data set", "text_column")
+        sides = [texts[name][:] for name in columns]
+        texts = sides[0] if text_pair_column is None else list(zip(*sides, strict=True))
+    are_pairs = len(texts) > 0 and isinstance(texts[0], tuple)
     for row, text in enumerate(texts):
-        if not isinstance(text, str):
+        is_pair = isinstance(text, tuple) and len(text) == 2
+        if is_pair != are_pairs or not all(isinstance(part, str) for part in (text if are_pairs else [text])):
             raise UserError(f"Row {row} (from 0) has no text: fill or drop it.")
     predictions, truncated = _classify(list(texts), model, batch_size, threshold, freeze, show_progress=False)
     if truncated:
@@ -114,10 +123,10 @@ def predict_command(arguments: PredictArguments) -> Json:
     check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else _check_output(arguments.output, arguments.input)
     table, place = _read_input(arguments)
-    column = table[arguments.text_column]
-    if not any(is_type(column.type) for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
-        raise UserError(f"Column {arguments.text_column!r} holds {column.type}, not text: set --text-column.")
-    texts = [text if text and text.strip() else None for text in column.to_pylist()]
+    texts = _texts_in(table, arguments.text_column, "--text-column")
+    if arguments.text_pair_column is not None:
+        seconds = _texts_in(table, arguments.text_pair_column, "--text-pair-column")
+        texts = [None if None in pair else pair for pair in zip(texts, seconds, strict=True)]
     empty = [row for row, text in enumerate(texts) if text is None]
     if empty and arguments.on_empty == "error":
         raise UserError(f"There is no text in {place(empty[0])} ({len(empty)} such rows): fill or drop them.")
@@ -131,8 +140,18 @@ def predict_command(arguments: PredictArguments) -> Json:
     return {"output": arguments.output, **counts}
 
 
+def _texts_in(table: pa.Table, name: str, flag: str) -> list[Any]:
+    """The texts of a column, None where there is none."""
+    if name not in table.column_names:
+        raise UserError(f"The input has no column {name!r} (it has {', '.join(table.column_names)}): set {flag}.")
+    column = table[name]
+    if not any(is_type(column.type) for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
+        raise UserError(f"Column {name!r} holds {column.type}, not text: set {flag}.")
+    return [text if text and text.strip() else None for text in column.to_pylist()]
+
+
 def _classify(
-    texts: list[str | None], source: str, batch_size: int, threshold: float, freeze: bool, show_progress: bool
+    texts: list[Any], source: str, batch_size: int, threshold: float | None, freeze: bool, show_progress: bool
 ) -> tuple[list[Prediction], int]:
     """Predictions, empty ones for missing texts, and how many texts were truncated."""
     model = load_for_inference(source)
@@ -140,32 +159,34 @@ def _classify(
     filled = [text for text in texts if text is not None]
     if not filled:
         return [Prediction()] * len(texts), 0
-    model = freeze_if_possible(model, tokenizer) if freeze else model
+    model = freeze_if_possible(model, tokenizer, isinstance(filled[0], tuple)) if freeze else model
     is_committee = model.config.model_type in COMMITTEES
     logits, truncated = predict_logits(model, tokenizer, filled, batch_size, show_progress, member_logits=is_committee)
     answers = iter(_describe(logits, model.config, threshold))
     return [Prediction() if text is None else next(answers) for text in texts], truncated
 
 
-def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float) -> list[Prediction]:
+def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | None) -> list[Prediction]:
     """Predictions of logits (texts, classes), of a committee (texts, members, classes), as `problem_type` says."""
-    names = [config.id2label[index] for index in range(config.num_labels)]
-    if config.problem_type == "regression" or config.num_labels == 1:
+    names, problem_type = [config.id2label[index] for index in range(config.num_labels)], problem_of(config)
+    doubts: list[Json] = [{} for _ in logits]
+    if config.model_type in COMMITTEES:
+        members = torch.from_numpy(logits)
+        measured = {name: each.numpy() for name, each in uncertainty(members, problem_type).items()}
+        shown = [name for name in UNCERTAINTY if name in measured]
+        doubts = [_by_name(shown, row) for row in np.stack([measured[name] for name in shown], axis=1)]
+        logits = combine(members, config.combination, config.temperature, problem_type).numpy()
+    logits = logits.astype("float64")
+    if problem_type == REGRESSION:
         rows = [_by_name(names, row) for row in logits]
-        return [Prediction(value=row[names[0]] if len(names) == 1 else row) for row in rows]
-    if config.problem_type == "multi_label_classification":
-        rows = [_by_name(names, row) for row in expit(logits.astype("float64"))]
-        return [
-            Prediction(probabilities=row, labels=[name for name in names if row[name] >= threshold]) for row in rows
-        ]
-    if config.model_type not in COMMITTEES:
-        return [_most_probable(names, row) for row in softmax(logits.astype("float64"), axis=-1)]
-    members = torch.from_numpy(logits)
-    uncertainty = CommitteeOutput(member_logits=members).uncertainty
-    doubts = np.stack([uncertainty[name].numpy() for name in UNCERTAINTY], axis=1)
-    joined = combine(members, config.combination, temperature=config.temperature).numpy()
-    pairs = zip(softmax(joined.astype("float64"), axis=-1), doubts, strict=True)
-    return [replace(_most_probable(names, row), **_by_name(UNCERTAINTY, doubt)) for row, doubt in pairs]
+        answers = [Prediction(value=row[names[0]] if len(names) == 1 else row) for row in rows]
+    elif problem_type == MULTI:
+        least = getattr(config, "threshold", 0.5) if threshold is None else threshold
+        rows = [_by_name(names, row) for row in expit(logits)]
+        answers = [Prediction(probabilities=row, labels=[name for name in names if row[name] >= least]) for row in rows]
+    else:
+        answers = [_most_probable(names, row) for row in softmax(logits, axis=-1)]
+    return [replace(answer, **doubt) for answer, doubt in zip(answers, doubts, strict=True)]
 
 
 def _most_probable(names: Sequence[str], row: np.ndarray) -> Prediction:

@@ -1,9 +1,10 @@
 """Scores: logits of classifiers, the masked-language-model loss on fixed masks, and `tlm score`."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -12,13 +13,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
+from ..data.kinds import KINDS, class_names, labels_of, texts_of
 from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, MaskingCollator
-from ..data.tables import SPLITS, LabelledText, label_sets, numbers_of, read_labelled
+from ..data.tables import SPLITS
 from ..data.task_options import option
-from ..data.tasks import TaskArguments, class_names, load_task_from, open_table, read_task_rows, task_hash
+from ..data.tasks import TaskArguments, every_row, load_task_from, task_hash
 from ..data.tokenization import tokenize
 from ..errors import UserError
-from ..export import freeze_if_possible, load_for_inference
+from ..export import freeze_if_possible, load_for_inference, takes_pairs
 from ..loading import (
     load_classifier_tokenizer,
     load_masked_lm,
@@ -27,10 +29,12 @@ from ..loading import (
     read_config,
     trained_on_another_split,
 )
+from ..models.combination_committee import REGRESSION, SINGLE
+from ..models.joining_committee import problem_of as problem_of_model
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable_path, provenance
 from .calibration import expected_calibration_error
-from .metrics import classification_metrics, multi_label_metrics, regression_metrics
+from .metrics import measure
 
 logger = logging.getLogger(__name__)
 HELD_OUT_MASK_RATE = 0.15
@@ -96,26 +100,31 @@ def masked_lm_score(
 def predict_logits(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Sequence[Any],
     batch_size: int = 64,
     show_progress: bool = False,
     member_logits: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """Logits float32 (n, classes) of n texts, and how many were truncated to the tokenizer's `model_max_length`.
+    """Logits float32 (n, classes) of n texts or pairs, and how many were cut to the tokenizer's `model_max_length`.
 
     With `member_logits` they are those of a committee's members, (n, members, classes).
     """
     model.eval()
-    bare: Json = {"return_attention_mask": False, "return_token_type_ids": False}
-    limit, ids = tokenizer.model_max_length, tokenizer(list(texts), verbose=False, **bare)["input_ids"]
-    truncated = sum(len(row) > limit for row in ids)
+    are_pairs = len(texts) > 0 and not isinstance(texts[0], str)
+    if are_pairs and not takes_pairs(model):
+        raise UserError("It was frozen for single texts: for pairs, freeze it with tlm freeze --token-types.")
+    bare: Json = {"return_attention_mask": False, "return_token_type_ids": are_pairs}
+    limit, encoded = tokenizer.model_max_length, tokenizer(list(texts), verbose=False, **bare)
+    truncated = sum(len(row) > limit for row in encoded["input_ids"])
     if truncated:
-        ids = tokenizer(list(texts), truncation=True, max_length=limit, **bare)["input_ids"]
+        encoded = tokenizer(list(texts), truncation=True, max_length=limit, **bare)
+    ids = encoded["input_ids"]
     members = (model.config.num_members,) if member_logits else ()
     logits = np.zeros((len(texts), *members, model.config.num_labels), dtype=np.float32)
     with tqdm(total=len(texts), desc="Classifying", unit="text", disable=not show_progress) as progress:
         for indices in _batches_by_length([len(row) for row in ids], batch_size):
-            batch = tokenizer.pad({"input_ids": [ids[index] for index in indices]}, return_tensors="pt")
+            columns = {name: [rows[index] for index in indices] for name, rows in encoded.items()}
+            batch = tokenizer.pad(columns, return_tensors="pt")
             output = model(**batch.to(model.device))
             logits[indices] = (output.member_logits if member_logits else output.logits).float().cpu().numpy()
             progress.update(len(indices))
@@ -190,60 +199,46 @@ def output_file(output: str) -> Path:
     return target
 
 
-def _read_task(arguments: ScoreArguments) -> tuple[list[str], np.ndarray, list[str], str | None]:
-    """Texts, labels (texts,), the names of the classes, and where the rows are those of a split the task's hash."""
+def _read_task(arguments: ScoreArguments) -> tuple[datasets.Dataset, str | None]:
+    """The rows to score, and where they are those of a split the task's hash."""
     split = arguments.split
     if split is None:
         is_file = Path(arguments.task).expanduser().is_file()
         split = "all" if is_file and not any(getattr(arguments, name) for name in NUMBERS) else "test"
     if split == "all" and arguments.task not in ("docstrings", "fewrel"):
-        source = read_task_rows(arguments)
-        rows = [row for split_rows in source.rows.values() for row in split_rows]
-        return [row.text for row in rows], np.array([row.label for row in rows]), source.names, None
+        return every_row(arguments), None
     task = load_task_from(arguments, every_class=False)
-    table = datasets.concatenate_datasets([task[name] for name in (task if split == "all" else [split])])
-    if not len(table):
+    rows = datasets.concatenate_datasets([task[name] for name in (task if split == "all" else [split])])
+    if not len(rows):
         raise UserError(f"{arguments.task!r} has no rows for {split}: choose another --split.")
-    sha256 = task_hash(task) if len(task["train"]) else None
-    return table["text"][:], np.array(table["label"][:]), class_names(task), sha256
-
-
-def _read_labelled(arguments: ScoreArguments) -> list[LabelledText]:
-    """The rows of the table's own test split, else all, for models that have not one class a text."""
-    for name in NUMBERS:
-        if getattr(arguments, name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} counts by class, and the model has not one class a text: leave it out.")
-    return read_labelled(open_table(arguments)[0], arguments.split)
+    return rows, task_hash(task) if len(task["train"]) else None
 
 
 def _score_classifier(arguments: ScoreArguments) -> Json:
     """`problem_type` decides what a label is, and what is measured."""
     model = load_for_inference(arguments.model)
     tokenizer = load_classifier_tokenizer(arguments.model, model)
-    config, other_split = model.config, False
-    measure: Callable[[np.ndarray, np.ndarray], Json] = classification_metrics
-    if config.problem_type == "regression" or config.num_labels == 1:
-        if config.num_labels > 1:
-            raise UserError(f"The model {arguments.model!r} has {config.num_labels} values a text: use predict.")
-        texts, labels = numbers_of(_read_labelled(arguments))
-        measure = regression_metrics
-    elif config.problem_type == "multi_label_classification":
-        texts, labels = label_sets(_read_labelled(arguments), [config.id2label[n] for n in range(config.num_labels)])
-        measure = multi_label_metrics
-    else:
-        texts, labels, names, sha256 = _read_task(arguments)
-        labels = match_labels(model, arguments.model, arguments.task, names)[labels]
-        other_split = sha256 is not None and trained_on_another_split(arguments.model, sha256)
+    config, problem_type = model.config, problem_of_model(model.config)
+    if problem_type == REGRESSION and config.num_labels > 1:
+        raise UserError(f"The model {arguments.model!r} has {config.num_labels} values a text: use predict.")
+    if problem_type != SINGLE:
+        arguments = replace(arguments, problem_type=next(name for name, each in KINDS.items() if each == problem_type))
+    rows, sha256 = _read_task(arguments)
+    labels = labels_of(rows)
+    if problem_type != REGRESSION:
+        numbers = match_labels(model, arguments.model, arguments.task, class_names(rows))
+        labels = numbers[labels] if problem_type == SINGLE else labels @ np.eye(config.num_labels)[numbers]
+    other_split = sha256 is not None and trained_on_another_split(arguments.model, sha256)
     if other_split:
         logger.warning(
             f"Note: {arguments.model} was fine-tuned on another split of this task; test texts may be among its "
             "training texts (give the task options of its fine-tuning, such as --task-seed and --train-per-label)."
         )
-    model = freeze_if_possible(model, tokenizer) if arguments.freeze else model
-    logits, truncated = predict_logits(model, tokenizer, texts, show_progress=not arguments.disable_tqdm)
-    metrics = measure(logits, labels)
-    if measure is classification_metrics:
+    if arguments.freeze:
+        model = freeze_if_possible(model, tokenizer, token_types=arguments.text_pair_column is not None)
+    logits, truncated = predict_logits(model, tokenizer, texts_of(rows), show_progress=not arguments.disable_tqdm)
+    metrics = measure(problem_type, logits, labels, getattr(config, "threshold", 0.5))
+    if problem_type == SINGLE:
         metrics["calibration_error"] = expected_calibration_error(logits, labels)
     return {
         "task": portable_path(arguments.task),

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .combination_committee import COMBINATIONS
+from .combination_committee import COMBINATIONS, MULTI, REGRESSION, SINGLE
 from .configuration_tlm import TLMConfig, register_with_peft
 
 AUTO_MAP = {
@@ -33,6 +33,7 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
             the vocabulary, the tokenizer and the labels. (transformers' sub-configs cannot hold a list.)
         temperature: softmax temperature applied after averaging, fitted on held-out data; 1 leaves the mean as it is.
         combination: what is averaged: probabilities or logits (`combination_committee`).
+        threshold: least probability of the labels that a text gets, where it may have several.
         pad_token_id: id of `[PAD]`, as in every member.
         lexical_buckets: buckets for pairs of words of a `LexicalTable`, which every member's logits get added; 0: none.
     """
@@ -43,6 +44,7 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     member_configs: list[dict[str, Any]] | None = None
     temperature: float | int = 1.0
     combination: str = "probabilities"
+    threshold: float = 0.5
     pad_token_id: int | None = 0
     lexical_buckets: int = 0
 
@@ -66,11 +68,10 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
             raise ValueError(f"temperature is {self.temperature}: it must be positive.")
         if self.combination not in COMBINATIONS:
             raise ValueError(f"combination is {self.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
-        if self.problem_type not in (None, "single_label_classification"):
-            raise ValueError(
-                f"problem_type {self.problem_type!r} is not supported: a soft committee averages class probabilities, "
-                "so it takes single_label_classification only."
-            )
+        if self.problem_type == REGRESSION and (self.num_labels, self.temperature) != (1, 1):
+            raise ValueError("A regression has one value a text (num_labels 1), and no temperature but 1.")
+        if self.problem_type not in (None, SINGLE, MULTI, REGRESSION):
+            raise ValueError(f"problem_type is {self.problem_type!r}: choose {SINGLE}, {MULTI} or {REGRESSION}.")
 
     @property
     def num_members(self) -> int:

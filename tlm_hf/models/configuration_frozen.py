@@ -34,6 +34,8 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         table_dtype: `float32`, `float16` (value rows) or `int8` (value rows and layers); all else is float32.
         temperature: see `CommitteeConfig`.
         combination: see `CommitteeConfig`.
+        threshold: see `CommitteeConfig`.
+        type_vocab_size: 1 for single texts, 2 where there are tables of token type 1 for pairs too.
         lexical_buckets: see `CommitteeConfig`.
         tokenizer_sha256: hash of the tokenizer.json that the members were trained with, where it is known.
     """
@@ -54,6 +56,8 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     table_dtype: str = "float32"
     temperature: float | int = 1.0
     combination: str = "probabilities"
+    threshold: float = 0.5
+    type_vocab_size: int = 1
     lexical_buckets: int = 0
     tokenizer_sha256: str | None = None
 

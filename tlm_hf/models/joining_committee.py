@@ -16,6 +16,7 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from .combination_committee import REGRESSION, SINGLE
 from .configuration_committee import CommitteeConfig
 from .modeling_tlm import HUB_OPTIONS, TLMForSequenceClassification
 
@@ -131,22 +132,26 @@ def _read_tokenizer(member: str | os.PathLike, position: int, options: Mapping[s
         raise _broken(member, position, "its tokenizer.json is damaged") from error
 
 
+def problem_of(config: Any) -> str:
+    """The problem type that stock BERT takes where none is written: one number is a regression."""
+    return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
+
+
 def check_member(model: Any, position: int, earlier: Sequence[Any]) -> None:
     """Raise ValueError unless the model may vote with the `earlier` ones."""
     first = earlier[0] if earlier else model
     config = model.config
-    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    problem, first_problem = problem_of(config), problem_of(first.config)
     names, expected = list(config.id2label.values()), list(first.config.id2label.values())
     size, first_size = config.vocab_size, first.config.vocab_size
     dtype, first_dtype = next(model.parameters()).dtype, next(first.parameters()).dtype
     fault = None
     if any(model.classifier.weight is other.classifier.weight for other in earlier):
         fault = "is the same object as an earlier member: pass each model once"
-    elif problem != "single_label_classification":
-        fault = (
-            f"was fine-tuned for {problem}: a soft committee averages class probabilities, so its members do "
-            "single_label_classification"
-        )
+    elif problem != first_problem:
+        fault = f"was fine-tuned for {problem} but member 0 for {first_problem}: all members must answer one question"
+    elif problem == REGRESSION and config.num_labels > 1:
+        fault = f"has {config.num_labels} values a text: a committee has one"
     elif len(set(names)) < len(names):
         fault = f"has a label twice among {names}: give each class its own name"
     elif sorted(names) != sorted(expected):
@@ -175,4 +180,4 @@ def in_label_order(model: Any, labels: dict[int, str]) -> Any:
     return permuted
 
 
-__all__ = ["check_member", "check_tokenizers", "in_label_order", "open_member"]
+__all__ = ["check_member", "check_tokenizers", "in_label_order", "open_member", "problem_of"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Soft committee: several independently trained encoders whose class probabilities are averaged.
+"""Soft committee: several independently trained encoders whose class probabilities (or values) are averaged.
 
 This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
 `logits` are log p / temperature with p(y|x) the mean over the members k of softmax(z_k), so softmax(logits) is the
@@ -17,9 +17,9 @@ from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
-from .combination_committee import CommitteeOutput, combine
+from .combination_committee import CommitteeOutput, committee_output
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
-from .joining_committee import check_member, check_tokenizers, in_label_order, open_member
+from .joining_committee import check_member, check_tokenizers, in_label_order, open_member, problem_of
 from .lexical_committee import LexicalTable
 from .modeling_frozen import FrozenCommitteeForSequenceClassification, freeze_members
 from .modeling_tlm import CardMixin, TLMForSequenceClassification
@@ -101,7 +101,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
                 id2label=dict(first.id2label),
                 label2id={name: index for index, name in first.id2label.items()},
                 pad_token_id=first.pad_token_id,
-                problem_type="single_label_classification",
+                problem_type=problem_of(first),
             )
         except Exception as error:  # the validator's, whose cause is the sentence
             raise ValueError(str(error.__cause__ or error)) from error
@@ -116,16 +116,18 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         committee = type(self).from_members(members, self.config.temperature, self.config.combination)
         committee.config.id2label, committee.config.label2id = dict(self.config.id2label), dict(self.config.label2id)
         committee.lexical, committee.config.lexical_buckets = self.lexical, self.config.lexical_buckets
+        committee.config.threshold = self.config.threshold
         return committee
 
     def freeze(
-        self, dtype: str = "float32", cls_token_id: int | None = None
+        self, dtype: str = "float32", cls_token_id: int | None = None, token_types: bool = False
     ) -> FrozenCommitteeForSequenceClassification:
         """The same committee as tables (see `modeling_frozen`): equal answers, many times faster, no training.
 
         Args:
             dtype: precision of the tables: `float32`, `float16` or `int8`.
             cls_token_id: the token that every text starts with (default: of the tokenizer beside committee or members).
+            token_types: tables of token type 1 too, which pairs of texts need.
 
         Raises:
             ValueError: a member that has no tables; no tokenizer; an unknown dtype.
@@ -138,7 +140,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
                 cls_token_id = AutoTokenizer.from_pretrained(next(filter(None, sources))).cls_token_id
             except (OSError, ValueError, StopIteration) as error:
                 raise ValueError("The committee has no tokenizer beside it: pass freeze(cls_token_id=...).") from error
-        frozen = freeze_members(list(self.members), self.config, cls_token_id, dtype)
+        frozen = freeze_members(list(self.members), self.config, cls_token_id, dtype, 1 + token_types)
         frozen.lexical = copy.deepcopy(self.lexical)
         return frozen
 
@@ -169,26 +171,15 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CommitteeOutput:
-        """Let every member classify the same tokens (inputs of `TLMModel.forward`); `labels` are class ids (batch,)."""
+        """Let every member classify the same tokens (inputs of `TLMModel.forward`); `labels` are as `loss_of` says."""
         if kwargs.pop("inputs_embeds", None) is not None:
             raise ValueError("Give a committee input_ids, not inputs_embeds: each member has other word embeddings.")
-        if labels is not None and (labels.dim() != 1 or labels.is_floating_point()):
-            raise ValueError(
-                "A soft committee takes class ids (batch,) as labels: it has no regression or multi-label."
-            )
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
         each = [member(input_ids, **inputs, return_dict=True, **kwargs).logits for member in self.members]
         if self.lexical is not None:
             by_words = self.lexical(input_ids, attention_mask)
             each = [one + by_words for one in each]
-        member_logits = torch.stack(each, dim=1)
-        logits = combine(member_logits, self.config.combination, self.config.temperature)
-        loss = None
-        if labels is not None and self.training:
-            loss = torch.stack([nn.functional.cross_entropy(one.float(), labels) for one in each]).sum()
-        elif labels is not None:
-            loss = nn.functional.cross_entropy(logits, labels)
-        return CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
+        return committee_output(torch.stack(each, dim=1), labels, self.config, self.training)
 
 
 class CommitteeModel(CommitteePreTrainedModel):  # trf-ignore: TRF057

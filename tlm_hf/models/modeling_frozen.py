@@ -4,7 +4,8 @@
 
 This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
 Exact to rounding, for K members of one layer without convolution. For a member with word rows w_v, position rows p_t
-(token type 0 added), LayerNorm (g, b, eps), H heads of size d and hidden size h; x~ is a row minus its own mean:
+(token type 0 added; with token types, as many rows again with type 1), LayerNorm (g, b, eps), H heads of size d and
+hidden size h; x~ is a row minus its own mean:
 
     LayerNorm(w_v + p_t) = r(v,t) (w~_v + p~_t) g + b    r(v,t) = 1 / sqrt(|w~_v + p~_t|^2 / h + eps)    table `scale`
     score_h(t)   = r(v,t) (w~_v + p~_t) . (u_h g) + const    u_h = W_k,h^T q_h, q of the constant [CLS] row    `scores`
@@ -26,7 +27,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
-from .combination_committee import CommitteeOutput, combine
+from .combination_committee import SINGLE, CommitteeOutput, committee_output
 from .configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
 from .lexical_committee import LexicalTable
 
@@ -94,16 +95,17 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
     def __init__(self, config: FrozenCommitteeConfig) -> None:
         super().__init__(config)
         members, hidden, heads = config.num_members, config.hidden_size, config.num_attention_heads
-        words, longest, dtype = config.vocab_size, config.max_position_embeddings, config.table_dtype
+        words, dtype = config.vocab_size, config.table_dtype
+        places = config.max_position_embeddings * config.type_vocab_size
         size = hidden // heads
         if dtype == "int8":  # a row of bytes, then its float32 scale and offset, as torch's kernels have them
             self.values = table(words, members, heads, size + 8, dtype=torch.uint8)
         else:
             self.values = table(words, members, heads, size, dtype=getattr(torch, dtype))
         self.scores = table(words, members, heads)
-        self.scale = table(words, longest, members)
-        self.position_values = table(members, heads, longest, size)
-        self.position_scores = table(longest, members, heads)
+        self.scale = table(words, places, members)
+        self.position_values = table(members, heads, places, size)
+        self.position_scores = table(places, members, heads)
         self.attention_output = FrozenDense(members, hidden, hidden, dtype)
         self.gain = table(members, 1, hidden)
         self.intermediate = FrozenDense(members, hidden, config.intermediate_size, dtype)
@@ -144,21 +146,19 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         Args:
             input_ids: int64 (batch, sequence), each row starting with [CLS].
             attention_mask: (batch, sequence), 1 for tokens and 0 for padding.
-            token_type_ids: zeros.
-            labels: class ids, int64 (batch,); the loss is the cross-entropy of `logits`.
+            token_type_ids: zeros; 1 for the second text of a pair where it was frozen with token types.
+            labels: as `loss_of` says.
             **kwargs: `return_dict`.
         """
         self._check(input_ids, attention_mask, token_type_ids, kwargs)
-        context = self._pool(input_ids, attention_mask)  # type: ignore[arg-type]
+        context = self._pool(input_ids, attention_mask, token_type_ids)  # type: ignore[arg-type]
         states = self._norm(self.attention_output(context))
         inner = self.activation(self.intermediate(states))
         states = self._norm(self.output(inner, torch.addcmul(self.output.bias, states, self.gain)))
         member_logits = self.classifier(torch.tanh(self.pooler(states))).transpose(0, 1)
         if self.lexical is not None:
             member_logits = member_logits + self.lexical(input_ids, attention_mask)[:, None]
-        logits = combine(member_logits, self.config.combination, self.config.temperature)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
+        return committee_output(member_logits, labels, self.config)
 
     def _check(self, ids: Any, mask: Any, types: Any, others: dict[str, Any]) -> None:
         """Raise ValueError for inputs without tables; what the data say is not read in a graph or off the CPU."""
@@ -173,8 +173,8 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         elif self._is_readable(ids):
             if bool((ids[:, 0] != first).any()):
                 fault = f"takes texts that start with token {first} and are padded on the right"
-            elif types is not None and bool(types.any()):
-                fault = "takes single texts (token type 0)"
+            elif types is not None and bool((types >= self.config.type_vocab_size).any()):
+                fault = "takes pairs of texts (token types 0 and 1) only when it is frozen with token_types=True"
         if fault is not None:
             raise ValueError(f"A frozen committee {fault}: ask the committee that it was made from.")
 
@@ -186,19 +186,26 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
     def _norm(self, states: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(states, states.shape[-1:], eps=self.config.layer_norm_eps)
 
-    def _pool(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _pool(self, ids: torch.Tensor, mask: torch.Tensor | None, types: torch.Tensor | None) -> torch.Tensor:
         """Attention from [CLS]: ids (batch, sequence) to contexts (members, batch, hidden)."""
-        (batch, length), (longest, members, heads) = ids.shape, self.position_scores.shape
-        places = torch.arange(length, device=ids.device)
-        scale = F.embedding(ids * longest + places, self.scale.flatten(0, 1))[..., None]  # (B, T, K, 1)
+        (batch, length), (rows, members, heads) = ids.shape, self.position_scores.shape
+        longest, columns = self.config.max_position_embeddings, torch.arange(length, device=ids.device)
+        types = None if rows == longest else types
+        places = columns if types is None else columns + longest * types
+        scale = F.embedding(ids * rows + places, self.scale.flatten(0, 1))[..., None]  # (B, T, K, 1)
         scores = F.embedding(ids, self.scores.flatten(1)).unflatten(2, (members, heads))
-        scores = scores.add_(self.position_scores[:length]).mul_(scale)
+        scores = scores.add_(self.position_scores[:length] if types is None else self.position_scores[places])
+        scores = scores.mul_(scale)
         if mask is not None:
             scores = scores.masked_fill_(mask[:, :, None, None] == 0, torch.finfo(scores.dtype).min)
         weights = (scores.softmax(dim=1) * scale).flatten(2).transpose(1, 2).contiguous()  # (B, K H, T)
-        positions = self.position_values.flatten(0, 1)
-        positions = positions[:, places] if torch.compiler.is_compiling() else positions[:, :length]
-        by_word = self._sum_values(ids, weights).transpose(0, 1)
+        by_word, positions = self._sum_values(ids, weights).transpose(0, 1), self.position_values.flatten(0, 1)
+        if types is not None:
+            of_second = weights * types[:, None]
+            weights = torch.cat([weights - of_second, of_second], dim=2)
+            columns = torch.cat([columns, columns + longest])
+        is_sliced = types is None and not torch.compiler.is_compiling()
+        positions = positions[:, :length] if is_sliced else positions[:, columns]
         context = torch.baddbmm(by_word, weights.transpose(0, 1), positions)
         return context.view(members, heads, batch, -1).transpose(1, 2).flatten(2)
 
@@ -250,7 +257,7 @@ def check_freezable(members: Sequence[Any]) -> None:
 
 @torch.no_grad()
 def freeze_members(
-    members: Sequence[Any], committee: Any, cls_token_id: int, dtype: str
+    members: Sequence[Any], committee: Any, cls_token_id: int, dtype: str, types: int = 1
 ) -> FrozenCommitteeForSequenceClassification:
     """Make the tables of one-layer classifiers, on the device of the first; see `freeze` of the committee.
 
@@ -259,6 +266,8 @@ def freeze_members(
     if dtype not in TABLE_DTYPES:
         raise ValueError(f"dtype is {dtype!r}: choose one of {', '.join(TABLE_DTYPES)}.")
     check_freezable(members)
+    if types > min(member.config.type_vocab_size for member in members):
+        raise ValueError("A member knows one token type only: leave token_types out.")
     config = FrozenCommitteeConfig(
         num_members=len(members),
         cls_token_id=cls_token_id,
@@ -267,6 +276,9 @@ def freeze_members(
         label2id=dict(committee.label2id),
         temperature=committee.temperature,
         combination=committee.combination,
+        problem_type=None if committee.problem_type == SINGLE else committee.problem_type,
+        threshold=committee.threshold,
+        type_vocab_size=types,
         lexical_buckets=committee.lexical_buckets,
         **{name: getattr(members[0].config, name) for name in SHARED},
     )
@@ -281,9 +293,10 @@ def _fill_tables(frozen: FrozenCommitteeForSequenceClassification, k: int, membe
     """Tables of member k in float32, by the formulas at the head of this file."""
     embeddings, layer = member.bert.embeddings, member.bert.encoder.layer[0]
     attention, output, norm = layer.attention.self, layer.attention.output, embeddings.LayerNorm
-    longest, heads = frozen.position_values.shape[2], frozen.scores.shape[2]
+    rows, heads, types = len(frozen.position_scores), frozen.scores.shape[2], frozen.config.type_vocab_size
     words = embeddings.word_embeddings.weight
-    places = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
+    places = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[:types, None]
+    places = places.flatten(0, 1)  # those of token type 1 behind those of 0
     first = norm(words[cls_token_id] + places[0])
     query = attention.query(first).view(heads, -1) * attention.scaling
     absorbed = torch.einsum("hd,hdc->hc", query, attention.key.weight.view(heads, -1, len(first))) * norm.weight
@@ -291,16 +304,16 @@ def _fill_tables(frozen: FrozenCommitteeForSequenceClassification, k: int, membe
     words, places = words - words.mean(1, keepdim=True), places - places.mean(1, keepdim=True)
     for start in range(0, len(words), BLOCK):
         block = words[start : start + BLOCK]
-        rows = slice(start, start + len(block))
+        chosen = slice(start, start + len(block))
         squares = (block**2).sum(1)[:, None] + (places**2).sum(1) + 2 * block @ places.t()
-        frozen.scale[rows, :, k] = (squares / len(first) + norm.eps).rsqrt()
-        frozen.scores[rows, k] = block @ absorbed.t()
+        frozen.scale[chosen, :, k] = (squares / len(first) + norm.eps).rsqrt()
+        frozen.scores[chosen, k] = block @ absorbed.t()
         values = (block @ value.t()).view(len(block), heads, -1)
         if frozen.values.dtype == torch.uint8:
             values = torch.ops.quantized.embedding_bag_byte_prepack(values)
-        frozen.values[rows, k] = values
+        frozen.values[chosen, k] = values
     frozen.position_scores[:, k] = places @ absorbed.t()
-    frozen.position_values[k] = (places @ value.t()).view(longest, heads, -1).transpose(0, 1)
+    frozen.position_values[k] = (places @ value.t()).view(rows, heads, -1).transpose(0, 1)
     # What is added to every text, and what a LayerNorm multiplies by, goes into the layer behind it.
     frozen.attention_output.fill(k, output.dense.weight, output.dense(attention.value(norm.bias)) + first)
     norm, dense = output.LayerNorm, layer.intermediate.dense

@@ -6,6 +6,7 @@ import shutil
 import statistics
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import joblib
 from sklearn.pipeline import Pipeline
@@ -24,15 +25,15 @@ logger = logging.getLogger(__name__)
 README, LATENCY_ROUNDS = "README.md", 30
 CURVE_FILE = "learning_curve.png"
 PLOTS = {
-    CURVE_FILE: "Accuracy by training rows, of the committee's linear part alone",
+    CURVE_FILE: "Test score by training rows, of the committee's linear part alone",
     "reliability.png": "Calibration: how often answers of a probability are right",
 }
 
 
-def freeze_joined(joined: Joined, texts: list[str], folder: Path) -> Json | None:
+def freeze_joined(joined: Joined, texts: list[Any], folder: Path) -> Json | None:
     """Write the committee's tables, where it has any; their difference and size, and the latency of one text."""
     try:
-        write_frozen(joined.committee, joined.tokenizer, folder)
+        write_frozen(joined.committee, joined.tokenizer, folder, token_types=isinstance(texts[0], tuple))
     except ValueError as error:
         logger.info("No tables were written: %s", error)
         return None
@@ -69,9 +70,10 @@ def save_folder(run: Run, results: Json, commands: list[str], joined: Joined, ba
 
 
 def _draw_learning_curve(curve: list[Json], path: Path) -> None:
-    """Accuracy of the committee's linear part by training rows."""
-    with new_figure(path, "", "training rows", "test accuracy", size=(4.2, 2.6)) as axes:
-        axes.plot([point["rows"] for point in curve], [point["accuracy"] for point in curve], "o-")
+    """Test score of the committee's linear part by training rows."""
+    metric = list(curve[0])[-1]
+    with new_figure(path, "", "training rows", f"test {metric.replace('_', ' ')}", size=(4.2, 2.6)) as axes:
+        axes.plot([point["rows"] for point in curve], [point[metric] for point in curve], "o-")
 
 
 def write_page(results: Json, commands: list[str], folder: Path) -> None:

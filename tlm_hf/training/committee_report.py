@@ -48,16 +48,17 @@ def compare(
     return scores, accuracy_difference(predicted[COMMITTEE], predicted[LINEAR], labels)
 
 
-def recommend(difference: Interval) -> str:
+def recommend(difference: Interval, metric: str = "accuracy") -> str:
     """Which model to take, and how sure that is."""
-    points = f"{100 * abs(difference.value):.1f} points of accuracy"
+    metric = metric.replace("_", " ")
+    points = f"{100 * abs(difference.value):.1f} points of {metric}"
     interval = f"95% interval of the difference {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
     if difference.low > 0:
         return f"Take the committee: it is {points} above TF-IDF + linear model ({interval})."
     if difference.high < 0:
         return f"Take the linear model (baseline.joblib): it is {points} above the committee ({interval})."
     if difference.value == 0:
-        return f"Too close to call: committee and TF-IDF + linear model have the same accuracy ({interval})."
+        return f"Too close to call: committee and TF-IDF + linear model have the same {metric} ({interval})."
     side = "above" if difference.value >= 0 else "below"
     better = "the committee" if difference.value >= 0 else "the linear model (baseline.joblib)"
     return (
@@ -99,7 +100,7 @@ def notes(results: Json) -> dict[str, list[str]]:
     counts, facts, curve = results["rows"], results["text_facts"], results["learning_curve"]
     about = [
         f"{sum(counts.values()):,} rows: {', '.join(f'{count:,} {split}' for split, count in counts.items())}; "
-        f"{len(results['labels'])} classes. Scores are on the test rows, with 95% intervals: of other rows, not of "
+        f"{results['kind']}. Scores are on the test rows, with 95% intervals: of other rows, not of "
         "other seeds."
     ]
     if facts["longer"]:
@@ -109,13 +110,14 @@ def notes(results: Json) -> dict[str, list[str]]:
         )
     if results["time_budget"] is not None:
         about.append(results["time_budget"])
-    points = ", ".join(f"{point['accuracy']:.3f} with {point['rows']:,}" for point in curve)
-    gain = 100 * (curve[-1]["accuracy"] - curve[-2]["accuracy"])
+    metric = list(curve[0])[-1]
+    points = ", ".join(f"{point[metric]:.3f} with {point['rows']:,}" for point in curve)
+    gain = 100 * (curve[-1][metric] - curve[-2][metric])
     more = "More labels would help." if gain > HELPFUL else "More labels of the same kind would help little."
     advice = [
         results["recommendation"],
-        f"Accuracy by training rows, of the committee's linear part alone: {points}. The second half brought "
-        f"{gain:+.1f} points. {more}",
+        f"{metric.replace('_', ' ').capitalize()} by training rows, of the committee's linear part alone: {points}. "
+        f"The second half brought {gain:+.1f} points. {more}",
     ]
     if results["frozen"] is not None:
         speed = results["frozen"]["latency"]
@@ -124,32 +126,38 @@ def notes(results: Json) -> dict[str, list[str]]:
     return {"about": about, "advice": advice}
 
 
-def next_commands(folder: str, text_column: str | None) -> list[str]:
-    """Three commands that use the committee in a folder, and its linear model."""
+def next_commands(folder: str, text_column: str | None, text_pair_column: str | None = None) -> list[str]:
+    """Commands that use the committee in a folder, and its linear model."""
     column = f" --text-column {shlex.quote(text_column)}" if text_column not in (None, "text") else ""
-    program = f"import joblib; print(joblib.load({f'{folder}/{BASELINE_FILE}'!r}).predict(['a new text']))"
+    column += f" --text-pair-column {shlex.quote(text_pair_column)}" if text_pair_column else ""
+    example = "a text [SEP] its pair" if text_pair_column else "a new text"
+    program = f"import joblib; print(joblib.load({f'{folder}/{BASELINE_FILE}'!r}).predict([{example!r}]))"
     folder = shlex.quote(folder)
     return [
-        f'tlm predict --model {folder} --texts "a new text"',
+        *([] if text_pair_column else [f'tlm predict --model {folder} --texts "a new text"']),
         f"tlm predict --model {folder} --input new.csv{column} --output labelled.csv",
         f'python -c "{program}"',
     ]
 
 
-def write_report(results: Json, folder: str, text_column: str | None) -> str:
+def write_report(results: Json, folder: str, commands: Sequence[str]) -> str:
     """What the command prints, as text."""
     said, width = results["notes"], max(len(row["model"]) for row in results["scores"])
-    lines = ["", *said["about"], "", f"{'model':<{width}}  accuracy               macro F1"]
+    metrics = [name for name in results["scores"][0] if name != "model"]
+    titles = "".join(f"  {name.replace('_', ' ').replace('f1', 'F1'):<22}" for name in metrics)
+    lines = ["", *said["about"], "", f"{'model':<{width}}{titles}".rstrip()]
     for row in results["scores"]:
-        lines.append(f"{row['model']:<{width}}  {Interval(**row['accuracy'])}   {Interval(**row['macro_f1'])}")
-    lines += ["", class_table(results["classes"])]
+        values = "".join(f"  {Interval(**row[name])!s:<22}" for name in metrics)
+        lines.append(f"{row['model']:<{width}}{values}".rstrip())
+    lines += ["", class_table(results["classes"])] if results["classes"] else []
     for kind, found in results["doubtful"].items():
         if found:
             lines += ["", f"Test rows, {kind}:"]
         for each in found[:SHOWN]:
             text = " ".join(each["text"].split())[:WIDTH]
-            lines.append(f"  {each['predicted']} {each['probability']:.2f} (labelled {each['label']}): {text}")
+            sure = "" if each["probability"] is None else f" {each['probability']:.2f}"
+            lines.append(f"  {each['predicted']}{sure} (labelled {each['label']}): {text}")
     lines += ["", *said["advice"], "", "What to do next:"]
-    lines += [f"  {command}" for command in next_commands(folder, text_column)]
+    lines += [f"  {command}" for command in commands]
     lines.append(f"{folder}/{PAGE_FILE} shows this with plots; {folder}/work/ may be deleted.")
     return "\n".join(lines)

@@ -24,14 +24,16 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from ..data.kinds import class_names, labels_of, problem_of, texts_of
 from ..data.sources import facts_of
-from ..data.tasks import class_names, load_task_from, task_hash, text_options
+from ..data.tasks import load_task_from, task_hash, text_options
 from ..data.tokenization import tokenize, tokenizer_hash
 from ..data.windows import TextFacts
 from ..errors import UserError
-from ..evaluation.metrics import class_metrics, class_table, classification_metrics
+from ..evaluation.metrics import HEADLINE, class_metrics, class_table, classification_metrics, measure
 from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
+from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run, is_main_process
 from ..runs.provenance import portable_path
@@ -80,6 +82,7 @@ def finetune(**options: Any) -> Json:
     # 1. Data and model
     tokenizer, limit = _load_tokenizer(classifier)
     task = load_task_from(chosen.task)
+    check_kind(chosen, problem_of(task))
     set_seed(arguments.seed)
     model = _build_model(classifier, task)
 
@@ -101,7 +104,7 @@ def finetune(**options: Any) -> Json:
 
     # 3. Train
     if classifier.head == "linear":
-        start_as_linear_model(model, tokenizer, task["train"]["text"][:], np.array(task["train"]["label"][:]))
+        start_as_linear_model(model, tokenizer, texts_of(task["train"]), scaled_labels(task, "train"))
     trainer = _build_trainer(chosen, arguments, model, task, tokenizer)
     checkpoint, patience = run.last_checkpoint(), chosen.schedule.patience
     if checkpoint is not None and patience is not None:
@@ -125,12 +128,17 @@ def _score_and_save(
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
     final = trainer.model if adapted is None else merged_copy(adapted)
+    problem_type = problem_of(task)
+    if problem_type == REGRESSION:
+        mean, deviation = scale_of(task)
+        final.classifier.weight.data *= deviation
+        final.classifier.bias.data.mul_(deviation).add_(mean)
     arrays: dict[str, np.ndarray] = {}
     scores: Json = {}
     for split in ("validation", "test"):
-        arrays[split], _ = predict_logits(final, tokenizer, task[split]["text"][:])
-        arrays[f"{split}_labels"] = np.array(task[split]["label"][:])
-        scores[split] = classification_metrics(arrays[split], arrays[f"{split}_labels"])
+        arrays[split], _ = predict_logits(final, tokenizer, texts_of(task[split]))
+        arrays[f"{split}_labels"] = labels_of(task[split])
+        scores[split] = measure(problem_type, arrays[split], arrays[f"{split}_labels"])
     results = {
         "model": portable_path(options.classifier.model),
         "task": source_name(options.task.task),
@@ -148,7 +156,7 @@ def _score_and_save(
         "speed": trainer.clock.summary(),
         "history": trainer.state.log_history,
         **scores,
-        "classes": class_metrics(arrays["test"], arrays["test_labels"], labels),
+        "classes": {} if problem_type == REGRESSION else class_metrics(arrays["test"], arrays["test_labels"], labels),
         "seconds_since_start_or_continuation": seconds,
     }
 
@@ -162,12 +170,15 @@ def _score_and_save(
 
     if not trainer.args.should_save:
         return results
-    logger.info(class_table(results["classes"]))
+    if results["classes"]:
+        logger.info(class_table(results["classes"]))
     return run.finish(save, results)
 
 
 def warn_of_imbalance(task: datasets.DatasetDict, class_weights: str | None) -> bool:
     """Whether a class has over `IMBALANCED` times the training rows of another, which a sentence says."""
+    if problem_of(task) != SINGLE:
+        return False
     names = class_names(task)
     counts = np.bincount(task["train"]["label"][:], minlength=len(names))
     small, large = int(counts.argmin()), int(counts.argmax())
@@ -183,12 +194,16 @@ def warn_of_imbalance(task: datasets.DatasetDict, class_weights: str | None) -> 
 
 def drop_tokens(rows: dict[str, list[Any]], share: float) -> dict[str, list[Any]]:
     """Leave out tokens of `input_ids` at random (torch's generator), never the first and the last of a text."""
-    shortened = []
-    for ids in rows["input_ids"]:
-        keeps = torch.rand(len(ids)) >= share
+    columns = [name for name in ("input_ids", "token_type_ids") if name in rows]
+    shortened: dict[str, list[Any]] = {name: [] for name in columns}
+    for each in zip(*(rows[name] for name in columns), strict=True):
+        keeps = torch.rand(len(each[0])) >= share
         keeps[[0, -1]] = True
-        shortened.append([token for token, keep in zip(ids, keeps.tolist(), strict=True) if keep])
-    return {**rows, "input_ids": shortened}
+        if len(each) > 1:
+            keeps[each[1].index(1) - 1] = True  # the [SEP] between the texts
+        for name, values in zip(columns, each, strict=True):
+            shortened[name].append([value for value, keep in zip(values, keeps.tolist(), strict=True) if keep])
+    return {**rows, **shortened}
 
 
 def _balanced_loss(labels: np.ndarray, smoothing: float) -> Callable[..., torch.Tensor]:
@@ -223,6 +238,7 @@ def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> P
         dropout=classifier.dropout or 0.0,
         from_scratch=classifier.from_scratch,
         initializer_range=classifier.initializer_range,
+        problem_type=problem_of(task),
     )
     markers = facts_of(task["train"]).get("entity_markers", "none")
     if markers != "none":
@@ -237,14 +253,19 @@ def _build_trainer(
     task: datasets.DatasetDict,
     tokenizer: PreTrainedTokenizerBase,
 ) -> RunTrainer:
-    rows = {
-        split: tokenize(task[split], tokenizer, tokenizer.model_max_length).rename_column("label", "labels")
-        for split in ("train", "validation")
-    }
+    problem_type, rows = problem_of(task), {}
+    for split in ("train", "validation"):
+        rows[split] = tokenize(task[split], tokenizer, tokenizer.model_max_length).rename_column("label", "labels")
+        if problem_type != SINGLE:
+            labels = scaled_labels(task, split).astype("float32").tolist()
+            rows[split] = rows[split].remove_columns("labels").add_column("labels", labels)
     if options.schedule.token_dropout:
         rows["train"].set_transform(partial(drop_tokens, share=options.schedule.token_dropout))
     if "metric_for_best_model" not in options.training and warn_of_imbalance(task, options.schedule.class_weights):
         arguments.metric_for_best_model = "macro_f1"
+    if "metric_for_best_model" not in options.training and problem_type != SINGLE:
+        arguments.metric_for_best_model = "loss" if problem_type == REGRESSION else HEADLINE[MULTI]
+        arguments.greater_is_better = problem_type == MULTI
     loss = None
     if options.schedule.class_weights == "balanced":
         loss = _balanced_loss(np.array(task["train"]["label"][:]), arguments.label_smoothing_factor)
@@ -258,7 +279,7 @@ def _build_trainer(
         eval_dataset=rows["validation"],
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        compute_metrics=_accuracy,
+        compute_metrics=_accuracy if problem_type == SINGLE else partial(_metrics, problem_type=problem_type),
         compute_loss_func=loss,
     )
     LogLines(trainer)
@@ -276,6 +297,39 @@ def _rate_by_epochs(arguments: TrainingArguments, steps_per_epoch: int) -> Calla
         return min(1.0, step / max(1, warmup)) if step < warmup else 1 - step // steps_per_epoch / epochs
 
     return share
+
+
+def check_kind(options: FinetuneOptions, problem_type: str) -> None:
+    """Raise UserError for options that only tasks of one class a text have."""
+    asked = {
+        "--class-weights": options.schedule.class_weights,
+        "--label-smoothing-factor": options.training.get("label_smoothing_factor"),
+        "--lora-rank": problem_type == REGRESSION and options.classifier.lora_rank,
+        "--metric-for-best-model": options.training.get("metric_for_best_model") == "accuracy",
+    }
+    for flag, value in asked.items():
+        if value and problem_type != SINGLE:
+            raise UserError(f"{flag} is of tasks with one class a text: leave it out.")
+
+
+def scale_of(task: datasets.DatasetDict) -> tuple[float, float]:
+    """Mean and standard deviation of the numbers of a regression's training rows."""
+    numbers = labels_of(task["train"])
+    return float(numbers.mean()), float(numbers.std()) or 1.0
+
+
+def scaled_labels(task: datasets.DatasetDict, split: str) -> np.ndarray:
+    """The labels as they are trained on: numbers of mean 0 and deviation 1, which the saved classifier undoes."""
+    labels = labels_of(task[split])
+    if problem_of(task) != REGRESSION:
+        return labels
+    mean, deviation = scale_of(task)
+    return (labels - mean) / deviation
+
+
+def _metrics(prediction: EvalPrediction, problem_type: str) -> dict[str, float]:
+    scores = measure(problem_type, np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
+    return {name: value for name, value in scores.items() if value is not None}
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +26,8 @@ RARE = 1e-3  # frequency at which a token has half of the largest weight in a me
 CONTRAST = 4.0  # standard deviation of the mean of words where it is added to [CLS], whose own entries have 1
 POOLED = 0.5  # what the pooler multiplies [CLS] by before its tanh, where the classifier starts as a linear model
 BATCH = 64
+RIDGE = 10.0
+"""Regularisation of a regression's linear start."""
 
 
 @torch.no_grad()
@@ -128,9 +130,11 @@ def start_as_mean_of_words(
 
 @torch.no_grad()
 def start_as_linear_model(
-    model: TLMForSequenceClassification, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], labels: np.ndarray
+    model: TLMForSequenceClassification, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any], labels: np.ndarray
 ) -> None:
-    """Fit logistic regression on the encoder's [CLS] of n texts, labels int (n,), and let the classifier start as it.
+    """Fit logistic regression on the encoder's [CLS] of n texts, and let the classifier start as it.
+
+    Labels are int (n,); 0. and 1. (n, classes) are fitted one by one, and numbers (n,) by ridge regression.
 
     The pooler starts as half the identity, so that its tanh is nearly linear.
     """
@@ -141,13 +145,31 @@ def start_as_linear_model(
     states = []
     for start in range(0, len(texts), BATCH):
         batch = tokenizer(texts[start : start + BATCH], truncation=True, padding=True, return_tensors="pt")
-        states.append(model.bert(batch["input_ids"], batch["attention_mask"]).pooler_output)
-    fitted = LogisticRegression(max_iter=300).fit(torch.cat(states).numpy(), labels)
-    weights, biases = torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_)
+        types = None if isinstance(texts[0], str) else batch["token_type_ids"]
+        states.append(model.bert(batch["input_ids"], batch["attention_mask"], types).pooler_output)
+    every = torch.cat(states).numpy()
+    if labels.ndim == 2:
+        parts = [_fit_linear(every, column.astype(int)) for column in labels.T]
+        weights, biases = (np.concatenate([part[side][-1:] for part in parts]) for side in (0, 1))
+        weights, biases = 2 * weights, 2 * biases  # one logit in place of two
+    else:
+        weights, biases = _fit_linear(every, labels)
+    model.classifier.weight.copy_(torch.from_numpy(weights))
+    model.classifier.bias.copy_(torch.from_numpy(biases))
+
+
+def _fit_linear(states: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and biases of a linear model, both with a row for each class; zeros where all labels are equal."""
+    if labels.dtype.kind == "f":
+        ridge = Ridge(alpha=RIDGE).fit(states, labels)
+        return ridge.coef_[None], np.array([ridge.intercept_])
+    if np.ptp(labels) == 0:
+        return np.zeros((2, states.shape[1])), np.zeros(2)
+    fitted = LogisticRegression(max_iter=300).fit(states, labels)
+    weights, biases = fitted.coef_, fitted.intercept_
     if len(weights) == 1:  # scikit-learn's form for two classes
-        weights, biases = torch.cat([-weights, weights]) / 2, torch.cat([-biases, biases]) / 2
-    model.classifier.weight.copy_(weights)
-    model.classifier.bias.copy_(biases)
+        weights, biases = np.concatenate([-weights, weights]) / 2, np.concatenate([-biases, biases]) / 2
+    return weights, biases
 
 
 def _by_head(linear: nn.Linear, size: int) -> torch.Tensor:

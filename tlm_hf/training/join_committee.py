@@ -10,28 +10,34 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.kinds import PAIR, class_names, labels_of, problem_of, texts_of
 from ..data.task_options import option
-from ..data.tasks import TEXT_OPTIONS, TaskArguments, class_names, load_task_from, task_hash, text_options
+from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash, text_options
 from ..data.tokenization import load_tokenizer, tokenizer_hash
 from ..errors import UserError
 from ..evaluation.calibration import (
+    Temperature,
+    as_two_classes,
     brier_score,
     choose_temperature,
+    choose_threshold,
     draw_reliability,
     expected_calibration_error,
     reliability,
 )
-from ..evaluation.metrics import class_metrics, classification_metrics
+from ..evaluation.metrics import HEADLINE, class_metrics, classification_metrics, measure
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
-from ..models.combination_committee import COMBINATIONS, combine
+from ..models.combination_committee import COMBINATIONS, MULTI, REGRESSION, SINGLE, combine
+from ..models.configuration_committee import CommitteeConfig
 from ..models.joining_committee import in_label_order
+from ..models.joining_committee import problem_of as problem_of_model
 from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .lexical import add_table, lexical_logits, weigh
+from .lexical import OF_PAIRS, OF_TEXTS, add_table, lexical_logits, weigh
 
 logger = logging.getLogger(__name__)
 
@@ -96,19 +102,25 @@ def join_members(
 ) -> Joined:
     """Steps 3 to 5 of `join_committee`; every member's logits get those of `table` added where it is given."""
     # 3. Every member's logits (texts, members, classes) on validation and test
-    labels = {split: np.array(task[split]["label"][:]) for split in ("validation", "test")}
+    problem_type, labels = problem_of(task), {split: labels_of(task[split]) for split in ("validation", "test")}
     options = {"show_progress": not arguments.disable_tqdm, "member_logits": True}
-    logits = {split: predict_logits(committee, tokenizer, task[split]["text"][:], **options)[0] for split in labels}
+    logits = {split: predict_logits(committee, tokenizer, texts_of(task[split]), **options)[0] for split in labels}
     if table is not None:
         logits = _add_table(committee, tokenizer, table, task, logits, arguments.combination)
 
-    # 4. The temperature, chosen on validation
-    joined = {split: combine(torch.from_numpy(each), arguments.combination).numpy() for split, each in logits.items()}
-    fitted = choose_temperature(joined["validation"], labels["validation"])
+    # 4. The temperature (and of several labels the threshold), chosen on validation
+    combination, config = arguments.combination, committee.config
+    joined = {
+        split: combine(torch.from_numpy(each), combination, problem_type=problem_type).numpy()
+        for split, each in logits.items()
+    }
+    fitted = _fit_temperature(problem_type, joined["validation"], labels["validation"])
     temperature = fitted.value
     if fitted.note is not None:
         logger.warning("Note: the temperature stays 1: %s.", fitted.note)
-    committee.config.combination, committee.config.temperature = arguments.combination, temperature
+    config.combination, config.temperature = combination, temperature
+    if problem_type == MULTI:
+        config.threshold = choose_threshold(joined["validation"] / temperature, labels["validation"])
 
     # 5. Scores, and the folder
     results = {
@@ -120,11 +132,18 @@ def join_members(
         "temperature": temperature,
         "temperature_interval": fitted.interval,
         "temperature_note": fitted.note,
-        **{split: _score(joined[split], temperature, labels[split]) for split in labels},
-        "classes": class_metrics(joined["test"], labels["test"], class_names(task)),
-        "reliability": _reliability(joined["test"], temperature, labels["test"]),
-        **_score_members(logits["test"], labels["test"]),
+        "problem_type": problem_type,
+        "threshold": config.threshold,
+        **{split: _score(joined[split], config, labels[split]) for split in labels},
+        "classes": {},
+        "reliability": {},
+        **_score_members(logits["test"], labels["test"], problem_type),
     }
+    if problem_type != REGRESSION:
+        scaled = joined["test"] / temperature
+        results["classes"] = class_metrics(scaled, labels["test"], class_names(task), config.threshold)
+        of_test = _with_classes(problem_type, joined["test"], labels["test"])
+        results["reliability"] = _reliability(of_test[0], temperature, of_test[1])
     return Joined(committee, tokenizer, results, logits["test"], joined["test"] / temperature)
 
 
@@ -137,9 +156,10 @@ def _add_table(
     combination: str,
 ) -> dict[str, np.ndarray]:
     """Add the table to the committee, weighed on validation; the members' logits with it."""
-    by_words = {split: lexical_logits(table, tokenizer, task[split]["text"][:]) for split in logits}
-    labels = np.array(task["validation"]["label"][:])
-    share, scale = weigh(logits["validation"], by_words["validation"], labels, combination)
+    by_words = {split: lexical_logits(table, tokenizer, texts_of(task[split])) for split in logits}
+    labels, problem_type = labels_of(task["validation"]), problem_of(task)
+    start = OF_PAIRS if PAIR in task["test"].column_names else OF_TEXTS
+    share, scale = weigh(logits["validation"], by_words["validation"], labels, combination, problem_type, start)
     add_table(committee, table, share, scale)
     return {split: share * logits[split] + scale * by_words[split][:, None] for split in logits}
 
@@ -150,7 +170,8 @@ def save_committee(joined: Joined, folder: Path) -> None:
     joined.tokenizer.save_pretrained(folder)
     results = joined.results
     title = f"{results['task']}: {len(results['members'])} members, test split"
-    draw_reliability(results["reliability"], folder / "reliability.png", title)
+    if results["reliability"]:
+        draw_reliability(results["reliability"], folder / "reliability.png", title)
 
 
 def _check_options(arguments: CommitteeArguments) -> None:
@@ -187,6 +208,11 @@ def load_members(arguments: CommitteeArguments, task: datasets.DatasetDict) -> C
                 f"The member {member!r} knows the labels {names} but the task {arguments.task!r} has {labels}: name "
                 "the task that the members were fine-tuned on."
             )
+        if problem_of_model(model.config) != problem_of(task):
+            raise UserError(
+                f"The member {member!r} was fine-tuned for {problem_of_model(model.config)} and the task "
+                f"{arguments.task!r} is one of {problem_of(task)}: give --problem-type."
+            )
         if trained_on_another_split(member, task_sha256):
             raise UserError(
                 f"The member {member!r} was fine-tuned on another split of its task, so test texts may be among its "
@@ -201,9 +227,23 @@ def load_members(arguments: CommitteeArguments, task: datasets.DatasetDict) -> C
         raise UserError(str(error)) from error
 
 
-def _score(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[str, float]:
-    """Metrics with the temperature, and those that it changes without it."""
-    scaled = logits / temperature
+def _fit_temperature(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> Temperature:
+    """The temperature by validation; of a regression 1."""
+    if problem_type == REGRESSION:
+        return Temperature(1.0)
+    return choose_temperature(*_with_classes(problem_type, logits, labels))
+
+
+def _with_classes(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (n, classes) and class ids (n,); each of several labels is two classes of a text."""
+    return as_two_classes(logits, labels) if problem_type == MULTI else (logits, labels)
+
+
+def _score(logits: np.ndarray, config: CommitteeConfig, labels: np.ndarray) -> Json:
+    """Metrics with the temperature, and of one class a text those that it changes without it."""
+    scaled = logits / config.temperature
+    if config.problem_type != SINGLE:
+        return measure(str(config.problem_type), scaled, labels, config.threshold)
     return {
         **classification_metrics(scaled, labels),
         "calibration_error": expected_calibration_error(scaled, labels),
@@ -214,10 +254,10 @@ def _score(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[s
     }
 
 
-def _score_members(logits: np.ndarray, labels: np.ndarray) -> Json:
+def _score_members(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> Json:
     """Each member's metrics on test, from logits (texts, members, classes)."""
-    scores = [classification_metrics(member, labels) for member in logits.swapaxes(0, 1)]
-    return {"member_test": scores, "best_member_test_accuracy": max(score["accuracy"] for score in scores)}
+    scores, metric = [measure(problem_type, member, labels) for member in logits.swapaxes(0, 1)], HEADLINE[problem_type]
+    return {"member_test": scores, f"best_member_test_{metric}": max(score[metric] for score in scores)}
 
 
 def _reliability(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[str, list[dict[str, float]]]:

@@ -5,6 +5,7 @@ tokens that training texts lack to those that they have.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -15,18 +16,26 @@ from scipy.sparse import csr_matrix, diags, hstack
 from scipy.sparse.linalg import norm
 from scipy.special import log_softmax
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.linear_model import Ridge
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import LinearSVC
 from transformers import PreTrainedTokenizerBase
 
-from ..models.combination_committee import combine
+from ..data.kinds import labels_of, problem_of, texts_of
+from ..evaluation.metrics import HEADLINE, measure
+from ..models.combination_committee import MULTI, REGRESSION, SINGLE, combine
 from ..models.lexical_committee import LexicalTable, hash_pairs
 from ..models.modeling_committee import CommitteeForSequenceClassification
 
 BUCKETS = 16384
 STRENGTH = 0.3
 """Inverse regularisation: of 0.1, 0.3 and 1 the best mean on validation texts."""
-MEMBER_SHARE, LEXICAL_SCALE = 0.3, 6.0
-"""What the logits of the members and of the table are multiplied by, unless validation says otherwise."""
+RIDGE = 1.0
+"""Regularisation of a regression."""
+OF_TEXTS, OF_PAIRS = (0.3, 6.0), (1.0, 1.0)
+"""Factors of the logits of members and table unless validation says otherwise; words say little of pairs."""
+LEAST_SHARE = 0.1
+"""Of a regression's members, whose spread says how sure the committee is."""
 TRUST = 5.0
 """Nats that a factor of e away from these costs."""
 
@@ -40,15 +49,15 @@ def count_tokens(ids: Sequence[np.ndarray], columns: int) -> csr_matrix:
 def fit_lexical(
     tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, rows: datasets.Dataset, num_labels: int
 ) -> LexicalTable:
-    """Fit a linear support vector machine, and fold it into a table.
+    """Fit a linear support vector machine (one for each label), or of numbers a ridge regression, as a table.
 
     Args:
         tokenizer: of the committee; texts are cut to its `model_max_length`.
         vectors: a vector for each token, float (tokens, size).
-        rows: `text` and `label`.
+        rows: `text` (of pairs all words count alike) and `label`.
         num_labels: classes; one without texts keeps the logit -1.
     """
-    ids = [np.array(row) for row in tokenizer(rows["text"][:], truncation=True)["input_ids"]]
+    ids = [np.array(row) for row in tokenizer(texts_of(rows), truncation=True)["input_ids"]]
     words = len(vectors)
     counts = count_tokens([row[~np.isin(row, tokenizer.all_special_ids)] for row in ids], words)
     pairs = count_tokens([hash_pairs(row, BUCKETS) for row in ids], BUCKETS)
@@ -72,19 +81,34 @@ def fit_lexical(
     pair_scale = 1 / _length(per_length @ pairs)
     features = hstack([*(shares @ block for block in blocks), per_length @ pairs * pair_scale]).tocsr()
 
-    model = LinearSVC(C=STRENGTH, tol=0.01, random_state=0).fit(features, rows["label"][:])
-    weights, biases = model.coef_, model.intercept_
-    if len(weights) == 1:
-        weights, biases = np.concatenate([-weights, weights]), np.concatenate([-biases, biases])
+    weights, biases, classes = _fit(features, labels_of(rows))
     size = features.shape[1] - BUCKETS
     table = LexicalTable(words, BUCKETS, num_labels)
     table.weight.zero_()
     table.bias.fill_(-1)
     folded = np.concatenate([hstack(blocks) @ weights[:, :size].T, pair_scale * weights[:, size:].T])
-    table.weight[:, model.classes_] = torch.from_numpy(folded).float()
-    table.bias[model.classes_] = torch.from_numpy(biases).float()
+    table.weight[:, classes] = torch.from_numpy(folded).float()
+    table.bias[classes] = torch.from_numpy(biases).float()
     table.idf.copy_(torch.from_numpy(idf))
     return table
+
+
+def _fit(features: csr_matrix, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights (k, features), biases (k,), and the classes that they are of (k,)."""
+    machine = LinearSVC(C=STRENGTH, tol=0.01, random_state=0)
+    if labels.ndim == 2:
+        classes = np.flatnonzero((labels.min(axis=0) == 0) & (labels.max(axis=0) == 1))  # others are not told apart
+        model = OneVsRestClassifier(machine).fit(features, labels[:, classes].astype(int))
+        each = model.estimators_
+        return np.concatenate([e.coef_ for e in each]), np.concatenate([e.intercept_ for e in each]), classes
+    if labels.dtype.kind == "f":
+        ridge = Ridge(alpha=RIDGE, solver="sparse_cg", tol=1e-3).fit(features, labels)
+        return ridge.coef_[None], np.array([ridge.intercept_]), np.zeros(1, dtype=int)
+    model = machine.fit(features, labels)
+    weights, biases = model.coef_, model.intercept_
+    if len(weights) == 1:
+        weights, biases = np.concatenate([-weights, weights]), np.concatenate([-biases, biases])
+    return weights, biases, model.classes_
 
 
 def _length(features: csr_matrix) -> float:
@@ -95,21 +119,23 @@ def _length(features: csr_matrix) -> float:
 def learning_curve(
     tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, task: datasets.DatasetDict, whole: LexicalTable
 ) -> list[dict[str, float]]:
-    """Test accuracy of a table fitted on a quarter, half and all (`whole`) of the training `rows` of each class."""
-    labels, test = pd.Series(task["train"]["label"][:]), np.array(task["test"]["label"][:])
+    """Test score of a table fitted on a quarter, half and all (`whole`) of the training `rows` (of each class)."""
+    problem_type, test = problem_of(task), labels_of(task["test"])
+    metric = HEADLINE[problem_type]
+    labels = pd.Series(task["train"]["label"][:] if problem_type == SINGLE else 0, index=range(len(task["train"])))
     places = labels.groupby(labels).cumcount() / labels.groupby(labels).transform("size")
     points = []
     for share in (0.25, 0.5, 1.0):
         rows = task["train"].select(np.flatnonzero(places < share))
         table = whole if share == 1 else fit_lexical(tokenizer, vectors, rows, len(whole.bias))
-        logits = lexical_logits(table, tokenizer, task["test"]["text"][:])
-        points.append({"rows": len(rows), "accuracy": float((logits.argmax(axis=-1) == test).mean())})
+        logits = lexical_logits(table, tokenizer, texts_of(task["test"]))
+        points.append({"rows": len(rows), metric: measure(problem_type, logits, test)[metric]})
     return points
 
 
 @torch.inference_mode()
 def lexical_logits(
-    table: LexicalTable, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 64
+    table: LexicalTable, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any], batch_size: int = 64
 ) -> np.ndarray:
     """Logits of a table, float32 (texts, classes)."""
     parts = []
@@ -119,20 +145,36 @@ def lexical_logits(
     return np.concatenate(parts)
 
 
-def weigh(members: np.ndarray, lexical: np.ndarray, labels: np.ndarray, combination: str) -> tuple[float, float]:
+def weigh(
+    members: np.ndarray,
+    lexical: np.ndarray,
+    labels: np.ndarray,
+    combination: str,
+    problem_type: str = SINGLE,
+    start: tuple[float, float] = OF_TEXTS,
+) -> tuple[float, float]:
     """Factors of the members' logits (texts, members, classes) and of the table's (texts, classes).
 
-    They minimise the negative log-likelihood of validation labels, and stay near `MEMBER_SHARE` and `LEXICAL_SCALE`
-    where that says little.
+    They minimise the negative log-likelihood of validation labels, and stay near `start` where that says little; those
+    of values sum to 1, and minimise the squared error.
     """
-    rows, start = np.arange(len(labels)), np.log([MEMBER_SHARE, LEXICAL_SCALE])
+    if problem_type == REGRESSION:
+        apart, error = members.mean(axis=1)[:, 0] - lexical[:, 0], labels - lexical[:, 0]
+        best = float(np.clip(apart @ error / max(apart @ apart, 1e-12), LEAST_SHARE, 1))
+        return best, 1 - best
+    rows, first = np.arange(len(labels)), np.log(start)
 
     def cost(logs: np.ndarray) -> float:
         share, scale = np.exp(logs).astype(np.float32)
-        logits = combine(torch.from_numpy(share * members + scale * lexical[:, None]), combination).numpy()
-        return float(TRUST * ((logs - start) ** 2).sum() - log_softmax(logits, axis=-1)[rows, labels].sum())
+        joined = torch.from_numpy(share * members + scale * lexical[:, None])
+        logits = combine(joined, combination, problem_type=problem_type).numpy()
+        if problem_type == MULTI:
+            loss = (np.logaddexp(0, logits) - labels * logits).sum()
+        else:
+            loss = -log_softmax(logits, axis=-1)[rows, labels].sum()
+        return float(TRUST * ((logs - first) ** 2).sum() + loss)
 
-    share, scale = np.exp(minimize(cost, start, method="Nelder-Mead").x)
+    share, scale = np.exp(minimize(cost, first, method="Nelder-Mead").x)
     return float(share), float(scale)
 
 

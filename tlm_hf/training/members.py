@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from ..data.corpora import corpus_hash
-from ..data.tasks import class_names, load_task_from, task_hash
+from ..data.kinds import class_names, problem_of
+from ..data.tasks import load_task_from, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError, check_range
+from ..evaluation.metrics import HEADLINE
 from ..loading import load_matching_tokenizer, read_encoder_config, weights_hash
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE, Run
@@ -93,8 +95,9 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
     rows = _train(run, finetune, [{**options, "models": None, "model": model} for model in models], workers, threads)
     scores = ("model", "parameters", "trainable_parameters", "validation", "test", "best_step")
     results = {name: rows[0][name] for name in ("task", "labels", "rows", "from_scratch", "schedule", "text_facts")}
+    metric = HEADLINE[problem_of(task)]
     for split in ("validation", "test"):
-        results[split] = {"accuracy": _spread([row[split]["accuracy"] for row in rows])}
+        results[split] = {metric: _spread([row[split][metric] for row in rows])}
     results["members"] = [{name: row[name] for name in (*OF_EACH, *scores)} for row in rows]
     return run.finish(None, results | {"workers": workers})
 

@@ -16,13 +16,15 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
 from ..data.embedded import model_folder, pretrained
+from ..data.kinds import KINDS, PAIR, as_one_text, class_names, labels_of, per_label, problem_of, texts_of
 from ..data.table_files import frame_table
-from ..data.task_options import TextFormat, option
-from ..data.tasks import class_names, load_task, task_hash
+from ..data.task_options import PROBLEM_HELP, TextFormat, option
+from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range
 from ..evaluation.linear_models import fit_tfidf
+from ..evaluation.metrics import HEADLINE
 from ..loading import (
     load_classifier,
     load_classifier_tokenizer,
@@ -30,6 +32,7 @@ from ..loading import (
     read_encoder_config,
     weights_hash,
 )
+from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMModel
@@ -47,17 +50,21 @@ from .committee_report import (
     top_confusions,
     write_report,
 )
-from .finetune import warn_of_imbalance
+from .finetune import check_kind, warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
 from .lexical import fit_lexical, learning_curve
 from .members import finetune_members, fit_to_budget, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag
+from .other_kinds import score_kind
 from .pretrain_options import PretrainOptions
 from .time_budget import parse_duration
 
 logger = logging.getLogger(__name__)
-TABLE_OPTIONS = ("text_column", "label_column", "encoding", "quoting", "drop_rare_classes", "merge_rare_classes")
+TABLE_OPTIONS = (
+    *("text_column", "text_pair_column", "label_column", "problem_type", "encoding", "quoting"),
+    *("drop_rare_classes", "merge_rare_classes"),
+)
 OWN_TEXT = "none"
 """Value of `--encoder` that asks for pre-training on the table's own texts."""
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
@@ -95,7 +102,9 @@ class OwnDataArguments(TextFormat):
     data: str = option("", "CSV, JSON, parquet file or folder, or a Hub data set.")
     output_dir: str = option("", "Output folder (default: outputs/NAME-committee).")
     text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
+    text_pair_column: str | None = option(None, "Column of the second text, where rows are pairs of texts.")
     label_column: str = option("label", "Column of the label.")
+    problem_type: str | None = option(None, PROBLEM_HELP, choices=list(KINDS))
     drop_rare_classes: int = option(0, "Leave out the classes of fewer rows.")
     merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
     num_members: int = option(3, "Members of the committee.")
@@ -123,7 +132,7 @@ class OwnDataArguments(TextFormat):
 
 
 def train_committee(
-    data: Any, text: str | None = None, label: str = "label", **options: Any
+    data: Any, text: str | None = None, label: str = "label", text_pair: str | None = None, **options: Any
 ) -> tuple[CommitteeForSequenceClassification, Json]:
     """Split a table, fine-tune K members from pre-trained encoders, calibrate, and write one folder.
 
@@ -137,6 +146,7 @@ def train_committee(
         data: what `--data` takes, a `datasets.Dataset` or `DatasetDict`, or a pandas DataFrame.
         text: column of the text (default: the task's, or `text`).
         label: column of the label.
+        text_pair: column of the second text, where rows are pairs of texts.
         **options: the other fields of `OwnDataArguments`.
 
     Returns:
@@ -146,7 +156,7 @@ def train_committee(
     Raises:
         UserError: bad input, before any training.
     """
-    arguments = OwnDataArguments(text_column=text, label_column=label, **options)
+    arguments = OwnDataArguments(text_column=text, label_column=label, text_pair_column=text_pair, **options)
     output, results = train_from_table(data, arguments)
     return load_classifier(str(output)), results  # type: ignore[return-value]
 
@@ -158,7 +168,10 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     _check_options(arguments)
     logger.info("1 of 5: reading the table")
     task = _load_data(data, arguments)
+    problem_type = problem_of(task)
+    arguments.problem_type = next(name for name, each in KINDS.items() if each == problem_type)
     recipe = _choose_recipe(arguments, len(task["train"]))
+    check_kind(FinetuneOptions.read(_fine_tuning(arguments, recipe, [], Path())), problem_type)
     more_texts = load_corpus(arguments.corpus)["train"]["text"][:] if arguments.corpus is not None else []
 
     # 2. The output folder
@@ -175,14 +188,16 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
 
     # 3. Encoders, and the linear models
     logger.info("2 of 5: %s", ", ".join(arguments.encoder) or "pre-training encoders on the table's texts")
-    encoders = arguments.encoder or _pretrain_encoders(arguments, work, task["train"]["text"][:], more_texts)
+    own_texts = as_one_text(texts_of(task["train"]))
+    encoders = arguments.encoder or _pretrain_encoders(arguments, work, own_texts, more_texts)
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
     tokenizer, text_facts = _measure_texts(arguments, task, encoders[0])
     linear, pipeline = fit_tfidf(task)
     vectors = _word_vectors(tokenizer, encoders)
     table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
     curve = learning_curve(tokenizer, vectors, task, table)
-    logger.info("TF-IDF + linear model: accuracy %.3f on the validation rows", linear["validation_accuracy"])
+    metric = HEADLINE[problem_type]
+    logger.info("TF-IDF + linear model: %s %.3f on the validation rows", metric, linear[f"validation_{metric}"])
 
     # 4. Classifiers, committee
     tuning = _fine_tuning(arguments, recipe, encoders, work)
@@ -204,13 +219,14 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
         "time_budget": within,
-        **_score(task, joined, linear["logits"]["test"]),
+        **_score(task, joined, linear),
         "learning_curve": curve,
-        "frozen": freeze_joined(joined, task["test"]["text"][:], work / "frozen"),
+        "frozen": freeze_joined(joined, texts_of(task["test"]), work / "frozen"),
     }
     results["notes"] = notes(results)
-    results["report"] = write_report(results, str(output), arguments.text_column)
-    commands = next_commands(results["output_dir"], arguments.text_column)
+    columns = (arguments.text_column, arguments.text_pair_column)
+    results["report"] = write_report(results, str(output), next_commands(str(output), *columns))
+    commands = next_commands(results["output_dir"], *columns)
     return output, run.finish(partial(save_folder, run, results, commands, joined, pipeline), results)
 
 
@@ -231,23 +247,30 @@ def _word_vectors(tokenizer: PreTrainedTokenizerBase, encoders: list[str]) -> np
     return rows.detach().float().numpy()
 
 
-def _score(task: datasets.DatasetDict, joined: Joined, linear: np.ndarray) -> Json:
-    """Scores of all models on test, and what they say; `linear` are logits (texts, classes)."""
-    scores, difference = compare(task, joined.logits, joined.member_logits, linear)
-    found = joined.results
-    labels = [label for rows in task.values() for label in rows["label"]]
-    answers = joined.logits.argmax(axis=-1)
-    return {
-        "labels": found["labels"],
+def _score(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Json:
+    """Scores of all models on test, and what they say; `linear` are the linear model's results with logits."""
+    found, problem_type = joined.results, problem_of(task)
+    names, counts = found["labels"], per_label(task)
+    kinds = {MULTI: f"{len(names)} labels, of which a text may have several", REGRESSION: "a number for each"}
+    results = {
+        "labels": names,
+        "kind": kinds.get(problem_type, f"{len(names)} classes"),
         "rows": {split: len(rows) for split, rows in task.items()},
-        "class_rows": {name: labels.count(index) for index, name in enumerate(found["labels"])},
+        "class_rows": counts,
+        **{name: found[name] for name in ("classes", "temperature", "temperature_interval", "temperature_note")},
+        "committee": found["test"],
+        "confusions": [],
+    }
+    if problem_type != SINGLE:
+        return results | {"threshold": found["threshold"], **score_kind(task, joined, linear)}
+    scores, difference = compare(task, joined.logits, joined.member_logits, linear["logits"]["test"])
+    answers = joined.logits.argmax(axis=-1)
+    return results | {
         "scores": scores,
         "difference": vars(difference),
         "recommendation": recommend(difference),
-        **{name: found[name] for name in ("classes", "temperature", "temperature_interval", "temperature_note")},
-        "committee": found["test"],
-        "confusions": top_confusions(np.array(task["test"]["label"][:]), answers, found["labels"]),
-        "doubtful": doubtful_rows(task["test"], found["labels"], joined.logits),
+        "confusions": top_confusions(labels_of(task["test"]), answers, names),
+        "doubtful": doubtful_rows(task["test"], names, joined.logits),
     }
 
 
@@ -358,6 +381,8 @@ def _fine_tuning(arguments: OwnDataArguments, recipe: Recipe, encoders: list[str
         "task": str(work / "data"),
         "output_dir": str(work / "members"),
         "class_weights": arguments.class_weights,
+        "problem_type": arguments.problem_type,
+        "text_pair_column": PAIR if arguments.text_pair_column else None,
         "max_length": arguments.max_length,
         "seed": arguments.seed,
         "num_threads": 1,

@@ -1,0 +1,108 @@
+"""Several labels a text, numbers and pairs from a table to a committee's answers, beside numpy and scikit-learn."""
+
+import random
+
+import datasets
+import numpy as np
+import pytest
+from helpers_commands import CLASSES, labelled_rows, refused, sentence, shelf, write_csv
+from scipy.special import expit
+from sklearn.metrics import f1_score, r2_score
+
+from tlm_hf.data.kinds import labels_of, texts_of
+from tlm_hf.data.tasks import load_task
+from tlm_hf.evaluation.calibration import choose_threshold
+from tlm_hf.evaluation.metrics import measure
+from tlm_hf.training.lexical import fit_lexical, lexical_logits, weigh
+
+
+def rows_of(kind, count=90):
+    """Texts of one or two topics: their labels, how many words are of the sea, or pairs of one topic or two."""
+    rng, rows = random.Random(0), []
+    for index in range(count):
+        topics = rng.sample(CLASSES, rng.choice([1, 2]))
+        parts = [f"{sentence(rng, topic, 8)} {index}" for topic in topics]
+        text, other = " ".join(parts), sentence(rng, rng.choice(CLASSES), 8)
+        of_sea = sum(word in "boat harbour sail fish tide anchor wave captain net gull storm" for word in text.split())
+        labels = {"multi": topics, "regression": 100.0 + 5 * of_sea, "pairs": ("one", "two")[len(topics) - 1]}
+        rows.append({"text": text, "other": other, "label": labels[kind]})
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["multi", "regression", "pairs"])
+def test_a_table_of_every_kind_is_read_split_and_read_back(kind, tmp_path):
+    rows = rows_of(kind)
+    options = {"multi": {}, "regression": {"problem_type": "regression"}, "pairs": {"text_pair_column": "other"}}[kind]
+    options |= {"text_column": "text"}
+    task = load_task(datasets.Dataset.from_list(rows), **options)
+    shown = [{**row, "label": "|".join(row["label"]) if kind == "multi" else row["label"]} for row in rows]
+    again = {**options, "problem_type": "multi"} if kind == "multi" else options
+    assert len(task["train"]) + len(task["validation"]) + len(task["test"]) == len(rows)
+    by_text = {row["text"]: row for row in rows}
+    for split, read in load_task(write_csv(tmp_path / "rows.csv", shown), **again).items():
+        assert texts_of(read) == texts_of(task[split])
+        np.testing.assert_array_equal(labels_of(read), labels_of(task[split]))
+        for text, label in zip(read["text"], labels_of(read), strict=True):
+            expected = by_text[text]["label"]
+            if kind == "multi":
+                expected = [float(name in expected) for name in sorted(CLASSES)]
+            np.testing.assert_array_equal(label, expected if kind != "pairs" else ["one", "two"].index(expected))
+        if kind == "pairs":
+            assert texts_of(read) == [(text, by_text[text]["other"]) for text in read["text"]]
+
+
+def test_what_a_kind_has_no_use_for_is_refused_and_other_kinds_are_hinted_at(tmp_path, caplog, capsys):
+    numbers = write_csv(tmp_path / "numbers.csv", [{"text": f"a {n}", "label": n % 30} for n in range(180)])
+    load_task(numbers)
+    several = write_csv(tmp_path / "sets.csv", [{"text": f"a {n}", "label": f"x|{n % 3}"} for n in range(60)])
+    load_task(several)
+    for said in ("--problem-type regression", "--problem-type multi"):
+        assert said in caplog.text
+    encoder = ("--model", shelf() / "encoder", "--output-dir", tmp_path / "out")
+    for words, said in (
+        (("--problem-type", "regression", "--train-per-label", 3), "--train-per-label"),
+        (("--problem-type", "regression", "--class-weights", "balanced"), "--class-weights"),
+        (("--problem-type", "multi", "--drop-rare-classes", 3), "--drop-rare-classes"),
+        (("--text-pair-column", "label", "--drop-leakage"), "--drop-leakage"),
+        (("--text-pair-column", "reply"), "--text-pair-column"),
+    ):
+        assert said in refused(capsys, "finetune", "--task", numbers, *encoder, *words)
+
+
+def test_the_table_of_words_is_scikit_learns_model_of_each_kind(tokenizer):
+    rng = np.random.default_rng(0)
+    vectors, labels = rng.normal(size=(len(tokenizer), 6)), rng.integers(0, 2, (90, 3))
+    labels[:, 2] = 0
+    texts = [row["text"] for row in labelled_rows(30, CLASSES)]
+
+    def with_labels(cells, feature):
+        features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+        return datasets.Dataset.from_dict({"text": texts, "label": cells}, features=features)
+
+    sets = [np.flatnonzero(row).tolist() for row in labels]
+    rows = with_labels(sets, datasets.List(datasets.ClassLabel(names=["a", "b", "c"])))
+    found = lexical_logits(fit_lexical(tokenizer, vectors, rows, 3), tokenizer, texts)
+    for column in (0, 1):
+        rows = with_labels(labels[:, column], datasets.ClassLabel(names=["no", "yes"]))
+        expected = lexical_logits(fit_lexical(tokenizer, vectors, rows, 2), tokenizer, texts)[:, 1]
+        np.testing.assert_allclose(found[:, column], expected, atol=0.02)
+    assert (found[:, 2] == -1).all()
+    rows = with_labels([float(len(text)) for text in texts], datasets.Value("float64"))
+    values = lexical_logits(fit_lexical(tokenizer, vectors, rows, 1), tokenizer, texts)[:, 0]
+    assert r2_score(rows["label"][:], values) > 0.5
+
+
+def test_threshold_metrics_and_weights_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (200, 3))
+    logits = 2 * labels - 3 + rng.normal(size=(200, 3))
+    threshold = choose_threshold(logits, labels)
+    scores = {
+        each: f1_score(labels, expit(logits) >= each, average="micro") for each in np.arange(0.1, 0.91, 0.05).round(2)
+    }
+    assert scores[threshold] == max(scores.values())
+    assert measure("multi_label_classification", logits, labels, threshold)["micro_f1"] == scores[threshold]
+    values = rng.normal(size=(60, 2, 1))
+    table = rng.normal(size=(60, 1))
+    share, scale = weigh(values, table, 0.3 * values.mean(1)[:, 0] + 0.7 * table[:, 0], "probabilities", "regression")
+    assert (share, scale) == pytest.approx((0.3, 0.7))

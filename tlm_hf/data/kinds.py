@@ -1,0 +1,73 @@
+"""What kind a task is, by its rows: a class, several labels or a number for each text, or for each pair of texts."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+
+from ..models.combination_committee import MULTI, REGRESSION, SINGLE
+
+KINDS = {"single": SINGLE, "multi": MULTI, "regression": REGRESSION}
+"""The `problem_type` of a model by the value of `--problem-type`."""
+PAIR = "text_pair"
+VALUE = "value"
+"""Name of a regression's only output."""
+
+
+def problem_of(task: datasets.DatasetDict | datasets.Dataset) -> str:
+    """The `problem_type` of a task, or of a split."""
+    label = features_of(task)["label"]
+    if isinstance(label, datasets.ClassLabel):
+        return SINGLE
+    return MULTI if isinstance(label, datasets.List) else REGRESSION
+
+
+def features_of(task: datasets.DatasetDict | datasets.Dataset) -> datasets.Features:
+    """Columns of a task, or of a split."""
+    return task.features if isinstance(task, datasets.Dataset) else next(iter(task.values())).features
+
+
+def class_names(task: datasets.DatasetDict | datasets.Dataset) -> list[str]:
+    """Names of the classes, in label order."""
+    label: Any = features_of(task)["label"]
+    names = {SINGLE: lambda: label.names, MULTI: lambda: label.feature.names, REGRESSION: lambda: [VALUE]}
+    return list(names[problem_of(task)]())
+
+
+def label_feature(problem_type: str, names: list[str]) -> Any:
+    """The column `label` of a task."""
+    if problem_type == REGRESSION:
+        return datasets.Value("float64")
+    classes = datasets.ClassLabel(names=names)
+    return datasets.List(classes) if problem_type == MULTI else classes
+
+
+def texts_of(rows: datasets.Dataset) -> list[Any]:
+    """The texts as a tokenizer takes them: n strings, or n tuples of two."""
+    texts: list[Any] = rows["text"][:]
+    return list(zip(texts, rows[PAIR][:], strict=True)) if PAIR in rows.column_names else texts
+
+
+def as_one_text(texts: list[Any]) -> list[str]:
+    """Each pair as one text, for what takes no pairs; single texts stay."""
+    return [text if isinstance(text, str) else " [SEP] ".join(text) for text in texts]
+
+
+def per_label(task: datasets.DatasetDict) -> dict[str, int]:
+    """How many rows of all splits each class has; of a regression none."""
+    labels = np.concatenate([labels_of(rows) for rows in task.values()])
+    if problem_of(task) == REGRESSION:
+        return {}
+    counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(class_names(task)))
+    return dict(zip(class_names(task), counts.astype(int).tolist(), strict=True))
+
+
+def labels_of(rows: datasets.Dataset) -> np.ndarray:
+    """Class ids (n,); of several labels 0. and 1. (n, classes); of a regression numbers (n,)."""
+    labels = rows["label"][:]
+    if problem_of(rows) != MULTI:
+        return np.array(labels)
+    chosen = np.zeros((len(labels), len(class_names(rows))))
+    for row, numbers in enumerate(labels):
+        chosen[row, numbers] = 1
+    return chosen
