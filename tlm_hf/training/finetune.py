@@ -67,9 +67,7 @@ def finetune(**options: Any) -> Json:
         The results as written: `test` and `validation` metrics (accuracy, macro F1, loss in nats), the chosen epoch,
         and those of each of the `classes` on test.
 
-    Raises:
-        UserError: bad input, or an output folder that belongs to another run.
-        KeyboardInterrupt: interrupted, after a checkpoint was saved.
+    Raises UserError for bad input or the output folder of another run; KeyboardInterrupt after it saved a checkpoint.
     """
     chosen = FinetuneOptions.read(options)
     classifier = chosen.classifier
