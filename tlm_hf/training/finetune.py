@@ -30,7 +30,7 @@ from ..data.tasks import load_task_from, task_hash, text_options
 from ..data.tokenization import tokenize, tokenizer_hash
 from ..data.windows import TextFacts
 from ..errors import UserError
-from ..evaluation.metrics import HEADLINE, class_metrics, class_table, classification_metrics, measure
+from ..evaluation.metrics import HEADLINE, class_metrics, class_table, measure
 from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
@@ -277,7 +277,7 @@ def _build_trainer(
         eval_dataset=rows["validation"],
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        compute_metrics=_accuracy if problem_type == SINGLE else partial(_metrics, problem_type=problem_type),
+        compute_metrics=partial(_metrics, problem_type=problem_type),
         compute_loss_func=loss,
     )
     LogLines(trainer)
@@ -327,9 +327,4 @@ def scaled_labels(task: datasets.DatasetDict, split: str) -> np.ndarray:
 
 def _metrics(prediction: EvalPrediction, problem_type: str) -> dict[str, float]:
     scores = measure(problem_type, np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
-    return {name: value for name, value in scores.items() if value is not None}
-
-
-def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    metrics = classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
-    return {"accuracy": metrics["accuracy"], "macro_f1": metrics["macro_f1"]}
+    return {name: value for name, value in scores.items() if value is not None and name != "loss"}
