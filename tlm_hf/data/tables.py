@@ -97,10 +97,11 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     `problem_type` is one of `KINDS`, or None for a guess. The id of a row is its column `id` where all differ, else its
     place, such as `train/17`. Raises UserError for a column without text, unreadable labels, or too many missing.
     """
-    source = TaskSource({split: [] for split in table.splits}, [], problem_type=_choose_problem(table, problem_type))
+    kind = _choose_problem(table, "single" if labels else problem_type)
+    source = TaskSource({split: [] for split in table.splits}, [], problem_type=kind)
     readers: Any = {SINGLE: _read_labels, MULTI: _read_label_sets, REGRESSION: _read_numbers}
-    numbers = readers[source.problem_type](source, table, list(labels))
-    if problem_type is None and not labels and source.problem_type == SINGLE:
+    numbers = readers[kind](source, table, list(labels))
+    if problem_type is None and not labels and kind == SINGLE:
         _hint_at_problem(source.names)
     has_ids = ID not in (table.text, table.label) and tells_rows_apart(list(table.splits.values()), ID)
     labels_of: dict[str, set[Any]] = defaultdict(set)
