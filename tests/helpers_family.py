@@ -13,8 +13,6 @@ import yaml
 from helpers_commands import TINY_FINETUNING, TINY_PRETRAINING, labelled_rows, shelf, succeed, write_csv
 from huggingface_hub import DatasetCard
 
-from tlm_hf.data.tasks import load_task
-from tlm_hf.hub.demo_data import DemoTask, stage_demo
 from tlm_hf.hub.manifest import describe_files, tree_hash
 from tlm_hf.hub.stage import stage
 from tlm_hf.runs.atomic_files import file_hash, write_json
@@ -89,9 +87,10 @@ def _make_family(folder):
         card.data.license = "mit"
         card.text = re.sub(r"Its licence is not known.*\n?", "Licence: MIT.", card.text)
         card.save("texts/README.md")
-        encoders = {"one layer": Path("encoder"), "two layers": Path("deep")}
-        task = DemoTask("words", "Farm or sea?", Path("together"), Path("second"), load_task("task.csv"))
-        stage_demo(Path("demo"), [task], encoders, "sentences of the tests", [SENTENCE] * 20)
+        encoders = ("one layer=encoder", "two layers=deep")
+        Path("sentences.txt").write_text("\n".join(f"{SENTENCE} {number}" for number in range(40)))
+        models = ("--committees", "words=together", "--deep", "words=second", "--encoders", *encoders)
+        succeed("demo", *models, "--corpus", "sentences.txt", "--output-dir", "demo")
         Path("release.yaml").write_text(yaml.safe_dump(RELEASE, sort_keys=False))
 
 

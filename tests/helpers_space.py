@@ -1,5 +1,6 @@
 """A demonstration folder with untrained models, and the Space's server on it in a process of its own."""
 
+import itertools
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import datasets
 import torch
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
-from tlm_hf.hub.demo_data import DemoTask, stage_demo
+from tlm_hf.hub import demo_data
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = ROOT / "spaces" / "tlm-demo"
@@ -43,13 +44,22 @@ def make_demo(folder, tokenizer, sentences, members=3):
         tokenizer.save_pretrained(folder / name)
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=LABELS)})
     rows = {"text": sentences, "label": [place % 3 for place in range(len(sentences))]}
-    split = datasets.Dataset.from_dict(rows, features=features)
-    splits = datasets.DatasetDict(train=split, validation=split, test=split)
-    task = DemoTask("streams", "What runs past the mill?", folder / "committee", folder / "deep", splits)
-    encoders = {"one layer": folder / "encoder-1", "two layers": folder / "encoder-2"}
-    study = folder / "rows.json"
-    study.write_text(json.dumps(STUDY))
-    return stage_demo(folder / "demo", [task], encoders, "a dozen sentences", sentences * 3, study)
+    (folder / "committee/work/data").mkdir(parents=True)
+    for place, split in enumerate(("train", "validation", "test")):  # a text is in one split alone
+        texts = {"text": [f"{sentence} {'x' * place}" for sentence in sentences], "label": rows["label"]}
+        datasets.Dataset.from_dict(texts, features).to_parquet(folder / f"committee/work/data/{split}.parquet")
+    (folder / "corpus.txt").write_text("\n".join(map(" ".join, itertools.permutations(sentences, 2))))
+    (folder / "rows.json").write_text(json.dumps(STUDY))
+    arguments = demo_data.DemoArguments(
+        committees=[f"streams={folder}/committee"],
+        deep=[f"streams={folder}/deep"],
+        encoders=[f"one layer={folder}/encoder-1", f"two layers={folder}/encoder-2"],
+        corpus=f"{folder}/corpus.txt",
+        study=f"{folder}/rows.json",
+        output_dir=f"{folder}/demo",
+    )
+    demo_data.make_demo(arguments)
+    return folder / "demo"
 
 
 STUDY_ROWS = [

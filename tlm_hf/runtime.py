@@ -133,7 +133,7 @@ class FrozenRuntime:
         ids, types, truncated = self.encode([texts] if single else texts)
         logits = self.member_logits(ids, types)
         records: list[dict[str, Any]] = []
-        for row, of_members, cut in zip(self._join(logits), logits, truncated, strict=True):
+        for row, of_members, cut in zip(self.combine(logits), logits, truncated, strict=True):
             best, chosen = row.argmax(), np.flatnonzero(row >= self.config.get("threshold", 0.5))
             record: dict[str, Any] = {"label": self.labels[best], "score": float(row[best])}
             if self.problem == "regression":
@@ -145,7 +145,7 @@ class FrozenRuntime:
 
     def probabilities(self, texts: list[Any]) -> np.ndarray:
         """The committee's probabilities, float32 (texts, classes); of a regression its values (texts, 1)."""
-        return self._join(self.member_logits(*self.encode(texts)[:2]))
+        return self.combine(self.member_logits(*self.encode(texts)[:2]))
 
     def encode(self, texts: list[Any]) -> tuple[list[list[int]], list[list[int]] | None, list[bool]]:
         """Token ids, token types (None for single texts) and whether it was cut, of each text or pair of texts."""
@@ -176,7 +176,7 @@ class FrozenRuntime:
             self.words, self.room = {}, REMEMBERED
         return bodies
 
-    def _join(self, logits: np.ndarray) -> np.ndarray:
+    def combine(self, logits: np.ndarray) -> np.ndarray:
         """What members' logits (texts, members, classes) say together, float32 (texts, classes)."""
         if self.problem == "regression":
             return logits.mean(axis=1)

@@ -20,46 +20,53 @@ sys.path.insert(0, str(Path(__file__).absolute().parent))
 
 import demo_views as views
 import gradio as gr
-import pandas as pd
 import torch
-from demo_data import Demo, Json, Task, build_committee, human, load_demo, measure_overlap
-from demo_models import DemoError, Entrant, classify, fill_masks, processor, race
+from demo_data import RACE_TEXTS, Demo, Json, Task, build_committee, human, load_demo, measure_overlap
+from demo_models import DemoError, Entrant, classify, fill_masks, processor, race, untrained_bert, without_paths
 from transformers.utils import logging as transformers_logging
 
-try:
-    import tlm_hf
-except ModuleNotFoundError:  # without it the page cannot train
-    tlm_hf = None
-
+CAN_TRAIN = importlib.util.find_spec("tlm_hf") is not None
+HAS_MCP = importlib.util.find_spec("mcp") is not None
 LIVE: Json = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 """Events that answer while one types: at once, and after a burst once more for its end.
 
 They are of `change`: that of `input` comes before the new value, so that answers would be a key late (gradio 6.31).
 """
 SLOW: Json = {"show_progress": "hidden", "concurrency_limit": 1, "api_visibility": "private"}
-MOST_ROWS, FEW_ROWS, MOST_LETTERS = 500, 300, 1000
-"""Rows of an uploaded table, up to which there is time for all passes over them, and letters of a text."""
+MOST_ROWS, FEW_ROWS = 500, 300
+"""Rows of an uploaded table, and up to which there is time for all passes over them."""
 MASKED = "The [MASK] of the matrix is returned."
 PARTS = {
-    "live": "Classify",
-    "race": "Race",
-    "build": "Build a committee",
-    "train": "Train your own",
-    "masks": "Fill the mask",
-    "overlap": "Overlap",
-    "findings": "Findings",
-    "api": "API",
+    "race": (
+        "Race",
+        f"{RACE_TEXTS} texts of 10 to 50 words, one by one: stock BERT and the committee in torch, its tables in numpy."
+        " They run in turn, and each clock runs for its model alone.",
+    ),
+    "build": ("Build a committee", "Tick members: each was pre-trained or fine-tuned with its own seed."),
+    "train": (
+        "Train your own",
+        f"A CSV of at most {MOST_ROWS} rows and 2 MB with the columns <code>text</code> and <code>label</code>. "
+        "It takes about a minute; files are deleted within two hours.",
+    ),
+    "masks": ("Fill the mask", "What do the encoders know? The last one has the same shape without pre-training."),
+    "overlap": ("Overlap", "How much of a text did the encoders see in pre-training?"),
+    "findings": ("Findings", "What a study on one laptop found, for and against."),
+    "api": ("API", "Each part answers programs too, as JSON."),
 }
+"""Title and introduction of each part of the page below the text box, in order."""
 PYTHON = """from gradio_client import Client
 
 client = Client("{url}")
 client.predict(text="{text}", task="{task}", api_name="/classify")
 client.predict(text="The first [MASK] of the list.", api_name="/fill_mask")
 client.predict(text="any text", api_name="/overlap")
-client.predict(members=["member 0", "member 1"], task="{task}", api_name="/build_committee")"""
+client.predict(members=["member 1", "member 2"], task="{task}", api_name="/build_committee")"""
 CURL = """id=$(curl -s {url}/gradio_api/call/classify -H "Content-Type: application/json" \\
   -d '{{"data": ["{text}", "{task}"]}}' | cut -d'"' -f4)
 curl -N {url}/gradio_api/call/classify/$id"""
+PROGRAMS = {"Python": PYTHON, "curl": CURL}
+if HAS_MCP:
+    PROGRAMS["Tools for agents (MCP)"] = '{{"mcpServers": {{"tiny-models": {{"url": "{url}/gradio_api/mcp/"}}}}}}'
 
 
 def or_error(answer: Callable[..., Any], show: Callable[[DemoError], Any] = views.error) -> Callable[..., Any]:
@@ -83,9 +90,8 @@ def raise_error(error: DemoError) -> None:
 def choose(demo: Demo, task: str) -> Task:
     """The task of this name, the first one for none."""
     if not demo.tasks or (task and task not in demo.tasks):
-        raise DemoError(
-            f"There is no task {task!r} among {', '.join(demo.tasks) or 'none, since no committee opened'}."
-        )
+        known = ", ".join(demo.tasks) or "none, since no committee opened"
+        raise DemoError(f"There is no task {task!r} among {known}.")
     return demo.tasks[task] if task else next(iter(demo.tasks.values()))
 
 
@@ -109,7 +115,7 @@ def add_endpoints(demo: Demo) -> None:
         Args:
             text: English, with one to ten [MASK].
         """
-        return {encoder.name: fill_masks(text, encoder)[0] for encoder in demo.encoders}
+        return fill_all(text, demo)
 
     def overlap(text: str) -> dict:
         """Compare a text with the pre-training text: shares of tokens seen there, Jensen-Shannon divergence (bits).
@@ -117,13 +123,13 @@ def add_endpoints(demo: Demo) -> None:
         Args:
             text: what is compared.
         """
-        return {name: value for name, value in vars(measure_overlap(text, demo)).items() if name != "marked"}
+        return {name: value for name, value in measure_overlap(text, demo).items() if name != "marked"}
 
     def committee(members: list[str], task: str = "") -> list[dict]:
         """Accuracy, calibration and latency of a committee of some members, of each of them, and of the deep encoder.
 
         Args:
-            members: their names, such as ["member 0", "member 2"].
+            members: their names, such as ["member 1", "member 3"].
             task: name of the task; empty for the first one.
         """
         return build_committee(choose(demo, task), members)
@@ -168,25 +174,22 @@ def add_race(demo: Demo, task: gr.Radio) -> None:
     """Stock BERT, the committee and its tables against each other."""
 
     def entrants(task: Task) -> list[Entrant]:
-        found = []
-        if task.deep is not None:
-            layers = task.deep.model.config.num_hidden_layers
-            found.append(Entrant(f"{layers}-layer BERT", task.deep.torch_logits))
+        deep = task.deep or untrained_bert(task.committee)
         name = f"committee of {len(task.members)}"
-        found.append(Entrant(name, task.committee.torch_logits))
-        return found + [Entrant(f"{name}, frozen", task.committee.logits)] * (task.committee.frozen is not None)
+        found = [
+            Entrant(f"{deep.model.config.num_hidden_layers}-layer BERT", deep.by_torch, is_deep=True),
+            Entrant(name, task.committee.by_torch),
+        ]
+        return found + [Entrant(f"{name}, frozen", task.committee.answer)] * (task.committee.frozen is not None)
 
     def run(name: str) -> Iterator[str]:
-        texts = choose(demo, name).race_texts()
-        for found in race(entrants(choose(demo, name)), texts):
-            yield views.race(found, len(texts), machine)
+        one = choose(demo, name)
+        for found in race(entrants(one), one.race_texts()):
+            yield views.race(found, RACE_TEXTS, machine)
 
-    machine, first = processor(), choose(demo, "")
-    count = len(first.race_texts())
-    words = f"{count} texts of 10 to 50 words, one by one: stock BERT and the committee in torch, its tables in numpy."
-    gr.HTML(views.section("race", PARTS["race"], f"{words} They run in turn, and each clock runs for its model alone."))
+    machine = f"Measured on this server: {processor()}. Where a task has no trained BERT, its weights are random."
     button = gr.Button("Start the race", variant="primary", elem_classes="short")
-    shown = gr.HTML(views.race(entrants(first), count, machine), elem_id="bars")
+    shown = gr.HTML(views.race(entrants(choose(demo, "")), RACE_TEXTS, machine), elem_id="bars")
     button.click(run, task, shown, **SLOW)
 
 
@@ -203,116 +206,113 @@ def add_build(demo: Demo, task: gr.Radio) -> None:
         return gr.CheckboxGroup(choices=members, value=members), build(members, task)
 
     first = choose(demo, "")
-    words = "Tick members: each was pre-trained and fine-tuned with its own seed."
-    gr.HTML(views.section("build", PARTS["build"], words))
     members = gr.CheckboxGroup(first.members, value=first.members, label="Members")
     shown = gr.HTML(build(first.members, first.name), elem_id="committee")
     members.input(build, [members, task], shown, **LIVE)
     task.input(change_task, task, [members, shown], **LIVE)
 
 
-def read_table(file: str | None) -> pd.DataFrame:
-    """The uploaded table; DemoError for none, a broken or a large one."""
+def train_on(file: str, folder: str, encoders: list[str]) -> tuple[Any, str]:
+    """Train on an uploaded table; its report, and a zip of the frozen committee. DemoError for a bad table."""
+    from tlm_hf import errors, train_committee
+    from tlm_hf.data.table_files import read_table_file
+    from tlm_hf.data.task_options import TextFormat
+
     try:
-        table = pd.read_csv(file or "", nrows=MOST_ROWS + 1)
-    except (ValueError, OSError) as error:
-        raise DemoError("Choose a CSV file: there is none, or it cannot be read.") from error
-    if not {"text", "label"} <= set(table.columns) or len(table) > MOST_ROWS:
-        raise DemoError(f"The table needs the columns text and label, and at most {MOST_ROWS} rows.")
-    return table[["text", "label"]].assign(text=table["text"].astype(str).str.slice(0, MOST_LETTERS))
+        table = read_table_file(Path(file), TextFormat()).table
+        if not {"text", "label"} <= set(table.column_names) or len(table) > MOST_ROWS:
+            raise DemoError(f"The table needs the columns text and label, and at most {MOST_ROWS} rows.")
+        epochs = 8.0 if len(table) > FEW_ROWS else None
+        _, report = train_committee(file, output_dir=f"{folder}/out", encoder=encoders, num_train_epochs=epochs)
+    except errors.UserError as error:
+        raise DemoError(without_paths(error)) from error
+    return report, shutil.make_archive(f"{folder}/frozen-committee", "zip", f"{folder}/out/frozen")
 
 
 def add_training(demo: Demo) -> None:
     """A table in; a trained committee's scores, and its frozen folder to take away, out."""
+    from tlm_hf import pretrained
 
-    def train(file: str | None) -> Iterator[tuple[str, Any]]:
-        start, encoders = time.monotonic(), [] if tlm_hf.pretrained() else [demo.encoders[0].source]
+    def train(file: str) -> Iterator[tuple[str, Any]]:
+        start, encoders = time.monotonic(), [] if pretrained() else [demo.encoders[0].source]
+        yield views.box(views.say("Training three members …")), gr.skip()
         with tempfile.TemporaryDirectory(prefix="tlm-demo-") as folder:
             try:
-                table = read_table(file)
-                yield views.box('<p role="status">Training three members …</p>'), gr.skip()
-                options = {"encoder": encoders, "num_train_epochs": 8.0 if len(table) > FEW_ROWS else None}
-                _, report = tlm_hf.train_committee(table, output_dir=f"{folder}/committee", **options)
-                archive = shutil.make_archive(f"{folder}/frozen-committee", "zip", f"{folder}/committee/frozen")
+                report, archive = train_on(file, folder, encoders)
                 words = f"Trained in {time.monotonic() - start:.0f} seconds on {processor()}."
                 shown = views.trained(report["scores"], report["recommendation"], words)
                 yield shown, gr.DownloadButton(value=archive, visible=True)
-            except (DemoError, tlm_hf.errors.UserError) as error:
+            except DemoError as error:
                 yield views.error(error), gr.DownloadButton(visible=False)
 
-    words = f"A CSV of at most {MOST_ROWS} rows and 2 MB with the columns <code>text</code> and <code>label</code>"
-    gr.HTML(
-        views.section("train", PARTS["train"], f"{words}. It takes about a minute; files are deleted within two hours.")
-    )
-    file = gr.File(label="CSV", file_types=[".csv"], height=120)
-    button = gr.Button("Train a committee", variant="primary", elem_classes="short")
+    button = gr.UploadButton("Choose a CSV and train", file_types=[".csv"], variant="primary", elem_classes="short")
     shown = gr.HTML("", elem_id="trained")
-    download = gr.DownloadButton("Download the frozen committee (zip)", visible=False, elem_classes="short")
-    button.click(train, file, [shown, download], **SLOW)
-
-
-def add_text(name: str, words: str, label: str, start: str, answer: Callable[[str], str]) -> None:
-    """A part of one text box, whose answer follows each key."""
-    gr.HTML(views.section(name, PARTS[name], words))
-    text = gr.Textbox(start, label=label, lines=1, max_lines=8)
-    shown = gr.HTML(or_error(answer)(start), elem_id=f"{name}-answer")
-    text.change(or_error(answer), text, shown, **LIVE)
+    download = gr.DownloadButton("Download the committee", visible=False, elem_classes="short")
+    button.upload(train, button, [shown, download], **SLOW)
 
 
 def add_masks(demo: Demo) -> None:
     """Text with [MASK] in; likely tokens of every encoder out."""
+    add_text("masks", "Text with [MASK]", MASKED, lambda text: views.masks(fill_all(text, demo)))
 
-    def fill(text: str) -> str:
-        found = {encoder.name: fill_masks(text, encoder) for encoder in demo.encoders}
-        notes = next(iter(found.values()))[1]
-        return views.masks({name: tokens for name, (tokens, _) in found.items()}, notes)
 
-    words = "What do the encoders know? The last one has the same shape without pre-training."
-    add_text("masks", words, "Text with [MASK]", MASKED, fill)
+def fill_all(text: str, demo: Demo) -> Json:
+    """The masks by each encoder."""
+    return {encoder.name: fill_masks(text, encoder) for encoder in demo.encoders}
 
 
 def add_overlap(demo: Demo) -> None:
     """A text in; its token overlap with the pre-training text out."""
     start = next((task.examples[0] for task in demo.tasks.values()), "A text.")
-    words = f"How much of a text did the encoders see in pre-training ({views.escape(demo.corpus)})?"
-    add_text("overlap", words, "Text to compare", start, lambda text: views.overlap(measure_overlap(text, demo)))
+    label = f"Text to compare with {demo.corpus}"
+    add_text("overlap", label, start, lambda text: views.overlap(measure_overlap(text, demo)))
+
+
+def add_text(name: str, label: str, start: str, answer: Callable[[str], str]) -> None:
+    """A part of one text box, whose answer follows each key."""
+    text = gr.Textbox(start, label=label, lines=1, max_lines=8)
+    shown = gr.HTML(or_error(answer)(start), elem_id=f"{name}-answer")
+    text.change(or_error(answer), text, shown, **LIVE)
 
 
 def add_api(demo: Demo) -> None:
     """How programs ask."""
-    gr.HTML(views.section("api", PARTS["api"], "Each part answers programs too, as JSON."))
     task, host = next(iter(demo.tasks.values()), None), os.environ.get("SPACE_HOST")
     known = {"url": f"https://{host}" if host else "http://127.0.0.1:7860", "task": task.name if task else ""}
     known["text"] = task.examples[0] if task else "A text."
     with gr.Row():
-        gr.Code(PYTHON.format(**known), label="Python", interactive=False, wrap_lines=True, show_line_numbers=False)
-        gr.Code(CURL.format(**known), label="curl", interactive=False, wrap_lines=True, show_line_numbers=False)
+        for label, example in PROGRAMS.items():
+            shown = {"interactive": False, "wrap_lines": True, "show_line_numbers": False}
+            gr.Code(example.format(**known), label=label, **shown)
     add_endpoints(demo)
 
 
 def build_app(demo: Demo) -> gr.Blocks:
     """The page: each part where its models or files are there."""
-    can_train = bool(demo.encoders) and tlm_hf is not None
-    is_there = dict.fromkeys(("live", "race", "build"), bool(demo.tasks)) | {"train": can_train, "api": True}
-    is_there |= {"masks": bool(demo.encoders), "overlap": demo.counts is not None, "findings": demo.study is not None}
-    first = next(iter(demo.tasks.values()), None)
-    members, frozen = (len(first.members), first.committee.frozen is not None) if first else (5, True)
+    adders: dict[str, Callable[[], Any]] = {}
+    if demo.tasks:
+        adders |= {"race": lambda: add_race(demo, task), "build": lambda: add_build(demo, task)}
+    if demo.encoders:
+        adders |= {"train": lambda: add_training(demo)} if CAN_TRAIN else {}
+        adders |= {"masks": lambda: add_masks(demo)}
+    if demo.counts is not None:
+        adders["overlap"] = lambda: add_overlap(demo)
+    if demo.study is not None:
+        adders["findings"] = lambda: gr.HTML(views.findings(demo.study), elem_id="plots")
+    adders["api"] = lambda: add_api(demo)
+    committees = [task.committee for task in demo.tasks.values()]
+    members = max((len(task.members) for task in demo.tasks.values()), default=0)
+    frozen = bool(committees) and all(committee.frozen is not None for committee in committees)
     # What visitors upload is deleted after an hour.
     with gr.Blocks(title="Tiny language models", fill_width=True, delete_cache=(3600, 3600)) as app:
-        gr.HTML(views.hero(members, {name: title for name, title in PARTS.items() if is_there[name]}, frozen=frozen))
+        gr.HTML(views.hero(members, {name: PARTS[name][0] for name in adders}, frozen=frozen))
         for trouble in demo.trouble:
             gr.HTML(views.error(trouble), elem_classes="trouble")
         if demo.tasks:
             task = add_live(demo)
-            add_race(demo, task)
-            add_build(demo, task)
-        for name, add in {"train": add_training, "masks": add_masks, "overlap": add_overlap}.items():
-            if is_there[name]:
-                add(demo)
-        if demo.study is not None:
-            gr.HTML(views.section("findings", PARTS["findings"], "What a study on one laptop found, for and against."))
-            gr.HTML(views.findings(demo.study), elem_id="plots")
-        add_api(demo)
+        for name, add in adders.items():
+            gr.HTML(views.section(name, *PARTS[name]))
+            add()
     return app
 
 
@@ -335,7 +335,7 @@ def main() -> None:
         show_error=True,
         max_file_size="2mb",
         server_name=os.environ.get("GRADIO_SERVER_NAME", host),
-        mcp_server=importlib.util.find_spec("mcp") is not None,
+        mcp_server=HAS_MCP,
     )
 
 

@@ -6,7 +6,6 @@ import random
 import re
 import statistics
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo_models import DemoError, Model, clean_text, from_scratch, load, take_members
+from demo_models import DemoError, Model, clean_text, freeze, from_scratch, load
 from scipy.spatial.distance import jensenshannon
 
 Json = dict[str, Any]
@@ -24,23 +23,21 @@ MIN_COUNT = 10
 """A token counts as seen when it is at least so often in the pre-training text."""
 LONGEST_OVERLAP, SHOWN_TOKENS = 500_000, 400
 """Characters of a text whose overlap is measured (more take seconds), and tokens of it that are shown."""
-RACE_TEXTS = 200
-BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, zipfile.BadZipFile)
-"""What json and numpy raise for a file that is missing, cut short or something else."""
+RACE_TEXTS, TIMED_TEXTS = 200, 30
 HOW_TO_MAKE = (
-    "Make one with `bash scripts/quickstart.sh`, or name a folder with `demo.json` in the variable `TLM_DEMO`."
+    "Make one with `tlm demo` or `bash scripts/quickstart.sh`, and name its folder in the variable `TLM_DEMO`."
 )
-TASKS = {"docstrings": "Python libraries", "ag_news": "AG News", "dbpedia_14": "DBpedia", "fewrel": "FewRel"}
+NAMES = {"docstrings": "Python libraries", "ag_news": "AG News", "dbpedia_14": "DBpedia", "fewrel": "FewRel"}
 
 
 def human(name: str) -> str:
     """A task's or an encoder's name as people say it: `bert-6` has six layers."""
-    return TASKS.get(name, re.sub(r"bert-(\d+)(?:-\d+)?\b", lambda found: f"{found[1]}-layer encoder", name))
+    return NAMES.get(name, re.sub(r"bert-(\d+)(?:-\d+)?\b", lambda found: f"{found[1]}-layer encoder", name))
 
 
 @dataclass
 class Task:
-    """One task: its models, the scores of each committee of its members, and a committee's speed by its size."""
+    """One task: its models, the scores of each committee of its members, and the speed of a committee by its size."""
 
     name: str
     title: str
@@ -50,12 +47,23 @@ class Task:
     test_texts: int
     committee: Model
     deep: Model | None = None
-    milliseconds: list[float] = field(default_factory=list)
+    milliseconds: dict[int, float] = field(default_factory=dict)
 
     def race_texts(self) -> list[str]:
         """Texts of 10 to 50 words of the examples, the same at each start: speed depends on the length alone."""
         words, generator = " ".join(self.examples).split(), random.Random(0)
         return [" ".join(generator.choices(words, k=generator.randint(10, 50))) for _ in range(RACE_TEXTS)]
+
+    def time_members(self, count: int) -> float | None:
+        """Milliseconds of the first `count` members for one text, tokenisation included, measured once."""
+        if self.committee.frozen is not None and count not in self.milliseconds:
+            part, times = freeze(self.committee.model.subset(range(count)), self.committee.tokenizer), []
+            for text in self.race_texts()[:TIMED_TEXTS]:
+                start = time.perf_counter()
+                part.probabilities([text])
+                times.append(1000 * (time.perf_counter() - start))
+            self.milliseconds[count] = statistics.median(times)
+        return self.milliseconds.get(count)
 
 
 @dataclass
@@ -75,7 +83,7 @@ def find_folder() -> Path:
     if os.environ.get("TLM_DEMO"):
         return Path(os.environ["TLM_DEMO"]).expanduser()
     runs = CHECKOUT / "outputs"
-    places = [HERE / "demo", *(runs / name / "release/demo" for name in ("quickstart", "quickstart-smoke"))]
+    places = [HERE / "demo", *(runs / name for name in ("demo", "quickstart/release/demo"))]
     return next((place for place in places if (place / "demo.json").is_file()), places[0])
 
 
@@ -84,16 +92,15 @@ def told(demo: Demo) -> Iterator[None]:
     """Say in `trouble` what cannot be loaded: the rest of the page works."""
     try:
         yield
-    except DemoError as error:
-        demo.trouble.append(str(error))
-    except BROKEN as error:
-        demo.trouble.append(f"The demonstration is missing or damaged ({type(error).__name__}). {HOW_TO_MAKE}")
+    except Exception as error:
+        words = f"The demonstration is missing or damaged ({type(error).__name__}). {HOW_TO_MAKE}"
+        demo.trouble.append(str(error) if isinstance(error, DemoError) else words)
 
 
 def load_demo() -> Demo:
     """Load everything that is there."""
     demo, folder = Demo(), find_folder()
-    described: Json = {"tasks": [], "encoders": {}, "corpus": {}, "study": None}
+    described: Json = {"tasks": [], "encoders": {}, "corpus": None, "study": None}
     with told(demo):
         content = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
         described = {key: content[key] for key in described}
@@ -107,12 +114,11 @@ def load_demo() -> Demo:
     study = folder / described["study"] if described["study"] else CHECKOUT / "results/study/laptop/rows.json"
     with told(demo):
         demo.study = json.loads(study.read_text(encoding="utf-8")) if study.is_file() else None
-    if demo.encoders:
+    if demo.encoders and described["corpus"]:
         with told(demo), np.load(folder / described["corpus"]["counts"], allow_pickle=False) as stored:
-            demo.corpus, demo.counts = described["corpus"]["name"], stored["counts"]
             if len(stored["counts"]) != len(demo.encoders[0].tokenizer):
-                demo.counts = None
                 raise DemoError("The token counts are those of another vocabulary, so no overlap is measured.")
+            demo.corpus, demo.counts = described["corpus"]["name"], stored["counts"]
     return demo
 
 
@@ -125,23 +131,9 @@ def find_model(folder: Path, source: str) -> str:
 def load_task(folder: Path, entry: Json) -> Task:
     """The models of a task; DemoError for one that cannot be opened."""
     facts = {key: entry[key] for key in ("name", "title", "members", "scores", "test_texts")}
-    examples = entry["examples"] or ["A text."]
-    task = Task(**facts, examples=examples, committee=load(find_model(folder, entry["committee"])))
-    if entry["deep"]:  # without our own faster code: that is what a committee is compared with
-        task.deep = load(find_model(folder, entry["deep"]), stock=True)
-    if task.committee.frozen is not None:
-        task.milliseconds = [time_members(task, count) for count in range(1, len(task.members) + 1)]
-    return task
-
-
-def time_members(task: Task, count: int) -> float:
-    """Milliseconds of the first `count` members for one text, tokenisation included."""
-    part, times = take_members(task.committee.frozen, list(range(count))), []
-    for text in task.race_texts()[:30]:
-        start = time.perf_counter()
-        part.member_logits(part.encode([text])[0])
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
+    committee = load(find_model(folder, entry["committee"]))
+    deep = load(find_model(folder, entry["deep"])) if entry["deep"] else None
+    return Task(**facts, examples=entry["examples"] or ["A text."], committee=committee, deep=deep)
 
 
 def build_committee(task: Task, chosen: list[str]) -> list[Json]:
@@ -149,61 +141,45 @@ def build_committee(task: Task, chosen: list[str]) -> list[Json]:
 
     Each has its own temperature, fitted on the validation texts; the committee averages probabilities.
     """
-    unknown = [repr(name) for name in chosen if name not in task.members]
+    unknown = ", ".join(repr(name) for name in chosen if name not in task.members)
     if unknown or not chosen:
-        raise DemoError(
-            f"Tick at least one of {', '.join(task.members)}{', not ' * bool(unknown)}{', '.join(unknown)}."
-        )
+        raise DemoError(f"Tick at least one of {', '.join(task.members)}{f', not {unknown}' * bool(unknown)}.")
     places = sorted({task.members.index(name) for name in chosen})
     models = [(f"committee of {len(places)}", places), *((task.members[place], [place]) for place in places)]
     rows: list[Json] = []
     for name, members in models:
-        speed = task.milliseconds[len(members) - 1] if task.milliseconds else None
-        rows.append({"model": name, **task.scores[" ".join(map(str, members))], "milliseconds": speed})
+        scores = task.scores[" ".join(map(str, members))]
+        rows.append({"model": name, **scores, "milliseconds": task.time_members(len(members))})
     if "deep" in task.scores:
         rows.append({"model": "deep encoder", **task.scores["deep"], "milliseconds": None})
     return rows
 
 
-@dataclass
-class Overlap:
-    """Of a text's tokens with the pre-training text: shares of them, and the Jensen-Shannon divergence in bits.
+def measure_overlap(text: Any, demo: Demo) -> Json:
+    """Token overlap of a text with the pre-training text: shares of tokens, and Jensen-Shannon divergence in bits.
 
-    `marked` has its first tokens, each with how often the pre-training text has it; None is no token of the encoders'.
+    `marked` has the first tokens, each with how often the pre-training text has it. DemoError without a known token.
     """
-
-    tokens: int
-    different: int
-    different_seen: float
-    occurrences_seen: float
-    divergence: float
-    marked: list[tuple[str, int | None]]
-    notes: list[str]
-
-
-def measure_overlap(text: Any, demo: Demo) -> Overlap:
-    """Token overlap of a text with the pre-training text; DemoError for one without a known token."""
     if demo.counts is None:
         raise DemoError("The token counts of the pre-training text are not here.")
     tokenizer = demo.encoders[0].tokenizer
     words, notes = clean_text(text, LONGEST_OVERLAP)
     ids = np.array(tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"], dtype=int)
-    is_known = ~np.isin(ids, tokenizer.all_special_ids)
-    if not is_known.any():
+    known = ids[~np.isin(ids, tokenizer.all_special_ids)]
+    if not len(known):
         raise DemoError("The text has no token that the encoders know: write English words.")
-    counts, is_seen = np.bincount(ids[is_known], minlength=len(demo.counts)), demo.counts >= MIN_COUNT
-    shown = ids[:SHOWN_TOKENS].tolist()
-    names = zip(tokenizer.convert_ids_to_tokens(shown), shown, is_known, strict=False)
-    if not is_known.all():
-        notes.append(f"{(~is_known).sum():,} signs that the encoders do not know are not counted.")
+    counts, is_seen = np.bincount(known, minlength=len(demo.counts)), demo.counts >= MIN_COUNT
+    if len(known) < len(ids):
+        notes.append(f"{len(ids) - len(known):,} signs that the encoders do not know are not counted.")
     if len(ids) > SHOWN_TOKENS:
         notes.append(f"Shown are the first {SHOWN_TOKENS} of {len(ids):,} tokens.")
-    return Overlap(
-        tokens=int(counts.sum()),
-        different=int((counts > 0).sum()),
-        different_seen=float(((counts > 0) & is_seen).sum() / (counts > 0).sum()),
-        occurrences_seen=float(counts[is_seen].sum() / counts.sum()),
-        divergence=float(jensenshannon(demo.counts, counts, base=2) ** 2),
-        marked=[(name, int(demo.counts[number]) if known else None) for name, number, known in names],
-        notes=notes,
-    )
+    shown = ids[:SHOWN_TOKENS].tolist()
+    return {
+        "tokens": int(counts.sum()),
+        "different": int((counts > 0).sum()),
+        "different_seen": float(is_seen[counts > 0].mean()),
+        "occurrences_seen": float(counts[is_seen].sum() / counts.sum()),
+        "divergence": float(jensenshannon(demo.counts, counts, base=2) ** 2),
+        "marked": list(zip(tokenizer.convert_ids_to_tokens(shown), demo.counts[shown].tolist(), strict=True)),
+        "notes": notes,
+    }

@@ -4,8 +4,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
-from copy import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import entropy
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedConfig,
+)
 
 try:
     from tlm_runtime import FrozenRuntime, softmax  # a staged Space has the file beside this one
@@ -22,18 +28,24 @@ except ModuleNotFoundError:
 
 LONGEST_TEXT = 20_000
 """Characters of a text that are looked at; no encoder here reads more tokens than a fraction of them holds."""
-MOST_MASKS = 10
+MOST_MASKS, LIKELIEST = 10, 5
 MOST_WORDS = 60
 """Words of a text that are left out in turn."""
 SLICE, LONGEST_RACE = 0.04, 30.0
 """Seconds that an entrant of the race runs before the next one does, and of the race."""
-MEMBER_AXIS = {"values": 1, "scores": 1, "position_scores": 1, "scale": 2}
-"""Axis of the members in tables of a frozen committee where it is not the first."""
+DEEP_LAYERS = 6
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+PATH = re.compile(r"(/[\w.@-]+){2,}")
 
 
 class DemoError(Exception):
     """What a visitor reads when something is not as it must be."""
+
+
+def without_paths(error: Exception) -> str:
+    """The first line of an error, with the names alone of the files in it."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return PATH.sub(lambda path: Path(path.group(0)).name, line)[:300]
 
 
 def clean_text(text: Any, longest: int = LONGEST_TEXT) -> tuple[str, list[str]]:
@@ -65,52 +77,37 @@ class Model:
         """Tokens of a text that are read."""
         return min(int(self.tokenizer.model_max_length), 512)
 
-    def encode(self, texts: list[str]) -> Any:
-        """Texts as tensors."""
-        options = {"truncation": True, "max_length": self.longest, "padding": True, "return_token_type_ids": False}
-        return self.tokenizer(texts, return_tensors="pt", **options)
-
     @torch.inference_mode()
-    def torch_logits(self, texts: list[str]) -> np.ndarray:
-        """Each member's logits by torch, (texts, members, labels)."""
-        output = self.model(**self.encode(texts))
-        members = getattr(output, "member_logits", None)
-        return (output.logits[:, None] if members is None else members).float().numpy()
+    def by_torch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `answer`, without the tables."""
+        options = {"truncation": True, "max_length": self.longest, "padding": True, "return_token_type_ids": False}
+        output = self.model(**self.tokenizer(texts, return_tensors="pt", **options))
+        return output.logits.softmax(-1).numpy(), getattr(output, "member_logits", output.logits).numpy()
 
-    def logits(self, texts: list[str]) -> np.ndarray:
-        """Each member's logits, (texts, members, labels), from the tables if there are any."""
+    def answer(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """A committee's probabilities (texts, labels), and its members' logits (texts, members, labels)."""
         if self.frozen is None:
-            return self.torch_logits(texts)
-        return self.frozen.member_logits(self.frozen.encode(texts)[0])
-
-    def combine(self, logits: np.ndarray) -> np.ndarray:
-        """The committee's calibrated probabilities (texts, labels) from its members' logits."""
-        temperature = getattr(self.model.config, "temperature", 1.0)
-        if getattr(self.model.config, "combination", "probabilities") == "logits":
-            return softmax(logits.mean(axis=1) / temperature, axis=-1)
-        mean = softmax(logits, axis=-1).mean(axis=1)
-        return softmax(np.log(np.maximum(mean, np.finfo(np.float32).tiny)) / temperature, axis=-1)
+            return self.by_torch(texts)
+        logits = self.frozen.member_logits(self.frozen.encode(texts)[0])
+        return self.frozen.combine(logits), logits
 
 
-def load(source: str, name: str = "", *, masked: bool = False, stock: bool = False) -> Model:
+def load(source: str, name: str = "", *, masked: bool = False) -> Model:
     """Open a folder or Hub name as a classifier or masked language model, and freeze it if it is a committee.
 
-    `stock` is transformers' own class in place of the model's code.
-
-    Raises:
-        DemoError: whatever the reason.
+    A stock BERT is opened by transformers; of any other model the code in its repository runs, which whoever made the
+    demonstration has named. Raises DemoError, whatever the reason.
     """
     kind = AutoModelForMaskedLM if masked else AutoModelForSequenceClassification
     try:
-        model, found = kind.from_pretrained(source, trust_remote_code=not stock, output_loading_info=True)
+        trust = PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "bert"
+        model, found = kind.from_pretrained(source, trust_remote_code=trust, output_loading_info=True)
         if found["missing_keys"]:  # it would answer at random
             raise DemoError(f"it lacks {sorted(found['missing_keys'])[0]}, so it is no {kind.__name__[9:]} model.")
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=not stock)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         return Model(name, source, model.eval(), tokenizer, freeze(model, tokenizer))
     except Exception as error:
-        words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        words = re.sub(r"(/[\w.@-]+){2,}", lambda path: Path(path.group(0)).name, words)[:300]
-        raise DemoError(f"The model {Path(source).name} cannot be opened: {words}") from error
+        raise DemoError(f"The model {Path(source).name} cannot be opened: {without_paths(error)}") from error
 
 
 def freeze(model: Any, tokenizer: Any) -> FrozenRuntime | None:
@@ -123,15 +120,6 @@ def freeze(model: Any, tokenizer: Any) -> FrozenRuntime | None:
         tokenizer.save_pretrained(folder)
         frozen.save_pretrained(folder, max_shard_size="1TB")
         return FrozenRuntime(Path(folder))
-
-
-def take_members(frozen: FrozenRuntime, places: list[int]) -> FrozenRuntime:
-    """The tables of some members, and what all share: what the words say."""
-    part, shared = copy(frozen), {name: table for name, table in frozen.tables.items() if name.startswith("lexical.")}
-    own = {name: table for name, table in frozen.tables.items() if name not in shared}
-    part.tables = shared | {name: table.take(places, axis=MEMBER_AXIS.get(name, 0)) for name, table in own.items()}
-    part.members = len(places)
-    return part
 
 
 @dataclass
@@ -174,21 +162,19 @@ def classify(text: Any, committee: Model, *, leave_out: bool = True) -> Answer:
     """
     text, notes = clean_text(text)
     start = time.perf_counter()
-    logits = committee.logits([text])
-    probabilities = committee.combine(logits)[0]
+    (probabilities,), (logits,) = committee.answer([text])
     milliseconds = 1000 * (time.perf_counter() - start)
-    total = len(committee.tokenizer(text, verbose=False)["input_ids"])
-    notes += [f"The text has {total:,} tokens; the models read the first {committee.longest}."] * (
-        total > committee.longest
-    )
+    total, longest = len(committee.tokenizer(text, verbose=False)["input_ids"]), committee.longest
+    if total > longest:
+        notes.append(f"The text has {total:,} tokens; the models read the first {longest}.")
     words = text.split()
     count = min(len(words), MOST_WORDS) if leave_out and committee.frozen is not None and len(words) > 1 else 0
     falls = np.zeros(count)
     if count:
         without = [" ".join(words[:place] + words[place + 1 :]) for place in range(count)]
         best = probabilities.argmax()
-        falls = probabilities[best] - committee.combine(committee.logits(without))[:, best]
-    members = softmax(logits[0].astype(float), axis=-1)
+        falls = probabilities[best] - committee.answer(without)[0][:, best]
+    members = softmax(logits.astype(float), axis=-1)
     return Answer(committee.labels, probabilities, members, words, falls, milliseconds, notes)
 
 
@@ -197,7 +183,8 @@ class Entrant:
     """One of the race: how it answers a text, how many it has answered, and in how many seconds."""
 
     name: str
-    answer: Any
+    answer: Callable[[list[str]], Any]
+    is_deep: bool = False
     done: int = 0
     seconds: float = 0.0
 
@@ -224,6 +211,12 @@ def processor() -> str:
     return f"{names[0] if names else 'an unknown processor'}, {os.cpu_count()} cores"
 
 
+def untrained_bert(committee: Model) -> Model:
+    """A stock BERT of six layers, each as wide as a member's: its weights are random, so only its speed counts."""
+    config = BertConfig(**(committee.model.config.member_configs[0] | {"num_hidden_layers": DEEP_LAYERS}))
+    return Model("", "", BertForSequenceClassification(config).eval(), committee.tokenizer)
+
+
 def from_scratch(other: Model) -> Model:
     """The same architecture with new weights: what an encoder knows before pre-training."""
     torch.manual_seed(0)
@@ -232,22 +225,17 @@ def from_scratch(other: Model) -> Model:
 
 
 @torch.inference_mode()
-def fill_masks(text: Any, encoder: Model, top: int = 5) -> tuple[list[dict[str, float]], list[str]]:
-    """The most likely tokens of each [MASK] with their probabilities, and notes; DemoError without any mask."""
-    words, notes = clean_text(text)
-    mask, limit = encoder.tokenizer.mask_token, encoder.longest
-    words = re.sub(r"\[mask\]", mask, words, flags=re.IGNORECASE)
-    masks = words.count(mask)
-    if not 1 <= masks <= MOST_MASKS:
-        raise DemoError(f"There are {masks or 'no'} [MASK] in the text: write one to {MOST_MASKS}.")
-    batch = encoder.encode([words])
-    places = (batch["input_ids"][0] == encoder.tokenizer.mask_token_id).nonzero().flatten().tolist()
-    if not places:
-        raise DemoError(f"No [MASK] is in the first {limit} tokens, which are all that is read: shorten the text.")
-    if len(places) < masks:
-        notes.append(
-            f"Only {len(places)} of {masks} masks are in the first {limit} tokens, which are all that is read."
-        )
-    values, tokens = encoder.model(**batch).logits[0, places].softmax(-1).topk(top)
-    names = [encoder.tokenizer.convert_ids_to_tokens(ids) for ids in tokens.tolist()]
-    return [dict(zip(*pair, strict=True)) for pair in zip(names, values.tolist(), strict=True)], notes
+def fill_masks(text: Any, encoder: Model) -> list[dict[str, float]]:
+    """The likeliest tokens of each [MASK] with their probabilities; DemoError without any mask, or for a long text."""
+    mask = encoder.tokenizer.mask_token
+    words = re.sub(r"\[mask\]", mask, clean_text(text)[0], flags=re.IGNORECASE)
+    batch = encoder.tokenizer(words, return_tensors="pt", return_token_type_ids=False, verbose=False)
+    ids = batch["input_ids"][0]
+    places = (ids == encoder.tokenizer.mask_token_id).nonzero().flatten().tolist()
+    if not 1 <= len(places) <= MOST_MASKS:
+        raise DemoError(f"There are {len(places) or 'no'} [MASK] in the text: write one to {MOST_MASKS}.")
+    if len(ids) > encoder.longest:
+        raise DemoError(f"The text has {len(ids):,} tokens, and the encoders read {encoder.longest}: shorten it.")
+    values, tokens = encoder.model(**batch).logits[0, places].softmax(-1).topk(LIKELIEST)
+    names = [encoder.tokenizer.convert_ids_to_tokens(row) for row in tokens.tolist()]
+    return [dict(zip(*pair, strict=True)) for pair in zip(names, values.tolist(), strict=True)]

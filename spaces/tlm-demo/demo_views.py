@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-from demo_data import MIN_COUNT, Json, Overlap, human
+from demo_data import MIN_COUNT, Json, human
 from demo_models import Answer, Entrant
 
 CSS = """
@@ -14,25 +14,26 @@ CSS = """
 .dark .gradio-container, .dark.gradio-container {
   --accent: #a5b4fc; --soft: #434f96; --grey: #a3acba; --track: #2b3040; --warm: #7a4a1a; }
 .gradio-container main { padding: 0 clamp(8px, 3vw, 48px) 48px !important; max-width: none !important; }
+.gradio-container .html-container { padding: 0; }
 .gradio-container button.short { max-width: 16rem; }
 .tlm { color: var(--body-text-color); font-size: 1rem; line-height: 1.5; }
 .tlm h1 { font-size: clamp(1.6rem, 4vw, 2.6rem); line-height: 1.15; margin: 0 0 .4rem; font-weight: 700; }
 .tlm h2 { font-size: 1.4rem; font-weight: 700; margin: 1.6rem 0 .2rem; scroll-margin-top: 1rem; }
 .tlm h3 { font-size: 1.05rem; font-weight: 600; margin: 0 0 .2rem; }
 .tlm :is(p, h4) { margin: .3rem 0; max-width: 75ch; }
-.tlm a { color: var(--accent); text-decoration: underline; margin: 0; }
+.tlm a { color: var(--accent); text-decoration: underline; margin: 0; padding: 0; }
 .tlm .small { color: var(--grey); font-size: .875rem; }
 .tlm .hero { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 1rem 3rem; align-items: center }
 .tlm nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin-top: .5rem; }
 .tlm .hero svg { width: 100%; max-width: 30rem; height: auto; }
 .tlm .say { font-size: 1.25rem; line-height: 1.35; }
 .tlm .say strong { color: var(--accent); }
-.tlm .row { display: grid; grid-template-columns: minmax(6rem, 11rem) minmax(0, 1fr) 11rem; gap: .7rem;
+.tlm .row { display: grid; grid-template-columns: minmax(6rem, 13rem) minmax(0, 1fr) 11rem; gap: .7rem;
   align-items: center; padding: .16rem 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .tlm .row.narrow { grid-template-columns: minmax(6rem, 10rem) minmax(0, 1fr) 3.2rem; }
 .tlm .row > :last-child { font-size: .9rem; overflow-wrap: normal; }
-.tlm .track { position: relative; height: 1.7rem; background: var(--track); border-radius: 4px; }
-.tlm .track.thin { height: 1.1rem; }
+.tlm .track { position: relative; height: 1.1rem; background: var(--track); border-radius: 4px; }
+.tlm .narrow > .track { height: 1.6rem; }
 .tlm .track > * { position: absolute; }
 .tlm .fill { inset: 0 auto 0 0; background: var(--soft); border-radius: 4px; }
 .tlm .dot { width: 9px; height: 9px; margin: -5.5px; border-radius: 50%; background: var(--accent);
@@ -67,9 +68,18 @@ LINKS = {
 SURENESS = ((0.9, "is sure"), (0.7, "is fairly sure"), (0.5, "leans that way"), (0.0, "does not know"))
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 SHOWN_CLASSES, SHOWN_WORDS = 6, 150
-VERBS = {1: "is better", -1: "is worse"}
 SIZES = (1, 3, 5, 10)
 """Members of the committees that are plotted."""
+QUESTIONS = (
+    ("Does pre-training help?", "gap", "gap", "bert-1", "A pre-trained one-layer encoder"),
+    ("Does more pre-training text help?", "corpus_size", "gap per doubling", "bert-1, equal steps", "More text"),
+    ("Does text with the task's own words help more?", "overlap", "difference", "high - low", "High-overlap text"),
+    ("Does a committee beat the {deep}?", "committee", "difference from {reference}", 10, "A committee of 10"),
+    ("Does a committee beat a linear model on word counts?", "committee", "difference from TF-IDF + linear model",
+     10, "A committee of 10"),
+)  # fmt: skip
+"""Of each finding: title, name and measure of its rows, the model or x of which its sentence speaks, its subject."""
+VERDICTS = {1: "is better on", -1: "is worse on", 0: "may differ by chance alone on"}
 
 
 def box(*parts: str) -> str:
@@ -80,6 +90,11 @@ def box(*parts: str) -> str:
 def section(anchor: str, title: str, words: str) -> str:
     """Heading and introduction of a part of the page; `words` is HTML."""
     return box(f'<h2 id="{anchor}">{title}</h2><p>{words}</p>')
+
+
+def say(words: str) -> str:
+    """What a screen reader says when it changes; `words` is HTML."""
+    return f'<p class="say" role="status">{words}</p>'
 
 
 def error(words: object) -> str:
@@ -95,9 +110,9 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%" if 0.0005 < share < 0.1 else f"{100 * share:.0f}%"
 
 
-def _row(name: str, track: str, number: str, kind: str = "", thin: str = " thin") -> str:
+def _row(name: str, track: str, number: str, kind: str = "") -> str:
     """A name, a track with something on it, and a number; `name` is escaped."""
-    cells = f'<span>{escape(name)}</span><span class="track{thin}">{track}</span><span>{number}</span>'
+    cells = f'<span>{escape(name)}</span><span class="track">{track}</span><span>{number}</span>'
     return f'<div class="row {kind}">{cells}</div>'
 
 
@@ -107,14 +122,12 @@ def _fill(share: float) -> str:
 
 def hero(members: int, parts: dict[str, str], *, frozen: bool) -> str:
     """One sentence, one picture, links; `parts` are titles by anchor; only one-layer members are `frozen`."""
-    kind = "one-layer" if frozen else "small"
-    how = "each is a table that is looked up, and together they" if frozen else "they"
     count = COUNTS[members] if members < len(COUNTS) else str(members)
     ways = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title in parts.items())
     out = "".join(f'<a href="{url}" target="_blank" rel="noopener">{name}</a>' for name, url in LINKS.items())
     return box(
-        f'<div class="hero"><div><h1>{count.capitalize()} {kind} language models vote while you type.</h1>'
-        f"<p>No GPU: {how} answer in milliseconds.</p>"
+        f'<div class="hero"><div><h1>{count.capitalize()} tiny language models vote while you type.</h1>'
+        f"<p>No GPU: they answer in milliseconds{', since each has one layer and is looked up in tables' * frozen}.</p>"
         f'<nav aria-label="Parts of this page">{ways}</nav><nav class="small" aria-label="Links">{out}</nav></div>'
         f"{_picture(members) * frozen}</div>"
     )
@@ -122,17 +135,14 @@ def hero(members: int, parts: dict[str, str], *, frozen: bool) -> str:
 
 def _picture(members: int, layers: int = 6) -> str:
     """A committee, whose members work at once, and a deep encoder, whose layers work one after another."""
-    shape = '<rect x="{}" y="{}" width="{}" height="{}" rx="3" fill="var(--{})"/>'
-    width = min(26, 170 // members)
-    blocks = "".join(shape.format(10 + place * width, 34, width - 5, 40, "accent") for place in range(members))
-    blocks += "".join(shape.format(222, 66 - 11 * layer, 90, 8, "grey") for layer in range(layers))
-    words = {(10, 24): "one layer each, all at once", (10, 94): "a vote each, averaged"}
-    words |= {(222, 94): f"{layers} layers,", (222, 109): "one after another"}
-    text = "".join(
-        f'<text x="{x}" y="{y}" font-size="13" fill="currentColor">{line}</text>' for (x, y), line in words.items()
-    )
+    shape, width = '<rect x="{}" y="{}" width="{}" height="{}" rx="3" fill="var(--{})"/>', min(26, 170 // members)
+    blocks = [shape.format(10 + place * width, 34, width - 5, 40, "accent") for place in range(members)]
+    blocks += [shape.format(222, 66 - 11 * layer, 90, 8, "grey") for layer in range(layers)]
+    lines = [(10, 24, "one layer each, all at once"), (10, 94, "a vote each, averaged")]
+    lines += [(222, 94, f"{layers} layers,"), (222, 109, "one after another")]
+    blocks += [f'<text x="{x}" y="{y}" font-size="13" fill="currentColor">{line}</text>' for x, y, line in lines]
     label = f"{members} encoders of one layer, whose votes are averaged, beside one of {layers} layers"
-    return f'<svg viewBox="0 0 340 114" role="img" aria-label="{label}">{blocks}{text}</svg>'
+    return f'<svg viewBox="0 0 340 114" role="img" aria-label="{label}">{"".join(blocks)}</svg>'
 
 
 def answer(found: Answer) -> str:
@@ -142,50 +152,45 @@ def answer(found: Answer) -> str:
     votes = ", ".join(f"{number} of {count} say {escape(label)}" for label, number in found.votes.items())
     agree = f"all {count} members agree" if len(found.votes) == 1 else f"the members disagree: {votes}"
     sure = next(words for least, words in SURENESS if best >= least)
-    verdict = f"<strong>{escape(found.label)}</strong>, {_percent(best)}. The committee {sure}; {agree}."
     rows = []
     for place in order[:SHOWN_CLASSES]:
-        share = float(found.probabilities[place])
         dots = "".join(
-            f'<i class="dot" title="member {number}: {_percent(vote)}" '
+            f'<i class="dot" title="member {number + 1}: {_percent(vote)}" '
             f'style="left:{100 * vote:.1f}%;top:{100 * (number + 0.5) / count:.0f}%"></i>'
             for number, vote in enumerate(found.members[:, place])
         )
-        rows.append(_row(found.labels[place], _fill(share) + dots, _percent(share), "narrow", thin=""))
-    others = [
-        f"{escape(found.labels[place])} {_percent(found.probabilities[place])}" for place in order[SHOWN_CLASSES:]
-    ]
+        share = float(found.probabilities[place])
+        rows.append(_row(found.labels[place], _fill(share) + dots, _percent(share), "narrow"))
+    rest = [f"{escape(found.labels[place])} {_percent(found.probabilities[place])}" for place in order[SHOWN_CLASSES:]]
     heavy = [place for place in np.argsort(-found.falls)[:2] if found.falls[place] >= 0.005]
     words = [f"<u>{escape(word)}</u>" if place in heavy else escape(word) for place, word in enumerate(found.words)]
-    remarks = [f"A dot is a member's vote. Answered in {found.milliseconds:.1f} ms."]
-    if heavy:
-        falls = " or ".join(f"{100 * found.falls[place]:.0f}" for place in heavy)
-        remarks.insert(0, f"Underlined: leave out one of these words, and the answer loses {falls} points.")
-    if others:
-        remarks.insert(0, f"Other classes: {', '.join(others)}.")
-    text = " ".join(words[:SHOWN_WORDS]) + " …" * (len(words) > SHOWN_WORDS)
-    said = f'<p class="say" role="status">{verdict}</p>'
+    falls = " or ".join(f"{100 * found.falls[place]:.1f}" for place in heavy)
+    remarks = [
+        f"Other classes: {', '.join(rest)}." * bool(rest),
+        f"Underlined: leave out one of these words, and the answer loses {falls} points." * bool(heavy),
+        f"A dot is a member's vote. Answered in {found.milliseconds:.1f} ms.",
+    ]
     return box(
-        said, _small(*map(escape, found.notes)), *rows, f'<p class="words">{text}</p>', _small(" ".join(remarks))
+        say(f"<strong>{escape(found.label)}</strong>, {_percent(best)}. The committee {sure}; {agree}."),
+        _small(*map(escape, found.notes)),
+        *rows,
+        f'<p class="words">{" ".join(words[:SHOWN_WORDS])}{" …" * (len(words) > SHOWN_WORDS)}</p>',
+        _small(" ".join(filter(None, remarks))),
     )
 
 
-def race(entrants: Sequence[Entrant], total: int, machine: str) -> str:
+def race(entrants: Sequence[Entrant], total: int, remark: str) -> str:
     """A bar for each entrant, its own time, and how many times faster it is than the first."""
     rows, first = [], entrants[0]
     for entrant in entrants:
         number = f"{entrant.done} texts" + f", {entrant.seconds:.2f} s" * (entrant.done > 0)
         if entrant is not first and entrant.done and first.done:
             number += f", {first.seconds / first.done * entrant.done / entrant.seconds:.1f}x"
-        rows.append(
-            _row(
-                entrant.name, _fill(entrant.done / total), number, "other" * ("committee" not in entrant.name), thin=""
-            )
-        )
-    return box(*rows, _small(f"Measured on this server: {escape(machine)}."))
+        rows.append(_row(entrant.name, _fill(entrant.done / total), number, "other" * entrant.is_deep))
+    return box(*rows, _small(escape(remark)))
 
 
-def masks(found: dict[str, list[dict[str, float]]], notes: Sequence[str]) -> str:
+def masks(found: dict[str, list[dict[str, float]]]) -> str:
     """The likely tokens of each mask by each encoder."""
     cards, most = [], max(share for tokens in found.values() for likely in tokens for share in likely.values())
     for name, tokens in found.items():
@@ -193,30 +198,30 @@ def masks(found: dict[str, list[dict[str, float]]], notes: Sequence[str]) -> str
         for number, likely in enumerate(tokens, 1):
             rows = "".join(_row(token, _fill(share / most), _percent(share), kind) for token, share in likely.items())
             cards.append(f"<div><h3>{escape(name)}{f', mask {number}' * (len(tokens) > 1)}</h3>{rows}</div>")
-    return box(_small(*map(escape, notes)), f'<div class="cards">{"".join(cards)}</div>')
+    return box(f'<div class="cards">{"".join(cards)}</div>')
 
 
-def overlap(found: Overlap) -> str:
+def overlap(found: Json) -> str:
     """Shares on bars, the text with unseen tokens marked."""
     marks = []
-    for token, count in found.marked:
-        title = "an unknown sign" if count is None else f"{count:,} times in the pre-training text"
-        tag = "mark" if count is None or count < MIN_COUNT else "span"
-        marks.append(f'<{tag} title="{title}">{escape(token)}</{tag}>')
-    remark = f"{found.tokens:,} tokens, {found.different:,} different. Highlighted: seen fewer than {MIN_COUNT} times."
+    for token, count in found["marked"]:
+        tag = "mark" if count < MIN_COUNT else "span"
+        marks.append(f'<{tag} title="{count:,} times in the pre-training text">{escape(token)}</{tag}>')
+    different, occurrences, divergence = (found[key] for key in ("different_seen", "occurrences_seen", "divergence"))
+    counts = f"{found['tokens']:,} tokens, {found['different']:,} different."
     return box(
-        _row("different tokens that were seen", _fill(found.different_seen), _percent(found.different_seen)),
-        _row("all tokens that were seen", _fill(found.occurrences_seen), _percent(found.occurrences_seen)),
-        _row("divergence, from 0 (the same) to 1", _fill(found.divergence), f"{found.divergence:.3f} bits"),
+        _row("different tokens that were seen", _fill(different), _percent(different)),
+        _row("all tokens that were seen", _fill(occurrences), _percent(occurrences)),
+        _row("divergence, from 0 (the same) to 1", _fill(divergence), f"{divergence:.3f} bits"),
         f'<p class="words">{" ".join(marks)}</p>',
-        _small(remark, *map(escape, found.notes)),
+        _small(f"{counts} Highlighted: seen fewer than {MIN_COUNT} times.", *map(escape, found["notes"])),
     )
 
 
-def interval(name: str, points: Sequence[float], ends: Sequence[float], unit: str, *, is_grey: bool) -> str:
+def _interval(name: str, points: Sequence[float], ends: Sequence[float], *, is_grey: bool) -> str:
     """A point between the ends of its interval (`points` in order), on a track from `ends[0]` to `ends[1]`."""
     low, middle, high = (100 * (point - ends[0]) / (ends[1] - ends[0]) for point in points)
-    sign = "+" if ends[0] < 0 < ends[1] else ""
+    sign, unit = ("+", "") if ends[0] < 0 else ("", "%")  # a difference, or an accuracy
     zero = f'<i class="zero" style="left:{100 * ends[0] / (ends[0] - ends[1]):.1f}%"></i>' if sign else ""
     track = (
         f'{zero}<i class="whisker" style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
@@ -226,31 +231,29 @@ def interval(name: str, points: Sequence[float], ends: Sequence[float], unit: st
     return _row(name, track, number, "other" * is_grey)
 
 
-def _intervals(models: dict[str, Sequence[float]]) -> str:
-    """Accuracies in percent with their intervals, the first in the accent."""
-    ends = min(min(points) for points in models.values()) - 1, max(max(points) for points in models.values()) + 1
+def _accuracies(models: dict[str, Sequence[float]]) -> str:
+    """Shares with their intervals as percentages, the first in the accent."""
+    percents = {name: [100 * point for point in points] for name, points in models.items()}
+    ends = max(min(map(min, percents.values())) - 1, 0), max(map(max, percents.values())) + 1
     first = next(iter(models))
-    return "".join(interval(name, points, ends, "%", is_grey=name != first) for name, points in models.items())
+    return "".join(_interval(name, points, ends, is_grey=name != first) for name, points in percents.items())
 
 
 def committee(rows: Sequence[Json], texts: int) -> str:
     """Accuracy with its interval, calibration and latency of a committee, its members and the deep encoder."""
-    spans = [1.96 * (row["accuracy"] * (1 - row["accuracy"]) / texts) ** 0.5 for row in rows]
-    points = {
-        row["model"]: [100 * (row["accuracy"] + step) for step in (-span, 0, span)]
-        for row, span in zip(rows, spans, strict=True)
-    }
+    points = {}
+    for row in rows:
+        accuracy = row["accuracy"]
+        span = 1.96 * (accuracy * (1 - accuracy) / texts) ** 0.5
+        points[row["model"]] = [accuracy - span, accuracy, accuracy + span]
     table = pd.DataFrame(rows)[["model", "calibration_error", "temperature", "milliseconds"]]
     table["calibration_error"] *= 100
     table.columns = ["model", "calibration error (points)", "temperature", "one text (ms)"]
-    return box(
-        _intervals(points),
-        _table(table, "{:.2f}"),
-        _small(
-            f"Accuracy on {texts:,} test texts with its 95% interval. Calibration error: how far stated probabilities "
-            "are from how often they are right. Each has its own temperature, from validation texts."
-        ),
+    remark = (
+        f"Accuracy on {texts:,} test texts with its 95% interval. Calibration error: how far stated probabilities "
+        "are from how often they are right. Each has its own temperature, from validation texts."
     )
+    return box(_accuracies(points), _table(table, "{:.2f}"), _small(remark))
 
 
 def _table(table: pd.DataFrame, numbers: str) -> str:
@@ -262,37 +265,14 @@ def _table(table: pd.DataFrame, numbers: str) -> str:
 
 def trained(scores: Sequence[Json], recommendation: str, words: str) -> str:
     """Accuracies of what a visitor's table trained, and which model to take."""
-    points = {row["model"]: [100 * row["accuracy"][side] for side in ("low", "value", "high")] for row in scores}
-    return box(f'<p class="say" role="status">{escape(recommendation)}</p>', _intervals(points), _small(escape(words)))
-
-
-def _questions(reference: str) -> list[tuple[str, str, str, str, str]]:
-    """Of each finding: title, name and measure of its rows, of which model or x its sentence speaks, its subject."""
-    linear, subject = "difference from TF-IDF + linear model", f"A committee of {SIZES[-1]}"
-    ten, against = str(SIZES[-1]), f"difference from {reference}"
-    steps, overlap = "More text at equally many steps", "Text of high rather than low overlap"
-    return [
-        ("Does pre-training help?", "gap", "gap", "bert-1", "A pre-trained one-layer encoder"),
-        ("Does more pre-training text help?", "corpus_size", "gap per doubling", "bert-1, equal steps", steps),
-        ("Does text with the task's own words help more?", "overlap", "difference", "high - low", overlap),
-        (f"Does a committee beat the {human(reference)}?", "committee", against, ten, subject),
-        ("Does a committee beat a linear model on word counts?", "committee", linear, ten, subject),
-    ]
+    points = {row["model"]: [row["accuracy"][side] for side in ("low", "value", "high")] for row in scores}
+    return box(say(escape(recommendation)), _accuracies(points), _small(escape(words)))
 
 
 def _verdict(row: Json) -> int:
     """1 or -1 where the interval over texts, and that over runs if there are several, is above or below zero."""
     lows, highs = ([row[side], row.get(f"t_{side}")] for side in ("low", "high"))
     return int(min(x for x in lows if x is not None) > 0) - int(max(x for x in highs if x is not None) < 0)
-
-
-def _sentence(subject: str, rows: Sequence[Json]) -> str:
-    """What rows of one kind, one for each task, say."""
-    tasks = {verdict: [human(row["task"]) for row in rows if _verdict(row) == verdict] for verdict in (1, -1, 0)}
-    listed = {key: " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) for key, names in tasks.items()}
-    parts = [f"{verb} on {listed[verdict]}" for verdict, verb in VERBS.items() if listed[verdict]]
-    parts += [f"on {listed[0]} the difference may be chance"] * bool(listed[0])
-    return f"{subject}{' ' if listed[1] or listed[-1] else ': '}{'; '.join(parts)}."
 
 
 def _row_name(row: Json) -> str:
@@ -303,30 +283,34 @@ def _row_name(row: Json) -> str:
     return human(row["model"]).replace("1-layer encoder, ", "")
 
 
+def _finding(title: str, rows: list[Json], spoken: list[Json], subject: str) -> str:
+    """Title, what `spoken` rows say, points with intervals by task, and the numbers as table and CSV."""
+    tasks = {verdict: [human(row["task"]) for row in spoken if _verdict(row) == verdict] for verdict in VERDICTS}
+    says = "; ".join(f"{VERDICTS[verdict]} {', '.join(names)}" for verdict, names in tasks.items() if names)
+    plot, ends = "", (100 * min(0, *(row["low"] for row in rows)) - 1, 100 * max(0, *(row["high"] for row in rows)) + 1)
+    for task in dict.fromkeys(row["task"] for row in rows):
+        plot += f'<h4 class="small">{escape(human(task))}</h4>'
+        for row in (row for row in rows if row["task"] == task):
+            points = [100 * row[side] for side in ("low", "estimate", "high")]
+            plot += _interval(_row_name(row), points, ends, is_grey=_verdict(row) == 0)
+    table = pd.DataFrame(rows).assign(task=[human(row["task"]) for row in rows], model=list(map(_row_name, rows)))
+    table = table[["task", "model", "estimate", "low", "high", "seeds"]]
+    file = f"data:text/csv;base64,{base64.b64encode(table.to_csv(index=False).encode()).decode()}"
+    link = f'<a download="{rows[0]["finding"]}.csv" href="{file}">CSV</a>'
+    numbers = f"<details><summary>Numbers, as shares of the texts</summary>{_table(table, '{:.4f}')}{link}</details>"
+    return f"<article><h3>{title}</h3><p>{subject} {says}.</p>{plot}{numbers}</article>"
+
+
 def findings(study: Json) -> str:
-    """Each finding of a study: a sentence, points with intervals by task, and the numbers as table and CSV."""
-    cards = []
-    for title, finding, measure, key, subject in _questions(study["reference"]):
+    """Each finding of a study that has rows."""
+    cards, reference = [], study["reference"]
+    for title, finding, measure, key, subject in QUESTIONS:
+        measure = measure.format(reference=reference)
         rows = [row for row in study["rows"] if (row["finding"], row["measure"]) == (finding, measure)]
         if finding == "committee":
             rows = [row for row in rows if row["model"] == "committee of bert-1" and row["x"] in SIZES]
-        if not rows:
-            continue
-        spoken = [row for row in rows if key in (row["model"], str(row["x"])) and "mean" not in row["task"]]
-        ends = (100 * min(0, *(row["low"] for row in rows)) - 1, 100 * max(0, *(row["high"] for row in rows)) + 1)
-        plot = ""
-        for task in dict.fromkeys(row["task"] for row in rows):
-            plot += f'<h4 class="small">{escape(human(task))}</h4>'
-            for row in filter(lambda row: row["task"] == task, rows):
-                points = [100 * row[side] for side in ("low", "estimate", "high")]
-                plot += interval(_row_name(row), points, ends, "", is_grey=_verdict(row) == 0)
-        table = pd.DataFrame(rows)[["task", "model", "x", "measure", "estimate", "low", "high", "seeds"]]
-        table[["task", "model"]] = table[["task", "model"]].map(human)
-        file = base64.b64encode(table.to_csv(index=False).encode()).decode()
-        numbers = _table(table, "{:.4f}")
-        cards.append(
-            f"<article><h3>{title}</h3><p>{_sentence(subject, spoken)}</p>{plot}<details><summary>Numbers</summary>"
-            f'{numbers}<a download="{finding}.csv" href="data:text/csv;base64,{file}">CSV</a></details></article>'
-        )
+        spoken = [row for row in rows if key in (row["model"], row["x"]) and "mean" not in row["task"]]
+        if spoken:
+            cards.append(_finding(title.format(deep=human(reference)), rows, spoken, subject))
     note = "Percentage points with 95% intervals, grey where it may be chance, not corrected for many comparisons."
     return box(_small(note), f'<div class="cards">{"".join(cards)}</div>')

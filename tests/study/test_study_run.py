@@ -12,12 +12,10 @@ from filelock import FileLock
 from helpers_study import TINY, write_plan
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score
-from transformers import AutoModelForSequenceClassification
 
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.scoring import unpack_logits
 from tlm_hf.runs import atomic_files
-from tlm_hf.study.demo import stage_study_demo
 from tlm_hf.study.execute import read_record
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
@@ -119,18 +117,6 @@ def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(
     scratch = [r.results["test"]["accuracy"] for r in finetunings(study) if r.settings["encoder"] is None]
     assert gap["estimate"] == pytest.approx(rows[1, "accuracy"] - np.mean(scratch), abs=2e-6)
     assert gap["runs"] == [2, 2]
-
-
-def test_the_demo_shows_the_members_of_the_study(study):
-    assert stage_study_demo(arguments(study))["tasks"] == ["docstrings"]
-    folder = study / "work" / "demo"
-    task = json.loads((folder / "demo.json").read_text())["tasks"][0]
-    accuracies = [record.results["test"]["accuracy"] for record in finetunings(study)]
-    assert len(task["members"]) == 3
-    for place in range(3):
-        assert min(abs(task["scores"][str(place)]["accuracy"] - other) for other in accuracies) < 1e-6
-    model = AutoModelForSequenceClassification.from_pretrained((folder / task["committee"]).resolve())
-    assert model.config.num_members == 3
 
 
 def test_a_deleted_record_comes_back_and_nothing_else_is_done_again(study):

@@ -58,10 +58,10 @@ COMMANDS = {
         "corpora and tasks as data set folders", "data.dataset_folder:prepare_data", ("output_dir", "rows", "leaking")
     ),
     "overlap": Command("token overlap of a corpus with tasks", "data.overlap_report:overlap", ("corpus", "table")),
+    "demo": Command("a folder for the Space, of committees", "hub.demo_data:make_demo", ("demo", "tasks")),
     "study plan": Command("the runs of the paper's four findings, and their costs", "study.study:show_plan", TABLE),
     "study run": Command("those runs that are missing", "study.study:run_study", ("done", "missing", "waiting")),
     "study report": Command("tables and plots of the findings", "study.report:write_report", REPORT),
-    "study demo": Command("a folder for the Space", "study.demo:stage_study_demo", ("demo", "tasks")),
     "release stage": Command("models, data sets, cards and the Space as folders", RELEASE, TABLE, ("release_file",)),
     "release verify": Command("check the staged folders in a fresh process", RELEASE, TABLE, ("output_dir",)),
     "release push": Command("send them to the Hub, whole or not at all", RELEASE, TABLE, ("output_dir",)),

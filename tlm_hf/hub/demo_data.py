@@ -5,31 +5,42 @@ The Space (`spaces/tlm-demo`) needs nothing of this package but these files and 
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+import torch
 
+from ..data.corpora import load_corpus
+from ..data.embedded import model_folder
+from ..data.kinds import PAIR, class_names, problem_of
 from ..data.overlap import count_tokens, encode_texts
-from ..data.tasks import class_names
+from ..data.task_options import option
+from ..data.tasks import TaskArguments, load_task, load_task_from, task_hash
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
 from ..evaluation.calibration import choose_temperature, expected_calibration_error
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..loading import load_classifier
-from ..models.joining_committee import in_label_order
-from ..runs.atomic_files import Json, whole_folder, write_json
-from ..runs.provenance import provenance
+from ..loading import load_classifier, load_classifier_tokenizer, match_labels
+from ..models.combination_committee import SINGLE, combine
+from ..runs.atomic_files import Json, read_json, whole_folder, write_json
+from ..runs.provenance import portable_path, provenance
 
 DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"
 SPLITS = ("validation", "test")
 MOST_MEMBERS = 8
 """Of a committee all of whose parts are scored."""
+TITLES = {
+    "ag_news": "AG News: world, sports, business or technology?",
+    "dbpedia_14": "DBpedia: what kind of thing is described?",
+    "fewrel": "FewRel: which relation does a sentence state?",
+    "docstrings": "Which Python library does a paragraph document?",
+}
+CORPORA = {"wikipedia": "Wikipedia", "docstrings": "Python docstrings"}
 EXAMPLES = {
     "docstrings": [
         "Returns the eigenvalues and right eigenvectors of a square array.",
@@ -51,88 +62,120 @@ EXAMPLES = {
 """Sentences of our own: texts of the data sets are not published again."""
 
 
-@dataclass(frozen=True)
-class DemoTask:
-    """One task of the demonstration, `name` as in `load_task`; `deep` is the deep classifier beside the committee."""
+@dataclass
+class DemoArguments:
+    """Options of `tlm demo`."""
 
-    name: str
-    title: str
-    committee: Path
-    deep: Path | None
-    splits: datasets.DatasetDict
+    committees: list[str] = option(list, "TASK=FOLDER of committees that train-committee or committee wrote.")
+    output_dir: str = option("outputs/demo", "The folder to make; an older one is replaced.")
+    deep: list[str] = option(list, "TASK=FOLDER of deep classifiers to show beside them.")
+    encoders: list[str] = option(lambda: ["bert-1=tlm-bert1-0"], "NAME=FOLDER of encoders that fill masks.")
+    corpus: str | None = option(None, "What they were pre-trained on, for the overlap of a text.")
+    num_texts: int | None = option(None, "Texts of that corpus (default: all).")
+    study: str | None = option(None, "rows.json of a study's report, for the findings.")
+    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
 
-def stage_demo(
-    destination: Path,
-    tasks: Sequence[DemoTask],
-    encoders: dict[str, Path],
-    corpus_name: str,
-    corpus: Iterable[str],
-    study: Path | None = None,
-) -> Path:
-    """Make the folder, whole or not at all; an older one of the same name is replaced.
+def make_demo(arguments: DemoArguments) -> Json:
+    """Make the Space's folder, whole or not at all; the first encoder's tokenizer counts the tokens of the corpus.
 
-    Args:
-        destination: the folder.
-        tasks: at least one.
-        encoders: for filling masks, by name; the first one's tokenizer counts tokens.
-        corpus_name: what they were pre-trained on.
-        corpus: its texts.
-        study: `rows.json` of a study's report, for the findings.
+    Returns `demo` (its description) and its `tasks`.
 
     Raises:
-        UserError: a model folder that is missing or broken, or a committee of too many members.
+        UserError: no committee, a folder that is missing or broken, or a task whose rows are others now.
     """
-    tokenizer = load_tokenizer(str(next(iter(encoders.values()))))
+    committees, deep, encoders = (_read_pairs(arguments, flag) for flag in ("committees", "deep", "encoders"))
+    if not committees or not encoders or not deep.keys() <= committees.keys():
+        raise UserError("demo needs --committees TASK=FOLDER, one of --encoders, and --deep for the same tasks alone.")
+    tokenizer, destination = load_tokenizer(str(next(iter(encoders.values())))), Path(arguments.output_dir)
 
     def relative(folder: Path) -> str:
         return Path(os.path.relpath(folder.resolve(), destination.resolve())).as_posix()
 
     with whole_folder(destination) as folder:
-        described = []
-        for task in tasks:
-            models = {"committee": relative(task.committee), "deep": task.deep and relative(task.deep)}
-            described.append({"name": task.name, "title": task.title, **models, **describe(task)})
-        counts = count_tokens(encode_texts(list(corpus), tokenizer, tokenizer.model_max_length))
-        np.savez_compressed(folder / COUNTS_FILE, counts=counts)
-        if study is not None:
-            shutil.copyfile(study, folder / STUDY_FILE)
-        demo = {
-            "tasks": described,
-            "encoders": {name: relative(encoder) for name, encoder in encoders.items()},
-            "corpus": {"name": corpus_name, "counts": COUNTS_FILE},
-            "study": None if study is None else STUDY_FILE,
-            "made_by": provenance(),
-        }
+        tasks = []
+        for name, committee in committees.items():
+            models = {"committee": relative(committee), "deep": relative(deep[name]) if name in deep else None}
+            tasks.append({"name": name, **models, **_describe(name, committee, deep.get(name), arguments.data_root)})
+        corpus = None
+        if arguments.corpus is not None:
+            texts = load_corpus(arguments.corpus, num_texts=arguments.num_texts, root=arguments.data_root)["train"]
+            counts = count_tokens(encode_texts(texts["text"][:], tokenizer, tokenizer.model_max_length))
+            np.savez_compressed(folder / COUNTS_FILE, counts=counts)
+            source = CORPORA.get(arguments.corpus, Path(arguments.corpus).name)
+            corpus = {"name": f"{len(texts):,} texts of {source}", "counts": COUNTS_FILE}
+        if arguments.study is not None:
+            shutil.copyfile(arguments.study, folder / STUDY_FILE)
+        shown = {name: relative(encoder) for name, encoder in encoders.items()}
+        study = arguments.study and STUDY_FILE
+        demo = {"tasks": tasks, "encoders": shown, "corpus": corpus, "study": study, "made_by": provenance()}
         write_json(folder / DEMO_FILE, demo)
-    return destination
+    return {"demo": portable_path(str(destination / DEMO_FILE)), "tasks": list(committees)}
 
 
-def describe(task: DemoTask) -> Json:
-    """Examples, and the scores of each committee of the task's members (`0 2` has two) and of the `deep` encoder."""
-    committee, tokenizer = load_classifier(str(task.committee)), load_tokenizer(str(task.committee))
-    members = range(committee.config.num_members)
-    if len(members) > MOST_MEMBERS:
-        raise UserError(f"The committee {task.committee} has {len(members)} members: show at most {MOST_MEMBERS}.")
-    texts = {split: task.splits[split]["text"][:] for split in SPLITS}
-    labels = {split: np.array(task.splits[split]["label"][:]) for split in SPLITS}
-    logs: dict[str, np.ndarray] = {}
-    for split in SPLITS:
-        logits, _ = predict_logits(committee, tokenizer, texts[split], member_logits=True)
-        logs[split] = log_softmax(logits.astype(float), axis=-1)
-    models: dict[str, dict[str, np.ndarray]] = {}
-    for count in range(1, len(members) + 1):
-        for chosen in map(list, combinations(members, count)):
-            models[" ".join(map(str, chosen))] = {split: logsumexp(logs[split][:, chosen], axis=1) for split in SPLITS}
-    if task.deep is not None:  # in the order of the task's labels, matched by name
-        own = in_label_order(load_classifier(str(task.deep)), dict(enumerate(class_names(task.splits))))
-        reader = load_tokenizer(str(task.deep))
-        models["deep"] = {split: predict_logits(own, reader, texts[split])[0] for split in SPLITS}
+def _read_pairs(arguments: DemoArguments, flag: str) -> dict[str, Path]:
+    pairs = {}
+    for pair in getattr(arguments, flag):
+        name, _, folder = pair.partition("=")
+        if not name or not folder:
+            raise UserError(f"--{flag} has {pair!r}: give name and folder, such as ag_news=outputs/ag_news-committee.")
+        pairs[name] = Path(model_folder(folder)).expanduser()
+    return pairs
+
+
+def _load_splits(folder: Path, root: str | None) -> datasets.DatasetDict:
+    """The splits that a committee was trained on, by what its command wrote."""
+    if (folder / "work" / "data").is_dir():  # of train-committee
+        return load_task(str(folder / "work" / "data"))
+    try:
+        settings, results = read_json(folder / "run.json")["settings"], read_json(folder / "results.json")
+        known = {field.name for field in fields(TaskArguments)}
+        options = {name: value for name, value in settings.items() if name in known} | results["task_options"]
+        task_sha256 = settings["task_sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} is not the output of `tlm committee` or `tlm train-committee` ({error}).") from error
+    splits = load_task_from(TaskArguments(**options, data_root=root))
+    if task_hash(splits) != task_sha256:
+        raise UserError(f"The task {options['task']!r} has other rows now than when {folder} was made: join it again.")
+    return splits
+
+
+def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -> Json:
+    """Title, examples, and the scores of each committee of the members (`0 2` has two) and of the `deep` encoder."""
+    task = _load_splits(committee, root)
+    if problem_of(task) != SINGLE or PAIR in task["test"].column_names:
+        raise UserError(
+            f"The task {name!r} is not one class for each text, all that the Space shows: leave it out."
+        )
+    labels = {split: np.array(task[split]["label"][:]) for split in SPLITS}
+
+    def predict(source: Path, model: Any) -> dict[str, np.ndarray]:
+        """Logits (texts, members if it has any, classes) with the classes in the order of the task's."""
+        order = match_labels(model, str(source), name, class_names(task))
+        tokenizer, of_members = load_classifier_tokenizer(str(source), model), hasattr(model.config, "num_members")
+        texts = {split: task[split]["text"][:] for split in SPLITS}
+        logits = {
+            split: predict_logits(model, tokenizer, texts[split], member_logits=of_members)[0] for split in SPLITS
+        }
+        return {split: rows[..., order] for split, rows in logits.items()}
+
+    model = load_classifier(str(committee))
+    count, combination = model.config.num_members, model.config.combination
+    if count > MOST_MEMBERS:
+        raise UserError(f"The committee {committee} has {count} members: show at most {MOST_MEMBERS}.")
+    logits, scores = {split: torch.from_numpy(rows) for split, rows in predict(committee, model).items()}, {}
+    for size in range(1, count + 1):
+        for chosen in combinations(range(count), size):
+            parts = {split: combine(logits[split][:, chosen], combination).numpy() for split in SPLITS}
+            scores[" ".join(map(str, chosen))] = calibrated_scores(parts, labels)
+    if deep is not None:
+        scores["deep"] = calibrated_scores(predict(deep, load_classifier(str(deep))), labels)
     return {
-        "members": [f"member {place}" for place in members],
+        "title": TITLES.get(name, name),
+        "members": [f"member {place + 1}" for place in range(count)],
         "test_texts": len(labels["test"]),
-        "scores": {name: calibrated_scores(logits, labels) for name, logits in models.items()},
-        "examples": EXAMPLES.get(task.name, []),
+        "scores": scores,
+        "examples": EXAMPLES.get(name, []),
     }
 
 

@@ -30,7 +30,7 @@ def stage_space(entry: Entry, release: Release, folder: Path, *, smoke: bool) ->
     target.mkdir()
     try:
         demo = read_json(entry.source / DEMO_FILE)
-        for name in filter(None, [demo["corpus"]["counts"], demo["study"]]):
+        for name in filter(None, [demo["corpus"] and demo["corpus"]["counts"], demo["study"]]):
             shutil.copyfile(entry.source / Path(name).name, target / Path(name).name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{entry.source} is not a whole demonstration ({error}): make it again.") from error
@@ -51,7 +51,7 @@ def stage_space(entry: Entry, release: Release, folder: Path, *, smoke: bool) ->
     text = card_template("space").render(
         tasks=demo["tasks"],
         encoders=list(entry.encoders),
-        corpus=demo["corpus"]["name"],
+        corpus=demo["corpus"] and demo["corpus"]["name"],
         study=bool(demo["study"]),
         smoke=smoke,
         usage=card.text[card.text.index(USAGE) :].strip(),

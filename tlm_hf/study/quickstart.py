@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import datasets
-
 from ..cards import CardFacts
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.embedded import pretrained
@@ -21,7 +19,7 @@ from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import check_range
 from ..evaluation.latency import Watch, classifier_latency
 from ..evaluation.linear_models import tfidf_baseline
-from ..hub.demo_data import DemoTask, stage_demo
+from ..hub.demo_data import DemoArguments, make_demo
 from ..hub.model_folder import stage_model
 from ..loading import load_classifier
 from ..recipes import find_size
@@ -144,7 +142,7 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     rows = _rows(scale, results, baseline, latency)
     draw_plot(rows, output / "accuracy.png", smoke=arguments.smoke)
     facts = CardFacts("docstrings: which library a paragraph documents", baseline, smoke=arguments.smoke)
-    staged = _stage(scale, output, results, facts, corpus, task)
+    staged = _stage(scale, output, results, facts)
     summary: Json = {
         "smoke": arguments.smoke,
         "rows": [asdict(row) for row in rows],
@@ -235,14 +233,7 @@ def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[
     return [*rows, TableRow("TF-IDF + linear model", None, [baseline["accuracy"]], [], None)]
 
 
-def _stage(
-    scale: Scale,
-    output: Path,
-    results: dict[str, Json],
-    facts: CardFacts,
-    corpus: datasets.DatasetDict,
-    task: datasets.DatasetDict,
-) -> list[Path]:
+def _stage(scale: Scale, output: Path, results: dict[str, Json], facts: CardFacts) -> list[Path]:
     """Release folders: every encoder, the first `bert-1`, the deep classifier, the first committee, the demo."""
     release, plot, shown = output / "release", output / "accuracy.png", ("bert-1-0", scale.deep)
     of_encoder = CardFacts(CORPUS, smoke=facts.smoke)
@@ -255,9 +246,16 @@ def _stage(
         stage_model(output / f"{kind}s" / run, release / target, kind, results[run], about, picture)
         for kind, run, target, about, picture in runs
     ]
-    demo = DemoTask("docstrings", "Which library does a paragraph document?", folders[-1], folders[-2], task)
-    encoders = {name: release / f"tlm-{name}" for name in shown}
-    return [*folders, stage_demo(release / "demo", [demo], encoders, CORPUS, corpus["train"]["text"][:])]
+    demo = DemoArguments(
+        committees=[f"docstrings={output / 'committees' / 'committee-pretrained-0'}"],
+        deep=[f"docstrings={folders[-2]}"],
+        encoders=[f"{name}={release / f'tlm-{name}'}" for name in shown],
+        corpus="docstrings",
+        num_texts=scale.num_texts,
+        output_dir=str(release / "demo"),
+    )
+    make_demo(demo)
+    return [*folders, release / "demo"]
 
 
 def spread(values: list[float]) -> str:
