@@ -300,9 +300,8 @@ def build_app(demo: Demo) -> gr.Blocks:
     if demo.study is not None:
         adders["findings"] = lambda: gr.HTML(views.findings(demo.study), elem_id="plots")
     adders["api"] = lambda: add_api(demo)
-    committees = [task.committee for task in demo.tasks.values()]
-    members = max((len(task.members) for task in demo.tasks.values()), default=0)
-    frozen = bool(committees) and all(committee.frozen is not None for committee in committees)
+    members = max((len(task.members) for task in demo.tasks.values()), default=5)
+    frozen = all(task.committee.frozen is not None for task in demo.tasks.values())
     # What visitors upload is deleted after an hour.
     with gr.Blocks(title="Tiny language models", fill_width=True, delete_cache=(3600, 3600)) as app:
         gr.HTML(views.hero(members, {name: PARTS[name][0] for name in adders}, frozen=frozen))

@@ -232,6 +232,8 @@ def test_findings_are_those_of_the_rows(space):
     ("described", "said"), [(None, "bash scripts/quickstart.sh"), ("{", "is missing or damaged"), ("{}", "KeyError")]
 )
 def test_a_description_that_is_missing_or_wrong_is_said(space, monkeypatch, tmp_path, described, said):
+    import app
+
     if described is not None:
         (tmp_path / "demo.json").write_text(described)
     monkeypatch.setenv("TLM_DEMO", str(tmp_path))
@@ -239,6 +241,7 @@ def test_a_description_that_is_missing_or_wrong_is_said(space, monkeypatch, tmp_
     assert said in found.trouble[0]
     assert str(tmp_path) not in found.trouble[0]
     assert found.study is not None  # the checkout's own
+    assert app.build_app(found)
 
 
 def test_other_vocabularies_and_models_are_said(space, copied):
