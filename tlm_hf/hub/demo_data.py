@@ -144,9 +144,7 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
     """Title, examples, and the scores of each committee of the members (`0 2` has two) and of the `deep` encoder."""
     task = _load_splits(committee, root)
     if problem_of(task) != SINGLE or PAIR in task["test"].column_names:
-        raise UserError(
-            f"The task {name!r} is not one class for each text, all that the Space shows: leave it out."
-        )
+        raise UserError(f"The task {name!r} is not one class for each text, all that the Space shows: leave it out.")
     labels = {split: np.array(task[split]["label"][:]) for split in SPLITS}
 
     def predict(source: Path, model: Any) -> dict[str, np.ndarray]:
