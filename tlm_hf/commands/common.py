@@ -31,13 +31,20 @@ class Parser(HfArgumentParser):
     """HfArgumentParser for a command: each option once in `--help`, in groups; errors and guesses as one sentence.
 
     `--config FILE.yaml` gives options by name (the command line wins), and `parse` returns only what was given. Field
-    metadata may hold `group` (its heading) and `positional`; `--help` leaves the `hidden` ones out.
+    metadata may hold `group` (its heading); `--help` leaves the `hidden` ones out; the `leading` ones need no name.
     """
 
-    def __init__(self, groups: Sequence[type], name: str, description: str, hidden: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        groups: Sequence[type],
+        name: str,
+        description: str,
+        hidden: Collection[str] = (),
+        leading: Sequence[str] = (),
+    ) -> None:
         self.titled: dict[str, Any] = {}
-        self.command, positional = name, [e.name for g in groups for e in fields(g) if e.metadata.get("positional")]
-        usage = " ".join([f"tlm {name}", *(f"[{each.upper()}]" for each in positional), "[options]"])
+        self.command = name
+        usage = " ".join([f"tlm {name}", *(f"[{each.upper()}]" for each in leading), "[options]"])
         shown: Any = partial(argparse.HelpFormatter, max_help_position=34, width=118)
         options = {"prog": f"tlm {name}", "usage": usage, "description": description, "formatter_class": shown}
         super().__init__(groups, allow_abbrev=False, **options)
@@ -53,8 +60,6 @@ class Parser(HfArgumentParser):
             if title is not None and title not in self.titled:
                 self.titled[title] = self.add_argument_group(title)
             parser = self if title is None else self.titled[title]
-            if metadata.pop("positional", False):
-                parser.add_argument(entry.name, nargs="?", default=argparse.SUPPRESS, help=metadata.get("help"))
             entry.metadata, entry.type = metadata, hints[entry.name]  # type: ignore[assignment]
             self._parse_dataclass_field(parser, entry)
 
@@ -133,7 +138,7 @@ def find_parser(name: str, command: Command) -> Parser:
     """The parser of a command."""
     function, options = _find(command.function), command.options
     groups = _find(f"{options}:GROUPS") if options else [get_type_hints(function)["arguments"]]
-    return Parser(groups, name, (function.__doc__ or "").strip().split("\n\n")[0], {"what"})
+    return Parser(groups, name, (function.__doc__ or "").strip().split("\n\n")[0], {"what"}, command.leading)
 
 
 def _find(place: str) -> Any:

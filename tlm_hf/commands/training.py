@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import datasets
+
 from ..runs.atomic_files import Json
 from ..training import finetune as one_finetuning
 from ..training import pretrain as one_pretraining
@@ -21,4 +23,5 @@ def finetune(**options: Any) -> Json:
 
 def train_committee(arguments: own_data.OwnDataArguments) -> Json:
     """Split a table, fine-tune K members from pre-trained encoders, calibrate, and write one folder."""
+    datasets.disable_progress_bars()  # of tables that take no time
     return own_data.train_from_table(arguments.data, arguments)[1]

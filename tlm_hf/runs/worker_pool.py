@@ -41,12 +41,13 @@ class Job:
     weight: float = 1.0
 
     @property
-    def progress(self) -> float:
-        """The weight of what is done, by what `write_progress` noted last."""
+    def progress(self) -> tuple[float, str]:
+        """The weight of what is done, and name with numbers, by what `write_progress` noted last."""
         try:
-            return self.weight * float((_folder_of(self.arguments) / PROGRESS_FILE).read_text())
+            share, _, note = (_folder_of(self.arguments) / PROGRESS_FILE).read_text().strip().partition(" ")
+            return self.weight * float(share), f"{self.name} {note}".strip()
         except (OSError, ValueError):
-            return 0.0
+            return 0.0, self.name
 
 
 def run_jobs(
@@ -90,8 +91,9 @@ def run_jobs(
                 waiting = [job for job in waiting if job not in ready]
                 in_flight = [*running.values(), *ready]
                 bar.total = done + sum(job.weight for job in [*in_flight, *waiting])
-                bar.set_postfix_str(", ".join(job.name for job in in_flight), refresh=False)
-                bar.update(done + sum(job.progress for job in in_flight) - bar.n)
+                found = [job.progress for job in in_flight]
+                bar.set_postfix_str("; ".join(words for _, words in found), refresh=False)
+                bar.update(done + sum(weight for weight, _ in found) - bar.n)
                 for job in ready:
                     running[submit(work, job.function, job.arguments, in_children)] = job
                 for future in wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED).done:
@@ -146,10 +148,10 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def write_progress(folder: Path, share: float) -> None:
-    """Note how much of the run in `folder` is done, 0 to 1."""
+def write_progress(folder: Path, share: float, note: str = "") -> None:
+    """Note how much of the run in `folder` is done, 0 to 1, and its last numbers."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PROGRESS_FILE).write_text(f"{share:.4f}\n")
+    (folder / PROGRESS_FILE).write_text(f"{share:.4f} {note}\n")
 
 
 def _folder_of(arguments: Any) -> Path:

@@ -119,18 +119,21 @@ class LogLines(TrainerCallback):
 
 
 class ProgressFile(TrainerCallback):
-    """Notes the share of steps done in the run's folder, at most once a second, for whoever waits for several runs."""
+    """Notes in the run's folder, at most once a second, share of steps done, loss and accuracy, for a shared bar."""
 
     def __init__(self) -> None:
         self._last = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the share."""
+        """Write them."""
         now = time.monotonic()
         if args.should_save and now - self._last >= 1:
             self._last = now
             with contextlib.suppress(OSError):  # a full disk: the next checkpoint says so and stops
-                write_progress(Path(args.output_dir), state.global_step / max(1, state.max_steps))
+                last = {name: value for row in state.log_history[-3:] for name, value in row.items()}
+                names = (("loss", "loss"), ("eval_accuracy", "accuracy"))
+                note = " ".join(f"{word} {last[name]:.3f}" for name, word in names if name in last)
+                write_progress(Path(args.output_dir), state.global_step / max(1, state.max_steps), note)
 
 
 class Patience(TrainerCallback):
