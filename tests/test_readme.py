@@ -84,6 +84,14 @@ def test_quickstart_output_is_that_of_the_results_file():
     assert results["report"].strip() in section
 
 
+def test_the_tutorials_output_is_that_of_the_results_file():
+    report = json.loads((RESULTS / "own-table" / "results.json").read_text())["report"]
+    page = (ROOT / "docs" / "tutorials" / "own-table.md").read_text()
+    _, block, _ = re.split(r"<!-- /?own-table-output -->", page)
+    known = {"```text", "```", "...", *(line.rstrip() for line in report.splitlines())}
+    assert known >= set(block.strip().splitlines())
+
+
 def test_the_studys_report_is_that_of_its_records(tmp_path):
     results = RESULTS / "study" / "laptop"
     (tmp_path / "runs").symlink_to(results / "runs")
