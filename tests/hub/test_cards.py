@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import WordPiece
 
-from tlm_hf.cards import CardFacts, is_uncased, render_card
+from tlm_hf.cards import CardFacts, duration, is_uncased, render_card
 
 PROVENANCE = {
     "command": "tlm finetune --task ag_news",
@@ -151,3 +151,8 @@ def test_the_encoders_card_says_what_its_tokenizer_does(tmp_path, normalizer, un
     assert tokenizer.encode("A").tokens == ["a" if uncased else "A"]
     card = render("encoder", uncased=is_uncased(tmp_path))
     assert ("WordPieces, uncased |" in card, "WordPieces, cased |" in card) == (uncased, not uncased)
+
+
+def test_durations_are_in_the_unit_that_a_reader_expects():
+    shown = [duration(seconds) for seconds in (59, 60, 60.5, 3594, 3600)]
+    assert shown == ["59.0 seconds", "1.0 minutes", "1.0 minutes", "59.9 minutes", "1.0 hours"]

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, ModelCard, constants, hf_api
 from transformers.utils import hub as transformers_hub
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification
+from tlm_hf.cards import saved_model_card
 
 NAME = f"{OWNER}/mine"
 
@@ -28,7 +29,8 @@ def hub():
 
 
 @pytest.mark.parametrize("kind", ["masked_lm", "committee"])
-def test_the_card_says_what_it_is_and_how_to_load_it_and_is_the_users_from_then_on(hub, kind):
+def test_the_card_says_what_it_is_and_how_to_load_it_and_is_the_users_from_then_on(hub, kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent.parent)
     members = [TLMForSequenceClassification(TLMConfig(**TINY)) for _ in range(2)]
     committee = CommitteeForSequenceClassification.from_members(members)
     model = committee if kind == "committee" else TLMForMaskedLM(TLMConfig(**TINY))
@@ -40,6 +42,10 @@ def test_the_card_says_what_it_is_and_how_to_load_it_and_is_the_users_from_then_
     assert card.data.base_model == ["maker/base"]
     assert f'model="{name}"' in card.text
     assert "Model ID" not in card.text
+    assert ("LABEL" in card.text) == (kind == "committee")
+    for base in ("", "mine", str(tmp_path), f"{tmp_path.parent.name}/{tmp_path.name}", name):  # nothing on the Hub
+        model.config._name_or_path = base
+        assert ModelCard(saved_model_card(model, name)).data.base_model is None
     hub.foreign_commit("model", name, {"README.md": b"---\nlicense: mit\n---\n\nMine.\n"})
     model.push_to_hub(name, token=TOKEN)
     assert "Mine." in hub.files("model", name)["README.md"].decode()

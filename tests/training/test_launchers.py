@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import refusal
 from helpers_commands import ROOT, start_launcher
 from transformers import TrainingArguments
@@ -58,7 +59,7 @@ def test_accelerate_reads_our_configurations(name, kind, count, precision):
     assert arguments.mixed_precision == precision
 
 
-def test_precision_follows_the_processor():
+def test_precision_follows_the_processor(monkeypatch):
     """Oracle: the flags that the kernel lists."""
     lines = Path("/proc/cpuinfo")
     flags = re.search(r"^flags\s*:(.*)$", lines.read_text(), re.M) if lines.is_file() else None
@@ -66,6 +67,9 @@ def test_precision_follows_the_processor():
         pytest.skip("no list of this processor's flags")
     expected = bool({"avx512_bf16", "amx_bf16"} & set(flags[1].split()))
     assert has_fast_bf16(use_cpu=True) == expected
+    for features in ({"avx512_bf16": True}, {"amx_bf16": True}, {}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda features=features: features)
+        assert has_fast_bf16(use_cpu=True) == bool(features)
 
 
 @pytest.mark.parametrize(
