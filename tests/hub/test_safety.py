@@ -95,8 +95,9 @@ def test_runs_and_texts_are_not_named(folder, tmp_path, refusal_of, monkeypatch,
     )
 
 
-def test_places_of_this_machine_and_what_only_looks_like_one(folder, tmp_path, refusal_of):
-    for planted in (str(Path.cwd() / "x"), "/ho" + "me/somebody/models"):
+def test_places_of_this_machine_and_what_only_looks_like_one(folder, tmp_path, refusal_of, monkeypatch):
+    monkeypatch.setenv("HOME", "/everybody")
+    for planted in (str(Path.cwd() / "x"), "/ho" + "me/somebody/models", "/everybody/models"):
         note(folder, planted)
         assert "path of this machine" in refusal_of()
     for harmless in (f"https://example.org{tmp_path}/disk/x", f"outputs{tmp_path}/disk"):

@@ -3,16 +3,18 @@
 import json
 import math
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
 from conftest import SENTENCES, refusal
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.data.masking import MaskingCollator, PretrainingSchedule
 from tlm_hf.errors import UserError
 from tlm_hf.training import time_budget
+from tlm_hf.training.callbacks import LogLines
 from tlm_hf.training.time_budget import (
     BUDGET_FILE,
     TIMED_STEPS,
@@ -68,6 +70,15 @@ def test_loss_that_is_no_number_stops_before_the_next_checkpoint(tokenizer, tmp_
     assert f"{what} is not a finite number at step 6 (peak learning rate 0.001)" in said
     assert f"the last good checkpoint is {tmp_path / 'checkpoint-4'};" in said
     assert not (tmp_path / "checkpoint-6").exists()
+
+
+def test_a_logged_loss_comes_with_tokens_a_second_and_the_time_left(tmp_path, caplog):
+    caplog.set_level("INFO", "tlm_hf")
+    trainer = mock.MagicMock()
+    trainer.clock.summary.return_value = {"seconds": 30.0, "steps": 10, "tokens_per_second": 1234.0}
+    state, arguments = TrainerState(global_step=40, max_steps=100), TrainingArguments(str(tmp_path), use_cpu=True)
+    LogLines(trainer).on_log(arguments, state, TrainerControl(), {"loss": 2.5})
+    assert all(part in caplog.text for part in ("loss 2.5", "1,234 tokens/s", "0:03:00 left"))
 
 
 @pytest.mark.parametrize(
