@@ -73,6 +73,7 @@ def test_parameters_are_counted(home):
     assert results["settings"]["lora_rank"] == RANK
     config = json.loads((home / "tuned" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] is None  # no path of this machine
+    assert config["lora_alpha"] == 2 * RANK
     assert not (home / "tuned" / "adapter" / "README.md").exists()  # peft's
 
 
