@@ -22,6 +22,7 @@ from sklearn.svm import LinearSVC
 from transformers import PreTrainedTokenizerBase
 
 from ..data.kinds import labels_of, problem_of, texts_of
+from ..evaluation.calibration import choose_threshold
 from ..evaluation.metrics import HEADLINE, measure
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE, combine
 from ..models.lexical_committee import LexicalTable, hash_pairs
@@ -128,8 +129,10 @@ def learning_curve(
     for share in (0.25, 0.5, 1.0):
         rows = task["train"].select(np.flatnonzero(places < share))
         table = whole if share == 1 else fit_lexical(tokenizer, vectors, rows, len(whole.bias))
-        logits = lexical_logits(table, tokenizer, texts_of(task["test"]))
-        points.append({"rows": len(rows), metric: measure(problem_type, logits, test)[metric]})
+        logits = {split: lexical_logits(table, tokenizer, texts_of(task[split])) for split in ("validation", "test")}
+        several = problem_type == MULTI
+        threshold = choose_threshold(logits["validation"], labels_of(task["validation"])) if several else 0.5
+        points.append({"rows": len(rows), metric: measure(problem_type, logits["test"], test, threshold)[metric]})
     return points
 
 
