@@ -84,7 +84,7 @@ def main(file: str, *names: str) -> None:
         table = datasets.DatasetDict({split: datasets.Dataset.from_list(each) for split, each in splits.items()})
         with tempfile.TemporaryDirectory() as folder:
             _, report = train_committee(table, text="text", output_dir=f"{folder}/out", **options)
-        kept = ("rows", "scores", "difference", "recommendation", "learning_curve", "tfidf")
+        kept = ("rows", "scores", "difference", "recommendation", "tfidf")
         results[name] = {each: report[each] for each in kept}
         write_json(Path(file), results | provenance())
 
