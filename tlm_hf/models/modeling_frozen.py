@@ -173,7 +173,7 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         elif self._is_readable(ids):
             if bool((ids[:, 0] != first).any()):
                 fault = f"takes texts that start with token {first} and are padded on the right"
-            elif types is not None and bool((types >= self.config.type_vocab_size).any()):
+            elif types is not None and bool((types * longest >= len(self.position_scores)).any()):
                 fault = "takes pairs of texts (token types 0 and 1) only when it is frozen with token_types=True"
         if fault is not None:
             raise ValueError(f"A frozen committee {fault}: ask the committee that it was made from.")
