@@ -3,16 +3,21 @@
 import random
 
 import datasets
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
 from helpers_commands import CLASSES, labelled_rows, refused, sentence, shelf, write_csv
 from scipy.special import expit
-from sklearn.metrics import f1_score, r2_score
+from scipy.stats import spearmanr
+from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_squared_error
 
-from tlm_hf.data.kinds import labels_of, texts_of
+from tlm_hf import predict, train_committee
+from tlm_hf.data.kinds import as_one_text, labels_of, texts_of
 from tlm_hf.data.tasks import load_task
 from tlm_hf.evaluation.calibration import choose_threshold
 from tlm_hf.evaluation.metrics import measure
+from tlm_hf.runtime import load
 from tlm_hf.training.lexical import fit_lexical, lexical_logits, weigh
 
 
@@ -49,6 +54,41 @@ def test_a_table_of_every_kind_is_read_split_and_read_back(kind, tmp_path):
             np.testing.assert_array_equal(label, expected if kind != "pairs" else ["one", "two"].index(expected))
         if kind == "pairs":
             assert texts_of(read) == [(text, by_text[text]["other"]) for text in read["text"]]
+
+
+@pytest.mark.parametrize("kind", ["multi", "regression", "pairs"])
+def test_a_committee_of_every_kind_is_scored_and_answers_in_every_form(kind, tmp_path):
+    """Oracles: scikit-learn on what `predict` says of the test rows, and numpy on what the members say."""
+    options = {"multi": {}, "regression": {"problem_type": "regression"}, "pairs": {"text_pair": "other"}}[kind]
+    options |= {"encoder": [str(shelf() / "encoder")], "num_members": 2, "num_train_epochs": 1.0, "workers": 1}
+    frame, output = pd.DataFrame(rows_of(kind)), tmp_path / "out"
+    committee, results = train_committee(frame, text="text", output_dir=str(output), **options)
+    test = datasets.Dataset.from_parquet(str(output / "work" / "data" / "test.parquet"))
+    texts, labels = texts_of(test), labels_of(test)
+    answers, frozen = predict(texts, str(output)), load(output / "frozen")
+    shown = {row["model"]: row for row in results["scores"]}["committee"]
+    probabilities = frozen.probabilities(texts)
+    if kind == "multi":
+        found = np.array([list(each.probabilities.values()) for each in answers])
+        chosen = found >= committee.config.threshold
+        assert [each.labels for each in answers] == [list(np.array(sorted(CLASSES))[row]) for row in chosen]
+        expected = {"micro_f1": f1_score(labels, chosen, average="micro", zero_division=0)}
+        expected["macro_f1"] = f1_score(labels, chosen, average="macro", zero_division=0)
+    elif kind == "regression":
+        found = np.array([[each.value] for each in answers])
+        expected = {"r2": r2_score(labels, found[:, 0]), "rmse": root_mean_squared_error(labels, found[:, 0])}
+        expected["spearman"] = spearmanr(labels, found[:, 0]).statistic
+        spread = [each["spread"] for each in frozen(texts)]
+        np.testing.assert_allclose([each.spread for each in answers], spread, atol=1e-3)
+    else:
+        found = np.array([list(each.probabilities.values()) for each in answers])
+        expected = {"accuracy": accuracy_score(labels, found.argmax(-1))}
+    np.testing.assert_allclose(probabilities, found, rtol=1e-5, atol=2e-5)
+    assert {name: shown[name]["value"] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert shown[next(iter(expected))]["low"] <= shown[next(iter(expected))]["high"]
+    assert kind == "pairs" or results["recommendation"].count(next(iter(expected)).replace("_", " "))
+    linear = joblib.load(output / "baseline.joblib").predict(as_one_text(texts))
+    assert linear.shape == ((len(texts), 3) if kind == "multi" else (len(texts),))
 
 
 def test_what_a_kind_has_no_use_for_is_refused_and_other_kinds_are_hinted_at(tmp_path, caplog, capsys):
