@@ -1,6 +1,7 @@
 """Damaged and malicious checkpoints, and runs that continue on another number of processes."""
 
 import contextlib
+import errno
 import os
 import pickle
 import random
@@ -24,7 +25,8 @@ from helpers_commands import (
     write_task,
 )
 
-from tlm_hf.runs.checkpoints import best_beside, last_whole, list_checkpoints, seal
+from tlm_hf.errors import UserError
+from tlm_hf.runs.checkpoints import best_beside, last_whole, list_checkpoints, seal, writing
 from tlm_hf.runs.output_folder import Run
 
 WORDS = shlex.split(
@@ -192,6 +194,17 @@ def test_a_run_killed_before_its_results_puts_its_folders_in_place_again(tmp_pat
     (tmp_path / "adapter" / "old").touch()
     assert run.finish(save, {"a": 1})["a"] == 1
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "no space is left"), (errno.EACCES, "denied")])
+def test_why_a_file_was_not_written_is_said(tmp_path, number, said):
+    (tmp_path / ".partial").mkdir()
+    with (
+        pytest.raises(UserError, match=f"The weights could not be written: .*{said}"),
+        writing("The weights", tmp_path),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert not (tmp_path / ".partial").exists()
 
 
 # Several processes.
