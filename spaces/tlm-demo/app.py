@@ -25,7 +25,11 @@ from demo_data import RACE_TEXTS, Demo, Json, Task, build_committee, human, load
 from demo_models import DemoError, Entrant, classify, fill_masks, processor, race, untrained_bert, without_paths
 from transformers.utils import logging as transformers_logging
 
-CAN_TRAIN = importlib.util.find_spec("tlm_hf") is not None
+try:
+    import tlm_hf
+except ModuleNotFoundError:  # without it the page cannot train
+    tlm_hf = None
+
 HAS_MCP = importlib.util.find_spec("mcp") is not None
 LIVE: Json = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 """Events that answer while one types: at once, and after a burst once more for its end.
@@ -214,7 +218,6 @@ def add_build(demo: Demo, task: gr.Radio) -> None:
 
 def train_on(file: str, folder: str, encoders: list[str]) -> tuple[Any, str]:
     """Train on an uploaded table; its report, and a zip of the frozen committee. DemoError for a bad table."""
-    from tlm_hf import errors, train_committee
     from tlm_hf.data.table_files import read_table_file
     from tlm_hf.data.task_options import TextFormat
 
@@ -223,18 +226,17 @@ def train_on(file: str, folder: str, encoders: list[str]) -> tuple[Any, str]:
         if not {"text", "label"} <= set(table.column_names) or len(table) > MOST_ROWS:
             raise DemoError(f"The table needs the columns text and label, and at most {MOST_ROWS} rows.")
         epochs = 8.0 if len(table) > FEW_ROWS else None
-        _, report = train_committee(file, output_dir=f"{folder}/out", encoder=encoders, num_train_epochs=epochs)
-    except errors.UserError as error:
+        _, report = tlm_hf.train_committee(file, output_dir=f"{folder}/out", encoder=encoders, num_train_epochs=epochs)
+    except tlm_hf.errors.UserError as error:
         raise DemoError(without_paths(error)) from error
     return report, shutil.make_archive(f"{folder}/frozen-committee", "zip", f"{folder}/out/frozen")
 
 
 def add_training(demo: Demo) -> None:
     """A table in; a trained committee's scores, and its frozen folder to take away, out."""
-    from tlm_hf import pretrained
 
     def train(file: str) -> Iterator[tuple[str, Any]]:
-        start, encoders = time.monotonic(), [] if pretrained() else [demo.encoders[0].source]
+        start, encoders = time.monotonic(), [] if tlm_hf.pretrained() else [demo.encoders[0].source]
         yield views.box(views.say("Training three members …")), gr.skip()
         with tempfile.TemporaryDirectory(prefix="tlm-demo-") as folder:
             try:
@@ -293,7 +295,7 @@ def build_app(demo: Demo) -> gr.Blocks:
     if demo.tasks:
         adders |= {"race": lambda: add_race(demo, task), "build": lambda: add_build(demo, task)}
     if demo.encoders:
-        adders |= {"train": lambda: add_training(demo)} if CAN_TRAIN else {}
+        adders |= {"train": lambda: add_training(demo)} if tlm_hf else {}
         adders |= {"masks": lambda: add_masks(demo)}
     if demo.counts is not None:
         adders["overlap"] = lambda: add_overlap(demo)
