@@ -118,7 +118,7 @@ def test_every_option_that_chooses_texts_reaches_the_loader(tmp_path, capsys, mo
 def test_a_file_of_options_is_the_command_line_and_the_command_line_wins(capsys, tmp_path):
     corpus = shelf() / "corpus.txt"
     file = tmp_path / "options.yaml"
-    file.write_text(f"corpus: {corpus}\nsize: smoke\nmax-steps: 9\neval_steps: 3\nlearning_rate: 1e-3\n")
+    file.write_text(f"dataset_name: {corpus}\nsize: smoke\nmax-steps: 9\neval_steps: 3\nlearning_rate: 1e-3\n")
     succeed("pretrain", "--config", file, "--max_steps", 6, "--save-steps", 3, "--output_dir", tmp_path / "a")
     words = ("--corpus", corpus, "--learning-rate", 0.001, *TINY_PRETRAINING)
     succeed("pretrain", *words, "--output-dir", tmp_path / "b")
@@ -139,7 +139,7 @@ def test_python_takes_the_same_names_and_data_sets_in_memory(tmp_path):
         pretrain(corpus=corpus, output_dir=str(tmp_path / "other"), max_step=3)
     rows = datasets.load_dataset("csv", data_files=str(shelf() / "task.csv"), split="train")
     found = finetune(
-        model=str(shelf() / "encoder"), task=rows, output_dir=str(tmp_path / "tuned"), max_length=16,
+        model_name_or_path=str(shelf() / "encoder"), task=rows, output_dir=str(tmp_path / "tuned"), max_seq_length=16,
         num_train_epochs=1, disable_tqdm=True,
     )  # fmt: skip
     assert found["task"] == "a Dataset in memory"

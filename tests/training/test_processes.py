@@ -209,7 +209,7 @@ def test_each_process_has_its_own_texts_and_masks(home):
 
 def test_one_process_writes_and_speaks(home):
     folder, done = home
-    rows = [line for line in done.stderr.splitlines() if re.match(r"step \d+  epoch ", line)]
+    rows = [line for line in done.stderr.splitlines() if re.match(r" +\d+ +\d+\.\d\d  ", line)]
     histories = [results_of(folder / name)["history"] for name in ("two", "tuned two")]
     assert len(rows) == sum("loss" in row or "eval_loss" in row for history in histories for row in history)
     assert done.stdout.count('"model": "bert-1@smoke"') == 1

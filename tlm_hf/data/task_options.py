@@ -17,8 +17,11 @@ QUOTING = ("auto", "csv", "none")
 def option(default: Any, description: str, **metadata: Any) -> Any:
     """Field of a dataclass of options: its default, or the function that makes it, and what `--help` says.
 
-    `metadata` may hold `group`, the heading in `--help`, and keywords of argparse's `add_argument`.
+    `metadata` may hold `group`, the heading in `--help`, `alias`, a second name (with underscores), and keywords of
+    argparse's `add_argument`.
     """
+    if "alias" in metadata:
+        metadata["aliases"] = [f"--{metadata['alias']}", f"--{metadata.pop('alias').replace('_', '-')}"]
     metadata = {"help": description, **metadata}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
@@ -54,7 +57,11 @@ class TaskArguments(TextFormat):
 
     _argument_group_name = "data"
 
-    task: str = option("docstrings", "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set.")
+    task: str = option(
+        "docstrings",
+        "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set.",
+        alias="dataset_name",
+    )
     text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
     text_pair_column: str | None = option(None, "Column of the second text, where rows are pairs of texts.")
     label_column: str = option("label", "Column of the label.")

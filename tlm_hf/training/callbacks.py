@@ -90,13 +90,15 @@ def _now() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time()])
 
 
-class LogLines(TrainerCallback):
-    """Logs a line of numbers in place of each dictionary that a `RunTrainer` prints; its progress bar stays."""
+class LogRows(TrainerCallback):
+    """Logs one aligned row of numbers for each log line: step, epoch, losses, rate, tokens a second, time left."""
 
-    NAMES = ("epoch", "loss", "eval_loss", "eval_accuracy", "learning_rate")
+    COLUMNS = {"epoch": ".2f", "loss": ".4f", "eval_loss": ".4f", "eval_accuracy": ".4f", "learning_rate": ".2e"}
 
     def __init__(self, trainer: Any) -> None:
-        self.clock = trainer.clock
+        """Put rows in place of the dictionaries that a `RunTrainer` prints; its progress bar stays."""
+        self.clock, self._titled = trainer.clock, False
+        self.columns = [name for name in self.COLUMNS if name != "eval_accuracy" or trainer.compute_metrics]
         trainer.remove_callback(PrinterCallback)
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, ProgressCallback):
@@ -106,16 +108,20 @@ class LogLines(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        """Log the line, with tokens a second and the time left beside a loss."""
+        """Log the row, and before the first one the titles."""
         if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
-        parts = [f"{name} {logs[name]:.4g}" for name in self.NAMES if name in logs]
+        cells = [f"{state.global_step:,}"]
+        cells += [format(logs[name], self.COLUMNS[name]) if name in logs else "" for name in self.columns]
         speed = self.clock.summary() if "loss" in logs else {}
         if speed:
             seconds = int((state.max_steps - state.global_step) * speed["seconds"] / speed["steps"])
-            tokens = speed["tokens_per_second"] * args.world_size
-            parts += [f"{tokens:,.0f} tokens/s", f"{datetime.timedelta(seconds=seconds)} left"]
-        logger.info(f"step {state.global_step:,}  {'  '.join(parts)}")
+            cells += [f"{speed['tokens_per_second'] * args.world_size:,.0f}", str(datetime.timedelta(seconds=seconds))]
+        titles = ["step", *(name.split("_")[-1] if "loss" not in name else name for name in self.columns)]
+        rows = [cells] if self._titled else [[*titles, "tokens/s", "left"], cells]
+        for row in rows:
+            logger.info("".join(f"{cell:>10}" for cell in row).rstrip())
+        self._titled = True
 
 
 class ProgressFile(TrainerCallback):

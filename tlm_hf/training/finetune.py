@@ -38,7 +38,7 @@ from ..runs.atomic_files import Json
 from ..runs.output_folder import Run, is_main_process
 from ..runs.provenance import portable_path
 from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter
-from .callbacks import LogLines, Patience
+from .callbacks import LogRows, Patience
 from .finetune_options import ClassifierOptions, FinetuneOptions
 from .hub_push import prepare_push
 from .initialization import start_as_linear_model
@@ -280,7 +280,7 @@ def _build_trainer(
         compute_metrics=partial(_metrics, problem_type=problem_type),
         compute_loss_func=loss,
     )
-    LogLines(trainer)
+    LogRows(trainer)
     if options.schedule.patience is not None:
         trainer.add_callback(Patience(options.schedule.patience))
     return trainer

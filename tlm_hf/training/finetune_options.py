@@ -25,10 +25,10 @@ class ClassifierOptions:
     """The classifier and what it starts from."""
 
     _argument_group_name = "model"
-    model: str = option("", "Pre-trained encoder: folder or Hub name.")
+    model: str = option("", "Pre-trained encoder: folder or Hub name.", alias="model_name_or_path")
     models: list[str] = option(list, "Several encoders in place of --model: OUTPUT/member-k from each.")
     from_scratch: bool = option(False, "Same architecture and tokenizer, new weights.")
-    max_length: int | None = option(None, "Tokens of a text; default: the encoder's.")
+    max_length: int | None = option(None, "Tokens of a text; default: the encoder's.", alias="max_seq_length")
     dropout: float | None = option(None, "Hidden, attention and classifier dropout (0.1).")
     initializer_range: float | None = option(
         None, "With --from-scratch: standard deviation of new weights (the encoder's)."

@@ -113,11 +113,17 @@ def refuse(given: Container[str], names: Iterable[str], reason: str) -> None:
 
 
 def check_names(given: Mapping[str, Any], groups: Sequence[type]) -> dict[str, Any]:
-    """Options that are not None; raises UserError for one that is unknown, refused, or says what another one says."""
-    known, named = option_fields(groups), {name: value for name, value in given.items() if value is not None}
-    for name in given:
+    """Options that are not None, by their first names; raises UserError for one that is unknown, refused or twice."""
+    known, named = option_fields(groups), {}
+    names = {alias[2:]: name for name, entry in known.items() for alias in entry.metadata.get("aliases", ())}
+    for word, value in given.items():
+        name = names.get(word, word)
         if name not in known:
-            raise UserError(f"There is no option {name!r}{suggest(name, list(known)) or '.'}")
+            raise UserError(f"There is no option {word!r}{suggest(word, list(known)) or '.'}")
+        if name in named:
+            raise UserError(f"{name!r} is given twice, once as {word!r}: leave one of them out.")
+        if value is not None:
+            named[name] = value
     for name, value in named.items():
         refuse({name} & REFUSED.keys(), [name], REFUSED.get(name, ""))
         refuse(named, EXCLUSIVE.get(name, ()), f"{flag(name)} sets the same")

@@ -28,7 +28,7 @@ from ..recipes import find_size
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .callbacks import LogLines
+from .callbacks import LogRows
 from .hub_push import prepare_push
 from .initialization import start_from_counts, start_with_neighbours
 from .options import NOT_GIVEN, check_length, rows_per_step, source_name
@@ -250,7 +250,7 @@ class _Plan:
             processing_class=self.tokenizer,
             scorer=lambda scored: masked_lm_score(scored, self.tokenizer, self.held_out),
         )
-        LogLines(trainer)
+        LogRows(trainer)
         return trainer
 
     def describe(self, trainer: "PretrainTrainer", steps: int) -> Json:

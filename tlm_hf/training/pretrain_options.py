@@ -42,7 +42,9 @@ class CorpusOptions(TextFormat):
     """The text."""
 
     _argument_group_name = "data"
-    corpus: str = option("wikipedia", "docstrings, wikipedia, a table or text file, a folder, or a Hub data set.")
+    corpus: str = option(
+        "wikipedia", "docstrings, wikipedia, a table or text file, a folder, or a Hub data set.", alias="dataset_name"
+    )
     text_column: str = option("text", "Column that holds the text.")
     num_texts: int | None = option(None, "Texts to train on; Wikipedia's default: the size's.")
     validation_texts: int = option(1000, "Texts held out for the fixed-mask loss.")
@@ -61,11 +63,15 @@ class ModelOptions:
     _argument_group_name = "model"
     recipe: str = option("bert-1", "python -m tlm_hf.recipes shows them.", choices=list(ARCHITECTURES))
     size: str = option("laptop", "Width, vocabulary and lengths.", choices=list(SIZES))
-    model: str | None = option(None, "Encoder to continue with its tokenizer: folder or Hub name of a BERT or ours.")
+    model: str | None = option(
+        None,
+        "Encoder to continue with its tokenizer: folder or Hub name of a BERT or ours.",
+        alias="model_name_or_path",
+    )
     hidden_size: int | None = option(None, "Width, in place of the size's.")
     num_hidden_layers: int | None = option(None, "Layers, in place of the recipe's.")
     num_attention_heads: int | None = option(None, "Heads, in place of hidden size / 64.")
-    max_length: int | None = option(None, "Tokens per text, in place of the size's.")
+    max_length: int | None = option(None, "Tokens per text, in place of the size's.", alias="max_seq_length")
     vocab_size: int | None = option(None, "WordPiece vocabulary to train.")
     tokenizer: str | None = option(None, "vocab.txt, folder or Hub name; default: WordPiece trained on the corpus.")
     cased: bool = option(False, "The tokenizer that is trained keeps capital letters.")
