@@ -14,7 +14,7 @@ from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.data.masking import MaskingCollator, PretrainingSchedule
 from tlm_hf.errors import UserError
 from tlm_hf.training import time_budget
-from tlm_hf.training.callbacks import LogLines
+from tlm_hf.training.callbacks import LogRows
 from tlm_hf.training.time_budget import (
     BUDGET_FILE,
     TIMED_STEPS,
@@ -77,8 +77,8 @@ def test_a_logged_loss_comes_with_tokens_a_second_and_the_time_left(tmp_path, ca
     trainer = mock.MagicMock()
     trainer.clock.summary.return_value = {"seconds": 30.0, "steps": 10, "tokens_per_second": 1234.0}
     state, arguments = TrainerState(global_step=40, max_steps=100), TrainingArguments(str(tmp_path), use_cpu=True)
-    LogLines(trainer).on_log(arguments, state, TrainerControl(), {"loss": 2.5})
-    assert all(part in caplog.text for part in ("loss 2.5", "1,234 tokens/s", "0:03:00 left"))
+    LogRows(trainer).on_log(arguments, state, TrainerControl(), {"loss": 2.5})
+    assert all(part in caplog.text for part in ("2.5000", "1,234", "0:03:00"))
 
 
 @pytest.mark.parametrize(
