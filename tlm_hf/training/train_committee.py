@@ -180,10 +180,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     _check_options(arguments)
     logger.info("1 of 5: reading the table")
     task = _load_data(data, arguments)
-    problem_type = problem_of(task)
-    arguments.problem_type = next(name for name, each in KINDS.items() if each == problem_type)
     recipe = _choose_recipe(arguments, len(task["train"]))
-    check_kind(FinetuneOptions.read(_fine_tuning(arguments, recipe, [], Path())), problem_type)
     more_texts = load_corpus(arguments.corpus)["train"]["text"][:] if arguments.corpus is not None else []
 
     # 2. The output folder
@@ -200,27 +197,19 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
 
     # 3. Encoders, and the linear models
     logger.info("2 of 5: %s", ", ".join(arguments.encoder) or "pre-training encoders on the table's texts")
-    own_texts = as_one_text(texts_of(task["train"]))
-    encoders = arguments.encoder or _pretrain_encoders(arguments, work, own_texts, more_texts)
+    encoders = arguments.encoder or _pretrain_encoders(arguments, work, task, more_texts)
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
     tokenizer, text_facts = _measure_texts(arguments, task, encoders[0])
     linear, pipeline = fit_tfidf(task)
     vectors = _word_vectors(tokenizer, encoders)
     table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
     curve = learning_curve(tokenizer, vectors, task, table)
-    metric = HEADLINE[problem_type]
+    metric = HEADLINE[problem_of(task)]
     logger.info("TF-IDF + linear model: %s %.3f on the validation rows", metric, linear[f"validation_{metric}"])
 
     # 4. Classifiers, committee
     tuning = _fine_tuning(arguments, recipe, encoders, work)
-    within = None
-    if arguments.time_budget is not None:
-        try:
-            within = fit_to_budget(arguments.time_budget, started, work, len(task["train"]), arguments.workers, tuning)
-        except UserError:
-            shutil.rmtree(work)
-            run.discard()
-            raise
+    within = _keep_budget(arguments, started, run, len(task["train"]), tuning)
     logger.info("4 of 5: fine-tuning %d members", len(tuning["models"]))
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
     logger.info("5 of 5: joining, calibrating, and scores on the test rows")
@@ -240,6 +229,18 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     results["report"] = write_report(results, str(output), next_commands(str(output), *columns))
     commands = next_commands(results["output_dir"], *columns)
     return output, run.finish(partial(save_folder, run, results, commands, joined, pipeline), results)
+
+
+def _keep_budget(arguments: OwnDataArguments, started: float, run: Run, rows: int, tuning: Json) -> str | None:
+    """Fit the epochs to `--time-budget`, and say what it left; a budget that is too short leaves no folder."""
+    work = run.folder / "work"
+    try:
+        asked = arguments.time_budget
+        return None if asked is None else fit_to_budget(asked, started, work, rows, arguments.workers, tuning)
+    except UserError:
+        shutil.rmtree(work)
+        run.discard()
+        raise
 
 
 def _join(task: datasets.DatasetDict, name: str, members: list[str], table: LexicalTable) -> Joined:
@@ -325,7 +326,10 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
     elif data == "":
         raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ... ")
     options = {name: getattr(arguments, name) for name in TABLE_OPTIONS}
-    return load_task(data, seed=arguments.seed, **options)
+    task = load_task(data, seed=arguments.seed, **options)
+    arguments.problem_type = next(name for name, kind in KINDS.items() if kind == problem_of(task))
+    check_kind(FinetuneOptions.read(_fine_tuning(arguments, OWN_TEXT_RECIPE, [], Path())), problem_of(task))
+    return task
 
 
 def _measure_texts(
@@ -340,9 +344,10 @@ def _measure_texts(
 
 
 def _pretrain_encoders(
-    arguments: OwnDataArguments, work: Path, task_texts: list[str], more_texts: list[str]
+    arguments: OwnDataArguments, work: Path, task: datasets.DatasetDict, more_texts: list[str]
 ) -> list[str]:
     """Folders of one encoder per member, pre-trained with one tokenizer; sets `max_length` where it was not given."""
+    task_texts = as_one_text(texts_of(task["train"]))
     texts = task_texts + more_texts
     corpus, tokenizer, encoders = work / "corpus.parquet", work / "tokenizer", work / "encoders"
     datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
