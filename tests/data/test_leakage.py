@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlm_hf.data import leakage
-from tlm_hf.data.leakage import LeakageReport, check_splits, drop_leaking, find_leakage, normalise
+from tlm_hf.data.leakage import drop_leaking, find_leakage, normalise
 from tlm_hf.data.sources import facts_of
 from tlm_hf.errors import UserError
 
@@ -128,12 +128,6 @@ HELD_OUT = [
     "a small boat crosses the river in the evening",
     "the old baker reads in the evening the children play",
 ]
-
-
-def test_report_has_counts():
-    sides = (with_ids(TRAINING, "train"), with_ids(HELD_OUT, "test"))
-    report = check_splits(*sides, ("train", "test"))
-    assert report == LeakageReport(("train", "test"), rows=4, held_out_rows=3, exact=2, near=1)
 
 
 def labelled(texts: list[str], labels: list[int]) -> datasets.Dataset:

@@ -6,15 +6,13 @@ import datasets
 import numpy as np
 import pytest
 from conftest import refusal
-from helpers_commands import labelled_rows, refused, succeed, write_corpus, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 
-from tlm_hf.data import overlap_report
 from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
-from tlm_hf.data.sources import facts_of, seeded_order
+from tlm_hf.data.sources import facts_of, seeded_order, text_hash
 
 VOCABULARY = 50
 
@@ -151,38 +149,17 @@ def documents(sentences: list[str]) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
 
 
-def test_the_command_chooses_by_training_texts_alone(tmp_path, monkeypatch, sentences, tokenizer):
+def test_subsets_of_a_corpus_are_described(sentences, tokenizer):
     corpus = documents(sentences)
-    (tmp_path / "corpus.txt").write_text("\n".join(corpus["text"]), encoding="utf-8")
-    train = datasets.Dataset.from_dict(
-        {"text": ["bread and flour", "flour and salt"], "id": ["0", "1"], "label": [0, 1]}
-    )
-    assert facts_of(overlap_subsets(corpus, train, tokenizer, 30)["low"])["seed"] == 0  # on which the study relies
-    tables = []
-    for test in (["a boat on the river"], ["bread, flour, salt", "salt and bread"]):
-        ids = [f"test/{index}" for index in range(len(test))]
-        split = datasets.Dataset.from_dict({"text": test, "id": ids, "label": [0] * len(test)})
-        task = datasets.DatasetDict(train=train, validation=train, test=split)
-        monkeypatch.setattr(overlap_report, "load_task", lambda *_, task=task, **__: task)
-        options = {"corpus": str(tmp_path / "corpus.txt"), "tasks": ["task"], "num_texts": 30, "vocab_size": 120}
-        tables.append(overlap_report.overlap(overlap_report.OverlapArguments(**options)))
-    ours, theirs = ({kind: row["sha256"] for kind, row in table["subsets"]["task"].items()} for table in tables)
-    assert ours == theirs
-    assert len(set(ours.values())) == 3
-    assert tables[0]["table"]["task"]["high"]["test"] != tables[1]["table"]["task"]["high"]["test"]
-
-
-def test_bad_options_are_refused_before_any_work(tmp_path, capsys, monkeypatch):
-    for work in ("train_wordpiece", "encode_texts"):
-        monkeypatch.setattr(overlap_report, work, lambda *_, work=work: pytest.fail(f"{work} was called"))
-    task, corpus = write_csv(tmp_path / "land.csv", labelled_rows(30)), write_corpus(tmp_path / "corpus.txt", texts=200)
-    good = ("overlap", "--corpus", corpus, "--tasks", task, "--vocab-size", 300)
-    for more, culprit in (
-        (["--num-texts", 0], "--num-texts"),
-        (["--max-length", 2], "--max-length"),
-        (["--corpus", "no_such_corpus", "--corpus-texts", 50], "at most 50 (--num-texts)"),
-        (["--num-texts", 181], "at most 180 (--num-texts)"),  # 20 of 200 are held out
-    ):
-        assert culprit in refused(capsys, *good, *more)
-    with pytest.raises(pytest.fail.Exception, match="train_wordpiece"):  # as large and as small as they may be
-        succeed(*good, "--num-texts", 180, "--min-count", 1)
+    train = datasets.Dataset.from_dict({"text": ["bread and flour", "flour and salt"]})
+    subsets = overlap_subsets(corpus, train, tokenizer, 30)
+    assert list(subsets) == list(KINDS)
+    texts = subsets["random"]["text"][:]
+    assert seeded_order(texts, 0) == list(range(30))  # of seed 0, on which the study relies
+    bits = [facts_of(subsets[kind])["jensen_shannon_bits"] for kind in KINDS]
+    assert bits == sorted(bits)
+    for subset in subsets.values():
+        facts = facts_of(subset)
+        assert (facts["texts"], facts["rows"], facts["sha256"]) == (30, 30, text_hash(subset["text"]))
+        assert facts["tokens"] == sum(len(tokenizer.tokenize(text)) for text in subset["text"])
+        assert {(row["text"], row["id"]) for row in subset} <= {(row["text"], row["id"]) for row in corpus}

@@ -55,9 +55,8 @@ COMMANDS = {
     "freeze": Command("a committee as tables that are looked up", "export:freeze", ("output_dir", "tables")),
     "serve": Command("a frozen committee behind HTTP", "commands.serve:serve", leading=("model",)),
     "prepare-data": Command(
-        "corpora and tasks as data set folders", "data.dataset_folder:prepare_data", ("output_dir", "rows", "leaking")
+        "corpora and tasks as data set folders", "data.dataset_folder:prepare_data", ("output_dir", "rows")
     ),
-    "overlap": Command("token overlap of a corpus with tasks", "data.overlap_report:overlap", ("corpus", "table")),
     "demo": Command("a folder for the Space, of committees", "hub.demo_data:make_demo", ("demo", "tasks")),
     "study plan": Command("the runs of the paper's four findings, and their costs", "study.study:show_plan", TABLE),
     "study run": Command("those runs that are missing", "study.study:run_study", ("done", "missing", "waiting")),

@@ -1,12 +1,12 @@
 """Data set folders: parquet files, a card and the facts, ready to push and loadable by path with `datasets` alone.
 
 The YAML of README.md, the card, names each file, so that a stale one beside it is never read; `subset.json` has the
-facts of every split, the leakage report, hashes of the files, and how they were made.
+facts of every split, hashes of the files, and how they were made.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -19,14 +19,13 @@ from ..errors import UserError, check_range
 from ..runs.atomic_files import Json, file_hash, whole_folder, write_json
 from ..runs.provenance import portable, portable_path, provenance
 from .corpora import load_corpus
-from .leakage import NEAR_SHARE, SHINGLE_WORDS, SUBSET_FILE, SUBSET_KIND, check_splits, drop_leaking
+from .leakage import NEAR_SHARE, SHINGLE_WORDS, SUBSET_FILE, SUBSET_KIND, drop_leaking
 from .sources import ID, describe_split, facts_of
 from .task_options import option
 from .tasks import TaskArguments, load_task_from
 
 NOT_SETTINGS = ("output_dir", "data_root")
 FILE = "{}/{}-00000-of-00001.parquet"  # of a configuration and a split, in the Hub's own pattern
-CHECKED = (("validation", "test"), ("train", "test"), ("train", "validation"))  # for leakage of the second in the first
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class PrepareDataArguments(TaskArguments):
 
 
 def prepare_data(arguments: PrepareDataArguments) -> Json:
-    """Make a data set folder, ready to push, of a corpus in nested sizes or of a task, with a leakage report.
+    """Make a data set folder, ready to push, of a corpus in nested sizes or of a task; leaking rows are dropped.
 
     The same command elsewhere gives the same parquet files, byte for byte. Raises UserError for bad options, or a
     folder that cannot be written.
@@ -86,14 +85,11 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
     if sizes != sorted({size for size in sizes if size > 0}):
         given = " ".join(str(size) for size in sizes)
         raise UserError(f"--num-texts is {given}: give sizes of at least 1 in ascending order, each once.")
+    arguments = replace(arguments, drop_leakage=True)
     configs = _corpus(arguments) if arguments.corpus else {"default": load_task_from(arguments)}
     record = _write(arguments, configs, destination)
     rows = {config: {split: facts["rows"] for split, facts in of.items()} for config, of in record["configs"].items()}
-    leaking = {
-        config: {" / ".join(check["between"]): check["exact"] + check["near"] for check in checks}
-        for config, checks in record["leakage"].items()
-    }
-    return {**record, "output_dir": arguments.output_dir, "rows": rows, "leaking": leaking}
+    return {**record, "output_dir": arguments.output_dir, "rows": rows}
 
 
 def config_name(size: int | None) -> str:
@@ -112,9 +108,7 @@ def _corpus(arguments: PrepareDataArguments) -> dict[str, datasets.DatasetDict]:
     configs, held_out = {}, corpus["validation"]
     for size in sizes:
         rows = corpus["train"].select(range(size or len(corpus["train"])))
-        train = describe_split(rows, **facts_of(corpus["train"]))
-        if arguments.drop_leakage:
-            train = drop_leaking(train, config_name(size), [held_out])
+        train = drop_leaking(describe_split(rows, **facts_of(corpus["train"])), config_name(size), [held_out])
         configs[config_name(size)] = datasets.DatasetDict(train=train, validation=held_out)
     return configs
 
@@ -124,10 +118,6 @@ def _write(arguments: PrepareDataArguments, configs: dict[str, datasets.DatasetD
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
     record: Json = {"kind": SUBSET_KIND, "name": destination.name, "settings": settings}
     record["configs"] = {name: {split: facts_of(rows) for split, rows in of.items()} for name, of in configs.items()}
-    record["leakage"] = {
-        name: [asdict(check_splits(of[ours], of[theirs], (ours, theirs))) for ours, theirs in CHECKED if theirs in of]
-        for name, of in configs.items()
-    }
     record = portable({**record, **provenance()})
     try:
         with whole_folder(destination) as folder:
@@ -164,7 +154,6 @@ def _render_card(record: Json, place: str, tables: dict[str, datasets.DatasetDic
         language=(),
     )
     splits = list(record["configs"].values())[-1]
-    checks = [check for of_config in record["leakage"].values() for check in of_config]
     body = card_template("dataset").render(
         name=record["name"],
         source=source,
@@ -172,8 +161,6 @@ def _render_card(record: Json, place: str, tables: dict[str, datasets.DatasetDic
         labels=list(splits["train"].get("per_label", {})),
         counts={split: facts.get("per_label", {}) for split, facts in splits.items()},
         chosen={key: splits["train"][key] for key in SHOWN_FACTS if splits["train"].get(key) is not None},
-        leakage=record["leakage"],
-        leaking=any(check["exact"] + check["near"] for check in checks),
         dropped=sum(facts.get("leaking_rows_dropped", 0) for facts in splits.values()),
         shingle_words=SHINGLE_WORDS,
         near_share=NEAR_SHARE,

@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -28,17 +27,6 @@ SUBSET_FILE = "subset.json"
 SUBSET_KIND = "tlm_hf data subset"
 
 _WORD = re.compile(r"[^\W_]+")
-
-
-@dataclass(frozen=True)
-class LeakageReport:
-    """One check of a training split against a held-out one: rows of both, and training rows that leak."""
-
-    between: tuple[str, str]
-    rows: int
-    held_out_rows: int
-    exact: int
-    near: int
 
 
 def normalise(text: str) -> str:
@@ -71,12 +59,6 @@ def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> tuple[np.n
 def _shingles(key: str) -> set[tuple[str, ...]]:
     words = key.split() if _WORD.search(key) else []
     return set(zip(*(words[step:] for step in range(SHINGLE_WORDS)), strict=False))
-
-
-def check_splits(training: datasets.Dataset, held_out: datasets.Dataset, between: tuple[str, str]) -> LeakageReport:
-    """Report the leakage between two splits with the column `text`."""
-    exact, near = find_leakage(training["text"], held_out["text"])
-    return LeakageReport(between, len(training), len(held_out), int(exact.sum()), int(near.sum()))
 
 
 def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets.Dataset]) -> datasets.Dataset:

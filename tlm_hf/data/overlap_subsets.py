@@ -14,7 +14,6 @@ of integers (g in units of 2^-20 bits), so the order of summation does not matte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import numpy as np
@@ -92,26 +91,22 @@ def overlap_subsets(
     task_train: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     num_texts: int,
-    *,
     max_length: int | None = None,
-    seed: int = 0,
-    tokens: csr_matrix | None = None,
-    **facts: Any,
-) -> datasets.DatasetDict:
-    """The three subsets of a corpus (`text` and `id`) as splits `high`, `random`, `low`, described by their facts.
+) -> dict[str, datasets.Dataset]:
+    """The three subsets of a corpus (`text` and `id`), `high`, `random` and `low`, described by their facts.
 
-    `task_train` is the task's training split alone; `tokens` are the corpus' encoded texts, where known. Raises
-    UserError as `select_subsets`.
+    `task_train` is the task's training split alone. Raises UserError as `select_subsets`.
     """
     texts = list(corpus["text"])
     task_counts = count_tokens(encode_texts(list(task_train["text"]), tokenizer, max_length))
-    tokens = encode_texts(texts, tokenizer, max_length) if tokens is None else tokens
     splits = {}
-    for kind, subset in select_subsets(tokens, texts, task_counts, num_texts, seed=seed).items():
-        facts |= {"overlap": kind, "texts": num_texts, "max_length": max_length, "seed": seed}
-        facts |= {"tokens": subset.tokens, "jensen_shannon_bits": subset.jensen_shannon_bits}
-        splits[kind] = describe_split(corpus.select_columns(["text", ID]).select(subset.indices), **facts)
-    return datasets.DatasetDict(splits)
+    for kind, subset in select_subsets(
+        encode_texts(texts, tokenizer, max_length), texts, task_counts, num_texts
+    ).items():
+        rows = corpus.select_columns(["text", ID]).select(subset.indices)
+        facts = {"texts": num_texts, "tokens": subset.tokens, "jensen_shannon_bits": subset.jensen_shannon_bits}
+        splits[kind] = describe_split(rows, **facts)
+    return splits
 
 
 class _Chooser:
