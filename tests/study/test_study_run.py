@@ -197,7 +197,7 @@ def test_runs_of_other_test_texts_are_not_compared(study, copy):
         ({"corpus": "no_such_folder"}, "no_such_folder"),
         ({"tasks": TINY["tasks"] | {"no_such_task.csv": {}}}, "no_such_task.csv"),
         ({"overlap": TINY["overlap"] | {"corpus_texts": 1_000_000}}, "1,?000,?000"),
-        ({"pretraining": {"bert-1": TINY["pretraining"]["bert-1"] | {"text_unit": "article"}}}, "by 'article'"),
+        ({"pretraining": {"bert-1": TINY["pretraining"]["bert-1"] | {"text_unit": "article"}}}, "'article'"),
         ({"tasks": {"docstrings": {"train_per_label": 1_000_000}}}, "1,?000,?000"),
     ],
 )

@@ -158,7 +158,8 @@ def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
         place, hint = ".".join(map(str, (size, *first["loc"]))), ""
         if first["type"] == "float_type":
             hint = f", not {first['input']!r} (YAML reads 1e-3 as text: write 1.0e-3)"
-        raise UserError(f"The plan {file}: {place}: {first['msg']}{hint}.") from error
+        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise UserError(f"The plan {file}: {place}: {reason}{hint}.") from error
 
 
 def check_data(plan: SizePlan, root: str | None) -> None:
