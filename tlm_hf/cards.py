@@ -21,33 +21,24 @@ EXAMPLE = "Returns the eigenvalues of a symmetric matrix."
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says beside the run's results.
+    """What a card says beside the run's results."""
 
-    Args:
-        trained_on: the corpus of an encoder, the task of the others, in words.
-        baseline: `accuracy` and `macro_f1` of TF-IDF; classifiers without an `evaluation` need it.
-        evaluation: see `evaluation.classifier_facts`.
-        base_models: base or members, `owner/name` or `owner/name@branch`; `datasets` are Hub ids.
-        plots: captions of plots in the folder, by file name; `commands` are those that use a committee of a table.
-        revisions, branch: branches that the card names; the branch that this card is for, None for main.
-        remote_code: whether the folder opens with trusted code alone; a committee always does.
-        wall_clock: seconds of training.
-    """
-
-    trained_on: str
-    baseline: dict[str, float] | None = None
-    evaluation: Mapping[str, Any] | None = None
-    base_models: list[str] = field(default_factory=list)
-    datasets: list[str] = field(default_factory=list)
-    plots: dict[str, str] = field(default_factory=dict)
-    commands: list[str] = field(default_factory=list)
-    revisions: list[str] = field(default_factory=list)
-    branch: str | None = None
-    remote_code: bool = False
+    trained_on: str  # the corpus of an encoder, the task of the others, in words
+    baseline: dict[str, float] | None = (
+        None  # `accuracy` and `macro_f1` of TF-IDF, for classifiers without `evaluation`
+    )
+    evaluation: Mapping[str, Any] | None = None  # see `evaluation.classifier_facts`
+    base_models: list[str] = field(default_factory=list)  # base or members, `owner/name` or `owner/name@branch`
+    datasets: list[str] = field(default_factory=list)  # Hub ids
+    plots: dict[str, str] = field(default_factory=dict)  # captions of plots in the folder, by file name
+    commands: list[str] = field(default_factory=list)  # those that use a committee of a table
+    revisions: list[str] = field(default_factory=list)  # branches that the card names
+    branch: str | None = None  # the branch that the card is for, None for main
+    remote_code: bool = False  # whether the folder opens with trusted code alone; a committee always does
     example: str | None = None
     licence: str = "apache-2.0"
     language: str | None = "en"
-    wall_clock: float | None = None
+    wall_clock: float | None = None  # seconds of training
     uncased: bool | None = None
     smoke: bool = False
     version: str | None = None

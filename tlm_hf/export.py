@@ -5,7 +5,6 @@ files are where transformers.js and Optimum look for them.
 """
 
 import contextlib
-import copy
 import hashlib
 import io
 import logging
@@ -33,7 +32,6 @@ from .runs.provenance import portable_path
 FLOAT_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-ONE_FILE = 1_500_000_000  # bytes of weights up to which the .onnx file holds them (protobuf ends at 2 GB)
 TOLERANCE = 1e-3  # largest difference to torch's float32 logits that an export may show; measured ones are about 1e-6
 RUNTIME_FILES = ("tlm_runtime.py", "handler.py")
 SAMPLE = ["A short text.", "Another one, which is a little longer than the first, so that one of them is filled up."]
@@ -84,7 +82,7 @@ def export(arguments: ExportArguments) -> Json:
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         for name in (FLOAT_FILE, INT8_FILE)[: 1 + arguments.int8]:
-            results["files"][name] = sum(part.stat().st_size for part in folder.glob(f"{name}*"))
+            results["files"][name] = (folder / name).stat().st_size
             results["max_abs_diff"][name] = compare(folder / name, model, tokenizer)
         if results["max_abs_diff"][FLOAT_FILE] > TOLERANCE:
             raise UserError(
@@ -187,18 +185,15 @@ def quiet() -> Iterator[None]:
 
 
 def export_onnx(model: PreTrainedModel, path: Path) -> Path:
-    """Write a classifier (ours or stock BERT's) or committee in float32; returns `path`.
+    """Write a float32 classifier (ours or stock BERT's) or committee; returns `path`.
 
     Inputs are int64 (batch, sequence), both sizes free; no row of the mask may be all 0.
     """
     frozen = isinstance(model, FrozenCommitteeForSequenceClassification)
     committee = frozen or isinstance(model, CommitteeForSequenceClassification)
     outputs = ["logits", "member_logits"] if committee else ["logits"]
-    if any(weight.dtype != torch.float32 for weight in model.parameters()) and not frozen:
-        model = copy.deepcopy(model).float()
     example = {name: torch.ones((2, 8), dtype=torch.long) for name in (INPUTS if takes_pairs(model) else INPUTS[:2])}
-    size = sum(weight.nbytes for weight in model.parameters())
-    options: Json = {"dynamo": True, "external_data": size > ONE_FILE, "verbose": False, "output_names": outputs}
+    options: Json = {"dynamo": True, "external_data": False, "verbose": False, "output_names": outputs}
     options |= {"input_names": list(example), "dynamic_shapes": {name: {0: "batch", 1: "sequence"} for name in example}}
     with quiet(), torch.no_grad():
         torch.onnx.export(model.eval(), (), path, kwargs=example, **options)
@@ -209,10 +204,8 @@ def quantize(source: Path, target: Path) -> Path:
     """Write a copy whose products with weights are int8 (onnxruntime's dynamic quantization); embeddings stay."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    options: Json = {"weight_type": QuantType.QInt8, "op_types_to_quantize": ["MatMul", "Gemm"]}
     with quiet():
-        two_files = source.with_name(f"{source.name}.data").exists()
-        quantize_dynamic(source, target, use_external_data_format=two_files, **options)
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
     return target
 
 
