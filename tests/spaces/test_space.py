@@ -221,7 +221,7 @@ def test_findings_are_those_of_the_rows(space):
     shown = space[2].findings(STUDY)
     assert "is better on AG News; may differ by chance alone on FewRel" in shown
     assert "A committee of 10 is worse on AG News." in shown
-    assert "High-overlap text may differ by chance alone on AG News." in shown  # no mean
+    assert "Text of high overlap may differ by chance alone on AG News." in shown  # no mean
     assert "+5.0 [+3.0, +7.0]" in shown
     (file,) = re.findall(r'download="gap.csv" href="data:text/csv;base64,([^"]*)"', shown)
     table = pd.read_csv(pd.io.common.BytesIO(base64.b64decode(file)))
