@@ -72,7 +72,8 @@ SIZES = (1, 3, 5, 10)
 """Members of the committees that are plotted."""
 QUESTIONS = (
     ("Does pre-training help?", "gap", "gap", "bert-1", "A pre-trained one-layer encoder"),
-    ("Does more pre-training text help?", "corpus_size", "gap per doubling", "bert-1, equal steps", "More text at equal steps"),
+    ("Does more pre-training text help?", "corpus_size", "gap per doubling", "bert-1, equal steps",
+     "More text at equal steps"),
     ("Does text with the task's own words help more?", "overlap", "difference", "high - low", "Text of high overlap"),
     ("Does a committee beat the {deep}?", "committee", "difference from {reference}", 10, "A committee of 10"),
     ("Does a committee beat a linear model on word counts?", "committee", "difference from TF-IDF + linear model",
