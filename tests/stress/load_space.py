@@ -1,6 +1,6 @@
 """Visitors who type into the Space: from a key to the painted answer, errors, latency, memory. Run by hand.
 
-    TLM_DEMO=outputs/demo python tests/stress/load_space.py --json results/space/live.json
+    TLM_DEMO=outputs/demo python tests/stress/load_space.py --json results/space/five-members.json
 
 60 keys and an upload of 500 rows in headless Chromium; then one visitor alone and 32 for 60 seconds, each some three
 keys a second, who ask the server as the page does; then 5,000 requests: does memory grow?
