@@ -3,6 +3,7 @@
 import json
 import math
 import types
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -13,12 +14,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.data.masking import MaskingCollator, PretrainingSchedule
 from tlm_hf.errors import UserError
-from tlm_hf.training import time_budget
+from tlm_hf.runs.atomic_files import write_json
+from tlm_hf.runs.output_folder import RESULTS_FILE
+from tlm_hf.training import members, time_budget
 from tlm_hf.training.callbacks import LogRows
 from tlm_hf.training.time_budget import (
     BUDGET_FILE,
     TIMED_STEPS,
     TRIAL,
+    TRIAL_STEPS,
     MemberCost,
     decide_steps,
     fit_members,
@@ -140,3 +144,27 @@ def test_passes_go_before_members_and_a_budget_holds(seconds, fitting):
 def test_a_budget_for_no_pass_is_refused():
     with pytest.raises(UserError, match=r"--time-budget leaves 15 seconds .* 12 seconds more"):
         fit_members(15, MemberCost(10, 0.25, 0.5), 14, 20.0, members=3, workers=2)
+
+
+def test_the_members_trial_decides_once_and_leaves_nothing(tmp_path, monkeypatch):
+    """A member takes 9 s around its steps of 0.5 s, and 1.5 s after each pass of 7 steps; the trial has 13 steps."""
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr(members.time, "perf_counter", lambda: clock.now)
+
+    def finetune_members(*, workers, models, max_steps, output_dir, **options):
+        assert (workers, models, max_steps) == (2, ["a", "b"], TRIAL_STEPS)
+        clock.now += 9 + 13 * 0.5 + 2 * 1.5
+        for index, step in enumerate((0.4, 0.5)):
+            speed = {"seconds": 10 * step, "steps": 10, "seconds_apart": {"evaluation": 2.0, "checkpoints": 1.0}}
+            (Path(output_dir) / f"member-{index}").mkdir(parents=True)
+            write_json(Path(output_dir) / f"member-{index}" / RESULTS_FILE, {"speed": speed})
+
+    monkeypatch.setattr(members, "finetune_members", finetune_members)
+    for _ in range(2):
+        options = {"models": ["a", "b", "c"], "num_train_epochs": 20.0, "output_dir": "members"}
+        sentence = members.fit_to_budget("2m", 95.0, tmp_path, 200, 2, options)
+        left = 0.9 * (120 - 5 - 18.5) - 9
+        assert options == {"models": ["a", "b", "c"], "num_train_epochs": (left / 2 - 9) // 5, "output_dir": "members"}
+        assert "3 of 3 members, 5 of 20 passes" in sentence
+        assert [path.name for path in tmp_path.iterdir()] == [BUDGET_FILE]
+        monkeypatch.setattr(members, "finetune_members", None)
