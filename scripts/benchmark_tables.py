@@ -33,7 +33,8 @@ from tlm_hf.runs.figure import new_figure
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
 from tlm_hf.runtime import load
-from tlm_hf.training.train_committee import COUNTED, OwnDataArguments, train_from_table
+from tlm_hf.training.lexical import COUNTED
+from tlm_hf.training.train_committee import OwnDataArguments, train_from_table
 
 SETS: dict[str, dict[str, Any]] = {
     "ag_news": {"train_per_label": 1000, "test_per_label": 500},

@@ -21,13 +21,18 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import LinearSVC
 from transformers import PreTrainedTokenizerBase
 
+from ..data.embedded import model_folder, pretrained
 from ..data.kinds import labels_of, problem_of, texts_of
+from ..data.tokenization import load_tokenizer, tokenizer_hash
 from ..evaluation.calibration import choose_threshold
 from ..evaluation.metrics import HEADLINE, measure
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE, combine
 from ..models.lexical_committee import LexicalTable, hash_pairs
 from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_tlm import TLMModel
 
+COUNTED = "tlm-words"
+"""The embedded encoder whose word rows are counts."""
 BUCKETS = 16384
 STRENGTH = 0.3
 """Inverse regularisation: of 0.1, 0.3 and 1 the best mean on validation texts."""
@@ -39,6 +44,16 @@ LEAST_SHARE = 0.1
 """Of a regression's members, whose spread says how sure the committee is."""
 TRUST = 5.0
 """Nats that a factor of e away from these costs."""
+
+
+def word_vectors(tokenizer: PreTrainedTokenizerBase, encoders: list[str]) -> np.ndarray:
+    """Rows of the tokens, float32 (tokens, size): the counted encoder's, or else the first encoder's."""
+    counted = pretrained().get(COUNTED)
+    source = encoders[0]
+    if counted is not None and tokenizer_hash(load_tokenizer(str(counted))) == tokenizer_hash(tokenizer):
+        source = str(counted)
+    rows = TLMModel.from_pretrained(model_folder(source)).embeddings.word_embeddings.weight
+    return rows.detach().float().numpy()
 
 
 def count_tokens(ids: Sequence[np.ndarray], columns: int) -> csr_matrix:

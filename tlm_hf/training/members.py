@@ -120,7 +120,7 @@ def fit_to_budget(budget: str, started: float, folder: Path, rows: int, workers:
         now = time.perf_counter()
         cost = MemberCost(now - begun - TRIAL_STEPS * step - apart, step, apart / math.ceil(TRIAL_STEPS / steps))
         left = parse_duration(budget) - (now - started)
-        asked = len(options["models"]), options["num_train_epochs"]
+        asked = options["num_train_epochs"], len(options["models"])
         write_json(
             record, dict(zip(("members", "passes"), fit_members(left, cost, steps, *asked, workers), strict=True))
         )

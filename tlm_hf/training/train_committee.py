@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
-from ..data.embedded import model_folder, pretrained
+from ..data.embedded import pretrained
 from ..data.kinds import KINDS, PAIR, as_one_text, class_names, labels_of, per_label, problem_of, texts_of
 from ..data.table_files import frame_table
 from ..data.task_options import PROBLEM_HELP, TextFormat, option
 from ..data.tasks import load_task, task_hash
-from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
+from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range
 from ..evaluation.linear_models import fit_tfidf
@@ -35,7 +34,6 @@ from ..loading import (
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
-from ..models.modeling_tlm import TLMModel
 from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
@@ -53,7 +51,7 @@ from .committee_report import (
 from .finetune import check_kind, warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
-from .lexical import fit_lexical, learning_curve
+from .lexical import COUNTED, fit_lexical, learning_curve, word_vectors
 from .members import finetune_members, fit_to_budget, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag
 from .other_kinds import score_kind
@@ -68,8 +66,6 @@ TABLE_OPTIONS = (
 OWN_TEXT = "none"
 """Value of `--encoder` that asks for pre-training on the table's own texts."""
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
-COUNTED = "tlm-words"
-"""The embedded encoder whose word rows are counts."""
 NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}
 """Texts and encoders count by their hashes."""
 
@@ -201,7 +197,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
     tokenizer, text_facts = _measure_texts(arguments, task, encoders[0])
     linear, pipeline = fit_tfidf(task)
-    vectors = _word_vectors(tokenizer, encoders)
+    vectors = word_vectors(tokenizer, encoders)
     table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
     curve = learning_curve(tokenizer, vectors, task, table)
     metric = HEADLINE[problem_of(task)]
@@ -248,16 +244,6 @@ def _join(task: datasets.DatasetDict, name: str, members: list[str], table: Lexi
     joining = CommitteeArguments(name, members=members, disable_tqdm=True)
     committee = load_members(joining, task)
     return join_members(joining, task, committee, load_classifier_tokenizer(members[0], committee), table)
-
-
-def _word_vectors(tokenizer: PreTrainedTokenizerBase, encoders: list[str]) -> np.ndarray:
-    """Rows of the tokens, float32 (tokens, size): the counted encoder's, or else the first encoder's."""
-    counted = pretrained().get(COUNTED)
-    source = encoders[0]
-    if counted is not None and tokenizer_hash(load_tokenizer(str(counted))) == tokenizer_hash(tokenizer):
-        source = str(counted)
-    rows = TLMModel.from_pretrained(model_folder(source)).embeddings.word_embeddings.weight
-    return rows.detach().float().numpy()
 
 
 def _score(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Json:
