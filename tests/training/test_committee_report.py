@@ -13,6 +13,7 @@ INTERVAL = {"value": 0.7512, "low": 0.6123, "high": 0.8891}
 RESULTS = {
     "output_dir": "out",
     "rows": {"train": 42, "validation": 9, "test": 11},
+    "kind": "2 classes",
     "labels": ["farm", NASTY],
     "scores": [{"model": name, "accuracy": INTERVAL, "macro_f1": INTERVAL} for name in ("committee", "majority class")],
     "classes": {name: {"precision": 0.1, "recall": 0.234, "f1": 0.3, "texts": 5.0} for name in ("farm", NASTY)},
