@@ -1,18 +1,24 @@
 """Overlap-controlled subsets: equal sizes, ordered divergences, one choice in all processes, by training text alone."""
 
 import itertools
+import json
 
 import datasets
 import numpy as np
 import pytest
 from conftest import refusal
+from helpers_commands import labelled_rows, refused, shelf, succeed, write_corpus, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 
+from tlm_hf.data.corpora import load_corpus
+from tlm_hf.data.overlap import TokenOverlap
 from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
 from tlm_hf.data.sources import facts_of, seeded_order, text_hash
+from tlm_hf.data.tasks import load_task
+from tlm_hf.data.tokenization import load_tokenizer
 
 VOCABULARY = 50
 
@@ -163,3 +169,15 @@ def test_subsets_of_a_corpus_are_described(sentences, tokenizer):
         assert (facts["texts"], facts["rows"], facts["sha256"]) == (30, 30, text_hash(subset["text"]))
         assert facts["tokens"] == sum(len(tokenizer.tokenize(text)) for text in subset["text"])
         assert {(row["text"], row["id"]) for row in subset} <= {(row["text"], row["id"]) for row in corpus}
+
+
+def test_the_command_measures_as_the_class_does(tmp_path, capsys):
+    task, corpus = write_csv(tmp_path / "land.csv", labelled_rows(30)), write_corpus(tmp_path / "corpus.txt", texts=200)
+    good = ("overlap", "--corpus", corpus, "--tasks", task, "--tokenizer", shelf() / "encoder", "--min-count", 2)
+    succeed(*good)
+    printed = capsys.readouterr().out
+    measured = json.loads(printed[printed.index("{") :])["table"][str(task)]["test"]
+    texts, rows = load_corpus(str(corpus))["train"]["text"][:], load_task(str(task))["test"]["text"][:]
+    theirs = TokenOverlap(load_tokenizer(str(shelf() / "encoder")), min_count=2, max_length=128).compute(texts, rows)
+    assert measured == vars(theirs)
+    assert "--num-texts" in refused(capsys, *good, "--num-texts", 0)
