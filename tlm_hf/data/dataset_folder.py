@@ -19,7 +19,7 @@ from ..errors import UserError, check_range
 from ..runs.atomic_files import Json, file_hash, whole_folder, write_json
 from ..runs.provenance import portable, portable_path, provenance
 from .corpora import load_corpus
-from .leakage import NEAR_SHARE, SHINGLE_WORDS, SUBSET_FILE, SUBSET_KIND, drop_leaking
+from .near_duplicates import NEAR_SHARE, SHINGLE_WORDS, SUBSET_FILE, SUBSET_KIND, drop_leaking
 from .sources import ID, describe_split, facts_of
 from .task_options import option
 from .tasks import TaskArguments, load_task_from

@@ -1,27 +1,18 @@
-"""Tables of texts and labels: which columns, which rows are usable, what is left out and counted."""
+"""Tables of texts and labels: their columns and splits, their usable rows, and what is left out and counted."""
 
-import logging
-import math
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import datasets
 
-from ..errors import UserError, listed, shown
+from ..errors import UserError, listed
 from ..runs.atomic_files import Json
-from .kinds import KINDS, MULTI, REGRESSION, SINGLE, VALUE
-from .sources import ID, TEXT_TYPES, Source, check_column, tells_rows_apart
+from .kinds import SINGLE
+from .sources import ID, TEXT_TYPES, Source, check_column
 
-logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
-MOST_MISSING = 0.1  # largest share of a split's rows whose label may be missing; one row may always be
-MANY = 20  # numbers as labels from which they may be amounts
 OTHER = "other"  # the class that rare classes are merged into
-SET_LABEL = "correct it, or set --label-column"
 
 
 class Row(NamedTuple):
@@ -91,152 +82,6 @@ class Table:
         return cls(source, name, text, label, splits, pair)
 
 
-def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None = None) -> TaskSource:
-    """The rows with a text and a label (not None, NaN, blank, or a ClassLabel's -1); `labels` are a known task's.
-
-    `problem_type` is one of `KINDS`, or None for a guess. The id of a row is its column `id` where all differ, else its
-    place, such as `train/17`. Raises UserError for a column without text, unreadable labels, or too many missing.
-    """
-    kind = _choose_problem(table, "single" if labels else problem_type)
-    source = TaskSource({split: [] for split in table.splits}, [], problem_type=kind)
-    readers: Any = {SINGLE: _read_labels, MULTI: _read_label_sets, REGRESSION: _read_numbers}
-    numbers = readers[kind](source, table, list(labels))
-    if problem_type is None and not labels and kind == SINGLE:
-        _hint_at_problem(source.names)
-    has_ids = ID not in (table.text, table.label) and tells_rows_apart(list(table.splits.values()), ID)
-    labels_of: dict[str, set[Any]] = defaultdict(set)
-    for split, rows in table.splits.items():
-        ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
-        seconds = [None] * len(rows) if table.pair is None else rows[table.pair][:]
-        for cell, second, number, row_id in zip(rows[table.text][:], seconds, numbers[split], ids, strict=True):
-            text, pair = _text(cell), None if table.pair is None else _text(second)
-            if number is None or not text or pair == "":
-                source.dropped["empty label" if number is None else "empty text"] += 1
-            else:
-                key = text if pair is None else f"{text}\0{pair}"
-                source.rows[split].append(Row(text, number, row_id, key, pair))
-                labels_of[key].add(number)
-    if not labels_of:
-        raise UserError(f"Column {table.text!r} of {table.name!r} holds no text: set --text-column.")
-    source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
-    return source
-
-
-def _read_labels(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[int | None]]:
-    """The number of each row's class by split (None where it is empty); the source gets the names of the classes.
-
-    A ClassLabel and a known task (whose `names` are given) keep their names and order; other values are sorted.
-    """
-    feature, column = next(iter(table.splits.values())).features[table.label], f"{table.label!r} of {table.name!r}"
-    if not names and isinstance(feature, datasets.ClassLabel):
-        names = list(feature.names)
-    cells = {split: rows[table.label][:] for split, rows in table.splits.items()}
-    values = {split: [label_of(cell, bool(names)) for cell in of_split] for split, of_split in cells.items()}
-    for split, of_split in values.items():
-        missing = of_split.count(None)
-        if missing > max(1, MOST_MISSING * len(of_split)):
-            raise UserError(
-                f"Column {column} has an empty cell in {missing} of {len(of_split)} rows of {split} (the first in "
-                f"{table.source.place(split, of_split.index(None))}): fill them in, or set --label-column."
-            )
-        for row, value in enumerate(of_split) if names else ():
-            if value is not None and value not in range(len(names)):
-                raise UserError(
-                    f"The label {shown(value)} in {table.source.place(split, row)} of {table.name!r} is none of 0 to "
-                    f"{len(names) - 1} ({', '.join(names[:3])} ...): {SET_LABEL}."
-                )
-    different: Sequence[Any] = range(len(names))
-    if not names:
-        every = [value for of_split in values.values() for value in of_split if value is not None]
-        different = _different_labels(every, column)
-        source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split])
-    source.names = names or [str(value) for value in different]
-    index: dict[Any, int | None] = {value: number for number, value in enumerate(different)} | {None: None}
-    return {split: [index[value] for value in of_split] for split, of_split in values.items()}
-
-
-def _different_labels(values: list[Any], column: str) -> list[Any]:
-    """The different values in alphabetical order, or in order of size where all are whole numbers."""
-    kinds = {type(value) for value in values}
-    if len(kinds) == 1 and kinds <= {str, int, bool}:
-        different = sorted(set(values))
-        if kinds == {str} and all(re.fullmatch(r"[+-]?\d+", value) for value in different):
-            different.sort(key=int)
-        return different
-    odd = [value for value in values if not isinstance(value, str | int)]
-    held = shown(odd[0]) if odd else "both"
-    raise UserError(
-        f"Labels must be integers or names, but column {column} holds {held}: {SET_LABEL}, or give --problem-type."
-    )
-
-
-def _joined_spellings(cells: list[Any]) -> list[str]:
-    """A note on labels that differ in outer blanks or in their Unicode form alone."""
-    spellings: dict[str, set[str]] = defaultdict(set)
-    for cell in cells:
-        if isinstance(cell, str):
-            spellings[label_of(cell)].add(ascii(cell))
-    joined = [" and ".join(sorted(written)) for label, written in spellings.items() if label and len(written) > 1]
-    return [f"{len(joined)} classes are spelled in several ways, such as {joined[0]}"] if joined else []
-
-
-def _read_label_sets(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[tuple[int, ...] | None]]:
-    """The numbers of each row's classes by split, of cells `a|b` or lists; an empty one is a text without any."""
-    inner = getattr(next(iter(table.splits.values())).features[table.label], "feature", None)
-    names = list(inner.names) if isinstance(inner, datasets.ClassLabel) else names
-
-    def names_in(cell: Any) -> set[str]:
-        parts = cell if isinstance(cell, list) else str("" if cell is None or cell != cell else cell).split("|")
-        known = (names[part] if names and isinstance(part, int) else label_of(str(part)) for part in parts)
-        return set(filter(None, known))
-
-    sets = {split: [names_in(cell) for cell in rows[table.label][:]] for split, rows in table.splits.items()}
-    source.names = names or sorted({name for of_split in sets.values() for each in of_split for name in each})
-    if not source.names:
-        raise UserError(f"Column {table.label!r} of {table.name!r} holds no label: set --label-column.")
-    index = {name: number for number, name in enumerate(source.names)}
-    return {
-        split: [tuple(sorted(index[name] for name in each)) for each in of_split] for split, of_split in sets.items()
-    }
-
-
-def _read_numbers(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[float | None]]:
-    """The finite number that labels each row by split, None where the cell is empty."""
-    source.names = [VALUE]
-    numbers: dict[str, list[float | None]] = {}
-    for split, rows in table.splits.items():
-        numbers[split] = []
-        for row, cell in enumerate(rows[table.label][:]):
-            try:
-                number = None if label_of(cell) is None else float(cell)
-            except (TypeError, ValueError):
-                number = math.inf
-            if number is not None and not math.isfinite(number):
-                place = table.source.place(split, row)
-                raise UserError(f"The label {shown(cell)} in {place} is not a number: {SET_LABEL}.")
-            numbers[split].append(number)
-    return numbers
-
-
-def _choose_problem(table: Table, asked: str | None) -> str:
-    """The kind that is asked for; else several labels where the column holds lists, which is said."""
-    feature = next(iter(table.splits.values())).features[table.label]
-    if asked is None and isinstance(feature, datasets.List):
-        logger.warning(
-            "Note: the labels of %s are lists, so a text may have several (--problem-type multi).", table.name
-        )
-        return MULTI
-    return KINDS[asked or "single"]
-
-
-def _hint_at_problem(names: list[str]) -> None:
-    """Say how to ask for another kind where the names of the classes look like it."""
-    if len(names) > MANY and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", name) for name in names):
-        logger.warning("Note: %d numbers are read as classes; --problem-type regression learns amounts.", len(names))
-    elif sum("|" in name for name in names) > len(names) / 2:
-        logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", names[0])
-
-
 def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
     """Leave out the classes of fewer than `drop` texts, and make those of fewer than `merge` one class, `OTHER`.
 
@@ -260,23 +105,3 @@ def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
             rare = listed((source.names[label] for label in sorted(classes)), 80)
             source.notes.append(f"{len(classes)} rare classes are {verb} ({rare})")
     source.names = names
-
-
-def _text(value: Any) -> str:
-    """A cell's text; anything but a string counts as none."""
-    return value.strip() if isinstance(value, str) else ""
-
-
-def label_of(value: Any, is_number: bool = False) -> Any:
-    """A label as it counts: None where it is missing, a whole float as the integer that it is.
-
-    With `is_number` it is the number of a class, perhaps written as text; -1 is a missing one.
-    """
-    if isinstance(value, str):
-        value = unicodedata.normalize("NFC", value.strip()) or None
-        return int(value) if value and is_number and value.isdecimal() else value
-    if isinstance(value, float) and value != value:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return None if is_number and value == -1 else value

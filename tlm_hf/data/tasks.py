@@ -19,9 +19,10 @@ from .docstrings import PER_LABEL, read_docstrings
 from .fewrel import MARKINGS, read_fewrel
 from .kinds import PAIR, REGRESSION, SINGLE, label_feature
 from .kinds import class_names as class_names
-from .leakage import drop_leaking
+from .labels import read_rows
+from .near_duplicates import drop_leaking
 from .sources import ID, Source, data_root, describe_split, read_source, text_hash
-from .tables import SPLITS, Row, Table, TaskSource, read_rows, without_rare_classes
+from .tables import SPLITS, Row, Table, TaskSource, without_rare_classes
 from .task_options import TABLE_OPTIONS, TEXT_OPTIONS, TaskArguments
 from .task_splits import choose_rows
 

@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import DatasetCard
 
 from ..data.dataset_folder import UNKNOWN
-from ..data.leakage import SUBSET_FILE, SUBSET_KIND
+from ..data.near_duplicates import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..runs.atomic_files import Json, file_hash, read_json, write_json
 from .release_file import Entry

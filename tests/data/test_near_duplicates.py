@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlm_hf.data import leakage
-from tlm_hf.data.leakage import drop_leaking, find_leakage, normalise
+from tlm_hf.data import near_duplicates
+from tlm_hf.data.near_duplicates import drop_leaking, find_leakage, normalise
 from tlm_hf.data.sources import facts_of
 from tlm_hf.errors import UserError
 
@@ -78,7 +78,7 @@ def sides(draw: st.DrawFn) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("batch", [250, 3])
 def test_every_pair_is_that_of_the_definition(batch, monkeypatch):
-    monkeypatch.setattr(leakage, "BATCH", batch)
+    monkeypatch.setattr(near_duplicates, "BATCH", batch)
     seen = []
 
     @given(sides())
