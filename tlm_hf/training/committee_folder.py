@@ -1,6 +1,5 @@
-"""The folder that `tlm train-committee` writes: committee, tables, linear model, card, and `report.html`."""
+"""The folder that `tlm train-committee` writes: committee, tables, linear model, and cards."""
 
-import base64
 import logging
 import shutil
 import statistics
@@ -12,22 +11,17 @@ import joblib
 from sklearn.pipeline import Pipeline
 
 from .. import runtime
-from ..cards import CardFacts, card_template, render_card
+from ..cards import CardFacts, render_card
 from ..evaluation.latency import Watch, measure_seconds
 from ..export import measure_tables, write_frozen
 from ..runs.atomic_files import Json
 from ..runs.figure import new_figure
 from ..runs.output_folder import Run
-from .committee_report import BASELINE_FILE, PAGE_FILE
+from .committee_report import BASELINE_FILE, CURVE_FILE, PLOTS, write_page
 from .join_committee import Joined, save_committee
 
 logger = logging.getLogger(__name__)
 README, LATENCY_ROUNDS = "README.md", 30
-CURVE_FILE = "learning_curve.png"
-PLOTS = {
-    CURVE_FILE: "Test score by training rows, of the committee's linear part alone",
-    "reliability.png": "Calibration: how often answers of a probability are right",
-}
 
 
 def freeze_joined(joined: Joined, texts: list[Any], folder: Path) -> Json | None:
@@ -74,14 +68,3 @@ def _draw_learning_curve(curve: list[Json], path: Path) -> None:
     metric = list(curve[0])[-1]
     with new_figure(path, "", "training rows", f"test {metric.replace('_', ' ')}", size=(4.2, 2.6)) as axes:
         axes.plot([point["rows"] for point in curve], [point[metric] for point in curve], "o-")
-
-
-def write_page(results: Json, commands: list[str], folder: Path) -> None:
-    """Write `report.html`, one file that holds the plots of the folder."""
-    plots = {
-        caption: base64.b64encode((folder / name).read_bytes()).decode()
-        for name, caption in PLOTS.items()
-        if (folder / name).is_file()
-    }
-    page = card_template("report", "html").render(results=results, commands=commands, plots=plots)
-    (folder / PAGE_FILE).write_text(page, encoding="utf-8")

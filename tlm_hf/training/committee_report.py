@@ -3,14 +3,17 @@
 One set of results becomes the text on the terminal, the model card and `report.html`.
 """
 
+import base64
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
+from ..cards import card_template
 from ..data.tasks import class_names
 from ..evaluation.intervals import Interval, accuracy_difference, score_predictions
 from ..evaluation.metrics import class_table
@@ -24,6 +27,11 @@ WIDTH = 88
 HELPFUL = 1.0
 """Points that the second half of the rows brings where more are recommended."""
 BASELINE_FILE, PAGE_FILE = "baseline.joblib", "report.html"
+CURVE_FILE = "learning_curve.png"
+PLOTS = {
+    CURVE_FILE: "Test score by training rows, of the committee's linear part alone",
+    "reliability.png": "Calibration: how often answers of a probability are right",
+}
 
 
 def compare(
@@ -161,3 +169,14 @@ def write_report(results: Json, folder: str, commands: Sequence[str]) -> str:
     lines += [f"  {command}" for command in commands]
     lines.append(f"{folder}/{PAGE_FILE} shows this with plots; {folder}/work/ may be deleted.")
     return "\n".join(lines)
+
+
+def write_page(results: Json, commands: list[str], folder: Path) -> None:
+    """Write `report.html`, one file that holds the plots of the folder."""
+    plots = {
+        caption: base64.b64encode((folder / name).read_bytes()).decode()
+        for name, caption in PLOTS.items()
+        if (folder / name).is_file()
+    }
+    page = card_template("report", "html").render(results=results, commands=commands, plots=plots)
+    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
