@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 
-from tlm_hf.training.committee_folder import write_page
+from tlm_hf.training.committee_report import write_page
 from tlm_hf.training.committee_report import notes, top_confusions
 
 NASTY = "<script>alert(1)</script> & 'a'"
