@@ -130,9 +130,8 @@ def test_pairs_of_every_kind_are_answered_by_every_form(tokenizer, tmp_path, pro
     committee.lexical, committee.config.lexical_buckets, committee.config.threshold = by_words, 8, 0.4
     committee.save_pretrained(tmp_path / "committee")
     frozen = write_frozen(committee, tokenizer, tmp_path / "frozen", token_types=True)
-    for model in (committee, frozen):
-        export_onnx(model, tmp_path / "model.onnx")
-        assert compare(tmp_path / "model.onnx", model, tokenizer) < 1e-5
+    export_onnx(frozen, tmp_path / "model.onnx")
+    assert compare(tmp_path / "model.onnx", frozen, tokenizer) < 1e-5
     opened = CommitteeForSequenceClassification.from_pretrained(tmp_path / "committee")
     assert (opened.config.problem_type, opened.config.threshold) == (problem, 0.4)
     last = {"regression": lambda x: x, "multi_label_classification": torch.sigmoid}.get(

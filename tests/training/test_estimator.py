@@ -16,7 +16,8 @@ TEXTS, LABELS = [row["text"] for row in ROWS], [row["label"] for row in ROWS]
 
 def test_it_is_searched_and_cross_validated_by_scikit_learn():
     model = TLMClassifier(encoder=[str(shelf() / "encoder")], num_members=1, num_train_epochs=1.0)
-    search = GridSearchCV(model, {"num_train_epochs": [1.0, 2.0]}, cv=2).fit(TEXTS, LABELS)
+    split = [(range(12), range(12, 16))]
+    search = GridSearchCV(model, {"num_train_epochs": [1.0, 2.0]}, cv=split).fit(TEXTS, LABELS)
     probabilities = search.predict_proba(TEXTS)
     assert list(search.best_estimator_.classes_) == ["farm", "sea"]
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
@@ -24,8 +25,8 @@ def test_it_is_searched_and_cross_validated_by_scikit_learn():
     assert search.score(TEXTS, LABELS) == np.mean(search.predict(TEXTS) == np.array(LABELS))
     numbers = [int(label == "sea") for label in LABELS]
     texts = pd.Series(TEXTS, index=range(100, 100 + len(TEXTS))[::-1])
-    scores = cross_val_score(clone(model), texts, pd.Series(numbers, index=texts.index), cv=2)
-    assert scores.shape == (2,)
+    scores = cross_val_score(clone(model), texts, pd.Series(numbers, index=texts.index), cv=split)
+    assert scores.shape == (1,)
     assert np.isfinite(scores).all()
 
 
