@@ -5,8 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 
-from tlm_hf.training.committee_report import write_page
-from tlm_hf.training.committee_report import notes, top_confusions
+from tlm_hf.training.committee_report import notes, top_confusions, write_page
 
 NASTY = "<script>alert(1)</script> & 'a'"
 INTERVAL = {"value": 0.7512, "low": 0.6123, "high": 0.8891}
