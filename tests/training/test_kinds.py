@@ -1,12 +1,14 @@
 """Several labels a text, numbers and pairs from a table to a committee's answers, beside numpy and scikit-learn."""
 
 import random
+import types
 
 import datasets
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SENTENCES
 from helpers_commands import CLASSES, labelled_rows, refused, sentence, shelf, write_csv
 from scipy.special import expit
 from scipy.stats import spearmanr
@@ -14,11 +16,16 @@ from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_square
 
 from tlm_hf import predict, train_committee
 from tlm_hf.data.kinds import as_one_text, labels_of, texts_of
+from tlm_hf.data.tables import SPLITS
 from tlm_hf.data.tasks import load_task
 from tlm_hf.evaluation.calibration import choose_threshold
+from tlm_hf.evaluation.linear_models import choose_linear
 from tlm_hf.evaluation.metrics import measure
+from tlm_hf.models.combination_committee import MULTI
 from tlm_hf.runtime import load
+from tlm_hf.training import join_committee
 from tlm_hf.training.lexical import fit_lexical, lexical_logits, weigh
+from tlm_hf.training.other_kinds import score_kind
 
 
 def rows_of(kind, count=90):
@@ -86,7 +93,7 @@ def test_a_committee_of_every_kind_is_scored_and_answers_in_every_form(kind, tmp
     np.testing.assert_allclose(probabilities, found, rtol=1e-5, atol=2e-5)
     assert {name: shown[name]["value"] for name in expected} == pytest.approx(expected, abs=1e-4)
     assert shown[next(iter(expected))]["low"] <= shown[next(iter(expected))]["high"]
-    assert kind == "pairs" or results["recommendation"].count(next(iter(expected)).replace("_", " "))
+    assert {"multi": "micro F1", "regression": "R²", "pairs": "accuracy"}[kind] in results["recommendation"]
     linear = joblib.load(output / "baseline.joblib").predict(as_one_text(texts))
     assert linear.shape == ((len(texts), 3) if kind == "multi" else (len(texts),))
 
@@ -146,3 +153,37 @@ def test_threshold_metrics_and_weights_against_scikit_learn():
     table = rng.normal(size=(60, 1))
     share, scale = weigh(values, table, 0.3 * values.mean(1)[:, 0] + 0.7 * table[:, 0], "probabilities", "regression")
     assert (share, scale) == pytest.approx((0.3, 0.7))
+
+
+@pytest.fixture(scope="module")
+def of_labels():
+    """Texts that all have the first label, of which none has the second."""
+    label = datasets.List(datasets.ClassLabel(names=["always", "never", "sea"]))
+    rows = {"text": SENTENCES, "label": [[0, 2] if "boat" in text else [0] for text in SENTENCES]}
+    rows = datasets.Dataset.from_dict(rows, datasets.Features({"text": datasets.Value("string"), "label": label}))
+    return datasets.DatasetDict(dict.fromkeys(SPLITS, rows))
+
+
+def test_labels_that_no_training_text_has_or_every_one_are_told(tokenizer, of_labels):
+    vectors = np.eye(len(tokenizer), dtype=np.float32)
+    logits = lexical_logits(fit_lexical(tokenizer, vectors, of_labels["train"], 3), tokenizer, SENTENCES)
+    assert (logits[:, 0] > 0).all()
+    assert (logits[:, 1] < 0).all()
+    of_one = fit_lexical(tokenizer, vectors, of_labels["train"].select([0]), 3)
+    assert len(np.unique(lexical_logits(of_one, tokenizer, SENTENCES), axis=0)) == 1
+    linear = choose_linear({split: np.eye(len(SENTENCES)) for split in SPLITS}, of_labels)
+    assert (linear["logits"]["test"][:, 1] < 0).all()
+
+
+def test_a_committee_of_one_has_the_scores_of_its_member(of_labels):
+    members = 40 * np.random.default_rng(0).normal(size=(len(SENTENCES), 1, 3))
+    config = types.SimpleNamespace(temperature=20.0, threshold=0.45, problem_type=MULTI)
+    joined = types.SimpleNamespace(
+        logits=members[:, 0] / 20, member_logits=members, results={"labels": ["a", "b", "c"]}
+    )
+    joined.committee = types.SimpleNamespace(config=config)
+    linear = {"logits": {"test": members[:, 0]}, "threshold": 0.5}
+    committee, member, *_ = score_kind(of_labels, joined, linear)["scores"]
+    assert {**member, "model": "committee"} == committee
+    of_members = join_committee._score_members(members, labels_of(of_labels["test"]), config)
+    assert of_members["best_member_test_micro_f1"] == pytest.approx(committee["micro_f1"]["value"])

@@ -28,15 +28,15 @@ class Temperature:
     note: str | None = None
 
 
-def choose_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
-    """The temperature fitted to logits (n, classes) where held-out data determine it, else 1.
+def choose_temperature(logits: np.ndarray, labels: np.ndarray, unit: str = "texts") -> Temperature:
+    """The temperature fitted to logits (n, classes) of n units where held-out data determine it, else 1.
 
     With few errors the likelihood only says that sharper is better, and new texts pay for it. So at least
     `LEAST_ERRORS` are asked for, and a temperature below 1 only counts when its interval excludes 1.
     """
     errors = int((logits.argmax(axis=-1) != labels).sum())
     if errors < LEAST_ERRORS:
-        note = f"validation has {errors} errors in {len(labels)} texts, and {LEAST_ERRORS} are needed to fit it"
+        note = f"validation has {errors} errors in {len(labels)} {unit}, and {LEAST_ERRORS} are needed to fit it"
         return Temperature(1.0, None, note)
     best = fit_temperature(logits, labels)
     interval = temperature_interval(logits, labels, best)

@@ -86,6 +86,7 @@ def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
     """The classifier and regularisation of the best validation score (the first of equals), scored on test."""
     labels, problem_type = {split: labels_of(task[split]) for split in task}, problem_of(task)
     metric = HEADLINE[problem_type]
+    absent = labels["train"].max(axis=0) == 0 if problem_type == MULTI else []  # scikit-learn gives them 0
     scores: dict[tuple[str, float], float] = {}
     models: dict[tuple[str, float], Any] = {}
     for name, build in MODELS[problem_type].items():
@@ -93,13 +94,13 @@ def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
         for strength in grid:
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # weak regularisation is slow
                 models[name, strength] = build(strength).fit(inputs["train"], labels["train"])
-            values = _logits(models[name, strength], inputs["validation"])
+            values = _logits(models[name, strength], inputs["validation"], absent)
             threshold = choose_threshold(values, labels["validation"]) if problem_type == MULTI else 0.5
             scores[name, strength] = measure(problem_type, values, labels["validation"], threshold)[metric] or 0.0
             if strength == grid[-1]:
                 grid += _beyond_edge({each: scores[name, each] for each in grid})
     best = max(scores, key=scores.__getitem__)
-    logits = {split: _logits(models[best], inputs[split]) for split in ("validation", "test")}
+    logits = {split: _logits(models[best], inputs[split], absent) for split in ("validation", "test")}
     if problem_type == SINGLE:
         temperature = choose_temperature(logits["validation"], labels["validation"]).value
         logits = {split: values / temperature for split, values in logits.items()}
@@ -117,9 +118,10 @@ def _beyond_edge(accuracies: dict[float, float]) -> list[float]:
     return [beyond] if beyond is not None and WIDEST[0] <= beyond <= WIDEST[1] else []
 
 
-def _logits(model: Any, inputs: Any) -> np.ndarray:
-    """Decision values, float (texts, classes), those of two classes are one column in scikit-learn; or predictions."""
+def _logits(model: Any, inputs: Any, absent: Any) -> np.ndarray:
+    """Decision values, float (texts, classes), of two classes one column in scikit-learn; or predicted numbers."""
     if isinstance(model, Ridge):
         return np.asarray(model.predict(inputs))[:, None]
     values: np.ndarray = model.decision_function(inputs)
+    values[..., absent] = -1
     return np.stack([np.zeros(len(values)), values], axis=-1) if values.ndim == 1 else values

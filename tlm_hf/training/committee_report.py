@@ -58,7 +58,7 @@ def compare(
 
 def recommend(difference: Interval, metric: str = "accuracy") -> str:
     """Which model to take, and how sure that is."""
-    metric = metric.replace("_", " ")
+    metric = {"micro_f1": "micro F1", "r2": "R²"}.get(metric, metric)
     points = f"{100 * abs(difference.value):.1f} points of {metric}"
     interval = f"95% interval of the difference {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
     if difference.low > 0:

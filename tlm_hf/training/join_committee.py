@@ -137,7 +137,7 @@ def join_members(
         **{split: _score(joined[split], config, labels[split]) for split in labels},
         "classes": {},
         "reliability": {},
-        **_score_members(logits["test"], labels["test"], problem_type),
+        **_score_members(logits["test"], labels["test"], committee.config),
     }
     if problem_type != REGRESSION:
         scaled = joined["test"] / temperature
@@ -231,7 +231,8 @@ def _fit_temperature(problem_type: str, logits: np.ndarray, labels: np.ndarray) 
     """The temperature by validation; of a regression 1."""
     if problem_type == REGRESSION:
         return Temperature(1.0)
-    return choose_temperature(*_with_classes(problem_type, logits, labels))
+    unit = "labels of texts" if problem_type == MULTI else "texts"
+    return choose_temperature(*_with_classes(problem_type, logits, labels), unit)
 
 
 def _with_classes(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -254,9 +255,11 @@ def _score(logits: np.ndarray, config: CommitteeConfig, labels: np.ndarray) -> J
     }
 
 
-def _score_members(logits: np.ndarray, labels: np.ndarray, problem_type: str) -> Json:
-    """Each member's metrics on test, from logits (texts, members, classes)."""
-    scores, metric = [measure(problem_type, member, labels) for member in logits.swapaxes(0, 1)], HEADLINE[problem_type]
+def _score_members(logits: np.ndarray, labels: np.ndarray, config: CommitteeConfig) -> Json:
+    """Each member's metrics on test, from logits (texts, members, classes); a threshold is of scaled logits."""
+    problem_type = str(config.problem_type)
+    scaled, metric = logits / config.temperature if problem_type == MULTI else logits, HEADLINE[problem_type]
+    scores = [measure(problem_type, member, labels, config.threshold) for member in scaled.swapaxes(0, 1)]
     return {"member_test": scores, f"best_member_test_{metric}": max(score[metric] for score in scores)}
 
 

@@ -97,11 +97,14 @@ def fit_lexical(
     pair_scale = 1 / _length(per_length @ pairs)
     features = hstack([*(shares @ block for block in blocks), per_length @ pairs * pair_scale]).tocsr()
 
-    weights, biases, classes = _fit(features, labels_of(rows))
+    labels = labels_of(rows)
+    weights, biases, classes = _fit(features, labels)
     size = features.shape[1] - BUCKETS
     table = LexicalTable(words, BUCKETS, num_labels)
     table.weight.zero_()
     table.bias.fill_(-1)
+    if labels.ndim == 2:
+        table.bias[labels.min(axis=0) == 1] = 1  # a label of every text
     folded = np.concatenate([hstack(blocks) @ weights[:, :size].T, pair_scale * weights[:, size:].T])
     table.weight[:, classes] = torch.from_numpy(folded).float()
     table.bias[classes] = torch.from_numpy(biases).float()
@@ -114,6 +117,8 @@ def _fit(features: csr_matrix, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
     machine = LinearSVC(C=STRENGTH, tol=0.01, random_state=0)
     if labels.ndim == 2:
         classes = np.flatnonzero((labels.min(axis=0) == 0) & (labels.max(axis=0) == 1))  # others are not told apart
+        if not len(classes):
+            return np.zeros((0, features.shape[1])), np.zeros(0), classes
         model = OneVsRestClassifier(machine).fit(features, labels[:, classes].astype(int))
         each = model.estimators_
         return np.concatenate([e.coef_ for e in each]), np.concatenate([e.intercept_ for e in each]), classes

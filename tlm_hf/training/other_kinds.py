@@ -23,7 +23,8 @@ def score_kind(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Json
     """Scores of all models on test with 95% intervals, the committee's headline less the linear model's, doubts."""
     problem_type, labels, train = problem_of(task), labels_of(task["test"]), labels_of(task["train"])
     answers = {COMMITTEE: joined.logits}
-    answers |= {f"member {index}": each for index, each in enumerate(joined.member_logits.swapaxes(0, 1))}
+    members = joined.member_logits.swapaxes(0, 1) / joined.committee.config.temperature  # as the threshold takes them
+    answers |= {f"member {index}": each for index, each in enumerate(members)}
     answers[LINEAR] = linear["logits"]["test"]
     count, several, shares = len(labels), problem_type == MULTI, train.mean(axis=0)
     if several:
@@ -74,8 +75,9 @@ def _number_scores(weights: np.ndarray, values: np.ndarray, numbers: np.ndarray)
 
     one, other = rankdata(values), rankdata(numbers)
     scale = np.sqrt(np.maximum(covariance(one, one) * covariance(other, other), 1e-12))
+    variance = covariance(numbers, numbers)
     return {
-        "r2": 1 - error / np.maximum(covariance(numbers, numbers), 1e-12),
+        "r2": 1 - error / np.maximum(variance, 1e-12 * variance[0]),
         "rmse": np.sqrt(error),
         "spearman": covariance(one, other) / scale,
     }
