@@ -1,5 +1,6 @@
 """The runtime without torch against the committee in torch, and what it says of damaged folders."""
 
+import copy
 import json
 import multiprocessing
 import re
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit, softmax
 from transformers import BertConfig, BertForSequenceClassification
 
-from tlm_hf import CommitteeForSequenceClassification
+from tlm_hf import CommitteeForSequenceClassification, predict
 from tlm_hf.commands.serve import ServeArguments, serve
 from tlm_hf.export import FreezeArguments, OnnxClassifier, compare, export_onnx, freeze, write_frozen
 from tlm_hf.models.combination_committee import uncertainty
@@ -162,6 +163,24 @@ def test_pairs_of_every_kind_are_answered_by_every_form(tokenizer, tmp_path, pro
     write_frozen(committee, tokenizer, tmp_path / "single")
     with pytest.raises(ValueError, match="--token-types"):
         load(tmp_path / "single")(pairs)
+
+
+def test_a_short_max_length_cuts_the_frozen_form_too(folders, tokenizer, tmp_path):
+    committee, short = folders[0], copy.deepcopy(tokenizer)
+    short.model_max_length = 8
+    pairs = [(SENTENCES[0], LONG), (LONG, LONG), ("boat", "tide")]
+    for name, texts in (("single", [LONG, "boat", *SENTENCES]), ("pairs", pairs)):
+        write_frozen(committee, short, tmp_path / name, token_types=name == "pairs")
+        (tmp_path / f"{name}-torch").mkdir()
+        committee.save_pretrained(tmp_path / f"{name}-torch")
+        short.save_pretrained(tmp_path / f"{name}-torch")
+        model, answers = load(tmp_path / name), predict(texts, str(tmp_path / f"{name}-torch"), freeze=False)
+        reference = [list(answer.probabilities.values()) for answer in answers]
+        np.testing.assert_allclose(model.probabilities(texts), reference, atol=2e-5)
+        cut = [len(tokenizer(*([text] if name == "single" else text))["input_ids"]) > 8 for text in texts]
+        assert [record["truncated"] for record in model(texts)] == cut
+        edit(tmp_path / name / "config.json", lambda c: {k: v for k, v in c.items() if k != "max_tokens"})
+        assert load(tmp_path / name).longest == 16
 
 
 def test_erf_is_torchs():

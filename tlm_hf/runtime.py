@@ -112,7 +112,8 @@ class FrozenRuntime:
             weight = name.replace("step", "weight")
             unpacked = self.tables[weight] * self.tables.pop(name)[..., None]
             self.tables[weight] = np.ascontiguousarray(unpacked.transpose(0, 2, 1))
-        self.longest, self.problem = config["max_position_embeddings"], config.get("problem_type")
+        self.positions, self.problem = config["max_position_embeddings"], config.get("problem_type")
+        self.longest = min(self.positions, config.get("max_tokens") or self.positions)  # tokens that are read
         self.tokenizer.no_truncation()
         self.pair_tokenizer.enable_truncation(self.longest)
         for tokenizer in (self.tokenizer, self.pair_tokenizer):
@@ -220,13 +221,13 @@ class FrozenRuntime:
     def _pool(self, texts: list[list[int]], types: list[list[int]] | None) -> np.ndarray:
         """Attention from [CLS]: token ids of each text to contexts, float32 (members, texts, hidden)."""
         tables, lengths = self.tables, np.array([len(text) for text in texts])
-        columns, longest = np.arange(lengths.max()), self.longest
+        columns, positions = np.arange(lengths.max()), self.positions
         mask = columns < lengths[:, None]
         ids, second = np.zeros(mask.shape, np.intp), np.zeros(mask.shape, np.intp)
         ids[mask] = np.concatenate(texts)
         if types is not None:
             second[mask] = np.concatenate(types)
-        places = columns if types is None else columns + longest * second
+        places = columns if types is None else columns + positions * second
         scale = tables["scale"][ids, places][..., None]  # (texts, length, members, 1)
         scores = tables["scores"].take(ids, axis=0)
         scores += tables["position_scores"][places]
@@ -237,7 +238,7 @@ class FrozenRuntime:
         values = tables["position_values"]  # context: (members, heads, texts, size)
         context = np.matmul(weights if types is None else weights * (1 - second), values[:, :, : len(columns)])
         if types is not None:
-            context += np.matmul(weights * second, values[:, :, longest : longest + len(columns)])
+            context += np.matmul(weights * second, values[:, :, positions : positions + len(columns)])
         for text, length in enumerate(lengths):
             values = self._values(ids[text, :length]).transpose(1, 2, 0, 3)
             context[:, :, text] += np.matmul(weights[:, :, text, None, :length], values)[:, :, 0]

@@ -37,6 +37,7 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         threshold: see `CommitteeConfig`.
         type_vocab_size: 1 for single texts, 2 where there are tables of token type 1 for pairs too.
         lexical_buckets: see `CommitteeConfig`.
+        max_tokens: tokens of a text that the runtime reads; None: max_position_embeddings.
         tokenizer_sha256: hash of the tokenizer.json that the members were trained with, where it is known.
     """
 
@@ -59,6 +60,7 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     threshold: float = 0.5
     type_vocab_size: int = 1
     lexical_buckets: int = 0
+    max_tokens: int | None = None
     tokenizer_sha256: str | None = None
 
     def validate_tables(self) -> None:
