@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -172,6 +173,7 @@ def test_same_command_elsewhere_gives_the_same_bytes(home, task_folder, tmp_path
         ("--task no_such_task --output-dir OUT", "no_such_task"),
         ("--corpus CORPUS --num-texts 80 40 --output-dir OUT", "ascending"),
         ("--corpus CORPUS --num-texts 40 4000 --output-dir OUT", "4000 texts"),
+        ("--task TASK --text-pair-column label --output-dir OUT", "single texts: leave out --text-pair-column"),
         ("--task TASK --num-texts 40 --output-dir OUT", "--train-per-label"),
         ("--task TASK --output-dir /", "is there already"),
         ("--task TASK --output-dir TASK", "is there already"),
@@ -197,6 +199,19 @@ def test_names_from_data_are_harmless(tmp_path):
     assert "<script" not in card.text
     assert "](http://evil" not in card.text.replace("\\]", "")
     assert datasets.load_dataset(str(tmp_path / "data"))["train"].features["label"].names == sorted(nasty)
+
+
+@pytest.mark.parametrize("kind", ["multi", "regression"])
+def test_other_kinds_lose_their_leaks_too(kind, home, tmp_path):
+    rows = {split: pd.read_csv(home / "task" / f"{split}.csv").to_dict("records") for split in ("train", "test")}
+    labels = {"multi": ["sea", "farm|sea", "farm"], "regression": [1.5, 2, 4]}[kind]
+    rows = {split: [{**row, "label": labels[n % 3]} for n, row in enumerate(of)] for split, of in rows.items()}
+    write_splits(tmp_path / "task", **rows)
+    words = ("--task", tmp_path / "task", "--problem-type", kind, "--output-dir", tmp_path / "data")
+    succeed("prepare-data", *words)
+    again = load_task(str(tmp_path / "data"), problem_type=kind)
+    assert record(tmp_path / "data")["configs"]["default"]["train"]["leaking_rows_dropped"] >= EXACT + NEAR
+    assert len(again["test"]) == len(rows["test"])
 
 
 def test_names_of_sizes():

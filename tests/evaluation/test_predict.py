@@ -256,6 +256,17 @@ def test_a_regression(save_model, sentences, tmp_path, capsys):
     assert "'many' in line 4" in refused(capsys, "score", "--model", model, "--task", task)
 
 
+def test_a_model_of_another_kind_than_was_asked_for_is_refused(home, sentences, tmp_path, capsys):
+    member, task = home[0] / "member", tmp_path / "task.jsonl"
+    assert "--threshold" in refusal(predict, sentences, str(member), threshold=0.4)
+    task.write_text("".join(json.dumps({"text": text, "label": ["sea"]}) + "\n" for text in sentences))
+    for words, said in (
+        ((), "of multi: name a table"),
+        (("--problem-type", "multi"), "not multi: leave the option out"),
+    ):
+        assert said in refused(capsys, "score", "--model", member, "--task", task, *words)
+
+
 def test_a_table_to_score_may_lack_a_class(home, sentences, tmp_path, capsys):
     """Oracle: the members' probabilities. All rows of a single file are scored."""
     root, probabilities = home

@@ -7,8 +7,9 @@ import datasets
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from conftest import SENTENCES
+from conftest import SENTENCES, refusal
 from helpers_commands import CLASSES, labelled_rows, refused, sentence, shelf, write_csv
 from scipy.special import expit
 from scipy.stats import spearmanr
@@ -17,7 +18,7 @@ from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_square
 from tlm_hf import predict, train_committee
 from tlm_hf.data.kinds import as_one_text, labels_of, texts_of
 from tlm_hf.data.tables import SPLITS
-from tlm_hf.data.tasks import load_task
+from tlm_hf.data.tasks import class_names, load_task
 from tlm_hf.evaluation.calibration import choose_threshold
 from tlm_hf.evaluation.linear_models import choose_linear
 from tlm_hf.evaluation.metrics import measure
@@ -112,8 +113,63 @@ def test_what_a_kind_has_no_use_for_is_refused_and_other_kinds_are_hinted_at(tmp
         (("--problem-type", "multi", "--drop-rare-classes", 3), "--drop-rare-classes"),
         (("--text-pair-column", "label", "--drop-leakage"), "--drop-leakage"),
         (("--text-pair-column", "reply"), "--text-pair-column"),
+        (("--problem-type", "regression", "--metric-for-best-model", "macro_f1"), "give loss"),
+        (("--problem-type", "multi", "--metric-for-best-model", "accuracy"), "works only for"),
     ):
         assert said in refused(capsys, "finetune", "--task", numbers, *encoder, *words)
+
+
+@pytest.mark.parametrize("kind", ["multi", "regression"])
+def test_a_text_that_comes_twice_keeps_its_first_label(kind, caplog):
+    rows = rows_of(kind)
+    second = [{**row, "label": CLASSES if kind == "multi" else -1.0} for row in rows[:9]]
+    kind = {"problem_type": kind}
+    task = load_task(datasets.Dataset.from_list(rows + second), text_column="text", **kind)
+    first = load_task(datasets.Dataset.from_list(rows), text_column="text", **kind)
+    for split in task:
+        np.testing.assert_array_equal(labels_of(task[split]), labels_of(first[split]))
+    assert "of which the first one is kept" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        ([["a", None], ["b"]], ["a", "b"]),
+        ([[10.0, 9.0], [100.0]], ["9", "10", "100"]),
+        ([[10, 9], []], ["9", "10"]),
+        (["10|9", "9"], ["9", "10"]),
+    ],
+)
+def test_lists_name_their_labels_as_cells_do(cells, names):
+    rows = datasets.Dataset.from_dict({"text": [f"text {n}" for n in range(40)], "label": cells * 20})
+    assert class_names(load_task(rows, problem_type="multi")) == names
+
+
+def test_numbers_of_classes_in_lists():
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=["z", "a"]))}
+    )
+
+    def load(cells):
+        return load_task(datasets.Dataset.from_dict({"text": [f"a {n}" for n in range(40)], "label": cells}, features))
+
+    labels = np.concatenate([labels_of(rows) for rows in load([[0, -1], [-1]] * 20).values()])
+    assert labels.sum(axis=0).tolist() == [20, 0]
+    table = pa.table({"text": [f"a {n}" for n in range(40)], "label": [[0], [7]] * 20})
+    odd = datasets.Dataset(table, datasets.DatasetInfo(features=features))
+    assert "The label 7 in row 2 of train" in refusal(load_task, odd)
+
+
+@pytest.mark.parametrize(("labels", "said"), [([None, None, 1.5], "empty cell in 40 of 60"), ([2.0] * 2 + [2.5], "")])
+def test_numbers_that_are_missing_or_equal_are_refused(labels, said):
+    rows = {"text": [f"text {n}" for n in range(60)], "label": labels * 20}
+    if said:
+        assert said in refusal(load_task, datasets.Dataset.from_dict(rows), problem_type="regression")
+        return
+    splits = datasets.DatasetDict(train=datasets.Dataset.from_dict(rows))
+    splits["test"] = datasets.Dataset.from_dict({"text": ["u", "v"], "label": [1.0, 1.0]})
+    said = refusal(load_task, splits, problem_type="regression")
+    assert "Every number of the test split" in said
 
 
 def test_the_table_of_words_is_scikit_learns_model_of_each_kind(tokenizer):

@@ -79,6 +79,8 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
     if bool(arguments.corpus) == bool(arguments.task):
         raise UserError("Give one of --corpus and --task: a data set is made of one of them.")
     check_range(arguments, 1, float("inf"), "validation_texts")
+    if arguments.text_pair_column is not None:
+        raise UserError("prepare-data makes data sets of single texts: leave out --text-pair-column.")
     sizes = arguments.num_texts
     if arguments.task and sizes:
         raise UserError("--num-texts are sizes of a corpus: for a task give --train-per-label and its siblings.")

@@ -58,7 +58,9 @@ def per_label(task: datasets.DatasetDict) -> dict[str, int]:
     labels = np.concatenate([labels_of(rows) for rows in task.values()])
     if problem_of(task) == REGRESSION:
         return {}
-    counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(class_names(task)))
+    counts = (
+        labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels.astype(int), minlength=len(class_names(task)))
+    )
     return dict(zip(class_names(task), counts.astype(int).tolist(), strict=True))
 
 

@@ -63,18 +63,9 @@ def _read_labels(source: TaskSource, table: Table, names: list[str]) -> dict[str
     cells = {split: rows[table.label][:] for split, rows in table.splits.items()}
     values = {split: [label_of(cell, bool(names)) for cell in of_split] for split, of_split in cells.items()}
     for split, of_split in values.items():
-        missing = of_split.count(None)
-        if missing > max(1, MOST_MISSING * len(of_split)):
-            raise UserError(
-                f"Column {column} has an empty cell in {missing} of {len(of_split)} rows of {split} (the first in "
-                f"{table.source.place(split, of_split.index(None))}): fill them in, or set --label-column."
-            )
+        _check_missing(table, split, of_split)
         for row, value in enumerate(of_split) if names else ():
-            if value is not None and value not in range(len(names)):
-                raise UserError(
-                    f"The label {shown(value)} in {table.source.place(split, row)} of {table.name!r} is none of 0 to "
-                    f"{len(names) - 1} ({', '.join(names[:3])} ...): {SET_LABEL}."
-                )
+            _check_number(table, split, row, value, names)
     different: Sequence[Any] = range(len(names))
     if not names:
         every = [value for of_split in values.values() for value in of_split if value is not None]
@@ -83,6 +74,25 @@ def _read_labels(source: TaskSource, table: Table, names: list[str]) -> dict[str
     source.names = names or [str(value) for value in different]
     index: dict[Any, int | None] = {value: number for number, value in enumerate(different)} | {None: None}
     return {split: [index[value] for value in of_split] for split, of_split in values.items()}
+
+
+def _check_missing(table: Table, split: str, values: list[Any]) -> None:
+    """Raise UserError where too many rows of a split have no label."""
+    missing = values.count(None)
+    if missing > max(1, MOST_MISSING * len(values)):
+        raise UserError(
+            f"Column {table.label!r} of {table.name!r} has an empty cell in {missing} of {len(values)} rows of {split} "
+            f"(the first in {table.source.place(split, values.index(None))}): fill them in, or set --label-column."
+        )
+
+
+def _check_number(table: Table, split: str, row: int, value: Any, names: list[str]) -> None:
+    """Raise UserError for a label that is the number of no class."""
+    if value is not None and value not in range(len(names)):
+        raise UserError(
+            f"The label {shown(value)} in {table.source.place(split, row)} of {table.name!r} is none of 0 to "
+            f"{len(names) - 1} ({', '.join(names[:3])} ...): {SET_LABEL}."
+        )
 
 
 def _different_labels(values: list[Any], column: str) -> list[Any]:
@@ -115,18 +125,25 @@ def _read_label_sets(source: TaskSource, table: Table, names: list[str]) -> dict
     inner = getattr(next(iter(table.splits.values())).features[table.label], "feature", None)
     names = list(inner.names) if isinstance(inner, datasets.ClassLabel) else names
 
-    def names_in(cell: Any) -> set[str]:
-        parts = cell if isinstance(cell, list) else str("" if cell is None or cell != cell else cell).split("|")
-        known = (names[part] if names and isinstance(part, int) else label_of(str(part)) for part in parts)
-        return set(filter(None, known))
+    def labels_in(cell: Any) -> list[Any]:
+        parts = cell if isinstance(cell, list) else cell.split("|") if isinstance(cell, str) else [cell]
+        return [label for part in parts if (label := label_of(part, bool(names))) is not None]
 
-    sets = {split: [names_in(cell) for cell in rows[table.label][:]] for split, rows in table.splits.items()}
-    source.names = names or sorted({name for of_split in sets.values() for each in of_split for name in each})
-    if not source.names:
+    lists = {split: [labels_in(cell) for cell in rows[table.label][:]] for split, rows in table.splits.items()}
+    for split, of_split in lists.items() if names else ():
+        for row, label in ((row, label) for row, labels in enumerate(of_split) for label in labels):
+            _check_number(table, split, row, label, names)
+    different: Sequence[Any] = range(len(names))
+    every = [label for of_split in lists.values() for each in of_split for label in each]
+    if not every:
         raise UserError(f"Column {table.label!r} of {table.name!r} holds no label: set --label-column.")
-    index = {name: number for number, name in enumerate(source.names)}
+    if not names:
+        different = _different_labels(every, f"{table.label!r} of {table.name!r}")
+    source.names = names or [str(label) for label in different]
+    index = {label: number for number, label in enumerate(different)}
     return {
-        split: [tuple(sorted(index[name] for name in each)) for each in of_split] for split, of_split in sets.items()
+        split: [tuple(sorted({index[label] for label in labels})) for labels in of_split]
+        for split, of_split in lists.items()
     }
 
 
@@ -145,6 +162,7 @@ def _read_numbers(source: TaskSource, table: Table, names: list[str]) -> dict[st
                 place = table.source.place(split, row)
                 raise UserError(f"The label {shown(cell)} in {place} is not a number: {SET_LABEL}.")
             numbers[split].append(number)
+        _check_missing(table, split, numbers[split])
     return numbers
 
 

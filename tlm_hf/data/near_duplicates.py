@@ -8,7 +8,6 @@ of the one that has fewer (Broder 1997; Lee et al., arXiv 2107.06499).
 import logging
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import datasets
@@ -16,6 +15,7 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
 from ..errors import UserError
+from .kinds import REGRESSION, per_label, problem_of
 from .sources import describe_split, facts_of
 
 logger = logging.getLogger(__name__)
@@ -72,12 +72,11 @@ def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets
     clean = split.select(np.flatnonzero(~leaks))
     facts = facts_of(split)
     facts["leaking_rows_dropped"] = facts.get("leaking_rows_dropped", 0) + int(leaks.sum())
-    counts = {f"the split {name}": len(clean)}
-    if "label" in split.column_names:
-        by_label = Counter(clean["label"])
-        counts = {label: by_label[index] for index, label in enumerate(split.features["label"].names)}
+    before, counts = ({f"the split {name}": len(rows)} for rows in (split, clean))
+    if "label" in split.column_names and problem_of(split) != REGRESSION:
+        before, counts = (per_label(datasets.DatasetDict({name: rows})) for rows in (split, clean))
         facts["per_label"] = counts
-    gone = [label for label, count in counts.items() if not count]
+    gone = [label for label, count in counts.items() if before[label] and not count]
     if gone:
         raise UserError(
             f"Every text of {gone[0]!r} in {name} repeats a held-out text (--drop-leakage): give more texts of it."

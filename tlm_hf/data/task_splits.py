@@ -1,6 +1,7 @@
 """Which rows of a task's source come into which split: seeded orders by class, cut by the numbers asked for."""
 
 from ..errors import UserError, shown
+from .kinds import REGRESSION
 from .sources import seeded_order
 from .tables import SPLITS, Row, TaskSource
 from .task_options import TaskArguments
@@ -43,6 +44,9 @@ def choose_rows(
         source.notes.append(note)
     if every_class:
         _check_classes(source, name, groups)
+        for split, (rows, *_) in groups.items() if source.problem_type == REGRESSION else ():
+            if len({row.label for row in rows}) < 2:
+                raise UserError(f"Every number of the {split} split of {name!r} is equal: give more rows.")
     chosen = {}
     for split in SPLITS:
         rows = [row for group in groups[split] for row in group[: sizes[split]]]

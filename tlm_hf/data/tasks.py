@@ -17,7 +17,7 @@ from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .docstrings import PER_LABEL, read_docstrings
 from .fewrel import MARKINGS, read_fewrel
-from .kinds import PAIR, REGRESSION, SINGLE, label_feature
+from .kinds import MULTI, PAIR, REGRESSION, SINGLE, label_feature
 from .kinds import class_names as class_names
 from .labels import read_rows
 from .near_duplicates import drop_leaking
@@ -59,6 +59,8 @@ UNUSED = {
     OBJECT: {"task_config", "task_revision"},
 }
 """Options that a task has no use for, besides those of tables and of FewRel alone."""
+TWO_LABELS = {SINGLE: "label and were not left out", MULTI: "set of labels, of which the first one is kept"}
+TWO_LABELS |= {REGRESSION: "number, of which the first one is kept"}
 KEYWORDS = {"path": "task_path", "config": "task_config", "revision": "task_revision", "seed": "task_seed"}
 KEYWORDS |= {"root": "data_root"}
 """Keywords of `load_task` with another name among a command's options."""
@@ -179,7 +181,7 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
     notes = [f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}"] if dropped else []
     notes += source.notes
     if source.two_labels:
-        notes.append(f"{source.two_labels} texts of the source have more than one label and were not left out")
+        notes.append(f"{source.two_labels} texts of the source have more than one {TWO_LABELS[source.problem_type]}")
     if notes:
         logger.warning("Note: %s: %s.", arguments.task, "; ".join(notes))
     facts = source.facts | {"task": portable_path(arguments.task), "seed": arguments.task_seed}
@@ -219,9 +221,7 @@ def _check_kind(arguments: TaskArguments, unused: list[str]) -> None:
     for name in unused:
         if getattr(arguments, name):
             flag = f"--{name.replace('_', '-')}"
-            raise UserError(
-                f"{flag} is of single texts with one class each, which {arguments.task!r} has not: leave it out."
-            )
+            raise UserError(f"{flag} works only for single texts with one class each: leave it out.")
 
 
 def _describe(rows: list[Row], source: TaskSource, facts: Json) -> datasets.Dataset:

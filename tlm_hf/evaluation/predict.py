@@ -155,6 +155,8 @@ def _classify(
 ) -> tuple[list[Prediction], int]:
     """Predictions, empty ones for missing texts, and how many texts were truncated."""
     model = load_for_inference(source)
+    if threshold is not None and problem_of(model.config) != MULTI:
+        raise UserError("--threshold works only for models of several labels a text: leave it out.")
     tokenizer = load_classifier_tokenizer(source, model)
     filled = [text for text in texts if text is not None]
     if not filled:

@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
-from ..data.kinds import KINDS, class_names, labels_of, texts_of
+from ..data.kinds import KINDS, class_names, labels_of, problem_of, texts_of
 from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, MaskingCollator
 from ..data.tables import SPLITS
 from ..data.task_options import option
-from ..data.tasks import TaskArguments, every_row, load_task_from, task_hash
+from ..data.tasks import KNOWN, TaskArguments, every_row, load_task_from, task_hash
 from ..data.tokenization import tokenize
 from ..errors import UserError
 from ..export import freeze_if_possible, load_for_inference, takes_pairs
@@ -221,9 +221,17 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
     config, problem_type = model.config, problem_of_model(model.config)
     if problem_type == REGRESSION and config.num_labels > 1:
         raise UserError(f"The model {arguments.model!r} has {config.num_labels} values a text: use predict.")
-    if problem_type != SINGLE:
-        arguments = replace(arguments, problem_type=next(name for name, each in KINDS.items() if each == problem_type))
-    rows, sha256 = _read_task(arguments)
+    of_kind = {each: name for name, each in KINDS.items()}
+    own, asked = of_kind[problem_type], arguments.problem_type
+    if asked not in (None, own):
+        raise UserError(f"The model {arguments.model!r} is of --problem-type {own}, not {asked}: leave the option out.")
+    is_plain = problem_type == SINGLE or arguments.task in ("docstrings", *KNOWN)
+    rows, sha256 = _read_task(replace(arguments, problem_type=None if is_plain else own))
+    if problem_of(rows) != problem_type:
+        raise UserError(
+            f"The model {arguments.model!r} is of --problem-type {own} but {arguments.task!r} of "
+            f"{of_kind[problem_of(rows)]}: name a table of the model's kind."
+        )
     labels = labels_of(rows)
     if problem_type != REGRESSION:
         numbers = match_labels(model, arguments.model, arguments.task, class_names(rows))

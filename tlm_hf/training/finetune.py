@@ -299,15 +299,18 @@ def _rate_by_epochs(arguments: TrainingArguments, steps_per_epoch: int) -> Calla
 
 def check_kind(options: FinetuneOptions, problem_type: str) -> None:
     """Raise UserError for options that only tasks of one class a text have."""
+    metric = str(options.training.get("metric_for_best_model") or "").removeprefix("eval_")
     asked = {
         "--class-weights": options.schedule.class_weights,
         "--label-smoothing-factor": options.training.get("label_smoothing_factor"),
         "--lora-rank": problem_type == REGRESSION and options.classifier.lora_rank,
-        "--metric-for-best-model": options.training.get("metric_for_best_model") == "accuracy",
+        "--metric-for-best-model": metric == "accuracy",
     }
     for flag, value in asked.items():
         if value and problem_type != SINGLE:
-            raise UserError(f"{flag} is of tasks with one class a text: leave it out.")
+            raise UserError(f"{flag} works only for tasks with one class a text: leave it out.")
+    if problem_type == REGRESSION and metric not in ("", "loss"):
+        raise UserError(f"--metric-for-best-model {metric} is not for tasks of numbers: give loss, or leave it out.")
 
 
 def scale_of(task: datasets.DatasetDict) -> tuple[float, float]:

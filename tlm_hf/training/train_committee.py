@@ -296,7 +296,7 @@ def _check_options(arguments: OwnDataArguments) -> None:
     unused = [entry for entry in OF_OWN_TEXT if getattr(arguments, entry) != getattr(OwnDataArguments(), entry)]
     encoders = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder
     if unused and (encoders or (pretrained() and not arguments.encoder)):
-        raise UserError(f"{flag(unused[0])} is of encoders that are pre-trained here: add --encoder none.")
+        raise UserError(f"{flag(unused[0])} works only for encoders that are pre-trained here: add --encoder none.")
     for name in encoders:
         fields = read_encoder_config(name)
         load_matching_tokenizer(name, None, fields["vocab_size"])
