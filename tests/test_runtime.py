@@ -19,12 +19,13 @@ import torch
 from conftest import ROOT, SENTENCES, TINY, randomise, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit, softmax
 from transformers import BertConfig, BertForSequenceClassification
 
 from tlm_hf import CommitteeForSequenceClassification, predict
 from tlm_hf.commands.serve import ServeArguments, serve
-from tlm_hf.export import FreezeArguments, OnnxClassifier, compare, export_onnx, freeze, write_frozen
+from tlm_hf.export import FreezeArguments, OnnxClassifier, compare, export_onnx, freeze, measure_tables, write_frozen
 from tlm_hf.models.combination_committee import uncertainty
 from tlm_hf.models.lexical_committee import LexicalTable
 from tlm_hf.runtime import erf, load
@@ -183,6 +184,18 @@ def test_a_short_max_length_cuts_the_frozen_form_too(folders, tokenizer, tmp_pat
         assert load(tmp_path / name).longest == 16
 
 
+def test_pairs_are_measured_and_run_in_float32(folders, tokenizer, tmp_path):
+    write_frozen(folders[0], tokenizer, tmp_path, token_types=True)
+    model = load(tmp_path)
+    ids, types, _ = model.encode([("boat", LONG), ("boat", "tide")])
+    assert (model._pool(ids, types).dtype, model.probabilities([("boat", "tide")]).dtype) == (np.float32, np.float32)
+    assert measure_tables(folders[0], tokenizer, tmp_path)["max_abs_diff"] < 1e-5
+    tables = load_file(tmp_path / "model.safetensors")
+    tables["position_values"][:, :, 16:] += 1  # of token type 1
+    save_file(tables, tmp_path / "model.safetensors")
+    assert measure_tables(folders[0], tokenizer, tmp_path)["max_abs_diff"] > 1e-3
+
+
 def test_erf_is_torchs():
     x = np.linspace(-6, 6, 10001).astype(np.float32)
     np.testing.assert_allclose(erf(x), torch.erf(torch.tensor(x)).numpy(), atol=5e-7)
@@ -310,8 +323,10 @@ def test_serve_prints_its_address_and_answers_there(folders, tmp_path, monkeypat
     (line,) = capsys.readouterr().out.splitlines()
     address = line.split()[0]
     assert post(address, {"texts": SENTENCES[:3]}) == load(folders[1] / "float32")(SENTENCES[:3])
-    with pytest.raises(urllib.error.HTTPError, match="422"):
-        post(address, {"texts": "bread"})
+    for texts, said in (("bread", "list"), ([["a", "b"]], "--token-types"), (["a", ["a", "b"]], "pair of strings")):
+        with pytest.raises(urllib.error.HTTPError, match="422") as raised:
+            post(address, {"texts": texts})
+        assert said in raised.value.read().decode()
     taken = int(address.split(":")[2].split("/")[0])
     assert "give another --host or --port" in refusal(serve, ServeArguments(str(tmp_path), port=taken))
     servers[0].should_exit = True

@@ -25,9 +25,11 @@ TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "U8": np.uint8}
 BATCH = 256  # texts that go through the layers together
 MULTIPLIER = 40503  # as `lexical_committee.py` has it
 REMEMBERED = 2**18  # letters of words whose tokens are remembered: about 10 MB
-LAYERS = {"attention_output": "HH", "intermediate": "HI", "output": "IH", "pooler": "HH", "classifier": "HC"}
-TABLES = {"values": "WMNS", "scores": "WMN", "scale": "WPM", "position_scores": "PMN", "position_values": "MNPs"}
-TABLES |= {"gain": "M1H", "lexical.weight": "BC", "lexical.idf": "W", "lexical.bias": "C"}  # letters: `table_shapes`
+LAYERS = {"attention_output": ("hidden", "hidden"), "intermediate": ("hidden", "inner"), "output": ("inner", "hidden")}
+LAYERS |= {"pooler": ("hidden", "hidden"), "classifier": ("hidden", "classes")}  # the sizes are in `table_shapes`
+TABLES = {"values": "words members heads row", "scores": "words members heads", "scale": "words places members"}
+TABLES |= {"position_scores": "places members heads", "position_values": "members heads places size"}
+LEXICAL = {"lexical.weight": "rows classes", "lexical.idf": "words", "lexical.bias": "classes"}
 ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "silu": lambda x: x / (1 + np.exp(-x))}
 ACTIVATIONS["gelu"] = lambda x: np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5)))
 
@@ -66,17 +68,17 @@ def read_tables(file: Path) -> dict[str, np.ndarray]:
 
 def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by `config.json`."""
-    int8, buckets, classes = config["table_dtype"] == "int8", config.get("lexical_buckets", 0), len(config["id2label"])
-    hidden, heads, words = config["hidden_size"], config["num_attention_heads"], config["vocab_size"]
-    size = {"1": 1, "M": config["num_members"], "W": words, "C": classes, "N": heads, "H": hidden, "B": words + buckets}
-    size |= {"I": config["intermediate_size"], "s": hidden // heads, "S": hidden // heads + 8 * int8}
-    size |= {"P": config["max_position_embeddings"] * config.get("type_vocab_size", 1)}
-    letters = {name: each for name, each in TABLES.items() if buckets or not name.startswith("lexical")}
-    for name, ends in LAYERS.items():
-        letters |= {f"{name}.weight": f"M{ends}", f"{name}.bias": f"M1{ends[1]}"}
+    int8, buckets, words = config["table_dtype"] == "int8", config.get("lexical_buckets", 0), config["vocab_size"]
+    hidden, heads, positions = config["hidden_size"], config["num_attention_heads"], config["max_position_embeddings"]
+    sizes = {"1": 1, "members": config["num_members"], "words": words, "rows": words + buckets, "size": hidden // heads}
+    sizes |= {"classes": len(config["id2label"]), "hidden": hidden, "inner": config["intermediate_size"]}
+    sizes |= {"heads": heads, "row": hidden // heads + 8 * int8, "places": positions * config.get("type_vocab_size", 1)}
+    shapes = {"gain": "members 1 hidden"} | TABLES | (LEXICAL if buckets else {})
+    for name, (start, end) in LAYERS.items():
+        shapes |= {f"{name}.weight": f"members {start} {end}", f"{name}.bias": f"members 1 {end}"}
         if int8 and name != "classifier":
-            letters |= {f"{name}.weight": f"M{ends[::-1]}", f"{name}.step": f"M{ends[1]}"}
-    return {name: tuple(size[letter] for letter in each) for name, each in letters.items()}
+            shapes |= {f"{name}.weight": f"members {end} {start}", f"{name}.step": f"members {end}"}
+    return {name: tuple(sizes[part] for part in shape.split()) for name, shape in shapes.items()}
 
 
 class FrozenRuntime:
@@ -106,14 +108,14 @@ class FrozenRuntime:
             fault = "missing" if isinstance(error, FileNotFoundError) else "damaged, or not of a frozen committee"
             raise ValueError(f"{file} is {fault} ({error}): name a folder that `tlm freeze` wrote.") from error
         shapes = {name: each.shape for name, each in self.tables.items()}
-        for name in {name for name, _ in shapes.items() ^ expected.items()}:
+        if shapes != expected:
+            name = min(name for name, _ in shapes.items() ^ expected.items())
             raise ValueError(f"{folder} has {name} {shapes.get(name)}, by its config.json {expected.get(name)}.")
         for name in [name for name in expected if name.endswith(".step")]:  # what every text reads becomes float32
             weight = name.replace("step", "weight")
             unpacked = self.tables[weight] * self.tables.pop(name)[..., None]
             self.tables[weight] = np.ascontiguousarray(unpacked.transpose(0, 2, 1))
-        self.positions, self.problem = config["max_position_embeddings"], config.get("problem_type")
-        self.longest = min(self.positions, config.get("max_tokens") or self.positions)  # tokens that are read
+        self.longest = min(config["max_position_embeddings"], config.get("max_tokens") or 2**31)  # tokens of a text
         self.tokenizer.no_truncation()
         self.pair_tokenizer.enable_truncation(self.longest)
         for tokenizer in (self.tokenizer, self.pair_tokenizer):
@@ -126,7 +128,7 @@ class FrozenRuntime:
         kinds = [(state[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer")]
         added = [each["lstrip"] or each["rstrip"] or " " in each["content"] for each in state["added_tokens"]]
         self.splits_at_spaces = kinds == ["BertNormalizer", "BertPreTokenizer"] and not any(added)
-        self.words, self.room = dict[str, list[int]](), REMEMBERED
+        self.words, self.room, self.problem = dict[str, list[int]](), REMEMBERED, config.get("problem_type")
 
     def __call__(self, texts: Any) -> Any:
         """What is answered, and whether the text was cut: for a text (a tuple: a pair), or for each of a list."""
@@ -221,9 +223,9 @@ class FrozenRuntime:
     def _pool(self, texts: list[list[int]], types: list[list[int]] | None) -> np.ndarray:
         """Attention from [CLS]: token ids of each text to contexts, float32 (members, texts, hidden)."""
         tables, lengths = self.tables, np.array([len(text) for text in texts])
-        columns, positions = np.arange(lengths.max()), self.positions
+        columns, positions = np.arange(lengths.max()), self.config["max_position_embeddings"]
         mask = columns < lengths[:, None]
-        ids, second = np.zeros(mask.shape, np.intp), np.zeros(mask.shape, np.intp)
+        ids, second = np.zeros(mask.shape, np.intp), np.zeros(mask.shape, bool)
         ids[mask] = np.concatenate(texts)
         if types is not None:
             second[mask] = np.concatenate(types)
@@ -236,7 +238,7 @@ class FrozenRuntime:
         weights = softmax(scores, axis=1) * scale  # (texts, length, members, heads)
         weights = np.ascontiguousarray(weights.transpose(2, 3, 0, 1))
         values = tables["position_values"]  # context: (members, heads, texts, size)
-        context = np.matmul(weights if types is None else weights * (1 - second), values[:, :, : len(columns)])
+        context = np.matmul(weights if types is None else weights * ~second, values[:, :, : len(columns)])
         if types is not None:
             context += np.matmul(weights * second, values[:, :, positions : positions + len(columns)])
         for text, length in enumerate(lengths):

@@ -22,14 +22,17 @@ class ServeArguments:
 
 def build_app(model: FrozenRuntime) -> Any:
     """A FastAPI app: `POST /classify` of `{"texts": [...]}` gives what the runtime answers to each text or pair."""
-    from fastapi import Body, FastAPI
+    from fastapi import Body, FastAPI, HTTPException
 
     app = FastAPI(title="Frozen committee")
 
     @app.post("/classify")
     def classify(texts: Annotated[list[str | tuple[str, str]], Body(embed=True)]) -> list[dict[str, Any]]:
-        """Label, score and whether the text was cut, for each text."""
-        return model(texts)  # type: ignore[no-any-return]
+        """For each text its label and score, its labels or its value (by the model's kind), and whether it was cut."""
+        try:
+            return model(texts)  # type: ignore[no-any-return]
+        except ValueError as error:  # the client's mistake
+            raise HTTPException(422, str(error)) from error
 
     return app
 
