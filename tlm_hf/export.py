@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -156,7 +157,7 @@ def measure_tables(
 ) -> dict[str, float]:
     """Bytes of the tables in a folder, and the largest difference of the runtime's member logits on a sample."""
     answers, largest = runtime.load(folder), 0.0
-    samples = [SAMPLE, list(zip(SAMPLE, SAMPLE[::-1], strict=True))]  # pairs where there are tables of token type 1
+    samples: list[list[Any]] = [SAMPLE, list(zip(SAMPLE, SAMPLE[::-1], strict=True))]  # pairs if it takes them
     for texts in samples[: answers.config.get("type_vocab_size", 1)]:
         batch = tokenizer(texts, padding=True, truncation=True, max_length=answers.longest, return_tensors="pt")
         difference = answers.member_logits(*answers.encode(texts)[:2]) - committee(**batch).member_logits.numpy()

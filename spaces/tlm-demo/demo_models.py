@@ -103,7 +103,9 @@ def load(source: str, name: str = "", *, masked: bool = False) -> Model:
         trust = PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "bert"
         model, found = kind.from_pretrained(source, trust_remote_code=trust, output_loading_info=True)
         if found["missing_keys"]:  # it would answer at random
-            raise DemoError(f"it lacks {sorted(found['missing_keys'])[0]}, so it is no {kind.__name__[9:]} model.")
+            raise DemoError(
+                f"it lacks {sorted(found['missing_keys'])[0]}, so it cannot {'fill masks' if masked else 'classify'}."
+            )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         return Model(name, source, model.eval(), tokenizer, freeze(model, tokenizer))
     except Exception as error:

@@ -4,6 +4,7 @@ import itertools
 import json
 from contextlib import chdir
 
+import datasets
 import numpy as np
 import pytest
 from helpers_commands import refused
@@ -42,3 +43,17 @@ def test_what_is_no_committee_is_refused(capsys, tmp_path, words, said):
     with chdir(family()):
         assert said in refused(capsys, "demo", *words, "--output-dir", str(tmp_path / "demo"))
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_committee_of_pairs_from_train_committee_is_refused(capsys, tmp_path):
+    splits = {"train": range(12), "validation": range(12, 18), "test": range(18, 24)}
+    (tmp_path / "work" / "data").mkdir(parents=True)
+    for split, rows in splits.items():
+        texts = {"text": [f"first {row}" for row in rows], "text_pair": [f"second {row}" for row in rows]}
+        table = datasets.Dataset.from_dict(texts | {"label": [row % 2 for row in rows]})
+        table.cast_column("label", datasets.ClassLabel(names=["no", "yes"])).to_parquet(
+            str(tmp_path / "work" / "data" / f"{split}.parquet")
+        )
+    with chdir(family()):
+        words = ("--committees", f"pairs={tmp_path}", "--encoders", "bert-1=encoder")
+        assert "not one class for each text" in refused(capsys, "demo", *words, "--output-dir", str(tmp_path / "demo"))

@@ -254,9 +254,9 @@ def test_other_vocabularies_and_models_are_said(space, copied):
     assert "another vocabulary" in found.trouble[0]
     counts.write_bytes(b"PK")
     assert "missing or damaged" in demo_data.load_demo().trouble[0]
-    with pytest.raises(demo_models.DemoError, match=r"encoder-1 cannot be opened: it lacks .* no ForSequenceClassific"):
+    with pytest.raises(demo_models.DemoError, match=r"encoder-1 cannot be opened: it lacks .* cannot classify"):
         demo_models.load(str(copied / "encoder-1"))
-    with pytest.raises(demo_models.DemoError, match=r"deep cannot be opened: it lacks .* no ForMaskedLM"):
+    with pytest.raises(demo_models.DemoError, match=r"deep cannot be opened: it lacks .* cannot fill masks"):
         demo_models.load(str(copied / "deep"), masked=True)
 
 

@@ -1,6 +1,6 @@
 """What the Space shows: a folder with `demo.json`, in it for each task the scores of all committees of its members.
 
-The Space (`spaces/tlm-demo`) needs nothing of this package but these files and the models that they name.
+A staged Space needs these files and the models that they name; `spaces/tlm-demo` of a checkout needs this package too.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from pyarrow.parquet import read_schema
 
 from ..data.corpora import load_corpus
 from ..data.embedded import model_folder
@@ -126,7 +127,8 @@ def _read_pairs(arguments: DemoArguments, flag: str) -> dict[str, Path]:
 def _load_splits(folder: Path, root: str | None) -> datasets.DatasetDict:
     """The splits that a committee was trained on, by what its command wrote."""
     if (folder / "work" / "data").is_dir():  # of train-committee
-        return load_task(str(folder / "work" / "data"))
+        has_pairs = PAIR in read_schema(folder / "work" / "data" / "test.parquet").names
+        return load_task(str(folder / "work" / "data"), text_pair_column=PAIR if has_pairs else None)
     try:
         settings, results = read_json(folder / "run.json")["settings"], read_json(folder / "results.json")
         known = {field.name for field in fields(TaskArguments)}
