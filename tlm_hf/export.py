@@ -159,7 +159,8 @@ def measure_tables(
     answers, largest = runtime.load(folder), 0.0
     samples: list[list[Any]] = [SAMPLE, list(zip(SAMPLE, SAMPLE[::-1], strict=True))]  # pairs if it takes them
     for texts in samples[: answers.config.get("type_vocab_size", 1)]:
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=answers.longest, return_tensors="pt")
+        cut: Json = {"truncation": True, "max_length": answers.longest, "return_token_type_ids": True}
+        batch = tokenizer(texts, padding=True, return_tensors="pt", **cut)
         difference = answers.member_logits(*answers.encode(texts)[:2]) - committee(**batch).member_logits.numpy()
         largest = max(largest, float(abs(difference).max()))
     return {"bytes": (folder / "model.safetensors").stat().st_size, "max_abs_diff": largest}
