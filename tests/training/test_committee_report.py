@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 
-from tlm_hf.training.committee_report import notes, top_confusions, write_page
+from tlm_hf.evaluation.intervals import Interval
+from tlm_hf.training.committee_report import COMMITTEE, LINEAR, MAJORITY, notes, recommend, top_confusions, write_page
 
 NASTY = "<script>alert(1)</script> & 'a'"
 INTERVAL = {"value": 0.7512, "low": 0.6123, "high": 0.8891}
@@ -75,3 +76,10 @@ def test_top_confusions_are_those_of_pandas():
     assert {(row["label"], row["predicted"]): row["texts"] for row in rows} == expected
     assert [row["texts"] for row in rows] == sorted(expected.values(), reverse=True)
     assert top_confusions(labels, labels, [0, 1, 2]) == []
+
+
+def test_a_model_no_better_than_the_majority_is_not_recommended():
+    for accuracy, said in ((0.6, "Neither"), (0.8, "linear model")):
+        of_model = {COMMITTEE: 0.5, LINEAR: accuracy, MAJORITY: 0.6}
+        scores = [{"model": name, "accuracy": {"value": value}} for name, value in of_model.items()]
+        assert said in recommend(Interval(0.5 - accuracy, -0.4, -0.01), scores)

@@ -254,6 +254,8 @@ def _add_columns(table: pa.Table, predictions: list[Prediction]) -> pa.Table:
         record |= {f"p({name})": value for name, value in (record.pop("probabilities") or {}).items()}
         if isinstance(record["value"], dict):
             record |= {f"value({name})": value for name, value in record.pop("value").items()}
+        if record["labels"] is not None:
+            record["labels"] = "|".join(record["labels"])  # as tables of labels are read
         records.append(record)
     for name in max(records, key=len, default={}):
         values = [record.get(name) for record in records]

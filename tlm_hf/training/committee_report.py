@@ -56,8 +56,12 @@ def compare(
     return scores, accuracy_difference(predicted[COMMITTEE], predicted[LINEAR], labels)
 
 
-def recommend(difference: Interval, metric: str = "accuracy") -> str:
-    """Which model to take, and how sure that is."""
+def recommend(difference: Interval, scores: Sequence[Json], metric: str = "accuracy") -> str:
+    """Which model to take, and how sure that is; the last of the scores is what needs no text."""
+    of_model = {row["model"]: row[metric]["value"] for row in scores}
+    trivial = scores[-1]["model"]
+    if max(of_model[COMMITTEE], of_model[LINEAR]) <= of_model[trivial]:
+        return f"Neither model is better than the {trivial}: give more labelled rows, or check the labels."
     metric = {"micro_f1": "micro F1", "r2": "R²"}.get(metric, metric)
     points = f"{100 * abs(difference.value):.1f} points of {metric}"
     interval = f"95% interval of the difference {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"

@@ -40,13 +40,14 @@ def score_kind(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Json
     scores = {name: measure(weights, each, labels) for name, each in answers.items()}
     metric = HEADLINE[problem_type]
     difference = _interval(scores[COMMITTEE][metric] - scores[LINEAR][metric])
+    rows = [
+        {"model": name, **{each: vars(_interval(values)) for each, values in of_model.items()}}
+        for name, of_model in scores.items()
+    ]
     return {
-        "scores": [
-            {"model": name, **{each: vars(_interval(values)) for each, values in of_model.items()}}
-            for name, of_model in scores.items()
-        ],
+        "scores": rows,
         "difference": vars(difference),
-        "recommendation": recommend(difference, metric),
+        "recommendation": recommend(difference, rows, metric),
         "doubtful": (_doubtful_labels if several else _doubtful_numbers)(task["test"], joined, labels),
     }
 

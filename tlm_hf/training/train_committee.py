@@ -267,7 +267,7 @@ def _score(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Json:
     return results | {
         "scores": scores,
         "difference": vars(difference),
-        "recommendation": recommend(difference),
+        "recommendation": recommend(difference, scores),
         "confusions": top_confusions(labels_of(task["test"]), answers, names),
         "doubtful": doubtful_rows(task["test"], names, joined.logits),
     }
