@@ -89,9 +89,8 @@ def run_jobs(
                 if not ready and not running:
                     raise ValueError(f"The job {waiting[0].name!r} waits for jobs that never end: {waiting[0].after}.")
                 waiting = [job for job in waiting if job not in ready]
-                in_flight = [*running.values(), *ready]
-                bar.total = done + sum(job.weight for job in [*in_flight, *waiting])
-                found = [job.progress for job in in_flight]
+                bar.total = done + sum(job.weight for job in [*running.values(), *ready, *waiting])
+                found = [job.progress for job in [*running.values(), *ready]]
                 bar.set_postfix_str("; ".join(words for _, words in found), refresh=False)
                 bar.update(done + sum(weight for weight, _ in found) - bar.n)
                 for job in ready:
