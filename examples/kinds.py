@@ -53,12 +53,9 @@ def years(split: str, count: int) -> list[Json]:
 
 def pairs(split: str, count: int) -> list[Json]:
     """Two news, half of the time of one class."""
-    rows, rng = (
-        [(shorten(text), label) for text, label in read("ag_news", split)[: 2 * count]],
-        np.random.default_rng(0),
-    )
-    made = []
-    for (text, label), _ in zip(rows[:count], range(count), strict=True):
+    rows = [(shorten(text), label) for text, label in read("ag_news", split)[: 2 * count]]
+    rng, made = np.random.default_rng(0), []
+    for text, label in rows[:count]:
         same = rng.random() < 0.5
         others = [other for other, of_other in rows[count:] if (of_other == label) == same]
         made.append(

@@ -19,13 +19,12 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.linear_model import LogisticRegression
 
-from tlm_hf import TLMModel, pretrained
 from tlm_hf.commands.common import parse
+from tlm_hf.data.embedded import model_folder
 from tlm_hf.data.tasks import class_names, load_task
-from tlm_hf.data.tokenization import encode_whole, load_tokenizer
+from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.evaluation.intervals import score_predictions
 from tlm_hf.evaluation.linear_models import choose_linear, fit_tfidf, load_sentence_encoder
 from tlm_hf.runs.atomic_files import read_json, write_json
@@ -33,7 +32,7 @@ from tlm_hf.runs.figure import new_figure
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
 from tlm_hf.runtime import load
-from tlm_hf.training.lexical import COUNTED
+from tlm_hf.training.lexical import COUNTED, text_means, word_vectors
 from tlm_hf.training.train_committee import OwnDataArguments, train_from_table
 
 SETS: dict[str, dict[str, Any]] = {
@@ -97,15 +96,11 @@ def run_tfidf(task: datasets.DatasetDict, folder: Path) -> Trained:
 
 def run_count_vectors(task: datasets.DatasetDict, folder: Path) -> Trained:
     """As `run_committee`; the mean of the word rows of the counted encoder."""
-    name = str(pretrained()[COUNTED])
-    rows = TLMModel.from_pretrained(name).embeddings.word_embeddings.weight.detach()
-    encode = encode_whole(load_tokenizer(name))
-
-    def means(texts: Sequence[str]) -> np.ndarray:
-        return np.stack([rows[torch.tensor(ids or [0])].mean(dim=0).numpy() for ids in encode(texts)])
-
+    tokenizer = load_tokenizer(model_folder(COUNTED))
+    rows = word_vectors(tokenizer, [COUNTED])
+    means = text_means(tokenizer, rows)
     scores = choose_linear({split: means(task[split]["text"][:]) for split in task}, task)
-    return scores, lambda text: means([text]), 4e-6 * rows.numel()
+    return scores, lambda text: means([text]), rows.nbytes / 1e6
 
 
 def run_minilm(task: datasets.DatasetDict, folder: Path) -> Trained:

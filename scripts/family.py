@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from tlm_hf import TLMModel, pretrained
+from tlm_hf.data.embedded import model_folder
 from tlm_hf.data.tasks import load_task
-from tlm_hf.data.tokenization import encode_whole, load_tokenizer
+from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.evaluation.linear_models import choose_linear, sentence_baseline, tfidf_baseline
 from tlm_hf.runs.atomic_files import Json, read_json, write_json
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
 from tlm_hf.study.estimates import Answers, Estimate, accuracy, committees_right, difference
 from tlm_hf.training.finetune import LOGITS_FILE
+from tlm_hf.training.lexical import COUNTED, text_means, word_vectors
 from tlm_hf.training.members import finetune_members
 
 FEWREL = {"train_per_label": 150, "validation_per_label": 10, "test_per_label": 30, "shortfall": "take"}
@@ -33,16 +34,14 @@ TASKS: dict[str, tuple[float, Json]] = {
     "fewrel, entities marked": (3e-4, {**FEWREL, "entity_markers": "text"}),
 }
 """Learning rate and sizes, as in the study."""
-ENCODERS = ("tlm-bert1-0", "tlm-bert1-1", "tlm-words")
+ENCODERS = ("tlm-bert1-0", "tlm-bert1-1", COUNTED)
 
 
 def count_vectors(task: Any) -> np.ndarray:
     """Logits on test of a linear model on the mean of a text's counted word rows, float (texts, classes)."""
-    folder = str(pretrained()["tlm-words"])
-    encode, model = encode_whole(load_tokenizer(folder)), TLMModel.from_pretrained(folder, add_pooling_layer=False)
-    rows = model.get_input_embeddings().weight.detach().float().numpy()
-    texts = {split: encode(task[split]["text"][:]) for split in task}
-    inputs = {split: np.stack([rows[ids].mean(axis=0) for ids in each]) for split, each in texts.items()}
+    tokenizer = load_tokenizer(model_folder(COUNTED))
+    means = text_means(tokenizer, word_vectors(tokenizer, [COUNTED]))
+    inputs = {split: means(task[split]["text"][:]) for split in task}
     return np.asarray(choose_linear(inputs, task)["logits"]["test"])
 
 

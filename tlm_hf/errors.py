@@ -21,13 +21,18 @@ def listed(names: Iterable[str], length: int = 200) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def flag(name: str) -> str:
+    """An option as the command line has it."""
+    return f"--{name.replace('_', '-')}"
+
+
 def check_range(arguments: Any, lowest: float, highest: float, *names: str) -> None:
     """Raise UserError unless each named field of options is in [lowest, highest]; None counts as not given."""
     for name in names:
         value = getattr(arguments, name)
         if value is not None and not lowest <= value <= highest:
             remedy = f"at least {lowest}" if highest == float("inf") else f"a value from {lowest} to {highest}"
-            raise UserError(f"--{name.replace('_', '-')} is {value}: give {remedy}.")
+            raise UserError(f"{flag(name)} is {value}: give {remedy}.")
 
 
 class Terminated(KeyboardInterrupt):

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from ..errors import Terminated, UserError
+from ..errors import Terminated, UserError, flag
 from ..runs.output_folder import is_main_process
 from ..runs.quiet import quiet_libraries
 from ..training.options import REFUSED, suggest
@@ -74,7 +74,7 @@ class Parser(HfArgumentParser):
         action.default = argparse.SUPPRESS
         if action.dest in (*REFUSED, *hidden) or action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS
-        action.option_strings = [f"--{action.dest.replace('_', '-')}"]
+        action.option_strings = [flag(action.dest)]
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2 and one sentence."""

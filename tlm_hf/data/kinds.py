@@ -9,6 +9,7 @@ from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 
 KINDS = {"single": SINGLE, "multi": MULTI, "regression": REGRESSION}
 """The `problem_type` of a model by the value of `--problem-type`."""
+NAMES = {problem_type: name for name, problem_type in KINDS.items()}
 PAIR = "text_pair"
 VALUE = "value"
 """Name of a regression's only output."""
@@ -53,15 +54,13 @@ def as_one_text(texts: list[Any]) -> list[str]:
     return [text if isinstance(text, str) else " [SEP] ".join(text) for text in texts]
 
 
-def per_label(task: datasets.DatasetDict) -> dict[str, int]:
-    """How many rows of all splits each class has; of a regression none."""
-    labels = np.concatenate([labels_of(rows) for rows in task.values()])
-    if problem_of(task) == REGRESSION:
+def per_label(*splits: datasets.Dataset) -> dict[str, int]:
+    """How many rows of the splits together each class has; of a regression none."""
+    if problem_of(splits[0]) == REGRESSION:
         return {}
-    counts = (
-        labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels.astype(int), minlength=len(class_names(task)))
-    )
-    return dict(zip(class_names(task), counts.astype(int).tolist(), strict=True))
+    names, labels = class_names(splits[0]), np.concatenate([labels_of(rows) for rows in splits])
+    counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels.astype(int), minlength=len(names))
+    return dict(zip(names, counts.astype(int).tolist(), strict=True))
 
 
 def labels_of(rows: datasets.Dataset) -> np.ndarray:

@@ -74,7 +74,7 @@ def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets
     facts["leaking_rows_dropped"] = facts.get("leaking_rows_dropped", 0) + int(leaks.sum())
     before, counts = ({f"the split {name}": len(rows)} for rows in (split, clean))
     if "label" in split.column_names and problem_of(split) != REGRESSION:
-        before, counts = (per_label(datasets.DatasetDict({name: rows})) for rows in (split, clean))
+        before, counts = (per_label(rows) for rows in (split, clean))
         facts["per_label"] = counts
     gone = [label for label, count in counts.items() if before[label] and not count]
     if gone:

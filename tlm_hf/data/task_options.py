@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, flag
 
 TABLE_OPTIONS = ("encoding", "quoting", "drop_rare_classes", "merge_rare_classes", "problem_type", "text_pair_column")
 TEXT_OPTIONS = ("entity_markers", "shortfall", "drop_leakage", *TABLE_OPTIONS)
@@ -21,7 +21,8 @@ def option(default: Any, description: str, **metadata: Any) -> Any:
     argparse's `add_argument`.
     """
     if "alias" in metadata:
-        metadata["aliases"] = [f"--{metadata['alias']}", f"--{metadata.pop('alias').replace('_', '-')}"]
+        alias = metadata.pop("alias")
+        metadata["aliases"] = [f"--{alias}", flag(alias)]
     metadata = {"help": description, **metadata}
     if callable(default):
         return field(default_factory=default, metadata=metadata)

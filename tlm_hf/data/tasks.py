@@ -3,21 +3,19 @@
 Each is a `DatasetDict` of train, validation and test, with the facts that reproduce it (`sources.facts_of`).
 """
 
-import itertools
 import logging
-from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 
-from ..errors import UserError, check_range
+from ..errors import UserError, check_range, flag
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .docstrings import PER_LABEL, read_docstrings
 from .fewrel import MARKINGS, read_fewrel
-from .kinds import MULTI, PAIR, REGRESSION, SINGLE, label_feature
+from .kinds import MULTI, PAIR, REGRESSION, SINGLE, label_feature, per_label
 from .kinds import class_names as class_names
 from .labels import read_rows
 from .near_duplicates import drop_leaking
@@ -118,8 +116,7 @@ def _check(arguments: TaskArguments) -> None:
     for option in fields(TaskArguments):
         value = getattr(arguments, option.name)
         if option.name in unused and value != option.default:
-            flag = f"--{option.name.replace('_', '-')}"
-            raise UserError(f"The task {arguments.task!r} has no use for {flag} {value}: leave it out.")
+            raise UserError(f"The task {arguments.task!r} has no use for {flag(option.name)} {value}: leave it out.")
 
 
 def text_options(arguments: TaskArguments) -> Json:
@@ -220,8 +217,7 @@ def every_row(arguments: TaskArguments) -> datasets.Dataset:
 def _check_kind(arguments: TaskArguments, unused: list[str]) -> None:
     for name in unused:
         if getattr(arguments, name):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} works only for single texts with one class each: leave it out.")
+            raise UserError(f"{flag(name)} works only for single texts with one class each: leave it out.")
 
 
 def _describe(rows: list[Row], source: TaskSource, facts: Json) -> datasets.Dataset:
@@ -232,5 +228,4 @@ def _describe(rows: list[Row], source: TaskSource, facts: Json) -> datasets.Data
     table = datasets.Dataset.from_dict(values, features=datasets.Features(columns))
     if source.problem_type == REGRESSION:
         return describe_split(table, **facts)
-    counts = Counter(itertools.chain(*([row.label] if source.problem_type == SINGLE else row.label for row in rows)))
-    return describe_split(table, **facts, per_label={label: counts[index] for index, label in enumerate(source.names)})
+    return describe_split(table, **facts, per_label=per_label(table))

@@ -10,6 +10,7 @@ from scipy.special import log_softmax, logit
 from scipy.stats import chi2
 from sklearn.metrics import f1_score
 
+from ..models.combination_committee import MULTI
 from ..runs.figure import new_figure
 
 BOUNDS = (np.log(0.05), np.log(20.0))
@@ -50,8 +51,13 @@ def as_two_classes(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     return np.stack([logits.ravel(), np.zeros(logits.size)], axis=-1), 1 - labels.ravel().astype(int)
 
 
-def choose_threshold(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The probability from which a text has a label: that of the best micro F1, of equals the nearest to 0.5."""
+def choose_threshold(logits: np.ndarray, labels: np.ndarray, problem_type: str = MULTI) -> float:
+    """The probability from which a text has a label: that of the best micro F1, of equals the nearest to 0.5.
+
+    It is 0.5 for tasks of another kind, which have no use for it.
+    """
+    if problem_type != MULTI:
+        return 0.5
     grid = np.arange(0.1, 0.91, 0.05).round(2)
     scores = [f1_score(labels, logits >= logit(each), average="micro", zero_division=0) for each in grid]
     return float(max(zip(scores, -np.abs(grid - 0.5), grid, strict=True))[2])

@@ -95,7 +95,7 @@ def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # weak regularisation is slow
                 models[name, strength] = build(strength).fit(inputs["train"], labels["train"])
             values = _logits(models[name, strength], inputs["validation"], absent)
-            threshold = choose_threshold(values, labels["validation"]) if problem_type == MULTI else 0.5
+            threshold = choose_threshold(values, labels["validation"], problem_type)
             scores[name, strength] = measure(problem_type, values, labels["validation"], threshold)[metric] or 0.0
             if strength == grid[-1]:
                 grid += _beyond_edge({each: scores[name, each] for each in grid})
@@ -104,7 +104,7 @@ def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
     if problem_type == SINGLE:
         temperature = choose_temperature(logits["validation"], labels["validation"]).value
         logits = {split: values / temperature for split, values in logits.items()}
-    threshold = choose_threshold(logits["validation"], labels["validation"]) if problem_type == MULTI else 0.5
+    threshold = choose_threshold(logits["validation"], labels["validation"], problem_type)
     metrics = measure(problem_type, logits["test"], labels["test"], threshold)
     chosen = {f"validation_{metric}": scores[best], "classifier": best[0], "C": best[1], "threshold": threshold}
     return {**metrics, **chosen, "logits": logits}

@@ -24,7 +24,7 @@ from ..errors import UserError, check_range
 from ..export import freeze_if_possible, load_for_inference
 from ..loading import COMMITTEES, load_classifier_tokenizer
 from ..models.combination_committee import MULTI, REGRESSION, combine, uncertainty
-from ..models.joining_committee import problem_of
+from ..models.joining_committee import problem_of_model
 from ..runs.atomic_files import Json, replacing
 from .scoring import FREEZE_HELP, output_file, predict_logits
 
@@ -155,7 +155,7 @@ def _classify(
 ) -> tuple[list[Prediction], int]:
     """Predictions, empty ones for missing texts, and how many texts were truncated."""
     model = load_for_inference(source)
-    if threshold is not None and problem_of(model.config) != MULTI:
+    if threshold is not None and problem_of_model(model.config) != MULTI:
         raise UserError("--threshold works only for models of several labels a text: leave it out.")
     tokenizer = load_classifier_tokenizer(source, model)
     filled = [text for text in texts if text is not None]
@@ -170,7 +170,7 @@ def _classify(
 
 def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | None) -> list[Prediction]:
     """Predictions of logits (texts, classes), of a committee (texts, members, classes), as `problem_type` says."""
-    names, problem_type = [config.id2label[index] for index in range(config.num_labels)], problem_of(config)
+    names, problem_type = [config.id2label[index] for index in range(config.num_labels)], problem_of_model(config)
     doubts: list[Json] = [{} for _ in logits]
     if config.model_type in COMMITTEES:
         members = torch.from_numpy(logits)

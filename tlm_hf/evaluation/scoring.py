@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
-from ..data.kinds import KINDS, class_names, labels_of, problem_of, texts_of
+from ..data.kinds import NAMES, class_names, labels_of, problem_of, texts_of
 from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, MaskingCollator
 from ..data.tables import SPLITS
 from ..data.task_options import option
@@ -30,7 +30,7 @@ from ..loading import (
     trained_on_another_split,
 )
 from ..models.combination_committee import REGRESSION, SINGLE
-from ..models.joining_committee import problem_of as problem_of_model
+from ..models.joining_committee import problem_of_model
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable_path, provenance
 from .calibration import expected_calibration_error
@@ -221,8 +221,7 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
     config, problem_type = model.config, problem_of_model(model.config)
     if problem_type == REGRESSION and config.num_labels > 1:
         raise UserError(f"The model {arguments.model!r} has {config.num_labels} values a text: use predict.")
-    of_kind = {each: name for name, each in KINDS.items()}
-    own, asked = of_kind[problem_type], arguments.problem_type
+    own, asked = NAMES[problem_type], arguments.problem_type
     if asked not in (None, own):
         raise UserError(f"The model {arguments.model!r} is of --problem-type {own}, not {asked}: leave the option out.")
     is_plain = problem_type == SINGLE or arguments.task in ("docstrings", *KNOWN)
@@ -230,7 +229,7 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
     if problem_of(rows) != problem_type:
         raise UserError(
             f"The model {arguments.model!r} is of --problem-type {own} but {arguments.task!r} of "
-            f"{of_kind[problem_of(rows)]}: name a table of the model's kind."
+            f"{NAMES[problem_of(rows)]}: name a table of the model's kind."
         )
     labels = labels_of(rows)
     if problem_type != REGRESSION:

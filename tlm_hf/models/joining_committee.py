@@ -132,7 +132,7 @@ def _read_tokenizer(member: str | os.PathLike, position: int, options: Mapping[s
         raise _broken(member, position, "its tokenizer.json is damaged") from error
 
 
-def problem_of(config: Any) -> str:
+def problem_of_model(config: Any) -> str:
     """The problem type that stock BERT takes where none is written: one number is a regression."""
     return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE)
 
@@ -141,7 +141,7 @@ def check_member(model: Any, position: int, earlier: Sequence[Any]) -> None:
     """Raise ValueError unless the model may vote with the `earlier` ones."""
     first = earlier[0] if earlier else model
     config = model.config
-    problem, first_problem = problem_of(config), problem_of(first.config)
+    problem, first_problem = problem_of_model(config), problem_of_model(first.config)
     names, expected = list(config.id2label.values()), list(first.config.id2label.values())
     size, first_size = config.vocab_size, first.config.vocab_size
     dtype, first_dtype = next(model.parameters()).dtype, next(first.parameters()).dtype
@@ -180,4 +180,4 @@ def in_label_order(model: Any, labels: dict[int, str]) -> Any:
     return permuted
 
 
-__all__ = ["check_member", "check_tokenizers", "in_label_order", "open_member", "problem_of"]
+__all__ = ["check_member", "check_tokenizers", "in_label_order", "open_member", "problem_of_model"]

@@ -19,7 +19,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .combination_committee import CommitteeOutput, committee_output
 from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
-from .joining_committee import check_member, check_tokenizers, in_label_order, open_member, problem_of
+from .joining_committee import check_member, check_tokenizers, in_label_order, open_member, problem_of_model
 from .lexical_committee import LexicalTable
 from .modeling_frozen import FrozenCommitteeForSequenceClassification, freeze_members
 from .modeling_tlm import CardMixin, TLMForSequenceClassification
@@ -101,7 +101,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
                 id2label=dict(first.id2label),
                 label2id={name: index for index, name in first.id2label.items()},
                 pad_token_id=first.pad_token_id,
-                problem_type=problem_of(first),
+                problem_type=problem_of_model(first),
             )
         except Exception as error:  # the validator's, whose cause is the sentence
             raise ValueError(str(error.__cause__ or error)) from error

@@ -30,8 +30,7 @@ from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
 from ..models.combination_committee import COMBINATIONS, MULTI, REGRESSION, SINGLE, combine
 from ..models.configuration_committee import CommitteeConfig
-from ..models.joining_committee import in_label_order
-from ..models.joining_committee import problem_of as problem_of_model
+from ..models.joining_committee import in_label_order, problem_of_model
 from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.atomic_files import Json
@@ -119,8 +118,8 @@ def join_members(
     if fitted.note is not None:
         logger.warning("Note: the temperature stays 1: %s.", fitted.note)
     config.combination, config.temperature = combination, temperature
-    if problem_type == MULTI:
-        config.threshold = choose_threshold(joined["validation"] / temperature, labels["validation"])
+    scaled = {split: each / temperature for split, each in joined.items()}
+    config.threshold = choose_threshold(scaled["validation"], labels["validation"], problem_type)
 
     # 5. Scores, and the folder
     results = {
@@ -140,11 +139,10 @@ def join_members(
         **_score_members(logits["test"], labels["test"], committee.config),
     }
     if problem_type != REGRESSION:
-        scaled = joined["test"] / temperature
-        results["classes"] = class_metrics(scaled, labels["test"], class_names(task), config.threshold)
+        results["classes"] = class_metrics(scaled["test"], labels["test"], class_names(task), config.threshold)
         of_test = _with_classes(problem_type, joined["test"], labels["test"])
         results["reliability"] = _reliability(of_test[0], temperature, of_test[1])
-    return Joined(committee, tokenizer, results, logits["test"], joined["test"] / temperature)
+    return Joined(committee, tokenizer, results, logits["test"], scaled["test"])
 
 
 def _add_table(

@@ -4,7 +4,7 @@ On small tables it beats fine-tuned members, so `train-committee` adds it to the
 tokens that training texts lack to those that they have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.embedded import model_folder, pretrained
 from ..data.kinds import labels_of, problem_of, texts_of
-from ..data.tokenization import load_tokenizer, tokenizer_hash
+from ..data.tokenization import encode_whole, load_tokenizer, tokenizer_hash
 from ..evaluation.calibration import choose_threshold
 from ..evaluation.metrics import HEADLINE, measure
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE, combine
@@ -52,8 +52,14 @@ def word_vectors(tokenizer: PreTrainedTokenizerBase, encoders: list[str]) -> np.
     source = encoders[0]
     if counted is not None and tokenizer_hash(load_tokenizer(str(counted))) == tokenizer_hash(tokenizer):
         source = str(counted)
-    rows = TLMModel.from_pretrained(model_folder(source)).embeddings.word_embeddings.weight
+    rows = TLMModel.from_pretrained(model_folder(source), add_pooling_layer=False).embeddings.word_embeddings.weight
     return rows.detach().float().numpy()
+
+
+def text_means(tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray) -> Callable[[Sequence[str]], np.ndarray]:
+    """Function from texts to the means of their tokens' vectors, float32 (texts, size); of no token that of [PAD]."""
+    encode = encode_whole(tokenizer)
+    return lambda texts: np.stack([vectors[ids or [tokenizer.pad_token_id]].mean(axis=0) for ids in encode(texts)])
 
 
 def count_tokens(ids: Sequence[np.ndarray], columns: int) -> csr_matrix:
@@ -150,8 +156,7 @@ def learning_curve(
         rows = task["train"].select(np.flatnonzero(places < share))
         table = whole if share == 1 else fit_lexical(tokenizer, vectors, rows, len(whole.bias))
         logits = {split: lexical_logits(table, tokenizer, texts_of(task[split])) for split in ("validation", "test")}
-        several = problem_type == MULTI
-        threshold = choose_threshold(logits["validation"], labels_of(task["validation"])) if several else 0.5
+        threshold = choose_threshold(logits["validation"], labels_of(task["validation"]), problem_type)
         points.append({"rows": len(rows), metric: measure(problem_type, logits["test"], test, threshold)[metric]})
     return points
 

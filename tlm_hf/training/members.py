@@ -121,9 +121,8 @@ def fit_to_budget(budget: str, started: float, folder: Path, rows: int, workers:
         cost = MemberCost(now - begun - TRIAL_STEPS * step - apart, step, apart / math.ceil(TRIAL_STEPS / steps))
         left = parse_duration(budget) - (now - started)
         asked = options["num_train_epochs"], len(options["models"])
-        write_json(
-            record, dict(zip(("members", "passes"), fit_members(left, cost, steps, *asked, workers), strict=True))
-        )
+        members, passes = fit_members(left, cost, steps, *asked, workers)
+        write_json(record, {"members": members, "passes": passes})
         shutil.rmtree(trial)
     decided = read_json(record)
     sentence = (

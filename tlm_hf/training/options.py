@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from ..data.task_options import option
-from ..errors import UserError, check_range
+from ..errors import UserError, check_range, flag
 from ..runs.provenance import portable_path
 from .processes import choose_precision, stays_on_cpu
 
@@ -39,13 +39,14 @@ REASONS = {
 }  # fmt: skip
 """Why fields of TrainingArguments are refused."""
 REFUSED = {name: reason for reason, names in REASONS.items() for name in names.split()}
-NOT_DECISIVE = (
-    "output_dir report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id logging_strategy "
-    "logging_steps logging_first_step log_on_each_node log_level log_level_replica logging_nan_inf_filter disable_tqdm "
-    "save_steps push_to_hub hub_token hub_private_repo hub_model_id hub_revision dataloader_num_workers "
-    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor ddp_timeout skip_memory_metrics "
-    "debug num_threads workers data_root"
-)
+NOT_DECISIVE = frozenset({
+    "output_dir", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
+    "trackio_static_space_id", "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node",
+    "log_level", "log_level_replica", "logging_nan_inf_filter", "disable_tqdm", "save_steps", "push_to_hub",
+    "hub_token", "hub_private_repo", "hub_model_id", "hub_revision", "dataloader_num_workers",
+    "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "ddp_timeout",
+    "skip_memory_metrics", "debug", "num_threads", "workers", "data_root",
+})  # fmt: skip
 """Options that leave the weights as they are, so that a run may continue with others."""
 EXCLUSIVE = {
     "batch_size": ["per_device_train_batch_size"],
@@ -92,11 +93,6 @@ def option_defaults(group: type) -> dict[str, Any]:
         name: entry.default if entry.default_factory is MISSING else entry.default_factory()
         for name, entry in option_fields([group]).items()
     }
-
-
-def flag(name: str) -> str:
-    """An option as the command line has it."""
-    return f"--{name.replace('_', '-')}"
 
 
 def suggest(word: str, names: Sequence[str]) -> str:
@@ -210,5 +206,5 @@ def record(
     options = {name: value for group in groups for name, value in vars(group).items()}
     options |= {name: defaults[name] for name in (*always, "seed", "bf16", "use_cpu")} | dict(training)
     options["bf16"] = choose_precision(options["bf16"], options["use_cpu"])
-    names = {*NOT_DECISIVE.split(), *left_out}
+    names = NOT_DECISIVE.union(left_out)
     return {name: value for name, value in options.items() if name not in names and value is not None}

@@ -12,7 +12,7 @@ import torch
 
 from ..data.task_options import TextFormat, option
 from ..data.windows import LONGEST_DEFAULT, SHORT
-from ..errors import UserError, check_range
+from ..errors import UserError, check_range, flag
 from ..models.configuration_tlm import TLMConfig
 from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, build_config, find_schedule
 from ..runs.atomic_files import Json
@@ -22,7 +22,6 @@ from .options import (
     build_arguments,
     check_names,
     check_training,
-    flag,
     option_fields,
     record,
     refuse,
@@ -127,9 +126,9 @@ SHAPE = ("vocab_size", "max_length", "hidden_size", "num_hidden_layers", "num_at
 """Options of `ModelOptions` in place of the recipe's or size's."""
 NEW_WEIGHTS = [entry.name for entry in fields(ModelOptions) if entry.name not in OF_ANY_MODEL] + ["num_members"]
 NO_EFFECT = (
-    "per_device_eval_batch_size label_smoothing_factor metric_for_best_model greater_is_better include_for_metrics "
-    "prediction_loss_only batch_eval_metrics eval_accumulation_steps"
-)
+    "per_device_eval_batch_size", "label_smoothing_factor", "metric_for_best_model", "greater_is_better",
+    "include_for_metrics", "prediction_loss_only", "batch_eval_metrics", "eval_accumulation_steps",
+)  # fmt: skip
 ALWAYS_RECORDED = ("num_train_epochs", "max_steps", "gradient_accumulation_steps", "eval_steps")
 NOT_RECORDED = ("corpus", "text_unit", "encoding", "quoting", "tokenizer", "model", "num_members")
 OF_SCHEDULE = [entry.name for entry in fields(Schedule) if entry.name in option_fields(GROUPS)]
@@ -150,7 +149,7 @@ class PretrainOptions(NamedTuple):
     def read(cls, given: Mapping[str, Any]) -> "PretrainOptions":
         """Sort options into groups; raises UserError for impossible ones."""
         given = check_names(given, GROUPS)
-        refuse(given, NO_EFFECT.split(), "it has no effect on pre-training")
+        refuse(given, NO_EFFECT, "it has no effect on pre-training")
         if "model" in given:
             refuse(given, NEW_WEIGHTS, "it is of new weights, and --model has its own")
         if "tokenizer" in given:

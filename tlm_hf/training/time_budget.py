@@ -104,5 +104,6 @@ def fit_members(
             f"--time-budget leaves {max(left, 0):.0f} seconds for fine-tuning, and a pass over the training rows takes "
             f"{one:.2g} with {2 * cost.around:.0f} around it: give at least {lacking:.0f} seconds more."
         )
-    whole = fitting if fitting == passes else math.floor(fitting) if fitting >= 1 else math.floor(10 * fitting) / 10
-    return min(members, rounds * workers), whole
+    if fitting < passes:  # whole passes, or tenths of one
+        fitting = math.floor(fitting) if fitting >= 1 else math.floor(10 * fitting) / 10
+    return min(members, rounds * workers), fitting

@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
 from ..data.embedded import pretrained
-from ..data.kinds import KINDS, PAIR, as_one_text, class_names, labels_of, per_label, problem_of, texts_of
+from ..data.kinds import KINDS, NAMES, PAIR, as_one_text, class_names, labels_of, per_label, problem_of, texts_of
 from ..data.table_files import frame_table
 from ..data.task_options import PROBLEM_HELP, TextFormat, option
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
-from ..errors import UserError, check_range
+from ..errors import UserError, check_range, flag
 from ..evaluation.linear_models import fit_tfidf
 from ..evaluation.metrics import HEADLINE
 from ..loading import (
@@ -53,7 +53,7 @@ from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
 from .lexical import COUNTED, fit_lexical, learning_curve, word_vectors
 from .members import finetune_members, fit_to_budget, pretrain_members
-from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, flag
+from .options import LARGEST_NUMBER, LARGEST_SEED, check_length
 from .other_kinds import score_kind
 from .pretrain_options import PretrainOptions
 from .time_budget import parse_duration
@@ -249,7 +249,7 @@ def _join(task: datasets.DatasetDict, name: str, members: list[str], table: Lexi
 def _score(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Json:
     """Scores of all models on test, and what they say; `linear` are the linear model's results with logits."""
     found, problem_type = joined.results, problem_of(task)
-    names, counts = found["labels"], per_label(task)
+    names, counts = found["labels"], per_label(*task.values())
     kinds = {MULTI: f"{len(names)} labels, of which a text may have several", REGRESSION: "a number for each"}
     results = {
         "labels": names,
@@ -313,7 +313,7 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
         raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ... ")
     options = {name: getattr(arguments, name) for name in TABLE_OPTIONS}
     task = load_task(data, seed=arguments.seed, **options)
-    arguments.problem_type = next(name for name, kind in KINDS.items() if kind == problem_of(task))
+    arguments.problem_type = NAMES[problem_of(task)]
     check_kind(FinetuneOptions.read(_fine_tuning(arguments, OWN_TEXT_RECIPE, [], Path())), problem_of(task))
     return task
 
