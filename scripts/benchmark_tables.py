@@ -3,13 +3,17 @@
 TLM_DATA=data python scripts/benchmark_tables.py --json results/benchmark/tables.json --output-dir outputs/tables
 
 Each table has so many rows in all, for training and validation; the test texts are others, always the same. Of FewRel
-the first 16 relations are taken. The same command continues.
+the first 16 relations are taken. `movie_reviews` and `amazon_reviews` are sentences that 20 people rated from -4 to 4
+(Hutto and Gilbert, ICWSM 2014; MIT licence), negative or positive by the sign of the mean; 0 is left out. They are in
+the source archive of the package vaderSentiment, which must be in $TLM_DATA. The same command continues.
 """
 
+import csv
 import functools
 import itertools
 import pickle
 import statistics
+import tarfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +27,10 @@ from sklearn.linear_model import LogisticRegression
 
 from tlm_hf.commands.common import parse
 from tlm_hf.data.embedded import model_folder
+from tlm_hf.data.sources import data_root
 from tlm_hf.data.tasks import class_names, load_task
 from tlm_hf.data.tokenization import load_tokenizer
+from tlm_hf.errors import UserError
 from tlm_hf.evaluation.intervals import score_predictions
 from tlm_hf.evaluation.linear_models import choose_linear, fit_tfidf, load_sentence_encoder
 from tlm_hf.runs.atomic_files import read_json, write_json
@@ -40,7 +46,11 @@ SETS: dict[str, dict[str, Any]] = {
     "dbpedia_14": {"train_per_label": 200, "test_per_label": 140},
     "fewrel": {"train_per_label": 150, "test_per_label": 60, "shortfall": "take"},
     "docstrings": {"train_per_label": 250, "test_per_label": 60},
+    "movie_reviews": {"train_per_label": 1000, "validation_per_label": 1, "test_per_label": 1000},
+    "amazon_reviews": {"train_per_label": 1000, "validation_per_label": 1, "test_per_label": 400},
 }
+RATED = {"movie_reviews": "movieReviewSnippets", "amazon_reviews": "amazonReviewSnippets"}
+ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
 MOST_CLASSES = 16
 TIMED = 100  # texts that are classified one by one
 
@@ -61,7 +71,28 @@ class BenchmarkArguments:
 
 Trained = tuple[dict[str, Any], Callable[[str], Any], float]
 """Scores on test, a function that classifies one text, and megabytes."""
-read = functools.cache(load_task)
+
+
+@functools.cache
+def read(data: str) -> datasets.DatasetDict:
+    """All training and test texts of one of `SETS`."""
+    return load_task(read_ratings(RATED[data]) if data in RATED else data, **SETS[data])
+
+
+def read_ratings(name: str) -> datasets.Dataset:
+    """Rated sentences of one file, which is in an archive in the package's archive."""
+    root = data_root(None)
+    if root is None or not (root / ARCHIVE).is_file():
+        command = "pip download --no-deps --no-binary :all: vaderSentiment==3.3.2 -d $TLM_DATA"
+        raise UserError(f"{ARCHIVE} is not in $TLM_DATA: {command}")
+    inner = f"{ARCHIVE.removesuffix('.tar.gz')}/additional_resources/hutto_ICWSM_2014.tar.gz"
+    with tarfile.open(root / ARCHIVE) as package, tarfile.open(fileobj=package.extractfile(inner)) as archive:
+        file = archive.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+        columns = ["id", "rating", "text"]
+        rows = pd.read_csv(file, sep="\t", names=columns, quoting=csv.QUOTE_NONE)  # type: ignore[call-overload]
+    rows = rows[rows["rating"] != 0]
+    labels = ["positive" if rating > 0 else "negative" for rating in rows["rating"]]
+    return datasets.Dataset.from_dict({"text": rows["text"].tolist(), "label": labels})
 
 
 def draw_table(source: datasets.DatasetDict, rows: int, draw: int) -> datasets.DatasetDict:
@@ -70,14 +101,13 @@ def draw_table(source: datasets.DatasetDict, rows: int, draw: int) -> datasets.D
     rng = np.random.default_rng([rows, draw])
     classes = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)[:MOST_CLASSES]]
     chosen = [places[: -((index - rows) // len(classes))] for index, places in enumerate(classes)]
-    first = [max(1, len(places) // 5) for places in chosen]
-    pairs = list(zip(chosen, first, strict=True))
-    parts = {"train": [places[count:] for places, count in pairs]}
-    parts["validation"] = [places[:count] for places, count in pairs]
-    test = [place for place, label in enumerate(source["test"]["label"]) if label < len(classes)]
-    names = datasets.ClassLabel(names=source["train"].features["label"].names[: len(classes)])
+    held_out = [max(1, len(places) // 5) for places in chosen]
+    parts = {"train": [places[count:] for places, count in zip(chosen, held_out, strict=True)]}
+    parts["validation"] = [places[:count] for places, count in zip(chosen, held_out, strict=True)]
     splits = {split: source["train"].select(rng.permutation(np.concatenate(part))) for split, part in parts.items()}
-    return datasets.DatasetDict(splits | {"test": source["test"].select(test)}).cast_column("label", names)
+    splits["test"] = source["test"].select(np.flatnonzero(np.array(source["test"]["label"][:]) < len(classes)))
+    names = datasets.ClassLabel(names=source["train"].features["label"].names[: len(classes)])
+    return datasets.DatasetDict(splits).cast_column("label", names)
 
 
 def run_committee(task: datasets.DatasetDict, folder: Path) -> Trained:
@@ -151,29 +181,23 @@ def _scores(task: datasets.DatasetDict, predicted: np.ndarray) -> dict[str, floa
     return {"accuracy": accuracy.value, "macro_f1": macro_f1.value}
 
 
-RUNS = {
-    "committee": run_committee,
-    "tfidf": run_tfidf,
-    "count vectors": run_count_vectors,
-    "minilm": run_minilm,
-    "setfit": run_setfit,
-    "fasttext": run_fasttext,
-}
+RUNS = {"committee": run_committee, "tfidf": run_tfidf, "count vectors": run_count_vectors, "minilm": run_minilm}
+RUNS |= {"setfit": run_setfit, "fasttext": run_fasttext}
 
 
 def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model: str) -> dict[str, Any]:
     """Train one model on one table: scores, seconds of training, milliseconds a text, megabytes on disk."""
-    task = draw_table(read(data, **SETS[data]), rows, draw)
+    task = draw_table(read(data), rows, draw)
     start = time.perf_counter()
-    found, classify, size = RUNS[model](task, Path(arguments.output_dir) / f"{data}-{rows}-{draw}")
+    scores, classify, size = RUNS[model](task, Path(arguments.output_dir) / f"{data}-{rows}-{draw}")
     seconds, each = time.perf_counter() - start, []
     for text in task["test"]["text"][:TIMED]:
         start = time.perf_counter()
         classify(text)
         each.append(1000 * (time.perf_counter() - start))
     row = {"data": data, "rows": rows, "draw": draw, "model": model}
-    row |= {"accuracy": found["accuracy"], "macro_f1": found["macro_f1"], "seconds": seconds}
-    return row | {"milliseconds": statistics.median(each), "megabytes": size}
+    row |= {name: scores[name] for name in ("accuracy", "macro_f1")}
+    return row | {"seconds": seconds, "milliseconds": statistics.median(each), "megabytes": size}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -191,16 +215,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write(scores: list[dict[str, Any]], file: Path) -> None:
-    """Write all scores and the mean accuracies, print these, and draw them."""
+    """Write all scores and the mean accuracies, print these, and draw one figure a data set beside the results."""
     means = pd.DataFrame(scores).pivot_table("accuracy", ["data", "rows"], "model")
     rows = [row.dropna().to_dict() for _, row in means.reset_index().iterrows()]
     write_json(file, {"mean_accuracies": rows, "scores": scores, **provenance()})
     print(means.round(3).to_string(), flush=True)
-    draw(scores, file)
-
-
-def draw(scores: list[dict[str, Any]], file: Path) -> None:
-    """One figure a data set beside the results: mean accuracy by rows of each model."""
     for data, rows in pd.DataFrame(scores).groupby("data"):
         path = file.with_name(f"{file.stem}-{data}.png")
         with new_figure(path, str(data), "rows of the table", "test accuracy (%)") as axes:
