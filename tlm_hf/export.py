@@ -207,12 +207,49 @@ def export_onnx(model: PreTrainedModel, path: Path) -> Path:
 
 
 def quantize(source: Path, target: Path) -> Path:
-    """Write a copy whose products with weights are int8 (onnxruntime's dynamic quantization); embeddings stay."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    """Write a copy whose products with weights are int8; embeddings stay.
 
+    A frozen committee multiplies one row a text by a matrix of each member, for which onnxruntime has a kernel that
+    reads int8 weights as they are; it wants one product a member. Other models get its dynamic quantization.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, matmul_nbits_quantizer, quantize_dynamic
+
+    model = onnx.load(source)
     with quiet():
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+        if _split_members(model.graph):
+            how = matmul_nbits_quantizer.DefaultWeightOnlyQuantConfig(accuracy_level=4, is_symmetric=True, bits=8)
+            quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(model, algo_config=how)
+            quantizer.process()
+            onnx.save(quantizer.model.model, target)
+        else:
+            quantize_dynamic(source, target, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
     return target
+
+
+def _split_members(graph: Any) -> bool:
+    """Replace each product with weights (members, inputs, outputs) by one a member; whether there was any."""
+    from onnx import helper, numpy_helper
+
+    weights = {each.name: each for each in graph.initializer if len(each.dims) == 3}
+    nodes = []
+    for node in graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        weight, name = weights[node.input[1]], node.output[0]
+        parts = [numpy_helper.from_array(part, f"{name}_{k}") for k, part in enumerate(numpy_helper.to_array(weight))]
+        graph.initializer.remove(weight)
+        graph.initializer.extend(parts)
+        rows, products = ([f"{part.name}_{kind}" for part in parts] for kind in ("rows", "product"))
+        nodes.append(helper.make_node("Split", [node.input[0]], rows, axis=0, num_outputs=len(parts)))
+        for row, part, product in zip(rows, parts, products, strict=True):
+            nodes.append(helper.make_node("MatMul", [row, part.name], [product], name=product))
+        nodes.append(helper.make_node("Concat", products, [name], axis=0))
+    found = len(nodes) > len(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return found
 
 
 class OnnxClassifier(torch.nn.Module):

@@ -205,7 +205,7 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
             weights = torch.cat([weights - of_second, of_second], dim=2)
             columns = torch.cat([columns, columns + longest])
         is_sliced = types is None and not torch.compiler.is_compiling()
-        positions = positions[:, :length] if is_sliced else positions[:, columns]
+        positions = positions[:, :length] if is_sliced else positions.index_select(1, columns)
         context = torch.baddbmm(by_word, weights.transpose(0, 1), positions)
         return context.view(members, heads, batch, -1).transpose(1, 2).flatten(2)
 
@@ -213,13 +213,13 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         """Weighted sum of the words' value rows: ids (B, T), weights (B, K H, T) to (B, K H, d)."""
         (batch, slices, length), stored = weights.shape, self.values.flatten(0, 2)
         int8 = stored.dtype == torch.uint8
+        rows = ids[:, None] * slices + torch.arange(slices, device=ids.device)[:, None]  # (B, K H, T)
         if torch.compiler.is_compiling() or (int8 and ids.device.type != "cpu"):
-            values = self.values[ids].flatten(2, 3)
+            values = stored[rows] if int8 else F.embedding(rows, stored)  # (B, K H, T, d)
             if int8:
                 step, least = values[..., -8:].contiguous().view(torch.float32).split(1, dim=-1)
                 values = values[..., :-8] * step + least
-            return torch.einsum("bst,btsd->bsd", weights, values.to(weights.dtype))
-        rows = ids[:, None] * slices + torch.arange(slices, device=ids.device)[:, None]  # (B, K H, T)
+            return (weights[:, :, None] @ values.to(weights.dtype)).squeeze(2)
         if int8:
             starts = torch.arange(0, rows.numel(), length)
             sums = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
