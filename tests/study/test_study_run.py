@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.scoring import unpack_logits
 from tlm_hf.runs import atomic_files
+from tlm_hf.study import execute
 from tlm_hf.study.execute import read_record
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
@@ -32,7 +33,9 @@ def arguments(folder, **more):
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     write_plan(folder)
-    found = run_study(arguments(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "LATENCY_REPEATS", 2)
+        found = run_study(arguments(folder))
     assert (found["missing"], found["waiting"]) == (0, 0)
     assert found["done"] == len(list((folder / "results" / "runs").iterdir()))
     return folder

@@ -62,7 +62,7 @@ _SKIPPED = re.compile(
     r"/(?:tests?|_?testing|_?vendor(?:ed)?|third_party|_?externals?|extern|array_api_(?:compat|extra)|templates)/"
     r"|/(?:test_|conftest)"
 )
-_STRING = re.compile(r'(^[ \t]*[rRuU]?)?("""|\'\'\')(.*?)\2', re.DOTALL | re.MULTILINE)
+_QUOTES, _MARGIN = re.compile(r'"""|\'\'\''), re.compile(r"[ \t]*[rRuU]?")
 _BLOCK = re.compile(r"^```.*?^```|^ *(?:>>>|In \[|[-=~^\"'*+#]{3,} *$|\.\. ).*?$", re.DOTALL | re.MULTILINE)
 # What opens an entry: a list item, a Sphinx field, "name (type): text"; "name : type" alone is a signature.
 _OPENER = re.compile(
@@ -156,9 +156,20 @@ def _extract() -> list[pa.RecordBatch]:
 
 def paragraphs(source: str) -> list[str]:
     """Paragraphs of English prose in the docstrings of a Python source (numpy, Google or Sphinx), one a line."""
-    docstrings = (inspect.cleandoc(match[3]) for match in _STRING.finditer(source) if match[1] is not None)
+    docstrings = map(inspect.cleandoc, _strings(source))
     texts = (text for docstring in docstrings for text in _blocks(_BLOCK.sub("", docstring).splitlines()))
-    return [text for text in map(_clean, texts) if is_prose(text)]
+    # Cleaning never adds a word, and most of the texts are short.
+    return [text for text in map(_clean, (t for t in texts if len(t.split()) >= MIN_WORDS)) if is_prose(text)]
+
+
+def _strings(source: str) -> Iterator[str]:
+    """The strings in triple quotes that begin a line."""
+    opening = _QUOTES.search(source)
+    while opening:
+        end = source.find(opening[0], opening.end())
+        if end >= 0 and _MARGIN.fullmatch(source, source.rfind("\n", 0, opening.start()) + 1, opening.start()):
+            yield source[opening.end() : end]
+        opening = _QUOTES.search(source, end + 3 if end >= 0 else opening.start() + 1)
 
 
 def _blocks(lines: Sequence[str]) -> Iterator[str]:
