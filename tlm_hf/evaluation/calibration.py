@@ -13,10 +13,8 @@ from sklearn.metrics import f1_score
 from ..models.combination_committee import MULTI
 from ..runs.figure import new_figure
 
-BOUNDS = (np.log(0.05), np.log(20.0))
-"""Of the logarithm of a temperature."""
-LEAST_ERRORS = 5
-"""Errors on held-out data without which no temperature is fitted."""
+BOUNDS = (np.log(0.05), np.log(20.0))  # of the logarithm of a temperature
+LEAST_ERRORS = 5  # on held-out data, without which no temperature is fitted
 COLOURS = ("#b5532f", "#2f6db5")
 
 
@@ -52,15 +50,12 @@ def as_two_classes(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, problem_type: str = MULTI) -> float:
-    """The probability from which a text has a label: that of the best micro F1, of equals the nearest to 0.5.
-
-    It is 0.5 for tasks of another kind, which have no use for it.
-    """
+    """The probability from which a text has a label, of the best micro F1; 0.5 for tasks of another kind."""
     if problem_type != MULTI:
         return 0.5
     grid = np.arange(0.1, 0.91, 0.05).round(2)
     scores = [f1_score(labels, logits >= logit(each), average="micro", zero_division=0) for each in grid]
-    return float(max(zip(scores, -np.abs(grid - 0.5), grid, strict=True))[2])
+    return float(max(zip(scores, -np.abs(grid - 0.5), grid, strict=True))[2])  # of equals the nearest to 0.5
 
 
 def temperature_interval(logits: np.ndarray, labels: np.ndarray, best: float) -> tuple[float, float]:

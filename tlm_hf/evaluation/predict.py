@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 
 from ..data.sources import check_column, read_source, tables_in
 from ..data.task_options import TextFormat, option
-from ..errors import UserError, check_range
+from ..errors import UserError, check_range, flag
 from ..export import freeze_if_possible, load_for_inference
 from ..loading import COMMITTEES, load_classifier_tokenizer
 from ..models.combination_committee import MULTI, REGRESSION, combine, uncertainty
@@ -30,7 +30,6 @@ from .scoring import FREEZE_HELP, output_file, predict_logits
 
 logger = logging.getLogger(__name__)
 WRITERS = (".csv", ".json", ".jsonl", ".parquet")
-DIGITS = 6
 UNCERTAINTY = ("entropy", "mutual_information", "agreement", "spread")
 
 
@@ -80,26 +79,18 @@ def predict(
 ) -> list[Prediction]:
     """Classify n texts or tuples of two, or a data set of n rows, by a classifier or committee (folder or Hub name).
 
-    A committee that can be frozen answers from its tables; with `freeze=False` its members run.
-
-    Returns:
-        n predictions, in the order of the texts. Texts longer than the model are truncated, with a warning.
-
-    Raises:
-        UserError: one text in place of a list, no such column, a row without text, or a model that cannot classify.
+    A committee that can be frozen answers from its tables; with `freeze=False` its members run. The n predictions are
+    in the order of the texts; those longer than the model are truncated, with a warning. Raises UserError for one text
+    in place of a list, no such column, a row without text, or a model that cannot classify.
     """
     if isinstance(texts, str):
         raise UserError("predict takes a list of texts: put the text into brackets.")
     if isinstance(texts, datasets.Dataset):
-        columns = [name for name in (text_column, text_pair_column) if name is not None]
-        for name in columns:
-            check_column(texts, name, "The data set", "text_column")
-        sides = [texts[name][:] for name in columns]
-        texts = sides[0] if text_pair_column is None else list(zip(*sides, strict=True))
+        texts = _texts_in(texts.with_format("arrow")[:], text_column, text_pair_column)
     are_pairs = len(texts) > 0 and isinstance(texts[0], tuple)
     for row, text in enumerate(texts):
-        is_pair = isinstance(text, tuple) and len(text) == 2
-        if is_pair != are_pairs or not all(isinstance(part, str) for part in (text if are_pairs else [text])):
+        parts = text if are_pairs and isinstance(text, tuple) else (text,)
+        if len(parts) != 1 + are_pairs or not all(isinstance(part, str) for part in parts):
             raise UserError(f"Row {row} (from 0) has no text: fill or drop it.")
     predictions, truncated = _classify(list(texts), model, batch_size, threshold, freeze, show_progress=False)
     if truncated:
@@ -108,14 +99,10 @@ def predict(
 
 
 def predict_command(arguments: PredictArguments) -> Json:
-    """Classify texts or the rows of a table.
+    """Classify texts or the rows of a table; raises UserError for bad input, before the model runs.
 
-    Returns:
-        The counts of `texts`, of those that were `empty` and `truncated`, and `predictions`, or the `output` file: all
-        columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class.
-
-    Raises:
-        UserError: bad input, found before the model runs.
+    Returns the counts of `texts`, of those that were `empty` and `truncated`, and `predictions`, or the `output` file:
+    all columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class.
     """
     if not arguments.model or bool(arguments.texts) == (arguments.input is not None):
         raise UserError("predict needs --model (a classifier or committee), and either --texts or --input.")
@@ -123,10 +110,7 @@ def predict_command(arguments: PredictArguments) -> Json:
     check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else _check_output(arguments.output, arguments.input)
     table, place = _read_input(arguments)
-    texts = _texts_in(table, arguments.text_column, "--text-column")
-    if arguments.text_pair_column is not None:
-        seconds = _texts_in(table, arguments.text_pair_column, "--text-pair-column")
-        texts = [None if None in pair else pair for pair in zip(texts, seconds, strict=True)]
+    texts = _texts_in(table, arguments.text_column, arguments.text_pair_column)
     empty = [row for row, text in enumerate(texts) if text is None]
     if empty and arguments.on_empty == "error":
         raise UserError(f"There is no text in {place(empty[0])} ({len(empty)} such rows): fill or drop them.")
@@ -140,14 +124,20 @@ def predict_command(arguments: PredictArguments) -> Json:
     return {"output": arguments.output, **counts}
 
 
-def _texts_in(table: pa.Table, name: str, flag: str) -> list[Any]:
-    """The texts of a column, None where there is none."""
-    if name not in table.column_names:
-        raise UserError(f"The input has no column {name!r} (it has {', '.join(table.column_names)}): set {flag}.")
-    column = table[name]
-    if not any(is_type(column.type) for is_type in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)):
-        raise UserError(f"Column {name!r} holds {column.type}, not text: set {flag}.")
-    return [text if text and text.strip() else None for text in column.to_pylist()]
+def _texts_in(table: pa.Table, text_column: str, text_pair_column: str | None) -> list[Any]:
+    """The texts of a column or the pairs of two, None where there is none."""
+    sides = []
+    for option_name, name in (("text_column", text_column), ("text_pair_column", text_pair_column)):
+        if name is None:
+            continue
+        if name not in table.column_names:
+            names = ", ".join(table.column_names)
+            raise UserError(f"The input has no column {name!r} (it has {names}): set {flag(option_name)}.")
+        kind, is_text = table[name].type, (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+        if not any(is_type(kind) for is_type in is_text):
+            raise UserError(f"Column {name!r} holds {kind}, not text: set {flag(option_name)}.")
+        sides.append([text if text and text.strip() else None for text in table[name].to_pylist()])
+    return sides[0] if len(sides) == 1 else [None if None in pair else pair for pair in zip(*sides, strict=True)]
 
 
 def _classify(
@@ -187,17 +177,14 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | N
         rows = [_by_name(names, row) for row in expit(logits)]
         answers = [Prediction(probabilities=row, labels=[name for name in names if row[name] >= least]) for row in rows]
     else:
-        answers = [_most_probable(names, row) for row in softmax(logits, axis=-1)]
+        rows = [_by_name(names, row) for row in softmax(logits, axis=-1)]
+        labels = [names[place] for place in logits.argmax(axis=-1)]
+        answers = [Prediction(name, row[name], probabilities=row) for name, row in zip(labels, rows, strict=True)]
     return [replace(answer, **doubt) for answer, doubt in zip(answers, doubts, strict=True)]
 
 
-def _most_probable(names: Sequence[str], row: np.ndarray) -> Prediction:
-    label, probabilities = names[int(row.argmax())], _by_name(names, row)
-    return Prediction(label, probabilities[label], probabilities=probabilities)
-
-
 def _by_name(names: Sequence[str], values: np.ndarray) -> Json:
-    return {name: round(float(value), DIGITS) for name, value in zip(names, values, strict=True)}
+    return {name: round(float(value), 6) for name, value in zip(names, values, strict=True)}
 
 
 def _check_output(output: str, source: str | None) -> Path:
@@ -240,10 +227,8 @@ def _read_input(arguments: PredictArguments) -> tuple[pa.Table, Callable[[int], 
     return whole, place
 
 
-def _free_name(name: str, taken: Sequence[str]) -> str:
-    while name in taken:
-        name = f"predicted_{name}"
-    return name
+def _free_name(name: str, used: Sequence[str]) -> str:
+    return _free_name(f"predicted_{name}", used) if name in used else name
 
 
 def _add_columns(table: pa.Table, predictions: list[Prediction]) -> pa.Table:

@@ -1,7 +1,7 @@
 """Scores: logits of classifiers, the masked-language-model loss on fixed masks, and `tlm score`."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,19 +38,15 @@ from .metrics import measure
 
 logger = logging.getLogger(__name__)
 HELD_OUT_MASK_RATE = 0.15
-LOGIT_STEP = 1 / 128
-"""Stored logits are multiples of this: smaller differences decide next to nothing, and files stay small."""
+LOGIT_STEP = 1 / 128  # of stored logits: smaller differences decide next to nothing, and files stay small
 FREEZE_HELP = "Answer from tables where the committee can be frozen; --no-freeze runs its members."
-HELD_OUT_CORPORA = ("docstrings", "wikipedia")
-"""Corpora of which one part is held out from training: that part is scored."""
-NUMBERS = [f"{split}_per_label" for split in SPLITS]
+HELD_OUT_CORPORA = ("docstrings", "wikipedia")  # of which one part is held out from training: that part is scored
 
 
-def _batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+def _batches_by_length(texts: Sequence[Any], batch_size: int) -> list[list[int]]:
     """Indices in batches of similar length, so that little padding is computed."""
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def held_out_masks(
@@ -73,18 +69,16 @@ def masked_lm_score(
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> dict[str, float]:
-    """Masked-language-model loss of texts (token ids) on masks that depend on a text's position alone.
+    """`loss` of texts (token ids) in nats per masked token, on masks that depend on a text's position alone.
 
-    Returns:
-        `loss`, nats per masked token (15%, seed 0); `perplexity` = exp(loss); `masked_tokens`.
+    Also `perplexity` = exp(loss) and `masked_tokens`, 15%.
     """
     collator = held_out_masks(tokenizer, input_ids)
     if collator is None:
         return {"loss": float("nan"), "perplexity": float("nan"), "masked_tokens": 0}
     was_training, total, count = model.training, 0.0, 0
     model.eval()
-    batches = list(_batches_by_length([len(ids) for ids in input_ids], batch_size))
-    for indices in tqdm(batches, desc="Fixed-mask loss", disable=not show_progress):
+    for indices in tqdm(_batches_by_length(input_ids, batch_size), desc="Fixed-mask loss", disable=not show_progress):
         batch = collator([{"input_ids": input_ids[index], "item": index} for index in indices])
         masked = int((batch["labels"] != IGNORE_INDEX).sum())
         if masked:
@@ -118,11 +112,10 @@ def predict_logits(
     truncated = sum(len(row) > limit for row in encoded["input_ids"])
     if truncated:
         encoded = tokenizer(list(texts), truncation=True, max_length=limit, **bare)
-    ids = encoded["input_ids"]
     members = (model.config.num_members,) if member_logits else ()
     logits = np.zeros((len(texts), *members, model.config.num_labels), dtype=np.float32)
     with tqdm(total=len(texts), desc="Classifying", unit="text", disable=not show_progress) as progress:
-        for indices in _batches_by_length([len(row) for row in ids], batch_size):
+        for indices in _batches_by_length(encoded["input_ids"], batch_size):
             columns = {name: [rows[index] for index in indices] for name, rows in encoded.items()}
             batch = tokenizer.pad(columns, return_tensors="pt")
             output = model(**batch.to(model.device))
@@ -164,16 +157,11 @@ class ScoreArguments(TaskArguments):
 
 
 def score(arguments: ScoreArguments) -> Json:
-    """Score a model: accuracy, macro F1 and loss of a classifier, or fixed-mask loss and perplexity of an encoder.
+    """Score a model: `metrics`, with loss in nats, the number of `texts`, and where they came from.
 
     A classifier or committee takes `--task`: its test split, or all rows of a single file; `problem_type` says what is
     measured. An encoder takes `--text`: the held-out part of `docstrings` or `wikipedia`, or all of any other text.
-
-    Returns:
-        `metrics`, with loss in nats, the number of `texts`, and where they came from.
-
-    Raises:
-        UserError: bad input, before any model is opened.
+    Raises UserError for bad input, before any model is opened.
     """
     if not arguments.model or bool(arguments.task) == bool(arguments.text):
         raise UserError("score needs --model (a folder or Hub name), and either --task or --text.")
@@ -204,7 +192,8 @@ def _read_task(arguments: ScoreArguments) -> tuple[datasets.Dataset, str | None]
     split = arguments.split
     if split is None:
         is_file = Path(arguments.task).expanduser().is_file()
-        split = "all" if is_file and not any(getattr(arguments, name) for name in NUMBERS) else "test"
+        asked = any(getattr(arguments, f"{name}_per_label") for name in SPLITS)
+        split = "all" if is_file and not asked else "test"
     if split == "all" and arguments.task not in ("docstrings", "fewrel"):
         return every_row(arguments), None
     task = load_task_from(arguments, every_class=False)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the members' logits become the committee's, and what their disagreement says.
 
-This file travels to the Hub as remote code. With z_k the logits of member k of K, p_k = softmax(z_k) and T the
+With z_k the logits of member k of K, p_k = softmax(z_k) and T the
 temperature, `combine` returns logits whose softmax is the committee's probability:
 
     probabilities   log(mean over k of p_k) / T, the soft committee of arXiv 2507.14871, by logsumexp
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
+from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
 COMBINATIONS = ("probabilities", "logits")
@@ -72,7 +72,7 @@ def uncertainty(member_logits: torch.Tensor, problem_type: str | None = SINGLE) 
         return {name: each.amin(1) if name == "agreement" else each.sum(1) for name, each in by_label.items()}
     total = entropy(log_mean_probability(member_logits))
     expected = entropy(member_logits.float().log_softmax(dim=-1)).mean(dim=1)
-    preferred = torch.nn.functional.one_hot(member_logits.argmax(dim=-1), member_logits.shape[-1])
+    preferred = F.one_hot(member_logits.argmax(dim=-1), member_logits.shape[-1])
     return {
         "entropy": total,
         "expected_entropy": expected,
@@ -94,10 +94,10 @@ def loss_of(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None
             f"A committee of {problem_type or SINGLE} takes {asked} as labels, not {labels.dtype} {shape}."
         )
     if several:
-        return functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+        return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
     if floating:
-        return functional.mse_loss(logits[:, 0].float(), labels.float())
-    return functional.cross_entropy(logits.float(), labels)
+        return F.mse_loss(logits[:, 0].float(), labels.float())
+    return F.cross_entropy(logits.float(), labels)
 
 
 @dataclass

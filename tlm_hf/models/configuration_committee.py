@@ -1,9 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of a soft committee: the configurations of its members and how their logits are joined.
-
-This file travels to the Hub as remote code together with its flat siblings.
-"""
+"""Configuration of a soft committee: the configurations of its members and how their logits are joined."""
 
 from typing import Any
 
@@ -34,7 +31,6 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         temperature: softmax temperature applied after averaging, fitted on held-out data; 1 leaves the mean as it is.
         combination: what is averaged: probabilities or logits (`combination_committee`).
         threshold: least probability of the labels that a text gets, where it may have several.
-        pad_token_id: id of `[PAD]`, as in every member.
         lexical_buckets: buckets for pairs of words of a `LexicalTable`, which every member's logits get added; 0: none.
     """
 

@@ -1,9 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of a frozen committee: the shape of its tables and how its members' logits are joined.
-
-This file travels to the Hub as remote code together with its flat siblings.
-"""
+"""Configuration of a frozen committee: the shape of its tables and how its members' logits are joined."""
 
 from typing import Any
 
@@ -26,17 +23,12 @@ SAVED = (
 
 @strict
 class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
-    r"""Configuration of `FrozenCommitteeForSequenceClassification`. Fields of the members are stock BERT's.
+    r"""Configuration of `FrozenCommitteeForSequenceClassification`: `CommitteeConfig`'s, and its members' stock fields.
 
     Args:
-        num_members: how many members vote; all have the shape below.
         cls_token_id: the token that every text starts with; it is folded into the tables.
         table_dtype: `float32`, `float16` (value rows) or `int8` (value rows and layers); all else is float32.
-        temperature: see `CommitteeConfig`.
-        combination: see `CommitteeConfig`.
-        threshold: see `CommitteeConfig`.
         type_vocab_size: 1 for single texts, 2 where there are tables of token type 1 for pairs too.
-        lexical_buckets: see `CommitteeConfig`.
         max_tokens: tokens of a text that the runtime reads; None: max_position_embeddings.
         tokenizer_sha256: hash of the tokenizer.json that the members were trained with, where it is known.
     """

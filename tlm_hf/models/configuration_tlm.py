@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of a tiny language model: a BERT of few layers, optionally behind a convolution front-end.
 
-This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
-Without a convolution front-end the encoder *is* a BERT, so `config.json` says `"model_type": "bert"` and stock
-transformers opens it with nothing else installed; `auto_map` names our classes for whoever trusts remote code.
+Without one the encoder *is* a BERT, so `config.json` says `"model_type": "bert"` and stock transformers opens it.
 """
 
 import sys
@@ -36,17 +34,13 @@ STOCK_ARCHITECTURES = {
     "TLMForMaskedLM": "BertForMaskedLM",
     "TLMForSequenceClassification": "BertForSequenceClassification",
 }
-STOCK_HEADS = ("ForTokenClassification", "ForQuestionAnswering")
-"""Heads that we do not have: stock BERT's take their place."""
+STOCK_HEADS = ("ForTokenClassification", "ForQuestionAnswering")  # which we do not have
 CONVOLUTION_FIELDS = ("conv_channels", "conv_kernel_sizes", "conv_sees_padding")
 
 
 @strict
 class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
-    r"""Configuration of `TLMModel` and its heads. Field names and meanings are stock BERT's.
-
-    The defaults are the paper's `bert-1` (arXiv 2507.14871): one layer, 12 heads of size 64, feed-forward 4 x hidden,
-    sequence length 128, the bert-base-uncased vocabulary.
+    r"""Configuration of `TLMModel` and its heads: stock BERT's fields, by default of the paper's `bert-1`.
 
     Args:
         intermediate_size: feed-forward width; None (default) means 4 x `hidden_size`.
@@ -102,11 +96,6 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
             raise ValueError("conv_sees_padding needs a convolution front-end (conv_kernel_sizes) and a pad_token_id.")
         if getattr(self, "is_decoder", False) or getattr(self, "add_cross_attention", False):
             raise ValueError("is_decoder and add_cross_attention are not supported: these models are encoders.")
-
-    @property
-    def feed_forward_size(self) -> int:
-        """Width of the feed-forward block."""
-        return self.intermediate_size or 4 * self.hidden_size
 
     @property
     def has_convolution(self) -> bool:

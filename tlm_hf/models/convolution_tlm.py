@@ -1,10 +1,8 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution front-end of the paper's variants, correct under padding and in several processes.
+"""Convolution front-end of the paper's variants (arXiv 2507.14871), right under padding and in several processes.
 
-This file travels to the Hub as remote code; it needs torch only. The embedding output (batch, sequence, hidden) is
-treated as a one-channel picture (batch, 1, sequence, hidden): n times [Conv2d "same", BatchNorm2d, GELU], then a 1x1
-Conv2d back to one channel, BatchNorm2d, GELU (arXiv 2507.14871).
+The embedding output (batch, sequence, hidden) is treated as a one-channel picture (batch, 1, sequence, hidden).
 """
 
 from typing import Any
@@ -46,13 +44,6 @@ def pad_inputs(
     return input_ids, token_type_ids, position_ids, inputs_embeds
 
 
-def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
-    """Sum over all processes, on any backend, of a tensor and in the backward pass of its gradients."""
-    from torch.distributed.nn.functional import all_reduce  # not in builds without torch.distributed
-
-    return all_reduce(values)
-
-
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics leave padding out and cover the batches of all processes.
 
@@ -80,14 +71,16 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
             mask = values.new_ones((states.shape[0], 1, states.shape[2], 1))
         mask = mask.to(values.dtype)
         totals = torch.cat([(values * mask).sum(dim=(0, 2, 3)), mask.sum()[None]])
-        if across:
-            totals = sum_over_processes(totals)
+        if across:  # gradients are summed too
+            from torch.distributed.nn.functional import all_reduce  # not in builds without torch.distributed
+
+            totals = all_reduce(totals)
         count = (totals[-1] * states.shape[-1]).clamp(min=1)
         mean = totals[:-1] / count
         centred = (values - mean[:, None, None]) * mask
         squares = centred.square().sum(dim=(0, 2, 3))
         if across:
-            squares = sum_over_processes(squares)
+            squares = all_reduce(squares)
         variance = squares / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)

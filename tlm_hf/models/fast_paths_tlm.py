@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact fast paths: the same function as stock BERT, to rounding, with less arithmetic and less memory traffic.
 
-This file travels to the Hub as remote code; it needs torch only. Notation: hidden size h, sequence length T, heads H,
-head size d = h/H, vocabulary V, n positions of a text that are read ("queries"). `config.use_fast_path` switches all
-of these off.
+Notation: hidden size h, sequence length T, heads H, head size d = h/H, vocabulary V, n positions of a text that are
+read ("queries"). `config.use_fast_path` switches all of these off.
 
 path                    conditions                                                               home
 reduced last layer      2-d mask; eager or sdpa; no hidden states or attentions asked for        last_layer_is_reducible
@@ -34,8 +33,7 @@ import torch
 from torch import nn
 
 IGNORE_INDEX = -100
-LOGITS_AT_ONCE = 2_000_000
-"""Logits that the loss turns into float32 at a time: 8 MB, which stay in the cache between the passes over them."""
+LOGITS_AT_ONCE = 2_000_000  # turned into float32 at a time: 8 MB, which stay in the cache between the passes over them
 
 
 class Queries(NamedTuple):
@@ -49,7 +47,7 @@ class Queries(NamedTuple):
 
 
 def select_labelled(labels: torch.Tensor) -> tuple[Queries, torch.Tensor]:
-    """The labelled positions (not `IGNORE_INDEX`) of int64 `labels` (batch, sequence), and their labels (count,)."""
+    """The labelled positions of int64 `labels` (batch, sequence), and their labels (count,)."""
     selected = labels != IGNORE_INDEX
     counts = selected.sum(dim=1)
     slots = max(int(counts.max()), 1)
@@ -110,12 +108,8 @@ def absorbed_attention(
 ) -> torch.Tensor:
     """Attend without projecting keys and values (derived above), before the output projection.
 
-    Args:
-        attention: a `TLMSelfAttention` with plain `key` and `value`.
-        query_states: the layer's input where it is read: (batch, n, hidden), or where `is_query` (rows, hidden).
-        hidden_states: the layer's input, (batch, sequence, hidden).
-        attention_mask: None, or (batch, 1, 1, sequence): bool (True where attended) or added to the scores.
-        is_query: bool (batch, n), whose true entries are the rows of `query_states`.
+    From the layer's input (batch, n, hidden) where it is read, or (rows, hidden), the true entries of `is_query`, to
+    that of all positions (batch, sequence, hidden); the mask (batch, 1, 1, sequence) is as `add_mask` takes it.
     """
     key, value, head_size = attention.key, attention.value, attention.head_size
     query = (attention.query(query_states) * attention.scaling).unflatten(-1, (-1, head_size))
@@ -166,7 +160,7 @@ class _TextProduct(torch.autograd.Function):
         ctx: Any, rows: torch.Tensor, matrices: torch.Tensor, sizes: list[int], transposed: bool
     ) -> torch.Tensor:
         """See the class."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
+        dtype = autocast_dtype(rows.dtype)
         ctx.dtypes, ctx.sizes, ctx.transposed = (rows.dtype, matrices.dtype), sizes, transposed
         rows, matrices = rows.to(dtype), matrices.to(dtype)
         ctx.save_for_backward(rows, matrices)
@@ -187,6 +181,11 @@ class _TextProduct(torch.autograd.Function):
             left, right = (change, part) if ctx.transposed else (part, change)
             torch.mm(left.t(), right, out=of_matrix)
         return of_rows.to(ctx.dtypes[0]), of_matrices.to(ctx.dtypes[1]), None, None
+
+
+def autocast_dtype(otherwise: torch.dtype) -> torch.dtype:
+    """The dtype of autocast on a CPU, where it is on."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else otherwise
 
 
 def refuse_second_gradient() -> None:
@@ -226,7 +225,7 @@ class MaskedLMLoss(torch.autograd.Function):
         ctx: Any, hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States (positions, hidden) and token ids (positions,) to the summed loss in nats, and the logits."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+        dtype = autocast_dtype(weight.dtype)
         ctx.dtypes = hidden_states.dtype, weight.dtype
         ctx.set_materialize_grads(False)  # the logits seldom get a gradient, and zeros would be as large as they are
         hidden_states, weight = hidden_states.to(dtype), weight.to(dtype)
@@ -280,6 +279,5 @@ def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Linear) -> bool:
 def narrowed(states: torch.Tensor, config: Any, training: bool) -> torch.Tensor:
     """The states in autocast's dtype, in training under autocast on a CPU; any shape."""
     # CODEPATH: a user's switch, on in every checkpoint of ours.
-    if config.use_fast_path and training and states.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        return states.to(torch.get_autocast_dtype("cpu"))
-    return states
+    narrow = config.use_fast_path and training and states.device.type == "cpu"
+    return states.to(autocast_dtype(states.dtype)) if narrow else states

@@ -1,9 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold for classifiers to form a committee: opening them, comparing tokenizers and labels.
-
-This file travels to the Hub as remote code; it needs torch and transformers only.
-"""
+"""What must hold for classifiers to form a committee: opening them, comparing tokenizers and labels."""
 
 import copy
 import json
@@ -18,7 +15,10 @@ from transformers.utils.hub import cached_file
 
 from .combination_committee import REGRESSION, SINGLE
 from .configuration_committee import CommitteeConfig
-from .modeling_tlm import HUB_OPTIONS, TLMForSequenceClassification
+from .modeling_tlm import TLMForSequenceClassification
+
+HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+"""Options of `from_pretrained` that say where a file is looked for."""
 
 
 def open_member(

@@ -1,10 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Building blocks of the encoder that differ from stock BERT's: embeddings, attention, layer, encoder.
-
-This file travels to the Hub as remote code; it needs torch and transformers only. Module and weight names are stock
-BERT's (transformers `models/bert/modeling_bert.py`), so that a checkpoint opens on either side.
-"""
+"""Building blocks of the encoder that differ from stock BERT's, with its names of modules and weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,8 +23,7 @@ from .fast_paths_tlm import (
     read_rows,
 )
 
-LONGEST_EAGER = 512
-"""Beyond so many positions the matrix of attention weights costs more memory than it saves time."""
+LONGEST_EAGER = 512  # beyond, the matrix of attention weights costs more memory than it saves time
 
 
 class TLMEmbeddings(nn.Module):
@@ -109,17 +104,14 @@ class TLMSelfAttention(nn.Module):
 
         There sdpa has no kernel with dropout, and its kernel without took 3 times eager's time in bfloat16.
         """
-        chosen = self.config._attn_implementation
+        chosen, mask = self.config._attn_implementation, attention_mask
         # Without asking for gradients: reentrant activation checkpointing takes none in its first pass.
         trains = self.training and hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
-        short = hidden_states.shape[1] <= LONGEST_EAGER
         # CODEPATH: a user's switch, on in every checkpoint of ours.
-        if not (chosen == "sdpa" and trains and short) or not self.config.use_fast_path:
+        if not (self.config.use_fast_path and chosen == "sdpa" and trains and hidden_states.shape[1] <= LONGEST_EAGER):
             return chosen
         # Of a text that is all padding sdpa makes 0, eager the mean.
-        if attention_mask is not None and attention_mask.dtype == torch.bool and not attention_mask.any(dim=-1).all():
-            return chosen
-        return "eager"
+        return chosen if mask is not None and mask.dtype == torch.bool and not mask.any(dim=-1).all() else "eager"
 
     def forward(
         self,
@@ -205,7 +197,7 @@ class TLMLayer(GradientCheckpointingLayer):
         super().__init__()
         self.attention = TLMAttention(config)
         self.intermediate = BertIntermediate(config)
-        self.output = TLMResidualOutput(config, config.feed_forward_size)
+        self.output = TLMResidualOutput(config, self.intermediate.dense.out_features)
 
     def forward(
         self,

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the words of a text and their pairs say of its class: a linear model as a table, added to every member's logits.
 
-This file travels to the Hub as remote code; it needs torch only. For a text of tokens v_1 ... v_T, c_t of them v_t:
+For a text of tokens v_1 ... v_T, c_t of them v_t:
 
     logits = (sum_t w_t R[v_t] + sum_t R[V + pair(v_t, v_t+1)]) / norm + bias
     w_t = (1 + log c_t) / c_t        norm = sqrt(sum_t w_t^2 c_t idf[v_t]^2), at least 1

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Soft committee: several independently trained encoders whose class probabilities (or values) are averaged.
 
-This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
 `logits` are log p / temperature with p(y|x) the mean over the members k of softmax(z_k), so softmax(logits) is the
 committee's calibrated probability and `pipeline("text-classification")` shows it (arXiv 2507.14871, "soft committee").
 """
@@ -18,7 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from .combination_committee import CommitteeOutput, committee_output
-from .configuration_committee import MEMBER_ONLY_FIELDS, CommitteeConfig
+from .configuration_committee import CommitteeConfig
 from .joining_committee import check_member, check_tokenizers, in_label_order, open_member, problem_of_model
 from .lexical_committee import LexicalTable
 from .modeling_frozen import FrozenCommitteeForSequenceClassification, freeze_members
@@ -64,15 +63,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
     ) -> "CommitteeForSequenceClassification":
         """Join fine-tuned classifiers into a committee, in evaluation mode; it shares the weights of models passed in.
 
-        Args:
-            members: folders, Hub names or models (ours or stock `BertForSequenceClassification`) of one precision and
-                tokenizer, whose labels are matched by name.
-            temperature: see `CommitteeConfig`.
-            combination: see `CommitteeConfig`.
-            **kwargs: options of `from_pretrained` for folders and Hub names: `revision`, `dtype`, `device_map`, ...
-
-        Raises:
-            ValueError: no members, or one that does not fit; it is named.
+        Members are folders, Hub names (opened with the options of `from_pretrained`: `revision`, `dtype`, ...) or
+        models, ours or stock BERT's, of one precision and tokenizer; labels are matched by name. Raises ValueError for
+        no members, or one that does not fit; it is named.
         """
         if isinstance(members, str | os.PathLike | PreTrainedModel | dict) or not isinstance(members, Iterable):
             raise ValueError("from_members takes a list of members: put folders, names or models into brackets.")
@@ -83,19 +76,11 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         models = [open_member(member, position, kwargs) for position, member in enumerate(members)]
         for position, model in enumerate(models):
             check_member(model, position, models[:position])
-        labels = dict(models[0].config.id2label)
-        return cls._join([in_label_order(model, labels) for model in models], temperature, combination)
-
-    @classmethod
-    def _join(cls, models: list[Any], temperature: float, combination: str) -> "CommitteeForSequenceClassification":
-        """The committee of checked members."""
         first = models[0].config
+        models = [in_label_order(model, dict(first.id2label)) for model in models]
         try:
             config = cls.config_class(
-                member_configs=[
-                    {key: value for key, value in model.config.to_dict().items() if key not in MEMBER_ONLY_FIELDS}
-                    for model in models
-                ],
+                member_configs=[model.config.to_dict() for model in models],
                 temperature=float(temperature),
                 combination=combination,
                 id2label=dict(first.id2label),

@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny language models: stock BERT's weights and names, with a last layer that computes only what is read.
 
-This file travels to the Hub as remote code; it needs torch and transformers only. Loss, logits and gradients are stock
-BERT's to rounding with dropout 0, but the last layer is computed only where the head reads: at the masked positions
-(about 15%), or at [CLS]. For a one-layer model that is nearly the whole model. `fast_paths_tlm` has the derivations.
+Loss, logits and gradients are stock BERT's to rounding with dropout 0; `fast_paths_tlm` has the derivations.
 """
 
 import importlib
@@ -38,8 +36,6 @@ from .fast_paths_tlm import (
 )
 from .layers_tlm import TLMEmbeddings, TLMEncoder, TLMLayer, TLMSelfAttention
 
-HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
-"""Options of `from_pretrained` that say where a file is looked for."""
 EVERY_POSITION, LABELLED_POSITIONS, FUSED_LOSS = "every position", "labelled positions", "fused loss"
 """Paths of `TLMForMaskedLM`; see `choose_path`."""
 
@@ -140,21 +136,11 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         sparse_gradient: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Encode a batch of texts; inputs as in stock BERT.
+        """Encode a batch of texts; inputs as in stock BERT (a 4-d mask only without a convolution).
 
-        Args:
-            input_ids: int64 (batch, sequence).
-            attention_mask: (batch, sequence), 1 for tokens and 0 for padding; or 4-d without a convolution.
-            token_type_ids: int64 (batch, sequence); zeros by default.
-            position_ids: int64 (batch or 1, sequence); 0..sequence-1 by default.
-            inputs_embeds: (batch, sequence, hidden) in place of `input_ids`.
-            queries: compute the last layer at these positions only, where `last_layer_is_reducible`.
-            sparse_gradient: see `TLMEmbeddings.forward`.
-            **kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, options of the attention backend.
-
-        Returns:
-            `last_hidden_state` (batch, sequence, hidden), or at the queries only (shapes of `read_rows`), and
-            `pooler_output` (batch, hidden), None without a pooler or when the queries are flattened.
+        With `queries`, where `last_layer_is_reducible`, `last_hidden_state` (batch, sequence, hidden) is computed at
+        these positions only (shapes of `read_rows`). `pooler_output` (batch, hidden) is None without a pooler or when
+        the queries are flattened. `sparse_gradient`: see `TLMEmbeddings.forward`.
         """
         inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
         hidden_states = narrowed(self._embed(inputs, attention_mask, sparse_gradient), self.config, self.training)
