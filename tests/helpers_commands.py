@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,11 @@ def unchanged_process() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-BEFORE = """
+FORKS = """
+import gc, json, os, signal, socket, sys, traceback
+import tlm_hf.runs.checkpoints, tlm_hf.training.finetune, tlm_hf.training.pretrain
+from tlm_hf.commands.main import main
+
 def before(owner, name, due, strike):
     original = getattr(owner, name)
     def wrapped(*arguments, **options):
@@ -124,8 +128,67 @@ def before(owner, name, due, strike):
             strike()
         return original(*arguments, **options)
     setattr(owner, name, wrapped)
+
+def work(code, words, rank, variables):
+    os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank)) if variables else None
+    exec(code, {"before": before})
+    try:
+        main(words)
+        return 0
+    except SystemExit as leaving:
+        return leaving.code
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stderr.flush()
+
+os.fsync = lambda descriptor: None
+gc.freeze()
+answers = os.fdopen(os.dup(1), "w")
+for line in sys.stdin:
+    code, words, processes, log = json.loads(line)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    for number in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    children, codes = {}, {}
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            os._exit(work(code, words, rank, places | {"ACCELERATE_USE_CPU": "true"} if processes > 1 else {}))
+        children[child] = rank
+    while children:  # as torchrun does, the others end with the first that fails
+        child, status = os.wait()
+        codes[children.pop(child)] = os.waitstatus_to_exitcode(status)
+        for other in children if status else ():
+            os.kill(other, signal.SIGTERM)
+    print(json.dumps([codes[rank] for rank in range(processes)]), file=answers, flush=True)
 """
-"""Source for programs that are struck at a chosen moment: `strike()` before `owner.name` when `due(*arguments)`."""
+
+
+@contextlib.contextmanager
+def forks() -> Iterator[Callable[..., list[int]]]:
+    """Function `(code, words, processes, log)` that runs a command in forks of one process, which imports once.
+
+    The code is run in each fork before the command; `before(owner, name, due, strike)` in it calls `strike()` before
+    `owner.name` when `due(*arguments)`. Several processes know each other as those of torchrun. Returns their exit
+    codes; what they say is added to the file `log`.
+    """
+    command = [sys.executable, "-c", FORKS]
+    with interruptible():
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(code: str, words: Sequence[object], processes: int, log: Path) -> list[int]:
+        process.stdin.write(json.dumps([code, [str(word) for word in words], processes, str(log)]) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    try:
+        yield start
+    finally:
+        process.communicate()
 
 
 @contextlib.contextmanager

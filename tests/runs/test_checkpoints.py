@@ -8,7 +8,6 @@ import random
 import shlex
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -17,9 +16,9 @@ import torch
 from conftest import check_sentence, refusal
 from helpers_commands import (
     assert_equal_weights,
+    forks,
     killed_after,
     results_of,
-    start_launcher,
     succeed,
     write_corpus,
     write_task,
@@ -209,32 +208,36 @@ def test_why_a_file_was_not_written_is_said(tmp_path, number, said):
 
 # Several processes.
 
-LAUNCHED = """
-import os, resource, signal, sys
+FAULT = """
+import os, resource, signal
 import tlm_hf.training.trainer as training
-from tlm_hf.commands.main import main
 
-kind, rank, step = sys.argv[1].split(":")
-if kind != "nothing" and os.environ["RANK"] == rank:
-    name = "_save_rng_state" if kind == "kill" else "_save_checkpoint"
-    original = getattr(training.RunTrainer, name)
-    def strike(trainer, *arguments):
-        if trainer.state.global_step == int(step):
-            if kind == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
-        return original(trainer, *arguments)
-    setattr(training.RunTrainer, name, strike)
-main(sys.argv[2:])
+def strike():
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+name = "_save_rng_state" if kind == "kill" else "_save_checkpoint"
+due = lambda trainer, *rest: os.environ["RANK"] == rank and trainer.state.global_step == step
+before(training.RunTrainer, name, due, strike)
 """
 
 
-def launch(fault: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The command under torchrun on the CPU; `fault` is `nothing::`, or `kill` or `full`, a rank and a step."""
-    script = folder.parent / "launched.py"
-    script.write_text(LAUNCHED)
-    command = ["torch.distributed.run", "--standalone", "--nproc_per_node", 2, script, fault, *WORDS]
-    return start_launcher([*command, "--output-dir", folder], Path.cwd(), ACCELERATE_USE_CPU="true")
+@pytest.fixture(scope="module")
+def launch(home):
+    """Function `(folder, fault)` that runs the command in two processes on the CPU; returns exit codes and stderr.
+
+    A fault is `kill` or `full`, the rank that meets it, and a step.
+    """
+    with forks() as start:
+
+        def run(folder: Path, *fault: object) -> tuple[list[int], str]:
+            code = "kind, rank, step = {!r}, '{}', {}".format(*fault) + FAULT if fault else ""
+            log = folder.with_name(f"{folder.name}.log")
+            log.unlink(missing_ok=True)
+            return start(code, (*WORDS, "--output-dir", folder), 2, log), log.read_text()
+
+        yield run
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -242,38 +245,40 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def pair(home):
-    done = launch("nothing::", home / "pair")
-    assert done.returncode == 0, done.stderr
+def pair(home, launch):
+    codes, said = launch(home / "pair")
+    assert codes == [0, 0], said
     return home / "pair"
 
 
-def test_one_of_two_processes_is_killed_while_a_checkpoint_is_written(home, pair, tmp_path):
+def test_one_of_two_processes_is_killed_while_a_checkpoint_is_written(pair, launch, tmp_path):
     folder = tmp_path / "run"
-    done = launch("kill:1:10", folder)
-    assert done.returncode != 0
+    codes, said = launch(folder, "kill", 1, 10)
+    assert codes[0] != 0, said
+    assert codes[1] == -signal.SIGKILL, said
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-5"]
-    done = launch("nothing::", folder)
-    assert done.returncode == 0, done.stderr
-    assert "The run began with" not in done.stderr
+    codes, said = launch(folder)
+    assert codes == [0, 0], said
+    assert "The run began with" not in said
     assert_equal_weights(folder, pair)
     assert losses(folder) == losses(pair)
     assert results_of(folder)["continued_from_step"] == 5
 
 
-def test_continues_on_another_number_of_processes(home, killed, pair, caplog):
+def test_continues_on_another_number_of_processes(home, killed, launch, caplog):
     """1 to 2, out of space there, then 2 to 1; the losses stay near those of an uninterrupted run."""
-    done = launch("full:0:20", killed)
-    assert done.returncode != 0
-    assert done.stderr.count("The run began with 1 process and continues with 2: ") == 1
-    sentences = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(sentences) == 1, done.stderr
+    codes, said = launch(killed, "full", 0, 20)
+    assert codes[0] == 2, said
+    assert codes[1] != 0, said
+    assert said.count("The run began with 1 process and continues with 2: ") == 1
+    sentences = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(sentences) == 1, said
     assert "The checkpoint of step 20 could not be written: no space is left" in sentences[0]
     assert "the last good one is checkpoint-15" in sentences[0]
     assert [path.name for path in list_checkpoints(killed)] == ["checkpoint-15", "checkpoint-10"]
     assert not (killed / ".partial").exists()
     succeed(*WORDS, "--output-dir", killed)
-    assert any(said.startswith("The run began with 2 processes and continues with 1: ") for said in warnings_of(caplog))
+    assert any(text.startswith("The run began with 2 processes and continues with 1: ") for text in warnings_of(caplog))
     ours, theirs = losses(killed), losses(home / "whole")
     assert [step for step, _ in ours] == [step for step, _ in theirs]
     assert ours[:2] == theirs[:2]

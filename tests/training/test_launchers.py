@@ -1,4 +1,4 @@
-"""What launchers really start, our Accelerate configurations as Accelerate reads them, and the chosen precision."""
+"""Our Accelerate configurations as Accelerate reads them, and the chosen precision."""
 
 import re
 from pathlib import Path
@@ -6,29 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import refusal
-from helpers_commands import ROOT, start_launcher
+from helpers_commands import ROOT
 from transformers import TrainingArguments
 
 from tlm_hf.training import processes
 from tlm_hf.training.processes import choose_precision, has_fast_bf16
 
 CONFIGS = ROOT / "scripts" / "accelerate_configs"
-REPORTER = """
-import logging, sys
-from transformers import TrainingArguments
-from tlm_hf.commands.common import run_command
-from tlm_hf.training.processes import report_processes
-run_command(lambda: report_processes(TrainingArguments("unused", use_cpu="--use-cpu" in sys.argv)))
-"""
-
-
-def test_our_configuration_for_two_cpu_processes_starts_two(tmp_path):
-    (tmp_path / "reporter.py").write_text(REPORTER)
-    words = ["accelerate.commands.launch", "--config_file", CONFIGS / "two_cpu_processes.yaml"]
-    done = start_launcher([*words, "reporter.py", "--use-cpu"], tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr.count("Training in 2 processes (gloo) on cpu") == 1
-    assert "WARNING" not in done.stderr
 
 
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch, tmp_path):

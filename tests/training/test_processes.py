@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, randomise
-from helpers_commands import labelled_rows, results_of, start_launcher, succeed, write_corpus, write_csv
+from helpers_commands import ROOT, labelled_rows, results_of, start_launcher, succeed, write_corpus, write_csv
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM
 
@@ -20,7 +20,7 @@ FINETUNE = ("finetune", "--model", "one", "--task", "task.csv", "--num-train-epo
 FINETUNE = (*FINETUNE, "--logging-steps", 1, "--dropout", 0, "--bf16", "false", "--use-cpu", "--disable-tqdm")
 
 WORKER = """
-import json, os, sys
+import gc, json, os, sys
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
@@ -51,6 +51,7 @@ def recorded(collator, rows):
 
 MaskingCollator.__call__ = recorded
 sys.addaudithook(audit)
+gc.freeze()
 given = torch.load("given.pt", weights_only=True)
 for words in given["commands"]:
     main(words)
@@ -119,7 +120,7 @@ def stock(layers):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Folder of the runs `one`, `accumulated`, `two` and their fine-tunings; what torchrun's two processes said."""
+    """Folder of the runs `one`, `accumulated`, `two` and their fine-tunings; how our configuration's processes ended."""
     folder = tmp_path_factory.mktemp("processes")
     write_corpus(folder / "corpus.txt", texts=160)
     write_csv(folder / "task.csv", labelled_rows())
@@ -133,7 +134,8 @@ def home(tmp_path_factory):
     given |= {"fields": FIELDS, "states": {layers: stock(layers).state_dict() for layers in (1, 2)}}
     torch.save(given, folder / "given.pt")
     (folder / "worker.py").write_text(WORKER)
-    done = start_launcher(["torch.distributed.run", "--standalone", "--nproc_per_node", 2, "worker.py"], folder)
+    config = ROOT / "scripts" / "accelerate_configs" / "two_cpu_processes.yaml"
+    done = start_launcher(["accelerate.commands.launch", "--config_file", config, "worker.py"], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done
 
@@ -213,6 +215,8 @@ def test_one_process_writes_and_speaks(home):
     histories = [results_of(folder / name)["history"] for name in ("two", "tuned two")]
     assert len(rows) == sum("loss" in row or "eval_loss" in row for history in histories for row in history)
     assert done.stdout.count('"model": "bert-1@smoke"') == 1
+    assert done.stderr.count("Training in 2 processes (gloo) on cpu") == 2
+    assert "WARNING" not in done.stderr
     ours, theirs = (found(home, rank)[1]["written"] for rank in range(2))
     in_run = re.compile(r"^(two|tuned two)/")
     written = {path for path in ours if in_run.match(path)}

@@ -1,22 +1,17 @@
 """A run that is killed or interrupted anywhere continues with the same command and ends as if nothing had happened."""
 
 import contextlib
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
 from helpers_commands import (
-    BEFORE,
-    ENVIRONMENT,
     assert_equal_weights,
     check_error,
     contents,
-    interruptible,
+    forks,
     results_of,
     succeed,
     write_corpus,
@@ -27,68 +22,37 @@ from transformers.trainer_pt_utils import safe_globals
 from tlm_hf.runs.checkpoints import list_checkpoints
 from tlm_hf.runs.output_folder import Run
 
-LAUNCHER = (
-    BEFORE
-    + """
-import json, os, resource, signal, sys, traceback, types
-from pathlib import Path
+ARM = """
+import os, resource, signal, types
 import tlm_hf.runs.output_folder as runs
 import tlm_hf.runs.checkpoints as checkpoints
-import tlm_hf.training.finetune, tlm_hf.training.pretrain as pretraining, tlm_hf.training.trainer as training
-from tlm_hf.commands.main import main
+import tlm_hf.training.pretrain as pretraining, tlm_hf.training.trainer as training
 
-def arm(moment, step):
-    number = signal.SIGINT if moment.startswith("interrupt") else signal.SIGKILL
-    def strike():
-        os.kill(os.getpid(), number)
-    if moment.endswith(" in a step"):
-        due = lambda callback, args, state, control: state.global_step == step
-        before(training.ProgressFile, "on_step_end", due, strike)
-    elif moment == "kill in the middle of a checkpoint":
-        due = lambda trainer, *rest: trainer.state.global_step == step
-        before(training.RunTrainer, "_save_optimizer_and_scheduler", due, strike)
-    elif moment == "kill before a checkpoint is renamed":
-        before(checkpoints, "flush_tree", lambda folder: folder.name == f"checkpoint-{step}", strike)
-    elif moment == "kill before an old checkpoint is removed":
-        checkpoints.shutil = types.SimpleNamespace(rmtree=checkpoints.shutil.rmtree)
-        before(checkpoints.shutil, "rmtree", lambda path: (path.parent / f"checkpoint-{step}").exists(), strike)
-    elif moment.startswith("no space"):
-        def strike():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (int(moment.split()[-1]), resource.RLIM_INFINITY))
-        due = lambda trainer, *rest: trainer.state.global_step == step
-        before(training.RunTrainer, "_save_checkpoint", due, strike)
-    elif moment == "kill before the results are written":
-        before(runs, "write_json", lambda path, value: path.name == "results.json", strike)
-    elif moment == "interrupt after the last step":
-        idle = lambda *arguments: signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        before(pretraining, "masked_lm_score", idle, strike)
-    else:
-        raise AssertionError(moment)
-
-ends = {}
-for name, moment, step, words in json.loads(sys.argv[1]):
-    child = os.fork()
-    if child == 0:
-        with open(f"{name}.err", "w") as log:
-            os.dup2(log.fileno(), 2)
-            os.dup2(log.fileno(), 1)
-        arm(moment, step)
-        code = 0
-        try:
-            main(words)
-        except SystemExit as leaving:
-            code = leaving.code
-        except BaseException:
-            code = 1
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    ends[name] = os.waitstatus_to_exitcode(status)
-print(json.dumps(ends))
+number = signal.SIGINT if moment.startswith("interrupt") else signal.SIGKILL
+strike = lambda: os.kill(os.getpid(), number)
+if moment.endswith(" in a step"):
+    due = lambda callback, args, state, control: state.global_step == step
+    before(training.ProgressFile, "on_step_end", due, strike)
+elif moment == "kill in the middle of a checkpoint":
+    due = lambda trainer, *rest: trainer.state.global_step == step
+    before(training.RunTrainer, "_save_optimizer_and_scheduler", due, strike)
+elif moment == "kill before a checkpoint is renamed":
+    before(checkpoints, "flush_tree", lambda folder: folder.name == f"checkpoint-{step}", strike)
+elif moment == "kill before an old checkpoint is removed":
+    checkpoints.shutil = types.SimpleNamespace(rmtree=checkpoints.shutil.rmtree)
+    before(checkpoints.shutil, "rmtree", lambda path: (path.parent / f"checkpoint-{step}").exists(), strike)
+elif moment.startswith("no space"):
+    limits = int(moment.split()[-1]), resource.RLIM_INFINITY
+    due = lambda trainer, *rest: trainer.state.global_step == step
+    before(training.RunTrainer, "_save_checkpoint", due, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+elif moment == "kill before the results are written":
+    before(runs, "write_json", lambda path, value: path.name == "results.json", strike)
+elif moment == "interrupt after the last step":
+    idle = lambda *arguments: signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before(pretraining, "masked_lm_score", idle, strike)
+else:
+    raise AssertionError(moment)
 """
-)
 
 PRETRAIN = ("pretrain", "--corpus", "corpus.txt", "--size", "smoke", "--max-steps", "20", "--save-steps", "5")
 PRETRAIN = (*PRETRAIN, "--eval-steps", "10", "--batch-size", "8", "--dropout", "0.1", "--disable-tqdm")
@@ -123,14 +87,12 @@ def home(tmp_path_factory) -> Path:
         patch.setattr(Run, "_remove_checkpoints", set_last_checkpoint_aside)
         for name, words in (("pretrain", PRETRAIN), ("encoder", (*PRETRAIN, "--seed", 4)), ("finetune", FINETUNE)):
             succeed(*words, "--output-dir", name)
-        cases = [
-            (name, moment, step, (*words, "--output-dir", name)) for name, (moment, step, words, *_) in CASES.items()
-        ]
-        command = [sys.executable, "-c", LAUNCHER, json.dumps(cases)]
-        with interruptible():
-            done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600)
-        assert done.returncode == 0, done.stderr
-        yield folder, json.loads(done.stdout.strip().splitlines()[-1])
+        with forks() as start:
+            ends = {}
+            for name, (moment, step, words, *_) in CASES.items():
+                code = f"moment, step = {moment!r}, {step}\n{ARM}"
+                (ends[name],) = start(code, (*words, "--output-dir", name), 1, folder / f"{name}.err")
+        yield folder, ends
 
 
 def set_last_checkpoint_aside(run: Run) -> None:
