@@ -120,7 +120,7 @@ def stock(layers):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Folder of the runs `one`, `accumulated`, `two` and their fine-tunings; how our configuration's processes ended."""
+    """Folder of the runs `one`, `accumulated`, `two` and their fine-tunings; what our two processes said."""
     folder = tmp_path_factory.mktemp("processes")
     write_corpus(folder / "corpus.txt", texts=160)
     write_csv(folder / "task.csv", labelled_rows())
