@@ -52,13 +52,13 @@ class Size:
 class Schedule:
     """How an encoder is pre-trained: AdamW (first beta 0.9, epsilon 1e-8) and what goes with it.
 
-    The rate rises from 0 over `warmup_share` of the steps and falls to 0 at the last one, both linearly. With `parts`
-    it is set once for each of so many equal parts of the run, and 0 in the first, as in the authors' `main.py`.
+    The rate rises from 0 over `warmup_steps` (a share of them) and falls to 0 at the last one, both linearly. With
+    `parts` it is set once for each of so many equal parts of the run, and 0 in the first, as in the authors' `main.py`.
     """
 
     name: str
     learning_rate: float  # at the peak
-    warmup_share: float
+    warmup_steps: float  # share of the steps with rising rate
     weight_decay: float
     decays_everything: bool  # also biases, LayerNorms and embeddings; else matrices alone, as in Trainer
     adam_beta2: float
@@ -101,8 +101,8 @@ PRETRAINING_SCHEDULES = {
 
 COMMON = {"batch_size": 32, "weight_decay": 0.01, "dropout": 0.1}
 FINETUNING_SCHEDULES: dict[str, dict[str, float]] = {
-    "tlm": {"num_train_epochs": 8.0, "learning_rate": 1e-3, "warmup_share": 0.1, "max_grad_norm": 1.0, **COMMON},
-    "paper": {"num_train_epochs": 50.0, "learning_rate": 5e-5, "warmup_share": 0.0, "max_grad_norm": 0.0, **COMMON},
+    "tlm": {"num_train_epochs": 8.0, "learning_rate": 1e-3, "warmup_steps": 0.1, "max_grad_norm": 1.0, **COMMON},
+    "paper": {"num_train_epochs": 50.0, "learning_rate": 5e-5, "warmup_steps": 0.0, "max_grad_norm": 0.0, **COMMON},
 }
 """Values of options of fine-tuning that were not given. `paper` (the authors' settings) also decays every weight,
 biases and LayerNorms included, and lowers the learning rate once an epoch; `tlm` decays matrices alone and lowers it

@@ -47,7 +47,7 @@ class TestPretrain:
             *((name, 0) for name in ("--hidden-size", "--num-attention-heads", "--num-hidden-layers", "--max-steps")),
             *((name, 0) for name in ("--batch-size", "--num-texts", "--save-steps", "--num-threads")),
             *(("--max-length", 4), ("--vocab-size", 5), ("--vocab-size", -1), ("--hidden-size", -64)),
-            *(("--learning-rate", -1), ("--warmup-share", 3), ("--dropout", 1.5), ("--seed", -1)),
+            *(("--learning-rate", -1), ("--warmup-steps", -1), ("--dropout", 1.5), ("--seed", -1)),
             *(("--mlm-probability", 1), ("--initializer-range", -1), ("--corpus", "missing.txt")),
         ],
     )
@@ -55,7 +55,7 @@ class TestPretrain:
         words = ("pretrain", "--corpus", home / "corpus.txt", "--size", "smoke", "--max-steps", 2)
         sentence = say(*words, option, value)
         assert str(value).rstrip("/") in sentence
-        if option in ("--hidden-size", "--seed", "--warmup-share", "--max-length"):
+        if option in ("--hidden-size", "--seed", "--warmup-steps", "--max-length"):
             assert option in sentence
 
     def test_shapes(self, say, home):

@@ -25,7 +25,7 @@ RESULTS = {
         "parameters": 1234567, "num_hidden_layers": 1, "hidden_size": 192, "vocab_size": 7654, "max_length": 48,
         "steps": 4321, "epochs": 5.678, "texts": 23456, "tokens_per_epoch": 3456789,
         "held_out": {"loss": 3.45678, "perplexity": 31.714, "masked_tokens": 13579},
-        "settings": {"batch_size": 24, "learning_rate": 0.0019, "warmup_share": 0.07, "mlm_probability": 0.23},
+        "settings": {"batch_size": 24, "learning_rate": 0.0019, "warmup_steps": 0.07, "mlm_probability": 0.23},
     },
     "classifier": {
         "parameters": 2345678, "labels": ["World", "Sports"], "rows": {"train": 1357, "validation": 246, "test": 468},

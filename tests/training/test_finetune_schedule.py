@@ -105,9 +105,9 @@ def test_the_papers_options_and_given_ones():
     def settings(**given):
         return FinetuneOptions.read({"output_dir": "out", **given}).settings()
 
-    paper = {"num_train_epochs": 50.0, "learning_rate": 5e-5, "warmup_share": 0.0, "weight_decay": 0.01}
+    paper = {"num_train_epochs": 50.0, "learning_rate": 5e-5, "warmup_steps": 0.0, "weight_decay": 0.01}
     assert settings(schedule="paper").items() >= paper.items()
-    given = {"num_train_epochs": 3.0, "learning_rate": 1e-4, "dropout": 0.0, "warmup_share": 0.0, "max_grad_norm": 1.0}
+    given = {"num_train_epochs": 3.0, "learning_rate": 1e-4, "dropout": 0.0, "warmup_steps": 0.0, "max_grad_norm": 1.0}
     assert settings(schedule="paper", **given).items() >= given.items()
 
 

@@ -1,6 +1,7 @@
 """`finetune --lora-rank`: adapters and their merged weights."""
 
 import contextlib
+import copy
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from tlm_hf.training.adapters import add_adapter, merged_copy
+from tlm_hf.training.finetune import add_adapter
 
 RANK = 3
 OPTIONS = ("--num-train-epochs", 4, "--batch-size", 8, "--learning-rate", 0.01, "--disable-tqdm", "--lora-rank", RANK)
@@ -104,7 +105,7 @@ def test_merged_copy_computes_what_the_adapted_one_does():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=10.0, generator=torch.Generator().manual_seed(len(name)))
     ids = torch.randint(5, 30, (3, 7), generator=torch.Generator().manual_seed(1))
-    plain = merged_copy(adapted)
+    plain = copy.deepcopy(adapted).merge_and_unload()
     assert type(plain) is BertForSequenceClassification
     torch.testing.assert_close(plain(ids).logits, adapted(ids).logits, atol=1e-5, rtol=0)
     with adapted.disable_adapter():

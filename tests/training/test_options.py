@@ -65,10 +65,9 @@ def test_what_exact_resume_needs_fixed_is_refused_by_name(name):
         (("--members", 2), "did you mean --num-members?"),
         (("--report-to", "nothing-known"), "nothing-known"),
         (("--batch-size", 8, "--per-device-train-batch-size", 8), "--per-device-train-batch-size"),
-        (("--warmup-steps", 3, "--warmup-share", 0.1), "--warmup-share"),
         (("--schedule", "paper", "--lr-scheduler-type", "cosine"), "--lr-scheduler-type is refused"),
         (("--schedule", "papers"), "'papers'"),
-        (("--schedule", "paper", "--warmup-share", "0.1"), "--warmup-share is refused"),
+        (("--schedule", "paper", "--warmup-steps", "0.1"), "--warmup-steps is refused"),
         (("--mlm-probability", "0"), "--mlm-probability is 0.0"),
         (("--eval-strategy", "epoch"), "--eval-strategy is refused"),
         (("--label-smoothing-factor", 0.1), "--label-smoothing-factor is refused (it has no effect"),
@@ -163,7 +162,7 @@ def test_options_of_the_optimizer_reach_it(tmp_path):
 
 def test_batch_size_by_device_and_warm_up_by_steps(tmp_path):
     common = {"corpus": str(shelf() / "corpus.txt"), **ONE_STEP, "max_steps": 4, "logging_steps": 1, "bf16": False}
-    ours = pretrain(output_dir=str(tmp_path / "a"), batch_size=8, warmup_share=0.5, **common)
+    ours = pretrain(output_dir=str(tmp_path / "a"), batch_size=8, warmup_steps=0.5, **common)
     theirs = pretrain(
         output_dir=str(tmp_path / "b"), per_device_train_batch_size=4, gradient_accumulation_steps=2, warmup_steps=2,
         **common,

@@ -43,14 +43,14 @@ def test_the_papers_rate_is_that_of_its_code(corpus, tmp_path, schedule, steps, 
 
 def test_what_the_paper_decays_clips_and_drops(corpus, tmp_path, monkeypatch):
     seen = {}
-    train = pretraining.PretrainTrainer.train
+    train = pretraining.RunTrainer.train
 
     def watch(trainer, *arguments, **options):
         found = train(trainer, *arguments, **options)
         seen.update(args=trainer.args, groups=trainer.optimizer.param_groups, config=trainer.model.config)
         return found
 
-    monkeypatch.setattr(pretraining.PretrainTrainer, "train", watch)
+    monkeypatch.setattr(pretraining.RunTrainer, "train", watch)
     succeed(*WORDS, "--schedule", "paper", "--max-steps", "1", "--output-dir", "out")
     decayed = [len(group["params"]) for group in seen["groups"] if group["weight_decay"] == 0.01]
     assert decayed == [sum(len(group["params"]) for group in seen["groups"])]

@@ -99,10 +99,11 @@ def predict(
 
 
 def predict_command(arguments: PredictArguments) -> Json:
-    """Classify texts or the rows of a table; raises UserError for bad input, before the model runs.
+    """Classify texts or the rows of a table.
 
     Returns the counts of `texts`, of those that were `empty` and `truncated`, and `predictions`, or the `output` file:
-    all columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class.
+    all columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class. Raises UserError for
+    bad input, before the model runs.
     """
     if not arguments.model or bool(arguments.texts) == (arguments.input is not None):
         raise UserError("predict needs --model (a classifier or committee), and either --texts or --input.")

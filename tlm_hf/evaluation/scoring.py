@@ -157,7 +157,7 @@ class ScoreArguments(TaskArguments):
 
 
 def score(arguments: ScoreArguments) -> Json:
-    """Score a model: `metrics`, with loss in nats, the number of `texts`, and where they came from.
+    """Score a model: accuracy, macro F1 and loss of a classifier, or fixed-mask loss and perplexity of an encoder.
 
     A classifier or committee takes `--task`: its test split, or all rows of a single file; `problem_type` says what is
     measured. An encoder takes `--text`: the held-out part of `docstrings` or `wikipedia`, or all of any other text.

@@ -12,22 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState, TrainingArguments
 
 from ..errors import Terminated
 from ..runs.checkpoints import STATE_FILE
 from ..runs.worker_pool import write_progress
 
 logger = logging.getLogger(__name__)
-WARM_STEPS = 3
-"""First steps of a process, which are not timed: memory is allocated and kernels are chosen then."""
+WARM_STEPS = 3  # first ones of a process, which are not timed: memory is allocated and kernels are chosen then
 EVALUATION, CHECKPOINT = "evaluation", "checkpoints"
 
 
@@ -105,9 +97,7 @@ class LogRows(TrainerCallback):
                 callback.on_log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
         trainer.add_callback(self)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
         """Log the row, and before the first one the titles."""
         if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
@@ -130,7 +120,7 @@ class ProgressFile(TrainerCallback):
     def __init__(self) -> None:
         self._last = 0.0
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Write them."""
         now = time.monotonic()
         if args.should_save and now - self._last >= 1:
@@ -159,7 +149,7 @@ class Patience(TrainerCallback):
         per_step = (state.epoch or 0.0) / max(1, state.global_step)
         return (state.global_step - (state.best_global_step or 0)) * per_step > self.epochs - 0.5
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Look at the epoch of the best checkpoint, after that of this epoch is written."""
         control.should_training_stop |= self._is_over(state)
 
@@ -187,14 +177,14 @@ class Interrupt(TrainerCallback):
             logger.warning("Interrupted: saving a checkpoint after this step; interrupt again to stop at once.")
         self.received = number
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Ask for a checkpoint and the end of training."""
         if self.received is not None and not control.should_training_stop:
             # A whole epoch is saved at its end, after its evaluation, which a continued run would not make up for.
             control.should_save = args.save_strategy != "epoch" or not _epoch_is_whole(state)
             control.should_training_stop = True
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         """Within an epoch nothing is evaluated: the best epoch is chosen among whole ones, interrupted or not."""
         if self.received is not None and not _epoch_is_whole(state):
             control.should_evaluate = control.should_save = False

@@ -1,5 +1,7 @@
 """Fine-tuning an encoder on a classification task, from its pre-trained weights or from scratch."""
 
+import copy
+import json
 import logging
 import math
 import time
@@ -11,7 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 from transformers import (
@@ -34,10 +36,9 @@ from ..evaluation.metrics import HEADLINE, class_metrics, class_table, measure
 from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
-from ..runs.atomic_files import Json
+from ..runs.atomic_files import Json, read_json, write_text
 from ..runs.output_folder import Run, is_main_process
 from ..runs.provenance import portable_path
-from .adapters import ADAPTER, add_adapter, merged_copy, save_adapter
 from .callbacks import LogRows, Patience
 from .finetune_options import ClassifierOptions, FinetuneOptions
 from .hub_push import prepare_push
@@ -47,12 +48,10 @@ from .processes import report_processes
 from .trainer import RunTrainer
 
 logger = logging.getLogger(__name__)
-NEW = "new"
-"""What a fine-tuning from scratch records in place of the hash of the weights that it started from."""
+NEW = "new"  # recorded in place of the hash of the weights where there are none to start from
 LOGITS_FILE = "logits.npz"
 """`validation` and `test`, float32 (texts, classes), and `validation_labels`, `test_labels`, int (texts,)."""
-IMBALANCED = 5
-"""Times the rows of the smallest class that the largest may have before macro F1 chooses the epoch."""
+IMBALANCED = 5  # times the rows of the smallest class that the largest may have before macro F1 chooses the epoch
 
 
 def finetune(**options: Any) -> Json:
@@ -60,14 +59,10 @@ def finetune(**options: Any) -> Json:
 
         finetune(model="encoder", task="reviews.csv", output_dir="classifier", num_train_epochs=4)
 
-    Args:
-        **options: those of `tlm finetune`; `task` may be a `datasets.Dataset` or `DatasetDict`.
-
-    Returns:
-        The results as written: `test` and `validation` metrics (accuracy, macro F1, loss in nats), the chosen epoch,
-        and those of each of the `classes` on test.
-
-    Raises UserError for bad input or the output folder of another run; KeyboardInterrupt after it saved a checkpoint.
+    Options are those of `tlm finetune`; `task` may be a `datasets.Dataset` or `DatasetDict`. Returns the results as
+    written: `test` and `validation` metrics (accuracy, macro F1, loss in nats), the chosen epoch, and those of each of
+    the `classes` on test. Raises UserError for bad input or the output folder of another run; KeyboardInterrupt after
+    it saved a checkpoint.
     """
     chosen = FinetuneOptions.read(options)
     classifier = chosen.classifier
@@ -125,7 +120,7 @@ def _score_and_save(
     # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
-    final = trainer.model if adapted is None else merged_copy(adapted)
+    final = trainer.model if adapted is None else copy.deepcopy(adapted).merge_and_unload()
     problem_type = problem_of(task)
     if problem_type == REGRESSION:
         mean, deviation = scale_of(task)
@@ -164,13 +159,33 @@ def _score_and_save(
         if options.output.save_logits:
             np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **arrays)
         if adapted is not None:
-            save_adapter(adapted, folder / ADAPTER, options.classifier.model)
+            save_adapter(adapted, folder / "adapter", options.classifier.model)
 
     if not trainer.args.should_save:
         return results
     if results["classes"]:
         logger.info(class_table(results["classes"]))
     return run.finish(save, results)
+
+
+def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
+    """Freeze a classifier's encoder, in place, and add adapters (LoRA, Hu et al. 2021) to its queries and values.
+
+    They are trainable factors (rank, in), (out, rank), times 2. Pooler and classifier are trained whole and saved with
+    them: a language model has neither, so they would be new at each load.
+    """
+    whole, adapted = ["pooler", "classifier"], ["query", "value"]
+    shape: Json = {"r": rank, "lora_alpha": 2 * rank, "target_modules": adapted, "modules_to_save": whole}
+    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", **shape))
+
+
+def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
+    """Write the adapter without PEFT's README; a base that is a folder is not named: its path is of this machine."""
+    model.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)
+    record = folder / "adapter_config.json"
+    config = read_json(record) | {"base_model_name_or_path": None if Path(base).expanduser().exists() else base}
+    write_text(record, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def warn_of_imbalance(task: datasets.DatasetDict, class_weights: str | None) -> bool:
@@ -182,11 +197,9 @@ def warn_of_imbalance(task: datasets.DatasetDict, class_weights: str | None) -> 
     small, large = int(counts.argmin()), int(counts.argmax())
     imbalanced = bool(counts[large] > IMBALANCED * counts[small])
     if imbalanced and is_main_process():
-        logger.warning(
-            f"The classes differ in size ({names[large]}: {counts[large]:,} training rows, {names[small]}: "
-            f"{counts[small]:,}), so macro F1 chooses the epoch"
-            + ("." if class_weights else "; --class-weights balanced also weights the loss.")
-        )
+        sizes = f"{names[large]}: {counts[large]:,} training rows, {names[small]}: {counts[small]:,}"
+        advice = "" if class_weights else "; --class-weights balanced also weights the loss"
+        logger.warning(f"The classes differ in size ({sizes}), so macro F1 chooses the epoch{advice}.")
     return imbalanced
 
 
@@ -259,17 +272,20 @@ def _build_trainer(
             rows[split] = rows[split].remove_columns("labels").add_column("labels", labels)
     if options.schedule.token_dropout:
         rows["train"].set_transform(partial(drop_tokens, share=options.schedule.token_dropout))
-    if "metric_for_best_model" not in options.training and warn_of_imbalance(task, options.schedule.class_weights):
-        arguments.metric_for_best_model = "macro_f1"
-    if "metric_for_best_model" not in options.training and problem_type != SINGLE:
-        arguments.metric_for_best_model = "loss" if problem_type == REGRESSION else HEADLINE[MULTI]
-        arguments.greater_is_better = problem_type == MULTI
-    loss = None
+    if "metric_for_best_model" not in options.training:
+        if warn_of_imbalance(task, options.schedule.class_weights):
+            arguments.metric_for_best_model = "macro_f1"
+        if problem_type != SINGLE:
+            arguments.metric_for_best_model = "loss" if problem_type == REGRESSION else HEADLINE[MULTI]
+            arguments.greater_is_better = problem_type == MULTI
+    loss = rate = None
     if options.schedule.class_weights == "balanced":
         loss = _balanced_loss(np.array(task["train"]["label"][:]), arguments.label_smoothing_factor)
     of_paper = options.schedule.schedule == "paper"
+    if of_paper:
+        rate = _rate_by_epochs(arguments, math.ceil(len(rows["train"]) / rows_per_step(arguments)))
     trainer = RunTrainer(
-        rate=_rate_by_epochs(arguments, math.ceil(len(rows["train"]) / rows_per_step(arguments))) if of_paper else None,
+        rate=rate,
         decays_everything=of_paper,
         model=model,
         args=arguments,

@@ -46,7 +46,6 @@ class FinetuneScheduleOptions:
     _argument_group_name = "schedule"
     schedule: str = option("tlm", "Defaults of the rest: ours or the authors'.", choices=list(FINETUNING_SCHEDULES))
     batch_size: int | None = option(None, "Texts per optimizer step, over all processes (32).")
-    warmup_share: float | None = option(None, "Share of the steps with rising learning rate (0.1 or 0).")
     token_dropout: float = option(0.0, "Share of a training text's tokens that each pass leaves out.")
     patience: int | None = option(None, "Stop after so many epochs without a better one on validation.")
     class_weights: str | None = option(
@@ -107,11 +106,7 @@ class FinetuneOptions(NamedTuple):
         given = {**FINETUNING_SCHEDULES[name], **given}
         if "per_device_train_batch_size" in given:
             del given["batch_size"]
-        schedule = take(FinetuneScheduleOptions, given)
-        training = values_of(FinetuningArguments, given)
-        training.setdefault("warmup_steps", schedule.warmup_share)
-        output = take(FinetuneOutputOptions, given)
-        options = cls(take(TaskArguments, given), take(ClassifierOptions, given), schedule, output, training)
+        options = cls._make([*(take(group, given) for group in GROUPS[:-1]), values_of(FinetuningArguments, given)])
         options._check()
         return options
 
@@ -119,7 +114,6 @@ class FinetuneOptions(NamedTuple):
         classifier = self.classifier
         check_training(self.training, FinetuningArguments)
         check_range(self.schedule, 1, math.inf, "batch_size", "patience")
-        check_range(self.schedule, 0, 1, "warmup_share")
         check_range(self.schedule, 0, math.nextafter(1, 0), "token_dropout")
         check_range(self.output, 1, math.inf, "num_threads", "workers")
         check_range(classifier, 1, math.inf, "lora_rank")
@@ -139,7 +133,5 @@ class FinetuneOptions(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
-        by_share = self.training["warmup_steps"] == self.schedule.warmup_share
-        unused = "warmup_steps" if by_share else "warmup_share"
         groups = (self.task, self.classifier, self.schedule)
-        return record(groups, FinetuningArguments, self.training, (), [*NOT_RECORDED, unused])
+        return record(groups, FinetuningArguments, self.training, (), NOT_RECORDED)

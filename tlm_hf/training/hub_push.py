@@ -12,16 +12,11 @@ from transformers import TrainingArguments
 from ..errors import UserError
 from ..runs.output_folder import is_main_process
 
-NOT_PUSHED = ["checkpoint-*", ".*", "*.log", "run.json", "time_budget.json"]
-"""What only continuing needs."""
+NOT_PUSHED = ["checkpoint-*", ".*", "*.log", "run.json", "time_budget.json"]  # what only continuing needs
 
 
 def prepare_push(options: Mapping[str, Any], arguments: TrainingArguments) -> Callable[[Path], object]:
-    """Make the repository before any work, and return what uploads the finished folder.
-
-    Raises:
-        UserError: the Hub refuses the repository.
-    """
+    """Make the repository before any work, and return what uploads the finished folder; UserError if refused."""
     if not options.get("push_to_hub") or not is_main_process():
         return lambda folder: None
     name, revision = arguments.hub_model_id or Path(arguments.output_dir).absolute().name, arguments.hub_revision

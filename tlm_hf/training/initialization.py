@@ -26,8 +26,7 @@ RARE = 1e-3  # frequency at which a token has half of the largest weight in a me
 CONTRAST = 4.0  # standard deviation of the mean of words where it is added to [CLS], whose own entries have 1
 POOLED = 0.5  # what the pooler multiplies [CLS] by before its tanh, where the classifier starts as a linear model
 BATCH = 64
-RIDGE = 10.0
-"""Regularisation of a regression's linear start."""
+RIDGE = 10.0  # regularisation of a regression's linear start
 
 
 @torch.no_grad()
@@ -52,9 +51,9 @@ def start_with_neighbours(model: TLMForMaskedLM) -> None:
     """Let the heads of the first layer attend to the tokens at offsets -1, +1, -2, +2, ... at the start.
 
     Positions get `position_features` in an orthonormal basis (hidden, head size); a head's keys read them, its queries
-    read them turned by its offset. [CLS] has none. Each head passes on its share of the dimensions, the decoder's
-    transform all: words are predicted by the inner products of their rows with their neighbours', and [CLS] starts as
-    the mean of its text. An encoder with a convolution, which mixes positions first, or odd head size stays as it is.
+    read them turned by its offset. [CLS] has none, and starts as the mean of its text. Each head passes on its share of
+    the dimensions, the decoder's transform all: words are predicted by the inner products of their rows with their
+    neighbours'. An encoder with a convolution, which mixes positions first, or odd head size stays as it is.
     """
     config = model.config
     hidden, heads = config.hidden_size, config.num_attention_heads
@@ -134,9 +133,8 @@ def start_as_linear_model(
 ) -> None:
     """Fit logistic regression on the encoder's [CLS] of n texts, and let the classifier start as it.
 
-    Labels are int (n,); 0. and 1. (n, classes) are fitted one by one, and numbers (n,) by ridge regression.
-
-    The pooler starts as half the identity, so that its tanh is nearly linear.
+    Labels are int (n,); 0. and 1. (n, classes) are fitted one by one, and numbers (n,) by ridge regression. The pooler
+    starts as half the identity, so that its tanh is nearly linear.
     """
     pooler: Any = model.bert.pooler
     pooler.dense.weight.copy_(POOLED * torch.eye(model.config.hidden_size))

@@ -48,11 +48,7 @@ NOT_DECISIVE = frozenset({
     "skip_memory_metrics", "debug", "num_threads", "workers", "data_root",
 })  # fmt: skip
 """Options that leave the weights as they are, so that a run may continue with others."""
-EXCLUSIVE = {
-    "batch_size": ["per_device_train_batch_size"],
-    "warmup_share": ["warmup_steps"],
-    "time_budget": ["max_steps", "num_members"],
-}
+EXCLUSIVE = {"batch_size": ["per_device_train_batch_size"], "time_budget": ["max_steps", "num_members"]}
 """Options of which one may be given."""
 
 
@@ -146,8 +142,8 @@ def check_training(options: Mapping[str, Any], arguments_class: type[OurArgument
         raise UserError("There is no output folder: give --output-dir.")
     check_range(values, 1, math.inf, "logging_steps", "gradient_accumulation_steps", "per_device_train_batch_size")
     check_range(values, 0, math.nextafter(1, 0), "adam_beta1", "adam_beta2")
-    check_range(values, 0, LARGEST_NUMBER, "num_train_epochs")
-    check_range(values, 0, LARGEST_NUMBER, "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps")
+    decimals = ("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps")
+    check_range(values, 0, LARGEST_NUMBER, *decimals)
     check_range(values, 0, LARGEST_SEED, "seed")
     choose_precision(values.bf16, values.use_cpu)
     if values.max_steps != NOT_GIVEN:
@@ -170,10 +166,8 @@ def build_arguments(arguments_class: type[Arguments], values: Mapping[str, Any],
     if batch_size is not None:
         parts = arguments.world_size * max(1, arguments.n_gpu) * arguments.gradient_accumulation_steps
         if batch_size % parts:
-            raise UserError(
-                f"--batch-size {batch_size} cannot be split over {parts} parts (processes x accumulation steps): "
-                f"choose a multiple of {parts}."
-            )
+            words = f"--batch-size {batch_size} cannot be split over {parts} parts (processes x accumulation steps)"
+            raise UserError(f"{words}: choose a multiple of {parts}.")
         arguments.per_device_train_batch_size = batch_size // parts
     return arguments
 

@@ -37,8 +37,7 @@ from .processes import report_processes
 from .time_budget import decide_steps, parse_duration
 from .trainer import RunTrainer
 
-LONGEST_COUNTED = 512
-"""Tokens of a text that are counted at most."""
+LONGEST_COUNTED = 512  # tokens of a text
 
 
 def pretrain(**options: Any) -> Json:
@@ -47,15 +46,9 @@ def pretrain(**options: Any) -> Json:
         pretrain(corpus="corpus.txt", size="quickstart", output_dir="encoder", max_steps=3000)
         pretrain(corpus=dataset, model="google-bert/bert-base-uncased", output_dir="adapted", max_steps=1000)
 
-    Args:
-        **options: those of `tlm pretrain`; `corpus` may be a `datasets.Dataset` or `DatasetDict`.
-
-    Returns:
-        The results as written beside the model: loss on fixed masks (nats per masked token), texts, tokens, speed.
-
-    Raises:
-        UserError: bad input, or an output folder that belongs to another run.
-        KeyboardInterrupt: interrupted, after a checkpoint was saved.
+    Options are those of `tlm pretrain`; `corpus` may be a `datasets.Dataset` or `DatasetDict`. Returns the results as
+    written beside the model: loss on fixed masks (nats per masked token), texts, tokens, speed. Raises UserError for
+    bad input or the output folder of another run; KeyboardInterrupt after it saved a checkpoint.
     """
     started = time.perf_counter()
     chosen = PretrainOptions.read(options)
@@ -218,14 +211,9 @@ class _Plan:
         seconds = time.process_time() - start
         return cls(options, arguments, encoder, tokenizer, texts, held_out, facts, counts, rows, seconds)
 
-    @property
-    def batch_size(self) -> int:
-        """Texts per optimizer step."""
-        return rows_per_step(self.arguments)
-
-    def build_trainer(self, steps: int, output_dir: str, *, trial: bool = False) -> "PretrainTrainer":
+    def build_trainer(self, steps: int, output_dir: str, *, trial: bool = False) -> RunTrainer:
         """The run's trainer, or with `trial` one of the same work that nobody is told of, for a time budget."""
-        schedule, seed, items = self.options.schedule, self.arguments.seed, steps * self.batch_size
+        schedule, seed, batch_size = self.options.schedule, self.arguments.seed, rows_per_step(self.arguments)
         arguments = copy.copy(self.arguments)
         arguments.max_steps, arguments.output_dir = steps, output_dir
         if trial:
@@ -239,12 +227,14 @@ class _Plan:
         if schedule.unigram_bias:
             model.cls.predictions.bias.data.copy_(unigram_bias(self.counts, self.tokenizer.all_special_ids))
         cls_weights = np.maximum(self.counts, 1) ** -0.5 if schedule.cls_objective else None
-        trainer = PretrainTrainer(
+        trainer = RunTrainer(
             rate=None if schedule.parts is None else schedule.factor,
             decays_everything=schedule.decays_everything,
             model=model,
             args=arguments,
-            train_dataset=PretrainingSchedule(self.texts, items, self.batch_size, seed, schedule.group_by_length),
+            train_dataset=PretrainingSchedule(
+                self.texts, steps * batch_size, batch_size, seed, schedule.group_by_length
+            ),
             eval_dataset=[],  # evaluation is the scorer's
             data_collator=MaskingCollator(self.tokenizer, schedule.mlm_probability, seed, cls_weights=cls_weights),
             processing_class=self.tokenizer,
@@ -253,7 +243,7 @@ class _Plan:
         LogRows(trainer)
         return trainer
 
-    def describe(self, trainer: "PretrainTrainer", steps: int) -> Json:
+    def describe(self, trainer: RunTrainer, steps: int) -> Json:
         """What the results say; every process scores the encoder."""
         model = trainer.model
         return {
@@ -267,7 +257,7 @@ class _Plan:
             "steps": steps,
             "texts": len(self.texts),
             "text_facts": vars(self.text_facts),
-            "epochs": steps * self.batch_size / len(self.texts),
+            "epochs": steps * rows_per_step(self.arguments) / len(self.texts),
             "tokens_per_epoch": int(self.texts.lengths.sum(dtype=np.int64)),
             "held_out": masked_lm_score(model, self.tokenizer, self.held_out),
             "speed": trainer.clock.summary(),
@@ -286,7 +276,7 @@ def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
         return decide_steps(run.folder, parse_duration(budget), build, started)
     if arguments.max_steps != NOT_GIVEN:
         return arguments.max_steps
-    return math.ceil(arguments.num_train_epochs * len(plan.texts) / plan.batch_size)
+    return math.ceil(arguments.num_train_epochs * len(plan.texts) / rows_per_step(arguments))
 
 
 def unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor:
@@ -294,14 +284,3 @@ def unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor
     counts = counts.copy()
     counts[list(special_ids)] = 0
     return torch.from_numpy(np.log((counts + 1) / (counts.sum() + len(counts)))).float()
-
-
-class PretrainTrainer(RunTrainer):
-    """RunTrainer with epochs of the corpus in its log."""
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's, with epochs of the corpus."""
-        data: PretrainingSchedule = self.train_dataset
-        share, self.state.epoch = self.state.epoch, self.state.global_step * data.batch_size / len(data.input_ids)
-        super().log(logs, start_time)
-        self.state.epoch = share

@@ -32,8 +32,7 @@ from .processes import choose_precision
 from .time_budget import parse_duration
 
 BATCH_SIZE = 32
-CONTINUED_RATE = 1e-4
-"""Peak rate where `--model` continues an encoder, whatever the schedule's for new weights."""
+CONTINUED_RATE = 1e-4  # at the peak, where `--model` continues an encoder, whatever the schedule's for new weights
 
 
 @dataclass
@@ -90,7 +89,6 @@ class ScheduleOptions:
     schedule: str = option("tlm", "Ours, the authors', or theirs without faults.", choices=list(PRETRAINING_SCHEDULES))
     batch_size: int | None = option(None, f"Texts per optimizer step, over all processes (default: {BATCH_SIZE}).")
     time_budget: str | None = option(None, "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs.")
-    warmup_share: float | None = option(None, "Share of the steps with rising rate; default: the schedule's.")
     mlm_probability: float | None = option(None, "Share of tokens to predict; default: the schedule's.")
     cls_objective: bool | None = option(None, "[CLS] also predicts a word of its text; default: the schedule's.")
 
@@ -171,11 +169,11 @@ class PretrainOptions(NamedTuple):
         check_range(self.corpus, 0, LARGEST_SEED, "subset_seed")
         check_range(self.masking, 1, math.inf, "batch_size")
         check_range(self.output, 1, math.inf, "num_members", "workers", "num_threads")
-        check_range(self.schedule, 0, 1, "warmup_share", "dropout")
+        check_range(self.schedule, 0, 1, "dropout")
         check_range(self.schedule, 0, math.inf, "initializer_range")
         check_training(self.training, PretrainingArguments)
-        every = SimpleNamespace(save_steps=self.training.get("save_steps"), eval_steps=self.training.get("eval_steps"))
-        check_range(every, 1, math.inf, "save_steps", "eval_steps")
+        every = {name: self.training.get(name) for name in ("save_steps", "eval_steps")}
+        check_range(SimpleNamespace(**every), 1, math.inf, *every)
         share = self.schedule.mlm_probability
         if not 0 < share < 1:
             raise UserError(f"--mlm-probability is {share}: give a share between 0 and 1.")
@@ -194,15 +192,14 @@ class PretrainOptions(NamedTuple):
 
     def arguments(self) -> PretrainingArguments:
         """Trainer's options but for the number of steps."""
-        names = ("learning_rate", "weight_decay", "adam_beta2", "max_grad_norm")
-        values = {name: getattr(self.schedule, name) for name in names} | {"warmup_steps": self.schedule.warmup_share}
+        names = ("learning_rate", "warmup_steps", "weight_decay", "adam_beta2", "max_grad_norm")
+        values = {name: getattr(self.schedule, name) for name in names}
         return build_arguments(PretrainingArguments, values | self.training, self.masking.batch_size)
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
         of_schedule = {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
         unused = NEW_WEIGHTS if self.model.model is not None else []
-        unused = [*unused, "warmup_share"] if "warmup_steps" in self.training else unused
         groups, training = (self.corpus, self.model, self.masking), {**self.training, **of_schedule}
         return record(groups, PretrainingArguments, training, ALWAYS_RECORDED, [*NOT_RECORDED, *unused])
 
@@ -214,17 +211,16 @@ def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
     and a hidden unit 8 values in the last layer, 20 in each other one, 6.5 in each channel of a convolution; for a pair
     of tokens 2.5 in each head; for a token 0.2 of the vocabulary.
     """
-    training, batch = options.training, "batch_size"
-    rows, use_cpu = options.masking.batch_size, training.get("use_cpu", False)
-    parts = training.get("gradient_accumulation_steps", 1) * int(os.environ.get("WORLD_SIZE", "1"))
+    training, batch, rows = options.training, "batch_size", options.masking.batch_size
+    use_cpu, parts = training.get("use_cpu", False), training.get("gradient_accumulation_steps", 1)
+    parts *= int(os.environ.get("WORLD_SIZE", "1"))
     if rows is None:
-        batch, parts = "per_device_train_batch_size", 1
-        rows = training[batch]
+        batch, rows, parts = "per_device_train_batch_size", training["per_device_train_batch_size"], 1
     width = 2 if choose_precision(training.get("bf16", "auto"), use_cpu) else 4
     convolution = 6.5 * (config.conv_channels or 0) * len(config.conv_kernel_sizes or [])
     given = {name: getattr(options.model, name) for name in SHAPE[:4]} | {batch: rows}
-    shape = {"vocab_size": config.vocab_size, "max_length": given["max_length"] or config.max_position_embeddings}
-    shape |= {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers, batch: rows}
+    shape = {name: getattr(config, name.replace("max_length", "max_position_embeddings")) for name in SHAPE[:4]}
+    shape |= {name: value for name, value in given.items() if value is not None}
 
     def gibibytes(**changed: int) -> float:
         vocabulary, length, hidden, layers, texts = (shape | changed).values()
@@ -253,13 +249,12 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
     """The named schedule with the values that were given in place of its own."""
     schedule = find_schedule(given.get("schedule", "tlm"))
     if schedule.parts is not None:
-        names = ("warmup_share", "warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
+        names = ("warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
         refuse(given, names, f"the schedule {schedule.name} sets the rate itself")
     if model.model is not None:
-        plain: Json = {"initialization": "random"}
-        plain |= dict.fromkeys(("unigram_bias", "neighbour_heads", "cls_objective"), False)
+        plain: Json = dict.fromkeys(("unigram_bias", "neighbour_heads", "cls_objective"), False)
         rate = schedule.learning_rate if "schedule" in given else CONTINUED_RATE
-        schedule = replace(schedule, learning_rate=rate, **plain)
+        schedule = replace(schedule, learning_rate=rate, initialization="random", **plain)
     elif schedule.full_rate_up_to is not None:
         heads = {name: getattr(model, name) for name in ("hidden_size", "num_attention_heads")}
         config = build_config(model.recipe, model.size, **heads)

@@ -1,7 +1,4 @@
-"""Exact resume: `RunTrainer`, a transformers.Trainer that is continued to the same bits.
-
-How a checkpoint is written, sealed and found again is in `runs.checkpoints`.
-"""
+"""Exact resume: `RunTrainer`, a transformers.Trainer that is continued to the same bits (see `runs.checkpoints`)."""
 
 import ctypes
 import logging
@@ -96,18 +93,15 @@ class RunTrainer(Trainer):
         if self.is_fsdp_enabled:
             raise UserError("Sharding a model (FSDP) is not supported: start with distributed_type MULTI_GPU.")
         root = Path(self.args.output_dir)
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole(root)
-        self._continued = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        chosen = last_whole(root) if resume_from_checkpoint is True else resume_from_checkpoint
+        self._continued = Path(chosen) if chosen else None
         if self.args.should_save:
             shutil.rmtree(root / PARTIAL, ignore_errors=True)  # what a kill left may be what fills the disk
         if self._continued is not None and self.args.should_save:
             before, now = read_json(self._continued / MANIFEST)["processes"], self.args.world_size
             if before != now:
-                logger.warning(
-                    f"The run began with {before} process{'es' * (before > 1)} and continues with {now}: same texts "
-                    "and masks, but sums are rounded and dropout is drawn otherwise, so the bits will differ."
-                )
+                words = "same texts and masks, but sums and dropout, and so the bits, will differ"
+                logger.warning(f"The run began with {before} process(es) and continues with {now}: {words}.")
         try:
             output = super().train(None if self._continued is None else str(self._continued), **kwargs)
         finally:
@@ -156,10 +150,14 @@ class RunTrainer(Trainer):
         return super().get_decay_parameter_names(model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Trainer's; `train_loss` is the mean over the whole run and not over its last part."""
+        """Trainer's; `train_loss` is the mean over the whole run, and `epoch` counts those of a schedule's texts."""
         if "train_loss" in logs:
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step, 1)
+        share, data = self.state.epoch, self.train_dataset
+        if isinstance(data, PretrainingSchedule):
+            self.state.epoch = self.state.global_step * data.batch_size / len(data.input_ids)
         super().log(logs, start_time)
+        self.state.epoch = share
         if not math.isfinite(logs.get("loss", 0.0)):
             self._stop("The loss")
 
@@ -167,11 +165,9 @@ class RunTrainer(Trainer):
         """Raise the one sentence, in every process alike, so that none waits for another."""
         checkpoints = list_checkpoints(Path(self.args.output_dir))
         left = f"the last good checkpoint is {checkpoints[0]}" if checkpoints else "no checkpoint was saved before it"
-        raise UserError(
-            f"{what} is not a finite number at step {self.state.global_step} (peak learning rate "
-            f"{self.args.learning_rate:.3g}): {left}; start again with a lower --learning-rate or a longer warm-up in "
-            "another --output-dir."
-        )
+        where = f"step {self.state.global_step} (peak learning rate {self.args.learning_rate:.3g})"
+        remedy = "start again with a lower --learning-rate or a longer warm-up in another --output-dir"
+        raise UserError(f"{what} is not a finite number at {where}: {left}; {remedy}.")
 
     def check_numbers(self) -> None:
         """Stop where the loss or a weight, of any process, is not a finite number."""
