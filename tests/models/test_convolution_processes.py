@@ -1,32 +1,29 @@
 """BatchNorm statistics of the front-end over several processes: they are those of the whole batch.
 
-Oracle: the same model in this process on the whole batch (`test_convolution` holds that against plain torch). torchrun
-starts the two other processes (gloo, CPU) once: DistributedDataParallel on hand-made halves of a batch.
+Oracle: the same model in this process on the whole batch (`test_convolution` holds that against plain torch). Two other
+processes (gloo, CPU) are started once: DistributedDataParallel on hand-made halves of a batch.
 """
-
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from helpers_commands import run
 from helpers_models import close
 from test_convolution import KERNELS, build_model, padded_batch
 
 from tlm_hf import TLMForMaskedLM
 
 WORKER = """
-import sys, torch
+import os, sys, torch
 from torch.nn.parallel import DistributedDataParallel
 from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.models.convolution_tlm import MaskedBatchNorm2d
 
 folder = sys.argv[1]
 torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo")
-rank = torch.distributed.get_rank()
+child = os.fork()
+rank = int(child == 0)
+torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
 given = torch.load(f"{folder}/given.pt", weights_only=True)
 computed = {}
 for name, (fields, synchronise, halves) in given["cases"].items():
@@ -42,6 +39,8 @@ for name, (fields, synchronise, halves) in given["cases"].items():
     computed[name] = {"loss": loss.detach(), "gradients": gradients, "buffers": dict(model.named_buffers())}
 torch.save(computed, f"{folder}/computed{rank}.pt")
 torch.distributed.destroy_process_group()
+if rank == 0:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -82,13 +81,7 @@ def processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     cases = {name: (start(**fields).config.to_dict(), *rest) for name, (fields, *rest) in CASES.items()}
     torch.save({"state": start().state_dict(), "cases": cases}, folder / "given.pt")
-    (folder / "worker.py").write_text(WORKER)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(folder / "worker.py"), str(folder)],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run("-c", WORKER, folder, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return [torch.load(folder / f"computed{rank}.pt", weights_only=True) for rank in range(2)]
 
