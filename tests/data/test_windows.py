@@ -103,8 +103,8 @@ def test_a_window_out_of_range(tokenizer, index):
 STRANGE = ["", "[MASK] and [SEP] in a text", "  tabs\tand\nnewlines  ", "naïve 東京 🙂", "a", "boat " * 50]
 
 
-def as_table(texts, column="text"):
-    return datasets.Dataset.from_dict({column: texts})
+def as_table(texts):
+    return datasets.Dataset.from_dict({"text": texts})
 
 
 def expected(tokenizer, texts):
@@ -140,8 +140,8 @@ def test_the_cache_holds_what_the_tokenizer_gives(cache, tokenizer, sentences):
 def test_another_text_or_tokenizer_makes_another_cache(cache, tokenizer, sentences, monkeypatch):
     texts = [*sentences, *STRANGE]
 
-    def make(texts=texts, tokenizer=tokenizer, column="text"):
-        return tokenize_once(as_table(texts, column), tokenizer, text_column=column)
+    def make(texts=texts, tokenizer=tokenizer):
+        return tokenize_once(as_table(texts), tokenizer)
 
     first = make()
     make(texts=[*texts[:-1], "another"])
@@ -155,5 +155,5 @@ def test_another_text_or_tokenizer_makes_another_cache(cache, tokenizer, sentenc
     assert len(list(cache.iterdir())) == 6
     monkeypatch.setattr(module, "encode_whole", lambda _: None)  # nothing is tokenised from here on
     rows = as_table([*texts, "left out"]).select(range(len(texts)))
-    for again in (make(column="content"), tokenize_once(rows, tokenizer)):
+    for again in (make(), tokenize_once(rows, tokenizer)):
         assert [row.tolist() for row in again] == [row.tolist() for row in first]

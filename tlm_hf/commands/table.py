@@ -58,9 +58,7 @@ COMMANDS = {
         "corpora and tasks as data set folders", "data.dataset_folder:prepare_data", ("output_dir", "rows")
     ),
     "demo": Command("a folder for the Space, of committees", "hub.demo_data:make_demo", ("demo", "tasks")),
-    "overlap": Command(
-        "how well a corpus covers the tokens of tasks", "data.overlap_report:overlap", ("corpus", "table")
-    ),
+    "overlap": Command("how well a corpus covers the tokens of tasks", "data.overlap:overlap", ("corpus", "table")),
     "study plan": Command("the runs of the paper's four findings, and their costs", "study.study:show_plan", TABLE),
     "study run": Command("those runs that are missing", "study.study:run_study", ("done", "missing", "waiting")),
     "study report": Command("tables and plots of the findings", "study.report:write_report", REPORT),

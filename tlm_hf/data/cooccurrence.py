@@ -29,9 +29,8 @@ def count_rows(
 ) -> np.ndarray:
     """Rows for every token of a vocabulary from the token ids of texts, float32 (vocab_size, width).
 
-    Tokens of `special_ids` are not counted. The share `paragraph_share` of the width comes from paragraphs, the rest
-    from windows. The rows of each part have mean length 1 over the tokens that occur with another; all others are 0,
-    and so are the columns beyond `WIDEST` and beyond the rank of the counts.
+    The share `paragraph_share` of the width comes from paragraphs, the rest from windows. The rows of each part have
+    mean length 1 over the tokens that occur with another; all else is 0, also columns beyond `WIDEST`.
     """
     paragraphs, windows = count_pairs(texts, vocab_size, special_ids)
     counted = min(width, WIDEST)
@@ -44,9 +43,9 @@ def count_rows(
 def count_pairs(
     texts: Sequence[np.ndarray], vocab_size: int, special_ids: Sequence[int] = ()
 ) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """How many texts hold both of two tokens (or a token), and the pairs of tokens near each other.
+    """How many texts hold both of two tokens, and the pairs near each other: float32 (vocab_size, contexts) each.
 
-    Two float32 matrices (vocab_size, contexts); contexts are the most frequent tokens in the order of their ids.
+    Contexts are the most frequent tokens in the order of their ids.
     """
     is_counted = ~np.isin(np.arange(vocab_size), list(special_ids))
     frequencies = np.zeros(vocab_size, dtype=np.int64)

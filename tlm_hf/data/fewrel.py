@@ -1,7 +1,7 @@
 """FewRel (Han et al., EMNLP 2018): which relation holds between two things that a Wikipedia sentence names?
 
-The official files map a relation's Wikidata number to its sentences, each `{"tokens": [...], "h": [name, Q-id, [[token
-numbers], ...]], "t": [...]}`, with `pid2name.json` beside them. They are not on the Hub.
+The official files, not on the Hub, map a relation's Wikidata number to sentences `{"tokens": [...], "h": [name, Q-id,
+[[token numbers], ...]], "t": [...]}`.
 """
 
 from collections import Counter, defaultdict
@@ -22,9 +22,7 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
     """Read `train_wiki.json` of the folder `path`, or the file `path`, with `pid2name.json` beside it.
 
     A text is its tokens joined by single spaces, with entities marked as one of `MARKINGS` says. A sentence under two
-    relations is dropped from both; of one that is twice under one relation the first stays. Rows have ids such as
-    `P931/12`. Raises UserError, which names relation and row, for files of another shape, or entities that cannot be
-    marked.
+    relations is dropped from both; of one that is twice under one relation the first stays. Ids are like `P931/12`.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -53,13 +51,12 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
 def _names(file: Path, pids: list[str]) -> list[str]:
     """Names of the relations; where two share a name, their numbers are added."""
     known = read_json(file)
-    names = []
     for pid in pids:
         if not isinstance(known.get(pid), list) or not known[pid]:
             raise UserError(f"The relation {pid!r} has no name in {file}: add it there as [name, description].")
-        names.append(known[pid][0].strip())
-    times = Counter(names)
-    return [name if times[name] == 1 else f"{name} ({pid})" for name, pid in zip(names, pids, strict=True)]
+    names = {pid: known[pid][0].strip() for pid in pids}
+    times = Counter(names.values())
+    return [name if times[name] == 1 else f"{name} ({pid})" for pid, name in names.items()]
 
 
 def _joined(tokens: list[str]) -> str:
@@ -68,9 +65,7 @@ def _joined(tokens: list[str]) -> str:
 
 def _marked(item: Json, where: str) -> list[str]:
     """The tokens with the markers around the first mention of head and tail."""
-    tokens = list(item["tokens"])
-    remedy = "correct it, or leave --entity-markers out"
-    spans = []
+    tokens, spans, remedy = list(item["tokens"]), [], "correct it, or leave --entity-markers out"
     for side in ("h", "t"):
         span = (item[side][2] or [[]])[0]
         if not span or span != list(range(span[0], span[-1] + 1)) or span[0] < 0 or span[-1] >= len(tokens):

@@ -29,8 +29,7 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     """
     kind = _choose_problem(table, "single" if labels else problem_type)
     source = TaskSource({split: [] for split in table.splits}, [], problem_type=kind)
-    readers: Any = {SINGLE: _read_labels, MULTI: _read_label_sets, REGRESSION: _read_numbers}
-    numbers = readers[kind](source, table, list(labels))
+    numbers = _read_numbers(source, table) if kind == REGRESSION else _read_classes(source, table, list(labels))
     if problem_type is None and not labels and kind == SINGLE:
         _hint_at_problem(source.names)
     has_ids = ID not in (table.text, table.label) and tells_rows_apart(list(table.splits.values()), ID)
@@ -52,46 +51,51 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     return source
 
 
-def _read_labels(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[int | None]]:
-    """The number of each row's class by split (None where it is empty); the source gets the names of the classes.
+def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[Any]]:
+    """By split the number of each row's class (None where it is empty), or all numbers of several (`a|b`, or a list).
 
     A ClassLabel and a known task (whose `names` are given) keep their names and order; other values are sorted.
     """
-    feature, column = next(iter(table.splits.values())).features[table.label], f"{table.label!r} of {table.name!r}"
+    feature, several = next(iter(table.splits.values())).features[table.label], source.problem_type == MULTI
+    feature = getattr(feature, "feature", feature)
     if not names and isinstance(feature, datasets.ClassLabel):
         names = list(feature.names)
+
+    def labels_in(cell: Any) -> list[Any]:
+        parts = cell.split("|") if several and isinstance(cell, str) else cell
+        parts = parts if several and isinstance(parts, list) else [cell]
+        return [label for part in parts if (label := label_of(part, bool(names))) is not None]
+
     cells = {split: rows[table.label][:] for split, rows in table.splits.items()}
-    values = {split: [label_of(cell, bool(names)) for cell in of_split] for split, of_split in cells.items()}
-    for split, of_split in values.items():
-        _check_missing(table, split, of_split)
-        for row, value in enumerate(of_split) if names else ():
-            _check_number(table, split, row, value, names)
+    labels = {split: [labels_in(cell) for cell in of_split] for split, of_split in cells.items()}
+    for split, of_split in labels.items():
+        if not several:
+            _check_missing(table, split, [each or None for each in of_split])
+        for row, label in ((row, label) for row, each in enumerate(of_split) for label in each if names):
+            if label not in range(len(names)):
+                raise UserError(
+                    f"The label {shown(label)} in {table.source.place(split, row)} of {table.name!r} is none of 0 to "
+                    f"{len(names) - 1} ({', '.join(names[:3])} ...): {SET_LABEL}."
+                )
     different: Sequence[Any] = range(len(names))
     if not names:
-        every = [value for of_split in values.values() for value in of_split if value is not None]
-        different = _different_labels(every, column)
-        source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split])
-    source.names = names or [str(value) for value in different]
-    index: dict[Any, int | None] = {value: number for number, value in enumerate(different)} | {None: None}
-    return {split: [index[value] for value in of_split] for split, of_split in values.items()}
+        every = [label for of_split in labels.values() for each in of_split for label in each]
+        different = _different_labels(every, f"{table.label!r} of {table.name!r}")
+        source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split if not several])
+    source.names = names or [str(label) for label in different]
+    index = {label: number for number, label in enumerate(different)}
+    numbers = {split: [sorted({index[label] for label in each}) for each in rows] for split, rows in labels.items()}
+    if several:
+        return {split: [tuple(each) for each in rows] for split, rows in numbers.items()}
+    return {split: [each[0] if each else None for each in rows] for split, rows in numbers.items()}
 
 
 def _check_missing(table: Table, split: str, values: list[Any]) -> None:
-    """Raise UserError where too many rows of a split have no label."""
     missing = values.count(None)
     if missing > max(1, MOST_MISSING * len(values)):
         raise UserError(
             f"Column {table.label!r} of {table.name!r} has an empty cell in {missing} of {len(values)} rows of {split} "
             f"(the first in {table.source.place(split, values.index(None))}): fill them in, or set --label-column."
-        )
-
-
-def _check_number(table: Table, split: str, row: int, value: Any, names: list[str]) -> None:
-    """Raise UserError for a label that is the number of no class."""
-    if value is not None and value not in range(len(names)):
-        raise UserError(
-            f"The label {shown(value)} in {table.source.place(split, row)} of {table.name!r} is none of 0 to "
-            f"{len(names) - 1} ({', '.join(names[:3])} ...): {SET_LABEL}."
         )
 
 
@@ -104,7 +108,7 @@ def _different_labels(values: list[Any], column: str) -> list[Any]:
             different.sort(key=int)
         return different
     odd = [value for value in values if not isinstance(value, str | int)]
-    held = shown(odd[0]) if odd else "both"
+    held = shown(odd[0]) if odd else "both" if values else "neither"
     raise UserError(
         f"Labels must be integers or names, but column {column} holds {held}: {SET_LABEL}, or give --problem-type."
     )
@@ -120,50 +124,26 @@ def _joined_spellings(cells: list[Any]) -> list[str]:
     return [f"{len(joined)} classes are spelled in several ways, such as {joined[0]}"] if joined else []
 
 
-def _read_label_sets(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[tuple[int, ...] | None]]:
-    """The numbers of each row's classes by split, of cells `a|b` or lists; an empty one is a text without any."""
-    inner = getattr(next(iter(table.splits.values())).features[table.label], "feature", None)
-    names = list(inner.names) if isinstance(inner, datasets.ClassLabel) else names
-
-    def labels_in(cell: Any) -> list[Any]:
-        parts = cell if isinstance(cell, list) else cell.split("|") if isinstance(cell, str) else [cell]
-        return [label for part in parts if (label := label_of(part, bool(names))) is not None]
-
-    lists = {split: [labels_in(cell) for cell in rows[table.label][:]] for split, rows in table.splits.items()}
-    for split, of_split in lists.items() if names else ():
-        for row, label in ((row, label) for row, labels in enumerate(of_split) for label in labels):
-            _check_number(table, split, row, label, names)
-    different: Sequence[Any] = range(len(names))
-    every = [label for of_split in lists.values() for each in of_split for label in each]
-    if not every:
-        raise UserError(f"Column {table.label!r} of {table.name!r} holds no label: set --label-column.")
-    if not names:
-        different = _different_labels(every, f"{table.label!r} of {table.name!r}")
-    source.names = names or [str(label) for label in different]
-    index = {label: number for number, label in enumerate(different)}
-    return {
-        split: [tuple(sorted({index[label] for label in labels})) for labels in of_split]
-        for split, of_split in lists.items()
-    }
-
-
-def _read_numbers(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[float | None]]:
+def _read_numbers(source: TaskSource, table: Table) -> dict[str, list[float | None]]:
     """The finite number that labels each row by split, None where the cell is empty."""
     source.names = [VALUE]
     numbers: dict[str, list[float | None]] = {}
     for split, rows in table.splits.items():
-        numbers[split] = []
-        for row, cell in enumerate(rows[table.label][:]):
-            try:
-                number = None if label_of(cell) is None else float(cell)
-            except (TypeError, ValueError):
-                number = math.inf
+        cells = rows[table.label][:]
+        numbers[split] = [None if label_of(cell) is None else _number(cell) for cell in cells]
+        for row, number in enumerate(numbers[split]):
             if number is not None and not math.isfinite(number):
                 place = table.source.place(split, row)
-                raise UserError(f"The label {shown(cell)} in {place} is not a number: {SET_LABEL}.")
-            numbers[split].append(number)
+                raise UserError(f"The label {shown(cells[row])} in {place} is not a number: {SET_LABEL}.")
         _check_missing(table, split, numbers[split])
     return numbers
+
+
+def _number(cell: Any) -> float:
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return math.inf
 
 
 def _choose_problem(table: Table, asked: str | None) -> str:
@@ -178,7 +158,6 @@ def _choose_problem(table: Table, asked: str | None) -> str:
 
 
 def _hint_at_problem(names: list[str]) -> None:
-    """Say how to ask for another kind where the names of the classes look like it."""
     if len(names) > MANY and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", name) for name in names):
         logger.warning("Note: %d numbers are read as classes; --problem-type regression learns amounts.", len(names))
     elif sum("|" in name for name in names) > len(names) / 2:
@@ -186,7 +165,6 @@ def _hint_at_problem(names: list[str]) -> None:
 
 
 def _text(value: Any) -> str:
-    """A cell's text; anything but a string counts as none."""
     return value.strip() if isinstance(value, str) else ""
 
 

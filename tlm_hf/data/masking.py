@@ -29,12 +29,9 @@ class PretrainingSchedule(Dataset):
     stock Trainer reads it in sequence (`train_sampling_strategy="sequential"`, `remove_unused_columns=False`). Each
     epoch holds as many whole batches as there are texts for; the texts left over change from epoch to epoch.
 
-    Args:
-        input_ids: token ids of each text: arrays, lists, or a column of a `datasets.Dataset`.
-        num_items: length of the schedule (batch size x steps).
-        batch_size: texts per optimizer step over all processes.
-        seed: seed of the order.
-        group_by_length: sort the texts of 50 batches by length before they are cut, and shuffle the batches.
+    `input_ids` are those of each text (arrays, lists, or a column of a `datasets.Dataset`), `num_items` the length of
+    the schedule (batch size x steps), `batch_size` the texts of an optimizer step over all processes. With
+    `group_by_length` the texts of 50 batches are sorted by length before they are cut, and the batches shuffled.
     """
 
     def __init__(
@@ -59,8 +56,7 @@ class PretrainingSchedule(Dataset):
         return self._orders[epoch]
 
     def _group(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        window = SORT_WINDOW * self.batch_size
-        grouped = []
+        grouped, window = [], SORT_WINDOW * self.batch_size
         for start in range(0, len(order), window):
             part = order[start : start + window]
             part = part[np.argsort(self.lengths[part], kind="stable")]
@@ -79,15 +75,11 @@ class MaskingCollator:
 
     Masks of a row depend on seed, stream, `item` and the row's tokens only. Rows come from a `PretrainingSchedule`, or
     from any table with the columns `input_ids` and `item` (an integer that differs from row to row; the masks are then
-    the same in every epoch), with `remove_unused_columns=False`.
+    the same in every epoch), with `remove_unused_columns=False`. Special tokens are never masked nor drawn.
 
-    Args:
-        tokenizer: gives the special tokens, which are never masked nor drawn as random tokens.
-        mlm_probability: share of tokens to predict.
-        seed: seed of the masks.
-        stream: MASK_STREAM in training; HELD_OUT_STREAM for the fixed masks of evaluation.
-        cls_weights: one weight a token, float (vocabulary,): [CLS] then predicts one of the row's ordinary tokens too,
-            drawn by weight (compare RetroMAE, arXiv 2205.12035, whose [CLS] predicts all of them).
+    `stream` is MASK_STREAM in training, HELD_OUT_STREAM for the fixed masks of evaluation. With `cls_weights`, float
+    (vocabulary,), [CLS] also predicts one of the row's ordinary tokens, drawn by weight (compare RetroMAE, arXiv
+    2205.12035, whose [CLS] predicts all of them).
     """
 
     def __init__(
@@ -107,14 +99,9 @@ class MaskingCollator:
         self.is_special[self.ordinary] = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """`input_ids`, `attention_mask` and `labels` (-100: nothing to predict) of rows, int64 (batch, longest text).
-
-        Raises ValueError for a row without `item`.
-        """
+        """`input_ids`, `attention_mask` and `labels` (-100: nothing to predict), int64 (batch, longest text)."""
         if any("item" not in row for row in rows):
-            raise ValueError(
-                "A row has no 'item' to key its masks: add the column and set remove_unused_columns=False."
-            )
+            raise ValueError("A row has no 'item' to key its masks: add it, and set remove_unused_columns=False.")
         shape = (len(rows), max(len(row["input_ids"]) for row in rows))
         input_ids = np.full(shape, self.pad_id, dtype=np.int64)
         attention_mask = np.zeros(shape, dtype=np.int64)

@@ -35,10 +35,7 @@ def normalise(text: str) -> str:
 
 
 def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which training texts have an exact duplicate among the held-out texts, and which a near one alone.
-
-    Returns two arrays, bool (training texts,); memory grows with the held-out side.
-    """
+    """Which training texts have an exact duplicate among the held-out texts, and which a near one alone: bool (n,)."""
     ours, theirs = ([normalise(text) for text in texts] for texts in (training, held_out))
     known = set(theirs)
     exact, near = np.array([key in known for key in ours], dtype=bool), np.zeros(len(ours), dtype=bool)
@@ -62,10 +59,7 @@ def _shingles(key: str) -> set[tuple[str, ...]]:
 
 
 def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets.Dataset]) -> datasets.Dataset:
-    """The rows of a split that repeat no held-out text; its facts then have `leaking_rows_dropped`.
-
-    Raises UserError where a class, or the split, has no row left.
-    """
+    """The rows of a split that repeat no held-out text (`leaking_rows_dropped` in its facts); UserError without any."""
     leaks = np.zeros(len(split), dtype=bool)
     for other in held_out:
         leaks |= np.logical_or(*find_leakage(split["text"], other["text"]))

@@ -2,14 +2,10 @@
 
 The Jensen-Shannon divergence between P, the subset's unigram distribution, and Q, that of the task's training split, is
 minimal for `high` and maximal for `low`, by conditional gradients (Frank and Wolfe, 1956): its derivative is g(v) =
-1/2 log2(P(v) / M(v)), M = (P + Q) / 2, a text scores the mean g of its tokens, and a round takes the texts with the
-lowest scores (`low`: the highest). The first round linearises at the corpus' distribution, later ones at a running mean
-of the subsets (`high`: round t moves it by 2 / (t + 1)) or at the last subset (`low`); the best round wins.
-
-Texts are sorted by length into strata of about `STRATUM`, and every subset takes the same number from each. Where its
-tokens still differ by more than `MARGIN` from those of `random` (texts in seeded order, which also breaks ties), a
-price per token, found by bisection, is added to the scores; where that fails, the strata become finer. Scores are sums
-of integers (g in units of 2^-20 bits), so the order of summation does not matter.
+1/2 log2(P(v) / M(v)), M = (P + Q) / 2, and a round takes the texts whose tokens have the lowest mean g (`low`: the
+highest). The first round linearises at the corpus' distribution, later ones at a running mean of the subsets (`high`)
+or at the last subset (`low`); the best round wins. Every subset takes the same number of texts from each stratum of
+length. Scores are sums of integers (g in units of 2^-20 bits), so the order of summation does not matter.
 """
 
 from collections.abc import Sequence
@@ -93,16 +89,11 @@ def overlap_subsets(
     num_texts: int,
     max_length: int | None = None,
 ) -> dict[str, datasets.Dataset]:
-    """The three subsets of a corpus (`text` and `id`), `high`, `random` and `low`, described by their facts.
-
-    `task_train` is the task's training split alone. Raises UserError as `select_subsets`.
-    """
-    texts = list(corpus["text"])
+    """The three subsets of a corpus (`text` and `id`), described by their facts; raises as `select_subsets`."""
+    texts, splits = list(corpus["text"]), {}
     task_counts = count_tokens(encode_texts(list(task_train["text"]), tokenizer, max_length))
-    splits = {}
-    for kind, subset in select_subsets(
-        encode_texts(texts, tokenizer, max_length), texts, task_counts, num_texts
-    ).items():
+    subsets = select_subsets(encode_texts(texts, tokenizer, max_length), texts, task_counts, num_texts)
+    for kind, subset in subsets.items():
         rows = corpus.select_columns(["text", ID]).select(subset.indices)
         facts = {"texts": num_texts, "tokens": subset.tokens, "jensen_shannon_bits": subset.jensen_shannon_bits}
         splits[kind] = describe_split(rows, **facts)
@@ -112,7 +103,8 @@ def overlap_subsets(
 class _Chooser:
     """Takes the texts with the lowest scores, its share from each stratum of length.
 
-    `usable` are the indices of the texts that have tokens, (n,); `rank` their places in the seeded order.
+    `usable` are the indices of the texts that have tokens, (n,); `rank` their places in the seeded order, which breaks
+    ties. Where tokens differ by more than `MARGIN` from those of `random`, a price per token is added to the scores.
     """
 
     def __init__(self, tokens: csr_matrix, usable: np.ndarray, rank: np.ndarray, num_texts: int, strata: int) -> None:
@@ -121,9 +113,7 @@ class _Chooser:
         self.lengths = np.asarray(self.counts.sum(axis=1)).ravel()
         texts = len(usable)
         bounds = np.arange(strata + 1) * texts // strata
-        self.first = bounds[:-1]
-        # A stratum's quota is its share of `num_texts`, rounded so that the sum holds.
-        self.quota = np.diff(bounds * num_texts // texts)
+        self.first, self.quota = bounds[:-1], np.diff(bounds * num_texts // texts)  # quotas sum to `num_texts`
         self.stratum = np.empty(texts, dtype=np.int64)
         self.stratum[np.lexsort((rank, self.lengths))] = np.repeat(np.arange(strata), np.diff(bounds))
         self.random = self._take(np.zeros(texts))
@@ -154,10 +144,8 @@ class _Chooser:
 
 def _search(chooser: _Chooser, corpus_counts: np.ndarray, task_train: np.ndarray, sign: int, rounds: int) -> np.ndarray:
     """The subset with the smallest `sign` times divergence over the rounds."""
-    source = corpus_counts / corpus_counts.sum()
-    Q = task_train / task_train.sum()
-    point = source
-    best, lowest = np.zeros(0, dtype=np.int64), np.inf
+    source, Q = corpus_counts / corpus_counts.sum(), task_train / task_train.sum()
+    point, best, lowest = source, np.zeros(0, dtype=np.int64), np.inf
     for turn in range(1, rounds + 1):
         gradient = divergence_gradient((1 - FLOOR) * point + FLOOR * source, Q)
         chosen = chooser.usable[chooser.take(sign * chooser.score(gradient))]

@@ -55,12 +55,9 @@ class Source(NamedTuple):
 
     def place(self, split: str, row: int) -> str:
         """Where a row (from 0) is, as an editor shows it: `line 7 of train.csv`, else `row 6 of train`."""
-        rest = row
-        for part in self.files.get(split, ()):
-            if rest < len(part.numbers):
-                return f"{part.unit} {part.numbers[rest]} of {part.file}"
-            rest -= len(part.numbers)
-        return f"row {row + 1} of {split}"
+        places = ((part, number) for part in self.files.get(split, ()) for number in part.numbers)
+        part, number = next(itertools.islice(places, row, None), (None, row + 1))
+        return f"row {number} of {split}" if part is None else f"{part.unit} {number} of {part.file}"
 
 
 def read_source(
@@ -71,24 +68,21 @@ def read_source(
     written: TextFormat = PLAIN,
     text_unit: str | None = "line",
 ) -> Source:
-    """Read a file (as the split `train`), a folder or a Hub data set: the one way to read a table, for every command.
+    """Read a file (as the split `train`), a folder or a Hub data set; UserError for what cannot be read.
 
-    Nothing is guessed (no number, no date), so the columns can be written back bit for bit. `config` names a
-    configuration of a Hub data set or of a folder's README.md, `text_unit` what a row of text files is: `line`,
-    `paragraph`, or None for paragraphs where there are blank lines. Raises UserError for no such data set, nothing to
-    read in it, or files that cannot be read or do not fit together.
+    Nothing is guessed (no number, no date), so the columns can be written back bit for bit. `config` may be one of a
+    folder's README.md; `text_unit` is `line`, `paragraph`, or None for paragraphs where there are blank lines.
     """
     path = Path(name).expanduser()
     if path.exists():
         if revision is not None:
             raise UserError(f"{name!r} is on this machine and has no revision {revision!r}: leave the revision out.")
-        source = _read_local(name, config, written, text_unit)
+        source = _read_local(path, config, written, text_unit)
     elif name.count("/") == 1 and not path.suffix and not name.startswith((".", "/", "~")):
         loaded = _load(name, path=name, name=config, revision=revision)
         # The commit: `datasets` names the folder of its cache files after it.
         folders = [Path(file["filename"]).parent.name for split in loaded.values() for file in split.cache_files]
-        commit = next((folder for folder in folders if re.fullmatch(r"[0-9a-f]{40}", folder)), revision)
-        source = Source(loaded, commit)
+        source = Source(loaded, next((each for each in folders if re.fullmatch(r"[0-9a-f]{40}", each)), revision))
     else:
         raise UserError(f"{name!r} is neither an existing file or folder nor a Hub data set (owner/name).")
     if not any(len(split) for split in source.splits.values()):
@@ -96,36 +90,39 @@ def read_source(
     return source
 
 
-def _read_local(name: str, config: str | None, written: TextFormat, text_unit: str | None) -> Source:
+def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: str | None) -> Source:
     """A file or folder, by the reader of its format; the cache is found by the files' hash."""
-    path, files = Path(name).expanduser(), {}
     digest, by_split = _files_hash(path), _find_files(path, config)
     cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
     if by_split is None:
-        return Source(_load(name, path=str(path), name=config, cache_dir=str(cache)), f"sha256:{digest}")
+        return Source(_load(str(path), path=str(path), name=config, cache_dir=str(cache)), f"sha256:{digest}")
+    files: dict[str, list[FileTable]] = {}
     kind = _one_format([file for parts in by_split.values() for file in parts])
     if kind == "parquet":
         named = {split: [*map(str, parts)] for split, parts in by_split.items()}
-        loaded = _load(name, path=kind, data_files=named, cache_dir=str(cache))
+        loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(cache))
     elif kind == "text":
-        parts, schema, unit = by_split["train"], pa.schema({"text": pa.string()}), text_unit
-        if unit is None:  # paragraphs if one of the files has a blank line between two texts
-            texts_of = (_texts([file], "paragraph", written.encoding) for file in parts)
-            unit = "paragraph" if any(next(itertools.islice(texts, 1, None), None) for texts in texts_of) else "line"
-            logger.info("%s: each %s is a text (--text-unit line or paragraph says otherwise).", name, unit)
-        texts = _texts(parts, unit, written.encoding)
-        batches = (pa.record_batch([batch], schema=schema) for batch in in_batches(texts))
-        loaded = datasets.DatasetDict(train=cached(cache / f"{unit}-{written.encoding}.arrow", schema, lambda: batches))
+        loaded = datasets.DatasetDict(train=_read_texts(by_split["train"], text_unit, written.encoding, cache))
     else:
         files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
-        tables = {split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()}
-        loaded = datasets.DatasetDict(tables)
+        loaded = datasets.DatasetDict({split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()})
     return Source(loaded, f"sha256:{digest}", files)
 
 
 def is_text(name: str) -> bool:
     """Whether a path is a text file or a folder of text files alone."""
     return {kind_of(file) for file in tables_in(Path(name).expanduser())} == {"text"}
+
+
+def _read_texts(files: Sequence[Path], unit: str | None, encoding: str | None, cache: Path) -> datasets.Dataset:
+    """Lines or paragraphs of text files; with no unit, paragraphs if a file has a blank line between two texts."""
+    if unit is None:
+        texts_of = (_texts([file], "paragraph", encoding) for file in files)
+        unit = "paragraph" if any(next(itertools.islice(texts, 1, None), None) for texts in texts_of) else "line"
+        logger.info("%s ...: each %s is a text (--text-unit line or paragraph says otherwise).", files[0], unit)
+    schema, texts = pa.schema({"text": pa.string()}), _texts(files, unit, encoding)
+    batches = (pa.record_batch([batch], schema=schema) for batch in in_batches(texts))
+    return cached(cache / f"{unit}-{encoding}.arrow", schema, lambda: batches)
 
 
 def _texts(files: Sequence[Path], unit: str, encoding: str | None) -> Iterator[str]:
@@ -155,8 +152,6 @@ def tables_in(path: Path) -> list[Path]:
 
 def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     """The files of each split; None where `datasets` is to read what a folder's README.md names."""
-    if path.is_file() and not path.stat().st_size:
-        raise UserError(f"{path} is empty: give a file or folder with text.")
     filled = [file for file in tables_in(path) if file.stat().st_size]
     if not filled:
         raise UserError(f"{path} holds no {', '.join(KINDS)} with text in it: give a file or folder with text.")
@@ -200,10 +195,8 @@ def _load(source: str, load: Callable[..., Any] | None = None, **options: Any) -
         return (load or datasets.load_dataset)(**options)
     except Exception as error:  # the readers raise anything
         cause = error.__cause__ or error.__context__ or error
-        if "corresponds to no data" in f"{error} {cause}":
-            raise UserError(f"{source!r} has no rows: give a file or folder with text in it.") from error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(". ")
-        remedy = "give parquet, JSON, CSV or text, and room in HF_DATASETS_CACHE"
+        remedy = "give parquet, JSON, CSV or text with rows, and room in HF_DATASETS_CACHE"
         raise UserError(f"{source!r} cannot be read: {reason} ({remedy}).") from error
 
 
@@ -235,8 +228,7 @@ def each_text(texts: Iterable[str]) -> Iterator[str]:
 def text_hash(texts: Iterable[str]) -> str:
     """SHA-256 over texts in order, with lengths, so that moving a boundary changes it."""
     digest = hashlib.sha256()
-    for text in each_text(texts):
-        encoded = text.encode()
+    for encoded in (text.encode() for text in each_text(texts)):
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
     return digest.hexdigest()
@@ -244,10 +236,8 @@ def text_hash(texts: Iterable[str]) -> str:
 
 def text_keys(texts: Iterable[str], seed: int | str) -> np.ndarray:
     """Sort keys of texts for a seed: SHA-256 of seed, NUL and text, bytes (texts,)."""
-    digests = bytearray()
-    for text in texts:
-        digests += hashlib.sha256(f"{seed}\0{text}".encode()).digest()
-    return np.frombuffer(digests, "S32")
+    digests = (hashlib.sha256(f"{seed}\0{text}".encode()).digest() for text in each_text(texts))
+    return np.frombuffer(b"".join(digests), "S32")
 
 
 def tells_rows_apart(tables: Sequence[datasets.Dataset], column: str) -> bool:
@@ -261,8 +251,7 @@ def tells_rows_apart(tables: Sequence[datasets.Dataset], column: str) -> bool:
 
 def seeded_order(texts: Iterable[str], seed: int | str) -> list[int]:
     """Indices of `texts` in an order of the texts and the seed alone, so that prefixes are nested random subsets."""
-    order: list[int] = np.argsort(text_keys(texts, seed), kind="stable").tolist()
-    return order
+    return [*map(int, np.argsort(text_keys(texts, seed), kind="stable"))]
 
 
 def describe_split(split: datasets.Dataset, **facts: Any) -> datasets.Dataset:
@@ -275,9 +264,10 @@ def describe_split(split: datasets.Dataset, **facts: Any) -> datasets.Dataset:
 
 def facts_of(split: datasets.Dataset) -> Json:
     """The facts that `describe_split` kept; empty where there are none, or where rows were added or left out since."""
-    facts: Any = {}
-    with contextlib.suppress(ValueError):  # another's description
-        facts = json.loads(split.info.description or "{}")
+    try:
+        facts = json.loads(split.info.description)
+    except ValueError:  # another's description, or none
+        return {}
     return facts if isinstance(facts, dict) and facts.get("rows") == len(split) else {}
 
 

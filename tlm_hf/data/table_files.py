@@ -1,7 +1,4 @@
-"""CSV, TSV, JSON, Excel and text files: read as they are written, or refused in one sentence.
-
-Cells of CSV, TSV and Excel files are text (`007` stays `007`), an empty one None; values of JSON keep their types.
-"""
+"""CSV, TSV, JSON, Excel and text files as they are written: cells are text, an empty one None; JSON keeps its types."""
 
 import csv
 import gzip
@@ -79,9 +76,8 @@ def join_tables(tables: Sequence[FileTable]) -> pa.Table:
     first = tables[0]
     for other in tables[1:]:
         check_same_columns(first.file, first.table.column_names, other.file, other.table.column_names)
-    parts = [part.table.select(first.table.column_names) for part in tables]
     try:
-        return pa.concat_tables(parts, promote_options="permissive")
+        return pa.concat_tables([part.table for part in tables], promote_options="permissive")
     except pa.ArrowException as error:
         raise UserError(f"The columns of {first.file} and others differ in type ({error}): make them alike.") from error
 
@@ -89,10 +85,8 @@ def join_tables(tables: Sequence[FileTable]) -> pa.Table:
 def check_same_columns(file: Path, columns: Sequence[str], other: Path, others: Sequence[str]) -> None:
     """Raise UserError where two files of a folder differ in columns."""
     if set(columns) != set(others):
-        raise UserError(
-            f"{other} has the columns {listed(others)}, but {file} beside it has {listed(columns)}: "
-            "make them alike, or name one file."
-        )
+        ours, theirs = listed(columns), listed(others)
+        raise UserError(f"{other} has the columns {theirs}, but {file} has {ours}: make them alike, or name one file.")
 
 
 def _decode(file: Path, encoding: str | None) -> str:
@@ -153,21 +147,21 @@ def _read_csv(file: Path, text: str, is_tsv: bool, quoting: str) -> FileTable:
 
 def _read_json(file: Path, text: str) -> FileTable:
     """One JSON document, or a document a line."""
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    decode = json.JSONDecoder(parse_constant=lambda _: None).decode  # NaN is a missing value
     try:
-        document = json.loads(text, parse_constant=lambda _: None)  # NaN is a missing value
+        document = decode(text)
     except ValueError as error:
-        records = []
-        for number, line in lines:
+        records: dict[int, Any] = {}
+        for number, line in enumerate(text.split("\n"), 1):
             try:
-                records.append(json.loads(line, parse_constant=lambda _: None))
+                records |= {number: decode(line)} if line.strip() else {}
             except ValueError as at_line:
                 raise UserError(
                     f"{file} is neither JSON ({error}) nor an object a line (line {number}: {at_line}): correct it."
                 ) from error
-        return FileTable(file, _from_records(file, records), [number for number, _ in lines])
-    records = document if isinstance(document, list) else _from_object(file, document)
-    return FileTable(file, _from_records(file, records), range(1, len(records) + 1), "row")
+        return FileTable(file, _from_records(file, [*records.values()]), [*records])
+    rows = document if isinstance(document, list) else _from_object(file, document)
+    return FileTable(file, _from_records(file, rows), range(1, len(rows) + 1), "row")
 
 
 def _from_object(file: Path, document: Any) -> list[Any]:

@@ -45,10 +45,6 @@ class TaskSource:
         """What splits take their shares of: the classes, or all rows together where a text has not just one."""
         return self.names if self.problem_type == SINGLE else ["any"]
 
-    def group_of(self, row: Row) -> int:
-        """The number of a row's group."""
-        return row.label if self.problem_type == SINGLE else 0
-
 
 @dataclass(frozen=True)
 class Table:
@@ -77,8 +73,7 @@ class Table:
         for rows in splits.values():
             check_column(rows, text, name, "--text-column")
             check_column(rows, label, name, "--label-column")
-            if pair is not None:
-                check_column(rows, pair, name, "--text-pair-column")
+            check_column(rows, pair or text, name, "--text-pair-column")
         return cls(source, name, text, label, splits, pair)
 
 
@@ -87,8 +82,7 @@ def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
 
     Raises UserError where fewer than two classes are left.
     """
-    counts = Counter(row.label for rows in source.rows.values() for row in rows)
-    labels = range(len(source.names))
+    counts, labels = Counter(row.label for rows in source.rows.values() for row in rows), range(len(source.names))
     large = [label for label in labels if counts[label] >= max(drop, merge)]
     merged = [label for label in labels if drop <= counts[label] < merge]
     names = [source.names[label] for label in large]

@@ -1,7 +1,7 @@
 """Which rows of a task's source come into which split: seeded orders by class, cut by the numbers asked for."""
 
 from ..errors import UserError, shown
-from .kinds import REGRESSION
+from .kinds import REGRESSION, SINGLE
 from .sources import seeded_order
 from .tables import SPLITS, Row, TaskSource
 from .task_options import TaskArguments
@@ -17,9 +17,8 @@ def choose_rows(
     """Seeded rows of each split; with `train_seed` training rows are another draw from those not held out.
 
     Validation is a tenth of each class, at most 200, where the source has a test split, or with `tenth`; else 15%.
-    Without `every_class` a split may lack classes, and the source a training split. What is left out is counted in
-    `source.dropped`. Raises UserError for fewer rows in a class than asked for (unless `shortfall` is `take`, which
-    adds to `source.notes`), or none in a split.
+    Without `every_class` a split may lack classes. What is left out is counted in `source.dropped`. Raises UserError
+    for fewer rows in a class than asked for (with `--shortfall take` a note), or none in a split.
     """
     name, seed = arguments.task, arguments.task_seed
     if every_class and "train" not in source.rows:
@@ -29,24 +28,18 @@ def choose_rows(
     if arguments.train_seed is not None:
         groups["train"] = [_shuffled(rows, arguments.train_seed) for rows in groups["train"]]
     for split in ("test", "validation", "train"):  # the order in which they take their rows
-        asked, available = sizes[split], [len(rows) for rows in groups[split]]
-        fewest = min(available)
-        if asked is None or fewest >= asked:
-            continue
-        label = source.groups[available.index(fewest)]
-        lacking = sum(count < asked for count in available)
-        note = f"{lacking} of {len(available)} classes have fewer than {asked} {split} texts, {shown(label)} {fewest}"
-        if arguments.shortfall == "error":
+        asked, available = sizes[split] or 0, [len(rows) for rows in groups[split]]
+        fewest, lacking = min(available), sum(count < asked for count in available)
+        label = shown(source.groups[available.index(fewest)])
+        note = f"{lacking} of {len(available)} classes have fewer than {asked} {split} texts, {label} {fewest}"
+        if lacking and arguments.shortfall == "error":
             raise UserError(
                 f"{note} (of {name!r}): ask for at most {fewest} (--{split}-per-label) or fewer of the other splits, "
                 "or take what there is (--shortfall take)."
             )
-        source.notes.append(note)
+        source.notes += [note] if lacking else []
     if every_class:
         _check_classes(source, name, groups)
-        for split, (rows, *_) in groups.items() if source.problem_type == REGRESSION else ():
-            if len({row.label for row in rows}) < 2:
-                raise UserError(f"Every number of the {split} split of {name!r} is equal: give more rows.")
     chosen = {}
     for split in SPLITS:
         rows = [row for group in groups[split] for row in group[: sizes[split]]]
@@ -67,23 +60,22 @@ def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> 
                     "(--test-per-label, --validation-per-label), leave small classes out (--drop-rare-classes N), or "
                     "make them one (--merge-rare-classes N)."
                 )
+            if source.problem_type == REGRESSION and len({row.label for row in rows}) < 2:
+                raise UserError(f"Every number of the {split} split of {name!r} is equal: give more rows.")
 
 
 def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bool) -> dict[str, Groups]:
     """Give each split its rows: test first, then validation, then train, none a text that another has."""
     rest: Groups = ordered.get("train", [[] for _ in source.groups])
-    has_test = "test" in ordered
-    if has_test:
-        test = ordered["test"]
-    else:
+    test, tenth = ordered.get("test"), tenth or "test" in ordered
+    if test is None:
         test, rest = _split(rest, [sizes["test"] or round(0.15 * len(rows)) for rows in rest])
     rest = _without(source, rest, test)
     if "validation" in ordered:
         validation = _without(source, ordered["validation"], test)
     else:
-        asked, is_tenth = sizes["validation"], sizes["validation"] is not None or has_test or tenth
-        shares = [min(200, round(0.1 * len(rows))) if is_tenth else round(0.15 / 0.85 * len(rows)) for rows in rest]
-        validation, rest = _split(rest, [asked or share for share in shares])
+        shares = [min(200, round(0.1 * len(rows))) if tenth else round(0.15 / 0.85 * len(rows)) for rows in rest]
+        validation, rest = _split(rest, [sizes["validation"] or share for share in shares])
     return {"train": _without(source, rest, validation), "validation": validation, "test": test}
 
 
@@ -91,7 +83,7 @@ def _by_class(source: TaskSource, split: str, seed: int) -> Groups:
     """Rows of each class in seeded order; of equal ones the first."""
     grouped: list[dict[str, Row]] = [{} for _ in source.groups]
     for row in source.rows[split]:
-        grouped[source.group_of(row)].setdefault(row.key, row)
+        grouped[row.label if source.problem_type == SINGLE else 0].setdefault(row.key, row)
     source.dropped["duplicates"] += len(source.rows[split]) - sum(map(len, grouped))
     return [_shuffled(list(rows.values()), seed) for rows in grouped]
 

@@ -51,11 +51,8 @@ KNOWN = {
     # Of the paper's 630 training texts a tenth is held out.
     "fewrel": KnownTask(None, None, "tokens", (), train_per_label=567, test_per_label=70),
 }
-UNUSED = {
-    "docstrings": {"text_column", "task_config", "task_revision", "train_seed"},
-    "fewrel": {"text_column", "task_config", "task_revision"},
-    OBJECT: {"task_config", "task_revision"},
-}
+UNUSED = {OBJECT: {"task_config", "task_revision"}, "fewrel": {"text_column", "task_config", "task_revision"}}
+UNUSED["docstrings"] = UNUSED["fewrel"] | {"train_seed"}
 """Options that a task has no use for, besides those of tables and of FewRel alone."""
 TWO_LABELS = {SINGLE: "label and were not left out", MULTI: "set of labels, of which the first one is kept"}
 TWO_LABELS |= {REGRESSION: "number, of which the first one is kept"}
@@ -69,17 +66,11 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
 
     Splits that the source lacks come out of its training rows (see `task_splits.choose_rows`). Rows depend on the texts
     and the seed alone; fewer training rows with the same seed are a subset of more. Rows without a text or a label are
-    left out, and rows whose text is in another split: test comes before validation before train. A text under two
-    labels is left out of FewRel; in a table it stays and is counted. With `problem_type` multi the labels are lists of
-    classes, with regression numbers; pairs of texts have a column `text_pair`.
+    left out, and rows whose text is in another split: test comes before validation before train. With `problem_type`
+    multi the labels are lists of classes, with regression numbers; pairs of texts have a column `text_pair`.
 
-    Args:
-        task: its name, path or Hub name, or a table of it (see `tables.Table`).
-        **options: the other fields of `TaskArguments`; those of `KEYWORDS` by their short names.
-
-    Raises:
-        UserError: no such task or column, labels that cannot be read, fewer rows in a class than asked for, or an
-            option that the task has no use for.
+    `task` is its name, path or Hub name, or a table; `options` are the other fields of `TaskArguments`, those of
+    `KEYWORDS` by their short names. Raises UserError for what cannot be read, or an option without use.
     """
     named = {KEYWORDS.get(name, name): value for name, value in options.items()}
     return load_task_from(TaskArguments(task=str(task) if isinstance(task, Path) else task, **named))  # type: ignore[arg-type]
@@ -155,12 +146,13 @@ def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
 
 
 def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool) -> datasets.DatasetDict:
+    known = KNOWN.get(arguments.task)
     if arguments.task == "docstrings":
         source = read_docstrings()
     elif arguments.task == "fewrel":
         source = read_fewrel(_find_task(arguments)[0], arguments.entity_markers)
     else:
-        source = read_task_rows(arguments, table)
+        source = _read_table(arguments, table)
     if source.problem_type != SINGLE:
         _check_kind(arguments, [f"{split}_per_label" for split in SPLITS] + ["drop_rare_classes", "merge_rare_classes"])
     if arguments.text_pair_column is not None:
@@ -169,9 +161,8 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
     if every_class and len({row.label for rows in source.rows.values() for row in rows}) < 2:
         raise UserError(f"The task {arguments.task!r} has 1 class: give at least two, or set --label-column.")
-    known, defaults = KNOWN.get(arguments.task), PER_LABEL if arguments.task == "docstrings" else {}
-    if known is not None:
-        defaults = {"train": known.train_per_label, "test": known.test_per_label}
+    defaults = {"train": known.train_per_label, "test": known.test_per_label} if known else {}
+    defaults = PER_LABEL if arguments.task == "docstrings" else defaults
     sizes = {split: getattr(arguments, f"{split}_per_label") or defaults.get(split) for split in SPLITS}
     chosen = choose_rows(source, arguments, sizes, tenth=known is not None, every_class=every_class)
     dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
@@ -183,26 +174,19 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         logger.warning("Note: %s: %s.", arguments.task, "; ".join(notes))
     facts = source.facts | {"task": portable_path(arguments.task), "seed": arguments.task_seed}
     facts |= {"dropped": dropped, "texts_with_two_labels": source.two_labels}
-    if arguments.train_seed is not None:
-        facts["train_seed"] = arguments.train_seed
+    facts |= {} if arguments.train_seed is None else {"train_seed": arguments.train_seed}
     return datasets.DatasetDict({split: _describe(rows, source, facts) for split, rows in chosen.items()})
 
 
-def open_table(arguments: TaskArguments, source: Source | None = None) -> tuple[Table, str]:
-    """The table that a command's options name (unless it is given), and its path or Hub name."""
+def _read_table(arguments: TaskArguments, source: Source | None = None) -> TaskSource:
+    """All usable rows of the table that a command's options name (unless it is given); raises as `read_rows`."""
     known, place = KNOWN.get(arguments.task), arguments.task
     if source is None:
         place, revision = _find_task(arguments)
         source = read_source(place, config=arguments.task_config, revision=revision, written=arguments)
     text = arguments.text_column or (known.text_column if known else None)
-    return Table.open(source, arguments.task, text, arguments.label_column, arguments.text_pair_column), place
-
-
-def read_task_rows(arguments: TaskArguments, source: Source | None = None) -> TaskSource:
-    """All usable rows of the table that a command's options name; raises UserError as `read_rows`."""
-    table, place = open_table(arguments, source)
-    labels = KNOWN[arguments.task].labels if arguments.task in KNOWN else ()
-    rows = read_rows(table, labels, arguments.problem_type)
+    table = Table.open(source, arguments.task, text, arguments.label_column, arguments.text_pair_column)
+    rows = read_rows(table, known.labels if known else (), arguments.problem_type)
     rows.facts |= {"source": portable_path(place), "revision": table.source.revision}
     rows.facts |= {"config": arguments.task_config, "columns": {"text": table.text, "label": table.label}}
     return rows
@@ -210,7 +194,7 @@ def read_task_rows(arguments: TaskArguments, source: Source | None = None) -> Ta
 
 def every_row(arguments: TaskArguments) -> datasets.Dataset:
     """All usable rows of a table as one split; raises UserError as `read_rows`."""
-    source = read_task_rows(arguments)
+    source = _read_table(arguments)
     return _describe([row for rows in source.rows.values() for row in rows], source, {})
 
 
@@ -226,6 +210,5 @@ def _describe(rows: list[Row], source: TaskSource, facts: Json) -> datasets.Data
     columns |= {PAIR: string} if any(row.text_pair is not None for row in rows) else {}
     values = {name: [getattr(row, name) for row in rows] for name in columns}
     table = datasets.Dataset.from_dict(values, features=datasets.Features(columns))
-    if source.problem_type == REGRESSION:
-        return describe_split(table, **facts)
-    return describe_split(table, **facts, per_label=per_label(table))
+    facts = facts if source.problem_type == REGRESSION else facts | {"per_label": per_label(table)}
+    return describe_split(table, **facts)

@@ -36,14 +36,9 @@ def train_wordpiece(
 ) -> PreTrainedTokenizerBase:
     """Train a WordPiece vocabulary; the same texts give the same vocabulary and ids in every process.
 
-    `tokenizers` alone does not promise that (tokenizers#1794).
-
-    Args:
-        texts: the corpus; it is read three times, and held in memory only if it is an iterator.
-        vocab_size: tokens at most, special tokens included (special tokens and letters are always part of it).
-        max_length: becomes the tokenizer's `model_max_length` (tokens).
-        cased: keep capital letters.
-        keep_accents: keep accents, vowel signs and the like; None for unless the text is English-like and uncased.
+    `tokenizers` alone does not promise that (tokenizers#1794). The texts are read three times. The special tokens and
+    letters are always among the `vocab_size` tokens; `max_length` becomes the `model_max_length`. `keep_accents` (and
+    vowel signs and the like) is by default so unless the text is English-like and uncased.
     """
     corpus = list(texts) if isinstance(texts, Iterator) else texts
     letters: Counter[str] = Counter()
@@ -111,9 +106,9 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     if missing:
         raise UserError(f"The vocabulary {path} lacks {', '.join(missing)}: give a BERT vocab.txt or a folder.")
     vocabulary = {token: line for line, token in enumerate(tokens)}
-    if "" in vocabulary or len(vocabulary) < len(tokens):
-        twice = next(token for line, token in enumerate(tokens) if not token or vocabulary[token] != line)
-        raise UserError(f"The vocabulary {path} has the line {twice!r} twice, or empty: restore it.")
+    bad = [token for line, token in enumerate(tokens) if not token or vocabulary[token] != line]
+    if bad:
+        raise UserError(f"The vocabulary {path} has the line {bad[0]!r} twice, or empty: restore it.")
     return vocabulary
 
 
@@ -137,10 +132,8 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # on damaged files the libraries raise anything, down to a bare KeyError
-        reason = str(error).strip().splitlines()[0].rstrip(". ") if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"The tokenizer {source!r} cannot be loaded ({reason}): restore it, or name another."
-        ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+        raise UserError(f"The tokenizer {source!r} cannot be loaded ({reason}): restore or replace it.") from error
     if max_length is not None:
         tokenizer.model_max_length = max_length
     missing = [name for name in ("mask", "cls", "sep", "pad", "unk") if getattr(tokenizer, f"{name}_token_id") is None]

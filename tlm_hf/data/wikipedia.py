@@ -41,8 +41,7 @@ def stream_wikipedia(
 ) -> datasets.DatasetDict:
     """Read the first articles of a seeded order; empty ones and exact duplicates are dropped and counted.
 
-    Held-out texts are the same for every seed and `num_texts`. Ids are `config/file/row`. Raises UserError for no
-    connection, no such configuration or revision, or too many texts.
+    Held-out texts are the same for every seed and `num_texts`. Raises UserError for what cannot be read.
     """
     total = num_texts + validation_texts
     source = _Wikipedia(config, revision, endpoint)

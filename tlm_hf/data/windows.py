@@ -1,6 +1,7 @@
 """What a model of limited length reads of texts: their tokens, windows of them, and how much of the texts is cut."""
 
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -46,17 +47,15 @@ class TokenTable(Sequence[np.ndarray]):
         return TokenTable, (self.rows,)
 
 
-def tokenize_once(
-    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, *, text_column: str = "text"
-) -> TokenTable:
-    """Token ids of every text as `encode_whole` gives them, from the cache of `datasets` where they are in it."""
-    encode, rows = encode_whole(tokenizer), dataset.with_format(None).select_columns([text_column])
-    decisive = [FORMAT, text_hash(rows[text_column]), tokenizer_hash(tokenizer), tokenizer.split_special_tokens]
+def tokenize_once(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> TokenTable:
+    """Token ids of every `text` as `encode_whole` gives them, from the cache of `datasets` where they are in it."""
+    encode, rows = encode_whole(tokenizer), dataset.with_format(None).select_columns(["text"])
+    decisive = [FORMAT, text_hash(rows["text"]), tokenizer_hash(tokenizer), tokenizer.split_special_tokens]
     name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
     features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
     options = {"features": features, "desc": "Tokenizing", "new_fingerprint": name}
     file = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tokens", f"{name}.arrow")
-    return TokenTable(mapped(rows, lambda batch: {"input_ids": encode(batch[text_column])}, file, **options))
+    return TokenTable(mapped(rows, lambda batch: {"input_ids": encode(batch["text"])}, file, **options))
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,9 @@ class TextFacts:
     def of_texts(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TextFacts":
         """As `measure`, of texts."""
         encode, sizes, unknown = encode_whole(tokenizer), array("q"), 0
-        for batch in in_batches(texts):
-            for ids in encode(batch):
-                sizes.append(len(ids) + SPECIAL)
-                unknown += ids.count(tokenizer.unk_token_id)
+        for ids in itertools.chain.from_iterable(map(encode, in_batches(texts))):
+            sizes.append(len(ids) + SPECIAL)
+            unknown += ids.count(tokenizer.unk_token_id)
         return cls.measure(np.array(sizes, dtype=np.int64), max_length, unknown)
 
     @classmethod
@@ -106,11 +104,12 @@ class TextFacts:
         """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows."""
         if self.longer:
             enough = min(self.percentile_95, LONGEST_DEFAULT)
-            remedy = f"--max-length {min(enough, limit)} reads more of them"
+            remedy = f"--max-length {min(enough, limit)}"
             if self.max_length >= limit:
-                enough = max(enough, self.max_length + 1)
-                remedy = f"an encoder pre-trained with --max-length {enough} reads more of them"
-            logger.warning(f"{self._longer()} cut ({self.share_beyond:.1%} of all tokens): {remedy}.")
+                remedy = f"an encoder pre-trained with --max-length {max(enough, self.max_length + 1)}"
+            logger.warning(
+                f"{self._longer()} cut ({self.share_beyond:.1%} of all tokens): {remedy} reads more of them."
+            )
 
     def say_windows(self, split: bool, windows: int) -> None:
         """Log what pre-training makes of long and short texts: so many windows."""
@@ -137,18 +136,12 @@ class Windows(Sequence[np.ndarray]):
     """The rows that pre-training sees: `windows[i]` is [CLS], then pieces of texts, each with a [SEP]; int (tokens,).
 
     With `split` a text of more than `max_length` tokens becomes windows of nearly equal length, and texts under
-    `shortest` are joined in their order; without, the former are cut and the latter left out. `tokens` are those of
-    the texts without special tokens, `lengths` those of each window, int64 (windows,).
+    `shortest` are joined in their order; without, the former are cut and the latter left out. `tokens` have no special
+    tokens; `lengths` are those of each window, int64 (windows,).
     """
 
     def __init__(
-        self,
-        tokens: TokenTable,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        *,
-        split: bool = True,
-        shortest: int = SHORT,
+        self, tokens: TokenTable, tokenizer: Any, max_length: int, *, split: bool = True, shortest: int = SHORT
     ) -> None:
         self.tokens, self.opening, self.separator = tokens, tokenizer.cls_token_id, tokenizer.sep_token_id
         room = max_length - SPECIAL

@@ -8,20 +8,16 @@ from typing import Any
 
 import httpx2
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors as hub_errors
 
 from ..errors import UserError
 from .safety import redact
 
-MISSING = (RepositoryNotFoundError, RevisionNotFoundError)
+MISSING = (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError)
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses of which the next attempt may be free."""
 REFUSING = frozenset({400, 403, 404, 413, 507})
+NETWORK = (httpx2.TransportError, ConnectionError, TimeoutError)
 WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds between attempts."""
 
@@ -55,13 +51,12 @@ class Hub:
                 raise
             except Exception as error:
                 cause = _cause(error)
-                response = getattr(cause, "response", None)
-                status = None if response is None else int(response.status_code)
+                status = getattr(getattr(cause, "response", None), "status_code", None)
                 if status == 412 and method == "create_commit":
                     raise ParentChangedError(what) from error
-                offline = isinstance(cause, OfflineModeIsEnabled)
-                is_network = isinstance(cause, httpx2.TransportError | ConnectionError | TimeoutError) and not offline
-                if wait is None or not (is_network or status in PASSING):
+                is_offline = isinstance(cause, hub_errors.OfflineModeIsEnabled)
+                may_pass = status in PASSING or (isinstance(cause, NETWORK) and not is_offline)
+                if wait is None or not may_pass:
                     raise UserError(f"Failed at {what!r}, since {self._remedy(cause, status)}.") from error
                 time.sleep(wait)
         raise AssertionError("unreachable")
@@ -70,7 +65,7 @@ class Hub:
         """What went wrong and what to do, without the token."""
         text = " ".join(str(getattr(cause, "server_message", None) or cause).split()) or type(cause).__name__
         reason = redact(text, self._token)[:300].rstrip(". ")
-        if isinstance(cause, OfflineModeIsEnabled):
+        if isinstance(cause, hub_errors.OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set: unset it to push or look"
         if status == 401:
             return "the Hub does not accept the token: log in again with `hf auth login`, or set HF_TOKEN"
@@ -83,8 +78,6 @@ class Hub:
 def _cause(error: BaseException) -> BaseException:
     """The HTTP or network failure behind an error of huggingface_hub; the error itself where there is none."""
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, HfHubHTTPError | httpx2.HTTPError | ConnectionError):
-            return cause
+    while cause is not None and not isinstance(cause, hub_errors.HfHubHTTPError | httpx2.HTTPError | ConnectionError):
         cause = cause.__cause__ or cause.__context__
-    return error
+    return cause or error

@@ -44,22 +44,13 @@ class Change:
         """Why this must not be sent, in one sentence; None where it may be."""
         if self.foreign is not None and not overwrite:
             return (
-                f"{self.where} was changed by others ({self.foreign}): look at it there, and add --overwrite if this "
-                "release is to replace it."
+                f"{self.where} was changed by others ({self.foreign}): look at it, and add --overwrite to replace it."
             )
         if MANIFEST_FILE in self.add and self.hub_version and Version(self.hub_version) >= Version(self.version):
             return (
                 f"{self.where} was released as {self.hub_version} with other content, and {self.version} is not newer: "
                 "raise `version` in the release file, then stage and verify again."
             )
-        return None
-
-
-def _head_of(hub: Hub, repository: Repository, revision: str) -> str | None:
-    """Commit of a branch; None where there is no such branch or repository."""
-    try:
-        return str(hub.repo_info(repository.repo_id, repo_type=repository.repo_type, revision=revision).sha)
-    except MISSING:
         return None
 
 
@@ -89,14 +80,21 @@ def compare_branch(hub: Hub, staged: StagedRelease, repository: Repository, wher
     return change
 
 
+def _head_of(hub: Hub, repository: Repository, revision: str) -> str | None:
+    """Commit of a branch; None where there is no such branch or repository."""
+    try:
+        return str(hub.repo_info(repository.repo_id, repo_type=repository.repo_type, revision=revision).sha)
+    except MISSING:
+        return None
+
+
 def _released(manifest: str, present: dict[str, str]) -> tuple[str | None, str | None]:
     """The version of the release whose manifest is there, and a file that differs from it."""
     try:
         released = read_json(manifest)
-        version = str(Version(released["version"]))
         names = sorted({*present, *released["files"]} - HUBS_OWN - {MANIFEST_FILE})
         changed = [name for name in names if not _is_same(present.get(name), released["files"].get(name, {}))]
-        return version, next(iter(changed), None)
+        return str(Version(released["version"])), next(iter(changed), None)
     except (UserError, ValueError, KeyError, TypeError, AttributeError, InvalidVersion):
         return None, MANIFEST_FILE
 
@@ -108,11 +106,8 @@ def _is_same(present: str | None, facts: Json) -> bool:
 
 def compare_all(hub: Hub, staged: StagedRelease) -> list[Change]:
     """Every branch of every repository, main last: it is what people see."""
-    return [
-        compare_branch(hub, staged, repository, where)
-        for repository in staged.repositories
-        for where in reversed(repository.tree)
-    ]
+    every = [(repository, where) for repository in staged.repositories for where in reversed(repository.tree)]
+    return [compare_branch(hub, staged, repository, where) for repository, where in every]
 
 
 def describe_changes(changes: list[Change], *, overwrite: bool = False) -> Json:
@@ -134,6 +129,5 @@ def describe_changes(changes: list[Change], *, overwrite: bool = False) -> Json:
 
 def check_allowed(changes: list[Change], overwrite: bool) -> None:
     """Refuse the whole of a release where one branch must not be sent: UserError."""
-    refusals = [refusal for refusal in (change.refusal(overwrite) for change in changes) if refusal]
-    if refusals:
-        raise UserError(f"{refusals[0]} Nothing was sent; --dry-run lists every refusal.")
+    for refusal in filter(None, (change.refusal(overwrite) for change in changes)):
+        raise UserError(f"{refusal} Nothing was sent; --dry-run lists every refusal.")

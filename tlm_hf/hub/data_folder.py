@@ -27,9 +27,8 @@ def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
     facts = read_json(folder / SUBSET_FILE) if (folder / SUBSET_FILE).is_file() else {}
     if facts.get("kind") != SUBSET_KIND:
         raise UserError(f"{folder} is not a data set folder: make one with `tlm prepare-data`.")
-    for name, expected in facts["files"].items():
-        path = folder / name
-        if not path.is_file() or (name != CARD and file_hash(path) != expected):  # a card is there to be edited
+    for path, expected in ((folder / name, expected) for name, expected in facts["files"].items()):
+        if not path.is_file() or (path.name != CARD and file_hash(path) != expected):  # a card is there to be edited
             raise UserError(f"{path} is missing or was changed since the folder was made: make it again.")
     try:
         card = DatasetCard.load(folder / CARD)

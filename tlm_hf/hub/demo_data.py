@@ -1,11 +1,9 @@
-"""What the Space shows: a folder with `demo.json`, in it for each task the scores of all committees of its members.
-
-A staged Space needs these files and the models that they name; `spaces/tlm-demo` of a checkout needs this package too.
-"""
+"""`tlm demo`: the Space's folder, with `demo.json`, in it for each task the scores of all committees of its members."""
 
 import os
 import shutil
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -78,12 +76,9 @@ class DemoArguments:
 
 
 def make_demo(arguments: DemoArguments) -> Json:
-    """Make the Space's folder, whole or not at all; the first encoder's tokenizer counts the tokens of the corpus.
+    """Make the Space's folder, whole or not at all; returns `demo` (its description) and its `tasks`.
 
-    Returns `demo` (its description) and its `tasks`.
-
-    Raises:
-        UserError: no committee, a folder that is missing or broken, or a task whose rows are others now.
+    Raises UserError for no committee, a folder that is missing or broken, or a task whose rows are others now.
     """
     committees, deep, encoders = (_read_pairs(arguments, flag) for flag in ("committees", "deep", "encoders"))
     if not committees or not encoders or not deep.keys() <= committees.keys():
@@ -98,18 +93,16 @@ def make_demo(arguments: DemoArguments) -> Json:
         for name, committee in committees.items():
             models = {"committee": relative(committee), "deep": relative(deep[name]) if name in deep else None}
             tasks.append({"name": name, **models, **_describe(name, committee, deep.get(name), arguments.data_root)})
-        corpus = None
+        demo: Json = {"tasks": tasks, "encoders": {name: relative(encoder) for name, encoder in encoders.items()}}
+        demo |= {"corpus": None, "study": None, "made_by": provenance()}
         if arguments.corpus is not None:
             texts = load_corpus(arguments.corpus, num_texts=arguments.num_texts, root=arguments.data_root)["train"]
             counts = count_tokens(encode_texts(texts["text"][:], tokenizer, tokenizer.model_max_length))
             np.savez_compressed(folder / COUNTS_FILE, counts=counts)
             source = CORPORA.get(arguments.corpus, Path(arguments.corpus).name)
-            corpus = {"name": f"{len(texts):,} texts of {source}", "counts": COUNTS_FILE}
+            demo["corpus"] = {"name": f"{len(texts):,} texts of {source}", "counts": COUNTS_FILE}
         if arguments.study is not None:
-            shutil.copyfile(arguments.study, folder / STUDY_FILE)
-        shown = {name: relative(encoder) for name, encoder in encoders.items()}
-        study = arguments.study and STUDY_FILE
-        demo = {"tasks": tasks, "encoders": shown, "corpus": corpus, "study": study, "made_by": provenance()}
+            demo["study"] = shutil.copyfile(arguments.study, folder / STUDY_FILE).name
         write_json(folder / DEMO_FILE, demo)
     return {"demo": portable_path(str(destination / DEMO_FILE)), "tasks": list(committees)}
 
@@ -151,23 +144,23 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
 
     def predict(source: Path, model: Any) -> dict[str, np.ndarray]:
         """Logits (texts, members if it has any, classes) with the classes in the order of the task's."""
-        order = match_labels(model, str(source), name, class_names(task))
-        tokenizer, of_members = load_classifier_tokenizer(str(source), model), hasattr(model.config, "num_members")
-        texts = {split: task[split]["text"][:] for split in SPLITS}
-        logits = {
-            split: predict_logits(model, tokenizer, texts[split], member_logits=of_members)[0] for split in SPLITS
+        order, of_members = (
+            match_labels(model, str(source), name, class_names(task)),
+            hasattr(model.config, "num_members"),
+        )
+        predict_split = partial(predict_logits, model, load_classifier_tokenizer(str(source), model))
+        return {
+            split: predict_split(task[split]["text"][:], member_logits=of_members)[0][..., order] for split in SPLITS
         }
-        return {split: rows[..., order] for split, rows in logits.items()}
 
     model = load_classifier(str(committee))
     count, combination = model.config.num_members, model.config.combination
     if count > MOST_MEMBERS:
         raise UserError(f"The committee {committee} has {count} members: show at most {MOST_MEMBERS}.")
     logits, scores = {split: torch.from_numpy(rows) for split, rows in predict(committee, model).items()}, {}
-    for size in range(1, count + 1):
-        for chosen in combinations(range(count), size):
-            parts = {split: combine(logits[split][:, chosen], combination).numpy() for split in SPLITS}
-            scores[" ".join(map(str, chosen))] = calibrated_scores(parts, labels)
+    for chosen in (part for size in range(count) for part in combinations(range(count), size + 1)):
+        parts = {split: combine(logits[split][:, chosen], combination).numpy() for split in SPLITS}
+        scores[" ".join(map(str, chosen))] = calibrated_scores(parts, labels)
     if deep is not None:
         scores["deep"] = calibrated_scores(predict(deep, load_classifier(str(deep))), labels)
     return {

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub.utils.sha import git_hash
@@ -15,7 +14,6 @@ from ..runs.atomic_files import Json, file_hash, read_json
 from ..runs.provenance import commit, versions
 
 MANIFEST_FILE, RELEASE_FILE = "manifest.json", "release.json"
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,11 @@ def read_staged(output_dir: str | Path) -> StagedRelease:
 
 def describe_files(folder: Path) -> dict[str, Json]:
     """`size` in bytes, `sha256` and `git` hash of every file, by its path inside the folder."""
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {
-        name: {"size": path.stat().st_size, "sha256": file_hash(path), "git": git_hash(path.read_bytes())}
-        for name, path in paths.items()
-    }
+    files = {}
+    for path in filter(Path.is_file, sorted(folder.rglob("*"))):
+        facts = {"size": path.stat().st_size, "sha256": file_hash(path), "git": git_hash(path.read_bytes())}
+        files[path.relative_to(folder).as_posix()] = facts
+    return files
 
 
 def tree_hash(folder: Path) -> str:
@@ -94,17 +92,15 @@ def build_manifest(
     kind: str,
     version: str,
     folder: Path,
-    *,
-    results: Mapping[str, Any] = NOTHING,
-    inputs: Mapping[str, Any] = NOTHING,
-    data: Mapping[str, Any] = NOTHING,
+    results: Json,
+    inputs: Json | None = None,
+    data: Json | None = None,
 ) -> Json:
     """What `manifest.json` holds, for a folder in which all else is in place.
 
-    `results` are a run's or a data set's facts; `inputs` are the repositories that it read, with their weights' hashes.
+    `results` are those of a run or data set; `inputs` the repositories that it read, with their weights' hashes.
     """
-    files = describe_files(folder)
-    settings, tokens = results.get("settings", {}), results.get("tokens_per_epoch")
+    files, settings, tokens = describe_files(folder), results.get("settings", {}), results.get("tokens_per_epoch")
     return {
         "schema": 1,
         "repository": repo_id,
@@ -120,8 +116,8 @@ def build_manifest(
             "tokens": None if tokens is None else round(tokens * results["epochs"]),
             "settings": settings,
         },
-        "inputs": dict(inputs),
-        "data": dict(data),
-        "remote_code": {name: facts["sha256"] for name, facts in files.items() if name.endswith(".py")},
+        "inputs": inputs or {},
+        "data": data or {},
+        "remote_code": {name: file["sha256"] for name, file in files.items() if name.endswith(".py")},
         "files": files,
     }

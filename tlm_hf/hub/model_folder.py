@@ -26,7 +26,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "models"
 
 @dataclass(frozen=True)
 class SourceRun:
-    """A finished run that becomes a repository, or its branch (None for main); `weights` is their SHA-256."""
+    """A finished run that becomes a repository, or its branch (None: main), and the SHA-256 of its weights."""
 
     entry: Entry
     folder: Path
@@ -63,8 +63,6 @@ def stage_model(
     run_folder: Path, destination: Path, kind: str, results: Json, facts: CardFacts, plot: Path | None = None
 ) -> Path:
     """Build a model folder, which is returned, from a finished run, outside of a release; an older one is replaced."""
-    if not (run_folder / RESULTS_FILE).is_file():
-        raise UserError(f"The run {run_folder} has not finished, so there is nothing to stage: finish it first.")
     with whole_folder(destination) as folder:
         copy_model_files(run_folder, folder, kind)
         if plot is not None:

@@ -23,14 +23,8 @@ def push(
     """Bring the Hub to a staged and verified release.
 
     Every branch is compared with the Hub before the first write: where one must not be sent, nothing is. A repository
-    is at its old commit or at its new one, never between; its tag follows.
-
-    Args:
-        output_dir: folder of the staged release.
-        public: make everything public in the end; otherwise new repositories are private and old ones as they were.
-        overwrite: also over what others changed on the Hub since the last release.
-        dry_run: only say what would go up, see `describe_changes`.
-        hub: the Hub; None for one with the user's token.
+    is at its old commit or at its new one, never between; its tag follows. New repositories are private unless
+    `public`; `overwrite` goes over what others changed; `dry_run` only says what would go up (`describe_changes`).
 
     Raises:
         UserError: not verified, refused by the Hub, changed by others, or not newer than what is there.
@@ -79,8 +73,8 @@ def _push_repository(
         if not change.is_empty:
             logger.info("%s: %d files, %d to delete.", change.where, len(change.add), len(change.delete))
             head, commits = _commit(hub, staged, repository, change), commits + 1
-    refs = hub.list_repo_refs(repo_id, repo_type=repo_type)
-    if tag not in {each.name for each in refs.tags}:  # on the commit of this push, whatever came after it
+    if tag not in {each.name for each in hub.list_repo_refs(repo_id, repo_type=repo_type).tags}:
+        # On the commit of this push, whatever came after it.
         hub.create_tag(repo_id, tag=tag, revision=head, repo_type=repo_type, exist_ok=True)
     return commits
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.utils import validate_repo_id
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
@@ -42,14 +42,8 @@ KINDS = {
     "space": Kind("spaces", "space", "demo", ("committees", "deep", "encoders")),
 }
 """In the order in which they are made, verified and pushed: what is linked to comes before what links to it."""
-LINKS = {
-    "base": ("encoder", "classifier", "committee"),
-    "members": ("classifier",),
-    "data": ("data",),
-    "committees": ("committee",),
-    "deep": ("classifier",),
-    "encoders": ("encoder",),
-}
+LINKS = {"base": ("encoder", "classifier", "committee"), "members": ("classifier",), "data": ("data",)}
+LINKS |= {"committees": ("committee",), "deep": ("classifier",), "encoders": ("encoder",)}
 """Fields that name other repositories, and the kinds that they may name."""
 
 
@@ -78,8 +72,8 @@ class Entry:
     @property
     def links(self) -> list[tuple[str, str]]:
         """`(field, name)` of each repository, of this release or `owner/name`, that it is made from or shows."""
-        named = {"base": [self.base] if self.base else [], "members": self.members, "data": self.data}
-        named |= {key: list(getattr(self, key).values()) for key in ("committees", "deep", "encoders")}
+        named = {"base": filter(None, [self.base]), "members": self.members, "data": self.data}
+        named |= {key: getattr(self, key).values() for key in ("committees", "deep", "encoders")}
         return [(key, name) for key, names in named.items() for name in names]
 
 
@@ -115,14 +109,12 @@ def read_release(path: str | Path) -> Release:
 
 
 def _release(content: Any) -> Release:
-    sections = {facts.section: kind for kind, facts in KINDS.items()}
-    own = [each.name for each in fields(Release) if each.name != "entries"]
-    content = _mapping(content, "it", [*own, *sections])
+    known = [each.name for each in fields(Release) if each.name != "entries"]
+    content = _mapping(content, "it", [*known, *(facts.section for facts in KINDS.values())])
     entries = []
-    for section, kind in sections.items():
+    for kind, (section, _, key, keys) in KINDS.items():
         for name, values in _mapping(content.pop(section, None) or {}, section).items():
-            key = KINDS[kind].source
-            values = _mapping(values, name, [key, *KINDS[kind].keys])
+            values = _mapping(values, name, [key, *keys])
             if key not in values or (kind == "adapter" and "base" not in values):
                 raise ValueError(f"{name} has no {'base' if key in values else key!r}: add it")
             values["source"] = Path(str(values.pop(key))).expanduser()
@@ -166,10 +158,7 @@ def _check_entries(release: Release) -> None:
     for entry in release.entries:
         if entry.name in kinds:
             raise ValueError(f"{entry.name} names two repositories: choose another name")
-        try:
-            validate_repo_id(release.repo_id(entry.name))
-        except HFValidationError as error:
-            raise ValueError(f"the Hub does not accept {release.repo_id(entry.name)} ({error})") from error
+        validate_repo_id(release.repo_id(entry.name))
         kinds[entry.name] = entry.kind
         for branch in entry.revisions:
             if not BRANCH.fullmatch(branch):

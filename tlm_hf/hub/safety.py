@@ -29,12 +29,9 @@ HOME = START + r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+"
 
 
 def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
-    """Refuse a staged folder that must not be published.
+    """Refuse (UserError) a staged folder with a secret, a path of this machine, or a file that does not belong there.
 
     `places` are folders that must not be named, beside the home folder, the working folder and TLM_DATA.
-
-    Raises:
-        UserError: a secret (not shown), a path of this machine, or a file that does not belong there.
     """
     private = _paths(places)
     for path in filter(Path.is_file, sorted(folder.rglob("*"))):
@@ -66,8 +63,7 @@ def _read(path: Path) -> str:
 
 def _paths(places: Iterable[Path]) -> re.Pattern[str]:
     """Finds each of these folders where it begins a path; those beside a run are as private as the run itself."""
-    given = [place.expanduser().absolute() for place in places]
-    private = {form for place in given for form in (place, place.resolve())}
+    private = {form for place in places for form in (place.expanduser().absolute(), place.expanduser().resolve())}
     private |= {place.parent for place in private if len(place.parents) > 2}
     private |= {Path.home(), Path.cwd(), Path(os.environ.get("TLM_DATA") or "/").absolute()}
     names = sorted(str(place) for place in private if len(place.parts) > 1)

@@ -14,15 +14,11 @@ from .release_file import Entry, Release
 
 SPACE, DEMO = "tlm-demo", "demo"
 USAGE = "## How to run it"
-"""Heading in the Space's own README from which on it holds for every demonstration."""
+"""Heading in the Space's README.md from which on it holds for every demonstration."""
 
 
 def stage_space(entry: Entry, release: Release, folder: Path, *, smoke: bool) -> None:
-    """Copy the Space, the runtime of frozen committees and the demonstration, whose models become the release's.
-
-    Raises:
-        UserError: a folder that is not a demonstration, or one that shows what the release does not name.
-    """
+    """Copy the Space, the runtime of frozen committees and the demonstration, whose models become the release's."""
     ignored = shutil.ignore_patterns("__pycache__", ".gradio", DEMO)
     shutil.copytree(package_data("spaces") / SPACE, folder, ignore=ignored, dirs_exist_ok=True)
     shutil.copyfile(runtime.__file__, folder / "tlm_runtime.py")

@@ -31,10 +31,9 @@ RUN_KINDS |= {"committee": "committee", "frozen": "freeze"}
 
 
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False) -> Json:
-    """Build every repository of a release; an older staged release in the same folder is replaced whole.
+    """Build every repository of a release, whole or not at all; an older one in the same folder is replaced.
 
-    `licence_checked`: rows may be published whose source gives them for some uses only (AG News). Raises UserError, and
-    nothing is changed, for a mistake in the release file, an unfinished run, a licence, or what must not go up.
+    `licence_checked`: rows may be published whose source gives them for some uses only (AG News). Raises UserError.
     """
     release = read_release(release_file)
     output = Path(output_dir).expanduser().resolve()
@@ -51,19 +50,6 @@ def stage(release_file: str, output_dir: str, *, data_root: str | None = None, l
     return {**staged.record(), "table": "\n".join(lines)}
 
 
-def read_results(folder: Path, kind: str) -> Json:
-    """The results of a finished run; UserError for one that has not finished, or of another kind."""
-    if not (folder / RESULTS_FILE).is_file():
-        raise UserError(f"The run {folder} has no {RESULTS_FILE}, so it has not finished: finish it first.")
-    results = read_json(folder / RESULTS_FILE)
-    run_kind = results.get("kind")
-    if run_kind != RUN_KINDS[kind]:
-        raise UserError(f"The run {folder} is a {run_kind}, and {kind}s come from a {RUN_KINDS[kind]}: name another.")
-    if kind == "adapter" and not (folder / "adapter").is_dir():
-        raise UserError(f"The run {folder} has no adapter: fine-tune with --lora-rank.")
-    return results
-
-
 def _check_replaceable(output: Path) -> None:
     """Refuse an output folder that holds anything but a staged release."""
     if output.is_file():
@@ -74,6 +60,17 @@ def _check_replaceable(output: Path) -> None:
     for path in [*output.glob("*"), *(path for owner in owners for path in (output / owner).glob("*"))]:
         if (name := path.relative_to(output).as_posix()) not in expected:
             raise UserError(f"The output folder {output} holds other files ({name}): choose another --output-dir.")
+
+
+def _read_results(folder: Path, kind: str) -> Json:
+    """The results of a finished run of this kind."""
+    results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
+    run_kind = results.get("kind", "run that has not finished")
+    if run_kind != RUN_KINDS[kind]:
+        raise UserError(f"{folder} is a {run_kind}, and {kind}s come from a finished {RUN_KINDS[kind]}: name another.")
+    if kind == "adapter" and not (folder / "adapter").is_dir():
+        raise UserError(f"The run {folder} has no adapter: fine-tune with --lora-rank.")
+    return results
 
 
 class _Stager:
@@ -88,46 +85,48 @@ class _Stager:
             if entry.kind == "data":
                 dataset_facts(entry, checked)
             for branch, folder in [(None, entry.source), *entry.revisions.items()] if entry.kind in RUN_KINDS else []:
-                results = read_results(folder, entry.kind)
+                results = _read_results(folder, entry.kind)
                 run = SourceRun(entry, folder, branch, results, weights_hash(str(folder)))
                 self.runs[run.label] = run
         self.inputs = {label: self._inputs(run) for label, run in self.runs.items()}
 
     def stage(self, entry: Entry) -> Repository:
         """Build the entry's folders; returns its part of `release.json`."""
-        repo_id = self.release.repo_id(entry.name)
-        folders = {None: repo_id} | {branch: f"{repo_id}@{branch}" for branch in entry.revisions}
-        for branch, name in folders.items():
+        repo_id, tree = self.release.repo_id(entry.name), {}
+        for branch in (None, *entry.revisions):
+            name = f"{repo_id}@{branch}" if branch else repo_id
             folder = self.root / name
             folder.mkdir(parents=True)
             self._fill(entry, branch, folder)
-        tree = {name: tree_hash(self.root / name) for name in folders.values()}
+            tree[name] = tree_hash(folder)
         return Repository(entry.kind, KINDS[entry.kind].repo_type, repo_id, tree)
 
     def _fill(self, entry: Entry, branch: str | None, folder: Path) -> None:
         """Everything in a folder, the manifest at last."""
         repo_id, version = self.release.repo_id(entry.name), self.release.version
-        facts: Json = {}
+        results: Json = {}
+        inputs: Json = {}
+        data: Json = {}
         if entry.kind == "space":
             smoke = any(is_smoke(self.runs[name].folder) for _, name in entry.links if name in self.runs)
             stage_space(entry, self.release, folder, smoke=smoke)
         elif entry.kind == "data":
-            subsets = stage_dataset(entry, repo_id, folder, version)
-            configs = subsets["configs"].items()
+            results = stage_dataset(entry, repo_id, folder, version)
+            configs = results["configs"].items()
             hashes = {config: {split: rows["sha256"] for split, rows in splits.items()} for config, splits in configs}
-            facts = {"results": subsets, "data": {"configs": hashes}}
+            data = {"configs": hashes}
         else:
             run = self.runs[f"{entry.name}@{branch}" if branch else entry.name]
-            results, inputs, evaluation = run.results, self.inputs[run.label], None
+            inputs, evaluation = self.inputs[run.label], None
             if entry.kind not in ("encoder", "frozen"):
                 cached = self.measured / f"{folder.name}.json"
-                evaluation = measure_classifier(run.folder, results, run.weights, cached, self.data_root)
-            places: Json = {key: portable_path(results[key]) for key in ("corpus", "task") if key in results}
-            results = {**results, **places}
+                evaluation = measure_classifier(run.folder, run.results, run.weights, cached, self.data_root)
+            places: Json = {key: portable_path(run.results[key]) for key in ("corpus", "task") if key in run.results}
+            results = {**run.results, **places}
             stage_release_model(replace(run, results=results), self.release, folder, evaluation, inputs)
             data = {key: value for key, value in results["settings"].items() if key.endswith(("sha256", "revision"))}
-            facts = {"results": results, "inputs": inputs, "data": data | places}
-        write_json(folder / MANIFEST_FILE, build_manifest(repo_id, entry.kind, version, folder, **facts))
+            data |= places
+        write_json(folder / MANIFEST_FILE, build_manifest(repo_id, entry.kind, version, folder, results, inputs, data))
         check_folder(folder, self.private)
 
     def _inputs(self, run: SourceRun) -> Json:

@@ -17,19 +17,15 @@ from .safety import redact
 DRIVER = Path(__file__).with_name("verify_driver.py")
 VERIFIED_FILE = "verified.json"
 HIDDEN_VARIABLES = ("HF_", "TLM_", "PYTHON", "HUGGING", "TRANSFORMERS_", "SPACE_")
-VARIABLES = {
-    **dict.fromkeys(("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"), "1"),
-    "TOKENIZERS_PARALLELISM": "false",
-    "MPLBACKEND": "Agg",
-}
+VARIABLES = {"TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}
+VARIABLES |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"), "1")
+VARIABLES |= dict.fromkeys(("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"), "1")
 
 
 def verify(output_dir: str) -> Json:
-    """Check every repository of a staged release; only what passed can be pushed.
+    """Check every repository of a staged release (see `verify_driver`); only what passed can be pushed.
 
-    Models are opened through the Auto classes, with and without trust as promised, data sets through `load_dataset`;
-    the Space's app answers a question; every card's snippets are executed. Each repository has a process that cannot
-    import `tlm_hf`, offline, with an empty cache. Raises UserError for the first repository that failed.
+    Each has a process that cannot import `tlm_hf`, offline, with an empty cache. Raises UserError for what fails.
     """
     staged = read_staged(output_dir)
     if any(repository.kind == "space" for repository in staged.repositories):
@@ -72,8 +68,7 @@ def _open(staged: StagedRelease, repository: Repository) -> dict[str, list[str]]
             check=False,
         )
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        outcome: Json = {"folder": repository.repo_id, "error": last}
-        outcome = read_json(report) if report.is_file() else outcome
+        outcome: Json = read_json(report) if report.is_file() else {"folder": repository.repo_id, "error": last}
     if "error" in outcome:
         raise UserError(f"{outcome['folder']} does not open as promised: {redact(outcome['error']).rstrip('.')}.")
     checks: dict[str, list[str]] = outcome["checks"]

@@ -1,7 +1,7 @@
-"""Opens one staged repository, with its branches, as a stranger does: a program that cannot import `tlm_hf`.
+"""Opens one staged repository, with its branches, as a stranger does: without `tlm_hf`.
 
-`verify` starts `python -P verify_driver.py KIND REPORT.json FOLDER ...` in the folder of the staged release, where
-`owner/name` is a path as well as a name on the Hub. The report has the `checks` passed, by folder, or one's `error`.
+`python -P verify_driver.py KIND REPORT FOLDER ...` runs where `owner/name` is a path.
+The report has the `checks` passed, by folder, or one's `error`.
 """
 
 import importlib

@@ -11,7 +11,7 @@ from typing import Any
 import transformers
 from packaging import version
 
-# Oldest transformers release on which these files run: found with scripts/check_remote_code.py (CONTRIBUTING.md).
+# Oldest transformers release on which these files run: see CONTRIBUTING.md.
 if version.parse(transformers.__version__) < version.parse(OLDEST_TRANSFORMERS := "5.10.1"):
     raise ImportError(
         f"This model's code needs transformers >= {OLDEST_TRANSFORMERS}, but {transformers.__version__} is installed: "
