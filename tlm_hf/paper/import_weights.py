@@ -1,18 +1,50 @@
-"""Models of the paper's authors (arXiv 2507.14871), as they publish them, imported into folders of ours."""
+"""Checkpoints as the paper's authors publish them (arXiv 2507.14871): read, checked and written as folders of ours.
 
+Names are those of stock BERT, except that in a convolution model `bert.encoder.layer.0` is the block before the
+transformer layers, which `num_hidden_layers` counts: `layers.{0,3,6}` convolutions, `layers.{1,4,7}` their BatchNorms,
+`conv.0` the 1x1 convolution, `conv.1` its BatchNorm.
+"""
+
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.task_options import option
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
-from ..models.modeling_tlm import TLMForSequenceClassification
-from ..runs.atomic_files import Json, whole_folder
-from .checkpoint import AUTHORS_PAD_ID, build_model, open_checkpoint
+from ..loading import WEIGHTS, check_folder
+from ..models.configuration_tlm import TLMConfig
+from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+from ..recipes import HEAD_SIZE
+from ..runs.atomic_files import Json, read_json, whole_folder
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+Tensors = Mapping[str, torch.Tensor]
+AUTHORS_LENGTH, AUTHORS_PAD_ID = 128, 0
+"""They pad every text to this length, which their convolutions see; config.json may say 101, [CLS], for [PAD]."""
+LAYER, BLOCK = "bert.encoder.layer.", "bert.encoder.layer.0."
+POSITIONS = "bert.embeddings.position_embeddings.weight"
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+"""May be absent, since they are other tensors under a second name."""
+BUFFER = "bert.embeddings.position_ids"  # of older transformers; stock BERT does not read it either
+NEEDED = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings"
+COPIED = (
+    "type_vocab_size problem_type hidden_dropout_prob attention_probs_dropout_prob classifier_dropout "
+    "initializer_range layer_norm_eps"
+)
+"""Fields of their configuration that ours has too."""
+FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "tie_word_embeddings": True, "is_decoder": False}
+"""What the authors' models have in common."""
 NO_TOKENIZER = "No tokenizer is beside the checkpoint: import again with --tokenizer google-bert/bert-base-uncased."
 
 
@@ -29,41 +61,157 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     """Import a checkpoint of the paper's authors: `FOLDER OUTPUT`, which is whole or absent.
 
     A convolution model is written with `conv_sees_padding`: it pads every text to `max_position_embeddings` by itself,
-    so batching changes no output.
-
-    Returns:
-        `output`, `model` (its class), `parameters`, `labels` of a classifier, and `notes`, a sentence each.
+    so batching changes no output. Returns `output`, `model` (its class), `parameters`, `labels` of a classifier, and
+    `notes`, a sentence each.
     """
     if not arguments.folder or not arguments.output_dir:
         raise UserError("import-paper-weights needs FOLDER (a checkpoint of the authors) and OUTPUT (a new folder).")
     folder, output = Path(arguments.folder).expanduser(), Path(arguments.output_dir).expanduser().resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"The output {arguments.output_dir} exists and is not an empty folder: name a new one.")
-    fields, tensors = open_checkpoint(folder)
-    has_own = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    fields, tensors = _open_checkpoint(folder)
+    has_own = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
     source = arguments.tokenizer or (str(folder) if has_own else None)
     tokenizer = None if source is None else load_tokenizer(source)
-    pad_token_id = AUTHORS_PAD_ID if tokenizer is None else tokenizer.pad_token_id
-    model, notes = build_model(folder, fields, tensors, pad_token_id)
+    model, notes = _build_model(
+        folder, fields, tensors, AUTHORS_PAD_ID if tokenizer is None else tokenizer.pad_token_id
+    )
     config = model.config
     if tokenizer is None:
         notes.append(NO_TOKENIZER)
     elif len(tokenizer) > config.vocab_size:
         words = f"The tokenizer of {source} has {len(tokenizer)} tokens but the checkpoint {config.vocab_size}"
         raise UserError(f"{words}: name the one that it was trained with (--tokenizer).")
-    else:
-        tokenizer.model_max_length = config.max_position_embeddings
+    _save(model, tokenizer, output)
+    results = {"output": str(arguments.output_dir), "model": type(model).__name__, "parameters": model.num_parameters()}
+    if isinstance(model, TLMForSequenceClassification):
+        results["labels"] = list(config.id2label.values())
+    return results | {"notes": notes}
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     try:
         with whole_folder(output) as draft:
             model.save_pretrained(draft)
             if tokenizer is not None:
+                tokenizer.model_max_length = model.config.max_position_embeddings
                 tokenizer.save_pretrained(draft)
             if output.is_dir():
                 output.rmdir()  # an error where it is not empty
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         raise UserError(f"The output {output} cannot be written ({reason}): name another folder.") from error
-    results = {"output": str(arguments.output_dir), "model": type(model).__name__, "parameters": model.num_parameters()}
-    if isinstance(model, TLMForSequenceClassification):
-        results["labels"] = list(config.id2label.values())
-    return results | {"notes": notes}
+
+
+def _open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
+    """The fields of `config.json` and the tensors; UserError for what is not a whole BERT with one head."""
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: name one that holds config.json and {WEIGHTS}.")
+    check_folder(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"The folder {folder} has no {WEIGHTS}: the authors' weights are that one file.")
+    fields, tensors = read_json(folder / "config.json"), load_file(folder / WEIGHTS)
+    kind = fields.get("model_type", "unknown")
+    if kind != "bert":
+        already = " (an imported model already)" if kind in ("tlm", "tlm_committee") else ""
+        raise UserError(f"The model in {folder} is of type {kind!r}{already}: name a BERT of the authors.")
+    heads = [head for head in ("cls.predictions", "classifier") if any(name.startswith(f"{head}.") for name in tensors)]
+    if len(heads) != 1:
+        raise UserError(f"The weights in {folder} have {' and '.join(heads) or 'no'} head: name one of the authors'.")
+    return fields, tensors
+
+
+def _build_model(folder: Path, fields: Json, tensors: Tensors, pad_token_id: int) -> tuple[PreTrainedModel, list[str]]:
+    """Our model of a checkpoint in float32 and evaluation mode, and what the user should know, a sentence each.
+
+    A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer. Raises UserError for tensors or a
+    configuration that the authors' models do not have.
+    """
+    config = _build_config(folder, fields, tensors, pad_token_id)
+    is_classifier = any(name.startswith("classifier.") for name in tensors)
+    model_class = TLMForSequenceClassification if is_classifier else TLMForMaskedLM
+    with torch.device("meta"):
+        expected = {name: list(value.shape) for name, value in model_class(config).state_dict().items()}
+    names = {name: _authors_name(name, config.has_convolution) for name in expected}
+    _check_tensors(folder, tensors, {names[name]: size for name, size in expected.items()})
+    notes = _notes(fields, tensors, config)
+    state = {name: tensors[TIED.get(theirs, theirs)] for name, theirs in names.items()}
+    if config.has_convolution and config.max_position_embeddings > AUTHORS_LENGTH:
+        config.max_position_embeddings = AUTHORS_LENGTH
+        state[POSITIONS] = state[POSITIONS][:AUTHORS_LENGTH]
+    model = model_class(config)
+    model.load_state_dict({name: each.float() if each.is_floating_point() else each for name, each in state.items()})
+    return model.eval(), notes
+
+
+def _build_config(folder: Path, fields: Json, tensors: Tensors, pad_token_id: int) -> TLMConfig:
+    """Our configuration by `config.json`; the shapes tell the convolutions and the number of labels."""
+    missing = [name for name in NEEDED.split() if fields.get(name) is None]
+    if missing:
+        raise UserError(f"The config.json of {folder} has no {missing[0]}: restore it from where it came.")
+    for name, required in FIXED.items():
+        if fields.get(name, required) != required:
+            words = f"The config.json of {folder} says {name} {json.dumps(fields[name])}"
+            raise UserError(f"{words}, but the authors' models have {json.dumps(required)}: import only theirs.")
+    values = {name: fields[name] for name in f"{NEEDED} {COPIED}".split() if fields.get(name) is not None}
+    found = {
+        int(m[1]): m[0] for m in (re.fullmatch(rf"{re.escape(BLOCK)}layers\.(\d+)\.weight", n) for n in tensors) if m
+    }
+    shapes = [tensors[found[number]].shape for number in sorted(found) if tensors[found[number]].dim() == 4]
+    if shapes:  # the authors count the block as a layer
+        values |= {"num_hidden_layers": values["num_hidden_layers"] - 1, "conv_sees_padding": True}
+        values |= {"conv_channels": shapes[0][0], "conv_kernel_sizes": [list(shape[2:]) for shape in shapes]}
+    labels = [len(tensor) for name, tensor in tensors.items() if name.startswith("classifier.")]
+    names = fields.get("id2label") or {}
+    if labels and len(names) == labels[0]:
+        values |= {"id2label": names, "label2id": {name: int(index) for index, name in names.items()}}
+    elif labels:
+        values["num_labels"] = labels[0]
+    try:
+        return TLMConfig(**values, pad_token_id=pad_token_id)
+    except StrictDataclassError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"The config.json of {folder} cannot be read: {reason}") from error
+
+
+def _authors_name(name: str, has_block: bool) -> str:
+    """The authors' name of a tensor that our model calls `name`."""
+    if not has_block:
+        return name
+    if match := re.fullmatch(rf"{re.escape(LAYER)}(\d+)\.(.*)", name):
+        return f"{LAYER}{int(match[1]) + 1}.{match[2]}"
+    if match := re.fullmatch(r"bert\.front_end\.(?:layers\.(\d+)|projection)\.(convolution|batch_norm)\.(.*)", name):
+        index, kind, part = match.groups()
+        offset = 0 if kind == "convolution" else 1
+        return f"{BLOCK}conv.{offset}.{part}" if index is None else f"{BLOCK}layers.{3 * int(index) + offset}.{part}"
+    return name
+
+
+def _check_tensors(folder: Path, tensors: Tensors, expected: Mapping[str, list[int]]) -> None:
+    """Refuse missing, extra and wrong-shaped tensors, and a decoder that is not tied."""
+    faults = [f"no {name}" for name in expected if name not in tensors and name not in TIED]
+    faults += [f"{name}, which no such model has" for name in sorted(set(tensors) - set(expected) - {BUFFER})]
+    for name in [name for name in expected if name in tensors]:
+        shape = list(tensors[name].shape)
+        if shape != expected[name]:
+            faults.append(f"{name} of shape {shape}, by its config.json {expected[name]}")
+        elif name in TIED and not torch.equal(tensors[name], tensors[TIED[name]]):
+            faults.append(f"{name} that differs from {TIED[name]}")
+    if faults:
+        raise UserError(f"The checkpoint {folder} has {', '.join(faults[:3])}: restore it from where it came.")
+
+
+def _notes(fields: Json, tensors: Tensors, config: TLMConfig) -> list[str]:
+    """What the user should know about the import, a sentence each."""
+    positions, heads, pad = config.max_position_embeddings, config.num_attention_heads, fields.get("pad_token_id")
+    notes = []
+    if config.has_convolution and positions > AUTHORS_LENGTH:
+        notes.append(f"The {positions} positions were cut to {AUTHORS_LENGTH}, to which the authors pad every text.")
+    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors.values()):
+        notes.append("The weights were stored in another precision and are written in float32.")
+    if fields.get("pad_token_id", config.pad_token_id) != config.pad_token_id:
+        notes.append(f"The pad_token_id {pad} of config.json became {config.pad_token_id}, the vocabulary's [PAD].")
+    if config.hidden_size != HEAD_SIZE * heads:
+        words = f"config.json says {heads} attention heads for hidden size {config.hidden_size}"
+        notes.append(f"{words}, but the paper's heads have size {HEAD_SIZE}: the tensors cannot tell, so check it.")
+    return notes
