@@ -65,6 +65,19 @@ def write_corpus(path: Path, texts: int = 120, seed: int = 0) -> Path:
     return path
 
 
+def rows_of(kind, count=90):
+    """Texts of one or two topics: their labels, how many words are of the sea, or pairs of one topic or two."""
+    rng, rows = random.Random(0), []
+    for index in range(count):
+        topics = rng.sample(CLASSES, rng.choice([1, 2]))
+        parts = [f"{sentence(rng, topic, 8)} {index}" for topic in topics]
+        text, other = " ".join(parts), sentence(rng, rng.choice(CLASSES), 8)
+        of_sea = sum(word in "boat harbour sail fish tide anchor wave captain net gull storm" for word in text.split())
+        labels = {"multi": topics, "regression": 100.0 + 5 * of_sea, "pairs": ("one", "two")[len(topics) - 1]}
+        rows.append({"text": text, "other": other, "label": labels[kind]})
+    return rows
+
+
 def labelled_rows(per_class: int = 40, classes: Sequence[str] = ("farm", "sea"), seed: int = 1) -> list[dict[str, Any]]:
     """Rows `text`, `label` whose words tell the class."""
     rng = random.Random(seed)

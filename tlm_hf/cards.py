@@ -15,6 +15,9 @@ PAPER = "arxiv:2507.14871"
 KINDS = ("encoder", "classifier", "committee", "adapter", "frozen")
 RELATIONS = {"committee": "merge", "frozen": "quantized"}
 """To the base models, in the words of the Hub; it knows by itself what was fine-tuned and what is an adapter."""
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "micro_f1": "micro F1", "r2": "R²", "rmse": "RMSE"}
+METRICS |= {"subset_accuracy": "all labels right", "pearson": "Pearson's r", "spearman": "Spearman's ρ"}
+"""Names of metrics in words."""
 MASKED_EXAMPLE = "returns the [MASK] of the array."
 EXAMPLE = "Returns the eigenvalues of a symmetric matrix."
 
@@ -24,10 +27,7 @@ class CardFacts:
     """What a card says beside the run's results."""
 
     trained_on: str  # the corpus of an encoder, the task of the others, in words
-    baseline: dict[str, float] | None = (
-        None  # `accuracy` and `macro_f1` of TF-IDF, for classifiers without `evaluation`
-    )
-    evaluation: Mapping[str, Any] | None = None  # see `evaluation.classifier_facts`
+    evaluation: Mapping[str, Any] | None = None  # of classifiers: see `evaluation.classifier_facts`
     base_models: list[str] = field(default_factory=list)  # base or members, `owner/name` or `owner/name@branch`
     datasets: list[str] = field(default_factory=list)  # Hub ids
     plots: dict[str, str] = field(default_factory=dict)  # captions of plots in the folder, by file name
@@ -100,6 +100,7 @@ def card_template(kind: str, form: str = "md") -> Template:
         "code": escape_code,
         "place": place_in_words,
         "duration": duration,
+        "metric": METRICS.__getitem__,
         "interval": lambda each: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**each),
         # int() makes an undefined number raise, which formatting would print.
         "thousands": lambda number: f"{int(number):,}",
@@ -117,7 +118,10 @@ def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFac
     example = facts.example or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
     # Without it the snippets on the card of a branch would open main.
     at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""
-    context = {**vars(facts), "example": example, "at": at, "kind": kind, "fills_masks": True}
+    snippet: Any = example
+    if results.get("task_options", {}).get("text_pair_column") and kind != "frozen":
+        snippet = {"text": example, "text_pair": example}
+    context = {**vars(facts), "example": snippet, "at": at, "kind": kind, "fills_masks": True}
     body = card_template(template or kind).render(context, name=name, results=results)
     return f"---\n{_metadata(kind, name, results, facts, example).to_yaml()}\n---\n\n{body.strip()}\n"
 
@@ -160,11 +164,11 @@ def _metadata(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts
                 dataset_name=facts.trained_on,
                 dataset_split="test",
                 metric_type="f1" if metric == "macro_f1" else metric,
-                metric_name=metric.replace("_", " "),
+                metric_name=METRICS[metric],
                 metric_value=round(results["test"][metric], 4),
             )
-            for metric in ("accuracy", "macro_f1")
-            if metric in results["test"]
+            for metric in METRICS
+            if results["test"].get(metric) is not None
         ]
     if facts.base_models:
         # Each once: the Hub's metadata knows no branches.

@@ -43,7 +43,12 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
     try:
         config, _ = TLMConfig.get_config_dict(model_folder(source))
     except (OSError, ValueError) as error:
-        raise _cannot(source, "opened", error) from error
+        if folder.is_dir():
+            raise _cannot(source, "opened", error) from error
+        raise UserError(
+            f"There is no model {source!r}: no folder of that name is here (train it first, or check the path), and "
+            "the Hub has none either, or cannot be reached."
+        ) from error
     known = ("bert", TLMConfig.model_type, *COMMITTEES)
     if config.get("model_type") not in known:
         raise UserError(f"The model {source!r} is of type {config.get('model_type')!r}; known are {', '.join(known)}.")
@@ -161,6 +166,13 @@ def trained_on_another_split(source: str, task_sha256: str) -> bool:
     results = Path(source).expanduser() / "results.json"
     own = read_json(results).get("settings", {}).get("task_sha256") if results.is_file() else None
     return own not in (None, task_sha256)
+
+
+def reads_pairs(source: str) -> bool:
+    """Whether the folder's own results say that it was trained on pairs of texts."""
+    results = Path(source).expanduser() / "results.json"
+    options = read_json(results).get("task_options", {}) if results.is_file() else {}
+    return options.get("text_pair_column") is not None
 
 
 def load_matching_tokenizer(

@@ -175,7 +175,13 @@ def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, mo
     assert names == ["school", "sea"]
     predicted, labels = probabilities.argmax(axis=1), test["label"][:]
     scores = {row["model"]: row for row in said["scores"]}
-    assert list(scores) == ["committee", "member 0", "member 1", "TF-IDF + linear model", "majority class"]
+    assert list(scores) == [
+        "committee",
+        "member 0 + words",
+        "member 1 + words",
+        "TF-IDF + linear model",
+        "majority class",
+    ]
     assert scores["committee"]["accuracy"]["value"] == pytest.approx(accuracy_score(labels, predicted))
     assert scores["majority class"]["accuracy"]["value"] == 0.5
     recalls = [row["recall"] for row in said["classes"].values()]
@@ -188,7 +194,7 @@ def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, mo
     assert scores["TF-IDF + linear model"]["accuracy"]["value"] == pytest.approx(right)
     assert ("linear model (baseline" in sentence) == (right > accuracy_score(labels, predicted))
     model = transformers.AutoModelForSequenceClassification.from_pretrained(output)
-    assert len(model.members) == len(said["members"]) == 2
+    assert len(model.members) == len(said["members_without_words"]) == 2
     tables = load(output / "frozen").probabilities(test["text"][:])
     np.testing.assert_allclose(tables, probabilities, atol=1e-5)
     for folder in (output, output / "frozen"):

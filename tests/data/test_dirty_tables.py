@@ -16,7 +16,8 @@ from tlm_hf.data.tables import OTHER
 from tlm_hf.data.task_options import TextFormat
 from tlm_hf.data.tasks import class_names
 from tlm_hf.errors import UserError
-from tlm_hf.training.train_committee import OwnDataArguments, _load_data
+from tlm_hf.training.train_committee import _load_data
+from tlm_hf.training.train_committee_options import OwnDataArguments
 
 ROWS = [{"text": f"text number {index}, with a comma", "label": ("neg", "pos")[index % 2]} for index in range(40)]
 PAIR = {"neg": 20, "pos": 20}

@@ -39,16 +39,24 @@ RESULTS = {
     },
 }  # fmt: skip
 RESULTS["adapter"] = RESULTS["classifier"] | {"trainable_parameters": 3579, "settings": {"lora_rank": 6}}
+ENDS = {"low": 0.70123, "high": 0.96789}
+EVALUATION = {
+    "texts": 468,
+    "scores": {"accuracy": {"value": 0.87654, **ENDS}, "macro_f1": {"value": 0.76543, **ENDS}},
+    "baseline": {"accuracy": {"value": 0.70707, **ENDS}, "macro_f1": {"value": 0.60606, **ENDS}},
+    "loss": 0.54321, "calibration_error": 0.01234, "brier_score": 0.23456,
+    "latency": {"milliseconds": 1.2345, "tokens": 17, "threads": 3, "machine": PROVENANCE["machine"]},
+}  # fmt: skip
 FACTS = {
     "encoder": CardFacts("docstrings of libraries"),
-    "classifier": CardFacts("news by section", {"accuracy": 0.70707, "macro_f1": 0.60606}),
+    "classifier": CardFacts("news by section", evaluation=EVALUATION),
 }
 FACTS["committee"] = FACTS["classifier"]
 FACTS["adapter"] = replace(FACTS["classifier"], base_models=["maker/tlm-bert1"])
 SHOWN = {
     "encoder": """1,234,567|1 layer,|192|7,654|48 tokens|4,321|24 texts|5.7 epochs|23,456|3,456,789|**3.457**|31.7|
         13,579|0.0019|7%|0.23|Test Processor 3000, 3 threads""",
-    "classifier": "2,345,678|0.877|0.765|0.707|0.606|0.919|1357|246|468|World, Sports",
+    "classifier": "2,345,678|0.877 [0.701, 0.968]|0.765|0.707|0.606|0.919|1357|246|468|World, Sports|0.543|0.235|1.23",
     "committee": "3 shallow|3,456,789|0.877|0.765|0.707|0.606|0.818|1.23|0.012|0.046|0.543|0.654|World, Sports",
     "adapter": "3,579|rank 6|maker/tlm-bert1|0.877|0.765|0.707|0.606|0.919|1357|246|468|World, Sports",
 }
@@ -81,15 +89,15 @@ class TestCard:
 
     def test_unknown_field_raises(self, kind):
         for name in RESULTS[kind]:
-            if kind == "adapter" and name in ("parameters", "from_scratch"):
-                continue  # of its base; of none
+            if name in {"adapter": ("parameters", "from_scratch", "test"), "classifier": ("test",)}.get(kind, ()):
+                continue  # of its base; of none; in the evaluation
             results = copy.deepcopy(RESULTS[kind])
             del results[name]
             with pytest.raises(jinja2.UndefinedError, match=f"'{name}'"):
                 render(kind, results)
         if kind != "encoder":
-            with pytest.raises(jinja2.UndefinedError, match="accuracy"):
-                render(kind, baseline=None)
+            with pytest.raises(jinja2.UndefinedError, match="scores"):
+                render(kind, evaluation={})
 
     def test_names_from_data_are_harmless(self, kind):
         plain = render(kind)

@@ -3,11 +3,12 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT, refusal
-from helpers_commands import contents, results_of
+from helpers_commands import TINY_FINETUNING, contents, results_of, rows_of, shelf, succeed, write_csv
 from helpers_family import OWNER, RELEASE, family, staged
 from huggingface_hub import DatasetCard, ModelCard, RepoCard
 
@@ -77,6 +78,30 @@ def test_front_matter():
     assert card_of("tlm-bert1-words").data.to_dict()["widget"] == [{"text": "the cow and the boat"}]
     adapter = json.loads((staged() / OWNER / "tlm-lora" / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == f"{OWNER}/tlm-bert1"
+
+
+@pytest.mark.parametrize("kind", ["multi", "regression", "pairs"])
+def test_models_of_every_kind_are_staged(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv(Path("task.csv"), rows_of(kind))
+    options = {"multi": ("--problem-type", "multi"), "regression": ("--problem-type", "regression")}
+    task = ("--task", "task.csv", "--text-column", "text", *options.get(kind, ("--text-pair-column", "other")))
+    succeed("finetune", *task, "--model", shelf() / "encoder", *TINY_FINETUNING, "--output-dir", "one")
+    succeed("committee", *task, "--members", "one", "--output-dir", "all", "--disable-tqdm")
+    release = {"version": "0.1.0", "namespace": OWNER, "classifiers": {"tlm-one": {"run": "one"}}}
+    release["committees"] = {"tlm-all": {"run": "all", "members": ["tlm-one"]}}
+    Path("release.yaml").write_text(yaml.safe_dump(release))
+    stage("release.yaml", "out")
+    metric, name = {"multi": ("micro_f1", "micro F1"), "regression": ("r2", "R²")}.get(kind, ("accuracy", "accuracy"))
+    for folder in ("tlm-one", "tlm-all"):
+        card = ModelCard.load(f"out/{OWNER}/{folder}/README.md")
+        results = json.loads(Path(f"out/{OWNER}/{folder}/results.json").read_text())
+        value = results["test"][metric]
+        assert results["evaluation"]["scores"][metric]["value"] == pytest.approx(value, abs=1e-4)
+        assert f"test texts | {name} |" in card.text
+        values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+        assert values[metric] == pytest.approx(value, abs=1e-3)
+        assert ("reads pairs of texts" in card.text) == (kind == "pairs")
 
 
 def test_staged_again_it_is_the_same(here, tmp_path):

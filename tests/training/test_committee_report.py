@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from tlm_hf.evaluation.intervals import Interval
-from tlm_hf.training.committee_report import COMMITTEE, LINEAR, MAJORITY, notes, recommend, top_confusions, write_page
+from tlm_hf.models.combination_committee import SINGLE
+from tlm_hf.training.committee_report import COMMITTEE, LINEAR, TRIVIAL, notes, recommend, top_confusions, write_page
 
 NASTY = "<script>alert(1)</script> & 'a'"
 INTERVAL = {"value": 0.7512, "low": 0.6123, "high": 0.8891}
@@ -21,7 +22,11 @@ RESULTS = {
     "confusions": [{"label": NASTY, "predicted": "farm", "texts": 3}],
     "doubtful": {"most uncertain": [{"text": NASTY, "label": "farm", "predicted": NASTY, "probability": 0.51}]},
     "text_facts": {"longer": 2, "max_length": 128, "share_beyond": 0.018},
-    "learning_curve": [{"rows": 10, "accuracy": 0.5}, {"rows": 21, "accuracy": 0.6}, {"rows": 42, "accuracy": 0.65}],
+    "learning_curve": {
+        "metric": "accuracy",
+        "points": [{"rows": 10, "score": 0.5}, {"rows": 21, "score": 0.6}, {"rows": 42, "score": 0.65}],
+        "gain": {"value": 0.05, "low": 0.01, "high": 0.09},
+    },
     "frozen": {"latency": {"milliseconds": 0.871, "is_busy": True}},
     "time_budget": "Time budget 2m: 2 of 3 members.",
     "recommendation": "Take the committee.",
@@ -61,10 +66,12 @@ def test_advice():
     about, advice = notes(RESULTS).values()
     assert "62 rows" in about[0]
     assert about[2] == RESULTS["time_budget"]
-    assert "+5.0 points. More labels would help." in advice[1]
+    assert "0.600 with 21, 0.650 with 42" in advice[1]
+    assert "+5.0 points (95% interval of the difference +1.0 to +9.0). More labels would help." in advice[1]
     assert "0.87 ms (unreliable" in advice[2]
-    flat = RESULTS | {"learning_curve": [*RESULTS["learning_curve"][1:], {"rows": 42, "accuracy": 0.655}]}
-    assert "+0.5 points. More labels of the same kind would help little." in notes(flat | {"frozen": None})["advice"][1]
+    for low, high, said in ((-0.01, 0.11, "within chance"), (-0.005, 0.009, "would help little")):
+        curve = RESULTS["learning_curve"] | {"gain": {"value": 0.005, "low": low, "high": high}}
+        assert said in notes(RESULTS | {"learning_curve": curve, "frozen": None})["advice"][1]
 
 
 def test_top_confusions_are_those_of_pandas():
@@ -80,6 +87,6 @@ def test_top_confusions_are_those_of_pandas():
 
 def test_a_model_no_better_than_the_majority_is_not_recommended():
     for accuracy, said in ((0.6, "Neither"), (0.8, "linear model")):
-        of_model = {COMMITTEE: 0.5, LINEAR: accuracy, MAJORITY: 0.6}
+        of_model = {COMMITTEE: 0.5, LINEAR: accuracy, TRIVIAL[SINGLE]: 0.6}
         scores = [{"model": name, "accuracy": {"value": value}} for name, value in of_model.items()]
         assert said in recommend(Interval(0.5 - accuracy, -0.4, -0.01), scores)

@@ -30,6 +30,16 @@ def test_it_is_searched_and_cross_validated_by_scikit_learn():
     assert np.isfinite(scores).all()
 
 
+def test_several_labels_a_text_are_learned():
+    labels = np.array([[label == "sea", label == "farm", place % 2] for place, label in enumerate(LABELS)], dtype=int)
+    model = TLMClassifier(encoder=[str(shelf() / "encoder")], num_members=1, num_train_epochs=1.0).fit(TEXTS, labels)
+    chosen, probabilities = model.predict(TEXTS), model.predict_proba(TEXTS)
+    assert chosen.shape == labels.shape
+    assert set(np.unique(chosen)) <= {0, 1}
+    np.testing.assert_array_equal(chosen, probabilities >= model.committee_.config.threshold)
+    assert model.score(TEXTS, labels) == (chosen == labels).all(axis=1).mean()
+
+
 def test_a_class_of_two_texts_is_refused():
     with pytest.raises(UserError, match="rare"):
         TLMClassifier().fit(TEXTS[:10] + TEXTS[-2:], LABELS[:10] + ["rare"] * 2)

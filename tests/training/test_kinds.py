@@ -1,6 +1,5 @@
 """Several labels a text, numbers and pairs from a table to a committee's answers, beside numpy and scikit-learn."""
 
-import random
 import types
 
 import datasets
@@ -10,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from conftest import SENTENCES, refusal
-from helpers_commands import CLASSES, labelled_rows, refused, sentence, shelf, write_csv
+from helpers_commands import CLASSES, labelled_rows, refused, rows_of, shelf, write_csv
 from scipy.special import expit
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_squared_error
@@ -25,21 +24,8 @@ from tlm_hf.evaluation.metrics import measure
 from tlm_hf.models.combination_committee import MULTI
 from tlm_hf.runtime import load
 from tlm_hf.training import join_committee
+from tlm_hf.training.committee_report import score_models
 from tlm_hf.training.lexical import fit_lexical, lexical_logits, weigh
-from tlm_hf.training.other_kinds import score_kind
-
-
-def rows_of(kind, count=90):
-    """Texts of one or two topics: their labels, how many words are of the sea, or pairs of one topic or two."""
-    rng, rows = random.Random(0), []
-    for index in range(count):
-        topics = rng.sample(CLASSES, rng.choice([1, 2]))
-        parts = [f"{sentence(rng, topic, 8)} {index}" for topic in topics]
-        text, other = " ".join(parts), sentence(rng, rng.choice(CLASSES), 8)
-        of_sea = sum(word in "boat harbour sail fish tide anchor wave captain net gull storm" for word in text.split())
-        labels = {"multi": topics, "regression": 100.0 + 5 * of_sea, "pairs": ("one", "two")[len(topics) - 1]}
-        rows.append({"text": text, "other": other, "label": labels[kind]})
-    return rows
 
 
 @pytest.mark.parametrize("kind", ["multi", "regression", "pairs"])
@@ -65,7 +51,7 @@ def test_a_table_of_every_kind_is_read_split_and_read_back(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["multi", "regression", "pairs"])
-def test_a_committee_of_every_kind_is_scored_and_answers_in_every_form(kind, tmp_path):
+def test_a_committee_of_every_kind_is_scored_and_answers_in_every_form(kind, tmp_path, caplog):
     """Oracles: scikit-learn on what `predict` says of the test rows, and numpy on what the members say."""
     options = {"multi": {}, "regression": {"problem_type": "regression"}, "pairs": {"text_pair": "other"}}[kind]
     options |= {"encoder": [str(shelf() / "encoder")], "num_members": 2, "num_train_epochs": 1.0, "workers": 1}
@@ -96,7 +82,17 @@ def test_a_committee_of_every_kind_is_scored_and_answers_in_every_form(kind, tmp
     assert shown[next(iter(expected))]["low"] <= shown[next(iter(expected))]["high"]
     assert {"multi": "micro F1", "regression": "R²", "pairs": "accuracy"}[kind] in results["recommendation"]
     linear = joblib.load(output / "baseline.joblib").predict(as_one_text(texts))
-    assert linear.shape == ((len(texts), 3) if kind == "multi" else (len(texts),))
+    if kind == "multi":
+        named = np.array([[name in each for name in sorted(CLASSES)] for each in linear])
+        right = f1_score(labels, named, average="micro", zero_division=0)
+        of_linear = {row["model"]: row for row in results["scores"]}["TF-IDF + linear model"]
+        assert of_linear["micro_f1"]["value"] == pytest.approx(right)
+    assert len(linear) == len(texts)
+    if kind == "pairs":
+        doubtful = results["doubtful"]["most uncertain"][0]
+        assert doubtful["text"] in as_one_text(texts)
+        predict(["one text"], str(output))
+        assert "pairs of texts" in caplog.text
 
 
 def test_what_a_kind_has_no_use_for_is_refused_and_other_kinds_are_hinted_at(tmp_path, caplog, capsys):
@@ -239,7 +235,7 @@ def test_a_committee_of_one_has_the_scores_of_its_member(of_labels):
     )
     joined.committee = types.SimpleNamespace(config=config)
     linear = {"logits": {"test": members[:, 0]}, "threshold": 0.5}
-    committee, member, *_ = score_kind(of_labels, joined, linear)["scores"]
+    committee, member, *_ = score_models(of_labels, joined, linear)["scores"]
     assert {**member, "model": "committee"} == committee
     of_members = join_committee._score_members(members, labels_of(of_labels["test"]), config)
     assert of_members["best_member_test_micro_f1"] == pytest.approx(committee["micro_f1"]["value"])

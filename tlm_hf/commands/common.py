@@ -18,9 +18,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..errors import Terminated, UserError, flag
-from ..runs.output_folder import is_main_process
 from ..runs.quiet import quiet_libraries
-from ..training.options import REFUSED, suggest
 from .table import BAD_INPUT, Command
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -72,7 +70,7 @@ class Parser(HfArgumentParser):
             shown = " ".join(map(str, default)) if isinstance(default, list) else default
             action.help = f"{action.help or ''} (default: {shown})".strip()
         action.default = argparse.SUPPRESS
-        if action.dest in (*REFUSED, *hidden) or action.option_strings[0].startswith("--no_"):
+        if action.dest in hidden or action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS
         action.option_strings = [flag(action.dest)]
 
@@ -91,6 +89,8 @@ class Parser(HfArgumentParser):
             words = self._read_config(found.config) + words
         namespace, unknown = self.parse_known_args(words)
         if unknown:
+            from ..training.options import suggest  # which imports torch
+
             guess = suggest(unknown[0].partition("=")[0], [name.strip("-") for name in self._option_string_actions])
             self.error(f"there is no option {unknown[0]!r}{guess}")
         return vars(namespace)
@@ -122,10 +122,10 @@ def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
     for option in command.leading:
         if words and not words[0].startswith("-"):
             named += [f"--{option}", words.pop(0)]
-    function: Any = _find(command.function)
     parser = find_parser(name, command)
     preset = {"what": name.partition(" ")[2]} if "--what" in parser._option_string_actions else {}
     options = parser.parse([*named, *words]) | preset
+    function: Any = _find(command.function)
 
     def call() -> Any:
         by_name = command.options is not None
@@ -135,9 +135,13 @@ def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
 
 
 def find_parser(name: str, command: Command) -> Parser:
-    """The parser of a command."""
-    function, options = _find(command.function), command.options
-    groups = _find(f"{options}:GROUPS") if options else [get_type_hints(function)["arguments"]]
+    """The parser of a command, whose code is imported only where its options are part of it."""
+    if command.options:
+        module = importlib.import_module(f"..{command.options}", __package__)
+        about = f"{command.about[0].upper()}{command.about[1:]}; the same command continues a run."
+        return Parser(module.GROUPS, name, about, getattr(module, "REFUSED", ()), command.leading)
+    function = _find(command.function)
+    groups = [get_type_hints(function)["arguments"]]
     return Parser(groups, name, (function.__doc__ or "").strip().split("\n\n")[0], {"what"}, command.leading)
 
 
@@ -164,11 +168,14 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None
     except KeyboardInterrupt as interrupt:
-        sys.stderr.write("Interrupted; the same command continues, or begins again where nothing was finished.\n")
+        saved = "what was saved (checkpoints, finished runs)"
+        sys.stderr.write(f"Interrupted: the same command continues from {saved}, or else begins again.\n")
         raise SystemExit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED) from None
     finally:
         if in_main_thread:
             signal.signal(signal.SIGTERM, before)
+    from ..runs.output_folder import is_main_process  # which imports torch
+
     if results is not None and is_main_process():
         printed = {key: results[key] for key in summary if key in results}
         pages = [key for key, value in printed.items() if isinstance(value, str) and "\n" in value]

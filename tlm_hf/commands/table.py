@@ -13,7 +13,7 @@ class Command:
     function: str  # "module:name", called with a dataclass of options, whose `what` is the second word, or by name
     printed: tuple[str, ...] = ()  # names of results
     leading: tuple[str, ...] = ()  # options whose names may be left out at the start of the command line
-    options: str | None = None  # of a function that takes options by name, the module of their GROUPS
+    options: str | None = None  # of a function that takes options by name, the module of their GROUPS and REFUSED
 
 
 STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.release:release"
@@ -22,7 +22,11 @@ STEP_RATIOS = ("recipe", "ratios", "median_seconds")
 COMMANDS = {
     "quickstart": Command("the whole idea on embedded text, to a table", "study.quickstart:quickstart", REPORT),
     "train-committee": Command(
-        "a committee from your own table of texts and labels", "commands.training:train_committee", REPORT, ("data",)
+        "a committee from your own table of texts and labels",
+        "commands.training:train_committee",
+        REPORT,
+        leading=("data",),
+        options="training.train_committee_options",
     ),
     "predict": Command(
         "labels and probabilities for texts or a table",

@@ -21,7 +21,8 @@ def finetune(**options: Any) -> Json:
     return (finetune_members if "models" in options else one_finetuning.finetune)(**options)
 
 
-def train_committee(arguments: own_data.OwnDataArguments) -> Json:
+def train_committee(**options: Any) -> Json:
     """Split a table, fine-tune K members from pre-trained encoders, calibrate, and write one folder."""
     datasets.disable_progress_bars()  # of tables that take no time
+    arguments = own_data.OwnDataArguments(**options)
     return own_data.train_from_table(arguments.data, arguments)[1]

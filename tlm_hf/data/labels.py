@@ -16,7 +16,7 @@ from .sources import ID, tells_rows_apart
 from .tables import Row, Table, TaskSource
 
 logger = logging.getLogger(__name__)
-MOST_MISSING = 0.1  # largest share of a split's rows whose label may be missing; one row may always be
+MOST_MISSING = 0.1  # largest share of a split's rows whose text or label may be missing; one row may always be
 MANY = 20  # numbers as labels from which they may be amounts
 SET_LABEL = "correct it, or set --label-column"
 
@@ -36,17 +36,19 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     labels_of: dict[str, set[Any]] = defaultdict(set)
     for split, rows in table.splits.items():
         ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
-        seconds = [None] * len(rows) if table.pair is None else rows[table.pair][:]
-        for cell, second, number, row_id in zip(rows[table.text][:], seconds, numbers[split], ids, strict=True):
-            text, pair = _text(cell), None if table.pair is None else _text(second)
-            if number is None or not text or pair == "":
+        texts: list[str | None] = [_text(cell) for cell in rows[table.text][:]]
+        pairs: list[str | None] = [None] * len(rows)
+        _check_missing(table, split, texts, table.text)
+        if table.pair is not None:
+            pairs = [_text(cell) for cell in rows[table.pair][:]]
+            _check_missing(table, split, pairs, table.pair)
+        for text, pair, number, row_id in zip(texts, pairs, numbers[split], ids, strict=True):
+            if number is None or text is None or (table.pair is not None and pair is None):
                 source.dropped["empty label" if number is None else "empty text"] += 1
             else:
                 key = text if pair is None else f"{text}\0{pair}"
                 source.rows[split].append(Row(text, number, row_id, key, pair))
                 labels_of[key].add(number)
-    if not labels_of:
-        raise UserError(f"Column {table.text!r} of {table.name!r} holds no text: set --text-column.")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
 
@@ -70,7 +72,7 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
     labels = {split: [labels_in(cell) for cell in of_split] for split, of_split in cells.items()}
     for split, of_split in labels.items():
         if not several:
-            _check_missing(table, split, [each or None for each in of_split])
+            _check_missing(table, split, [each or None for each in of_split], table.label)
         for row, label in ((row, label) for row, each in enumerate(of_split) for label in each if names):
             if label not in range(len(names)):
                 raise UserError(
@@ -90,12 +92,13 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
     return {split: [each[0] if each else None for each in rows] for split, rows in numbers.items()}
 
 
-def _check_missing(table: Table, split: str, values: list[Any]) -> None:
-    missing = values.count(None)
+def _check_missing(table: Table, split: str, values: list[Any], column: str) -> None:
+    missing, option = values.count(None), "--label-column" if column == table.label else "--text-column"
     if missing > max(1, MOST_MISSING * len(values)):
         raise UserError(
-            f"Column {table.label!r} of {table.name!r} has an empty cell in {missing} of {len(values)} rows of {split} "
-            f"(the first in {table.source.place(split, values.index(None))}): fill them in, or set --label-column."
+            f"Column {column!r} of {table.name!r} has an empty cell in {missing} of {len(values)} rows of {split} "
+            f"(the first in {table.source.place(split, values.index(None))}): fill them in, leave these rows out, or "
+            f"set {option}."
         )
 
 
@@ -135,7 +138,7 @@ def _read_numbers(source: TaskSource, table: Table) -> dict[str, list[float | No
             if number is not None and not math.isfinite(number):
                 place = table.source.place(split, row)
                 raise UserError(f"The label {shown(cells[row])} in {place} is not a number: {SET_LABEL}.")
-        _check_missing(table, split, numbers[split])
+        _check_missing(table, split, numbers[split], table.label)
     return numbers
 
 
@@ -164,8 +167,8 @@ def _hint_at_problem(names: list[str]) -> None:
         logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", names[0])
 
 
-def _text(value: Any) -> str:
-    return value.strip() if isinstance(value, str) else ""
+def _text(value: Any) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None
 
 
 def label_of(value: Any, is_number: bool = False) -> Any:

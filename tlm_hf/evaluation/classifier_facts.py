@@ -3,19 +3,21 @@
 from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
 
+from ..cards import METRICS
+from ..data.kinds import class_names, labels_of, problem_of, texts_of
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash
 from ..errors import UserError
 from ..loading import load_classifier, load_classifier_tokenizer
+from ..models.combination_committee import SINGLE
 from ..runs.atomic_files import Json, read_json, write_json
 from ..runs.provenance import machine
 from .calibration import brier_score, expected_calibration_error
-from .intervals import wilson_interval
+from .intervals import answers_of, draw_scores, intervals
 from .latency import classifier_latency
 from .linear_models import tfidf_baseline
-from .metrics import classification_metrics
+from .metrics import HEADLINE, classification_metrics, measure
 from .scoring import predict_logits
 
 LATENCY_ROUNDS = 30
@@ -38,9 +40,10 @@ def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.Da
 def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, data_root: str | None = None) -> Json:
     """Evaluation of a classifier or committee, in a run's `folder` with these `results`, on its task's test split.
 
-    Returns `texts`, scores, `baseline` (TF-IDF + linear model), and `latency` of one text. The JSON file `kept` holds
-    them, valid for these `weights` (SHA-256) and the task's hash, so that a release staged again is the same. Raises
-    UserError as `load_task_of`, and where the model's accuracy is not that of its results.
+    Returns `texts`, `scores` and those of the `baseline` (TF-IDF + linear model) with intervals, the calibration of one
+    label a text, and `latency` of one text. The JSON file `kept` holds them, valid for these `weights` (SHA-256) and
+    the task's hash, so that a release staged again is the same. Raises UserError as `load_task_of`, and where the
+    model's score is not that of its results.
     """
     key = {"weights": weights, "task": results["settings"]["task_sha256"]}
     if kept.is_file() and (stored := read_json(kept))["of"] == key:
@@ -48,35 +51,32 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
     task = load_task_of(results, folder.name, data_root)
     model = load_classifier(str(folder))
     tokenizer = load_classifier_tokenizer(str(folder), model)
-    texts, labels = task["test"]["text"][:], np.array(task["test"]["label"][:])
+    problem_type, texts, labels = problem_of(task), texts_of(task["test"]), labels_of(task["test"])
     logits, _ = predict_logits(model, tokenizer, texts)
-    scores = classification_metrics(logits, labels)
-    if abs(scores["accuracy"] - results["test"]["accuracy"]) > 0.5 / len(labels):
+    threshold, metric = getattr(model.config, "threshold", 0.5), HEADLINE[problem_type]
+    value = measure(problem_type, logits, labels, threshold)[metric]
+    if abs(value - results["test"][metric]) > 0.5 / len(labels):
         raise UserError(
-            f"{folder.name} has a test accuracy of {scores['accuracy']:.4f} here and of "
-            f"{results['test']['accuracy']:.4f} in its results: its weights have changed, so run it again."
+            f"{folder.name} has a test {METRICS[metric]} of {value:.4f} here and of {results['test'][metric]:.4f} in "
+            "its results: its weights have changed, so run it again."
         )
-    baseline = tfidf_baseline(task)
-    facts = {
-        "texts": len(labels),
-        **scores,
-        **_ends(scores["accuracy"], len(labels)),
-        "calibration_error": expected_calibration_error(logits, labels),
-        "brier_score": brier_score(logits, labels),
-        "baseline": {name: baseline[name] for name in ("accuracy", "macro_f1")}
-        | _ends(baseline["accuracy"], len(labels)),
-        "latency": {
-            "milliseconds": classifier_latency({"this": model}, tokenizer, texts[0], LATENCY_ROUNDS)["this"],
-            "tokens": min(len(tokenizer(texts[0])["input_ids"]), tokenizer.model_max_length),
-            "threads": torch.get_num_threads(),
-            "machine": machine(),
-        },
+    baseline = tfidf_baseline(task, with_logits=True)
+    answers = {"scores": answers_of(logits, problem_type, threshold)}
+    answers["baseline"] = answers_of(baseline["logits"]["test"], problem_type, baseline["threshold"])
+    facts: Json = {"texts": len(labels)}
+    for name, each in answers.items():
+        drawn = draw_scores(each, labels, problem_type, len(class_names(task)))
+        facts[name] = {metric: vars(interval) for metric, interval in intervals(drawn, len(labels)).items()}
+    if problem_type == SINGLE:
+        facts["loss"] = classification_metrics(logits, labels)["loss"]
+        facts |= {"calibration_error": expected_calibration_error(logits, labels)}
+        facts |= {"brier_score": brier_score(logits, labels)}
+    facts["latency"] = {
+        "milliseconds": classifier_latency({"this": model}, tokenizer, texts[0], LATENCY_ROUNDS)["this"],
+        "tokens": min(len(tokenizer([texts[0]])["input_ids"][0]), tokenizer.model_max_length),
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
     }
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(kept, {"of": key, **facts})
     return facts
-
-
-def _ends(accuracy: float, texts: int) -> dict[str, float]:
-    interval = wilson_interval(round(accuracy * texts), texts)
-    return {"low": interval.low, "high": interval.high}

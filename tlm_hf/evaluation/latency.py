@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.benchmark import Timer
@@ -52,14 +52,15 @@ class Watch:
 def classifier_latency(
     models: Mapping[str, PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
-    text: str,
+    text: Any,
     rounds: int = 30,
     threads: int | None = None,
 ) -> dict[str, float]:
-    """Median milliseconds for one text, tokenization included, of each classifier, on so many torch threads."""
+    """Median milliseconds for one text or pair, tokenization included, of each classifier, on so many torch threads."""
 
     def classify(model: PreTrainedModel) -> object:
-        return model(**tokenizer(text, truncation=True, return_tensors="pt", return_token_type_ids=False)).logits
+        types = not isinstance(text, str)
+        return model(**tokenizer([text], truncation=True, return_tensors="pt", return_token_type_ids=types)).logits
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)

@@ -7,10 +7,12 @@ from typing import Any
 
 import datasets
 import numpy as np
+from scipy.special import logit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.svm import LinearSVC
 
 from ..data.kinds import as_one_text, class_names, labels_of, problem_of, texts_of
@@ -47,8 +49,8 @@ def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Jso
 def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
     """Fit TF-IDF of words, pairs of words and 2 to 4 letters on the training split, choose on validation.
 
-    Returns the results of `choose_linear` and the model: from texts to names of classes, 0 or 1 for each label, or
-    numbers.
+    Returns the results of `choose_linear` and the model: from texts to names of classes, tuples of names of labels,
+    or numbers.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
@@ -59,7 +61,20 @@ def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
     labels, problem_type = labels_of(task["train"]), problem_of(task)
     labels = np.array(class_names(task))[labels] if problem_type == SINGLE else labels
     model = MODELS[problem_type][results["classifier"]](results["C"]).fit(inputs["train"], labels)
+    if problem_type == MULTI:
+        _answer_with_names(model, class_names(task), results["threshold"])
     return results, make_pipeline(features, model)
+
+
+def _answer_with_names(model: OneVsRestClassifier, names: list[str], threshold: float) -> None:
+    """Make `predict` give tuples of the names of the labels of at least this probability."""
+    # It compares with 0, or with 0.5 where the first label is constant.
+    limit = logit(threshold) - (0 if hasattr(model.estimators_[0], "intercept_") else 0.5)
+    for each in model.estimators_:
+        if hasattr(each, "intercept_"):
+            each.intercept_ = each.intercept_ - limit
+    model.label_binarizer_ = MultiLabelBinarizer(classes=names).fit([])
+    model.label_binarizer_.y_type_ = "multilabel-indicator"
 
 
 def sentence_baseline(task: datasets.DatasetDict) -> Json:

@@ -91,7 +91,6 @@ def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluati
     places += [name for name in entry.members if "/" in name]
     facts = CardFacts(
         trained_on=entry.corpus or entry.task or (known.title if known else source),
-        baseline=(evaluation or {}).get("baseline"),
         evaluation=evaluation,
         base_models=list(dict.fromkeys(filter(None, places))),
         datasets=[release.repo_id(name) for name in entry.data]

@@ -11,7 +11,7 @@ import joblib
 from sklearn.pipeline import Pipeline
 
 from .. import runtime
-from ..cards import CardFacts, render_card
+from ..cards import METRICS, CardFacts, render_card
 from ..evaluation.latency import Watch, measure_seconds
 from ..export import measure_tables, write_frozen
 from ..runs.atomic_files import Json
@@ -42,7 +42,10 @@ def save_folder(run: Run, results: Json, commands: list[str], joined: Joined, ba
     """Write the committee, its tables, the linear model, the plots, and the page and cards that show the results."""
     save_committee(joined, folder)
     joblib.dump(baseline, folder / BASELINE_FILE, compress=3)
-    _draw_learning_curve(results["learning_curve"], folder / CURVE_FILE)
+    curve = results["learning_curve"]
+    title = f"test {METRICS[curve['metric']]}"
+    with new_figure(folder / CURVE_FILE, "", "training rows", title, size=(4.2, 2.6)) as axes:
+        axes.plot([point["rows"] for point in curve["points"]], [point["score"] for point in curve["points"]], "o-")
     results, name = run.describe(results), results["output_dir"]
     write_page(results, commands, folder)
     facts = CardFacts(
@@ -61,10 +64,3 @@ def save_folder(run: Run, results: Json, commands: list[str], joined: Joined, ba
         of_card = results | {"settings": {"table_dtype": "float32"}, "tables": results["frozen"]["tables"]}
         (tables / README).write_text(render_card("frozen", f"{name}/frozen", of_card, facts), encoding="utf-8")
         shutil.move(tables, folder / "frozen")
-
-
-def _draw_learning_curve(curve: list[Json], path: Path) -> None:
-    """Test score of the committee's linear part by training rows."""
-    metric = list(curve[0])[-1]
-    with new_figure(path, "", "training rows", f"test {metric.replace('_', ' ')}", size=(4.2, 2.6)) as axes:
-        axes.plot([point["rows"] for point in curve], [point[metric] for point in curve], "o-")

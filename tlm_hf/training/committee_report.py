@@ -11,21 +11,29 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
+from scipy.special import expit, softmax
+from transformers import PreTrainedTokenizerBase
 
-from ..cards import card_template
-from ..data.tasks import class_names
-from ..evaluation.intervals import Interval, accuracy_difference, score_predictions
-from ..evaluation.metrics import class_table
+from ..cards import METRICS, card_template
+from ..data.kinds import as_one_text, class_names, labels_of, problem_of, texts_of
+from ..evaluation.calibration import choose_threshold
+from ..evaluation.intervals import Interval, answers_of, draw_scores, intervals
+from ..evaluation.metrics import HEADLINE, class_table
+from ..models.combination_committee import MULTI, REGRESSION, SINGLE
+from ..models.lexical_committee import LexicalTable
 from ..runs.atomic_files import Json
+from .join_committee import Joined
+from .lexical import fit_lexical, lexical_logits
 
-COMMITTEE, LINEAR, MAJORITY = "committee", "TF-IDF + linear model", "majority class"
+COMMITTEE, LINEAR = "committee", "TF-IDF + linear model"
+TRIVIAL = {SINGLE: "majority class", MULTI: "commonest labels", REGRESSION: "mean of the training rows"}
+"""Models that read no text, by kind."""
 LISTED, SHOWN = 10, 5
 """Doubtful rows in the results and on the terminal."""
 WIDTH = 88
 """Letters of a text on the terminal."""
 HELPFUL = 1.0
-"""Points that the second half of the rows brings where more are recommended."""
+"""Points that the second half of the rows must bring for more rows to be worth it."""
 BASELINE_FILE, PAGE_FILE = "baseline.joblib", "report.html"
 CURVE_FILE = "learning_curve.png"
 PLOTS = {
@@ -34,26 +42,35 @@ PLOTS = {
 }
 
 
-def compare(
-    task: datasets.DatasetDict, committee: np.ndarray, members: np.ndarray, linear: np.ndarray
-) -> tuple[list[Json], Interval]:
-    """Scores of all models on test as results.json has them, and the committee's accuracy less the linear model's.
-
-    All from logits on test: `committee` and `linear` (texts, classes), `members` (texts, members, classes).
-    """
-    labels, names = np.array(task["test"]["label"][:]), class_names(task)
-    most = np.bincount(task["train"]["label"][:], minlength=len(names)).argmax()
-    predicted = {
-        COMMITTEE: committee.argmax(-1),
-        **{f"member {index}": each.argmax(-1) for index, each in enumerate(members.swapaxes(0, 1))},
-        LINEAR: linear.argmax(-1),
-        MAJORITY: np.full(len(labels), most),
+def score_models(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Json:
+    """Scores of all models on test with 95% intervals, and what they say; `linear` is the linear model's results."""
+    problem_type, labels, train = problem_of(task), labels_of(task["test"]), labels_of(task["train"])
+    config, names = joined.committee.config, joined.results["labels"]
+    logits = {COMMITTEE: joined.logits}
+    for index, member in enumerate(joined.member_logits.swapaxes(0, 1) / config.temperature):
+        logits[f"member {index} + words"] = member
+    answers = {name: answers_of(each, problem_type, config.threshold) for name, each in logits.items()}
+    answers[LINEAR] = answers_of(linear["logits"]["test"], problem_type, linear["threshold"])
+    if problem_type == SINGLE:
+        constant = np.bincount(train).argmax()
+    else:
+        shares = train.mean(axis=0)
+        constant = shares >= min(0.5, shares.max()) if problem_type == MULTI else shares
+    answers[TRIVIAL[problem_type]] = np.broadcast_to(constant, answers[LINEAR].shape)
+    drawn = {name: draw_scores(each, labels, problem_type, len(names)) for name, each in answers.items()}
+    metric = HEADLINE[problem_type]
+    difference = Interval.of_draws(drawn[COMMITTEE][metric] - drawn[LINEAR][metric])
+    scores = [
+        {"model": name, **{each: vars(interval) for each, interval in intervals(of_model, len(labels)).items()}}
+        for name, of_model in drawn.items()
+    ]
+    return {
+        "scores": scores,
+        "difference": vars(difference),
+        "recommendation": recommend(difference, scores, metric),
+        "confusions": top_confusions(labels, answers[COMMITTEE], names) if problem_type == SINGLE else [],
+        "doubtful": doubtful_rows(task["test"], joined, answers[COMMITTEE]),
     }
-    scores = []
-    for name, each in predicted.items():
-        accuracy, macro_f1 = score_predictions(each, labels, len(names))
-        scores.append({"model": name, "accuracy": vars(accuracy), "macro_f1": vars(macro_f1)})
-    return scores, accuracy_difference(predicted[COMMITTEE], predicted[LINEAR], labels)
 
 
 def recommend(difference: Interval, scores: Sequence[Json], metric: str = "accuracy") -> str:
@@ -62,39 +79,58 @@ def recommend(difference: Interval, scores: Sequence[Json], metric: str = "accur
     trivial = scores[-1]["model"]
     if max(of_model[COMMITTEE], of_model[LINEAR]) <= of_model[trivial]:
         return f"Neither model is better than the {trivial}: give more labelled rows, or check the labels."
-    metric = {"micro_f1": "micro F1", "r2": "R²"}.get(metric, metric)
-    points = f"{100 * abs(difference.value):.1f} points of {metric}"
-    interval = f"95% interval of the difference {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    points = f"{100 * abs(difference.value):.1f} points of {METRICS[metric]}"
+    interval = _ends(difference)
     if difference.low > 0:
         return f"Take the committee: it is {points} above TF-IDF + linear model ({interval})."
     if difference.high < 0:
         return f"Take the linear model (baseline.joblib): it is {points} above the committee ({interval})."
     if difference.value == 0:
-        return f"Too close to call: committee and TF-IDF + linear model have the same {metric} ({interval})."
-    side = "above" if difference.value >= 0 else "below"
-    better = "the committee" if difference.value >= 0 else "the linear model (baseline.joblib)"
+        return f"Too close to call: committee and TF-IDF + linear model have the same {METRICS[metric]} ({interval})."
+    side, better = "above", "the committee"
+    if difference.value < 0:
+        side, better = "below", f"the linear model ({BASELINE_FILE})"
     return (
         f"Too close to call: the committee is {points} {side} TF-IDF + linear model ({interval}). On these rows "
         f"{better} is ahead; more labelled rows would tell."
     )
 
 
-def doubtful_rows(test: datasets.Dataset, names: Sequence[str], logits: np.ndarray) -> dict[str, list[Json]]:
-    """Test rows of the least certain logits (texts, classes), and wrong ones of the most certain."""
-    logs = log_softmax(logits, axis=-1)
-    entropy, best = -(np.exp(logs) * logs).sum(axis=-1), logs.max(axis=-1)
-    labels, predicted = np.array(test["label"][:]), logits.argmax(axis=-1)
-    wrong = np.flatnonzero(predicted != labels)
-    chosen = {
-        "most uncertain": np.argsort(-entropy, kind="stable")[:LISTED],
-        "confidently wrong": wrong[np.argsort(-best[wrong], kind="stable")][:LISTED],
+def _ends(difference: Interval) -> str:
+    return f"95% interval of the difference {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+
+
+def doubtful_rows(test: datasets.Dataset, joined: Joined, answers: np.ndarray) -> dict[str, list[Json]]:
+    """Test rows of the least certain answers (of a regression: on which members differ most), and the worst errors."""
+    problem_type, labels, names = problem_of(test), labels_of(test), np.array(joined.results["labels"])
+    if problem_type == REGRESSION:
+        doubt, error = joined.member_logits[:, :, 0].std(axis=1), np.abs(answers - labels)
+        probabilities = [None] * len(labels)
+        titles = "members differ most", "largest errors"
+        predicted = [f"{value:.4g} (spread {spread:.2g})" for value, spread in zip(answers, doubt, strict=True)]
+        labelled = [f"{label:.4g}" for label in labels]
+    else:
+        of_class = expit(joined.logits.astype(float)) if problem_type == MULTI else softmax(joined.logits, axis=-1)
+        several = np.maximum(of_class, 1 - of_class).prod(axis=1)
+        sure = several if problem_type == MULTI else of_class.max(axis=1)
+        wrong = (answers != labels).reshape(len(labels), -1).any(axis=1)
+        doubt, error, probabilities = -sure, np.where(wrong, sure, -1), sure.tolist()
+        titles = "most uncertain", "confidently wrong"
+        predicted, labelled = ([_name(names, each) for each in rows] for rows in (answers, labels))
+    texts = as_one_text(texts_of(test))
+    chosen = [np.argsort(-doubt, kind="stable"), np.argsort(-error, kind="stable")[: (error >= 0).sum()]]
+    return {
+        title: [
+            {"text": texts[row], "label": labelled[row], "predicted": predicted[row], "probability": probabilities[row]}
+            for row in rows[:LISTED]
+        ]
+        for title, rows in zip(titles, chosen, strict=True)
     }
 
-    def describe(row: int) -> Json:
-        shown = {"text": test[int(row)]["text"], "label": names[labels[row]], "predicted": names[predicted[row]]}
-        return {**shown, "probability": float(np.exp(best[row]))}
 
-    return {kind: [describe(row) for row in rows] for kind, rows in chosen.items()}
+def _name(names: np.ndarray, answer: np.ndarray) -> str:
+    """A class id, or 0 and 1 for each class, in words."""
+    return "|".join(names[answer.astype(bool)]) or "none" if answer.ndim else str(names[answer])
 
 
 def top_confusions(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> list[Json]:
@@ -105,6 +141,28 @@ def top_confusions(labels: np.ndarray, predicted: np.ndarray, names: Sequence[st
         {"label": names[label], "predicted": names[answer], "texts": int(count)}
         for (label, answer), count in counts.items()
     ]
+
+
+def learning_curve(
+    tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, task: datasets.DatasetDict, whole: LexicalTable
+) -> Json:
+    """Test score of a table fitted on a quarter, half and all (`whole`) of the training rows (of each class).
+
+    Returns `metric`, `points` of `rows` and `score`, and the `gain` of all over half as an interval.
+    """
+    problem_type, labels = problem_of(task), labels_of(task["test"])
+    metric, points, drawn = HEADLINE[problem_type], [], []
+    of_row = pd.Series(task["train"]["label"][:] if problem_type == SINGLE else 0, index=range(len(task["train"])))
+    places = of_row.groupby(of_row).cumcount() / of_row.groupby(of_row).transform("size")
+    for share in (0.25, 0.5, 1.0):
+        rows = task["train"].select(np.flatnonzero(places < share))
+        table = whole if share == 1 else fit_lexical(tokenizer, vectors, rows, len(whole.bias))
+        logits = {split: lexical_logits(table, tokenizer, texts_of(task[split])) for split in ("validation", "test")}
+        threshold = choose_threshold(logits["validation"], labels_of(task["validation"]), problem_type)
+        answers = answers_of(logits["test"], problem_type, threshold)
+        drawn.append(draw_scores(answers, labels, problem_type, len(class_names(task)))[metric])
+        points.append({"rows": len(rows), "score": float(drawn[-1][0])})
+    return {"metric": metric, "points": points, "gain": vars(Interval.of_draws(drawn[2] - drawn[1]))}
 
 
 def notes(results: Json) -> dict[str, list[str]]:
@@ -122,14 +180,18 @@ def notes(results: Json) -> dict[str, list[str]]:
         )
     if results["time_budget"] is not None:
         about.append(results["time_budget"])
-    metric = list(curve[0])[-1]
-    points = ", ".join(f"{point[metric]:.3f} with {point['rows']:,}" for point in curve)
-    gain = 100 * (curve[-1][metric] - curve[-2][metric])
-    more = "More labels would help." if gain > HELPFUL else "More labels of the same kind would help little."
+    points = ", ".join(f"{point['score']:.3f} with {point['rows']:,}" for point in curve["points"])
+    gain, metric = Interval(**curve["gain"]), METRICS[curve["metric"]]
+    if gain.low > 0:
+        more = "More labels would help."
+    elif 100 * gain.high < HELPFUL:
+        more = "More labels of the same kind would help little."
+    else:
+        more = "That is within chance, so these test rows cannot tell whether more labels would help."
     advice = [
         results["recommendation"],
-        f"{metric.replace('_', ' ').capitalize()} by training rows, of the committee's linear part alone: {points}. "
-        f"The second half brought {gain:+.1f} points. {more}",
+        f"{metric[0].upper()}{metric[1:]} by training rows, of the committee's linear part alone: {points}. "
+        f"The second half brought {100 * gain.value:+.1f} points ({_ends(gain)}). {more}",
     ]
     if results["frozen"] is not None:
         speed = results["frozen"]["latency"]
@@ -156,7 +218,7 @@ def write_report(results: Json, folder: str, commands: Sequence[str]) -> str:
     """What the command prints, as text."""
     said, width = results["notes"], max(len(row["model"]) for row in results["scores"])
     metrics = [name for name in results["scores"][0] if name != "model"]
-    titles = "".join(f"  {name.replace('_', ' ').replace('f1', 'F1'):<22}" for name in metrics)
+    titles = "".join(f"  {METRICS[name]:<22}" for name in metrics)
     lines = ["", *said["about"], "", f"{'model':<{width}}{titles}".rstrip()]
     for row in results["scores"]:
         values = "".join(f"  {Interval(**row[name])!s:<22}" for name in metrics)

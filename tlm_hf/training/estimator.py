@@ -7,25 +7,28 @@ from typing import Any
 
 import datasets
 import numpy as np
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
+from ..data.kinds import label_feature
 from ..errors import UserError
 from ..evaluation.scoring import predict_logits
-from ..loading import load_classifier, load_classifier_tokenizer
-from .train_committee import OwnDataArguments, train_from_table
+from ..models.combination_committee import MULTI, SINGLE
+from .train_committee import train_from_table
+from .train_committee_options import OwnDataArguments
 
 HELD_OUT = 0.15
 
 
 class TLMClassifier(ClassifierMixin, BaseEstimator):
-    """`tlm train-committee` with scikit-learn's interface: X is a sequence of texts, y their labels.
+    """`tlm train-committee` with scikit-learn's interface: X is a sequence of n texts.
 
     scores = cross_val_score(TLMClassifier(), texts, labels)
 
-    Of the rows 15% choose epochs and temperature, and one row of each class is set aside.
+    y is their labels (n,), or of several labels a text 0 and 1, (n, labels). Of the rows 15% choose epochs, temperature
+    and threshold, and one row (of each class) is set aside.
 
     Args:
         encoder: names or folders of encoders; None for those that the package carries.
@@ -55,43 +58,53 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         self.workers = workers
         self.seed = seed
 
-    def fit(self, X: Sequence[str], y: Sequence[Any]) -> "TLMClassifier":
-        """Train on n texts with n labels.
+    def fit(self, X: Sequence[str], y: Any) -> "TLMClassifier":
+        """Train on n texts.
 
         Raises:
             UserError: a class of fewer than three texts, and as `train_committee`.
         """
-        texts = list(X)  # a pandas Series is indexed by its own labels, not by places
-        self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
-        places, rng = np.arange(len(labels)), np.random.default_rng(self.seed)
-        counts = np.bincount(labels)
+        texts, y = [str(text) for text in X], np.asarray(y)  # a pandas Series is indexed by its own labels
+        self.several_ = y.ndim == 2
+        if self.several_:
+            self.classes_, groups = np.arange(y.shape[1]), np.zeros(len(y), dtype=int)
+            cells: list[Any] = [np.flatnonzero(row).tolist() for row in y]
+        else:
+            self.classes_, groups = np.unique(y, return_inverse=True)
+            cells = groups.tolist()
+        counts = np.bincount(groups)
         if counts.min() < 3:
             raise UserError(f"The class {self.classes_[counts.argmin()]!r} has fewer than 3 texts: give more of it.")
-        aside = np.array([rng.choice(places[labels == label]) for label in range(len(counts))])
+        places, rng = np.arange(len(y)), np.random.default_rng(self.seed)
+        aside = np.array([rng.choice(places[groups == group]) for group in range(len(counts))])
         rest = np.setdiff1d(places, aside)
         share = max(HELD_OUT, len(counts) / len(rest))
-        train, validation = train_test_split(rest, test_size=share, stratify=labels[rest], random_state=self.seed)
-        names = datasets.ClassLabel(names=[str(each) for each in self.classes_])
-        features = datasets.Features({"text": datasets.Value("string"), "label": names})
+        train, validation = train_test_split(rest, test_size=share, stratify=groups[rest], random_state=self.seed)
+        label = label_feature(MULTI if self.several_ else SINGLE, [str(each) for each in self.classes_])
+        features = datasets.Features({"text": datasets.Value("string"), "label": label})
         splits = datasets.DatasetDict()
         for split, chosen in (("train", train), ("validation", validation), ("test", aside)):
-            rows = {"text": [str(texts[place]) for place in chosen], "label": labels[chosen].tolist()}
+            rows = {"text": [texts[place] for place in chosen], "label": [cells[place] for place in chosen]}
             splits[split] = datasets.Dataset.from_dict(rows, features=features)
         options = {**self.get_params(), "encoder": list(self.encoder or [])}
         with tempfile.TemporaryDirectory() as folder:
-            output, _ = train_from_table(splits, OwnDataArguments(output_dir=str(Path(folder) / "out"), **options))
-            self.committee_ = load_classifier(str(output))
-            self.tokenizer_ = load_classifier_tokenizer(str(output), self.committee_)
+            arguments = OwnDataArguments(output_dir=str(Path(folder) / "out"), **options)
+            _, _, joined = train_from_table(splits, arguments)
+        assert joined is not None  # the folder is new
+        self.committee_, self.tokenizer_ = joined.committee, joined.tokenizer
         return self
 
     def predict_proba(self, X: Sequence[str]) -> np.ndarray:
-        """Probabilities (n, classes) of n texts, in the order of `classes_`."""
+        """Probabilities (n, classes) of n texts, in the order of `classes_`; of several labels each for itself."""
         check_is_fitted(self, "committee_")
         logits, _ = predict_logits(self.committee_, self.tokenizer_, [str(text) for text in X])
-        probabilities: np.ndarray = softmax(logits, axis=-1)
+        probabilities: np.ndarray = expit(logits.astype(float)) if self.several_ else softmax(logits, axis=-1)
         return probabilities
 
     def predict(self, X: Sequence[str]) -> np.ndarray:
-        """The most probable class (n,) of n texts."""
-        predicted: np.ndarray = self.classes_[self.predict_proba(X).argmax(axis=-1)]
+        """The most probable class (n,) of n texts; of several labels 0 and 1 (n, labels)."""
+        probabilities = self.predict_proba(X)
+        if self.several_:
+            return (probabilities >= self.committee_.config.threshold).astype(int)
+        predicted: np.ndarray = self.classes_[probabilities.argmax(axis=-1)]
         return predicted

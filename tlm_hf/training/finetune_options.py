@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ..data.task_options import TEXT_OPTIONS, TaskArguments, option
 from ..errors import UserError, check_range
 from ..recipes import FINETUNING_SCHEDULES
+from .options import REFUSED as REFUSED
 from .options import (
     OurArguments,
     build_arguments,

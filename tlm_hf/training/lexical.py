@@ -9,7 +9,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
 import torch
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, diags, hstack
@@ -22,10 +21,8 @@ from sklearn.svm import LinearSVC
 from transformers import PreTrainedTokenizerBase
 
 from ..data.embedded import model_folder, pretrained
-from ..data.kinds import labels_of, problem_of, texts_of
+from ..data.kinds import labels_of, texts_of
 from ..data.tokenization import encode_whole, load_tokenizer, tokenizer_hash
-from ..evaluation.calibration import choose_threshold
-from ..evaluation.metrics import HEADLINE, measure
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE, combine
 from ..models.lexical_committee import LexicalTable, hash_pairs
 from ..models.modeling_committee import CommitteeForSequenceClassification
@@ -141,24 +138,6 @@ def _fit(features: csr_matrix, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _length(features: csr_matrix) -> float:
     """The texts' root mean square length, 1 where there is nothing."""
     return float(np.sqrt((norm(features, axis=1) ** 2).mean())) or 1.0
-
-
-def learning_curve(
-    tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, task: datasets.DatasetDict, whole: LexicalTable
-) -> list[dict[str, float]]:
-    """Test score of a table fitted on a quarter, half and all (`whole`) of the training `rows` (of each class)."""
-    problem_type, test = problem_of(task), labels_of(task["test"])
-    metric = HEADLINE[problem_type]
-    labels = pd.Series(task["train"]["label"][:] if problem_type == SINGLE else 0, index=range(len(task["train"])))
-    places = labels.groupby(labels).cumcount() / labels.groupby(labels).transform("size")
-    points = []
-    for share in (0.25, 0.5, 1.0):
-        rows = task["train"].select(np.flatnonzero(places < share))
-        table = whole if share == 1 else fit_lexical(tokenizer, vectors, rows, len(whole.bias))
-        logits = {split: lexical_logits(table, tokenizer, texts_of(task[split])) for split in ("validation", "test")}
-        threshold = choose_threshold(logits["validation"], labels_of(task["validation"]), problem_type)
-        points.append({"rows": len(rows), metric: measure(problem_type, logits["test"], test, threshold)[metric]})
-    return points
 
 
 @torch.inference_mode()

@@ -102,36 +102,52 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
     return run.finish(None, results | {"workers": workers})
 
 
-def fit_to_budget(budget: str, started: float, folder: Path, rows: int, workers: int, options: Json) -> str:
-    """Lower `models` and `num_train_epochs` of `finetune_members` to what `--time-budget` allows, and say so.
+def fit_to_budget(
+    budget: str | None, started: float, folder: Path, rows: int, workers: int, options: Json
+) -> Callable[[], str | None]:
+    """Time a short trial; the function returned lowers `models` and `num_train_epochs` to what fits, and says so.
 
-    A short trial decides, once: `folder` keeps its decision. `started` is when the command began, by
-    `time.perf_counter()`. Raises UserError for too little time.
+    It decides once: `folder` keeps its decision. `started` is when the command began, by `time.perf_counter()`. Raises
+    UserError for a `--time-budget` that the trial shows to be too short.
     """
     record, trial = folder / BUDGET_FILE, folder / TRIAL
+    if budget is None:
+        return lambda: None
+    seconds, steps = parse_duration(budget), math.ceil(rows / BATCH_SIZE)
+    asked = options["num_train_epochs"], len(options["models"])
     if not record.is_file():
         shutil.rmtree(trial, ignore_errors=True)
-        begun, steps = time.perf_counter(), math.ceil(rows / BATCH_SIZE)
+        begun = time.perf_counter()
         short = {"models": options["models"][:workers], "max_steps": TRIAL_STEPS, "output_dir": str(trial)}
         finetune_members(workers=workers, **options | short, disable_tqdm=True)
         speeds = [read_json(file)["speed"] for file in trial.glob(f"member-*/{RESULTS_FILE}")]
         step = max(speed["seconds"] / speed["steps"] for speed in speeds)
         apart = max(sum(speed["seconds_apart"].values()) for speed in speeds)
-        now = time.perf_counter()
-        cost = MemberCost(now - begun - TRIAL_STEPS * step - apart, step, apart / math.ceil(TRIAL_STEPS / steps))
-        left = parse_duration(budget) - (now - started)
-        asked = options["num_train_epochs"], len(options["models"])
-        members, passes = fit_members(left, cost, steps, *asked, workers)
-        write_json(record, {"members": members, "passes": passes})
         shutil.rmtree(trial)
-    decided = read_json(record)
-    sentence = (
-        f"Time budget {budget}: {decided['members']} of {len(options['models'])} members, {decided['passes']:g} of "
-        f"{options['num_train_epochs']:g} passes over the training rows."
-    )
-    logger.info(sentence)
-    options |= {"models": options["models"][: decided["members"]], "num_train_epochs": decided["passes"]}
-    return sentence
+        spent = time.perf_counter() - started
+        around = time.perf_counter() - begun - TRIAL_STEPS * step - apart
+        cost = MemberCost(around, steps * step + apart / math.ceil(TRIAL_STEPS / steps))
+        if seconds - spent < cost.least:
+            raise UserError(
+                f"--time-budget {budget} is too short: {spent:.0f} seconds have passed, and fine-tuning takes at least "
+                f"{cost.least:.0f} more; give {math.ceil(spent + cost.least)}s, or leave it out."
+            )
+
+    def fit() -> str:
+        if not record.is_file():
+            members, passes = fit_members(seconds - time.perf_counter() + started, cost, *asked, workers)
+            write_json(record, {"members": members, "passes": passes})
+        decided = read_json(record)
+        options["models"] = options["models"][: decided["members"]]
+        options["num_train_epochs"] = decided["passes"]
+        sentence = (
+            f"Time budget {budget}: {decided['members']} of {asked[1]} members, {decided['passes']:g} of {asked[0]:g} "
+            "passes over the training rows."
+        )
+        logger.info(sentence)
+        return sentence
+
+    return fit
 
 
 def _check_members(options: Json, members: int, workers: int | None) -> tuple[int, int]:

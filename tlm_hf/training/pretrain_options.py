@@ -28,6 +28,7 @@ from .options import (
     take,
     values_of,
 )
+from .options import REFUSED as REFUSED
 from .processes import choose_precision
 from .time_budget import parse_duration
 

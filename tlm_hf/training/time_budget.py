@@ -78,32 +78,24 @@ def decide_steps(folder: Path, budget: float, build: "Callable[[int, str], RunTr
 
 @dataclass(frozen=True)
 class MemberCost:
-    """Seconds of fine-tuning a member: around its steps (process, encoder, scores), of a step, and after a pass."""
+    """Seconds of fine-tuning a member: around its passes (process, encoder, scores), and of one with what follows."""
 
     around: float
-    step: float
-    pass_end: float
+    one_pass: float
+
+    @property
+    def least(self) -> float:
+        """Seconds for a tenth of a pass, and what comes after the members, which is counted as `around` once more."""
+        return (0.1 * self.one_pass + 2 * self.around) / (1 - RESERVE)
 
 
-def fit_members(
-    left: float, cost: MemberCost, steps_per_pass: int, passes: float, members: int, workers: int
-) -> tuple[int, float]:
-    """How many of the members, and of the passes over the rows, fit into `left` seconds, `workers` side by side.
-
-    What comes after the members is counted as `cost.around` once more. Raises UserError where a tenth of a pass does
-    not fit.
-    """
-    one, usable = steps_per_pass * cost.step + cost.pass_end, (1 - RESERVE) * left - cost.around
+def fit_members(left: float, cost: MemberCost, passes: float, members: int, workers: int) -> tuple[int, float]:
+    """How many of the members, and of the passes over the rows, fit into `left` seconds, `workers` side by side."""
+    usable = (1 - RESERVE) * left - cost.around
     for rounds in range(math.ceil(members / workers), 0, -1):
-        fitting = min(passes, (usable / rounds - cost.around) / one)
+        fitting = min(passes, (usable / rounds - cost.around) / cost.one_pass)
         if fitting >= LEAST * passes:
             break
-    if fitting < 0.1:
-        lacking = (one + 2 * cost.around) / (1 - RESERVE) - left
-        raise UserError(
-            f"--time-budget leaves {max(left, 0):.0f} seconds for fine-tuning, and a pass over the training rows takes "
-            f"{one:.2g} with {2 * cost.around:.0f} around it: give at least {lacking:.0f} seconds more."
-        )
     if fitting < passes:  # whole passes, or tenths of one
-        fitting = math.floor(fitting) if fitting >= 1 else math.floor(10 * fitting) / 10
+        fitting = math.floor(fitting) if fitting >= 1 else max(0.1, math.floor(10 * fitting) / 10)
     return min(members, rounds * workers), fitting

@@ -15,9 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.corpora import load_corpus
 from ..data.embedded import pretrained
-from ..data.kinds import KINDS, NAMES, PAIR, as_one_text, class_names, labels_of, per_label, problem_of, texts_of
+from ..data.kinds import NAMES, PAIR, as_one_text, class_names, per_label, problem_of, texts_of
 from ..data.table_files import frame_table
-from ..data.task_options import PROBLEM_HELP, TextFormat, option
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
@@ -31,7 +30,7 @@ from ..loading import (
     read_encoder_config,
     weights_hash,
 )
-from ..models.combination_committee import MULTI, REGRESSION, SINGLE
+from ..models.combination_committee import MULTI, REGRESSION
 from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..recipes import build_config
@@ -39,24 +38,16 @@ from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from .committee_folder import freeze_joined, save_folder
-from .committee_report import (
-    compare,
-    doubtful_rows,
-    next_commands,
-    notes,
-    recommend,
-    top_confusions,
-    write_report,
-)
+from .committee_report import learning_curve, next_commands, notes, score_models, write_report
 from .finetune import check_kind, warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
-from .lexical import COUNTED, fit_lexical, learning_curve, word_vectors
+from .lexical import COUNTED, fit_lexical, word_vectors
 from .members import finetune_members, fit_to_budget, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length
-from .other_kinds import score_kind
 from .pretrain_options import PretrainOptions
 from .time_budget import parse_duration
+from .train_committee_options import OwnDataArguments
 
 logger = logging.getLogger(__name__)
 TABLE_OPTIONS = (
@@ -91,54 +82,6 @@ RECIPES = {
 OWN_TEXT_RECIPE = Recipe("", 8.0, learning_rate=1e-3, head="new", token_dropout=0.0)
 
 
-MEMBERS, OF_NONE = "members", "pre-training, with --encoder none"
-"""Headings of `--help`."""
-
-
-@dataclass
-class OwnDataArguments(TextFormat):
-    """Options of `tlm train-committee`."""
-
-    _argument_group_name = "data"
-    data: str = option("", "CSV, JSON, parquet file or folder, or a Hub data set.")
-    text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
-    text_pair_column: str | None = option(None, "Column of the second text, where rows are pairs of texts.")
-    label_column: str = option("label", "Column of the label.")
-    problem_type: str | None = option(None, PROBLEM_HELP, choices=list(KINDS))
-    drop_rare_classes: int = option(0, "Leave out the classes of fewer rows.")
-    merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
-    num_members: int = option(3, "Members of the committee.", group=MEMBERS)
-    encoder: list[str] = option(
-        list,
-        "Encoders to start from, reused in turn (default: those that the package carries); none: pre-train on the "
-        "table's own texts, for other languages than English.",
-        group=MEMBERS,
-    )
-    num_train_epochs: float | None = option(
-        None, "Passes of fine-tuning (default: by the number of rows).", group=MEMBERS
-    )
-    learning_rate: float | None = option(None, "Its peak rate (default: by the number of rows).", group=MEMBERS)
-    class_weights: str | None = option(
-        None, "balanced: texts of rare classes count more.", choices=["balanced"], group=MEMBERS
-    )
-    max_length: int | None = option(
-        None,
-        f"Tokens of a text (default: the encoder's; with none: of 95%% of the texts, up to {LONGEST_DEFAULT}).",
-        group=MEMBERS,
-    )
-    seed: int = option(0, "Seed of the split and of the members.", group=MEMBERS)
-    corpus: str | None = option(None, "More text, such as docstrings, wikipedia or a file.", group=OF_NONE)
-    size: str = option("quickstart", "smoke, quickstart, laptop or paper.", group=OF_NONE)
-    pretrain_steps: int = option(3000, "Optimizer steps, 32 texts each.", group=OF_NONE)
-    cased: bool = option(False, "The tokenizer keeps capital letters.", group=OF_NONE)
-    keep_accents: bool | None = option(
-        None, "It keeps accents and vowel signs; default: unless the text is English-like.", group=OF_NONE
-    )
-    output_dir: str = option("", "Output folder (default: outputs/NAME-committee).", group="output")
-    time_budget: str | None = option(None, "Such as 2m or 1h: fewer passes or members, to end in time.", group="output")
-    workers: int = option(2, "Members trained side by side, one core each.", group="output")
-
-
 def train_committee(
     data: Any, text: str | None = None, label: str = "label", text_pair: str | None = None, **options: Any
 ) -> tuple[CommitteeForSequenceClassification, Json]:
@@ -165,12 +108,13 @@ def train_committee(
         UserError: bad input, before any training.
     """
     arguments = OwnDataArguments(text_column=text, label_column=label, text_pair_column=text_pair, **options)
-    output, results = train_from_table(data, arguments)
-    return load_classifier(str(output)), results  # type: ignore[return-value]
+    output, results, joined = train_from_table(data, arguments)
+    committee: Any = load_classifier(str(output)) if joined is None else joined.committee
+    return committee, results
 
 
-def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json]:
-    """As `train_committee`; the output folder and the results."""
+def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json, Joined | None]:
+    """As `train_committee`; the output folder, the results, and the committee unless it was there before."""
     # 1. Everything that can be refused
     started = time.perf_counter()
     _check_options(arguments)
@@ -186,14 +130,23 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     settings |= {"encoder": [weights_hash(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
     run = Run(output, "train-committee", settings)
     if run.results is not None:
-        return output, run.results
+        return output, run.results, None
     work = output / "work"
-    _write_splits(task, work / "data")
+    (work / "data").mkdir(parents=True, exist_ok=True)
+    for split, rows in task.items():
+        rows.to_parquet(str(work / "data" / f"{split}.parquet"))
     warn_of_imbalance(task, arguments.class_weights)
 
-    # 3. Encoders, and the linear models
+    # 3. Encoders, what the time allows, and the linear models
     logger.info("2 of 5: %s", ", ".join(arguments.encoder) or "pre-training encoders on the table's texts")
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task, more_texts)
+    tuning = _fine_tuning(arguments, recipe, encoders, work)
+    try:
+        fit = fit_to_budget(arguments.time_budget, started, work, len(task["train"]), arguments.workers, tuning)
+    except UserError:
+        shutil.rmtree(work)
+        run.discard()
+        raise
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
     tokenizer, text_facts = _measure_texts(arguments, task, encoders[0])
     linear, pipeline = fit_tfidf(task)
@@ -204,19 +157,20 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     logger.info("TF-IDF + linear model: %s %.3f on the validation rows", metric, linear[f"validation_{metric}"])
 
     # 4. Classifiers, committee
-    tuning = _fine_tuning(arguments, recipe, encoders, work)
-    within = _keep_budget(arguments, started, run, len(task["train"]), tuning)
+    within = fit()
     logger.info("4 of 5: fine-tuning %d members", len(tuning["models"]))
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
     logger.info("5 of 5: joining, calibrating, and scores on the test rows")
     joined = _join(task, name, [str(work / "members" / member["folder"]) for member in tuned], table)
     results = {
         "output_dir": portable_path(str(output)),
-        "members": [member["test"] for member in tuned],
+        "task_options": {"text_pair_column": arguments.text_pair_column},
+        "members_without_words": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
         "time_budget": within,
-        **_score(task, joined, linear),
+        **_describe(task, joined),
+        **score_models(task, joined, linear),
         "learning_curve": curve,
         "frozen": freeze_joined(joined, texts_of(task["test"]), work / "frozen"),
     }
@@ -224,19 +178,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     columns = (arguments.text_column, arguments.text_pair_column)
     results["report"] = write_report(results, str(output), next_commands(str(output), *columns))
     commands = next_commands(results["output_dir"], *columns)
-    return output, run.finish(partial(save_folder, run, results, commands, joined, pipeline), results)
-
-
-def _keep_budget(arguments: OwnDataArguments, started: float, run: Run, rows: int, tuning: Json) -> str | None:
-    """Fit the epochs to `--time-budget`, and say what it left; a budget that is too short leaves no folder."""
-    work = run.folder / "work"
-    try:
-        asked = arguments.time_budget
-        return None if asked is None else fit_to_budget(asked, started, work, rows, arguments.workers, tuning)
-    except UserError:
-        shutil.rmtree(work)
-        run.discard()
-        raise
+    return output, run.finish(partial(save_folder, run, results, commands, joined, pipeline), results), joined
 
 
 def _join(task: datasets.DatasetDict, name: str, members: list[str], table: LexicalTable) -> Joined:
@@ -246,37 +188,22 @@ def _join(task: datasets.DatasetDict, name: str, members: list[str], table: Lexi
     return join_members(joining, task, committee, load_classifier_tokenizer(members[0], committee), table)
 
 
-def _score(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Json:
-    """Scores of all models on test, and what they say; `linear` are the linear model's results with logits."""
-    found, problem_type = joined.results, problem_of(task)
-    names, counts = found["labels"], per_label(*task.values())
-    kinds = {MULTI: f"{len(names)} labels, of which a text may have several", REGRESSION: "a number for each"}
-    results = {
-        "labels": names,
-        "kind": kinds.get(problem_type, f"{len(names)} classes"),
+def _describe(task: datasets.DatasetDict, joined: Joined) -> Json:
+    """What the committee is, and its own scores."""
+    found = joined.results
+    names, kind = found["labels"], f"{len(found['labels'])} classes"
+    if found["problem_type"] == MULTI:
+        kind = f"{len(names)} labels, of which a text may have several"
+    elif found["problem_type"] == REGRESSION:
+        kind = "a number for each"
+    own = ("labels", "classes", "temperature", "temperature_interval", "temperature_note", "threshold")
+    return {
+        "kind": kind,
         "rows": {split: len(rows) for split, rows in task.items()},
-        "class_rows": counts,
-        **{name: found[name] for name in ("classes", "temperature", "temperature_interval", "temperature_note")},
+        "class_rows": per_label(*task.values()),
         "committee": found["test"],
-        "confusions": [],
+        **{name: found[name] for name in own},
     }
-    if problem_type != SINGLE:
-        return results | {"threshold": found["threshold"], **score_kind(task, joined, linear)}
-    scores, difference = compare(task, joined.logits, joined.member_logits, linear["logits"]["test"])
-    answers = joined.logits.argmax(axis=-1)
-    return results | {
-        "scores": scores,
-        "difference": vars(difference),
-        "recommendation": recommend(difference, scores),
-        "confusions": top_confusions(labels_of(task["test"]), answers, names),
-        "doubtful": doubtful_rows(task["test"], names, joined.logits),
-    }
-
-
-def _write_splits(task: datasets.DatasetDict, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, rows in task.items():
-        rows.to_parquet(str(folder / f"{split}.parquet"))
 
 
 def _check_options(arguments: OwnDataArguments) -> None:

@@ -1,0 +1,53 @@
+"""Options of `tlm train-committee`, apart from the code, so that `--help` need not import torch."""
+
+from dataclasses import dataclass
+
+from ..data.task_options import PROBLEM_HELP, TextFormat, option
+
+MEMBERS, OF_NONE = "members", "pre-training, with --encoder none"
+"""Headings of `--help`."""
+
+
+@dataclass
+class OwnDataArguments(TextFormat):
+    """Options of `tlm train-committee`."""
+
+    _argument_group_name = "data"
+    data: str = option("", "CSV, JSON, parquet file or folder, or a Hub data set.")
+    text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
+    text_pair_column: str | None = option(None, "Column of the second text, where rows are pairs of texts.")
+    label_column: str = option("label", "Column of the label.")
+    problem_type: str | None = option(None, PROBLEM_HELP, choices=["single", "multi", "regression"])
+    drop_rare_classes: int = option(0, "Leave out the classes of fewer rows.")
+    merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
+    num_members: int = option(3, "Members of the committee.", group=MEMBERS)
+    encoder: list[str] = option(
+        list,
+        "Encoders to start from, reused in turn (default: those that the package carries); none: pre-train on the "
+        "table's own texts, for other languages than English.",
+        group=MEMBERS,
+    )
+    num_train_epochs: float | None = option(
+        None, "Passes of fine-tuning (default: by the number of rows).", group=MEMBERS
+    )
+    learning_rate: float | None = option(None, "Its peak rate (default: by the number of rows).", group=MEMBERS)
+    class_weights: str | None = option(
+        None, "balanced: texts of rare classes count more.", choices=["balanced"], group=MEMBERS
+    )
+    max_length: int | None = option(
+        None, "Tokens of a text (default: the encoder's; with none: of 95%% of the texts, up to 512).", group=MEMBERS
+    )
+    seed: int = option(0, "Seed of the split and of the members.", group=MEMBERS)
+    corpus: str | None = option(None, "More text, such as docstrings, wikipedia or a file.", group=OF_NONE)
+    size: str = option("quickstart", "smoke, quickstart, laptop or paper.", group=OF_NONE)
+    pretrain_steps: int = option(3000, "Optimizer steps, 32 texts each.", group=OF_NONE)
+    cased: bool = option(False, "The tokenizer keeps capital letters.", group=OF_NONE)
+    keep_accents: bool | None = option(
+        None, "It keeps accents and vowel signs; default: unless the text is English-like.", group=OF_NONE
+    )
+    output_dir: str = option("", "Output folder (default: outputs/NAME-committee).", group="output")
+    time_budget: str | None = option(None, "Such as 2m or 1h: fewer passes or members, to end in time.", group="output")
+    workers: int = option(2, "Members trained side by side, one core each.", group="output")
+
+
+GROUPS = (OwnDataArguments,)
