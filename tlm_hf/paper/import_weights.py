@@ -154,10 +154,9 @@ def _build_config(folder: Path, fields: Json, tensors: Tensors, pad_token_id: in
             words = f"The config.json of {folder} says {name} {json.dumps(fields[name])}"
             raise UserError(f"{words}, but the authors' models have {json.dumps(required)}: import only theirs.")
     values = {name: fields[name] for name in f"{NEEDED} {COPIED}".split() if fields.get(name) is not None}
-    found = {
-        int(m[1]): m[0] for m in (re.fullmatch(rf"{re.escape(BLOCK)}layers\.(\d+)\.weight", n) for n in tensors) if m
-    }
-    shapes = [tensors[found[number]].shape for number in sorted(found) if tensors[found[number]].dim() == 4]
+    pattern = re.compile(rf"{re.escape(BLOCK)}layers\.(\d+)\.weight")
+    weights = {int(match[1]): tensors[match[0]] for match in map(pattern.fullmatch, tensors) if match}
+    shapes = [weights[number].shape for number in sorted(weights) if weights[number].dim() == 4]
     if shapes:  # the authors count the block as a layer
         values |= {"num_hidden_layers": values["num_hidden_layers"] - 1, "conv_sees_padding": True}
         values |= {"conv_channels": shapes[0][0], "conv_kernel_sizes": [list(shape[2:]) for shape in shapes]}
