@@ -7,13 +7,7 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tlm_hf.benchmarks.training_speed import (
-    Side,
-    StepArguments,
-    benchmark_steps,
-    build_batch,
-    build_model,
-)
+from tlm_hf.benchmarks.training_speed import Side, StepArguments, benchmark_steps, build_batch, build_model
 from tlm_hf.errors import UserError
 from tlm_hf.training import callbacks
 from tlm_hf.training.callbacks import WARM_STEPS, StepClock

@@ -145,5 +145,5 @@ class State:
                         "tags": {tag: tree(each, oid) for tag, oid in each.tags.items()},
                     }
                     for (kind, name), each in self.repositories.items()
-                },
+                }
             }

@@ -14,15 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import check_sentence, refusal
-from helpers_commands import (
-    assert_equal_weights,
-    forks,
-    killed_after,
-    results_of,
-    succeed,
-    write_corpus,
-    write_task,
-)
+from helpers_commands import assert_equal_weights, forks, killed_after, results_of, succeed, write_corpus, write_task
 
 from tlm_hf.errors import UserError
 from tlm_hf.runs.checkpoints import best_beside, last_whole, list_checkpoints, seal, writing

@@ -130,8 +130,7 @@ def test_a_budget_for_no_step_is_refused(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "fitting"),
-    [(1000, (3, 20)), (210, (3, 19)), (100, (3, 7)), (60, (2, 8)), (25, (2, 0.6))],
+    ("seconds", "fitting"), [(1000, (3, 20)), (210, (3, 19)), (100, (3, 7)), (60, (2, 8)), (25, (2, 0.6))]
 )
 def test_passes_go_before_members_and_a_budget_holds(seconds, fitting):
     """Around a member 10 s; a pass of 14 steps of 0.25 s and 0.5 s after it; two side by side."""

@@ -24,10 +24,7 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch, tmp_path
 
 @pytest.mark.parametrize(
     ("name", "kind", "count", "precision"),
-    [
-        ("one_node_8_gpus", "MULTI_GPU", 8, "bf16"),
-        ("two_cpu_processes", "MULTI_GPU", 2, "no"),
-    ],
+    [("one_node_8_gpus", "MULTI_GPU", 8, "bf16"), ("two_cpu_processes", "MULTI_GPU", 2, "no")],
 )
 def test_accelerate_reads_our_configurations(name, kind, count, precision):
     from accelerate.commands.config.config_args import load_config_from_file
