@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -262,7 +263,7 @@ def test_continues_on_another_number_of_processes(home, killed, launch, caplog):
     codes, said = launch(killed, "full", 0, 20)
     assert codes[0] == 2, said
     assert codes[1] != 0, said
-    assert said.count("The run began with 1 process and continues with 2: ") == 1
+    assert len(re.findall("began with 1 process.* continues with 2", said)) == 1
     sentences = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1, said
     assert "The checkpoint of step 20 could not be written: no space is left" in sentences[0]
@@ -270,7 +271,7 @@ def test_continues_on_another_number_of_processes(home, killed, launch, caplog):
     assert [path.name for path in list_checkpoints(killed)] == ["checkpoint-15", "checkpoint-10"]
     assert not (killed / ".partial").exists()
     succeed(*WORDS, "--output-dir", killed)
-    assert any(text.startswith("The run began with 2 processes and continues with 1: ") for text in warnings_of(caplog))
+    assert any(re.search("began with 2 process.* continues with 1", text) for text in warnings_of(caplog))
     ours, theirs = losses(killed), losses(home / "whole")
     assert [step for step, _ in ours] == [step for step, _ in theirs]
     assert ours[:2] == theirs[:2]

@@ -1,19 +1,22 @@
-"""Losses that are not finite, and the time budget."""
+"""`RunTrainer` by itself: signals, losses that are not finite; and the time budget."""
 
 import json
 import math
+import os
+import signal
 import types
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from conftest import SENTENCES, refusal
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from tlm_hf import TLMConfig, TLMForMaskedLM
 from tlm_hf.data.masking import MaskingCollator, PretrainingSchedule
-from tlm_hf.errors import UserError
+from tlm_hf.errors import Terminated, UserError
 from tlm_hf.runs.atomic_files import write_json
 from tlm_hf.runs.output_folder import RESULTS_FILE
 from tlm_hf.training import members, time_budget
@@ -74,6 +77,31 @@ def test_loss_that_is_no_number_stops_before_the_next_checkpoint(tokenizer, tmp_
     assert f"{what} is not a finite number at step 6 (peak learning rate 0.001)" in said
     assert f"the last good checkpoint is {tmp_path / 'checkpoint-4'};" in said
     assert not (tmp_path / "checkpoint-6").exists()
+
+
+class Strike(TrainerCallback):
+    def __init__(self, number):
+        self.number = number
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_interrupted_and_continued_is_the_same_run(tokenizer, tmp_path, number, error):
+    """In the middle of an epoch, and with dropout."""
+    whole = build(tokenizer, tmp_path / "whole", 10)
+    whole.train(resume_from_checkpoint=True)  # there is nothing to resume yet
+    before = signal.getsignal(number)
+    with pytest.raises(error):
+        build(tokenizer, tmp_path / "parts", 10, callbacks=[Strike(number)]).train(resume_from_checkpoint=True)
+    assert signal.getsignal(number) is before
+    assert (tmp_path / "parts" / "checkpoint-5").is_dir()
+    continued = build(tokenizer, tmp_path / "parts", 10)
+    continued.train(resume_from_checkpoint=True)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(continued.model.state_dict()[name], tensor), name
 
 
 def test_a_logged_loss_comes_with_tokens_a_second_and_the_time_left(tmp_path, caplog):
