@@ -1,7 +1,11 @@
-"""The Space through its API and its modules, against the models called directly and against our own measures."""
+"""The Space through its API, its modules and headless Chromium, against the models and our own measures.
+
+Without Debian's chromium and playwright the tests of the page skip, unless TLM_NEEDS_BROWSER is set, as in CI.
+"""
 
 import base64
 import json
+import os
 import re
 import shutil
 import sys
@@ -21,6 +25,8 @@ from tlm_hf.data.tasks import load_task
 from tlm_hf.evaluation.calibration import choose_temperature, expected_calibration_error
 
 gradio_client = pytest.importorskip("gradio_client", reason="needs the extra demo")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REASON = "needs chromium (apt-get install chromium) and playwright (pip install playwright)"
 TEXT = "the old boat crosses the river"
 
 
@@ -41,10 +47,15 @@ def space():
 
 
 @pytest.fixture(scope="module")
-def client(demo, tmp_path_factory):
-    server = Server(demo, tmp_path_factory.mktemp("home"))
-    yield gradio_client.Client(server.url, verbose=False)
-    server.stop()
+def server(demo, tmp_path_factory):
+    found = Server(demo, tmp_path_factory.mktemp("home"))
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return gradio_client.Client(server.url, verbose=False)
 
 
 @pytest.fixture
@@ -208,15 +219,6 @@ def test_labels_and_text_are_shown_and_never_run(space, committee):
     assert "mill &amp; &lt;b&gt;bridge" in shown
 
 
-def test_doubt_is_said_in_votes(space):
-    _, demo_models, demo_views = space
-    members = np.array([[0.6, 0.4], [0.1, 0.9], [0.3, 0.7]])
-    answer = demo_models.Answer(["farm", "sea"], members.mean(axis=0), members, ["a"], np.zeros(0), 1.0, [])
-    shown = demo_views.answer(answer)
-    assert "<strong>sea</strong>, 67%. The committee leans that way; the members disagree" in shown
-    assert "2 of 3 say sea, 1 of 3 say farm" in shown
-
-
 def test_findings_are_those_of_the_rows(space):
     shown = space[2].findings(STUDY)
     assert "is better on AG News; may differ by chance alone on FewRel" in shown
@@ -293,3 +295,73 @@ def test_tables_that_cannot_be_trained_on_are_said(space, tmp_path, table, said)
     with pytest.raises(space[1].DemoError, match=said) as caught:
         app.train_on(str(tmp_path / "table.csv"), str(tmp_path), [])
     assert str(tmp_path) not in str(caught.value)
+
+
+# The page.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sync_playwright = None
+    if sync_playwright is None or CHROMIUM is None:
+        if os.environ.get("TLM_NEEDS_BROWSER"):
+            pytest.fail(REASON)
+        pytest.skip(REASON)
+    with sync_playwright() as player:
+        yield player.chromium.launch(
+            executable_path=CHROMIUM, headless=True, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+        )
+
+
+@pytest.fixture
+def page(browser, server, request):
+    """A page that fails the test on a console error or a request to another host."""
+    size = getattr(request, "param", {"width": 1200, "height": 900})
+    found = browser.new_page(viewport=size)
+    errors, hosts = [], set()
+    found.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    found.on("pageerror", lambda error: errors.append(str(error)))
+    found.on("request", lambda sent: hosts.add(sent.url.split("/")[2]) if "://" in sent.url else None)
+    found.goto(server.url, wait_until="domcontentloaded")
+    found.locator("#answer .say").wait_for()
+    yield found
+    found.close()
+    assert not errors
+    assert hosts == {server.url.split("/")[2]}
+
+
+def test_the_answer_follows_the_keys(page, demo):
+    text = page.locator("#live textarea")
+    text.fill("")
+    page.get_by_text("the text is empty").wait_for()
+    text.press_sequentially(TEXT)
+    page.locator("#answer .words").get_by_text(TEXT).wait_for()
+    probabilities, _ = stock_probabilities(demo, TEXT)
+    best = LABELS[probabilities.argmax()]
+    assert page.locator("#answer .say").inner_text().startswith(f"{best}, {100 * probabilities.max():.0f}%")
+    assert page.locator("#answer .dot").count() == 3 * len(LABELS)
+    assert page.evaluate("window.hacked") is None  # a label holds a script
+
+
+def test_race_masks_overlap_and_committee(page):
+    page.get_by_role("button", name="Start the race").click()
+    page.locator("#bars").get_by_text("200 texts").nth(2).wait_for()
+    page.get_by_label("Text with [MASK]").fill("the old [MASK] crosses the [MASK]")
+    page.locator("#masks-answer").get_by_text("not pre-trained, mask 2").wait_for()
+    page.get_by_label("Text to compare").fill("the zebra reads a story")
+    page.locator("#overlap-answer mark").first.wait_for()
+    page.get_by_label("member 2").uncheck()
+    page.locator("#committee").get_by_text("committee of 2").first.wait_for()
+    table = {"name": "table.csv", "mimeType": "text/csv", "buffer": b"body,label\na,b\n"}
+    page.locator("input[type=file]").set_input_files(table)
+    page.locator("#trained").get_by_text("columns text and label").wait_for()
+
+
+@pytest.mark.parametrize("page", [{"width": 390, "height": 844}, {"width": 1440, "height": 900}], indirect=True)
+def test_the_page_fits_and_answers_on_its_first_screen(page):
+    width, height = page.viewport_size["width"], page.viewport_size["height"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#answer .say").bounding_box()["y"] < height
