@@ -29,7 +29,7 @@ from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_frozen import FrozenCommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..runs.atomic_files import Json
-from .measure import ONNX, TimingArguments, build_recipe, build_variants, finish, stock_config
+from .measure import TimingArguments, build_onnx, build_recipe, finish, stock_config
 
 CLS, FIRST_WORD = 101, 1000
 GRID = ("laptop:1", "laptop:3", "laptop:5", "laptop:10", "paper:10")
@@ -68,28 +68,23 @@ def build_batch(vocab_size: int, texts: int, length: int) -> Batch:
 def benchmark_latency(arguments: LatencyArguments) -> Json:
     """Time frozen committees, in every runtime and precision, beside the committee and stock bert-6.
 
-    Returns:
-        `rows`, one for each committee, batch size, `model` (bert-6, committee, frozen), `runtime` and `precision`:
-        `ms`; `ratio`, bert-6 over it; but for bert-6 `max_abs_diff` of the members' logits from the committee's;
-        of a frozen one `limit_ms`: its bytes at the measured bandwidth and its multiply-adds at the measured peak.
-
-    Raises:
-        UserError: an unknown recipe or size, a number out of range, or packages that are missing.
+    Returns `rows`, one for each committee, batch size, `model` (bert-6, committee, frozen), `runtime` and `precision`:
+    `ms`; `ratio`, bert-6 over it; but for bert-6 `max_abs_diff` of the members' logits from the committee's; of a
+    frozen one `limit_ms`: its bytes at the measured bandwidth and its multiply-adds at the measured peak. Raises
+    UserError for an unknown recipe or size, a number out of range, or packages that are missing.
     """
     if not arguments.batch_size or min(arguments.batch_size) < 1:
         raise UserError(f"--batch-size is {arguments.batch_size}: give values of at least 1.")
-    for word in arguments.committees:
-        size, _, count = word.partition(":")
+    committees = [word.partition(":")[::2] for word in arguments.committees]
+    for size, count in committees:
         if not count.isdecimal() or int(count) < 1:
-            raise UserError(f"--committees has {word!r}: write SIZE:MEMBERS, such as {GRID[0]}.")
+            raise UserError(f"--committees has {size}:{count}: write SIZE:MEMBERS, such as {GRID[0]}.")
         build_recipe(arguments.recipe, size)
     check_installed(*NEEDED)
     threads, rows = arguments.set_threads(), []
-    total = len(arguments.committees) * len(arguments.batch_size)
-    with threadpool_limits(threads), torch.inference_mode(), tqdm(total=total, desc="frozen") as progress:
+    with threadpool_limits(threads), torch.inference_mode():
         speeds = _measure_machine()
-        for word in arguments.committees:
-            size, _, count = word.partition(":")
+        for size, count in tqdm(committees, desc="frozen"):
             with TemporaryDirectory() as folder:
                 models = _build_models(arguments, size, int(count), Path(folder))
                 config = models[DEEP].config
@@ -97,7 +92,6 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
                     batch = build_batch(config.vocab_size, texts, config.max_position_embeddings)
                     facts = {"size": size, "members": int(count), "batch_size": texts}
                     rows += [facts | row for row in _time_batch(models, batch, arguments.repeats, speeds)]
-                    progress.update()
     return finish(arguments, {"benchmark": "frozen", "rows": rows, "threads": threads})
 
 
@@ -110,7 +104,7 @@ def _build_models(arguments: LatencyArguments, size: str, count: int, folder: Pa
         tokenizer, place = _tokenizer(config.vocab_size), folder / precision
         models["frozen", "torch", precision] = write_frozen(committee, tokenizer, place, precision)
         models["frozen", "numpy", precision] = runtime.load(place)
-    exported = build_variants(models["frozen", "torch", "float32"], ONNX, folder / "onnx")
+    exported = build_onnx(models["frozen", "torch", "float32"], folder / "onnx")
     return models | {("frozen", *kind): model for kind, model in exported.items()}
 
 

@@ -1,8 +1,6 @@
 """What the benchmarks share: options, recipes, precisions, and the results file (timing: `evaluation.latency`)."""
 
-import copy
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,6 @@ from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable, provenance
 
 LABELS = ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
-ONNX = (("onnxruntime", "float32"), ("onnxruntime", "int8"))
-KINDS = (("torch", "float32"), ("torch", "bfloat16"), *ONNX)
-"""Runtime and precision."""
 
 
 @dataclass
@@ -43,8 +38,7 @@ class TimingArguments:
 def build_recipe(recipe: str, size: str, *, stock: bool = False, **changes: Any) -> TLMConfig:
     """Configuration of a recipe with the labels of the benchmarks; `changes` go to `build_config`.
 
-    Raises:
-        UserError: no such recipe or size; with `stock`, a recipe with a convolution front-end.
+    Raises UserError for no such recipe or size, and with `stock` for a convolution front-end.
     """
     config = build_config(recipe, size, **changes)
     if stock and config.has_convolution:
@@ -58,21 +52,12 @@ def stock_config(config: TLMConfig) -> BertConfig:
     return BertConfig.from_dict({**config.to_dict(), "model_type": "bert"}, attn_implementation="sdpa")
 
 
-def build_variants(
-    model: PreTrainedModel, kinds: Sequence[tuple[str, str]], folder: Path
-) -> dict[tuple[str, str], Any]:
-    """The model in some of the `KINDS`; `folder` takes its ONNX files, and onnxruntime torch's number of threads."""
-    exported, small, threads = folder / "model.onnx", folder / "int8.onnx", torch.get_num_threads()
+def build_onnx(model: PreTrainedModel, folder: Path) -> dict[tuple[str, str], Any]:
+    """The model in onnxruntime, by runtime and precision, on torch's number of threads; `folder` takes the files."""
     folder.mkdir(exist_ok=True)
-    if ONNX[0] in kinds:
-        export_onnx(model, exported)
-    build: tuple[Callable[[], Any], ...] = (
-        lambda: model,
-        lambda: copy.deepcopy(model).to(torch.bfloat16),
-        lambda: OnnxClassifier(exported, model.config, threads),
-        lambda: OnnxClassifier(quantize(exported, small), model.config, threads),
-    )
-    return {kind: make() for kind, make in zip(KINDS, build, strict=True) if kind in kinds}
+    exported, threads = export_onnx(model, folder / "model.onnx"), torch.get_num_threads()
+    files = {"float32": exported, "int8": quantize(exported, folder / "int8.onnx")}
+    return {("onnxruntime", kind): OnnxClassifier(file, model.config, threads) for kind, file in files.items()}
 
 
 def finish(arguments: Any, results: Json) -> Json:

@@ -1,11 +1,13 @@
 """Accuracy that a classifier or committee loses in smaller precisions, on the test split of a task."""
 
 import contextlib
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 
 from ..data.task_options import option
 from ..data.tasks import TaskArguments, class_names, load_task_from
@@ -19,7 +21,7 @@ from ..models.configuration_frozen import TABLE_DTYPES
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
-from .measure import KINDS, build_variants, finish
+from .measure import build_onnx, finish
 
 
 @dataclass
@@ -33,13 +35,9 @@ class PrecisionArguments(TaskArguments):
 def compare_precisions(arguments: PrecisionArguments) -> Json:
     """Score one model in every precision on the same test texts; a committee of one-layer encoders also frozen.
 
-    Returns:
-        `rows`, by runtime and precision: `accuracy`, `loss` in nats, `calibration_error`, `brier_score`, `agreement`
-        (the share of texts with torch's float32 class), and `max_abs_diff`, the largest difference of a logit from
-        torch's float32.
-
-    Raises:
-        UserError: bad input, labels that are not the task's, or packages that are missing.
+    Returns `rows`, by runtime and precision: `accuracy`, `loss` in nats, `calibration_error`, `brier_score`, and beside
+    torch's float32 `agreement`, the share of texts of the same class, and `max_abs_diff`, the largest difference of a
+    logit. Raises UserError for bad input, labels that are not the task's, or packages that are missing.
     """
     if not arguments.model or not arguments.task:
         raise UserError("benchmark precision needs --model (a classifier or committee) and --task.")
@@ -49,19 +47,20 @@ def compare_precisions(arguments: PrecisionArguments) -> Json:
     task = load_task_from(arguments)
     numbers = match_labels(model, arguments.model, arguments.task, class_names(task))
     texts, labels = task["test"]["text"][:], numbers[task["test"]["label"][:]]
+    variants = {("torch", "float32"): model, ("torch", "bfloat16"): copy.deepcopy(model).to(torch.bfloat16)}
     with TemporaryDirectory() as folder:
-        variants = build_variants(model, KINDS, Path(folder))
+        variants |= build_onnx(model, Path(folder))
     if isinstance(model, CommitteeForSequenceClassification):
         with contextlib.suppress(ValueError):  # a member has no tables
             variants |= {("frozen", dtype): model.freeze(dtype, tokenizer.cls_token_id) for dtype in TABLE_DTYPES}
     logits = {kind: predict_logits(variant, tokenizer, texts)[0] for kind, variant in variants.items()}
-    exact = logits[KINDS[0]]
+    exact = logits["torch", "float32"]
     rows = []
     for (runtime, precision), values in logits.items():
         row: Json = {"runtime": runtime, "precision": precision, **classification_metrics(values, labels)}
-        row |= {"calibration_error": expected_calibration_error(values, labels)}
-        row |= {"brier_score": brier_score(values, labels)}
-        row |= {"agreement": float((values.argmax(-1) == exact.argmax(-1)).mean())}
+        row["calibration_error"] = expected_calibration_error(values, labels)
+        row["brier_score"] = brier_score(values, labels)
+        row["agreement"] = float((values.argmax(-1) == exact.argmax(-1)).mean())
         rows.append(row | {"max_abs_diff": float(np.abs(values - exact).max())})
     results = {"model": portable_path(arguments.model), "task": arguments.task, "texts": len(labels), "rows": rows}
     return finish(arguments, results)

@@ -1,6 +1,7 @@
 """From text to label on one core, tokenization included: a frozen committee beside what people take for its speed."""
 
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -19,7 +21,7 @@ from ..data.tasks import load_task
 from ..errors import UserError, check_installed, check_range
 from ..evaluation.latency import alternating_medians
 from ..runs.atomic_files import Json
-from ..runs.worker_pool import ONE_THREAD, environment
+from ..runs.worker_pool import ONE_THREAD
 from ..runtime import load
 from .contestants import CONTESTANTS, FROZEN, Answer, Texts
 from .measure import TimingArguments, finish
@@ -43,13 +45,9 @@ class TextToLabelArguments(TimingArguments):
 def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
     """Time a frozen committee and its rivals on real texts, on one thread, in turns.
 
-    Returns:
-        `rows`, one for each contestant: `texts_per_second` of a batch; `ratio`, its time over that of the bare
-        tokenizer; `p50_ms` and `p99_ms` of a single text; `cold_start_seconds` from process start to the first answer;
-        `resident_mib` of that process. `skipped`: why a contestant has no row.
-
-    Raises:
-        UserError: no frozen committee, no such task, or a number out of range.
+    Returns `rows`, one for each contestant: `texts_per_second` of a batch; `ratio`, its time over that of the bare
+    tokenizer; `p50_ms` and `p99_ms` of a single text; `cold_start_seconds` from process start to the first answer;
+    `resident_mib` of that process. `skipped`: why a contestant has no row. Raises UserError for bad input.
     """
     check_range(arguments, 1, 10**6, "num_texts")
     try:
@@ -61,7 +59,7 @@ def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
     arguments.set_threads()
     texts = list(itertools.islice(itertools.cycle(task["test"]["text"][:]), arguments.num_texts))
     answers, skipped = {}, {}
-    with TemporaryDirectory() as root, threadpool_limits(1), environment(SINGLE):
+    with TemporaryDirectory() as root, threadpool_limits(1), patch.dict(os.environ, SINGLE):
         folder = Path(root)
         shutil.copytree(arguments.model, folder / FROZEN)
         for name in dict.fromkeys(["tokenizer", *arguments.contestants]):

@@ -108,24 +108,17 @@ def _take_step(*arguments: Any) -> float:
 
 
 def _start_side(stack: ExitStack, *arguments: Any) -> Callable[[], float]:
-    """Start a process that ends with `stack` and builds what `_build_step` does; gives what takes a step there."""
+    """Start a process that ends with `stack`, and give what takes a step of `_build_step` there."""
     pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-
-    def step() -> float:
-        return pool.submit(_take_step, *arguments).result()
-
-    step()  # waits for the imports and the model
-    return step
+    pool.submit(_take_step, *arguments).result()  # waits for the imports and the model
+    return lambda: pool.submit(_take_step, *arguments).result()
 
 
 def benchmark_steps(arguments: StepArguments) -> Json:
     """Time one optimizer step, forward, backward and AdamW, against stock BERT's.
 
-    Returns:
-        `median_seconds` of each of the `SIDES`, and `ratios`, stock's over it.
-
-    Raises:
-        UserError: unknown recipe or size, a recipe that stock BERT does not have, or a number out of range.
+    Returns `median_seconds` of each of the `SIDES`, and `ratios`, stock's over it. Raises UserError for a recipe that
+    stock BERT does not have, or a number out of range.
     """
     check_range(arguments, 1, 2**20, "batch_size")
     check_range(arguments, 0.01, 0.99, "mlm_probability")

@@ -1,7 +1,6 @@
 """Checkpoint writing: folders sealed with every file's hash, flushed, renamed into place, rotated, and found again.
 
-What a continued training restores from one is in `training.trainer` (exact resume); its pickles are read by
-`torch.load(weights_only=True)`, which runs no code.
+What a continued training restores from one is in `training.trainer` (exact resume).
 """
 
 import contextlib
@@ -77,8 +76,8 @@ def _choose(folder: Path) -> Path | None:
     for checkpoint in list_checkpoints(folder):
         damage = find_damage(checkpoint)
         best = best_beside(checkpoint) if damage is None else None
-        if best is not None and find_damage(best) is not None:
-            damage = f"{best.name}, the best so far, is damaged: {find_damage(best)}"
+        if best is not None and (damage := find_damage(best)):
+            damage = f"{best.name}, the best so far, is damaged: {damage}"
         if damage is None:
             return checkpoint
         renamed = folder / f"{DAMAGED}{checkpoint.name}"
@@ -98,10 +97,10 @@ def last_whole(folder: Path) -> Path | None:
         return _choose(folder)
     answer = [_choose(folder) if torch.distributed.get_rank() == 0 else None]
     torch.distributed.broadcast_object_list(answer, src=0)
-    chosen = answer[0]
-    if chosen is not None and not chosen.is_dir():
-        raise UserError(f"{chosen} is not on every machine: choose an --output-dir on a file system that they share.")
-    return chosen
+    if answer[0] is not None and not answer[0].is_dir():
+        words = "is not on every machine: choose an --output-dir on a file system that they share"
+        raise UserError(f"{answer[0]} {words}.")
+    return answer[0]
 
 
 def publish(written: Path, final_root: Path, best: str) -> None:

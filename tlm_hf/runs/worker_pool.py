@@ -4,13 +4,14 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tqdm.auto import tqdm
 
@@ -19,8 +20,7 @@ from .atomic_files import Json
 from .quiet import quiet_libraries
 
 LOG_FILE = "train.log"
-PROGRESS_FILE = "progress.log"
-"""Share of a run that is done; ends in .log, so that an output folder that holds nothing else still counts as empty."""
+PROGRESS_FILE = "progress.log"  # share of a run that is done; with a log alone a folder still counts as empty
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 POLL_SECONDS, LOG_SECONDS = 0.5, 20
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
@@ -28,10 +28,9 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{pos
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work: a top-level function, and a unique name for it.
+    """One piece of work: a top-level function with a unique name, which comes `after` the jobs of these names.
 
-    `arguments` are its keyword arguments, `output_dir` among them, or its only argument, a dataclass with `output_dir`;
-    it comes `after` the jobs of these names; `weight` is the expected work in any unit, for the progress bar.
+    `arguments` are its keyword arguments or its only one, with `output_dir`; `weight` is the expected work in any unit.
     """
 
     name: str
@@ -62,18 +61,12 @@ def run_jobs(
 ) -> dict[str, Json]:
     """Run jobs, as many at once as there are workers, under one progress bar; returns their results by name.
 
-    Args:
-        jobs: in order of preference; a job starts when those that it comes after are done.
-        workers: processes of one thread each; 1 runs everything in this process.
-        description: of the progress bar.
-        wanted: called whenever a job has ended, gives all jobs to do from now on, in order of preference.
-        devices: values of CUDA_VISIBLE_DEVICES, which the workers take in turn.
-        show: whether to show the bar.
-        elsewhere: an Executor with `slots()`, in place of processes of this machine.
+    Jobs are in order of preference; `wanted`, called whenever one has ended, gives all to do from now on. Workers are
+    processes of one thread each (1: this process), which take the `devices` (CUDA_VISIBLE_DEVICES) in turn;
+    `elsewhere` is an Executor with `slots()` in their place.
 
-    Raises:
-        UserError: what a job raises, after the others in flight have ended; a process that was killed.
-        ValueError: jobs that wait for one that does not exist, or for themselves.
+    Raises UserError for what a job raises, after those in flight have ended, or a process that was killed; ValueError
+    for jobs that wait for one that never ends.
     """
     executor = elsewhere or _processes(workers, devices)
     in_children = workers > 1 or elsewhere is not None
@@ -81,7 +74,7 @@ def run_jobs(
     waiting, running, results, done = list(jobs), dict[Future[Json], Job](), dict[str, Json](), 0.0
     pause = POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS
     bar = tqdm(desc=description, bar_format=BAR, mininterval=pause, miniters=0, file=sys.stderr, disable=not show)
-    with bar, environment(ONE_THREAD if in_children else {}), executor:
+    with bar, patch.dict(os.environ, ONE_THREAD if in_children else {}), executor:
         try:
             while waiting or running:
                 free = (elsewhere.slots() if elsewhere else workers) - len(running)
@@ -133,18 +126,6 @@ def _start_worker(devices: Any) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
-
-
-@contextlib.contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables of this process and of those that it starts, for a while."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def write_progress(folder: Path, share: float, note: str = "") -> None:
