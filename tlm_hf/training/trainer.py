@@ -100,8 +100,8 @@ class RunTrainer(Trainer):
         if self._continued is not None and self.args.should_save:
             before, now = read_json(self._continued / MANIFEST)["processes"], self.args.world_size
             if before != now:
-                words = "same texts and masks, but sums and dropout, and so the bits, will differ"
-                logger.warning(f"The run began with {before} process(es) and continues with {now}: {words}.")
+                began = f"The run began with {before} process{'es' * (before > 1)} and continues with {now}"
+                logger.warning("%s: same texts and masks, but sums, dropout and so the bits will differ.", began)
         try:
             output = super().train(None if self._continued is None else str(self._continued), **kwargs)
         finally:
