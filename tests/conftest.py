@@ -1,7 +1,6 @@
 """What the tests share: a tiny tokenizer, pairs of (ours, stock BERT) on the same weights, a Python without it.
 
-The oracle of most tests is stock transformers: a stock BERT is built with every weight drawn at random (biases and
-LayerNorms too, so that none of them can be forgotten unseen), and its state is loaded into our class.
+The oracle of most tests is a stock BERT with every weight at random, LayerNorms too: its state is loaded into ours.
 """
 
 import gc

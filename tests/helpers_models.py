@@ -1,7 +1,6 @@
 """What the tests of models share: small batches, and the comparison of ours with stock BERT on the same weights.
 
-Values agree to atol 1e-5 + rtol 1e-5; gradients to 1e-5 of the largest entry of all gradients (the true gradient of the
-key biases is 0, so an entry's own size is no measure).
+Gradients agree to 1e-5 of the largest entry of all: that of the key biases is 0, so its own size is no measure.
 """
 
 from contextlib import contextmanager

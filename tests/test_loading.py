@@ -1,7 +1,6 @@
 """What `save_pretrained` writes opens wherever it was promised to: as stock BERT, as remote code, with the package.
 
-Oracles: stock transformers classes and pipelines on the original weights. The package-less checks run in one fresh
-Python in which `import tlm_hf` fails; each case is caught by itself and asserted by a test of its own.
+Oracles: stock transformers on the original weights. One Python without the package runs all cases.
 """
 
 import copy

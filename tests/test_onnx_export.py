@@ -1,7 +1,6 @@
-"""ONNX exports of what opens from our folders, run by onnxruntime: logits equal to torch's on every batch and length.
+"""ONNX exports of our folders as remote code, run by onnxruntime: torch's logits on every batch and length.
 
 Oracle: stock BERT in torch on the same weights (with convolution, and for a committee, our models by the plain path).
-Export and run happen in one fresh Python without the package, as remote code, with the fast paths on.
 """
 
 import json

@@ -87,12 +87,24 @@ def test_wheel_has_every_module_and_the_templates_and_nothing_else(wheel: Path):
     assert templates
 
 
+REGISTERED = """
+from transformers import AutoConfig, AutoModelForSequenceClassification
+for kind in ("tlm", "tlm_committee"):
+    print(AutoModelForSequenceClassification._model_mapping[type(AutoConfig.for_model(kind))].__name__)
+"""
+
+
 def test_wheel_works_from_another_folder(wheel: Path, installed: Path, tmp_path: Path):
+    """Our classes are registered in whatever order is imported."""
     archive = zipfile.ZipFile(wheel)
     info = f"tlm_hf-{PYPROJECT['project']['version']}.dist-info"
     assert "License-Expression: Apache-2.0" in archive.read(f"{info}/METADATA").decode()
     assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
-    program = """
+    classes = ["TLMForSequenceClassification", "CommitteeForSequenceClassification"]
+    first = "import transformers.models.auto.modeling_auto\nimport tlm_hf\n"
+    assert run_away(installed, tmp_path, "-c", first + REGISTERED).stdout.split() == classes
+    program = f"from tlm_hf import TLMForMaskedLM{REGISTERED}"
+    program += """
 import importlib, pkgutil, tlm_hf
 for module in pkgutil.walk_packages(tlm_hf.__path__, "tlm_hf."):
     importlib.import_module(module.name)
@@ -100,7 +112,8 @@ print(tlm_hf.__file__, tlm_hf.__version__)
 """
     result = run_away(installed, tmp_path, "-c", program)
     assert result.returncode == 0, result.stderr
-    file, version = result.stdout.split()
+    *names, file, version = result.stdout.split()
+    assert names == classes
     assert Path(file).is_relative_to(installed)
     assert version == PYPROJECT["project"]["version"]
     answered = run_away(installed, tmp_path, str(installed / "bin" / "tlm"), "pretrain", "--help")
@@ -165,22 +178,6 @@ def test_importing_the_package_imports_neither_torch_nor_transformers(installed:
     program = "import sys, tlm_hf.commands.main; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     result = run_away(installed, tmp_path, "-c", program)
     assert result.stdout.strip() == "[]", result.stderr
-
-
-@pytest.mark.parametrize(
-    "lines", [["import transformers.models.auto.modeling_auto", "import tlm_hf"], ["from tlm_hf import TLMForMaskedLM"]]
-)
-def test_our_classes_are_registered_in_whatever_order_is_imported(installed: Path, tmp_path: Path, lines: list[str]):
-    program = [
-        *lines,
-        "from transformers import AutoConfig, AutoModelForSequenceClassification",
-        "for kind in ('tlm', 'tlm_committee'):",
-        "    print(AutoModelForSequenceClassification._model_mapping[type(AutoConfig.for_model(kind))].__name__)",
-    ]
-    result = run_away(installed, tmp_path, "-c", "\n".join(program))
-    assert result.stdout.split() == ["TLMForSequenceClassification", "CommitteeForSequenceClassification"], (
-        result.stderr
-    )
 
 
 def test_every_public_name_can_be_imported_and_is_listed():

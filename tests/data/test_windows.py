@@ -53,6 +53,9 @@ def test_every_token_is_in_one_window(tokenizer, sizes, length):
     tokens = Tokens(np.array(ids, np.int32) for ids in texts)
     made = Windows(tokens, tokenizer, length)
     assert made.lengths.tolist() == [len(row) for row in rows]
+    for index in (len(made), -len(made) - 1):
+        with pytest.raises(IndexError):
+            made[index]
     assert [row.tolist() for row in pickle.loads(pickle.dumps(made))] == rows
     counts = np.bincount([token for row in rows for token in row], minlength=3000)
     assert made.counts(3000).tolist() == counts.tolist()
@@ -75,11 +78,9 @@ def test_what_is_cut_is_counted_and_said(tokenizer, caplog):
     facts.warn_of_cut(32)
     facts.warn_of_unknown()
     small, own, unknown = caplog.messages
-    assert small == (
-        "2 of 4 texts are longer than 32 tokens and are cut (53.0% of all tokens): --max-length 130 reads more of them."
-    )
-    assert "pre-trained with --max-length 130" in own
-    assert "25.0% of the tokens are [UNK]" in unknown
+    assert all(part in small for part in ("2 of 4 texts", "32 tokens", "53.0%", "--max-length 130"))
+    assert "--max-length 130" in own
+    assert "25.0%" in unknown
     short = TextFacts.measure(np.array([10, 20]), 32, 0)
     short.warn_of_cut(32)
     short.warn_of_unknown()
@@ -90,14 +91,6 @@ def test_what_is_cut_is_counted_and_said(tokenizer, caplog):
     assert unknown == 40
     expected = TextFacts.measure(np.array([len(row) for row in ids]), 16, unknown)
     assert TextFacts.of_texts(texts, tokenizer, 16) == expected
-
-
-@pytest.mark.parametrize("index", [7, -8])
-def test_a_window_out_of_range(tokenizer, index):
-    rows = Windows(Tokens([np.arange(10, 20)] * 7), tokenizer, 16)
-    assert len(rows) == 7
-    with pytest.raises(IndexError):
-        rows[index]
 
 
 STRANGE = ["", "[MASK] and [SEP] in a text", "  tabs\tand\nnewlines  ", "naïve 東京 🙂", "a", "boat " * 50]

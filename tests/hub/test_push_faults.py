@@ -1,7 +1,6 @@
 """Pushes disturbed at one step: the same command again ends as if nothing had been, and no branch is ever at a half.
 
-The fast tests meet each kind of branch in our code once; `-m slow` takes every fault at every step, first releases and
-second ones. Oracle: the commits of the local Hub after an undisturbed push.
+Oracle: the local Hub after an undisturbed push. `-m slow` takes every fault at every step.
 """
 
 import hashlib

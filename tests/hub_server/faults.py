@@ -1,12 +1,6 @@
 """Disturbances of the local Hub, at the outermost layer, where connections can really be cut.
 
-refuse         the connection is cut before anything is read
-cut_upload     ... after `bytes` of the request's body; nothing is applied
-cut_download   ... after `bytes` of the answer's body
-lost_reply     the request is applied, then the connection is cut without an answer
-status         answers `code` with `headers` and `body`
-stale_parent   someone else's commit lands on the repository just before this request
-half_lfs       keeps `bytes` of an object and answers 200
+`stale_parent`: someone else's commit lands just before the request; `half_lfs` keeps `bytes` of an object, answers 200.
 """
 
 import asyncio

@@ -1,9 +1,7 @@
 """A small server that speaks enough of the Hub's HTTP interface for the official clients as they are; for tests alone.
 
-Users with tokens and organizations, private repositories, commits with parents, LFS, branches, tags, variables of
-Spaces. Its answers were written down from what huggingface_hub 2.4 sends and needs; it proves nothing of
-the real Hub's rules, rate limits or storage. `hub.url` goes into HF_ENDPOINT or `HfApi(endpoint=...)`, with
-HF_HUB_DISABLE_XET=1; `hub.fault(kind, method=..., path=..., after=..., times=...)` disturbs requests: see `faults`.
+It answers what huggingface_hub 2.4 sends and needs, and proves nothing of the real Hub's rules, rate limits or storage.
+`hub.url` goes into HF_ENDPOINT with HF_HUB_DISABLE_XET=1; `hub.fault` disturbs requests.
 """
 
 import json

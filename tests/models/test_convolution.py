@@ -1,8 +1,6 @@
 """The convolution front-end against plain `torch.nn.functional`, written here from the paper's description.
 
-Oracle: the embedding output (batch, sequence, hidden) as a one-channel picture; n times [conv2d padding="same" ->
-batch norm -> GELU]; then a 1x1 convolution to one channel -> batch norm -> GELU (arXiv 2507.14871). For padded batches
-the oracle is the same text alone, and for the running statistics numpy over the token positions.
+For padded batches the oracle is the same text alone; for the running statistics, numpy over the token positions.
 """
 
 import numpy as np

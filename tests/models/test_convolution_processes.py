@@ -1,7 +1,6 @@
 """BatchNorm statistics of the front-end over several processes: they are those of the whole batch.
 
-Oracle: the same model in this process on the whole batch (`test_convolution` holds that against plain torch). Two other
-processes (gloo, CPU) are started once: DistributedDataParallel on hand-made halves of a batch.
+Oracle: the same model in this process on the whole batch, which `test_convolution` holds against plain torch.
 """
 
 import pytest
@@ -22,8 +21,8 @@ from tlm_hf.models.convolution_tlm import MaskedBatchNorm2d
 folder = sys.argv[1]
 torch.set_num_threads(1)
 child = os.fork()
-rank = int(child == 0)
-torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+rank, store = int(child == 0), torch.distributed.FileStore(f"{folder}/meeting", 2)
+torch.distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
 given = torch.load(f"{folder}/given.pt", weights_only=True)
 computed = {}
 for name, (fields, synchronise, halves) in given["cases"].items():

@@ -1,7 +1,6 @@
 """`conv_sees_padding`: the front-end reads padding as text, and the model itself pads every input to full length.
 
-Oracle: every text padded by hand to `max_position_embeddings` with [PAD], then stock BERT's embeddings, the front-end
-in plain `torch.nn.functional` over all positions, and stock BERT's layers under a mask of the text, all at full length.
+Oracle: texts padded by hand, stock BERT, and between its embeddings and layers the front-end in plain torch.
 """
 
 import json

@@ -1,7 +1,6 @@
 """Layers that are not what they look like: PEFT adapters on every head, hooks, replaced weights, offloading.
 
-Oracle: the same adapter with the same weights (or the same hook) on stock BERT with the same weights. The fast paths
-read weights instead of calling layers, so they must step aside for whatever has been put around a layer.
+Oracle: the same on stock BERT with the same weights. The fast paths, which call no layers, must step aside.
 """
 
 import copy

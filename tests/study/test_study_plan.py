@@ -154,7 +154,6 @@ TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratc
         ("pretraining", {"bert-1": {"num_texts": 8}}, "pretraining.bert-1.max_steps must be"),
         ("overlap", {"num_texts": 301, "corpus_texts": 300}, "overlap.num_texts .* 300"),
         ("committee", {"reference": "bert-9"}, "'bert-9'"),
-        ("finetuning_seeds", 0, "smoke.finetuning_seeds: "),
         ("committee", {"members": {"bert-1": 0}}, "committee.members.bert-1: "),
         ("committee", {"longr": {"max_steps": 64, "members": 1}}, "committee.longr"),
         ("committee", {"longer": {"members": 1}}, "committee.longer.max_steps: Field required"),
