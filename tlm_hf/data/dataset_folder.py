@@ -1,8 +1,4 @@
-"""Data set folders: parquet files, a card and the facts, ready to push and loadable by path with `datasets` alone.
-
-The YAML of README.md, the card, names each file, so that a stale one beside it is never read; `subset.json` has the
-facts of every split, hashes of the files, and how they were made.
-"""
+"""Data set folders, ready to push and loadable by `datasets` alone: parquet files, a card, facts in `subset.json`."""
 
 import re
 from collections.abc import Sequence
@@ -68,14 +64,11 @@ class PrepareDataArguments(TaskArguments):
 def prepare_data(arguments: PrepareDataArguments) -> Json:
     """Make a data set folder, ready to push, of a corpus in nested sizes or of a task; leaking rows are dropped.
 
-    The same command elsewhere gives the same parquet files, byte for byte. Raises UserError for bad options, or a
-    folder that cannot be written.
+    The same command elsewhere gives the same parquet files, byte for byte. Raises UserError.
     """
-    if not arguments.output_dir:
-        raise UserError("--output-dir is missing: name the folder to make.")
     destination = Path(arguments.output_dir).expanduser().resolve()
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
-        raise UserError(f"The output folder {destination} is there already: choose another --output-dir, or remove it.")
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())) or not arguments.output_dir:
+        raise UserError(f"The --output-dir {arguments.output_dir!r} is there already: name a new or an empty folder.")
     if bool(arguments.corpus) == bool(arguments.task):
         raise UserError("Give one of --corpus and --task: a data set is made of one of them.")
     check_range(arguments, 1, float("inf"), "validation_texts")
@@ -85,7 +78,7 @@ def prepare_data(arguments: PrepareDataArguments) -> Json:
     if arguments.task and sizes:
         raise UserError("--num-texts are sizes of a corpus: for a task give --train-per-label and its siblings.")
     if sizes != sorted({size for size in sizes if size > 0}):
-        given = " ".join(str(size) for size in sizes)
+        given = " ".join(map(str, sizes))
         raise UserError(f"--num-texts is {given}: give sizes of at least 1 in ascending order, each once.")
     arguments = replace(arguments, drop_leakage=True)
     configs = _corpus(arguments) if arguments.corpus else {"default": load_task_from(arguments)}
@@ -118,8 +111,8 @@ def _corpus(arguments: PrepareDataArguments) -> dict[str, datasets.DatasetDict]:
 def _write(arguments: PrepareDataArguments, configs: dict[str, datasets.DatasetDict], destination: Path) -> Json:
     """Write splits by configuration as a folder that `datasets.load_dataset` opens; returns its `subset.json`."""
     settings = {key: value for key, value in asdict(arguments).items() if key not in NOT_SETTINGS}
-    record: Json = {"kind": SUBSET_KIND, "name": destination.name, "settings": settings}
-    record["configs"] = {name: {split: facts_of(rows) for split, rows in of.items()} for name, of in configs.items()}
+    facts = {name: {split: facts_of(rows) for split, rows in of.items()} for name, of in configs.items()}
+    record: Json = {"kind": SUBSET_KIND, "name": destination.name, "settings": settings, "configs": facts}
     record = portable({**record, **provenance()})
     try:
         with whole_folder(destination) as folder:
@@ -130,15 +123,13 @@ def _write(arguments: PrepareDataArguments, configs: dict[str, datasets.DatasetD
                     features = _published(rows)
                     whole = datasets.Dataset.from_dict({name: rows[name][:] for name in features}, features=features)
                     whole.to_parquet(str(folder / FILE.format(config, split)))
-            (folder / "README.md").write_text(
-                _render_card(record, arguments.corpus or arguments.task, configs), encoding="utf-8"
-            )
-            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            card = _render_card(record, arguments.corpus or arguments.task, configs)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            files = filter(Path.is_file, sorted(folder.rglob("*")))
             record["files"] = {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
             write_json(folder / SUBSET_FILE, record)
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        raise UserError(f"{destination.name} cannot be written ({reason}): choose another --output-dir.") from error
+        raise UserError(f"{destination.name} cannot be written ({error}): choose another --output-dir.") from error
     return record
 
 
@@ -149,12 +140,10 @@ def _published(rows: datasets.Dataset) -> datasets.Features:
 
 def _render_card(record: Json, place: str, tables: dict[str, datasets.DatasetDict]) -> str:
     origin = portable_path(place)
-    source = known_source(origin) or Source(
-        origin,
-        f"From `{escape_code(origin)}`. {UNKNOWN}: say it here, and in the `license` field above, before you publish.",
-        ["unknown"],
-        language=(),
+    note = (
+        f"From `{escape_code(origin)}`. {UNKNOWN}: say it here, and in the `license` field above, before you publish."
     )
+    source = known_source(origin) or Source(origin, note, ["unknown"], language=())
     splits = list(record["configs"].values())[-1]
     body = card_template("dataset").render(
         name=record["name"],
@@ -187,13 +176,9 @@ def _metadata(name: str, source: Source, tables: dict[str, datasets.DatasetDict]
     infos = {name: datasets.DatasetInfo(features=_published(of["train"])) for name, of in tables.items()}
     DatasetInfosDict(infos).to_dataset_card_data(data)
     # Files are named one by one: a pattern would take up what an older version of the data set left on the Hub.
-    configs: list[Json] = [
-        {
-            "config_name": config,
-            "data_files": [{"split": split, "path": FILE.format(config, split)} for split in splits],
-        }
-        for config, splits in tables.items()
-    ]
-    configs[-1]["default"] = True  # the others are parts of it
-    data["configs"] = configs
+    data["configs"] = []
+    for config, splits in tables.items():
+        files = [{"split": split, "path": FILE.format(config, split)} for split in splits]
+        data["configs"].append({"config_name": config, "data_files": files})
+    data["configs"][-1]["default"] = True  # the others are parts of it
     return data

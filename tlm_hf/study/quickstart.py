@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from ..cards import CardFacts
 from ..data.corpora import corpus_hash, load_corpus
@@ -34,7 +33,7 @@ from ..training.pretrain import pretrain
 
 logger = logging.getLogger(__name__)
 ARMS, MEMBERS = ("scratch", "pretrained"), 3
-CORPUS = "docstrings of installed Python libraries"
+CORPUS, PLOT = "docstrings of installed Python libraries", "accuracy.png"
 SHALLOW_RATE, DEEP_RATE = 1e-3, 3e-4
 """Of fine-tuning, for both arms, chosen on validation."""
 
@@ -77,10 +76,9 @@ class Scale:
         return options | {"validation_per_label": size.validation_per_label, "test_per_label": size.test_per_label}
 
     @property
-    def embedded(self) -> dict[str, Path]:
+    def embedded(self) -> list[tuple[str, Path]]:
         """The trained encoders that come with the package, at most as many as a `bert-1` has seeds."""
-        trained = [item for item in pretrained().items() if item[0].startswith("tlm-bert1")]
-        return dict(trained[: self.seeds])
+        return [item for item in pretrained().items() if item[0].startswith("tlm-bert1")][: self.seeds]
 
     def classifiers(self, encoder: str, arm: str) -> list[str]:
         """Names of the fine-tunings of an encoder."""
@@ -119,8 +117,7 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     start = time.perf_counter()
 
     logger.info("1 of 5: reading the docstrings of installed libraries (the first time takes half a minute) ...")
-    corpus = load_corpus("docstrings", num_texts=scale.num_texts)
-    task = load_task(**scale.task)
+    corpus, task = load_corpus("docstrings", num_texts=scale.num_texts), load_task(**scale.task)
     settings = {"scale": asdict(scale), "corpus_sha256": corpus_hash(corpus), "task_sha256": task_hash(task)}
     run = Run(output, "quickstart", settings)
     if run.results is not None:
@@ -138,9 +135,13 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     results |= run_jobs(_joining(scale, output), workers, "4 of 5: committees")
     logger.info("5 of 5: baseline, latency and release folders ...")
     baseline = tfidf_baseline(task)
-    latency, is_busy = _latency(scale, output, task["test"]["text"][0])
+    folders = _folders(scale, output)
+    watch, tokenizer = Watch(), load_tokenizer(str(folders["bert-1"]))
+    models = {name: load_classifier(str(folder)) for name, folder in folders.items()}
+    latency = classifier_latency(models, tokenizer, task["test"]["text"][0], rounds=40, threads=1)
+    is_busy = watch.is_busy()
     rows = _rows(scale, results, baseline, latency)
-    draw_plot(rows, output / "accuracy.png", smoke=arguments.smoke)
+    draw_plot(rows, output / PLOT, smoke=arguments.smoke)
     facts = CardFacts("docstrings: which library a paragraph documents", baseline, smoke=arguments.smoke)
     staged = _stage(scale, output, results, facts)
     summary: Json = {
@@ -158,7 +159,6 @@ def quickstart(arguments: QuickstartArguments) -> Json:
 
 
 def _pretraining(scale: Scale, output: Path, shared: Json) -> list[Job]:
-    """Every encoder."""
     shared = shared | {"corpus": "docstrings", "num_texts": scale.num_texts, "tokenizer": str(output / "tokenizer")}
     shared |= {"size": scale.size, "max_steps": scale.pretraining_steps}
     jobs = []
@@ -171,20 +171,18 @@ def _pretraining(scale: Scale, output: Path, shared: Json) -> list[Job]:
 
 def _finetuning(scale: Scale, output: Path, shared: Json) -> list[Job]:
     """Every classifier: of each encoder and arm, and of each encoder that comes with the package."""
-    jobs, shared = [], shared | scale.task | {"num_train_epochs": scale.finetuning_epochs}
-
-    def add(name: str, model: Path, seed: int, **options: Any) -> None:
-        is_deep = model.name == scale.deep
-        options |= {"model": str(model), "seed": seed, "output_dir": str(output / "classifiers" / name), **shared}
-        options["learning_rate"] = DEEP_RATE if is_deep else SHALLOW_RATE
-        jobs.append(Job(name, finetune, options, weight=6.0 if is_deep else 1.0))
-
+    runs = [(name, folder, seed, "pretrained") for seed, (name, folder) in enumerate(scale.embedded)]
     for (encoder, member), arm in product(scale.encoders.items(), ARMS):
         for number, name in enumerate(scale.classifiers(encoder, arm)):
             # Seeds differ between members, so those from scratch differ too.
-            add(name, output / "encoders" / encoder, scale.seeds * member + number, from_scratch=arm == "scratch")
-    for seed, (name, folder) in enumerate(scale.embedded.items()):
-        add(name, folder, seed)
+            runs.append((name, output / "encoders" / encoder, scale.seeds * member + number, arm))
+    jobs, shared = [], shared | scale.task | {"num_train_epochs": scale.finetuning_epochs}
+    for name, folder, seed, arm in runs:
+        is_deep = folder.name == scale.deep
+        options = {"model": str(folder), "seed": seed, "from_scratch": arm == "scratch", **shared}
+        options |= {"output_dir": str(output / "classifiers" / name)}
+        options |= {"learning_rate": DEEP_RATE if is_deep else SHALLOW_RATE}
+        jobs.append(Job(name, finetune, options, weight=6.0 if is_deep else 1.0))
     return jobs
 
 
@@ -199,18 +197,13 @@ def _joining(scale: Scale, output: Path) -> list[Job]:
     return jobs
 
 
-def _latency(scale: Scale, output: Path, text: str) -> tuple[dict[str, float], bool]:
-    """Median milliseconds for one text on one thread, by model, and whether the machine was busy."""
-    folders = {
+def _folders(scale: Scale, output: Path) -> dict[str, Path]:
+    """The models whose latency is measured."""
+    return {
         scale.deep: output / "classifiers" / f"{scale.deep}-pretrained-0",
         "bert-1": output / "classifiers" / "bert-1-0-pretrained-0",
         "committee": output / "committees" / "committee-pretrained-0",
     }
-    models = {name: load_classifier(str(folder)) for name, folder in folders.items()}
-    tokenizer = load_tokenizer(str(folders["bert-1"]))
-    watch = Watch()
-    latency = classifier_latency(models, tokenizer, text, rounds=40, threads=1)
-    return latency, watch.is_busy()
 
 
 def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[str, float]) -> list[TableRow]:
@@ -229,23 +222,19 @@ def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[
         row(f"committee of {MEMBERS} bert-1", joined, latency["committee"]),
     ]
     if scale.embedded:
-        rows.append(row("bert-1 of the package", {"pretrained": list(scale.embedded)}, None))
+        rows.append(row("bert-1 of the package", {"pretrained": [name for name, _ in scale.embedded]}, None))
     return [*rows, TableRow("TF-IDF + linear model", None, [baseline["accuracy"]], [], None)]
 
 
 def _stage(scale: Scale, output: Path, results: dict[str, Json], facts: CardFacts) -> list[Path]:
     """Release folders: every encoder, the first `bert-1`, the deep classifier, the first committee, the demo."""
-    release, plot, shown = output / "release", output / "accuracy.png", ("bert-1-0", scale.deep)
-    of_encoder = CardFacts(CORPUS, smoke=facts.smoke)
-    runs: list[tuple[str, str, str, CardFacts, Path | None]] = [
-        ("encoder", name, f"tlm-{name}", of_encoder, None) for name in scale.encoders
-    ]
-    runs += [("classifier", f"{name}-pretrained-0", f"tlm-{name}-docstrings", facts, plot) for name in shown]
-    runs.append(("committee", "committee-pretrained-0", "tlm-committee-docstrings", facts, plot))
-    folders = [
-        stage_model(output / f"{kind}s" / run, release / target, kind, results[run], about, picture)
-        for kind, run, target, about, picture in runs
-    ]
+    release, shown, folders = output / "release", ("bert-1-0", scale.deep), []
+    runs = [("encoder", name, f"tlm-{name}") for name in scale.encoders]
+    runs += [("classifier", f"{name}-pretrained-0", f"tlm-{name}-docstrings") for name in shown]
+    runs.append(("committee", "committee-pretrained-0", "tlm-committee-docstrings"))
+    for kind, run, target in runs:
+        about, plot = (CardFacts(CORPUS, smoke=facts.smoke), None) if kind == "encoder" else (facts, output / PLOT)
+        folders.append(stage_model(output / f"{kind}s" / run, release / target, kind, results[run], about, plot))
     demo = DemoArguments(
         committees=[f"docstrings={output / 'committees' / 'committee-pretrained-0'}"],
         deep=[f"docstrings={folders[-2]}"],
@@ -310,12 +299,10 @@ def report_text(summary: Json, output: str) -> str:
 def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> Path:
     """Bar chart of accuracy by model, one bar for each arm, every run as a dot; returns `path` (PNG)."""
     models, baseline = [row for row in rows if row.pretrained], rows[-1]
+    arms = (-0.18, "from scratch", "scratch", "#9aa5b1"), (0.18, "pre-trained", "pretrained", "#2f6db5")
     title = "Which library does a docstring document?" + (" (smoke run: meaningless)" if smoke else "")
     with new_figure(path, title, ylabel="test accuracy", size=(7, 4)) as axes:
-        for shift, label, arm, colour in (
-            (-0.18, "from scratch", "scratch", "#9aa5b1"),
-            (0.18, "pre-trained", "pretrained", "#2f6db5"),
-        ):
+        for shift, label, arm, colour in arms:
             runs = {place + shift: getattr(row, arm) for place, row in enumerate(models) if getattr(row, arm)}
             bars = axes.bar(list(runs), [mean(values) for values in runs.values()], 0.36, label=label, color=colour)
             axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=8)
