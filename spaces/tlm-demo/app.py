@@ -73,22 +73,19 @@ if HAS_MCP:
     PROGRAMS["Tools for agents (MCP)"] = '{{"mcpServers": {{"tiny-models": {{"url": "{url}/gradio_api/mcp/"}}}}}}'
 
 
-def or_error(answer: Callable[..., Any], show: Callable[[DemoError], Any] = views.error) -> Callable[..., Any]:
-    """Show in place of the answer what a visitor can mend."""
+def or_error(answer: Callable[..., Any], *, of_program: bool = False) -> Callable[..., Any]:
+    """Show in place of the answer what a visitor can mend, and raise what a program can."""
 
     @functools.wraps(answer)
     def wrapped(*inputs: Any) -> Any:
         try:
             return answer(*inputs)
         except DemoError as error:
-            return show(error)
+            if of_program:
+                raise gr.Error(str(error), print_exception=False) from error
+            return views.error(error)
 
     return wrapped
-
-
-def raise_error(error: DemoError) -> None:
-    """Tell a program what it can mend."""
-    raise gr.Error(str(error), print_exception=False) from error
 
 
 def choose(demo: Demo, task: str) -> Task:
@@ -140,7 +137,7 @@ def add_endpoints(demo: Demo) -> None:
 
     endpoints = {"classify": classify_text, "fill_mask": fill_mask, "overlap": overlap, "build_committee": committee}
     for name, answer in endpoints.items():
-        endpoint = or_error(answer, raise_error)
+        endpoint = or_error(answer, of_program=True)
         endpoint.__name__ = name  # a tool is called so
         gr.api(endpoint, api_name=name, concurrency_limit=4)
 
@@ -178,12 +175,9 @@ def add_race(demo: Demo, task: gr.Radio) -> None:
     """Stock BERT, the committee and its tables against each other."""
 
     def entrants(task: Task) -> list[Entrant]:
-        deep = task.deep or untrained_bert(task.committee)
-        name = f"committee of {len(task.members)}"
-        found = [
-            Entrant(f"{deep.model.config.num_hidden_layers}-layer BERT", deep.by_torch, is_deep=True),
-            Entrant(name, task.committee.by_torch),
-        ]
+        deep, name = task.deep or untrained_bert(task.committee), f"committee of {len(task.members)}"
+        found = [Entrant(f"{deep.model.config.num_hidden_layers}-layer BERT", deep.by_torch, is_deep=True)]
+        found.append(Entrant(name, task.committee.by_torch))
         return found + [Entrant(f"{name}, frozen", task.committee.answer)] * (task.committee.frozen is not None)
 
     def run(name: str) -> Iterator[str]:
@@ -253,28 +247,17 @@ def add_training(demo: Demo) -> None:
     button.upload(train, button, [shown, download], **SLOW)
 
 
-def add_masks(demo: Demo) -> None:
-    """Text with [MASK] in; likely tokens of every encoder out."""
-    add_text("masks", "Text with [MASK]", MASKED, lambda text: views.masks(fill_all(text, demo)))
-
-
 def fill_all(text: str, demo: Demo) -> Json:
     """The masks by each encoder."""
     return {encoder.name: fill_masks(text, encoder) for encoder in demo.encoders}
 
 
-def add_overlap(demo: Demo) -> None:
-    """A text in; its token overlap with the pre-training text out."""
-    start = next((task.examples[0] for task in demo.tasks.values()), "A text.")
-    label = f"Text to compare with {demo.corpus}"
-    add_text("overlap", label, start, lambda text: views.overlap(measure_overlap(text, demo)))
-
-
-def add_text(name: str, label: str, start: str, answer: Callable[[str], str]) -> None:
+def add_text(demo: Demo, name: str, label: str, start: str, find: Callable[[str, Demo], Any], show: Any) -> None:
     """A part of one text box, whose answer follows each key."""
+    answer = or_error(lambda text: show(find(text, demo)))
     text = gr.Textbox(start, label=label, lines=1, max_lines=8)
-    shown = gr.HTML(or_error(answer)(start), elem_id=f"{name}-answer")
-    text.change(or_error(answer), text, shown, **LIVE)
+    shown = gr.HTML(answer(start), elem_id=f"{name}-answer")
+    text.change(answer, text, shown, **LIVE)
 
 
 def add_api(demo: Demo) -> None:
@@ -284,8 +267,7 @@ def add_api(demo: Demo) -> None:
     known["text"] = task.examples[0] if task else "A text."
     with gr.Row():
         for label, example in PROGRAMS.items():
-            shown = {"interactive": False, "wrap_lines": True, "show_line_numbers": False}
-            gr.Code(example.format(**known), label=label, **shown)
+            gr.Code(example.format(**known), label=label, interactive=False, wrap_lines=True, show_line_numbers=False)
     add_endpoints(demo)
 
 
@@ -294,11 +276,14 @@ def build_app(demo: Demo) -> gr.Blocks:
     adders: dict[str, Callable[[], Any]] = {}
     if demo.tasks:
         adders |= {"race": lambda: add_race(demo, task), "build": lambda: add_build(demo, task)}
+    if demo.encoders and tlm_hf:
+        adders["train"] = lambda: add_training(demo)
     if demo.encoders:
-        adders |= {"train": lambda: add_training(demo)} if tlm_hf else {}
-        adders |= {"masks": lambda: add_masks(demo)}
+        adders["masks"] = lambda: add_text(demo, "masks", "Text with [MASK]", MASKED, fill_all, views.masks)
     if demo.counts is not None:
-        adders["overlap"] = lambda: add_overlap(demo)
+        start = next((task.examples[0] for task in demo.tasks.values()), "A text.")
+        label = f"Text to compare with {demo.corpus}"
+        adders["overlap"] = lambda: add_text(demo, "overlap", label, start, measure_overlap, views.overlap)
     if demo.study is not None:
         adders["findings"] = lambda: gr.HTML(views.findings(demo.study), elem_id="plots")
     adders["api"] = lambda: add_api(demo)

@@ -137,16 +137,12 @@ def load_task(folder: Path, entry: Json) -> Task:
 
 
 def build_committee(task: Task, chosen: list[str]) -> list[Json]:
-    """Scores on test texts of a committee of chosen members, of each of them, and of the deep encoder.
-
-    Each has its own temperature, fitted on the validation texts; the committee averages probabilities.
-    """
+    """Scores on test texts of a committee of chosen members, of each, and of the deep encoder, each calibrated."""
     unknown = ", ".join(repr(name) for name in chosen if name not in task.members)
     if unknown or not chosen:
         raise DemoError(f"Tick at least one of {', '.join(task.members)}{f', not {unknown}' * bool(unknown)}.")
-    places = sorted({task.members.index(name) for name in chosen})
+    places, rows = sorted({task.members.index(name) for name in chosen}), []
     models = [(f"committee of {len(places)}", places), *((task.members[place], [place]) for place in places)]
-    rows: list[Json] = []
     for name, members in models:
         scores = task.scores[" ".join(map(str, members))]
         rows.append({"model": name, **scores, "milliseconds": task.time_members(len(members))})
@@ -158,7 +154,7 @@ def build_committee(task: Task, chosen: list[str]) -> list[Json]:
 def measure_overlap(text: Any, demo: Demo) -> Json:
     """Token overlap of a text with the pre-training text: shares of tokens, and Jensen-Shannon divergence in bits.
 
-    `marked` has the first tokens, each with how often the pre-training text has it. DemoError without a known token.
+    `marked` has the first tokens, each with how often the pre-training text has it.
     """
     if demo.counts is None:
         raise DemoError("The token counts of the pre-training text are not here.")

@@ -12,14 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import entropy
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    PreTrainedConfig,
-)
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
+from transformers.models.bert import BertConfig, BertForSequenceClassification
 
 try:
     from tlm_runtime import FrozenRuntime, softmax  # a staged Space has the file beside this one
@@ -95,17 +89,15 @@ class Model:
 def load(source: str, name: str = "", *, masked: bool = False) -> Model:
     """Open a folder or Hub name as a classifier or masked language model, and freeze it if it is a committee.
 
-    A stock BERT is opened by transformers; of any other model the code in its repository runs, which whoever made the
-    demonstration has named. Raises DemoError, whatever the reason.
+    Of a model other than a stock BERT the code in its repository runs. Raises DemoError, whatever the reason.
     """
     kind = AutoModelForMaskedLM if masked else AutoModelForSequenceClassification
     try:
         trust = PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "bert"
         model, found = kind.from_pretrained(source, trust_remote_code=trust, output_loading_info=True)
         if found["missing_keys"]:  # it would answer at random
-            raise DemoError(
-                f"it lacks {sorted(found['missing_keys'])[0]}, so it cannot {'fill masks' if masked else 'classify'}."
-            )
+            lacking, use = min(found["missing_keys"]), "fill masks" if masked else "classify"
+            raise DemoError(f"it lacks {lacking}, so it cannot {use}.")
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust)
         return Model(name, source, model.eval(), tokenizer, freeze(model, tokenizer))
     except Exception as error:
@@ -129,8 +121,7 @@ def freeze(model: Any, tokenizer: Any) -> FrozenRuntime | None:
 class Answer:
     """What one text gets: probabilities of the committee (labels,) and its members (members, labels).
 
-    `falls` says by how much the answer's probability falls when a word of `words` is left out; `milliseconds` are those
-    of the answer alone, tokenisation included.
+    `falls`: by how much the answer's probability falls without each word; `milliseconds`: of the answer alone.
     """
 
     labels: list[str]
@@ -170,12 +161,9 @@ def classify(text: Any, committee: Model, *, leave_out: bool = True) -> Answer:
     total, longest = len(committee.tokenizer(text, verbose=False)["input_ids"]), committee.longest
     if total > longest:
         notes.append(f"The text has {total:,} tokens; the models read the first {longest}.")
-    words = text.split()
-    count = min(len(words), MOST_WORDS) if leave_out and committee.frozen is not None and len(words) > 1 else 0
-    falls = np.zeros(count)
-    if count:
-        without = [" ".join(words[:place] + words[place + 1 :]) for place in range(count)]
-        best = probabilities.argmax()
+    words, falls, best = text.split(), np.zeros(0), probabilities.argmax()
+    if leave_out and committee.frozen is not None and len(words) > 1:
+        without = [" ".join(words[:place] + words[place + 1 :]) for place in range(min(len(words), MOST_WORDS))]
         falls = probabilities[best] - committee.answer(without)[0][:, best]
     members = softmax(logits.astype(float), axis=-1)
     return Answer(committee.labels, probabilities, members, words, falls, milliseconds, notes)

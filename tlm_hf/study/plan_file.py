@@ -146,11 +146,11 @@ class SizePlan(Section):
 def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
     """The plan of one size; UserError for a field that is unknown, missing or has a wrong value."""
     try:
-        sizes = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        sizes = dict(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"The plan {file} cannot be read ({' '.join(str(error).split())}): correct it.") from error
-    if not isinstance(sizes, dict) or size not in sizes:
-        raise UserError(f"The plan {file} has no size {size!r}: choose one of {', '.join(sizes or ['none'])}.")
+    if size not in sizes:
+        raise UserError(f"The plan {file} has no size {size!r}: choose one of {', '.join(sizes)}.")
     try:
         return SizePlan.model_validate(sizes[size])
     except ValidationError as error:

@@ -195,8 +195,7 @@ def run_study(arguments: StudyArguments) -> Json:
     """Do every run that has no record, as many at once as there are cores; the same command continues it.
 
     Rates are chosen as soon as all their candidates are done, which names further runs. Returns counts: `done` by this
-    call, `missing`, `waiting` for a rate. Raises UserError for bad options or plan, missing text (before the first
-    run), another study in the same folder, and what a run raises.
+    call, `missing`, `waiting` for a rate. Raises UserError for bad input (before the first run), and what a run raises.
     """
     plan, folder = check_arguments(arguments), arguments.results_folder
     root = data_root(arguments.data_root)
