@@ -1,7 +1,7 @@
 """Joining fine-tuned classifiers into a calibrated soft committee."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -101,65 +101,54 @@ def join_members(
 ) -> Joined:
     """Steps 3 to 5 of `join_committee`; every member's logits get those of `table` added where it is given."""
     # 3. Every member's logits (texts, members, classes) on validation and test
-    problem_type, labels = problem_of(task), {split: labels_of(task[split]) for split in ("validation", "test")}
+    problem_type, combination, config = problem_of(task), arguments.combination, committee.config
+    texts = {split: texts_of(task[split]) for split in ("validation", "test")}
+    labels = {split: labels_of(task[split]) for split in texts}
     options = {"show_progress": not arguments.disable_tqdm, "member_logits": True}
-    logits = {split: predict_logits(committee, tokenizer, texts_of(task[split]), **options)[0] for split in labels}
+    logits = {split: predict_logits(committee, tokenizer, each, **options)[0] for split, each in texts.items()}
     if table is not None:
-        logits = _add_table(committee, tokenizer, table, task, logits, arguments.combination)
+        words = {split: lexical_logits(table, tokenizer, each) for split, each in texts.items()}
+        start = OF_PAIRS if PAIR in task["test"].column_names else OF_TEXTS
+        known = labels["validation"]
+        share, scale = weigh(logits["validation"], words["validation"], known, combination, problem_type, start)
+        add_table(committee, table, share, scale)
+        logits = {split: share * each + scale * words[split][:, None] for split, each in logits.items()}
 
     # 4. The temperature (and of several labels the threshold), chosen on validation
-    combination, config = arguments.combination, committee.config
     joined = {
         split: combine(torch.from_numpy(each), combination, problem_type=problem_type).numpy()
         for split, each in logits.items()
     }
-    fitted = _fit_temperature(problem_type, joined["validation"], labels["validation"])
-    temperature = fitted.value
+    of_class = {split: _with_classes(problem_type, joined[split], labels[split]) for split in texts}
+    fitted = Temperature(1.0)
+    if problem_type != REGRESSION:
+        unit = "labels of texts" if problem_type == MULTI else "texts"
+        fitted = choose_temperature(*of_class["validation"], unit)
     if fitted.note is not None:
         logger.warning("Note: the temperature stays 1: %s.", fitted.note)
-    config.combination, config.temperature = combination, temperature
-    scaled = {split: each / temperature for split, each in joined.items()}
+    config.combination, config.temperature = combination, fitted.value
+    scaled = {split: each / fitted.value for split, each in joined.items()}
     config.threshold = choose_threshold(scaled["validation"], labels["validation"], problem_type)
 
-    # 5. Scores, and the folder
+    # 5. Scores
     results = {
         "task": arguments.task,
         "task_options": text_options(arguments),
         "members": [portable_path(member) for member in arguments.members],
         "parameters": committee.num_parameters(),
         "labels": class_names(task),
-        "temperature": temperature,
-        "temperature_interval": fitted.interval,
-        "temperature_note": fitted.note,
+        **{f"temperature{name}": each for name, each in zip(("", "_interval", "_note"), astuple(fitted), strict=True)},
         "problem_type": problem_type,
         "threshold": config.threshold,
         **{split: _score(joined[split], config, labels[split]) for split in labels},
         "classes": {},
         "reliability": {},
-        **_score_members(logits["test"], labels["test"], committee.config),
+        **_score_members(logits["test"], labels["test"], config),
     }
     if problem_type != REGRESSION:
         results["classes"] = class_metrics(scaled["test"], labels["test"], class_names(task), config.threshold)
-        of_test = _with_classes(problem_type, joined["test"], labels["test"])
-        results["reliability"] = _reliability(of_test[0], temperature, of_test[1])
+        results["reliability"] = _reliability(*of_class["test"], fitted.value)
     return Joined(committee, tokenizer, results, logits["test"], scaled["test"])
-
-
-def _add_table(
-    committee: CommitteeForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
-    table: LexicalTable,
-    task: datasets.DatasetDict,
-    logits: dict[str, np.ndarray],
-    combination: str,
-) -> dict[str, np.ndarray]:
-    """Add the table to the committee, weighed on validation; the members' logits with it."""
-    by_words = {split: lexical_logits(table, tokenizer, texts_of(task[split])) for split in logits}
-    labels, problem_type = labels_of(task["validation"]), problem_of(task)
-    start = OF_PAIRS if PAIR in task["test"].column_names else OF_TEXTS
-    share, scale = weigh(logits["validation"], by_words["validation"], labels, combination, problem_type, start)
-    add_table(committee, table, share, scale)
-    return {split: share * logits[split] + scale * by_words[split][:, None] for split in logits}
 
 
 def save_committee(joined: Joined, folder: Path) -> None:
@@ -196,41 +185,29 @@ def check_one_tokenizer(models: list[str]) -> None:
 
 def load_members(arguments: CommitteeArguments, task: datasets.DatasetDict) -> CommitteeForSequenceClassification:
     """All members as one model; their labels are matched to the task's by name."""
-    labels, task_sha256 = class_names(task), task_hash(task)
+    labels, problem_type, task_sha256 = class_names(task), problem_of(task), task_hash(task)
     models = []
     for member in arguments.members:
         model = load_classifier(member)
-        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        config, refused = model.config, None
+        names, kind = [config.id2label[index] for index in range(config.num_labels)], problem_of_model(config)
         if sorted(names) != sorted(labels):
-            raise UserError(
-                f"The member {member!r} knows the labels {names} but the task {arguments.task!r} has {labels}: name "
-                "the task that the members were fine-tuned on."
+            refused = f"knows the labels {names} but the task {arguments.task!r} has {labels}: name the members' task"
+        elif kind != problem_type:
+            refused = f"is one of {kind} and the task {arguments.task!r} one of {problem_type}: give --problem-type"
+        elif trained_on_another_split(member, task_sha256):
+            refused = (
+                "was fine-tuned on another split of its task, so test texts may be among its training texts: give the "
+                "options of the task (--task-seed, --*-per-label, --shortfall, --entity-markers) that it had"
             )
-        if problem_of_model(model.config) != problem_of(task):
-            raise UserError(
-                f"The member {member!r} was fine-tuned for {problem_of_model(model.config)} and the task "
-                f"{arguments.task!r} is one of {problem_of(task)}: give --problem-type."
-            )
-        if trained_on_another_split(member, task_sha256):
-            raise UserError(
-                f"The member {member!r} was fine-tuned on another split of its task, so test texts may be among its "
-                "training texts: give the options of the task (--task-seed, --*-per-label, --shortfall, "
-                "--entity-markers) that it was fine-tuned with."
-            )
+        if refused:
+            raise UserError(f"The member {member!r} {refused}.")
         models.append(model)
     try:
         models = [in_label_order(model, dict(enumerate(labels))) for model in models]
         return CommitteeForSequenceClassification.from_members(models)
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def _fit_temperature(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> Temperature:
-    """The temperature by validation; of a regression 1."""
-    if problem_type == REGRESSION:
-        return Temperature(1.0)
-    unit = "labels of texts" if problem_type == MULTI else "texts"
-    return choose_temperature(*_with_classes(problem_type, logits, labels), unit)
 
 
 def _with_classes(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -261,6 +238,6 @@ def _score_members(logits: np.ndarray, labels: np.ndarray, config: CommitteeConf
     return {"member_test": scores, f"best_member_test_{metric}": max(score[metric] for score in scores)}
 
 
-def _reliability(logits: np.ndarray, temperature: float, labels: np.ndarray) -> dict[str, list[dict[str, float]]]:
+def _reliability(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, list[dict[str, float]]]:
     scaled = {"before": logits, f"after (temperature {temperature:.2f})": logits / temperature}
     return {when: reliability(each, labels) for when, each in scaled.items()}

@@ -14,9 +14,9 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, diags, hstack
 from scipy.sparse.linalg import norm
 from scipy.special import log_softmax
+from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import Ridge
-from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import LinearSVC
 from transformers import PreTrainedTokenizerBase
 
@@ -45,10 +45,9 @@ TRUST = 5.0
 
 def word_vectors(tokenizer: PreTrainedTokenizerBase, encoders: list[str]) -> np.ndarray:
     """Rows of the tokens, float32 (tokens, size): the counted encoder's, or else the first encoder's."""
-    counted = pretrained().get(COUNTED)
     source = encoders[0]
-    if counted is not None and tokenizer_hash(load_tokenizer(str(counted))) == tokenizer_hash(tokenizer):
-        source = str(counted)
+    if COUNTED in pretrained() and tokenizer_hash(load_tokenizer(model_folder(COUNTED))) == tokenizer_hash(tokenizer):
+        source = COUNTED
     rows = TLMModel.from_pretrained(model_folder(source), add_pooling_layer=False).embeddings.word_embeddings.weight
     return rows.detach().float().numpy()
 
@@ -88,9 +87,8 @@ def fit_lexical(
     shares = per_length @ weighted @ diags(1 / weighting.idf_)
 
     # What a token has: itself, its letters, its vector. A text is the sum of what its tokens have.
-    spellings = [
-        each[2:] if each.startswith("##") else f" {each}" for each in tokenizer.convert_ids_to_tokens(range(words))
-    ]
+    tokens = tokenizer.convert_ids_to_tokens(range(words))
+    spellings = [each[2:] if each.startswith("##") else f" {each}" for each in tokens]
     letters = CountVectorizer(analyzer="char", ngram_range=(2, 4), lowercase=False).fit_transform(spellings)
     letters = diags((idf > 0).astype(float)) @ letters
     letters = letters @ diags(TfidfTransformer().fit(counts @ letters).idf_)
@@ -120,19 +118,15 @@ def _fit(features: csr_matrix, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
     machine = LinearSVC(C=STRENGTH, tol=0.01, random_state=0)
     if labels.ndim == 2:
         classes = np.flatnonzero((labels.min(axis=0) == 0) & (labels.max(axis=0) == 1))  # others are not told apart
-        if not len(classes):
-            return np.zeros((0, features.shape[1])), np.zeros(0), classes
-        model = OneVsRestClassifier(machine).fit(features, labels[:, classes].astype(int))
-        each = model.estimators_
-        return np.concatenate([e.coef_ for e in each]), np.concatenate([e.intercept_ for e in each]), classes
+        fitted = [clone(machine).fit(features, labels[:, each]) for each in classes]
+        weights = np.array([each.coef_[0] for each in fitted]).reshape(-1, features.shape[1])
+        return weights, np.array([each.intercept_[0] for each in fitted]), classes
     if labels.dtype.kind == "f":
         ridge = Ridge(alpha=RIDGE, solver="sparse_cg", tol=1e-3).fit(features, labels)
         return ridge.coef_[None], np.array([ridge.intercept_]), np.zeros(1, dtype=int)
-    model = machine.fit(features, labels)
-    weights, biases = model.coef_, model.intercept_
-    if len(weights) == 1:
-        weights, biases = np.concatenate([-weights, weights]), np.concatenate([-biases, biases])
-    return weights, biases, model.classes_
+    machine.fit(features, labels)
+    signs = np.array([-1, 1])[:, None] if len(machine.coef_) == 1 else np.ones((len(machine.coef_), 1))
+    return signs * machine.coef_, signs[:, 0] * machine.intercept_, machine.classes_
 
 
 def _length(features: csr_matrix) -> float:

@@ -4,6 +4,7 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,6 @@ from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range, flag
 from ..evaluation.linear_models import fit_tfidf
-from ..evaluation.metrics import HEADLINE
 from ..loading import (
     load_classifier,
     load_classifier_tokenizer,
@@ -30,8 +30,7 @@ from ..loading import (
     read_encoder_config,
     weights_hash,
 )
-from ..models.combination_committee import MULTI, REGRESSION
-from ..models.lexical_committee import LexicalTable
+from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..recipes import build_config
 from ..runs.atomic_files import Json
@@ -54,6 +53,9 @@ TABLE_OPTIONS = (
     *("text_column", "text_pair_column", "label_column", "problem_type", "encoding", "quoting"),
     *("drop_rare_classes", "merge_rare_classes"),
 )
+KIND_WORDS = {SINGLE: "{} classes", MULTI: "{} labels, of which a text may have several", REGRESSION: "numbers"}
+OF_COMMITTEE = ("labels", "classes", "temperature", "temperature_interval", "temperature_note", "threshold")
+"""Results of the joining that the command's results repeat."""
 OWN_TEXT = "none"
 """Value of `--encoder` that asks for pre-training on the table's own texts."""
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
@@ -95,14 +97,14 @@ def train_committee(
 
     Args:
         data: what `--data` takes, a `datasets.Dataset` or `DatasetDict`, or a pandas DataFrame.
-        text: column of the text (default: the task's, or `text`).
+        text: column of the text (default: the task's, or `text`); with `text_pair` the first of a pair.
         label: column of the label.
-        text_pair: column of the second text, where rows are pairs of texts.
+        text_pair: column of the second text.
         **options: the other fields of `OwnDataArguments`.
 
     Returns:
-        The committee, and its results: `scores` with 95% intervals of the committee, its members, TF-IDF + linear
-        model and the majority class on the test split, `recommendation`, and `report` (all that in words).
+        The committee, and its results: `scores` of all models on test with 95% intervals, `recommendation`, and
+        `report` (all that in words).
 
     Raises:
         UserError: bad input, before any training.
@@ -114,7 +116,7 @@ def train_committee(
 
 
 def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json, Joined | None]:
-    """As `train_committee`; the output folder, the results, and the committee unless it was there before."""
+    """As `train_committee`; the output folder, the results, and the committee unless it was finished before."""
     # 1. Everything that can be refused
     started = time.perf_counter()
     _check_options(arguments)
@@ -137,7 +139,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
         rows.to_parquet(str(work / "data" / f"{split}.parquet"))
     warn_of_imbalance(task, arguments.class_weights)
 
-    # 3. Encoders, what the time allows, and the linear models
+    # 3. Encoders, and what the time allows
     logger.info("2 of 5: %s", ", ".join(arguments.encoder) or "pre-training encoders on the table's texts")
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task, more_texts)
     tuning = _fine_tuning(arguments, recipe, encoders, work)
@@ -147,70 +149,62 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
         shutil.rmtree(work)
         run.discard()
         raise
+    return output, *_train(run, task, arguments, encoders, tuning, fit)
+
+
+def _train(
+    run: Run,
+    task: datasets.DatasetDict,
+    arguments: OwnDataArguments,
+    encoders: list[str],
+    tuning: Json,
+    fit: Callable[[], str | None],
+) -> tuple[Json, Joined]:
+    """Steps 4 and 5 of `train_from_table`: linear models, members and committee, and what is said of them."""
+    # 4. Linear models and members
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
     tokenizer, text_facts = _measure_texts(arguments, task, encoders[0])
     linear, pipeline = fit_tfidf(task)
     vectors = word_vectors(tokenizer, encoders)
     table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
     curve = learning_curve(tokenizer, vectors, task, table)
-    metric = HEADLINE[problem_of(task)]
-    logger.info("TF-IDF + linear model: %s %.3f on the validation rows", metric, linear[f"validation_{metric}"])
-
-    # 4. Classifiers, committee
     within = fit()
     logger.info("4 of 5: fine-tuning %d members", len(tuning["models"]))
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
+
+    # 5. The committee
     logger.info("5 of 5: joining, calibrating, and scores on the test rows")
-    joined = _join(task, name, [str(work / "members" / member["folder"]) for member in tuned], table)
+    members = [str(Path(tuning["output_dir"]) / member["folder"]) for member in tuned]
+    joining = CommitteeArguments("the table", members=members, disable_tqdm=True)
+    committee = load_members(joining, task)
+    joined = join_members(joining, task, committee, load_classifier_tokenizer(members[0], committee), table)
     results = {
-        "output_dir": portable_path(str(output)),
+        "output_dir": portable_path(str(run.folder)),
         "task_options": {"text_pair_column": arguments.text_pair_column},
         "members_without_words": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
         "time_budget": within,
-        **_describe(task, joined),
+        "kind": KIND_WORDS[problem_of(task)].format(len(class_names(task))),
+        "rows": {split: len(rows) for split, rows in task.items()},
+        "class_rows": per_label(*task.values()),
+        "committee": joined.results["test"],
+        **{name: joined.results[name] for name in OF_COMMITTEE},
         **score_models(task, joined, linear),
         "learning_curve": curve,
-        "frozen": freeze_joined(joined, texts_of(task["test"]), work / "frozen"),
+        "frozen": freeze_joined(joined, texts_of(task["test"]), run.folder / "work" / "frozen"),
     }
     results["notes"] = notes(results)
     columns = (arguments.text_column, arguments.text_pair_column)
-    results["report"] = write_report(results, str(output), next_commands(str(output), *columns))
+    results["report"] = write_report(results, str(run.folder), next_commands(str(run.folder), *columns))
     commands = next_commands(results["output_dir"], *columns)
-    return output, run.finish(partial(save_folder, run, results, commands, joined, pipeline), results), joined
-
-
-def _join(task: datasets.DatasetDict, name: str, members: list[str], table: LexicalTable) -> Joined:
-    """Fine-tuned members and the table of words as one calibrated committee."""
-    joining = CommitteeArguments(name, members=members, disable_tqdm=True)
-    committee = load_members(joining, task)
-    return join_members(joining, task, committee, load_classifier_tokenizer(members[0], committee), table)
-
-
-def _describe(task: datasets.DatasetDict, joined: Joined) -> Json:
-    """What the committee is, and its own scores."""
-    found = joined.results
-    names, kind = found["labels"], f"{len(found['labels'])} classes"
-    if found["problem_type"] == MULTI:
-        kind = f"{len(names)} labels, of which a text may have several"
-    elif found["problem_type"] == REGRESSION:
-        kind = "a number for each"
-    own = ("labels", "classes", "temperature", "temperature_interval", "temperature_note", "threshold")
-    return {
-        "kind": kind,
-        "rows": {split: len(rows) for split, rows in task.items()},
-        "class_rows": per_label(*task.values()),
-        "committee": found["test"],
-        **{name: found[name] for name in own},
-    }
+    return run.finish(partial(save_folder, run, results, commands, joined, pipeline), results), joined
 
 
 def _check_options(arguments: OwnDataArguments) -> None:
     check_range(arguments, 1, math.inf, "num_members", "workers")
     check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
-    FinetuneOptions.read(_fine_tuning(arguments, OWN_TEXT_RECIPE, [], Path()))
     sizes = {name: getattr(arguments, name) for name in ("size", "max_length")}
     PretrainOptions.read({name: value for name, value in sizes.items() if value is not None} | {"output_dir": "work"})
     check_range(arguments, SHORT, math.inf, "max_length")
@@ -271,20 +265,13 @@ def _pretrain_encoders(
         arguments.max_length = max(config.max_position_embeddings, min(percentile, LONGEST_DEFAULT))
     trained.model_max_length = arguments.max_length
     trained.save_pretrained(tokenizer)
-    members = pretrain_members(
-        num_members=arguments.num_members,
-        workers=arguments.workers,
-        bf16="false",  # float32 for fine-tuning too
-        output_dir=str(encoders),
-        corpus=str(corpus),
-        tokenizer=str(tokenizer),
-        size=arguments.size,
-        max_length=arguments.max_length,
-        max_steps=arguments.pretrain_steps,
-        seed=arguments.seed,
-        num_threads=1,
-    )
-    return [str(encoders / member["folder"]) for member in members["members"]]
+    options: Json = {
+        name: getattr(arguments, name) for name in ("num_members", "workers", "size", "max_length", "seed")
+    }
+    options |= {"output_dir": str(encoders), "corpus": str(corpus), "tokenizer": str(tokenizer), "num_threads": 1}
+    options |= {"max_steps": arguments.pretrain_steps, "bf16": "false"}  # float32 for fine-tuning too
+    members = pretrain_members(**options)["members"]
+    return [str(encoders / member["folder"]) for member in members]
 
 
 def _choose_recipe(arguments: OwnDataArguments, rows: int) -> Recipe:
@@ -300,20 +287,15 @@ def _choose_recipe(arguments: OwnDataArguments, rows: int) -> Recipe:
 
 def _fine_tuning(arguments: OwnDataArguments, recipe: Recipe, encoders: list[str], work: Path) -> Json:
     """Options of `finetune_members`."""
-    epochs, rate = arguments.num_train_epochs, arguments.learning_rate
+    shared = ("class_weights", "problem_type", "max_length", "seed", "num_train_epochs", "learning_rate")
+    given = {name: getattr(arguments, name) for name in shared if getattr(arguments, name) is not None}
     return {
-        "num_train_epochs": recipe.num_train_epochs if epochs is None else epochs,
-        "learning_rate": recipe.learning_rate if rate is None else rate,
-        "head": recipe.head,
-        "token_dropout": recipe.token_dropout,
+        **{name: value for name, value in vars(recipe).items() if name != "encoders"},
         "bf16": "false",  # as the encoders were trained
         "models": (encoders * arguments.num_members)[: arguments.num_members],
         "task": str(work / "data"),
         "output_dir": str(work / "members"),
-        "class_weights": arguments.class_weights,
-        "problem_type": arguments.problem_type,
         "text_pair_column": PAIR if arguments.text_pair_column else None,
-        "max_length": arguments.max_length,
-        "seed": arguments.seed,
         "num_threads": 1,
+        **given,
     }
