@@ -24,6 +24,10 @@ from helpers_paper import (
 )
 from safetensors.torch import load_file
 
+from tlm_hf import TLMForMaskedLM, TLMForSequenceClassification
+
+STOCK = {TLMForMaskedLM: "BertForMaskedLM", TLMForSequenceClassification: "BertForSequenceClassification"}
+
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
@@ -43,6 +47,8 @@ def test_imported_model_computes_what_is_described(shelf, kind):
         model.config.use_fast_path = fast
         for batch in (ragged([7, 3, 1], 7), ragged([12, 5], 12, seed=1), ragged([4], 9, seed=2)):
             check_logits(model, kind, tensors[kind], batch)
+    if kind not in CONVOLUTIONAL:
+        check_logits(getattr(transformers, STOCK[type(model)]).from_pretrained(root / kind), kind, tensors[kind], batch)
 
 
 @BY_KIND
@@ -53,36 +59,6 @@ def test_folder_holds_every_tensor_and_our_code(shelf, kind):
     assert saved == sorted(tensor.numpy().tobytes() for tensor in tensors[kind].values())
     code = {path.name for path in (ROOT / "tlm_hf" / "models").glob("*_tlm.py")}
     assert {path.name for path in (root / kind).iterdir()} == {CONFIG, WEIGHTS, *code}
-
-
-DRIVER = """
-import json
-import torch, transformers
-
-inputs, results = torch.load(sys.argv[1]), {}
-for folder, kind, trust in json.loads(sys.argv[2]):
-    model = getattr(transformers, kind).from_pretrained(folder, trust_remote_code=trust)
-    with torch.no_grad():
-        results[f"{folder}/{trust}"] = {"logits": model(**inputs).logits.tolist(), "class": type(model).__name__}
-print(json.dumps(results))
-"""
-
-
-def test_imported_folders_open_without_the_package(shelf, tmp_path, run_without_package):
-    root, tensors = shelf
-    inputs = ragged([12], 12, seed=3)
-    torch.save(inputs, tmp_path / "inputs.pt")
-    cases = []
-    for kind, size in KINDS.items():
-        auto = f"AutoModelFor{'SequenceClassification' if 'labels' in size else 'MaskedLM'}"
-        cases += [[str(root / kind), auto, trust] for trust in (False, True) if trust or kind not in CONVOLUTIONAL]
-    results = run_without_package(DRIVER, str(tmp_path / "inputs.pt"), json.dumps(cases))
-    for folder, _, trust in cases:
-        kind, result = folder.rpartition("/")[2], results[f"{folder}/{trust}"]
-        assert result["class"].startswith("TLM" if trust else "Bert")
-        ids, types = inputs["input_ids"][0], inputs["token_type_ids"][0]
-        expected = described_logits(kind, tensors[kind], ids, types, SIZE["positions"])
-        torch.testing.assert_close(torch.tensor(result["logits"][0]), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_the_command(tmp_path, capsys):

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers_commands import CLASSES, WORDS, refused, results_of, sentence, succeed, write_csv
+from helpers_commands import CLASSES, WORDS, results_of, sentence, succeed, write_csv
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score, log_loss
 from transformers import BertTokenizer, pipeline
@@ -97,10 +97,3 @@ def test_logits_are_averaged_when_asked(home):
     written = (root / "out" / "results.json").stat().st_mtime_ns
     join("--combination", "logits")  # finished, so only read
     assert (root / "out" / "results.json").stat().st_mtime_ns == written
-
-
-def test_an_unknown_combination_is_refused(home, capsys):
-    words = ("--task", "task.csv", "--members", *map(str, range(MEMBERS)), "--output-dir", "refused")
-    said = refused(capsys, "committee", *words, "--combination", "median")
-    assert "--combination is 'median'" in said
-    assert not (home[0] / "refused").exists()
