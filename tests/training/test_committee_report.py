@@ -2,12 +2,9 @@
 
 from html.parser import HTMLParser
 
-import numpy as np
-import pandas as pd
-
 from tlm_hf.evaluation.intervals import Interval
 from tlm_hf.models.combination_committee import SINGLE
-from tlm_hf.training.committee_report import COMMITTEE, LINEAR, TRIVIAL, notes, recommend, top_confusions, write_page
+from tlm_hf.training.committee_report import COMMITTEE, LINEAR, TRIVIAL, notes, recommend, write_page
 
 NASTY = "<script>alert(1)</script> & 'a'"
 INTERVAL = {"value": 0.7512, "low": 0.6123, "high": 0.8891}
@@ -19,7 +16,6 @@ RESULTS = {
     "scores": [{"model": name, "accuracy": INTERVAL, "macro_f1": INTERVAL} for name in ("committee", "majority class")],
     "classes": {name: {"precision": 0.1, "recall": 0.234, "f1": 0.3, "texts": 5.0} for name in ("farm", NASTY)},
     "class_rows": {"farm": 31, NASTY: 31},
-    "confusions": [{"label": NASTY, "predicted": "farm", "texts": 3}],
     "doubtful": {"most uncertain": [{"text": NASTY, "label": "farm", "predicted": NASTY, "probability": 0.51}]},
     "text_facts": {"longer": 2, "max_length": 128, "share_beyond": 0.018},
     "learning_curve": {
@@ -54,7 +50,7 @@ def test_the_page_is_one_file_in_which_no_text_acts(tmp_path):
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     words = " ".join(page.words)
     assert "script" not in {tag for tag, _ in page.tags}
-    assert words.count(NASTY) == 5  # class, confusion, answer, text, command
+    assert words.count(NASTY) == 4  # class, answer, text, command
     sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     assert sources == ["data:image/png;base64,iVBORw=="]
     assert not {"href", "srcset"} & {name for _, attributes in page.tags for name in attributes}
@@ -72,17 +68,6 @@ def test_advice():
     for low, high, said in ((-0.01, 0.11, "within chance"), (-0.005, 0.009, "would help little")):
         curve = RESULTS["learning_curve"] | {"gain": {"value": 0.005, "low": low, "high": high}}
         assert said in notes(RESULTS | {"learning_curve": curve, "frozen": None})["advice"][1]
-
-
-def test_top_confusions_are_those_of_pandas():
-    rng = np.random.default_rng(0)
-    labels, predicted = rng.integers(0, 3, (2, 200))
-    table = pd.crosstab(labels, predicted)
-    expected = {(a, b): table.loc[a, b] for a in range(3) for b in range(3) if a != b}
-    rows = top_confusions(labels, predicted, [0, 1, 2])
-    assert {(row["label"], row["predicted"]): row["texts"] for row in rows} == expected
-    assert [row["texts"] for row in rows] == sorted(expected.values(), reverse=True)
-    assert top_confusions(labels, labels, [0, 1, 2]) == []
 
 
 def test_a_model_no_better_than_the_majority_is_not_recommended():

@@ -52,21 +52,29 @@ class TextFormat:
 PLAIN = TextFormat()  # UTF-8 (or UTF-16 with a byte-order mark), with quotation marks as usual
 
 
-@dataclass
-class TaskArguments(TextFormat):
-    """Options that choose a task; shared by every command that takes one."""
+@dataclass(kw_only=True)
+class TableFormat(TextFormat):
+    """How a table of texts and labels is read."""
 
     _argument_group_name = "data"
+
+    text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
+    text_pair_column: str | None = option(None, "Column of the second text, where rows are pairs of texts.")
+    label_column: str = option("label", "Column of the label.")
+    problem_type: str | None = option(None, PROBLEM_HELP, choices=["single", "multi", "regression"])
+    drop_rare_classes: int = option(0, "Leave out the classes of a table of fewer rows.")
+    merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
+
+
+@dataclass
+class TaskArguments(TableFormat):
+    """Options that choose a task; shared by every command that takes one."""
 
     task: str = option(
         "docstrings",
         "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set.",
         alias="dataset_name",
     )
-    text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
-    text_pair_column: str | None = option(None, "Column of the second text, where rows are pairs of texts.")
-    label_column: str = option("label", "Column of the label.")
-    problem_type: str | None = option(None, PROBLEM_HELP, choices=["single", "multi", "regression"])
     entity_markers: str = option("none", "For fewrel: none, or text ([E1] ... around the entities).")
     task_path: str | None = option(None, "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub).")
     task_config: str | None = option(None, "Configuration of a Hub data set.")
@@ -77,8 +85,6 @@ class TaskArguments(TextFormat):
     validation_per_label: int | None = option(None, "Validation texts of each class.")
     test_per_label: int | None = option(None, "Test texts of each class (default: the paper's, or all).")
     shortfall: str = option("error", "When a class has fewer texts than asked for: error, or take all it has.")
-    drop_rare_classes: int = option(0, "Leave out the classes of a table of fewer rows.")
-    merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
     drop_leakage: bool = option(False, "Leave out training texts that repeat held-out ones, and count them.")
     task_seed: int = option(0, "Seed of the choice of rows.")
     train_seed: int | None = option(None, "Seed of the choice of training rows among those not held out (--task-seed).")

@@ -1,30 +1,43 @@
-"""What `tlm train-committee` tells its user: scores with intervals, the better model, doubtful rows, what is next.
+"""What `tlm train-committee` tells its user, and the folder that it writes.
 
 One set of results becomes the text on the terminal, the model card and `report.html`.
 """
 
 import base64
+import logging
 import shlex
+import shutil
+import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
+import joblib
 import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
+from sklearn.pipeline import Pipeline
 from transformers import PreTrainedTokenizerBase
 
-from ..cards import METRICS, card_template
+from .. import runtime
+from ..cards import METRICS, CardFacts, card_template, render_card
 from ..data.kinds import as_one_text, class_names, labels_of, problem_of, texts_of
 from ..evaluation.calibration import choose_threshold
 from ..evaluation.intervals import Interval, answers_of, draw_scores, intervals
+from ..evaluation.latency import Watch, measure_seconds
 from ..evaluation.metrics import HEADLINE, class_table
+from ..export import measure_tables, write_frozen
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..models.lexical_committee import LexicalTable
 from ..runs.atomic_files import Json
-from .join_committee import Joined
+from ..runs.figure import new_figure
+from ..runs.output_folder import Run
+from .join_committee import Joined, save_committee
 from .lexical import fit_lexical, lexical_logits
 
+logger = logging.getLogger(__name__)
 COMMITTEE, LINEAR = "committee", "TF-IDF + linear model"
 TRIVIAL = {SINGLE: "majority class", MULTI: "commonest labels", REGRESSION: "mean of the training rows"}
 """Models that read no text, by kind."""
@@ -34,7 +47,8 @@ WIDTH = 88
 """Letters of a text on the terminal."""
 HELPFUL = 1.0
 """Points that the second half of the rows must bring for more rows to be worth it."""
-BASELINE_FILE, PAGE_FILE = "baseline.joblib", "report.html"
+README, BASELINE_FILE, PAGE_FILE = "README.md", "baseline.joblib", "report.html"
+LATENCY_ROUNDS = 30
 CURVE_FILE = "learning_curve.png"
 PLOTS = {
     CURVE_FILE: "Test score by training rows, of the committee's linear part alone",
@@ -68,7 +82,6 @@ def score_models(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Js
         "scores": scores,
         "difference": vars(difference),
         "recommendation": recommend(difference, scores, metric),
-        "confusions": top_confusions(labels, answers[COMMITTEE], names) if problem_type == SINGLE else [],
         "doubtful": doubtful_rows(task["test"], joined, answers[COMMITTEE]),
     }
 
@@ -131,16 +144,6 @@ def doubtful_rows(test: datasets.Dataset, joined: Joined, answers: np.ndarray) -
 def _name(names: np.ndarray, answer: np.ndarray) -> str:
     """A class id, or 0 and 1 for each class, in words."""
     return "|".join(names[answer.astype(bool)]) or "none" if answer.ndim else str(names[answer])
-
-
-def top_confusions(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> list[Json]:
-    """The commonest wrong answers on test, from class ids (texts,): `label`, `predicted`, number of `texts`."""
-    wrong = pd.DataFrame({"label": labels, "predicted": predicted})[labels != predicted]
-    counts = wrong.value_counts(sort=False).sort_values(ascending=False, kind="stable").head(LISTED)
-    return [
-        {"label": names[label], "predicted": names[answer], "texts": int(count)}
-        for (label, answer), count in counts.items()
-    ]
 
 
 def learning_curve(
@@ -246,3 +249,39 @@ def write_page(results: Json, commands: list[str], folder: Path) -> None:
     }
     page = card_template("report", "html").render(results=results, commands=commands, plots=plots)
     (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+
+
+def freeze_joined(joined: Joined, texts: list[Any], folder: Path) -> Json | None:
+    """Write the committee's tables, where it has any; their difference and size, and the latency of one text."""
+    try:
+        write_frozen(joined.committee, joined.tokenizer, folder, token_types=isinstance(texts[0], tuple))
+    except ValueError as error:
+        logger.info("No tables were written: %s", error)
+        return None
+    model, text = runtime.load(folder), sorted(texts, key=len)[len(texts) // 2]
+    watch = Watch()
+    seconds = statistics.median(measure_seconds(partial(model, text)) for _ in range(LATENCY_ROUNDS))
+    tables = measure_tables(joined.committee, joined.tokenizer, folder)
+    return {"tables": tables, "latency": {"milliseconds": 1000 * seconds, "is_busy": watch.is_busy()}}
+
+
+def save_folder(run: Run, results: Json, commands: list[str], joined: Joined, baseline: Pipeline, folder: Path) -> None:
+    """Write the committee, its tables, the linear model, the plots, and the page and cards that show the results."""
+    save_committee(joined, folder)
+    joblib.dump(baseline, folder / BASELINE_FILE, compress=3)
+    curve = results["learning_curve"]
+    title = f"test {METRICS[curve['metric']]}"
+    with new_figure(folder / CURVE_FILE, "", "training rows", title, size=(4.2, 2.6)) as axes:
+        axes.plot([point["rows"] for point in curve["points"]], [point["score"] for point in curve["points"]], "o-")
+    results, name = run.describe(results), results["output_dir"]
+    write_page(results, commands, folder)
+    what = f"a table of {sum(results['rows'].values()):,} rows"
+    options: Json = {"remote_code": True, "example": "a new text", "licence": "unknown", "language": None}
+    facts = CardFacts(what, plots=PLOTS, commands=commands, **options)
+    of_card = results | {"test": results["committee"], "parameters": joined.committee.num_parameters()}
+    (folder / README).write_text(render_card("committee", name, of_card, facts, "table"), encoding="utf-8")
+    if results["frozen"] is not None:
+        tables = run.folder / "work" / "frozen"
+        of_card = results | {"settings": {"table_dtype": "float32"}, "tables": results["frozen"]["tables"]}
+        (tables / README).write_text(render_card("frozen", f"{name}/frozen", of_card, facts), encoding="utf-8")
+        shutil.move(tables, folder / "frozen")

@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..data.corpora import load_corpus
 from ..data.embedded import pretrained
 from ..data.kinds import NAMES, PAIR, as_one_text, class_names, per_label, problem_of, texts_of
 from ..data.table_files import frame_table
+from ..data.task_options import TableFormat
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
@@ -36,8 +37,15 @@ from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .committee_folder import freeze_joined, save_folder
-from .committee_report import learning_curve, next_commands, notes, score_models, write_report
+from .committee_report import (
+    freeze_joined,
+    learning_curve,
+    next_commands,
+    notes,
+    save_folder,
+    score_models,
+    write_report,
+)
 from .finetune import check_kind, warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
@@ -49,10 +57,7 @@ from .time_budget import parse_duration
 from .train_committee_options import OwnDataArguments
 
 logger = logging.getLogger(__name__)
-TABLE_OPTIONS = (
-    *("text_column", "text_pair_column", "label_column", "problem_type", "encoding", "quoting"),
-    *("drop_rare_classes", "merge_rare_classes"),
-)
+TABLE_OPTIONS = [each.name for each in fields(TableFormat)]
 KIND_WORDS = {SINGLE: "{} classes", MULTI: "{} labels, of which a text may have several", REGRESSION: "numbers"}
 OF_COMMITTEE = ("labels", "classes", "temperature", "temperature_interval", "temperature_note", "threshold")
 """Results of the joining that the command's results repeat."""
@@ -219,9 +224,9 @@ def _check_options(arguments: OwnDataArguments) -> None:
     if unused and (encoders or (pretrained() and not arguments.encoder)):
         raise UserError(f"{flag(unused[0])} works only for encoders that are pre-trained here: add --encoder none.")
     for name in encoders:
-        fields = read_encoder_config(name)
-        load_matching_tokenizer(name, None, fields["vocab_size"])
-        check_length(arguments.max_length, name, fields["max_position_embeddings"])
+        config = read_encoder_config(name)
+        load_matching_tokenizer(name, None, config["vocab_size"])
+        check_length(arguments.max_length, name, config["max_position_embeddings"])
     check_one_tokenizer(encoders)
 
 
@@ -243,8 +248,8 @@ def _measure_texts(
     arguments: OwnDataArguments, task: datasets.DatasetDict, encoder: str
 ) -> tuple[PreTrainedTokenizerBase, TextFacts]:
     """The encoders' tokenizer, and what is cut or unknown in the texts of all splits, which is said."""
-    fields = read_encoder_config(encoder)
-    tokenizer, limit = load_matching_tokenizer(encoder, None, fields["vocab_size"]), fields["max_position_embeddings"]
+    config = read_encoder_config(encoder)
+    tokenizer, limit = load_matching_tokenizer(encoder, None, config["vocab_size"]), config["max_position_embeddings"]
     tokenizer.model_max_length = arguments.max_length or min(tokenizer.model_max_length, limit)
     longest = limit if arguments.encoder else LONGEST_DEFAULT
     return tokenizer, TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, longest)

@@ -2,24 +2,17 @@
 
 from dataclasses import dataclass
 
-from ..data.task_options import PROBLEM_HELP, TextFormat, option
+from ..data.task_options import TableFormat, option
 
 MEMBERS, OF_NONE = "members", "pre-training, with --encoder none"
 """Headings of `--help`."""
 
 
 @dataclass
-class OwnDataArguments(TextFormat):
+class OwnDataArguments(TableFormat):
     """Options of `tlm train-committee`."""
 
-    _argument_group_name = "data"
     data: str = option("", "CSV, JSON, parquet file or folder, or a Hub data set.")
-    text_column: str | None = option(None, "Column of the text (default: the task's, or text).")
-    text_pair_column: str | None = option(None, "Column of the second text, where rows are pairs of texts.")
-    label_column: str = option("label", "Column of the label.")
-    problem_type: str | None = option(None, PROBLEM_HELP, choices=["single", "multi", "regression"])
-    drop_rare_classes: int = option(0, "Leave out the classes of fewer rows.")
-    merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
     num_members: int = option(3, "Members of the committee.", group=MEMBERS)
     encoder: list[str] = option(
         list,
