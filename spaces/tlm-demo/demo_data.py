@@ -152,10 +152,7 @@ def build_committee(task: Task, chosen: list[str]) -> list[Json]:
 
 
 def measure_overlap(text: Any, demo: Demo) -> Json:
-    """Token overlap of a text with the pre-training text: shares of tokens, and Jensen-Shannon divergence in bits.
-
-    `marked` has the first tokens, each with how often the pre-training text has it.
-    """
+    """Overlap of a text with the pre-training text; `marked` has its first tokens with how often that has them."""
     if demo.counts is None:
         raise DemoError("The token counts of the pre-training text are not here.")
     tokenizer = demo.encoders[0].tokenizer

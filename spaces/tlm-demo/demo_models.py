@@ -87,10 +87,7 @@ class Model:
 
 
 def load(source: str, name: str = "", *, masked: bool = False) -> Model:
-    """Open a folder or Hub name as a classifier or masked language model, and freeze it if it is a committee.
-
-    Of a model other than a stock BERT the code in its repository runs. Raises DemoError, whatever the reason.
-    """
+    """Open a folder or Hub name, with its code unless it is a stock BERT; freeze a committee. May raise DemoError."""
     kind = AutoModelForMaskedLM if masked else AutoModelForSequenceClassification
     try:
         trust = PreTrainedConfig.get_config_dict(source)[0].get("model_type") != "bert"
@@ -119,10 +116,7 @@ def freeze(model: Any, tokenizer: Any) -> FrozenRuntime | None:
 
 @dataclass
 class Answer:
-    """What one text gets: probabilities of the committee (labels,) and its members (members, labels).
-
-    `falls`: by how much the answer's probability falls without each word; `milliseconds`: of the answer alone.
-    """
+    """What one text gets: probabilities (labels,) and members' (members, labels), and `falls` without each word."""
 
     labels: list[str]
     probabilities: np.ndarray
@@ -150,10 +144,7 @@ class Answer:
 
 
 def classify(text: Any, committee: Model, *, leave_out: bool = True) -> Answer:
-    """Classify a text; DemoError for an empty one.
-
-    With `leave_out`, and tables, the text is answered once more without each of its words, all in one batch.
-    """
+    """Classify a text; with `leave_out`, and tables, answer once more without each of its words, all in one batch."""
     text, notes = clean_text(text)
     start = time.perf_counter()
     (probabilities,), (logits,) = committee.answer([text])

@@ -233,7 +233,6 @@ def _interval(name: str, points: Sequence[float], ends: Sequence[float], *, is_g
 
 
 def _accuracies(models: dict[str, Sequence[float]]) -> str:
-    """Shares with their intervals as percentages, the first in the accent."""
     percents = {name: [100 * point for point in points] for name, points in models.items()}
     ends = max(min(map(min, percents.values())) - 1, 0), max(map(max, percents.values())) + 1
     first = next(iter(models))
@@ -258,7 +257,6 @@ def committee(rows: Sequence[Json], texts: int) -> str:
 
 
 def _table(table: pd.DataFrame, numbers: str) -> str:
-    """A table that scrolls in its own width."""
     content = table.astype(object).where(table.notna(), None)
     html = content.to_html(index=False, border=0, na_rep="", float_format=numbers.format).replace("None", "")
     return f'<div class="scroll" tabindex="0">{html}</div>'

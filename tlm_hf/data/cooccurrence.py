@@ -43,10 +43,7 @@ def count_rows(
 def count_pairs(
     texts: Sequence[np.ndarray], vocab_size: int, special_ids: Sequence[int] = ()
 ) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """How many texts hold both of two tokens, and the pairs near each other: float32 (vocab_size, contexts) each.
-
-    Contexts are the most frequent tokens in the order of their ids.
-    """
+    """How many texts hold both of two tokens, and the pairs near each other: float32 (vocab_size, contexts) each."""
     is_counted = ~np.isin(np.arange(vocab_size), list(special_ids))
     frequencies = np.zeros(vocab_size, dtype=np.int64)
     presence, windows = [], sp.csr_matrix((vocab_size, vocab_size), dtype=np.float32)

@@ -71,7 +71,6 @@ def load_corpus(
 def _read(
     corpus: str | datasets.Dataset | datasets.DatasetDict, name: str, column: str, options: Any
 ) -> tuple[dict[str, datasets.Dataset], Json]:
-    """The tables `train` and, where the source has it, `validation`, and the facts of the source."""
     if (corpus == "docstrings" or not isinstance(corpus, str)) and (options["config"] or options["revision"]):
         raise UserError(f"The corpus {name!r} has neither configurations nor revisions: leave these out.")
     revision: str | None = None

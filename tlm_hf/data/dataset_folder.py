@@ -134,7 +134,6 @@ def _write(arguments: PrepareDataArguments, configs: dict[str, datasets.DatasetD
 
 
 def _published(rows: datasets.Dataset) -> datasets.Features:
-    """The columns that are published, in their order."""
     return datasets.Features({name: rows.features[name] for name in ("text", ID, "label") if name in rows.features})
 
 

@@ -9,10 +9,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "pretrained"
 
 
 def pretrained() -> dict[str, Path]:
-    """Folders of the embedded encoders by name, in order; transformers opens one as any other model folder.
-
-    model = tlm_hf.TLMModel.from_pretrained(tlm_hf.pretrained()["tlm-bert1-0"])
-    """
+    """Folders of the embedded encoders by name, in order; transformers opens one as any other model folder."""
     return {config.parent.name: config.parent for config in sorted(FOLDER.glob("*/config.json"))}
 
 

@@ -64,7 +64,6 @@ def _joined(tokens: list[str]) -> str:
 
 
 def _marked(item: Json, where: str) -> list[str]:
-    """The tokens with the markers around the first mention of head and tail."""
     tokens, spans, remedy = list(item["tokens"]), [], "correct it, or leave --entity-markers out"
     for side in ("h", "t"):
         span = (item[side][2] or [[]])[0]

@@ -128,7 +128,6 @@ def _joined_spellings(cells: list[Any]) -> list[str]:
 
 
 def _read_numbers(source: TaskSource, table: Table) -> dict[str, list[float | None]]:
-    """The finite number that labels each row by split, None where the cell is empty."""
     source.names = [VALUE]
     numbers: dict[str, list[float | None]] = {}
     for split, rows in table.splits.items():

@@ -124,10 +124,7 @@ class OverlapArguments:
 
 
 def overlap(arguments: OverlapArguments) -> Json:
-    """Measure the token overlap of a corpus's training texts with the training and test texts of tasks.
-
-    Returns `corpus` (name, texts, tokens) and `table`: by task and split the measures of `Overlap`.
-    """
+    """Measure the token overlap of a corpus with the training and test texts of tasks: `corpus`, `table` by task."""
     check_range(arguments, 1, math.inf, "num_texts", "min_count", "vocab_size")
     check_range(arguments, 3, math.inf, "max_length")
     if not arguments.tasks:

@@ -287,10 +287,7 @@ def mapped(
 def cached(
     file: Path, schema: pa.Schema, make: Callable[[], Iterable[pa.RecordBatch]], variable: str = "HF_DATASETS_CACHE"
 ) -> datasets.Dataset:
-    """A table that is memory-mapped from a file of the cache, and made where that is missing or damaged.
-
-    Raises UserError where it cannot be written; `variable` moves the cache.
-    """
+    """A table mapped from a file of the cache, made where that is missing or damaged; `variable` moves the cache."""
     with contextlib.suppress(OSError, pa.ArrowException):
         return datasets.Dataset.from_file(str(file))
     batches = make()

@@ -108,7 +108,6 @@ def _decode(file: Path, encoding: str | None) -> str:
 
 
 def _marked_encoding(content: bytes) -> str:
-    """The encoding that a file's byte-order mark names, else UTF-8."""
     return next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
 
 
@@ -146,7 +145,6 @@ def _read_csv(file: Path, text: str, is_tsv: bool, quoting: str) -> FileTable:
 
 
 def _read_json(file: Path, text: str) -> FileTable:
-    """One JSON document, or a document a line."""
     decode = json.JSONDecoder(parse_constant=lambda _: None).decode  # NaN is a missing value
     try:
         document = decode(text)

@@ -78,10 +78,7 @@ class Table:
 
 
 def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
-    """Leave out the classes of fewer than `drop` texts, and make those of fewer than `merge` one class, `OTHER`.
-
-    Raises UserError where fewer than two classes are left.
-    """
+    """Leave out classes of fewer texts than `drop`, make those of fewer than `merge` one; UserError below two."""
     counts, labels = Counter(row.label for rows in source.rows.values() for row in rows), range(len(source.names))
     large = [label for label in labels if counts[label] >= max(drop, merge)]
     merged = [label for label in labels if drop <= counts[label] < merge]

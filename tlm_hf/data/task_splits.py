@@ -49,7 +49,6 @@ def choose_rows(
 
 
 def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> None:
-    """Raise UserError for a class without rows in a split, which says how many it needs."""
     needed = 6 if "test" in source.rows else 4
     for split, of_split in groups.items():
         for label, rows in zip(source.groups, of_split, strict=True):

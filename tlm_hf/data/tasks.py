@@ -77,10 +77,7 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
 
 
 def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datasets.DatasetDict:
-    """The task that a command's options choose, or a function's, whose task may be a table; raises as `load_task`.
-
-    Without `every_class` a split of a table may lack classes, or be empty.
-    """
+    """The task that options choose; a function's may be a table. A split lacks a class only without `every_class`."""
     table, given = None, arguments.task
     if not isinstance(given, str):
         splits = given if isinstance(given, datasets.DatasetDict) else datasets.DatasetDict(train=given)
@@ -95,7 +92,6 @@ def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datase
 
 
 def _check(arguments: TaskArguments) -> None:
-    """Raise UserError for values that no task takes, and options that this task has no use for."""
     check_range(arguments, 1, float("inf"), "train_per_label", "validation_per_label", "test_per_label")
     check_range(arguments, 0, float("inf"), "drop_rare_classes", "merge_rare_classes")
     if arguments.shortfall not in ("error", "take"):
@@ -125,7 +121,6 @@ def task_hash(task: datasets.DatasetDict) -> str:
 
 
 def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
-    """Path or Hub name that a task is read from, and the revision to read there."""
     known, path = KNOWN.get(arguments.task), arguments.task_path
     if known is None:
         return arguments.task, arguments.task_revision

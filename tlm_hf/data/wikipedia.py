@@ -39,10 +39,7 @@ def stream_wikipedia(
     seed: int = 0,
     endpoint: str | None = None,
 ) -> datasets.DatasetDict:
-    """Read the first articles of a seeded order; empty ones and exact duplicates are dropped and counted.
-
-    Held-out texts are the same for every seed and `num_texts`. Raises UserError for what cannot be read.
-    """
+    """Read the first articles of a seeded order, none empty or twice; held-out texts are always the same."""
     total = num_texts + validation_texts
     source = _Wikipedia(config, revision, endpoint)
     hide = True if datasets.are_progress_bars_disabled() else None  # None: shown where there is a terminal
@@ -127,7 +124,6 @@ class _Wikipedia:
             yield places[index], (texts[index] or "").strip()
 
     def _read_index(self) -> list[pa.RecordBatch]:
-        """All row groups of the configuration, from the files' footers."""
         pieces = []
         for path in self._hub.glob(f"{self._folder}/{self.config}/train*.parquet"):
             file = path.removeprefix(f"{self._folder}/")

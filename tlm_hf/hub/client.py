@@ -76,7 +76,6 @@ class Hub:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The HTTP or network failure behind an error of huggingface_hub; the error itself where there is none."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, hub_errors.HfHubHTTPError | httpx2.HTTPError | ConnectionError):
         cause = cause.__cause__ or cause.__context__

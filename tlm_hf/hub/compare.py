@@ -81,7 +81,6 @@ def compare_branch(hub: Hub, staged: StagedRelease, repository: Repository, wher
 
 
 def _head_of(hub: Hub, repository: Repository, revision: str) -> str | None:
-    """Commit of a branch; None where there is no such branch or repository."""
     try:
         return str(hub.repo_info(repository.repo_id, repo_type=repository.repo_type, revision=revision).sha)
     except MISSING:
@@ -100,7 +99,6 @@ def _released(manifest: str, present: dict[str, str]) -> tuple[str | None, str |
 
 
 def _is_same(present: str | None, facts: Json) -> bool:
-    """Whether a hash, of the content or git's, is that of a file with these facts."""
     return present is not None and present in (facts.get("git"), facts.get("sha256"))
 
 

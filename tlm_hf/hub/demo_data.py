@@ -76,10 +76,7 @@ class DemoArguments:
 
 
 def make_demo(arguments: DemoArguments) -> Json:
-    """Make the Space's folder, whole or not at all; returns `demo` (its description) and its `tasks`.
-
-    Raises UserError for no committee, a folder that is missing or broken, or a task whose rows are others now.
-    """
+    """Make the Space's folder, whole or not at all; returns `demo` (its description) and its `tasks`."""
     committees, deep, encoders = (_read_pairs(arguments, flag) for flag in ("committees", "deep", "encoders"))
     if not committees or not encoders or not deep.keys() <= committees.keys():
         raise UserError("demo needs --committees TASK=FOLDER, one of --encoders, and --deep for the same tasks alone.")

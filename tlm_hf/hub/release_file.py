@@ -140,7 +140,6 @@ def _mapping(values: Any, where: str, known: Iterable[str] = ()) -> Json:
 
 
 def _build(record: Any, where: str, values: Json) -> Any:
-    """A record of these values, whose types it checks."""
     try:
         return record(**values)
     except (StrictDataclassError, TypeError) as error:

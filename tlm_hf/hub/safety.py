@@ -51,7 +51,6 @@ def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
 
 
 def _read(path: Path) -> str:
-    """The texts of a file, line by line; raises OSError or ValueError for arrays that need pickle."""
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as stored:
             dict(stored)

@@ -51,7 +51,6 @@ def stage(release_file: str, output_dir: str, *, data_root: str | None = None, l
 
 
 def _check_replaceable(output: Path) -> None:
-    """Refuse an output folder that holds anything but a staged release."""
     if output.is_file():
         raise UserError(f"The output folder {output} is a file: choose another --output-dir.")
     folders = [folder for _, folder in read_staged(output).folders] if (output / RELEASE_FILE).exists() else []
@@ -63,7 +62,6 @@ def _check_replaceable(output: Path) -> None:
 
 
 def _read_results(folder: Path, kind: str) -> Json:
-    """The results of a finished run of this kind."""
     results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
     run_kind = results.get("kind", "run that has not finished")
     if run_kind != RUN_KINDS[kind]:
@@ -102,7 +100,6 @@ class _Stager:
         return Repository(entry.kind, KINDS[entry.kind].repo_type, repo_id, tree)
 
     def _fill(self, entry: Entry, branch: str | None, folder: Path) -> None:
-        """Everything in a folder, the manifest at last."""
         repo_id, version = self.release.repo_id(entry.name), self.release.version
         results: Json = {}
         inputs: Json = {}

@@ -23,10 +23,7 @@ VARIABLES |= dict.fromkeys(("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"), "1")
 
 
 def verify(output_dir: str) -> Json:
-    """Check every repository of a staged release (see `verify_driver`); only what passed can be pushed.
-
-    Each has a process that cannot import `tlm_hf`, offline, with an empty cache. Raises UserError for what fails.
-    """
+    """Check every staged repository by `verify_driver`, offline, with an empty cache; UserError for what fails."""
     staged = read_staged(output_dir)
     if any(repository.kind == "space" for repository in staged.repositories):
         check_installed("gradio")
@@ -54,7 +51,6 @@ def read_verified(output_dir: str) -> StagedRelease:
 
 
 def _open(staged: StagedRelease, repository: Repository) -> dict[str, list[str]]:
-    """Run the driver on a repository and its branches; what they passed, by folder."""
     with tempfile.TemporaryDirectory(prefix="tlm-verify-") as home:
         report = Path(home, "report.json")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN_VARIABLES)}

@@ -120,10 +120,7 @@ def mean_difference(pairs: Sequence[tuple[Answers, Answers]]) -> Estimate:
 
 
 def slope(points: npt.ArrayLike, accuracies: Sequence[np.ndarray]) -> Estimate:
-    """Least-squares slope of the gap over points, from the pre-trained runs, float (seeds, items) at each point.
-
-    Runs from scratch are the same at all points and cancel.
-    """
+    """Least-squares slope of the gap over points, from pre-trained runs (seeds, items); those from scratch cancel."""
     centred = np.asarray(points, dtype=float)
     centred -= centred.mean()
     weights = centred / (centred**2).sum()
@@ -149,10 +146,7 @@ def _thin(committees: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 def committees_right(member_logits: np.ndarray, labels: np.ndarray, committees: Sequence[Sequence[int]]) -> np.ndarray:
-    """Which items each committee has right by the mean of its members' probabilities, float (committees, items).
-
-    Logits are (items, members, classes), labels (items,).
-    """
+    """Which items each committee has right, float (committees, items), by logits (items, members, classes)."""
     probabilities = softmax(member_logits, axis=-1).transpose(1, 0, 2).copy()
     rows = [probabilities[list(each)].sum(axis=0).argmax(axis=-1) == labels for each in committees]
     return np.asarray(rows, dtype=float)  # a sum decides as a mean does

@@ -199,10 +199,7 @@ def _baseline(measure: Callable[[datasets.DatasetDict], Json]) -> Callable[[RunA
 
 
 def _latency(arguments: RunArguments) -> Json:
-    """Median milliseconds of a batch of full-length texts, every second one half as long, all models in one run.
-
-    Time does not depend on the weights, so the models are new.
-    """
+    """Median milliseconds of a batch, every second text half as long; weights are new, they do not change times."""
     settings = arguments.settings
     size, reference, members = settings["size"], settings["reference"], list(settings["members"])
 

@@ -35,10 +35,7 @@ Right = dict[int, np.ndarray]
 
 @dataclass(frozen=True)
 class Row:
-    """One estimate of a finding, as a share of the test texts; `seeds` are the runs of the side that has fewer.
-
-    `timed_as` names its latency row, `seconds` are of training on one core, `calibration` is the expected error.
-    """
+    """An estimate, a share of test texts; `timed_as` names its latency row, `seconds` are one core's of training."""
 
     finding: str
     task: str
@@ -123,7 +120,6 @@ class Findings:
         return {seed: _is_right(found).mean(axis=0) for seed, found in answers.items() if found is not None}
 
     def _baselines(self, task: str) -> dict[str, Answers]:
-        """By name those that have records."""
         runs = self.planner.baselines(task)
         kinds = {kind: self.logits(run for run in runs if run.kind == kind) for kind in self.plan.baselines}
         return {BASELINE_NAMES[kind]: Answers(_is_right(found)) for kind, found in kinds.items() if found is not None}
@@ -278,13 +274,11 @@ class Findings:
 
 
 def _is_right(found: Logits) -> np.ndarray:
-    """Bool (members, items)."""
     logits, labels = found
     return np.asarray(labels == logits.argmax(axis=-1).T)
 
 
 def _common(*sides: Right) -> list[int]:
-    """The seeds that all sides have."""
     return sorted(set.intersection(*map(set, sides)))
 
 

@@ -211,10 +211,7 @@ class Planner:
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
 
     def expand(self) -> Expansion:
-        """All runs that can be named: fine-tunings whose rates are not chosen yet are only counted.
-
-        Those of low seeds come first, so that a study that is stopped early has something of every finding.
-        """
+        """All runs that can be named, low seeds first, so that a study that stops early has some of every finding."""
         planned, waiting = [(0, run) for task in self.plan.tasks for run in self.baselines(task)], 0
         for point in [point for task in self.plan.tasks for point in self.points(task)]:
             candidates = self.candidates(point.recipe, point.task, point.arm)
@@ -231,7 +228,6 @@ class Planner:
 
 
 def _with_needs(run: StudyRun) -> Iterator[StudyRun]:
-    """What must be done before a run, and the run."""
     for need in run.needs:
         yield from _with_needs(need)
     yield run

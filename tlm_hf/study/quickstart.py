@@ -198,7 +198,6 @@ def _joining(scale: Scale, output: Path) -> list[Job]:
 
 
 def _folders(scale: Scale, output: Path) -> dict[str, Path]:
-    """The models whose latency is measured."""
     return {
         scale.deep: output / "classifiers" / f"{scale.deep}-pretrained-0",
         "bert-1": output / "classifiers" / "bert-1-0-pretrained-0",
@@ -207,7 +206,6 @@ def _folders(scale: Scale, output: Path) -> dict[str, Path]:
 
 
 def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[str, float]) -> list[TableRow]:
-    """The table: test accuracies of all runs by model and arm."""
 
     def row(model: str, names: dict[str, list[str]], milliseconds: float | None) -> TableRow:
         scratch, tuned = ([results[name]["test"]["accuracy"] for name in names.get(arm, ())] for arm in ARMS)

@@ -72,7 +72,6 @@ class RayExecutor(Executor):
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> None:
-    """Body of a task; results are read from the shared folder."""
     function(*arguments)
 
 
@@ -85,10 +84,7 @@ class Work:
 
 
 def makespan(runs: Mapping[str, Work], nodes: int, seconds_to_death: float = float("inf"), seed: int = 0) -> float:
-    """Seconds of all runs on so many nodes, each of which dies after an exponentially distributed time.
-
-    Runs start in the order given when a slot is free and those before them are done; a death costs `LOST_SECONDS`.
-    """
+    """Seconds of all runs, in the order given, on nodes that die after exponentially distributed times."""
     generator = np.random.default_rng(seed)
     waiting, busy, done, now = list(runs), list[tuple[float, str]](), set[str](), 0.0
     while len(done) < len(runs):

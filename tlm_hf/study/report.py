@@ -119,7 +119,6 @@ def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested:
 
 
 def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
-    """What the encoders on the whole corpus are and cost."""
     lines = []
     for model in (*planner.plan.pretraining, planner.plan.longer_name):
         runs = [run for run, _ in planner.encoders(model).values()] if model else []
@@ -139,7 +138,6 @@ def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
 
 
 def _overlap(rows: pd.DataFrame, planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
-    """The gaps beside what the subsets measure, and the differences."""
     record = records.get(planner.subsets.name)
     measures = [
         {"task": task, "model": f"{planner.plan.shallow}, {kind} overlap"}
