@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from tlm_hf import TLMModel
 from tlm_hf.commands.common import Parser
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
+from tlm_hf.evaluation.linear_models import choose_linear
 from tlm_hf.runs.atomic_files import read_json, write_json
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
@@ -64,20 +62,17 @@ def cost_of(words: str, folder: Path) -> dict[str, float]:
 
 
 def probe(encoder: Path, task: Any) -> float:
-    """Validation accuracy of logistic regression on the mean of the frozen encoder's last states."""
+    """Best validation accuracy of a linear model on the mean of the frozen encoder's last states."""
     model, tokenizer = TLMModel.from_pretrained(encoder, add_pooling_layer=False).eval(), load_tokenizer(str(encoder))
 
+    @torch.inference_mode()
     def embed(batch: dict[str, list[str]]) -> dict[str, np.ndarray]:
         inputs = tokenizer(batch["text"], truncation=True, padding=True, return_tensors="pt")
-        mask = inputs["attention_mask"]
-        with torch.inference_mode():
-            states = model(inputs["input_ids"], mask).last_hidden_state
+        states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"]
         return {"vector": ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).numpy()}
 
     embedded = task.map(embed, batched=True, batch_size=100).with_format("numpy")
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-    classifier.fit(embedded["train"]["vector"][:], embedded["train"]["label"][:])
-    return float(classifier.score(embedded["validation"]["vector"][:], embedded["validation"]["label"][:]))
+    return float(choose_linear({split: embedded[split]["vector"][:] for split in task}, task)["validation_accuracy"])
 
 
 def run_variant(arguments: argparse.Namespace, variant: str, minutes: float, seed: int) -> dict[str, Any]:

@@ -42,10 +42,21 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
             key = _joined(item["tokens"])
             text = key if entity_markers == "none" else _joined(_marked(item, where))
             rows.append(Row(text, label, f"{pid}/{number}", key))
-    unique, dropped = _without_repetition(rows)
     facts: Json = {"source": portable_path(str(file)), "revision": f"sha256:{file_hash(file)}"}
-    facts["entity_markers"] = entity_markers
-    return TaskSource({"train": unique}, _names(file.with_name(NAMES_FILE), pids), dropped, facts=facts)
+    source = TaskSource({"train": []}, _names(file.with_name(NAMES_FILE), pids), facts=facts)
+    source.facts["entity_markers"] = entity_markers
+    labels, seen = defaultdict(set), set[str]()
+    for row in rows:
+        labels[row.key.casefold()].add(row.label)
+    for row in rows:
+        sentence = row.key.casefold()
+        if sentence and len(labels[sentence]) == 1 and sentence not in seen:
+            source.rows["train"].append(row)
+        else:
+            several = "two labels" if len(labels[sentence]) > 1 else "duplicates"
+            source.dropped[several if sentence else "empty text"] += 1
+        seen.add(sentence)
+    return source
 
 
 def _names(file: Path, pids: list[str]) -> list[str]:
@@ -64,7 +75,7 @@ def _joined(tokens: list[str]) -> str:
 
 
 def _marked(item: Json, where: str) -> list[str]:
-    tokens, spans, remedy = list(item["tokens"]), [], "correct it, or leave --entity-markers out"
+    tokens, spans, remedy = [*item["tokens"]], [], "correct it, or leave --entity-markers out"
     for side in ("h", "t"):
         span = (item[side][2] or [[]])[0]
         if not span or span != list(range(span[0], span[-1] + 1)) or span[0] < 0 or span[-1] >= len(tokens):
@@ -73,24 +84,7 @@ def _marked(item: Json, where: str) -> list[str]:
     (head, head_end), (tail, tail_end) = spans
     if head < tail_end and tail < head_end:
         raise UserError(f"In the {where} head and tail overlap: {remedy}.")
-    opening = {head: ENTITY_MARKERS[0], tail: ENTITY_MARKERS[2]}
-    closing = {head_end: ENTITY_MARKERS[1], tail_end: ENTITY_MARKERS[3]}
-    marked = ((closing.get(place), opening.get(place), *tokens[place : place + 1]) for place in range(len(tokens) + 1))
-    return [word for words in marked for word in words if word is not None]
-
-
-def _without_repetition(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
-    """Rows whose sentence, without markers and in any case, is under one relation and has not come before there."""
-    labels = defaultdict(set)
-    for row in rows:
-        labels[row.key.casefold()].add(row.label)
-    unique: dict[str, Row] = {}
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        sentence = row.key.casefold()
-        if not sentence or len(labels[sentence]) > 1 or sentence in unique:
-            several = "two labels" if len(labels[sentence]) > 1 else "duplicates"
-            dropped[several if sentence else "empty text"] += 1
-        else:
-            unique[sentence] = row
-    return list(unique.values()), dropped
+    markers = zip((head, head_end, tail, tail_end), ENTITY_MARKERS, strict=True)
+    for place, marker in sorted(markers, key=lambda each: (each[0], "/" not in each[1]), reverse=True):
+        tokens.insert(place, marker)  # from the end, so that earlier places stay; one that closes comes first
+    return tokens

@@ -90,9 +90,8 @@ class Findings:
         rows += [row for task in tasks for row in self.corpus_size(task, right[task])]
         rows += self.overlap(right)
         rows += [row for task in tasks for row in self.committee(task, points[task])]
-        for task in tasks:
-            for name, answers in self._baselines(task).items():
-                rows.append(make_row(BASELINES, task, name, None, "accuracy", accuracy(answers)))
+        baselines = [(task, *each) for task in tasks for each in self._baselines(task).items()]
+        rows += [make_row(BASELINES, task, name, None, "accuracy", accuracy(side)) for task, name, side in baselines]
         return rows
 
     def logits(self, runs: Iterable[StudyRun], split: str = "test") -> Logits | None:
@@ -179,8 +178,7 @@ class Findings:
             common = _common(*(side for sides in several for side in sides)) if len(several) > 1 else []
             if common:  # each task has other texts, and so another seed
                 answers = [
-                    (_stack(ours, common, place), _stack(theirs, common, place))
-                    for place, (ours, theirs) in enumerate(several)
+                    (_stack(one, common, seed), _stack(two, common, seed)) for seed, (one, two) in enumerate(several)
                 ]
                 yield make_row(OVERLAP, ALL_TASKS, shallow, f"high - {other}", "difference", mean_difference(answers))
 
@@ -265,12 +263,11 @@ class Findings:
     def _cost(self, runs: Sequence[StudyRun]) -> tuple[float, float]:
         """Median seconds of one core of the encoders' pre-training and of the fine-tunings; 0 without a record."""
         encoders = [need for run in runs for need in run.needs if need.kind == "pretrain"]
-        found = (
-            [self.records[r.name].results["seconds"] for r in some if r.name in self.records]
-            for some in (encoders, runs)
-        )
-        pretraining, finetuning = (median(seconds or [0.0]) for seconds in found)
-        return pretraining, finetuning
+        costs = []
+        for some in (encoders, runs):
+            seconds = [self.records[run.name].results["seconds"] for run in some if run.name in self.records]
+            costs.append(median(seconds or [0.0]))
+        return costs[0], costs[1]
 
 
 def _is_right(found: Logits) -> np.ndarray:

@@ -144,10 +144,7 @@ class Planner:
         return {option: mean(self.validation[run.name] for run in tries) for option, tries in runs.items()}
 
     def chosen(self, recipe: str, task: str, arm: str) -> Candidate | None:
-        """The lowest rate with a mean validation accuracy within a standard error of the best; None until all ran.
-
-        The error is that of the best one's mean over seeds: with one seed the best is taken, the first of equals.
-        """
+        """The lowest rate whose mean validation accuracy is within a standard error of the best; None until all ran."""
         runs = self.candidates(recipe, task, arm)
         means = self.means(runs)
         if len(runs) == 1 or not means:
@@ -171,13 +168,9 @@ class Planner:
         }
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
-        """Encoders of a recipe or `longer_name` on the whole corpus by seed p, with fine-tuning seeds p n, p n + 1, ...
-
-        No two share a fine-tuning seed, and encoders of committees alone have one.
-        """
-        plan, longer = self.plan, self.plan.committee.longer
+        """Encoders of a recipe or `longer_name` on the whole corpus by seed, with their own fine-tuning seeds."""
+        plan, longer, changes = self.plan, self.plan.committee.longer, dict[str, Any]()
         members, several = plan.committee.members.get(model, 0), 0
-        changes: Json = {}
         if longer is not None and model == plan.longer_name:
             model, members, changes = plan.shallow, longer.members, {"max_steps": longer.max_steps}
         elif model in plan.gap_models:

@@ -43,7 +43,7 @@ class StudyArguments:
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE).")
     workers: int | None = option(None, "Runs at once (default: one for each core).")
     executor: str = option(
-        "local", "local, or ray for a cluster (extra `cluster`; RAY_ADDRESS) that shares the folders."
+        "local", "local, or ray for a cluster (extra `cluster`; RAY_ADDRESS).", choices=["local", "ray"]
     )
     gpus_per_run: float = option(0.0, "With --executor ray: GPUs that a training takes.")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
@@ -73,8 +73,6 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
     """Refuse impossible options (UserError) before any work; returns the plan."""
     check_range(arguments, 1, 4096, "workers")
     check_range(arguments, 0, 64, "gpus_per_run")
-    if arguments.executor not in ("local", "ray"):
-        raise UserError(f"--executor is {arguments.executor!r}: choose local or ray.")
     if arguments.executor == "ray":
         check_installed("ray")
     plan = read_plan(arguments.size, arguments.plan)
@@ -138,7 +136,7 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
 
 
 def show_plan(arguments: StudyArguments) -> Json:
-    """The runs by kind and recipe: a `table` for people, and the counts and `core_hours` of the missing runs.
+    """The runs by kind and recipe: a `table` for people, counts, and `core_hours` of the missing ones.
 
     Fine-tunings without a rate yet count as if all candidates were equally good; the time on a cluster is simulated.
     """
@@ -160,8 +158,8 @@ def show_plan(arguments: StudyArguments) -> Json:
     table = pd.DataFrame(lines, columns=columns).groupby(columns[:2], sort=False).agg(sums)
     total, missing, waiting = float(table[columns[4]].sum()), int(table["missing"].sum()), state.expansion.waiting
     words = [f"{len(runs)} runs, {missing} missing: {total:.2f} core-hours; {waiting} wait for their rates."]
-    work = {name: Work(left[name], [each.name for each in runs[name].needs if left[each.name]]) for name in runs}
-    work = {name: each for name, each in work.items() if each.seconds}
+    needs = {name: [each.name for each in run.needs if left[each.name]] for name, run in runs.items()}
+    work = {name: Work(left[name], needs[name]) for name in runs if left[name]}
     for nodes in NODES if work else ():
         alive, dying = (makespan(work, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS))
         words.append(
