@@ -15,6 +15,7 @@ from helpers_commands import (
     TINY_PRETRAINING,
     contents,
     labelled_rows,
+    refused,
     results_of,
     shelf,
     succeed,
@@ -141,6 +142,36 @@ def test_score_of_an_encoder_is_the_stock_loss_on_the_same_masks(tmp_path, capsy
     assert said["metrics"]["masked_tokens"] == count
     assert said["metrics"]["loss"] == pytest.approx(total / count, abs=1e-5)
     assert count / tokens == pytest.approx(0.15, abs=0.04)
+
+
+def scored(capsys, model, *words):
+    task = shelf() / "task.csv"  # made by the first test that asks for it, with words on stdout
+    capsys.readouterr()
+    succeed("score", "--model", shelf() / model, "--task", task, "--disable-tqdm", *words)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_split_to_score_is_chosen(capsys, tmp_path):
+    splits = ("train", "validation", "test", "all")
+    counts = {split: scored(capsys, "member", "--split", split)["texts"] for split in splits}
+    assert counts == {"train": 56, "validation": 12, "test": 12, "all": 80}
+    assert scored(capsys, "member")["texts"] == 80
+
+
+@pytest.mark.parametrize("model", ["member", "committee"])
+def test_scores_are_those_of_the_results(capsys, tmp_path, model):
+    found = scored(capsys, model, "--split", "test", "--output", tmp_path / "scores.json")["metrics"]
+    assert found == json.loads((tmp_path / "scores.json").read_text())["metrics"]
+    expected = results_of(shelf() / model)["test"]
+    assert {name: found[name] for name in ("accuracy", "macro_f1", "loss")} == pytest.approx(
+        {name: expected[name] for name in ("accuracy", "macro_f1", "loss")}, abs=1e-5
+    )
+
+
+def test_a_folder_as_output_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tlm_hf.evaluation.scoring.read_config", None)
+    words = ("--task", shelf() / "task.csv", "--output", tmp_path)
+    assert tmp_path.name in refused(capsys, "score", "--model", shelf() / "member", *words)
 
 
 def test_finished_command_returns_at_once(capsys, monkeypatch):
