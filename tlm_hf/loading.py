@@ -17,6 +17,7 @@ from .models.combination_committee import SINGLE
 from .models.configuration_committee import CommitteeConfig
 from .models.configuration_frozen import FrozenCommitteeConfig
 from .models.configuration_tlm import TLMConfig
+from .models.joining_committee import open_whole
 from .models.modeling_committee import CommitteeForSequenceClassification
 from .models.modeling_frozen import FrozenCommitteeForSequenceClassification
 from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
@@ -206,26 +207,15 @@ def _build_config(source: str, fields: Json, **changes: Any) -> TLMConfig:
 
 
 def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwargs: Any) -> PreTrainedModel:
-    """`from_pretrained`, with missing or wrong-shaped weights as one sentence (new ones where that is allowed)."""
+    """`open_whole`, with missing or wrong-shaped weights as one sentence (new ones where that is allowed)."""
     try:
-        # Shapes are compared below: transformers' own error refers to a report that our commands keep silent.
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = model_class.from_pretrained(model_folder(source), **kwargs)
+        return open_whole(model_class, model_folder(source), allowed_missing, **kwargs)
     except (OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise _cannot(source, "loaded", error) from error
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith(allowed_missing))
-    if missing:
-        raise UserError(f"The model {source!r} lacks {len(missing)} weights, such as {missing[0]}: restore them.")
-    for name, size, expected in sorted(report["mismatched_keys"]):
-        if not name.startswith(allowed_missing):
-            raise UserError(
-                f"The weights of the model {source!r} do not fit its config.json ({name} is {list(size)}, not "
-                f"{list(expected)}): restore both from where the model came."
-            )
-    return model
 
 
 def _cannot(source: str, what: str, error: BaseException) -> UserError:
     """A library's message in one sentence; of a refused configuration, the reason rather than the validator's name."""
     reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ is not None else error
-    return UserError(f"The model {source!r} cannot be {what}: {str(reason).strip().splitlines()[0]}")
+    words = str(reason).strip().splitlines()[0].rstrip(".")
+    return UserError(f"The model {source!r} cannot be {what} ({words}): restore it, or name another one.")

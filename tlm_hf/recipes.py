@@ -1,22 +1,22 @@
-"""Architectures, sizes and training schedules by name: one registry; names are generated from it, never parsed back.
+"""Architectures (the paper's, and the plain `bert-1`), sizes and training schedules by name.
 
-Run `python -m tlm_hf.recipes` to print the table of shapes and parameters. Architectures are the paper's
-(arXiv 2507.14871, released encoders) and the plain `bert-1`; head size is 64 throughout, feed-forward 4 x hidden.
+`python -m tlm_hf.recipes` prints the table of shapes and parameters; feed-forward layers are 4 x hidden.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from .errors import UserError
+from .errors import UserError, check_range
 from .models.configuration_tlm import TLMConfig
 
 Entry = TypeVar("Entry")
 HEAD_SIZE = 64
 PAPER_HEADS = 12
-NARROW = 384
-"""Largest hidden size at which one layer starts from weights of 1/sqrt(hidden_size) and at the schedule's full rate."""
+NARROW = 384  # the largest hidden size at which one layer starts from weights of 1/sqrt(hidden_size), at the full rate
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Schedule:
     max_grad_norm: float  # 0 does not clip
     mlm_probability: float
     dropout: float  # hidden and attention
-    initializer_range: float | None  # None for `default_initializer_range`
+    initializer_range: float | None  # None for 1/sqrt(hidden size) of one narrow layer, else BERT's 0.02
     parts: int | None = None  # None for a rate that changes at every step
     group_by_length: bool = True  # batches of texts of similar length
     unigram_bias: bool = False  # the decoder's bias starts at log token shares: the first steps need not learn them
@@ -74,18 +74,11 @@ class Schedule:
     cls_objective: bool = False  # [CLS] predicts a word of its text: nothing else trains it in a one-layer encoder
     full_rate_up_to: int | None = None  # wider encoders take the rate times the square of this over their width
 
-    def rate_at(self, hidden_size: int) -> float:
-        """Peak rate of an encoder of this width."""
-        if self.full_rate_up_to is None:
-            return self.learning_rate
-        return self.learning_rate * min(1.0, self.full_rate_up_to / hidden_size) ** 2
-
     def factor(self, step: int, steps: int) -> float:
         """Share of the peak rate at step `step` = 0, 1, ... of `steps`, for a schedule with `parts`."""
-        if self.parts is None:
-            raise ValueError(f"The schedule {self.name} changes at every step.")
-        part = min(step * self.parts // steps, self.parts)
-        return max(0.0, (self.parts - part) / (self.parts - 1)) if part else 0.0
+        parts = self.parts or 1
+        part = min(step * parts // steps, parts)
+        return max(0.0, (parts - part) / (parts - 1)) if part else 0.0
 
 
 OUR_START: dict[str, Any] = {"initialization": "counts"}
@@ -104,9 +97,8 @@ FINETUNING_SCHEDULES: dict[str, dict[str, float]] = {
     "tlm": {"num_train_epochs": 8.0, "learning_rate": 1e-3, "warmup_steps": 0.1, "max_grad_norm": 1.0, **COMMON},
     "paper": {"num_train_epochs": 50.0, "learning_rate": 5e-5, "warmup_steps": 0.0, "max_grad_norm": 0.0, **COMMON},
 }
-"""Values of options of fine-tuning that were not given. `paper` (the authors' settings) also decays every weight,
-biases and LayerNorms included, and lowers the learning rate once an epoch; `tlm` decays matrices alone and lowers it
-each step."""
+"""Options that were not given. `paper` (the authors' settings) also decays every weight and lowers the learning rate
+once an epoch; `tlm` decays matrices alone and lowers it each step."""
 
 ARCHITECTURES = {
     architecture.name: architecture
@@ -144,14 +136,6 @@ find_size = partial(_find, SIZES, "size")
 find_schedule = partial(_find, PRETRAINING_SCHEDULES, "schedule")
 
 
-def default_initializer_range(hidden_size: int, num_hidden_layers: int) -> float:
-    """Standard deviation of new weights: 1/sqrt(hidden_size) for one narrow layer, else BERT's 0.02.
-
-    Measured at 256 and 768 (results/training/LOG.md, sections 2 and 8); `NARROW` is between.
-    """
-    return max(0.02, hidden_size**-0.5) if num_hidden_layers == 1 and hidden_size <= NARROW else 0.02
-
-
 def build_config(
     recipe: str,
     size: str,
@@ -166,31 +150,27 @@ def build_config(
 ) -> TLMConfig:
     """Configuration of `recipe@size`, with single fields overridden (None: the recipe's at this size).
 
-    Heads and convolution channels follow an overridden width, `initializer_range` `default_initializer_range`. Raises
-    UserError for an unknown name, a number below 1, or heads that do not divide the hidden size.
+    Heads and convolution channels follow an overridden width. Raises UserError for an unknown name, a number below 1,
+    or heads that do not divide the hidden size.
     """
     architecture, scale = find_architecture(recipe), find_size(size)
-    overrides = {"vocab-size": vocab_size, "max-length": max_length, "hidden-size": hidden_size}
-    overrides |= {"num-hidden-layers": num_hidden_layers, "num-attention-heads": num_attention_heads}
-    for option, value in overrides.items():
-        if value is not None and value < 1:
-            raise UserError(f"--{option} is {value}: give at least 1.")
+    shape = {"vocab_size": vocab_size, "max_length": max_length, "hidden_size": hidden_size}
+    shape |= {"num_hidden_layers": num_hidden_layers, "num_attention_heads": num_attention_heads}
+    check_range(SimpleNamespace(**shape), 1, math.inf, *shape)
     heads_of_size = max(1, round(architecture.num_attention_heads * scale.heads / PAPER_HEADS))
     heads = num_attention_heads or (max(1, hidden_size // HEAD_SIZE) if hidden_size else heads_of_size)
     hidden = hidden_size or HEAD_SIZE * heads
     if hidden % heads:
-        raise UserError(
-            f"hidden size {hidden} is not divisible by {heads} attention heads; choose a multiple of {heads}, or set "
-            "--num-attention-heads."
-        )
+        words = f"hidden size {hidden} is not divisible by {heads} attention heads"
+        raise UserError(f"{words}; choose a multiple of {heads}, or set --num-attention-heads.")
     channels = None
     if architecture.conv_channels is not None:
         at_64 = scale.conv_channels if scale.conv_channels is not None else 64 * scale.heads / PAPER_HEADS
         wider = hidden / (HEAD_SIZE * heads_of_size)  # 1 unless the width was overridden
         channels = max(1, round(architecture.conv_channels / 64 * at_64 * wider))
     layers = num_hidden_layers or architecture.num_hidden_layers
-    if initializer_range is None:
-        initializer_range = default_initializer_range(hidden, layers)
+    if initializer_range is None:  # measured at widths 256 and 768 (results/training/LOG.md, sections 2 and 8)
+        initializer_range = max(0.02, hidden**-0.5) if layers == 1 and hidden <= NARROW else 0.02
     return TLMConfig(
         vocab_size=vocab_size or scale.vocab_size,
         hidden_size=hidden,

@@ -34,8 +34,7 @@ from .measure import TimingArguments, build_onnx, build_recipe, finish, stock_co
 CLS, FIRST_WORD = 101, 1000
 GRID = ("laptop:1", "laptop:3", "laptop:5", "laptop:10", "paper:10")
 Batch = dict[str, torch.Tensor]
-Side = tuple[str, str, str]
-"""Model, runtime and precision."""
+Side = tuple[str, str, str]  # model, runtime and precision
 DEEP: Side = ("bert-6", "torch", "float32")
 PLAIN: Side = ("committee", "torch", "float32")
 

@@ -26,8 +26,7 @@ from ..runtime import load
 from .contestants import CONTESTANTS, FROZEN, Answer, Texts
 from .measure import TimingArguments, finish
 
-SINGLES, BLOCK = 500, 25
-"""Texts that are answered one by one, and how many of them a contestant answers in its turn."""
+SINGLES, BLOCK = 500, 25  # texts that are answered one by one, and how many of them a contestant answers in its turn
 SINGLE = {**ONE_THREAD, "OPENBLAS_NUM_THREADS": "1"}
 
 

@@ -11,8 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..runs.atomic_files import Json
 
-HEADLINE = {SINGLE: "accuracy", MULTI: "micro_f1", REGRESSION: "r2"}
-"""The metric that models are compared by."""
+HEADLINE = {SINGLE: "accuracy", MULTI: "micro_f1", REGRESSION: "r2"}  # the metric that models are compared by
 
 
 class AccuracyAndF1(evaluate.Metric):

@@ -57,17 +57,24 @@ def _load(member: str | os.PathLike, position: int, options: Mapping[str, Any]) 
         raise _broken(member, position, error) from error
     _check_kind(position, fields.get("model_type"), fields.get("architectures") or [])
     try:
-        # Shapes are compared below: transformers' own error is a report of many lines.
-        model, report = TLMForSequenceClassification.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        return open_whole(TLMForSequenceClassification, source, **options)
     except Exception as error:  # a truncated file raises what safetensors defines
         raise _broken(member, position, error.__cause__ or error) from error
-    if report["missing_keys"]:
-        raise _broken(member, position, f"it lacks the weights {sorted(report['missing_keys'])[0]}")
-    if report["mismatched_keys"]:
-        name, saved, expected = sorted(report["mismatched_keys"])[0]
-        raise _broken(member, position, f"{name} is {list(saved)}, by its config.json it would be {list(expected)}")
+
+
+def open_whole(model_class: Any, source: str, new: tuple[str, ...] = (), **options: Any) -> Any:
+    """`from_pretrained`; ValueError for a weight that is missing or of another shape, unless its name starts as `new`.
+
+    The error of transformers for another shape is a report of many lines.
+    """
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = model_class.from_pretrained(source, **options)
+    faults = {name: f"it lacks the weights {name}" for name in report["missing_keys"]}
+    for name, saved, expected in report["mismatched_keys"]:
+        faults[name] = f"{name} is {list(saved)}, by its config.json it would be {list(expected)}"
+    for name in sorted(faults):
+        if not name.startswith(new):
+            raise ValueError(faults[name])
     return model
 
 
@@ -180,4 +187,4 @@ def in_label_order(model: Any, labels: dict[int, str]) -> Any:
     return permuted
 
 
-__all__ = ["check_member", "check_tokenizers", "in_label_order", "open_member", "problem_of_model"]
+__all__ = ["check_member", "check_tokenizers", "in_label_order", "open_member", "open_whole", "problem_of_model"]

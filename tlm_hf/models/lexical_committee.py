@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-MULTIPLIER = 40503
-"""Of the first token's id in the hash of a pair."""
+MULTIPLIER = 40503  # of the first token's id in the hash of a pair
 
 
 def hash_pairs(ids: Any, buckets: int) -> Any:

@@ -14,8 +14,7 @@ import filelock
 
 from ..errors import UserError
 
-Json: TypeAlias = dict[str, Any]
-"""A JSON object on its way from or to a file."""
+Json: TypeAlias = dict[str, Any]  # a JSON object on its way from or to a file
 
 
 def read_json(path: str | Path) -> Json:

@@ -259,5 +259,6 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
     elif schedule.full_rate_up_to is not None:
         heads = {name: getattr(model, name) for name in ("hidden_size", "num_attention_heads")}
         config = build_config(model.recipe, model.size, **heads)
-        schedule = replace(schedule, learning_rate=schedule.rate_at(config.hidden_size))
+        share = min(1.0, schedule.full_rate_up_to / config.hidden_size)
+        schedule = replace(schedule, learning_rate=schedule.learning_rate * share**2)
     return replace(schedule, **{name: given[name] for name in OF_SCHEDULE if name in given})
