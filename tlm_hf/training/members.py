@@ -107,7 +107,8 @@ def fit_to_budget(
 ) -> Callable[[], str | None]:
     """Time a short trial; the function returned lowers `models` and `num_train_epochs` to what fits, and says so.
 
-    It decides once: `folder` keeps its decision. `started` is when the command began, by `time.perf_counter()`. Raises
+    It decides once: `folder` keeps its decision. What comes after the members is taken to last as long as what comes
+    between trial and decision. `started` is when the command began, by `time.perf_counter()`. Raises
     UserError for a `--time-budget` that the trial shows to be too short.
     """
     record, trial = folder / BUDGET_FILE, folder / TRIAL
@@ -124,18 +125,19 @@ def fit_to_budget(
         step = max(speed["seconds"] / speed["steps"] for speed in speeds)
         apart = max(sum(speed["seconds_apart"].values()) for speed in speeds)
         shutil.rmtree(trial)
-        spent = time.perf_counter() - started
-        around = time.perf_counter() - begun - TRIAL_STEPS * step - apart
+        tried = time.perf_counter()
+        spent, around = tried - started, tried - begun - TRIAL_STEPS * step - apart
         cost = MemberCost(around, steps * step + apart / math.ceil(TRIAL_STEPS / steps))
         if seconds - spent < cost.least:
             raise UserError(
                 f"--time-budget {budget} is too short: {spent:.0f} seconds have passed, and fine-tuning takes at least "
-                f"{cost.least:.0f} more; give {math.ceil(spent + cost.least)}s, or leave it out."
+                f"{cost.least:.0f} more; give {math.ceil(1.2 * (spent + cost.least))}s, or leave it out."
             )
 
     def fit() -> str:
         if not record.is_file():
-            members, passes = fit_members(seconds - time.perf_counter() + started, cost, *asked, workers)
+            now = time.perf_counter()
+            members, passes = fit_members(seconds - (now - started) - (now - tried), cost, *asked, workers)
             write_json(record, {"members": members, "passes": passes})
         decided = read_json(record)
         options["models"] = options["models"][: decided["members"]]

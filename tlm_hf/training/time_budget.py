@@ -85,15 +85,14 @@ class MemberCost:
 
     @property
     def least(self) -> float:
-        """Seconds for a tenth of a pass, and what comes after the members, which is counted as `around` once more."""
-        return (0.1 * self.one_pass + 2 * self.around) / (1 - RESERVE)
+        """Seconds for a tenth of a pass."""
+        return (0.1 * self.one_pass + self.around) / (1 - RESERVE)
 
 
 def fit_members(left: float, cost: MemberCost, passes: float, members: int, workers: int) -> tuple[int, float]:
     """How many of the members, and of the passes over the rows, fit into `left` seconds, `workers` side by side."""
-    usable = (1 - RESERVE) * left - cost.around
     for rounds in range(math.ceil(members / workers), 0, -1):
-        fitting = min(passes, (usable / rounds - cost.around) / cost.one_pass)
+        fitting = min(passes, ((1 - RESERVE) * left / rounds - cost.around) / cost.one_pass)
         if fitting >= LEAST * passes:
             break
     if fitting < passes:  # whole passes, or tenths of one
