@@ -28,10 +28,8 @@ def open_member(
     if isinstance(member, str | os.PathLike):
         return _load(member, position, options)
     if not isinstance(member, PreTrainedModel):
-        raise ValueError(
-            f"Member {position} is a {type(member).__name__}: give folders, Hub names or classifiers (of an adapted "
-            "one what merge_and_unload() returns)."
-        )
+        words = "give folders, Hub names or classifiers (of an adapted one what merge_and_unload() returns)"
+        raise ValueError(f"Member {position} is a {type(member).__name__}: {words}.")
     _check_kind(position, member.config.model_type, [type(member).__name__])
     return member if isinstance(member, TLMForSequenceClassification) else _take_over(member, position)
 
@@ -106,19 +104,16 @@ def _take_over(member: PreTrainedModel, position: int) -> TLMForSequenceClassifi
 
 def check_tokenizers(members: Sequence[Any], options: Mapping[str, Any]) -> None:
     """Raise ValueError at the first member with another tokenizer.json (a model's: in the folder it came from)."""
-    first: tuple[int, dict[str, Any]] | None = None
+    tokenizers: dict[int, Any] = {}
     for position, member in enumerate(members):
         source = getattr(getattr(member, "config", None), "_name_or_path", member)
-        if not isinstance(source, str | os.PathLike) or (source is not member and not Path(source or "?").is_dir()):
-            continue
-        tokenizer = _read_tokenizer(source, position, options)
-        if tokenizer is None:
-            continue
-        if first is None:
-            first = (position, tokenizer)
-        elif tokenizer != first[1]:
+        if isinstance(source, str | os.PathLike) and (source is member or Path(source or "?").is_dir()):
+            tokenizers[position] = _read_tokenizer(source, position, options)
+    known = [position for position, tokenizer in tokenizers.items() if tokenizer is not None]
+    for position in known:
+        if tokenizers[position] != tokenizers[known[0]]:
             raise ValueError(
-                f"Member {position} has another tokenizer than member {first[0]}: a committee reads its text once, so "
+                f"Member {position} has another tokenizer than member {known[0]}: a committee reads its text once, so "
                 "all members must be trained with one tokenizer."
             )
 
@@ -127,10 +122,8 @@ def _read_tokenizer(member: str | os.PathLike, position: int, options: Mapping[s
     """What decides the tokens: tokenizer.json but for padding and truncation; None where there is no such file."""
     lookup = {name: options[name] for name in HUB_OPTIONS if name in options}
     try:
-        file = cached_file(os.fspath(member), "tokenizer.json", _raise_exceptions_for_missing_entries=False, **lookup)
+        file = cached_file(os.fspath(member), "tokenizer.json", **lookup)
     except (OSError, ValueError):
-        return None
-    if file is None:
         return None
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))

@@ -109,13 +109,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
     ) -> FrozenCommitteeForSequenceClassification:
         """The same committee as tables (see `modeling_frozen`): equal answers, many times faster, no training.
 
-        Args:
-            dtype: precision of the tables: `float32`, `float16` or `int8`.
-            cls_token_id: the token that every text starts with (default: of the tokenizer beside committee or members).
-            token_types: tables of token type 1 too, which pairs of texts need.
-
-        Raises:
-            ValueError: a member that has no tables; no tokenizer; an unknown dtype.
+        Tables are `float32`, `float16` or `int8`, with `token_types` also of token type 1, for pairs of texts. Every
+        text starts with `cls_token_id` (default: of the tokenizer beside committee or members). Raises ValueError for a
+        member that has no tables, no tokenizer, or an unknown dtype.
         """
         if cls_token_id is None:
             from transformers import AutoTokenizer  # late: the Auto classes import this file

@@ -16,14 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
-from transformers import (
-    DataCollatorWithPadding,
-    EvalPrediction,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.utils import ModelOutput
 
 from ..data.kinds import class_names, labels_of, problem_of, texts_of
@@ -344,6 +337,6 @@ def scaled_labels(task: datasets.DatasetDict, split: str) -> np.ndarray:
     return (labels - mean) / deviation
 
 
-def _metrics(prediction: EvalPrediction, problem_type: str) -> dict[str, float]:
+def _metrics(prediction: Any, problem_type: str) -> dict[str, float]:
     scores = measure(problem_type, np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
     return {name: value for name, value in scores.items() if value is not None and name != "loss"}

@@ -77,14 +77,12 @@ def pretrain(**options: Any) -> Json:
         run.discard()
         raise
 
-    # 3. Trainer
+    # 3. Train
     steps = _choose_steps(plan, run, started)
     trainer = plan.build_trainer(steps, arguments.output_dir)
-
-    # 4. Train
     trainer.train(resume_from_checkpoint=run.last_checkpoint())
 
-    # 5. Save
+    # 4. Save
     def save(folder: Path) -> None:
         trainer.model.save_pretrained(folder)
         plan.tokenizer.save_pretrained(folder)
@@ -140,10 +138,8 @@ class _Encoder:
         if model.tokenizer is not None:
             tokenizer = load_tokenizer(model.tokenizer, config.max_position_embeddings)
             if model.vocab_size not in (None, len(tokenizer)):
-                raise UserError(
-                    f"--vocab-size is {model.vocab_size} but the tokenizer {model.tokenizer!r} has {len(tokenizer)} "
-                    "tokens: leave --vocab-size out."
-                )
+                words = f"--vocab-size is {model.vocab_size} but the tokenizer {model.tokenizer!r} has {len(tokenizer)}"
+                raise UserError(f"{words} tokens: leave --vocab-size out.")
         return cls(f"{model.recipe}@{model.size}", config, tokenizer)
 
     def settings(self) -> Json:
@@ -178,11 +174,7 @@ class _Plan:
 
     @classmethod
     def prepare(
-        cls,
-        options: PretrainOptions,
-        arguments: PretrainingArguments,
-        encoder: _Encoder,
-        corpus: datasets.DatasetDict,
+        cls, options: PretrainOptions, arguments: PretrainingArguments, encoder: _Encoder, corpus: datasets.DatasetDict
     ) -> "_Plan":
         """Train the tokenizer where there is none, tokenize, and count; raises UserError for too little text."""
         config, model = encoder.config, options.model
@@ -194,16 +186,16 @@ class _Plan:
         tokens, held_out_tokens = (tokenize_once(corpus[split], tokenizer) for split in ("train", "validation"))
         split = options.corpus.text_windows == "all"
         texts = Windows(tokens, tokenizer, length, split=split)
+        name = repr(options.corpus.corpus)
         if not len(texts):
-            least = f"no text of at least {SHORT} tokens"
-            raise UserError(f"The corpus {options.corpus.corpus!r} has {least}: leave --text-windows first out.")
+            raise UserError(f"The corpus {name} has no text of {SHORT} tokens: leave --text-windows first out.")
         counts = texts.counts(len(tokenizer))
         facts = TextFacts.measure(tokens.lengths + SPECIAL, length, int(counts[tokenizer.unk_token_id]))
         facts.say_windows(split, len(texts))
         facts.warn_of_unknown()
         held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
         if held_out_masks(tokenizer, held_out) is None:
-            raise UserError(f"The texts held out of {options.corpus.corpus!r} have no token to mask: give more text.")
+            raise UserError(f"The texts held out of {name} have no token to mask: give more text.")
         rows, start = None, time.process_time()
         if options.schedule.initialization == "counts":
             whole = Windows(tokens, tokenizer, LONGEST_COUNTED, split=False, shortest=0)
@@ -227,14 +219,13 @@ class _Plan:
         if schedule.unigram_bias:
             model.cls.predictions.bias.data.copy_(unigram_bias(self.counts, self.tokenizer.all_special_ids))
         cls_weights = np.maximum(self.counts, 1) ** -0.5 if schedule.cls_objective else None
+        items = PretrainingSchedule(self.texts, steps * batch_size, batch_size, seed, schedule.group_by_length)
         trainer = RunTrainer(
             rate=None if schedule.parts is None else schedule.factor,
             decays_everything=schedule.decays_everything,
             model=model,
             args=arguments,
-            train_dataset=PretrainingSchedule(
-                self.texts, steps * batch_size, batch_size, seed, schedule.group_by_length
-            ),
+            train_dataset=items,
             eval_dataset=[],  # evaluation is the scorer's
             data_collator=MaskingCollator(self.tokenizer, schedule.mlm_probability, seed, cls_weights=cls_weights),
             processing_class=self.tokenizer,

@@ -26,10 +26,8 @@ def report_processes(arguments: TrainingArguments) -> None:
     processes, device, threads = arguments.world_size, arguments.device.type, torch.get_num_threads()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > processes:
-        raise UserError(
-            f"The launcher started {started} processes, each of which would train by itself: add --use-cpu to train on "
-            "CPUs together, or start one process for each GPU."
-        )
+        words = f"The launcher started {started} processes, each of which would train by itself"
+        raise UserError(f"{words}: add --use-cpu to train on CPUs together, or start one process for each GPU.")
     if is_main_process():
         backend = f" ({torch.distributed.get_backend()})" if processes > 1 else ""
         logger.info(
