@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import logging
 import os
 import shutil
 import sys
@@ -32,20 +31,13 @@ except ModuleNotFoundError:  # without it the page cannot train
 
 HAS_MCP = importlib.util.find_spec("mcp") is not None
 LIVE: Json = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
-"""Events that answer while one types: at once, and after a burst once more for its end.
-
-They are of `change`: that of `input` comes before the new value, so that answers would be a key late (gradio 6.31).
-"""
+"""Events of `change` that answer while one types (those of `input` would be a key late in gradio 6.31)."""
 SLOW: Json = {"show_progress": "hidden", "concurrency_limit": 1, "api_visibility": "private"}
 MOST_ROWS, FEW_ROWS = 500, 300
 """Rows of an uploaded table, and up to which there is time for all passes over them."""
 MASKED = "The [MASK] of the matrix is returned."
 PARTS = {
-    "race": (
-        "Race",
-        f"{RACE_TEXTS} texts of 10 to 50 words, one by one: stock BERT and the committee in torch, its tables in numpy."
-        " They run in turn, and each clock runs for its model alone.",
-    ),
+    "race": ("Race", f"{RACE_TEXTS} texts one by one: stock BERT and the committee in torch, its tables in numpy."),
     "build": ("Build a committee", "Tick members: each was pre-trained or fine-tuned with its own seed."),
     "train": (
         "Train your own",
@@ -304,13 +296,12 @@ def build_app(demo: Demo) -> gr.Blocks:
 
 def main() -> None:
     """Load and serve."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     demo = load_demo()
     for trouble in demo.trouble:
-        logging.warning("%s", trouble)
+        print(trouble, file=sys.stderr)
     host = "127.0.0.1" if "SPACE_ID" not in os.environ else "0.0.0.0"
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Base(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", **fonts)

@@ -24,9 +24,7 @@ MIN_COUNT = 10
 LONGEST_OVERLAP, SHOWN_TOKENS = 500_000, 400
 """Characters of a text whose overlap is measured (more take seconds), and tokens of it that are shown."""
 RACE_TEXTS, TIMED_TEXTS = 200, 30
-HOW_TO_MAKE = (
-    "Make one with `tlm demo` or `bash scripts/quickstart.sh`, and name its folder in the variable `TLM_DEMO`."
-)
+HOW_TO_MAKE = "Make one with `tlm demo` or `bash scripts/quickstart.sh`, and name its folder in `TLM_DEMO`."
 NAMES = {"docstrings": "Python libraries", "ag_news": "AG News", "dbpedia_14": "DBpedia", "fewrel": "FewRel"}
 
 
@@ -82,8 +80,7 @@ def find_folder() -> Path:
     """The folder with `demo.json`: that of `TLM_DEMO`, the one beside the app, or what the quickstart left."""
     if os.environ.get("TLM_DEMO"):
         return Path(os.environ["TLM_DEMO"]).expanduser()
-    runs = CHECKOUT / "outputs"
-    places = [HERE / "demo", *(runs / name for name in ("demo", "quickstart/release/demo"))]
+    places = [HERE / "demo", CHECKOUT / "outputs/demo", CHECKOUT / "outputs/quickstart/release/demo"]
     return next((place for place in places if (place / "demo.json").is_file()), places[0])
 
 

@@ -148,35 +148,30 @@ def _picture(members: int, layers: int = 6) -> str:
 
 def answer(found: Answer) -> str:
     """The verdict in words, each member's vote as a dot on the bar of its class, and the words that weigh most."""
-    order, count = np.argsort(-found.probabilities), len(found.members)
+    order, count, rows = np.argsort(-found.probabilities), len(found.members), []
     best = float(found.probabilities[order[0]])
     votes = ", ".join(f"{number} of {count} say {escape(label)}" for label, number in found.votes.items())
     agree = f"all {count} members agree" if len(found.votes) == 1 else f"the members disagree: {votes}"
     sure = next(words for least, words in SURENESS if best >= least)
-    rows = []
     for place in order[:SHOWN_CLASSES]:
-        dots = "".join(
-            f'<i class="dot" title="member {number + 1}: {_percent(vote)}" '
-            f'style="left:{100 * vote:.1f}%;top:{100 * (number + 0.5) / count:.0f}%"></i>'
-            for number, vote in enumerate(found.members[:, place])
-        )
-        share = float(found.probabilities[place])
-        rows.append(_row(found.labels[place], _fill(share) + dots, _percent(share), "narrow"))
+        track, share = _fill(found.probabilities[place]), _percent(found.probabilities[place])
+        for number, vote in enumerate(found.members[:, place]):
+            style = f"left:{100 * vote:.1f}%;top:{100 * (number + 0.5) / count:.0f}%"
+            track += f'<i class="dot" title="member {number + 1}: {_percent(vote)}" style="{style}"></i>'
+        rows.append(_row(found.labels[place], track, share, "narrow"))
     rest = [f"{escape(found.labels[place])} {_percent(found.probabilities[place])}" for place in order[SHOWN_CLASSES:]]
     heavy = [place for place in np.argsort(-found.falls)[:2] if found.falls[place] >= 0.005]
     words = [f"<u>{escape(word)}</u>" if place in heavy else escape(word) for place, word in enumerate(found.words)]
     falls = " or ".join(f"{100 * found.falls[place]:.1f}" for place in heavy)
-    remarks = [
-        f"Other classes: {', '.join(rest)}." * bool(rest),
-        f"Underlined: leave out one of these words, and the answer loses {falls} points." * bool(heavy),
-        f"A dot is a member's vote. Answered in {found.milliseconds:.1f} ms.",
-    ]
+    remarks = [f"Other classes: {', '.join(rest)}."] if rest else []
+    remarks += [f"Underlined: leave out one of these words, and the answer loses {falls} points."] if heavy else []
+    remarks.append(f"A dot is a member's vote. Answered in {found.milliseconds:.1f} ms.")
     return box(
         say(f"<strong>{escape(found.label)}</strong>, {_percent(best)}. The committee {sure}; {agree}."),
         _small(*map(escape, found.notes)),
         *rows,
         f'<p class="words">{" ".join(words[:SHOWN_WORDS])}{" …" * (len(words) > SHOWN_WORDS)}</p>',
-        _small(" ".join(filter(None, remarks))),
+        _small(" ".join(remarks)),
     )
 
 
@@ -208,11 +203,10 @@ def overlap(found: Json) -> str:
     for token, count in found["marked"]:
         tag = "mark" if count < MIN_COUNT else "span"
         marks.append(f'<{tag} title="{count:,} times in the pre-training text">{escape(token)}</{tag}>')
-    different, occurrences, divergence = (found[key] for key in ("different_seen", "occurrences_seen", "divergence"))
-    counts = f"{found['tokens']:,} tokens, {found['different']:,} different."
+    shares = {"different tokens that were seen": "different_seen", "all tokens that were seen": "occurrences_seen"}
+    divergence, counts = found["divergence"], f"{found['tokens']:,} tokens, {found['different']:,} different."
     return box(
-        _row("different tokens that were seen", _fill(different), _percent(different)),
-        _row("all tokens that were seen", _fill(occurrences), _percent(occurrences)),
+        *(_row(name, _fill(found[key]), _percent(found[key])) for name, key in shares.items()),
         _row("divergence, from 0 (the same) to 1", _fill(divergence), f"{divergence:.3f} bits"),
         f'<p class="words">{" ".join(marks)}</p>',
         _small(f"{counts} Highlighted: seen fewer than {MIN_COUNT} times.", *map(escape, found["notes"])),
@@ -223,11 +217,9 @@ def _interval(name: str, points: Sequence[float], ends: Sequence[float], *, is_g
     """A point between the ends of its interval (`points` in order), on a track from `ends[0]` to `ends[1]`."""
     low, middle, high = (100 * (point - ends[0]) / (ends[1] - ends[0]) for point in points)
     sign, unit = ("+", "") if ends[0] < 0 else ("", "%")  # a difference, or an accuracy
-    zero = f'<i class="zero" style="left:{100 * ends[0] / (ends[0] - ends[1]):.1f}%"></i>' if sign else ""
-    track = (
-        f'{zero}<i class="whisker" style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
-        f'<i class="dot" style="left:{middle:.1f}%;top:50%"></i>'
-    )
+    track = f'<i class="zero" style="left:{100 * ends[0] / (ends[0] - ends[1]):.1f}%"></i>' if sign else ""
+    track += f'<i class="whisker" style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+    track += f'<i class="dot" style="left:{middle:.1f}%;top:50%"></i>'
     number = f"{points[1]:{sign}.1f}{unit} [{points[0]:{sign}.1f}, {points[2]:{sign}.1f}]"
     return _row(name, track, number, "other" * is_grey)
 
@@ -243,16 +235,13 @@ def committee(rows: Sequence[Json], texts: int) -> str:
     """Accuracy with its interval, calibration and latency of a committee, its members and the deep encoder."""
     points = {}
     for row in rows:
-        accuracy = row["accuracy"]
-        span = 1.96 * (accuracy * (1 - accuracy) / texts) ** 0.5
+        accuracy, span = row["accuracy"], 1.96 * (row["accuracy"] * (1 - row["accuracy"]) / texts) ** 0.5
         points[row["model"]] = [accuracy - span, accuracy, accuracy + span]
     table = pd.DataFrame(rows)[["model", "calibration_error", "temperature", "milliseconds"]]
     table["calibration_error"] *= 100
     table.columns = ["model", "calibration error (points)", "temperature", "one text (ms)"]
-    remark = (
-        f"Accuracy on {texts:,} test texts with its 95% interval. Calibration error: how far stated probabilities "
-        "are from how often they are right. Each has its own temperature, from validation texts."
-    )
+    remark = f"Accuracy on {texts:,} test texts with its 95% interval. Calibration error: how far stated probabilities "
+    remark += "are from how often they are right. Each has its own temperature, from validation texts."
     return box(_accuracies(points), _table(table, "{:.2f}"), _small(remark))
 
 
@@ -275,11 +264,8 @@ def _verdict(row: Json) -> int:
 
 
 def _row_name(row: Json) -> str:
-    if row["finding"] == "committee":
-        return f"committee of {row['x']}"
-    if row["finding"] == "overlap":
-        return str(row["x"]).replace(" - ", " against ")
-    return human(row["model"]).replace("1-layer encoder, ", "")
+    names = {"committee": f"committee of {row['x']}", "overlap": str(row["x"]).replace(" - ", " against ")}
+    return names.get(row["finding"]) or human(row["model"]).replace("1-layer encoder, ", "")
 
 
 def _finding(title: str, rows: list[Json], spoken: list[Json], subject: str) -> str:

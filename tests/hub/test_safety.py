@@ -12,10 +12,9 @@ import pytest
 from conftest import refusal
 from helpers_family import OWNER, family, staged
 
-from tlm_hf.hub.data_folder import dataset_facts
 from tlm_hf.hub.release_file import Entry
 from tlm_hf.hub.safety import check_folder, redact
-from tlm_hf.hub.stage import stage
+from tlm_hf.hub.stage import dataset_facts, stage
 
 PLANTED = {
     "a Hugging Face token": "hf_" + "Ab1" * 12,

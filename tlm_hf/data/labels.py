@@ -112,9 +112,8 @@ def _different_labels(values: list[Any], column: str) -> list[Any]:
         return different
     odd = [value for value in values if not isinstance(value, str | int)]
     held = shown(odd[0]) if odd else "both" if values else "neither"
-    raise UserError(
-        f"Labels must be integers or names, but column {column} holds {held}: {SET_LABEL}, or give --problem-type."
-    )
+    remedy = f"{SET_LABEL}, or give --problem-type"
+    raise UserError(f"Labels must be integers or names, but column {column} holds {held}: {remedy}.")
 
 
 def _joined_spellings(cells: list[Any]) -> list[str]:
@@ -152,9 +151,7 @@ def _choose_problem(table: Table, asked: str | None) -> str:
     """The kind that is asked for; else several labels where the column holds lists, which is said."""
     feature = next(iter(table.splits.values())).features[table.label]
     if asked is None and isinstance(feature, datasets.List):
-        logger.warning(
-            "Note: the labels of %s are lists, so a text may have several (--problem-type multi).", table.name
-        )
+        logger.warning("Note: labels of %s are lists: a text may have several (--problem-type multi).", table.name)
         return MULTI
     return KINDS[asked or "single"]
 

@@ -37,10 +37,8 @@ logger = logging.getLogger(__name__)
 def data_root(given: str | None) -> Path | None:
     """Folder of real text: `--data-root`, else the variable `TLM_DATA`, else None; UserError where it is no folder."""
     root = given or os.environ.get("TLM_DATA")
-    if not root:
-        return None
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
+    folder = Path(root).expanduser() if root else None
+    if folder is not None and not folder.is_dir():
         option = "--data-root" if given else "TLM_DATA"
         raise UserError(f"{option} is {root}, which is not a folder: give the one that holds wikipedia/ and the tasks.")
     return folder
@@ -271,14 +269,11 @@ def facts_of(split: datasets.Dataset) -> Json:
     return facts if isinstance(facts, dict) and facts.get("rows") == len(split) else {}
 
 
-def mapped(
-    rows: datasets.Dataset, function: Callable[..., Any], file: Path | None = None, **options: Any
-) -> datasets.Dataset:
-    """`Dataset.map` by batches into new columns, kept in a file of the cache; UserError where it cannot be written."""
+def mapped(rows: datasets.Dataset, function: Callable[..., Any], **options: Any) -> datasets.Dataset:
+    """`Dataset.map` by batches into new columns; UserError where its cache cannot be written."""
     try:
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            options |= {"cache_file_name": str(file), "load_from_cache_file": True}
+        if "cache_file_name" in options:
+            Path(options["cache_file_name"]).parent.mkdir(parents=True, exist_ok=True)
         return rows.map(function, batched=True, remove_columns=rows.column_names, **options)
     except OSError as error:
         raise UserError(f"The texts cannot be kept ({error}): free space, or set HF_DATASETS_CACHE.") from error

@@ -127,16 +127,13 @@ def _read_csv(file: Path, text: str, is_tsv: bool, quoting: str) -> FileTable:
             if is_tsv and quoting == "auto" and reader.line_num > line:
                 raise csv.Error("a quoted cell spans lines, which --quoting csv allows")
             if row and len(row) != len(rows[0]):
-                raise UserError(
-                    f"Line {line} of {file} has {len(row)} cells, but the header has {len(rows[0])}: correct it, or "
-                    f"put cells that hold {delimiter!r} into quotation marks."
-                )
+                sizes = f"{len(row)} cells, but the header has {len(rows[0])}"
+                remedy = f"correct it, or put cells that hold {delimiter!r} into quotation marks"
+                raise UserError(f"Line {line} of {file} has {sizes}: {remedy}.")
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(
-            f"Line {line} of {file} cannot be read ({error}): correct its quotation marks, or pass --quoting none, "
-            "which reads them as text."
-        ) from error
+        remedy = "correct its quotation marks, or pass --quoting none, which reads them as text"
+        raise UserError(f"Line {line} of {file} cannot be read ({error}): {remedy}.") from error
     if not rows:
         raise UserError(f"{file} is empty: give a file with text in it.")
     header, cells = rows[0], rows[1:]
@@ -164,12 +161,12 @@ def _read_json(file: Path, text: str) -> FileTable:
 
 def _from_object(file: Path, document: Any) -> list[Any]:
     """The records under `data`, those of the columns of `DataFrame.to_json()`, or the one that the object is."""
-    values = list(document.values()) if isinstance(document, dict) else []
-    if isinstance(document, dict) and isinstance(document.get("data"), list):
-        records = document["data"]
-    elif values and all(isinstance(value, dict) for value in values):
-        records = [{name: column.get(row) for name, column in document.items()} for row in values[0]]
-    else:
+    columns = document if isinstance(document, dict) else {}
+    records = columns.get("data")
+    if columns and all(isinstance(column, dict) for column in columns.values()):
+        rows = next(iter(columns.values()))
+        records = [{name: column.get(row) for name, column in columns.items()} for row in rows]
+    if not isinstance(records, list):
         return [document]
     logger.warning("Note: %s holds one JSON object, as a DataFrame writes it: %d rows.", file, len(records))
     return records
@@ -178,10 +175,8 @@ def _from_object(file: Path, document: Any) -> list[Any]:
 def _from_records(file: Path, records: list[Any]) -> pa.Table:
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
-            raise UserError(
-                f"Record {number} of {file} is not a JSON object: give one object with the same keys for each row, as "
-                "DataFrame.to_json(orient='records') does."
-            )
+            remedy = "give an object with the same keys for each row, as DataFrame.to_json(orient='records') does"
+            raise UserError(f"Record {number} of {file} is not a JSON object: {remedy}.")
     names = list(dict.fromkeys(name for record in records for name in record))
     return _table(file, names, [_json_column(file, name, [record.get(name) for record in records]) for name in names])
 

@@ -40,8 +40,7 @@ def stream_wikipedia(
     endpoint: str | None = None,
 ) -> datasets.DatasetDict:
     """Read the first articles of a seeded order, none empty or twice; held-out texts are always the same."""
-    total = num_texts + validation_texts
-    source = _Wikipedia(config, revision, endpoint)
+    total, source = num_texts + validation_texts, _Wikipedia(config, revision, endpoint)
     hide = True if datasets.are_progress_bars_disabled() else None  # None: shown where there is a terminal
     with tqdm(total=total, desc=REPOSITORY, unit="text", mininterval=1.0, disable=hide) as source.progress:
         try:
@@ -80,8 +79,8 @@ class _Wikipedia:
         index = cached(self._cache / "row_groups.arrow", INDEX, self._read_index)
         pieces = {f"{row['file']}#{row['group']}": row for row in index.to_list()}
         names = sorted(pieces)
-        held_out = [names[place] for place in seeded_order(names, "validation")]
-        held_out = held_out[: max(1, round(HELD_OUT_SHARE * len(names)))]
+        count = max(1, round(HELD_OUT_SHARE * len(names)))
+        held_out = [names[place] for place in seeded_order(names, "validation")][:count]
         trained_on = [names[place] for place in seeded_order(names, seed)]
         return [pieces[name] for name in held_out], [pieces[name] for name in trained_on if name not in held_out]
 

@@ -53,9 +53,9 @@ def tokenize_once(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase)
     decisive = [FORMAT, text_hash(rows["text"]), tokenizer_hash(tokenizer), tokenizer.split_special_tokens]
     name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
     features = datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))})
-    options = {"features": features, "desc": "Tokenizing", "new_fingerprint": name}
     file = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tokens", f"{name}.arrow")
-    return TokenTable(mapped(rows, lambda batch: {"input_ids": encode(batch["text"])}, file, **options))
+    options = {"features": features, "desc": "Tokenizing", "new_fingerprint": name, "cache_file_name": str(file)}
+    return TokenTable(mapped(rows, lambda batch: {"input_ids": encode(batch["text"])}, **options))
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,8 @@ class Windows(Sequence[np.ndarray]):
         self, tokens: TokenTable, tokenizer: Any, max_length: int, *, split: bool = True, shortest: int = SHORT
     ) -> None:
         self.tokens, self.opening, self.separator = tokens, tokenizer.cls_token_id, tokenizer.sep_token_id
-        room = max_length - SPECIAL
+        room, lengths = max_length - SPECIAL, tokens.lengths.tolist()
         pieces, firsts, short = array("q"), array("q"), array("q")  # text, start and stop of a piece; first pieces
-        lengths = tokens.lengths.tolist()
         for text, size in enumerate(lengths):
             if size + SPECIAL < shortest:
                 short.extend([text] if size else [])

@@ -8,26 +8,41 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+from huggingface_hub import DatasetCard, RepoCard
 from tqdm.auto import tqdm
 
+from .. import runtime
+from ..cards import card_template, package_data
+from ..data.dataset_folder import UNKNOWN
+from ..data.near_duplicates import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..evaluation.classifier_facts import measure_classifier
 from ..loading import weights_hash
-from ..runs.atomic_files import Json, read_json, whole_folder, write_json
+from ..runs.atomic_files import Json, file_hash, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable_path
 from ..training.finetune import NEW
-from .data_folder import dataset_facts, stage_dataset
+from .demo_data import DEMO_FILE
 from .manifest import MANIFEST_FILE, RELEASE_FILE, Repository, StagedRelease, build_manifest, read_staged, tree_hash
 from .model_folder import SourceRun, is_smoke, stage_release_model
 from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
-from .space_folder import stage_space
 from .verify import VERIFIED_FILE
 
 MEASURED = ".measured"
 RUN_KINDS = {"encoder": "pretrain", "classifier": "finetune", "adapter": "finetune"}
 RUN_KINDS |= {"committee": "committee", "frozen": "freeze"}
+CARD = "README.md"
+NEEDS_CHECK = {
+    "ag-corpus-research-non-commercial": "AG News is given for research and other non-commercial use, and its articles "
+    "belong to their publishers",
+    "licences-of-the-libraries": "docstrings come under the licences of the libraries that they document",
+}
+"""Licences, by `license_name`, under which rows are published again only by somebody who has looked."""
+SPACE, DEMO = "tlm-demo", "demo"
+USAGE = "## How to run it"
+"""Heading in the Space's README.md from which on it holds for every demonstration."""
 
 
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False) -> Json:
@@ -106,9 +121,9 @@ class _Stager:
         data: Json = {}
         if entry.kind == "space":
             smoke = any(is_smoke(self.runs[name].folder) for _, name in entry.links if name in self.runs)
-            stage_space(entry, self.release, folder, smoke=smoke)
+            _stage_space(entry, self.release, folder, smoke=smoke)
         elif entry.kind == "data":
-            results = stage_dataset(entry, repo_id, folder, version)
+            results = _stage_dataset(entry, repo_id, folder, version)
             configs = results["configs"].items()
             hashes = {config: {split: rows["sha256"] for split, rows in splits.items()} for config, splits in configs}
             data = {"configs": hashes}
@@ -154,3 +169,84 @@ class _Stager:
         if preferred is not None and (preferred in labels or "/" in preferred):
             labels = [preferred]
         return {"repository": self.release.place(labels[0]) if labels else None, "weights": weights}
+
+
+def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
+    """`subset.json` of the folder; UserError for changed files, or a licence that is unknown or was not checked."""
+    folder = entry.source
+    facts = read_json(folder / SUBSET_FILE) if (folder / SUBSET_FILE).is_file() else {}
+    if facts.get("kind") != SUBSET_KIND:
+        raise UserError(f"{folder} is not a data set folder: make one with `tlm prepare-data`.")
+    for path, expected in ((folder / name, expected) for name, expected in facts["files"].items()):
+        if not path.is_file() or (path.name != CARD and file_hash(path) != expected):  # a card is there to be edited
+            raise UserError(f"{path} is missing or was changed since the folder was made: make it again.")
+    try:
+        card = DatasetCard.load(folder / CARD)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"The front matter of {folder / CARD} is not valid: correct it.") from error
+    if card.data.license in (None, "unknown", ["unknown"]) or UNKNOWN in card.text:
+        raise UserError(f"{entry.name} has no licence: say it in {folder / CARD}, in `license` and in the text.")
+    name = card.data.to_dict().get("license_name")
+    if name in NEEDS_CHECK and not licence_checked:
+        raise UserError(f"{entry.name}: {NEEDS_CHECK[name]}; if you may publish it, add --i-have-checked-the-licence.")
+    return facts
+
+
+def _stage_dataset(entry: Entry, repo_id: str, folder: Path, version: str) -> Json:
+    """Copy a data set folder, its card with the repository's name and the version; returns its new `subset.json`."""
+    facts = dataset_facts(entry, licence_checked=True)  # asked before
+    for name in facts["files"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(entry.source / name, folder / name)
+    card = DatasetCard.load(folder / CARD)
+    old = facts["name"]
+    body = card.text.replace(f'load_dataset("{old}"', f'load_dataset("{repo_id}"')
+    body = body.replace(f"# {old}\n", f"# {entry.name}\n", 1)
+    if f'load_dataset("{repo_id}"' not in body:
+        raise UserError(f"The card {entry.source / CARD} does not say how to load {old}: make the folder again.")
+    card.data["pretty_name"] = entry.name
+    body = f"{body.rstrip()}\n\nVersion {version} of the release; `manifest.json` has the hash of every file.\n"
+    (folder / CARD).write_text(f"---\n{card.data.to_yaml()}\n---\n{body}", encoding="utf-8")
+    facts = {**facts, "name": entry.name, "files": {**facts["files"], CARD: file_hash(folder / CARD)}}
+    write_json(folder / SUBSET_FILE, facts)
+    return facts
+
+
+def _stage_space(entry: Entry, release: Release, folder: Path, *, smoke: bool) -> None:
+    """Copy the Space, the runtime of frozen committees and the demonstration, whose models become the release's."""
+    ignored = shutil.ignore_patterns("__pycache__", ".gradio", DEMO)
+    shutil.copytree(package_data("spaces") / SPACE, folder, ignore=ignored, dirs_exist_ok=True)
+    shutil.copyfile(runtime.__file__, folder / "tlm_runtime.py")
+    target = folder / DEMO
+    target.mkdir()
+    try:
+        demo = read_json(entry.source / DEMO_FILE)
+        for name in filter(None, [demo["corpus"] and demo["corpus"]["counts"], demo["study"]]):
+            shutil.copyfile(entry.source / Path(name).name, target / Path(name).name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{entry.source} is not a whole demonstration ({error}): make it again.") from error
+
+    def repository(key: str, names: dict[str, str]) -> str:
+        if key not in names:
+            raise UserError(f"The demonstration {entry.source} shows {key!r}: name its repositories in the release.")
+        return release.repo_id(names[key])
+
+    for task in demo["tasks"]:
+        task["committee"] = repository(task["name"], entry.committees)
+        task["deep"] = task["deep"] and repository(task["name"], entry.deep)
+    demo["encoders"] = {name: release.repo_id(model) for name, model in entry.encoders.items()}
+    write_json(target / DEMO_FILE, {key: value for key, value in demo.items() if key != "made_by"})
+    card = RepoCard.load(folder / "README.md", repo_type="space")
+    models = [release.repo_id(name) for name in dict.fromkeys(name for _, name in entry.links)]
+    card.data["models"], card.data["license"] = models, release.licence
+    text = card_template("space").render(
+        tasks=demo["tasks"],
+        encoders=list(entry.encoders),
+        corpus=demo["corpus"] and demo["corpus"]["name"],
+        study=bool(demo["study"]),
+        smoke=smoke,
+        usage=card.text[card.text.index(USAGE) :].strip(),
+        models=models,
+        version=release.version,
+    )
+    (folder / "README.md").write_text(f"---\n{card.data.to_yaml()}\n---\n\n{text.strip()}\n", encoding="utf-8")
