@@ -74,6 +74,7 @@ class RunArguments:
         """Work folder of another run."""
         return Path(self.output_dir).parent / name
 
+    @property
     def tokenizer(self) -> str:
         """Folder of the tokenizer that the settings name."""
         return str(self.beside(self.settings["tokenizer"]) / TOKENIZER)
@@ -126,7 +127,7 @@ def _tokenizer(arguments: RunArguments) -> Json:
 def _subsets(arguments: RunArguments) -> Json:
     """Subsets of one corpus with high, random and low overlap with each task, as folders `TASK-KIND`."""
     settings, folder = arguments.settings, Path(arguments.output_dir)
-    tokenizer, length = load_tokenizer(arguments.tokenizer()), settings["max_length"]
+    tokenizer, length = load_tokenizer(arguments.tokenizer), settings["max_length"]
     corpus = load_corpus(settings["corpus"], num_texts=settings["corpus_texts"], root=arguments.data_root)
 
     def count(split: datasets.Dataset) -> np.ndarray:
@@ -151,7 +152,7 @@ def _subsets(arguments: RunArguments) -> Json:
 
 
 def _pretrain(arguments: RunArguments) -> Json:
-    settings = {**arguments.settings, "tokenizer": arguments.tokenizer(), "output_dir": arguments.output_dir}
+    settings = {**arguments.settings, "tokenizer": arguments.tokenizer, "output_dir": arguments.output_dir}
     if "corpus_config" in settings:
         settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
     found = pretrain(data_root=arguments.data_root, disable_tqdm=True, num_threads=1, **DEFAULTS | settings)
@@ -165,21 +166,14 @@ def _finetune(arguments: RunArguments) -> Json:
     source = folder / "architecture" if encoder is None else arguments.beside(encoder)
     if encoder is None and not (source / "config.json").is_file():
         # New weights are made from an architecture and a tokenizer alone.
-        tokenizer = load_tokenizer(arguments.tokenizer())
+        tokenizer = load_tokenizer(arguments.tokenizer)
         tokenizer.save_pretrained(source)
         config = build_config(recipe, size, vocab_size=len(tokenizer), max_length=find_size(size).max_length)
         config.save_pretrained(source)
-    found = finetune(
-        model=str(source),
-        from_scratch=encoder is None,
-        output_dir=str(folder / "classifier"),
-        data_root=arguments.data_root,
-        save_logits=True,
-        disable_tqdm=True,
-        num_threads=1,
-        **settings.pop("task_options"),
-        **settings,
-    )
+    settings |= settings.pop("task_options")
+    options: Json = {"model": str(source), "from_scratch": encoder is None, "output_dir": str(folder / "classifier")}
+    options |= {"data_root": arguments.data_root, "save_logits": True, "disable_tqdm": True, "num_threads": 1}
+    found = finetune(**options, **settings)
     with np.load(folder / "classifier" / LOGITS_FILE, allow_pickle=False) as stored:
         logits = {key: pack_logits(each) if each.ndim > 1 else each.astype(np.uint16) for key, each in stored.items()}
     copied = {key: found[key] for key in (*COPIED, "rows", "validation", "test", "best_step")}
@@ -215,8 +209,7 @@ def _latency(arguments: RunArguments) -> Json:
     models[f"{reference}, our fast path", 1] = build(reference)
     models |= {(members[0], count): build(*[members[0]] * count) for count in settings["counts"]}
     models |= {(recipe, 1): build(recipe) for recipe in members[1:]}
-    if len(members) > 1:
-        models["mixed", len(members)] = build(*members)
+    models |= {("mixed", len(members)): build(*members)} if len(members) > 1 else {}
     rows = []
     for texts in settings["batch_size"]:
         batch = build_batch(deep.vocab_size, texts, find_size(size).max_length)

@@ -58,11 +58,6 @@ class StudyArguments:
         """Folder of tables and plots; `runs` in it has the records."""
         return Path(self.results_dir or f"results/study/{self.title}").expanduser()
 
-    @property
-    def work_folder(self) -> Path:
-        """Folder of weights and checkpoints."""
-        return Path(self.work_dir or f"outputs/study/{self.title}").expanduser()
-
     def command(self, what: str) -> str:
         """The command that a record or report names, however it was started."""
         plan = [] if self.title == self.size else ["--plan", Path(self.plan).name]
@@ -172,8 +167,8 @@ def show_plan(arguments: StudyArguments) -> Json:
 def missing_jobs(arguments: StudyArguments, state: State) -> list[Job]:
     """The runs to be done, and those whose weights they need again; latency is measured last, alone on the machine."""
     # Whole paths: workers of a cluster run in other folders, without the variables of this shell.
-    work, records = arguments.work_folder.resolve(), str(arguments.results_folder.resolve() / "runs")
-    jobs = dict[str, Job]()
+    work = Path(arguments.work_dir or f"outputs/study/{arguments.title}").expanduser().resolve()
+    records, jobs = str(arguments.results_folder.resolve() / "runs"), dict[str, Job]()
 
     def add(run: StudyRun) -> None:
         needs = [n for n in run.needs if n.name not in state.records or not is_ready(n.kind, work / n.name)]
