@@ -350,7 +350,7 @@ def test_our_commands_open_the_right_folders(shelf):
         assert torch.equal(value, front_end[name]), name
 
 
-def test_broken_folders_are_refused_in_one_sentence(tmp_path):
+def test_broken_folders_are_refused_in_one_sentence(tmp_path, monkeypatch):
     TLMForMaskedLM(TLMConfig(**TINY | {"num_hidden_layers": 2, "vocab_size": 120})).save_pretrained(
         tmp_path / "masked_lm"
     )
@@ -382,6 +382,9 @@ def test_broken_folders_are_refused_in_one_sentence(tmp_path):
         assert re.search(sentence, refusal(load, str(folder)))
     for source in (str(tmp_path / "absent"), "no-such-name", str(tmp_path / "0" / "model.safetensors")):
         assert "neither a folder nor a Hub name" in refusal(read_config, source)
+    monkeypatch.chdir(tmp_path)
+    assert "no mail yet: train it first" in refusal(read_config, "0/mail")
+    assert "There is no model 'nowhere/mail'" in refusal(read_config, "nowhere/mail")
     members = [TLMForSequenceClassification(TLMConfig(**TINY)) for _ in range(2)]
     CommitteeForSequenceClassification.from_members(members).save_pretrained(tmp_path / "committee")
     assert "is a committee" in refusal(load_masked_lm, str(tmp_path / "committee"))

@@ -10,6 +10,14 @@ class UserError(ValueError):
     """Bad input from the user: one sentence that names the culprit and the remedy, raised before any long work."""
 
 
+def no_model(source: str) -> UserError:
+    """The error for a name that is no folder, where the Hub gave nothing."""
+    return UserError(
+        f"There is no model {source!r}: no folder of that name is here (train it first, or check the path), and the "
+        "Hub has none either, or cannot be reached."
+    )
+
+
 def shown(value: Any) -> str:
     """A cell as an error shows it, in at most 80 characters."""
     return listed([repr(value)], 80)

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .data.embedded import model_folder, pretrained
 from .data.tokenization import load_tokenizer
-from .errors import UserError, listed
+from .errors import UserError, listed, no_model
 from .models.combination_committee import SINGLE
 from .models.configuration_committee import CommitteeConfig
 from .models.configuration_frozen import FrozenCommitteeConfig
@@ -41,15 +41,14 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
     elif folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
         embedded = "".join(f", {name}" for name in pretrained())
         raise UserError(f"The model {source!r} is neither a folder nor a Hub name (owner/name{embedded}).")
+    elif folder.parent.is_dir():
+        raise UserError(f"The folder {folder.parent} has no {folder.name} yet: train it first, or check the name.")
     try:
         config, _ = TLMConfig.get_config_dict(model_folder(source))
     except (OSError, ValueError) as error:
         if folder.is_dir():
             raise _cannot(source, "opened", error) from error
-        raise UserError(
-            f"There is no model {source!r}: no folder of that name is here (train it first, or check the path), and "
-            "the Hub has none either, or cannot be reached."
-        ) from error
+        raise no_model(source) from error
     known = ("bert", TLMConfig.model_type, *COMMITTEES)
     if config.get("model_type") not in known:
         raise UserError(f"The model {source!r} is of type {config.get('model_type')!r}; known are {', '.join(known)}.")

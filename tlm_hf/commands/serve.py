@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..data.task_options import option
-from ..errors import UserError, check_installed, check_range
+from ..errors import UserError, check_installed, check_range, no_model
 from ..runtime import FrozenRuntime, load
 
 
@@ -48,6 +48,8 @@ def serve(arguments: ServeArguments) -> None:
         app = build_app(load(frozen if arguments.model and frozen.is_dir() else arguments.model))
     except ValueError as error:
         raise UserError(f"serve needs the folder of a frozen committee: {error}") from error
+    except OSError as error:  # of the Hub
+        raise no_model(arguments.model) from error
     try:
         listener = socket.create_server((arguments.host, arguments.port))
     except OSError as error:
