@@ -55,11 +55,9 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     def validate_committee(self) -> None:
         """Refuse contradictions; called by `@strict` at construction and before saving."""
         # transformers builds an empty configuration to compare with, so no members yet is not an error here.
-        sizes = {member.get("vocab_size") for member in self.member_configs or []}
+        sizes = sorted({str(member.get("vocab_size")) for member in self.member_configs or []})
         if len(sizes) > 1:
-            raise ValueError(
-                f"The members' vocabulary sizes differ ({sorted(map(str, sizes))}): they must share one tokenizer."
-            )
+            raise ValueError(f"The members' vocabulary sizes differ ({sizes}): they must share one tokenizer.")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}: it must be positive.")
         if self.combination not in COMBINATIONS:

@@ -66,14 +66,8 @@ def read_rows(hidden_states: torch.Tensor, queries: Queries) -> torch.Tensor:
 
 def is_bare(*modules: nn.Module) -> bool:
     """Whether the modules have no hooks and no replaced `forward` (Accelerate's offloading)."""
-    return not any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
-        for module in modules
-    )
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return not any("forward" in each.__dict__ or any(getattr(each, name) for name in hooks) for each in modules)
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:

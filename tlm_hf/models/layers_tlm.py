@@ -128,19 +128,11 @@ class TLMSelfAttention(nn.Module):
         """
         if is_reduced and (is_query is not None or is_absorbed(self, query_states.shape[1], hidden_states.shape[1])):
             return absorbed_attention(self, query_states, hidden_states, attention_mask, is_query), None
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.implementation(hidden_states, attention_mask), eager_attention_forward
-        )
-        context, weights = attention(
-            self,
-            self.split_heads(self.query(query_states)),
-            self.split_heads(self.key(hidden_states)),
-            self.split_heads(self.value(hidden_states)),
-            attention_mask,
-            dropout=self.dropout.p if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        chosen = self.implementation(hidden_states, attention_mask)
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager_attention_forward)
+        projected = (self.query(query_states), self.key(hidden_states), self.value(hidden_states))
+        heads, dropout = map(self.split_heads, projected), self.dropout.p if self.training else 0.0
+        context, weights = attention(self, *heads, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
         return context.reshape(query_states.shape).contiguous(), weights
 
 

@@ -227,18 +227,10 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
             queries, labels = select_labelled(labels)
         reduced = queries is not None and self.last_layer_is_reducible(attention_mask, kwargs)
         head, words = self.cls.predictions, self.bert.embeddings.word_embeddings
-        outputs = self.bert(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            queries=queries if reduced else None,
-            # Only where nothing leaves the model but through the decoder: elsewhere the rows alone would be sparse.
-            sparse_gradient=reduced and path == FUSED_LOSS and adds_rows_in_place(words, head.decoder),
-            return_dict=True,
-            **kwargs,
-        )
+        # Only where nothing leaves the model but through the decoder: elsewhere the rows alone would be sparse.
+        sparse_gradient = reduced and path == FUSED_LOSS and adds_rows_in_place(words, head.decoder)
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.bert(*inputs, queries if reduced else None, sparse_gradient, return_dict=True, **kwargs)
         states = outputs.last_hidden_state
         if queries is not None and not reduced:
             states = read_rows(states, queries)
@@ -304,16 +296,8 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
         queries = None
         if tokens is not None and self.last_layer_is_reducible(attention_mask, kwargs):
             queries = Queries(torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=tokens.device))
-        outputs = self.bert(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            queries=queries,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.bert(*inputs, queries, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:
