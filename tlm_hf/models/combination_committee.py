@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
@@ -25,11 +26,11 @@ SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classifi
 
 
 def combine(
-    member_logits: torch.Tensor,
+    member_logits: Tensor,
     combination: str = "probabilities",
     temperature: float = 1.0,
     problem_type: str | None = SINGLE,
-) -> torch.Tensor:
+) -> Tensor:
     """Join the members' logits (batch, members, num_labels) to float32 (batch, num_labels)."""
     if combination not in COMBINATIONS:
         raise ValueError(f"There is no combination {combination!r}: choose one of {', '.join(COMBINATIONS)}.")
@@ -41,23 +42,23 @@ def combine(
     return log_mean_probability(member_logits) / temperature
 
 
-def beside_zero(logits: torch.Tensor) -> torch.Tensor:
+def beside_zero(logits: Tensor) -> Tensor:
     """Logits (..., num_labels) of labels that are there or not, as those of two classes: (..., num_labels, 2)."""
     return torch.stack([logits, torch.zeros_like(logits)], dim=-1)
 
 
-def log_mean_probability(member_logits: torch.Tensor) -> torch.Tensor:
+def log_mean_probability(member_logits: Tensor) -> Tensor:
     """Log of the members' mean probability: (batch, members, ..., classes) to float32 (batch, ..., classes)."""
     log_share = -math.log(member_logits.shape[1])
     return (member_logits.float().log_softmax(dim=-1) + log_share).logsumexp(dim=1)
 
 
-def entropy(log_probabilities: torch.Tensor) -> torch.Tensor:
+def entropy(log_probabilities: Tensor) -> Tensor:
     """Entropy in nats over the last dimension: (..., num_labels) to (...)."""
     return -(log_probabilities.exp() * log_probabilities.clamp(min=-1e4)).sum(dim=-1)
 
 
-def uncertainty(member_logits: torch.Tensor, problem_type: str | None = SINGLE) -> dict[str, torch.Tensor]:
+def uncertainty(member_logits: Tensor, problem_type: str | None = SINGLE) -> dict[str, Tensor]:
     """How unsure the committee is of each text, and why, from logits (batch, members, num_labels).
 
     Each float32 (batch,): `entropy` of the members' mean probability, in nats; `expected_entropy`, the members' mean
@@ -81,7 +82,7 @@ def uncertainty(member_logits: torch.Tensor, problem_type: str | None = SINGLE) 
     }
 
 
-def loss_of(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+def loss_of(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
     """Mean loss of logits (batch, num_labels); raises ValueError for labels that are not of the problem's type.
 
     Labels are class ids (batch,), or 0. and 1. (batch, num_labels) for several a text, or numbers (batch,).
@@ -111,19 +112,19 @@ class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
         member_logits: (batch, members, num_labels).
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    member_logits: torch.Tensor | None = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    member_logits: Tensor | None = None
     problem_type = SINGLE  # not a field: what it holds is tensors
 
     @property
-    def uncertainty(self) -> dict[str, torch.Tensor]:
+    def uncertainty(self) -> dict[str, Tensor]:
         """See `uncertainty` above."""
         return uncertainty(self.member_logits, self.problem_type)  # type: ignore[arg-type]
 
 
 def committee_output(
-    member_logits: torch.Tensor, labels: torch.Tensor | None, config: Any, training: bool = False
+    member_logits: Tensor, labels: Tensor | None, config: Any, training: bool = False
 ) -> CommitteeOutput:
     """The output of members' logits (batch, members, num_labels), as the committee's configuration says."""
     logits = combine(member_logits, config.combination, config.temperature, config.problem_type)

@@ -8,29 +8,23 @@ The embedding output (batch, sequence, hidden) is treated as a one-channel pictu
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from .configuration_tlm import TLMConfig
 
 
-def pad_inputs(
-    config: TLMConfig,
-    word_embeddings: nn.Module,
-    input_ids: torch.Tensor | None,
-    token_type_ids: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None,
-) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Pad on the right to `config.max_position_embeddings`, for a front-end that sees padding.
+def pad_inputs(config: TLMConfig, word_embeddings: nn.Module, inputs: tuple) -> tuple:
+    """Pad ids, token types, positions and embeddings (each or None) on the right to `max_position_embeddings`.
 
     Ids continue with the pad token (embeddings with its vector), token types with 0, positions with their numbers.
     """
+    input_ids, token_type_ids, position_ids, inputs_embeds = inputs
     tokens: Any = input_ids if inputs_embeds is None else inputs_embeds
     batch, length, longest = tokens.shape[0], tokens.shape[1], config.max_position_embeddings
     # Always `longest` more, then cut: torch.export would hold on to how many (longest - length) there were.
     pad_ids = torch.full((batch, longest), config.pad_token_id or 0, dtype=torch.long, device=tokens.device)
 
-    def extend(values: torch.Tensor | None, added: torch.Tensor) -> torch.Tensor | None:
+    def extend(values: Tensor | None, added: Tensor) -> Tensor | None:
         return None if values is None else torch.cat([values, added], dim=1)[:, :longest]
 
     input_ids = extend(input_ids, pad_ids)
@@ -55,12 +49,12 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
     synchronise: bool = True
 
     # Never None here, as nn.BatchNorm2d's own types allow.
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
-    num_batches_tracked: torch.Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
     momentum: float
 
-    def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise (batch, channels, sequence, hidden); `mask` (batch, 1, sequence, 1) is 1 for tokens."""
         grouped = distributed.is_available() and distributed.is_initialized()
         across = self.training and self.synchronise and grouped and distributed.get_world_size() > 1
@@ -102,7 +96,7 @@ class TLMConvolution(nn.Module):
         self.odd_zeros = (0, (kernel_size[1] - 1) % 2, 0, (kernel_size[0] - 1) % 2)
         self.batch_norm = MaskedBatchNorm2d(outputs)
 
-    def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, inputs, sequence, hidden) to (batch, outputs, sequence, hidden)."""
         if mask is not None:
             states = states * mask.to(states.dtype)
@@ -125,7 +119,7 @@ class TLMConvolutionFrontEnd(nn.Module):
         )
         self.projection = TLMConvolution(channels[-1], 1, (1, 1))
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The embedding output (batch, sequence, hidden) to the same shape; the mask must be 2-d."""
         mask = None
         if attention_mask is not None and not self.sees_padding:

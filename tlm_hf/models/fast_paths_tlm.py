@@ -30,7 +30,7 @@ out of the softmax, but gets a gradient (0 to rounding) as stock's does; sum_t a
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 IGNORE_INDEX = -100
 LOGITS_AT_ONCE = 2_000_000  # turned into float32 at a time: 8 MB, which stay in the cache between the passes over them
@@ -42,11 +42,11 @@ class Queries(NamedTuple):
     `is_query`, bool (batch, n), drops the slots that fill up shorter rows, and the result is flat; None keeps all.
     """
 
-    positions: torch.Tensor
-    is_query: torch.Tensor | None = None
+    positions: Tensor
+    is_query: Tensor | None = None
 
 
-def select_labelled(labels: torch.Tensor) -> tuple[Queries, torch.Tensor]:
+def select_labelled(labels: Tensor) -> tuple[Queries, Tensor]:
     """The labelled positions of int64 `labels` (batch, sequence), and their labels (count,)."""
     selected = labels != IGNORE_INDEX
     counts = selected.sum(dim=1)
@@ -56,7 +56,7 @@ def select_labelled(labels: torch.Tensor) -> tuple[Queries, torch.Tensor]:
     return Queries(positions, is_query), labels[selected]
 
 
-def read_rows(hidden_states: torch.Tensor, queries: Queries) -> torch.Tensor:
+def read_rows(hidden_states: Tensor, queries: Queries) -> Tensor:
     """The rows of (batch, sequence, hidden) at the queries: (batch, n, hidden), or (is_query.sum(), hidden)."""
     if queries.is_query is None:
         return hidden_states.gather(1, queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1]))
@@ -72,7 +72,7 @@ def is_bare(*modules: nn.Module) -> bool:
 
 def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
     """Whether reading the module's weight is calling it: exactly this kind, no adapter, quantised weights or hooks."""
-    return type(module) is kind and type(module.weight) in (nn.Parameter, torch.Tensor) and is_bare(module)
+    return type(module) is kind and type(module.weight) in (nn.Parameter, Tensor) and is_bare(module)
 
 
 def is_absorbed(attention: Any, queries: int, length: int) -> bool:
@@ -86,7 +86,7 @@ def is_absorbed(attention: Any, queries: int, length: int) -> bool:
     return absorbed < projected
 
 
-def is_ragged(attention: Any, hidden_states: torch.Tensor, queries: Queries) -> bool:
+def is_ragged(attention: Any, hidden_states: Tensor, queries: Queries) -> bool:
     """Whether keys and values are absorbed text by text: on a CPU, where a small product each costs no more."""
     if queries.is_query is None or hidden_states.device.type != "cpu":
         return False
@@ -95,11 +95,11 @@ def is_ragged(attention: Any, hidden_states: torch.Tensor, queries: Queries) -> 
 
 def absorbed_attention(
     attention: Any,
-    query_states: torch.Tensor,
-    hidden_states: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    is_query: torch.Tensor | None = None,
-) -> torch.Tensor:
+    query_states: Tensor,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None,
+    is_query: Tensor | None = None,
+) -> Tensor:
     """Attend without projecting keys and values (derived above), before the output projection.
 
     From the layer's input (batch, n, hidden) where it is read, or (rows, hidden), the true entries of `is_query`, to
@@ -133,7 +133,7 @@ def absorbed_attention(
     return context.flatten(-2)
 
 
-def add_mask(scores: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+def add_mask(scores: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Mask scores (..., sequence) by None, a bool mask (True where attended), or one that is added."""
     if attention_mask is None:
         return scores
@@ -150,9 +150,7 @@ class _TextProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: torch.Tensor, matrices: torch.Tensor, sizes: list[int], transposed: bool
-    ) -> torch.Tensor:
+    def forward(ctx: Any, rows: Tensor, matrices: Tensor, sizes: list[int], transposed: bool) -> Tensor:
         """See the class."""
         dtype = autocast_dtype(rows.dtype)
         ctx.dtypes, ctx.sizes, ctx.transposed = (rows.dtype, matrices.dtype), sizes, transposed
@@ -164,7 +162,7 @@ class _TextProduct(torch.autograd.Function):
         return product
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Both factors' gradients, text by text."""
         refuse_second_gradient()
         rows, matrices = ctx.saved_tensors
@@ -198,7 +196,7 @@ class TLMDropout(nn.Dropout):
         super().__init__(probability)
         self.config = config
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """Any shape to the same shape."""
         on_cpu = states.device.type == "cpu" and not torch.compiler.is_compiling()
         dropped = round(self.p * 65536)
@@ -215,9 +213,7 @@ class MaskedLMLoss(torch.autograd.Function):
     """Decoder and summed cross-entropy; float32 sums over logits of any dtype."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, hidden_states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """States (positions, hidden) and token ids (positions,) to the summed loss in nats, and the logits."""
         dtype = autocast_dtype(weight.dtype)
         ctx.dtypes = hidden_states.dtype, weight.dtype
@@ -239,7 +235,7 @@ class MaskedLMLoss(torch.autograd.Function):
         return torch.cat(losses).sum(), logits
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients of hidden states, weight and bias: (softmax - one-hot) through the decoder."""
         refuse_second_gradient()
         hidden_states, weight, change = ctx.saved_tensors
@@ -270,7 +266,7 @@ def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Linear) -> bool:
     return decoder.weight is embedding.weight and is_plain(embedding, nn.Embedding)
 
 
-def narrowed(states: torch.Tensor, config: Any, training: bool) -> torch.Tensor:
+def narrowed(states: Tensor, config: Any, training: bool) -> Tensor:
     """The states in autocast's dtype, in training under autocast on a CPU; any shape."""
     # CODEPATH: a user's switch, on in every checkpoint of ours.
     narrow = config.use_fast_path and training and states.device.type == "cpu"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertIntermediate
@@ -39,12 +39,12 @@ class TLMEmbeddings(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor | None,
-        token_type_ids: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
         sparse_gradient: bool = False,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """To (batch, sequence, hidden); `sparse_gradient`: see `fast_paths_tlm.adds_rows_in_place`."""
         words = self.word_embeddings
         if inputs_embeds is not None:
@@ -67,14 +67,14 @@ class TLMEmbeddings(nn.Module):
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Attend over (batch, heads, sequence, head_size); returns (batch, sequence, heads, head_size) and weights."""
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
     weights = module.dropout(add_mask(scores, attention_mask).softmax(dim=-1))
@@ -95,11 +95,11 @@ class TLMSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = TLMDropout(config.attention_probs_dropout_prob, config)
 
-    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+    def split_heads(self, states: Tensor) -> Tensor:
         """(batch, sequence, hidden) to (batch, heads, sequence, head_size)."""
         return states.view(*states.shape[:-1], -1, self.head_size).transpose(1, 2)
 
-    def implementation(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> str | None:
+    def implementation(self, hidden_states: Tensor, attention_mask: Tensor | None) -> str | None:
         """The attention backend, with eager in place of sdpa in training on a CPU.
 
         There sdpa has no kernel with dropout, and its kernel without took 3 times eager's time in bfloat16.
@@ -115,13 +115,13 @@ class TLMSelfAttention(nn.Module):
 
     def forward(
         self,
-        query_states: torch.Tensor,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        query_states: Tensor,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         is_reduced: bool = False,
-        is_query: torch.Tensor | None = None,
+        is_query: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights.
 
         `is_reduced`: the queries are some of the positions, so that keys and values may be absorbed, without weights.
@@ -145,7 +145,7 @@ class TLMResidualOutput(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = TLMDropout(config.hidden_dropout_prob, config)
 
-    def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: Tensor, residual: Tensor) -> Tensor:
         """(..., input_size) and residual (..., hidden) to (..., hidden)."""
         return self.LayerNorm(self.dropout(self.dense(states)) + residual)
 
@@ -159,12 +159,8 @@ class TLMAttention(nn.Module):
         self.output = TLMResidualOutput(config, config.hidden_size)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        queries: Queries | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, queries: Queries | None = None, **kwargs: Any
+    ) -> Tensor:
         """See `TLMLayer.forward`."""
         if queries is None:
             context, _ = self.self(hidden_states, hidden_states, attention_mask, **kwargs)
@@ -192,12 +188,8 @@ class TLMLayer(GradientCheckpointingLayer):
         self.output = TLMResidualOutput(config, self.intermediate.dense.out_features)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        queries: Queries | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, queries: Queries | None = None, **kwargs: Any
+    ) -> Tensor:
         """Transform (batch, sequence, hidden), or compute the output at the queries only (shapes of `read_rows`)."""
         states = self.attention(hidden_states, attention_mask, queries, **kwargs)
         return self.output(self.intermediate(states), states)
@@ -211,12 +203,8 @@ class TLMEncoder(nn.Module):
         self.layer = nn.ModuleList([TLMLayer(config) for _ in range(config.num_hidden_layers)])
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        queries: Queries | None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+        self, hidden_states: Tensor, attention_mask: Tensor | None, queries: Queries | None, **kwargs: Any
+    ) -> Tensor:
         """Run every layer in full and the last one at the queries; shapes as in `TLMLayer.forward`."""
         for layer in self.layer[:-1]:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)  # positional: output capture needs it

@@ -14,7 +14,7 @@ for special tokens.
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 MULTIPLIER = 40503  # of the first token's id in the hash of a pair
 
@@ -33,7 +33,7 @@ class LexicalTable(nn.Module):
         self.idf = nn.Parameter(torch.empty(words), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(num_labels), requires_grad=False)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Ids and mask (batch, sequence) to float32 (batch, num_labels)."""
         present = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         words, present = len(self.idf), present.to(self.bias.dtype)

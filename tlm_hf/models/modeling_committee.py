@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
@@ -145,11 +145,11 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
     @can_return_tuple
     def forward(  # trf-ignore: TRF057
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CommitteeOutput:
         """Let every member classify the same tokens (inputs of `TLMModel.forward`); `labels` are as `loss_of` says."""

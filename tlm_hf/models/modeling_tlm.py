@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.masking_utils import create_bidirectional_mask
@@ -91,7 +91,7 @@ class TLMPreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057
         if isinstance(module, BertLMPredictionHead):
             init.zeros_(module.bias)  # leaves a loaded bias alone
 
-    def last_layer_is_reducible(self, attention_mask: torch.Tensor | None, options: Mapping[str, Any]) -> bool:
+    def last_layer_is_reducible(self, attention_mask: Tensor | None, options: Mapping[str, Any]) -> bool:
         """Whether mask and the caller's options let the last layer be computed only where the head reads."""
         for name in ("output_hidden_states", "output_attentions"):
             asked = options.get(name)
@@ -127,11 +127,11 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
     @capture_outputs
     def forward(  # trf-ignore: TRF057
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         queries: Queries | None = None,
         sparse_gradient: bool = False,
         **kwargs: Any,
@@ -150,7 +150,7 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         pooled = self.pooler(hidden_states) if self.pooler is not None and not flat else None
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
-    def _embed(self, inputs: tuple, attention_mask: torch.Tensor | None, sparse_gradient: bool) -> torch.Tensor:
+    def _embed(self, inputs: tuple, attention_mask: Tensor | None, sparse_gradient: bool) -> Tensor:
         """Embeddings and front-end: the first layer's input (batch, sequence, hidden)."""
         input_ids, _, position_ids, inputs_embeds = inputs
         tokens = input_ids if inputs_embeds is None else inputs_embeds
@@ -164,7 +164,7 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
             )
         # CODEPATH: the authors' own convolution checkpoints see padding, ours do not.
         if self.config.conv_sees_padding:
-            inputs = pad_inputs(self.config, self.embeddings.word_embeddings, *inputs)
+            inputs = pad_inputs(self.config, self.embeddings.word_embeddings, inputs)
         hidden_states = self.embeddings(*inputs, sparse_gradient=sparse_gradient)
         if self.front_end is not None:
             hidden_states = self.front_end(hidden_states, attention_mask)
@@ -206,12 +206,12 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
     @can_return_tuple
     def forward(  # trf-ignore: TRF057
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         sparse_prediction: bool | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
@@ -245,7 +245,7 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
-    def choose_path(self, labels: torch.Tensor | None, sparse_prediction: bool | None) -> str:
+    def choose_path(self, labels: Tensor | None, sparse_prediction: bool | None) -> str:
         """Choose what is scored (arguments as in `forward`), by the first row whose condition holds.
 
         condition                                                  path                   logits
@@ -279,12 +279,12 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
     @can_return_tuple
     def forward(  # trf-ignore: TRF057
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classify texts; inputs as in `TLMModel.forward`.

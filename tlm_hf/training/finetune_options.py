@@ -9,16 +9,7 @@ from ..data.task_options import TEXT_OPTIONS, TaskArguments, option
 from ..errors import UserError, check_range
 from ..recipes import FINETUNING_SCHEDULES
 from .options import REFUSED as REFUSED
-from .options import (
-    OurArguments,
-    build_arguments,
-    check_names,
-    check_training,
-    record,
-    refuse,
-    take,
-    values_of,
-)
+from .options import OurArguments, build_arguments, check_names, check_training, record, refuse, take, values_of
 
 
 @dataclass
