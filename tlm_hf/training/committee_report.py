@@ -231,7 +231,8 @@ def write_report(results: Json, folder: str, commands: Sequence[str]) -> str:
         if found:
             lines += ["", f"Test rows, {kind}:"]
         for each in found[:SHOWN]:
-            text = " ".join(each["text"].split())[:WIDTH]
+            parts = " ".join(each["text"].split()).split(" [SEP] ")
+            text = " [SEP] ".join(part[: WIDTH // len(parts)] for part in parts)
             sure = "" if each["probability"] is None else f" {each['probability']:.2f}"
             lines.append(f"  {each['predicted']}{sure} (labelled {each['label']}): {text}")
     lines += ["", *said["advice"], "", "What to do next:"]
