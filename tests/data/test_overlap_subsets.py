@@ -150,13 +150,9 @@ def test_bad_requests_are_refused(corpus, task_counts):
         assert culprit in refusal(select_subsets, *arguments)
 
 
-def documents(sentences: list[str]) -> datasets.Dataset:
-    texts = [f"{one} {other}" for one, other in itertools.permutations(sentences, 2)]
-    return datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
-
-
 def test_subsets_of_a_corpus_are_described(sentences, tokenizer):
-    corpus = documents(sentences)
+    texts = [f"{one} {other}" for one, other in itertools.permutations(sentences, 2)]
+    corpus = datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
     train = datasets.Dataset.from_dict({"text": ["bread and flour", "flour and salt"]})
     subsets = overlap_subsets(corpus, train, tokenizer, 30)
     assert list(subsets) == list(KINDS)

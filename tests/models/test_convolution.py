@@ -26,13 +26,9 @@ BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.1, 1e-5  # torch's defaults, as in t
 IGNORED_WARNING = "ignore:Using padding='same' with even kernel lengths:UserWarning"
 
 
-def build_config(kernels, **fields):
-    return TLMConfig(**{**TINY, "conv_channels": 5, "conv_kernel_sizes": kernels, **fields})
-
-
 def build_model(model_class, kernels, seed=0, **fields):
     """A model with every weight and running statistic drawn at random."""
-    model = model_class(build_config(kernels, **fields))
+    model = model_class(TLMConfig(**TINY | {"conv_channels": 5, "conv_kernel_sizes": kernels, **fields}))
     randomise(model, seed)
     generator = torch.Generator().manual_seed(seed + 1)
     for name, buffer in model.named_buffers():

@@ -34,12 +34,9 @@ from tlm_hf.training.time_budget import (
 from tlm_hf.training.trainer import RunTrainer
 
 
-def tokens(tokenizer):
-    return [np.array(ids) for ids in tokenizer(SENTENCES, truncation=True, max_length=16)["input_ids"]]
-
-
 def build(tokenizer, folder, steps=6, trainer_class=RunTrainer, scorer=None, callbacks=(), dropout=0.1, **options):
     set_seed(3)
+    ids = tokenizer(SENTENCES, truncation=True, max_length=16)["input_ids"]
     config = TLMConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
         max_position_embeddings=16, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
@@ -52,7 +49,7 @@ def build(tokenizer, folder, steps=6, trainer_class=RunTrainer, scorer=None, cal
     return trainer_class(
         model=TLMForMaskedLM(config),
         args=arguments,
-        train_dataset=PretrainingSchedule(tokens(tokenizer), steps * 4, 4, 0),
+        train_dataset=PretrainingSchedule(list(map(np.array, ids)), steps * 4, 4, 0),
         eval_dataset=[],
         data_collator=MaskingCollator(tokenizer, 0.3, 0),
         processing_class=tokenizer,
