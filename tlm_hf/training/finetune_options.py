@@ -1,12 +1,11 @@
 """Options of fine-tuning: what there is, what is refused, and what a run records of it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..data.task_options import TEXT_OPTIONS, TaskArguments, option
-from ..errors import UserError, check_range
+from ..errors import UserError
 from ..recipes import FINETUNING_SCHEDULES
 from .options import REFUSED as REFUSED
 from .options import OurArguments, build_arguments, check_names, check_training, record, refuse, take, values_of
@@ -105,13 +104,6 @@ class FinetuneOptions(NamedTuple):
     def _check(self) -> None:
         classifier = self.classifier
         check_training(self.training, FinetuningArguments)
-        check_range(self.schedule, 1, math.inf, "batch_size", "patience")
-        check_range(self.schedule, 0, math.nextafter(1, 0), "token_dropout")
-        check_range(self.output, 1, math.inf, "num_threads", "workers")
-        check_range(classifier, 1, math.inf, "lora_rank")
-        check_range(classifier, 3, math.inf, "max_length")
-        check_range(classifier, 0, 1, "dropout")
-        check_range(classifier, 0, math.inf, "initializer_range")
         if classifier.head == "linear" and (classifier.from_scratch or classifier.lora_rank is not None):
             raise UserError("--head linear fits a pre-trained encoder whose weights are trained: leave it out.")
         if classifier.initializer_range is not None and not classifier.from_scratch:

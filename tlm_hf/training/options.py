@@ -48,6 +48,20 @@ NOT_DECISIVE = frozenset({
     "skip_memory_metrics", "debug", "num_threads", "workers", "data_root",
 })  # fmt: skip
 """Options that leave the weights as they are, so that a run may continue with others."""
+RANGES = {
+    name: (lowest, highest)
+    for lowest, highest, names in (
+        (1, math.inf, "batch_size per_device_train_batch_size gradient_accumulation_steps num_texts validation_texts"),
+        (1, math.inf, "logging_steps save_steps eval_steps num_members workers num_threads patience lora_rank"),
+        (3, math.inf, "max_length"),
+        (6, math.inf, "vocab_size"),  # five special tokens and one other
+        (0, 1, "dropout"),
+        (0, math.nextafter(1, 0), "adam_beta1 adam_beta2 token_dropout"),
+        (0, LARGEST_NUMBER, "num_train_epochs learning_rate weight_decay max_grad_norm warmup_steps initializer_range"),
+        (0, LARGEST_SEED, "seed subset_seed"),
+    )
+    for name in names.split()
+}
 EXCLUSIVE = {"batch_size": ["per_device_train_batch_size"], "time_budget": ["max_steps", "num_members"]}
 """Options of which one may be given."""
 
@@ -105,7 +119,7 @@ def refuse(given: Container[str], names: Iterable[str], reason: str) -> None:
 
 
 def check_names(given: Mapping[str, Any], groups: Sequence[type]) -> dict[str, Any]:
-    """Options that are not None, by their first names; raises UserError for one that is unknown, refused or twice."""
+    """Options that are not None, by their first names; UserError for one that is unknown, refused or out of range."""
     known, named = option_fields(groups), {}
     names = {alias[2:]: name for name, entry in known.items() for alias in entry.metadata.get("aliases", ())}
     for word, value in given.items():
@@ -119,6 +133,8 @@ def check_names(given: Mapping[str, Any], groups: Sequence[type]) -> dict[str, A
     for name, value in named.items():
         refuse({name} & REFUSED.keys(), [name], REFUSED.get(name, ""))
         refuse(named, EXCLUSIVE.get(name, ()), f"{flag(name)} sets the same")
+        if name in RANGES:
+            check_range(SimpleNamespace(**named), *RANGES[name], name)
         choices = known[name].metadata.get("choices")
         if choices and value not in choices:
             raise UserError(f"{flag(name)} is {value!r}: choose {' or '.join(choices)}.")
@@ -140,11 +156,6 @@ def check_training(options: Mapping[str, Any], arguments_class: type[OurArgument
     values = SimpleNamespace(**{**option_defaults(arguments_class), **options})
     if not values.output_dir:
         raise UserError("There is no output folder: give --output-dir.")
-    check_range(values, 1, math.inf, "logging_steps", "gradient_accumulation_steps", "per_device_train_batch_size")
-    check_range(values, 0, math.nextafter(1, 0), "adam_beta1", "adam_beta2")
-    decimals = ("num_train_epochs", "learning_rate", "weight_decay", "max_grad_norm", "warmup_steps")
-    check_range(values, 0, LARGEST_NUMBER, *decimals)
-    check_range(values, 0, LARGEST_SEED, "seed")
     choose_precision(values.bf16, values.use_cpu)
     if values.max_steps != NOT_GIVEN:
         check_range(values, 1, LARGEST_NUMBER, "max_steps")

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import psutil
@@ -16,8 +15,8 @@ from ..errors import UserError, check_range, flag
 from ..models.configuration_tlm import TLMConfig
 from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, build_config, find_schedule
 from ..runs.atomic_files import Json
+from .options import REFUSED as REFUSED
 from .options import (
-    LARGEST_SEED,
     OurArguments,
     build_arguments,
     check_names,
@@ -28,7 +27,6 @@ from .options import (
     take,
     values_of,
 )
-from .options import REFUSED as REFUSED
 from .processes import choose_precision
 from .time_budget import parse_duration
 
@@ -165,16 +163,7 @@ class PretrainOptions(NamedTuple):
 
     def _check(self) -> None:
         check_range(self.model, SHORT, math.inf, "max_length")
-        check_range(self.model, 6, math.inf, "vocab_size")  # five special tokens and one other
-        check_range(self.corpus, 1, math.inf, "num_texts", "validation_texts")
-        check_range(self.corpus, 0, LARGEST_SEED, "subset_seed")
-        check_range(self.masking, 1, math.inf, "batch_size")
-        check_range(self.output, 1, math.inf, "num_members", "workers", "num_threads")
-        check_range(self.schedule, 0, 1, "dropout")
-        check_range(self.schedule, 0, math.inf, "initializer_range")
         check_training(self.training, PretrainingArguments)
-        every = {name: self.training.get(name) for name in ("save_steps", "eval_steps")}
-        check_range(SimpleNamespace(**every), 1, math.inf, *every)
         share = self.schedule.mlm_probability
         if not 0 < share < 1:
             raise UserError(f"--mlm-probability is {share}: give a share between 0 and 1.")

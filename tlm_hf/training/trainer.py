@@ -18,20 +18,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
+from ..runs import checkpoints
 from ..runs.atomic_files import read_json, write_json
-from ..runs.checkpoints import (
-    MANIFEST,
-    PARTIAL,
-    RUNNING_LOSS,
-    STATE_FILE,
-    best_beside,
-    last_whole,
-    list_checkpoints,
-    publish,
-    seal,
-    step_of,
-    writing,
-)
 from .callbacks import CHECKPOINT, EVALUATION, Interrupt, ProgressFile, StepClock
 
 logger = logging.getLogger(__name__)
@@ -93,12 +81,12 @@ class RunTrainer(Trainer):
         if self.is_fsdp_enabled:
             raise UserError("Sharding a model (FSDP) is not supported: start with distributed_type MULTI_GPU.")
         root = Path(self.args.output_dir)
-        chosen = last_whole(root) if resume_from_checkpoint is True else resume_from_checkpoint
+        chosen = checkpoints.last_whole(root) if resume_from_checkpoint is True else resume_from_checkpoint
         self._continued = Path(chosen) if chosen else None
         if self.args.should_save:
-            shutil.rmtree(root / PARTIAL, ignore_errors=True)  # what a kill left may be what fills the disk
+            shutil.rmtree(root / checkpoints.PARTIAL, ignore_errors=True)  # what a kill left may be what fills the disk
         if self._continued is not None and self.args.should_save:
-            before, now = read_json(self._continued / MANIFEST)["processes"], self.args.world_size
+            before, now = read_json(self._continued / checkpoints.MANIFEST)["processes"], self.args.world_size
             if before != now:
                 began = f"The run began with {before} process{'es' * (before > 1)} and continues with {now}"
                 logger.warning("%s: same texts and masks, but sums, dropout and so the bits will differ.", began)
@@ -112,17 +100,17 @@ class RunTrainer(Trainer):
     @property
     def continued_from_step(self) -> int:
         """Step of the checkpoint that training continued from; 0 for a start."""
-        return 0 if self._continued is None else step_of(self._continued)
+        return 0 if self._continued is None else checkpoints.step_of(self._continued)
 
     def _restore_run(self) -> None:
         """Restore what Trainer forgets: the running loss since the last log line, and where the best checkpoint is."""
         if self._continued is None:
             return
         self.state.compute_steps(self.args, self.state.max_steps)  # --save-steps as given now, not as at the start
-        best = best_beside(self._continued)
+        best = checkpoints.best_beside(self._continued)
         if best is not None and best.is_dir():  # else Trainer would end with the last weights
             self.state.best_model_checkpoint = str(best)
-        running = read_json(self._continued / RUNNING_LOSS)
+        running = read_json(self._continued / checkpoints.RUNNING_LOSS)
         sums = running["sums"]
         part = sums[self.args.process_index] if len(sums) == self.args.world_size else sum(sums) / len(sums)
         self._tr_loss = torch.tensor(part, device=self.args.device)
@@ -163,8 +151,8 @@ class RunTrainer(Trainer):
 
     def _stop(self, what: str) -> NoReturn:
         """Raise the one sentence, in every process alike, so that none waits for another."""
-        checkpoints = list_checkpoints(Path(self.args.output_dir))
-        left = f"the last good checkpoint is {checkpoints[0]}" if checkpoints else "no checkpoint was saved before it"
+        good = checkpoints.list_checkpoints(Path(self.args.output_dir))
+        left = f"the last good checkpoint is {good[0]}" if good else "no checkpoint was saved before it"
         where = f"step {self.state.global_step} (peak learning rate {self.args.learning_rate:.3g})"
         remedy = "start again with a lower --learning-rate or a longer warm-up in another --output-dir"
         raise UserError(f"{what} is not a finite number at {where}: {left}; {remedy}.")
@@ -203,7 +191,7 @@ class RunTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Check the numbers, then write a checkpoint, add what Trainer does not save, seal it and put it into place."""
         root, step = Path(self.args.output_dir), self.state.global_step
-        partial = root / PARTIAL
+        partial = root / checkpoints.PARTIAL
         with self.clock.apart(CHECKPOINT):
             self.check_numbers()
             sums = self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist()
@@ -214,7 +202,7 @@ class RunTrainer(Trainer):
             self.args.output_dir = str(partial)
             try:
                 # The other processes wait at a barrier for one that fails; their launcher ends them with it.
-                with writing(f"The checkpoint of step {step}", root):
+                with checkpoints.writing(f"The checkpoint of step {step}", root):
                     super()._save_checkpoint(model, trial)
                     best = Path(self.state.best_model_checkpoint or "")
                     if best.parent == partial:
@@ -222,11 +210,11 @@ class RunTrainer(Trainer):
                     self.accelerator.wait_for_everyone()
                     if self.args.should_save:
                         (written,) = partial.iterdir()
-                        self.state.save_to_json(str(written / STATE_FILE))
+                        self.state.save_to_json(str(written / checkpoints.STATE_FILE))
                         running = {"last_logged_step": self._globalstep_last_logged, "sums": sums}
-                        write_json(written / RUNNING_LOSS, running | {"total": self._total_loss_scalar})
-                        seal(written, step, self.args.world_size)
-                        publish(written, root, best.name)
+                        write_json(written / checkpoints.RUNNING_LOSS, running | {"total": self._total_loss_scalar})
+                        checkpoints.seal(written, step, self.args.world_size)
+                        checkpoints.publish(written, root, best.name)
             finally:
                 self.args.output_dir = str(root)
             self.accelerator.wait_for_everyone()
