@@ -119,7 +119,7 @@ def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFac
     # Without it the snippets on the card of a branch would open main.
     at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""
     snippet: Any = example
-    if results.get("task_options", {}).get("text_pair_column") and kind != "frozen":
+    if results.get("task_options", results).get("text_pair_column") and kind != "frozen":
         snippet = {"text": example, "text_pair": example}
     context = {**vars(facts), "example": snippet, "at": at, "kind": kind, "fills_masks": True}
     body = card_template(template or kind).render(context, name=name, results=results)

@@ -170,9 +170,9 @@ def trained_on_another_split(source: str, task_sha256: str) -> bool:
 
 def reads_pairs(source: str) -> bool:
     """Whether the folder's own results say that it was trained on pairs of texts."""
-    results = Path(source).expanduser() / "results.json"
-    options = read_json(results).get("task_options", {}) if results.is_file() else {}
-    return options.get("text_pair_column") is not None
+    file = Path(source).expanduser() / "results.json"
+    results = read_json(file) if file.is_file() else {}
+    return results.get("task_options", results).get("text_pair_column") is not None
 
 
 def load_matching_tokenizer(

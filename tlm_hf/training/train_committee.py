@@ -185,7 +185,7 @@ def _train(
     joined = join_members(joining, task, committee, load_classifier_tokenizer(members[0], committee), table)
     results = {
         "output_dir": portable_path(str(run.folder)),
-        "task_options": {"text_pair_column": arguments.text_pair_column},
+        "text_pair_column": arguments.text_pair_column,
         "members_without_words": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
