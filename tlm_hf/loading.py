@@ -1,6 +1,8 @@
 """Opening checkpoints for our own commands: checked first, so that a broken folder gives one sentence."""
 
 import hashlib
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from .models.modeling_frozen import FrozenCommitteeForSequenceClassification
 from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from .runs.atomic_files import Json, read_json
 
+logger = logging.getLogger(__name__)
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
 COMMITTEES: dict[str, tuple[Any, Any]] = {
     CommitteeConfig.model_type: (CommitteeConfig, CommitteeForSequenceClassification),
@@ -168,11 +171,16 @@ def trained_on_another_split(source: str, task_sha256: str) -> bool:
     return own not in (None, task_sha256)
 
 
-def reads_pairs(source: str) -> bool:
-    """Whether the folder's own results say that it was trained on pairs of texts."""
+def warn_of_single_texts(source: str, texts: Sequence[Any]) -> None:
+    """Say it where texts are single and the folder's own results say that it was trained on pairs."""
     file = Path(source).expanduser() / "results.json"
     results = read_json(file) if file.is_file() else {}
-    return results.get("task_options", results).get("text_pair_column") is not None
+    if isinstance(texts[0], str) and results.get("task_options", results).get("text_pair_column") is not None:
+        logger.warning(
+            "The model %s was trained on pairs of texts, and these are single: give pairs (in a table with "
+            "--text-pair-column).",
+            source,
+        )
 
 
 def load_matching_tokenizer(

@@ -22,7 +22,7 @@ from ..data.sources import check_column, read_source, tables_in
 from ..data.task_options import TextFormat, option
 from ..errors import UserError, check_range, flag
 from ..export import freeze_if_possible, load_for_inference
-from ..loading import COMMITTEES, load_classifier_tokenizer, reads_pairs
+from ..loading import COMMITTEES, load_classifier_tokenizer, warn_of_single_texts
 from ..models.combination_committee import MULTI, REGRESSION, combine, uncertainty
 from ..models.joining_committee import problem_of_model
 from ..runs.atomic_files import Json, replacing
@@ -152,11 +152,7 @@ def _classify(
     filled = [text for text in texts if text is not None]
     if not filled:
         return [Prediction()] * len(texts), 0
-    if isinstance(filled[0], str) and reads_pairs(source):
-        logger.warning(
-            "The model %s was trained on pairs of texts, and these are single: give tuples, or --text-pair-column.",
-            source,
-        )
+    warn_of_single_texts(source, filled)
     model = freeze_if_possible(model, tokenizer, isinstance(filled[0], tuple)) if freeze else model
     is_committee = model.config.model_type in COMMITTEES
     logits, truncated = predict_logits(model, tokenizer, filled, batch_size, show_progress, member_logits=is_committee)

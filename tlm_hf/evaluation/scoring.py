@@ -28,6 +28,7 @@ from ..loading import (
     match_labels,
     read_config,
     trained_on_another_split,
+    warn_of_single_texts,
 )
 from ..models.combination_committee import REGRESSION, SINGLE
 from ..models.joining_committee import problem_of_model
@@ -220,7 +221,8 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
             f"The model {arguments.model!r} is of --problem-type {own} but {arguments.task!r} of "
             f"{NAMES[problem_of(rows)]}: name a table of the model's kind."
         )
-    labels = labels_of(rows)
+    labels, texts = labels_of(rows), texts_of(rows)
+    warn_of_single_texts(arguments.model, texts)
     if problem_type != REGRESSION:
         numbers = match_labels(model, arguments.model, arguments.task, class_names(rows))
         labels = numbers[labels] if problem_type == SINGLE else labels @ np.eye(config.num_labels)[numbers]
@@ -232,7 +234,7 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
         )
     if arguments.freeze:
         model = freeze_if_possible(model, tokenizer, token_types=arguments.text_pair_column is not None)
-    logits, truncated = predict_logits(model, tokenizer, texts_of(rows), show_progress=not arguments.disable_tqdm)
+    logits, truncated = predict_logits(model, tokenizer, texts, show_progress=not arguments.disable_tqdm)
     metrics = measure(problem_type, logits, labels, getattr(config, "threshold", 0.5))
     if problem_type == SINGLE:
         metrics["calibration_error"] = expected_calibration_error(logits, labels)
