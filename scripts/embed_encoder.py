@@ -8,8 +8,8 @@ counting more. On a few hundred rows it is the best start for a classifier (`tlm
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -67,14 +67,8 @@ def finish(folder: Path, name: str, results: Json) -> None:
 def embed(run: Path, root: Path) -> Path:
     """Stage a finished pre-training under its folder's name; its config has float32, so it opens in that."""
     results, folder = read_json(run / RESULTS_FILE), root / run.name
-    seconds = training_seconds(results)
-    facts = CardFacts(
-        TEXT, datasets=["wikimedia/wikipedia"], wall_clock=seconds, example="Paris is the [MASK] of France."
-    )
-    stage_model(run, folder, "encoder", results, facts)
-    log = run.with_name(f"{run.name}.log")  # what the command printed, where that was kept
-    if log.is_file():
-        shutil.copyfile(log, folder / "train.log")
+    facts = CardFacts(TEXT, datasets=["wikimedia/wikipedia"], example="Paris is the [MASK] of France.")
+    stage_model(run, folder, "encoder", results, replace(facts, wall_clock=training_seconds(results)))
     card = (folder / "README.md").read_text(encoding="utf-8").replace(f'"{run.name}"', "folder")
     card = card.replace("from transformers import", "import tlm_hf\nfrom transformers import", 1)
     card = card.replace("\nmodel = ", f'\nfolder = str(tlm_hf.pretrained()["{run.name}"])\nmodel = ', 1)

@@ -31,8 +31,9 @@ def features_of(task: datasets.DatasetDict | datasets.Dataset) -> datasets.Featu
 def class_names(task: datasets.DatasetDict | datasets.Dataset) -> list[str]:
     """Names of the classes, in label order."""
     label: Any = features_of(task)["label"]
-    names = {SINGLE: lambda: label.names, MULTI: lambda: label.feature.names, REGRESSION: lambda: [VALUE]}
-    return list(names[problem_of(task)]())
+    if problem_of(task) == REGRESSION:
+        return [VALUE]
+    return list(getattr(label, "feature", label).names)
 
 
 def label_feature(problem_type: str, names: list[str]) -> Any:

@@ -70,11 +70,8 @@ def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets
     if "label" in split.column_names and problem_of(split) != REGRESSION:
         before, counts = (per_label(rows) for rows in (split, clean))
         facts["per_label"] = counts
-    gone = [label for label, count in counts.items() if before[label] and not count]
-    if gone:
-        raise UserError(
-            f"Every text of {gone[0]!r} in {name} repeats a held-out text (--drop-leakage): give more texts of it."
-        )
+    for gone in (label for label, count in counts.items() if before[label] and not count):
+        raise UserError(f"Every text of {gone!r} in {name} repeats a held-out text (--drop-leakage): give more of it.")
     if leaks.any():
         left = ", ".join(f"{count} of {label}" for label, count in counts.items())
         logger.warning(f"Note: {leaks.sum()} texts of {name} repeat held-out texts and were dropped; left are {left}.")

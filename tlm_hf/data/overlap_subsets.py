@@ -9,7 +9,7 @@ length. Scores are sums of integers (g in units of 2^-20 bits), so the order of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -29,8 +29,7 @@ BISECTIONS = 60
 STRATUM = 200
 
 
-@dataclass(frozen=True)
-class Subset:
+class Subset(NamedTuple):
     """Indices of the chosen texts in seeded order, int64 (num_texts,), their tokens and divergence to the task."""
 
     indices: np.ndarray
@@ -70,10 +69,8 @@ def select_subsets(
         if max(sums) <= (1 + TOLERANCE) * min(sums):
             break
         if strata == num_texts:
-            raise UserError(
-                f"The lengths of the texts are too uneven for subsets of {num_texts} texts with equal tokens "
-                f"(they would have {min(sums)} to {max(sums)}): ask for more texts, or set a smaller max_length."
-            )
+            uneven = f"too uneven for {num_texts} texts with equal tokens ({min(sums)} to {max(sums)})"
+            raise UserError(f"The lengths of the texts are {uneven}: ask for more texts, or a smaller max_length.")
         strata = min(num_texts, 2 * strata)
     subsets = {}
     for (kind, chosen), total in zip(choices.items(), sums, strict=True):

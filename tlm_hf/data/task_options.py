@@ -17,16 +17,13 @@ QUOTING = ("auto", "csv", "none")
 def option(default: Any, description: str, **metadata: Any) -> Any:
     """Field of a dataclass of options: its default, or the function that makes it, and what `--help` says.
 
-    `metadata` may hold `group`, the heading in `--help`, `alias`, a second name (with underscores), and keywords of
-    argparse's `add_argument`.
+    `metadata` may hold the heading `group`, a second name `alias`, and keywords of argparse's `add_argument`.
     """
     if "alias" in metadata:
         alias = metadata.pop("alias")
         metadata["aliases"] = [f"--{alias}", flag(alias)]
-    metadata = {"help": description, **metadata}
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
+    made: Any = {"default_factory" if callable(default) else "default": default}
+    return field(metadata={"help": description, **metadata}, **made)
 
 
 @dataclass(kw_only=True)
@@ -79,9 +76,7 @@ class TaskArguments(TableFormat):
     task_path: str | None = option(None, "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub).")
     task_config: str | None = option(None, "Configuration of a Hub data set.")
     task_revision: str | None = option(None, "Revision of a Hub data set.")
-    train_per_label: int | None = option(
-        None, "Training texts of each class (default: the paper's for its tasks, or all)."
-    )
+    train_per_label: int | None = option(None, "Training texts of each class (default: the paper's, or all).")
     validation_per_label: int | None = option(None, "Validation texts of each class.")
     test_per_label: int | None = option(None, "Test texts of each class (default: the paper's, or all).")
     shortfall: str = option("error", "When a class has fewer texts than asked for: error, or take all it has.")

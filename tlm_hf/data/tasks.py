@@ -94,10 +94,9 @@ def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datase
 def _check(arguments: TaskArguments) -> None:
     check_range(arguments, 1, float("inf"), "train_per_label", "validation_per_label", "test_per_label")
     check_range(arguments, 0, float("inf"), "drop_rare_classes", "merge_rare_classes")
-    if arguments.shortfall not in ("error", "take"):
-        raise UserError(f"--shortfall is {arguments.shortfall!r}: give error or take.")
-    if arguments.entity_markers not in MARKINGS:
-        raise UserError(f"--entity-markers is {arguments.entity_markers!r}: give one of {', '.join(MARKINGS)}.")
+    for name, choices in (("shortfall", ("error", "take")), ("entity_markers", MARKINGS)):
+        if getattr(arguments, name) not in choices:
+            raise UserError(f"{flag(name)} is {getattr(arguments, name)!r}: choose {' or '.join(choices)}.")
     unused = {*UNUSED.get(arguments.task, ()), *([] if arguments.task == "fewrel" else ["entity_markers"])}
     unused |= set(TABLE_OPTIONS) if arguments.task in ("docstrings", *KNOWN) else {"task_path"}
     for option in fields(TaskArguments):
@@ -133,10 +132,8 @@ def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
         return path, arguments.task_revision
     if known.hub is None or datasets.config.HF_HUB_OFFLINE:
         reason = "HF_HUB_OFFLINE is set" if known.hub else "its official files are not on the Hub"
-        raise UserError(
-            f"The task {arguments.task!r} is not under the data root, and {reason}: give --task-path, or set TLM_DATA "
-            f"or --data-root to a folder that holds {arguments.task}/."
-        )
+        remedy = f"give --task-path, or set TLM_DATA or --data-root to a folder that holds {arguments.task}/"
+        raise UserError(f"The task {arguments.task!r} is not under the data root, and {reason}: {remedy}.")
     return known.hub, arguments.task_revision or known.revision
 
 
@@ -148,10 +145,11 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         source = read_fewrel(_find_task(arguments)[0], arguments.entity_markers)
     else:
         source = _read_table(arguments, table)
-    if source.problem_type != SINGLE:
-        _check_kind(arguments, [f"{split}_per_label" for split in SPLITS] + ["drop_rare_classes", "merge_rare_classes"])
-    if arguments.text_pair_column is not None:
-        _check_kind(arguments, ["drop_leakage"])
+    of_single = [f"{split}_per_label" for split in SPLITS] + ["drop_rare_classes", "merge_rare_classes"]
+    unused = of_single if source.problem_type != SINGLE else []
+    for name in [*unused, *(["drop_leakage"] if arguments.text_pair_column is not None else [])]:
+        if getattr(arguments, name):
+            raise UserError(f"{flag(name)} works only for single texts with one class each: leave it out.")
     if arguments.drop_rare_classes or arguments.merge_rare_classes:
         without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
     if every_class and len({row.label for rows in source.rows.values() for row in rows}) < 2:
@@ -191,12 +189,6 @@ def every_row(arguments: TaskArguments) -> datasets.Dataset:
     """All usable rows of a table as one split; raises UserError as `read_rows`."""
     source = _read_table(arguments)
     return _describe([row for rows in source.rows.values() for row in rows], source, {})
-
-
-def _check_kind(arguments: TaskArguments, unused: list[str]) -> None:
-    for name in unused:
-        if getattr(arguments, name):
-            raise UserError(f"{flag(name)} works only for single texts with one class each: leave it out.")
 
 
 def _describe(rows: list[Row], source: TaskSource, facts: Json) -> datasets.Dataset:

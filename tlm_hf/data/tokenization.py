@@ -64,9 +64,8 @@ def train_wordpiece(
     # between pairs by these numbers. So a first run finds the letters, and the second gets them in a fixed order.
     pieces = sorted(set(train(0, list(SPECIAL_TOKENS))) - set(SPECIAL_TOKENS))
     vocabulary = train(vocab_size, [*SPECIAL_TOKENS, *pieces])
-    return BertTokenizer(
-        vocab=vocabulary, do_lower_case=not cased, strip_accents=strip_accents, model_max_length=max_length
-    )
+    options = {"do_lower_case": not cased, "strip_accents": strip_accents, "model_max_length": max_length}
+    return BertTokenizer(vocab=vocabulary, **options)
 
 
 def _is_english_like(letters: Mapping[str, int]) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..cards import CardFacts, is_uncased, render_card
-from ..data.dataset_folder import known_source
+from ..data.dataset_folder import Source, known_source
 from ..errors import UserError
 from ..export import RUNTIME_FILES, write_runtime
 from ..models.modeling_tlm import TLMForMaskedLM
@@ -45,11 +45,10 @@ def copy_model_files(run: Path, folder: Path, kind: str) -> None:
     sources = [run / name for name in TOKENIZER]
     if kind == "adapter":
         sources += [run / "adapter" / name for name in (ADAPTER_CONFIG, "adapter_model.safetensors")]
+    elif kind == "encoder" and not any(run.glob("*.py")):  # those that come with the package have no code beside them
+        TLMForMaskedLM.from_pretrained(run).save_pretrained(folder)
     else:
-        if kind == "encoder" and not any(run.glob("*.py")):  # those that come with the package have no code beside them
-            TLMForMaskedLM.from_pretrained(run).save_pretrained(folder)
-        else:
-            sources += [run / name for name in WEIGHTS]
+        sources += [run / name for name in WEIGHTS]
         sources += [PACKAGE / path.name for path in run.glob("*.py") if path.name not in RUNTIME_FILES]
     if kind == "frozen":
         write_runtime(folder)
@@ -79,22 +78,20 @@ def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluati
     if entry.kind == "adapter":
         base = {"base_model_name_or_path": release.repo_id(entry.base or "")}
         write_json(folder / ADAPTER_CONFIG, read_json(folder / ADAPTER_CONFIG) | base)
-    plots = {}
-    if (run.folder / PLOT).is_file():
-        shutil.copyfile(run.folder / PLOT, folder / PLOT)
-        plots[PLOT] = "Reliability before and after the temperature"
+    plots = {PLOT: "Reliability before and after the temperature"} if (run.folder / PLOT).is_file() else {}
+    for plot in plots:
+        shutil.copyfile(run.folder / plot, folder / plot)
     write_json(folder / RESULTS_FILE, {**run.results, "evaluation": evaluation})
     source = str(run.results.get("corpus" if entry.kind == "encoder" else "task", ""))
-    known = known_source(source)
+    known = known_source(source) or Source(source, "", [], hub=())
     # Members outside this release are known by name alone.
     places = [each["repository"] for each in inputs.get("members") or inputs.values()]
     places += [name for name in entry.members if "/" in name]
     facts = CardFacts(
-        trained_on=entry.corpus or entry.task or (known.title if known else source),
+        trained_on=entry.corpus or entry.task or known.title,
         evaluation=evaluation,
         base_models=list(dict.fromkeys(filter(None, places))),
-        datasets=[release.repo_id(name) for name in entry.data]
-        or [name for name in (known.hub if known else ()) if "/" in name],
+        datasets=[*map(release.repo_id, entry.data)] or [name for name in known.hub if "/" in name],
         plots=plots,
         revisions=[] if run.branch else list(entry.revisions),
         branch=run.branch,

@@ -4,7 +4,7 @@ import logging
 import os
 import textwrap
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -135,9 +135,10 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     results |= run_jobs(_joining(scale, output), workers, "4 of 5: committees")
     logger.info("5 of 5: baseline, latency and release folders ...")
     baseline = tfidf_baseline(task)
-    folders = _folders(scale, output)
-    watch, tokenizer = Watch(), load_tokenizer(str(folders["bert-1"]))
-    models = {name: load_classifier(str(folder)) for name, folder in folders.items()}
+    folders = {"bert-1": "classifiers/bert-1-0-pretrained-0", "committee": "committees/committee-pretrained-0"}
+    folders[scale.deep] = f"classifiers/{scale.deep}-pretrained-0"
+    models = {name: load_classifier(f"{output}/{folder}") for name, folder in folders.items()}
+    watch, tokenizer = Watch(), load_tokenizer(f"{output}/{folders['bert-1']}")
     latency = classifier_latency(models, tokenizer, task["test"]["text"][0], rounds=40, threads=1)
     is_busy = watch.is_busy()
     rows = _rows(scale, results, baseline, latency)
@@ -197,14 +198,6 @@ def _joining(scale: Scale, output: Path) -> list[Job]:
     return jobs
 
 
-def _folders(scale: Scale, output: Path) -> dict[str, Path]:
-    return {
-        scale.deep: output / "classifiers" / f"{scale.deep}-pretrained-0",
-        "bert-1": output / "classifiers" / "bert-1-0-pretrained-0",
-        "committee": output / "committees" / "committee-pretrained-0",
-    }
-
-
 def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[str, float]) -> list[TableRow]:
 
     def row(model: str, names: dict[str, list[str]], milliseconds: float | None) -> TableRow:
@@ -214,11 +207,9 @@ def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[
     shallow = [encoder for encoder in scale.encoders if encoder != scale.deep]
     single = {arm: [name for encoder in shallow for name in scale.classifiers(encoder, arm)] for arm in ARMS}
     joined = {arm: [f"committee-{arm}-{seed}" for seed in range(scale.seeds)] for arm in ARMS}
-    rows = [
-        row("bert-1", single, latency["bert-1"]),
-        row(scale.deep, {arm: scale.classifiers(scale.deep, arm) for arm in ARMS}, latency[scale.deep]),
-        row(f"committee of {MEMBERS} bert-1", joined, latency["committee"]),
-    ]
+    rows = [row("bert-1", single, latency["bert-1"])]
+    rows.append(row(scale.deep, {arm: scale.classifiers(scale.deep, arm) for arm in ARMS}, latency[scale.deep]))
+    rows.append(row(f"committee of {MEMBERS} bert-1", joined, latency["committee"]))
     if scale.embedded:
         rows.append(row("bert-1 of the package", {"pretrained": [name for name, _ in scale.embedded]}, None))
     return [*rows, TableRow("TF-IDF + linear model", None, [baseline["accuracy"]], [], None)]
@@ -233,15 +224,9 @@ def _stage(scale: Scale, output: Path, results: dict[str, Json], facts: CardFact
     for kind, run, target in runs:
         about, plot = (CardFacts(CORPUS, smoke=facts.smoke), None) if kind == "encoder" else (facts, output / PLOT)
         folders.append(stage_model(output / f"{kind}s" / run, release / target, kind, results[run], about, plot))
-    demo = DemoArguments(
-        committees=[f"docstrings={output / 'committees' / 'committee-pretrained-0'}"],
-        deep=[f"docstrings={folders[-2]}"],
-        encoders=[f"{name}={release / f'tlm-{name}'}" for name in shown],
-        corpus="docstrings",
-        num_texts=scale.num_texts,
-        output_dir=str(release / "demo"),
-    )
-    make_demo(demo)
+    demo = DemoArguments([f"docstrings={output}/committees/committee-pretrained-0"], str(release / "demo"))
+    demo.deep, demo.encoders = [f"docstrings={folders[-2]}"], [f"{name}={release}/tlm-{name}" for name in shown]
+    make_demo(replace(demo, corpus="docstrings", num_texts=scale.num_texts))
     return [*folders, release / "demo"]
 
 
