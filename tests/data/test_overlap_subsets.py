@@ -45,7 +45,7 @@ def bits(one: np.ndarray, other: np.ndarray) -> float:
 
 def select(*arguments, **options) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
     subsets = select_subsets(*arguments, **options)
-    return {kind: subset.indices for kind, subset in subsets.items()}, {kind: vars(s) for kind, s in subsets.items()}
+    return {kind: s.indices for kind, s in subsets.items()}, {kind: s._asdict() for kind, s in subsets.items()}
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -18,15 +18,17 @@ from ..data.embedded import model_folder
 from ..data.kinds import PAIR, class_names, problem_of
 from ..data.overlap import count_tokens, encode_texts
 from ..data.task_options import option
-from ..data.tasks import TaskArguments, load_task, load_task_from, task_hash
+from ..data.tasks import load_task
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
 from ..evaluation.calibration import choose_temperature, expected_calibration_error
+from ..evaluation.classifier_facts import load_task_of
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, match_labels
 from ..models.combination_committee import SINGLE, combine
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
+from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable_path, provenance
 
 DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"
@@ -119,17 +121,11 @@ def _load_splits(folder: Path, root: str | None) -> datasets.DatasetDict:
     if (folder / "work" / "data").is_dir():  # of train-committee
         has_pairs = PAIR in read_schema(folder / "work" / "data" / "test.parquet").names
         return load_task(str(folder / "work" / "data"), text_pair_column=PAIR if has_pairs else None)
-    try:
-        settings, results = read_json(folder / "run.json")["settings"], read_json(folder / "results.json")
-        known = {field.name for field in fields(TaskArguments)}
-        options = {name: value for name, value in settings.items() if name in known} | results["task_options"]
-        task_sha256 = settings["task_sha256"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder} is not the output of `tlm committee` or `tlm train-committee` ({error}).") from error
-    splits = load_task_from(TaskArguments(**options, data_root=root))
-    if task_hash(splits) != task_sha256:
-        raise UserError(f"The task {options['task']!r} has other rows now than when {folder} was made: join it again.")
-    return splits
+    if not (folder / RESULTS_FILE).is_file():
+        raise UserError(
+            f"{folder} is not the output of `tlm committee` or `tlm train-committee`: name a folder of one."
+        )
+    return load_task_of(read_json(folder / RESULTS_FILE), folder.name, root)
 
 
 def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -> Json:

@@ -1,7 +1,4 @@
-"""The release file: one YAML that names every repository of a release.
-
-docs/tutorials/publish.md has an example of every field; paths are relative to where the command is started.
-"""
+"""The release file: one YAML that names every repository of a release (docs/tutorials/publish.md has every field)."""
 
 import difflib
 import re
@@ -50,10 +47,7 @@ LINKS |= {"committees": ("committee",), "deep": ("classifier",), "encoders": ("e
 @strict
 @dataclass
 class Entry:
-    """One repository of the release file; `source` is its `folder`, `run` or `demo`.
-
-    `base` and `members` may be branches (`name@branch`); models of a Space are by task or by what people read.
-    """
+    """One repository, made from `source` (`folder`, `run` or `demo`); `base` and `members` may be branches."""
 
     name: str
     kind: str

@@ -72,8 +72,7 @@ def check_refused(folder: str, auto: str, trust: bool) -> str:
 
 def check_model(folder: str, kind: str) -> list[str]:
     """A model: our classes with trust; without it stock classes of equal outputs, or refused as promised."""
-    checks = []
-    stock = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["model_type"] == "bert"
+    checks, stock = [], json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))["model_type"] == "bert"
     for auto in ["AutoModel", "AutoModelForMaskedLM"] if kind == "encoder" else ["AutoModelForSequenceClassification"]:
         module, trusted = open_model(folder, auto, trust=True)
         need(module.startswith("transformers_modules"), f"{auto} with trust does not open the folder's own class")

@@ -16,11 +16,12 @@ from ..data.task_options import option
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import check_range
+from ..evaluation.classifier_facts import measure_classifier
 from ..evaluation.latency import Watch, classifier_latency
 from ..evaluation.linear_models import tfidf_baseline
 from ..hub.demo_data import DemoArguments, make_demo
 from ..hub.model_folder import stage_model
-from ..loading import load_classifier
+from ..loading import load_classifier, weights_hash
 from ..recipes import find_size
 from ..runs.atomic_files import Json
 from ..runs.figure import new_figure
@@ -33,7 +34,8 @@ from ..training.pretrain import pretrain
 
 logger = logging.getLogger(__name__)
 ARMS, MEMBERS = ("scratch", "pretrained"), 3
-CORPUS, PLOT = "docstrings of installed Python libraries", "accuracy.png"
+CORPUS, TASK = "docstrings of installed Python libraries", "docstrings: which library a paragraph documents"
+PLOT = "accuracy.png"
 SHALLOW_RATE, DEEP_RATE = 1e-3, 3e-4
 """Of fine-tuning, for both arms, chosen on validation."""
 
@@ -143,8 +145,7 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     is_busy = watch.is_busy()
     rows = _rows(scale, results, baseline, latency)
     draw_plot(rows, output / PLOT, smoke=arguments.smoke)
-    facts = CardFacts("docstrings: which library a paragraph documents", baseline, smoke=arguments.smoke)
-    staged = _stage(scale, output, results, facts)
+    staged = _stage(scale, output, results, arguments.smoke)
     summary: Json = {
         "smoke": arguments.smoke,
         "rows": [asdict(row) for row in rows],
@@ -215,15 +216,19 @@ def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[
     return [*rows, TableRow("TF-IDF + linear model", None, [baseline["accuracy"]], [], None)]
 
 
-def _stage(scale: Scale, output: Path, results: dict[str, Json], facts: CardFacts) -> list[Path]:
+def _stage(scale: Scale, output: Path, results: dict[str, Json], smoke: bool) -> list[Path]:
     """Release folders: every encoder, the first `bert-1`, the deep classifier, the first committee, the demo."""
     release, shown, folders = output / "release", ("bert-1-0", scale.deep), []
     runs = [("encoder", name, f"tlm-{name}") for name in scale.encoders]
     runs += [("classifier", f"{name}-pretrained-0", f"tlm-{name}-docstrings") for name in shown]
     runs.append(("committee", "committee-pretrained-0", "tlm-committee-docstrings"))
     for kind, run, target in runs:
-        about, plot = (CardFacts(CORPUS, smoke=facts.smoke), None) if kind == "encoder" else (facts, output / PLOT)
-        folders.append(stage_model(output / f"{kind}s" / run, release / target, kind, results[run], about, plot))
+        folder, facts, plot = output / f"{kind}s" / run, CardFacts(CORPUS, smoke=smoke), None
+        if kind != "encoder":
+            kept = output / "evaluations" / f"{run}.json"
+            evaluation = measure_classifier(folder, results[run], weights_hash(str(folder)), kept)
+            facts, plot = replace(facts, trained_on=TASK, evaluation=evaluation), output / PLOT
+        folders.append(stage_model(folder, release / target, kind, results[run], facts, plot))
     demo = DemoArguments([f"docstrings={output}/committees/committee-pretrained-0"], str(release / "demo"))
     demo.deep, demo.encoders = [f"docstrings={folders[-2]}"], [f"{name}={release}/tlm-{name}" for name in shown]
     make_demo(replace(demo, corpus="docstrings", num_texts=scale.num_texts))

@@ -91,14 +91,13 @@ def write_tables(
     costs = costs.assign(seconds=costs["seconds"].map("{:,.0f}".format), ms=costs["milliseconds"].map("{:.2f}".format))
     costs = costs.assign(calibration=costs["calibration"].map("{:.3f}".format))
     latency = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False)
+    costs = costs[["calibration", "seconds", "ms"]].replace("nan", "")
     tables = {
         "models": _models(planner, records),
         "gap": _pivot(pd.concat([gap, baselines.assign(measure=ARM_NAMES["pretrained"])]), tested="gap"),
         "corpus_size": _pivot(sizes.assign(measure=by_size), tested="gap per doubling"),
         "overlap": _overlap(overlap, planner, records),
-        "committee": _pivot(pd.concat([committee[~is_smallest], baselines]), index).join(
-            costs[["calibration", "seconds", "ms"]].replace("nan", "")
-        ),
+        "committee": _pivot(pd.concat([committee[~is_smallest], baselines]), index).join(costs),
         "smallest": _pivot(committee[is_smallest], index),
         "latency": latency.map("{:.2f}".format),
         "rates": _rates(planner),
@@ -119,22 +118,17 @@ def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested:
 
 
 def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
-    lines = []
+    lines = {}
     for model in (*planner.plan.pretraining, planner.plan.longer_name):
         runs = [run for run, _ in planner.encoders(model).values()] if model else []
         found = [records[run.name].results for run in runs if run.name in records]
         if found:
             losses = [f"{loss:.2f}" for loss in sorted(record["held_out"]["loss"] for record in found)]
-            lines.append({
-                "encoder": model,
-                "parameters": f"{found[0]['parameters']:,}",
-                "seeds": len(found),
-                "texts": f"{found[0]['texts']:,}",
-                "steps": f"{found[0]['steps']:,}",
-                "held-out loss, nats": " to ".join(dict.fromkeys([losses[0], losses[-1]])),
-                "seconds of one core": f"{median(record['seconds'] for record in found):,.0f}",
-            })  # fmt: skip
-    return pd.DataFrame(lines).set_index("encoder") if lines else pd.DataFrame()
+            line = {"parameters": f"{found[0]['parameters']:,}", "seeds": str(len(found))}
+            line |= {key: f"{found[0][key]:,}" for key in ("texts", "steps")}
+            line["held-out loss, nats"] = " to ".join(dict.fromkeys([losses[0], losses[-1]]))
+            lines[model] = line | {"seconds of one core": f"{median(each['seconds'] for each in found):,.0f}"}
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("encoder")
 
 
 def _overlap(rows: pd.DataFrame, planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
@@ -157,12 +151,11 @@ def _rates(planner: Planner) -> pd.DataFrame:
         runs, chosen = planner.candidates(recipe, task, arm), planner.chosen(recipe, task, arm)
         if len(runs) == 1 or chosen is None:
             continue
-        cells = []
+        cells, rates = [], [option.learning_rate for option in runs]
         for option, accuracy in planner.means(runs).items():
             width = f" (initial weights {option.initializer_range:g})" if option.initializer_range else ""
             words = f"{option.learning_rate:g}{width}: {accuracy:.3f}"
             cells.append(f"**{words}**" if option == chosen else words)
-        rates = [option.learning_rate for option in runs]
         at_edge = chosen.learning_rate in (min(rates), max(rates))
         lines[task, recipe, arm] = {"rates": ", ".join(cells), "at the edge": "yes" if at_edge else ""}
     table = pd.DataFrame.from_dict(lines, orient="index")
