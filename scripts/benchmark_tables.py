@@ -26,7 +26,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from tlm_hf.commands.common import parse
+from tlm_hf.commands.common import parse, run_command
 from tlm_hf.data.embedded import model_folder
 from tlm_hf.data.sources import data_root
 from tlm_hf.data.tasks import load_task
@@ -36,7 +36,6 @@ from tlm_hf.evaluation.linear_models import choose_linear, fit_tfidf, load_sente
 from tlm_hf.runs.atomic_files import read_json, write_json
 from tlm_hf.runs.figure import new_figure
 from tlm_hf.runs.provenance import provenance
-from tlm_hf.runs.quiet import quiet_libraries
 from tlm_hf.runtime import load
 from tlm_hf.training.lexical import COUNTED, text_means, word_vectors
 from tlm_hf.training.train_committee import train_from_table
@@ -206,8 +205,12 @@ def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the results lack."""
-    quiet_libraries()
     arguments = parse(BenchmarkArguments, "benchmark-tables", __doc__ or "", argv)
+    run_command(functools.partial(run, arguments))
+
+
+def run(arguments: BenchmarkArguments) -> None:
+    """Every table, with every model; each result is written at once."""
     file = Path(arguments.json)
     scores = read_json(file)["scores"] if file.is_file() else []
     known = {(row["data"], row["rows"], row["draw"], row["model"]) for row in scores}
@@ -227,11 +230,9 @@ def write(scores: list[dict[str, Any]], file: Path) -> None:
     for data, rows in pd.DataFrame(scores).groupby("data"):
         path = file.with_name(f"{file.stem}-{data}.png")
         with new_figure(path, str(data), "rows of the table", "test accuracy (%)") as axes:
-            for model, line in (100 * rows.pivot_table("accuracy", "rows", "model")).items():
-                axes.plot(line.index, line, "o-", label=model)
-            sizes = sorted(rows["rows"].unique())
-            axes.set_xscale("log")
-            axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            lines = 100 * rows.pivot_table("accuracy", "rows", "model")
+            lines.plot(ax=axes, style="o-", logx=True, xlabel=axes.get_xlabel())
+            axes.set_xticks(lines.index, [f"{size:,}" for size in lines.index])
             axes.minorticks_off()
             axes.legend(frameon=False)
 
