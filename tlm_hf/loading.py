@@ -127,20 +127,12 @@ def load_classifier(source: str) -> PreTrainedModel:
 
 
 def load_for_finetuning(
-    source: str,
-    labels: list[str],
-    *,
-    dropout: float,
-    from_scratch: bool,
-    initializer_range: float | None = None,
-    problem_type: str = SINGLE,
+    source: str, labels: list[str], *, dropout: float, from_scratch: bool, **changes: Any
 ) -> TLMForSequenceClassification:
     """Encoder with a classifier for `labels` (new, unless it has just these), or the architecture with new weights."""
     fields = read_encoder_config(source, needs_weights=not from_scratch)
-    if initializer_range is not None:
-        fields = {**fields, "initializer_range": initializer_range}
     numbers = {label: index for index, label in enumerate(labels)}
-    changes = {"id2label": dict(enumerate(labels)), "label2id": numbers, "problem_type": problem_type}
+    changes = {"id2label": dict(enumerate(labels)), "label2id": numbers, "problem_type": SINGLE, **changes}
     changes |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = _build_config(source, fields, **changes)
     if from_scratch:

@@ -50,9 +50,7 @@ def _batches_by_length(texts: Sequence[Any], batch_size: int) -> list[list[int]]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def held_out_masks(
-    tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[Sequence[int] | np.ndarray]
-) -> MaskingCollator | None:
+def held_out_masks(tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[Any]) -> MaskingCollator | None:
     """Masks by position alone, of seed 0 (of a few tokens: the first that masks one); None for nothing to mask."""
     for seed in range(50):
         collator = MaskingCollator(tokenizer, HELD_OUT_MASK_RATE, seed, HELD_OUT_STREAM)
@@ -66,7 +64,7 @@ def held_out_masks(
 def masked_lm_score(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    input_ids: Sequence[Sequence[int] | np.ndarray],
+    input_ids: Sequence[Any],
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> dict[str, float]:
@@ -147,9 +145,7 @@ class ScoreArguments(TaskArguments):
     task: str = option("", "For a classifier or committee: task or table.")
     model: str = option("", "Folder or Hub name.")
     split: str | None = option(
-        None,
-        "Rows of --task; default: the test split, and all rows of a single file.",
-        choices=["train", "validation", "test", "all"],
+        None, "Rows of --task; default: the test split, or all of a single file.", choices=[*SPLITS, "all"]
     )
     text: str | None = option(None, "For an encoder: text for its fixed-mask loss.")
     output: str | None = option(None, "JSON file for the results.")

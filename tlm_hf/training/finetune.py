@@ -236,14 +236,11 @@ def _load_tokenizer(classifier: ClassifierOptions) -> tuple[PreTrainedTokenizerB
 
 def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> PreTrainedModel | PeftModel:
     """The classifier before the first step."""
-    model = load_for_finetuning(
-        classifier.model,
-        class_names(task),
-        dropout=classifier.dropout or 0.0,
-        from_scratch=classifier.from_scratch,
-        initializer_range=classifier.initializer_range,
-        problem_type=problem_of(task),
-    )
+    changes: Json = {"dropout": classifier.dropout or 0.0, "problem_type": problem_of(task)}
+    if classifier.initializer_range is not None:
+        changes["initializer_range"] = classifier.initializer_range
+    scratch = classifier.from_scratch
+    model = load_for_finetuning(classifier.model, class_names(task), from_scratch=scratch, **changes)
     markers = facts_of(task["train"]).get("entity_markers", "none")
     if markers != "none":
         model.config.entity_markers = markers
@@ -251,11 +248,7 @@ def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> P
 
 
 def _build_trainer(
-    options: FinetuneOptions,
-    arguments: TrainingArguments,
-    model: PreTrainedModel | PeftModel,
-    task: datasets.DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
+    options: FinetuneOptions, arguments: TrainingArguments, model: Any, task: datasets.DatasetDict, tokenizer: Any
 ) -> RunTrainer:
     problem_type, rows = problem_of(task), {}
     for split in ("train", "validation"):
