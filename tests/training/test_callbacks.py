@@ -26,7 +26,6 @@ from tlm_hf.training.time_budget import (
     TIMED_STEPS,
     TRIAL,
     TRIAL_STEPS,
-    MemberCost,
     decide_steps,
     fit_members,
     parse_duration,
@@ -159,7 +158,7 @@ def test_a_budget_for_no_step_is_refused(tokenizer, tmp_path):
 )
 def test_passes_go_before_members_and_a_budget_holds(seconds, fitting):
     """Around a member 10 s; a pass of 14 steps of 0.25 s and 0.5 s after it; two side by side."""
-    members, passes = fit_members(seconds, MemberCost(around=10, one_pass=4), 20.0, members=3, workers=2)
+    members, passes = fit_members(seconds, 10, 4, 20.0, members=3, workers=2)
     assert (members, passes) == fitting
     assert math.ceil(members / 2) * (10 + passes * 4) <= 0.9 * seconds
 

@@ -29,7 +29,7 @@ from .options import LARGEST_SEED
 from .pretrain import load_pretraining_corpus, pretrain
 from .pretrain_options import BATCH_SIZE, PretrainOptions
 from .processes import stays_on_cpu
-from .time_budget import BUDGET_FILE, TRIAL, TRIAL_STEPS, MemberCost, fit_members, parse_duration
+from .time_budget import BUDGET_FILE, RESERVE, TRIAL, TRIAL_STEPS, fit_members, parse_duration
 
 logger = logging.getLogger(__name__)
 
@@ -127,17 +127,19 @@ def fit_to_budget(
         shutil.rmtree(trial)
         tried = time.perf_counter()
         spent, around = tried - started, tried - begun - TRIAL_STEPS * step - apart
-        cost = MemberCost(around, steps * step + apart / math.ceil(TRIAL_STEPS / steps))
-        if seconds - spent < cost.least:
+        one_pass = steps * step + apart / math.ceil(TRIAL_STEPS / steps)
+        least = (0.1 * one_pass + around) / (1 - RESERVE)
+        if seconds - spent < least:
             raise UserError(
                 f"--time-budget {budget} is too short: {spent:.0f} seconds have passed, and fine-tuning takes at least "
-                f"{cost.least:.0f} more; give {math.ceil(1.2 * (spent + cost.least))}s, or leave it out."
+                f"{least:.0f} more; give {math.ceil(1.2 * (spent + least))}s, or leave it out."
             )
 
     def fit() -> str:
         if not record.is_file():
             now = time.perf_counter()
-            members, passes = fit_members(seconds - (now - started) - (now - tried), cost, *asked, workers)
+            left = seconds - (now - started) - (now - tried)
+            members, passes = fit_members(left, around, one_pass, *asked, workers)
             write_json(record, {"members": members, "passes": passes})
         decided = read_json(record)
         options["models"] = options["models"][: decided["members"]]

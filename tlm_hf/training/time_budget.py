@@ -9,7 +9,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,23 +75,15 @@ def decide_steps(folder: Path, budget: float, build: "Callable[[int, str], RunTr
     return steps
 
 
-@dataclass(frozen=True)
-class MemberCost:
-    """Seconds of fine-tuning a member: around its passes (process, encoder, scores), and of one with what follows."""
+def fit_members(
+    left: float, around: float, one_pass: float, passes: float, members: int, workers: int
+) -> tuple[int, float]:
+    """How many of the members, and of the passes over the rows, fit into `left` seconds, `workers` side by side.
 
-    around: float
-    one_pass: float
-
-    @property
-    def least(self) -> float:
-        """Seconds for a tenth of a pass."""
-        return (0.1 * self.one_pass + self.around) / (1 - RESERVE)
-
-
-def fit_members(left: float, cost: MemberCost, passes: float, members: int, workers: int) -> tuple[int, float]:
-    """How many of the members, and of the passes over the rows, fit into `left` seconds, `workers` side by side."""
+    A member takes `around` seconds besides its passes (process, encoder, scores), and `one_pass` for each of these.
+    """
     for rounds in range(math.ceil(members / workers), 0, -1):
-        fitting = min(passes, ((1 - RESERVE) * left / rounds - cost.around) / cost.one_pass)
+        fitting = min(passes, ((1 - RESERVE) * left / rounds - around) / one_pass)
         if fitting >= LEAST * passes:
             break
     if fitting < passes:  # whole passes, or tenths of one
