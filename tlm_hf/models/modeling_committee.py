@@ -137,10 +137,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         """The member at a position."""
         return self.members[position]
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         """The first member's word embedding (transformers asks for one)."""
-        first: TLMForSequenceClassification = self.members[0]  # type: ignore[assignment]
-        return first.get_input_embeddings()
+        return self[0].get_input_embeddings()
 
     @can_return_tuple
     def forward(  # trf-ignore: TRF057

@@ -5,9 +5,11 @@
 Loss, logits and gradients are stock BERT's to rounding with dropout 0; `fast_paths_tlm` has the derivations.
 """
 
+import contextlib
 import importlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,7 +48,7 @@ class CardMixin:
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As `PreTrainedModel.save_pretrained`, with a card unless the folder is hidden (a part of a training run)."""
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        parts = os.path.abspath(save_directory).split(os.sep)
+        parts = Path(save_directory).absolute().parts
         hidden = any(part.startswith(".") for part in parts[-2:])
         if not hidden and (args[0] if args else kwargs.get("is_main_process", True)):
             self._write_card(save_directory, parts[-1])
@@ -57,17 +59,12 @@ class CardMixin:
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)  # type: ignore[misc]
 
     def _write_card(self, folder: str | os.PathLike, name: str) -> None:
-        path = os.path.join(folder, "README.md")
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                if "# Model Card for Model ID" not in file.read():
-                    return
-        try:
-            cards = importlib.import_module("tlm_hf.cards")
-        except ImportError:
+        path = Path(folder) / "README.md"
+        if path.exists() and "# Model Card for Model ID" not in path.read_text(encoding="utf-8"):
             return
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(cards.saved_model_card(self, name))
+        with contextlib.suppress(ImportError):
+            cards = importlib.import_module("tlm_hf.cards")
+            path.write_text(cards.saved_model_card(self, name), encoding="utf-8")
 
 
 class TLMPreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057
@@ -106,6 +103,8 @@ class TLMPreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057
 class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
     """The encoder: stock `BertModel` with an optional convolution front-end."""
 
+    _input_embed_layer = "word_embeddings"  # of `embeddings`
+
     def __init__(self, config: TLMConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embeddings = TLMEmbeddings(config)
@@ -114,14 +113,6 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         self.encoder = TLMEncoder(config)
         self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The word embedding (vocab_size, hidden)."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embedding."""
-        self.embeddings.word_embeddings = value
 
     @merge_with_config_defaults
     @capture_outputs
