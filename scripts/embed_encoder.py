@@ -34,8 +34,7 @@ from tlm_hf.training.initialization import start_as_mean_of_words
 TEXT = "paragraphs of English Wikipedia articles (CC BY-SA 4.0)"
 WEIGHTS = "model.safetensors"
 WORDS, LENGTH = "tlm-words", 128
-MEASURED = 2000
-"""Texts on which the mean of words is standardised."""
+MEASURED = 2000  # texts on which the mean of words is standardised
 CARD = """---
 language: en
 license: apache-2.0

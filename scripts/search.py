@@ -39,8 +39,7 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 """As in the study, whose test texts of FewRel are left out, but with more validation texts: 2,000 to 2,560."""
 RATES = {"ag_news": 3e-4, "dbpedia_14": 1e-3, "fewrel": 3e-4}
-TRIAL = 60
-"""Steps that are timed to know how many fit into a budget."""
+TRIAL = 60  # steps that are timed to know how many fit into a budget
 
 
 def train(words: str, folder: Path, seed: int, steps: int) -> tuple[dict[str, Any], float]:

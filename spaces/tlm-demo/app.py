@@ -33,8 +33,7 @@ HAS_MCP = importlib.util.find_spec("mcp") is not None
 LIVE: Json = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 """Events of `change` that answer while one types (those of `input` would be a key late in gradio 6.31)."""
 SLOW: Json = {"show_progress": "hidden", "concurrency_limit": 1, "api_visibility": "private"}
-MOST_ROWS, FEW_ROWS = 500, 300
-"""Rows of an uploaded table, and up to which there is time for all passes over them."""
+MOST_ROWS, FEW_ROWS = 500, 300  # rows of an uploaded table, and up to which there is time for all passes over them
 MASKED = "The [MASK] of the matrix is returned."
 PARTS = {
     "race": ("Race", f"{RACE_TEXTS} texts one by one: stock BERT and the committee in torch, its tables in numpy."),

@@ -19,8 +19,7 @@ from scipy.spatial.distance import jensenshannon
 Json = dict[str, Any]
 HERE = Path(__file__).absolute().parent  # not resolved: in a copy from the Hub the files are links into its cache
 CHECKOUT = HERE.parent.parent
-MIN_COUNT = 10
-"""A token counts as seen when it is at least so often in the pre-training text."""
+MIN_COUNT = 10  # a token counts as seen when it is at least so often in the pre-training text
 LONGEST_OVERLAP, SHOWN_TOKENS = 500_000, 400
 """Characters of a text whose overlap is measured (more take seconds), and tokens of it that are shown."""
 RACE_TEXTS, TIMED_TEXTS = 200, 30

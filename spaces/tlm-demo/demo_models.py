@@ -23,10 +23,8 @@ except ModuleNotFoundError:
 LONGEST_TEXT = 20_000
 """Characters of a text that are looked at; no encoder here reads more tokens than a fraction of them holds."""
 MOST_MASKS, LIKELIEST = 10, 5
-MOST_WORDS = 60
-"""Words of a text that are left out in turn."""
-SLICE, LONGEST_RACE = 0.04, 30.0
-"""Seconds that an entrant of the race runs before the next one does, and of the race."""
+MOST_WORDS = 60  # words of a text that are left out in turn
+SLICE, LONGEST_RACE = 0.04, 30.0  # seconds that an entrant of the race runs before the next one does, and of the race
 DEEP_LAYERS = 6
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 PATH = re.compile(r"(/[\w.@-]+){2,}")

@@ -68,8 +68,7 @@ LINKS = {
 SURENESS = ((0.9, "is sure"), (0.7, "is fairly sure"), (0.5, "leans that way"), (0.0, "does not know"))
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 SHOWN_CLASSES, SHOWN_WORDS = 6, 150
-SIZES = (1, 3, 5, 10)
-"""Members of the committees that are plotted."""
+SIZES = (1, 3, 5, 10)  # members of the committees that are plotted
 QUESTIONS = (
     ("Does pre-training help?", "gap", "gap", "bert-1", "A pre-trained one-layer encoder"),
     ("Does more pre-training text help?", "corpus_size", "gap per doubling", "bert-1, equal steps",

@@ -11,8 +11,7 @@ KINDS = {"single": SINGLE, "multi": MULTI, "regression": REGRESSION}
 """The `problem_type` of a model by the value of `--problem-type`."""
 NAMES = {problem_type: name for name, problem_type in KINDS.items()}
 PAIR = "text_pair"
-VALUE = "value"
-"""Name of a regression's only output."""
+VALUE = "value"  # name of a regression's only output
 
 
 def problem_of(task: datasets.DatasetDict | datasets.Dataset) -> str:

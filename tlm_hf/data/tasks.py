@@ -57,8 +57,7 @@ UNUSED["docstrings"] = UNUSED["fewrel"] | {"train_seed"}
 TWO_LABELS = {SINGLE: "label and were not left out", MULTI: "set of labels, of which the first one is kept"}
 TWO_LABELS |= {REGRESSION: "number, of which the first one is kept"}
 KEYWORDS = {"path": "task_path", "config": "task_config", "revision": "task_revision", "seed": "task_seed"}
-KEYWORDS |= {"root": "data_root"}
-"""Keywords of `load_task` with another name among a command's options."""
+KEYWORDS |= {"root": "data_root"}  # keywords of `load_task` with another name among a command's options
 
 
 def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **options: Any) -> datasets.DatasetDict:

@@ -14,12 +14,10 @@ from ..errors import UserError
 from .safety import redact
 
 MISSING = (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError)
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses of which the next attempt may be free."""
+PASSING = frozenset({408, 429, 500, 502, 503, 504})  # statuses of which the next attempt may be free
 REFUSING = frozenset({400, 403, 404, 413, 507})
 NETWORK = (httpx2.TransportError, ConnectionError, TimeoutError)
-WAITS = (1.0, 2.0, 4.0, 8.0)
-"""Seconds between attempts."""
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts
 
 
 class ParentChangedError(Exception):

@@ -12,8 +12,7 @@ from ..runs.atomic_files import Json, read_json
 from .client import MISSING, Hub
 from .manifest import MANIFEST_FILE, Repository, StagedRelease, describe_files
 
-HUBS_OWN = frozenset({".gitattributes"})
-"""Files that the Hub itself makes."""
+HUBS_OWN = frozenset({".gitattributes"})  # files that the Hub itself makes
 MAIN = "main"
 
 

@@ -33,8 +33,7 @@ from ..runs.provenance import portable_path, provenance
 
 DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"
 SPLITS = ("validation", "test")
-MOST_MEMBERS = 8
-"""Of a committee all of whose parts are scored."""
+MOST_MEMBERS = 8  # of a committee all of whose parts are scored
 TITLES = {
     "ag_news": "AG News: world, sports, business or technology?",
     "dbpedia_14": "DBpedia: what kind of thing is described?",

@@ -20,8 +20,7 @@ WEIGHTS = ("config.json", "model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 ADAPTER_CONFIG = "adapter_config.json"
 PLOT = "reliability.png"
-PACKAGE = Path(__file__).resolve().parents[1] / "models"
-"""The only code that a model repository may hold."""
+PACKAGE = Path(__file__).resolve().parents[1] / "models"  # the only code that a model repository may hold
 
 
 @dataclass(frozen=True)

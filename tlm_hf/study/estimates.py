@@ -18,8 +18,7 @@ from scipy.special import softmax
 DRAWS = 10_000
 """With 2,000 the ends of an interval move by a tenth of a point from seed to seed, with these by a few hundredths."""
 LEVEL = 0.95
-MOST_COMMITTEES = 300
-"""Committees of one size that are evaluated: all of ten members."""
+MOST_COMMITTEES = 300  # committees of one size that are evaluated: all of ten members
 
 
 @dataclass(frozen=True)

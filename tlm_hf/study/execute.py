@@ -38,8 +38,7 @@ from .plan_file import BASELINE_NAMES
 
 CONFIG_FILE, TOKENIZER = "config.json", "tokenizer"
 LATENCY_REPEATS = 31
-COPIED = ("parameters", "steps", "speed", "history")
-"""Of a training's results in its record; further ones by kind."""
+COPIED = ("parameters", "steps", "speed", "history")  # of a training's results in its record; further ones by kind
 DEFAULTS: Json = {"initialization": "random", "neighbour_heads": False, "cls_objective": False, "text_windows": "first"}
 """The findings are about masked language modelling alone, as in the paper, unless a plan's options say otherwise."""
 

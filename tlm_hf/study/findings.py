@@ -27,10 +27,8 @@ ALL_TASKS = "mean of the tasks"
 OTHER_SEEDS = "gap, other seeds"
 """The gap without the runs whose validation accuracy chose the rates: their test accuracy may be flattered."""
 SMALLEST = "smallest that is not worse"
-Logits = tuple[np.ndarray, np.ndarray]
-"""Logits (items, members, classes) and labels (items,)."""
-Right = dict[int, np.ndarray]
-"""Right or wrong by seed, float (items,) each."""
+Logits = tuple[np.ndarray, np.ndarray]  # logits (items, members, classes) and labels (items,)
+Right = dict[int, np.ndarray]  # right or wrong by seed, float (items,) each
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,8 @@ from ..runs.atomic_files import Json
 from .plan_file import Candidate, SizePlan
 
 GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES = "gap", "corpus_size", "overlap", "committee", "baselines"
-LAST = 10_000
-"""Round of the latency, which is measured alone on the machine."""
-EDGE_FACTOR = 3.0
-"""Ratio of a rate beyond the edge of the grid to the rate at the edge."""
+LAST = 10_000  # round of the latency, which is measured alone on the machine
+EDGE_FACTOR = 3.0  # ratio of a rate beyond the edge of the grid to the rate at the edge
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,8 +36,7 @@ logger = logging.getLogger(__name__)
 ARMS, MEMBERS = ("scratch", "pretrained"), 3
 CORPUS, TASK = "docstrings of installed Python libraries", "docstrings: which library a paragraph documents"
 PLOT = "accuracy.png"
-SHALLOW_RATE, DEEP_RATE = 1e-3, 3e-4
-"""Of fine-tuning, for both arms, chosen on validation."""
+SHALLOW_RATE, DEEP_RATE = 1e-3, 3e-4  # of fine-tuning, for both arms, chosen on validation
 
 
 @dataclass

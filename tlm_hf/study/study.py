@@ -22,8 +22,7 @@ from .plan import Expansion, Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
 from .ray_executor import SLOTS, RayExecutor, Work, makespan
 
-BATCH_SIZE, MANY_LABELS = 32, 16
-"""Texts of a step, and labels of a task, where no record has timed such a training."""
+BATCH_SIZE, MANY_LABELS = 32, 16  # texts of a step, and labels of a task, where no record has timed such a training
 MULTIPLY_ADDS_PER_SECOND = 5e10
 """Of one core, for trainings that no record has timed: the laptop study had 5.1e10 (`bert-1`) to 7.4e10 (`bert-6`)."""
 STEP_SECONDS, START_SECONDS = 0.008, 10.0
