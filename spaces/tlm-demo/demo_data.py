@@ -75,14 +75,6 @@ class Demo:
     trouble: list[str] = field(default_factory=list)
 
 
-def find_folder() -> Path:
-    """The folder with `demo.json`: that of `TLM_DEMO`, the one beside the app, or what the quickstart left."""
-    if os.environ.get("TLM_DEMO"):
-        return Path(os.environ["TLM_DEMO"]).expanduser()
-    places = [HERE / "demo", CHECKOUT / "outputs/demo", CHECKOUT / "outputs/quickstart/release/demo"]
-    return next((place for place in places if (place / "demo.json").is_file()), places[0])
-
-
 @contextmanager
 def told(demo: Demo) -> Iterator[None]:
     """Say in `trouble` what cannot be loaded: the rest of the page works."""
@@ -94,8 +86,10 @@ def told(demo: Demo) -> Iterator[None]:
 
 
 def load_demo() -> Demo:
-    """Load everything that is there."""
-    demo, folder = Demo(), find_folder()
+    """Load what is in the folder of `TLM_DEMO`, else in the one beside the app or that `tlm demo` left."""
+    places = [HERE / "demo", CHECKOUT / "outputs/demo", CHECKOUT / "outputs/quickstart/release/demo"]
+    folder = next((place for place in places if (place / "demo.json").is_file()), places[0])
+    demo, folder = Demo(), Path(os.environ.get("TLM_DEMO") or folder).expanduser()
     described: Json = {"tasks": [], "encoders": {}, "corpus": None, "study": None}
     with told(demo):
         content = json.loads((folder / "demo.json").read_text(encoding="utf-8"))

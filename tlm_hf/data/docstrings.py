@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
-import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -102,18 +101,11 @@ def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
 
     The cache is `cache_dir`, else the folder of the variable TLM_CACHE, else `~/.cache/tlm_hf`. The splits `train`,
     `validation` and `test` have the columns `text` (one paragraph), `library` (import name), `module` (path of the
-    source file), `id` (`module#position`) and `masked` (of `mask_names`; None of a library outside of the task). Raises
-    UserError where a library is missing, or the cache folder cannot be written.
+    source file), `id` (`module#position`) and `masked` (of `mask_names`; None of a library outside of the task).
     """
     name = fingerprint()
     root = Path(cache_dir or os.environ.get("TLM_CACHE") or Path.home() / ".cache" / "tlm_hf").expanduser()
-    path = root / f"docstrings-{name[:16]}.arrow"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock"):  # other processes wait for this one and read what it wrote
-            table = cached(path, _SCHEMA, _extract, "TLM_CACHE").data.table
-    except OSError as error:
-        raise UserError(f"The folder {root} cannot be written ({error.strerror}): set TLM_CACHE.") from error
+    table = cached(root / f"docstrings-{name[:16]}.arrow", _SCHEMA, _extract, "TLM_CACHE").data.table
     splits = {split: table.filter(pc.equal(table["split"], split)).drop_columns("split") for split in SPLITS}
     return datasets.DatasetDict(
         {split: datasets.Dataset(rows, fingerprint=f"{name[:32]}-{split}") for split, rows in splits.items()}
@@ -213,10 +205,7 @@ def is_prose(text: str) -> bool:
 
 
 def unique_indices(texts: Sequence[str]) -> list[int]:
-    """Indices, ascending, of texts to keep so that no two share more than `DUPLICATE_SHARE` of the shorter one's runs.
-
-    Runs are of three words; case, digits and punctuation do not count. Of two texts the earlier one is kept.
-    """
+    """Indices of texts to keep: of two that share `DUPLICATE_SHARE` of the runs of three words the earlier one."""
     normalised = [re.sub(r"\W+", " ", re.sub(r"\d+", "0", text.lower())) for text in texts]
     runs = CountVectorizer(ngram_range=(3, 3), token_pattern=r"\w+", binary=True, dtype=np.float32)
     counts = runs.fit_transform(normalised)
@@ -231,10 +220,7 @@ def unique_indices(texts: Sequence[str]) -> list[int]:
 
 
 def split_modules(sizes: dict[str, int]) -> dict[str, str]:
-    """The split of each module of a library, from their numbers of paragraphs, in the order of the paths' SHA-256.
-
-    A module is for validation, else for test, while it fits into `HELD_OUT_SHARE` of the library's paragraphs.
-    """
+    """The split of each module of a library: validation, else test, while it fits into a share of its paragraphs."""
     room = {split: HELD_OUT_SHARE * sum(sizes.values()) for split in ("validation", "test")}
     splits = {}
     for module in sorted(sizes, key=lambda module: hashlib.sha256(module.encode()).digest()):

@@ -27,7 +27,10 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     `problem_type` is one of `KINDS`, or None for a guess. The id of a row is its column `id` where all differ, else its
     place, such as `train/17`. Raises UserError for a column without text, unreadable labels, or too many missing.
     """
-    kind = _choose_problem(table, "single" if labels else problem_type)
+    kind = KINDS["single" if labels else problem_type or "single"]
+    if not labels and problem_type is None and isinstance(table.label_feature, datasets.List):
+        logger.warning("Note: labels of %s are lists: a text may have several (--problem-type multi).", table.name)
+        kind = MULTI
     source = TaskSource({split: [] for split in table.splits}, [], problem_type=kind)
     numbers = _read_numbers(source, table) if kind == REGRESSION else _read_classes(source, table, list(labels))
     if problem_type is None and not labels and kind == SINGLE:
@@ -58,8 +61,7 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
 
     A ClassLabel and a known task (whose `names` are given) keep their names and order; other values are sorted.
     """
-    feature, several = next(iter(table.splits.values())).features[table.label], source.problem_type == MULTI
-    feature = getattr(feature, "feature", feature)
+    several, feature = source.problem_type == MULTI, getattr(table.label_feature, "feature", table.label_feature)
     if not names and isinstance(feature, datasets.ClassLabel):
         names = list(feature.names)
 
@@ -145,15 +147,6 @@ def _number(cell: Any) -> float:
         return float(cell)
     except (TypeError, ValueError):
         return math.inf
-
-
-def _choose_problem(table: Table, asked: str | None) -> str:
-    """The kind that is asked for; else several labels where the column holds lists, which is said."""
-    feature = next(iter(table.splits.values())).features[table.label]
-    if asked is None and isinstance(feature, datasets.List):
-        logger.warning("Note: labels of %s are lists: a text may have several (--problem-type multi).", table.name)
-        return MULTI
-    return KINDS[asked or "single"]
 
 
 def _hint_at_problem(names: list[str]) -> None:

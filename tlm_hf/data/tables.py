@@ -57,6 +57,11 @@ class Table:
     splits: dict[str, datasets.Dataset]
     pair: str | None = None
 
+    @property
+    def label_feature(self) -> Any:
+        """Type of the column of labels."""
+        return next(iter(self.splits.values())).features[self.label]
+
     @classmethod
     def open(cls, source: Source, name: str, text: str | None, label: str, pair: str | None = None) -> "Table":
         """Where none is given, the columns are `text` or the only one of strings, and the only ClassLabel."""

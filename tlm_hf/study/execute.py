@@ -52,11 +52,6 @@ class Record:
     settings: Json
     results: Json
 
-    @property
-    def work(self) -> tuple[str, str | None, str | None]:
-        """Kind, recipe and task: what tells how long a step takes."""
-        return self.kind, self.settings.get("recipe"), self.settings.get("task")
-
 
 @dataclass(frozen=True)
 class RunArguments:

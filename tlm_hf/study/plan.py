@@ -99,11 +99,6 @@ class Planner:
         label = f"pretrain-{recipe}-{texts}-{settings['max_steps']}-steps-{seed}"
         return StudyRun("pretrain", label, settings, tuple(needs))
 
-    def on_subset(self, task: str, kind: str, seed: int) -> StudyRun:
-        """The run that pre-trains on a subset; the random one is the same for all tasks (`execute` checks that)."""
-        config = f"{next(iter(self.plan.tasks)) if kind == 'random' else task}-{kind}"
-        return self.pretraining(self.plan.shallow, seed, config, max_steps=self.plan.overlap.max_steps)
-
     def finetuning(self, recipe: str, task: str, encoder: StudyRun | None, seed: int, candidate: Candidate) -> StudyRun:
         """The run that fine-tunes an encoder (None: new weights) with the settings of a candidate."""
         tuning = self.plan.finetuning[recipe]
@@ -197,8 +192,9 @@ class Planner:
             changes: Json = {"num_texts": texts, "max_steps": of_size}
             encoders = {p: (self.pretraining(shallow, p, **changes), seeds[p]) for p in seeds}
             yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
-        for kind in KINDS:
-            encoders = {p: (self.on_subset(task, kind, p), seeds[p]) for p in seeds}
+        for kind in KINDS:  # the random subset is the same for all tasks (`execute` checks that)
+            subset, steps = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}", plan.overlap.max_steps
+            encoders = {p: (self.pretraining(shallow, p, subset, max_steps=steps), seeds[p]) for p in seeds}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
 
     def expand(self) -> Expansion:

@@ -115,8 +115,9 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     """Seconds of a run on one core: those of the same work in the records, else a guess from multiply-adds."""
     if run.kind in OTHER_SECONDS:
         return OTHER_SECONDS[run.kind]
-    settings, work = run.settings, (run.kind, run.settings["recipe"], run.settings.get("task"))
-    alike = [each.results for each in records.values() if each.work == work]
+    settings, finished = run.settings, [each for each in records.values() if each.kind == run.kind]
+    keys = ("recipe", "task")  # what tells how long a step takes
+    alike = [each.results for each in finished if all(each.settings.get(key) == settings.get(key) for key in keys)]
     config = build_config(settings["recipe"], settings["size"])
     if run.kind == "pretrain":
         labelled = round(find_schedule("tlm").mlm_probability * config.max_position_embeddings)
