@@ -41,12 +41,9 @@ logger = logging.getLogger(__name__)
 COMMITTEE, LINEAR = "committee", "TF-IDF + linear model"
 TRIVIAL = {SINGLE: "majority class", MULTI: "commonest labels", REGRESSION: "mean of the training rows"}
 """Models that read no text, by kind."""
-LISTED, SHOWN = 10, 5
-"""Doubtful rows in the results and on the terminal."""
-WIDTH = 88
-"""Letters of a text on the terminal."""
-HELPFUL = 1.0
-"""Points that the second half of the rows must bring for more rows to be worth it."""
+LISTED, SHOWN = 10, 5  # doubtful rows in the results and on the terminal
+WIDTH = 88  # letters of a text on the terminal
+HELPFUL = 1.0  # points that the second half of the rows must bring for more rows to be worth it
 README, BASELINE_FILE, PAGE_FILE = "README.md", "baseline.joblib", "report.html"
 LATENCY_ROUNDS = 30
 CURVE_FILE = "learning_curve.png"
@@ -173,14 +170,11 @@ def notes(results: Json) -> dict[str, list[str]]:
     counts, facts, curve = results["rows"], results["text_facts"], results["learning_curve"]
     about = [
         f"{sum(counts.values()):,} rows: {', '.join(f'{count:,} {split}' for split, count in counts.items())}; "
-        f"{results['kind']}. Scores are on the test rows, with 95% intervals: of other rows, not of "
-        "other seeds."
+        f"{results['kind']}. Scores are on the test rows, with 95% intervals: of other rows, not of other seeds."
     ]
     if facts["longer"]:
-        about.append(
-            f"{facts['longer']:,} texts are longer than {facts['max_length']} tokens and are cut "
-            f"({facts['share_beyond']:.1%} of all tokens)."
-        )
+        cut = f"{facts['longer']:,} texts are longer than {facts['max_length']} tokens and are cut"
+        about.append(f"{cut} ({facts['share_beyond']:.1%} of all tokens).")
     if results["time_budget"] is not None:
         about.append(results["time_budget"])
     points = ", ".join(f"{point['score']:.3f} with {point['rows']:,}" for point in curve["points"])
@@ -243,11 +237,8 @@ def write_report(results: Json, folder: str, commands: Sequence[str]) -> str:
 
 def write_page(results: Json, commands: list[str], folder: Path) -> None:
     """Write `report.html`, one file that holds the plots of the folder."""
-    plots = {
-        caption: base64.b64encode((folder / name).read_bytes()).decode()
-        for name, caption in PLOTS.items()
-        if (folder / name).is_file()
-    }
+    files = {caption: folder / name for name, caption in PLOTS.items() if (folder / name).is_file()}
+    plots = {caption: base64.b64encode(file.read_bytes()).decode() for caption, file in files.items()}
     page = card_template("report", "html").render(results=results, commands=commands, plots=plots)
     (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 

@@ -28,16 +28,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
     scores = cross_val_score(TLMClassifier(), texts, labels)
 
     y is their labels (n,), or of several labels a text 0 and 1, (n, labels). Of the rows 15% choose epochs, temperature
-    and threshold, and one row (of each class) is set aside.
-
-    Args:
-        encoder: names or folders of encoders; None for those that the package carries.
-        num_members: members of the committee.
-        num_train_epochs: passes of fine-tuning; None: by the number of rows.
-        learning_rate: its peak rate; None: likewise.
-        max_length: tokens of a text; None: the encoder's.
-        workers: members trained side by side.
-        seed: of the split and of the members.
+    and threshold, and one row (of each class) is set aside. The arguments are the command's options of these names.
     """
 
     def __init__(

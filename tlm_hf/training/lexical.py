@@ -28,19 +28,14 @@ from ..models.lexical_committee import LexicalTable, hash_pairs
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMModel
 
-COUNTED = "tlm-words"
-"""The embedded encoder whose word rows are counts."""
+COUNTED = "tlm-words"  # the embedded encoder whose word rows are counts
 BUCKETS = 16384
-STRENGTH = 0.3
-"""Inverse regularisation: of 0.1, 0.3 and 1 the best mean on validation texts."""
-RIDGE = 1.0
-"""Regularisation of a regression."""
+STRENGTH = 0.3  # inverse regularisation: of 0.1, 0.3 and 1 the best mean on validation texts
+RIDGE = 1.0  # regularisation of a regression
 OF_TEXTS, OF_PAIRS = (0.3, 6.0), (1.0, 1.0)
 """Factors of the logits of members and table unless validation says otherwise; words say little of pairs."""
-LEAST_SHARE = 0.1
-"""Of a regression's members, whose spread says how sure the committee is."""
-TRUST = 5.0
-"""Nats that a factor of e away from these costs."""
+TRUST = 5.0  # nats that a factor of e away from these costs
+LEAST_SHARE = 0.1  # of a regression's members, whose spread says how sure the committee is
 
 
 def word_vectors(tokenizer: PreTrainedTokenizerBase, encoders: list[str]) -> np.ndarray:

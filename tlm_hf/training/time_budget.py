@@ -26,10 +26,8 @@ logger = logging.getLogger(__name__)
 BUDGET_FILE, TRIAL = "time_budget.json", ".trial"
 TIMED_STEPS = 10
 TRIAL_STEPS = WARM_STEPS + TIMED_STEPS
-LEAST = 0.25
-"""Share of the passes below which members are left out before more passes are."""
-RESERVE = 0.1
-"""Share of the budget kept back: for checkpoints, and since steps on a warm or shared machine are slower later on."""
+LEAST = 0.25  # share of the passes below which members are left out before more passes are
+RESERVE = 0.1  # of the budget, for checkpoints, and since steps on a warm or shared machine are slower later on
 
 
 def parse_duration(words: str, option: str = "--time-budget") -> float:

@@ -61,8 +61,7 @@ TABLE_OPTIONS = [each.name for each in fields(TableFormat)]
 KIND_WORDS = {SINGLE: "{} classes", MULTI: "{} labels, of which a text may have several", REGRESSION: "numbers"}
 OF_COMMITTEE = ("labels", "classes", "temperature", "temperature_interval", "temperature_note", "threshold")
 """Results of the joining that the command's results repeat."""
-OWN_TEXT = "none"
-"""Value of `--encoder` that asks for pre-training on the table's own texts."""
+OWN_TEXT = "none"  # value of `--encoder` that asks for pre-training on the table's own texts
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
 NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}
 """Texts and encoders count by their hashes."""
@@ -216,9 +215,7 @@ def _check_options(arguments: OwnDataArguments) -> None:
     if arguments.time_budget is not None:
         parse_duration(arguments.time_budget)
         if arguments.encoder == [OWN_TEXT]:
-            raise UserError(
-                "--time-budget bounds fine-tuning: with --encoder none give --pretrain-steps, or leave it out."
-            )
+            raise UserError("--time-budget bounds fine-tuning: with --encoder none give --pretrain-steps instead.")
     unused = [entry for entry in OF_OWN_TEXT if getattr(arguments, entry) != getattr(OwnDataArguments(), entry)]
     encoders = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder
     if unused and (encoders or (pretrained() and not arguments.encoder)):
