@@ -12,11 +12,8 @@ from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.processors import TemplateProcessing
 from tqdm.auto import tqdm
-from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertForSequenceClassification, BertTokenizer
 
 from .. import runtime
 from ..data.task_options import option
@@ -129,12 +126,9 @@ def _time_batch(models: dict[Side, Any], batch: Batch, repeats: int, speeds: tup
     return rows
 
 
-def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows [CLS] alone, which is all that the folder of a frozen committee needs here."""
-    first = min(CLS, vocab_size - 1)
-    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "[CLS]": first}, unk_token="[UNK]"))
-    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", first)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="[CLS]", unk_token="[UNK]")
+def _tokenizer(vocab_size: int) -> BertTokenizer:
+    """A tokenizer of special tokens alone, which is all that the folder of a frozen committee needs here."""
+    return BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[SEP]": 2, "[MASK]": 3, "[CLS]": min(CLS, vocab_size - 1)})
 
 
 def _measure_machine() -> tuple[float, float]:

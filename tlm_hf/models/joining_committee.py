@@ -139,12 +139,12 @@ def problem_of_model(config: Any) -> str:
 
 def check_member(model: Any, position: int, earlier: Sequence[Any]) -> None:
     """Raise ValueError unless the model may vote with the `earlier` ones."""
-    first = earlier[0] if earlier else model
+    both = (model, earlier[0] if earlier else model)
     config = model.config
-    problem, first_problem = problem_of_model(config), problem_of_model(first.config)
-    names, expected = list(config.id2label.values()), list(first.config.id2label.values())
-    size, first_size = config.vocab_size, first.config.vocab_size
-    dtype, first_dtype = next(model.parameters()).dtype, next(first.parameters()).dtype
+    problem, first_problem = (problem_of_model(each.config) for each in both)
+    names, expected = (list(each.config.id2label.values()) for each in both)
+    size, first_size = (each.config.vocab_size for each in both)
+    dtype, first_dtype = (each.dtype for each in both)
     fault = None
     if any(model.classifier.weight is other.classifier.weight for other in earlier):
         fault = "is the same object as an earlier member: pass each model once"

@@ -116,12 +116,11 @@ def _processes(workers: int, devices: Sequence[str]) -> ProcessPoolExecutor:
 
 def _start_worker(devices: Any) -> None:
     """Take a device; end if the command that started the worker is killed, or two would write to one folder."""
+    parent: Any = parent_process()
 
     def end_with_parent() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
+        parent.join()
+        os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     if devices is not None:
