@@ -133,6 +133,9 @@ def test_what_was_joined_or_guessed_is_said(tmp_path, caplog):
         READ[name][0](tmp_path / name)
         load(tmp_path / name)
         assert word in caplog.text
+    caplog.clear()
+    load(write_csv(tmp_path / "clean.csv", ROWS))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

@@ -178,3 +178,4 @@ def test_the_command_measures_as_the_class_does(tmp_path, capsys):
     theirs = TokenOverlap(load_tokenizer(str(encoder)), min_count=2, max_length=128).compute(texts, rows)
     assert splits["test"] == vars(theirs)
     assert "--num-texts" in refused(capsys, *good, "--num-texts", 0)
+    assert "--max-length" in refused(capsys, *good, "--max-length", 2)

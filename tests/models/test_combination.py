@@ -51,6 +51,8 @@ def test_uncertainty_is_scipys_entropy(shape, scale):
     assert set(measured) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(measured[name].numpy(), values, atol=2e-5, err_msg=name)
+    spread = uncertainty(torch.tensor(member_logits[..., :1]), "regression")["spread"]
+    np.testing.assert_allclose(spread, member_logits[..., 0].std(axis=1), rtol=1e-4, atol=1e-6)
 
 
 def test_an_unknown_combination_is_refused_in_one_sentence(build_pair):

@@ -102,6 +102,11 @@ def test_what_a_kind_has_no_use_for_is_refused_and_other_kinds_are_hinted_at(tmp
     load_task(several)
     for said in ("--problem-type regression", "--problem-type multi"):
         assert said in caplog.text
+    caplog.clear()
+    load_task(numbers, problem_type="single")
+    names = ("a", "b", "c", "d|e", "f|g")
+    load_task(write_csv(tmp_path / "few.csv", [{"text": f"a {n}", "label": names[n % 5]} for n in range(60)]))
+    assert not caplog.text
     encoder = ("--model", shelf() / "encoder", "--output-dir", tmp_path / "out")
     for words, said in (
         (("--problem-type", "regression", "--train-per-label", 3), "--train-per-label"),
