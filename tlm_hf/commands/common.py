@@ -155,10 +155,7 @@ def _terminate(number: int, frame: Any) -> NoReturn:
 
 
 def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence[str] = ()) -> None:
-    """Call `function` and print the named parts of its results: pages of text as they are, the rest as JSON.
-
-    The process leaves with 0, 2 (bad input), 130 (interrupted) or 143 (SIGTERM).
-    """
+    """Call `function` and print the named parts of its results; leaves with 0, 2 (bad input), 130 or 143 (SIGTERM)."""
     quiet_libraries()
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None

@@ -62,10 +62,7 @@ class PrepareDataArguments(TaskArguments):
 
 
 def prepare_data(arguments: PrepareDataArguments) -> Json:
-    """Make a data set folder, ready to push, of a corpus in nested sizes or of a task; leaking rows are dropped.
-
-    The same command elsewhere gives the same parquet files, byte for byte. Raises UserError.
-    """
+    """Make a data set folder, ready to push, of a corpus in nested sizes or of a task, without leaking rows."""
     destination = Path(arguments.output_dir).expanduser().resolve()
     if destination.is_file() or (destination.is_dir() and any(destination.iterdir())) or not arguments.output_dir:
         raise UserError(f"The --output-dir {arguments.output_dir!r} is there already: name a new or an empty folder.")

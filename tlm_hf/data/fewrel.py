@@ -19,11 +19,7 @@ NAMES_FILE = "pid2name.json"
 
 
 def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
-    """Read `train_wiki.json` of the folder `path`, or the file `path`, with `pid2name.json` beside it.
-
-    A text is its tokens joined by single spaces, with entities marked as one of `MARKINGS` says. A sentence under two
-    relations is dropped from both; of one that is twice under one relation the first stays. Ids are like `P931/12`.
-    """
+    """Read `train_wiki.json` of a folder, or a file like it; a sentence of two relations is dropped from both."""
     file = Path(path).expanduser()
     if not file.is_file():
         file = file / f"{DEFAULT_PART}.json"

@@ -57,10 +57,7 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
 
 
 def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[str, list[Any]]:
-    """By split the number of each row's class (None where it is empty), or all numbers of several (`a|b`, or a list).
-
-    A ClassLabel and a known task (whose `names` are given) keep their names and order; other values are sorted.
-    """
+    """By split the number of each row's class (None: empty), or all of several; known names keep their order."""
     several, feature = source.problem_type == MULTI, getattr(table.label_feature, "feature", table.label_feature)
     if not names and isinstance(feature, datasets.ClassLabel):
         names = list(feature.names)
@@ -161,10 +158,7 @@ def _text(value: Any) -> str | None:
 
 
 def label_of(value: Any, is_number: bool = False) -> Any:
-    """A label as it counts: None where it is missing, a whole float as the integer that it is.
-
-    With `is_number` it is the number of a class, perhaps written as text; -1 is a missing one.
-    """
+    """A label as it counts, None if missing; with `is_number` the number of a class, of which -1 is a missing one."""
     if isinstance(value, str):
         value = unicodedata.normalize("NFC", value.strip()) or None
         return int(value) if value and is_number and value.isdecimal() else value

@@ -16,10 +16,7 @@ OTHER = "other"  # the class that rare classes are merged into
 
 
 class Row(NamedTuple):
-    """A usable row: `id` is its place in the source, `key` the text without markers or masks, which it is chosen by.
-
-    The label is a class's number, several of them, or an amount.
-    """
+    """A usable row: `id` is its place in the source, `key` the text without markers or masks, which it is chosen by."""
 
     text: str
     label: Any

@@ -112,11 +112,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 
 def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder, a Hub name or a `vocab.txt`; `max_length` replaces its `model_max_length`.
-
-    A `vocab.txt` is cased if a token has a capital letter, and with accents if one has an accent. Raises UserError for
-    no tokenizer, or one without a special token of BERT's.
-    """
+    """Load a tokenizer (UserError for none of BERT's kind); a `vocab.txt` is cased, or accented, if one token is."""
     source = model_folder(source)
     path = Path(source).expanduser()
     if path.is_file():

@@ -29,10 +29,7 @@ HOME = START + r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+"
 
 
 def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
-    """Refuse (UserError) a staged folder with a secret, a path of this machine, or a file that does not belong there.
-
-    `places` are folders that must not be named, beside the home folder, the working folder and TLM_DATA.
-    """
+    """Refuse (UserError) a staged folder with a secret, a foreign file, or a path of this machine or `places`."""
     private = _paths(places)
     for path in filter(Path.is_file, sorted(folder.rglob("*"))):
         name = path.relative_to(folder.parent).as_posix()

@@ -46,10 +46,7 @@ USAGE = "## How to run it"
 
 
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False) -> Json:
-    """Build every repository of a release, whole or not at all; an older one in the same folder is replaced.
-
-    `licence_checked`: rows may be published whose source gives them for some uses only (AG News). Raises UserError.
-    """
+    """Build every repository of a release, whole or not at all; UserError for what must not or cannot be built."""
     release = read_release(release_file)
     output = Path(output_dir).expanduser().resolve()
     _check_replaceable(output)
@@ -104,7 +101,7 @@ class _Stager:
         self.inputs = {label: self._inputs(run) for label, run in self.runs.items()}
 
     def stage(self, entry: Entry) -> Repository:
-        """Build the entry's folders; returns its part of `release.json`."""
+        """Build every repository of a release, whole or not at all; UserError for what must not or cannot be built."""
         repo_id, tree = self.release.repo_id(entry.name), {}
         for branch in (None, *entry.revisions):
             name = f"{repo_id}@{branch}" if branch else repo_id

@@ -107,10 +107,7 @@ class TableRow:
 
 
 def quickstart(arguments: QuickstartArguments) -> Json:
-    """Run the whole idea on docstrings, or continue it: encoders, classifiers of both arms, committees, baseline.
-
-    Encoders that come with the package are fine-tuned beside them. Returns the results as written, with the `report`.
-    """
+    """Run the whole idea on docstrings, or continue it; returns the results as written, with the `report`."""
     check_range(arguments, 1, 4096, "workers")
     scale, workers = (SMOKE, 1) if arguments.smoke else (FULL, arguments.workers)
     output = Path(arguments.output_dir or f"outputs/quickstart{'-smoke' if arguments.smoke else ''}").expanduser()

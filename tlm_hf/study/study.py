@@ -41,9 +41,7 @@ class StudyArguments:
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE, or PLAN-SIZE).")
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE).")
     workers: int | None = option(None, "Runs at once (default: one for each core).")
-    executor: str = option(
-        "local", "local, or ray for a cluster (extra `cluster`; RAY_ADDRESS).", choices=["local", "ray"]
-    )
+    executor: str = option("local", "Where: ray is a cluster (extra `cluster`; RAY_ADDRESS).", choices=["local", "ray"])
     gpus_per_run: float = option(0.0, "With --executor ray: GPUs that a training takes.")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
