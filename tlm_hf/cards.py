@@ -88,13 +88,9 @@ def duration(seconds: float) -> str:
 
 def card_template(kind: str, form: str = "md") -> Template:
     """The template `KIND.FORM.jinja`, which escapes in HTML; a name that it is not given raises."""
-    environment = Environment(
-        loader=FileSystemLoader(package_data("model_cards")),
-        autoescape=form == "html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    loader = FileSystemLoader(package_data("model_cards"))
+    environment = Environment(loader=loader, autoescape=form == "html", **blocks)
     environment.filters |= {
         "md": escape_markdown,
         "code": escape_code,
@@ -134,9 +130,8 @@ def saved_model_card(model: Any, name: str) -> str:
     base = str(getattr(config, "_name_or_path", "") or "")
     base_models = [base] if base.count("/") == 1 and base != name and not Path(base).exists() else []
     what = {"committee": "A soft committee of text classifiers", "classifier": "A text classifier"}
-    context = {"name": name, "kind": kind, "base_models": base_models, "fills_masks": fills_masks, "at": ""}
     body = card_template("saved").render(
-        context,
+        **{"name": name, "kind": kind, "base_models": base_models, "fills_masks": fills_masks, "at": ""},
         what=what.get(kind, "A tiny language model"),
         parameters=model.num_parameters(),
         labels=list(config.id2label.values()) if kind != "encoder" else [],

@@ -125,10 +125,10 @@ def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
     return {**metrics, **chosen, "logits": logits}
 
 
-def _beyond_edge(accuracies: dict[float, float]) -> list[float]:
+def _beyond_edge(scores: dict[float, float]) -> list[float]:
     """The regularisation beyond the best one of a grid, where that is at its edge; none beyond `WIDEST`."""
-    best = max(accuracies, key=accuracies.__getitem__)
-    edges = {min(accuracies): best / 10, max(accuracies): best * 10}
+    best = max(scores, key=scores.__getitem__)
+    edges = {min(scores): best / 10, max(scores): best * 10}
     return [edges[best]] if best in edges and WIDEST[0] <= edges[best] <= WIDEST[1] else []
 
 
