@@ -106,6 +106,8 @@ def test_english_stays_uncased_without_accents_and_options_change_that(corpus, t
     caplog.set_level("INFO", "tlm_hf")
     again = train_wordpiece(texts, vocab_size=250, max_length=24)
     assert "stripped (--keep-accents" in caplog.text
+    train_wordpiece(["word " * 35 + "é"] * 9, 100)  # 1 letter of 141 is too many
+    assert "kept (--keep-accents" in caplog.text
     # As `tokenizers` with BERT's own normalizer and every letter gives it.
     assert again.get_vocab() == trained.get_vocab() == train_wordpiece(texts, 250, keep_accents=False).get_vocab()
     assert again.tokenize("Café") == again.tokenize("cafe")

@@ -47,6 +47,7 @@ def test_votes_are_the_stock_members_and_the_loss_is_that_of_the_mean(members):
     batch, labels = make_batch(), torch.tensor([0, 2, 1, 1])
     committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in members], temperature=1.7)
     assert len(committee) == 3
+    assert committee.get_input_embeddings() is committee[0].get_input_embeddings()
     assert not committee.training
     with torch.no_grad():
         output = committee(**batch, labels=labels)

@@ -188,14 +188,21 @@ def test_a_run_killed_before_its_results_puts_its_folders_in_place_again(tmp_pat
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["weights"]
 
 
-@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "no space is left"), (errno.EACCES, "denied")])
-def test_why_a_file_was_not_written_is_said(tmp_path, number, said):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "full"), "no space is left"),
+        (OSError(errno.EACCES, "Permission denied"), "denied"),
+        (RuntimeError(f"Error while serializing: I/O error (os error {errno.ENOSPC})"), "no space is left"),  # Rust's
+    ],
+)
+def test_why_a_file_was_not_written_is_said(tmp_path, error, said):
     (tmp_path / ".partial").mkdir()
     with (
         pytest.raises(UserError, match=f"The weights could not be written: .*{said}"),
         writing("The weights", tmp_path),
     ):
-        raise OSError(number, os.strerror(number))
+        raise error
     assert not (tmp_path / ".partial").exists()
 
 
