@@ -26,11 +26,7 @@ Arguments = TypeVar("Arguments")
 
 
 class Parser(HfArgumentParser):
-    """HfArgumentParser for a command: each option once in `--help`, in groups; errors and guesses as one sentence.
-
-    `--config FILE.yaml` gives options by name (the command line wins), and `parse` returns only what was given. Field
-    metadata may hold `group` (its heading); `--help` leaves the `hidden` ones out; the `leading` ones need no name.
-    """
+    """HfArgumentParser of a command: `parse` returns what was given, also by `--config`; errors are one sentence."""
 
     def __init__(
         self,

@@ -27,11 +27,7 @@ def count_rows(
     special_ids: Sequence[int] = (),
     paragraph_share: float = PARAGRAPH_SHARE,
 ) -> np.ndarray:
-    """Rows for every token of a vocabulary from the token ids of texts, float32 (vocab_size, width).
-
-    The share `paragraph_share` of the width comes from paragraphs, the rest from windows. The rows of each part have
-    mean length 1 over the tokens that occur with another; all else is 0, also columns beyond `WIDEST`.
-    """
+    """Rows for every token from the ids of texts, float32 (vocab_size, width), of mean length 1 a part; 0 if unseen."""
     paragraphs, windows = count_pairs(texts, vocab_size, special_ids)
     counted = min(width, WIDEST)
     of_paragraphs = round(counted * paragraph_share)

@@ -25,10 +25,7 @@ class ParentChangedError(Exception):
 
 
 class Hub:
-    """The methods of `HfApi`, such as `hub.repo_info("owner/name")`, repeated after a failure that may pass.
-
-    Each raises UserError, `MISSING` where there is no such repository or branch; `create_commit` ParentChangedError.
-    """
+    """The methods of `HfApi`, repeated after a failure that may pass; they raise UserError, or one of `MISSING`."""
 
     def __init__(self, token: str | None = None, endpoint: str | None = None) -> None:
         self._token = token or get_token()

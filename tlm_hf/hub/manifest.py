@@ -96,10 +96,7 @@ def build_manifest(
     inputs: Json | None = None,
     data: Json | None = None,
 ) -> Json:
-    """What `manifest.json` holds, for a folder in which all else is in place.
-
-    `results` are those of a run or data set; `inputs` the repositories that it read, with their weights' hashes.
-    """
+    """What `manifest.json` holds, of a folder where all else is in place; `inputs` are the repositories it read."""
     files, settings, tokens = describe_files(folder), results.get("settings", {}), results.get("tokens_per_epoch")
     return {
         "schema": 1,

@@ -129,14 +129,11 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
 
 
 def show_plan(arguments: StudyArguments) -> Json:
-    """The runs by kind and recipe: a `table` for people, counts, and `core_hours` of the missing ones.
-
-    Fine-tunings without a rate yet count as if all candidates were equally good; the time on a cluster is simulated.
-    """
+    """The runs by kind and recipe: a `table` for people, counts, and `core_hours` of the missing ones."""
     plan = check_arguments(arguments)
     state = read_state(arguments, plan)
     expansion, validation = state.expansion, dict(state.planner.validation)
-    while expansion.waiting:
+    while expansion.waiting:  # as if all candidates were equally good
         validation = dict.fromkeys(expansion.runs, 0.5) | validation
         expansion = Planner(plan, validation).expand()
     runs = expansion.runs
@@ -183,11 +180,7 @@ def missing_jobs(arguments: StudyArguments, state: State) -> list[Job]:
 
 
 def run_study(arguments: StudyArguments) -> Json:
-    """Do every run that has no record, as many at once as there are cores; the same command continues it.
-
-    Rates are chosen as soon as all their candidates are done, which names further runs. Returns counts: `done` by this
-    call, `missing`, `waiting` for a rate. Raises UserError for bad input (before the first run), and what a run raises.
-    """
+    """Do every run that has no record, as many at once as there are cores; the same command continues it."""
     plan, folder = check_arguments(arguments), arguments.results_folder
     root = data_root(arguments.data_root)
     arguments = replace(arguments, data_root=None if root is None else str(root.resolve()))
