@@ -28,13 +28,13 @@ from ..models.lexical_committee import LexicalTable, hash_pairs
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMModel
 
-COUNTED = "tlm-words"  # the embedded encoder whose word rows are counts
+COUNTED = "tlm-words"  # the embedded encoder whose word rows are vectors of co-occurrence counts
 BUCKETS = 16384
 STRENGTH = 0.3  # inverse regularisation: of 0.1, 0.3 and 1 the best mean on validation texts
 RIDGE = 1.0  # regularisation of a regression
 OF_TEXTS, OF_PAIRS = (0.3, 6.0), (1.0, 1.0)
-"""Factors of the logits of members and table unless validation says otherwise; words say little of pairs."""
-TRUST = 5.0  # nats that a factor of e away from these costs
+"""Factors of the members' logits and of the table's, for texts and for pairs; validation texts may change them."""
+TRUST = 5.0  # penalty in nats of a factor that is e times as large or as small
 LEAST_SHARE = 0.1  # of a regression's members, whose spread says how sure the committee is
 
 
@@ -79,13 +79,13 @@ def fit_lexical(
     idf[tokenizer.all_special_ids] = 0
     weighted = weighting.transform(counts)
     per_length = diags(1 / np.maximum(norm(weighted, axis=1), 1))
-    shares = per_length @ weighted @ diags(1 / weighting.idf_)
+    shares = per_length @ weighted @ diags(1 / weighting.idf_)  # the blocks below have the idf, 0 for special tokens
 
     # What a token has: itself, its letters, its vector. A text is the sum of what its tokens have.
     tokens = tokenizer.convert_ids_to_tokens(range(words))
     spellings = [each[2:] if each.startswith("##") else f" {each}" for each in tokens]
     letters = CountVectorizer(analyzer="char", ngram_range=(2, 4), lowercase=False).fit_transform(spellings)
-    letters = diags((idf > 0).astype(float)) @ letters
+    letters = diags((idf > 0).astype(float)) @ letters  # special tokens have none
     letters = letters @ diags(TfidfTransformer().fit(counts @ letters).idf_)
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     blocks = [diags(idf), letters, csr_matrix(diags(idf) @ units)]
@@ -110,18 +110,19 @@ def fit_lexical(
 
 def _fit(features: csr_matrix, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights (k, features), biases (k,), and the classes that they are of (k,)."""
-    machine = LinearSVC(C=STRENGTH, tol=0.01, random_state=0)
+    svm = LinearSVC(C=STRENGTH, tol=0.01, random_state=0)
     if labels.ndim == 2:
         classes = np.flatnonzero((labels.min(axis=0) == 0) & (labels.max(axis=0) == 1))  # others are not told apart
-        fitted = [clone(machine).fit(features, labels[:, each]) for each in classes]
+        fitted = [clone(svm).fit(features, labels[:, each]) for each in classes]
         weights = np.array([each.coef_[0] for each in fitted]).reshape(-1, features.shape[1])
         return weights, np.array([each.intercept_[0] for each in fitted]), classes
-    if labels.dtype.kind == "f":
+    if labels.dtype.kind == "f":  # numbers
         ridge = Ridge(alpha=RIDGE, solver="sparse_cg", tol=1e-3).fit(features, labels)
         return ridge.coef_[None], np.array([ridge.intercept_]), np.zeros(1, dtype=int)
-    machine.fit(features, labels)
-    signs = np.array([-1, 1])[:, None] if len(machine.coef_) == 1 else np.ones((len(machine.coef_), 1))
-    return signs * machine.coef_, signs[:, 0] * machine.intercept_, machine.classes_
+    svm.fit(features, labels)
+    # Of two classes scikit-learn has one row, for the second: the first gets its negative.
+    signs = np.array([-1, 1])[:, None] if len(svm.coef_) == 1 else np.ones((len(svm.coef_), 1))
+    return signs * svm.coef_, signs[:, 0] * svm.intercept_, svm.classes_
 
 
 def _length(features: csr_matrix) -> float:
@@ -151,8 +152,8 @@ def weigh(
 ) -> tuple[float, float]:
     """Factors of the members' logits (texts, members, classes) and of the table's (texts, classes).
 
-    They minimise the negative log-likelihood of validation labels, and stay near `start` where that says little; those
-    of values sum to 1, and minimise the squared error.
+    They minimise the negative log-likelihood of validation labels, and stay near `start` where that says little. In a
+    regression they sum to 1 and minimise the squared error.
     """
     if problem_type == REGRESSION:
         apart, error = members.mean(axis=1)[:, 0] - lexical[:, 0], labels - lexical[:, 0]
@@ -176,7 +177,7 @@ def weigh(
 
 @torch.no_grad()
 def add_table(committee: CommitteeForSequenceClassification, table: LexicalTable, share: float, scale: float) -> None:
-    """Multiply the members' logits by `share`, and add the table's times `scale`."""
+    """Change a committee and a table in place: the members' logits times `share`, plus the table's times `scale`."""
     for member in committee.members:
         for weights in member.classifier.parameters():  # type: ignore[union-attr]
             weights.mul_(share)
