@@ -136,9 +136,7 @@ def _published(rows: datasets.Dataset) -> datasets.Features:
 
 def _render_card(record: Json, place: str, tables: dict[str, datasets.DatasetDict]) -> str:
     origin = portable_path(place)
-    note = (
-        f"From `{escape_code(origin)}`. {UNKNOWN}: say it here, and in the `license` field above, before you publish."
-    )
+    note = f"From `{escape_code(origin)}`. {UNKNOWN}: say it here, and as `license` above, before you publish."
     source = known_source(origin) or Source(origin, note, ["unknown"], language=())
     splits = list(record["configs"].values())[-1]
     body = card_template("dataset").render(

@@ -3,7 +3,6 @@
 import os
 import shutil
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -121,9 +120,7 @@ def _load_splits(folder: Path, root: str | None) -> datasets.DatasetDict:
         has_pairs = PAIR in read_schema(folder / "work" / "data" / "test.parquet").names
         return load_task(str(folder / "work" / "data"), text_pair_column=PAIR if has_pairs else None)
     if not (folder / RESULTS_FILE).is_file():
-        raise UserError(
-            f"{folder} is not the output of `tlm committee` or `tlm train-committee`: name a folder of one."
-        )
+        raise UserError(f"{folder} is not the output of `tlm committee` or `tlm train-committee`: name one of them.")
     return load_task_of(read_json(folder / RESULTS_FILE), folder.name, root)
 
 
@@ -136,14 +133,12 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
 
     def predict(source: Path, model: Any) -> dict[str, np.ndarray]:
         """Logits (texts, members if it has any, classes) with the classes in the order of the task's."""
-        order, of_members = (
-            match_labels(model, str(source), name, class_names(task)),
-            hasattr(model.config, "num_members"),
-        )
-        predict_split = partial(predict_logits, model, load_classifier_tokenizer(str(source), model))
-        return {
-            split: predict_split(task[split]["text"][:], member_logits=of_members)[0][..., order] for split in SPLITS
-        }
+        order, logits = match_labels(model, str(source), name, class_names(task)), {}
+        tokenizer, of_members = load_classifier_tokenizer(str(source), model), hasattr(model.config, "num_members")
+        for split in SPLITS:
+            rows, _ = predict_logits(model, tokenizer, task[split]["text"][:], member_logits=of_members)
+            logits[split] = rows[..., order]
+        return logits
 
     model = load_classifier(str(committee))
     count, combination = model.config.num_members, model.config.combination
