@@ -19,13 +19,13 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import runtime
-from .data.task_options import option
 from .errors import UserError, check_installed
 from .loading import load_classifier, load_classifier_tokenizer, load_config, weights_hash
 from .models.combination_committee import CommitteeOutput
 from .models.configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
 from .models.modeling_committee import CommitteeForSequenceClassification
 from .models.modeling_frozen import FrozenCommitteeForSequenceClassification, check_freezable
+from .option_fields import option
 from .runs.atomic_files import Json
 from .runs.output_folder import Run
 from .runs.provenance import portable_path

@@ -88,7 +88,7 @@ class TestFinetune:
     def test_task(self, say, home, tmp_path):
         words = ("finetune", "--model", home / "encoder", *TINY_FINETUNING, "--task")
         rows = [{**row, "label": "farm"} for row in labelled_rows(20)]
-        assert "1 class" in say(*words, write_csv(tmp_path / "one-class.csv", rows))
+        assert "one class" in say(*words, write_csv(tmp_path / "one-class.csv", rows))
         assert "missing.csv" in say(*words, tmp_path / "missing.csv")
         assert "'kind'" in say(*words, home / "task.csv", "--label-column", "kind")
         assert "500 train texts" in say(*words, home / "task.csv", "--train-per-label", 500)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tlm_hf.data.docstrings import TASK_LIBRARIES, load_docstrings, mask_names
 from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tasks import SPLITS, class_names, load_task, task_hash
+from tlm_hf.errors import UserError
 
 
 def table(path: Path, labels: list, features=None) -> str:
@@ -150,7 +151,7 @@ class TestRows:
         rows = [{"text": f"text {index // 2 if index < 6 else index}", "label": "ab"[index % 2]} for index in range(60)]
         task = load_task(str(write_csv(tmp_path / "twice.csv", rows)))
         assert facts_of(task["test"])["texts_with_two_labels"] == 3
-        assert "3 texts of the source have more than one label" in note_of(caplog)
+        assert "3 texts of the source have more than one class" in note_of(caplog)
 
     @given(
         texts=st.lists(st.integers(0, 40), min_size=150, max_size=150),
@@ -229,3 +230,13 @@ class TestObjects:
         assert "--text-column" in refusal(load_task, two)
         assert "--label-column" in refusal(load_task, table.rename_column("label", "topic"))
         assert "--task-revision" in refusal(load_task, table, revision="main")
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "label", "word"),
+    [("single", "a", "class"), ("multi", "a|b", "set of labels"), ("regression", "2.5", "number")],
+)
+def test_a_table_whose_labels_are_all_equal_is_refused_in_words_of_its_kind(problem_type, label, word):
+    rows = [{"text": f"text {row}", "label": label} for row in range(20)]
+    with pytest.raises(UserError, match=f"have one {word}"):
+        load_task(datasets.Dataset.from_list(rows), problem_type=problem_type)

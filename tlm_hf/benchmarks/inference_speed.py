@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 from transformers import BertForSequenceClassification, BertTokenizer
 
 from .. import runtime
-from ..data.task_options import option
 from ..errors import UserError, check_installed
 from ..evaluation.latency import alternating_medians, measure_seconds
 from ..export import NEEDED, write_frozen
@@ -25,6 +24,7 @@ from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_frozen import FrozenCommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
+from ..option_fields import option
 from ..runs.atomic_files import Json
 from .measure import TimingArguments, build_onnx, build_recipe, finish, stock_config
 

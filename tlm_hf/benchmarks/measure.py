@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import BertConfig, PreTrainedModel
 
-from ..data.task_options import option
 from ..errors import UserError, check_range
 from ..export import OnnxClassifier, export_onnx, quantize
 from ..models.configuration_tlm import TLMConfig
+from ..option_fields import option
 from ..recipes import build_config
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable, provenance

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from ..data.task_options import option
 from ..data.tasks import TaskArguments, class_names, load_task_from
 from ..errors import UserError, check_installed
 from ..evaluation.calibration import brier_score, expected_calibration_error
@@ -19,6 +18,7 @@ from ..export import NEEDED
 from ..loading import load_classifier, load_classifier_tokenizer, match_labels
 from ..models.configuration_frozen import TABLE_DTYPES
 from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..option_fields import option
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .measure import build_onnx, finish

@@ -16,10 +16,10 @@ import numpy as np
 import psutil
 from threadpoolctl import threadpool_limits
 
-from ..data.task_options import option
 from ..data.tasks import load_task
 from ..errors import UserError, check_installed, check_range
 from ..evaluation.latency import alternating_medians
+from ..option_fields import option
 from ..runs.atomic_files import Json
 from ..runs.worker_pool import ONE_THREAD
 from ..runtime import load

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from transformers import BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
 
-from ..data.task_options import option
 from ..errors import check_range
 from ..evaluation.latency import alternating_seconds
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+from ..option_fields import option
 from ..runs.atomic_files import Json
 from ..training.trainer import keep_freed_memory
 from .measure import LABELS, TimingArguments, build_recipe, finish, stock_config

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..data.task_options import option
+from ..option_fields import option
 from ..runs.atomic_files import Json
 
 

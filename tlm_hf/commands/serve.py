@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..data.task_options import option
 from ..errors import UserError, check_installed, check_range, no_model
+from ..option_fields import option
 from ..runtime import FrozenRuntime, load
 
 

@@ -12,12 +12,12 @@ from huggingface_hub import DatasetCardData
 
 from ..cards import PAPER, card_template, escape_code, package_data
 from ..errors import UserError, check_range
+from ..option_fields import option
 from ..runs.atomic_files import Json, file_hash, whole_folder, write_json
 from ..runs.provenance import portable, portable_path, provenance
 from .corpora import load_corpus
 from .near_duplicates import NEAR_SHARE, SHINGLE_WORDS, SUBSET_FILE, SUBSET_KIND, drop_leaking
 from .sources import ID, describe_split, facts_of
-from .task_options import option
 from .tasks import TaskArguments, load_task_from
 
 NOT_SETTINGS = ("output_dir", "data_root")

@@ -14,11 +14,11 @@ from scipy.special import rel_entr
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError, check_range
+from ..option_fields import option
 from ..runs.atomic_files import Json
 from ..runs.provenance import portable_path
 from .corpora import load_corpus
 from .kinds import as_one_text, texts_of
-from .task_options import option
 from .tasks import load_task
 from .tokenization import load_tokenizer, train_wordpiece
 

@@ -1,9 +1,9 @@
-"""Options as fields of dataclasses, and those that choose a task and say how its table is written."""
+"""Options that choose a task and say how its table is written."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from ..errors import UserError, flag
+from ..errors import UserError
+from ..option_fields import option
 
 TABLE_OPTIONS = ("encoding", "quoting", "drop_rare_classes", "merge_rare_classes", "problem_type", "text_pair_column")
 TEXT_OPTIONS = ("entity_markers", "shortfall", "drop_leakage", *TABLE_OPTIONS)
@@ -12,18 +12,6 @@ PROBLEM_HELP = (
     "single (a class a text), multi (several: a|b or lists), regression (a number); default: single, or lists."
 )
 QUOTING = ("auto", "csv", "none")
-
-
-def option(default: Any, description: str, **metadata: Any) -> Any:
-    """Field of a dataclass of options: its default, or the function that makes it, and what `--help` says.
-
-    `metadata` may hold the heading `group`, a second name `alias`, and keywords of argparse's `add_argument`.
-    """
-    if "alias" in metadata:
-        alias = metadata.pop("alias")
-        metadata["aliases"] = [f"--{alias}", flag(alias)]
-    made: Any = {"default_factory" if callable(default) else "default": default}
-    return field(metadata={"help": description, **metadata}, **made)
 
 
 @dataclass(kw_only=True)

@@ -29,7 +29,7 @@ OBJECT = "the data set"  # name of a task that was given as a table object
 
 
 class KnownTask(NamedTuple):
-    """A task of the paper: its place and pinned commit on the Hub, its classes in order, the paper's texts of each."""
+    """A task of the paper: its pinned commit on the Hub, its classes in order, and how many texts of each it takes."""
 
     hub: str | None
     revision: str | None
@@ -54,8 +54,7 @@ KNOWN = {
 UNUSED = {OBJECT: {"task_config", "task_revision"}, "fewrel": {"text_column", "task_config", "task_revision"}}
 UNUSED["docstrings"] = UNUSED["fewrel"] | {"train_seed"}
 """Options that a task has no use for, besides those of tables and of FewRel alone."""
-TWO_LABELS = {SINGLE: "label and were not left out", MULTI: "set of labels, of which the first one is kept"}
-TWO_LABELS |= {REGRESSION: "number, of which the first one is kept"}
+LABEL_WORDS = {SINGLE: "class", MULTI: "set of labels", REGRESSION: "number"}
 KEYWORDS = {"path": "task_path", "config": "task_config", "revision": "task_revision", "seed": "task_seed"}
 KEYWORDS |= {"root": "data_root"}  # keywords of `load_task` with another name among a command's options
 
@@ -76,7 +75,7 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
 
 
 def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datasets.DatasetDict:
-    """The task that options choose; a function's may be a table. A split lacks a class only without `every_class`."""
+    """The task that options choose; a function's may be a table. With `every_class` each split has every class."""
     table, given = None, arguments.task
     if not isinstance(given, str):
         splits = given if isinstance(given, datasets.DatasetDict) else datasets.DatasetDict(train=given)
@@ -152,16 +151,20 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
     if arguments.drop_rare_classes or arguments.merge_rare_classes:
         without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
     if every_class and len({row.label for rows in source.rows.values() for row in rows}) < 2:
-        raise UserError(f"The task {arguments.task!r} has 1 class: give at least two, or set --label-column.")
+        word = LABEL_WORDS[source.problem_type]
+        raise UserError(f"All texts of {arguments.task!r} have one {word}: give at least two, or set --label-column.")
     defaults = {"train": known.train_per_label, "test": known.test_per_label} if known else {}
-    defaults = PER_LABEL if arguments.task == "docstrings" else defaults
+    if arguments.task == "docstrings":
+        defaults = PER_LABEL
     sizes = {split: getattr(arguments, f"{split}_per_label") or defaults.get(split) for split in SPLITS}
     chosen = choose_rows(source, arguments, sizes, tenth=known is not None, every_class=every_class)
     dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
     notes = [f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}"] if dropped else []
     notes += source.notes
     if source.two_labels:
-        notes.append(f"{source.two_labels} texts of the source have more than one {TWO_LABELS[source.problem_type]}")
+        fate = "were not left out" if source.problem_type == SINGLE else "keep the first one"
+        word = LABEL_WORDS[source.problem_type]
+        notes.append(f"{source.two_labels} texts of the source have more than one {word} and {fate}")
     if notes:
         logger.warning("Note: %s: %s.", arguments.task, "; ".join(notes))
     facts = source.facts | {"task": portable_path(arguments.task), "seed": arguments.task_seed}

@@ -82,7 +82,7 @@ class TextFacts:
 
     @classmethod
     def of_texts(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TextFacts":
-        """As `measure`, of texts."""
+        """The facts of texts, tokenized whole."""
         encode, sizes, unknown = encode_whole(tokenizer), array("q"), 0
         for ids in itertools.chain.from_iterable(map(encode, in_batches(texts))):
             sizes.append(len(ids) + SPECIAL)
@@ -145,21 +145,22 @@ class Windows(Sequence[np.ndarray]):
     ) -> None:
         self.tokens, self.opening, self.separator = tokens, tokenizer.cls_token_id, tokenizer.sep_token_id
         room, lengths = max_length - SPECIAL, tokens.lengths.tolist()
-        pieces, firsts, short = array("q"), array("q"), array("q")  # text, start and stop of a piece; first pieces
+        # Text, start and stop of each piece; each window's first piece; texts under `shortest` (empty ones have none).
+        pieces, firsts, short = array("q"), array("q"), array("q")
         for text, size in enumerate(lengths):
             if size + SPECIAL < shortest:
                 short.extend([text] if size else [])
                 continue
             count = max(1, math.ceil(size / room)) if split else 1
-            size = size if split else min(size, room)
+            end = size if split else min(size, room)
             for number in range(count):
                 firsts.append(len(pieces) // 3)
-                pieces.extend((text, number * size // count, (number + 1) * size // count))
-        filled = max_length
+                pieces.extend((text, number * end // count, (number + 1) * end // count))
+        filled = max_length  # so the first text opens a window
         for text in short if split else ():
             if filled + lengths[text] + 1 > max_length:
                 firsts.append(len(pieces) // 3)
-                filled = 1
+                filled = 1  # [CLS]; each text brings its [SEP]
             pieces.extend((text, 0, lengths[text]))
             filled += lengths[text] + 1
         self._pieces = np.array(pieces, dtype=np.int64).reshape(-1, 3)
@@ -176,7 +177,7 @@ class Windows(Sequence[np.ndarray]):
         if isinstance(window, range):
             return [self[each] for each in window]
         first, last = self._firsts[window : window + 2]
-        row = np.full(self.lengths[window], self.separator, dtype=np.int64)
+        row = np.full(self.lengths[window], self.separator, dtype=np.int64)  # pieces leave the places between them
         row[0], place = self.opening, 1
         for text, start, stop in self._pieces[first:last].tolist():
             row[place : place + stop - start] = self.tokens[text][start:stop]

@@ -19,12 +19,13 @@ from scipy.special import expit, softmax
 from transformers import PreTrainedConfig
 
 from ..data.sources import check_column, read_source, tables_in
-from ..data.task_options import TextFormat, option
+from ..data.task_options import TextFormat
 from ..errors import UserError, check_range, flag
 from ..export import freeze_if_possible, load_for_inference
 from ..loading import COMMITTEES, load_classifier_tokenizer, warn_of_single_texts
 from ..models.combination_committee import MULTI, REGRESSION, combine, uncertainty
 from ..models.joining_committee import problem_of_model
+from ..option_fields import option
 from ..runs.atomic_files import Json, replacing
 from .scoring import FREEZE_HELP, output_file, predict_logits
 

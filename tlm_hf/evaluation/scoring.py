@@ -16,7 +16,6 @@ from ..data.corpora import load_corpus
 from ..data.kinds import NAMES, class_names, labels_of, problem_of, texts_of
 from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, MaskingCollator
 from ..data.tables import SPLITS
-from ..data.task_options import option
 from ..data.tasks import KNOWN, TaskArguments, every_row, load_task_from, task_hash
 from ..data.tokenization import tokenize
 from ..errors import UserError
@@ -32,6 +31,7 @@ from ..loading import (
 )
 from ..models.combination_committee import REGRESSION, SINGLE
 from ..models.joining_committee import problem_of_model
+from ..option_fields import option
 from ..runs.atomic_files import Json, write_json
 from ..runs.provenance import portable_path, provenance
 from .calibration import expected_calibration_error

@@ -16,7 +16,6 @@ from ..data.corpora import load_corpus
 from ..data.embedded import model_folder
 from ..data.kinds import PAIR, class_names, problem_of
 from ..data.overlap import count_tokens, encode_texts
-from ..data.task_options import option
 from ..data.tasks import load_task
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
@@ -26,6 +25,7 @@ from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, match_labels
 from ..models.combination_committee import SINGLE, combine
+from ..option_fields import option
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable_path, provenance

@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.task_options import option
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
 from ..loading import WEIGHTS, check_folder
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+from ..option_fields import option
 from ..recipes import HEAD_SIZE
 from ..runs.atomic_files import Json, read_json, whole_folder
 

@@ -12,7 +12,6 @@ from statistics import mean, stdev
 from ..cards import CardFacts
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.embedded import pretrained
-from ..data.task_options import option
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import check_range
@@ -22,6 +21,7 @@ from ..evaluation.linear_models import tfidf_baseline
 from ..hub.demo_data import DemoArguments, make_demo
 from ..hub.model_folder import stage_model
 from ..loading import load_classifier, weights_hash
+from ..option_fields import option
 from ..recipes import find_size
 from ..runs.atomic_files import Json
 from ..runs.figure import new_figure

@@ -9,10 +9,10 @@ import pandas as pd
 from filelock import Timeout
 
 from ..data.sources import data_root
-from ..data.task_options import option
 from ..errors import UserError, check_installed, check_range
 from ..evaluation.linear_models import SENTENCE_ENCODER
 from ..models.configuration_tlm import TLMConfig
+from ..option_fields import option
 from ..recipes import build_config, find_schedule
 from ..runs.atomic_files import Json, lock
 from ..runs.provenance import command_line

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..data.task_options import TEXT_OPTIONS, TaskArguments, option
+from ..data.task_options import TEXT_OPTIONS, TaskArguments
 from ..errors import UserError
+from ..option_fields import option
 from ..recipes import FINETUNING_SCHEDULES
 from .options import REFUSED as REFUSED
 from .options import OurArguments, build_arguments, check_names, check_training, record, refuse, take, values_of

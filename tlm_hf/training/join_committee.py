@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data.kinds import PAIR, class_names, labels_of, problem_of, texts_of
-from ..data.task_options import option
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash, text_options
 from ..data.tokenization import load_tokenizer, tokenizer_hash
 from ..errors import UserError
@@ -33,6 +32,7 @@ from ..models.configuration_committee import CommitteeConfig
 from ..models.joining_committee import in_label_order, problem_of_model
 from ..models.lexical_committee import LexicalTable
 from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..option_fields import option
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path

@@ -11,8 +11,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from ..data.task_options import option
 from ..errors import UserError, check_range, flag
+from ..option_fields import option
 from ..runs.provenance import portable_path
 from .processes import choose_precision, stays_on_cpu
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from ..data.task_options import TextFormat, option
+from ..data.task_options import TextFormat
 from ..data.windows import LONGEST_DEFAULT, SHORT
 from ..errors import UserError, check_range, flag
 from ..models.configuration_tlm import TLMConfig
+from ..option_fields import option
 from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, build_config, find_schedule
 from ..runs.atomic_files import Json
 from .options import REFUSED as REFUSED

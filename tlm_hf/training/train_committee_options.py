@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..data.task_options import TableFormat, option
+from ..data.task_options import TableFormat
+from ..option_fields import option
 
 MEMBERS, OF_NONE = "members", "pre-training, with --encoder none"
 """Headings of `--help`."""
