@@ -11,6 +11,7 @@ from statistics import mean, stdev
 
 from ..cards import CardFacts
 from ..data.corpora import corpus_hash, load_corpus
+from ..data.docstrings import TASK_LIBRARIES
 from ..data.embedded import pretrained
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
@@ -284,8 +285,10 @@ def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> Path:
     """Bar chart of accuracy by model, one bar for each arm, every run as a dot; returns `path` (PNG)."""
     models, baseline = [row for row in rows if row.pretrained], rows[-1]
     arms = (-0.18, "from scratch", "scratch", "#9aa5b1"), (0.18, "pre-trained", "pretrained", "#2f6db5")
-    title = "Which library does a docstring document?" + (" (smoke run: meaningless)" if smoke else "")
-    with new_figure(path, title, ylabel="test accuracy", size=(7, 4)) as axes:
+    gap, chance = 100 * (rows[0].gap or 0), 1 / len(TASK_LIBRARIES)
+    title = f"Pre-training: {gap:+.0f} points for a single {rows[0].model}"
+    title = "A smoke run: the accuracies mean nothing" if smoke else title
+    with new_figure(path, title, ylabel=f"accuracy: which of {len(TASK_LIBRARIES)} libraries", size=(7, 4)) as axes:
         for shift, label, arm, colour in arms:
             runs = {place + shift: getattr(row, arm) for place, row in enumerate(models) if getattr(row, arm)}
             bars = axes.bar(list(runs), [mean(values) for values in runs.values()], 0.36, label=label, color=colour)
@@ -294,7 +297,8 @@ def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> Path:
                 axes.scatter([place] * len(values), values, s=9, color="black", zorder=3, alpha=0.6, linewidths=0)
         label = f"{baseline.model} {baseline.scratch[0]:.3f}"
         axes.axhline(baseline.scratch[0], color="#b5532f", linestyle="--", linewidth=1.2, label=label)
-        axes.set_xticks(range(len(models)), [row.model for row in models])
-        axes.set_ylim(0, 1)
-        axes.legend(frameon=False, loc="upper left", ncols=3, fontsize=8)
+        axes.axhline(chance, color="black", linestyle=":", linewidth=1, label=f"chance {chance:.3f}")
+        axes.set_xticks(range(len(models)), [textwrap.fill(row.model, 16) for row in models])
+        axes.set_ylim(0, 1.25 * max(value for row in rows for value in row.scratch + row.pretrained))
+        axes.legend(frameon=False, loc="upper left", ncols=4, fontsize=8)
     return path
