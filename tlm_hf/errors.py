@@ -10,11 +10,12 @@ class UserError(ValueError):
     """Bad input from the user: one sentence that names the culprit and the remedy, raised before any long work."""
 
 
-def no_model(source: str) -> UserError:
-    """The error for a name that is no folder, where the Hub gave nothing."""
+def no_model(source: str, error: Exception) -> UserError:
+    """The error for a name that is no folder, with what the Hub said."""
+    said = str(error).strip().partition("\n")[0]
     return UserError(
         f"There is no model {source!r}: no folder of that name is here (train it first, or check the path), and the "
-        "Hub has none either, or cannot be reached."
+        f"Hub gave none ({said})."
     )
 
 

@@ -44,14 +44,12 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
     elif folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
         embedded = "".join(f", {name}" for name in pretrained())
         raise UserError(f"The model {source!r} is neither a folder nor a Hub name (owner/name{embedded}).")
-    elif folder.parent.is_dir():
-        raise UserError(f"The folder {folder.parent} has no {folder.name} yet: train it first, or check the name.")
     try:
         config, _ = TLMConfig.get_config_dict(model_folder(source))
     except (OSError, ValueError) as error:
-        if folder.is_dir():
+        if folder.is_dir() or isinstance(error, ValueError):
             raise _cannot(source, "opened", error) from error
-        raise no_model(source) from error
+        raise no_model(source, error) from error
     known = ("bert", TLMConfig.model_type, *COMMITTEES)
     if config.get("model_type") not in known:
         raise UserError(f"The model {source!r} is of type {config.get('model_type')!r}; known are {', '.join(known)}.")

@@ -97,7 +97,7 @@ class TestLabels:
             path = table(tmp_path / "news.parquet", labels * 8)
             assert "none of 0 to 3" in refusal(load_task, "ag_news", path=path, train_per_label=1, test_per_label=1)
         numbers = datasets.Dataset.from_dict({"text": list(range(20)), "label": ["a", "b"] * 10})
-        assert "'text' of 'the data set' has an empty cell in 20" in refusal(load_task, numbers)
+        assert "'text' of 'the data set' holds no text in train: set --text-column" in refusal(load_task, numbers)
 
 
 class TestRows:

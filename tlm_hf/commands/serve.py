@@ -49,7 +49,7 @@ def serve(arguments: ServeArguments) -> None:
     except ValueError as error:
         raise UserError(f"serve needs the folder of a frozen committee: {error}") from error
     except OSError as error:  # of the Hub
-        raise no_model(arguments.model) from error
+        raise no_model(arguments.model, error) from error
     try:
         listener = socket.create_server((arguments.host, arguments.port))
     except OSError as error:

@@ -63,8 +63,10 @@ class PrepareDataArguments(TaskArguments):
 
 def prepare_data(arguments: PrepareDataArguments) -> Json:
     """Make a data set folder, ready to push, of a corpus in nested sizes or of a task, without leaking rows."""
+    if not arguments.output_dir:
+        raise UserError("prepare-data needs --output-dir: name a new or an empty folder.")
     destination = Path(arguments.output_dir).expanduser().resolve()
-    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())) or not arguments.output_dir:
+    if destination.is_file() or (destination.is_dir() and any(destination.iterdir())):
         raise UserError(f"The --output-dir {arguments.output_dir!r} is there already: name a new or an empty folder.")
     if bool(arguments.corpus) == bool(arguments.task):
         raise UserError("Give one of --corpus and --task: a data set is made of one of them.")

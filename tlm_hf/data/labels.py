@@ -81,6 +81,8 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
     different: Sequence[Any] = range(len(names))
     if not names:
         every = [label for of_split in labels.values() for each in of_split for label in each]
+        if not every:
+            raise UserError(f"Column {table.label!r} of {table.name!r} holds no label: set --label-column.")
         different = _different_labels(every, f"{table.label!r} of {table.name!r}")
         source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split if not several])
     source.names = names or [str(label) for label in different]
@@ -92,7 +94,11 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
 
 
 def _check_missing(table: Table, split: str, values: list[Any], column: str) -> None:
-    missing, option = values.count(None), "--label-column" if column == table.label else "--text-column"
+    missing = values.count(None)
+    option = {table.label: "--label-column", table.pair: "--text-pair-column"}.get(column, "--text-column")
+    if missing == len(values) > 0:
+        held = "label" if column == table.label else "text"
+        raise UserError(f"Column {column!r} of {table.name!r} holds no {held} in {split}: set {option}.")
     if missing > max(1, MOST_MISSING * len(values)):
         raise UserError(
             f"Column {column!r} of {table.name!r} has an empty cell in {missing} of {len(values)} rows of {split} "
@@ -110,7 +116,7 @@ def _different_labels(values: list[Any], column: str) -> list[Any]:
             different.sort(key=int)
         return different
     odd = [value for value in values if not isinstance(value, str | int)]
-    held = shown(odd[0]) if odd else "both" if values else "neither"
+    held = shown(odd[0]) if odd else "both"
     remedy = f"{SET_LABEL}, or give --problem-type"
     raise UserError(f"Labels must be integers or names, but column {column} holds {held}: {remedy}.")
 

@@ -264,7 +264,7 @@ def facts_of(split: datasets.Dataset) -> Json:
     """The facts that `describe_split` kept; empty where there are none, or where rows were added or left out since."""
     try:
         facts = json.loads(split.info.description)
-    except ValueError:  # another's description, or none
+    except (TypeError, ValueError):  # another's description, or none
         return {}
     return facts if isinstance(facts, dict) and facts.get("rows") == len(split) else {}
 

@@ -119,9 +119,13 @@ def _load_splits(folder: Path, root: str | None) -> datasets.DatasetDict:
     if (folder / "work" / "data").is_dir():  # of train-committee
         has_pairs = PAIR in read_schema(folder / "work" / "data" / "test.parquet").names
         return load_task(str(folder / "work" / "data"), text_pair_column=PAIR if has_pairs else None)
-    if not (folder / RESULTS_FILE).is_file():
-        raise UserError(f"{folder} is not the output of `tlm committee` or `tlm train-committee`: name one of them.")
-    return load_task_of(read_json(folder / RESULTS_FILE), folder.name, root)
+    results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
+    if "task" not in results:
+        raise UserError(
+            f"{folder} is not the output of `tlm committee`, nor that of `tlm train-committee` with its folder work/: "
+            "name one of them, or train it again."
+        )
+    return load_task_of(results, folder.name, root)
 
 
 def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -> Json:

@@ -101,7 +101,7 @@ class _Stager:
         self.inputs = {label: self._inputs(run) for label, run in self.runs.items()}
 
     def stage(self, entry: Entry) -> Repository:
-        """Build every repository of a release, whole or not at all; UserError for what must not or cannot be built."""
+        """Build an entry's repository, a folder for each branch."""
         repo_id, tree = self.release.repo_id(entry.name), {}
         for branch in (None, *entry.revisions):
             name = f"{repo_id}@{branch}" if branch else repo_id
