@@ -383,7 +383,7 @@ def test_broken_folders_are_refused_in_one_sentence(tmp_path, monkeypatch):
     for source in (str(tmp_path / "absent"), "no-such-name", str(tmp_path / "0" / "model.safetensors")):
         assert "neither a folder nor a Hub name" in refusal(read_config, source)
     monkeypatch.chdir(tmp_path)
-    assert "no mail yet: train it first" in refusal(read_config, "0/mail")
+    assert "train it first" in refusal(read_config, "0/mail")
     assert "There is no model 'nowhere/mail'" in refusal(read_config, "nowhere/mail")
     members = [TLMForSequenceClassification(TLMConfig(**TINY)) for _ in range(2)]
     CommitteeForSequenceClassification.from_members(members).save_pretrained(tmp_path / "committee")

@@ -88,7 +88,7 @@ class TestLabels:
         (tmp_path / "task").mkdir()
         table(tmp_path / "task" / "train.parquet", [0, 1] * 20, features)
         table(tmp_path / "task" / "test.parquet", [-1] * 20, features)
-        assert "20 of 20 rows of test" in refusal(load_task, str(tmp_path / "task"))
+        assert "holds no label in test" in refusal(load_task, str(tmp_path / "task"))
 
     def test_other_values_are_refused(self, tmp_path):
         for labels, said in (([0.5, 1.0], "0.5"), ([float("inf"), 1.0], "inf")):
