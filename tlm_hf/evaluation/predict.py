@@ -87,8 +87,8 @@ def predict(
     if isinstance(texts, str):
         raise UserError("predict takes a list of texts: put the text into brackets.")
     if isinstance(texts, datasets.Dataset):
-        columns = {text_column, text_pair_column} & {*texts.column_names}
-        texts = _texts_in(texts.select_columns(sorted(columns)).with_format("arrow")[:], text_column, text_pair_column)
+        read = texts.select_columns([name for name in texts.column_names if name in (text_column, text_pair_column)])
+        texts = _texts_in(read.with_format("arrow")[:], text_column, text_pair_column)
     are_pairs = len(texts) > 0 and isinstance(texts[0], tuple)
     for row, text in enumerate(texts):
         parts = text if are_pairs and isinstance(text, tuple) else (text,)
