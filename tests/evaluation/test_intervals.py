@@ -26,7 +26,11 @@ METRICS |= {"micro_f1": lambda y, p: f1_score(y, p, average="micro"), "subset_ac
 )
 def test_scores_are_scikit_learns_and_intervals_those_of_a_bootstrap(problem_type, labels, answers):
     rows = RNG.integers(150, size=(400, 150))
-    for name, interval in intervals(draw_scores(answers, labels, problem_type, 3), 150).items():
+    drawn = draw_scores({"ours": answers, "same": answers}, labels, problem_type, 3)
+    for metric, values in drawn["ours"].items():
+        np.testing.assert_array_equal(values, drawn["same"][metric])
+        assert len(values) == 1001
+    for name, interval in intervals(drawn["ours"], 150).items():
         if name in METRICS:
             assert interval.value == pytest.approx(METRICS[name](labels, answers))
             drawn = np.percentile([METRICS[name](labels[each], answers[each]) for each in rows], [2.5, 97.5])
@@ -34,8 +38,8 @@ def test_scores_are_scikit_learns_and_intervals_those_of_a_bootstrap(problem_typ
 
 
 def test_a_difference_is_paired_on_texts():
-    ours, theirs = (draw_scores(each, LABELS, SINGLE, 3)["accuracy"] for each in (OURS, THEIRS))
-    difference = Interval.of_draws(ours - theirs)
+    drawn = draw_scores({"ours": OURS, "theirs": THEIRS}, LABELS, SINGLE, 3)
+    difference = Interval.of_draws(drawn["ours"]["accuracy"] - drawn["theirs"]["accuracy"])
     gains = (OURS == LABELS).astype(float) - (THEIRS == LABELS)
     expected = bootstrap((gains,), np.mean, method="percentile", n_resamples=2000, rng=1).confidence_interval
     assert difference.value == pytest.approx(gains.mean())
@@ -43,8 +47,8 @@ def test_a_difference_is_paired_on_texts():
 
 
 def test_a_class_that_nobody_names_is_left_out_and_no_mistake_leaves_an_interval():
-    found = intervals(draw_scores(np.array([0, 1, 1]), np.array([0, 1, 0]), SINGLE, 3), 3)
+    found = intervals(draw_scores({"": np.array([0, 1, 1])}, np.array([0, 1, 0]), SINGLE, 3)[""], 3)
     assert found["macro_f1"].value == pytest.approx(f1_score([0, 1, 0], [0, 1, 1], average="macro"))
-    perfect = intervals(draw_scores(LABELS, LABELS, SINGLE, 3), 150)["accuracy"]
+    perfect = intervals(draw_scores({"": LABELS}, LABELS, SINGLE, 3)[""], 150)["accuracy"]
     assert (perfect.value, perfect.high) == (1, 1)
     assert perfect.low < 0.99

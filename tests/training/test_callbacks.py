@@ -160,6 +160,7 @@ def test_passes_go_before_members_and_a_budget_holds(seconds, fitting):
     """Around a member 10 s; a pass of 14 steps of 0.25 s and 0.5 s after it; two side by side."""
     members, passes = fit_members(seconds, 10, 4, 20.0, members=3, workers=2)
     assert (members, passes) == fitting
+    assert fit_members(11.2, 10, 4, 0.05, members=1, workers=1) == (1, 0.05)  # never more than was asked for
     assert math.ceil(members / 2) * (10 + passes * 4) <= 0.9 * seconds
 
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from helpers_commands import labelled_rows, shelf
 from sklearn.base import clone
+from sklearn.exceptions import DataConversionWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from tlm_hf import TLMClassifier
@@ -40,6 +41,17 @@ def test_several_labels_a_text_are_learned():
     assert model.score(TEXTS, labels) == (chosen == labels).all(axis=1).mean()
 
 
-def test_a_class_of_two_texts_is_refused():
-    with pytest.raises(UserError, match="rare"):
+def test_too_few_texts_are_refused():
+    with pytest.raises(UserError, match="class 'rare'"):
         TLMClassifier().fit(TEXTS[:10] + TEXTS[-2:], LABELS[:10] + ["rare"] * 2)
+    frame = pd.DataFrame({"label": [0] * 2 + [1] * 10})
+    with pytest.raises(UserError, match="class 0 "), pytest.warns(DataConversionWarning):
+        TLMClassifier().fit(TEXTS[:12], frame[["label"]])
+    with pytest.raises(UserError, match="2 texts"):
+        TLMClassifier().fit(TEXTS[:2], np.eye(2))
+
+
+@pytest.mark.parametrize("cell", ["sea", 2, "1", np.nan])
+def test_columns_of_other_values_than_0_and_1_are_refused(cell):
+    with pytest.raises(UserError, match="0 and 1"):
+        TLMClassifier().fit(TEXTS[:4], pd.DataFrame({"sea": [1, 0, 1, cell], "farm": [0, 1, 0, 1]}))

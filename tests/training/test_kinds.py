@@ -108,6 +108,9 @@ def test_what_a_kind_has_no_use_for_is_refused_and_other_kinds_are_hinted_at(tmp
     load_task(write_csv(tmp_path / "few.csv", [{"text": f"a {n}", "label": names[n % 5]} for n in range(60)]))
     assert not caplog.text
     encoder = ("--model", shelf() / "encoder", "--output-dir", tmp_path / "out")
+    one = write_csv(tmp_path / "one.csv", [{"text": f"a {n}", "label": "x" * (n % 2)} for n in range(60)])
+    assert "two labels" in refused(capsys, "finetune", "--task", one, *encoder, "--problem-type", "multi")
+    assert "two labels" in refused(capsys, "train-committee", one, "--text-column", "text", "--problem-type", "multi")
     for words, said in (
         (("--problem-type", "regression", "--train-per-label", 3), "--train-per-label"),
         (("--problem-type", "regression", "--class-weights", "balanced"), "--class-weights"),

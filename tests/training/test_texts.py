@@ -96,5 +96,7 @@ def test_a_committee_reads_as_many_tokens_as_the_texts_have(tmp_path, log):
     lengths = tokens_of(tmp_path / "out", [row["text"] for row in rows])
     assert sum(length <= limit for length in lengths) >= 0.9 * len(rows)
     assert results["text_facts"]["longer"] == sum(length > limit for length in lengths)
-    with pytest.raises(UserError, match="--max-length"):
-        train_committee(datasets.Dataset.from_list(rows), max_length=2, output_dir=str(tmp_path / "no"))
+    for length, said in ((2, "--max-length"), (4000, "at most 128 tokens")):
+        with pytest.raises(UserError, match=said):
+            train_committee(datasets.Dataset.from_list(rows), max_length=length, output_dir=str(tmp_path / "no"))
+    assert not (tmp_path / "no").exists()

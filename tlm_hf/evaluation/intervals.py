@@ -1,14 +1,18 @@
 """How sure a test split is: 95% intervals of a model's scores, and of the difference of two on the same texts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array, eye_array, hstack
 from scipy.special import logit
 from scipy.stats import binomtest, rankdata
 
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 
-DRAWS = 1000
+DRAWS, AT_ONCE = 1000, 50
 PERCENTILES = (2.5, 97.5)
 
 
@@ -37,46 +41,65 @@ def answers_of(logits: np.ndarray, problem_type: str, threshold: float = 0.5) ->
     return logits[:, 0].astype(float) if problem_type == REGRESSION else logits.argmax(axis=-1)
 
 
-def draw_scores(answers: np.ndarray, labels: np.ndarray, problem_type: str, classes: int) -> dict[str, np.ndarray]:
-    """Each metric (1 + draws,): of the texts themselves, then of texts drawn with replacement, equally for all models.
+def draw_scores(
+    answers: Mapping[str, np.ndarray], labels: np.ndarray, problem_type: str, classes: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Each metric (1 + draws,) of each model: of the texts themselves, then of texts drawn with replacement.
 
-    `answers` are as `answers_of` gives them, and labels as `data.kinds.labels_of`. Of one label a text a class that is
-    neither labelled nor predicted is left out of macro F1, as scikit-learn does.
+    `answers` by model are as `answers_of` gives them, and labels as `data.kinds.labels_of`; all models have the same
+    draws. Of one label a text a class that is neither labelled nor predicted is left out of macro F1, as scikit-learn
+    does.
     """
-    count = len(labels)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    weights = np.concatenate([np.ones((1, count)), drawn])
+    texts, columns = len(labels), list(answers.values())
+    counts: np.ndarray = np.ones(texts)
+    if problem_type == SINGLE:  # texts of equal label and answers are drawn together
+        patterns, counts = np.unique(np.stack([labels, *columns]), axis=1, return_counts=True)
+        labels, *columns = patterns
+    terms = [_terms(each, labels, problem_type, classes) for each in columns]
+    rng, sums = np.random.default_rng(0), [[each.T @ counts[:, None]] for each in terms]
+    for start in range(0, DRAWS, AT_ONCE):
+        drawn = rng.multinomial(texts, counts / texts, size=min(AT_ONCE, DRAWS - start)).T.astype(float)
+        for chunks, each in zip(sums, terms, strict=True):
+            chunks.append(each.T @ drawn)
+    scores = _number_scores if problem_type == REGRESSION else partial(_label_scores, problem_type)
+    return {name: scores(np.hstack(chunks), texts) for name, chunks in zip(answers, sums, strict=True)}
+
+
+def _terms(answers: np.ndarray, labels: np.ndarray, problem_type: str, classes: int) -> Any:
+    """What the scores need the sums of over texts, (texts, terms): sparse, or of numbers dense."""
     if problem_type == REGRESSION:
-        return _number_scores(weights / count, answers, labels)
-    right, one_hot = answers == labels, np.eye(classes)
+        number, rank, ranked = (each - each.mean() for each in (labels, rankdata(answers), rankdata(labels)))
+        products = number**2, rank**2, ranked**2, rank * ranked
+        return np.stack([(answers - labels) ** 2, number, rank, ranked, *products], axis=1)
+    right = (answers == labels).reshape(len(labels), -1).all(axis=1)
     if problem_type == SINGLE:
+        one_hot = eye_array(classes, format="csr")
         answers, labels = one_hot[answers], one_hot[labels]
-    hits, total = weights @ (answers * labels), weights @ answers + weights @ labels
+    answers, labels = csr_array(answers, dtype=float), csr_array(labels, dtype=float)
+    return hstack([csr_array(right[:, None], dtype=float), answers * labels, answers + labels], format="csr")
+
+
+def _label_scores(problem_type: str, sums: np.ndarray, texts: int) -> dict[str, np.ndarray]:
+    """Metrics (draws,) of the sums of `_terms`, (terms, draws)."""
+    right, (hits, total) = sums[0] / texts, np.split(sums[1:], 2)
     of_class = 2 * hits / np.maximum(total, 1)
     if problem_type == SINGLE:
-        return {"accuracy": weights @ right / count, "macro_f1": of_class.sum(axis=1) / (total > 0).sum(axis=1)}
+        return {"accuracy": right, "macro_f1": of_class.sum(axis=0) / (total > 0).sum(axis=0)}
     return {
-        "micro_f1": 2 * hits.sum(axis=1) / np.maximum(total.sum(axis=1), 1),
-        "macro_f1": of_class.mean(axis=1),
-        "subset_accuracy": weights @ right.all(axis=1) / count,
+        "micro_f1": 2 * hits.sum(axis=0) / np.maximum(total.sum(axis=0), 1),
+        "macro_f1": of_class.mean(axis=0),
+        "subset_accuracy": right,
     }
 
 
-def _number_scores(weights: np.ndarray, values: np.ndarray, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics (draws,) of values (texts,), with weights of texts (draws, texts)."""
-    error = weights @ (values - numbers) ** 2
-
-    def covariance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        product: np.ndarray = weights @ (one * other) - (weights @ one) * (weights @ other)
-        return product
-
-    one, other = rankdata(values), rankdata(numbers)
-    scale = np.sqrt(np.maximum(covariance(one, one) * covariance(other, other), 1e-12))
-    variance = covariance(numbers, numbers)
+def _number_scores(sums: np.ndarray, texts: int) -> dict[str, np.ndarray]:
+    """Metrics (draws,) of the sums of `_terms`, (terms, draws)."""
+    error, number, rank, ranked, *squares = sums / texts
+    variance, of_rank, of_ranked, both = squares - np.stack([number**2, rank**2, ranked**2, rank * ranked])
     return {
         "r2": 1 - error / np.maximum(variance, 1e-12 * variance[0]),
         "rmse": np.sqrt(error),
-        "spearman": covariance(one, other) / scale,
+        "spearman": both / np.sqrt(np.maximum(of_rank * of_ranked, 1e-12)),
     }
 
 

@@ -68,7 +68,7 @@ def score_models(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Js
         shares = train.mean(axis=0)
         constant = shares >= min(0.5, shares.max()) if problem_type == MULTI else shares
     answers[TRIVIAL[problem_type]] = np.broadcast_to(constant, answers[LINEAR].shape)
-    drawn = {name: draw_scores(each, labels, problem_type, len(names)) for name, each in answers.items()}
+    drawn = draw_scores(answers, labels, problem_type, len(names))
     metric = HEADLINE[problem_type]
     difference = Interval.of_draws(drawn[COMMITTEE][metric] - drawn[LINEAR][metric])
     scores = [
@@ -151,7 +151,7 @@ def learning_curve(
     Returns `metric`, `points` of `rows` and `score`, and the `gain` of all over half as an interval.
     """
     problem_type, labels = problem_of(task), labels_of(task["test"])
-    metric, points, drawn = HEADLINE[problem_type], [], []
+    metric, sizes, answers = HEADLINE[problem_type], [], {}
     of_row = pd.Series(task["train"]["label"][:] if problem_type == SINGLE else 0, index=range(len(task["train"])))
     places = of_row.groupby(of_row).cumcount() / of_row.groupby(of_row).transform("size")
     for share in (0.25, 0.5, 1.0):
@@ -159,10 +159,12 @@ def learning_curve(
         table = whole if share == 1 else fit_lexical(tokenizer, vectors, rows, len(whole.bias))
         logits = {split: lexical_logits(table, tokenizer, texts_of(task[split])) for split in ("validation", "test")}
         threshold = choose_threshold(logits["validation"], labels_of(task["validation"]), problem_type)
-        answers = answers_of(logits["test"], problem_type, threshold)
-        drawn.append(draw_scores(answers, labels, problem_type, len(class_names(task)))[metric])
-        points.append({"rows": len(rows), "score": float(drawn[-1][0])})
-    return {"metric": metric, "points": points, "gain": vars(Interval.of_draws(drawn[2] - drawn[1]))}
+        answers[str(share)] = answers_of(logits["test"], problem_type, threshold)
+        sizes.append(len(rows))
+    drawn = draw_scores(answers, labels, problem_type, len(class_names(task)))
+    scores = [of_share[metric] for of_share in drawn.values()]
+    points = [{"rows": size, "score": float(score[0])} for size, score in zip(sizes, scores, strict=True)]
+    return {"metric": metric, "points": points, "gain": vars(Interval.of_draws(scores[2] - scores[1]))}
 
 
 def notes(results: Json) -> dict[str, list[str]]:

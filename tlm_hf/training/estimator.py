@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
+from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from ..data.kinds import label_feature
@@ -53,19 +54,25 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         """Train on n texts.
 
         Raises:
-            UserError: a class of fewer than three texts, and as `train_committee`.
+            UserError: a class of fewer than three texts, other values than 0 and 1 in several columns of y, and as
+                `train_committee`.
         """
         texts, y = [str(text) for text in X], np.asarray(y)  # a pandas Series is indexed by its own labels
-        self.several_ = y.ndim == 2
+        self.several_ = y.ndim == 2 and y.shape[1] > 1
         if self.several_:
+            if not set(y.ravel().tolist()) <= {0, 1}:
+                raise UserError("y has several columns and other values than 0 and 1: give one column for each label.")
             self.classes_, groups = np.arange(y.shape[1]), np.zeros(len(y), dtype=int)
             cells: list[Any] = [np.flatnonzero(row).tolist() for row in y]
         else:
-            self.classes_, groups = np.unique(y, return_inverse=True)
+            self.classes_, groups = np.unique(column_or_1d(y, warn=True), return_inverse=True)
             cells = groups.tolist()
         counts = np.bincount(groups)
+        if len(y) < 3:
+            raise UserError(f"{len(y)} texts are too few: give at least 3.")
         if counts.min() < 3:
-            raise UserError(f"The class {self.classes_[counts.argmin()]!r} has fewer than 3 texts: give more of it.")
+            rarest = self.classes_.tolist()[counts.argmin()]
+            raise UserError(f"The class {rarest!r} has fewer than 3 texts: give more of it.")
         places, rng = np.arange(len(y)), np.random.default_rng(self.seed)
         aside = np.array([rng.choice(places[groups == group]) for group in range(len(counts))])
         rest = np.setdiff1d(places, aside)

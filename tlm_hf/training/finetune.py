@@ -68,7 +68,7 @@ def finetune(**options: Any) -> Json:
     # 1. Data and model
     tokenizer, limit = _load_tokenizer(classifier)
     task = load_task_from(chosen.task)
-    check_kind(chosen, problem_of(task))
+    check_kind(chosen, task)
     set_seed(arguments.seed)
     model = _build_model(classifier, task)
 
@@ -299,8 +299,14 @@ def _rate_by_epochs(arguments: TrainingArguments, steps_per_epoch: int) -> Calla
     return share
 
 
-def check_kind(options: FinetuneOptions, problem_type: str) -> None:
-    """Raise UserError for options that only tasks of one class a text have."""
+def check_kind(options: FinetuneOptions, task: datasets.DatasetDict) -> None:
+    """Raise UserError for options that only tasks of one class a text have, and for a set of one label."""
+    problem_type = problem_of(task)
+    if problem_type == MULTI and len(class_names(task)) < 2:
+        raise UserError(
+            f"--problem-type multi needs two labels, and the rows have just {class_names(task)}: give each text one of "
+            "two classes, such as yes and no, with --problem-type single."
+        )
     metric = str(options.training.get("metric_for_best_model") or "").removeprefix("eval_")
     asked = {
         "--class-weights": options.schedule.class_weights,

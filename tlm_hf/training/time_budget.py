@@ -85,5 +85,5 @@ def fit_members(
         if fitting >= LEAST * passes:
             break
     if fitting < passes:  # whole passes, or tenths of one
-        fitting = math.floor(fitting) if fitting >= 1 else max(0.1, math.floor(10 * fitting) / 10)
+        fitting = math.floor(fitting) if fitting >= 1 else min(passes, max(0.1, math.floor(10 * fitting) / 10))
     return min(members, rounds * workers), fitting

@@ -217,8 +217,8 @@ def _check_options(arguments: OwnDataArguments) -> None:
         if arguments.encoder == [OWN_TEXT]:
             raise UserError("--time-budget bounds fine-tuning: with --encoder none give --pretrain-steps instead.")
     unused = [entry for entry in OF_OWN_TEXT if getattr(arguments, entry) != getattr(OwnDataArguments(), entry)]
-    encoders = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder
-    if unused and (encoders or (pretrained() and not arguments.encoder)):
+    encoders = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder or list(pretrained())
+    if unused and encoders:
         raise UserError(f"{flag(unused[0])} works only for encoders that are pre-trained here: add --encoder none.")
     for name in encoders:
         config = read_encoder_config(name)
@@ -237,7 +237,7 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
     options = {name: getattr(arguments, name) for name in TABLE_OPTIONS}
     task = load_task(data, seed=arguments.seed, **options)
     arguments.problem_type = NAMES[problem_of(task)]
-    check_kind(FinetuneOptions.read(_fine_tuning(arguments, OWN_TEXT_RECIPE, [], Path())), problem_of(task))
+    check_kind(FinetuneOptions.read(_fine_tuning(arguments, OWN_TEXT_RECIPE, [], Path())), task)
     return task
 
 
