@@ -79,6 +79,8 @@ def check_folder(folder: Path, needs_weights: bool = True) -> None:
     for file in files:
         if not file.is_file():
             words = f"has no {file.name}: restore it from where the model came"
+            if any(folder.glob("onnx/*.onnx")):
+                words = "is an ONNX export: name the model that it was made from"
             if (folder / PICKLE).is_file():
                 words = f"holds {PICKLE}, a pickle that may run code: if you trust it, save it again with transformers"
             raise UserError(f"The model folder {folder} {words}.")
@@ -161,15 +163,20 @@ def trained_on_another_split(source: str, task_sha256: str) -> bool:
     return own not in (None, task_sha256)
 
 
-def warn_of_single_texts(source: str, texts: Sequence[Any]) -> None:
-    """Say it where texts are single and the folder's own results say that it was trained on pairs."""
+def warn_of_pairs(source: str, texts: Sequence[Any]) -> None:
+    """Say it where texts are single or pairs, and the folder's own results say that it was trained on the other."""
     file = Path(source).expanduser() / "results.json"
-    results = read_json(file) if file.is_file() else {}
-    if isinstance(texts[0], str) and results.get("task_options", results).get("text_pair_column") is not None:
+    if not file.is_file():
+        return
+    results, trained, are = read_json(file), ("pairs", "single texts"), ("single: give", "pairs: leave out")
+    are_pairs, of_pairs = (
+        not isinstance(texts[0], str),
+        bool(results.get("task_options", results).get("text_pair_column")),
+    )
+    if are_pairs != of_pairs:
         logger.warning(
-            "The model %s was trained on pairs of texts, and these are single: give pairs (in a table with "
-            "--text-pair-column).",
-            source,
+            f"The model {source} was trained on {trained[are_pairs]}, and these texts are {are[are_pairs]} "
+            "--text-pair-column."
         )
 
 

@@ -93,6 +93,8 @@ class FrozenRuntime:
             from huggingface_hub import snapshot_download  # comes with tokenizers
 
             folder = Path(snapshot_download(str(source)))
+        if (folder / "frozen").is_dir():  # beside the committee, as `tlm train-committee` leaves it
+            folder = folder / "frozen"
         file = folder / "config.json"
         try:
             self.config = config = json.loads(file.read_text(encoding="utf-8"))
@@ -105,8 +107,9 @@ class FrozenRuntime:
             content = file.read_bytes()
             self.tokenizer, self.pair_tokenizer = (Tokenizer.from_str(content.decode()) for _ in range(2))
         except Exception as error:  # what tokenizers raises is an Exception itself
-            fault = "missing" if isinstance(error, FileNotFoundError) else "damaged, or not of a frozen committee"
-            raise ValueError(f"{file} is {fault} ({error}): name a folder that `tlm freeze` wrote.") from error
+            fault = f"damaged, or not of a frozen committee ({error})"
+            fault = "missing" if isinstance(error, FileNotFoundError) else fault
+            raise ValueError(f"{file} is {fault}: name what `tlm freeze` or `tlm train-committee` wrote.") from error
         shapes = {name: each.shape for name, each in self.tables.items()}
         if shapes != expected:
             name = min(name for name, _ in shapes.items() ^ expected.items())

@@ -123,7 +123,7 @@ def test_the_temperature_stays_where_validation_cannot_tell():
     assert fit_temperature(logits[easy], labels[easy]) < 0.1
     found = choose_temperature(logits[easy], labels[easy])
     assert (found.value, found.interval) == (1.0, None)
-    assert "0 errors in 30 texts" in found.note
+    assert "errors: 0 of 30" in found.note
     loss = [log_loss(labels[rest], softmax(logits[rest] / value, axis=-1)) for value in (found.value, 0.05)]
     assert loss[0] < loss[1]
     # Sharper only where the interval excludes 1; softer wherever the likelihood says so.

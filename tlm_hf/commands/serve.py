@@ -3,7 +3,6 @@
 import contextlib
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from ..errors import UserError, check_installed, check_range, no_model
@@ -38,16 +37,18 @@ def build_app(model: FrozenRuntime) -> Any:
 
 
 def serve(arguments: ServeArguments) -> None:
-    """Answer over HTTP from a frozen committee until Ctrl-C; UserError for no such folder, or a port that is taken."""
+    """Answer over HTTP from a frozen committee until Ctrl-C.
+
+    Raises UserError for no such folder, or a port that is taken.
+    """
     check_installed("fastapi", "uvicorn")
     check_range(arguments, 0, 65535, "port")
     import uvicorn
 
-    frozen = Path(arguments.model).expanduser() / "frozen"
     try:
-        app = build_app(load(frozen if arguments.model and frozen.is_dir() else arguments.model))
+        app = build_app(load(arguments.model))
     except ValueError as error:
-        raise UserError(f"serve needs the folder of a frozen committee: {error}") from error
+        raise UserError(f"serve needs a frozen committee, but {error}") from error
     except OSError as error:  # of the Hub
         raise no_model(arguments.model, error) from error
     try:

@@ -152,8 +152,13 @@ def _number(cell: Any) -> float:
         return math.inf
 
 
+def are_amounts(names: Sequence[str]) -> bool:
+    """Whether classes are so many numbers that they may be amounts."""
+    return len(names) > MANY and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", name) for name in names)
+
+
 def _hint_at_problem(names: list[str]) -> None:
-    if len(names) > MANY and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", name) for name in names):
+    if are_amounts(names):
         logger.warning("Note: %d numbers are read as classes; --problem-type regression learns amounts.", len(names))
     elif sum("|" in name for name in names) > len(names) / 2:
         logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", names[0])

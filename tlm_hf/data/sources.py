@@ -152,7 +152,8 @@ def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
     """The files of each split; None where `datasets` is to read what a folder's README.md names."""
     filled = [file for file in tables_in(path) if file.stat().st_size]
     if not filled:
-        raise UserError(f"{path} holds no {', '.join(KINDS)} with text in it: give a file or folder with text.")
+        what = "is not, or is empty" if path.is_file() else "holds none, or they are empty"
+        raise UserError(f"Tables and texts are {', '.join(KINDS)}, and {path} {what}: give a file or folder with text.")
     kinds = {kind_of(file) for file in filled}
     is_plain, card = path.is_file() or kinds == {"text"}, path / "README.md"
     if not is_plain and card.is_file() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):

@@ -35,7 +35,7 @@ def choose_temperature(logits: np.ndarray, labels: np.ndarray, unit: str = "text
     """
     errors = int((logits.argmax(axis=-1) != labels).sum())
     if errors < LEAST_ERRORS:
-        note = f"validation has {errors} errors in {len(labels)} {unit}, and {LEAST_ERRORS} are needed to fit it"
+        note = f"errors: {errors} of {len(labels)} validation {unit}, and {LEAST_ERRORS} are needed to fit it"
         return Temperature(1.0, None, note)
     best = fit_temperature(logits, labels)
     interval = temperature_interval(logits, labels, best)

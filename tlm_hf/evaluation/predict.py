@@ -22,7 +22,7 @@ from ..data.sources import check_column, read_source, tables_in
 from ..data.task_options import TextFormat
 from ..errors import UserError, check_range, flag
 from ..export import freeze_if_possible, load_for_inference
-from ..loading import COMMITTEES, load_classifier_tokenizer, warn_of_single_texts
+from ..loading import COMMITTEES, load_classifier_tokenizer, warn_of_pairs
 from ..models.combination_committee import MULTI, REGRESSION, combine, uncertainty
 from ..models.joining_committee import problem_of_model
 from ..option_fields import option
@@ -107,8 +107,10 @@ def predict_command(arguments: PredictArguments) -> Json:
     all columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class. Raises UserError for
     bad input, before the model runs.
     """
-    if not arguments.model or bool(arguments.texts) == (arguments.input is not None):
-        raise UserError("predict needs --model (a classifier or committee), and either --texts or --input.")
+    if not arguments.model:
+        raise UserError("predict needs --model, a classifier or committee.")
+    if bool(arguments.texts) == (arguments.input is not None):
+        raise UserError("predict needs either --texts or --input, a table or a file of lines.")
     check_range(arguments, 1, math.inf, "batch_size")
     check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else _check_output(arguments.output, arguments.input)
@@ -154,7 +156,7 @@ def _classify(
     filled = [text for text in texts if text is not None]
     if not filled:
         return [Prediction()] * len(texts), 0
-    warn_of_single_texts(source, filled)
+    warn_of_pairs(source, filled)
     model = freeze_if_possible(model, tokenizer, isinstance(filled[0], tuple)) if freeze else model
     is_committee = model.config.model_type in COMMITTEES
     logits, truncated = predict_logits(model, tokenizer, filled, batch_size, show_progress, member_logits=is_committee)

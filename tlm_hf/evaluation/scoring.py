@@ -27,7 +27,7 @@ from ..loading import (
     match_labels,
     read_config,
     trained_on_another_split,
-    warn_of_single_texts,
+    warn_of_pairs,
 )
 from ..models.combination_committee import REGRESSION, SINGLE
 from ..models.joining_committee import problem_of_model
@@ -218,7 +218,7 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
             f"{NAMES[problem_of(rows)]}: name a table of the model's kind."
         )
     labels, texts = labels_of(rows), texts_of(rows)
-    warn_of_single_texts(arguments.model, texts)
+    warn_of_pairs(arguments.model, texts)
     if problem_type != REGRESSION:
         numbers = match_labels(model, arguments.model, arguments.task, class_names(rows))
         labels = numbers[labels] if problem_type == SINGLE else labels @ np.eye(config.num_labels)[numbers]

@@ -96,7 +96,8 @@ def recommend(difference: Interval, scores: Sequence[Json], metric: str = "accur
     if difference.high < 0:
         return f"Take the linear model (baseline.joblib): it is {points} above the committee ({interval})."
     if difference.value == 0:
-        return f"Too close to call: committee and TF-IDF + linear model have the same {METRICS[metric]} ({interval})."
+        same = f"{METRICS[metric]}, {of_model[COMMITTEE]:.3f}"
+        return f"Too close to call: committee and TF-IDF + linear model have the same {same}, on these test rows."
     side, better = "above", "the committee"
     if difference.value < 0:
         side, better = "below", f"the linear model ({BASELINE_FILE})"

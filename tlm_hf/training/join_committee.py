@@ -122,7 +122,7 @@ def join_members(
     of_class = {split: _with_classes(problem_type, joined[split], labels[split]) for split in texts}
     fitted = Temperature(1.0)
     if problem_type != REGRESSION:
-        unit = "labels of texts" if problem_type == MULTI else "texts"
+        unit = "labels" if problem_type == MULTI else "texts"
         fitted = choose_temperature(*of_class["validation"], unit)
     if fitted.note is not None:
         logger.warning("Note: the temperature stays 1: %s.", fitted.note)
@@ -168,7 +168,10 @@ def _check_options(arguments: CommitteeArguments) -> None:
         raise UserError(f"--combination is {arguments.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
     for member in arguments.members:
         if read_config(member)["model_type"] == "tlm_committee":
-            raise UserError(f"The member {member!r} is itself a committee: name its members instead.")
+            raise UserError(
+                f"The member {member!r} is itself a committee: name its members instead "
+                "(train-committee leaves them in work/members/)."
+            )
     check_one_tokenizer(arguments.members)
 
 
