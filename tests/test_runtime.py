@@ -339,4 +339,4 @@ def test_serve_prints_its_address_and_answers_there(folders, tmp_path, monkeypat
 def test_what_cannot_be_served_is_refused():
     pytest.importorskip("uvicorn")
     for model in ("", "no-such-folder"):
-        assert "folder of a frozen committee" in refusal(serve, ServeArguments(model))
+        assert "needs a frozen committee" in refusal(serve, ServeArguments(model))

@@ -53,11 +53,15 @@ def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> 
     needed = 6 if "test" in source.rows else 4
     for split, of_split in groups.items():
         for label, rows in zip(source.groups, of_split, strict=True):
-            if not rows:
-                amounts = "learn numbers by --problem-type regression, or know that " * are_amounts(source.names)
+            if not rows and are_amounts(source.names):
                 raise UserError(
-                    f"The class {shown(label)} of {name!r} has no {split} text left: {amounts}a class needs at "
-                    f"least {needed} different texts (and one in a test split), so give more of it, ask for fewer of the other splits "
+                    f"The labels of {name!r} are {len(source.names)} numbers with few texts each: learn amounts "
+                    "(--problem-type regression), or set --label-column."
+                )
+            if not rows:
+                raise UserError(
+                    f"The class {shown(label)} of {name!r} has no {split} text left: a class needs at least {needed} "
+                    "different texts (and one in a test split), so give more of it, ask for fewer of the other splits "
                     "(--test-per-label, --validation-per-label), leave small classes out (--drop-rare-classes N), or "
                     "make them one (--merge-rare-classes N)."
                 )
