@@ -92,7 +92,10 @@ def test_a_committee_of_every_kind_is_scored_and_answers_in_every_form(kind, tmp
         doubtful = results["doubtful"]["most uncertain"][0]
         assert doubtful["text"] in as_one_text(texts)
         predict(["one text"], str(output))
-        assert "pairs of texts" in caplog.text
+        assert "trained on pairs" in caplog.text
+    else:
+        predict([("one text", "another")], str(output), freeze=False)
+        assert "trained on single texts" in caplog.text
 
 
 def test_what_a_kind_has_no_use_for_is_refused_and_other_kinds_are_hinted_at(tmp_path, caplog, capsys):
