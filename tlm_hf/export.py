@@ -266,21 +266,23 @@ class OnnxClassifier(torch.nn.Module):
         options.intra_op_num_threads = num_threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.takes_types = len(self.session.get_inputs()) == len(INPUTS)
+        self.names = [output.name for output in self.session.get_outputs()]
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> CommitteeOutput:
         """int64 (batch, sequence) each, to logits float32 (batch, num_labels) and, of a committee, those of members."""
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
-        given = {entry.name: inputs[entry.name].numpy() for entry in self.session.get_inputs()}
-        if "token_type_ids" not in given and bool(types.any()):
+        given = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
+        if self.takes_types:
+            types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            given["token_type_ids"] = types.numpy()
+        elif token_type_ids is not None and bool(token_type_ids.any()):
             raise UserError(
                 "An exported frozen committee takes single texts: freeze it with token types, and export it again."
             )
-        names = [output.name for output in self.session.get_outputs()]
-        values = self.session.run(names, given)
-        return CommitteeOutput(**{name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)})
+        values = map(torch.from_numpy, self.session.run(self.names, given))
+        return CommitteeOutput(**dict(zip(self.names, values, strict=True)))
 
 
 def load_for_inference(source: str) -> PreTrainedModel | OnnxClassifier:
