@@ -144,7 +144,8 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     warn_of_imbalance(task, arguments.class_weights)
 
     # 3. Encoders, and what the time allows
-    logger.info("2 of 5: %s", ", ".join(arguments.encoder) or "pre-training encoders on the table's texts")
+    of_table = "pre-training encoders on the table's texts"
+    logger.info("2 of 5: %s", f"starting from {', '.join(arguments.encoder)}" if arguments.encoder else of_table)
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task, more_texts)
     tuning = _fine_tuning(arguments, recipe, encoders, work)
     try:
