@@ -231,7 +231,8 @@ def write(scores: list[dict[str, Any]], file: Path) -> None:
         path = file.with_name(f"{file.stem}-{data}.png")
         with new_figure(path, str(data), "rows of the table", "test accuracy (%)") as axes:
             lines = 100 * rows.pivot_table("accuracy", "rows", "model")
-            lines.plot(ax=axes, style="o-", logx=True, xlabel=axes.get_xlabel())
+            colours = [f"C{list(RUNS).index(model)}" for model in lines]
+            lines.plot(ax=axes, style="o-", color=colours, logx=True, xlabel=axes.get_xlabel())
             axes.set_xticks(lines.index, [f"{size:,}" for size in lines.index])
             axes.minorticks_off()
             axes.legend(frameon=False)
