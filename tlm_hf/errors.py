@@ -10,12 +10,16 @@ class UserError(ValueError):
     """Bad input from the user: one sentence that names the culprit and the remedy, raised before any long work."""
 
 
+def first_line(error: object) -> str:
+    """What a library's error says, as part of a sentence: its first line, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
+
+
 def no_model(source: str, error: Exception) -> UserError:
     """The error for a name that is no folder, with what the Hub said."""
-    said = str(error).strip().partition("\n")[0]
     return UserError(
         f"There is no model {source!r}: no folder of that name is here (train it first, or check the path), and the "
-        f"Hub gave none ({said})."
+        f"Hub gave none ({first_line(error)})."
     )
 
 

@@ -223,7 +223,7 @@ def quantize(source: Path, target: Path) -> Path:
             quantizer.process()
             onnx.save(quantizer.model.model, target)
         else:
-            quantize_dynamic(source, target, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+            quantize_dynamic(model, target, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
     return target
 
 

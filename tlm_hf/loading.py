@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .data.embedded import model_folder, pretrained
 from .data.tokenization import load_tokenizer
-from .errors import UserError, listed, no_model
+from .errors import UserError, first_line, listed, no_model
 from .models.combination_committee import SINGLE
 from .models.configuration_committee import CommitteeConfig
 from .models.configuration_frozen import FrozenCommitteeConfig
@@ -168,16 +168,13 @@ def warn_of_pairs(source: str, texts: Sequence[Any]) -> None:
     file = Path(source).expanduser() / "results.json"
     if not file.is_file():
         return
-    results, trained, are = read_json(file), ("pairs", "single texts"), ("single: give", "pairs: leave out")
-    are_pairs, of_pairs = (
-        not isinstance(texts[0], str),
-        bool(results.get("task_options", results).get("text_pair_column")),
-    )
+    results, are_pairs = read_json(file), not isinstance(texts[0], str)
+    of_pairs = bool(results.get("task_options", results).get("text_pair_column"))
+    words = "The model %s was trained on pairs, and these texts are single: give --text-pair-column."
+    if are_pairs:
+        words = "The model %s was trained on single texts, and these texts are pairs: leave out --text-pair-column."
     if are_pairs != of_pairs:
-        logger.warning(
-            f"The model {source} was trained on {trained[are_pairs]}, and these texts are {are[are_pairs]} "
-            "--text-pair-column."
-        )
+        logger.warning(words, source)
 
 
 def load_matching_tokenizer(
@@ -221,5 +218,5 @@ def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwa
 def _cannot(source: str, what: str, error: BaseException) -> UserError:
     """A library's message in one sentence; of a refused configuration, the reason rather than the validator's name."""
     reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ is not None else error
-    words = str(reason).strip().splitlines()[0].rstrip(".")
+    words = first_line(reason)
     return UserError(f"The model {source!r} cannot be {what} ({words}): restore it, or name another one.")

@@ -276,6 +276,7 @@ def test_continues_on_another_number_of_processes(home, killed, launch, caplog):
     assert "The checkpoint of step 20 could not be written: no space is left" in sentences[0]
     assert "the last good one is checkpoint-15" in sentences[0]
     assert [path.name for path in list_checkpoints(killed)] == ["checkpoint-15", "checkpoint-10"]
+    assert not (killed / ".partial").exists()
     succeed(*WORDS, "--output-dir", killed)
     assert any(re.search("began with 2 process.* continues with 1", text) for text in warnings_of(caplog))
     ours, theirs = losses(killed), losses(home / "whole")

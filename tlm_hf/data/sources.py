@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import UserError, listed
+from ..errors import UserError, first_line, listed
 from ..runs.atomic_files import Json, file_hash, replacing
 from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind_of, read_lines, read_table_file
 from .task_options import PLAIN, TextFormat
@@ -194,7 +194,7 @@ def _load(source: str, load: Callable[..., Any] | None = None, **options: Any) -
         return (load or datasets.load_dataset)(**options)
     except Exception as error:  # the readers raise anything
         cause = error.__cause__ or error.__context__ or error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(". ")
+        reason = first_line(cause)
         remedy = "give parquet, JSON, CSV or text with rows, and room in HF_DATASETS_CACHE"
         raise UserError(f"{source!r} cannot be read: {reason} ({remedy}).") from error
 

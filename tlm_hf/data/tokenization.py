@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..runs.atomic_files import Json
 from .embedded import model_folder
 from .kinds import PAIR
@@ -127,7 +127,7 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # on damaged files the libraries raise anything, down to a bare KeyError
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+        reason = first_line(error)
         raise UserError(f"The tokenizer {source!r} cannot be loaded ({reason}): restore or replace it.") from error
     if max_length is not None:
         tokenizer.model_max_length = max_length

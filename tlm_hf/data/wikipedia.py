@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import HTTPError  # of the client that this version of the Hub's library uses
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..runs.atomic_files import Json
 from .sources import ID, cached, describe_split, seeded_order
 
@@ -49,7 +49,7 @@ def stream_wikipedia(
             validation = source.choose(held_out, validation_texts, "validation")
             train = source.choose(trained_on, num_texts, seed)
         except (HTTPError, OSError, pa.ArrowException) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
+            reason = first_line(error)
             progress = f"; {len(source.seen)} of {total} texts were read and are kept" if source.seen else ""
             raise UserError(
                 f"{source.name} cannot be read from the Hub ({reason}{progress}): check the network, set TLM_DATA or "

@@ -14,10 +14,10 @@ from ..models.combination_committee import SINGLE
 from ..runs.atomic_files import Json, read_json, write_json
 from ..runs.provenance import machine
 from .calibration import brier_score, expected_calibration_error
-from .intervals import answers_of, draw_scores, intervals
+from .intervals import draw_scores, intervals
 from .latency import classifier_latency
 from .linear_models import tfidf_baseline
-from .metrics import HEADLINE, classification_metrics, measure
+from .metrics import HEADLINE, answers_of, classification_metrics, measure
 from .scoring import predict_logits
 
 LATENCY_ROUNDS = 30

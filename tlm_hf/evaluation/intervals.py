@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, eye_array, hstack
-from scipy.special import logit
 from scipy.stats import binomtest, rankdata
 
-from ..models.combination_committee import MULTI, REGRESSION, SINGLE
+from ..models.combination_committee import REGRESSION, SINGLE
 
 DRAWS, AT_ONCE = 1000, 50
 PERCENTILES = (2.5, 97.5)
@@ -33,22 +32,14 @@ class Interval:
         return cls(float(values[0]), *map(float, np.percentile(values[1:], PERCENTILES)))
 
 
-def answers_of(logits: np.ndarray, problem_type: str, threshold: float = 0.5) -> np.ndarray:
-    """What logits (texts, classes) say: class ids (texts,), bool (texts, labels), or numbers (texts,)."""
-    if problem_type == MULTI:
-        chosen: np.ndarray = logits >= logit(threshold)
-        return chosen
-    return logits[:, 0].astype(float) if problem_type == REGRESSION else logits.argmax(axis=-1)
-
-
 def draw_scores(
     answers: Mapping[str, np.ndarray], labels: np.ndarray, problem_type: str, classes: int
 ) -> dict[str, dict[str, np.ndarray]]:
     """Each metric (1 + draws,) of each model: of the texts themselves, then of texts drawn with replacement.
 
-    `answers` by model are as `answers_of` gives them, and labels as `data.kinds.labels_of`; all models have the same
-    draws. Of one label a text a class that is neither labelled nor predicted is left out of macro F1, as scikit-learn
-    does.
+    `answers` by model are those of `metrics.answers_of`, labels those of `data.kinds.labels_of`; all models have the
+    same draws. Of one label a text a class that is neither labelled nor predicted is left out of macro F1, as
+    scikit-learn does.
     """
     texts, columns = len(labels), list(answers.values())
     counts: np.ndarray = np.ones(texts)

@@ -14,6 +14,14 @@ from ..runs.atomic_files import Json
 HEADLINE = {SINGLE: "accuracy", MULTI: "micro_f1", REGRESSION: "r2"}  # the metric that models are compared by
 
 
+def answers_of(logits: np.ndarray, problem_type: str, threshold: float = 0.5) -> np.ndarray:
+    """What logits (n, classes) say: class ids (n,), bool (n, classes), or numbers (n,)."""
+    if problem_type == MULTI:
+        chosen: np.ndarray = logits >= logit(threshold)
+        return chosen
+    return logits[:, 0].astype(float) if problem_type == REGRESSION else logits.argmax(axis=-1)
+
+
 class AccuracyAndF1(evaluate.Metric):
     """`accuracy` and `macro_f1` (unweighted mean over classes) of class ids (n,), by scikit-learn."""
 
@@ -49,7 +57,7 @@ def measure(problem_type: str, logits: np.ndarray, labels: np.ndarray, threshold
         return classification_metrics(logits, labels)
     if problem_type == REGRESSION:
         return regression_metrics(logits, labels)
-    chosen = logits >= logit(threshold)
+    chosen = answers_of(logits, MULTI, threshold)
     micro, macro = (f1_score(labels, chosen, average=mean, zero_division=0) for mean in ("micro", "macro"))
     scores = {"micro_f1": micro, "macro_f1": macro, "subset_accuracy": accuracy_score(labels, chosen)}
     return {name: float(value) for name, value in scores.items()}
@@ -73,7 +81,7 @@ def class_metrics(
 
     Logits are (n, classes), in the order of the names; labels (n,), or of several a text (n, classes).
     """
-    predicted = logits.argmax(axis=-1) if labels.ndim == 1 else logits >= logit(threshold)
+    predicted = answers_of(logits, SINGLE if labels.ndim == 1 else MULTI, threshold)
     table = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)
     columns = ("precision", "recall", "f1", "texts")
     rows = np.stack(table, axis=1).tolist()

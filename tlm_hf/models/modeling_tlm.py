@@ -5,7 +5,6 @@
 Loss, logits and gradients are stock BERT's to rounding with dropout 0; `fast_paths_tlm` has the derivations.
 """
 
-import contextlib
 import importlib
 import os
 from collections.abc import Mapping
@@ -62,9 +61,11 @@ class CardMixin:
         path = Path(folder) / "README.md"
         if path.exists() and "# Model Card for Model ID" not in path.read_text(encoding="utf-8"):
             return
-        with contextlib.suppress(ImportError):
+        try:
             cards = importlib.import_module("tlm_hf.cards")
-            path.write_text(cards.saved_model_card(self, name), encoding="utf-8")
+        except ImportError:
+            return
+        path.write_text(cards.saved_model_card(self, name), encoding="utf-8")
 
 
 class TLMPreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057

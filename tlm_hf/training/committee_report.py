@@ -25,9 +25,9 @@ from .. import runtime
 from ..cards import METRICS, CardFacts, card_template, render_card
 from ..data.kinds import as_one_text, class_names, labels_of, problem_of, texts_of
 from ..evaluation.calibration import choose_threshold
-from ..evaluation.intervals import Interval, answers_of, draw_scores, intervals
+from ..evaluation.intervals import Interval, draw_scores, intervals
 from ..evaluation.latency import Watch, measure_seconds
-from ..evaluation.metrics import HEADLINE, class_table
+from ..evaluation.metrics import HEADLINE, answers_of, class_table
 from ..export import measure_tables, write_frozen
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..models.lexical_committee import LexicalTable

@@ -188,6 +188,11 @@ class RunTrainer(Trainer):
         if self.args.should_save:
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Once the first process has written the model: else another makes a folder anew that a full disk ended."""
+        self.accelerator.wait_for_everyone()
+        super()._save_rng_state(output_dir)
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Check the numbers, then write a checkpoint, add what Trainer does not save, seal it and put it into place."""
         root, step = Path(self.args.output_dir), self.state.global_step
