@@ -1,17 +1,15 @@
-"""A family of trained smoke runs and its release file: 10 repositories and 4 branches."""
+"""A family of trained smoke runs and its release file: 10 repositories and 3 branches."""
 
 import contextlib
 import functools
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
 import filelock
 import yaml
 from helpers_commands import TINY_FINETUNING, TINY_PRETRAINING, labelled_rows, shelf, succeed, write_csv
-from huggingface_hub import DatasetCard
 
 from tlm_hf.hub.manifest import describe_files, tree_hash
 from tlm_hf.hub.stage import stage
@@ -22,9 +20,8 @@ SENTENCE = "the cow and the boat"
 RELEASE = {
     "version": "0.1.0",
     "namespace": OWNER,
-    "data": {"tlm-texts": {"folder": "texts"}},
     "encoders": {
-        "tlm-bert1": {"run": "encoder", "data": ["tlm-texts"], "revisions": {"seed-1": "encoder-1"}},
+        "tlm-bert1": {"run": "encoder", "revisions": {"seed-1": "encoder-1"}},
         "tlm-bert2": {"run": "deep"},
         "tlm-conv": {"run": "conv"},
     },
@@ -83,10 +80,6 @@ def _make_family(folder):
     with contextlib.chdir(folder):
         write_csv(Path("task.csv"), labelled_rows())
         _train()
-        card = DatasetCard.load("texts/README.md")
-        card.data.license = "mit"
-        card.text = re.sub(r"Its licence is not known.*\n?", "Licence: MIT.", card.text)
-        card.save("texts/README.md")
         encoders = ("one layer=encoder", "two layers=deep")
         Path("sentences.txt").write_text("\n".join(f"{SENTENCE} {number}" for number in range(40)))
         models = ("--committees", "words=together", "--deep", "words=second", "--encoders", *encoders)
@@ -108,8 +101,6 @@ def _train():
     succeed(*committee, "first", "second", "--output-dir", "together")
     succeed(*committee, "third", "second", "--output-dir", "together-1")
     succeed("freeze", "--model", "first", "--output-dir", "frozen")
-    corpus = ("prepare-data", "--corpus", "corpus.txt", "--num-texts", 40, 80, "--validation-texts", 10)
-    succeed(*corpus, "--output-dir", "texts")
 
 
 @functools.cache

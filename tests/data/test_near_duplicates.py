@@ -146,3 +146,17 @@ def test_leaking_rows_are_dropped_and_counted_by_class(caplog):
     assert same.to_list() == clean.to_list()
     with pytest.raises(UserError, match="'a'"):
         drop_leaking(labelled(TRAINING, [0, 1, 0, 0]), "train", [with_ids(HELD_OUT, "test")])
+
+
+@pytest.mark.parametrize(
+    ("labels", "feature", "counts"),
+    [
+        ([[0], [0, 1], [1], []], datasets.List(datasets.ClassLabel(names=["a", "b"])), {"a": 1, "b": 1}),
+        ([1.0, 2.0, 3.0, 4.0], datasets.Value("float64"), None),
+    ],
+)
+def test_other_kinds_lose_their_leaks_too(labels, feature, counts):
+    rows = with_ids(TRAINING, "train").add_column("label", labels).cast_column("label", feature)
+    clean = drop_leaking(rows, "train", [with_ids(HELD_OUT[:2], "test")])
+    assert clean["id"][:] == ["train/1", "train/3"]
+    assert facts_of(clean).get("per_label") == counts

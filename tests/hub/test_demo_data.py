@@ -35,7 +35,7 @@ def test_every_committee_of_the_members_has_the_scores_of_its_models():
         ((), "--committees"),
         (("--committees", "together"), "'together'"),
         (("--committees", "words=together", "--deep", "news=second"), "same tasks"),
-        (("--committees", "words=texts"), "texts is not the output of"),
+        (("--committees", "words=encoder"), "encoder is not the output of"),
         (("--committees", "words=together", "--encoders", "bert-1=nowhere"), "nowhere"),
     ],
 )

@@ -17,7 +17,6 @@ from tlm_hf.hub.push import push, status
 
 BERT = f"{OWNER}/tlm-bert1"
 REPOSITORIES = {
-    "dataset": ["tlm-texts"],
     "model": ["tlm-bert1", "tlm-bert2", "tlm-conv", "tlm-lora", "tlm-bert1-words", "tlm-bert2-words", "tlm-scratch",
               "tlm-committee-words", "tlm-words-frozen"],
     "space": ["tlm-demo"],

@@ -25,8 +25,6 @@ adapters:
   tlm-lora: {run: runs, base: tlm-bert1}
 spaces:
   tlm-demo: {demo: runs, committees: {ag_news: tlm-committee}, encoders: {bert-1: tlm-bert1}}
-data:
-  tlm-texts: {folder: runs}
 """
 
 
@@ -44,7 +42,7 @@ def read(text):
 
 def test_a_whole_file(here):
     release = read(WHOLE)
-    names = ["tlm-texts", "tlm-bert1", "tlm-lora", "tlm-news", "tlm-committee", "tlm-demo"]
+    names = ["tlm-bert1", "tlm-lora", "tlm-news", "tlm-committee", "tlm-demo"]
     assert [entry.name for entry in release.entries] == names
     entries = {entry.name: entry for entry in release.entries}
     assert entries["tlm-bert1"].revisions == {"seed-1": Path("runs")}
@@ -59,7 +57,7 @@ def test_a_whole_file(here):
     [
         ("encoders:", "encoder:", "'encoder' (did you mean 'encoders'?)"),
         ("base: tlm-bert1", "base: tlm-bert2", "'tlm-bert2', which is not in this release (did you mean 'tlm-bert1'?)"),
-        ("base: tlm-bert1", "base: tlm-texts", "kind data: name one of the kind encoder"),
+        ("members: [tlm-news,", "members: [tlm-bert1,", "kind encoder: name one of the kind classifier"),
         ("{run: runs, base: tlm-bert1}\nspaces", "{run: runs}\nspaces", "tlm-lora has no 'base'"),
         ("{run: runs, base: tlm-bert1}\nspaces", "{run: runs, base: tlm-bert1@seed-1}\nspaces", "only a main branch"),
         ("0.1.0", "'0.1'", "X.Y.Z"),
@@ -69,7 +67,7 @@ def test_a_whole_file(here):
         ("corpus: English Wikipedia", "corpus: [a]", "tlm-bert1: Field 'corpus'"),
         ("members: [tlm-news, other/model]", "members: tlm-news", "'members' expected a list"),
         ("seed-1: runs", "main: runs", "the branch 'main'"),
-        ("  tlm-texts: {folder: runs}", "  tlm-bert1: {folder: runs}", "two repositories"),
+        ("  tlm-lora: {", "  tlm-bert1: {", "two repositories"),
         ("encoders:\n", "encoders: [\n", "expected"),
     ],
 )

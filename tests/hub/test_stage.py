@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT, refusal
 from helpers_commands import TINY_FINETUNING, contents, results_of, rows_of, shelf, succeed, write_csv
 from helpers_family import OWNER, RELEASE, family, staged
-from huggingface_hub import DatasetCard, ModelCard, RepoCard
+from huggingface_hub import ModelCard, RepoCard
 
 from tlm_hf.errors import UserError
 from tlm_hf.hub.manifest import read_staged
@@ -29,7 +29,7 @@ def here(monkeypatch):
 
 
 def card_of(name):
-    card_class = {"tlm-texts": DatasetCard, "tlm-demo": RepoCard}.get(name, ModelCard)
+    card_class = RepoCard if name == "tlm-demo" else ModelCard
     return card_class.load(staged() / OWNER / name / "README.md", ignore_metadata_errors=False)
 
 
@@ -67,14 +67,13 @@ def test_front_matter():
         again = type(card)(f"---\n{card.data.to_yaml()}\n---\n{card.text}")
         assert again.data.to_dict() == card.data.to_dict()
         assert "ersion 0.1.0" in card.text, folder.name
-        if folder.name not in ("tlm-texts", "tlm-demo"):
+        if folder.name != "tlm-demo":
             made = json.loads((folder / "manifest.json").read_text())["run"]
             assert made["command"] in card.text, folder.name
-        assert ("smoke size**" in card.text) == (folder.name != "tlm-texts"), folder.name
+        assert "smoke size**" in card.text, folder.name
     frozen = card_of("tlm-words-frozen").data
     assert (frozen.base_model, frozen.base_model_relation) == ([f"{OWNER}/tlm-bert1-words"], "quantized")
     assert card_of("tlm-lora").data.library_name == "peft"
-    assert card_of("tlm-bert1").data.datasets == [f"{OWNER}/tlm-texts"]
     assert card_of("tlm-bert1-words").data.to_dict()["widget"] == [{"text": "the cow and the boat"}]
     adapter = json.loads((staged() / OWNER / "tlm-lora" / "adapter_config.json").read_text())
     assert adapter["base_model_name_or_path"] == f"{OWNER}/tlm-bert1"
@@ -145,9 +144,6 @@ class TestOrigins:
     )
     def test_runs_that_do_not_fit(self, here, tmp_path, section, name, entry, words):
         small = {key: RELEASE[key] for key in ("version", "namespace", "encoders", "classifiers")}
-        small["encoders"] = {
-            name: {key: facts[key] for key in facts if key != "data"} for name, facts in small["encoders"].items()
-        }
         small |= {section: small.get(section, {}) | {name: entry}}
         assert words in refusal_of(small, tmp_path)
 
@@ -188,12 +184,12 @@ class TestOutputFolder:
         assert contents(tmp_path) == before
 
     def test_a_release_is_replaced_whole(self, here, tmp_path):
-        release = {key: RELEASE[key] for key in ("version", "namespace", "data")}
+        release = {key: RELEASE[key] for key in ("version", "namespace")} | {"encoders": {"tlm-bert2": {"run": "deep"}}}
         (tmp_path / "small.yaml").write_text(yaml.safe_dump(release))
         output = shutil.copytree(staged(), tmp_path / "copy")
         shutil.rmtree(output / OWNER / "tlm-bert1")
         stage(str(tmp_path / "small.yaml"), str(output))
-        assert [path.name for path in (output / OWNER).iterdir()] == ["tlm-texts"]
+        assert [path.name for path in (output / OWNER).iterdir()] == ["tlm-bert2"]
         assert not (output / "verified.json").exists()
         with pytest.raises(UserError, match="no staged release"):
             read_staged(str(tmp_path))

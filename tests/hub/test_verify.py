@@ -29,7 +29,7 @@ def refusal_of(release):
 
 
 def test_one_repository_of_each_kind_passes(copy):
-    names = ["tlm-texts", "tlm-bert1", "tlm-words-frozen", "tlm-demo"]
+    names = ["tlm-bert1", "tlm-words-frozen", "tlm-demo"]
     keep(copy, *names)
     checks = verify(str(copy))["checks"]
     assert set(checks) == {f"{OWNER}/{name}" for name in [*names, "tlm-bert1@seed-1"]}
@@ -60,6 +60,6 @@ def test_what_was_changed_after_staging_is_not_verified_or_pushed(copy, file):
 
 
 def test_a_record_that_was_changed_is_not_pushed(copy):
-    keep(copy, "tlm-texts")
+    keep(copy, "tlm-bert1")
     with pytest.raises(UserError, match="not verified"):
         push(str(copy))

@@ -14,9 +14,6 @@ class ReleaseArguments:
     release_file: str = option("release.yaml", "With stage: the YAML that names it all.")
     output_dir: str = option("outputs/release", "Folder of the staged release.")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
-    i_have_checked_the_licence: bool = option(
-        False, "With stage: rows of AG News or of docstrings may be published again."
-    )
     dry_run: bool = option(False, "With push: only show every file, size and commit.")
     public: bool = option(False, "With push: make everything public in the end.")
     overwrite: bool = option(False, "With push: also over what others changed since the last release.")
@@ -28,8 +25,7 @@ def release(arguments: ReleaseArguments) -> Json:
 
     output = arguments.output_dir
     if arguments.what == "stage":
-        checked = arguments.i_have_checked_the_licence
-        return stage.stage(arguments.release_file, output, data_root=arguments.data_root, licence_checked=checked)
+        return stage.stage(arguments.release_file, output, data_root=arguments.data_root)
     if arguments.what == "verify":
         return verify.verify(output)
     if arguments.what == "status":

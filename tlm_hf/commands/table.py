@@ -58,15 +58,12 @@ COMMANDS = {
     "export": Command("a classifier or committee as ONNX", "export:export", ("files", "max_abs_diff")),
     "freeze": Command("a committee as tables that are looked up", "export:freeze", ("output_dir", "tables")),
     "serve": Command("a frozen committee behind HTTP", "commands.serve:serve", leading=("model",)),
-    "prepare-data": Command(
-        "corpora and tasks as data set folders", "data.dataset_folder:prepare_data", ("output_dir", "rows")
-    ),
     "demo": Command("a folder for the Space, of committees", "hub.demo_data:make_demo", ("demo", "tasks")),
     "overlap": Command("how well a corpus covers the tokens of tasks", "data.overlap:overlap", ("corpus", "table")),
     "study plan": Command("the runs of the paper's four findings, and their costs", "study.study:show_plan", TABLE),
     "study run": Command("those runs that are missing", "study.study:run_study", ("done", "missing", "waiting")),
     "study report": Command("tables and plots of the findings", "study.report:write_report", REPORT),
-    "release stage": Command("models, data sets, cards and the Space as folders", RELEASE, TABLE, ("release_file",)),
+    "release stage": Command("models, cards and the Space as folders", RELEASE, TABLE, ("release_file",)),
     "release verify": Command("check the staged folders in a fresh process", RELEASE, TABLE, ("output_dir",)),
     "release push": Command("send them to the Hub, whole or not at all", RELEASE, TABLE, ("output_dir",)),
     "release status": Command("what the Hub has of the staged folders", RELEASE, TABLE, ("output_dir",)),

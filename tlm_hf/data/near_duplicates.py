@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 SHINGLE_WORDS = 5
 NEAR_SHARE = 0.8
 BATCH = 250  # training texts that are compared in one go
-SUBSET_FILE = "subset.json"
-SUBSET_KIND = "tlm_hf data subset"
 
 _WORD = re.compile(r"[^\W_]+")
 

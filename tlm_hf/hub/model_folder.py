@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..cards import CardFacts, is_uncased, render_card
-from ..data.dataset_folder import Source, known_source
 from ..errors import UserError
 from ..export import RUNTIME_FILES, write_runtime
 from ..models.modeling_tlm import TLMForMaskedLM
@@ -20,6 +19,14 @@ WEIGHTS = ("config.json", "model.safetensors")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 ADAPTER_CONFIG = "adapter_config.json"
 PLOT = "reliability.png"
+SOURCES = {
+    "wikipedia": ("English Wikipedia", ["wikimedia/wikipedia"]),
+    "ag_news": ("AG News, sections of news", ["fancyzhx/ag_news"]),
+    "dbpedia_14": ("DBpedia-14, kinds of things", ["fancyzhx/dbpedia_14"]),
+    "fewrel": ("FewRel, relations between two entities", []),
+    "docstrings": ("docstrings of Python libraries", []),
+}
+"""What cards say of corpora and tasks by name, and the data sets on the Hub."""
 PACKAGE = Path(__file__).resolve().parents[1] / "models"  # the only code that a model repository may hold
 
 
@@ -82,15 +89,15 @@ def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluati
         shutil.copyfile(run.folder / plot, folder / plot)
     write_json(folder / RESULTS_FILE, {**run.results, "evaluation": evaluation})
     source = str(run.results.get("corpus" if entry.kind == "encoder" else "task", ""))
-    known = known_source(source) or Source(source, "", [], hub=())
+    title, hub = SOURCES.get(source, (source, []))
     # Members outside this release are known by name alone.
     places = [each["repository"] for each in inputs.get("members") or inputs.values()]
     places += [name for name in entry.members if "/" in name]
     facts = CardFacts(
-        trained_on=entry.corpus or entry.task or known.title,
+        trained_on=entry.corpus or entry.task or title,
         evaluation=evaluation,
         base_models=list(dict.fromkeys(filter(None, places))),
-        datasets=[*map(release.repo_id, entry.data)] or [name for name in known.hub if "/" in name],
+        datasets=hub,
         plots=plots,
         revisions=[] if run.branch else list(entry.revisions),
         branch=run.branch,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub.dataclasses import strict
@@ -23,23 +23,21 @@ class Kind(NamedTuple):
     """A kind of repository: its section of the release file, and what that may say of one."""
 
     section: str
-    repo_type: Literal["dataset", "model", "space"]
     source: str
     keys: tuple[str, ...] = ()
 
 
-CLASSIFIER = ("task", "data", "example")
+CLASSIFIER = ("task", "example")
 KINDS = {
-    "data": Kind("data", "dataset", "folder"),
-    "encoder": Kind("encoders", "model", "run", ("corpus", "data", "example", "revisions")),
-    "adapter": Kind("adapters", "model", "run", ("base", *CLASSIFIER)),
-    "classifier": Kind("classifiers", "model", "run", ("base", *CLASSIFIER, "revisions")),
-    "committee": Kind("committees", "model", "run", ("members", *CLASSIFIER, "revisions")),
-    "frozen": Kind("frozen", "model", "run", ("base", *CLASSIFIER)),
-    "space": Kind("spaces", "space", "demo", ("committees", "deep", "encoders")),
+    "encoder": Kind("encoders", "run", ("corpus", "example", "revisions")),
+    "adapter": Kind("adapters", "run", ("base", *CLASSIFIER)),
+    "classifier": Kind("classifiers", "run", ("base", *CLASSIFIER, "revisions")),
+    "committee": Kind("committees", "run", ("members", *CLASSIFIER, "revisions")),
+    "frozen": Kind("frozen", "run", ("base", *CLASSIFIER)),
+    "space": Kind("spaces", "demo", ("committees", "deep", "encoders")),
 }
 """In the order in which they are made, verified and pushed: what is linked to comes before what links to it."""
-LINKS = {"base": ("encoder", "classifier", "committee"), "members": ("classifier",), "data": ("data",)}
+LINKS = {"base": ("encoder", "classifier", "committee"), "members": ("classifier",)}
 LINKS |= {"committees": ("committee",), "deep": ("classifier",), "encoders": ("encoder",)}
 """Fields that name other repositories, and the kinds that they may name."""
 
@@ -47,7 +45,7 @@ LINKS |= {"committees": ("committee",), "deep": ("classifier",), "encoders": ("e
 @strict
 @dataclass
 class Entry:
-    """One repository, made from `source` (`folder`, `run` or `demo`); `base` and `members` may be branches."""
+    """One repository, made from `source` (`run` or `demo`); `base` and `members` may be branches."""
 
     name: str
     kind: str
@@ -58,7 +56,6 @@ class Entry:
     task: str | None = None
     base: str | None = None
     members: list[str] = field(default_factory=list)
-    data: list[str] = field(default_factory=list)
     committees: dict[str, str] = field(default_factory=dict)
     deep: dict[str, str] = field(default_factory=dict)
     encoders: dict[str, str] = field(default_factory=dict)
@@ -66,7 +63,7 @@ class Entry:
     @property
     def links(self) -> list[tuple[str, str]]:
         """`(field, name)` of each repository, of this release or `owner/name`, that it is made from or shows."""
-        named = {"base": filter(None, [self.base]), "members": self.members, "data": self.data}
+        named = {"base": filter(None, [self.base]), "members": self.members}
         named |= {key: getattr(self, key).values() for key in ("committees", "deep", "encoders")}
         return [(key, name) for key, names in named.items() for name in names]
 
@@ -106,7 +103,7 @@ def _release(content: Any) -> Release:
     known = [each.name for each in fields(Release) if each.name != "entries"]
     content = _mapping(content, "it", [*known, *(facts.section for facts in KINDS.values())])
     entries = []
-    for kind, (section, _, key, keys) in KINDS.items():
+    for kind, (section, key, keys) in KINDS.items():
         for name, values in _mapping(content.pop(section, None) or {}, section).items():
             values = _mapping(values, name, [key, *keys])
             if key not in values or (kind == "adapter" and "base" not in values):

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ..errors import UserError
 
@@ -21,7 +20,7 @@ SECRETS = {
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/:@]{3,}@[\w.-]+"),
 }
 TEXT = frozenset({".json", ".md", ".py", ".txt", ".yaml", ".css", ".csv", ".svg"})
-ALLOWED = TEXT | {".safetensors", ".png", ".parquet", ".npz"}
+ALLOWED = TEXT | {".safetensors", ".png", ".npz"}
 """Kinds of files that a repository may hold; no pickle is among them (arrays in .npz are read without)."""
 START = r"(?:(?<![\w.-])|(?<=\\[nrt]))"
 """Where a path can begin: not within a word, but after an escaped line break of JSON."""
@@ -34,7 +33,7 @@ def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
     for path in filter(Path.is_file, sorted(folder.rglob("*"))):
         name = path.relative_to(folder.parent).as_posix()
         if path.suffix not in ALLOWED:
-            raise UserError(f"{name} is not a file of a release (safetensors, parquet or text): take it out.")
+            raise UserError(f"{name} is not a file of a release (safetensors, pictures, text): take it out.")
         try:
             text = _read(path)
         except (OSError, ValueError) as error:
@@ -51,9 +50,6 @@ def _read(path: Path) -> str:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as stored:
             dict(stored)
-    elif path.suffix == ".parquet":
-        columns = [column for column in pq.read_table(path).columns if str(column.type) in ("string", "large_string")]
-        return "\n".join(str(value) for column in columns for value in column.to_pylist())
     return path.read_text(encoding="utf-8") if path.suffix in TEXT else ""
 
 

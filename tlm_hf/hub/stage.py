@@ -8,50 +8,40 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
-from huggingface_hub import DatasetCard, RepoCard
+from huggingface_hub import RepoCard
 from tqdm.auto import tqdm
 
 from .. import runtime
 from ..cards import card_template, package_data
-from ..data.dataset_folder import UNKNOWN
-from ..data.near_duplicates import SUBSET_FILE, SUBSET_KIND
 from ..errors import UserError
 from ..evaluation.classifier_facts import measure_classifier
 from ..loading import weights_hash
-from ..runs.atomic_files import Json, file_hash, read_json, whole_folder, write_json
+from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable_path
 from ..training.finetune import NEW
 from .demo_data import DEMO_FILE
 from .manifest import MANIFEST_FILE, RELEASE_FILE, Repository, StagedRelease, build_manifest, read_staged, tree_hash
 from .model_folder import SourceRun, is_smoke, stage_release_model
-from .release_file import KINDS, Entry, Release, read_release
+from .release_file import Entry, Release, read_release
 from .safety import check_folder
 from .verify import VERIFIED_FILE
 
 MEASURED = ".measured"
 RUN_KINDS = {"encoder": "pretrain", "classifier": "finetune", "adapter": "finetune"}
 RUN_KINDS |= {"committee": "committee", "frozen": "freeze"}
-CARD = "README.md"
-NEEDS_CHECK = {
-    "ag-corpus-research-non-commercial": "AG News is given for research and other non-commercial use, and its articles "
-    "belong to their publishers",
-    "licences-of-the-libraries": "docstrings come under the licences of the libraries that they document",
-}
-"""Licences, by `license_name`, under which rows are published again only by somebody who has looked."""
 SPACE, DEMO = "tlm-demo", "demo"
 USAGE = "## How to run it"
 """Heading in the Space's README.md from which on it holds for every demonstration."""
 
 
-def stage(release_file: str, output_dir: str, *, data_root: str | None = None, licence_checked: bool = False) -> Json:
+def stage(release_file: str, output_dir: str, *, data_root: str | None = None) -> Json:
     """Build every repository of a release, whole or not at all; UserError for what must not or cannot be built."""
     release = read_release(release_file)
     output = Path(output_dir).expanduser().resolve()
     _check_replaceable(output)
     with whole_folder(output) as root:
-        stager = _Stager(release, root, output / MEASURED, data_root, licence_checked)
+        stager = _Stager(release, root, output / MEASURED, data_root)
         repositories = [stager.stage(entry) for entry in tqdm(release.entries, desc="Staging", unit="repository")]
         staged = StagedRelease(output, release.version, release.namespace, repositories)
         write_json(root / RELEASE_FILE, staged.record())
@@ -86,14 +76,12 @@ def _read_results(folder: Path, kind: str) -> Json:
 class _Stager:
     """Stages one entry after the other; all that can be refused is refused when it is made, before any long work."""
 
-    def __init__(self, release: Release, root: Path, measured: Path, data_root: str | None, checked: bool) -> None:
+    def __init__(self, release: Release, root: Path, measured: Path, data_root: str | None) -> None:
         self.release, self.root, self.measured, self.data_root = release, root, measured, data_root
         self.private = [] if data_root is None else [Path(data_root)]
         self.runs: dict[str, SourceRun] = {}  # by name, and by `name@branch`
         for entry in release.entries:
             self.private += [entry.source, *entry.revisions.values()]
-            if entry.kind == "data":
-                dataset_facts(entry, checked)
             for branch, folder in [(None, entry.source), *entry.revisions.items()] if entry.kind in RUN_KINDS else []:
                 results = _read_results(folder, entry.kind)
                 run = SourceRun(entry, folder, branch, results, weights_hash(str(folder)))
@@ -109,7 +97,7 @@ class _Stager:
             folder.mkdir(parents=True)
             self._fill(entry, branch, folder)
             tree[name] = tree_hash(folder)
-        return Repository(entry.kind, KINDS[entry.kind].repo_type, repo_id, tree)
+        return Repository(entry.kind, "space" if entry.kind == "space" else "model", repo_id, tree)
 
     def _fill(self, entry: Entry, branch: str | None, folder: Path) -> None:
         repo_id, version = self.release.repo_id(entry.name), self.release.version
@@ -119,11 +107,6 @@ class _Stager:
         if entry.kind == "space":
             smoke = any(is_smoke(self.runs[name].folder) for _, name in entry.links if name in self.runs)
             _stage_space(entry, self.release, folder, smoke=smoke)
-        elif entry.kind == "data":
-            results = _stage_dataset(entry, repo_id, folder, version)
-            configs = results["configs"].items()
-            hashes = {config: {split: rows["sha256"] for split, rows in splits.items()} for config, splits in configs}
-            data = {"configs": hashes}
         else:
             run = self.runs[f"{entry.name}@{branch}" if branch else entry.name]
             inputs, evaluation = self.inputs[run.label], None
@@ -166,47 +149,6 @@ class _Stager:
         if preferred is not None and (preferred in labels or "/" in preferred):
             labels = [preferred]
         return {"repository": self.release.place(labels[0]) if labels else None, "weights": weights}
-
-
-def dataset_facts(entry: Entry, licence_checked: bool) -> Json:
-    """`subset.json` of the folder; UserError for changed files, or a licence that is unknown or was not checked."""
-    folder = entry.source
-    facts = read_json(folder / SUBSET_FILE) if (folder / SUBSET_FILE).is_file() else {}
-    if facts.get("kind") != SUBSET_KIND:
-        raise UserError(f"{folder} is not a data set folder: make one with `tlm prepare-data`.")
-    for path, expected in ((folder / name, expected) for name, expected in facts["files"].items()):
-        if not path.is_file() or (path.name != CARD and file_hash(path) != expected):  # a card is there to be edited
-            raise UserError(f"{path} is missing or was changed since the folder was made: make it again.")
-    try:
-        card = DatasetCard.load(folder / CARD)
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"The front matter of {folder / CARD} is not valid: correct it.") from error
-    if card.data.license in (None, "unknown", ["unknown"]) or UNKNOWN in card.text:
-        raise UserError(f"{entry.name} has no licence: say it in {folder / CARD}, in `license` and in the text.")
-    name = card.data.to_dict().get("license_name")
-    if name in NEEDS_CHECK and not licence_checked:
-        raise UserError(f"{entry.name}: {NEEDS_CHECK[name]}; if you may publish it, add --i-have-checked-the-licence.")
-    return facts
-
-
-def _stage_dataset(entry: Entry, repo_id: str, folder: Path, version: str) -> Json:
-    """Copy a data set folder, its card with the repository's name and the version; returns its new `subset.json`."""
-    facts = dataset_facts(entry, licence_checked=True)  # asked before
-    for name in facts["files"]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(entry.source / name, folder / name)
-    card = DatasetCard.load(folder / CARD)
-    old = facts["name"]
-    body = card.text.replace(f'load_dataset("{old}"', f'load_dataset("{repo_id}"')
-    body = body.replace(f"# {old}\n", f"# {entry.name}\n", 1)
-    if f'load_dataset("{repo_id}"' not in body:
-        raise UserError(f"The card {entry.source / CARD} does not say how to load {old}: make the folder again.")
-    card.data["pretty_name"] = entry.name
-    body = f"{body.rstrip()}\n\nVersion {version} of the release; `manifest.json` has the hash of every file.\n"
-    (folder / CARD).write_text(f"---\n{card.data.to_yaml()}\n---\n{body}", encoding="utf-8")
-    facts = {**facts, "name": entry.name, "files": {**facts["files"], CARD: file_hash(folder / CARD)}}
-    write_json(folder / SUBSET_FILE, facts)
-    return facts
 
 
 def _stage_space(entry: Entry, release: Release, folder: Path, *, smoke: bool) -> None:

@@ -88,18 +88,6 @@ def check_model(folder: str, kind: str) -> list[str]:
     return [*checks, check_refused(folder, "AutoModel", trust=True)] if kind == "committee" else checks
 
 
-def check_dataset(folder: str) -> list[str]:
-    """Every configuration: splits and rows as the facts say."""
-    import datasets
-
-    configs = json.loads(Path(folder, "subset.json").read_text(encoding="utf-8"))["configs"]
-    for config, splits in configs.items():
-        rows = {split: len(loaded) for split, loaded in datasets.load_dataset(folder, config).items()}
-        expected = {split: facts["rows"] for split, facts in splits.items()}
-        need(rows == expected, f"{folder}, {config} has the rows {rows} and its facts say {expected}")
-    return [f"load_dataset of {', '.join(configs)}"]
-
-
 def check_space(folder: str) -> list[str]:
     """The app: imported, built, and asked one question for each task."""
     os.chdir(folder)
@@ -119,7 +107,7 @@ def main() -> None:
     """Check the folders of a repository of a kind, and write the report."""
     sys.meta_path.insert(0, _Blocked())  # type: ignore[arg-type]
     kind, report, *folders = sys.argv[1:]
-    others = {"data": check_dataset, "space": check_space, "adapter": lambda _: []}  # of an adapter the snippet is all
+    others = {"space": check_space, "adapter": lambda _: []}  # of an adapter the snippet is all
     checks: dict[str, list[str]] = {}
     result: dict[str, Any] = {"checks": checks}
     for folder in folders:
