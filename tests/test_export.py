@@ -12,11 +12,9 @@ from scipy.special import log_softmax, logsumexp
 from transformers import AutoTokenizer, BertTokenizer
 
 from tlm_hf import CommitteeForSequenceClassification, errors
-from tlm_hf.data.tasks import load_task
 from tlm_hf.evaluation.predict import predict
 from tlm_hf.export import OnnxClassifier, write_frozen
 from tlm_hf.loading import load_config
-from tlm_hf.models.configuration_frozen import TABLE_DTYPES
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -120,29 +118,3 @@ def test_bad_input_is_refused(folder, tmp_path, capsys, monkeypatch):
     assert "onnxscript is not installed" in said
     assert 'pip install -e ".[onnx]", or pip install onnx onnxruntime onnxscript' in said
     assert not (tmp_path / "out").exists()
-
-
-def test_precisions_are_compared_on_the_task(folder, tmp_path, capsys):
-    root, stock = folder
-    rows = [{"text": f"w{place} w{place % 7} w3", "label": f"LABEL_{place % 3}"} for place in range(60)]
-    write_csv(tmp_path / "task.csv", rows)
-    words = ("benchmark", "precision", "--model", root / "committee", "--task")
-    succeed(*words, tmp_path / "task.csv", "--json", tmp_path / "results" / "precision.json")
-    results = json.loads((tmp_path / "results" / "precision.json").read_text())
-    found = {(row["runtime"], row["precision"]): row for row in results["rows"]}
-    test = load_task(str(tmp_path / "task.csv"))["test"]
-    _, expected = committee_logits(stock, AutoTokenizer.from_pretrained(root / "committee"), test["text"][:])
-    accuracy = (expected.argmax(-1) == np.array(test["label"][:])).mean()
-    kinds = [("torch", "float32"), ("torch", "bfloat16"), ("onnxruntime", "float32"), ("onnxruntime", "int8")]
-    assert set(found) == {*kinds, *(("frozen", dtype) for dtype in TABLE_DTYPES)}
-    for kind in (("torch", "float32"), ("onnxruntime", "float32"), ("frozen", "float32")):
-        assert found[kind]["accuracy"] == pytest.approx(accuracy)
-        assert found[kind]["max_abs_diff"] < 1e-5
-    assert 1e-4 < found["onnxruntime", "int8"]["max_abs_diff"] < 0.2
-    assert 1e-4 < found["torch", "bfloat16"]["max_abs_diff"] < 0.2
-    assert found["frozen", "float16"]["max_abs_diff"] < found["frozen", "int8"]["max_abs_diff"] < 0.3
-    write_csv(
-        tmp_path / "other.csv", [row | {"label": ("LABEL_0", "moon")[place % 2]} for place, row in enumerate(rows)]
-    )
-    capsys.readouterr()
-    assert "moon" in refused(capsys, *words, tmp_path / "other.csv")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, recipes, precisions, and the results file (timing: `evaluation.latency`)."""
+"""What the benchmarks share: options, recipes, and the results file (timing: `evaluation.latency`)."""
 
 import os
 from dataclasses import asdict, dataclass

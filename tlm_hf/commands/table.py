@@ -79,7 +79,6 @@ COMMANDS = {
         "benchmarks.text_to_label:benchmark_text_to_label",
         ("rows", "skipped"),
     ),
-    "benchmark precision": Command("accuracy by precision", "benchmarks.precision_loss:compare_precisions", ROWS),
     "import-paper-weights": Command(
         "a checkpoint of the paper's authors into a folder of ours, after checks",
         "paper.import_weights:import_paper_weights",
