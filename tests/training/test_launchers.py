@@ -1,4 +1,4 @@
-"""Our Accelerate configurations as Accelerate reads them, and the chosen precision."""
+"""Processes that were started wrongly, and the chosen precision."""
 
 import re
 from pathlib import Path
@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import refusal
-from helpers_commands import ROOT
 from transformers import TrainingArguments
 
 from tlm_hf.training import processes
 from tlm_hf.training.processes import choose_precision, has_fast_bf16
-
-CONFIGS = ROOT / "scripts" / "accelerate_configs"
 
 
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch, tmp_path):
@@ -20,24 +17,6 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch, tmp_path
     arguments = TrainingArguments(str(tmp_path), use_cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "started 2 processes" in refusal(processes.report_processes, arguments)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "count", "precision"),
-    [("one_node_8_gpus", "MULTI_GPU", 8, "bf16"), ("two_cpu_processes", "MULTI_GPU", 2, "no")],
-)
-def test_accelerate_reads_our_configurations(name, kind, count, precision):
-    from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-
-    path = CONFIGS / f"{name}.yaml"
-    config = load_config_from_file(str(path))
-    assert (config.distributed_type, config.num_processes, config.mixed_precision) == (kind, count, precision)
-    arguments = launch_command_parser().parse_args(["--config_file", str(path), "scripts/pretrain.py"])
-    arguments, _, _ = _validate_launch_command(arguments)
-    assert arguments.num_processes == count
-    assert arguments.multi_gpu == (kind == "MULTI_GPU")
-    assert arguments.mixed_precision == precision
 
 
 def test_precision_follows_the_processor(monkeypatch):

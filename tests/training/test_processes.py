@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, randomise
-from helpers_commands import ROOT, labelled_rows, results_of, start_launcher, succeed, write_corpus, write_csv
+from helpers_commands import labelled_rows, results_of, start_launcher, succeed, write_corpus, write_csv
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM
 
@@ -134,8 +134,8 @@ def home(tmp_path_factory):
     given |= {"fields": FIELDS, "states": {layers: stock(layers).state_dict() for layers in (1, 2)}}
     torch.save(given, folder / "given.pt")
     (folder / "worker.py").write_text(WORKER)
-    config = ROOT / "scripts" / "accelerate_configs" / "two_cpu_processes.yaml"
-    done = start_launcher(["accelerate.commands.launch", "--config_file", config, "worker.py"], folder)
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no"]
+    done = start_launcher([*launch, "worker.py"], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done
 
