@@ -1,6 +1,5 @@
 """The Space of tlm_hf: a committee of one-layer encoders votes while one types. `python app.py` runs it (README.md)."""
 
-import functools
 import importlib.util
 import os
 import shutil
@@ -8,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,11 @@ LIVE: Json = {"queue": False, "show_progress": "hidden", "trigger_mode": "always
 """Events of `change` that answer while one types (those of `input` would be a key late in gradio 6.31)."""
 SLOW: Json = {"show_progress": "hidden", "concurrency_limit": 1, "api_visibility": "private"}
 MOST_ROWS, FEW_ROWS = 500, 300  # rows of an uploaded table, and up to which there is time for all passes over them
-MASKED = "The [MASK] of the matrix is returned."
+MASK, MASKED, HINT = (
+    "Text with [MASK]",
+    "The [MASK] of the matrix is returned.",
+    "Change a word and watch the votes move.",
+)
 PARTS = {
     "race": ("Race", f"{RACE_TEXTS} texts one by one: stock BERT and the committee in torch, its tables in numpy."),
     "build": ("Build a committee", "Tick members: each was pre-trained or fine-tuned with its own seed."),
@@ -67,7 +71,7 @@ if HAS_MCP:
 def or_error(answer: Callable[..., Any], *, of_program: bool = False) -> Callable[..., Any]:
     """Show in place of the answer what a visitor can mend, and raise what a program can."""
 
-    @functools.wraps(answer)
+    @wraps(answer)
     def wrapped(*inputs: Any) -> Any:
         try:
             return answer(*inputs)
@@ -87,52 +91,6 @@ def choose(demo: Demo, task: str) -> Task:
     return demo.tasks[task] if task else next(iter(demo.tasks.values()))
 
 
-def add_endpoints(demo: Demo) -> None:
-    """What answers by JSON; with gradio[mcp] these are tools for agents too, described by their docstrings."""
-
-    def classify_text(text: str, task: str = "") -> dict:
-        """Classify an English text by a committee: label, probabilities, its members' votes, entropy (nats), time.
-
-        Args:
-            text: a sentence or a paragraph.
-            task: name of the task; empty for the first one.
-        """
-        found = classify(text, choose(demo, task).committee, leave_out=False)
-        record = {name: getattr(found, name) for name in ("label", "votes", "entropy", "milliseconds", "notes")}
-        return record | {"probabilities": dict(zip(found.labels, found.probabilities.tolist(), strict=True))}
-
-    def fill_mask(text: str) -> dict:
-        """Fill every [MASK] of a text by each encoder: the five likeliest tokens with their probabilities.
-
-        Args:
-            text: English, with one to ten [MASK].
-        """
-        return fill_all(text, demo)
-
-    def overlap(text: str) -> dict:
-        """Compare a text with the pre-training text: shares of tokens seen there, Jensen-Shannon divergence (bits).
-
-        Args:
-            text: what is compared.
-        """
-        return {name: value for name, value in measure_overlap(text, demo).items() if name != "marked"}
-
-    def committee(members: list[str], task: str = "") -> list[dict]:
-        """Accuracy, calibration and latency of a committee of some members, of each of them, and of the deep encoder.
-
-        Args:
-            members: their names, such as ["member 1", "member 3"].
-            task: name of the task; empty for the first one.
-        """
-        return build_committee(choose(demo, task), members)
-
-    endpoints = {"classify": classify_text, "fill_mask": fill_mask, "overlap": overlap, "build_committee": committee}
-    for name, answer in endpoints.items():
-        endpoint = or_error(answer, of_program=True)
-        endpoint.__name__ = name  # a tool is called so
-        gr.api(endpoint, api_name=name, concurrency_limit=4)
-
-
 def add_live(demo: Demo) -> gr.Radio:
     """A text box whose answer follows each key; returns the choice of the task."""
     first = choose(demo, "")
@@ -148,12 +106,11 @@ def add_live(demo: Demo) -> gr.Radio:
         return gr.Textbox(text, label=one.title), answer(text, task)
 
     start = max(first.examples, key=lambda text: classify(text, first.committee).probabilities.max())
-    words = "Change a word and watch the votes move."
     with gr.Row():
         with gr.Column(min_width=300):
-            choices = [(human(task.name), task.name) for task in demo.tasks.values()]
+            choices = [(human(name), name) for name in demo.tasks]
             task = gr.Radio(choices, value=first.name, label="Task", visible=len(choices) > 1)
-            text = gr.Textbox(start, label=first.title, info=words, lines=3, max_lines=10, elem_id="live")
+            text = gr.Textbox(start, label=first.title, info=HINT, lines=3, max_lines=10, elem_id="live")
             button = gr.Button("Another example", elem_classes="short")
         with gr.Column(min_width=300):
             shown = gr.HTML(answer(start, first.name), elem_id="answer")
@@ -238,58 +195,93 @@ def add_training(demo: Demo) -> None:
     button.upload(train, button, [shown, download], **SLOW)
 
 
-def fill_all(text: str, demo: Demo) -> Json:
-    """The masks by each encoder."""
-    return {encoder.name: fill_masks(text, encoder) for encoder in demo.encoders}
-
-
-def add_text(demo: Demo, name: str, label: str, start: str, find: Callable[[str, Demo], Any], show: Any) -> None:
-    """A part of one text box, whose answer follows each key."""
-    answer = or_error(lambda text: show(find(text, demo)))
+def add_text(name: str, label: str, start: str, find: Callable[[str], Any], view: Callable[[Any], str]) -> None:
+    """A text box whose answer, below it, follows each key."""
+    answer = or_error(lambda text: view(find(text)))
     text = gr.Textbox(start, label=label, lines=1, max_lines=8)
     shown = gr.HTML(answer(start), elem_id=f"{name}-answer")
     text.change(answer, text, shown, **LIVE)
 
 
-def add_api(demo: Demo) -> None:
-    """How programs ask."""
-    task, host = next(iter(demo.tasks.values()), None), os.environ.get("SPACE_HOST")
-    known = {"url": f"https://{host}" if host else "http://127.0.0.1:7860", "task": task.name if task else ""}
-    known["text"] = task.examples[0] if task else "A text."
+def add_api(demo: Demo, text: str) -> None:
+    """How programs ask; with gradio[mcp] the functions are tools for agents too, described by their docstrings."""
+
+    def classify_text(text: str, task: str = "") -> dict:
+        """Classify an English text by a committee: label, probabilities, its members' votes, entropy (nats), time.
+
+        Args:
+            text: a sentence or a paragraph.
+            task: name of the task; empty for the first one.
+        """
+        found = classify(text, choose(demo, task).committee, leave_out=False)
+        record = {name: getattr(found, name) for name in ("label", "votes", "entropy", "milliseconds", "notes")}
+        return record | {"probabilities": dict(zip(found.labels, found.probabilities.tolist(), strict=True))}
+
+    def fill_mask(text: str) -> dict:
+        """Fill every [MASK] of a text by each encoder: the five likeliest tokens with their probabilities.
+
+        Args:
+            text: English, with one to ten [MASK].
+        """
+        return fill_masks(text, demo.encoders)
+
+    def overlap(text: str) -> dict:
+        """Compare a text with the pre-training text: shares of tokens seen there, Jensen-Shannon divergence (bits).
+
+        Args:
+            text: what is compared.
+        """
+        return {name: value for name, value in measure_overlap(text, demo).items() if name != "marked"}
+
+    def committee(members: list[str], task: str = "") -> list[dict]:
+        """Accuracy, calibration and latency of a committee of some members, of each of them, and of the deep encoder.
+
+        Args:
+            members: their names, such as ["member 1", "member 3"].
+            task: name of the task; empty for the first one.
+        """
+        return build_committee(choose(demo, task), members)
+
+    host = os.environ.get("SPACE_HOST")
+    url = f"https://{host}" if host else "http://127.0.0.1:7860"
     with gr.Row():
         for label, example in PROGRAMS.items():
-            gr.Code(example.format(**known), label=label, interactive=False, wrap_lines=True, show_line_numbers=False)
-    add_endpoints(demo)
+            words = example.format(url=url, task=next(iter(demo.tasks), ""), text=text)
+            gr.Code(words, label=label, interactive=False, wrap_lines=True, show_line_numbers=False)
+    endpoints = {"classify": classify_text, "fill_mask": fill_mask, "overlap": overlap, "build_committee": committee}
+    for name, answer in endpoints.items():
+        endpoint = or_error(answer, of_program=True)
+        endpoint.__name__ = name  # a tool is called so
+        gr.api(endpoint, api_name=name, concurrency_limit=4)
 
 
 def build_app(demo: Demo) -> gr.Blocks:
-    """The page: each part where its models or files are there."""
-    adders: dict[str, Callable[[], Any]] = {}
-    if demo.tasks:
-        adders |= {"race": lambda: add_race(demo, task), "build": lambda: add_build(demo, task)}
-    if demo.encoders and tlm_hf:
-        adders["train"] = lambda: add_training(demo)
-    if demo.encoders:
-        adders["masks"] = lambda: add_text(demo, "masks", "Text with [MASK]", MASKED, fill_all, views.masks)
-    if demo.counts is not None:
-        start = next((task.examples[0] for task in demo.tasks.values()), "A text.")
-        label = f"Text to compare with {demo.corpus}"
-        adders["overlap"] = lambda: add_text(demo, "overlap", label, start, measure_overlap, views.overlap)
-    if demo.study is not None:
-        adders["findings"] = lambda: gr.HTML(views.findings(demo.study), elem_id="plots")
-    adders["api"] = lambda: add_api(demo)
+    """The page: each part whose models or files are there."""
+    needs = {"race": demo.tasks, "build": demo.tasks, "train": demo.encoders and tlm_hf, "masks": demo.encoders}
+    needs |= {"overlap": demo.counts is not None, "findings": demo.study}
+    parts = {name: words for name, words in PARTS.items() if needs.get(name, True)}
     members = max((len(task.members) for task in demo.tasks.values()), default=5)
     frozen = all(task.committee.frozen is not None for task in demo.tasks.values())
     # What visitors upload is deleted after an hour.
     with gr.Blocks(title="Tiny language models", fill_width=True, delete_cache=(3600, 3600)) as app:
-        gr.HTML(views.hero(members, {name: PARTS[name][0] for name in adders}, frozen=frozen))
+        gr.HTML(views.hero(members, {name: title for name, (title, _) in parts.items()}, frozen=frozen))
         for trouble in demo.trouble:
             gr.HTML(views.error(trouble), elem_classes="trouble")
-        if demo.tasks:
-            task = add_live(demo)
-        for name, add in adders.items():
-            gr.HTML(views.section(name, *PARTS[name]))
-            add()
+        task = add_live(demo) if demo.tasks else None
+        label = f"Text to compare with {demo.corpus}"
+        example = next((task.examples[0] for task in demo.tasks.values()), "A text.")
+        add: dict[str, Callable[[], Any]] = {
+            "race": lambda: add_race(demo, task),
+            "build": lambda: add_build(demo, task),
+            "train": lambda: add_training(demo),
+            "masks": lambda: add_text("masks", MASK, MASKED, partial(fill_masks, encoders=demo.encoders), views.masks),
+            "overlap": lambda: add_text("overlap", label, example, partial(measure_overlap, demo=demo), views.overlap),
+            "findings": lambda: gr.HTML(views.findings(demo.study), elem_id="plots"),
+            "api": lambda: add_api(demo, example),
+        }
+        for name, words in parts.items():
+            gr.HTML(views.section(name, *words))
+            add[name]()
     return app
 
 

@@ -96,7 +96,11 @@ def load_demo() -> Demo:
         described = {key: content[key] for key in described}
     for entry in described["tasks"]:
         with told(demo):
-            demo.tasks[entry["name"]] = load_task(folder, entry)
+            facts = {key: entry[key] for key in ("name", "title", "members", "scores", "test_texts")}
+            facts["examples"] = entry["examples"] or ["A text."]
+            committee = load(find_model(folder, entry["committee"]))
+            deep = load(find_model(folder, entry["deep"])) if entry["deep"] else None
+            demo.tasks[entry["name"]] = Task(**facts, committee=committee, deep=deep)
     for name, source in described["encoders"].items():
         with told(demo):
             demo.encoders.append(load(find_model(folder, source), human(name), masked=True))
@@ -116,14 +120,6 @@ def find_model(folder: Path, source: str) -> str:
     """The folder of a model, from the demonstration's or that of a staged release; else its name on the Hub."""
     places = [folder / source, folder.absolute() / "../../.." / source]
     return next((str(place.resolve()) for place in places if place.is_dir()), source)
-
-
-def load_task(folder: Path, entry: Json) -> Task:
-    """The models of a task; DemoError for one that cannot be opened."""
-    facts = {key: entry[key] for key in ("name", "title", "members", "scores", "test_texts")}
-    committee = load(find_model(folder, entry["committee"]))
-    deep = load(find_model(folder, entry["deep"])) if entry["deep"] else None
-    return Task(**facts, examples=entry["examples"] or ["A text."], committee=committee, deep=deep)
 
 
 def build_committee(task: Task, chosen: list[str]) -> list[Json]:

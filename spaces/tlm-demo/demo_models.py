@@ -4,6 +4,7 @@ import os
 import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +61,6 @@ class Model:
     frozen: FrozenRuntime | None = None
 
     @property
-    def labels(self) -> list[str]:
-        """Names of the classes."""
-        return [str(self.model.config.id2label[index]) for index in range(self.model.config.num_labels)]
-
-    @property
     def longest(self) -> int:
         """Tokens of a text that are read."""
         return min(int(self.tokenizer.model_max_length), 512)
@@ -114,31 +110,21 @@ def freeze(model: Any, tokenizer: Any) -> FrozenRuntime | None:
 
 @dataclass
 class Answer:
-    """What one text gets: probabilities (labels,) and members' (members, labels), and `falls` without each word."""
+    """What one text gets: probabilities (labels,) and members' (members, labels), and `falls` without each word.
 
+    `votes` counts the members that name a class, most first; `entropy` is that of their mean, in nats, uncalibrated.
+    """
+
+    label: str
     labels: list[str]
     probabilities: np.ndarray
     members: np.ndarray
+    votes: dict[str, int]
+    entropy: float
     words: list[str]
     falls: np.ndarray
     milliseconds: float
     notes: list[str]
-
-    @property
-    def label(self) -> str:
-        """The most probable class."""
-        return self.labels[int(self.probabilities.argmax())]
-
-    @property
-    def votes(self) -> dict[str, int]:
-        """How many members name each class that any names, the most first."""
-        counts = np.bincount(self.members.argmax(axis=-1), minlength=len(self.labels))
-        return {self.labels[place]: int(counts[place]) for place in np.argsort(-counts, kind="stable") if counts[place]}
-
-    @property
-    def entropy(self) -> float:
-        """Of the members' mean probability, before calibration, in nats."""
-        return float(entropy(self.members.mean(axis=0)))
 
 
 def classify(text: Any, committee: Model, *, leave_out: bool = True) -> Answer:
@@ -150,12 +136,16 @@ def classify(text: Any, committee: Model, *, leave_out: bool = True) -> Answer:
     total, longest = len(committee.tokenizer(text, verbose=False)["input_ids"]), committee.longest
     if total > longest:
         notes.append(f"The text has {total:,} tokens; the models read the first {longest}.")
-    words, falls, best = text.split(), np.zeros(0), probabilities.argmax()
+    words, falls, best = text.split(), np.zeros(0), int(probabilities.argmax())
     if leave_out and committee.frozen is not None and len(words) > 1:
         without = [" ".join(words[:place] + words[place + 1 :]) for place in range(min(len(words), MOST_WORDS))]
         falls = probabilities[best] - committee.answer(without)[0][:, best]
+    labels = [name for _, name in sorted(committee.model.config.id2label.items())]
     members = softmax(logits.astype(float), axis=-1)
-    return Answer(committee.labels, probabilities, members, words, falls, milliseconds, notes)
+    votes = Counter(labels[place] for place in sorted(members.argmax(axis=-1)))
+    spread = float(entropy(members.mean(axis=0)))
+    counts = dict(votes.most_common())
+    return Answer(labels[best], labels, probabilities, members, counts, spread, words, falls, milliseconds, notes)
 
 
 @dataclass
@@ -205,17 +195,21 @@ def from_scratch(other: Model) -> Model:
 
 
 @torch.inference_mode()
-def fill_masks(text: Any, encoder: Model) -> list[dict[str, float]]:
-    """The likeliest tokens of each [MASK] with their probabilities; DemoError without any mask, or for a long text."""
-    mask = encoder.tokenizer.mask_token
-    words = re.sub(r"\[mask\]", mask, clean_text(text)[0], flags=re.IGNORECASE)
-    batch = encoder.tokenizer(words, return_tensors="pt", return_token_type_ids=False, verbose=False)
-    ids = batch["input_ids"][0]
-    places = (ids == encoder.tokenizer.mask_token_id).nonzero().flatten().tolist()
-    if not 1 <= len(places) <= MOST_MASKS:
-        raise DemoError(f"There are {len(places) or 'no'} [MASK] in the text: write one to {MOST_MASKS}.")
-    if len(ids) > encoder.longest:
-        raise DemoError(f"The text has {len(ids):,} tokens, and the encoders read {encoder.longest}: shorten it.")
-    values, tokens = encoder.model(**batch).logits[0, places].softmax(-1).topk(LIKELIEST)
-    names = [encoder.tokenizer.convert_ids_to_tokens(row) for row in tokens.tolist()]
-    return [dict(zip(*pair, strict=True)) for pair in zip(names, values.tolist(), strict=True)]
+def fill_masks(text: Any, encoders: list[Model]) -> dict[str, list[dict[str, float]]]:
+    """By encoder the likeliest tokens of each [MASK]; DemoError without a mask, with too many, or for a long text."""
+    found = {}
+    for encoder in encoders:
+        tokenizer = encoder.tokenizer
+        words = re.sub(r"\[mask\]", tokenizer.mask_token, clean_text(text)[0], flags=re.IGNORECASE)
+        batch = tokenizer(words, return_tensors="pt", return_token_type_ids=False, verbose=False)
+        ids = batch["input_ids"][0]
+        is_mask = ids == tokenizer.mask_token_id
+        masks = int(is_mask.sum())
+        if not 1 <= masks <= MOST_MASKS:
+            raise DemoError(f"There are {masks or 'no'} [MASK] in the text: write one to {MOST_MASKS}.")
+        if len(ids) > encoder.longest:
+            raise DemoError(f"The text has {len(ids):,} tokens, and the encoders read {encoder.longest}: shorten it.")
+        shares, tokens = encoder.model(**batch).logits[0, is_mask].softmax(-1).topk(LIKELIEST)
+        names = map(tokenizer.convert_ids_to_tokens, tokens.tolist())
+        found[encoder.name] = [dict(zip(*pair, strict=True)) for pair in zip(names, shares.tolist(), strict=True)]
+    return found
