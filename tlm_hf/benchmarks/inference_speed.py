@@ -18,7 +18,7 @@ from transformers import BertForSequenceClassification, BertTokenizer
 from .. import runtime
 from ..errors import UserError, check_installed
 from ..evaluation.latency import alternating_medians, measure_seconds
-from ..export import NEEDED, write_frozen
+from ..export import NEEDED, OnnxClassifier, export_onnx, quantize, write_frozen
 from ..models.configuration_frozen import TABLE_DTYPES
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_committee import CommitteeForSequenceClassification
@@ -26,7 +26,7 @@ from ..models.modeling_frozen import FrozenCommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..option_fields import option
 from ..runs.atomic_files import Json
-from .measure import TimingArguments, build_onnx, build_recipe, finish, stock_config
+from .measure import TimingArguments, build_recipe, finish, stock_config
 
 CLS, FIRST_WORD = 101, 1000
 GRID = ("laptop:1", "laptop:3", "laptop:5", "laptop:10", "paper:10")
@@ -78,33 +78,39 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
         build_recipe(arguments.recipe, size)
     check_installed(*NEEDED)
     threads, rows = arguments.set_threads(), []
-    with threadpool_limits(threads), torch.inference_mode():
-        speeds = _measure_machine()
+    memory, matrix = torch.ones(1 << 24), torch.ones(1024, 1024)
+    with threadpool_limits(threads), torch.inference_mode(), TemporaryDirectory() as folder:
+        bandwidth = memory.nbytes / measure_seconds(memory.sum)
+        peak = matrix.numel() * len(matrix) / measure_seconds(lambda: matrix @ matrix)  # multiply-adds a second
         for size, count in tqdm(committees, desc="frozen"):
-            with TemporaryDirectory() as folder:
-                models = _build_models(arguments, size, int(count), Path(folder))
-                config = models[DEEP].config
-                for texts in arguments.batch_size:
-                    batch = build_batch(config.vocab_size, texts, config.max_position_embeddings)
-                    facts = {"size": size, "members": int(count), "batch_size": texts}
-                    rows += [facts | row for row in _time_batch(models, batch, arguments.repeats, speeds)]
+            models = _build_models(arguments.recipe, size, int(count), Path(folder, f"{size}-{count}"))
+            config = models[DEEP].config
+            for texts in arguments.batch_size:
+                batch = build_batch(config.vocab_size, texts, config.max_position_embeddings)
+                facts = {"size": size, "members": int(count), "batch_size": texts}
+                rows += [facts | row for row in _time_batch(models, batch, arguments.repeats, bandwidth, peak)]
     return finish(arguments, {"benchmark": "frozen", "rows": rows, "threads": threads})
 
 
-def _build_models(arguments: LatencyArguments, size: str, count: int, folder: Path) -> dict[Side, Any]:
-    config, deep = build_recipe(arguments.recipe, size), stock_classifier(build_recipe("bert-6", size))
-    members = [TLMForSequenceClassification(config).eval() for _ in range(count)]
-    committee = CommitteeForSequenceClassification.from_members(members)
+def _build_models(recipe: str, size: str, count: int, folder: Path) -> dict[Side, Any]:
+    config, deep = build_recipe(recipe, size), stock_classifier(build_recipe("bert-6", size))
+    committee = CommitteeForSequenceClassification.from_members(
+        [TLMForSequenceClassification(config).eval() for _ in range(count)]
+    )
     models: dict[Side, Any] = {DEEP: deep, PLAIN: committee}
+    # Special tokens alone are all that the folder of a frozen committee needs here.
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[SEP]": 2, "[MASK]": 3, "[CLS]": min(CLS, config.vocab_size - 1)}
     for precision in TABLE_DTYPES:
-        tokenizer, place = _tokenizer(config.vocab_size), folder / precision
-        models["frozen", "torch", precision] = write_frozen(committee, tokenizer, place, precision)
+        place = folder / precision
+        models["frozen", "torch", precision] = write_frozen(committee, BertTokenizer(vocabulary), place, precision)
         models["frozen", "numpy", precision] = runtime.load(place)
-    exported = build_onnx(models["frozen", "torch", "float32"], folder / "onnx")
-    return models | {("frozen", *kind): model for kind, model in exported.items()}
+    exported = export_onnx(models["frozen", "torch", "float32"], folder / "model.onnx")
+    for precision, file in {"float32": exported, "int8": quantize(exported, folder / "int8.onnx")}.items():
+        models["frozen", "onnxruntime", precision] = OnnxClassifier(file, committee.config, torch.get_num_threads())
+    return models
 
 
-def _time_batch(models: dict[Side, Any], batch: Batch, repeats: int, speeds: tuple[float, float]) -> list[Json]:
+def _time_batch(models: dict[Side, Any], batch: Batch, repeats: int, bandwidth: float, peak: float) -> list[Json]:
     lengths = batch["attention_mask"].sum(dim=1)
     ids = [row[:end].tolist() for row, end in zip(batch["input_ids"], lengths, strict=True)]
     calls: dict[Side, Callable[[], Any]] = {
@@ -121,21 +127,9 @@ def _time_batch(models: dict[Side, Any], batch: Batch, repeats: int, speeds: tup
             logits = torch.from_numpy(answer) if side[1] == "numpy" else answer.member_logits.float()
             row["max_abs_diff"] = float((logits - exact).abs().max())
         if side[0] == "frozen":
-            row["limit_ms"] = _limit(models["frozen", "torch", side[2]], batch, *speeds)
+            row["limit_ms"] = _limit(models["frozen", "torch", side[2]], batch, bandwidth, peak)
         rows.append(row)
     return rows
-
-
-def _tokenizer(vocab_size: int) -> BertTokenizer:
-    """A tokenizer of special tokens alone, which is all that the folder of a frozen committee needs here."""
-    return BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[SEP]": 2, "[MASK]": 3, "[CLS]": min(CLS, vocab_size - 1)})
-
-
-def _measure_machine() -> tuple[float, float]:
-    """Bytes read a second, and float32 multiply-adds a second."""
-    memory, matrix = torch.ones(1 << 24), torch.ones(1024, 1024)
-    bandwidth = memory.nbytes / measure_seconds(memory.sum)
-    return bandwidth, matrix.numel() * len(matrix) / measure_seconds(lambda: matrix @ matrix)
 
 
 def _limit(model: FrozenCommitteeForSequenceClassification, batch: Batch, bandwidth: float, peak: float) -> float:

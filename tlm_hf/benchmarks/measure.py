@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, PreTrainedModel
+from transformers import BertConfig
 
 from ..errors import UserError, check_range
-from ..export import OnnxClassifier, export_onnx, quantize
 from ..models.configuration_tlm import TLMConfig
 from ..option_fields import option
 from ..recipes import build_config
@@ -50,14 +49,6 @@ def build_recipe(recipe: str, size: str, *, stock: bool = False, **changes: Any)
 def stock_config(config: TLMConfig) -> BertConfig:
     """Configuration of a stock BERT of the same shape and labels, attention by sdpa."""
     return BertConfig.from_dict({**config.to_dict(), "model_type": "bert"}, attn_implementation="sdpa")
-
-
-def build_onnx(model: PreTrainedModel, folder: Path) -> dict[tuple[str, str], Any]:
-    """The model in onnxruntime, by runtime and precision, on torch's number of threads; `folder` takes the files."""
-    folder.mkdir(exist_ok=True)
-    exported, threads = export_onnx(model, folder / "model.onnx"), torch.get_num_threads()
-    files = {"float32": exported, "int8": quantize(exported, folder / "int8.onnx")}
-    return {("onnxruntime", kind): OnnxClassifier(file, model.config, threads) for kind, file in files.items()}
 
 
 def finish(arguments: Any, results: Json) -> Json:

@@ -74,29 +74,23 @@ def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
 
 def _compare(repeats: int, answers: dict[str, Answer], folder: Path, texts: Texts) -> list[Json]:
     seconds = alternating_medians({name: partial(answer, texts) for name, answer in answers.items()}, repeats)
-    singles = _time_singles(answers, texts[:SINGLES])
-    starts = [{name: _start_cold(name, folder, texts[0]) for name in answers} for _ in range(repeats)]
-    rows: list[Json] = []
-    for name in answers:
-        row: Json = {"model": name, "texts": len(texts), "texts_per_second": len(texts) / seconds[name]}
-        row |= {"ratio": seconds[name] / seconds["tokenizer"]}
-        row |= {f"p{rank}_ms": 1000 * float(np.percentile(singles[name], rank)) for rank in (50, 99)}
-        cold_start, resident = np.median([start[name] for start in starts], axis=0).tolist()
-        rows.append(row | {"cold_start_seconds": cold_start, "resident_mib": resident})
-    return rows
-
-
-def _time_singles(answers: dict[str, Answer], texts: Texts) -> dict[str, list[float]]:
-    """Seconds of each text by itself; the contestants take turns in blocks of texts."""
-    seconds: dict[str, list[float]] = {name: [] for name in answers}
-    for start in range(0, len(texts), BLOCK):
+    singles: dict[str, list[float]] = {name: [] for name in answers}  # milliseconds of each text by itself
+    for start in range(0, min(len(texts), SINGLES), BLOCK):
         for name, answer in answers.items():
             answer(texts[:1])
             for text in texts[start : start + BLOCK]:
                 begin = time.perf_counter()
                 answer([text])
-                seconds[name].append(time.perf_counter() - begin)
-    return seconds
+                singles[name].append(1000 * (time.perf_counter() - begin))
+    starts = [{name: _start_cold(name, folder, texts[0]) for name in answers} for _ in range(repeats)]
+    rows: list[Json] = []
+    for name in answers:
+        row: Json = {"model": name, "texts": len(texts), "texts_per_second": len(texts) / seconds[name]}
+        row |= {"ratio": seconds[name] / seconds["tokenizer"]}
+        row |= dict(zip(("p50_ms", "p99_ms"), np.percentile(singles[name], [50, 99]).tolist(), strict=True))
+        cold_start, resident = np.median([start[name] for start in starts], axis=0).tolist()
+        rows.append(row | {"cold_start_seconds": cold_start, "resident_mib": resident})
+    return rows
 
 
 def _start_cold(name: str, folder: Path, text: str) -> tuple[float, float]:

@@ -1,16 +1,8 @@
-"""One optimizer step against the authors' way: stock BERT, all logits, float32, `torch.optim.AdamW`'s defaults.
+"""One optimizer step against the authors' way: stock BERT, all logits, float32, `torch.optim.AdamW`'s defaults."""
 
-Each side has a process, with its own allocator's setting; they take turns.
-"""
-
-import functools
-import multiprocessing
 import statistics
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from transformers import BertForMaskedLM, BertForSequenceClassification, PreTrainedModel
@@ -31,24 +23,22 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One way to take a step."""
+    """One way to take a step; `best` is bfloat16 autocast, fused AdamW and gradient clipping, as our commands train."""
 
     stock: bool = False
     dropout: float = 0.1  # the authors'
-    keeps_memory: bool = True  # the allocator's setting of our training commands
-    best: bool = False  # bfloat16 autocast, fused AdamW and gradient clipping, as in our training commands
+    best: bool = False
 
 
 SIDES = {
-    "stock": Side(stock=True, keeps_memory=False),
-    "stock_same_allocator": Side(stock=True),
+    "stock": Side(stock=True),
     "ours_same_precision": Side(),
     "ours_best_same_dropout": Side(best=True),
     "ours_best": Side(best=True, dropout=0.0),  # the default of our pre-training
 }
 
 
-@dataclass(unsafe_hash=True)
+@dataclass
 class StepArguments(TimingArguments):
     """Options of `tlm benchmark pretraining` and `tlm benchmark finetuning`."""
 
@@ -73,24 +63,19 @@ def build_batch(arguments: StepArguments, vocab_size: int, length: int) -> dict[
     shape = (arguments.batch_size, length)
     input_ids = torch.randint(5, vocab_size, shape, generator=generator)
     if arguments.what == "finetuning":
-        labels = torch.randint(0, len(LABELS), (arguments.batch_size,), generator=generator)
+        labels = torch.randint(0, len(LABELS), shape[:1], generator=generator)
     else:
         labels = torch.where(torch.rand(shape, generator=generator) < arguments.mlm_probability, input_ids, -100)
         labels[0, 0] = input_ids[0, 0]  # at least one
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
 
 
-@functools.cache
-def _build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[[], float]:
-    """What takes an optimizer step of this process's model and returns its loss."""
-    torch.set_num_threads(threads)
-    if side.keeps_memory:
-        keep_freed_memory()
+def _build_step(arguments: StepArguments, side: Side) -> Callable[[], None]:
     model = build_model(arguments, side)
     batch = build_batch(arguments, model.config.vocab_size, model.config.max_position_embeddings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=side.best or None)
 
-    def step() -> float:
+    def step() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=side.best):
             loss = model(**batch).loss
         loss.backward()
@@ -98,37 +83,26 @@ def _build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        return loss.item()
 
     return step
 
 
-def _take_step(*arguments: Any) -> float:
-    return _build_step(*arguments)()
-
-
-def _start_side(stack: ExitStack, *arguments: Any) -> Callable[[], float]:
-    """Start a process that ends with `stack`, and give what takes a step of `_build_step` there."""
-    pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-    pool.submit(_take_step, *arguments).result()  # waits for the imports and the model
-    return lambda: pool.submit(_take_step, *arguments).result()
-
-
 def benchmark_steps(arguments: StepArguments) -> Json:
-    """Time one optimizer step, forward, backward and AdamW, against stock BERT's.
+    """Time one optimizer step, forward, backward and AdamW, against stock BERT's, in turns.
 
-    Returns `median_seconds` of each of the `SIDES`, and `ratios`, stock's over it. Raises UserError for a recipe that
-    stock BERT does not have, or a number out of range.
+    Returns `median_seconds` of each of the `SIDES`, and `ratios`, stock's over it. All have the allocator's setting of
+    our training commands. Raises UserError for a recipe that stock BERT does not have, or a number out of range.
     """
     check_range(arguments, 1, 2**20, "batch_size")
     check_range(arguments, 0.01, 0.99, "mlm_probability")
     build_recipe(arguments.recipe, arguments.size, stock=True)
-    threads, sides = arguments.set_threads(), dict(SIDES)
+    arguments.set_threads()
+    keep_freed_memory()
+    sides = dict(SIDES)
     if arguments.what == "finetuning":
         del sides["ours_best"]
-    with ExitStack() as stack:
-        steps = {name: _start_side(stack, arguments, side, threads) for name, side in sides.items()}
-        seconds = alternating_seconds(steps, arguments.repeats)
+    steps = {name: _build_step(arguments, side) for name, side in sides.items()}
+    seconds = alternating_seconds(steps, arguments.repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     results = {
         "benchmark": arguments.what,
