@@ -23,13 +23,14 @@ from tokenizers import Tokenizer
 
 TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "U8": np.uint8}
 BATCH = 256  # texts that go through the layers together
-MULTIPLIER = 40503  # as `lexical_committee.py` has it
+MULTIPLIER, PRIME = 40503, 65537  # as `lexical_committee.py` has them
 REMEMBERED = 2**18  # letters of words whose tokens are remembered: about 10 MB
 LAYERS = {"attention_output": ("hidden", "hidden"), "intermediate": ("hidden", "inner"), "output": ("inner", "hidden")}
 LAYERS |= {"pooler": ("hidden", "hidden"), "classifier": ("hidden", "classes")}  # the sizes are in `table_shapes`
 TABLES = {"values": "words members heads row", "scores": "words members heads", "scale": "words places members"}
 TABLES |= {"position_scores": "places members heads", "position_values": "members heads places size"}
-LEXICAL = {"lexical.weight": "rows classes", "lexical.idf": "words", "lexical.bias": "classes"}
+LEXICAL = {"lexical.weight": "rows classes", "lexical.bias": "classes"}
+LEXICAL |= {"lexical.idf": "words", "lexical.continues": "words"}
 ACTIVATIONS = {"relu": lambda x: np.maximum(x, 0), "silu": lambda x: x / (1 + np.exp(-x))}
 ACTIVATIONS["gelu"] = lambda x: np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5)))
 
@@ -70,7 +71,13 @@ def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by `config.json`."""
     int8, buckets, words = config["table_dtype"] == "int8", config.get("lexical_buckets", 0), config["vocab_size"]
     hidden, heads, positions = config["hidden_size"], config["num_attention_heads"], config["max_position_embeddings"]
-    sizes = {"1": 1, "members": config["num_members"], "words": words, "rows": words + buckets, "size": hidden // heads}
+    sizes = {
+        "1": 1,
+        "members": config["num_members"],
+        "words": words,
+        "rows": words + 2 * buckets,
+        "size": hidden // heads,
+    }
     sizes |= {"classes": len(config["id2label"]), "hidden": hidden, "inner": config["intermediate_size"]}
     sizes |= {"heads": heads, "row": hidden // heads + 8 * int8, "places": positions * config.get("type_vocab_size", 1)}
     shapes = {"gain": "members 1 hidden"} | TABLES | (LEXICAL if buckets else {})
@@ -215,13 +222,17 @@ class FrozenRuntime:
         return logits
 
     def _by_words(self, text: np.ndarray) -> np.ndarray:
-        """What the words of a text (tokens,) and their pairs say of its class, float32 (classes,)."""
+        """What the tokens (tokens,), pairs and words of a text say of its class, float32 (classes,)."""
         weight, idf = self.tables["lexical.weight"], self.tables["lexical.idf"]
-        words, counts = np.unique(text, return_counts=True)
+        buckets = (len(weight) - len(idf)) // 2
+        tokens, counts = np.unique(text, return_counts=True)
         shares = 1 + np.log(counts, dtype=np.float32)
-        pairs = len(idf) + (text[:-1] * MULTIPLIER + text[1:]) % (len(weight) - len(idf))
-        sums = shares @ weight[words] + weight[pairs].sum(axis=0)
-        return sums / max(np.linalg.norm(shares * idf[words]), 1) + self.tables["lexical.bias"]
+        pairs = len(idf) + (text[:-1] * MULTIPLIER + text[1:]) % buckets
+        word = (1 - self.tables["lexical.continues"][text]).cumsum().astype(int)
+        hashes = np.bincount(word, text * text * MULTIPLIER % PRIME)[np.bincount(word) > 1].astype(int)
+        rows = np.concatenate([pairs, len(idf) + buckets + hashes % buckets])
+        sums = shares @ weight[tokens] + weight[rows].sum(axis=0)
+        return sums / max(np.linalg.norm(shares * idf[tokens]), 1) + self.tables["lexical.bias"]
 
     def _pool(self, texts: list[list[int]], types: list[list[int]] | None) -> np.ndarray:
         """Attention from [CLS]: token ids of each text to contexts, float32 (members, texts, hidden)."""

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from tlm_hf import CommitteeForSequenceClassification
 from tlm_hf.export import OnnxClassifier, export_onnx, write_frozen
-from tlm_hf.models.lexical_committee import MULTIPLIER
+from tlm_hf.models.lexical_committee import MULTIPLIER, PRIME
 from tlm_hf.runtime import load
 from tlm_hf.training.lexical import BUCKETS, STRENGTH, add_table, fit_lexical, lexical_logits, weigh
 
@@ -46,16 +46,25 @@ def explicit_features(tokenizer, vectors, texts):
     known = sorted({gram for each in grams for gram in each})
     index = {gram: place for place, gram in enumerate(known)}
     letters, pairs = np.zeros((len(every), len(known))), np.zeros((len(every), BUCKETS))
+    whole = np.zeros((len(every), BUCKETS))
     for row, (ids, inner) in enumerate(zip(every, words, strict=True)):
         for token in set(inner):
             for gram in grams[token]:
                 letters[row, index[gram]] += (1 + np.log(inner.count(token))) / lengths[row]
         for first, second in itertools.pairwise(ids):
             pairs[row, (first * MULTIPLIER + second) % BUCKETS] += 1 / max(lengths[row], 1)
+        spelling = " ".join(tokenizer.convert_ids_to_tokens(ids)).replace(" ##", "##")
+        for word in spelling.split():
+            pieces = tokenizer.convert_tokens_to_ids(word.replace("##", " ##").split())
+            if len(pieces) > 1:
+                bucket = sum(piece**2 * MULTIPLIER % PRIME for piece in pieces) % BUCKETS
+                whole[row, bucket] += 1 / max(lengths[row], 1)
     present = (letters[: len(TEXTS)] > 0).sum(axis=0)
     letters *= np.log((1 + len(TEXTS)) / (1 + present)) + 1
+    whole *= np.log((1 + len(TEXTS)) / (1 + (whole[: len(TEXTS)] > 0).sum(axis=0))) + 1
+    assert (whole[: len(TEXTS)] > 0).any()
     dense = tokens @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    blocks = [tokens, letters, dense, pairs]
+    blocks = [tokens, letters, dense, pairs, whole]
     scales = [np.sqrt((block[: len(TEXTS)] ** 2).sum(axis=1).mean()) for block in blocks]
     return np.hstack([block / scale for block, scale in zip(blocks, scales, strict=True)])
 

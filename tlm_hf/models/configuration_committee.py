@@ -31,7 +31,7 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         temperature: softmax temperature applied after averaging, fitted on held-out data; 1 leaves the mean as it is.
         combination: what is averaged: probabilities or logits (`combination_committee`).
         threshold: least probability of the labels that a text gets, where it may have several.
-        lexical_buckets: buckets for pairs of words of a `LexicalTable`, which every member's logits get added; 0: none.
+        lexical_buckets: buckets for pairs of tokens, and as many for words, of a `LexicalTable`; 0: it has none.
     """
 
     model_type = "tlm_committee"

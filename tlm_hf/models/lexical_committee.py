@@ -1,14 +1,14 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""What the words of a text and their pairs say of its class: a linear model as a table, added to every member's logits.
+"""What tokens, pairs and words of a text say of its class: a linear model as a table, added to each member's logits.
 
-For a text of tokens v_1 ... v_T, c_t of them v_t:
+For a text of tokens v_1 ... v_T, c_t of them v_t, and words of several tokens W:
 
-    logits = (sum_t w_t R[v_t] + sum_t R[V + pair(v_t, v_t+1)]) / norm + bias
+    logits = (sum_t w_t R[v_t] + sum_t R[V + pair(v_t, v_t+1)] + sum_W R[V + B + word(W)]) / norm + bias
     w_t = (1 + log c_t) / c_t        norm = sqrt(sum_t w_t^2 c_t idf[v_t]^2), at least 1
 
-so R, of V words and a number of buckets for pairs, holds a linear model on TF-IDF (sublinear, unit length); `idf` is 0
-for special tokens.
+so R, of V tokens and twice B buckets, holds a linear model on TF-IDF (sublinear, unit length); `idf` is 0 for special
+tokens, `continues` 1 for tokens that continue a word (##).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MULTIPLIER = 40503  # of the first token's id in the hash of a pair
+MULTIPLIER, PRIME = 40503, 65537  # of the hashes of pairs and words
 
 
 def hash_pairs(ids: Any, buckets: int) -> Any:
@@ -24,13 +24,29 @@ def hash_pairs(ids: Any, buckets: int) -> Any:
     return (ids[..., :-1] * MULTIPLIER + ids[..., 1:]) % buckets
 
 
+def hash_words(ids: Tensor, continues: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
+    """Buckets (batch, sequence) of the words that tokens belong to, and where one of several tokens starts.
+
+    Args:
+        ids: integers (batch, sequence).
+        continues: 1 or 0 of each of these tokens (batch, sequence).
+        buckets: how many there are.
+    """
+    word = (1 - continues).cumsum(dim=1)
+    together = (word[:, :, None] == word[:, None]).to(ids.dtype)
+    hashes = (together * (ids * ids * MULTIPLIER % PRIME)[:, None]).sum(dim=2) % buckets
+    following = nn.functional.pad(continues[:, 1:], (0, 1))
+    return hashes, (1 - continues) * following
+
+
 class LexicalTable(nn.Module):
     """The table; it takes no gradient."""
 
     def __init__(self, words: int, buckets: int, num_labels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(words + buckets, num_labels), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(words + 2 * buckets, num_labels), requires_grad=False)
         self.idf = nn.Parameter(torch.empty(words), requires_grad=False)
+        self.continues = nn.Parameter(torch.empty(words), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(num_labels), requires_grad=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -41,9 +57,12 @@ class LexicalTable(nn.Module):
         counts = torch.einsum("bst,bt->bs", equal, present).clamp(min=1)
         shares = present * (1 + counts.log()) / counts
         norm = (shares.square() * counts * self.idf[input_ids].square()).sum(dim=1, keepdim=True).sqrt()
-        pairs = words + hash_pairs(input_ids, len(self.weight) - words)
+        buckets = (len(self.weight) - words) // 2
+        pairs = words + hash_pairs(input_ids, buckets)
+        of_word, starts = hash_words(input_ids, self.continues[input_ids], buckets)
         sums = torch.einsum("bt,btc->bc", shares, self.weight[input_ids])
         sums = sums + torch.einsum("bt,btc->bc", present[:, 1:], self.weight[pairs])
+        sums = sums + torch.einsum("bt,btc->bc", present * starts, self.weight[words + buckets + of_word])
         return (sums / norm.clamp(min=1) + self.bias).float()
 
 

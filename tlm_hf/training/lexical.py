@@ -1,4 +1,4 @@
-"""A linear model of words, pairs of words, letters and word vectors, folded into one row of a table for each token.
+"""A linear model of tokens, their pairs, words, letters and word vectors, folded into the rows of a table.
 
 On small tables it beats fine-tuned members, so `train-committee` adds it to their logits. Letters and vectors relate
 tokens that training texts lack to those that they have.
@@ -11,26 +11,27 @@ import datasets
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from scipy.sparse import csr_matrix, diags, hstack
+from scipy.sparse import block_diag, csr_matrix, diags, hstack
 from scipy.sparse.linalg import norm
 from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.linear_model import Ridge
 from sklearn.svm import LinearSVC
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..data.embedded import model_folder, pretrained
 from ..data.kinds import labels_of, texts_of
 from ..data.tokenization import encode_whole, load_tokenizer, tokenizer_hash
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE, combine
-from ..models.lexical_committee import LexicalTable, hash_pairs
+from ..models.lexical_committee import LexicalTable, hash_pairs, hash_words
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_tlm import TLMModel
 
 COUNTED = "tlm-words"  # the embedded encoder whose word rows are vectors of co-occurrence counts
-BUCKETS = 16384
-STRENGTH = 0.3  # inverse regularisation: of 0.1, 0.3 and 1 the best mean on validation texts
+BUCKETS = 32768  # for pairs, and as many for words
+STRENGTH = 0.2  # inverse regularisation; chosen on tasks that no benchmark reports (docs/benchmarks.md)
 RIDGE = 1.0  # regularisation of a regression
 OF_TEXTS, OF_PAIRS = (0.3, 6.0), (1.0, 1.0)
 """Factors of the members' logits and of the table's, for texts and for pairs; validation texts may change them."""
@@ -73,7 +74,11 @@ def fit_lexical(
     ids = [np.array(row) for row in tokenizer(texts_of(rows), truncation=True)["input_ids"]]
     words = len(vectors)
     counts = count_tokens([row[~np.isin(row, tokenizer.all_special_ids)] for row in ids], words)
+    tokens = tokenizer.convert_ids_to_tokens(range(words))
+    continues = torch.tensor([float(token.startswith("##")) for token in tokens])
     pairs = count_tokens([hash_pairs(row, BUCKETS) for row in ids], BUCKETS)
+    whole = count_tokens([_long_words(row, continues) for row in ids], BUCKETS)
+    whole_idf = TfidfTransformer().fit(whole).idf_
     weighting = TfidfTransformer(sublinear_tf=True, norm=None).fit(counts)
     idf = weighting.idf_.copy()
     idf[tokenizer.all_special_ids] = 0
@@ -82,7 +87,6 @@ def fit_lexical(
     shares = per_length @ weighted @ diags(1 / weighting.idf_)  # the blocks below have the idf, 0 for special tokens
 
     # What a token has: itself, its letters, its vector. A text is the sum of what its tokens have.
-    tokens = tokenizer.convert_ids_to_tokens(range(words))
     spellings = [each[2:] if each.startswith("##") else f" {each}" for each in tokens]
     letters = CountVectorizer(analyzer="char", ngram_range=(2, 4), lowercase=False).fit_transform(spellings)
     letters = diags((idf > 0).astype(float)) @ letters  # special tokens have none
@@ -90,22 +94,32 @@ def fit_lexical(
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     blocks = [diags(idf), letters, csr_matrix(diags(idf) @ units)]
     blocks = [block / _length(shares @ block) for block in blocks]
-    pair_scale = 1 / _length(per_length @ pairs)
-    features = hstack([*(shares @ block for block in blocks), per_length @ pairs * pair_scale]).tocsr()
+    pair_scale, word_block = 1 / _length(per_length @ pairs), diags(whole_idf)
+    hashed = [diags(np.full(BUCKETS, pair_scale)), word_block / _length(per_length @ whole @ word_block)]
+    of_buckets = block_diag(hashed)
+    features = hstack([*(shares @ block for block in blocks), per_length @ hstack([pairs, whole]) @ of_buckets]).tocsr()
 
     labels = labels_of(rows)
     weights, biases, classes = _fit(features, labels)
-    size = features.shape[1] - BUCKETS
+    size = features.shape[1] - 2 * BUCKETS
     table = LexicalTable(words, BUCKETS, num_labels)
     table.weight.zero_()
     table.bias.fill_(-1)
     if labels.ndim == 2:
         table.bias[labels.min(axis=0) == 1] = 1  # a label of every text
-    folded = np.concatenate([hstack(blocks) @ weights[:, :size].T, pair_scale * weights[:, size:].T])
+    folded = np.concatenate([hstack(blocks) @ weights[:, :size].T, of_buckets @ weights[:, size:].T])
     table.weight[:, classes] = torch.from_numpy(folded).float()
     table.bias[classes] = torch.from_numpy(biases).float()
     table.idf.copy_(torch.from_numpy(idf))
+    table.continues.copy_(continues)
     return table
+
+
+def _long_words(ids: np.ndarray, continues: Tensor) -> np.ndarray:
+    """Buckets (words,) of a text's words of several tokens."""
+    row = torch.from_numpy(ids)[None]
+    buckets, starts = hash_words(row, continues[row], BUCKETS)
+    return buckets[starts > 0].numpy()
 
 
 def _fit(features: csr_matrix, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
