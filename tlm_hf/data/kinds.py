@@ -1,6 +1,6 @@
 """What kind a task is, by its rows: a class, several labels or a number for each text, or for each pair of texts."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -12,35 +12,28 @@ KINDS = {"single": SINGLE, "multi": MULTI, "regression": REGRESSION}
 NAMES = {problem_type: name for name, problem_type in KINDS.items()}
 PAIR = "text_pair"
 VALUE = "value"  # name of a regression's only output
+Rows: TypeAlias = datasets.DatasetDict | datasets.Dataset
 
 
-def problem_of(task: datasets.DatasetDict | datasets.Dataset) -> str:
+def _label(task: Rows) -> Any:
+    return (task if isinstance(task, datasets.Dataset) else next(iter(task.values()))).features["label"]
+
+
+def problem_of(task: Rows) -> str:
     """The `problem_type` of a task, or of a split."""
-    label = features_of(task)["label"]
-    if isinstance(label, datasets.ClassLabel):
-        return SINGLE
-    return MULTI if isinstance(label, datasets.List) else REGRESSION
+    kinds: dict[type, str] = {datasets.ClassLabel: SINGLE, datasets.List: MULTI}
+    return kinds.get(type(_label(task)), REGRESSION)
 
 
-def features_of(task: datasets.DatasetDict | datasets.Dataset) -> datasets.Features:
-    """Columns of a task, or of a split."""
-    return task.features if isinstance(task, datasets.Dataset) else next(iter(task.values())).features
-
-
-def class_names(task: datasets.DatasetDict | datasets.Dataset) -> list[str]:
+def class_names(task: Rows) -> list[str]:
     """Names of the classes, in label order."""
-    label: Any = features_of(task)["label"]
-    if problem_of(task) == REGRESSION:
-        return [VALUE]
-    return list(getattr(label, "feature", label).names)
+    return [VALUE] if problem_of(task) == REGRESSION else list(getattr(_label(task), "feature", _label(task)).names)
 
 
 def label_feature(problem_type: str, names: list[str]) -> Any:
     """The column `label` of a task."""
-    if problem_type == REGRESSION:
-        return datasets.Value("float64")
     classes = datasets.ClassLabel(names=names)
-    return datasets.List(classes) if problem_type == MULTI else classes
+    return {SINGLE: classes, MULTI: datasets.List(classes), REGRESSION: datasets.Value("float64")}[problem_type]
 
 
 def texts_of(rows: datasets.Dataset) -> list[Any]:

@@ -16,7 +16,7 @@ from .sources import ID, tells_rows_apart
 from .tables import Row, Table, TaskSource
 
 logger = logging.getLogger(__name__)
-MOST_MISSING = 0.1  # largest share of a split's rows whose text or label may be missing; one row may always be
+MOST_MISSING = 0.1  # largest share of a split's rows without text or label; one row may always be
 MANY = 20  # numbers as labels from which they may be amounts
 SET_LABEL = "correct it, or set --label-column"
 
@@ -39,19 +39,17 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     labels_of: dict[str, set[Any]] = defaultdict(set)
     for split, rows in table.splits.items():
         ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
-        texts: list[str | None] = [_text(cell) for cell in rows[table.text][:]]
-        pairs: list[str | None] = [None] * len(rows)
-        _check_missing(table, split, texts, table.text)
-        if table.pair is not None:
-            pairs = [_text(cell) for cell in rows[table.pair][:]]
-            _check_missing(table, split, pairs, table.pair)
-        for text, pair, number, row_id in zip(texts, pairs, numbers[split], ids, strict=True):
-            if number is None or text is None or (table.pair is not None and pair is None):
+        columns = []
+        for column in filter(None, (table.text, table.pair)):
+            columns.append([(cell.strip() or None) if isinstance(cell, str) else None for cell in rows[column][:]])
+            _check_missing(table, split, columns[-1], column)
+        for number, row_id, *texts in zip(numbers[split], ids, *columns, strict=True):
+            if number is None or None in texts:
                 source.dropped["empty label" if number is None else "empty text"] += 1
             else:
-                key = text if pair is None else f"{text}\0{pair}"
-                source.rows[split].append(Row(text, number, row_id, key, pair))
-                labels_of[key].add(number)
+                text, *pair = texts
+                source.rows[split].append(Row(text, number, row_id, "\0".join(texts), *pair))
+                labels_of["\0".join(texts)].add(number)
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
 
@@ -74,41 +72,40 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
             _check_missing(table, split, [each or None for each in of_split], table.label)
         for row, label in ((row, label) for row, each in enumerate(of_split) for label in each if names):
             if label not in range(len(names)):
-                raise UserError(
-                    f"The label {shown(label)} in {table.source.place(split, row)} of {table.name!r} is none of 0 to "
-                    f"{len(names) - 1} ({', '.join(names[:3])} ...): {SET_LABEL}."
-                )
+                place = f"{table.source.place(split, row)} of {table.name!r}"
+                known = f"0 to {len(names) - 1} ({', '.join(names[:3])} ...)"
+                raise UserError(f"The label {shown(label)} in {place} is none of {known}: {SET_LABEL}.")
     different: Sequence[Any] = range(len(names))
     if not names:
         every = [label for of_split in labels.values() for each in of_split for label in each]
-        if not every:
-            raise UserError(f"Column {table.label!r} of {table.name!r} holds no label: set --label-column.")
-        different = _different_labels(every, f"{table.label!r} of {table.name!r}")
+        different = _different_labels(every, f"Column {table.label!r} of {table.name!r}")
         source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split if not several])
     source.names = names or [str(label) for label in different]
     index = {label: number for number, label in enumerate(different)}
-    numbers = {split: [sorted({index[label] for label in each}) for each in rows] for split, rows in labels.items()}
-    if several:
-        return {split: [tuple(each) for each in rows] for split, rows in numbers.items()}
-    return {split: [each[0] if each else None for each in rows] for split, rows in numbers.items()}
+
+    def number_of(row: list[Any]) -> Any:
+        numbers = sorted({index[label] for label in row})
+        return tuple(numbers) if several else numbers[0] if numbers else None
+
+    return {split: [number_of(row) for row in rows] for split, rows in labels.items()}
 
 
 def _check_missing(table: Table, split: str, values: list[Any], column: str) -> None:
-    missing = values.count(None)
+    missing, of = values.count(None), f"Column {column!r} of {table.name!r}"
     option = {table.label: "--label-column", table.pair: "--text-pair-column"}.get(column, "--text-column")
     if missing == len(values) > 0:
-        held = "label" if column == table.label else "text"
-        raise UserError(f"Column {column!r} of {table.name!r} holds no {held} in {split}: set {option}.")
+        raise UserError(f"{of} holds no {'label' if column == table.label else 'text'} in {split}: set {option}.")
     if missing > max(1, MOST_MISSING * len(values)):
-        raise UserError(
-            f"Column {column!r} of {table.name!r} has an empty cell in {missing} of {len(values)} rows of {split} "
-            f"(the first in {table.source.place(split, values.index(None))}): fill them in, leave these rows out, or "
-            f"set {option}."
+        rows = (
+            f"{missing} of {len(values)} rows of {split} (the first in {table.source.place(split, values.index(None))})"
         )
+        raise UserError(f"{of} has an empty cell in {rows}: fill them in, leave these rows out, or set {option}.")
 
 
 def _different_labels(values: list[Any], column: str) -> list[Any]:
     """The different values in alphabetical order, or in order of size where all are whole numbers."""
+    if not values:
+        raise UserError(f"{column} holds no label: set --label-column.")
     kinds = {type(value) for value in values}
     if len(kinds) == 1 and kinds <= {str, int, bool}:
         different = sorted(set(values))
@@ -117,8 +114,7 @@ def _different_labels(values: list[Any], column: str) -> list[Any]:
         return different
     odd = [value for value in values if not isinstance(value, str | int)]
     held = shown(odd[0]) if odd else "both"
-    remedy = f"{SET_LABEL}, or give --problem-type"
-    raise UserError(f"Labels must be integers or names, but column {column} holds {held}: {remedy}.")
+    raise UserError(f"{column} holds {held}, and labels are integers or names: {SET_LABEL}, or give --problem-type.")
 
 
 def _joined_spellings(cells: list[Any]) -> list[str]:
@@ -135,21 +131,18 @@ def _read_numbers(source: TaskSource, table: Table) -> dict[str, list[float | No
     source.names = [VALUE]
     numbers: dict[str, list[float | None]] = {}
     for split, rows in table.splits.items():
-        cells = rows[table.label][:]
-        numbers[split] = [None if label_of(cell) is None else _number(cell) for cell in cells]
-        for row, number in enumerate(numbers[split]):
+        numbers[split] = []
+        for row, cell in enumerate(rows[table.label][:]):
+            try:
+                number = None if label_of(cell) is None else float(cell)
+            except (TypeError, ValueError):
+                number = math.inf
             if number is not None and not math.isfinite(number):
                 place = table.source.place(split, row)
-                raise UserError(f"The label {shown(cells[row])} in {place} is not a number: {SET_LABEL}.")
+                raise UserError(f"The label {shown(cell)} in {place} is not a number: {SET_LABEL}.")
+            numbers[split].append(number)
         _check_missing(table, split, numbers[split], table.label)
     return numbers
-
-
-def _number(cell: Any) -> float:
-    try:
-        return float(cell)
-    except (TypeError, ValueError):
-        return math.inf
 
 
 def are_amounts(names: Sequence[str]) -> bool:
@@ -164,17 +157,11 @@ def _hint_at_problem(names: list[str]) -> None:
         logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", names[0])
 
 
-def _text(value: Any) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
-
-
 def label_of(value: Any, is_number: bool = False) -> Any:
     """A label as it counts, None if missing; with `is_number` the number of a class, of which -1 is a missing one."""
     if isinstance(value, str):
         value = unicodedata.normalize("NFC", value.strip()) or None
         return int(value) if value and is_number and value.isdecimal() else value
-    if isinstance(value, float) and value != value:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
     return None if is_number and value == -1 else value

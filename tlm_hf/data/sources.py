@@ -60,7 +60,6 @@ class Source(NamedTuple):
 
 def read_source(
     name: str,
-    *,
     config: str | None = None,
     revision: str | None = None,
     written: TextFormat = PLAIN,
@@ -83,20 +82,23 @@ def read_source(
         source = Source(loaded, next((each for each in folders if re.fullmatch(r"[0-9a-f]{40}", each)), revision))
     else:
         raise UserError(f"{name!r} is neither an existing file or folder nor a Hub data set (owner/name).")
-    if not any(len(split) for split in source.splits.values()):
+    if not any(map(len, source.splits.values())):
         raise UserError(f"{name!r} has no rows: give a file or folder with text in it.")
     return source
 
 
 def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: str | None) -> Source:
-    """A file or folder, by the reader of its format; the cache is found by the files' hash."""
-    digest, by_split = _files_hash(path), _find_files(path, config)
+    """A file or folder, with its hash; that of a folder is over the lines that `sha256sum` prints for its tables."""
+    tables = tables_in(path)
+    lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables if file != path)
+    digest = file_hash(path) if path.is_file() else hashlib.sha256(lines.encode()).hexdigest()
+    by_split = _find_files(path, tables, config)
     cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
-    if by_split is None:
-        return Source(_load(str(path), path=str(path), name=config, cache_dir=str(cache)), f"sha256:{digest}")
     files: dict[str, list[FileTable]] = {}
-    kind = _one_format([file for parts in by_split.values() for file in parts])
-    if kind == "parquet":
+    kind = by_split and _one_format([file for parts in by_split.values() for file in parts])
+    if by_split is None:
+        loaded = _load(str(path), path=str(path), name=config, cache_dir=str(cache))
+    elif kind == "parquet":
         named = {split: [*map(str, parts)] for split, parts in by_split.items()}
         loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(cache))
     elif kind == "text":
@@ -126,20 +128,12 @@ def _read_texts(files: Sequence[Path], unit: str | None, encoding: str | None, c
 def _texts(files: Sequence[Path], unit: str, encoding: str | None) -> Iterator[str]:
     """The lines of text files, or their paragraphs, which blank lines end."""
     for file in files:
+        lines = read_lines(file, encoding)
         if unit == "line":
-            yield from read_lines(file, encoding)
-            continue
-        for is_blank, lines in itertools.groupby(read_lines(file, encoding), lambda line: not line.strip()):
-            if not is_blank:
-                yield "\n".join(lines)
-
-
-def _files_hash(path: Path) -> str:
-    """SHA-256 of a file; of a folder, over the lines that `sha256sum` prints for its tables in sorted order (hex)."""
-    if path.is_file():
-        return file_hash(path)
-    lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables_in(path))
-    return hashlib.sha256(lines.encode()).hexdigest()
+            yield from lines
+        else:
+            paragraphs = itertools.groupby(lines, lambda line: not line.strip())
+            yield from ("\n".join(part) for is_blank, part in paragraphs if not is_blank)
 
 
 def tables_in(path: Path) -> list[Path]:
@@ -148,9 +142,9 @@ def tables_in(path: Path) -> list[Path]:
     return [file for file in files if kind_of(file) and file.is_file()]
 
 
-def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
+def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str, list[Path]] | None:
     """The files of each split; None where `datasets` is to read what a folder's README.md names."""
-    filled = [file for file in tables_in(path) if file.stat().st_size]
+    filled = [file for file in tables if file.stat().st_size]
     if not filled:
         what = "is not, or is empty" if path.is_file() else "holds none, or they are empty"
         raise UserError(f"Tables and texts are {', '.join(KINDS)}, and {path} {what}: give a file or folder with text.")
@@ -164,10 +158,8 @@ def _find_files(path: Path, config: str | None) -> dict[str, list[Path]] | None:
         return named if builder.info.features is None else None
     if config is not None:
         raise UserError(f"{path} has no README.md that names {config!r}: leave the configuration out.")
-    if is_plain:
-        return {"train": filled}
     splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
-    for file in filled:
+    for file in () if is_plain else filled:
         words = re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower())
         for split in [split for split, names in SPLIT_WORDS.items() if names.intersection(words)][:1]:
             splits[split].append(file)
@@ -193,8 +185,7 @@ def _load(source: str, load: Callable[..., Any] | None = None, **options: Any) -
     try:
         return (load or datasets.load_dataset)(**options)
     except Exception as error:  # the readers raise anything
-        cause = error.__cause__ or error.__context__ or error
-        reason = first_line(cause)
+        reason = first_line(error.__cause__ or error.__context__ or error)
         remedy = "give parquet, JSON, CSV or text with rows, and room in HF_DATASETS_CACHE"
         raise UserError(f"{source!r} cannot be read: {reason} ({remedy}).") from error
 
@@ -213,10 +204,9 @@ def in_batches(texts: Iterable[Any]) -> Iterator[list[Any]]:
     """Lists of `BATCH` texts; a column of a table is read list by list from the memory-mapped file."""
     if isinstance(texts, datasets.Column):
         yield from (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
-        return
-    rest = iter(texts)
-    while batch := list(itertools.islice(rest, BATCH)):
-        yield batch
+    else:
+        rest = iter(texts)
+        yield from iter(lambda: list(itertools.islice(rest, BATCH)), [])
 
 
 def each_text(texts: Iterable[str]) -> Iterator[str]:

@@ -62,10 +62,10 @@ KEYWORDS |= {"root": "data_root"}  # keywords of `load_task` with another name a
 def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **options: Any) -> datasets.DatasetDict:
     """Load a task as train, validation and test splits with `text`, `label` (ClassLabel with names) and `id`.
 
-    Splits that the source lacks come out of its training rows (see `task_splits.choose_rows`). Rows depend on the texts
-    and the seed alone; fewer training rows with the same seed are a subset of more. Rows without a text or a label are
-    left out, and rows whose text is in another split: test comes before validation before train. With `problem_type`
-    multi the labels are lists of classes, with regression numbers; pairs of texts have a column `text_pair`.
+    Splits that the source lacks come out of its training rows (`task_splits.choose_rows`). Rows depend on the texts and
+    the seed alone; fewer are a subset of more. Rows without text or label are left out, and those whose text is in
+    another split: test comes before validation before train. With `problem_type` multi the labels are lists of classes,
+    with regression numbers; pairs of texts have a column `text_pair`.
 
     `task` is its name, path or Hub name, or a table; `options` are the other fields of `TaskArguments`, those of
     `KEYWORDS` by their short names. Raises UserError for what cannot be read, or an option without use.
@@ -79,8 +79,7 @@ def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datase
     table, given = None, arguments.task
     if not isinstance(given, str):
         splits = given if isinstance(given, datasets.DatasetDict) else datasets.DatasetDict(train=given)
-        table = Source(splits.with_format(None), None)
-        arguments = replace(arguments, task=OBJECT)
+        table, arguments = Source(splits.with_format(None), None), replace(arguments, task=OBJECT)
     _check(arguments)
     splits = _load_rows(arguments, table, every_class)
     if arguments.drop_leakage:
@@ -118,57 +117,56 @@ def task_hash(task: datasets.DatasetDict) -> str:
 
 
 def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
-    known, path = KNOWN.get(arguments.task), arguments.task_path
+    """The path or Hub name of a task, and the revision to read."""
+    name, path, revision = arguments.task, arguments.task_path, arguments.task_revision
+    known = KNOWN.get(name)
     if known is None:
-        return arguments.task, arguments.task_revision
-    if path is not None and not Path(path).expanduser().exists():
-        raise UserError(f"--task-path {path} does not exist: give the file or folder of {arguments.task}.")
-    folder = None if path else data_root(arguments.data_root)
-    if folder is not None and (folder / arguments.task).is_dir():
-        path = str(folder / arguments.task)
+        return name, revision
     if path is not None:
-        return path, arguments.task_revision
+        if not Path(path).expanduser().exists():
+            raise UserError(f"--task-path {path} does not exist: give the file or folder of {name}.")
+        return path, revision
+    folder = data_root(arguments.data_root)
+    if folder is not None and (folder / name).is_dir():
+        return str(folder / name), revision
     if known.hub is None or datasets.config.HF_HUB_OFFLINE:
         reason = "HF_HUB_OFFLINE is set" if known.hub else "its official files are not on the Hub"
-        remedy = f"give --task-path, or set TLM_DATA or --data-root to a folder that holds {arguments.task}/"
-        raise UserError(f"The task {arguments.task!r} is not under the data root, and {reason}: {remedy}.")
-    return known.hub, arguments.task_revision or known.revision
+        remedy = f"give --task-path, or set TLM_DATA or --data-root to a folder that holds {name}/"
+        raise UserError(f"The task {name!r} is not under the data root, and {reason}: {remedy}.")
+    return known.hub, revision or known.revision
 
 
 def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool) -> datasets.DatasetDict:
-    known = KNOWN.get(arguments.task)
-    if arguments.task == "docstrings":
-        source = read_docstrings()
-    elif arguments.task == "fewrel":
-        source = read_fewrel(_find_task(arguments)[0], arguments.entity_markers)
+    name, known = arguments.task, KNOWN.get(arguments.task)
+    if name == "docstrings":
+        source, defaults = read_docstrings(), PER_LABEL
+    elif name == "fewrel":
+        source, defaults = read_fewrel(_find_task(arguments)[0], arguments.entity_markers), {}
     else:
-        source = _read_table(arguments, table)
-    of_single = [f"{split}_per_label" for split in SPLITS] + ["drop_rare_classes", "merge_rare_classes"]
-    unused = of_single if source.problem_type != SINGLE else []
-    for name in [*unused, *(["drop_leakage"] if arguments.text_pair_column is not None else [])]:
-        if getattr(arguments, name):
-            raise UserError(f"{flag(name)} works only for single texts with one class each: leave it out.")
+        source, defaults = _read_table(arguments, table), {}
+    if known is not None:
+        defaults = {"train": known.train_per_label, "test": known.test_per_label}
+    word, sizes = LABEL_WORDS[source.problem_type], [f"{split}_per_label" for split in SPLITS]
+    unused = [] if source.problem_type == SINGLE else [*sizes, "drop_rare_classes", "merge_rare_classes"]
+    for option in [*unused, *(["drop_leakage"] if arguments.text_pair_column is not None else [])]:
+        if getattr(arguments, option):
+            raise UserError(f"{flag(option)} works only for single texts with one class each: leave it out.")
     if arguments.drop_rare_classes or arguments.merge_rare_classes:
         without_rare_classes(source, arguments.drop_rare_classes, arguments.merge_rare_classes)
     if every_class and len({row.label for rows in source.rows.values() for row in rows}) < 2:
-        word = LABEL_WORDS[source.problem_type]
-        raise UserError(f"All texts of {arguments.task!r} have one {word}: give at least two, or set --label-column.")
-    defaults = {"train": known.train_per_label, "test": known.test_per_label} if known else {}
-    if arguments.task == "docstrings":
-        defaults = PER_LABEL
-    sizes = {split: getattr(arguments, f"{split}_per_label") or defaults.get(split) for split in SPLITS}
-    chosen = choose_rows(source, arguments, sizes, tenth=known is not None, every_class=every_class)
+        raise UserError(f"All texts of {name!r} have one {word}: give at least two, or set --label-column.")
+    limits = {split: getattr(arguments, size) or defaults.get(split) for split, size in zip(SPLITS, sizes, strict=True)}
+    chosen = choose_rows(source, arguments, limits, tenth=known is not None, every_class=every_class)
     dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
     notes = [f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}"] if dropped else []
     notes += source.notes
     if source.two_labels:
         fate = "were not left out" if source.problem_type == SINGLE else "keep the first one"
-        word = LABEL_WORDS[source.problem_type]
         notes.append(f"{source.two_labels} texts of the source have more than one {word} and {fate}")
     if notes:
-        logger.warning("Note: %s: %s.", arguments.task, "; ".join(notes))
-    facts = source.facts | {"task": portable_path(arguments.task), "seed": arguments.task_seed}
-    facts |= {"dropped": dropped, "texts_with_two_labels": source.two_labels}
+        logger.warning("Note: %s: %s.", name, "; ".join(notes))
+    facts = source.facts | {"task": portable_path(name), "seed": arguments.task_seed, "dropped": dropped}
+    facts |= {"texts_with_two_labels": source.two_labels}
     facts |= {} if arguments.train_seed is None else {"train_seed": arguments.train_seed}
     return datasets.DatasetDict({split: _describe(rows, source, facts) for split, rows in chosen.items()})
 

@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,12 +72,10 @@ class TextFacts:
     @classmethod
     def measure(cls, lengths: np.ndarray, max_length: int, unknown: int) -> "TextFacts":
         """From the tokens of each text, int (texts,), and the number of [UNK]."""
-        total = max(1, int(lengths.sum(dtype=np.int64)))
-        ordinary = max(1, total - SPECIAL * len(lengths))
-        beyond = int((lengths - max_length).clip(min=0).sum(dtype=np.int64))
+        total, beyond = int(lengths.sum()), int((lengths - max_length).clip(min=0).sum())
         percentile = int(np.percentile(lengths, 95, method="higher")) if len(lengths) else 0
-        longer, short = int((lengths > max_length).sum()), int((lengths < SHORT).sum())
-        return cls(len(lengths), max_length, longer, short, beyond / total, percentile, unknown / ordinary)
+        counts = len(lengths), max_length, int((lengths > max_length).sum()), int((lengths < SHORT).sum())
+        return cls(*counts, beyond / max(1, total), percentile, unknown / max(1, total - SPECIAL * len(lengths)))
 
     @classmethod
     def of_texts(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TextFacts":
@@ -102,26 +99,22 @@ class TextFacts:
 
     def warn_of_cut(self, limit: int) -> None:
         """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows."""
+        enough = min(self.percentile_95, LONGEST_DEFAULT)
+        own = f"an encoder pre-trained with --max-length {max(enough, self.max_length + 1)}"
+        remedy = own if self.max_length >= limit else f"--max-length {min(enough, limit)}"
         if self.longer:
-            enough = min(self.percentile_95, LONGEST_DEFAULT)
-            remedy = f"--max-length {min(enough, limit)}"
-            if self.max_length >= limit:
-                remedy = f"an encoder pre-trained with --max-length {max(enough, self.max_length + 1)}"
-            logger.warning(
-                f"{self._longer()} cut ({self.share_beyond:.1%} of all tokens): {remedy} reads more of them."
-            )
+            logger.warning(f"{self._longer('cut')}: {remedy} reads more of them.")
 
     def say_windows(self, split: bool, windows: int) -> None:
         """Log what pre-training makes of long and short texts: so many windows."""
         long_ones, short_ones = ("split", "joined") if split else ("cut", "left out")
         if self.longer or self.short:
-            logger.info(
-                f"{self._longer()} {long_ones} ({self.share_beyond:.1%} of all tokens are beyond), {self.short:,} have "
-                f"under {SHORT} tokens and are {short_ones}: {windows:,} windows."
-            )
+            short = f"{self.short:,} have under {SHORT} tokens and are {short_ones}"
+            logger.info(f"{self._longer(long_ones)}, {short}: {windows:,} windows.")
 
-    def _longer(self) -> str:
-        return f"{self.longer:,} of {self.texts:,} texts are longer than {self.max_length} tokens and are"
+    def _longer(self, fate: str) -> str:
+        texts = f"{self.longer:,} of {self.texts:,} texts are longer than {self.max_length} tokens and are {fate}"
+        return f"{texts} ({self.share_beyond:.1%} of all tokens{'' if fate == 'cut' else ' are beyond'})"
 
     def warn_of_unknown(self) -> None:
         """Say how much is [UNK] where it is more than `MOST_UNKNOWN`."""
@@ -144,29 +137,27 @@ class Windows(Sequence[np.ndarray]):
         self, tokens: TokenTable, tokenizer: Any, max_length: int, *, split: bool = True, shortest: int = SHORT
     ) -> None:
         self.tokens, self.opening, self.separator = tokens, tokenizer.cls_token_id, tokenizer.sep_token_id
-        room, lengths = max_length - SPECIAL, tokens.lengths.tolist()
-        # Text, start and stop of each piece; each window's first piece; texts under `shortest` (empty ones have none).
-        pieces, firsts, short = array("q"), array("q"), array("q")
-        for text, size in enumerate(lengths):
-            if size + SPECIAL < shortest:
-                short.extend([text] if size else [])
-                continue
-            count = max(1, math.ceil(size / room)) if split else 1
-            end = size if split else min(size, room)
-            for number in range(count):
-                firsts.append(len(pieces) // 3)
-                pieces.extend((text, number * end // count, (number + 1) * end // count))
-        filled = max_length  # so the first text opens a window
-        for text in short if split else ():
-            if filled + lengths[text] + 1 > max_length:
-                firsts.append(len(pieces) // 3)
+        room, sizes = max_length - SPECIAL, tokens.lengths.astype(np.int64)
+        is_short = sizes + SPECIAL < shortest
+        texts = np.flatnonzero(~is_short)
+        ends = sizes[texts] if split else sizes[texts].clip(max=room)
+        counts = np.maximum(1, -(-ends // room))  # windows of each text
+        numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # of each window in its text
+        texts, ends, counts = (np.repeat(each, counts) for each in (texts, ends, counts))
+        long = np.stack([texts, numbers * ends // counts, (numbers + 1) * ends // counts], axis=1)
+        joined, openers, filled = array("q"), array("q"), max_length  # so the first text opens a window
+        for text in np.flatnonzero(is_short & (sizes > 0)).tolist() if split else ():
+            size = int(sizes[text])
+            if filled + size + 1 > max_length:
+                openers.append(len(long) + len(joined) // 3)
                 filled = 1  # [CLS]; each text brings its [SEP]
-            pieces.extend((text, 0, lengths[text]))
-            filled += lengths[text] + 1
-        self._pieces = np.array(pieces, dtype=np.int64).reshape(-1, 3)
-        self._firsts = np.array([*firsts, len(self._pieces)], dtype=np.int64)
-        ends = np.concatenate([[0], np.cumsum(self._pieces[:, 2] - self._pieces[:, 1] + 1)])
-        self.lengths = 1 + np.diff(ends[self._firsts])
+            joined.extend((text, 0, size))
+            filled += size + 1
+        # Text, start and stop of each piece; each window's first piece, and the end.
+        self._pieces = np.concatenate([long, np.array(joined, dtype=np.int64).reshape(-1, 3)])
+        self._firsts = np.array([*range(len(long)), *openers, len(self._pieces)], dtype=np.int64)
+        stops = np.concatenate([[0], np.cumsum(self._pieces[:, 2] - self._pieces[:, 1] + 1)])
+        self.lengths = 1 + np.diff(stops[self._firsts])
 
     def __len__(self) -> int:
         return len(self.lengths)

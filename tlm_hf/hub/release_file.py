@@ -20,21 +20,21 @@ BRANCH = re.compile(r"(?!(?:main|HEAD|refs|[0-9a-f]{40})$)\w[\w-]*", re.ASCII)
 
 
 class Kind(NamedTuple):
-    """A kind of repository: its section of the release file, and what that may say of one."""
+    """A kind of repository: its section, the kind of run that it is made from (None: a demonstration), its keys."""
 
     section: str
-    source: str
-    keys: tuple[str, ...] = ()
+    run: str | None
+    keys: tuple[str, ...]
 
 
 CLASSIFIER = ("task", "example")
 KINDS = {
-    "encoder": Kind("encoders", "run", ("corpus", "example", "revisions")),
-    "adapter": Kind("adapters", "run", ("base", *CLASSIFIER)),
-    "classifier": Kind("classifiers", "run", ("base", *CLASSIFIER, "revisions")),
-    "committee": Kind("committees", "run", ("members", *CLASSIFIER, "revisions")),
-    "frozen": Kind("frozen", "run", ("base", *CLASSIFIER)),
-    "space": Kind("spaces", "demo", ("committees", "deep", "encoders")),
+    "encoder": Kind("encoders", "pretrain", ("corpus", "example", "revisions")),
+    "adapter": Kind("adapters", "finetune", ("base", *CLASSIFIER)),
+    "classifier": Kind("classifiers", "finetune", ("base", *CLASSIFIER, "revisions")),
+    "committee": Kind("committees", "committee", ("members", *CLASSIFIER, "revisions")),
+    "frozen": Kind("frozen", "freeze", ("base", *CLASSIFIER)),
+    "space": Kind("spaces", None, ("committees", "deep", "encoders")),
 }
 """In the order in which they are made, verified and pushed: what is linked to comes before what links to it."""
 LINKS = {"base": ("encoder", "classifier", "committee"), "members": ("classifier",)}
@@ -63,8 +63,8 @@ class Entry:
     @property
     def links(self) -> list[tuple[str, str]]:
         """`(field, name)` of each repository, of this release or `owner/name`, that it is made from or shows."""
-        named = {"base": filter(None, [self.base]), "members": self.members}
-        named |= {key: getattr(self, key).values() for key in ("committees", "deep", "encoders")}
+        named = {"base": [self.base] if self.base else [], "members": self.members}
+        named |= {key: list(getattr(self, key).values()) for key in ("committees", "deep", "encoders")}
         return [(key, name) for key, names in named.items() for name in names]
 
 
@@ -101,17 +101,19 @@ def read_release(path: str | Path) -> Release:
 
 def _release(content: Any) -> Release:
     known = [each.name for each in fields(Release) if each.name != "entries"]
-    content = _mapping(content, "it", [*known, *(facts.section for facts in KINDS.values())])
+    content = _mapping(content, "it", [*known, *(kind.section for kind in KINDS.values())])
     entries = []
-    for kind, (section, key, keys) in KINDS.items():
+    for kind, (section, run, keys) in KINDS.items():
+        source = "run" if run else "demo"
         for name, values in _mapping(content.pop(section, None) or {}, section).items():
-            values = _mapping(values, name, [key, *keys])
-            if key not in values or (kind == "adapter" and "base" not in values):
-                raise ValueError(f"{name} has no {'base' if key in values else key!r}: add it")
-            values["source"] = Path(str(values.pop(key))).expanduser()
+            values = _mapping(values, name, [source, *keys])
+            for key in (source, "base") if kind == "adapter" else (source,):
+                if key not in values:
+                    raise ValueError(f"{name} has no {key!r}: add it")
             branches = _mapping(values.get("revisions", {}), f"revisions of {name}")
             values["revisions"] = {branch: Path(str(folder)).expanduser() for branch, folder in branches.items()}
-            entries.append(_build(Entry, name, {"name": name, "kind": kind, **values}))
+            folder = Path(str(values.pop(source))).expanduser()
+            entries.append(_build(Entry, name, {"name": name, "kind": kind, "source": folder, **values}))
     if not entries:
         raise ValueError("it names no repository: add a section such as encoders")
     release: Release = _build(Release, "it", {**content, "entries": tuple(entries)})
@@ -149,11 +151,10 @@ def _check_entries(release: Release) -> None:
         if entry.name in kinds:
             raise ValueError(f"{entry.name} names two repositories: choose another name")
         validate_repo_id(release.repo_id(entry.name))
-        kinds[entry.name] = entry.kind
+        kinds |= dict.fromkeys([entry.name, *(f"{entry.name}@{branch}" for branch in entry.revisions)], entry.kind)
         for branch in entry.revisions:
             if not BRANCH.fullmatch(branch):
                 raise ValueError(f"{entry.name} has the branch {branch!r}: choose a name such as seed-1")
-            kinds[f"{entry.name}@{branch}"] = entry.kind
         for folder in (entry.source, *entry.revisions.values()):
             if not folder.is_dir():
                 raise ValueError(f"{entry.name} is made from {folder}, and there is no such folder: correct the path")
@@ -163,9 +164,9 @@ def _check_entries(release: Release) -> None:
             if "@" in link and entry.kind in ("adapter", "space"):
                 # peft and the Space open the main branch of what they are given.
                 raise ValueError(f"{what}, and only a main branch can be opened: release it as a repository")
-            if link.removeprefix(f"{release.namespace}/") in kinds and "/" in link:  # else its weights go unchecked
-                raise ValueError(f"{what}, which is of this release: leave out the namespace")
             if "/" not in link and link not in kinds:
                 raise ValueError(f"{what}, which is not in this release{_nearest(link, kinds)}")
             if "/" not in link and kinds[link] not in LINKS[key]:
                 raise ValueError(f"{what}, of the kind {kinds[link]}: name one of the kind {' or '.join(LINKS[key])}")
+            if "/" in link and link.removeprefix(f"{release.namespace}/") in kinds:  # else its weights go unchecked
+                raise ValueError(f"{what}, which is of this release: leave out the namespace")

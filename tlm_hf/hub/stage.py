@@ -23,16 +23,13 @@ from ..training.finetune import NEW
 from .demo_data import DEMO_FILE
 from .manifest import MANIFEST_FILE, RELEASE_FILE, Repository, StagedRelease, build_manifest, read_staged, tree_hash
 from .model_folder import SourceRun, is_smoke, stage_release_model
-from .release_file import Entry, Release, read_release
+from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
 from .verify import VERIFIED_FILE
 
 MEASURED = ".measured"
-RUN_KINDS = {"encoder": "pretrain", "classifier": "finetune", "adapter": "finetune"}
-RUN_KINDS |= {"committee": "committee", "frozen": "freeze"}
 SPACE, DEMO = "tlm-demo", "demo"
-USAGE = "## How to run it"
-"""Heading in the Space's README.md from which on it holds for every demonstration."""
+USAGE = "## How to run it"  # heading of the Space's README.md from which on it holds for every demonstration
 
 
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None) -> Json:
@@ -65,9 +62,9 @@ def _check_replaceable(output: Path) -> None:
 
 def _read_results(folder: Path, kind: str) -> Json:
     results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
-    run_kind = results.get("kind", "run that has not finished")
-    if run_kind != RUN_KINDS[kind]:
-        raise UserError(f"{folder} is a {run_kind}, and {kind}s come from a finished {RUN_KINDS[kind]}: name another.")
+    run_kind, needed = results.get("kind", "run that has not finished"), KINDS[kind].run
+    if run_kind != needed:
+        raise UserError(f"{folder} is a {run_kind}, and {kind}s come from a finished {needed}: name another.")
     if kind == "adapter" and not (folder / "adapter").is_dir():
         raise UserError(f"The run {folder} has no adapter: fine-tune with --lora-rank.")
     return results
@@ -82,7 +79,7 @@ class _Stager:
         self.runs: dict[str, SourceRun] = {}  # by name, and by `name@branch`
         for entry in release.entries:
             self.private += [entry.source, *entry.revisions.values()]
-            for branch, folder in [(None, entry.source), *entry.revisions.items()] if entry.kind in RUN_KINDS else []:
+            for branch, folder in [(None, entry.source), *entry.revisions.items()] if entry.kind != "space" else []:
                 results = _read_results(folder, entry.kind)
                 run = SourceRun(entry, folder, branch, results, weights_hash(str(folder)))
                 self.runs[run.label] = run
@@ -101,9 +98,7 @@ class _Stager:
 
     def _fill(self, entry: Entry, branch: str | None, folder: Path) -> None:
         repo_id, version = self.release.repo_id(entry.name), self.release.version
-        results: Json = {}
-        inputs: Json = {}
-        data: Json = {}
+        results, inputs, data = Json(), Json(), Json()
         if entry.kind == "space":
             smoke = any(is_smoke(self.runs[name].folder) for _, name in entry.links if name in self.runs)
             _stage_space(entry, self.release, folder, smoke=smoke)
@@ -114,10 +109,10 @@ class _Stager:
                 cached = self.measured / f"{folder.name}.json"
                 evaluation = measure_classifier(run.folder, run.results, run.weights, cached, self.data_root)
             places: Json = {key: portable_path(run.results[key]) for key in ("corpus", "task") if key in run.results}
-            results = {**run.results, **places}
+            results = run.results | places
             stage_release_model(replace(run, results=results), self.release, folder, evaluation, inputs)
-            data = {key: value for key, value in results["settings"].items() if key.endswith(("sha256", "revision"))}
-            data |= places
+            settings = results["settings"].items()
+            data = {key: value for key, value in settings if key.endswith(("sha256", "revision"))} | places
         write_json(folder / MANIFEST_FILE, build_manifest(repo_id, entry.kind, version, folder, results, inputs, data))
         check_folder(folder, self.private)
 

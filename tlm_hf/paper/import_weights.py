@@ -15,10 +15,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..data.tokenization import load_tokenizer
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..loading import WEIGHTS, check_folder
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
@@ -45,7 +45,6 @@ COPIED = (
 """Fields of their configuration that ours has too."""
 FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "tie_word_embeddings": True, "is_decoder": False}
 """What the authors' models have in common."""
-NO_TOKENIZER = "No tokenizer is beside the checkpoint: import again with --tokenizer google-bert/bert-base-uncased."
 
 
 @dataclass
@@ -73,23 +72,15 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     has_own = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
     source = arguments.tokenizer or (str(folder) if has_own else None)
     tokenizer = None if source is None else load_tokenizer(source)
-    model, notes = _build_model(
-        folder, fields, tensors, AUTHORS_PAD_ID if tokenizer is None else tokenizer.pad_token_id
-    )
-    config = model.config
+    pad_token_id = AUTHORS_PAD_ID if tokenizer is None else tokenizer.pad_token_id
+    model, notes = _build_model(folder, fields, tensors, pad_token_id)
+    size = model.config.vocab_size
     if tokenizer is None:
-        notes.append(NO_TOKENIZER)
-    elif len(tokenizer) > config.vocab_size:
-        words = f"The tokenizer of {source} has {len(tokenizer)} tokens but the checkpoint {config.vocab_size}"
+        remedy = "import again with --tokenizer google-bert/bert-base-uncased"
+        notes.append(f"No tokenizer is beside the checkpoint: {remedy}.")
+    elif len(tokenizer) > size:
+        words = f"The tokenizer of {source} has {len(tokenizer)} tokens but the checkpoint {size}"
         raise UserError(f"{words}: name the one that it was trained with (--tokenizer).")
-    _save(model, tokenizer, output)
-    results = {"output": str(arguments.output_dir), "model": type(model).__name__, "parameters": model.num_parameters()}
-    if isinstance(model, TLMForSequenceClassification):
-        results["labels"] = list(config.id2label.values())
-    return results | {"notes": notes}
-
-
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, output: Path) -> None:
     try:
         with whole_folder(output) as draft:
             model.save_pretrained(draft)
@@ -99,8 +90,12 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, out
             if output.is_dir():
                 output.rmdir()  # an error where it is not empty
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"The output {output} cannot be written ({reason}): name another folder.") from error
+    results = {"output": str(arguments.output_dir), "model": type(model).__name__, "parameters": model.num_parameters()}
+    if isinstance(model, TLMForSequenceClassification):
+        results["labels"] = list(model.config.id2label.values())
+    return results | {"notes": notes}
 
 
 def _open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
@@ -125,22 +120,28 @@ def _build_model(folder: Path, fields: Json, tensors: Tensors, pad_token_id: int
     """Our model of a checkpoint in float32 and evaluation mode, and what the user should know, a sentence each.
 
     A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer. Raises UserError for tensors or a
-    configuration that the authors' models do not have.
+    configuration that the authors' models do not have: missing, extra or wrong-shaped, or a decoder that is not tied.
     """
     config = _build_config(folder, fields, tensors, pad_token_id)
-    is_classifier = any(name.startswith("classifier.") for name in tensors)
-    model_class = TLMForSequenceClassification if is_classifier else TLMForMaskedLM
-    with torch.device("meta"):
-        expected = {name: list(value.shape) for name, value in model_class(config).state_dict().items()}
-    names = {name: _authors_name(name, config.has_convolution) for name in expected}
-    _check_tensors(folder, tensors, {names[name]: size for name, size in expected.items()})
     notes = _notes(fields, tensors, config)
-    state = {name: tensors[TIED.get(theirs, theirs)] for name, theirs in names.items()}
-    if config.has_convolution and config.max_position_embeddings > AUTHORS_LENGTH:
+    if config.has_convolution and config.max_position_embeddings > AUTHORS_LENGTH and POSITIONS in tensors:
         config.max_position_embeddings = AUTHORS_LENGTH
-        state[POSITIONS] = state[POSITIONS][:AUTHORS_LENGTH]
-    model = model_class(config)
-    model.load_state_dict({name: each.float() if each.is_floating_point() else each for name, each in state.items()})
+        tensors = {**tensors, POSITIONS: tensors[POSITIONS][:AUTHORS_LENGTH]}
+    is_classifier = any(name.startswith("classifier.") for name in tensors)
+    model = (TLMForSequenceClassification if is_classifier else TLMForMaskedLM)(config)
+    names = {name: _authors_name(name, config.has_convolution) for name in model.state_dict()}
+    expected = {names[name]: list(value.shape) for name, value in model.state_dict().items()}
+    faults = [f"no {name}" for name in expected if name not in tensors and name not in TIED]
+    faults += [f"{name}, which no such model has" for name in sorted(set(tensors) - set(expected) - {BUFFER})]
+    for name, shape in ((name, list(tensors[name].shape)) for name in expected if name in tensors):
+        if shape != expected[name]:
+            faults.append(f"{name} of shape {shape}, by its config.json {expected[name]}")
+        elif name in TIED and not torch.equal(tensors[name], tensors[TIED[name]]):
+            faults.append(f"{name} that differs from {TIED[name]}")
+    if faults:
+        raise UserError(f"The checkpoint {folder} has {', '.join(faults[:3])}: restore it from where it came.")
+    state = {name: tensors[TIED.get(theirs, theirs)] for name, theirs in names.items()}
+    model.load_state_dict(state)  # copies into float32
     return model.eval(), notes
 
 
@@ -154,8 +155,8 @@ def _build_config(folder: Path, fields: Json, tensors: Tensors, pad_token_id: in
             words = f"The config.json of {folder} says {name} {json.dumps(fields[name])}"
             raise UserError(f"{words}, but the authors' models have {json.dumps(required)}: import only theirs.")
     values = {name: fields[name] for name in f"{NEEDED} {COPIED}".split() if fields.get(name) is not None}
-    pattern = re.compile(rf"{re.escape(BLOCK)}layers\.(\d+)\.weight")
-    weights = {int(match[1]): tensors[match[0]] for match in map(pattern.fullmatch, tensors) if match}
+    layers = [re.fullmatch(rf"{re.escape(BLOCK)}layers\.(\d+)\.weight", name) for name in tensors]
+    weights = {int(match[1]): tensors[match[0]] for match in layers if match}
     shapes = [weights[number].shape for number in sorted(weights) if weights[number].dim() == 4]
     if shapes:  # the authors count the block as a layer
         values |= {"num_hidden_layers": values["num_hidden_layers"] - 1, "conv_sees_padding": True}
@@ -169,15 +170,14 @@ def _build_config(folder: Path, fields: Json, tensors: Tensors, pad_token_id: in
     try:
         return TLMConfig(**values, pad_token_id=pad_token_id)
     except StrictDataclassError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"The config.json of {folder} cannot be read: {reason}") from error
+        raise UserError(
+            f"The config.json of {folder} cannot be read: {first_line(error.__cause__ or error)}"
+        ) from error
 
 
 def _authors_name(name: str, has_block: bool) -> str:
     """The authors' name of a tensor that our model calls `name`."""
-    if not has_block:
-        return name
-    if match := re.fullmatch(rf"{re.escape(LAYER)}(\d+)\.(.*)", name):
+    if has_block and (match := re.fullmatch(rf"{re.escape(LAYER)}(\d+)\.(.*)", name)):
         return f"{LAYER}{int(match[1]) + 1}.{match[2]}"
     if match := re.fullmatch(r"bert\.front_end\.(?:layers\.(\d+)|projection)\.(convolution|batch_norm)\.(.*)", name):
         index, kind, part = match.groups()
@@ -186,22 +186,7 @@ def _authors_name(name: str, has_block: bool) -> str:
     return name
 
 
-def _check_tensors(folder: Path, tensors: Tensors, expected: Mapping[str, list[int]]) -> None:
-    """Refuse missing, extra and wrong-shaped tensors, and a decoder that is not tied."""
-    faults = [f"no {name}" for name in expected if name not in tensors and name not in TIED]
-    faults += [f"{name}, which no such model has" for name in sorted(set(tensors) - set(expected) - {BUFFER})]
-    for name in [name for name in expected if name in tensors]:
-        shape = list(tensors[name].shape)
-        if shape != expected[name]:
-            faults.append(f"{name} of shape {shape}, by its config.json {expected[name]}")
-        elif name in TIED and not torch.equal(tensors[name], tensors[TIED[name]]):
-            faults.append(f"{name} that differs from {TIED[name]}")
-    if faults:
-        raise UserError(f"The checkpoint {folder} has {', '.join(faults[:3])}: restore it from where it came.")
-
-
 def _notes(fields: Json, tensors: Tensors, config: TLMConfig) -> list[str]:
-    """What the user should know about the import, a sentence each."""
     positions, heads, pad = config.max_position_embeddings, config.num_attention_heads, fields.get("pad_token_id")
     notes = []
     if config.has_convolution and positions > AUTHORS_LENGTH:
