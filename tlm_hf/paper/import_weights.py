@@ -170,9 +170,8 @@ def _build_config(folder: Path, fields: Json, tensors: Tensors, pad_token_id: in
     try:
         return TLMConfig(**values, pad_token_id=pad_token_id)
     except StrictDataclassError as error:
-        raise UserError(
-            f"The config.json of {folder} cannot be read: {first_line(error.__cause__ or error)}"
-        ) from error
+        reason = first_line(error.__cause__ or error)
+        raise UserError(f"The config.json of {folder} cannot be read: {reason}.") from error
 
 
 def _authors_name(name: str, has_block: bool) -> str:
