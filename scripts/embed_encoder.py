@@ -23,8 +23,8 @@ from tlm_hf.data.cooccurrence import count_rows
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.embedded import FOLDER
 from tlm_hf.data.tokenization import encode_whole, load_tokenizer
-from tlm_hf.hub.manifest import MANIFEST_FILE, build_manifest, training_seconds
-from tlm_hf.hub.model_folder import stage_model
+from tlm_hf.hub.manifest import training_seconds, write_manifest
+from tlm_hf.hub.stage import stage_model
 from tlm_hf.recipes import build_config
 from tlm_hf.runs.atomic_files import Json, read_json, whole_folder, write_json
 from tlm_hf.runs.output_folder import RESULTS_FILE
@@ -60,7 +60,7 @@ def finish(folder: Path, name: str, results: Json) -> None:
     weights = {key: tensor.to(torch.bfloat16) for key, tensor in load_file(folder / WEIGHTS).items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / RESULTS_FILE, results)
-    write_json(folder / MANIFEST_FILE, build_manifest(name, "encoder", version("tlm-hf"), folder, results=results))
+    write_manifest(folder, name, "encoder", version("tlm-hf"), results)
 
 
 def embed(run: Path, root: Path) -> Path:

@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.utils.sha import git_hash
 
 from ..errors import UserError
-from ..runs.atomic_files import Json, file_hash, read_json
+from ..runs.atomic_files import Json, file_hash, read_json, write_json
 from ..runs.provenance import commit, versions
 
 MANIFEST_FILE, RELEASE_FILE = "manifest.json", "release.json"
@@ -28,7 +28,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class StagedRelease:
-    """What `release.json` holds, in the order in which repositories are pushed, and its folder."""
+    """What `release.json` holds (all but `output`, its folder), in the order in which repositories are pushed."""
 
     output: Path
     version: str
@@ -39,10 +39,6 @@ class StagedRelease:
     def folders(self) -> list[tuple[Repository, str]]:
         """Every folder with its repository."""
         return [(repository, folder) for repository in self.repositories for folder in repository.tree]
-
-    def record(self) -> Json:
-        """What `release.json` holds."""
-        return {key: value for key, value in asdict(self).items() if key != "output"}
 
 
 def read_staged(output_dir: str | Path) -> StagedRelease:
@@ -87,34 +83,30 @@ def training_seconds(results: Mapping[str, Any]) -> float | None:
     return None if seconds is None else float(seconds)
 
 
-def build_manifest(
-    repo_id: str,
-    kind: str,
-    version: str,
-    folder: Path,
-    results: Json,
-    inputs: Json | None = None,
-    data: Json | None = None,
-) -> Json:
-    """What `manifest.json` holds, of a folder where all else is in place; `inputs` are the repositories it read."""
+def write_manifest(
+    folder: Path, repo_id: str, kind: str, version: str, results: Json, inputs: Json | None = None, data: Any = None
+) -> None:
+    """Write `manifest.json` into a folder where all else is in place; `inputs` are the repositories that it read."""
     files, settings, tokens = describe_files(folder), results.get("settings", {}), results.get("tokens_per_epoch")
-    return {
+    run = {
+        "recipe": results.get("model") if kind == "encoder" else None,
+        **{key: results.get(key) for key in ("command", "date", "commit", "machine")},
+        "versions": results.get("versions", versions()),
+        "seeds": {key: value for key, value in settings.items() if key.endswith("seed")},
+        "wall_clock_seconds": training_seconds(results),
+        "tokens": None if tokens is None else round(tokens * results["epochs"]),
+        "settings": settings,
+    }
+    record = {
         "schema": 1,
         "repository": repo_id,
         "kind": kind,
         "version": version,
         "package": {"version": versions().get("tlm-hf"), "commit": commit()},
-        "run": {
-            "recipe": results.get("model") if kind == "encoder" else None,
-            **{key: results.get(key) for key in ("command", "date", "commit", "machine")},
-            "versions": results.get("versions", versions()),
-            "seeds": {key: value for key, value in settings.items() if key.endswith("seed")},
-            "wall_clock_seconds": training_seconds(results),
-            "tokens": None if tokens is None else round(tokens * results["epochs"]),
-            "settings": settings,
-        },
+        "run": run,
         "inputs": inputs or {},
         "data": data or {},
         "remote_code": {name: file["sha256"] for name, file in files.items() if name.endswith(".py")},
         "files": files,
     }
+    write_json(folder / MANIFEST_FILE, record)

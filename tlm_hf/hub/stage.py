@@ -5,24 +5,26 @@ that the same release staged again is the same to the last byte.
 """
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import RepoCard
 from tqdm.auto import tqdm
 
-from .. import runtime
-from ..cards import card_template, package_data
+from .. import models, runtime
+from ..cards import CardFacts, card_template, is_uncased, package_data, render_card
 from ..errors import UserError
 from ..evaluation.classifier_facts import measure_classifier
+from ..export import RUNTIME_FILES, write_runtime
 from ..loading import weights_hash
+from ..models.modeling_tlm import TLMForMaskedLM
+from ..recipes import HEAD_SIZE, find_size
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable_path
 from ..training.finetune import NEW
-from .demo_data import DEMO_FILE
-from .manifest import MANIFEST_FILE, RELEASE_FILE, Repository, StagedRelease, build_manifest, read_staged, tree_hash
-from .model_folder import SourceRun, is_smoke, stage_release_model
+from . import manifest
+from .demo_data import DEMO_FILE, EXAMPLES
 from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
 from .verify import VERIFIED_FILE
@@ -30,6 +32,31 @@ from .verify import VERIFIED_FILE
 MEASURED = ".measured"
 SPACE, DEMO = "tlm-demo", "demo"
 USAGE = "## How to run it"  # heading of the Space's README.md from which on it holds for every demonstration
+ADAPTER_CONFIG = "adapter_config.json"
+PLOT = "reliability.png"
+SOURCES = {
+    "wikipedia": ("English Wikipedia", ["wikimedia/wikipedia"]),
+    "ag_news": ("AG News, sections of news", ["fancyzhx/ag_news"]),
+    "dbpedia_14": ("DBpedia-14, kinds of things", ["fancyzhx/dbpedia_14"]),
+    "fewrel": ("FewRel, relations between two entities", []),
+    "docstrings": ("docstrings of Python libraries", []),
+}
+"""What cards say of corpora and tasks by name, and the data sets on the Hub."""
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """A finished run that becomes a repository, or its branch (None: main), and the SHA-256 of its weights."""
+
+    entry: Entry
+    folder: Path
+    branch: str | None
+    results: Json
+    weights: str
+
+
+def _at(name: str, branch: str | None) -> str:
+    return f"{name}@{branch}" if branch else name
 
 
 def stage(release_file: str, output_dir: str, *, data_root: str | None = None) -> Json:
@@ -40,21 +67,23 @@ def stage(release_file: str, output_dir: str, *, data_root: str | None = None) -
     with whole_folder(output) as root:
         stager = _Stager(release, root, output / MEASURED, data_root)
         repositories = [stager.stage(entry) for entry in tqdm(release.entries, desc="Staging", unit="repository")]
-        staged = StagedRelease(output, release.version, release.namespace, repositories)
-        write_json(root / RELEASE_FILE, staged.record())
+        staged = manifest.StagedRelease(output, release.version, release.namespace, repositories)
+        record = {key: value for key, value in asdict(staged).items() if key != "output"}
+        write_json(root / manifest.RELEASE_FILE, record)
         if (output / MEASURED).is_dir():
             shutil.copytree(output / MEASURED, root / MEASURED)
     lines = [f"{each.kind:<11}{folder}" for each, folder in staged.folders]
     lines.append(f"Staged in {output_dir}; next: tlm release verify.")
-    return {**staged.record(), "table": "\n".join(lines)}
+    return {**record, "table": "\n".join(lines)}
 
 
 def _check_replaceable(output: Path) -> None:
     if output.is_file():
         raise UserError(f"The output folder {output} is a file: choose another --output-dir.")
-    folders = [folder for _, folder in read_staged(output).folders] if (output / RELEASE_FILE).exists() else []
+    is_staged = (output / manifest.RELEASE_FILE).exists()
+    folders = [folder for _, folder in manifest.read_staged(output).folders] if is_staged else []
     owners = {Path(folder).parent.as_posix() for folder in folders}
-    expected = {RELEASE_FILE, VERIFIED_FILE, MEASURED, *folders, *owners}
+    expected = {manifest.RELEASE_FILE, VERIFIED_FILE, MEASURED, *folders, *owners}
     for path in [*output.glob("*"), *(path for owner in owners for path in (output / owner).glob("*"))]:
         if (name := path.relative_to(output).as_posix()) not in expected:
             raise UserError(f"The output folder {output} holds other files ({name}): choose another --output-dir.")
@@ -80,41 +109,34 @@ class _Stager:
         for entry in release.entries:
             self.private += [entry.source, *entry.revisions.values()]
             for branch, folder in [(None, entry.source), *entry.revisions.items()] if entry.kind != "space" else []:
-                results = _read_results(folder, entry.kind)
-                run = SourceRun(entry, folder, branch, results, weights_hash(str(folder)))
-                self.runs[run.label] = run
+                run = SourceRun(entry, folder, branch, _read_results(folder, entry.kind), weights_hash(str(folder)))
+                self.runs[_at(entry.name, branch)] = run
         self.inputs = {label: self._inputs(run) for label, run in self.runs.items()}
 
-    def stage(self, entry: Entry) -> Repository:
+    def stage(self, entry: Entry) -> manifest.Repository:
         """Build an entry's repository, a folder for each branch."""
-        repo_id, tree = self.release.repo_id(entry.name), {}
+        repo_id, kind, tree = self.release.repo_id(entry.name), entry.kind, {}
         for branch in (None, *entry.revisions):
-            name = f"{repo_id}@{branch}" if branch else repo_id
-            folder = self.root / name
+            folder, label = self.root / _at(repo_id, branch), _at(entry.name, branch)
             folder.mkdir(parents=True)
-            self._fill(entry, branch, folder)
-            tree[name] = tree_hash(folder)
-        return Repository(entry.kind, "space" if entry.kind == "space" else "model", repo_id, tree)
-
-    def _fill(self, entry: Entry, branch: str | None, folder: Path) -> None:
-        repo_id, version = self.release.repo_id(entry.name), self.release.version
-        results, inputs, data = Json(), Json(), Json()
-        if entry.kind == "space":
-            smoke = any(is_smoke(self.runs[name].folder) for _, name in entry.links if name in self.runs)
-            _stage_space(entry, self.release, folder, smoke=smoke)
-        else:
-            run = self.runs[f"{entry.name}@{branch}" if branch else entry.name]
-            inputs, evaluation = self.inputs[run.label], None
-            if entry.kind not in ("encoder", "frozen"):
-                cached = self.measured / f"{folder.name}.json"
-                evaluation = measure_classifier(run.folder, run.results, run.weights, cached, self.data_root)
-            places: Json = {key: portable_path(run.results[key]) for key in ("corpus", "task") if key in run.results}
-            results = run.results | places
-            stage_release_model(replace(run, results=results), self.release, folder, evaluation, inputs)
-            settings = results["settings"].items()
-            data = {key: value for key, value in settings if key.endswith(("sha256", "revision"))} | places
-        write_json(folder / MANIFEST_FILE, build_manifest(repo_id, entry.kind, version, folder, results, inputs, data))
-        check_folder(folder, self.private)
+            results, data = Json(), Json()
+            if kind == "space":
+                smoke = any(is_smoke(self.runs[name].folder) for _, name in entry.links if name in self.runs)
+                _stage_space(entry, self.release, folder, smoke=smoke)
+            else:
+                run, evaluation = self.runs[label], None
+                if kind not in ("encoder", "frozen"):
+                    cached = self.measured / f"{folder.name}.json"
+                    evaluation = measure_classifier(run.folder, run.results, run.weights, cached, self.data_root)
+                places = {key: portable_path(run.results[key]) for key in ("corpus", "task") if key in run.results}
+                results, settings = run.results | places, run.results["settings"]
+                data = {key: settings[key] for key in settings if key.endswith(("sha256", "revision"))} | places
+                stage_release_model(replace(run, results=results), self.release, folder, evaluation, self.inputs[label])
+            inputs = self.inputs.get(label, {})
+            manifest.write_manifest(folder, repo_id, kind, self.release.version, results, inputs, data)
+            check_folder(folder, self.private)
+            tree[_at(repo_id, branch)] = manifest.tree_hash(folder)
+        return manifest.Repository(kind, "space" if kind == "space" else "model", repo_id, tree)
 
     def _inputs(self, run: SourceRun) -> Json:
         """Which repositories a run read, by their weights' hashes: a name that fits is not enough."""
@@ -184,3 +206,79 @@ def _stage_space(entry: Entry, release: Release, folder: Path, *, smoke: bool) -
         version=release.version,
     )
     (folder / "README.md").write_text(f"---\n{card.data.to_yaml()}\n---\n\n{text.strip()}\n", encoding="utf-8")
+
+
+def copy_model_files(run: Path, folder: Path, kind: str) -> None:
+    """Copy what a model repository holds, with the package's own code; UserError where the run lacks it."""
+    sources = [run / "tokenizer.json", run / "tokenizer_config.json"]
+    if kind == "adapter":
+        sources += [run / "adapter" / name for name in (ADAPTER_CONFIG, "adapter_model.safetensors")]
+    elif kind == "encoder" and not any(run.glob("*.py")):  # those that come with the package have no code beside them
+        TLMForMaskedLM.from_pretrained(run).save_pretrained(folder)
+    else:
+        package = Path(models.__path__[0])  # the only code that a model repository may hold
+        sources += [run / "config.json", run / "model.safetensors"]
+        sources += [package / path.name for path in run.glob("*.py") if path.name not in RUNTIME_FILES]
+    if kind == "frozen":
+        write_runtime(folder)
+    for path in sources:
+        if not path.is_file():
+            raise UserError(f"The run {run} has no {path.name}, or code that is not of this package: run it again.")
+        shutil.copyfile(path, folder / path.name)
+
+
+def stage_model(
+    run_folder: Path, destination: Path, kind: str, results: Json, facts: CardFacts, plot: Path | None = None
+) -> Path:
+    """Build a model folder, which is returned, from a finished run, outside of a release; an older one is replaced."""
+    with whole_folder(destination) as folder:
+        copy_model_files(run_folder, folder, kind)
+        if plot is not None:
+            shutil.copy2(plot, folder / plot.name)
+        facts = replace(facts, uncased=is_uncased(folder), plots={plot.name: "accuracy"} if plot else {})
+        (folder / "README.md").write_text(render_card(kind, destination.name, results, facts), encoding="utf-8")
+    return destination
+
+
+def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluation: Json | None, inputs: Json) -> None:
+    """Build the model folder of a release: files, results and card; `inputs` as the manifest has them."""
+    entry = run.entry
+    copy_model_files(run.folder, folder, entry.kind)
+    if entry.kind == "adapter":
+        base = {"base_model_name_or_path": release.repo_id(entry.base or "")}
+        write_json(folder / ADAPTER_CONFIG, read_json(folder / ADAPTER_CONFIG) | base)
+    plots = {PLOT: "Reliability before and after the temperature"} if (run.folder / PLOT).is_file() else {}
+    if plots:
+        shutil.copyfile(run.folder / PLOT, folder / PLOT)
+    write_json(folder / RESULTS_FILE, {**run.results, "evaluation": evaluation})
+    source = str(run.results.get("corpus" if entry.kind == "encoder" else "task", ""))
+    title, hub = SOURCES.get(source, (source, []))
+    # Members outside this release are known by name alone.
+    places = [each["repository"] for each in inputs.get("members") or inputs.values()]
+    places += [name for name in entry.members if "/" in name]
+    facts = CardFacts(
+        trained_on=entry.corpus or entry.task or title,
+        evaluation=evaluation,
+        base_models=list(dict.fromkeys(filter(None, places))),
+        datasets=hub,
+        plots=plots,
+        revisions=[] if run.branch else list(entry.revisions),
+        branch=run.branch,
+        remote_code=entry.kind != "adapter" and read_json(folder / "config.json")["model_type"] != "bert",
+        example=entry.example or (None if entry.kind == "encoder" else next(iter(EXAMPLES.get(source, [])), None)),
+        licence=release.licence,
+        language=release.language,
+        wall_clock=manifest.training_seconds(run.results),
+        uncased=is_uncased(folder),
+        smoke=is_smoke(run.folder),
+        version=release.version,
+    )
+    card = render_card(entry.kind, release.repo_id(entry.name), run.results, facts)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def is_smoke(run: Path) -> bool:
+    """Whether the model of a run is of smoke size."""
+    config = read_json(run / "config.json")
+    first = (config.get("member_configs") or [config])[0]
+    return bool(first.get("hidden_size") == HEAD_SIZE * find_size("smoke").heads)

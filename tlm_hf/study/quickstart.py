@@ -20,7 +20,7 @@ from ..evaluation.classifier_facts import measure_classifier
 from ..evaluation.latency import Watch, classifier_latency
 from ..evaluation.linear_models import tfidf_baseline
 from ..hub.demo_data import DemoArguments, make_demo
-from ..hub.model_folder import stage_model
+from ..hub.stage import stage_model
 from ..loading import load_classifier, weights_hash
 from ..option_fields import option
 from ..recipes import find_size
