@@ -6,7 +6,6 @@ import importlib
 import json
 import signal
 import sys
-import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from enum import Enum
@@ -120,12 +119,11 @@ def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
             named += [f"--{option}", words.pop(0)]
     parser = find_parser(name, command)
     preset = {"what": name.partition(" ")[2]} if "--what" in parser._option_string_actions else {}
-    options = parser.parse([*named, *words]) | preset
-    function: Any = _find(command.function)
+    options, function = parser.parse([*named, *words]) | preset, _find(command.function)
 
     def call() -> Any:
-        by_name = command.options is not None
-        return function(**options) if by_name else function(get_type_hints(function)["arguments"](**options))
+        record = get_type_hints(function).get("arguments")
+        return function(record(**options)) if record else function(**options)
 
     run_command(call, command.printed)
 
@@ -153,8 +151,7 @@ def _terminate(number: int, frame: Any) -> NoReturn:
 def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence[str] = ()) -> None:
     """Call `function` and print the named parts of its results; leaves with 0, 2 (bad input), 130 or 143 (SIGTERM)."""
     quiet_libraries()
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _terminate) if in_main_thread else None
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         results = function()
     except UserError as error:
@@ -165,14 +162,12 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
         sys.stderr.write(f"Interrupted: the same command continues from {saved}, or else begins again.\n")
         raise SystemExit(TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED) from None
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before)
     from ..runs.output_folder import is_main_process  # which imports torch
 
     if results is not None and is_main_process():
         printed = {key: results[key] for key in summary if key in results}
-        pages = [key for key, value in printed.items() if isinstance(value, str) and "\n" in value]
-        for key in pages:
+        for key in [key for key, value in printed.items() if isinstance(value, str) and "\n" in value]:
             print(printed.pop(key))
         if printed:
             print(json.dumps(printed, indent=2, ensure_ascii=False))

@@ -16,14 +16,14 @@ class Command:
     options: str | None = None  # of a function that takes options by name, the module of their GROUPS and REFUSED
 
 
-STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.release:release"
+STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.calls:release"
 REPORT, TABLE, ROWS = ("report",), ("table",), ("rows",)
 STEP_RATIOS = ("recipe", "ratios", "median_seconds")
 COMMANDS = {
     "quickstart": Command("the whole idea on embedded text, to a table", "study.quickstart:quickstart", REPORT),
     "train-committee": Command(
         "a committee from your own table of texts and labels",
-        "commands.training:train_committee",
+        "commands.calls:train_committee",
         REPORT,
         leading=("data",),
         options="training.train_committee_options",
@@ -35,13 +35,13 @@ COMMANDS = {
     ),
     "pretrain": Command(
         "pre-train an encoder on a corpus, or continue one on your own text",
-        "commands.training:pretrain",
+        "commands.calls:pretrain",
         ("model", "steps", "held_out", "members"),
         options="training.pretrain_options",
     ),
     "finetune": Command(
         "fine-tune an encoder on a task, or train it from scratch",
-        "commands.training:finetune",
+        "commands.calls:finetune",
         ("model", "task", "from_scratch", "validation", "test", "schedule", "members"),
         options="training.finetune_options",
     ),
