@@ -9,7 +9,6 @@ counting more. On a few hundred rows it is the best start for a classifier (`tlm
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,9 +31,7 @@ from tlm_hf.runs.provenance import provenance
 from tlm_hf.training.initialization import start_as_mean_of_words
 
 TEXT = "paragraphs of English Wikipedia articles (CC BY-SA 4.0)"
-WEIGHTS = "model.safetensors"
-WORDS, LENGTH = "tlm-words", 128
-MEASURED = 2000  # texts on which the mean of words is standardised
+WORDS, LENGTH, MEASURED = "tlm-words", 128, 2000  # tokens a text, and texts on which the mean of words is standardised
 CARD = """---
 language: en
 license: apache-2.0
@@ -57,8 +54,9 @@ def finish(folder: Path, name: str, results: Json) -> None:
         code.unlink()
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", {key: value for key, value in config.items() if key != "auto_map"})
-    weights = {key: tensor.to(torch.bfloat16) for key, tensor in load_file(folder / WEIGHTS).items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    file = folder / "model.safetensors"
+    weights = {key: tensor.to(torch.bfloat16) for key, tensor in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
     write_json(folder / RESULTS_FILE, results)
     write_manifest(folder, name, "encoder", version("tlm-hf"), results)
 
@@ -66,8 +64,9 @@ def finish(folder: Path, name: str, results: Json) -> None:
 def embed(run: Path, root: Path) -> Path:
     """Stage a finished pre-training under its folder's name; its config has float32, so it opens in that."""
     results, folder = read_json(run / RESULTS_FILE), root / run.name
-    facts = CardFacts(TEXT, datasets=["wikimedia/wikipedia"], example="Paris is the [MASK] of France.")
-    stage_model(run, folder, "encoder", results, replace(facts, wall_clock=training_seconds(results)))
+    example, seconds = "Paris is the [MASK] of France.", training_seconds(results)
+    facts = CardFacts(TEXT, datasets=["wikimedia/wikipedia"], example=example, wall_clock=seconds)
+    stage_model(run, folder, "encoder", results, facts)
     card = (folder / "README.md").read_text(encoding="utf-8").replace(f'"{run.name}"', "folder")
     card = card.replace("from transformers import", "import tlm_hf\nfrom transformers import", 1)
     card = card.replace("\nmodel = ", f'\nfolder = str(tlm_hf.pretrained()["{run.name}"])\nmodel = ', 1)

@@ -7,10 +7,8 @@ of five two more of the next seed. Intervals are over test texts and seeds. The 
 """
 
 import argparse
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,50 +35,42 @@ TASKS: dict[str, tuple[float, Json]] = {
 ENCODERS = ("tlm-bert1-0", "tlm-bert1-1", COUNTED)
 
 
-def count_vectors(task: Any) -> np.ndarray:
-    """Logits on test of a linear model on the mean of a text's counted word rows, float (texts, classes)."""
-    tokenizer = load_tokenizer(model_folder(COUNTED))
-    means = text_means(tokenizer, word_vectors(tokenizer, [COUNTED]))
-    inputs = {split: means(task[split]["text"][:]) for split in task}
-    return np.asarray(choose_linear(inputs, task)["logits"]["test"])
+def in_percent(estimate: Estimate) -> Json:
+    """Value and 95% interval over texts and seeds, times 100."""
+    return {part: round(100 * getattr(estimate, part), 2) for part in ("value", "low", "high")}
 
 
 def run_task(name: str, seeds: Sequence[int], output: Path) -> list[Json]:
     """Rows of one task: accuracy of each model, and its difference from TF-IDF and MiniLM, in percent and points."""
     rate, sizes = TASKS[name]
-    data = {"task": name.split(",")[0], **sizes}
-    folder = output / name.replace(", ", "-").replace(" ", "-")
+    folder, source = output / name.replace(", ", "-").replace(" ", "-"), name.split(",")[0]
+    logits = []
     for seed in seeds:
         options = {"models": list(ENCODERS), "seed": seed, "learning_rate": rate, "num_threads": 1, "save_logits": True}
-        finetune_members(output_dir=str(folder / str(seed)), workers=1, disable_tqdm=True, **options, **data)
-    logits = []
-    for seed, index in itertools.product(seeds, range(len(ENCODERS))):
-        with np.load(folder / str(seed) / f"member-{index}" / LOGITS_FILE) as stored:
-            logits.append(stored["test"])
-            labels = stored["test_labels"]
-    members, count = np.stack(logits, axis=1), len(ENCODERS)
-    places = np.arange(members.shape[1]).reshape(len(seeds), count)
-    joined = [*places.tolist()]
-    five = [[*row, *after[:2]] for row, after in zip(joined, [*joined[1:], joined[0]], strict=True)]
-    sides = {encoder: [[place] for place in places[:, index]] for index, encoder in enumerate(ENCODERS)}
-    sides |= {"committee of three": joined, "committee of five": five}
+        options |= {"output_dir": str(folder / str(seed)), "workers": 1, "disable_tqdm": True}
+        finetune_members(task=source, **options, **sizes)
+        for index in range(len(ENCODERS)):
+            with np.load(folder / str(seed) / f"member-{index}" / LOGITS_FILE) as stored:
+                logits.append(stored["test"])
+    places = np.arange(len(logits)).reshape(len(seeds), len(ENCODERS))
+    sides = {encoder: places[:, [index]] for index, encoder in enumerate(ENCODERS)}
+    sides["committee of three"] = places
+    sides["committee of five"] = np.hstack([places, np.roll(places, -1, axis=0)[:, :2]])
+    task = load_task(source, **sizes)
+    labels, members = np.array(task["test"]["label"][:]), np.stack(logits, axis=1)
     answers = {side: Answers(committees_right(members, labels, chosen)) for side, chosen in sides.items()}
-    task = load_task(data.pop("task"), **data)
-    baselines = {"TF-IDF": tfidf_baseline(task, with_logits=True)["logits"]["test"]}
-    baselines |= {"MiniLM": sentence_baseline(task)["logits"]["test"], "count vectors": count_vectors(task)}
-    right = np.array(task["test"]["label"][:])
-    answers |= {side: Answers((logit.argmax(-1) == right)[None].astype(float)) for side, logit in baselines.items()}
+    tokenizer = load_tokenizer(model_folder(COUNTED))
+    means = text_means(tokenizer, word_vectors(tokenizer, [COUNTED]))
+    counted = choose_linear({split: means(task[split]["text"][:]) for split in task}, task)
+    baselines = {"TF-IDF": tfidf_baseline(task, with_logits=True), "MiniLM": sentence_baseline(task)}
+    for side, found in (baselines | {"count vectors": counted}).items():
+        answers[side] = Answers((found["logits"]["test"].argmax(-1) == labels)[None].astype(float))
     rows = []
     for side, ours in answers.items():
         row: Json = {"task": name, "model": side, "runs": ours.runs, "accuracy": in_percent(accuracy(ours))}
-        row |= {f"less {other}": in_percent(difference(ours, answers[other])) for other in ("TF-IDF", "MiniLM")}
+        row |= {f"less {other}": in_percent(difference(ours, answers[other])) for other in baselines}
         rows.append(row)
     return rows
-
-
-def in_percent(estimate: Estimate) -> dict[str, float]:
-    """Value and 95% interval over texts and seeds, times 100."""
-    return {part: round(100 * getattr(estimate, part), 2) for part in ("value", "low", "high")}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

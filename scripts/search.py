@@ -24,7 +24,7 @@ from tlm_hf.commands.common import Parser
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.evaluation.linear_models import choose_linear
-from tlm_hf.runs.atomic_files import read_json, write_json
+from tlm_hf.runs.atomic_files import Json, read_json, write_json
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
 from tlm_hf.study.estimates import Answers, mean_difference
@@ -32,32 +32,21 @@ from tlm_hf.training.finetune import LOGITS_FILE, finetune
 from tlm_hf.training.pretrain import pretrain
 from tlm_hf.training.pretrain_options import GROUPS
 
-TASKS: dict[str, dict[str, Any]] = {
-    "ag_news": {"train_per_label": 1000, "validation_per_label": 500, "test_per_label": 10},
-    "dbpedia_14": {"train_per_label": 100, "validation_per_label": 150, "test_per_label": 10},
-    "fewrel": {"train_per_label": 60, "validation_per_label": 40, "test_per_label": 30, "shortfall": "take"},
+TASKS: dict[str, tuple[float, Json]] = {
+    "ag_news": (3e-4, {"train_per_label": 1000, "validation_per_label": 500, "test_per_label": 10}),
+    "dbpedia_14": (1e-3, {"train_per_label": 100, "validation_per_label": 150, "test_per_label": 10}),
+    "fewrel": (3e-4, {"train_per_label": 60, "validation_per_label": 40, "test_per_label": 30, "shortfall": "take"}),
 }
-"""As in the study, whose test texts of FewRel are left out, but with more validation texts: 2,000 to 2,560."""
-RATES = {"ag_news": 3e-4, "dbpedia_14": 1e-3, "fewrel": 3e-4}
+"""Rates and sizes, as in the study, whose test texts of FewRel are left out, but with 2,000 to 2,560 for validation."""
 TRIAL = 60  # steps that are timed to know how many fit into a budget
 
 
-def train(words: str, folder: Path, seed: int, steps: int) -> tuple[dict[str, Any], float]:
+def train(words: str, folder: Path, seed: int, steps: int) -> tuple[Json, float]:
     """Pre-train a variant; returns the results and the CPU seconds of a step."""
     options = {"output_dir": str(folder), "seed": seed, "max_steps": steps, "num_threads": 1, "disable_tqdm": True}
     given = Parser(GROUPS, "pretrain", "").parse(shlex.split(words))
     results = pretrain(**{"eval_steps": 10**6, **given, **options})
     return results, results["speed"]["cpu_seconds"] / results["speed"]["steps"]
-
-
-def cost_of(words: str, folder: Path) -> dict[str, float]:
-    """CPU seconds of a `step`, and of the `rest` of a run, such as counting; kept in the folder of the trial."""
-    file = folder / "cost.json"
-    if not file.is_file():
-        start = time.process_time()
-        _, step = train(words, folder, 0, TRIAL)
-        write_json(file, {"step": step, "rest": time.process_time() - start - TRIAL * step})
-    return read_json(file)
 
 
 def probe(encoder: Path, task: Any) -> float:
@@ -74,29 +63,37 @@ def probe(encoder: Path, task: Any) -> float:
     return float(choose_linear({split: embedded[split]["vector"][:] for split in task}, task)["validation_accuracy"])
 
 
-def run_variant(arguments: argparse.Namespace, variant: str, minutes: float, seed: int) -> dict[str, Any]:
+def run_variant(arguments: argparse.Namespace, variant: str, minutes: float, seed: int) -> Json:
     """Pre-train, probe and fine-tune; what is finished is read from its folder."""
     name = variant.replace("--", "").replace(" ", "_").replace("/", "_") or "as-given"
     root, words = Path(arguments.output_dir) / name, f"{arguments.pretrain} {variant}"
-    cost = cost_of(words, root / "trial")
+    file = root / "trial" / "cost.json"  # CPU seconds of a step, and of the rest of a run, such as counting
+    if not file.is_file():
+        start = time.process_time()
+        _, step = train(words, root / "trial", 0, TRIAL)
+        write_json(file, {"step": step, "rest": time.process_time() - start - TRIAL * step})
+    cost = read_json(file)
     steps = max(10, round((60 * minutes - cost["rest"]) / cost["step"]))
     folder = root / f"{minutes:g}-minutes-{seed}"
     results, step = train(words, folder / "encoder", seed, steps)
     row = {"minutes": minutes, "variant": variant, "seed": seed, "steps": steps, "milliseconds": 1000 * step}
     row |= {"minutes used": (cost["rest"] + step * steps) / 60, "loss": results["held_out"]["loss"]}
     row["folder"] = str(folder)
-    for task, sizes in TASKS.items():
+    for task, (rate, sizes) in TASKS.items():
         row[f"probe {task}"] = probe(folder / "encoder", load_task(task, **sizes))
-        options = {**sizes, "learning_rate": RATES[task], "seed": seed, "num_threads": 1, "disable_tqdm": True}
+        options = {**sizes, "learning_rate": rate, "seed": seed, "num_threads": 1, "disable_tqdm": True}
         options |= {"model": str(folder / "encoder"), "output_dir": str(folder / task), "save_logits": True}
         row[task] = finetune(task=task, **options)["validation"]["accuracy"]
     return row
 
 
-def is_right(folder: str, task: str) -> np.ndarray:
-    """Whether a classifier has each validation text right, float (texts,)."""
-    with np.load(Path(folder) / task / LOGITS_FILE) as logits:
-        return np.asarray(logits["validation"].argmax(axis=1) == logits["validation_labels"], dtype=float)
+def answers(folders: Sequence[str], task: str) -> Answers:
+    """Which validation texts the classifiers in folders have right; tasks have their own seeds of the bootstrap."""
+    right = []
+    for folder in folders:
+        with np.load(Path(folder) / task / LOGITS_FILE) as logits:
+            right.append(logits["validation"].argmax(axis=1) == logits["validation_labels"])
+    return Answers(np.array(right, dtype=float), seed=list(TASKS).index(task))
 
 
 def tabulate(runs: pd.DataFrame) -> pd.DataFrame:
@@ -106,11 +103,7 @@ def tabulate(runs: pd.DataFrame) -> pd.DataFrame:
         first = runs[(runs.minutes == minutes) & (runs.variant == runs.variant[0])]
         both, text = some.merge(first, on="seed"), ""
         if len(both) and variant != runs.variant[0]:
-            pairs = []
-            for place, task in enumerate(TASKS):
-                ours, base = (np.array([is_right(one, task) for one in both[f"folder_{side}"]]) for side in "xy")
-                pairs.append((Answers(ours, seed=place), Answers(base, seed=place)))
-            gain = mean_difference(pairs)
+            gain = mean_difference([(answers(both.folder_x, task), answers(both.folder_y, task)) for task in TASKS])
             text = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
         means = some.drop(columns=["minutes", "seed"]).mean(numeric_only=True).round(4)
         rows.append({"minutes": minutes, "variant": variant, "seeds": len(some), **means, "gain": text})

@@ -16,8 +16,8 @@ def test_variants_are_judged_by_their_tasks_and_the_search_continues(tmp_path, m
     texts = [f"{word} {number} river\n" for number in range(12) for word in ("0,good fine", "1,bad poor")]
     Path("reviews.csv").write_text("label,text\n" + "".join(texts))
     main = runpy.run_path(str(SCRIPT))["main"]
-    main.__globals__["TASKS"] = {"reviews.csv": {f"{split}_per_label": 4 for split in ("train", "validation", "test")}}
-    main.__globals__["RATES"], main.__globals__["TRIAL"] = {"reviews.csv": 1e-3}, 6
+    sizes = {f"{split}_per_label": 4 for split in ("train", "validation", "test")}
+    main.__globals__["TASKS"], main.__globals__["TRIAL"] = {"reviews.csv": (1e-3, sizes)}, 6
     options = "--corpus corpus.txt --num-texts 60 --validation-texts 20 --size smoke --batch-size 8"
     words = ["--results", str(tmp_path / "results.json"), "--output-dir", str(tmp_path / "runs"), "--seeds", "0"]
     words += ["--minutes", "0.001", f"--pretrain={options}"]

@@ -132,7 +132,7 @@ def findings(tmp_path):
 
     def make(tuned=False):
         plan = read_plan("laptop")
-        validation = dict.fromkeys(Planner(plan, {}).expand().runs, 0.5) if tuned else {}
+        validation = dict.fromkeys(Planner(plan, {}).expand()[0], 0.5) if tuned else {}
         return Findings(Planner(plan, validation), {}, tmp_path)
 
     return make

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -22,7 +23,8 @@ def expand(tmp_path):
             fields[name] = fields[name] | value if isinstance(value, dict) else value
         file = tmp_path / "plan.yaml"
         file.write_text(yaml.safe_dump({size: fields}, sort_keys=False))
-        return Planner(read_plan(size, file), validation or {}).expand()
+        runs, waiting = Planner(read_plan(size, file), validation or {}).expand()
+        return SimpleNamespace(runs=runs, waiting=waiting)
 
     return run
 

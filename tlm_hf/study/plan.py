@@ -53,14 +53,6 @@ class Point:
         return "scratch" if self.x == "scratch" else "pretrained"
 
 
-@dataclass(frozen=True)
-class Expansion:
-    """The runs that can be named now, in the order in which they are to be done; fine-tunings `waiting` for a rate."""
-
-    runs: dict[str, StudyRun]
-    waiting: int
-
-
 class Planner:
     """Names the runs of a plan; `validation` is the accuracy of finished fine-tunings by name, which chooses rates."""
 
@@ -197,8 +189,12 @@ class Planner:
             encoders = {p: (self.pretraining(shallow, p, subset, max_steps=steps), seeds[p]) for p in seeds}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
 
-    def expand(self) -> Expansion:
-        """All runs that can be named, low seeds first, so that a study that stops early has some of every finding."""
+    def expand(self) -> tuple[dict[str, StudyRun], int]:
+        """The runs that can be named now, and how many fine-tunings wait for a rate.
+
+        They are in the order in which they are to be done: low seeds first, so that a study that stops early has some
+        of every finding.
+        """
         planned, waiting = [(0, run) for task in self.plan.tasks for run in self.baselines(task)], 0
         for point in [point for task in self.plan.tasks for point in self.points(task)]:
             candidates = self.candidates(point.recipe, point.task, point.arm)
@@ -211,7 +207,7 @@ class Planner:
                 waiting += 0 if runs else len(seeds)
         planned.append((LAST, self.latency))
         ordered = [run for _, each in sorted(planned, key=itemgetter(0)) for run in _with_needs(each)]
-        return Expansion({run.name: run for run in ordered}, waiting)
+        return {run.name: run for run in ordered}, waiting
 
 
 def _with_needs(run: StudyRun) -> Iterator[StudyRun]:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +19,7 @@ from ..runs.atomic_files import Json, lock
 from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
 from .execute import Record, RunArguments, execute, is_ready, read_record
-from .plan import Expansion, Planner, StudyRun
+from .plan import Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
 from .ray_executor import SLOTS, RayExecutor, Work, makespan
 
@@ -27,6 +28,7 @@ MULTIPLY_ADDS_PER_SECOND = 5e10
 """Of one core, for trainings that no record has timed: the laptop study had 5.1e10 (`bert-1`) to 7.4e10 (`bert-6`)."""
 STEP_SECONDS, START_SECONDS = 0.008, 10.0
 """Time of a training that is no multiply-adds: in each step, and once for reading and scoring texts."""
+TELLING = ("recipe", "task")  # settings that tell how long a step takes
 NODES, DEATH_SECONDS = (1, 8, 64), 86400.0
 OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "linear": 120.0, "minilm": 240.0, "latency": 60.0}
 
@@ -35,7 +37,7 @@ OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "linear": 120.0, "minilm": 
 class StudyArguments:
     """Options of `tlm study`."""
 
-    what: str = option("", "plan, run, report, or demo (a folder for the Space).")
+    what: str = option("", "plan, run or report.")
     size: str = option("smoke", "smoke, laptop, fair or paper.")
     plan: str = option(str(PLAN_FILE), "YAML file of the plan.")
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE, or PLAN-SIZE).")
@@ -75,26 +77,27 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 
 @dataclass(frozen=True)
 class State:
-    """The runs of a plan that can be named, and their records by name."""
+    """The runs of a plan that can be named, fine-tunings `waiting` for a rate, and the records by name."""
 
     planner: Planner
-    expansion: Expansion
+    runs: dict[str, StudyRun]
+    waiting: int
     records: dict[str, Record]
 
     @property
     def missing(self) -> list[StudyRun]:
-        """Those without a record, in the order in which they are to be done."""
-        return [run for name, run in self.expansion.runs.items() if name not in self.records]
+        """Runs without a record, in the order in which they are to be done."""
+        return [run for name, run in self.runs.items() if name not in self.records]
 
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     """The plan's runs as far as they can be named, and their records; UserError for a damaged one."""
-    folders = sorted(arguments.results_folder.glob("runs/[!.]*"))
-    records = {record.name: record for record in map(read_record, folders) if record is not None}
+    found = filter(None, map(read_record, sorted(arguments.results_folder.glob("runs/[!.]*"))))
+    records = {record.name: record for record in found}
     tuned = [record for record in records.values() if record.kind == "finetune"]
     planner = Planner(plan, {record.name: record.results["validation"]["accuracy"] for record in tuned})
-    expansion = planner.expand()
-    return State(planner, expansion, {name: records[name] for name in expansion.runs if name in records})
+    runs, waiting = planner.expand()
+    return State(planner, runs, waiting, {name: records[name] for name in runs if name in records})
 
 
 def _multiply_adds(config: TLMConfig, scored: int, outputs: int) -> int:
@@ -113,9 +116,8 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     """Seconds of a run on one core: those of the same work in the records, else a guess from multiply-adds."""
     if run.kind in OTHER_SECONDS:
         return OTHER_SECONDS[run.kind]
-    settings, finished = run.settings, [each for each in records.values() if each.kind == run.kind]
-    keys = ("recipe", "task")  # what tells how long a step takes
-    alike = [each.results for each in finished if all(each.settings.get(key) == settings.get(key) for key in keys)]
+    settings, same = run.settings, [run.kind, *map(run.settings.get, TELLING)]
+    alike = [each.results for each in records.values() if [each.kind, *map(each.settings.get, TELLING)] == same]
     config = build_config(settings["recipe"], settings["size"])
     if run.kind == "pretrain":
         labelled = round(find_schedule("tlm").mlm_probability * config.max_position_embeddings)
@@ -132,35 +134,34 @@ def show_plan(arguments: StudyArguments) -> Json:
     """The runs by kind and recipe: a `table` for people, counts, and `core_hours` of the missing ones."""
     plan = check_arguments(arguments)
     state = read_state(arguments, plan)
-    expansion, validation = state.expansion, dict(state.planner.validation)
-    while expansion.waiting:  # as if all candidates were equally good
-        validation = dict.fromkeys(expansion.runs, 0.5) | validation
-        expansion = Planner(plan, validation).expand()
-    runs = expansion.runs
+    runs, waiting, validation = state.runs, state.waiting, dict(state.planner.validation)
+    while waiting:  # as if all candidates were equally good
+        validation = dict.fromkeys(runs, 0.5) | validation
+        runs, waiting = Planner(plan, validation).expand()
     seconds = {name: expected_seconds(run, state.records) for name, run in runs.items()}
-    left = {name: seconds[name] * (name not in state.records) for name in runs}
-    lines = [
-        [run.kind, run.settings.get("recipe", ""), 1, left[name] > 0, left[name] / 3600, seconds[name] / 60]
-        for name, run in runs.items()
-    ]
-    columns = ["kind", "recipe", "runs", "missing", "core-hours left", "longest, min"]
-    sums = dict.fromkeys(columns[2:5], "sum") | {columns[5]: "max"}
-    table = pd.DataFrame(lines, columns=columns).groupby(columns[:2], sort=False).agg(sums)
-    total, missing, waiting = float(table[columns[4]].sum()), int(table["missing"].sum()), state.expansion.waiting
-    words = [f"{len(runs)} runs, {missing} missing: {total:.2f} core-hours; {waiting} wait for their rates."]
-    needs = {name: [each.name for each in run.needs if left[each.name]] for name, run in runs.items()}
-    work = {name: Work(left[name], needs[name]) for name in runs if left[name]}
+    left = {name: expected for name, expected in seconds.items() if name not in state.records}
+    lines = [[run.kind, run.settings.get("recipe", "")] for run in runs.values()]
+    table = pd.DataFrame(lines, columns=["kind", "recipe"]).assign(runs=1, missing=[name in left for name in runs])
+    table["core-hours left"] = [left.get(name, 0) / 3600 for name in runs]
+    table["longest, min"] = [seconds[name] / 60 for name in runs]
+    sums = {"runs": "sum", "missing": "sum", "core-hours left": "sum", "longest, min": "max"}
+    table = table.groupby(["kind", "recipe"], sort=False).agg(sums)
+    hours = sum(left.values()) / 3600
+    words = [f"{len(runs)} runs, {len(left)} missing: {hours:.2f} core-hours; {state.waiting} wait for their rates."]
+    work = {name: Work(left[name], [need.name for need in runs[name].needs if need.name in left]) for name in left}
     for nodes in NODES if work else ():
         alive, dying = (makespan(work, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS))
         words.append(
             f"--executor ray, {nodes} nodes of {SLOTS} cores: {alive:.1f} hours; {dying:.1f} if each dies once a day."
         )
     shown = "\n".join([table.reset_index().to_string(index=False, float_format="{:.2f}".format), *words])
-    return {"table": shown, "runs": len(runs), "done": len(runs) - missing, "waiting": waiting, "core_hours": total}
+    done = len(runs) - len(left)
+    return {"table": shown, "runs": len(runs), "done": done, "waiting": state.waiting, "core_hours": hours}
 
 
-def missing_jobs(arguments: StudyArguments, state: State) -> list[Job]:
+def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
     """The runs to be done, and those whose weights they need again; latency is measured last, alone on the machine."""
+    state = read_state(arguments, plan)
     # Whole paths: workers of a cluster run in other folders, without the variables of this shell.
     work = Path(arguments.work_dir or f"outputs/study/{arguments.title}").expanduser().resolve()
     records, jobs = str(arguments.results_folder.resolve() / "runs"), dict[str, Job]()
@@ -184,24 +185,20 @@ def run_study(arguments: StudyArguments) -> Json:
     plan, folder = check_arguments(arguments), arguments.results_folder
     root = data_root(arguments.data_root)
     arguments = replace(arguments, data_root=None if root is None else str(root.resolve()))
-    before = len(read_state(arguments, plan).records)
-
-    def next_jobs() -> list[Job]:
-        return missing_jobs(arguments, read_state(arguments, plan))
-
+    before, find_jobs = len(read_state(arguments, plan).records), partial(missing_jobs, arguments, plan)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         holder = lock(folder / ".lock")
     except Timeout as error:
         raise UserError(f"Another study is running in {folder}: wait for it, or give another --results-dir.") from error
     try:
-        jobs = next_jobs()
+        jobs = find_jobs()
         if jobs:
             check_data(plan, arguments.data_root)
         cluster = RayExecutor(gpus=arguments.gpus_per_run) if arguments.executor == "ray" else None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        run_jobs(jobs, arguments.workers or cores or 1, "Study", next_jobs, elsewhere=cluster)
+        run_jobs(jobs, arguments.workers or cores or 1, "Study", find_jobs, elsewhere=cluster)
     finally:
         holder.release()
     state = read_state(arguments, plan)
-    return {"done": len(state.records) - before, "missing": len(state.missing), "waiting": state.expansion.waiting}
+    return {"done": len(state.records) - before, "missing": len(state.missing), "waiting": state.waiting}
