@@ -119,3 +119,15 @@ def is_running(number: int) -> bool:
         return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_script_needs_no_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom test_worker_pool import Path, job, run_jobs\n"
+        "folder = Path(sys.argv[2])\n"
+        "print(sorted(run_jobs([job(folder, 1), job(folder, 2)], 2, 'Testing')))\n"
+    )
+    command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "['job 1', 'job 2']\n", done.stderr

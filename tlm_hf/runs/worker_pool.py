@@ -74,7 +74,11 @@ def run_jobs(
     waiting, running, results, done = list(jobs), dict[Future[Json], Job](), dict[str, Json](), 0.0
     pause = POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS
     bar = tqdm(desc=description, bar_format=BAR, mininterval=pause, miniters=0, file=sys.stderr, disable=not show)
-    with bar, patch.dict(os.environ, ONE_THREAD if in_children else {}), executor:
+    # A worker would run the caller's script again and, without `if __name__ == "__main__"`, train again.
+    script = vars(sys.modules["__main__"])
+    needed = "__file__" not in script or any(job.function.__module__ == "__main__" for job in jobs)
+    without_script = patch.dict(script, {} if needed else {"__file__": None})
+    with bar, patch.dict(os.environ, ONE_THREAD if in_children else {}), without_script, executor:
         try:
             while waiting or running:
                 free = (elsewhere.slots() if elsewhere else workers) - len(running)
