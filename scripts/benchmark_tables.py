@@ -198,7 +198,7 @@ def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model:
         start = time.perf_counter()
         classify(text)
         each.append(1000 * (time.perf_counter() - start))
-    row = {"data": data, "rows": rows, "draw": draw, "model": model}
+    row = {"data": data, "rows": rows, "draw": draw, "model": model, "commit": provenance()["commit"]}
     row |= {name: scores[name] for name in ("accuracy", "macro_f1")}
     return row | {"seconds": seconds, "milliseconds": statistics.median(each), "megabytes": size}
 
