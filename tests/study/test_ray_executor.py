@@ -83,9 +83,7 @@ def test_a_run_whose_node_is_killed_is_done_on_another(cluster, tmp_path):
     assert made[2] == max(made)
 
 
-def test_what_a_run_raises_and_a_cluster_without_gpus_are_said(cluster, tmp_path):
+def test_what_a_run_raises_is_said(cluster, tmp_path):
     bad = Job("bad", job, Options(str(tmp_path / "bad"), fails=True))
     with pytest.raises(UserError, match="The text is empty"):
         run_jobs([bad], 1, "Study", show=False, elsewhere=RayExecutor(cluster.address))
-    with pytest.raises(UserError, match="--gpus-per-run is 1"):
-        RayExecutor(cluster.address, gpus=1.0)

@@ -157,6 +157,7 @@ TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratc
         ("overlap", {"num_texts": 301, "corpus_texts": 300}, "overlap.num_texts .* 300"),
         ("committee", {"reference": "bert-9"}, "'bert-9'"),
         ("committee", {"members": {"bert-1": 0}}, "committee.members.bert-1: "),
+        ("committee", {"members": {"bert-1": 40}}, "committee.members.bert-1: "),
         ("committee", {"longr": {"max_steps": 64, "members": 1}}, "committee.longr"),
         ("committee", {"longer": {"members": 1}}, "committee.longer.max_steps: Field required"),
         ("finetuning", {"bert-1": TUNING | {"pretrained": [{"lr": 1.0}]}}, "pretrained.0.lr"),

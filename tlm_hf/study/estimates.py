@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from scipy.special import softmax
 DRAWS = 10_000
 """With 2,000 the ends of an interval move by a tenth of a point from seed to seed, with these by a few hundredths."""
 LEVEL = 0.95
-MOST_COMMITTEES = 300  # committees of one size that are evaluated: all of ten members
 
 
 @dataclass(frozen=True)
@@ -77,45 +76,42 @@ def _item_counts(seed: int, count: int) -> np.ndarray:
     return np.array(counts, dtype=float)
 
 
-def _estimate(value: float, draws: np.ndarray, runs: tuple[int, ...], *sides: np.ndarray) -> Estimate:
-    """`sides`: one sample whose mean, or two whose difference of means (Welch) the t-interval is for."""
-    low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    if not sides or min(map(len, sides)) < 2:
-        return Estimate(value, float(low), float(high), runs)
-    with warnings.catch_warnings(action="ignore"):  # of runs that are all alike
-        test = stats.ttest_1samp(*sides, 0) if len(sides) == 1 else stats.ttest_ind(*sides, equal_var=False)
-        interval = test.confidence_interval(LEVEL)
-    return Estimate(value, float(low), float(high), runs, float(interval.low), float(interval.high))
-
-
-def _difference(ours: Answers, theirs: Answers) -> np.ndarray:
-    """The bootstrap's values of a difference, float (draws,); equal generators draw equal seeds for every task."""
+def _draws(ours: Answers, theirs: Answers | None = None) -> np.ndarray:
+    """Bootstrap means, or differences of means, float (draws,); equal generators draw equal seeds for every task."""
     generator = np.random.default_rng([0, 1])
-    return ours.draws(generator) - theirs.draws(generator)
+    return ours.draws(generator) - (0 if theirs is None else theirs.draws(generator))
+
+
+def _estimate(sides: Sequence[Answers], draws: np.ndarray, *samples: np.ndarray) -> Estimate:
+    """The mean of a sample over runs, or the difference of two (Welch); alternatives have no t-interval."""
+    value = float(samples[0].mean() - sum(other.mean() for other in samples[1:]))
+    low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]).tolist()
+    runs = tuple(side.runs for side in sides)
+    if any(side.members for side in sides) or min(map(len, samples)) < 2:
+        return Estimate(value, low, high, runs)
+    with warnings.catch_warnings(action="ignore"):  # of runs that are all alike
+        test = stats.ttest_1samp(*samples, 0) if len(samples) == 1 else stats.ttest_ind(*samples, equal_var=False)
+        interval = test.confidence_interval(LEVEL)
+    return Estimate(value, low, high, runs, float(interval.low), float(interval.high))
 
 
 def accuracy(ours: Answers) -> Estimate:
     """Mean accuracy."""
-    draws = ours.draws(np.random.default_rng([0, 1]))
-    return _estimate(float(ours.by_run.mean()), draws, (ours.runs,), *([] if ours.members else [ours.by_run]))
+    return _estimate([ours], _draws(ours), ours.by_run)
 
 
 def difference(ours: Answers, theirs: Answers, *, paired: bool = False) -> Estimate:
     """Mean accuracy of ours less that of theirs; with `paired`, row k of both belongs together for the t-interval."""
     if theirs.right.shape[1] != ours.right.shape[1]:
         raise ValueError("Both sides must be on the same test items.")
-    sides = [ours.by_run - theirs.by_run] if paired else [ours.by_run, theirs.by_run]
-    if ours.members or theirs.members:
-        sides = []
-    value = float(ours.by_run.mean() - theirs.by_run.mean())
-    return _estimate(value, _difference(ours, theirs), (ours.runs, theirs.runs), *sides)
+    samples = [ours.by_run - theirs.by_run] if paired else [ours.by_run, theirs.by_run]
+    return _estimate([ours, theirs], _draws(ours, theirs), *samples)
 
 
 def mean_difference(pairs: Sequence[tuple[Answers, Answers]]) -> Estimate:
     """Mean over tasks of paired differences (ours, theirs); encoders serve all tasks, so only seeds are independent."""
-    draws = np.mean([_difference(*pair) for pair in pairs], axis=0)
     by_seed = np.mean([ours.by_run - theirs.by_run for ours, theirs in pairs], axis=0)
-    return _estimate(float(by_seed.mean()), draws, (len(by_seed),) * 2, by_seed)
+    return _estimate(pairs[0], np.mean([_draws(*pair) for pair in pairs], axis=0), by_seed)
 
 
 def slope(points: npt.ArrayLike, accuracies: Sequence[np.ndarray]) -> Estimate:
@@ -126,22 +122,10 @@ def slope(points: npt.ArrayLike, accuracies: Sequence[np.ndarray]) -> Estimate:
     return accuracy(Answers(np.tensordot(weights, np.stack(list(accuracies)), 1)))
 
 
-def subsets(members: int, count: int) -> list[tuple[int, ...]]:
-    """All committees of `count` of the members, or `MOST_COMMITTEES` random ones."""
-    return _thin(list(combinations(range(members), count)))
-
-
 def mixed(counts: Sequence[int]) -> list[tuple[int, ...]]:
-    """All committees of one member of each kind, or `MOST_COMMITTEES` random ones; numbered through the kinds."""
+    """All committees of one member of each kind, which are numbered through the kinds."""
     ends = np.cumsum(counts)
-    return _thin(list(product(*(range(end - count, end) for end, count in zip(ends, counts, strict=True)))))
-
-
-def _thin(committees: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    if len(committees) <= MOST_COMMITTEES:
-        return committees
-    places = np.random.default_rng(0).choice(len(committees), MOST_COMMITTEES, replace=False)
-    return [committees[place] for place in sorted(places)]
+    return list(product(*(range(end - count, end) for end, count in zip(ends, counts, strict=True))))
 
 
 def committees_right(member_logits: np.ndarray, labels: np.ndarray, committees: Sequence[Sequence[int]]) -> np.ndarray:

@@ -174,16 +174,13 @@ def _finetune(arguments: RunArguments) -> Json:
     return copied | {"seconds": training_seconds(found), "logits": logits}
 
 
-def _baseline(measure: Callable[[datasets.DatasetDict], Json]) -> Callable[[RunArguments], Json]:
-    def run(arguments: RunArguments) -> Json:
-        task = load_task(arguments.settings["task"], root=arguments.data_root, **arguments.settings["task_options"])
-        set_seed(0)
-        found = measure(task)
-        packed = {split: pack_logits(values) for split, values in found["logits"].items()}
-        packed |= {f"{split}_labels": np.array(task[split]["label"][:], dtype=np.uint16) for split in found["logits"]}
-        return {**found, "rows": {split: len(task[split]) for split in task}, "logits": packed}
-
-    return run
+def _baseline(arguments: RunArguments) -> Json:
+    task = load_task(arguments.settings["task"], root=arguments.data_root, **arguments.settings["task_options"])
+    set_seed(0)
+    found = tfidf_baseline(task, with_logits=True) if arguments.kind == "linear" else sentence_baseline(task)
+    packed = {split: pack_logits(values) for split, values in found["logits"].items()}
+    packed |= {f"{split}_labels": np.array(task[split]["label"][:], dtype=np.uint16) for split in found["logits"]}
+    return {**found, "rows": {split: len(task[split]) for split in task}, "logits": packed}
 
 
 def _latency(arguments: RunArguments) -> Json:
@@ -220,7 +217,6 @@ EXECUTORS: dict[str, Callable[[RunArguments], Json]] = {
     "subsets": _subsets,
     "pretrain": _pretrain,
     "finetune": _finetune,
-    "linear": _baseline(lambda task: tfidf_baseline(task, with_logits=True)),
-    "minilm": _baseline(sentence_baseline),
+    **dict.fromkeys(BASELINE_NAMES, _baseline),
     "latency": _latency,
 }

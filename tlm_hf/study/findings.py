@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +17,7 @@ from ..evaluation.scoring import unpack_logits
 from ..hub.demo_data import calibrated_scores
 from ..runs.atomic_files import Json
 from ..training.finetune import LOGITS_FILE
-from .estimates import Answers, Estimate, accuracy, committees_right, difference, mean_difference, mixed, slope, subsets
+from .estimates import Answers, Estimate, accuracy, committees_right, difference, mean_difference, mixed, slope
 from .execute import Record
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, Planner, Point, StudyRun
 from .plan_file import ARM_NAMES, BASELINE_NAMES
@@ -243,7 +244,7 @@ class Findings:
         for count in sorted({*self.plan.committee.counts, len(self.plan.committee.members)}):
             large = [(logits, labels) for logits, labels in found if logits.shape[1] >= count]
             if large:
-                right = [committees_right(*each, subsets(each[0].shape[1], count)) for each in large]
+                right = [committees_right(*each, [*combinations(range(each[0].shape[1]), count)]) for each in large]
                 answers[count] = Answers(np.concatenate(right), len(large) if len(groups) > 1 else large[0][0].shape[1])
                 seconds[count] = count * tuning + encoder * (1 if len(groups) > 1 else count)
         calibration = {max(answers): self._calibration(groups, max(answers))} if answers else {}

@@ -95,18 +95,12 @@ class Planner:
         """The run that fine-tunes an encoder (None: new weights) with the settings of a candidate."""
         tuning = self.plan.finetuning[recipe]
         epochs = tuning.num_train_epochs
-        settings = {
-            "recipe": recipe,
-            "size": self.plan.recipe_size,
-            "task": task,
-            "task_options": self.task_options(task, seed),
-            "tokenizer": self.tokenizer.name,
-            "encoder": None if encoder is None else encoder.name,
-            "seed": seed,
-            "num_train_epochs": epochs if epochs % 1 else int(epochs),  # 8 and 8.0 are one run
-            **({} if tuning.patience is None else {"patience": tuning.patience}),
-            **candidate.model_dump(exclude_none=True),
-        }
+        settings: Json = {"recipe": recipe, "size": self.plan.recipe_size, "task": task, "seed": seed}
+        settings |= {"task_options": self.task_options(task, seed), "tokenizer": self.tokenizer.name}
+        settings |= {"encoder": None if encoder is None else encoder.name}
+        settings |= {"num_train_epochs": epochs if epochs % 1 else int(epochs)}  # 8 and 8.0 are one run
+        settings |= {} if tuning.patience is None else {"patience": tuning.patience}
+        settings |= candidate.model_dump(exclude_none=True)
         arm = "scratch" if encoder is None else "pretrained"
         needs = (self.tokenizer,) if encoder is None else (self.tokenizer, encoder)
         return StudyRun("finetune", f"{task}-{recipe}-{arm}-{seed}", settings, needs)
@@ -131,9 +125,11 @@ class Planner:
     def chosen(self, recipe: str, task: str, arm: str) -> Candidate | None:
         """The lowest rate whose mean validation accuracy is within a standard error of the best; None until all ran."""
         runs = self.candidates(recipe, task, arm)
+        if len(runs) == 1:
+            return next(iter(runs))
         means = self.means(runs)
-        if len(runs) == 1 or not means:
-            return next(iter(runs)) if len(runs) == 1 else None
+        if not means:
+            return None
         best = max(means, key=means.__getitem__)
         tries = [self.validation[run.name] for run in runs[best]]
         if len(tries) == 1:
@@ -155,16 +151,15 @@ class Planner:
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
         """Encoders of a recipe or `longer_name` on the whole corpus by seed, with their own fine-tuning seeds."""
         plan, longer, changes = self.plan, self.plan.committee.longer, dict[str, Any]()
-        members, several = plan.committee.members.get(model, 0), 0
+        members, several, n = plan.committee.members.get(model, 0), 0, plan.finetuning_seeds
         if longer is not None and model == plan.longer_name:
             model, members, changes = plan.shallow, longer.members, {"max_steps": longer.max_steps}
         elif model in plan.gap_models:
             several = plan.pretraining_seeds
-        found, n = {}, plan.finetuning_seeds
-        for seed in range(max(members, several)):
-            tuned = range(seed * n, seed * n + (n if seed < several else 1))
-            found[seed] = self.pretraining(model, seed, **changes), list(tuned)
-        return found
+        tuned = {
+            seed: range(seed * n, seed * n + (n if seed < several else 1)) for seed in range(max(members, several))
+        }
+        return {seed: (self.pretraining(model, seed, **changes), list(seeds)) for seed, seeds in tuned.items()}
 
     def points(self, task: str) -> Iterator[Point]:
         """The points of all findings on a task."""

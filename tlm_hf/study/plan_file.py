@@ -25,6 +25,7 @@ SET_BY_STUDY = (
     *("recipe", "seed", "size", "task", "tokenizer", "workers"),
 )
 Count = Annotated[int, Field(ge=1)]
+MOST_MEMBERS = 12  # of a recipe: all committees of each size are evaluated
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -82,7 +83,7 @@ class LongerPlan(Section):
 class CommitteePlan(Section):
     """Finding d."""
 
-    members: dict[str, Count] = Field(min_length=1)
+    members: dict[str, Annotated[int, Field(ge=1, le=MOST_MEMBERS)]] = Field(min_length=1)
     reference: str
     counts: list[Count] = Field(min_length=1)
     batch_size: list[Count] = Field(min_length=1)

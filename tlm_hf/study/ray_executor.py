@@ -19,9 +19,9 @@ LOST_SECONDS = 1200.0
 
 
 class RayExecutor(Executor):
-    """The cluster of an address (None: RAY_ADDRESS, or this machine) for `run_jobs`; a job takes a CPU and `gpus`."""
+    """The cluster of an address (None: RAY_ADDRESS, or this machine) for `run_jobs`; a job takes a CPU, and a GPU."""
 
-    def __init__(self, address: str | None = None, gpus: float = 0.0) -> None:
+    def __init__(self, address: str | None = None) -> None:
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -29,18 +29,14 @@ class RayExecutor(Executor):
             ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"No Ray cluster answers ({error}): set RAY_ADDRESS to a running one.") from error
-        self._ray, self._gpus, self._references = ray, gpus, list[Any]()
-        total = ray.cluster_resources().get("GPU", 0)
-        if total < gpus:
-            raise UserError(f"--gpus-per-run is {gpus:g} but the cluster has {total:g} GPUs: give less.")
-        options: Json = {"num_cpus": 1, "num_gpus": gpus, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
-        self._remote = ray.remote(**options)(_call)
+        self._ray, self._references = ray, list[Any]()
+        self._kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"  # a cluster without GPUs trains on CPUs
+        options: Json = {"num_cpus": 1, "num_gpus": int(self._kind == "GPU"), "max_retries": RETRIES}
+        self._remote = ray.remote(scheduling_strategy="SPREAD", **options)(_call)
 
     def slots(self) -> int:
         """How many jobs the cluster runs at once."""
-        resources = self._ray.cluster_resources()
-        cpus = int(resources.get("CPU", 1))
-        return max(1, min(cpus, int(resources.get("GPU", 0) / self._gpus)) if self._gpus else cpus)
+        return max(1, int(self._ray.cluster_resources().get(self._kind, 1)))
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:
         """Send a job; what it raises comes back as it was raised."""

@@ -44,7 +44,6 @@ class StudyArguments:
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE).")
     workers: int | None = option(None, "Runs at once (default: one for each core).")
     executor: str = option("local", "Where: ray is a cluster (extra `cluster`; RAY_ADDRESS).", choices=["local", "ray"])
-    gpus_per_run: float = option(0.0, "With --executor ray: GPUs that a training takes.")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
     @property
@@ -66,7 +65,6 @@ class StudyArguments:
 def check_arguments(arguments: StudyArguments) -> SizePlan:
     """Refuse impossible options (UserError) before any work; returns the plan."""
     check_range(arguments, 1, 4096, "workers")
-    check_range(arguments, 0, 64, "gpus_per_run")
     if arguments.executor == "ray":
         check_installed("ray")
     plan = read_plan(arguments.size, arguments.plan)
@@ -195,7 +193,7 @@ def run_study(arguments: StudyArguments) -> Json:
         jobs = find_jobs()
         if jobs:
             check_data(plan, arguments.data_root)
-        cluster = RayExecutor(gpus=arguments.gpus_per_run) if arguments.executor == "ray" else None
+        cluster = RayExecutor() if arguments.executor == "ray" else None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         run_jobs(jobs, arguments.workers or cores or 1, "Study", find_jobs, elsewhere=cluster)
     finally:
