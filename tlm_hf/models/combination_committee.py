@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the members' logits become the committee's, and what their disagreement says.
 
-With z_k the logits of member k of K, p_k = softmax(z_k) and T the
-temperature, `combine` returns logits whose softmax is the committee's probability:
+With z_k the logits of member k of K, p_k = softmax(z_k) and T the temperature, `combine` returns logits whose softmax
+is the committee's probability:
 
     probabilities   log(mean over k of p_k) / T, the soft committee of arXiv 2507.14871, by logsumexp
     logits          (mean over k of z_k) / T, the normalised geometric mean of the p_k
@@ -37,24 +37,22 @@ def combine(
     if combination == "logits" or problem_type == REGRESSION:
         return member_logits.float().mean(dim=1) / temperature
     if problem_type == MULTI:
-        present, absent = log_mean_probability(beside_zero(member_logits)).unbind(dim=-1)
+        present, absent = _log_mean_probability(_beside_zero(member_logits)).unbind(dim=-1)
         return (present - absent) / temperature
-    return log_mean_probability(member_logits) / temperature
+    return _log_mean_probability(member_logits) / temperature
 
 
-def beside_zero(logits: Tensor) -> Tensor:
-    """Logits (..., num_labels) of labels that are there or not, as those of two classes: (..., num_labels, 2)."""
+def _beside_zero(logits: Tensor) -> Tensor:
+    """Each label as two classes, there or not: (..., num_labels) to (..., num_labels, 2)."""
     return torch.stack([logits, torch.zeros_like(logits)], dim=-1)
 
 
-def log_mean_probability(member_logits: Tensor) -> Tensor:
-    """Log of the members' mean probability: (batch, members, ..., classes) to float32 (batch, ..., classes)."""
+def _log_mean_probability(member_logits: Tensor) -> Tensor:
     log_share = -math.log(member_logits.shape[1])
     return (member_logits.float().log_softmax(dim=-1) + log_share).logsumexp(dim=1)
 
 
-def entropy(log_probabilities: Tensor) -> Tensor:
-    """Entropy in nats over the last dimension: (..., num_labels) to (...)."""
+def _entropy(log_probabilities: Tensor) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities.clamp(min=-1e4)).sum(dim=-1)
 
 
@@ -69,10 +67,10 @@ def uncertainty(member_logits: Tensor, problem_type: str | None = SINGLE) -> dic
     if problem_type == REGRESSION:
         return {"spread": member_logits.float().std(dim=1, correction=0)[:, 0]}
     if problem_type == MULTI:
-        by_label = uncertainty(beside_zero(member_logits))
+        by_label = uncertainty(_beside_zero(member_logits))
         return {name: each.amin(1) if name == "agreement" else each.sum(1) for name, each in by_label.items()}
-    total = entropy(log_mean_probability(member_logits))
-    expected = entropy(member_logits.float().log_softmax(dim=-1)).mean(dim=1)
+    total = _entropy(_log_mean_probability(member_logits))
+    expected = _entropy(member_logits.float().log_softmax(dim=-1)).mean(dim=1)
     preferred = F.one_hot(member_logits.argmax(dim=-1), member_logits.shape[-1])
     return {
         "entropy": total,
@@ -103,23 +101,19 @@ def loss_of(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
 
 @dataclass
 class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
-    """Output of a committee; the uncertainty is computed when it is read.
+    """Output of a committee: softmax of `logits` (of several labels sigmoid) is its probability.
 
-    Args:
-        loss: in training the sum of the members' losses; else that of `logits` (by Jensen's inequality less).
-        logits: float32 (batch, num_labels), whose softmax (with several labels: sigmoid) is the committee's
-            probability; of a regression its values.
-        member_logits: (batch, members, num_labels).
+    In training `loss` is the sum of the members' losses, else that of `logits` (by Jensen's inequality less).
     """
 
     loss: Tensor | None = None
-    logits: Tensor | None = None
-    member_logits: Tensor | None = None
+    logits: Tensor | None = None  # float32 (batch, num_labels); of a regression the values
+    member_logits: Tensor | None = None  # (batch, members, num_labels)
     problem_type = SINGLE  # not a field: what it holds is tensors
 
     @property
     def uncertainty(self) -> dict[str, Tensor]:
-        """See `uncertainty` above."""
+        """See `uncertainty` above; computed when it is read."""
         return uncertainty(self.member_logits, self.problem_type)  # type: ignore[arg-type]
 
 
@@ -127,14 +121,13 @@ def committee_output(
     member_logits: Tensor, labels: Tensor | None, config: Any, training: bool = False
 ) -> CommitteeOutput:
     """The output of members' logits (batch, members, num_labels), as the committee's configuration says."""
-    logits = combine(member_logits, config.combination, config.temperature, config.problem_type)
-    loss = None
-    if labels is not None and training:
-        loss = torch.stack([loss_of(each, labels, config.problem_type) for each in member_logits.unbind(dim=1)]).sum()
-    elif labels is not None:
-        loss = loss_of(logits, labels, config.problem_type)
+    problem_type, loss = config.problem_type, None
+    logits = combine(member_logits, config.combination, config.temperature, problem_type)
+    if labels is not None:
+        parts = member_logits.unbind(dim=1) if training else [logits]
+        loss = torch.stack([loss_of(part, labels, problem_type) for part in parts]).sum()
     output = CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
-    output.problem_type = config.problem_type
+    output.problem_type = problem_type
     return output
 
 

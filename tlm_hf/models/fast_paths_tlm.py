@@ -9,7 +9,7 @@ path                    conditions                                              
 reduced last layer      2-d mask; eager or sdpa; no hidden states or attentions asked for        last_layer_is_reducible
 absorbed keys, values   reduced; plain `key` and `value`; fewer multiply-adds                    is_absorbed
   text by text          absorbed; labelled positions; a CPU; not compiled                        is_ragged
-fused loss              training on labels; a CPU; not compiled; plain decoder; stock loss       choose_path
+fused loss              training on labels; a CPU; not compiled; plain decoder; stock loss       loss_is_fusable
 16-bit dropout          training; a CPU; not compiled                                            TLMDropout
 narrowed states         training under autocast; a CPU (exact to autocast's dtype only)          narrowed
 
@@ -45,29 +45,27 @@ class Queries(NamedTuple):
     positions: Tensor
     is_query: Tensor | None = None
 
+    @classmethod
+    def of_labels(cls, labels: Tensor) -> tuple["Queries", Tensor]:
+        """The labelled positions of int64 `labels` (batch, sequence), and their labels (count,)."""
+        selected = labels != IGNORE_INDEX
+        counts = selected.sum(dim=1)
+        slots = max(int(counts.max()), 1)
+        positions = torch.argsort(selected.to(torch.uint8), dim=1, descending=True, stable=True)[:, :slots]
+        return cls(positions, torch.arange(slots, device=selected.device) < counts[:, None]), labels[selected]
 
-def select_labelled(labels: Tensor) -> tuple[Queries, Tensor]:
-    """The labelled positions of int64 `labels` (batch, sequence), and their labels (count,)."""
-    selected = labels != IGNORE_INDEX
-    counts = selected.sum(dim=1)
-    slots = max(int(counts.max()), 1)
-    positions = torch.argsort(selected.to(torch.uint8), dim=1, descending=True, stable=True)[:, :slots]
-    is_query = torch.arange(slots, device=selected.device) < counts[:, None]
-    return Queries(positions, is_query), labels[selected]
-
-
-def read_rows(hidden_states: Tensor, queries: Queries) -> Tensor:
-    """The rows of (batch, sequence, hidden) at the queries: (batch, n, hidden), or (is_query.sum(), hidden)."""
-    if queries.is_query is None:
-        return hidden_states.gather(1, queries.positions[..., None].expand(-1, -1, hidden_states.shape[-1]))
-    starts = torch.arange(hidden_states.shape[0], device=hidden_states.device)[:, None] * hidden_states.shape[1]
-    return hidden_states.flatten(0, 1).index_select(0, (queries.positions + starts)[queries.is_query])
+    def read(self, states: Tensor) -> Tensor:
+        """The rows of (batch, sequence, hidden) at the queries: (batch, n, hidden), or (is_query.sum(), hidden)."""
+        if self.is_query is None:
+            return states.gather(1, self.positions[..., None].expand(-1, -1, states.shape[-1]))
+        starts = torch.arange(states.shape[0], device=states.device)[:, None] * states.shape[1]
+        return states.flatten(0, 1).index_select(0, (self.positions + starts)[self.is_query])
 
 
-def is_bare(*modules: nn.Module) -> bool:
-    """Whether the modules have no hooks and no replaced `forward` (Accelerate's offloading)."""
+def is_bare(module: nn.Module) -> bool:
+    """Whether the module has no hooks and no replaced `forward` (Accelerate's offloading)."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return not any("forward" in each.__dict__ or any(getattr(each, name) for name in hooks) for each in modules)
+    return "forward" not in module.__dict__ and not any(getattr(module, name) for name in hooks)
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
@@ -77,28 +75,20 @@ def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
 
 def is_absorbed(attention: Any, queries: int, length: int) -> bool:
     """Whether `absorbed_attention` is possible and needs fewer multiply-adds than projecting keys and values."""
-    if not (is_plain(attention.key) and is_plain(attention.value)):
-        return False
     hidden = attention.key.in_features
-    heads = hidden // attention.head_size
-    absorbed = 2 * queries * hidden * hidden + 2 * queries * heads * length * hidden
-    projected = 2 * length * hidden * hidden + 2 * queries * length * hidden
-    return absorbed < projected
+    absorbed = queries * hidden * (hidden + hidden // attention.head_size * length)
+    projected = length * hidden * (hidden + queries)
+    return is_plain(attention.key) and is_plain(attention.value) and absorbed < projected
 
 
 def is_ragged(attention: Any, hidden_states: Tensor, queries: Queries) -> bool:
     """Whether keys and values are absorbed text by text: on a CPU, where a small product each costs no more."""
-    if queries.is_query is None or hidden_states.device.type != "cpu":
-        return False
-    return is_absorbed(attention, queries.positions.shape[1], hidden_states.shape[1])
+    on_cpu = queries.is_query is not None and hidden_states.device.type == "cpu"
+    return on_cpu and is_absorbed(attention, queries.positions.shape[1], hidden_states.shape[1])
 
 
 def absorbed_attention(
-    attention: Any,
-    query_states: Tensor,
-    hidden_states: Tensor,
-    attention_mask: Tensor | None,
-    is_query: Tensor | None = None,
+    attention: Any, query_states: Tensor, hidden_states: Tensor, mask: Tensor | None, is_query: Tensor | None = None
 ) -> Tensor:
     """Attend without projecting keys and values (derived above), before the output projection.
 
@@ -112,13 +102,12 @@ def absorbed_attention(
         counts = is_query.sum(dim=1)
         sizes = [count * absorbed.shape[-2] for count in counts.tolist()]
         scores = _TextProduct.apply(absorbed.flatten(0, 1), hidden_states, sizes, True).unflatten(0, absorbed.shape[:2])
-        if attention_mask is not None:
-            attention_mask = attention_mask[:, 0].repeat_interleave(counts, dim=0)
+        mask = None if mask is None else mask[:, 0].repeat_interleave(counts, dim=0)
     else:
         scores = torch.einsum("bnhc,btc->bnht", absorbed, hidden_states)
     if torch.is_grad_enabled() and key.bias is not None and key.bias.requires_grad:
         scores = scores + (query * key.bias.unflatten(0, (-1, head_size))).sum(dim=-1, keepdim=True)
-    weights = attention.dropout(add_mask(scores, attention_mask).softmax(dim=-1))
+    weights = attention.dropout(add_mask(scores, mask).softmax(dim=-1))
     if is_query is not None:
         pooled = _TextProduct.apply(weights.flatten(0, 1), hidden_states, sizes, False).unflatten(0, absorbed.shape[:2])
     else:
@@ -128,18 +117,16 @@ def absorbed_attention(
         bias = value.bias.unflatten(0, (-1, head_size))
         dropped = attention.training and attention.dropout.p > 0
         context = context + (weights.sum(dim=-1, keepdim=True) * bias if dropped else bias)
-    if attention_mask is not None and attention_mask.dtype == torch.bool:
-        context = context * attention_mask.any(dim=-1, keepdim=True)  # of a text that is all padding sdpa makes 0
+    if mask is not None and mask.dtype == torch.bool:
+        context = context * mask.any(dim=-1, keepdim=True)  # of a text that is all padding sdpa makes 0
     return context.flatten(-2)
 
 
-def add_mask(scores: Tensor, attention_mask: Tensor | None) -> Tensor:
+def add_mask(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Mask scores (..., sequence) by None, a bool mask (True where attended), or one that is added."""
-    if attention_mask is None:
-        return scores
-    if attention_mask.dtype == torch.bool:
-        return scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    return scores + attention_mask
+    if mask is None or mask.dtype != torch.bool:
+        return scores if mask is None else scores + mask
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
 
 
 class _TextProduct(torch.autograd.Function):
@@ -152,7 +139,7 @@ class _TextProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, matrices: Tensor, sizes: list[int], transposed: bool) -> Tensor:
         """See the class."""
-        dtype = autocast_dtype(rows.dtype)
+        dtype = _autocast_dtype(rows.dtype)
         ctx.dtypes, ctx.sizes, ctx.transposed = (rows.dtype, matrices.dtype), sizes, transposed
         rows, matrices = rows.to(dtype), matrices.to(dtype)
         ctx.save_for_backward(rows, matrices)
@@ -164,7 +151,7 @@ class _TextProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Both factors' gradients, text by text."""
-        refuse_second_gradient()
+        _refuse_second_gradient()
         rows, matrices = ctx.saved_tensors
         of_rows, of_matrices = torch.empty_like(rows), torch.empty_like(matrices)
         flat = [tensor.split(ctx.sizes) for tensor in (gradient.to(rows.dtype), rows, of_rows)]
@@ -175,14 +162,12 @@ class _TextProduct(torch.autograd.Function):
         return of_rows.to(ctx.dtypes[0]), of_matrices.to(ctx.dtypes[1]), None, None
 
 
-def autocast_dtype(otherwise: torch.dtype) -> torch.dtype:
-    """The dtype of autocast on a CPU, where it is on."""
+def _autocast_dtype(otherwise: torch.dtype) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else otherwise
 
 
-def refuse_second_gradient() -> None:
-    """Raise in a backward pass that is itself to be differentiated; torch's `once_differentiable` would not see it."""
-    if torch.is_grad_enabled():
+def _refuse_second_gradient() -> None:
+    if torch.is_grad_enabled():  # in a backward pass; torch's `once_differentiable` would not see it
         raise NotImplementedError("The fast paths have no second gradient: set config.use_fast_path = False.")
 
 
@@ -215,15 +200,14 @@ class MaskedLMLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """States (positions, hidden) and token ids (positions,) to the summed loss in nats, and the logits."""
-        dtype = autocast_dtype(weight.dtype)
+        dtype = _autocast_dtype(weight.dtype)
         ctx.dtypes = hidden_states.dtype, weight.dtype
         ctx.set_materialize_grads(False)  # the logits seldom get a gradient, and zeros would be as large as they are
         hidden_states, weight = hidden_states.to(dtype), weight.to(dtype)
         logits = torch.addmm(bias.to(dtype), hidden_states, weight.t())
         probability = torch.empty_like(logits)
         rows = max(1, LOGITS_AT_ONCE // logits.shape[1])
-        losses = []
-        pieces = (logits.split(rows), probability.split(rows), labels[:, None].split(rows))
+        losses, pieces = [], (logits.split(rows), probability.split(rows), labels[:, None].split(rows))
         for part, out, targets in zip(*pieces, strict=True):
             exact = part.float()
             softmax = exact.softmax(dim=1)
@@ -237,15 +221,13 @@ class MaskedLMLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients of hidden states, weight and bias: (softmax - one-hot) through the decoder."""
-        refuse_second_gradient()
-        hidden_states, weight, change = ctx.saved_tensors
-        of_loss, of_logits = gradients
+        _refuse_second_gradient()
+        (hidden_states, weight, change), (of_loss, of_logits) = ctx.saved_tensors, gradients
         # Without labels the mean divides by 0; stock BERT's loss is NaN then, and its gradients are 0.
         scale = torch.zeros(()) if of_loss is None or not len(change) else of_loss
         if of_logits is not None:
             change, scale = change * scale + of_logits, torch.ones(())
-        hidden_dtype, weight_dtype = ctx.dtypes
-        ones = torch.ones(len(change), dtype=change.dtype)
+        (hidden_dtype, weight_dtype), ones = ctx.dtypes, torch.ones(len(change), dtype=change.dtype)
         return (
             (torch.mm(change, weight) * scale).to(hidden_dtype) if ctx.needs_input_grad[0] else None,
             torch.mm(change.t(), hidden_states * scale).to(weight_dtype) if ctx.needs_input_grad[1] else None,
@@ -255,9 +237,9 @@ class MaskedLMLoss(torch.autograd.Function):
 
 
 def loss_is_fusable(head: Any) -> bool:
-    """Whether `MaskedLMLoss` may replace decoder and cross-entropy of a `BertLMPredictionHead`."""
-    decoder = head.decoder
-    plain = is_bare(head) and is_plain(decoder) and decoder.bias is not None
+    """Whether `MaskedLMLoss` may replace decoder and cross-entropy of a `BertOnlyMLMHead`."""
+    decoder = head.predictions.decoder
+    plain = is_bare(head) and is_bare(head.predictions) and is_plain(decoder) and decoder.bias is not None
     return plain and torch.is_grad_enabled() and decoder.weight.device.type == "cpu"
 
 
@@ -270,4 +252,4 @@ def narrowed(states: Tensor, config: Any, training: bool) -> Tensor:
     """The states in autocast's dtype, in training under autocast on a CPU; any shape."""
     # CODEPATH: a user's switch, on in every checkpoint of ours.
     narrow = config.use_fast_path and training and states.device.type == "cpu"
-    return states.to(autocast_dtype(states.dtype)) if narrow else states
+    return states.to(_autocast_dtype(states.dtype)) if narrow else states

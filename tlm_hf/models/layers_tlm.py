@@ -12,16 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertIntermediate
 
 from .configuration_tlm import TLMConfig
-from .fast_paths_tlm import (
-    Queries,
-    TLMDropout,
-    absorbed_attention,
-    add_mask,
-    is_absorbed,
-    is_plain,
-    is_ragged,
-    read_rows,
-)
+from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, add_mask, is_absorbed, is_plain, is_ragged
 
 LONGEST_EAGER = 512  # beyond, the matrix of attention weights costs more memory than it saves time
 
@@ -38,18 +29,13 @@ class TLMEmbeddings(nn.Module):
         self.dropout = TLMDropout(config.hidden_dropout_prob, config)
 
     def forward(
-        self,
-        input_ids: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        sparse_gradient: bool = False,
+        self, input_ids: Any, token_type_ids: Any, position_ids: Any, inputs_embeds: Any, sparse_gradient: bool = False
     ) -> Tensor:
         """To (batch, sequence, hidden); `sparse_gradient`: see `fast_paths_tlm.adds_rows_in_place`."""
         words = self.word_embeddings
         if inputs_embeds is not None:
             hidden_states = inputs_embeds
-        elif sparse_gradient and input_ids is not None:
+        elif sparse_gradient:
             hidden_states = nn.functional.embedding(input_ids, words.weight, words.padding_idx, sparse=True)
         else:
             hidden_states = words(input_ids)
@@ -66,14 +52,7 @@ class TLMEmbeddings(nn.Module):
 
 
 def eager_attention_forward(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     """Attend over (batch, heads, sequence, head_size); returns (batch, sequence, heads, head_size) and weights."""
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
@@ -95,16 +74,12 @@ class TLMSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = TLMDropout(config.attention_probs_dropout_prob, config)
 
-    def split_heads(self, states: Tensor) -> Tensor:
-        """(batch, sequence, hidden) to (batch, heads, sequence, head_size)."""
-        return states.view(*states.shape[:-1], -1, self.head_size).transpose(1, 2)
-
-    def implementation(self, hidden_states: Tensor, attention_mask: Tensor | None) -> str | None:
+    def _implementation(self, hidden_states: Tensor, mask: Tensor | None) -> str | None:
         """The attention backend, with eager in place of sdpa in training on a CPU.
 
         There sdpa has no kernel with dropout, and its kernel without took 3 times eager's time in bfloat16.
         """
-        chosen, mask = self.config._attn_implementation, attention_mask
+        chosen = self.config._attn_implementation
         # Without asking for gradients: reentrant activation checkpointing takes none in its first pass.
         trains = self.training and hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
         # CODEPATH: a user's switch, on in every checkpoint of ours.
@@ -128,11 +103,12 @@ class TLMSelfAttention(nn.Module):
         """
         if is_reduced and (is_query is not None or is_absorbed(self, query_states.shape[1], hidden_states.shape[1])):
             return absorbed_attention(self, query_states, hidden_states, attention_mask, is_query), None
-        chosen = self.implementation(hidden_states, attention_mask)
+        chosen = self._implementation(hidden_states, attention_mask)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager_attention_forward)
         projected = (self.query(query_states), self.key(hidden_states), self.value(hidden_states))
-        heads, dropout = map(self.split_heads, projected), self.dropout.p if self.training else 0.0
-        context, weights = attention(self, *heads, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        heads = [states.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for states in projected]
+        options = {"dropout": self.dropout.p if self.training else 0.0, "scaling": self.scaling, **kwargs}
+        context, weights = attention(self, *heads, attention_mask, **options)
         return context.reshape(query_states.shape).contiguous(), weights
 
 
@@ -167,13 +143,11 @@ class TLMAttention(nn.Module):
             return self.output(context, hidden_states)
         # A padding mask is the same for every query, so one row of it serves them all.
         attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
-        if is_ragged(self.self, hidden_states, queries):
-            residual = read_rows(hidden_states, queries)
-            context, _ = self.self(residual, hidden_states, attention_mask, is_reduced=True, is_query=queries.is_query)
-            return self.output(context, residual)
-        residual = read_rows(hidden_states, Queries(queries.positions))
-        context, _ = self.self(residual, hidden_states, attention_mask, is_reduced=True, **kwargs)
-        if queries.is_query is not None:
+        ragged = is_ragged(self.self, hidden_states, queries)
+        residual = (queries if ragged else Queries(queries.positions)).read(hidden_states)
+        kwargs |= {"is_reduced": True, "is_query": queries.is_query if ragged else None}
+        context, _ = self.self(residual, hidden_states, attention_mask, **kwargs)
+        if queries.is_query is not None and not ragged:
             context, residual = context[queries.is_query], residual[queries.is_query]
         return self.output(context, residual)
 
@@ -190,7 +164,7 @@ class TLMLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, queries: Queries | None = None, **kwargs: Any
     ) -> Tensor:
-        """Transform (batch, sequence, hidden), or compute the output at the queries only (shapes of `read_rows`)."""
+        """Transform (batch, sequence, hidden), or compute the output at the queries only (shapes of their `read`)."""
         states = self.attention(hidden_states, attention_mask, queries, **kwargs)
         return self.output(self.intermediate(states), states)
 

@@ -24,21 +24,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_tlm import TLMConfig
 from .convolution_tlm import TLMConvolutionFrontEnd, pad_inputs
-from .fast_paths_tlm import (
-    MaskedLMLoss,
-    Queries,
-    TLMDropout,
-    adds_rows_in_place,
-    is_bare,
-    loss_is_fusable,
-    narrowed,
-    read_rows,
-    select_labelled,
-)
+from .fast_paths_tlm import MaskedLMLoss, Queries, TLMDropout, adds_rows_in_place, loss_is_fusable, narrowed
 from .layers_tlm import TLMEmbeddings, TLMEncoder, TLMLayer, TLMSelfAttention
-
-EVERY_POSITION, LABELLED_POSITIONS, FUSED_LOSS = "every position", "labelled positions", "fused loss"
-"""Paths of `TLMForMaskedLM`; see `choose_path`."""
 
 
 class CardMixin:
@@ -47,10 +34,10 @@ class CardMixin:
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As `PreTrainedModel.save_pretrained`, with a card unless the folder is hidden (a part of a training run)."""
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        parts = Path(save_directory).absolute().parts
-        hidden = any(part.startswith(".") for part in parts[-2:])
+        *_, parent, name = ("", *Path(save_directory).absolute().parts)
+        hidden = parent.startswith(".") or name.startswith(".")
         if not hidden and (args[0] if args else kwargs.get("is_main_process", True)):
-            self._write_card(save_directory, parts[-1])
+            self._write_card(save_directory, name)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """What `push_to_hub` calls in the end, with the repository's own card or the template in the folder."""
@@ -91,14 +78,12 @@ class TLMPreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057
 
     def last_layer_is_reducible(self, attention_mask: Tensor | None, options: Mapping[str, Any]) -> bool:
         """Whether mask and the caller's options let the last layer be computed only where the head reads."""
-        for name in ("output_hidden_states", "output_attentions"):
-            asked = options.get(name)
-            if getattr(self.config, name, False) if asked is None else asked:
-                return False
+        asked = {name: options.get(name) for name in ("output_hidden_states", "output_attentions")}
+        if any(getattr(self.config, name, False) if value is None else value for name, value in asked.items()):
+            return False
         plain_mask = attention_mask is None or attention_mask.dim() == 2
-        # Other backends take other masks.
         known_backend = self.config._attn_implementation in (None, "eager", "sdpa")  # trf-ignore: TRF051
-        return self.config.use_fast_path and plain_mask and known_backend
+        return self.config.use_fast_path and plain_mask and known_backend  # other backends take other masks
 
 
 class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
@@ -131,19 +116,17 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         """Encode a batch of texts; inputs as in stock BERT (a 4-d mask only without a convolution).
 
         With `queries`, where `last_layer_is_reducible`, `last_hidden_state` (batch, sequence, hidden) is computed at
-        these positions only (shapes of `read_rows`). `pooler_output` (batch, hidden) is None without a pooler or when
-        the queries are flattened. `sparse_gradient`: see `TLMEmbeddings.forward`.
+        these positions only (shapes of `Queries.read`). `pooler_output` (batch, hidden) is None without a pooler or
+        when the queries are flattened. `sparse_gradient`: see `TLMEmbeddings.forward`.
         """
         inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
-        hidden_states = narrowed(self._embed(inputs, attention_mask, sparse_gradient), self.config, self.training)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask)
-        hidden_states = self.encoder(hidden_states, mask, queries, **kwargs)
-        flat = hidden_states.dim() == 2
-        pooled = self.pooler(hidden_states) if self.pooler is not None and not flat else None
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+        states = narrowed(self._embed(inputs, attention_mask, sparse_gradient), self.config, self.training)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
+        states = self.encoder(states, mask, queries, **kwargs)
+        pooled = None if self.pooler is None or states.dim() == 2 else self.pooler(states)
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
 
     def _embed(self, inputs: tuple, attention_mask: Tensor | None, sparse_gradient: bool) -> Tensor:
-        """Embeddings and front-end: the first layer's input (batch, sequence, hidden)."""
         input_ids, _, position_ids, inputs_embeds = inputs
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if tokens is None or (input_ids is None) == (inputs_embeds is None):
@@ -211,23 +194,25 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
 
         `labels` are int64 (batch, sequence), -100 where no loss is taken. With them `sparse_prediction` (None: in
         training) scores only labelled positions. `loss` is the mean cross-entropy over these in nats (NaN when there is
-        none, as in stock BERT), or the sum over `num_items_in_batch`; for `logits` see `choose_path`.
+        none, as in stock BERT), or the sum over `num_items_in_batch`. `logits` are those of every position, (batch,
+        sequence, vocabulary), or of the labelled ones in row-major order, (labels, vocabulary).
         """
-        path = self.choose_path(labels, sparse_prediction)
-        queries = None
-        if labels is not None and path != EVERY_POSITION:
-            queries, labels = select_labelled(labels)
+        sparse = self.training if sparse_prediction is None else sparse_prediction
+        head, words, queries = self.cls.predictions, self.bert.embeddings.word_embeddings, None
+        if labels is not None and sparse and not torch.compiler.is_compiling():  # their count may not shape a graph
+            queries, labels = Queries.of_labels(labels)
+        fused = queries is not None and self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
+        fused = fused and loss_is_fusable(self.cls)
         reduced = queries is not None and self.last_layer_is_reducible(attention_mask, kwargs)
-        head, words = self.cls.predictions, self.bert.embeddings.word_embeddings
         # Only where nothing leaves the model but through the decoder: elsewhere the rows alone would be sparse.
-        sparse_gradient = reduced and path == FUSED_LOSS and adds_rows_in_place(words, head.decoder)
+        sparse_gradient = reduced and fused and adds_rows_in_place(words, head.decoder)
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.bert(*inputs, queries if reduced else None, sparse_gradient, return_dict=True, **kwargs)
         states = outputs.last_hidden_state
         if queries is not None and not reduced:
-            states = read_rows(states, queries)
+            states = queries.read(states)
         loss = None
-        if path == FUSED_LOSS:
+        if fused:
             total, logits = MaskedLMLoss.apply(head.transform(states), head.decoder.weight, head.decoder.bias, labels)
             items = kwargs.get("num_items_in_batch")
             loss = total / (len(logits) if items is None else items)
@@ -236,24 +221,6 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
-
-    def choose_path(self, labels: Tensor | None, sparse_prediction: bool | None) -> str:
-        """Choose what is scored (arguments as in `forward`), by the first row whose condition holds.
-
-        condition                                                  path                   logits
-        no labels, or `sparse_prediction` (else training) is off   every position         (batch, sequence, V)
-        compiled: the count of labels may not shape a graph        every position         (batch, sequence, V)
-        fast path, stock loss, no hooks, `loss_is_fusable`         these, in a fused loss (labels, V)
-        otherwise                                                  labelled positions     (labels, V)
-
-        Labelled positions are in row-major order.
-        """
-        sparse = self.training if sparse_prediction is None else sparse_prediction
-        if labels is None or not sparse or torch.compiler.is_compiling():
-            return EVERY_POSITION
-        fast = self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
-        fused = fast and is_bare(self.cls) and loss_is_fusable(self.cls.predictions)
-        return FUSED_LOSS if fused else LABELLED_POSITIONS
 
 
 class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
@@ -284,20 +251,17 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
         `labels` are class ids (batch,), or what `config.problem_type` says (regression: floats; multi-label:
         (batch, labels) of 0. and 1.), as in stock BERT; `num_items_in_batch` divides the summed loss.
         """
-        tokens = input_ids if input_ids is not None else inputs_embeds
-        queries = None
+        tokens, queries, loss = input_ids if input_ids is not None else inputs_embeds, None, None
         if tokens is not None and self.last_layer_is_reducible(attention_mask, kwargs):
             queries = Queries(torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=tokens.device))
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.bert(*inputs, queries, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
-        loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
             items = kwargs.get("num_items_in_batch")
             if items is not None and self.config.problem_type != "single_label_classification":
-                # The stock losses of the other problem types ignore it: accumulated steps would be that much too large.
-                loss = loss * (labels.numel() / items)
+                loss = loss * (labels.numel() / items)  # which the stock losses of the other problem types ignore
         return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
