@@ -45,11 +45,9 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     lexical_buckets: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Keep members as plain dictionaries, without labels and paths."""
-        self.member_configs = [
-            {key: value for key, value in member.items() if key not in MEMBER_ONLY_FIELDS}
-            for member in self.member_configs or []
-        ] or None
+        members = self.member_configs or []
+        members = [{key: value for key, value in each.items() if key not in MEMBER_ONLY_FIELDS} for each in members]
+        self.member_configs = members or None
         super().__post_init__(**kwargs)
 
     def validate_committee(self) -> None:
@@ -77,8 +75,7 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         members = []
         for fields in self.member_configs or []:
             member = TLMConfig.from_dict(dict(fields))
-            member.id2label = dict(self.id2label)
-            member.label2id = dict(self.label2id)
+            member.id2label, member.label2id = dict(self.id2label), dict(self.label2id)
             member._attn_implementation = self._attn_implementation
             members.append(member)
         return members
@@ -90,9 +87,7 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Dictionary behind `config.json`, with every class of ours named for remote code."""
-        saved = super().to_diff_dict()
-        saved["auto_map"] = dict(AUTO_MAP)
-        return saved
+        return super().to_diff_dict() | {"auto_map": dict(AUTO_MAP)}
 
 
 CommitteeConfig.register_for_auto_class("AutoConfig")

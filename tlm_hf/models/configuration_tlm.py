@@ -75,9 +75,7 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
     use_fast_path: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the derived default of `intermediate_size`."""
-        if self.intermediate_size is None:
-            self.intermediate_size = 4 * self.hidden_size
+        self.intermediate_size = 4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
@@ -99,7 +97,7 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     @property
     def has_convolution(self) -> bool:
-        """Whether there is a convolution front-end before the transformer layers."""
+        """Whether there is a convolution front-end."""
         return bool(self.conv_kernel_sizes)
 
     @classmethod
@@ -124,11 +122,9 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
         saved = super().to_diff_dict()
         saved["auto_map"] = dict(AUTO_MAP)
         if not self.has_convolution:
+            saved = {name: value for name, value in saved.items() if name not in CONVOLUTION_FIELDS}
             saved["model_type"] = "bert"
-            for field in CONVOLUTION_FIELDS:
-                saved.pop(field, None)
-            names = saved.get("architectures") or []
-            saved["architectures"] = [STOCK_ARCHITECTURES.get(name, name) for name in names]
+            saved["architectures"] = [STOCK_ARCHITECTURES.get(name, name) for name in saved.get("architectures") or []]
         return saved
 
 

@@ -18,24 +18,20 @@ def pad_inputs(config: TLMConfig, word_embeddings: nn.Module, inputs: tuple) -> 
 
     Ids continue with the pad token (embeddings with its vector), token types with 0, positions with their numbers.
     """
-    input_ids, token_type_ids, position_ids, inputs_embeds = inputs
-    tokens: Any = input_ids if inputs_embeds is None else inputs_embeds
-    batch, length, longest = tokens.shape[0], tokens.shape[1], config.max_position_embeddings
+    input_ids, _, _, inputs_embeds = inputs
+    tokens = input_ids if inputs_embeds is None else inputs_embeds
+    (batch, length), longest = tokens.shape[:2], config.max_position_embeddings
     # Always `longest` more, then cut: torch.export would hold on to how many (longest - length) there were.
     pad_ids = torch.full((batch, longest), config.pad_token_id or 0, dtype=torch.long, device=tokens.device)
-
-    def extend(values: Tensor | None, added: Tensor) -> Tensor | None:
-        return None if values is None else torch.cat([values, added], dim=1)[:, :longest]
-
-    input_ids = extend(input_ids, pad_ids)
-    if inputs_embeds is not None:
-        inputs_embeds = extend(inputs_embeds, word_embeddings(pad_ids).to(inputs_embeds.dtype))
-    if token_type_ids is not None:
-        token_type_ids = extend(token_type_ids, token_type_ids.new_zeros((token_type_ids.shape[0], longest)))
-    if position_ids is not None:
-        added = torch.arange(length, length + longest, device=position_ids.device).expand(position_ids.shape[0], -1)
-        position_ids = extend(position_ids, added)
-    return input_ids, token_type_ids, position_ids, inputs_embeds
+    numbers = torch.arange(length, length + longest, device=tokens.device)[None]
+    vectors = None if inputs_embeds is None else word_embeddings(pad_ids)
+    padded = []
+    for values, added in zip(inputs, (pad_ids, torch.zeros_like(numbers), numbers, vectors), strict=True):
+        if values is not None and added is not None:
+            added = added.expand(values.shape[0], *added.shape[1:]).to(values.dtype)
+            values = torch.cat([values, added], dim=1)[:, :longest]
+        padded.append(values)
+    return tuple(padded)
 
 
 class MaskedBatchNorm2d(nn.BatchNorm2d):
@@ -48,39 +44,33 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
 
     synchronise: bool = True
 
-    # Never None here, as nn.BatchNorm2d's own types allow.
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-    momentum: float
-
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise (batch, channels, sequence, hidden); `mask` (batch, 1, sequence, 1) is 1 for tokens."""
         grouped = distributed.is_available() and distributed.is_initialized()
         across = self.training and self.synchronise and grouped and distributed.get_world_size() > 1
         if not self.training or (mask is None and not across):
             return super().forward(states)
-        values = states.to(torch.promote_types(states.dtype, torch.float32))
-        if mask is None:
-            mask = values.new_ones((states.shape[0], 1, states.shape[2], 1))
-        mask = mask.to(values.dtype)
-        totals = torch.cat([(values * mask).sum(dim=(0, 2, 3)), mask.sum()[None]])
-        if across:  # gradients are summed too
+
+        def total(values: Tensor) -> Tensor:
+            if not across:
+                return values
             from torch.distributed.nn.functional import all_reduce  # not in builds without torch.distributed
 
-            totals = all_reduce(totals)
+            return all_reduce(values)  # sums gradients too
+
+        values = states.to(torch.promote_types(states.dtype, torch.float32))
+        mask = values.new_ones((states.shape[0], 1, states.shape[2], 1)) if mask is None else mask.to(values.dtype)
+        totals = total(torch.cat([(values * mask).sum(dim=(0, 2, 3)), mask.sum()[None]]))
         count = (totals[-1] * states.shape[-1]).clamp(min=1)
         mean = totals[:-1] / count
         centred = (values - mean[:, None, None]) * mask
-        squares = centred.square().sum(dim=(0, 2, 3))
-        if across:
-            squares = all_reduce(squares)
-        variance = squares / count
+        variance = total(centred.square().sum(dim=(0, 2, 3))) / count
+        buffers: Any = self  # which are never None here, as nn.BatchNorm2d's types allow
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)
+            buffers.num_batches_tracked.add_(1)
             unbiased = variance * (count / (count - 1).clamp(min=1))
-            for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-                running.copy_(running.to(new.dtype).lerp(new, self.momentum))
+            for running, new in ((buffers.running_mean, mean), (buffers.running_var, unbiased)):
+                running.copy_(running.to(new.dtype).lerp(new, buffers.momentum))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(states.dtype)
 
@@ -111,13 +101,12 @@ class TLMConvolutionFrontEnd(nn.Module):
     def __init__(self, config: TLMConfig) -> None:
         super().__init__()
         self.sees_padding = config.conv_sees_padding
-        kernels = config.conv_kernel_sizes or []
-        channels = [1] + [config.conv_channels or 1] * len(kernels)
+        kernels, channels = config.conv_kernel_sizes or [], config.conv_channels or 1
         self.layers = nn.ModuleList(
-            TLMConvolution(inputs, outputs, (kernel[0], kernel[1]))
-            for inputs, outputs, kernel in zip(channels[:-1], channels[1:], kernels, strict=True)
+            TLMConvolution(channels if place else 1, channels, (sequence, hidden))
+            for place, (sequence, hidden) in enumerate(kernels)
         )
-        self.projection = TLMConvolution(channels[-1], 1, (1, 1))
+        self.projection = TLMConvolution(channels, 1, (1, 1))
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The embedding output (batch, sequence, hidden) to the same shape; the mask must be 2-d."""

@@ -18,7 +18,6 @@ from .configuration_committee import CommitteeConfig
 from .modeling_tlm import TLMForSequenceClassification
 
 HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
-"""Options of `from_pretrained` that say where a file is looked for."""
 
 
 def open_member(
@@ -35,7 +34,6 @@ def open_member(
 
 
 def _check_kind(position: int, kind: str | None, classes: Sequence[str]) -> None:
-    """Raise ValueError unless a `model_type` and architectures are a BERT or tlm classifier's."""
     if kind == CommitteeConfig.model_type:
         raise ValueError(f"Member {position} is itself a committee: pass its members instead.")
     if kind not in ("bert", TLMForSequenceClassification.config_class.model_type):
@@ -48,9 +46,8 @@ def _load(member: str | os.PathLike, position: int, options: Mapping[str, Any]) 
     source = os.fspath(member)
     if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
         raise ValueError(f"Member {position}, {source!r}, is neither a folder nor a Hub name (owner/name).")
-    lookup = {name: options[name] for name in HUB_OPTIONS if name in options}
     try:
-        fields, _ = TLMForSequenceClassification.config_class.get_config_dict(source, **lookup)
+        fields, _ = TLMForSequenceClassification.config_class.get_config_dict(source, **_of_hub(options))
     except Exception as error:  # AttributeError where the file holds no dictionary
         raise _broken(member, position, error) from error
     _check_kind(position, fields.get("model_type"), fields.get("architectures") or [])
@@ -58,6 +55,11 @@ def _load(member: str | os.PathLike, position: int, options: Mapping[str, Any]) 
         return open_whole(TLMForSequenceClassification, source, **options)
     except Exception as error:  # a truncated file raises what safetensors defines
         raise _broken(member, position, error.__cause__ or error) from error
+
+
+def _of_hub(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options of `from_pretrained` that say where a file is looked for."""
+    return {name: options[name] for name in HUB_OPTIONS if name in options}
 
 
 def open_whole(model_class: Any, source: str, new: tuple[str, ...] = (), **options: Any) -> Any:
@@ -78,9 +80,8 @@ def open_whole(model_class: Any, source: str, new: tuple[str, ...] = (), **optio
 
 def _broken(member: str | os.PathLike, position: int, error: object) -> ValueError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return ValueError(
-        f"Member {position}, {os.fspath(member)!r}, cannot be opened ({reason}): restore it from where it came."
-    )
+    name = f"Member {position}, {os.fspath(member)!r}"
+    return ValueError(f"{name}, cannot be opened ({reason}): restore it from where it came.")
 
 
 def _take_over(member: PreTrainedModel, position: int) -> TLMForSequenceClassification:
@@ -104,25 +105,24 @@ def _take_over(member: PreTrainedModel, position: int) -> TLMForSequenceClassifi
 
 def check_tokenizers(members: Sequence[Any], options: Mapping[str, Any]) -> None:
     """Raise ValueError at the first member with another tokenizer.json (a model's: in the folder it came from)."""
-    tokenizers: dict[int, Any] = {}
+    first: tuple[int, Any] | None = None
     for position, member in enumerate(members):
         source = getattr(getattr(member, "config", None), "_name_or_path", member)
-        if isinstance(source, str | os.PathLike) and (source is member or Path(source or "?").is_dir()):
-            tokenizers[position] = _read_tokenizer(source, position, options)
-    known = [position for position, tokenizer in tokenizers.items() if tokenizer is not None]
-    for position in known:
-        if tokenizers[position] != tokenizers[known[0]]:
+        if not isinstance(source, str | os.PathLike) or not (source is member or Path(source or "?").is_dir()):
+            continue
+        tokenizer = _read_tokenizer(source, position, options)
+        first = (position, tokenizer) if first is None and tokenizer is not None else first
+        if first is not None and tokenizer not in (None, first[1]):
             raise ValueError(
-                f"Member {position} has another tokenizer than member {known[0]}: a committee reads its text once, so "
+                f"Member {position} has another tokenizer than member {first[0]}: a committee reads its text once, so "
                 "all members must be trained with one tokenizer."
             )
 
 
 def _read_tokenizer(member: str | os.PathLike, position: int, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """What decides the tokens: tokenizer.json but for padding and truncation; None where there is no such file."""
-    lookup = {name: options[name] for name in HUB_OPTIONS if name in options}
     try:
-        file = cached_file(os.fspath(member), "tokenizer.json", **lookup)
+        file = cached_file(os.fspath(member), "tokenizer.json", **_of_hub(options))
     except (OSError, ValueError):
         return None
     try:
@@ -139,13 +139,10 @@ def problem_of_model(config: Any) -> str:
 
 def check_member(model: Any, position: int, earlier: Sequence[Any]) -> None:
     """Raise ValueError unless the model may vote with the `earlier` ones."""
-    both = (model, earlier[0] if earlier else model)
-    config = model.config
-    problem, first_problem = (problem_of_model(each.config) for each in both)
-    names, expected = (list(each.config.id2label.values()) for each in both)
-    size, first_size = (each.config.vocab_size for each in both)
-    dtype, first_dtype = (each.dtype for each in both)
-    fault = None
+    first, config, fault = earlier[0] if earlier else model, model.config, None
+    problem, first_problem = problem_of_model(config), problem_of_model(first.config)
+    names, expected = list(config.id2label.values()), list(first.config.id2label.values())
+    size, first_size = config.vocab_size, first.config.vocab_size
     if any(model.classifier.weight is other.classifier.weight for other in earlier):
         fault = "is the same object as an earlier member: pass each model once"
     elif problem != first_problem:
@@ -158,8 +155,8 @@ def check_member(model: Any, position: int, earlier: Sequence[Any]) -> None:
         fault = f"has the labels {names} but member 0 has {expected}: all members must be fine-tuned on one task"
     elif size != first_size:
         fault = f"has a vocabulary of {size} tokens but member 0 has {first_size}: all members must share one tokenizer"
-    elif dtype != first_dtype:
-        fault = f"is in {dtype} but member 0 in {first_dtype}: bring all members to one precision (model.to)"
+    elif model.dtype != first.dtype:
+        fault = f"is in {model.dtype} but member 0 in {first.dtype}: bring all members to one precision (model.to)"
     if fault is not None:
         raise ValueError(f"Member {position} {fault}.")
 
@@ -169,14 +166,11 @@ def in_label_order(model: Any, labels: dict[int, str]) -> Any:
     names = dict(model.config.id2label)
     if names == labels:
         return model
-    places = {name: index for index, name in names.items()}
-    order = [places[labels[index]] for index in range(len(labels))]
-    permuted = copy.deepcopy(model)
+    places, permuted = {name: index for index, name in names.items()}, copy.deepcopy(model)
     permuted.config.id2label = dict(labels)
     permuted.config.label2id = {name: index for index, name in labels.items()}
-    with torch.no_grad():
-        for weight in permuted.classifier.parameters():
-            weight.copy_(weight[order])
+    for weight in permuted.classifier.parameters():
+        weight.data = weight.data[[places[labels[index]] for index in range(len(labels))]]
     return permuted
 
 

@@ -55,11 +55,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
     @classmethod
     def from_members(
-        cls,
-        members: Iterable[str | os.PathLike | PreTrainedModel],
-        temperature: float = 1.0,
-        combination: str = "probabilities",
-        **kwargs: Any,
+        cls, members: Iterable[Any], temperature: float = 1.0, combination: str = "probabilities", **kwargs: Any
     ) -> "CommitteeForSequenceClassification":
         """Join fine-tuned classifiers into a committee, in evaluation mode; it shares the weights of models passed in.
 
@@ -76,15 +72,15 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         models = [open_member(member, position, kwargs) for position, member in enumerate(members)]
         for position, model in enumerate(models):
             check_member(model, position, models[:position])
-        first = models[0].config
-        models = [in_label_order(model, dict(first.id2label)) for model in models]
+        first, labels = models[0].config, dict(models[0].config.id2label)
+        models = [in_label_order(model, labels) for model in models]
         try:
             config = cls.config_class(
                 member_configs=[model.config.to_dict() for model in models],
                 temperature=float(temperature),
                 combination=combination,
-                id2label=dict(first.id2label),
-                label2id={name: index for index, name in first.id2label.items()},
+                id2label=labels,
+                label2id={name: index for index, name in labels.items()},
                 pad_token_id=first.pad_token_id,
                 problem_type=problem_of_model(first),
             )
@@ -97,11 +93,11 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
     def subset(self, positions: Sequence[int]) -> "CommitteeForSequenceClassification":
         """A committee of the members at these positions, sharing weights, with the temperature of this one."""
-        members = [self.members[position] for position in positions]
-        committee = type(self).from_members(members, self.config.temperature, self.config.combination)
-        committee.config.id2label, committee.config.label2id = dict(self.config.id2label), dict(self.config.label2id)
-        committee.lexical, committee.config.lexical_buckets = self.lexical, self.config.lexical_buckets
-        committee.config.threshold = self.config.threshold
+        config, members = self.config, [self.members[position] for position in positions]
+        committee = type(self).from_members(members, config.temperature, config.combination)
+        committee.config.id2label, committee.config.label2id = dict(config.id2label), dict(config.label2id)
+        committee.lexical, committee.config.lexical_buckets = self.lexical, config.lexical_buckets
+        committee.config.threshold = config.threshold
         return committee
 
     def freeze(
@@ -154,12 +150,11 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         """Let every member classify the same tokens (inputs of `TLMModel.forward`); `labels` are as `loss_of` says."""
         if kwargs.pop("inputs_embeds", None) is not None:
             raise ValueError("Give a committee input_ids, not inputs_embeds: each member has other word embeddings.")
-        inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
-        each = [member(input_ids, **inputs, return_dict=True, **kwargs).logits for member in self.members]
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
+        logits = torch.stack([member(*inputs, return_dict=True, **kwargs).logits for member in self.members], dim=1)
         if self.lexical is not None:
-            by_words = self.lexical(input_ids, attention_mask)
-            each = [one + by_words for one in each]
-        return committee_output(torch.stack(each, dim=1), labels, self.config, self.training)
+            logits = logits + self.lexical(input_ids, attention_mask)[:, None]
+        return committee_output(logits, labels, self.config, self.training)
 
 
 class CommitteeModel(CommitteePreTrainedModel):  # trf-ignore: TRF057

@@ -17,6 +17,7 @@ and biases of the layer behind. Members are interleaved, so one token is one con
 """
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,21 +32,16 @@ from .combination_committee import SINGLE, CommitteeOutput, committee_output
 from .configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
 from .lexical_committee import LexicalTable
 
-SHARED = (
-    *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps"),
-    *("max_position_embeddings", "pad_token_id"),
-)
+SHARED = "vocab_size hidden_size num_attention_heads intermediate_size hidden_act layer_norm_eps "
+SHARED += "max_position_embeddings pad_token_id"
 """Fields of a member's configuration that all members share, and that the frozen one takes over."""
-HAS_TILES = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
-"""Whether the processor has units for products of bfloat16 matrices (AMX)."""
-BLOCK = 1024
-"""Words whose scales are computed at a time."""
+HAS_TILES = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())  # for products of bfloat16 matrices (AMX)
+BLOCK = 1024  # words whose scales are computed at a time
 FEW, LANES = 8, 32
 """Texts up to which int8 weights are not widened, but multiplied by a kernel that reads so many inputs at a time."""
 
 
-def table(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
-    """An uninitialised table that takes no gradient."""
+def _table(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False)
 
 
@@ -55,9 +51,9 @@ class FrozenDense(nn.Module):
     def __init__(self, members: int, inputs: int, outputs: int, dtype: str) -> None:
         super().__init__()
         int8 = dtype == "int8"
-        self.weight = table(members, outputs, inputs, dtype=torch.int8) if int8 else table(members, inputs, outputs)
-        self.step = table(members, outputs) if int8 else None
-        self.bias = table(members, 1, outputs)
+        self.weight = _table(members, outputs, inputs, dtype=torch.int8) if int8 else _table(members, inputs, outputs)
+        self.step = _table(members, outputs) if int8 else None
+        self.bias = _table(members, 1, outputs)
 
     def fill(self, k: int, weight: torch.Tensor, bias: torch.Tensor) -> None:
         """Take over the weight (outputs, inputs) and bias (outputs,) of member k."""
@@ -95,24 +91,21 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
     def __init__(self, config: FrozenCommitteeConfig) -> None:
         super().__init__(config)
         members, hidden, heads = config.num_members, config.hidden_size, config.num_attention_heads
-        words, dtype = config.vocab_size, config.table_dtype
-        places = config.max_position_embeddings * config.type_vocab_size
-        size = hidden // heads
-        if dtype == "int8":  # a row of bytes, then its float32 scale and offset, as torch's kernels have them
-            self.values = table(words, members, heads, size + 8, dtype=torch.uint8)
-        else:
-            self.values = table(words, members, heads, size, dtype=getattr(torch, dtype))
-        self.scores = table(words, members, heads)
-        self.scale = table(words, places, members)
-        self.position_values = table(members, heads, places, size)
-        self.position_scores = table(places, members, heads)
+        words, dtype, size = config.vocab_size, config.table_dtype, hidden // heads
+        places, buckets = config.max_position_embeddings * config.type_vocab_size, config.lexical_buckets
+        # In int8 a row of bytes, then its float32 scale and offset, as torch's kernels have them.
+        row, kind = (size + 8, torch.uint8) if dtype == "int8" else (size, getattr(torch, dtype))
+        self.values = _table(words, members, heads, row, dtype=kind)
+        self.scores = _table(words, members, heads)
+        self.scale = _table(words, places, members)
+        self.position_values = _table(members, heads, places, size)
+        self.position_scores = _table(places, members, heads)
         self.attention_output = FrozenDense(members, hidden, hidden, dtype)
-        self.gain = table(members, 1, hidden)
+        self.gain = _table(members, 1, hidden)
         self.intermediate = FrozenDense(members, hidden, config.intermediate_size, dtype)
         self.output = FrozenDense(members, config.intermediate_size, hidden, dtype)
         self.pooler = FrozenDense(members, hidden, hidden, dtype)
         self.classifier = FrozenDense(members, hidden, config.num_labels, "float32")
-        buckets = config.lexical_buckets
         self.lexical = LexicalTable(words, buckets, config.num_labels) if buckets else None
         self.activation = ACT2FN[config.hidden_act]
         self.post_init()
@@ -143,15 +136,11 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
     ) -> CommitteeOutput:
         """Classify texts as the committee does; raises ValueError for inputs that only the committee itself answers.
 
-        Args:
-            input_ids: int64 (batch, sequence), each row starting with [CLS].
-            attention_mask: (batch, sequence), 1 for tokens and 0 for padding.
-            token_type_ids: zeros; 1 for the second text of a pair where it was frozen with token types.
-            labels: as `loss_of` says.
-            **kwargs: `return_dict`.
+        Each row of `input_ids` starts with [CLS] and is padded on the right; `token_type_ids` other than 0 need tables
+        frozen with token types; `labels` are as `loss_of` says.
         """
         self._check(input_ids, attention_mask, token_type_ids, kwargs)
-        context = self._pool(input_ids, attention_mask, token_type_ids)  # type: ignore[arg-type]
+        context = self._pool(input_ids, attention_mask, token_type_ids)
         states = self._norm(self.attention_output(context))
         inner = self.activation(self.intermediate(states))
         states = self._norm(self.output(inner, torch.addcmul(self.output.bias, states, self.gain)))
@@ -170,7 +159,7 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
             fault = "takes input_ids (batch, sequence) and a mask of that shape"
         elif ids.shape[1] > longest:
             fault = f"takes at most {longest} tokens, not {ids.shape[1]}"
-        elif self._is_readable(ids):
+        elif ids.device.type == "cpu" and not torch.compiler.is_compiling():
             if bool((ids[:, 0] != first).any()):
                 fault = f"takes texts that start with token {first} and are padded on the right"
             elif types is not None and bool((types * longest >= len(self.position_scores)).any()):
@@ -178,15 +167,10 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         if fault is not None:
             raise ValueError(f"A frozen committee {fault}: ask the committee that it was made from.")
 
-    @staticmethod
-    def _is_readable(ids: torch.Tensor) -> bool:
-        """Whether code may depend on the data: not in a graph, nor where reading them costs a transfer."""
-        return ids.device.type == "cpu" and not torch.compiler.is_compiling()
-
     def _norm(self, states: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(states, states.shape[-1:], eps=self.config.layer_norm_eps)
 
-    def _pool(self, ids: torch.Tensor, mask: torch.Tensor | None, types: torch.Tensor | None) -> torch.Tensor:
+    def _pool(self, ids: Any, mask: torch.Tensor | None, types: torch.Tensor | None) -> torch.Tensor:
         """Attention from [CLS]: ids (batch, sequence) to contexts (members, batch, hidden)."""
         (batch, length), (rows, members, heads) = ids.shape, self.position_scores.shape
         longest, columns = self.config.max_position_embeddings, torch.arange(length, device=ids.device)
@@ -221,10 +205,8 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
                 values = values[..., :-8] * step + least
             return (weights[:, :, None] @ values.to(weights.dtype)).squeeze(2)
         if int8:
-            starts = torch.arange(0, rows.numel(), length)
-            sums = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
-                stored, rows.flatten(), starts, per_sample_weights=weights.flatten()
-            )
+            bag, starts = torch.ops.quantized.embedding_bag_byte_rowwise_offsets, torch.arange(0, rows.numel(), length)
+            sums = bag(stored, rows.flatten(), starts, per_sample_weights=weights.flatten())
         else:
             parts = weights.flatten(0, 1).to(stored.dtype)
             sums = F.embedding_bag(rows.flatten(0, 1), stored, mode="sum", per_sample_weights=parts).to(weights.dtype)
@@ -233,19 +215,14 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
 
 def check_freezable(members: Sequence[Any]) -> None:
     """Raise ValueError at the first member that has no tables, or another shape than the first."""
+    own = re.compile(r"(?!.*(lora_|base_layer)).*\.(weight|bias)")
     for position, member in enumerate(members):
         config, fault = member.config, None
-        layers, convolution = config.num_hidden_layers, config.has_convolution
-        different = [name for name in SHARED if getattr(config, name) != getattr(members[0].config, name)]
-        parts = {"weight", "bias"}
-        adapted = [
-            name
-            for name, _ in member.named_parameters()
-            if name.rpartition(".")[2] not in parts or any(part in name for part in ("lora_", "base_layer"))
-        ]
-        if layers != 1:
-            fault = f"has {layers} layers: only one-layer encoders are tables"
-        elif convolution:
+        different = [name for name in SHARED.split() if getattr(config, name) != getattr(members[0].config, name)]
+        adapted = [name for name, _ in member.named_parameters() if not own.fullmatch(name)]
+        if config.num_hidden_layers != 1:
+            fault = f"has {config.num_hidden_layers} layers: only one-layer encoders are tables"
+        elif config.has_convolution:
             fault = "has a convolution: only encoders without one are tables"
         elif adapted:
             fault = f"has an adapter ({adapted[0]}): merge it (merge_and_unload)"
@@ -268,19 +245,15 @@ def freeze_members(
     check_freezable(members)
     if types > min(member.config.type_vocab_size for member in members):
         raise ValueError("A member knows one token type only: leave token_types out.")
+    own = ("id2label", "label2id", "temperature", "combination", "threshold", "lexical_buckets")
     config = FrozenCommitteeConfig(
         num_members=len(members),
         cls_token_id=cls_token_id,
         table_dtype=dtype,
-        id2label=dict(committee.id2label),
-        label2id=dict(committee.label2id),
-        temperature=committee.temperature,
-        combination=committee.combination,
         problem_type=None if committee.problem_type == SINGLE else committee.problem_type,
-        threshold=committee.threshold,
         type_vocab_size=types,
-        lexical_buckets=committee.lexical_buckets,
-        **{name: getattr(members[0].config, name) for name in SHARED},
+        **{name: copy.copy(getattr(committee, name)) for name in own},
+        **{name: getattr(members[0].config, name) for name in SHARED.split()},
     )
     with torch.device(members[0].device):
         frozen = FrozenCommitteeForSequenceClassification(config)
