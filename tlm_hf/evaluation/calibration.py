@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 
 from ..models.combination_committee import MULTI
 from ..runs.figure import new_figure
+from .metrics import classification_metrics
 
 BOUNDS = (np.log(0.05), np.log(20.0))  # of the logarithm of a temperature
 LEAST_ERRORS = 5  # on held-out data, without which no temperature is fitted
@@ -38,7 +39,7 @@ def choose_temperature(logits: np.ndarray, labels: np.ndarray, unit: str = "text
         note = f"errors: {errors} of {len(labels)} validation {unit}, and {LEAST_ERRORS} are needed to fit it"
         return Temperature(1.0, None, note)
     best = fit_temperature(logits, labels)
-    interval = temperature_interval(logits, labels, best)
+    interval = _interval(logits, labels, best)
     if best < 1 <= interval[1]:
         return Temperature(1.0, interval, f"its 95% interval {interval[0]:.2f} to {interval[1]:.2f} holds 1")
     return Temperature(best, interval)
@@ -58,15 +59,15 @@ def choose_threshold(logits: np.ndarray, labels: np.ndarray, problem_type: str =
     return float(max(zip(scores, -np.abs(grid - 0.5), grid, strict=True))[2])  # of equals the nearest to 0.5
 
 
-def temperature_interval(logits: np.ndarray, labels: np.ndarray, best: float) -> tuple[float, float]:
+def _interval(logits: np.ndarray, labels: np.ndarray, best: float) -> tuple[float, float]:
     """Temperatures whose log-likelihood is within half of the 95% quantile of chi-squared (1) of the best one's."""
     allowed = _negative_log_likelihood(np.log(best), logits, labels) + chi2.ppf(0.95, df=1) / 2
 
     def excess(log_temperature: float) -> float:
         return _negative_log_likelihood(log_temperature, logits, labels) - allowed
 
-    low, high = (brentq(excess, bound, np.log(best)) if excess(bound) > 0 else bound for bound in BOUNDS)
-    return float(np.exp(low)), float(np.exp(high))
+    low, high = (np.exp(brentq(excess, bound, np.log(best)) if excess(bound) > 0 else bound) for bound in BOUNDS)
+    return float(low), float(high)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -78,6 +79,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def _negative_log_likelihood(log_temperature: float, logits: np.ndarray, labels: np.ndarray) -> float:
     rows = np.arange(len(labels))
     return float(-log_softmax(logits / np.exp(log_temperature), axis=-1)[rows, labels].sum())
+
+
+def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`classification_metrics` with `calibration_error` and `brier_score`."""
+    errors = {
+        "calibration_error": expected_calibration_error(logits, labels),
+        "brier_score": brier_score(logits, labels),
+    }
+    return classification_metrics(logits, labels) | errors
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -108,9 +118,9 @@ def draw_reliability(diagrams: dict[str, list[dict[str, float]]], path: Path, ti
     with new_figure(path, title, "confidence (probability of the predicted class)", "accuracy", (5, 4.6)) as axes:
         axes.plot([0, 1], [0, 1], color="#9aa5b1", linewidth=1, linestyle="--")
         for (name, rows), colour in zip(diagrams.items(), COLOURS, strict=False):
-            confidence, accuracy, share = ([row[key] for row in rows] for key in ("confidence", "accuracy", "share"))
-            axes.plot(confidence, accuracy, color=colour, linewidth=1, label=name)
-            areas = [8 + 400 * value for value in share]
-            axes.scatter(confidence, accuracy, s=areas, color=colour, alpha=0.5, linewidth=0)
+            bins = pd.DataFrame(rows)
+            axes.plot(bins["confidence"], bins["accuracy"], color=colour, linewidth=1, label=name)
+            areas = 8 + 400 * bins["share"]
+            axes.scatter(bins["confidence"], bins["accuracy"], s=areas, color=colour, alpha=0.5, linewidth=0)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
         axes.legend(frameon=False, loc="upper left")

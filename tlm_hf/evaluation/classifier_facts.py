@@ -13,11 +13,11 @@ from ..loading import load_classifier, load_classifier_tokenizer
 from ..models.combination_committee import SINGLE
 from ..runs.atomic_files import Json, read_json, write_json
 from ..runs.provenance import machine
-from .calibration import brier_score, expected_calibration_error
+from .calibration import calibration_metrics
 from .intervals import draw_scores, intervals
 from .latency import classifier_latency
-from .linear_models import tfidf_baseline
-from .metrics import HEADLINE, answers_of, classification_metrics, measure
+from .linear_models import fit_tfidf
+from .metrics import HEADLINE, answers_of, measure
 from .scoring import predict_logits
 
 LATENCY_ROUNDS = 30
@@ -40,10 +40,8 @@ def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.Da
 def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, data_root: str | None = None) -> Json:
     """Evaluation of a classifier or committee, in a run's `folder` with these `results`, on its task's test split.
 
-    Returns `texts`, `scores` and those of the `baseline` (TF-IDF + linear model) with intervals, the calibration of one
-    label a text, and `latency` of one text. The JSON file `kept` holds them, valid for these `weights` (SHA-256) and
-    the task's hash, so that a release staged again is the same. Raises UserError as `load_task_of`, and where the
-    model's score is not that of its results.
+    The JSON file `kept` holds it, valid for these `weights` (SHA-256) and the task's hash, so that a release staged
+    again is the same. Raises UserError as `load_task_of`, and where the model's score is not that of its results.
     """
     key = {"weights": weights, "task": results["settings"]["task_sha256"]}
     if kept.is_file() and (stored := read_json(kept))["of"] == key:
@@ -61,16 +59,15 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
             f"{folder.name} has a test {METRICS[metric]} of {value} here and of {before} in its results: its weights "
             "have changed, so run it again."
         )
-    baseline = tfidf_baseline(task, with_logits=True)
+    baseline, _ = fit_tfidf(task)
     answers = {"scores": answers_of(logits, problem_type, threshold)}
     answers["baseline"] = answers_of(baseline["logits"]["test"], problem_type, baseline["threshold"])
     facts: Json = {"texts": len(labels)}
     for name, drawn in draw_scores(answers, labels, problem_type, len(class_names(task))).items():
         facts[name] = {metric: vars(interval) for metric, interval in intervals(drawn, len(labels)).items()}
     if problem_type == SINGLE:
-        facts["loss"] = classification_metrics(logits, labels)["loss"]
-        facts |= {"calibration_error": expected_calibration_error(logits, labels)}
-        facts |= {"brier_score": brier_score(logits, labels)}
+        metrics = calibration_metrics(logits, labels)
+        facts |= {name: metrics[name] for name in ("loss", "calibration_error", "brier_score")}
     facts["latency"] = {
         "milliseconds": classifier_latency({"this": model}, tokenizer, texts[0], LATENCY_ROUNDS)["this"],
         "tokens": min(len(tokenizer([texts[0]])["input_ids"][0]), tokenizer.model_max_length),

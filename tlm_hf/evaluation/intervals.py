@@ -48,8 +48,8 @@ def draw_scores(
         labels, *columns = patterns
     terms = [_terms(each, labels, problem_type, classes) for each in columns]
     rng, sums = np.random.default_rng(0), [[each.T @ counts[:, None]] for each in terms]
-    for start in range(0, DRAWS, AT_ONCE):
-        drawn = rng.multinomial(texts, counts / texts, size=min(AT_ONCE, DRAWS - start)).T.astype(float)
+    for _ in range(0, DRAWS, AT_ONCE):
+        drawn = rng.multinomial(texts, counts / texts, size=AT_ONCE).T.astype(float)
         for chunks, each in zip(sums, terms, strict=True):
             chunks.append(each.T @ drawn)
     scores = _number_scores if problem_type == REGRESSION else partial(_label_scores, problem_type)
@@ -96,9 +96,9 @@ def _number_scores(sums: np.ndarray, texts: int) -> dict[str, np.ndarray]:
 
 def intervals(scores: dict[str, np.ndarray], texts: int) -> dict[str, Interval]:
     """The interval of each metric of `draw_scores`; of the accuracy Wilson's, which is not empty where all is right."""
-    found = {metric: Interval.of_draws(values) for metric, values in scores.items()}
-    if "accuracy" in found:
-        accuracy = found["accuracy"].value
+    measured = {metric: Interval.of_draws(values) for metric, values in scores.items()}
+    if "accuracy" in measured:
+        accuracy = measured["accuracy"].value
         ends = binomtest(round(accuracy * texts), texts).proportion_ci(method="wilson")
-        found["accuracy"] = Interval(accuracy, float(ends.low), float(ends.high))
-    return found
+        measured["accuracy"] = Interval(accuracy, float(ends.low), float(ends.high))
+    return measured

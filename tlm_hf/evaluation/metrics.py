@@ -17,8 +17,7 @@ HEADLINE = {SINGLE: "accuracy", MULTI: "micro_f1", REGRESSION: "r2"}  # the metr
 def answers_of(logits: np.ndarray, problem_type: str, threshold: float = 0.5) -> np.ndarray:
     """What logits (n, classes) say: class ids (n,), bool (n, classes), or numbers (n,)."""
     if problem_type == MULTI:
-        chosen: np.ndarray = logits >= logit(threshold)
-        return chosen
+        return np.greater_equal(logits, logit(threshold))
     return logits[:, 0].astype(float) if problem_type == REGRESSION else logits.argmax(axis=-1)
 
 
@@ -30,7 +29,6 @@ class AccuracyAndF1(evaluate.Metric):
         return evaluate.MetricInfo(
             description="Share of correct predictions, and mean F1 over classes.",
             citation="Pedregosa et al., Scikit-learn, JMLR 12, 2011",
-            inputs_description="class ids (n,)",
             features=features,
         )
 
@@ -50,28 +48,29 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
 def measure(problem_type: str, logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> Json:
     """The metrics of logits (n, classes), by the kind of the task; labels as `data.kinds.labels_of` has them.
 
-    With several labels a text, those of probability sigmoid(logit) >= `threshold` are predicted, and `subset_accuracy`
-    is the share of texts whose labels are all right.
+    With several labels a text, `subset_accuracy` is the share of texts whose labels are all right.
     """
     if problem_type == SINGLE:
         return classification_metrics(logits, labels)
     if problem_type == REGRESSION:
-        return regression_metrics(logits, labels)
+        return _regression_metrics(logits, labels)
     chosen = answers_of(logits, MULTI, threshold)
     micro, macro = (f1_score(labels, chosen, average=mean, zero_division=0) for mean in ("micro", "macro"))
     scores = {"micro_f1": micro, "macro_f1": macro, "subset_accuracy": accuracy_score(labels, chosen)}
     return {name: float(value) for name, value in scores.items()}
 
 
-def regression_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
-    """`rmse`, `r2`, `pearson` and `spearman` of values (n, 1); None where all of a side are equal."""
+def _regression_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
+    """Of values (n, 1); None where all of a side are equal."""
     values = logits[:, 0].astype("float64")
-    scores = {"rmse": root_mean_squared_error(targets, values), "r2": None, "pearson": None, "spearman": None}
-    if np.ptp(targets) > 0:
-        scores["r2"] = r2_score(targets, values)
-    if np.ptp(targets) > 0 and np.ptp(values) > 0:
-        scores |= {"pearson": pearsonr(targets, values).statistic, "spearman": spearmanr(targets, values).statistic}
-    return {name: None if value is None else float(value) for name, value in scores.items()}
+    varies = np.ptp(targets) > 0
+    both_vary = varies and np.ptp(values) > 0
+    return {
+        "rmse": float(root_mean_squared_error(targets, values)),
+        "r2": float(r2_score(targets, values)) if varies else None,
+        "pearson": float(pearsonr(targets, values).statistic) if both_vary else None,
+        "spearman": float(spearmanr(targets, values).statistic) if both_vary else None,
+    }
 
 
 def class_metrics(

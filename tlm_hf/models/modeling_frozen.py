@@ -32,8 +32,10 @@ from .combination_committee import SINGLE, CommitteeOutput, committee_output
 from .configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
 from .lexical_committee import LexicalTable
 
-SHARED = "vocab_size hidden_size num_attention_heads intermediate_size hidden_act layer_norm_eps "
-SHARED += "max_position_embeddings pad_token_id"
+SHARED = (
+    *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps"),
+    *("max_position_embeddings", "pad_token_id"),
+)
 """Fields of a member's configuration that all members share, and that the frozen one takes over."""
 HAS_TILES = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())  # for products of bfloat16 matrices (AMX)
 BLOCK = 1024  # words whose scales are computed at a time
@@ -218,7 +220,7 @@ def check_freezable(members: Sequence[Any]) -> None:
     own = re.compile(r"(?!.*(lora_|base_layer)).*\.(weight|bias)")
     for position, member in enumerate(members):
         config, fault = member.config, None
-        different = [name for name in SHARED.split() if getattr(config, name) != getattr(members[0].config, name)]
+        different = [name for name in SHARED if getattr(config, name) != getattr(members[0].config, name)]
         adapted = [name for name, _ in member.named_parameters() if not own.fullmatch(name)]
         if config.num_hidden_layers != 1:
             fault = f"has {config.num_hidden_layers} layers: only one-layer encoders are tables"
@@ -253,7 +255,7 @@ def freeze_members(
         problem_type=None if committee.problem_type == SINGLE else committee.problem_type,
         type_vocab_size=types,
         **{name: copy.copy(getattr(committee, name)) for name in own},
-        **{name: getattr(members[0].config, name) for name in SHARED.split()},
+        **{name: getattr(members[0].config, name) for name in SHARED},
     )
     with torch.device(members[0].device):
         frozen = FrozenCommitteeForSequenceClassification(config)
