@@ -94,47 +94,28 @@ def __dir__() -> list[str]:
 
 _AUTO_CONFIGURATIONS = "transformers.models.auto.configuration_auto"
 _AUTO_MODELS = "transformers.models.auto.modeling_auto"
+# Import the Auto models before they define the layers that ours need.
 _BASES = {"transformers.modeling_layers", "transformers.models.bert.modeling_bert"}
-"""Import the Auto models before they define the layers that ours need."""
 _executing: set[str] = set()
-
-
-def _register_configurations() -> None:
-    from transformers import AutoConfig
-
-    from .models.configuration_committee import CommitteeConfig
-    from .models.configuration_frozen import FrozenCommitteeConfig
-    from .models.configuration_tlm import TLMConfig
-
-    for config in (TLMConfig, CommitteeConfig, FrozenCommitteeConfig):
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-
-
-def _register_models() -> None:
-    from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
-
-    from .models import modeling_committee as committee
-    from .models import modeling_tlm as encoder
-    from .models.modeling_frozen import FrozenCommitteeForSequenceClassification as Frozen
-
-    classifiers = (encoder.TLMForSequenceClassification, committee.CommitteeForSequenceClassification, Frozen)
-    for auto, models in (
-        (AutoModel, (encoder.TLMModel, committee.CommitteeModel)),
-        (AutoModelForMaskedLM, (encoder.TLMForMaskedLM, committee.CommitteeForMaskedLM)),
-        (AutoModelForSequenceClassification, classifiers),
-    ):
-        for model in models:
-            auto.register(model.config_class, model, exist_ok=True)
 
 
 def _register() -> None:
     """Register what can be registered now: nothing while one of our modules is half imported, whose end calls this."""
-    if any(name.startswith(f"{__name__}.") for name in _executing):
+    configurations = _AUTO_CONFIGURATIONS in sys.modules and _AUTO_CONFIGURATIONS not in _executing
+    models = _AUTO_MODELS in sys.modules and not _executing & {_AUTO_MODELS, *_BASES}
+    if not (configurations or models) or any(name.startswith(f"{__name__}.") for name in _executing):
         return
-    if _AUTO_CONFIGURATIONS in sys.modules and _AUTO_CONFIGURATIONS not in _executing:
-        _register_configurations()
-    if _AUTO_MODELS in sys.modules and not _executing & {_AUTO_MODELS, *_BASES}:
-        _register_models()
+    import transformers
+
+    for kind in ("tlm", "committee", "frozen"):
+        auto_map = importlib.import_module(f".models.configuration_{kind}", __name__).AUTO_MAP
+        for auto, place in auto_map.items():
+            of_configuration = auto == "AutoConfig"
+            if configurations if of_configuration else models:
+                module, _, name = place.partition(".")
+                ours = getattr(importlib.import_module(f".models.{module}", __name__), name)
+                key = ours.model_type if of_configuration else ours.config_class
+                getattr(transformers, auto).register(key, ours, exist_ok=True)
 
 
 class _RegisterAfterImport(MetaPathFinder):
@@ -149,9 +130,8 @@ class _RegisterAfterImport(MetaPathFinder):
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The spec by the other finders, its loader made to call `_register` at the end."""
         is_ours = fullname.startswith(f"{__name__}.models.")
-        if not is_ours and fullname not in {_AUTO_CONFIGURATIONS, _AUTO_MODELS, *_BASES}:
-            return None
-        if getattr(self.searching, "name", None) == fullname:
+        is_theirs = fullname in {_AUTO_CONFIGURATIONS, _AUTO_MODELS, *_BASES}
+        if not (is_ours or is_theirs) or getattr(self.searching, "name", None) == fullname:
             return None
         self.searching.name = fullname
         spec = importlib.util.find_spec(fullname)

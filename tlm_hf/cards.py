@@ -13,11 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 PAPER = "arxiv:2507.14871"
 KINDS = ("encoder", "classifier", "committee", "adapter", "frozen")
-RELATIONS = {"committee": "merge", "frozen": "quantized"}
-"""To the base models, in the words of the Hub; it knows by itself what was fine-tuned and what is an adapter."""
+RELATIONS = {"committee": "merge", "frozen": "quantized"}  # to the base models; others the Hub finds by itself
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "micro_f1": "micro F1", "r2": "R²", "rmse": "RMSE"}
 METRICS |= {"subset_accuracy": "all labels right", "pearson": "Pearson's r", "spearman": "Spearman's ρ"}
-"""Names of metrics in words."""
 MASKED_EXAMPLE = "returns the [MASK] of the array."
 EXAMPLE = "Returns the eigenvalues of a symmetric matrix."
 
@@ -50,7 +48,7 @@ def package_data(folder: str) -> Path:
     return installed if installed.is_dir() else Path(__file__).resolve().parents[1] / folder
 
 
-def escape_markdown(text: object) -> str:
+def _escape_markdown(text: object) -> str:
     """Keep names from data from acting as Markdown or HTML in a card."""
     flat = re.sub(r"\s+", " ", str(text))
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -62,15 +60,10 @@ def escape_code(text: object) -> str:
     return re.sub(r"\s+", " ", str(text)).replace("`", "'")
 
 
-def place_in_words(place: str) -> str:
+def _place_in_words(place: str) -> str:
     """`owner/name@branch` as a card's text says it; a snippet must name the branch apart."""
     name, _, branch = place.partition("@")
     return f"`{escape_code(name)}`" + (f" (branch `{escape_code(branch)}`)" if branch else "")
-
-
-def slug(name: str) -> str:
-    """An id for a data set without one on the Hub, from the task's name or its file's."""
-    return re.sub(r"[^a-z0-9_.]+", "-", Path(name).stem.lower()).strip("-._") or "task"
 
 
 def is_uncased(folder: Path) -> bool:
@@ -92,9 +85,9 @@ def card_template(kind: str, form: str = "md") -> Template:
     loader = FileSystemLoader(package_data("model_cards"))
     environment = Environment(loader=loader, autoescape=form == "html", **blocks)
     environment.filters |= {
-        "md": escape_markdown,
+        "md": _escape_markdown,
         "code": escape_code,
-        "place": place_in_words,
+        "place": _place_in_words,
         "duration": duration,
         "metric": METRICS.__getitem__,
         "interval": lambda each: "{value:.3f} [{low:.3f}, {high:.3f}]".format(**each),
@@ -151,11 +144,13 @@ def _metadata(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts
     """Front matter for the Hub; huggingface_hub writes the YAML, so that names in it are quoted."""
     details: dict[str, Any] = {}
     if "test" in results:
+        task = Path(str(results.get("task", facts.trained_on))).stem.lower()
+        slug = re.sub(r"[^a-z0-9_.]+", "-", task).strip("-._") or "task"  # for a data set without an id on the Hub
         details["model_name"] = name.rpartition("/")[2]
         details["eval_results"] = [
             EvalResult(
                 task_type="text-classification",
-                dataset_type=(facts.datasets or [slug(str(results.get("task", facts.trained_on)))])[0],
+                dataset_type=(facts.datasets or [slug])[0],
                 dataset_name=facts.trained_on,
                 dataset_split="test",
                 metric_type="f1" if metric == "macro_f1" else metric,

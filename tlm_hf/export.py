@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from . import runtime
 from .errors import UserError, check_installed
-from .loading import load_classifier, load_classifier_tokenizer, load_config, weights_hash
+from .loading import COMMITTEES, load_classifier, load_classifier_tokenizer, load_config, weights_hash
 from .models.combination_committee import CommitteeOutput
 from .models.configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
 from .models.modeling_committee import CommitteeForSequenceClassification
@@ -57,10 +57,10 @@ class ExportArguments(_Arguments):
 
 
 def export(arguments: ExportArguments) -> Json:
-    """Write a classifier or committee with its tokenizer as ONNX, and compare its logits with torch's.
+    """Write a classifier or committee with its tokenizer as ONNX, and compare its logits with torch's float32 ones.
 
-    Returns the sizes of `files` in bytes, and the largest absolute difference of each one's logits from torch's float32
-    on two pairs of texts. Raises UserError for bad input, missing packages, or a float32 export whose logits differ.
+    Returns `files` (bytes) and `max_abs_diff` of each on two pairs of texts. Raises UserError for bad input, missing
+    packages, or a float32 export whose logits differ.
     """
     arguments.check()
     check_installed(*NEEDED)
@@ -85,10 +85,10 @@ def export(arguments: ExportArguments) -> Json:
         for name in (FLOAT_FILE, INT8_FILE)[: 1 + arguments.int8]:
             results["files"][name] = (folder / name).stat().st_size
             results["max_abs_diff"][name] = compare(folder / name, model, tokenizer)
-        if results["max_abs_diff"][FLOAT_FILE] > TOLERANCE:
+        if (difference := results["max_abs_diff"][FLOAT_FILE]) > TOLERANCE:
             raise UserError(
-                f"The exported logits differ from torch's by {results['max_abs_diff'][FLOAT_FILE]:g}: this torch.onnx "
-                "exports the model wrongly, so install the version of requirements.lock."
+                f"The exported logits differ from torch's by {difference:g}: this torch.onnx exports it wrongly, so "
+                "install the version of requirements.lock."
             )
 
     return run.finish(save, results)
@@ -105,8 +105,7 @@ class FreezeArguments(_Arguments):
 def freeze(arguments: FreezeArguments) -> Json:
     """Write a committee of one-layer encoders as tables, with a runtime that needs neither torch nor this package.
 
-    Returns `output_dir`, and of the `tables` the `bytes` and the largest difference of the runtime's member logits from
-    the committee's on a sample of texts. Raises UserError for bad input, or a member that cannot be frozen.
+    Returns `tables`, see `measure_tables`. Raises UserError for bad input, or a member that cannot be frozen.
     """
     arguments.check()
     model = load_classifier(arguments.model).float()
@@ -169,8 +168,7 @@ def measure_tables(
 def write_runtime(folder: Path) -> None:
     """Write `RUNTIME_FILES` into the folder of a frozen committee."""
     shutil.copyfile(runtime.__file__, folder / RUNTIME_FILES[0])
-    handler = "from tlm_runtime import EndpointHandler  # noqa: F401\n"
-    (folder / RUNTIME_FILES[1]).write_text(handler, encoding="utf-8")
+    (folder / RUNTIME_FILES[1]).write_text("from tlm_runtime import EndpointHandler  # noqa: F401\n", encoding="utf-8")
 
 
 def takes_pairs(model: "PreTrainedModel | OnnxClassifier") -> bool:
@@ -195,9 +193,7 @@ def export_onnx(model: PreTrainedModel, path: Path) -> Path:
 
     Inputs are int64 (batch, sequence), both sizes free; no row of the mask may be all 0.
     """
-    frozen = isinstance(model, FrozenCommitteeForSequenceClassification)
-    committee = frozen or isinstance(model, CommitteeForSequenceClassification)
-    outputs = ["logits", "member_logits"] if committee else ["logits"]
+    outputs = ["logits", "member_logits"] if model.config.model_type in COMMITTEES else ["logits"]
     example = {name: torch.ones((2, 8), dtype=torch.long) for name in (INPUTS if takes_pairs(model) else INPUTS[:2])}
     options: Json = {"dynamo": True, "external_data": False, "verbose": False, "output_names": outputs}
     options |= {"input_names": list(example), "dynamic_shapes": {name: {0: "batch", 1: "sequence"} for name in example}}
@@ -274,10 +270,10 @@ class OnnxClassifier(torch.nn.Module):
     ) -> CommitteeOutput:
         """int64 (batch, sequence) each, to logits float32 (batch, num_labels) and, of a committee, those of members."""
         given = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         if self.takes_types:
-            types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             given["token_type_ids"] = types.numpy()
-        elif token_type_ids is not None and bool(token_type_ids.any()):
+        elif bool(types.any()):
             raise UserError(
                 "An exported frozen committee takes single texts: freeze it with token types, and export it again."
             )
@@ -315,5 +311,4 @@ def compare(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     pairs = SAMPLE[::-1] if takes_pairs(model) else None
     batch = tokenizer(SAMPLE, pairs, padding=True, truncation=True, return_tensors="pt")
     batch = {name: batch[name] for name in INPUTS if name in batch}
-    exported = OnnxClassifier(path, model.config)
-    return float((exported(**batch).logits - model(**batch).logits).abs().max())
+    return float((OnnxClassifier(path, model.config)(**batch).logits - model(**batch).logits).abs().max())

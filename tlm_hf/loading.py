@@ -73,10 +73,8 @@ def check_folder(folder: Path, needs_weights: bool = True) -> None:
         unfinished = " (its training has not finished)" if (folder / "run.json").is_file() else ""
         raise UserError(f"The model folder {folder} has no config.json{unfinished}: name a folder that holds a model.")
     read_json(folder / "config.json")
-    if not needs_weights:
-        return
     files = sorted(folder.glob("model-*.safetensors")) or [folder / WEIGHTS]
-    for file in files:
+    for file in files if needs_weights else []:
         if not file.is_file():
             words = f"has no {file.name}: restore it from where the model came"
             if any(folder.glob("onnx/*.onnx")):
@@ -101,8 +99,7 @@ def load_config(source: str) -> PreTrainedConfig:
 
 def weights_hash(source: str) -> str:
     """SHA-256 of a folder's weights, or the Hub name itself."""
-    digest = hashlib.sha256()
-    files = sorted(Path(model_folder(source)).expanduser().glob("*.safetensors"))
+    digest, files = hashlib.sha256(), sorted(Path(model_folder(source)).expanduser().glob("*.safetensors"))
     for file in files:
         with file.open("rb") as opened:
             hashlib.file_digest(opened, lambda: digest)
@@ -158,34 +155,34 @@ def match_labels(model: PreTrainedModel, source: str, task: str, names: list[str
 
 def trained_on_another_split(source: str, task_sha256: str) -> bool:
     """Whether the folder's own results say that it was fine-tuned on other rows than the task with this hash."""
-    results = Path(source).expanduser() / "results.json"
-    own = read_json(results).get("settings", {}).get("task_sha256") if results.is_file() else None
-    return own not in (None, task_sha256)
+    return _own_results(source).get("settings", {}).get("task_sha256") not in (None, task_sha256)
+
+
+def _own_results(source: str) -> Json:
+    file = Path(source).expanduser() / "results.json"
+    return read_json(file) if file.is_file() else {}
 
 
 def warn_of_pairs(source: str, texts: Sequence[Any]) -> None:
     """Say it where texts are single or pairs, and the folder's own results say that it was trained on the other."""
-    file = Path(source).expanduser() / "results.json"
-    if not file.is_file():
-        return
-    results, are_pairs = read_json(file), not isinstance(texts[0], str)
-    of_pairs = bool(results.get("task_options", results).get("text_pair_column"))
-    words = "The model %s was trained on pairs, and these texts are single: give --text-pair-column."
+    results, are_pairs = _own_results(source), not isinstance(texts[0], str)
+    words = "pairs, and these texts are single: give --text-pair-column"
     if are_pairs:
-        words = "The model %s was trained on single texts, and these texts are pairs: leave out --text-pair-column."
-    if are_pairs != of_pairs:
-        logger.warning(words, source)
+        words = "single texts, and these texts are pairs: leave out --text-pair-column"
+    if results and are_pairs != bool(results.get("task_options", results).get("text_pair_column")):
+        logger.warning("The model %s was trained on %s.", source, words)
 
 
 def load_matching_tokenizer(
     model_source: str, tokenizer_source: str | None, vocab_size: int
 ) -> PreTrainedTokenizerBase:
     """The model's tokenizer (or another one given); raises UserError where it has more tokens than the model."""
-    tokenizer = load_tokenizer(tokenizer_source or model_source)
+    source = tokenizer_source or model_source
+    tokenizer = load_tokenizer(source)
     if len(tokenizer) > vocab_size:
         raise UserError(
-            f"The tokenizer {tokenizer_source or model_source!r} has {len(tokenizer)} tokens but the model "
-            f"{model_source!r} has a vocabulary of {vocab_size}: use the tokenizer that it was trained with."
+            f"The tokenizer {source!r} has {len(tokenizer)} tokens but the model {model_source!r} has a vocabulary of "
+            f"{vocab_size}: use the tokenizer that it was trained with."
         )
     return tokenizer
 
@@ -195,8 +192,7 @@ def load_classifier_tokenizer(source: str, model: PreTrainedModel) -> PreTrained
     config = model.config
     parts = config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
     tokenizer = load_matching_tokenizer(source, None, parts[0].vocab_size)
-    longest = min(part.max_position_embeddings for part in parts)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, *(part.max_position_embeddings for part in parts))
     return tokenizer
 
 
@@ -217,6 +213,5 @@ def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwa
 
 def _cannot(source: str, what: str, error: BaseException) -> UserError:
     """A library's message in one sentence; of a refused configuration, the reason rather than the validator's name."""
-    reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ is not None else error
-    words = first_line(reason)
-    return UserError(f"The model {source!r} cannot be {what} ({words}): restore it, or name another one.")
+    reason = first_line(error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error)
+    return UserError(f"The model {source!r} cannot be {what} ({reason}): restore it, or name another one.")

@@ -83,11 +83,8 @@ def _negative_log_likelihood(log_temperature: float, logits: np.ndarray, labels:
 
 def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """`classification_metrics` with `calibration_error` and `brier_score`."""
-    errors = {
-        "calibration_error": expected_calibration_error(logits, labels),
-        "brier_score": brier_score(logits, labels),
-    }
-    return classification_metrics(logits, labels) | errors
+    error, brier = expected_calibration_error(logits, labels), brier_score(logits, labels)
+    return classification_metrics(logits, labels) | {"calibration_error": error, "brier_score": brier}
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from .scoring import FREEZE_HELP, output_file, predict_logits
 
 logger = logging.getLogger(__name__)
 WRITERS = (".csv", ".json", ".jsonl", ".parquet")
-UNCERTAINTY = ("entropy", "mutual_information", "agreement", "spread")
 
 
 @dataclass(frozen=True)
@@ -101,11 +100,10 @@ def predict(
 
 
 def predict_command(arguments: PredictArguments) -> Json:
-    """Classify texts or the rows of a table.
+    """Classify texts or the rows of a table; raises UserError for bad input, before the model runs.
 
     Returns the counts of `texts`, of those that were `empty` and `truncated`, and `predictions`, or the `output` file:
-    all columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class. Raises UserError for
-    bad input, before the model runs.
+    all columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class.
     """
     if not arguments.model:
         raise UserError("predict needs --model, a classifier or committee.")
@@ -113,7 +111,11 @@ def predict_command(arguments: PredictArguments) -> Json:
         raise UserError("predict needs either --texts or --input, a table or a file of lines.")
     check_range(arguments, 1, math.inf, "batch_size")
     check_range(arguments, 0, 1, "threshold")
-    target = None if arguments.output is None else _check_output(arguments.output, arguments.input)
+    target = None if arguments.output is None else output_file(arguments.output)
+    if target is not None and target.suffix not in WRITERS:
+        raise UserError(f"--output {target} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
+    if target is not None and arguments.input and target == Path(arguments.input).expanduser().resolve():
+        raise UserError(f"--output {target} is the input itself: name another file.")
     table, place = _read_input(arguments)
     texts = _texts_in(table, arguments.text_column, arguments.text_pair_column)
     empty = [row for row, text in enumerate(texts) if text is None]
@@ -170,36 +172,29 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | N
     doubts: list[Json] = [{} for _ in logits]
     if config.model_type in COMMITTEES:
         members = torch.from_numpy(logits)
-        measured = {name: each.numpy() for name, each in uncertainty(members, problem_type).items()}
-        shown = [name for name in UNCERTAINTY if name in measured]
-        doubts = [_by_name(shown, row) for row in np.stack([measured[name] for name in shown], axis=1)]
+        measured = uncertainty(members, problem_type)
+        shown = [name for name in Prediction.__dataclass_fields__ if name in measured]
+        doubts = [_by_name(shown, row) for row in np.stack([measured[name].numpy() for name in shown], axis=1)]
         logits = combine(members, config.combination, config.temperature, problem_type).numpy()
     logits = logits.astype("float64")
-    if problem_type == REGRESSION:
-        rows = [_by_name(names, row) for row in logits]
-        answers = [Prediction(value=row[names[0]] if len(names) == 1 else row) for row in rows]
-    elif problem_type == MULTI:
-        least = getattr(config, "threshold", 0.5) if threshold is None else threshold
-        rows = [_by_name(names, row) for row in expit(logits)]
-        answers = [Prediction(probabilities=row, labels=[name for name in names if row[name] >= least]) for row in rows]
-    else:
-        rows = [_by_name(names, row) for row in softmax(logits, axis=-1)]
-        labels = [names[place] for place in logits.argmax(axis=-1)]
-        answers = [Prediction(name, row[name], probabilities=row) for name, row in zip(labels, rows, strict=True)]
-    return [replace(answer, **doubt) for answer, doubt in zip(answers, doubts, strict=True)]
+    values = expit(logits) if problem_type == MULTI else logits if problem_type == REGRESSION else softmax(logits, -1)
+    least = getattr(config, "threshold", 0.5) if threshold is None else threshold
+    answers = []
+    for row, best, doubt in zip(values, logits.argmax(axis=-1), doubts, strict=True):
+        by_name = _by_name(names, row)
+        if problem_type == REGRESSION:
+            answer = Prediction(value=by_name[names[0]] if len(names) == 1 else by_name, **doubt)
+        elif problem_type == MULTI:
+            chosen = [name for name in names if by_name[name] >= least]
+            answer = Prediction(labels=chosen, probabilities=by_name, **doubt)
+        else:
+            answer = Prediction(names[best], by_name[names[best]], probabilities=by_name, **doubt)
+        answers.append(answer)
+    return answers
 
 
 def _by_name(names: Sequence[str], values: np.ndarray) -> Json:
     return {name: round(float(value), 6) for name, value in zip(names, values, strict=True)}
-
-
-def _check_output(output: str, source: str | None) -> Path:
-    target = output_file(output)
-    if target.suffix not in WRITERS:
-        raise UserError(f"--output {output} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
-    if source and target == Path(source).expanduser().resolve():
-        raise UserError(f"--output {output} is the input itself: name another file.")
-    return target
 
 
 def _read_input(arguments: PredictArguments) -> tuple[pa.Table, Callable[[int], str]]:

@@ -62,11 +62,7 @@ def held_out_masks(tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[Any])
 
 @torch.inference_mode()
 def masked_lm_score(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    input_ids: Sequence[Any],
-    batch_size: int = 64,
-    show_progress: bool = False,
+    model: PreTrainedModel, tokenizer: Any, input_ids: Sequence[Any], batch_size: int = 64, show_progress: bool = False
 ) -> dict[str, float]:
     """`loss` of texts (token ids) in nats per masked token, on masks that depend on a text's position alone.
 
@@ -79,8 +75,7 @@ def masked_lm_score(
     model.eval()
     for indices in tqdm(_batches_by_length(input_ids, batch_size), desc="Fixed-mask loss", disable=not show_progress):
         batch = collator([{"input_ids": input_ids[index], "item": index} for index in indices])
-        masked = int((batch["labels"] != IGNORE_INDEX).sum())
-        if masked:
+        if masked := int((batch["labels"] != IGNORE_INDEX).sum()):
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             total += float(model(**batch, sparse_prediction=True).loss) * masked
             count += masked
@@ -124,10 +119,7 @@ def predict_logits(
 
 
 def pack_logits(logits: np.ndarray) -> np.ndarray:
-    """Distances below each row's largest logit in units of `LOGIT_STEP`: uint16 (..., classes), the same softmax.
-
-    Only the largest one (the first of equals) is at 0, so that rounding changes no decision.
-    """
+    """Distances below each row's largest logit in units of `LOGIT_STEP`: uint16 (..., classes); only that is at 0."""
     below = np.rint((logits.max(axis=-1, keepdims=True) - logits) / LOGIT_STEP)
     first = np.arange(logits.shape[-1]) == logits.argmax(axis=-1)[..., None]
     return np.clip(below, np.where(first, 0, 1), np.iinfo(np.uint16).max).astype(np.uint16)
@@ -166,8 +158,8 @@ def score(arguments: ScoreArguments) -> Json:
     config = read_config(arguments.model, needs_weights=False)
     classifies = any("SequenceClassification" in name for name in config.get("architectures") or [])
     if classifies == bool(arguments.text):
-        what, option_name = ("a classifier", "--task") if classifies else ("an encoder", "--text")
-        raise UserError(f"The model {arguments.model!r} is {what}: score it with {option_name}.")
+        words = "a classifier: score it with --task" if classifies else "an encoder: score it with --text"
+        raise UserError(f"The model {arguments.model!r} is {words}.")
     scores = _score_classifier(arguments) if classifies else _score_encoder(arguments, config)
     logger.info("%d rows scored.", scores["texts"])
     results = {"model": portable_path(arguments.model), **scores, **provenance()}
@@ -201,22 +193,18 @@ def _read_task(arguments: ScoreArguments) -> tuple[datasets.Dataset, str | None]
 
 
 def _score_classifier(arguments: ScoreArguments) -> Json:
-    """`problem_type` decides what a label is, and what is measured."""
     model = load_for_inference(arguments.model)
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     config, problem_type = model.config, problem_of_model(model.config)
     if problem_type == REGRESSION and config.num_labels > 1:
         raise UserError(f"The model {arguments.model!r} has {config.num_labels} values a text: use predict.")
-    own, asked = NAMES[problem_type], arguments.problem_type
-    if asked not in (None, own):
-        raise UserError(f"The model {arguments.model!r} is of --problem-type {own}, not {asked}: leave the option out.")
+    own, asked = f"The model {arguments.model!r} is of --problem-type {NAMES[problem_type]}", arguments.problem_type
+    if asked not in (None, NAMES[problem_type]):
+        raise UserError(f"{own}, not {asked}: leave the option out.")
     is_plain = problem_type == SINGLE or arguments.task in ("docstrings", *KNOWN)
-    rows, sha256 = _read_task(replace(arguments, problem_type=None if is_plain else own))
-    if problem_of(rows) != problem_type:
-        raise UserError(
-            f"The model {arguments.model!r} is of --problem-type {own} but {arguments.task!r} of "
-            f"{NAMES[problem_of(rows)]}: name a table of the model's kind."
-        )
+    rows, sha256 = _read_task(replace(arguments, problem_type=None if is_plain else NAMES[problem_type]))
+    if (kind := problem_of(rows)) != problem_type:
+        raise UserError(f"{own} but {arguments.task!r} of {NAMES[kind]}: name a table of the model's kind.")
     labels, texts = labels_of(rows), texts_of(rows)
     warn_of_pairs(arguments.model, texts)
     if problem_type != REGRESSION:
@@ -248,9 +236,8 @@ def _score_encoder(arguments: ScoreArguments, config: Json) -> Json:
     tokenizer = load_matching_tokenizer(arguments.model, None, config["vocab_size"])
     column = arguments.text_column or "text"
     corpus = load_corpus(source, text_column=column, root=arguments.data_root, written=arguments)
-    dataset = corpus["validation"]
-    if source not in HELD_OUT_CORPORA:
-        dataset = datasets.concatenate_datasets([corpus["train"], dataset])
+    parts = ["validation"] if source in HELD_OUT_CORPORA else ["train", "validation"]
+    dataset = datasets.concatenate_datasets([corpus[part] for part in parts])
     length = min(tokenizer.model_max_length, config["max_position_embeddings"])
     ids = tokenize(dataset, tokenizer, length)["input_ids"][:]
     metrics = masked_lm_score(model, tokenizer, ids, show_progress=not arguments.disable_tqdm)

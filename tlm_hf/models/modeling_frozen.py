@@ -220,11 +220,12 @@ def check_freezable(members: Sequence[Any]) -> None:
     own = re.compile(r"(?!.*(lora_|base_layer)).*\.(weight|bias)")
     for position, member in enumerate(members):
         config, fault = member.config, None
+        layers, convolution = config.num_hidden_layers, config.has_convolution
         different = [name for name in SHARED if getattr(config, name) != getattr(members[0].config, name)]
         adapted = [name for name, _ in member.named_parameters() if not own.fullmatch(name)]
-        if config.num_hidden_layers != 1:
-            fault = f"has {config.num_hidden_layers} layers: only one-layer encoders are tables"
-        elif config.has_convolution:
+        if layers != 1:
+            fault = f"has {layers} layers: only one-layer encoders are tables"
+        elif convolution:
             fault = "has a convolution: only encoders without one are tables"
         elif adapted:
             fault = f"has an adapter ({adapted[0]}): merge it (merge_and_unload)"
