@@ -57,9 +57,8 @@ def score_models(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Js
     """Scores of all models on test with 95% intervals, and what they say; `linear` is the linear model's results."""
     problem_type, labels, train = problem_of(task), labels_of(task["test"]), labels_of(task["train"])
     config, names = joined.committee.config, joined.results["labels"]
-    logits = {COMMITTEE: joined.logits}
-    for index, member in enumerate(joined.member_logits.swapaxes(0, 1) / config.temperature):
-        logits[f"member {index} + words"] = member
+    members = enumerate(joined.member_logits.swapaxes(0, 1) / config.temperature)
+    logits = {COMMITTEE: joined.logits} | {f"member {index} + words": member for index, member in members}
     answers = {name: answers_of(each, problem_type, config.threshold) for name, each in logits.items()}
     answers[LINEAR] = answers_of(linear["logits"]["test"], problem_type, linear["threshold"])
     if problem_type == SINGLE:
@@ -68,13 +67,11 @@ def score_models(task: datasets.DatasetDict, joined: Joined, linear: Json) -> Js
         shares = train.mean(axis=0)
         constant = shares >= min(0.5, shares.max()) if problem_type == MULTI else shares
     answers[TRIVIAL[problem_type]] = np.broadcast_to(constant, answers[LINEAR].shape)
-    drawn = draw_scores(answers, labels, problem_type, len(names))
-    metric = HEADLINE[problem_type]
+    drawn, metric = draw_scores(answers, labels, problem_type, len(names)), HEADLINE[problem_type]
     difference = Interval.of_draws(drawn[COMMITTEE][metric] - drawn[LINEAR][metric])
-    scores = [
-        {"model": name, **{each: vars(interval) for each, interval in intervals(of_model, len(labels)).items()}}
-        for name, of_model in drawn.items()
-    ]
+    scores: list[Json] = [{"model": name} for name in drawn]
+    for row in scores:
+        row |= {name: vars(each) for name, each in intervals(drawn[row["model"]], len(labels)).items()}
     return {
         "scores": scores,
         "difference": vars(difference),
@@ -89,22 +86,18 @@ def recommend(difference: Interval, scores: Sequence[Json], metric: str = "accur
     trivial = scores[-1]["model"]
     if max(of_model[COMMITTEE], of_model[LINEAR]) <= of_model[trivial]:
         return f"Neither model is better than the {trivial}: give more labelled rows, or check the labels."
-    points = f"{100 * abs(difference.value):.1f} points of {METRICS[metric]}"
-    interval = _ends(difference)
+    points, interval = f"{100 * abs(difference.value):.1f} points of {METRICS[metric]}", _ends(difference)
     if difference.low > 0:
-        return f"Take the committee: it is {points} above TF-IDF + linear model ({interval})."
+        return f"Take the committee: it is {points} above {LINEAR} ({interval})."
     if difference.high < 0:
-        return f"Take the linear model (baseline.joblib): it is {points} above the committee ({interval})."
+        return f"Take the linear model ({BASELINE_FILE}): it is {points} above the committee ({interval})."
     if difference.value == 0:
         same = f"{METRICS[metric]}, {of_model[COMMITTEE]:.3f}"
-        return f"Too close to call: committee and TF-IDF + linear model have the same {same}, on these test rows."
-    side, better = "above", "the committee"
-    if difference.value < 0:
-        side, better = "below", f"the linear model ({BASELINE_FILE})"
-    return (
-        f"Too close to call: the committee is {points} {side} TF-IDF + linear model ({interval}). On these rows "
-        f"{better} is ahead; more labelled rows would tell."
-    )
+        return f"Too close to call: committee and {LINEAR} have the same {same}, on these test rows."
+    ahead = difference.value > 0
+    side, better = ("above", "the committee") if ahead else ("below", f"the linear model ({BASELINE_FILE})")
+    close = f"Too close to call: the committee is {points} {side} {LINEAR} ({interval})"
+    return f"{close}. On these rows {better} is ahead; more labelled rows would tell."
 
 
 def _ends(difference: Interval) -> str:
@@ -116,8 +109,7 @@ def doubtful_rows(test: datasets.Dataset, joined: Joined, answers: np.ndarray) -
     problem_type, labels, names = problem_of(test), labels_of(test), np.array(joined.results["labels"])
     if problem_type == REGRESSION:
         doubt, error = joined.member_logits[:, :, 0].std(axis=1), np.abs(answers - labels)
-        probabilities = [None] * len(labels)
-        titles = "members differ most", "largest errors"
+        titles, probabilities = ("members differ most", "largest errors"), [None] * len(labels)
         predicted = [f"{value:.4g} (spread {spread:.2g})" for value, spread in zip(answers, doubt, strict=True)]
         labelled = [f"{label:.4g}" for label in labels]
     else:
@@ -128,15 +120,10 @@ def doubtful_rows(test: datasets.Dataset, joined: Joined, answers: np.ndarray) -
         doubt, error, probabilities = -sure, np.where(wrong, sure, -1), sure.tolist()
         titles = "most uncertain", "confidently wrong"
         predicted, labelled = ([_name(names, each) for each in rows] for rows in (answers, labels))
-    texts = as_one_text(texts_of(test))
+    columns = {"label": labelled, "predicted": predicted, "probability": probabilities}
+    table = pd.DataFrame({"text": as_one_text(texts_of(test)), **columns}, dtype=object)
     chosen = [np.argsort(-doubt, kind="stable"), np.argsort(-error, kind="stable")[: (error >= 0).sum()]]
-    return {
-        title: [
-            {"text": texts[row], "label": labelled[row], "predicted": predicted[row], "probability": probabilities[row]}
-            for row in rows[:LISTED]
-        ]
-        for title, rows in zip(titles, chosen, strict=True)
-    }
+    return {title: table.iloc[rows[:LISTED]].to_dict("records") for title, rows in zip(titles, chosen, strict=True)}
 
 
 def _name(names: np.ndarray, answer: np.ndarray) -> str:
@@ -182,12 +169,9 @@ def notes(results: Json) -> dict[str, list[str]]:
         about.append(results["time_budget"])
     points = ", ".join(f"{point['score']:.3f} with {point['rows']:,}" for point in curve["points"])
     gain, metric = Interval(**curve["gain"]), METRICS[curve["metric"]]
-    if gain.low > 0:
-        more = "More labels would help."
-    elif 100 * gain.high < HELPFUL:
-        more = "More labels of the same kind would help little."
-    else:
-        more = "That is within chance, so these test rows cannot tell whether more labels would help."
+    more = "That is within chance, so these test rows cannot tell whether more labels would help."
+    if gain.low > 0 or 100 * gain.high < HELPFUL:
+        more = "More labels would help." if gain.low > 0 else "More labels of the same kind would help little."
     advice = [
         results["recommendation"],
         f"{metric[0].upper()}{metric[1:]} by training rows, of the committee's linear part alone: {points}. "
@@ -206,12 +190,9 @@ def next_commands(folder: str, text_column: str | None, text_pair_column: str | 
     column += f" --text-pair-column {shlex.quote(text_pair_column)}" if text_pair_column else ""
     example = "a text [SEP] its pair" if text_pair_column else "a new text"
     program = f"import joblib; print(joblib.load({f'{folder}/{BASELINE_FILE}'!r}).predict([{example!r}]))"
-    folder = shlex.quote(folder)
-    return [
-        *([] if text_pair_column else [f'tlm predict --model {folder} --texts "a new text"']),
-        f"tlm predict --model {folder} --input new.csv{column} --output labelled.csv",
-        f'python -c "{program}"',
-    ]
+    predict = f"tlm predict --model {shlex.quote(folder)}"
+    of_table = [f"{predict} --input new.csv{column} --output labelled.csv", f'python -c "{program}"']
+    return of_table if text_pair_column else [f'{predict} --texts "a new text"', *of_table]
 
 
 def write_report(results: Json, folder: str, commands: Sequence[str]) -> str:

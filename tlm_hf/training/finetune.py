@@ -42,8 +42,7 @@ from .trainer import RunTrainer
 
 logger = logging.getLogger(__name__)
 NEW = "new"  # recorded in place of the hash of the weights where there are none to start from
-LOGITS_FILE = "logits.npz"
-"""`validation` and `test`, float32 (texts, classes), and `validation_labels`, `test_labels`, int (texts,)."""
+LOGITS_FILE = "logits.npz"  # `validation` and `test`, float32 (texts, classes), and their `..._labels`, int (texts,)
 IMBALANCED = 5  # times the rows of the smallest class that the largest may have before macro F1 chooses the epoch
 
 
@@ -108,23 +107,19 @@ def _score_and_save(
     options: FinetuneOptions, run: Run, trainer: RunTrainer, task: datasets.DatasetDict, text_facts: TextFacts
 ) -> Json:
     """The results, which the main process writes with the classifier, its logits and its adapter."""
-    seconds = time.perf_counter() - trainer.started
-    tokenizer, labels = trainer.processing_class, class_names(task)
+    seconds, tokenizer = time.perf_counter() - trainer.started, trainer.processing_class
     # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
     final = trainer.model if adapted is None else copy.deepcopy(adapted).merge_and_unload()
-    problem_type = problem_of(task)
+    problem_type, labels, arrays = problem_of(task), class_names(task), dict[str, np.ndarray]()
     if problem_type == REGRESSION:
-        mean, deviation = scale_of(task)
+        mean, deviation = _scale_of(task)
         final.classifier.weight.data *= deviation
         final.classifier.bias.data.mul_(deviation).add_(mean)
-    arrays: dict[str, np.ndarray] = {}
-    scores: Json = {}
     for split in ("validation", "test"):
         arrays[split], _ = predict_logits(final, tokenizer, texts_of(task[split]))
         arrays[f"{split}_labels"] = labels_of(task[split])
-        scores[split] = measure(problem_type, arrays[split], arrays[f"{split}_labels"])
     results = {
         "model": portable_path(options.classifier.model),
         "task": source_name(options.task.task),
@@ -141,7 +136,7 @@ def _score_and_save(
         "steps": trainer.state.global_step,
         "speed": trainer.clock.summary(),
         "history": trainer.state.log_history,
-        **scores,
+        **{split: measure(problem_type, arrays[split], arrays[f"{split}_labels"]) for split in ("validation", "test")},
         "classes": {} if problem_type == REGRESSION else class_metrics(arrays["test"], arrays["test_labels"], labels),
         "seconds_since_start_or_continuation": seconds,
     }
@@ -164,12 +159,10 @@ def _score_and_save(
 def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
     """Freeze a classifier's encoder, in place, and add adapters (LoRA, Hu et al. 2021) to its queries and values.
 
-    They are trainable factors (rank, in), (out, rank), times 2. Pooler and classifier are trained whole and saved with
-    them: a language model has neither, so they would be new at each load.
+    Pooler and classifier are trained whole and saved with them: a language model has neither.
     """
-    whole, adapted = ["pooler", "classifier"], ["query", "value"]
-    shape: Json = {"r": rank, "lora_alpha": 2 * rank, "target_modules": adapted, "modules_to_save": whole}
-    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", **shape))
+    parts = {"target_modules": ["query", "value"], "modules_to_save": ["pooler", "classifier"]}
+    return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, **parts))
 
 
 def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
@@ -214,9 +207,7 @@ def _balanced_loss(labels: np.ndarray, smoothing: float) -> Callable[..., torch.
     """Cross-entropy over the number of texts, a text weighing n / (classes x rows of its class) of `labels` (n,)."""
     weights = torch.from_numpy(compute_class_weight("balanced", classes=np.unique(labels), y=labels)).float()
 
-    def loss(
-        outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
-    ) -> torch.Tensor:
+    def loss(outputs: ModelOutput, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         of_class, logits = weights.to(labels.device), outputs["logits"].float()
         total = cross_entropy(logits, labels, of_class, reduction="sum", label_smoothing=smoothing)
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
@@ -235,12 +226,11 @@ def _load_tokenizer(classifier: ClassifierOptions) -> tuple[PreTrainedTokenizerB
 
 
 def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> PreTrainedModel | PeftModel:
-    """The classifier before the first step."""
     changes: Json = {"dropout": classifier.dropout or 0.0, "problem_type": problem_of(task)}
+    changes |= {"from_scratch": classifier.from_scratch}
     if classifier.initializer_range is not None:
         changes["initializer_range"] = classifier.initializer_range
-    scratch = classifier.from_scratch
-    model = load_for_finetuning(classifier.model, class_names(task), from_scratch=scratch, **changes)
+    model = load_for_finetuning(classifier.model, class_names(task), **changes)
     markers = facts_of(task["train"]).get("entity_markers", "none")
     if markers != "none":
         model.config.entity_markers = markers
@@ -250,29 +240,28 @@ def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> P
 def _build_trainer(
     options: FinetuneOptions, arguments: TrainingArguments, model: Any, task: datasets.DatasetDict, tokenizer: Any
 ) -> RunTrainer:
-    problem_type, rows = problem_of(task), {}
+    problem_type, schedule, rows = problem_of(task), options.schedule, {}
     for split in ("train", "validation"):
         rows[split] = tokenize(task[split], tokenizer, tokenizer.model_max_length).rename_column("label", "labels")
         if problem_type != SINGLE:
             labels = scaled_labels(task, split).astype("float32").tolist()
             rows[split] = rows[split].remove_columns("labels").add_column("labels", labels)
-    if options.schedule.token_dropout:
-        rows["train"].set_transform(partial(drop_tokens, share=options.schedule.token_dropout))
+    if schedule.token_dropout:
+        rows["train"].set_transform(partial(drop_tokens, share=schedule.token_dropout))
     if "metric_for_best_model" not in options.training:
-        if warn_of_imbalance(task, options.schedule.class_weights):
+        if warn_of_imbalance(task, schedule.class_weights):
             arguments.metric_for_best_model = "macro_f1"
         if problem_type != SINGLE:
             arguments.metric_for_best_model = "loss" if problem_type == REGRESSION else HEADLINE[MULTI]
             arguments.greater_is_better = problem_type == MULTI
     loss = rate = None
-    if options.schedule.class_weights == "balanced":
-        loss = _balanced_loss(np.array(task["train"]["label"][:]), arguments.label_smoothing_factor)
-    of_paper = options.schedule.schedule == "paper"
-    if of_paper:
+    if schedule.class_weights == "balanced":
+        loss = _balanced_loss(labels_of(task["train"]), arguments.label_smoothing_factor)
+    if schedule.schedule == "paper":
         rate = _rate_by_epochs(arguments, math.ceil(len(rows["train"]) / rows_per_step(arguments)))
     trainer = RunTrainer(
         rate=rate,
-        decays_everything=of_paper,
+        decays_everything=rate is not None,
         model=model,
         args=arguments,
         train_dataset=rows["train"],
@@ -283,8 +272,8 @@ def _build_trainer(
         compute_loss_func=loss,
     )
     LogRows(trainer)
-    if options.schedule.patience is not None:
-        trainer.add_callback(Patience(options.schedule.patience))
+    if schedule.patience is not None:
+        trainer.add_callback(Patience(schedule.patience))
     return trainer
 
 
@@ -301,12 +290,10 @@ def _rate_by_epochs(arguments: TrainingArguments, steps_per_epoch: int) -> Calla
 
 def check_kind(options: FinetuneOptions, task: datasets.DatasetDict) -> None:
     """Raise UserError for options that only tasks of one class a text have, and for a set of one label."""
-    problem_type = problem_of(task)
-    if problem_type == MULTI and len(class_names(task)) < 2:
-        raise UserError(
-            f"--problem-type multi needs two labels, and the rows have just {class_names(task)}: give each text one of "
-            "two classes, such as yes and no, with --problem-type single."
-        )
+    problem_type, labels = problem_of(task), class_names(task)
+    if problem_type == MULTI and len(labels) < 2:
+        remedy = "give each text one of two classes, such as yes and no, with --problem-type single"
+        raise UserError(f"--problem-type multi needs two labels, and the rows have just {labels}: {remedy}.")
     metric = str(options.training.get("metric_for_best_model") or "").removeprefix("eval_")
     asked = {
         "--class-weights": options.schedule.class_weights,
@@ -321,7 +308,7 @@ def check_kind(options: FinetuneOptions, task: datasets.DatasetDict) -> None:
         raise UserError(f"--metric-for-best-model {metric} is not for tasks of numbers: give loss, or leave it out.")
 
 
-def scale_of(task: datasets.DatasetDict) -> tuple[float, float]:
+def _scale_of(task: datasets.DatasetDict) -> tuple[float, float]:
     """Mean and standard deviation of the numbers of a regression's training rows."""
     numbers = labels_of(task["train"])
     return float(numbers.mean()), float(numbers.std()) or 1.0
@@ -332,7 +319,7 @@ def scaled_labels(task: datasets.DatasetDict, split: str) -> np.ndarray:
     labels = labels_of(task[split])
     if problem_of(task) != REGRESSION:
         return labels
-    mean, deviation = scale_of(task)
+    mean, deviation = _scale_of(task)
     return (labels - mean) / deviation
 
 

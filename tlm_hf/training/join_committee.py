@@ -1,7 +1,7 @@
 """Joining fine-tuned classifiers into a calibrated soft committee."""
 
 import logging
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,17 +14,8 @@ from ..data.kinds import PAIR, class_names, labels_of, problem_of, texts_of
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash, text_options
 from ..data.tokenization import load_tokenizer, tokenizer_hash
 from ..errors import UserError
-from ..evaluation.calibration import (
-    Temperature,
-    as_two_classes,
-    brier_score,
-    choose_temperature,
-    choose_threshold,
-    draw_reliability,
-    expected_calibration_error,
-    reliability,
-)
-from ..evaluation.metrics import HEADLINE, class_metrics, classification_metrics, measure
+from ..evaluation import calibration
+from ..evaluation.metrics import HEADLINE, class_metrics, measure
 from ..evaluation.scoring import predict_logits
 from ..loading import load_classifier, load_classifier_tokenizer, read_config, trained_on_another_split, weights_hash
 from ..models.combination_committee import COMBINATIONS, MULTI, REGRESSION, SINGLE, combine
@@ -69,12 +60,9 @@ class Joined:
 def join_committee(arguments: CommitteeArguments) -> Json:
     """Join members, choose the temperature on the validation split alone, score committee and members on test.
 
-    Returns:
-        The results as written: `test` and `validation` metrics before and after the temperature, each member's, and
-        those of each class.
-
-    Raises:
-        UserError: no members, members of another task or tokenizer, a broken folder, or bad task options.
+    Returns the results as written: `test` and `validation` metrics before and after the temperature, each member's, and
+    those of each class. Raises UserError for no members, members of another task or tokenizer, a broken folder, or bad
+    task options.
     """
     # 1. The members, with the task's labels in its order, as one model
     _check_options(arguments)
@@ -83,7 +71,7 @@ def join_committee(arguments: CommitteeArguments) -> Json:
     tokenizer = load_classifier_tokenizer(arguments.members[0], committee)
 
     # 2. The output folder
-    settings = {name: value for name, value in asdict(arguments).items() if name not in NOT_DECISIVE}
+    settings = {name: value for name, value in vars(arguments).items() if name not in NOT_DECISIVE}
     settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_hash(task)}
     run = Run(arguments.output_dir, "committee", settings)
     if run.results is not None:
@@ -115,20 +103,21 @@ def join_members(
         logits = {split: share * each + scale * words[split][:, None] for split, each in logits.items()}
 
     # 4. The temperature (and of several labels the threshold), chosen on validation
-    joined = {
-        split: combine(torch.from_numpy(each), combination, problem_type=problem_type).numpy()
-        for split, each in logits.items()
-    }
-    of_class = {split: _with_classes(problem_type, joined[split], labels[split]) for split in texts}
-    fitted = Temperature(1.0)
+    joined, of_class = {}, {}
+    for split, each in logits.items():
+        joined[split] = combine(torch.from_numpy(each), combination, problem_type=problem_type).numpy()
+        of_class[split] = joined[split], labels[split]
+        if problem_type == MULTI:  # each label is two classes of a text
+            of_class[split] = calibration.as_two_classes(*of_class[split])
+    fitted = calibration.Temperature(1.0)
     if problem_type != REGRESSION:
         unit = "labels" if problem_type == MULTI else "texts"
-        fitted = choose_temperature(*of_class["validation"], unit)
+        fitted = calibration.choose_temperature(*of_class["validation"], unit)
     if fitted.note is not None:
         logger.warning("Note: the temperature stays 1: %s.", fitted.note)
     config.combination, config.temperature = combination, fitted.value
     scaled = {split: each / fitted.value for split, each in joined.items()}
-    config.threshold = choose_threshold(scaled["validation"], labels["validation"], problem_type)
+    config.threshold = calibration.choose_threshold(scaled["validation"], labels["validation"], problem_type)
 
     # 5. Scores
     results = {
@@ -147,7 +136,9 @@ def join_members(
     }
     if problem_type != REGRESSION:
         results["classes"] = class_metrics(scaled["test"], labels["test"], class_names(task), config.threshold)
-        results["reliability"] = _reliability(*of_class["test"], fitted.value)
+        values, ids = of_class["test"]
+        diagrams = {"before": values, f"after (temperature {fitted.value:.2f})": values / fitted.value}
+        results["reliability"] = {when: calibration.reliability(each, ids) for when, each in diagrams.items()}
     return Joined(committee, tokenizer, results, logits["test"], scaled["test"])
 
 
@@ -158,7 +149,7 @@ def save_committee(joined: Joined, folder: Path) -> None:
     results = joined.results
     title = f"{results['task']}: {len(results['members'])} members, test split"
     if results["reliability"]:
-        draw_reliability(results["reliability"], folder / "reliability.png", title)
+        calibration.draw_reliability(results["reliability"], folder / "reliability.png", title)
 
 
 def _check_options(arguments: CommitteeArguments) -> None:
@@ -168,10 +159,8 @@ def _check_options(arguments: CommitteeArguments) -> None:
         raise UserError(f"--combination is {arguments.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
     for member in arguments.members:
         if read_config(member)["model_type"] == "tlm_committee":
-            raise UserError(
-                f"The member {member!r} is itself a committee: name its members instead "
-                "(train-committee leaves them in work/members/)."
-            )
+            remedy = "name its members instead (train-committee leaves them in work/members/)"
+            raise UserError(f"The member {member!r} is itself a committee: {remedy}.")
     check_one_tokenizer(arguments.members)
 
 
@@ -213,24 +202,13 @@ def load_members(arguments: CommitteeArguments, task: datasets.DatasetDict) -> C
         raise UserError(str(error)) from error
 
 
-def _with_classes(problem_type: str, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (n, classes) and class ids (n,); each of several labels is two classes of a text."""
-    return as_two_classes(logits, labels) if problem_type == MULTI else (logits, labels)
-
-
 def _score(logits: np.ndarray, config: CommitteeConfig, labels: np.ndarray) -> Json:
     """Metrics with the temperature, and of one class a text those that it changes without it."""
     scaled = logits / config.temperature
     if config.problem_type != SINGLE:
         return measure(str(config.problem_type), scaled, labels, config.threshold)
-    return {
-        **classification_metrics(scaled, labels),
-        "calibration_error": expected_calibration_error(scaled, labels),
-        "calibration_error_before": expected_calibration_error(logits, labels),
-        "loss_before": classification_metrics(logits, labels)["loss"],
-        "brier_score": brier_score(scaled, labels),
-        "brier_score_before": brier_score(logits, labels),
-    }
+    scores, before = (calibration.calibration_metrics(each, labels) for each in (scaled, logits))
+    return scores | {f"{name}_before": before[name] for name in ("loss", "calibration_error", "brier_score")}
 
 
 def _score_members(logits: np.ndarray, labels: np.ndarray, config: CommitteeConfig) -> Json:
@@ -239,8 +217,3 @@ def _score_members(logits: np.ndarray, labels: np.ndarray, config: CommitteeConf
     scaled, metric = logits / config.temperature if problem_type == MULTI else logits, HEADLINE[problem_type]
     scores = [measure(problem_type, member, labels, config.threshold) for member in scaled.swapaxes(0, 1)]
     return {"member_test": scores, f"best_member_test_{metric}": max(score[metric] for score in scores)}
-
-
-def _reliability(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, list[dict[str, float]]]:
-    scaled = {"before": logits, f"after (temperature {temperature:.2f})": logits / temperature}
-    return {when: reliability(each, labels) for when, each in scaled.items()}
