@@ -5,14 +5,13 @@ import functools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from ..data.cooccurrence import count_rows
 from ..data.corpora import corpus_hash, load_corpus
@@ -59,35 +58,34 @@ def pretrain(**options: Any) -> Json:
         torch.set_num_threads(chosen.output.num_threads)
 
     # 1. Model: a recipe's configuration or an existing encoder, and its tokenizer where there is one
-    encoder = _Encoder.from_options(chosen)
+    training = _Pretraining(chosen, arguments)
     push = prepare_push(chosen.training, arguments)
 
     # 2. Data
     corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
     report_processes(arguments)
-    settings = chosen.settings() | encoder.settings()
-    settings |= {"batch_size": rows_per_step(arguments), "corpus_sha256": corpus_hash(corpus)}
-    run = Run(arguments.output_dir, "pretrain", settings | {"threads": torch.get_num_threads()})
+    settings = training.settings() | {"corpus_sha256": corpus_hash(corpus), "threads": torch.get_num_threads()}
+    run = Run(arguments.output_dir, "pretrain", settings)
     if run.results is not None:
         push(run.folder)
         return run.results
     try:
-        plan = _Plan.prepare(chosen, arguments, encoder, corpus)
+        training.prepare(corpus)
     except UserError:
         run.discard()
         raise
 
     # 3. Train
-    steps = _choose_steps(plan, run, started)
-    trainer = plan.build_trainer(steps, arguments.output_dir)
+    steps = training.choose_steps(run.folder, started)
+    trainer = training.build_trainer(steps, arguments.output_dir)
     trainer.train(resume_from_checkpoint=run.last_checkpoint())
 
     # 4. Save
     def save(folder: Path) -> None:
         trainer.model.save_pretrained(folder)
-        plan.tokenizer.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
 
-    results = plan.describe(trainer, steps)
+    results = training.describe(trainer, steps)
     if arguments.should_save:
         results = run.finish(save, results)
         push(run.folder)
@@ -113,119 +111,110 @@ def load_pretraining_corpus(options: CorpusOptions, size: str) -> datasets.Datas
     )
 
 
-@dataclass
-class _Encoder:
-    """What training starts from: new weights, or those of `source`; a tokenizer of None is trained on the corpus."""
+class _Pretraining:
+    """What training starts from (new weights, or those of `source`), and what its trainer is built from.
 
-    name: str
-    config: TLMConfig
-    tokenizer: PreTrainedTokenizerBase | None
-    source: str | None = None
-    dropout: float | None = None
+    Raises UserError for a broken folder or a tokenizer that does not fit.
+    """
 
-    @classmethod
-    def from_options(cls, options: PretrainOptions) -> "_Encoder":
-        """Raises UserError for a broken folder or a tokenizer that does not fit."""
-        model = options.model
-        if model.model is not None:
-            fields = read_encoder_config(model.model)
-            tokenizer = load_matching_tokenizer(model.model, None, fields["vocab_size"])
-            config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type})
-            check_length(model.max_length, model.model, config.max_position_embeddings)
-            check_memory(options, config)
-            return cls(portable_path(model.model), config, tokenizer, model.model, model.dropout)
-        config, tokenizer = options.config(), None
+    tokenizer: Any = None  # trained on the corpus where there is none
+
+    def __init__(self, options: PretrainOptions, arguments: PretrainingArguments) -> None:
+        self.options, self.arguments = options, arguments
+        self.batch_size, self.source, model = rows_per_step(arguments), options.model.model, options.model
+        if self.source is not None:
+            fields = read_encoder_config(self.source)
+            self.name, self.tokenizer = (
+                portable_path(self.source),
+                load_matching_tokenizer(self.source, None, fields["vocab_size"]),
+            )
+            self.config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type})
+            check_length(model.max_length, self.source, self.config.max_position_embeddings)
+            check_memory(options, self.config)
+            return
+        self.name, self.config = f"{model.recipe}@{model.size}", options.config()
         if model.tokenizer is not None:
-            tokenizer = load_tokenizer(model.tokenizer, config.max_position_embeddings)
-            if model.vocab_size not in (None, len(tokenizer)):
-                words = f"--vocab-size is {model.vocab_size} but the tokenizer {model.tokenizer!r} has {len(tokenizer)}"
-                raise UserError(f"{words} tokens: leave --vocab-size out.")
-        return cls(f"{model.recipe}@{model.size}", config, tokenizer)
+            self.tokenizer = load_tokenizer(model.tokenizer, self.config.max_position_embeddings)
+            if model.vocab_size not in (None, len(self.tokenizer)):
+                words = f"--vocab-size is {model.vocab_size} but the tokenizer {model.tokenizer!r} has"
+                raise UserError(f"{words} {len(self.tokenizer)} tokens: leave --vocab-size out.")
 
     def settings(self) -> Json:
-        """What a run records of it beside the options."""
-        settings = {} if self.source is None else {"weights": weights_hash(self.source)}
+        """What a run records, but for the corpus."""
+        settings: Json = self.options.settings() | {"batch_size": self.batch_size}
+        if self.source is not None:
+            settings["weights"] = weights_hash(self.source)
         return settings if self.tokenizer is None else settings | {"tokenizer_sha256": tokenizer_hash(self.tokenizer)}
 
-    def build(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """The model before the first step; new weights are drawn from torch's generator."""
-        if self.source is not None:
-            names = () if self.dropout is None else ("hidden_dropout_prob", "attention_probs_dropout_prob")
-            return load_masked_lm(self.source, **dict.fromkeys(names, self.dropout)).train()
-        config = copy.deepcopy(self.config)
-        config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
-        return TLMForMaskedLM(config)
-
-
-@dataclass
-class _Plan:
-    """What the run's trainer, and the trial of a time budget, are built from."""
-
-    options: PretrainOptions
-    arguments: PretrainingArguments
-    encoder: _Encoder
-    tokenizer: PreTrainedTokenizerBase
-    texts: Windows
-    held_out: Windows
-    text_facts: TextFacts
-    counts: np.ndarray  # of each token in the training texts, int64 (vocabulary,)
-    rows: np.ndarray | None  # from counts, float32 (vocabulary, hidden), where new weights start from them
-    counting_cpu_seconds: float
-
-    @classmethod
-    def prepare(
-        cls, options: PretrainOptions, arguments: PretrainingArguments, encoder: _Encoder, corpus: datasets.DatasetDict
-    ) -> "_Plan":
+    def prepare(self, corpus: datasets.DatasetDict) -> None:
         """Train the tokenizer where there is none, tokenize, and count; raises UserError for too little text."""
-        config, model = encoder.config, options.model
-        longest, tokenizer = config.max_position_embeddings, encoder.tokenizer
-        if tokenizer is None:
+        model, config, longest = self.options.model, self.config, self.config.max_position_embeddings
+        if self.tokenizer is None:
             letters: Json = {"cased": model.cased, "keep_accents": model.keep_accents}
-            tokenizer = train_wordpiece(corpus["train"]["text"], config.vocab_size, longest, **letters)
-        length = model.max_length or longest
+            self.tokenizer = train_wordpiece(corpus["train"]["text"], config.vocab_size, longest, **letters)
+        tokenizer, length = self.tokenizer, model.max_length or longest
         tokens, held_out_tokens = (tokenize_once(corpus[split], tokenizer) for split in ("train", "validation"))
-        split = options.corpus.text_windows == "all"
-        texts = Windows(tokens, tokenizer, length, split=split)
-        name = repr(options.corpus.corpus)
-        if not len(texts):
+        split, name = self.options.corpus.text_windows == "all", repr(self.options.corpus.corpus)
+        self.texts = Windows(tokens, tokenizer, length, split=split)
+        if not len(self.texts):
             raise UserError(f"The corpus {name} has no text of {SHORT} tokens: leave --text-windows first out.")
-        counts = texts.counts(len(tokenizer))
-        facts = TextFacts.measure(tokens.lengths + SPECIAL, length, int(counts[tokenizer.unk_token_id]))
-        facts.say_windows(split, len(texts))
-        facts.warn_of_unknown()
-        held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
-        if held_out_masks(tokenizer, held_out) is None:
+        self.counts = self.texts.counts(len(tokenizer))  # of each token in the training texts, int64 (vocabulary,)
+        unknown = int(self.counts[tokenizer.unk_token_id])
+        self.text_facts = TextFacts.measure(tokens.lengths + SPECIAL, length, unknown)
+        self.text_facts.say_windows(split, len(self.texts))
+        self.text_facts.warn_of_unknown()
+        self.held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
+        if held_out_masks(tokenizer, self.held_out) is None:
             raise UserError(f"The texts held out of {name} have no token to mask: give more text.")
-        rows, start = None, time.process_time()
-        if options.schedule.initialization == "counts":
+        self.rows, start = None, time.process_time()
+        if self.options.schedule.initialization == "counts":
             whole = Windows(tokens, tokenizer, LONGEST_COUNTED, split=False, shortest=0)
-            rows = count_rows(whole, len(tokenizer), config.hidden_size, tokenizer.all_special_ids)
-        seconds = time.process_time() - start
-        return cls(options, arguments, encoder, tokenizer, texts, held_out, facts, counts, rows, seconds)
+            self.rows = count_rows(whole, len(tokenizer), config.hidden_size, tokenizer.all_special_ids)
+        self.counting_cpu_seconds = time.process_time() - start
 
-    def build_trainer(self, steps: int, output_dir: str, *, trial: bool = False) -> RunTrainer:
-        """The run's trainer, or with `trial` one of the same work that nobody is told of, for a time budget."""
-        schedule, seed, batch_size = self.options.schedule, self.arguments.seed, rows_per_step(self.arguments)
-        arguments = copy.copy(self.arguments)
-        arguments.max_steps, arguments.output_dir = steps, output_dir
-        if trial:
-            arguments.report_to, arguments.disable_tqdm = [], True  # type: ignore[assignment]
-        set_seed(seed)
-        model = self.encoder.build(self.tokenizer)
+    def choose_steps(self, folder: Path, started: float) -> int:
+        """Number of optimizer steps: as given, from the epochs, or what fits into the time budget."""
+        if (budget := self.options.masking.time_budget) is not None:
+            build = functools.partial(self.build_trainer, trial=True)
+            return decide_steps(folder, parse_duration(budget), build, started)
+        epochs = self.arguments.num_train_epochs
+        given, from_epochs = self.arguments.max_steps, math.ceil(epochs * len(self.texts) / self.batch_size)
+        return from_epochs if given == NOT_GIVEN else given
+
+    def _build_model(self) -> PreTrainedModel:
+        """The model before the first step; new weights are drawn from torch's generator."""
+        schedule, dropout = self.options.schedule, self.options.model.dropout
+        if self.source is not None:
+            names = () if dropout is None else ("hidden_dropout_prob", "attention_probs_dropout_prob")
+            return load_masked_lm(self.source, **dict.fromkeys(names, dropout)).train()
+        config = copy.deepcopy(self.config)
+        config.vocab_size, config.pad_token_id = len(self.tokenizer), self.tokenizer.pad_token_id
+        model = TLMForMaskedLM(config)
         if self.rows is not None:
             start_from_counts(model, self.rows)
         if schedule.neighbour_heads:
             start_with_neighbours(model)
         if schedule.unigram_bias:
-            model.cls.predictions.bias.data.copy_(unigram_bias(self.counts, self.tokenizer.all_special_ids))
+            model.cls.predictions.bias.data.copy_(_unigram_bias(self.counts, self.tokenizer.all_special_ids))
+        return model
+
+    def build_trainer(self, steps: int, output_dir: str, *, trial: bool = False) -> RunTrainer:
+        """The run's trainer, or with `trial` one of the same work that nobody is told of, for a time budget."""
+        schedule, seed = self.options.schedule, self.arguments.seed
+        arguments = copy.copy(self.arguments)
+        arguments.max_steps, arguments.output_dir = steps, output_dir
+        if trial:
+            arguments.report_to, arguments.disable_tqdm = [], True  # type: ignore[assignment]
+        set_seed(seed)
+        model = self._build_model()
         cls_weights = np.maximum(self.counts, 1) ** -0.5 if schedule.cls_objective else None
-        items = PretrainingSchedule(self.texts, steps * batch_size, batch_size, seed, schedule.group_by_length)
+        texts = (self.texts, steps * self.batch_size, self.batch_size, seed, schedule.group_by_length)
         trainer = RunTrainer(
             rate=None if schedule.parts is None else schedule.factor,
             decays_everything=schedule.decays_everything,
             model=model,
             args=arguments,
-            train_dataset=items,
+            train_dataset=PretrainingSchedule(*texts),
             eval_dataset=[],  # evaluation is the scorer's
             data_collator=MaskingCollator(self.tokenizer, schedule.mlm_probability, seed, cls_weights=cls_weights),
             processing_class=self.tokenizer,
@@ -238,7 +227,7 @@ class _Plan:
         """What the results say; every process scores the encoder."""
         model = trainer.model
         return {
-            "model": self.encoder.name,
+            "model": self.name,
             "corpus": source_name(self.options.corpus.corpus),
             "parameters": model.num_parameters(),
             "hidden_size": model.config.hidden_size,
@@ -248,7 +237,7 @@ class _Plan:
             "steps": steps,
             "texts": len(self.texts),
             "text_facts": vars(self.text_facts),
-            "epochs": steps * rows_per_step(self.arguments) / len(self.texts),
+            "epochs": steps * self.batch_size / len(self.texts),
             "tokens_per_epoch": int(self.texts.lengths.sum(dtype=np.int64)),
             "held_out": masked_lm_score(model, self.tokenizer, self.held_out),
             "speed": trainer.clock.summary(),
@@ -259,18 +248,7 @@ class _Plan:
         }
 
 
-def _choose_steps(plan: _Plan, run: Run, started: float) -> int:
-    """Number of optimizer steps: as given, from the epochs, or what fits into the time budget."""
-    arguments, budget = plan.arguments, plan.options.masking.time_budget
-    if budget is not None:
-        build = functools.partial(plan.build_trainer, trial=True)
-        return decide_steps(run.folder, parse_duration(budget), build, started)
-    if arguments.max_steps != NOT_GIVEN:
-        return arguments.max_steps
-    return math.ceil(arguments.num_train_epochs * len(plan.texts) / rows_per_step(arguments))
-
-
-def unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor:
+def _unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor:
     """log((n + 1) / (N + V)) of tokens seen n of N times, special ones never: float32 (V,) from counts int64 (V,)."""
     counts = counts.copy()
     counts[list(special_ids)] = 0
