@@ -161,7 +161,7 @@ def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
 
     Pooler and classifier are trained whole and saved with them: a language model has neither.
     """
-    parts = {"target_modules": ["query", "value"], "modules_to_save": ["pooler", "classifier"]}
+    parts: Json = {"target_modules": ["query", "value"], "modules_to_save": ["pooler", "classifier"]}
     return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, **parts))
 
 

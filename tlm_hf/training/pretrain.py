@@ -124,10 +124,8 @@ class _Pretraining:
         self.batch_size, self.source, model = rows_per_step(arguments), options.model.model, options.model
         if self.source is not None:
             fields = read_encoder_config(self.source)
-            self.name, self.tokenizer = (
-                portable_path(self.source),
-                load_matching_tokenizer(self.source, None, fields["vocab_size"]),
-            )
+            self.name = portable_path(self.source)
+            self.tokenizer = load_matching_tokenizer(self.source, None, fields["vocab_size"])
             self.config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type})
             check_length(model.max_length, self.source, self.config.max_position_embeddings)
             check_memory(options, self.config)
@@ -177,9 +175,9 @@ class _Pretraining:
         if (budget := self.options.masking.time_budget) is not None:
             build = functools.partial(self.build_trainer, trial=True)
             return decide_steps(folder, parse_duration(budget), build, started)
-        epochs = self.arguments.num_train_epochs
-        given, from_epochs = self.arguments.max_steps, math.ceil(epochs * len(self.texts) / self.batch_size)
-        return from_epochs if given == NOT_GIVEN else given
+        if self.arguments.max_steps != NOT_GIVEN:
+            return self.arguments.max_steps
+        return math.ceil(self.arguments.num_train_epochs * len(self.texts) / self.batch_size)
 
     def _build_model(self) -> PreTrainedModel:
         """The model before the first step; new weights are drawn from torch's generator."""
