@@ -67,7 +67,6 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     @property
     def num_members(self) -> int:
-        """Number of members."""
         return len(self.member_configs or [])
 
     def build_member_configs(self) -> list[TLMConfig]:
@@ -81,12 +80,10 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         return members
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields; see `TLMConfig.to_dict`."""
         register_with_peft(self.model_type)
         return super().to_dict()
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Dictionary behind `config.json`, with every class of ours named for remote code."""
         return super().to_diff_dict() | {"auto_map": dict(AUTO_MAP)}
 
 

@@ -64,7 +64,6 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}.")
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Dictionary behind `config.json`, with every class named for remote code."""
         return super().to_diff_dict() | {name: getattr(self, name) for name in SAVED} | {"auto_map": dict(AUTO_MAP)}
 
 

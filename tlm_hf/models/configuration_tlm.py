@@ -97,7 +97,6 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     @property
     def has_convolution(self) -> bool:
-        """Whether there is a convolution front-end."""
         return bool(self.conv_kernel_sizes)
 
     @classmethod

@@ -138,7 +138,6 @@ class _TextProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, matrices: Tensor, sizes: list[int], transposed: bool) -> Tensor:
-        """See the class."""
         dtype = _autocast_dtype(rows.dtype)
         ctx.dtypes, ctx.sizes, ctx.transposed = (rows.dtype, matrices.dtype), sizes, transposed
         rows, matrices = rows.to(dtype), matrices.to(dtype)
@@ -150,7 +149,6 @@ class _TextProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Both factors' gradients, text by text."""
         _refuse_second_gradient()
         rows, matrices = ctx.saved_tensors
         of_rows, of_matrices = torch.empty_like(rows), torch.empty_like(matrices)
@@ -182,7 +180,6 @@ class TLMDropout(nn.Dropout):
         self.config = config
 
     def forward(self, states: Tensor) -> Tensor:
-        """Any shape to the same shape."""
         on_cpu = states.device.type == "cpu" and not torch.compiler.is_compiling()
         dropped = round(self.p * 65536)
         # CODEPATH: a user's switch, on in every checkpoint of ours; both sides are equal to rounding.

@@ -137,7 +137,6 @@ class TLMAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, queries: Queries | None = None, **kwargs: Any
     ) -> Tensor:
-        """See `TLMLayer.forward`."""
         if queries is None:
             context, _ = self.self(hidden_states, hidden_states, attention_mask, **kwargs)
             return self.output(context, hidden_states)

@@ -122,19 +122,15 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         return frozen
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Refuse."""
         raise ValueError("A committee cannot resize its embeddings: resize each member's and join them again.")
 
     def __len__(self) -> int:
-        """Number of members."""
         return len(self.members)
 
     def __getitem__(self, position: int) -> Any:
-        """The member at a position."""
         return self.members[position]
 
     def get_input_embeddings(self) -> nn.Module:
-        """The first member's word embedding (transformers asks for one)."""
         return self[0].get_input_embeddings()
 
     @can_return_tuple
@@ -161,12 +157,10 @@ class CommitteeModel(CommitteePreTrainedModel):  # trf-ignore: TRF057
     """`AutoModel` of a committee: raises one clear sentence."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Refuse."""
         return cls.from_pretrained("This model")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Refuse."""
         raise ValueError(
             f"{pretrained_model_name_or_path} is a committee, which has no single hidden state and no language-model "
             "head: open it with AutoModelForSequenceClassification."

@@ -124,7 +124,6 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         return super().train(False)
 
     def get_input_embeddings(self) -> nn.Module:
-        """Refuse."""
         raise NotImplementedError("A frozen committee has no word embeddings: take the committee's.")
 
     @can_return_tuple

@@ -170,11 +170,9 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The decoder (vocab_size, hidden)."""
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the decoder together with its bias."""
         self.cls.predictions.decoder = new_embeddings
         self.cls.predictions.bias = new_embeddings.bias
 

@@ -34,7 +34,6 @@ class StepClock(TrainerCallback):
         self._start = np.zeros(2)  # when the step began, as `_now`, and later by what was booked apart
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Start."""
         self._seen = 0
 
     def count(self, inputs: dict[str, Any]) -> None:
@@ -54,7 +53,6 @@ class StepClock(TrainerCallback):
             self._start = self._start + spent
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Book the step that ends here."""
         now = _now()
         if self._seen >= WARM_STEPS:
             elapsed, cpu = (now - self._start).tolist()
@@ -98,18 +96,15 @@ class LogRows(TrainerCallback):
         trainer.add_callback(self)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:
-        """Log the row, and before the first one the titles."""
         if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
-        cells = [f"{state.global_step:,}"]
-        cells += [format(logs[name], self.COLUMNS[name]) if name in logs else "" for name in self.columns]
-        speed = self.clock.summary() if "loss" in logs else {}
-        if speed:
+        numbers = [format(logs[name], self.COLUMNS[name]) if name in logs else "" for name in self.columns]
+        cells = [f"{state.global_step:,}", *numbers]
+        if "loss" in logs and (speed := self.clock.summary()):
             seconds = int((state.max_steps - state.global_step) * speed["seconds"] / speed["steps"])
             cells += [f"{speed['tokens_per_second'] * args.world_size:,.0f}", str(datetime.timedelta(seconds=seconds))]
-        titles = ["step", *(name.split("_")[-1] if "loss" not in name else name for name in self.columns)]
-        rows = [cells] if self._titled else [[*titles, "tokens/s", "left"], cells]
-        for row in rows:
+        titles = ["step", *(name if "loss" in name else name.split("_")[-1] for name in self.columns)]
+        for row in [cells] if self._titled else [[*titles, "tokens/s", "left"], cells]:
             logger.info("".join(f"{cell:>10}" for cell in row).rstrip())
         self._titled = True
 
@@ -121,7 +116,6 @@ class ProgressFile(TrainerCallback):
         self._last = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        """Write them."""
         now = time.monotonic()
         if args.should_save and now - self._last >= 1:
             self._last = now
@@ -141,16 +135,13 @@ class Patience(TrainerCallback):
     def end_again(self, checkpoint: Path, args: TrainingArguments) -> None:
         """Let a training that it had ended train no further from its last checkpoint."""
         state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        if self._is_over(state):
-            args.max_steps = state.global_step
+        args.max_steps = state.global_step if self._is_over(state) else args.max_steps
 
     def _is_over(self, state: TrainerState) -> bool:
-        """Whether the best checkpoint is that many epochs old."""
         per_step = (state.epoch or 0.0) / max(1, state.global_step)
-        return (state.global_step - (state.best_global_step or 0)) * per_step > self.epochs - 0.5
+        return (state.global_step - (state.best_global_step or 0)) * per_step > self.epochs - 0.5  # epochs since it
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        """Look at the epoch of the best checkpoint, after that of this epoch is written."""
         control.should_training_stop |= self._is_over(state)
 
 
@@ -165,7 +156,6 @@ class Interrupt(TrainerCallback):
         self._before: dict[int, Any] = {}
 
     def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
-        """Take the signals over."""
         if args.world_size == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
@@ -178,7 +168,6 @@ class Interrupt(TrainerCallback):
         self.received = number
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        """Ask for a checkpoint and the end of training."""
         if self.received is not None and not control.should_training_stop:
             # A whole epoch is saved at its end, after its evaluation, which a continued run would not make up for.
             control.should_save = args.save_strategy != "epoch" or not _epoch_is_whole(state)

@@ -113,7 +113,6 @@ class FinetuneOptions(NamedTuple):
             raise UserError("--lora-rank adapts pre-trained weights, and --from-scratch has none: leave one out.")
 
     def arguments(self) -> FinetuningArguments:
-        """Trainer's options."""
         return build_arguments(FinetuningArguments, self.training, self.schedule.batch_size)
 
     def settings(self) -> dict[str, Any]:

@@ -32,9 +32,7 @@ from .processes import stays_on_cpu
 from .time_budget import BUDGET_FILE, RESERVE, TRIAL, TRIAL_STEPS, fit_members, parse_duration
 
 logger = logging.getLogger(__name__)
-
-TOKENIZER = "tokenizer"
-"""Folder of the members' tokenizer inside the output folder, where none was given."""
+TOKENIZER = "tokenizer"  # folder of the members' tokenizer inside the output folder, where none was given
 OF_EACH = ("folder", "seed", "steps", "seconds_since_start_or_continuation")
 
 
@@ -57,13 +55,12 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
     if run.results is not None:
         return run.results
     if model.tokenizer is None:
-        trains_one = ("cased", "keep_accents", "vocab_size")
-        options = {name: value for name, value in options.items() if name not in trains_one}
+        letters: Json = {"cased": model.cased, "keep_accents": model.keep_accents}
+        options = {name: value for name, value in options.items() if name not in ("vocab_size", *letters)}
         options["tokenizer"] = str(run.folder / TOKENIZER)
         if not (run.folder / TOKENIZER).is_dir():
-            letters: Json = {"cased": model.cased, "keep_accents": model.keep_accents}
-            longest = config.max_position_embeddings
-            trained = train_wordpiece(corpus["train"]["text"], config.vocab_size, longest, **letters)
+            length = config.max_position_embeddings
+            trained = train_wordpiece(corpus["train"]["text"], config.vocab_size, length, **letters)
             with whole_folder(run.folder / TOKENIZER) as draft:
                 trained.save_pretrained(draft)
     rows = _train(run, pretrain, [options] * num_members, workers, threads)
@@ -108,8 +105,7 @@ def fit_to_budget(
     """Time a short trial; the function returned lowers `models` and `num_train_epochs` to what fits, and says so.
 
     It decides once: `folder` keeps its decision. What comes after the members is taken to last as long as what comes
-    between trial and decision. `started` is when the command began, by `time.perf_counter()`. Raises
-    UserError for a `--time-budget` that the trial shows to be too short.
+    between trial and decision. `started` is the command's `time.perf_counter()`. UserError for too short a budget.
     """
     record, trial = folder / BUDGET_FILE, folder / TRIAL
     if budget is None:
@@ -141,13 +137,10 @@ def fit_to_budget(
             left = seconds - (now - started) - (now - tried)
             members, passes = fit_members(left, around, one_pass, *asked, workers)
             write_json(record, {"members": members, "passes": passes})
-        decided = read_json(record)
-        options["models"] = options["models"][: decided["members"]]
-        options["num_train_epochs"] = decided["passes"]
-        sentence = (
-            f"Time budget {budget}: {decided['members']} of {asked[1]} members, {decided['passes']:g} of {asked[0]:g} "
-            "passes over the training rows."
-        )
+        members, passes = (read_json(record)[name] for name in ("members", "passes"))
+        options["models"], options["num_train_epochs"] = options["models"][:members], passes
+        of_members = f"{members} of {asked[1]} members, {passes:g} of {asked[0]:g} passes"
+        sentence = f"Time budget {budget}: {of_members} over the training rows."
         logger.info(sentence)
         return sentence
 
@@ -155,7 +148,7 @@ def fit_to_budget(
 
 
 def _check_members(options: Json, members: int, workers: int | None) -> tuple[int, int]:
-    """Refuse what members cannot do; workers, and threads for each of them."""
+    """Refuse what members cannot do; returns what `choose_workers` does."""
     if options.get("push_to_hub"):
         raise UserError("--push-to-hub pushes one model, not several members: leave it out, and push the committee.")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:

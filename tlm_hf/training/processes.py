@@ -30,10 +30,9 @@ def report_processes(arguments: TrainingArguments) -> None:
         raise UserError(f"{words}: add --use-cpu to train on CPUs together, or start one process for each GPU.")
     if is_main_process():
         backend = f" ({torch.distributed.get_backend()})" if processes > 1 else ""
-        logger.info(
-            f"Training in {processes} process{'es' * (processes > 1)}{backend} on {device}, {threads} CPU "
-            f"thread{'s' * (threads > 1)} each, {'bfloat16' if arguments.bf16 else 'float32'}."
-        )
+        together = f"Training in {processes} process{'es' * (processes > 1)}{backend} on {device}"
+        precision = "bfloat16" if arguments.bf16 else "float32"
+        logger.info(f"{together}, {threads} CPU thread{'s' * (threads > 1)} each, {precision}.")
         if arguments.n_gpu > 1:
             logger.warning(f"One process feeds {arguments.n_gpu} GPUs, which is slow: start with `accelerate launch`.")
 

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -18,9 +18,6 @@ from ..errors import UserError
 from ..runs.atomic_files import read_json, write_json
 from ..runs.output_folder import is_main_process
 from .callbacks import WARM_STEPS
-
-if TYPE_CHECKING:
-    from .trainer import RunTrainer
 
 logger = logging.getLogger(__name__)
 BUDGET_FILE, TRIAL = "time_budget.json", ".trial"
@@ -41,10 +38,10 @@ def parse_duration(words: str, option: str = "--time-budget") -> float:
     return seconds
 
 
-def decide_steps(folder: Path, budget: float, build: "Callable[[int, str], RunTrainer]", started: float) -> int:
+def decide_steps(folder: Path, budget: float, build: Callable[[int, str], Any], started: float) -> int:
     """Number of optimizer steps that fit into `budget` seconds from `started` (`time.perf_counter()`) on; at least one.
 
-    `build` makes the trial's trainer from steps and output folder.
+    `build` makes the trial's `RunTrainer` from steps and output folder.
     """
     record, trial = folder / BUDGET_FILE, folder / TRIAL
     if record.is_file():
@@ -63,9 +60,8 @@ def decide_steps(folder: Path, budget: float, build: "Callable[[int, str], RunTr
     left = budget * (1 - RESERVE) - spent - 2 * evaluation  # at the end, and for the results
     steps = int(left / (step + evaluation / eval_steps))
     if steps < 1:
-        raise UserError(
-            f"--time-budget leaves {max(left, 0):.0f} seconds for steps, and each takes {step:.3g}: give more time."
-        )
+        words = f"--time-budget leaves {max(left, 0):.0f} seconds for steps, and each takes {step:.3g}"
+        raise UserError(f"{words}: give more time.")
     if is_main_process():
         write_json(record, {"steps": steps, "budget_seconds": budget, "step_seconds": step})
         logger.info(f"Time for {steps:,} steps of {step:.3g} s, after {spent:.0f} s of preparation.")

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl
+from transformers import Trainer, TrainerCallback
 
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
@@ -91,7 +91,7 @@ class RunTrainer(Trainer):
                 began = f"The run began with {before} process{'es' * (before > 1)} and continues with {now}"
                 logger.warning("%s: same texts and masks, but sums, dropout and so the bits will differ.", began)
         try:
-            output = super().train(None if self._continued is None else str(self._continued), **kwargs)
+            output = super().train(str(chosen) if chosen else None, **kwargs)
         finally:
             self.interrupt.give_back()
         self.interrupt.raise_if_received()
@@ -118,12 +118,10 @@ class RunTrainer(Trainer):
         self._globalstep_last_logged = running["last_logged_step"]
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Trainer's; the clock counts the tokens."""
         self.clock.count(inputs)
         return super().training_step(model, inputs, *args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """Trainer's, or the one of `rate`."""
         if self.rate is None:
             return super().create_scheduler(num_training_steps, optimizer)
         rate = self.rate
@@ -132,10 +130,8 @@ class RunTrainer(Trainer):
         return self.lr_scheduler
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Trainer's choice, or every parameter."""
-        if self.decays_everything:
-            return [name for name, _ in model.named_parameters()]
-        return super().get_decay_parameter_names(model)
+        every = [name for name, _ in model.named_parameters()]
+        return every if self.decays_everything else super().get_decay_parameter_names(model)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's; `train_loss` is the mean over the whole run, and `epoch` counts those of a schedule's texts."""
@@ -157,30 +153,20 @@ class RunTrainer(Trainer):
         remedy = "start again with a lower --learning-rate or a longer warm-up in another --output-dir"
         raise UserError(f"{what} is not a finite number at {where}: {left}; {remedy}.")
 
-    def check_numbers(self) -> None:
-        """Stop where the loss or a weight, of any process, is not a finite number."""
-        weights = (each.detach().abs().sum(dtype=torch.float32) for each in self.model.parameters())
-        sums = torch.stack([self._tr_loss, *weights])
-        if not self.accelerator.gather(torch.isfinite(sums).all().reshape(1)).all():
-            self._stop("A loss or weight")
-
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """A schedule is already in its order, and continuing at item i needs nothing but i."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if isinstance(dataset, PretrainingSchedule):
-            return SequentialSampler(dataset)
-        return super()._get_train_sampler(train_dataset)
+        in_order = isinstance(dataset, PretrainingSchedule)
+        return SequentialSampler(dataset) if in_order else super()._get_train_sampler(train_dataset)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Trainer's evaluation, or the scorer's where one was given."""
         with self.clock.apart(EVALUATION):
             if self.scorer is None:
                 return super().evaluate(*args, **kwargs)
             metrics = {f"eval_{name}": value for name, value in self.scorer(self.model).items()}
             self.log(metrics)
-            self.control: TrainerControl = self.callback_handler.on_evaluate(
-                self.args, self.state, self.control, metrics
-            )
+            control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            self.control = control
             return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -198,7 +184,10 @@ class RunTrainer(Trainer):
         root, step = Path(self.args.output_dir), self.state.global_step
         partial = root / checkpoints.PARTIAL
         with self.clock.apart(CHECKPOINT):
-            self.check_numbers()
+            totals = [each.detach().abs().sum(dtype=torch.float32) for each in self.model.parameters()]
+            finite = torch.isfinite(torch.stack([self._tr_loss, *totals])).all()
+            if not self.accelerator.gather(finite.reshape(1)).all():
+                self._stop("A loss or weight")
             sums = self.accelerator.gather(self._tr_loss.detach().reshape(1)).tolist()
             if self.args.should_save:
                 shutil.rmtree(partial, ignore_errors=True)
