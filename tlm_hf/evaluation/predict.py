@@ -56,9 +56,7 @@ class PredictArguments(TextFormat):
     texts: list[str] = option(list, "Texts to classify.")
     input: str | None = option(None, "Table, text file, or folder of them (all are read), in place of --texts.")
     text_column: str = option("text", "Column of --input that holds the text.")
-    on_empty: str = option(
-        "keep", "Rows without text: keep with empty predictions, or error.", choices=["keep", "error"]
-    )
+    on_empty: str = option("keep", "Rows without text: empty predictions, or error.", choices=["keep", "error"])
     text_pair_column: str | None = option(None, "Column of --input that holds the second text of each pair.")
     threshold: float | None = option(None, "With several labels a text: the least probability (default: the model's).")
     output: str | None = option(None, "File to write: .csv, .json, .jsonl or .parquet.")

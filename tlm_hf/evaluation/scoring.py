@@ -136,9 +136,7 @@ class ScoreArguments(TaskArguments):
 
     task: str = option("", "For a classifier or committee: task or table.")
     model: str = option("", "Folder or Hub name.")
-    split: str | None = option(
-        None, "Rows of --task; default: the test split, or all of a single file.", choices=[*SPLITS, "all"]
-    )
+    split: str | None = option(None, "Rows of --task; default: test, or a whole single file.", choices=[*SPLITS, "all"])
     text: str | None = option(None, "For an encoder: text for its fixed-mask loss.")
     output: str | None = option(None, "JSON file for the results.")
     freeze: bool = option(True, FREEZE_HELP)

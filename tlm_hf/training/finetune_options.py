@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..option_fields import option
 from ..recipes import FINETUNING_SCHEDULES
 from .options import REFUSED as REFUSED
-from .options import OurArguments, build_arguments, check_names, check_training, record, refuse, take, values_of
+from .options import OurArguments, build_arguments, check_names, check_training, record, refuse, sort_options
 
 
 @dataclass
@@ -22,12 +22,8 @@ class ClassifierOptions:
     from_scratch: bool = option(False, "Same architecture and tokenizer, new weights.")
     max_length: int | None = option(None, "Tokens of a text; default: the encoder's.", alias="max_seq_length")
     dropout: float | None = option(None, "Hidden, attention and classifier dropout (0.1).")
-    initializer_range: float | None = option(
-        None, "With --from-scratch: standard deviation of new weights (the encoder's)."
-    )
-    head: str = option(
-        "new", "The classifier's start: random, or logistic regression on [CLS].", choices=["new", "linear"]
-    )
+    initializer_range: float | None = option(None, "With --from-scratch: deviation of new weights (the encoder's).")
+    head: str = option("new", "Classifier's start: random, or logistic regression on [CLS].", choices=["new", "linear"])
     lora_rank: int | None = option(None, "Train adapters of this rank, pooler and classifier alone (LoRA).")
 
 
@@ -40,9 +36,7 @@ class FinetuneScheduleOptions:
     batch_size: int | None = option(None, "Texts per optimizer step, over all processes (32).")
     token_dropout: float = option(0.0, "Share of a training text's tokens that each pass leaves out.")
     patience: int | None = option(None, "Stop after so many epochs without a better one on validation.")
-    class_weights: str | None = option(
-        None, "balanced: the loss of a text counts in inverse proportion to its class's rows.", choices=["balanced"]
-    )
+    class_weights: str | None = option(None, "balanced: texts of rare classes count more.", choices=["balanced"])
 
 
 @dataclass
@@ -98,7 +92,7 @@ class FinetuneOptions(NamedTuple):
         given = {**FINETUNING_SCHEDULES[name], **given}
         if "per_device_train_batch_size" in given:
             del given["batch_size"]
-        options = cls._make([*(take(group, given) for group in GROUPS[:-1]), values_of(FinetuningArguments, given)])
+        options = cls._make(sort_options(given, GROUPS))
         options._check()
         return options
 

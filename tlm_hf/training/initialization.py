@@ -35,8 +35,7 @@ def start_from_counts(model: TLMForMaskedLM, rows: np.ndarray) -> None:
 
     `rows` are float32 (vocabulary, hidden), those of `data.cooccurrence.count_rows`; tokens whose row is 0 keep theirs.
     """
-    words = model.bert.embeddings.word_embeddings.weight
-    deviation = model.config.initializer_range
+    words, deviation = model.bert.embeddings.word_embeddings.weight, model.config.initializer_range
     directions = torch.from_numpy(rows).to(words)
     lengths = directions.norm(dim=1, keepdim=True)
     is_known = lengths[:, 0] > 0
@@ -55,21 +54,19 @@ def start_with_neighbours(model: TLMForMaskedLM) -> None:
     the dimensions, the decoder's transform all: words are predicted by the inner products of their rows with their
     neighbours'. An encoder with a convolution, which mixes positions first, or odd head size stays as it is.
     """
-    config = model.config
-    hidden, heads = config.hidden_size, config.num_attention_heads
+    hidden, heads = model.config.hidden_size, model.config.num_attention_heads
     size = hidden // heads
-    if config.has_convolution or size % 2:
+    if model.config.has_convolution or size % 2:
         return
     basis, _ = torch.linalg.qr(torch.randn(hidden, size))
     positions = model.bert.embeddings.position_embeddings.weight
-    length = config.initializer_range * math.sqrt(hidden)  # that of a word row
+    length = model.config.initializer_range * math.sqrt(hidden)  # that of a word row
     positions.copy_(length * position_features(len(positions), size) @ basis.T)
     positions[0] = 0
     # Words and positions share what LayerNorm makes of length sqrt(hidden), so a position has sqrt(hidden / 2).
     scale = math.sqrt(SHARPNESS * math.sqrt(size) * 2 / hidden)
-    first_layer: Any = model.bert.encoder.layer[0]
-    attention = first_layer.attention.self
-    pairs = zip(_by_head(attention.query, size), _by_head(attention.key, size), strict=True)
+    attention: Any = model.bert.encoder.layer[0].attention
+    pairs = zip(_by_head(attention.self.query, size), _by_head(attention.self.key, size), strict=True)
     for head, (query, key) in enumerate(pairs):
         offset = (head // 2 + 1) * (1 if head % 2 else -1)
         query.copy_(scale * rotation(offset, size) @ basis.T + RANDOM_SHARE * query)
@@ -77,22 +74,20 @@ def start_with_neighbours(model: TLMForMaskedLM) -> None:
     identity = torch.eye(hidden)
     by_head = identity.view(size, heads, hidden).transpose(0, 1).reshape(hidden, hidden)  # head i: i, i + heads, ...
     transform = model.cls.predictions.transform.dense
-    starts = (attention.value, by_head), (first_layer.attention.output.dense, by_head.T), (transform, identity)
+    starts = (attention.self.value, by_head), (attention.output.dense, by_head.T), (transform, identity)
     for linear, start in starts:
         linear.weight.copy_(start + RANDOM_SHARE * linear.weight)
     transform.bias.fill_(LINEAR)
 
 
 @torch.no_grad()
-def start_as_mean_of_words(
-    model: TLMModel, rows: np.ndarray, frequencies: np.ndarray, texts: Sequence[np.ndarray]
-) -> None:
+def start_as_mean_of_words(model: TLMModel, rows: np.ndarray, counts: np.ndarray, texts: Sequence[np.ndarray]) -> None:
     """Make [CLS] of a one-layer encoder the standardised mean of its text's word rows, rare words counting more.
 
     Every head attends to token t with the weight RARE / (RARE + p(t)) times the length of its row: the last column of
     the rows holds its logarithm, which the keys read. Values and output are the identity, the feed-forward layer adds
     nothing, and positions are not told apart. `rows` are float32 (vocabulary, hidden), those of 0 hardly counting;
-    `frequencies` (vocabulary,); the standardisation is measured on the token ids of `texts`.
+    `counts` (vocabulary,); the standardisation is measured on the token ids of `texts`.
     """
     hidden, heads = model.config.hidden_size, model.config.num_attention_heads
     directions = torch.from_numpy(rows).float()
@@ -100,7 +95,7 @@ def start_as_mean_of_words(
     lengths = directions.norm(dim=1, keepdim=True)
     is_known = lengths[:, 0] > 0
     relative = (lengths / lengths[is_known].mean()).clamp(*LENGTHS)
-    shares = torch.from_numpy(frequencies / frequencies.sum())[:, None]
+    shares = torch.from_numpy(counts / counts.sum())[:, None]
     weights = torch.where(is_known[:, None], relative * RARE / (RARE + shares), 1e-4).float()
     directions[~is_known, :-1] = torch.randn(int((~is_known).sum()), hidden - 1)
     words = math.sqrt(hidden) * torch.nn.functional.normalize(directions, dim=1)
@@ -171,26 +166,22 @@ def _fit_linear(states: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _by_head(linear: nn.Linear, size: int) -> torch.Tensor:
-    """View of a projection's weights: (heads, head size, hidden)."""
-    return linear.weight.view(-1, size, linear.in_features)
+    return linear.weight.view(-1, size, linear.in_features)  # (heads, head size, hidden)
 
 
-def frequencies(size: int) -> torch.Tensor:
+def _frequencies(size: int) -> torch.Tensor:
     """Odd harmonics 2 pi (2j + 1) / (2 size), j < size / 2: float32 (size / 2,)."""
     return 2 * math.pi * (2 * torch.arange(size // 2) + 1) / (2 * size)
 
 
 def position_features(count: int, size: int) -> torch.Tensor:
-    """Features f(t) of positions t < count: float32 (count, size), size even.
-
-    f(s) f(t) is 1 for s = t and 0 for 0 < |s - t| < size; at a distance of size it is -1.
-    """
-    angles = torch.arange(count)[:, None] * frequencies(size)
+    """Features f(t) of positions t < count: float32 (count, size); f(s) f(t) is 1 for s = t, 0 for |s - t| < size."""
+    angles = torch.arange(count)[:, None] * _frequencies(size)
     return torch.cat([angles.cos(), angles.sin()], dim=1) / math.sqrt(size // 2)
 
 
 def rotation(offset: int, size: int) -> torch.Tensor:
     """R with R f(t) = f(t + offset) for all t: float32 (size, size)."""
-    angles = frequencies(size) * offset
+    angles = _frequencies(size) * offset
     cosine, sine = torch.diag(angles.cos()), torch.diag(angles.sin())
     return torch.cat([torch.cat([cosine, -sine], dim=1), torch.cat([sine, cosine], dim=1)], dim=0)

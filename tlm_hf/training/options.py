@@ -37,8 +37,7 @@ REASONS = {
     "the collator needs its columns and labels": "remove_unused_columns label_names",
     "float16 needs loss scaling, which is not tested: take --bf16": "fp16",
 }  # fmt: skip
-"""Why fields of TrainingArguments are refused."""
-REFUSED = {name: reason for reason, names in REASONS.items() for name in names.split()}
+REFUSED = {name: reason for reason, names in REASONS.items() for name in names.split()}  # of TrainingArguments
 NOT_DECISIVE = frozenset({
     "output_dir", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
     "trackio_static_space_id", "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node",
@@ -63,7 +62,6 @@ RANGES = {
     for name in names.split()
 }
 EXCLUSIVE = {"batch_size": ["per_device_train_batch_size"], "time_budget": ["max_steps", "num_members"]}
-"""Options of which one may be given."""
 
 
 @dataclass
@@ -88,7 +86,6 @@ class OurArguments(TrainingArguments):
         super().__post_init__()
 
 
-Group = TypeVar("Group")
 Arguments = TypeVar("Arguments", bound=OurArguments)
 
 
@@ -141,14 +138,10 @@ def check_names(given: Mapping[str, Any], groups: Sequence[type]) -> dict[str, A
     return named
 
 
-def take(group: type[Group], options: Mapping[str, Any]) -> Group:
-    """The group's own options out of all."""
-    return group(**values_of(group, options))
-
-
-def values_of(group: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that are the group's."""
-    return {entry.name: options[entry.name] for entry in fields(group) if entry.name in options}
+def sort_options(options: Mapping[str, Any], groups: Sequence[type]) -> list[Any]:
+    """Each group with its own options, but of the last one, Trainer's arguments, just the options."""
+    own = [{each.name: options[each.name] for each in fields(group) if each.name in options} for group in groups]
+    return [*(group(**each) for group, each in zip(groups[:-1], own, strict=False)), own[-1]]
 
 
 def check_training(options: Mapping[str, Any], arguments_class: type[OurArguments]) -> None:

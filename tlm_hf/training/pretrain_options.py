@@ -17,17 +17,7 @@ from ..option_fields import option
 from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, build_config, find_schedule
 from ..runs.atomic_files import Json
 from .options import REFUSED as REFUSED
-from .options import (
-    OurArguments,
-    build_arguments,
-    check_names,
-    check_training,
-    option_fields,
-    record,
-    refuse,
-    take,
-    values_of,
-)
+from .options import OurArguments, build_arguments, check_names, check_training, record, refuse, sort_options
 from .processes import choose_precision
 from .time_budget import parse_duration
 
@@ -40,9 +30,7 @@ class CorpusOptions(TextFormat):
     """The text."""
 
     _argument_group_name = "data"
-    corpus: str = option(
-        "wikipedia", "docstrings, wikipedia, a table or text file, a folder, or a Hub data set.", alias="dataset_name"
-    )
+    corpus: str = option("wikipedia", "docstrings, wikipedia, a file, folder or Hub data set.", alias="dataset_name")
     text_column: str = option("text", "Column that holds the text.")
     num_texts: int | None = option(None, "Texts to train on; Wikipedia's default: the size's.")
     validation_texts: int = option(1000, "Texts held out for the fixed-mask loss.")
@@ -61,11 +49,7 @@ class ModelOptions:
     _argument_group_name = "model"
     recipe: str = option("bert-1", "python -m tlm_hf.recipes shows them.", choices=list(ARCHITECTURES))
     size: str = option("laptop", "Width, vocabulary and lengths.", choices=list(SIZES))
-    model: str | None = option(
-        None,
-        "Encoder to continue with its tokenizer: folder or Hub name of a BERT or ours.",
-        alias="model_name_or_path",
-    )
+    model: str | None = option(None, "Encoder to continue: folder or Hub name of a BERT.", alias="model_name_or_path")
     hidden_size: int | None = option(None, "Width, in place of the size's.")
     num_hidden_layers: int | None = option(None, "Layers, in place of the recipe's.")
     num_attention_heads: int | None = option(None, "Heads, in place of hidden size / 64.")
@@ -119,9 +103,8 @@ class PretrainingArguments(OurArguments):
 
 
 GROUPS = (CorpusOptions, ModelOptions, ScheduleOptions, OutputOptions, PretrainingArguments)
-OF_ANY_MODEL = ("model", "max_length", "dropout")
 SHAPE = ("vocab_size", "max_length", "hidden_size", "num_hidden_layers", "num_attention_heads")
-"""Options of `ModelOptions` in place of the recipe's or size's."""
+OF_ANY_MODEL = ("model", "max_length", "dropout")
 NEW_WEIGHTS = [entry.name for entry in fields(ModelOptions) if entry.name not in OF_ANY_MODEL] + ["num_members"]
 NO_EFFECT = (
     "per_device_eval_batch_size", "label_smoothing_factor", "metric_for_best_model", "greater_is_better",
@@ -129,8 +112,8 @@ NO_EFFECT = (
 )  # fmt: skip
 ALWAYS_RECORDED = ("num_train_epochs", "max_steps", "gradient_accumulation_steps", "eval_steps")
 NOT_RECORDED = ("corpus", "text_unit", "encoding", "quoting", "tokenizer", "model", "num_members")
-OF_SCHEDULE = [entry.name for entry in fields(Schedule) if entry.name in option_fields(GROUPS)]
-"""Options whose default is the schedule's."""
+NOT_OPTIONS = ("name", "decays_everything", "parts", "group_by_length", "full_rate_up_to")
+OF_SCHEDULE = [entry.name for entry in fields(Schedule) if entry.name not in NOT_OPTIONS]
 
 
 class PretrainOptions(NamedTuple):
@@ -156,9 +139,8 @@ class PretrainOptions(NamedTuple):
             refuse(given, ("workers",), "it is for several members: add --num-members")
         if "per_device_train_batch_size" not in given:
             given.setdefault("batch_size", BATCH_SIZE)
-        groups = [take(group, given) for group in GROUPS[:-1]]
-        schedule = _choose_schedule(take(ModelOptions, given), given)
-        options = cls._make([*groups, schedule, values_of(PretrainingArguments, given)])
+        *groups, training = sort_options(given, GROUPS)
+        options = cls._make([*groups, _choose_schedule(groups[1], given), training])
         options._check()
         return options
 
