@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl
 
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
@@ -155,7 +155,7 @@ class RunTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         """A schedule is already in its order, and continuing at item i needs nothing but i."""
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         in_order = isinstance(dataset, PretrainingSchedule)
         return SequentialSampler(dataset) if in_order else super()._get_train_sampler(train_dataset)
 
@@ -165,8 +165,8 @@ class RunTrainer(Trainer):
                 return super().evaluate(*args, **kwargs)
             metrics = {f"eval_{name}": value for name, value in self.scorer(self.model).items()}
             self.log(metrics)
-            control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-            self.control = control
+            now: Any = (self.args, self.state, self.control)
+            self.control: TrainerControl = self.callback_handler.on_evaluate(*now, metrics)
             return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
