@@ -100,10 +100,7 @@ def card_template(kind: str, form: str = "md") -> Template:
 
 
 def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts, template: str | None = None) -> str:
-    """Render a model card of one of `KINDS`: Markdown with YAML front matter; snippets load the model by `name`.
-
-    Every number comes from the run's `results` or from `facts`; jinja2.UndefinedError for one that is not there.
-    """
+    """Render a card of one of `KINDS`, which loads the model by `name`; UndefinedError for a number that is missing."""
     example = facts.example or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
     # Without it the snippets on the card of a branch would open main.
     at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""

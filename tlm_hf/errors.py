@@ -52,7 +52,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, after a training has saved a checkpoint: commands leave with exit code 143."""
 
 
-EXTRAS = {
+EXTRAS = {  # of `pyproject.toml`; a package of several is named with the first
     "train": "accelerate datasets evaluate filelock joblib matplotlib pandas peft psutil pyarrow pyyaml scikit-learn "
     "scipy threadpoolctl tqdm",
     "release": "httpx2 jinja2",
@@ -65,9 +65,7 @@ EXTRAS = {
     "serve": "fastapi uvicorn",
     "bench": "fasttext-wheel model2vec",
 }
-"""What an extra of `pyproject.toml` brings; a package of several extras is named with the first."""
-PACKAGES = {"fasttext": "fasttext-wheel", "sklearn": "scikit-learn", "yaml": "pyyaml"}
-"""Packages of modules that are called otherwise (but for dashes)."""
+PACKAGES = {"fasttext": "fasttext-wheel", "sklearn": "scikit-learn", "yaml": "pyyaml"}  # of modules called otherwise
 
 
 def explain_missing(module: str) -> str | None:

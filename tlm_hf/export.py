@@ -1,8 +1,4 @@
-"""A classifier or committee as one ONNX file for onnxruntime, or as tables that need no torch (`freeze`).
-
-Batch and length of the file's inputs are free. Its outputs are `logits` and, for a committee, `member_logits`. The
-files are where transformers.js and Optimum look for them.
-"""
+"""A classifier or committee as an ONNX file, where transformers.js and Optimum look, or as tables (`freeze`)."""
 
 import contextlib
 import hashlib
@@ -103,7 +99,7 @@ class FreezeArguments(_Arguments):
 
 
 def freeze(arguments: FreezeArguments) -> Json:
-    """Write a committee of one-layer encoders as tables, with a runtime that needs neither torch nor this package.
+    """Write a committee as tables, with a runtime that needs neither torch nor this package.
 
     Returns `tables`, see `measure_tables`. Raises UserError for bad input, or a member that cannot be frozen.
     """
@@ -189,10 +185,7 @@ def quiet() -> Iterator[None]:
 
 
 def export_onnx(model: PreTrainedModel, path: Path) -> Path:
-    """Write a float32 classifier (ours or stock BERT's) or committee; returns `path`.
-
-    Inputs are int64 (batch, sequence), both sizes free; no row of the mask may be all 0.
-    """
+    """Write a float32 model with int64 inputs (batch, sequence), both sizes free; no row of the mask may be all 0."""
     outputs = ["logits", "member_logits"] if model.config.model_type in COMMITTEES else ["logits"]
     example = {name: torch.ones((2, 8), dtype=torch.long) for name in (INPUTS if takes_pairs(model) else INPUTS[:2])}
     options: Json = {"dynamo": True, "external_data": False, "verbose": False, "output_names": outputs}
@@ -203,17 +196,13 @@ def export_onnx(model: PreTrainedModel, path: Path) -> Path:
 
 
 def quantize(source: Path, target: Path) -> Path:
-    """Write a copy whose products with weights are int8; embeddings stay.
-
-    A frozen committee multiplies one row a text by a matrix of each member, for which onnxruntime has a kernel that
-    reads int8 weights as they are; it wants one product a member. Other models get its dynamic quantization.
-    """
+    """Write a copy whose products with weights are int8; embeddings stay."""
     import onnx
     from onnxruntime.quantization import QuantType, matmul_nbits_quantizer, quantize_dynamic
 
     model = onnx.load(source)
     with quiet():
-        if _split_members(model.graph):
+        if _split_members(model.graph):  # onnxruntime has a kernel for one row a text that reads int8 as it is
             how = matmul_nbits_quantizer.DefaultWeightOnlyQuantConfig(accuracy_level=4, is_symmetric=True, bits=8)
             quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(model, algo_config=how)
             quantizer.process()

@@ -34,10 +34,7 @@ COMMITTEES: dict[str, tuple[Any, Any]] = {
 
 
 def read_config(source: str, needs_weights: bool = True) -> Json:
-    """`config.json` of a folder or Hub name, after a check that the folder's weights (if needed) are whole.
-
-    Raises UserError for no such folder, a broken config, missing or truncated weights, or another kind of model.
-    """
+    """`config.json` of a folder or Hub name; UserError for no model, a broken config or weights, or an unknown kind."""
     folder = Path(model_folder(source)).expanduser()
     if folder.is_dir():
         check_folder(folder, needs_weights)

@@ -7,10 +7,7 @@ from .errors import flag
 
 
 def option(default: Any, description: str, **metadata: Any) -> Any:
-    """Field of a dataclass of options: its default, or the function that makes it, and what `--help` says.
-
-    `metadata` may hold the heading `group`, a second name `alias`, and keywords of argparse's `add_argument`.
-    """
+    """Field of a dataclass of options; `metadata`: heading `group`, second name `alias`, keywords of argparse."""
     if "alias" in metadata:
         alias = metadata.pop("alias")
         metadata["aliases"] = [f"--{alias}", flag(alias)]

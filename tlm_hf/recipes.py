@@ -1,7 +1,4 @@
-"""Architectures (the paper's, and the plain `bert-1`), sizes and training schedules by name.
-
-`python -m tlm_hf.recipes` prints the table of shapes and parameters; feed-forward layers are 4 x hidden.
-"""
+"""Architectures, sizes and schedules by name; `python -m tlm_hf.recipes` prints their shapes and parameters."""
 
 import math
 from collections.abc import Mapping
@@ -32,10 +29,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Size:
-    """A scale of the family: `heads` of `bert-1` and `bert-6`, and what other recipes scale along with.
-
-    `num_texts` and samples are defaults; `conv_channels` are a 64-channel recipe's, None for 64 x hidden/768.
-    """
+    """A scale of the family: `heads` of `bert-1` and `bert-6`, and defaults of texts and samples."""
 
     name: str
     heads: int
@@ -45,7 +39,7 @@ class Size:
     train_per_label: int
     validation_per_label: int
     test_per_label: int
-    conv_channels: int | None = None
+    conv_channels: int | None = None  # of a 64-channel recipe; None: 64 x hidden / 768
 
 
 @dataclass(frozen=True)
@@ -148,10 +142,9 @@ def build_config(
     initializer_range: float | None = None,
     dropout: float = 0.1,
 ) -> TLMConfig:
-    """Configuration of `recipe@size`, with single fields overridden (None: the recipe's at this size).
+    """Configuration of `recipe@size` with fields overridden; heads and channels follow the width.
 
-    Heads and convolution channels follow an overridden width. Raises UserError for an unknown name, a number below 1,
-    or heads that do not divide the hidden size.
+    Raises UserError for an unknown name, a number below 1, or heads that do not divide the hidden size.
     """
     architecture, scale = find_architecture(recipe), find_size(size)
     shape = {"vocab_size": vocab_size, "max_length": max_length, "hidden_size": hidden_size}

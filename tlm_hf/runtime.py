@@ -89,10 +89,7 @@ def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 class FrozenRuntime:
-    """A frozen committee by folder or Hub name; ValueError, in one sentence, where it is none, or not whole.
-
-    Calls change nothing, so any number of threads may make them.
-    """
+    """A frozen committee by folder or Hub name, which threads may share; ValueError where it is none, or not whole."""
 
     def __init__(self, source: str | Path) -> None:
         folder = Path(source).expanduser()

@@ -88,10 +88,7 @@ def load_sentence_encoder() -> Any:
 
 
 def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
-    """The `classifier` and `C` of the best validation score (the first of equals), and the metrics on test.
-
-    `logits` are those of validation and test, float (texts, classes).
-    """
+    """`classifier` and `C` of the best validation score, metrics on test, and `logits` of both (texts, classes)."""
     labels, problem_type = {split: labels_of(task[split]) for split in task}, problem_of(task)
     metric = HEADLINE[problem_type]
     absent = labels["train"].max(axis=0) == 0 if problem_type == MULTI else []  # scikit-learn gives them 0

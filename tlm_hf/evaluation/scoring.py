@@ -64,10 +64,7 @@ def held_out_masks(tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[Any])
 def masked_lm_score(
     model: PreTrainedModel, tokenizer: Any, input_ids: Sequence[Any], batch_size: int = 64, show_progress: bool = False
 ) -> dict[str, float]:
-    """`loss` of texts (token ids) in nats per masked token, on masks that depend on a text's position alone.
-
-    Also `perplexity` = exp(loss) and `masked_tokens`, 15%.
-    """
+    """`loss` (nats a token), `perplexity` and `masked_tokens` of token ids, on masks by a text's position alone."""
     collator = held_out_masks(tokenizer, input_ids)
     if collator is None:
         return {"loss": float("nan"), "perplexity": float("nan"), "masked_tokens": 0}

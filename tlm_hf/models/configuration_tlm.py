@@ -1,9 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Configuration of a tiny language model: a BERT of few layers, optionally behind a convolution front-end.
-
-Without one the encoder *is* a BERT, so `config.json` says `"model_type": "bert"` and stock transformers opens it.
-"""
+"""Configuration of a BERT of few layers, which stock transformers opens unless it has a convolution front-end."""
 
 import sys
 from typing import Any

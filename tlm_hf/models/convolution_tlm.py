@@ -1,9 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution front-end of the paper's variants (arXiv 2507.14871), right under padding and in several processes.
-
-The embedding output (batch, sequence, hidden) is treated as a one-channel picture (batch, 1, sequence, hidden).
-"""
+"""Convolution front-end of the paper (arXiv 2507.14871): (batch, sequence, hidden) is a one-channel picture."""
 
 from typing import Any
 
@@ -14,10 +11,7 @@ from .configuration_tlm import TLMConfig
 
 
 def pad_inputs(config: TLMConfig, word_embeddings: nn.Module, inputs: tuple) -> tuple:
-    """Pad ids, token types, positions and embeddings (each or None) on the right to `max_position_embeddings`.
-
-    Ids continue with the pad token (embeddings with its vector), token types with 0, positions with their numbers.
-    """
+    """Pad ids, token types, positions and embeddings (each or None) on the right to `max_position_embeddings`."""
     input_ids, _, _, inputs_embeds = inputs
     tokens = input_ids if inputs_embeds is None else inputs_embeds
     (batch, length), longest = tokens.shape[:2], config.max_position_embeddings

@@ -37,13 +37,10 @@ LOGITS_AT_ONCE = 2_000_000  # turned into float32 at a time: 8 MB, which stay in
 
 
 class Queries(NamedTuple):
-    """Where the last layer is read: int64 (batch, n).
+    """Where the last layer is read."""
 
-    `is_query`, bool (batch, n), drops the slots that fill up shorter rows, and the result is flat; None keeps all.
-    """
-
-    positions: Tensor
-    is_query: Tensor | None = None
+    positions: Tensor  # int64 (batch, n)
+    is_query: Tensor | None = None  # bool (batch, n), without the slots that fill up shorter rows; the result is flat
 
     @classmethod
     def of_labels(cls, labels: Tensor) -> tuple["Queries", Tensor]:
@@ -170,10 +167,7 @@ def _refuse_second_gradient() -> None:
 
 
 class TLMDropout(nn.Dropout):
-    """`nn.Dropout`; in training on a CPU 16 random bits decide of each element, where torch draws a number for each.
-
-    The probability is rounded to 1/65536; the scale is the rounded one's, so the expectation is exact in float32.
-    """
+    """`nn.Dropout`; in training on a CPU with 16 random bits an element, where torch draws a number for each."""
 
     def __init__(self, probability: float, config: Any) -> None:
         super().__init__(probability)
@@ -181,7 +175,7 @@ class TLMDropout(nn.Dropout):
 
     def forward(self, states: Tensor) -> Tensor:
         on_cpu = states.device.type == "cpu" and not torch.compiler.is_compiling()
-        dropped = round(self.p * 65536)
+        dropped = round(self.p * 65536)  # the scale is the rounded probability's, so the expectation is exact
         # CODEPATH: a user's switch, on in every checkpoint of ours; both sides are equal to rounding.
         if not (self.config.use_fast_path and on_cpu and self.training and 0 < dropped < 65536):
             return super().forward(states)

@@ -63,10 +63,7 @@ def _of_hub(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_whole(model_class: Any, source: str, new: tuple[str, ...] = (), **options: Any) -> Any:
-    """`from_pretrained`; ValueError for a weight that is missing or of another shape, unless its name starts as `new`.
-
-    The error of transformers for another shape is a report of many lines.
-    """
+    """`from_pretrained`; ValueError for a missing or wrong-shaped weight, unless its name starts as `new`."""
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, report = model_class.from_pretrained(source, **options)
     faults = {name: f"it lacks the weights {name}" for name in report["missing_keys"]}

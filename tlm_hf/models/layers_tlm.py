@@ -75,10 +75,7 @@ class TLMSelfAttention(nn.Module):
         self.dropout = TLMDropout(config.attention_probs_dropout_prob, config)
 
     def _implementation(self, hidden_states: Tensor, mask: Tensor | None) -> str | None:
-        """The attention backend, with eager in place of sdpa in training on a CPU.
-
-        There sdpa has no kernel with dropout, and its kernel without took 3 times eager's time in bfloat16.
-        """
+        # In training on a CPU sdpa has no kernel with dropout; the one without took 3 times eager's time in bfloat16.
         chosen = self.config._attn_implementation
         # Without asking for gradients: reentrant activation checkpointing takes none in its first pass.
         trains = self.training and hidden_states.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -97,10 +94,7 @@ class TLMSelfAttention(nn.Module):
         is_query: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend from (batch, queries, hidden) to (batch, sequence, hidden); returns the former shape, and weights.
-
-        `is_reduced`: the queries are some of the positions, so that keys and values may be absorbed, without weights.
-        """
+        """Attend from (batch, queries, hidden), some positions where `is_reduced`, to (batch, sequence, hidden)."""
         if is_reduced and (is_query is not None or is_absorbed(self, query_states.shape[1], hidden_states.shape[1])):
             return absorbed_attention(self, query_states, hidden_states, attention_mask, is_query), None
         chosen = self._implementation(hidden_states, attention_mask)

@@ -238,10 +238,7 @@ def check_freezable(members: Sequence[Any]) -> None:
 def freeze_members(
     members: Sequence[Any], committee: Any, cls_token_id: int, dtype: str, types: int = 1
 ) -> FrozenCommitteeForSequenceClassification:
-    """Make the tables of one-layer classifiers, on the device of the first; see `freeze` of the committee.
-
-    `committee` is its configuration. Raises ValueError for an unknown dtype or a member that has no tables.
-    """
+    """Make the tables of one-layer classifiers, with the `committee`'s configuration; see its `freeze`."""
     if dtype not in TABLE_DTYPES:
         raise ValueError(f"dtype is {dtype!r}: choose one of {', '.join(TABLE_DTYPES)}.")
     check_freezable(members)

@@ -1,9 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny language models: stock BERT's weights and names, with a last layer that computes only what is read.
-
-Loss, logits and gradients are stock BERT's to rounding with dropout 0; `fast_paths_tlm` has the derivations.
-"""
+"""Tiny language models: stock BERT's names, loss and logits, with a last layer that computes only what is read."""
 
 import importlib
 import os

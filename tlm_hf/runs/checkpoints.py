@@ -1,7 +1,4 @@
-"""Checkpoint writing: folders sealed with every file's hash, flushed, renamed into place, rotated, and found again.
-
-What a continued training restores from one is in `training.trainer` (exact resume).
-"""
+"""Checkpoints sealed with every file's hash, flushed, renamed into place, rotated, and found again."""
 
 import contextlib
 import errno
@@ -60,8 +57,7 @@ def find_damage(folder: Path) -> str | None:
         return f"{MANIFEST} or another file cannot be read"
     if manifest.get("step") != step_of(folder):
         return f"{MANIFEST} is of another step"
-    recorded = manifest.get("files", {})
-    changed = [name for name in sorted(recorded.keys() | files.keys()) if recorded.get(name) != files.get(name)]
+    changed = sorted({name for name, _ in manifest.get("files", {}).items() ^ files.items()})
     return f"missing, added or changed: {', '.join(changed)}" if changed else None
 
 
@@ -89,17 +85,14 @@ def _choose(folder: Path) -> Path | None:
 
 
 def last_whole(folder: Path) -> Path | None:
-    """Newest whole checkpoint of a run, or None; newer damaged ones are renamed to `damaged-checkpoint-N`.
-
-    Of several processes the first looks for all; UserError where one does not see its folder.
-    """
+    """Newest whole checkpoint, or None; newer damaged ones are renamed. Of several processes the first looks."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return _choose(folder)
     answer = [_choose(folder) if torch.distributed.get_rank() == 0 else None]
     torch.distributed.broadcast_object_list(answer, src=0)
     if answer[0] is not None and not answer[0].is_dir():
-        words = "is not on every machine: choose an --output-dir on a file system that they share"
-        raise UserError(f"{answer[0]} {words}.")
+        remedy = "choose an --output-dir on a file system that they share"
+        raise UserError(f"{answer[0]} is not on every machine: {remedy}.")
     return answer[0]
 
 
@@ -108,8 +101,7 @@ def publish(written: Path, final_root: Path, best: str) -> None:
 
     Names `checkpoint-N` appear and vanish by one rename each, so what a kill leaves under them is whole.
     """
-    final = final_root / written.name
-    trash = written.parent / "old"
+    final, trash = final_root / written.name, written.parent / "old"
     trash.mkdir()
     if final.exists():
         final.rename(trash / final.name)
@@ -146,7 +138,7 @@ def writing(what: str, folder: Path) -> Iterator[None]:
         why = _why_not_written(error)
         if why is None:
             raise
-        checkpoints = list_checkpoints(folder)
-        last = f"the last good one is {checkpoints[0].name}" if checkpoints else "there is no earlier one"
-        words = f"{what} could not be written: {why}; {last}"
-        raise UserError(f"{words}: free space in {folder} and run the same command again.") from error
+        whole = list_checkpoints(folder)
+        last = f"the last good one is {whole[0].name}" if whole else "there is no earlier one"
+        remedy = f"free space in {folder} and run the same command again"
+        raise UserError(f"{what} could not be written: {why}; {last}: {remedy}.") from error

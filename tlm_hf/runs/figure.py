@@ -4,16 +4,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def drawing(path: Path) -> "Iterator[None]":
+def drawing(path: Path) -> Iterator[None]:
     """Draw labels as they are, dollar signs included; an error is a warning, for a plot is not worth losing results."""
     import matplotlib as mpl
 
@@ -27,8 +24,8 @@ def drawing(path: Path) -> "Iterator[None]":
 @contextmanager
 def new_figure(
     path: Path, title: str = "", xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (6, 4)
-) -> "Iterator[Axes]":
-    """Axes to draw on, `size` inches; the figure is written to `path`, a PNG, when the block ends."""
+) -> Iterator[Any]:
+    """Matplotlib axes, `size` inches; the figure is written to `path`, a PNG, when the block ends."""
     from matplotlib.figure import Figure
 
     with drawing(path):

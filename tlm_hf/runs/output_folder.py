@@ -33,8 +33,7 @@ class Run:
     """
 
     def __init__(self, folder: str | Path, kind: str, settings: Json) -> None:
-        self.folder = Path(folder).expanduser()
-        self.kind = kind
+        self.folder, self.kind = Path(folder).expanduser(), kind
         self.commit = commit()  # at the start: the checkout may change during the run
         self.settings: Json = json.loads(json.dumps(settings))
         self._lock: filelock.BaseFileLock | None = None
@@ -70,8 +69,7 @@ class Run:
         """Refuse a folder of another run; the threads of a finished one, which is only read, may differ."""
         now = {"kind": self.kind, **self.settings}
         before = {"kind": record.get("kind"), **record.get("settings", {})}
-        names = sorted(before.keys() | now.keys())
-        differing = [name for name in names if before.get(name) != now.get(name)]
+        differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
         if not differing or (differing == ["threads"] and self.results is not None):
             return
         shown = ["kind"] if "kind" in differing else differing[:3]
@@ -106,10 +104,7 @@ class Run:
         return {"kind": self.kind, **results, "settings": settings, **provenance(), "commit": self.commit}
 
     def finish(self, save: Callable[[Path], Any] | None, results: Json) -> Json:
-        """Put the files that `save` writes into a folder in place, then the results, then remove the checkpoints.
-
-        Returns the results as written, see `describe`; UserError without space.
-        """
+        """Put the files that `save` writes in place, then the results (as `describe`), and remove the checkpoints."""
         described = self.describe(results)
         with writing("The results", self.folder):
             if save is not None:
@@ -135,7 +130,6 @@ class Run:
             self._lock.release()
 
     def _remove_checkpoints(self) -> None:
-        """A finished run needs no checkpoint."""
         for pattern in ("checkpoint-*", f"{DAMAGED}checkpoint-*", PARTIAL):
             for path in self.folder.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)

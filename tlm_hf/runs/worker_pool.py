@@ -28,10 +28,7 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{pos
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work: a top-level function with a unique name, which comes `after` the jobs of these names.
-
-    `arguments` are its keyword arguments or its only one, with `output_dir`; `weight` is the expected work in any unit.
-    """
+    """A top-level function with a unique name, which comes `after` jobs of these names; `weight` in any unit."""
 
     name: str
     function: Callable[..., Json]
@@ -62,14 +59,11 @@ def run_jobs(
     """Run jobs, as many at once as there are workers, under one progress bar; returns their results by name.
 
     Jobs are in order of preference; `wanted`, called whenever one has ended, gives all to do from now on. Workers are
-    processes of one thread each (1: this process), which take the `devices` (CUDA_VISIBLE_DEVICES) in turn;
-    `elsewhere` is an Executor with `slots()` in their place.
-
-    Raises UserError for what a job raises, after those in flight have ended, or a process that was killed; ValueError
-    for jobs that wait for one that never ends.
+    processes of one thread each (1: this process), which take the `devices` (CUDA_VISIBLE_DEVICES) in turn; `elsewhere`
+    is an Executor with `slots()` in their place. Raises UserError for what a job raises, after those in flight have
+    ended, or a process that was killed; ValueError for jobs that wait for one that never ends.
     """
-    executor = elsewhere or _processes(workers, devices)
-    in_children = workers > 1 or elsewhere is not None
+    executor, in_children = elsewhere or _processes(workers, devices), workers > 1 or elsewhere is not None
     submit = executor.submit if in_children else _submit_here
     waiting, running, results, done = list(jobs), dict[Future[Json], Job](), dict[str, Json](), 0.0
     pause = POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS
@@ -110,7 +104,6 @@ def run_jobs(
 
 
 def _processes(workers: int, devices: Sequence[str]) -> ProcessPoolExecutor:
-    """Processes that take the devices in turn."""
     context = get_context("spawn")
     queue = context.SimpleQueue()
     for number in range(workers if devices else 0):

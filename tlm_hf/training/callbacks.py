@@ -146,16 +146,14 @@ class Patience(TrainerCallback):
 
 
 class Interrupt(TrainerCallback):
-    """SIGINT and SIGTERM finish the step, save a checkpoint and stop; a second SIGINT ends the process at once.
-
-    Only in the main thread of a single process: several would stop after different steps and wait for each other.
-    """
+    """SIGINT and SIGTERM finish the step, save a checkpoint and stop; a second SIGINT ends the process at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
+        # Several processes would stop after different steps and wait for each other.
         if args.world_size == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)

@@ -1,7 +1,4 @@
-"""What `tlm train-committee` tells its user, and the folder that it writes.
-
-One set of results becomes the text on the terminal, the model card and `report.html`.
-"""
+"""What `tlm train-committee` tells its user (as text, model card and `report.html`), and the folder that it writes."""
 
 import base64
 import logging
@@ -134,10 +131,7 @@ def _name(names: np.ndarray, answer: np.ndarray) -> str:
 def learning_curve(
     tokenizer: PreTrainedTokenizerBase, vectors: np.ndarray, task: datasets.DatasetDict, whole: LexicalTable
 ) -> Json:
-    """Test score of a table fitted on a quarter, half and all (`whole`) of the training rows (of each class).
-
-    Returns `metric`, `points` of `rows` and `score`, and the `gain` of all over half as an interval.
-    """
+    """Test score by rows of a table fitted on 25%, 50% and all (`whole`) of each class; `gain` of the second half."""
     problem_type, labels = problem_of(task), labels_of(task["test"])
     metric, sizes, answers = HEADLINE[problem_type], [], {}
     of_row = pd.Series(task["train"]["label"][:] if problem_type == SINGLE else 0, index=range(len(task["train"])))

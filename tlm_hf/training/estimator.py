@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .train_committee_options import OwnDataArguments
 HELD_OUT = 0.15
 
 
+@dataclass(eq=False, repr=False)
 class TLMClassifier(ClassifierMixin, BaseEstimator):
     """`tlm train-committee` with scikit-learn's interface: X is a sequence of n texts.
 
@@ -32,31 +34,16 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
     and threshold, and one row (of each class) is set aside. The arguments are the command's options of these names.
     """
 
-    def __init__(
-        self,
-        encoder: list[str] | None = None,
-        num_members: int = 3,
-        num_train_epochs: float | None = None,
-        learning_rate: float | None = None,
-        max_length: int | None = None,
-        workers: int = 1,
-        seed: int = 0,
-    ) -> None:
-        self.encoder = encoder
-        self.num_members = num_members
-        self.num_train_epochs = num_train_epochs
-        self.learning_rate = learning_rate
-        self.max_length = max_length
-        self.workers = workers
-        self.seed = seed
+    encoder: list[str] | None = None
+    num_members: int = 3
+    num_train_epochs: float | None = None
+    learning_rate: float | None = None
+    max_length: int | None = None
+    workers: int = 1
+    seed: int = 0
 
     def fit(self, X: Sequence[str], y: Any) -> "TLMClassifier":
-        """Train on n texts.
-
-        Raises:
-            UserError: a class of fewer than three texts, other values than 0 and 1 in several columns of y, and as
-                `train_committee`.
-        """
+        """Train on n texts; UserError for a class of fewer than three, or other values than 0 and 1 in columns of y."""
         texts, y = [str(text) for text in X], np.asarray(y)  # a pandas Series is indexed by its own labels
         self.several_ = y.ndim == 2 and y.shape[1] > 1
         if self.several_:

@@ -157,10 +157,8 @@ def _score_and_save(
 
 
 def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
-    """Freeze a classifier's encoder, in place, and add adapters (LoRA, Hu et al. 2021) to its queries and values.
-
-    Pooler and classifier are trained whole and saved with them: a language model has neither.
-    """
+    """Freeze a classifier's encoder, in place, and add adapters (LoRA, Hu et al. 2021) to its queries and values."""
+    # Pooler and classifier are trained whole and saved with them: a language model has neither.
     parts: Json = {"target_modules": ["query", "value"], "modules_to_save": ["pooler", "classifier"]}
     return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, **parts))
 

@@ -31,10 +31,7 @@ RIDGE = 10.0  # regularisation of a regression's linear start
 
 @torch.no_grad()
 def start_from_counts(model: TLMForMaskedLM, rows: np.ndarray) -> None:
-    """Put word rows into the embeddings, as long as new ones are and with a little noise from torch's generator.
-
-    `rows` are float32 (vocabulary, hidden), those of `data.cooccurrence.count_rows`; tokens whose row is 0 keep theirs.
-    """
+    """Put float32 `rows` (vocabulary, hidden) into word rows, as long as new ones and with noise; those of 0 stay."""
     words, deviation = model.bert.embeddings.word_embeddings.weight, model.config.initializer_range
     directions = torch.from_numpy(rows).to(words)
     lengths = directions.norm(dim=1, keepdim=True)

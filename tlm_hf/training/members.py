@@ -71,10 +71,7 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
 
 
 def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
-    """Fine-tune a classifier from each of `models` on one task, or continue.
-
-    As `pretrain_members`: member k is what `finetune` of the k-th model with `--seed SEED+k` gives.
-    """
+    """As `pretrain_members`: member k is what `finetune` of the k-th of `models` with `--seed SEED+k` gives."""
     chosen = FinetuneOptions.read({**options, "workers": workers})
     models = chosen.classifier.models
     if chosen.classifier.model or not models:

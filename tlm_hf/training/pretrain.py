@@ -112,10 +112,7 @@ def load_pretraining_corpus(options: CorpusOptions, size: str) -> datasets.Datas
 
 
 class _Pretraining:
-    """What training starts from (new weights, or those of `source`), and what its trainer is built from.
-
-    Raises UserError for a broken folder or a tokenizer that does not fit.
-    """
+    """What training starts from, and what its trainer is built from; UserError for a tokenizer that does not fit."""
 
     tokenizer: Any = None  # trained on the corpus where there is none
 

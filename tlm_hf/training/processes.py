@@ -19,10 +19,7 @@ def stays_on_cpu(use_cpu: bool) -> bool:
 
 
 def report_processes(arguments: TrainingArguments) -> None:
-    """Say once, on the main process, how many processes there are and on what; reading the device has joined them.
-
-    Raises UserError for processes without a shared process group (torchrun without a GPU).
-    """
+    """Say once how many processes there are and on what; UserError for ones without a shared process group."""
     processes, device, threads = arguments.world_size, arguments.device.type, torch.get_num_threads()
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > processes:
@@ -48,10 +45,7 @@ def has_fast_bf16(use_cpu: bool = False) -> bool:
 
 
 def choose_precision(asked: str | bool = "auto", use_cpu: bool = False) -> bool:
-    """Whether to train under bfloat16 autocast: `--bf16`, where `auto` asks the launcher and then the hardware.
-
-    Raises UserError for another word, and for a launcher that was asked for another precision.
-    """
+    """Whether to train under bfloat16: `--bf16`, where `auto` asks launcher and hardware; UserError if they differ."""
     word = str(asked).lower()
     if word not in PRECISIONS:
         raise UserError(f"--bf16 is {asked!r}: choose {', '.join(PRECISIONS)}.")

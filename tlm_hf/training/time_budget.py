@@ -1,7 +1,4 @@
-"""`--time-budget 8h`: as many optimizer steps (of a committee: passes and members) as fit, decided once by a trial.
-
-The run's folder keeps the decision; the run is bit-equal to one with options of those numbers.
-"""
+"""`--time-budget 8h`: as many steps (of a committee: passes and members) as fit, decided once by a trial."""
 
 import logging
 import math
@@ -39,10 +36,7 @@ def parse_duration(words: str, option: str = "--time-budget") -> float:
 
 
 def decide_steps(folder: Path, budget: float, build: Callable[[int, str], Any], started: float) -> int:
-    """Number of optimizer steps that fit into `budget` seconds from `started` (`time.perf_counter()`) on; at least one.
-
-    `build` makes the trial's `RunTrainer` from steps and output folder.
-    """
+    """Number of steps of the `RunTrainer` that `build` makes, that fit into `budget` seconds from `started` on."""
     record, trial = folder / BUDGET_FILE, folder / TRIAL
     if record.is_file():
         return int(read_json(record)["steps"])
