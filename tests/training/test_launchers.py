@@ -9,7 +9,7 @@ from conftest import refusal
 from transformers import TrainingArguments
 
 from tlm_hf.training import processes
-from tlm_hf.training.processes import choose_precision, has_fast_bf16
+from tlm_hf.training.options import choose_precision, has_fast_bf16
 
 
 def test_processes_that_do_not_know_each_other_are_refused(monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import DataCollatorWithPadding, PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import ModelOutput
 
 from ..data.kinds import class_names, labels_of, problem_of, texts_of
@@ -34,11 +34,9 @@ from ..runs.output_folder import Run, is_main_process
 from ..runs.provenance import portable_path
 from .callbacks import LogRows, Patience
 from .finetune_options import ClassifierOptions, FinetuneOptions
-from .hub_push import prepare_push
 from .initialization import start_as_linear_model
-from .options import check_length, rows_per_step, source_name
-from .processes import report_processes
-from .trainer import RunTrainer
+from .options import check_length, report_processes, rows_per_step, source_name
+from .trainer import RunTrainer, prepare_push
 
 logger = logging.getLogger(__name__)
 NEW = "new"  # recorded in place of the hash of the weights where there are none to start from
@@ -65,7 +63,11 @@ def finetune(**options: Any) -> Json:
         torch.set_num_threads(chosen.output.num_threads)
 
     # 1. Data and model
-    tokenizer, limit = _load_tokenizer(classifier)
+    fields = read_encoder_config(classifier.model, needs_weights=not classifier.from_scratch)
+    tokenizer = load_matching_tokenizer(classifier.model, None, fields["vocab_size"])
+    limit = fields["max_position_embeddings"]
+    check_length(classifier.max_length, classifier.model, limit)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, classifier.max_length or limit)
     task = load_task_from(chosen.task)
     check_kind(chosen, task)
     set_seed(arguments.seed)
@@ -74,13 +76,9 @@ def finetune(**options: Any) -> Json:
     # 2. The output folder
     push = prepare_push(chosen.training, arguments)
     report_processes(arguments)
-    settings = chosen.settings() | {
-        "batch_size": rows_per_step(arguments),
-        "weights": NEW if classifier.from_scratch else weights_hash(classifier.model),
-        "tokenizer_sha256": tokenizer_hash(tokenizer),
-        "task_sha256": task_hash(task),
-        "threads": torch.get_num_threads(),
-    }
+    settings = chosen.settings() | {"batch_size": rows_per_step(arguments), "threads": torch.get_num_threads()}
+    settings |= {"tokenizer_sha256": tokenizer_hash(tokenizer), "task_sha256": task_hash(task)}
+    settings["weights"] = NEW if classifier.from_scratch else weights_hash(classifier.model)
     run = Run(arguments.output_dir, "finetune", settings)
     if run.results is not None:
         push(run.folder)
@@ -147,13 +145,11 @@ def _score_and_save(
         if options.output.save_logits:
             np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **arrays)
         if adapted is not None:
-            save_adapter(adapted, folder / "adapter", options.classifier.model)
+            _save_adapter(adapted, folder / "adapter", options.classifier.model)
 
-    if not trainer.args.should_save:
-        return results
-    if results["classes"]:
+    if trainer.args.should_save and results["classes"]:
         logger.info(class_table(results["classes"]))
-    return run.finish(save, results)
+    return run.finish(save, results) if trainer.args.should_save else results
 
 
 def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
@@ -163,7 +159,7 @@ def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
     return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, **parts))
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
+def _save_adapter(model: PeftModel, folder: Path, base: str) -> None:
     """Write the adapter without PEFT's README; a base that is a folder is not named: its path is of this machine."""
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)
@@ -211,16 +207,6 @@ def _balanced_loss(labels: np.ndarray, smoothing: float) -> Callable[..., torch.
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
     return loss
-
-
-def _load_tokenizer(classifier: ClassifierOptions) -> tuple[PreTrainedTokenizerBase, int]:
-    """The encoder's tokenizer, which cuts texts at `--max-length` or where the encoder ends; and where that is."""
-    fields = read_encoder_config(classifier.model, needs_weights=not classifier.from_scratch)
-    tokenizer = load_matching_tokenizer(classifier.model, None, fields["vocab_size"])
-    limit = fields["max_position_embeddings"]
-    check_length(classifier.max_length, classifier.model, limit)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, classifier.max_length or limit)
-    return tokenizer, limit
 
 
 def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> PreTrainedModel | PeftModel:

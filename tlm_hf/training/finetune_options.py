@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..option_fields import option
 from ..recipes import FINETUNING_SCHEDULES
 from .options import REFUSED as REFUSED
-from .options import OurArguments, build_arguments, check_names, check_training, record, refuse, sort_options
+from .options import OurArguments, build_arguments, check_names, record, refuse, sort_options
 
 
 @dataclass
@@ -93,18 +93,14 @@ class FinetuneOptions(NamedTuple):
         if "per_device_train_batch_size" in given:
             del given["batch_size"]
         options = cls._make(sort_options(given, GROUPS))
-        options._check()
-        return options
-
-    def _check(self) -> None:
-        classifier = self.classifier
-        check_training(self.training, FinetuningArguments)
+        classifier = options.classifier
         if classifier.head == "linear" and (classifier.from_scratch or classifier.lora_rank is not None):
             raise UserError("--head linear fits a pre-trained encoder whose weights are trained: leave it out.")
         if classifier.initializer_range is not None and not classifier.from_scratch:
             raise UserError("--initializer-range is that of new weights: add --from-scratch, or leave it out.")
         if classifier.from_scratch and classifier.lora_rank is not None:
             raise UserError("--lora-rank adapts pre-trained weights, and --from-scratch has none: leave one out.")
+        return options
 
     def arguments(self) -> FinetuningArguments:
         return build_arguments(FinetuningArguments, self.training, self.schedule.batch_size)

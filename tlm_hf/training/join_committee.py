@@ -65,7 +65,15 @@ def join_committee(arguments: CommitteeArguments) -> Json:
     task options.
     """
     # 1. The members, with the task's labels in its order, as one model
-    _check_options(arguments)
+    if not arguments.members or not arguments.output_dir:
+        raise UserError("committee needs --members (folders of fine-tuned classifiers) and --output-dir.")
+    if arguments.combination not in COMBINATIONS:
+        raise UserError(f"--combination is {arguments.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
+    for member in arguments.members:
+        if read_config(member)["model_type"] == "tlm_committee":
+            remedy = "name its members instead (train-committee leaves them in work/members/)"
+            raise UserError(f"The member {member!r} is itself a committee: {remedy}.")
+    check_one_tokenizer(arguments.members)
     task = load_task_from(arguments)
     committee = load_members(arguments, task)
     tokenizer = load_classifier_tokenizer(arguments.members[0], committee)
@@ -152,23 +160,11 @@ def save_committee(joined: Joined, folder: Path) -> None:
         calibration.draw_reliability(results["reliability"], folder / "reliability.png", title)
 
 
-def _check_options(arguments: CommitteeArguments) -> None:
-    if not arguments.members or not arguments.output_dir:
-        raise UserError("committee needs --members (folders of fine-tuned classifiers) and --output-dir.")
-    if arguments.combination not in COMBINATIONS:
-        raise UserError(f"--combination is {arguments.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
-    for member in arguments.members:
-        if read_config(member)["model_type"] == "tlm_committee":
-            remedy = "name its members instead (train-committee leaves them in work/members/)"
-            raise UserError(f"The member {member!r} is itself a committee: {remedy}.")
-    check_one_tokenizer(arguments.members)
-
-
 def check_one_tokenizer(models: list[str]) -> None:
     """Raise UserError unless all models have one tokenizer, also where only a vocab.txt holds it."""
-    hashes = [tokenizer_hash(load_tokenizer(model)) for model in models]
-    for model, tokenizer in zip(models, hashes, strict=True):
-        if tokenizer != hashes[0]:
+    first = tokenizer_hash(load_tokenizer(models[0])) if models else None
+    for model in models[1:]:
+        if tokenizer_hash(load_tokenizer(model)) != first:
             raise UserError(
                 f"The model {model!r} has another tokenizer than {models[0]!r}: a committee reads its text once, so "
                 "all members must be trained with one tokenizer (pretrain --tokenizer)."

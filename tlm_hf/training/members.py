@@ -25,10 +25,9 @@ from ..runs.output_folder import RESULTS_FILE, Run
 from ..runs.worker_pool import Job, run_jobs
 from .finetune import NEW, finetune
 from .finetune_options import FinetuneOptions
-from .options import LARGEST_SEED
+from .options import LARGEST_SEED, stays_on_cpu
 from .pretrain import load_pretraining_corpus, pretrain
 from .pretrain_options import BATCH_SIZE, PretrainOptions
-from .processes import stays_on_cpu
 from .time_budget import BUDGET_FILE, RESERVE, TRIAL, TRIAL_STEPS, fit_members, parse_duration
 
 logger = logging.getLogger(__name__)

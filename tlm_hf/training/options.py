@@ -1,7 +1,9 @@
 """Options by name, of commands and functions alike: the fields of a few dataclasses, the last one TrainingArguments."""
 
 import difflib
+import logging
 import math
+import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from types import SimpleNamespace
@@ -13,9 +15,11 @@ from transformers.integrations import get_available_reporting_integrations
 
 from ..errors import UserError, check_range, flag
 from ..option_fields import option
+from ..runs.output_folder import is_main_process
 from ..runs.provenance import portable_path
-from .processes import choose_precision, stays_on_cpu
 
+logger = logging.getLogger(__name__)
+PRECISIONS = ("auto", "true", "false")
 LARGEST_SEED = 2**32 - 1  # what numpy's seeding accepts
 LARGEST_NUMBER = 10**9  # of epochs and steps
 NOT_GIVEN = -1  # `max_steps` where the epochs count
@@ -139,13 +143,13 @@ def check_names(given: Mapping[str, Any], groups: Sequence[type]) -> dict[str, A
 
 
 def sort_options(options: Mapping[str, Any], groups: Sequence[type]) -> list[Any]:
-    """Each group with its own options, but of the last one, Trainer's arguments, just the options."""
+    """Each group with its own options, but of the last one, Trainer's arguments, just the options, checked."""
     own = [{each.name: options[each.name] for each in fields(group) if each.name in options} for group in groups]
+    _check_training(own[-1], groups[-1])
     return [*(group(**each) for group, each in zip(groups[:-1], own, strict=False)), own[-1]]
 
 
-def check_training(options: Mapping[str, Any], arguments_class: type[OurArguments]) -> None:
-    """Refuse impossible options of TrainingArguments before any work; UserError names the option."""
+def _check_training(options: Mapping[str, Any], arguments_class: type) -> None:
     values = SimpleNamespace(**{**option_defaults(arguments_class), **options})
     if not values.output_dir:
         raise UserError("There is no output folder: give --output-dir.")
@@ -162,7 +166,7 @@ def check_training(options: Mapping[str, Any], arguments_class: type[OurArgument
 def build_arguments(arguments_class: type[Arguments], values: Mapping[str, Any], batch_size: int | None) -> Arguments:
     """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes."""
     try:
-        arguments = arguments_class(**{**values, "push_to_hub": False})  # `hub_push` pushes the finished folder
+        arguments = arguments_class(**{**values, "push_to_hub": False})  # `prepare_push` does it at the end
     except UserError:
         raise
     except (ValueError, ImportError, NotImplementedError) as error:
@@ -206,3 +210,48 @@ def record(
     options["bf16"] = choose_precision(options["bf16"], options["use_cpu"])
     names = NOT_DECISIVE.union(left_out)
     return {name: value for name, value in options.items() if name not in names and value is not None}
+
+
+def stays_on_cpu(use_cpu: bool) -> bool:
+    """Trainer's `use_cpu`: asked for, or no accelerator (else every process of torchrun would train alone)."""
+    return use_cpu or not torch.accelerator.is_available()
+
+
+def report_processes(arguments: TrainingArguments) -> None:
+    """Say once how many processes there are and on what; UserError for ones without a shared process group."""
+    processes, device, threads = arguments.world_size, arguments.device.type, torch.get_num_threads()
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > processes:
+        words = f"The launcher started {started} processes, each of which would train by itself"
+        raise UserError(f"{words}: add --use-cpu to train on CPUs together, or start one process for each GPU.")
+    if is_main_process():
+        backend = f" ({torch.distributed.get_backend()})" if processes > 1 else ""
+        together = f"Training in {processes} process{'es' * (processes > 1)}{backend} on {device}"
+        precision = "bfloat16" if arguments.bf16 else "float32"
+        logger.info(f"{together}, {threads} CPU thread{'s' * (threads > 1)} each, {precision}.")
+        if arguments.n_gpu > 1:
+            logger.warning(f"One process feeds {arguments.n_gpu} GPUs, which is slow: start with `accelerate launch`.")
+
+
+def has_fast_bf16(use_cpu: bool = False) -> bool:
+    """Whether the device that Trainer would take multiplies bfloat16 in hardware, not slowly by emulation."""
+    if not use_cpu and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not stays_on_cpu(use_cpu):
+        return torch.xpu.is_available() and bool(torch.xpu.is_bf16_supported())
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+def choose_precision(asked: str | bool = "auto", use_cpu: bool = False) -> bool:
+    """Whether to train under bfloat16: `--bf16`, where `auto` asks launcher and hardware; UserError if they differ."""
+    word = str(asked).lower()
+    if word not in PRECISIONS:
+        raise UserError(f"--bf16 is {asked!r}: choose {', '.join(PRECISIONS)}.")
+    # Trainer follows this variable even where its own `bf16` is False.
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launcher not in ("no", "bf16"):
+        raise UserError(f"accelerate launch was asked for mixed precision {launcher!r}: choose no or bf16.")
+    if word == "false" and launcher == "bf16":
+        raise UserError("accelerate launch was asked for bf16 and --bf16 is false: leave one of them out.")
+    return word == "true" or launcher == "bf16" or (word == "auto" and has_fast_bf16(use_cpu))

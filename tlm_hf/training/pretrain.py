@@ -28,13 +28,11 @@ from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
 from .callbacks import LogRows
-from .hub_push import prepare_push
 from .initialization import start_from_counts, start_with_neighbours
-from .options import NOT_GIVEN, check_length, rows_per_step, source_name
+from .options import NOT_GIVEN, check_length, report_processes, rows_per_step, source_name
 from .pretrain_options import CorpusOptions, PretrainingArguments, PretrainOptions, check_memory
-from .processes import report_processes
 from .time_budget import decide_steps, parse_duration
-from .trainer import RunTrainer
+from .trainer import RunTrainer, prepare_push
 
 LONGEST_COUNTED = 512  # tokens of a text
 

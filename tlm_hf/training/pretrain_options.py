@@ -14,11 +14,10 @@ from ..data.windows import LONGEST_DEFAULT, SHORT
 from ..errors import UserError, check_range, flag
 from ..models.configuration_tlm import TLMConfig
 from ..option_fields import option
-from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, build_config, find_schedule
+from ..recipes import ARCHITECTURES, PRETRAINING_SCHEDULES, SIZES, Schedule, build_config
 from ..runs.atomic_files import Json
 from .options import REFUSED as REFUSED
-from .options import OurArguments, build_arguments, check_names, check_training, record, refuse, sort_options
-from .processes import choose_precision
+from .options import OurArguments, build_arguments, check_names, choose_precision, record, refuse, sort_options
 from .time_budget import parse_duration
 
 BATCH_SIZE = 32
@@ -141,21 +140,17 @@ class PretrainOptions(NamedTuple):
             given.setdefault("batch_size", BATCH_SIZE)
         *groups, training = sort_options(given, GROUPS)
         options = cls._make([*groups, _choose_schedule(groups[1], given), training])
-        options._check()
-        return options
-
-    def _check(self) -> None:
-        check_range(self.model, SHORT, math.inf, "max_length")
-        check_training(self.training, PretrainingArguments)
-        share = self.schedule.mlm_probability
+        model, masking, share = options.model, options.masking, options.schedule.mlm_probability
+        check_range(model, SHORT, math.inf, "max_length")
         if not 0 < share < 1:
             raise UserError(f"--mlm-probability is {share}: give a share between 0 and 1.")
-        if share * (self.model.max_length or LONGEST_DEFAULT) * (self.masking.batch_size or BATCH_SIZE) < 1:
+        if share * (model.max_length or LONGEST_DEFAULT) * (masking.batch_size or BATCH_SIZE) < 1:
             raise UserError(f"--mlm-probability is {share}: no token would be masked; give 0.15 or so.")
-        if self.masking.time_budget is not None:
-            parse_duration(self.masking.time_budget)
-        if self.model.model is None:
-            check_memory(self, self.config())
+        if masking.time_budget is not None:
+            parse_duration(masking.time_budget)
+        if model.model is None:
+            check_memory(options, options.config())
+        return options
 
     def config(self) -> TLMConfig:
         """The configuration that the recipe gives; raises UserError for an impossible one."""
@@ -220,7 +215,7 @@ def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
 
 def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
     """The named schedule with the values that were given in place of its own."""
-    schedule = find_schedule(given.get("schedule", "tlm"))
+    schedule = PRETRAINING_SCHEDULES[given.get("schedule", "tlm")]
     if schedule.parts is not None:
         names = ("warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")
         refuse(given, names, f"the schedule {schedule.name} sets the rate itself")

@@ -1,5 +1,6 @@
-"""Exact resume: `RunTrainer`, a transformers.Trainer that is continued to the same bits (see `runs.checkpoints`)."""
+"""Exact resume: `RunTrainer`, a transformers.Trainer that is continued to the same bits; and its push to the Hub."""
 
+import contextlib
 import ctypes
 import logging
 import math
@@ -7,22 +8,26 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from ..data.masking import PretrainingSchedule
 from ..errors import UserError
 from ..runs import checkpoints
 from ..runs.atomic_files import read_json, write_json
+from ..runs.output_folder import is_main_process
 from .callbacks import CHECKPOINT, EVALUATION, Interrupt, ProgressFile, StepClock
 
 logger = logging.getLogger(__name__)
+NOT_PUSHED = ["checkpoint-*", ".*", "*.log", "run.json", "time_budget.json"]  # what only continuing needs
 MALLOC = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 2**26}
 """M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's `malloc.h` (man 3 mallopt)."""
 
@@ -212,3 +217,31 @@ class RunTrainer(Trainer):
             finally:
                 self.args.output_dir = str(root)
             self.accelerator.wait_for_everyone()
+
+
+def prepare_push(options: Mapping[str, Any], arguments: TrainingArguments) -> Callable[[Path], object]:
+    """Make the repository before any work, and return what uploads the finished folder; UserError if refused."""
+    if not options.get("push_to_hub") or not is_main_process():
+        return lambda folder: None
+    name, revision = arguments.hub_model_id or Path(arguments.output_dir).absolute().name, arguments.hub_revision
+    api = HfApi(token=arguments.hub_token)
+    with _sentence(f"The Hub refuses {name!r}", "see --hub-model-id and `hf auth login`"):
+        repo_id = api.create_repo(name, private=arguments.hub_private_repo, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+
+    def push(folder: Path) -> None:
+        with _sentence(f"{folder} is finished, but was not pushed to {repo_id}", "run the same command again"):
+            what = {"folder_path": folder, "revision": revision, "ignore_patterns": NOT_PUSHED}
+            api.upload_folder(repo_id=repo_id, commit_message="Trained with tlm-hf", **what)
+
+    return push
+
+
+@contextlib.contextmanager
+def _sentence(what: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except (HTTPError, LocalTokenNotFoundError, ValueError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"{what} ({reason}): {remedy}.") from error
