@@ -82,10 +82,8 @@ def export(arguments: ExportArguments) -> Json:
             results["files"][name] = (folder / name).stat().st_size
             results["max_abs_diff"][name] = compare(folder / name, model, tokenizer)
         if (difference := results["max_abs_diff"][FLOAT_FILE]) > TOLERANCE:
-            raise UserError(
-                f"The exported logits differ from torch's by {difference:g}: this torch.onnx exports it wrongly, so "
-                "install the version of requirements.lock."
-            )
+            words = f"The exported logits differ from torch's by {difference:g}: this torch.onnx exports it wrongly"
+            raise UserError(f"{words}, so install the version of requirements.lock.")
 
     return run.finish(save, results)
 

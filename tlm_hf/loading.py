@@ -143,10 +143,8 @@ def match_labels(model: PreTrainedModel, source: str, task: str, names: list[str
     """The model's number of each of a task's classes, by name (classes,); UserError for a class that it lacks."""
     known = [model.config.id2label[index] for index in range(model.config.num_labels)]
     if not set(names) <= set(known):
-        raise UserError(
-            f"The model {source!r} knows the labels {listed(known)} but the task {task!r} has {listed(names)}: "
-            "name the task that it was fine-tuned on."
-        )
+        words = f"The model {source!r} knows the labels {listed(known)} but the task {task!r} has {listed(names)}"
+        raise UserError(f"{words}: name the task that it was fine-tuned on.")
     return np.array([known.index(name) for name in names])
 
 
@@ -177,10 +175,9 @@ def load_matching_tokenizer(
     source = tokenizer_source or model_source
     tokenizer = load_tokenizer(source)
     if len(tokenizer) > vocab_size:
-        raise UserError(
-            f"The tokenizer {source!r} has {len(tokenizer)} tokens but the model {model_source!r} has a vocabulary of "
-            f"{vocab_size}: use the tokenizer that it was trained with."
-        )
+        words = f"tokens but the model {model_source!r} has a vocabulary of {vocab_size}"
+        remedy = "use the tokenizer that it was trained with"
+        raise UserError(f"The tokenizer {source!r} has {len(tokenizer)} {words}: {remedy}.")
     return tokenizer
 
 

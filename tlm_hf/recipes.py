@@ -119,7 +119,6 @@ SIZES = {
 
 
 def _find(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
-    """Look a name up; an unknown one raises UserError with the known ones."""
     if name not in registry:
         raise UserError(f"There is no {kind} {name!r}; choose one of {', '.join(registry)}.")
     return registry[name]

@@ -169,7 +169,7 @@ def test_scores_are_those_of_the_results(capsys, tmp_path, model):
 
 
 def test_a_folder_as_output_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tlm_hf.evaluation.scoring.read_config", None)
+    monkeypatch.setattr("tlm_hf.loading.read_config", None)
     words = ("--task", shelf() / "task.csv", "--output", tmp_path)
     assert tmp_path.name in refused(capsys, "score", "--model", shelf() / "member", *words)
 

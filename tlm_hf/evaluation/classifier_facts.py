@@ -30,10 +30,8 @@ def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.Da
     options |= {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
     task = load_task_from(TaskArguments(**options | {"task": results["task"], "data_root": data_root}))
     if task_hash(task) != settings["task_sha256"]:
-        raise UserError(
-            f"The texts of the task {results['task']} are not those that {name} was trained on: use the same data, or "
-            "run it again."
-        )
+        words = f"The texts of the task {results['task']} are not those that {name} was trained on"
+        raise UserError(f"{words}: use the same data, or run it again.")
     return task
 
 
@@ -55,10 +53,8 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
     value, before = measure(problem_type, logits, labels, threshold)[metric], results["test"][metric]
     # None is the R2 of equal numbers.
     if value != before and (None in (value, before) or abs(value - before) > 0.5 / len(labels)):
-        raise UserError(
-            f"{folder.name} has a test {METRICS[metric]} of {value} here and of {before} in its results: its weights "
-            "have changed, so run it again."
-        )
+        words = f"{folder.name} has a test {METRICS[metric]} of {value} here and of {before} in its results"
+        raise UserError(f"{words}: its weights have changed, so run it again.")
     baseline, _ = fit_tfidf(task)
     answers = {"scores": answers_of(logits, problem_type, threshold)}
     answers["baseline"] = answers_of(baseline["logits"]["test"], problem_type, baseline["threshold"])

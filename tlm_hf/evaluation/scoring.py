@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .. import loading
 from ..data.corpora import load_corpus
 from ..data.kinds import NAMES, class_names, labels_of, problem_of, texts_of
 from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, MaskingCollator
@@ -20,15 +21,6 @@ from ..data.tasks import KNOWN, TaskArguments, every_row, load_task_from, task_h
 from ..data.tokenization import tokenize
 from ..errors import UserError
 from ..export import freeze_if_possible, load_for_inference, takes_pairs
-from ..loading import (
-    load_classifier_tokenizer,
-    load_masked_lm,
-    load_matching_tokenizer,
-    match_labels,
-    read_config,
-    trained_on_another_split,
-    warn_of_pairs,
-)
 from ..models.combination_committee import REGRESSION, SINGLE
 from ..models.joining_committee import problem_of_model
 from ..option_fields import option
@@ -150,7 +142,7 @@ def score(arguments: ScoreArguments) -> Json:
     if not arguments.model or bool(arguments.task) == bool(arguments.text):
         raise UserError("score needs --model (a folder or Hub name), and either --task or --text.")
     target = None if arguments.output is None else output_file(arguments.output)
-    config = read_config(arguments.model, needs_weights=False)
+    config = loading.read_config(arguments.model, needs_weights=False)
     classifies = any("SequenceClassification" in name for name in config.get("architectures") or [])
     if classifies == bool(arguments.text):
         words = "a classifier: score it with --task" if classifies else "an encoder: score it with --text"
@@ -189,7 +181,7 @@ def _read_task(arguments: ScoreArguments) -> tuple[datasets.Dataset, str | None]
 
 def _score_classifier(arguments: ScoreArguments) -> Json:
     model = load_for_inference(arguments.model)
-    tokenizer = load_classifier_tokenizer(arguments.model, model)
+    tokenizer = loading.load_classifier_tokenizer(arguments.model, model)
     config, problem_type = model.config, problem_of_model(model.config)
     if problem_type == REGRESSION and config.num_labels > 1:
         raise UserError(f"The model {arguments.model!r} has {config.num_labels} values a text: use predict.")
@@ -201,11 +193,11 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
     if (kind := problem_of(rows)) != problem_type:
         raise UserError(f"{own} but {arguments.task!r} of {NAMES[kind]}: name a table of the model's kind.")
     labels, texts = labels_of(rows), texts_of(rows)
-    warn_of_pairs(arguments.model, texts)
+    loading.warn_of_pairs(arguments.model, texts)
     if problem_type != REGRESSION:
-        numbers = match_labels(model, arguments.model, arguments.task, class_names(rows))
+        numbers = loading.match_labels(model, arguments.model, arguments.task, class_names(rows))
         labels = numbers[labels] if problem_type == SINGLE else labels @ np.eye(config.num_labels)[numbers]
-    other_split = sha256 is not None and trained_on_another_split(arguments.model, sha256)
+    other_split = sha256 is not None and loading.trained_on_another_split(arguments.model, sha256)
     if other_split:
         logger.warning(
             f"Note: {arguments.model} was fine-tuned on another split of this task; test texts may be among its "
@@ -227,8 +219,8 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
 
 
 def _score_encoder(arguments: ScoreArguments, config: Json) -> Json:
-    model, source = load_masked_lm(arguments.model), str(arguments.text)
-    tokenizer = load_matching_tokenizer(arguments.model, None, config["vocab_size"])
+    model, source = loading.load_masked_lm(arguments.model), str(arguments.text)
+    tokenizer = loading.load_matching_tokenizer(arguments.model, None, config["vocab_size"])
     column = arguments.text_column or "text"
     corpus = load_corpus(source, text_column=column, root=arguments.data_root, written=arguments)
     parts = ["validation"] if source in HELD_OUT_CORPORA else ["train", "validation"]

@@ -78,10 +78,8 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
     def validate_architecture(self) -> None:
         """Refuse shapes that cannot be built; called by `@strict` at construction and before saving."""
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}: "
-                "choose a multiple of it."
-            )
+            words = f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+            raise ValueError(f"{words}: choose a multiple of it.")
         if (self.conv_channels is None) != (not self.conv_kernel_sizes):
             raise ValueError("conv_channels and conv_kernel_sizes go together: set both or neither.")
         for pair in self.conv_kernel_sizes or []:

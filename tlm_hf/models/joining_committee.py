@@ -93,10 +93,8 @@ def _take_over(member: PreTrainedModel, position: int) -> TLMForSequenceClassifi
     try:
         ours.load_state_dict(member.state_dict(keep_vars=True), assign=True)
     except RuntimeError as error:
-        raise ValueError(
-            f"Member {position} has other weights than a BERT classifier: merge its adapters (merge_and_unload), or "
-            "pass the model that it was made from."
-        ) from error
+        remedy = "merge its adapters (merge_and_unload), or pass the model that it was made from"
+        raise ValueError(f"Member {position} has other weights than a BERT classifier: {remedy}.") from error
     return ours.train(member.training)
 
 
@@ -110,10 +108,8 @@ def check_tokenizers(members: Sequence[Any], options: Mapping[str, Any]) -> None
         tokenizer = _read_tokenizer(source, position, options)
         first = (position, tokenizer) if first is None and tokenizer is not None else first
         if first is not None and tokenizer not in (None, first[1]):
-            raise ValueError(
-                f"Member {position} has another tokenizer than member {first[0]}: a committee reads its text once, so "
-                "all members must be trained with one tokenizer."
-            )
+            reason = "a committee reads its text once, so all members must be trained with one tokenizer"
+            raise ValueError(f"Member {position} has another tokenizer than member {first[0]}: {reason}.")
 
 
 def _read_tokenizer(member: str | os.PathLike, position: int, options: Mapping[str, Any]) -> dict[str, Any] | None:

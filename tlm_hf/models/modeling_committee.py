@@ -161,10 +161,9 @@ class CommitteeModel(CommitteePreTrainedModel):  # trf-ignore: TRF057
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        raise ValueError(
-            f"{pretrained_model_name_or_path} is a committee, which has no single hidden state and no language-model "
-            "head: open it with AutoModelForSequenceClassification."
-        )
+        lacks = "which has no single hidden state and no language-model head"
+        remedy = "open it with AutoModelForSequenceClassification"
+        raise ValueError(f"{pretrained_model_name_or_path} is a committee, {lacks}: {remedy}.")
 
 
 class CommitteeForMaskedLM(CommitteeModel):  # trf-ignore: TRF057

@@ -130,10 +130,8 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         length, longest = tokens.shape[1], self.config.max_position_embeddings
         if length > longest and (position_ids is None or self.config.conv_sees_padding):
-            raise ValueError(
-                f"The input has {length} tokens but max_position_embeddings is {longest}: "
-                f"truncate it (tokenizer(..., truncation=True, max_length={longest}))."
-            )
+            remedy = f"truncate it (tokenizer(..., truncation=True, max_length={longest}))"
+            raise ValueError(f"The input has {length} tokens but max_position_embeddings is {longest}: {remedy}.")
         # CODEPATH: the authors' own convolution checkpoints see padding, ours do not.
         if self.config.conv_sees_padding:
             inputs = pad_inputs(self.config, self.embeddings.word_embeddings, inputs)

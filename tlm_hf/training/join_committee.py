@@ -165,10 +165,8 @@ def check_one_tokenizer(models: list[str]) -> None:
     first = tokenizer_hash(load_tokenizer(models[0])) if models else None
     for model in models[1:]:
         if tokenizer_hash(load_tokenizer(model)) != first:
-            raise UserError(
-                f"The model {model!r} has another tokenizer than {models[0]!r}: a committee reads its text once, so "
-                "all members must be trained with one tokenizer (pretrain --tokenizer)."
-            )
+            reason = "a committee reads its text once, so all members must be trained with one tokenizer"
+            raise UserError(f"The model {model!r} has another tokenizer than {models[0]!r}: {reason}.")
 
 
 def load_members(arguments: CommitteeArguments, task: datasets.DatasetDict) -> CommitteeForSequenceClassification:

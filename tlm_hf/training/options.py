@@ -42,14 +42,11 @@ REASONS = {
     "float16 needs loss scaling, which is not tested: take --bf16": "fp16",
 }  # fmt: skip
 REFUSED = {name: reason for reason, names in REASONS.items() for name in names.split()}  # of TrainingArguments
-NOT_DECISIVE = frozenset({
-    "output_dir", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
-    "trackio_static_space_id", "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node",
-    "log_level", "log_level_replica", "logging_nan_inf_filter", "disable_tqdm", "save_steps", "push_to_hub",
-    "hub_token", "hub_private_repo", "hub_model_id", "hub_revision", "dataloader_num_workers",
-    "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "ddp_timeout",
+NOT_DECISIVE = (
+    "output_dir", "report_to", "run_name", "project", "disable_tqdm", "save_steps", "push_to_hub", "ddp_timeout",
     "skip_memory_metrics", "debug", "num_threads", "workers", "data_root",
-})  # fmt: skip
+)  # fmt: skip
+NOR_THESE = ("hub_", "log", "trackio_", "dataloader_")  # beginnings of others
 """Options that leave the weights as they are, so that a run may continue with others."""
 RANGES = {
     name: (lowest, highest)
@@ -197,19 +194,15 @@ def source_name(source: Any) -> str:
 
 
 def record(
-    groups: Iterable[object],
-    arguments_class: type[OurArguments],
-    training: Mapping[str, Any],
-    always: Iterable[str],
-    left_out: Iterable[str],
+    groups: Iterable[object], arguments_class: type, training: Any, always: Iterable[str], left_out: Iterable[str]
 ) -> dict[str, Any]:
     """The options that decide the weights, as a run records them; Trainer's where they were given, or in `always`."""
     defaults = option_defaults(arguments_class)
     options = {name: value for group in groups for name, value in vars(group).items()}
     options |= {name: defaults[name] for name in (*always, "seed", "bf16", "use_cpu")} | dict(training)
     options["bf16"] = choose_precision(options["bf16"], options["use_cpu"])
-    names = NOT_DECISIVE.union(left_out)
-    return {name: value for name, value in options.items() if name not in names and value is not None}
+    decisive = [name for name in options if name not in (*NOT_DECISIVE, *left_out) and not name.startswith(NOR_THESE)]
+    return {name: options[name] for name in decisive if options[name] is not None}
 
 
 def stays_on_cpu(use_cpu: bool) -> bool:
