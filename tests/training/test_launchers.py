@@ -8,7 +8,7 @@ import torch
 from conftest import refusal
 from transformers import TrainingArguments
 
-from tlm_hf.training import processes
+from tlm_hf.training import options
 from tlm_hf.training.options import choose_precision, has_fast_bf16
 
 
@@ -16,7 +16,7 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch, tmp_path
     """As torchrun starts them where Trainer does not know that they are to stay on the CPU."""
     arguments = TrainingArguments(str(tmp_path), use_cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "started 2 processes" in refusal(processes.report_processes, arguments)
+    assert "started 2 processes" in refusal(options.report_processes, arguments)
 
 
 def test_precision_follows_the_processor(monkeypatch):
@@ -43,7 +43,7 @@ def test_precision_follows_the_processor(monkeypatch):
     ],
 )
 def test_chosen_precision(monkeypatch, asked, launcher, fast, chosen):
-    monkeypatch.setattr(processes, "has_fast_bf16", lambda use_cpu: fast)
+    monkeypatch.setattr(options, "has_fast_bf16", lambda use_cpu: fast)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     if launcher is not None:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
