@@ -55,8 +55,7 @@ class ExportArguments(_Arguments):
 def export(arguments: ExportArguments) -> Json:
     """Write a classifier or committee with its tokenizer as ONNX, and compare its logits with torch's float32 ones.
 
-    Returns `files` (bytes) and `max_abs_diff` of each on two pairs of texts. Raises UserError for bad input, missing
-    packages, or a float32 export whose logits differ.
+    Returns `files` (bytes) and the `max_abs_diff` of each. Raises UserError for bad input or logits that differ.
     """
     arguments.check()
     check_installed(*NEEDED)
@@ -112,9 +111,8 @@ def freeze(arguments: FreezeArguments) -> Json:
     except ValueError as error:
         raise UserError(str(error)) from error
     tokenizer = load_classifier_tokenizer(arguments.model, model)
-    settings = {name: getattr(arguments, name) for name in ("table_dtype", "token_types")}
-    settings["weights"] = weights_hash(arguments.model)
-    run = Run(arguments.output_dir, "freeze", settings)
+    settings = {"table_dtype": arguments.table_dtype, "token_types": arguments.token_types}
+    run = Run(arguments.output_dir, "freeze", settings | {"weights": weights_hash(arguments.model)})
     if run.results is not None:
         return run.results
     measured: dict[str, float] = {}
@@ -229,10 +227,10 @@ def _split_members(graph: Any) -> bool:
         for row, part, product in zip(rows, parts, products, strict=True):
             nodes.append(helper.make_node("MatMul", [row, part.name], [product], name=product))
         nodes.append(helper.make_node("Concat", products, [name], axis=0))
-    found = len(nodes) > len(graph.node)
+    count = len(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
-    return found
+    return len(nodes) > count
 
 
 class OnnxClassifier(torch.nn.Module):
@@ -261,9 +259,8 @@ class OnnxClassifier(torch.nn.Module):
         if self.takes_types:
             given["token_type_ids"] = types.numpy()
         elif bool(types.any()):
-            raise UserError(
-                "An exported frozen committee takes single texts: freeze it with token types, and export it again."
-            )
+            remedy = "freeze it with token types, and export it again"
+            raise UserError(f"An exported frozen committee takes single texts: {remedy}.")
         values = map(torch.from_numpy, self.session.run(self.names, given))
         return CommitteeOutput(**dict(zip(self.names, values, strict=True)))
 

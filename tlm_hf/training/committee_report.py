@@ -38,8 +38,7 @@ logger = logging.getLogger(__name__)
 COMMITTEE, LINEAR = "committee", "TF-IDF + linear model"
 TRIVIAL = {SINGLE: "majority class", MULTI: "commonest labels", REGRESSION: "mean of the training rows"}
 """Models that read no text, by kind."""
-LISTED, SHOWN = 10, 5  # doubtful rows in the results and on the terminal
-WIDTH = 88  # letters of a text on the terminal
+LISTED = 10  # doubtful rows
 HELPFUL = 1.0  # points that the second half of the rows must bring for more rows to be worth it
 README, BASELINE_FILE, PAGE_FILE = "README.md", "baseline.joblib", "report.html"
 LATENCY_ROUNDS = 30
@@ -191,26 +190,9 @@ def next_commands(folder: str, text_column: str | None, text_pair_column: str | 
 
 def write_report(results: Json, folder: str, commands: Sequence[str]) -> str:
     """What the command prints, as text."""
-    said, width = results["notes"], max(len(row["model"]) for row in results["scores"])
-    metrics = [name for name in results["scores"][0] if name != "model"]
-    titles = "".join(f"  {METRICS[name]:<22}" for name in metrics)
-    lines = ["", *said["about"], "", f"{'model':<{width}}{titles}".rstrip()]
-    for row in results["scores"]:
-        values = "".join(f"  {Interval(**row[name])!s:<22}" for name in metrics)
-        lines.append(f"{row['model']:<{width}}{values}".rstrip())
-    lines += ["", class_table(results["classes"])] if results["classes"] else []
-    for kind, found in results["doubtful"].items():
-        if found:
-            lines += ["", f"Test rows, {kind}:"]
-        for each in found[:SHOWN]:
-            parts = " ".join(each["text"].split()).split(" [SEP] ")
-            text = " [SEP] ".join(part[: WIDTH // len(parts)] for part in parts)
-            sure = "" if each["probability"] is None else f" {each['probability']:.2f}"
-            lines.append(f"  {each['predicted']}{sure} (labelled {each['label']}): {text}")
-    lines += ["", *said["advice"], "", "What to do next:"]
-    lines += [f"  {command}" for command in commands]
-    lines.append(f"{folder}/{PAGE_FILE} shows this with plots; {folder}/work/ may be deleted.")
-    return "\n".join(lines)
+    shown = {"results": results, "folder": folder, "commands": commands}
+    classes = class_table(results["classes"]) if results["classes"] else ""
+    return card_template("report", "txt").render(**shown, classes=classes)
 
 
 def write_page(results: Json, commands: list[str], folder: Path) -> None:

@@ -5,9 +5,9 @@ import logging
 import math
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import Field, dataclass, fields
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -87,20 +87,9 @@ class OurArguments(TrainingArguments):
         super().__post_init__()
 
 
-Arguments = TypeVar("Arguments", bound=OurArguments)
-
-
 def option_fields(groups: Sequence[type]) -> dict[str, Field]:
     """The fields of all groups by name."""
     return {entry.name: entry for group in groups for entry in fields(group) if entry.init}
-
-
-def option_defaults(group: type) -> dict[str, Any]:
-    """The default of every option of the group by name."""
-    return {
-        name: entry.default if entry.default_factory is MISSING else entry.default_factory()
-        for name, entry in option_fields([group]).items()
-    }
 
 
 def suggest(word: str, names: Sequence[str]) -> str:
@@ -147,7 +136,8 @@ def sort_options(options: Mapping[str, Any], groups: Sequence[type]) -> list[Any
 
 
 def _check_training(options: Mapping[str, Any], arguments_class: type) -> None:
-    values = SimpleNamespace(**{**option_defaults(arguments_class), **options})
+    names = ("output_dir", "bf16", "use_cpu", "max_steps", "num_train_epochs", "report_to")
+    values = SimpleNamespace(**{name: options.get(name, getattr(arguments_class, name)) for name in names})
     if not values.output_dir:
         raise UserError("There is no output folder: give --output-dir.")
     choose_precision(values.bf16, values.use_cpu)
@@ -160,7 +150,7 @@ def _check_training(options: Mapping[str, Any], arguments_class: type) -> None:
             raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
 
 
-def build_arguments(arguments_class: type[Arguments], values: Mapping[str, Any], batch_size: int | None) -> Arguments:
+def build_arguments(arguments_class: type[OurArguments], values: Mapping[str, Any], batch_size: int | None) -> Any:
     """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes."""
     try:
         arguments = arguments_class(**{**values, "push_to_hub": False})  # `prepare_push` does it at the end
@@ -197,9 +187,8 @@ def record(
     groups: Iterable[object], arguments_class: type, training: Any, always: Iterable[str], left_out: Iterable[str]
 ) -> dict[str, Any]:
     """The options that decide the weights, as a run records them; Trainer's where they were given, or in `always`."""
-    defaults = option_defaults(arguments_class)
     options = {name: value for group in groups for name, value in vars(group).items()}
-    options |= {name: defaults[name] for name in (*always, "seed", "bf16", "use_cpu")} | dict(training)
+    options |= {name: getattr(arguments_class, name) for name in (*always, "seed", "bf16", "use_cpu")} | dict(training)
     options["bf16"] = choose_precision(options["bf16"], options["use_cpu"])
     decisive = [name for name in options if name not in (*NOT_DECISIVE, *left_out) and not name.startswith(NOR_THESE)]
     return {name: options[name] for name in decisive if options[name] is not None}
