@@ -74,9 +74,8 @@ def is_uncased(folder: Path) -> bool:
 
 def duration(seconds: float) -> str:
     """Wall-clock time in words, such as `12.3 minutes`."""
-    if seconds < 60:
-        return f"{seconds:.1f} seconds"
-    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
+    unit, words = (1, "seconds") if seconds < 60 else (60, "minutes") if seconds < 3600 else (3600, "hours")
+    return f"{seconds / unit:.1f} {words}"
 
 
 def card_template(kind: str, form: str = "md") -> Template:
@@ -102,11 +101,9 @@ def card_template(kind: str, form: str = "md") -> Template:
 def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts, template: str | None = None) -> str:
     """Render a card of one of `KINDS`, which loads the model by `name`; UndefinedError for a number that is missing."""
     example = facts.example or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
-    # Without it the snippets on the card of a branch would open main.
-    at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""
-    snippet: Any = example
-    if results.get("task_options", results).get("text_pair_column") and kind != "frozen":
-        snippet = {"text": example, "text_pair": example}
+    at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""  # else a branch's snippets would open main
+    are_pairs = results.get("task_options", results).get("text_pair_column") and kind != "frozen"
+    snippet: Any = {"text": example, "text_pair": example} if are_pairs else example
     context = {**vars(facts), "example": snippet, "at": at, "kind": kind, "fills_masks": True}
     body = card_template(template or kind).render(context, name=name, results=results)
     return f"---\n{_metadata(kind, name, results, facts, example).to_yaml()}\n---\n\n{body.strip()}\n"
@@ -157,8 +154,7 @@ def _metadata(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts
             for metric in METRICS
             if results["test"].get(metric) is not None
         ]
-    if facts.base_models:
-        # Each once: the Hub's metadata knows no branches.
+    if facts.base_models:  # each once: the Hub's metadata knows no branches
         details["base_model"] = list(dict.fromkeys(place.partition("@")[0] for place in facts.base_models))
         if kind in RELATIONS:
             details["base_model_relation"] = RELATIONS[kind]

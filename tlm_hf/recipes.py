@@ -1,6 +1,8 @@
 """Architectures, sizes and schedules by name; `python -m tlm_hf.recipes` prints their shapes and parameters."""
 
+import itertools
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -153,8 +155,8 @@ def build_config(
     heads = num_attention_heads or (max(1, hidden_size // HEAD_SIZE) if hidden_size else heads_of_size)
     hidden = hidden_size or HEAD_SIZE * heads
     if hidden % heads:
-        words = f"hidden size {hidden} is not divisible by {heads} attention heads"
-        raise UserError(f"{words}; choose a multiple of {heads}, or set --num-attention-heads.")
+        remedy = f"choose a multiple of {heads}, or set --num-attention-heads"
+        raise UserError(f"hidden size {hidden} is not divisible by {heads} attention heads; {remedy}.")
     channels = None
     if architecture.conv_channels is not None:
         at_64 = scale.conv_channels if scale.conv_channels is not None else 64 * scale.heads / PAPER_HEADS
@@ -185,17 +187,14 @@ def describe_recipes() -> str:
     from .models.modeling_tlm import TLMModel
 
     rows = [f"{'':<27}{'layers':>7}{'hidden':>7}{'heads':>6}{'parameters':>12}"]
-    for size in SIZES:
-        for recipe in ARCHITECTURES:
-            config = build_config(recipe, size)
-            with torch.device("meta"):
-                parameters = TLMModel(config).num_parameters()
-            shape = f"{config.num_hidden_layers:>7}{config.hidden_size:>7}{config.num_attention_heads:>6}"
-            rows.append(f"{recipe + '@' + size:<27}{shape}{parameters:>12,}")
+    for size, recipe in itertools.product(SIZES, ARCHITECTURES):
+        config = build_config(recipe, size)
+        with torch.device("meta"):
+            parameters = TLMModel(config).num_parameters()
+        shape = f"{config.num_hidden_layers:>7}{config.hidden_size:>7}{config.num_attention_heads:>6}"
+        rows.append(f"{recipe + '@' + size:<27}{shape}{parameters:>12,}")
     return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    import sys
-
     sys.stdout.write(describe_recipes() + "\n")

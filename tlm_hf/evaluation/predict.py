@@ -31,6 +31,7 @@ from .scoring import FREEZE_HELP, output_file, predict_logits
 
 logger = logging.getLogger(__name__)
 WRITERS = (".csv", ".json", ".jsonl", ".parquet")
+UNCERTAINTY = ("entropy", "mutual_information", "agreement", "spread")
 
 
 @dataclass(frozen=True)
@@ -167,26 +168,25 @@ def _classify(
 def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | None) -> list[Prediction]:
     """Predictions of logits (texts, classes), of a committee (texts, members, classes), as `problem_type` says."""
     names, problem_type = [config.id2label[index] for index in range(config.num_labels)], problem_of_model(config)
-    doubts: list[Json] = [{} for _ in logits]
+    doubts: dict[str, list[float]] = {}
     if config.model_type in COMMITTEES:
         members = torch.from_numpy(logits)
-        measured = uncertainty(members, problem_type)
-        shown = [name for name in Prediction.__dataclass_fields__ if name in measured]
-        doubts = [_by_name(shown, row) for row in np.stack([measured[name].numpy() for name in shown], axis=1)]
+        doubts = {name: each.tolist() for name, each in uncertainty(members, problem_type).items()}
         logits = combine(members, config.combination, config.temperature, problem_type).numpy()
     logits = logits.astype("float64")
     values = expit(logits) if problem_type == MULTI else logits if problem_type == REGRESSION else softmax(logits, -1)
     least = getattr(config, "threshold", 0.5) if threshold is None else threshold
     answers = []
-    for row, best, doubt in zip(values, logits.argmax(axis=-1), doubts, strict=True):
-        by_name = _by_name(names, row)
+    for index, row in enumerate(values):
+        by_name, best = _by_name(names, row), names[logits[index].argmax()]
+        doubt: Json = {name: round(doubts[name][index], 6) for name in UNCERTAINTY if name in doubts}
         if problem_type == REGRESSION:
             answer = Prediction(value=by_name[names[0]] if len(names) == 1 else by_name, **doubt)
         elif problem_type == MULTI:
             chosen = [name for name in names if by_name[name] >= least]
             answer = Prediction(labels=chosen, probabilities=by_name, **doubt)
         else:
-            answer = Prediction(names[best], by_name[names[best]], probabilities=by_name, **doubt)
+            answer = Prediction(best, by_name[best], probabilities=by_name, **doubt)
         answers.append(answer)
     return answers
 
