@@ -111,8 +111,8 @@ class FrozenRuntime:
             content = file.read_bytes()
             self.tokenizer, self.pair_tokenizer = (Tokenizer.from_str(content.decode()) for _ in range(2))
         except Exception as error:  # what tokenizers raises is an Exception itself
-            fault = f"damaged, or not of a frozen committee ({error})"
-            fault = "missing" if isinstance(error, FileNotFoundError) else fault
+            is_missing = isinstance(error, FileNotFoundError)
+            fault = "missing" if is_missing else f"damaged, or not of a frozen committee ({error})"
             raise ValueError(f"{file} is {fault}: name what `tlm freeze` or `tlm train-committee` wrote.") from error
         shapes = {name: each.shape for name, each in self.tables.items()}
         if shapes != expected:
@@ -144,11 +144,11 @@ class FrozenRuntime:
         logits = self.member_logits(ids, types)
         records: list[dict[str, Any]] = []
         for row, of_members, cut in zip(self.combine(logits), logits, truncated, strict=True):
-            best, chosen = row.argmax(), np.flatnonzero(row >= self.config.get("threshold", 0.5))
-            record: dict[str, Any] = {"label": self.labels[best], "score": float(row[best])}
+            record: dict[str, Any] = {"label": self.labels[row.argmax()], "score": float(row.max())}
             if self.problem == "regression":
                 record = {"value": float(row[0]), "spread": float(of_members.std())}
             elif self.problem == "multi_label_classification":
+                chosen = np.flatnonzero(row >= self.config.get("threshold", 0.5))
                 record = {"labels": {self.labels[place]: float(row[place]) for place in chosen}}
             records.append({**record, "truncated": cut})
         return records[0] if single else records

@@ -76,7 +76,6 @@ class StepClock(TrainerCallback):
 
 
 def _now() -> np.ndarray:
-    """Seconds on the wall's clock and on the process's."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
@@ -116,9 +115,8 @@ class ProgressFile(TrainerCallback):
         self._last = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
-        now = time.monotonic()
-        if args.should_save and now - self._last >= 1:
-            self._last = now
+        if args.should_save and time.monotonic() - self._last >= 1:
+            self._last = time.monotonic()
             with contextlib.suppress(OSError):  # a full disk: the next checkpoint says so and stops
                 last = {name: value for row in state.log_history[-3:] for name, value in row.items()}
                 names = (("loss", "loss"), ("eval_accuracy", "accuracy"))

@@ -102,13 +102,11 @@ def start_as_mean_of_words(model: TLMModel, rows: np.ndarray, counts: np.ndarray
     embeddings.word_embeddings.weight.copy_(model.config.initializer_range * words)
     for table in (embeddings.position_embeddings, embeddings.token_type_embeddings):
         table.weight.zero_()
-    attention = layer.attention.self
-    size = hidden // heads
-    for query, key in zip(_by_head(attention.query, size), _by_head(attention.key, size), strict=True):
-        query *= WEAK
-        key *= WEAK
-        query[0], key[0] = 0, 0
-        key[0, -1] = 1
+    attention, size = layer.attention.self, hidden // heads
+    for linear, start in ((attention.query, 0), (attention.key, 1)):
+        linear.weight *= WEAK
+        _by_head(linear, size)[:, 0] = 0
+        _by_head(linear, size)[:, 0, -1] = start
     attention.query.bias.view(heads, -1)[:, 0] = math.sqrt(size)
     attention.value.weight.copy_(torch.eye(hidden))
     means = torch.stack([(weights[ids] * words[ids]).sum(0) / weights[ids].sum() for ids in texts])
@@ -140,8 +138,8 @@ def start_as_linear_model(
     every = torch.cat(states).numpy()
     if labels.ndim == 2:
         parts = [_fit_linear(every, column.astype(int)) for column in labels.T]
-        weights, biases = (np.concatenate([part[side][-1:] for part in parts]) for side in (0, 1))
-        weights, biases = 2 * weights, 2 * biases  # one logit in place of two
+        # One logit in place of two.
+        weights, biases = (2 * np.concatenate([part[side][-1:] for part in parts]) for side in (0, 1))
     else:
         weights, biases = _fit_linear(every, labels)
     model.classifier.weight.copy_(torch.from_numpy(weights))
