@@ -17,7 +17,6 @@ from .data.tokenization import load_tokenizer
 from .errors import UserError, first_line, listed, no_model
 from .models.combination_committee import SINGLE
 from .models.configuration_committee import CommitteeConfig
-from .models.configuration_frozen import FrozenCommitteeConfig
 from .models.configuration_tlm import TLMConfig
 from .models.joining_committee import open_whole
 from .models.modeling_committee import CommitteeForSequenceClassification
@@ -27,9 +26,9 @@ from .runs.atomic_files import Json, read_json
 
 logger = logging.getLogger(__name__)
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
-COMMITTEES: dict[str, tuple[Any, Any]] = {
-    CommitteeConfig.model_type: (CommitteeConfig, CommitteeForSequenceClassification),
-    FrozenCommitteeConfig.model_type: (FrozenCommitteeConfig, FrozenCommitteeForSequenceClassification),
+COMMITTEES: dict[str, Any] = {
+    model.config_class.model_type: model
+    for model in (CommitteeForSequenceClassification, FrozenCommitteeForSequenceClassification)
 }
 
 
@@ -90,7 +89,7 @@ def load_config(source: str) -> PreTrainedConfig:
     """Configuration of a folder without weights."""
     fields = read_config(source, needs_weights=False)
     if fields["model_type"] in COMMITTEES:
-        return COMMITTEES[fields["model_type"]][0].from_dict(fields)
+        return COMMITTEES[fields["model_type"]].config_class.from_dict(fields)
     return _build_config(source, fields)
 
 
@@ -114,7 +113,7 @@ def load_classifier(source: str) -> PreTrainedModel:
     """Classifier or committee (frozen or not) in evaluation mode; raises UserError where there is no classifier."""
     config = read_config(source)
     if config["model_type"] in COMMITTEES:
-        return _load(COMMITTEES[config["model_type"]][1], source, ()).eval()
+        return _load(COMMITTEES[config["model_type"]], source, ()).eval()
     if not any("SequenceClassification" in name for name in config.get("architectures") or []):
         raise UserError(f"The model {source!r} is an encoder without a classifier: fine-tune it first (tlm finetune).")
     return _load(TLMForSequenceClassification, source, ()).eval()
@@ -168,16 +167,12 @@ def warn_of_pairs(source: str, texts: Sequence[Any]) -> None:
         logger.warning("The model %s was trained on %s.", source, words)
 
 
-def load_matching_tokenizer(
-    model_source: str, tokenizer_source: str | None, vocab_size: int
-) -> PreTrainedTokenizerBase:
-    """The model's tokenizer (or another one given); raises UserError where it has more tokens than the model."""
-    source = tokenizer_source or model_source
+def load_matching_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A model's tokenizer; raises UserError where it has more tokens than the model."""
     tokenizer = load_tokenizer(source)
     if len(tokenizer) > vocab_size:
-        words = f"tokens but the model {model_source!r} has a vocabulary of {vocab_size}"
-        remedy = "use the tokenizer that it was trained with"
-        raise UserError(f"The tokenizer {source!r} has {len(tokenizer)} {words}: {remedy}.")
+        words = f"The tokenizer {source!r} has {len(tokenizer)} tokens but its model has a vocabulary of {vocab_size}"
+        raise UserError(f"{words}: use the tokenizer that the model was trained with.")
     return tokenizer
 
 
@@ -185,7 +180,7 @@ def load_classifier_tokenizer(source: str, model: PreTrainedModel) -> PreTrained
     """Tokenizer of a classifier or committee, which truncates texts to its shortest member's length."""
     config = model.config
     parts = config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
-    tokenizer = load_matching_tokenizer(source, None, parts[0].vocab_size)
+    tokenizer = load_matching_tokenizer(source, parts[0].vocab_size)
     tokenizer.model_max_length = min(tokenizer.model_max_length, *(part.max_position_embeddings for part in parts))
     return tokenizer
 

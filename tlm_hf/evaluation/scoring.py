@@ -220,7 +220,7 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
 
 def _score_encoder(arguments: ScoreArguments, config: Json) -> Json:
     model, source = loading.load_masked_lm(arguments.model), str(arguments.text)
-    tokenizer = loading.load_matching_tokenizer(arguments.model, None, config["vocab_size"])
+    tokenizer = loading.load_matching_tokenizer(arguments.model, config["vocab_size"])
     column = arguments.text_column or "text"
     corpus = load_corpus(source, text_column=column, root=arguments.data_root, written=arguments)
     parts = ["validation"] if source in HELD_OUT_CORPORA else ["train", "validation"]

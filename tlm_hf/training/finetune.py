@@ -64,7 +64,7 @@ def finetune(**options: Any) -> Json:
 
     # 1. Data and model
     fields = read_encoder_config(classifier.model, needs_weights=not classifier.from_scratch)
-    tokenizer = load_matching_tokenizer(classifier.model, None, fields["vocab_size"])
+    tokenizer = load_matching_tokenizer(classifier.model, fields["vocab_size"])
     limit = fields["max_position_embeddings"]
     check_length(classifier.max_length, classifier.model, limit)
     tokenizer.model_max_length = min(tokenizer.model_max_length, classifier.max_length or limit)

@@ -77,7 +77,7 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
         raise UserError("Fine-tuning members takes every encoder in --models, and no --model.")
     workers, threads = _check_members(options, len(models), workers)
     for model in models:
-        load_matching_tokenizer(model, None, read_encoder_config(model)["vocab_size"])
+        load_matching_tokenizer(model, read_encoder_config(model)["vocab_size"])
     weights = [NEW if chosen.classifier.from_scratch else weights_hash(model) for model in models]
     task = load_task_from(chosen.task)
     settings = chosen.settings() | {"task_sha256": task_hash(task), "labels": class_names(task)}

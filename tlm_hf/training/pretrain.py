@@ -120,7 +120,7 @@ class _Pretraining:
         if self.source is not None:
             fields = read_encoder_config(self.source)
             self.name = portable_path(self.source)
-            self.tokenizer = load_matching_tokenizer(self.source, None, fields["vocab_size"])
+            self.tokenizer = load_matching_tokenizer(self.source, fields["vocab_size"])
             self.config = TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type})
             check_length(model.max_length, self.source, self.config.max_position_embeddings)
             check_memory(options, self.config)

@@ -223,7 +223,7 @@ def _check_options(arguments: OwnDataArguments) -> None:
         raise UserError(f"{flag(unused[0])} works only for encoders that are pre-trained here: add --encoder none.")
     for name in encoders:
         config = read_encoder_config(name)
-        load_matching_tokenizer(name, None, config["vocab_size"])
+        load_matching_tokenizer(name, config["vocab_size"])
         check_length(arguments.max_length, name, config["max_position_embeddings"])
     check_one_tokenizer(encoders)
 
@@ -247,7 +247,7 @@ def _measure_texts(
 ) -> tuple[PreTrainedTokenizerBase, TextFacts]:
     """The encoders' tokenizer, and what is cut or unknown in the texts of all splits, which is said."""
     config = read_encoder_config(encoder)
-    tokenizer, limit = load_matching_tokenizer(encoder, None, config["vocab_size"]), config["max_position_embeddings"]
+    tokenizer, limit = load_matching_tokenizer(encoder, config["vocab_size"]), config["max_position_embeddings"]
     tokenizer.model_max_length = arguments.max_length or min(tokenizer.model_max_length, limit)
     longest = limit if arguments.encoder else LONGEST_DEFAULT
     return tokenizer, TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, longest)
